@@ -1,0 +1,203 @@
+"""Which classes params may name, and why the others may not be.
+
+A config is data: it may choose among classes that turn one tensor into one tensor (layers), step parameters
+(optimisers), set a learning rate from an epoch count or a metric (schedulers) or change one image (transforms).
+Nothing here takes a callable, reads a file or runs code. The names are kept as text so that containers without
+torch can check a config too; a test holds them against the installed torch.
+
+Operators may add modules of their own by naming them in the environment variable ``SHUTTERLINE_MODULES``
+(comma-separated dotted module names); a config itself can never widen the list.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from dataclasses import dataclass
+
+MODULES_VARIABLE = "SHUTTERLINE_MODULES"
+
+
+def _dims(*names: str, dims: str = "123") -> set[str]:
+    """Each name with each number of dimensions: ``Conv`` gives ``Conv1d``, ``Conv2d``, ``Conv3d``."""
+    return {f"{name}{dim}d" for name in names for dim in dims}
+
+
+@dataclass(frozen=True)
+class ClassFamily:
+    """The classes one kind of params entry may name.
+
+    Attributes:
+        kind: What a member is called in messages, such as ``layer``.
+        module: The module they live in, such as ``torch.nn``.
+        allowed: Class names inside the module.
+        refused: Class names that exist but cannot be used, each with the reason.
+    """
+
+    kind: str
+    module: str
+    allowed: frozenset[str]
+    refused: dict[str, str]
+
+    def full_names(self) -> list[str]:
+        """Dotted names of all members, sorted."""
+        return [f"{self.module}.{name}" for name in sorted(self.allowed)]
+
+    def permits(self, dotted: str) -> bool:
+        """Whether a config may name this class."""
+        module, _, name = dotted.rpartition(".")
+        return (module == self.module and name in self.allowed) or module in operator_modules()
+
+    def why_not(self, dotted: str) -> str:
+        """The message for a name that :meth:`permits` denies."""
+        module, _, name = dotted.rpartition(".")
+        if module in ("", self.module) and name in self.refused:
+            return f"{self.module}.{name} cannot be used as a {self.kind}: {self.refused[name]}"
+        message = f"{shortened(dotted)} is not an allowed {self.kind}"
+        return f"{message}; did you mean {near}?" if (near := self.nearest(name)) else f"{message}; {self.hint()}"
+
+    def nearest(self, name: str) -> str | None:
+        """The dotted name of the member most like `name`, or None if none is close."""
+        by_folded = {member.casefold(): member for member in self.allowed}
+        close = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+        return f"{self.module}.{by_folded[close[0]]}" if close else None
+
+    def hint(self) -> str:
+        """What may stand here instead."""
+        return f"allowed are classes of {self.module} such as {self.full_names()[0]}"
+
+    def name_of(self, cls: type) -> str:
+        """The dotted name under which a class object would be written in JSON or YAML."""
+        public = sys.modules.get(self.module)
+        if public is not None and getattr(public, cls.__name__, None) is cls:
+            return f"{self.module}.{cls.__name__}"
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def operator_modules() -> frozenset[str]:
+    """Modules the operator of this machine allows beside the built-in lists."""
+    return frozenset(name for part in os.environ.get(MODULES_VARIABLE, "").split(",") if (name := part.strip()))
+
+
+def shortened(value: object, limit: int = 60) -> str:
+    """A value as text, cut so that an error stays one readable line."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        text = "a huge integer"
+    text = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _reasons(*groups: tuple[str, str]) -> dict[str, str]:
+    """A mapping from each name of a space-separated group to the group's reason."""
+    return {name: reason for names, reason in groups for name in names.split()}
+
+
+LAYERS = ClassFamily(
+    kind="layer",
+    module="torch.nn",
+    allowed=frozenset(
+        _dims("AdaptiveAvgPool", "AdaptiveMaxPool", "AvgPool", "MaxPool", "LPPool", "BatchNorm", "InstanceNorm")
+        | _dims("Conv", "ConvTranspose", "Dropout", "CircularPad", "ConstantPad", "ReflectionPad")
+        | _dims("ReplicationPad", "ZeroPad")
+        | _dims("FractionalMaxPool", dims="23")
+        | set(
+            "AlphaDropout CELU ChannelShuffle Dropout ELU FeatureAlphaDropout Flatten Fold GELU GLU GroupNorm "
+            "Hardshrink Hardsigmoid Hardswish Hardtanh Identity LayerNorm LeakyReLU Linear LocalResponseNorm "
+            "LogSigmoid LogSoftmax Mish PReLU PixelShuffle PixelUnshuffle RMSNorm RReLU ReLU ReLU6 SELU SiLU "
+            "Sigmoid Softmax Softmax2d Softmin Softplus Softshrink Softsign Tanh Tanhshrink Threshold Unflatten "
+            "Unfold Upsample UpsamplingBilinear2d UpsamplingNearest2d".split()
+        )
+    ),
+    refused=_reasons(
+        (
+            "AdaptiveLogSoftmaxWithLoss BCELoss BCEWithLogitsLoss CTCLoss CosineEmbeddingLoss CrossEntropyLoss "
+            "GaussianNLLLoss HingeEmbeddingLoss HuberLoss KLDivLoss L1Loss LinearCrossEntropyLoss "
+            "LinearCrossEntropyOptions MSELoss MarginRankingLoss MultiLabelMarginLoss MultiLabelSoftMarginLoss "
+            "MultiMarginLoss NLLLoss NLLLoss2d PoissonNLLLoss SmoothL1Loss SoftMarginLoss TripletMarginLoss "
+            "TripletMarginWithDistanceLoss",
+            "it is a loss, not a layer; the loss is cross-entropy on the logits and needs no entry",
+        ),
+        (
+            "GRU GRUCell LSTM LSTMCell RNN RNNBase RNNCell RNNCellBase MultiheadAttention Transformer "
+            "TransformerDecoder TransformerDecoderLayer Bilinear CosineSimilarity PairwiseDistance "
+            "MaxUnpool1d MaxUnpool2d MaxUnpool3d",
+            "it does not turn one tensor into one tensor",
+        ),
+        ("TransformerEncoder TransformerEncoderLayer", "it is built from other modules or expects a sequence"),
+        ("Embedding EmbeddingBag", "it looks up whole numbers, and images are real numbers"),
+        (
+            "Sequential ModuleList ModuleDict ParameterList ParameterDict Container Module",
+            "it holds other modules; list the layers in net_arch itself",
+        ),
+        ("DataParallel SyncBatchNorm", "placement on several devices is not a layer's business"),
+        ("Buffer Parameter UninitializedBuffer UninitializedParameter", "it is not a module"),
+        ("CrossMapLRN2d", "it is kept by torch for old files only; use torch.nn.LocalResponseNorm"),
+        (
+            "LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d LazyConv1d LazyConv2d LazyConv3d LazyConvTranspose1d "
+            "LazyConvTranspose2d LazyConvTranspose3d LazyInstanceNorm1d LazyInstanceNorm2d LazyInstanceNorm3d "
+            "LazyLinear",
+            "its shape is unknown until data arrives; use the class without Lazy and state the size",
+        ),
+    ),
+)
+
+OPTIMIZERS = ClassFamily(
+    kind="optimiser",
+    module="torch.optim",
+    allowed=frozenset("ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop SGD".split()),
+    refused=_reasons(
+        ("LBFGS", "it needs the loss computed several times a step"),
+        ("SparseAdam", "it takes sparse gradients only, and image networks have dense ones"),
+        ("Muon", "it takes two-dimensional parameters only"),
+        ("Optimizer", "it is the base of the others"),
+    ),
+)
+
+SCHEDULERS = ClassFamily(
+    kind="learning-rate schedule",
+    module="torch.optim.lr_scheduler",
+    allowed=frozenset(
+        "ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR LinearLR MultiStepLR "
+        "OneCycleLR PolynomialLR ReduceLROnPlateau StepLR".split()
+    ),
+    refused=_reasons(
+        ("LambdaLR MultiplicativeLR", "it takes a function, and a config is data"),
+        ("ChainedScheduler SequentialLR", "list the schedules in learning_rate_schedule itself"),
+        ("LRScheduler", "it is the base of the others"),
+    ),
+)
+
+TRANSFORMS = ClassFamily(
+    kind="transform",
+    module="torchvision.transforms.v2",
+    allowed=frozenset(
+        "AugMix AutoAugment CenterCrop ColorJitter Compose ConvertImageDtype ElasticTransform GaussianBlur "
+        "GaussianNoise Grayscale Identity JPEG Normalize Pad RGB RandAugment RandomAdjustSharpness RandomAffine "
+        "RandomApply RandomAutocontrast RandomChannelPermutation RandomChoice RandomCrop RandomEqualize "
+        "RandomErasing RandomGrayscale RandomHorizontalFlip RandomInvert RandomOrder RandomPerspective "
+        "RandomPhotometricDistort RandomPosterize RandomResize RandomResizedCrop RandomRotation "
+        "RandomShortestSize RandomSolarize RandomVerticalFlip RandomZoomOut Resize ScaleJitter ToDtype ToImage "
+        "ToPureTensor TrivialAugmentWide".split()
+    ),
+    refused=_reasons(
+        ("Lambda", "it takes a function, and a config is data"),
+        ("LinearTransformation", "it takes tensors, and a config is data"),
+        ("CutMix MixUp", "it mixes several images and their labels; transforms here see one image"),
+        ("FiveCrop TenCrop UniformTemporalSubsample", "it does not turn one image into one image"),
+        (
+            "ClampBoundingBoxes ClampKeyPoints ConvertBoundingBoxFormat RandomIoUCrop SanitizeBoundingBoxes "
+            "SanitizeKeyPoints SetClampingMode",
+            "it is for boxes and key points",
+        ),
+        ("PILToTensor ToTensor ToPILImage", "images are tensors from the start and stay so"),
+        ("AutoAugmentPolicy InterpolationMode Transform", "it is not a transform"),
+    ),
+)
+
+# Transforms whose `transforms` argument is a list of further {class, kwargs} entries.
+NESTING_TRANSFORMS = frozenset(
+    f"{TRANSFORMS.module}.{name}" for name in ("Compose", "RandomApply", "RandomChoice", "RandomOrder")
+)

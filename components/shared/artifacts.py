@@ -1,0 +1,272 @@
+"""The on-disk contracts between steps, and the one way they are written: manifest last.
+
+A directory is an artifact when its manifest is there. Writers put every file in place first, fsync it, and write the
+manifest last under a temporary name that ``os.replace`` turns into the real one, so an interrupted step leaves nothing
+that opens. Readers trust the manifest alone: files it does not name are not read, files it names are checked against
+their SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from components.shared.allowed_classes import shortened
+from components.shared.errors import ArtifactError
+
+WRITING_MARKER = ".shutterline-writing"
+_RELATIVE_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+
+
+def _inside(file: str) -> str:
+    if _RELATIVE_FILE.fullmatch(file) is None:
+        raise ValueError("must be a plain path below the artifact's directory")
+    return file
+
+
+class Record(BaseModel):
+    """A part of a manifest: known keys only, never changed after it is made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileRecord(Record):
+    """One file of an artifact, as its manifest names it."""
+
+    file: Annotated[str, AfterValidator(_inside)]
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class ImageShape(Record):
+    """Shape of one image: height and width in pixels, 1 or 3 channels."""
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    channels: Literal[1, 3]
+
+    def as_tuple(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.height, self.width, self.channels
+
+
+class Normalisation(Record):
+    """What is subtracted from and divided into each channel of an image scaled to 0..1."""
+
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+
+
+class Manifest(Record):
+    """What every manifest starts with."""
+
+    schema_version: Literal[1] = 1
+    created_by: str
+
+    def files(self) -> Iterator[FileRecord]:
+        """Every file the artifact consists of."""
+        for value in self.__dict__.values():
+            yield from _file_records(value)
+
+
+def _file_records(value: object) -> Iterator[FileRecord]:
+    if isinstance(value, FileRecord):
+        yield value
+    elif isinstance(value, Record):
+        for inner in value.__dict__.values():
+            yield from _file_records(inner)
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _file_records(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _file_records(inner)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file so that a reader, or a power cut, sees either the old one or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable; a no-op where a filesystem does not offer it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write a JSON document atomically.
+
+    Raises:
+        ValueError: The document holds NaN or infinity.
+    """
+    write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class ArtifactKind:
+    """One kind of artifact directory: what its manifest is called and how people call the directory."""
+
+    name: str
+    manifest_file: str
+    manifest_type: type[Manifest]
+
+
+class ArtifactWriter:
+    """Writes one artifact directory; use as a context manager.
+
+    Leaving the block without :meth:`commit` removes what was written. A directory that holds anything but an earlier
+    artifact of the same kind, or an interrupted attempt at one, is refused.
+
+    Raises:
+        ArtifactError: The directory holds something else or cannot be written.
+    """
+
+    def __init__(self, path: Path, kind: ArtifactKind) -> None:
+        self.path = path
+        self._kind = kind
+        self._written: list[Path] = []
+        self._committed = False
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_over()
+            (self.path / WRITING_MARKER).touch()
+        except OSError as error:
+            raise ArtifactError(f"{self.path}: cannot be written as a {self._kind.name}: {error.strerror}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._committed:
+            for file in reversed(self._written):
+                file.unlink(missing_ok=True)
+                if file.parent != self.path:
+                    with suppress(OSError):
+                        file.parent.rmdir()
+        with suppress(OSError):
+            (self.path / WRITING_MARKER).unlink(missing_ok=True)
+
+    def _take_over(self) -> None:
+        """Accept an empty directory or an earlier artifact of this kind, whose manifest goes first."""
+        manifest = self.path / self._kind.manifest_file
+        if manifest.exists():
+            with suppress(ArtifactError):  # a damaged manifest names nothing we may delete
+                for record in read_manifest(self.path, self._kind).files():
+                    self._written.append(self.path / record.file)
+            manifest.unlink()
+            for file in self._written:
+                file.unlink(missing_ok=True)
+            self._written.clear()
+        elif not (self.path / WRITING_MARKER).exists() and any(self.path.iterdir()):
+            raise ArtifactError(
+                f"{self.path}: is not empty and holds no {self._kind.name} to replace; name an empty or new directory"
+            )
+
+    def new_file(self, name: str) -> Path:
+        """The path for a new file of the artifact; its folders exist, an older file of that name does not."""
+        path = self.path / _inside(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        self._written.append(path)
+        return path
+
+    def record(self, path: Path) -> FileRecord:
+        """The manifest's entry for a finished file, after making it durable."""
+        with path.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        return FileRecord(
+            file=path.relative_to(self.path).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path)
+        )
+
+    def commit(self, manifest: Manifest) -> None:
+        """Write the manifest: from here on the artifact is whole."""
+        for folder in {file.parent for file in self._written} | {self.path}:
+            fsync_directory(folder)
+        write_json(self.path / self._kind.manifest_file, manifest.model_dump(mode="json"))
+        self._committed = True
+
+
+def read_manifest(path: Path, kind: ArtifactKind) -> Any:
+    """The manifest of an artifact directory, checked against its schema but not against the files.
+
+    Raises:
+        ArtifactError: No such directory, no manifest, or not one of this kind and version.
+    """
+    file = path / kind.manifest_file
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        if not path.is_dir():
+            raise ArtifactError(f"{path}: there is no such {kind.name} directory") from None
+        raise ArtifactError(
+            f"{path}: is not a complete {kind.name}: {kind.manifest_file}, which is written last, is missing; "
+            "run the step that makes it again"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{file}: is not JSON ({shortened(str(error), 100)}); the file is damaged") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != 1:
+        raise ArtifactError(
+            f"{file}: has schema_version {shortened(version)}, and this version reads 1; make the {kind.name} again"
+        )
+    try:
+        return kind.manifest_type.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{file}: {where}: {shortened(first['msg'], 150)}; the file is damaged") from error
+
+
+def verify_files(path: Path, manifest: Manifest) -> None:
+    """Check every file a manifest names: there, of that size, of that SHA-256, and inside the directory.
+
+    Raises:
+        ArtifactError: Naming the first file that differs.
+    """
+    root = path.resolve()
+    for record in manifest.files():
+        file = path / record.file
+        if not file.is_file():
+            raise ArtifactError(f"{file}: is missing, though the manifest names it")
+        if not file.resolve().is_relative_to(root):
+            raise ArtifactError(f"{file}: leads out of the artifact's directory")
+        if (size := file.stat().st_size) != record.bytes:
+            raise ArtifactError(f"{file}: has {size} bytes, and the manifest says {record.bytes}; it is damaged")
+        if sha256_of(file) != record.sha256:
+            raise ArtifactError(f"{file}: its SHA-256 is not the manifest's; it is damaged")

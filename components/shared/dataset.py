@@ -1,0 +1,271 @@
+"""The dataset directory: images of every split as large uint8 arrays, labels, and ``dataset.json``.
+
+Layout::
+
+    dataset.json              the manifest, written last
+    train/images-00000.npy    uint8, shape (images, height, width, channels)
+    train/labels.npy          int64, shape (images,), in the order of the image shards
+    test/…                    the same; validation/… where one was held out
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from components.shared.artifacts import (
+    ArtifactKind,
+    ArtifactWriter,
+    FileRecord,
+    ImageShape,
+    Manifest,
+    Normalisation,
+    Record,
+    read_manifest,
+    verify_files,
+)
+from components.shared.errors import ArtifactError
+from components.shared.version import __version__
+
+SHARD_BYTES = 256 * 1024**2
+
+SplitName = Literal["train", "validation", "test"]
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+class ShardRecord(FileRecord):
+    """One image array and how many images it holds."""
+
+    count: int = Field(ge=1)
+
+
+class SplitRecord(Record):
+    """One split: its image shards in order, its labels, and how many images each class has."""
+
+    count: int = Field(ge=1)
+    class_counts: list[int]
+    images: list[ShardRecord]
+    labels: FileRecord
+
+
+class UnreadableImage(Record):
+    """An image that was set aside."""
+
+    file: str
+    reason: str
+
+
+class DatasetManifest(Manifest):
+    """``dataset.json``."""
+
+    kind: Literal["shutterline.dataset"] = "shutterline.dataset"
+    source: str = Field(description="What the images came from, such as 'IDX files'.")
+    classes: list[str] = Field(min_length=1, description="Class names; a label is an index into them.")
+    image: ImageShape
+    normalisation: Normalisation = Field(description="Of the training images, per channel, in units of 0..1.")
+    splits: dict[SplitName, SplitRecord]
+    test_split: Literal["given", "held out"] = Field(description="Whether the data brought a test split.")
+    manual_seed: int = Field(description="What images were held out by.")
+    unreadable: list[UnreadableImage]
+
+
+DATASET = ArtifactKind("dataset", "dataset.json", DatasetManifest)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One opened split.
+
+    Attributes:
+        shards: Memory-mapped images, each uint8 of shape (images, height, width, channels).
+        labels: int64 of shape (images,).
+    """
+
+    shards: tuple[Images, ...]
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self) -> Images:
+        """All images as one array; the memory map itself where there is one shard, else a copy."""
+        return self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset directory.
+
+    Attributes:
+        path: The directory.
+        manifest: Its manifest.
+        splits: Opened splits by name.
+    """
+
+    path: Path
+    manifest: DatasetManifest
+    splits: dict[SplitName, Split]
+
+    @property
+    def selection_split(self) -> SplitName:
+        """The split that training is watched by: validation where there is one, else test."""
+        return "validation" if "validation" in self.splits else "test"
+
+
+class DatasetWriter:
+    """Writes a dataset directory image by image; use as a context manager and end with :meth:`commit`.
+
+    Args:
+        path: The directory; new, empty, or an earlier dataset that is replaced.
+        classes: Class names; labels index them.
+        image_shape: Height, width, channels of every image.
+
+    Raises:
+        ArtifactError: The directory holds something else or cannot be written.
+    """
+
+    def __init__(self, path: Path, classes: list[str], image_shape: tuple[int, int, int]) -> None:
+        self._writer = ArtifactWriter(path, DATASET)
+        self._classes = classes
+        self._shape = image_shape
+        self._per_shard = max(1, SHARD_BYTES // math.prod(image_shape))
+        self._pending: dict[SplitName, Images] = {}
+        self._filled: dict[SplitName, int] = {}
+        self._shards: dict[SplitName, list[ShardRecord]] = {}
+        self._labels: dict[SplitName, list[Labels]] = {}
+        # How often each value 0..255 occurs in each channel of the training images: mean and std follow exactly.
+        self._histogram = np.zeros((image_shape[2], 256), dtype=np.int64)
+
+    def __enter__(self) -> Self:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+    def add(self, split: SplitName, images: Images, labels: Labels) -> None:
+        """Append images, uint8 of shape (n, height, width, channels), and labels, integers of shape (n,)."""
+        if images.dtype != np.uint8 or images.shape[1:] != self._shape or len(images) != len(labels):
+            raise ValueError(f"{images.dtype} images of shape {images.shape} with {len(labels)} labels")
+        if split == "train":
+            for channel in range(self._shape[2]):
+                self._histogram[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
+        self._labels.setdefault(split, []).append(np.asarray(labels, dtype=np.int64))
+        start = 0
+        while start < len(images):
+            # np.empty takes address space, not memory: pages are touched as images arrive.
+            pending = self._pending.setdefault(split, np.empty((self._per_shard, *self._shape), dtype=np.uint8))
+            filled = self._filled.get(split, 0)
+            taken = min(len(images) - start, self._per_shard - filled)
+            pending[filled : filled + taken] = images[start : start + taken]
+            self._filled[split] = filled + taken
+            start += taken
+            if self._filled[split] == self._per_shard:
+                self._write_shard(split)
+
+    def _write_shard(self, split: SplitName) -> None:
+        images = self._pending.pop(split)[: self._filled.pop(split)]
+        shards = self._shards.setdefault(split, [])
+        file = self._writer.new_file(f"{split}/images-{len(shards):05d}.npy")
+        np.save(file, images, allow_pickle=False)
+        shards.append(ShardRecord(count=len(images), **self._writer.record(file).model_dump()))
+
+    def commit(
+        self,
+        *,
+        source: str,
+        test_split: Literal["given", "held out"],
+        manual_seed: int,
+        unreadable: list[UnreadableImage],
+    ) -> DatasetManifest:
+        """Write what is pending and the manifest; the dataset is whole from here on."""
+        splits: dict[SplitName, SplitRecord] = {}
+        for split, parts in self._labels.items():
+            if self._filled.get(split):
+                self._write_shard(split)
+            labels = np.concatenate(parts)
+            file = self._writer.new_file(f"{split}/labels.npy")
+            np.save(file, labels, allow_pickle=False)
+            splits[split] = SplitRecord(
+                count=len(labels),
+                class_counts=np.bincount(labels, minlength=len(self._classes)).tolist(),
+                images=self._shards[split],
+                labels=self._writer.record(file),
+            )
+        height, width, channels = self._shape
+        manifest = DatasetManifest(
+            created_by=f"shutterline {__version__}",
+            source=source,
+            classes=self._classes,
+            image=ImageShape.model_validate({"height": height, "width": width, "channels": channels}),
+            normalisation=_normalisation(self._histogram),
+            splits=splits,
+            test_split=test_split,
+            manual_seed=manual_seed,
+            unreadable=unreadable,
+        )
+        self._writer.commit(manifest)
+        return manifest
+
+
+def _normalisation(histogram: npt.NDArray[np.int64]) -> Normalisation:
+    """Mean and population standard deviation per channel in units of 0..1, from exact integer sums."""
+    mean, std = [], []
+    for counts in histogram.tolist():
+        total = sum(counts)
+        first = sum(value * count for value, count in enumerate(counts))
+        second = sum(value * value * count for value, count in enumerate(counts))
+        mean.append(first / (total * 255))
+        variance = (total * second - first * first) / (total * total)
+        # A channel that never varies has nothing to be divided by.
+        std.append(math.sqrt(variance) / 255 if variance > 0 else 1.0)
+    return Normalisation(mean=mean, std=std)
+
+
+def open_dataset(path: Path) -> Dataset:
+    """Open a dataset directory, every file checked; images stay on disk, mapped into memory.
+
+    Raises:
+        ArtifactError: Not a complete dataset, damaged, or at odds with its manifest.
+    """
+    manifest: DatasetManifest = read_manifest(path, DATASET)
+    verify_files(path, manifest)
+    return Dataset(
+        path, manifest, {name: _open_split(path, manifest, record) for name, record in manifest.splits.items()}
+    )
+
+
+def _open_split(path: Path, manifest: DatasetManifest, record: SplitRecord) -> Split:
+    labels = _open_array(path / record.labels.file, np.int64, (record.count,))
+    if labels.min() < 0 or labels.max() >= len(manifest.classes):
+        raise ArtifactError(f"{path / record.labels.file}: holds labels outside 0..{len(manifest.classes) - 1}")
+    shape = manifest.image.as_tuple()
+    shards = tuple(_open_array(path / shard.file, np.uint8, (shard.count, *shape)) for shard in record.images)
+    if sum(shard.count for shard in record.images) != record.count:
+        raise ArtifactError(f"{path}: the shards of a split do not add up to its {record.count} images")
+    return Split(shards, labels)
+
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+
+def _open_array(file: Path, dtype: type[ScalarT], shape: tuple[int, ...]) -> npt.NDArray[ScalarT]:
+    try:
+        array: npt.NDArray[ScalarT] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file}: is not a NumPy array file: {error}") from error
+    if array.dtype != dtype or array.shape != shape:
+        raise ArtifactError(
+            f"{file}: holds {array.dtype} of shape {array.shape}, and the manifest says {np.dtype(dtype)} of {shape}"
+        )
+    return array

@@ -1,0 +1,83 @@
+"""The exception tree: everything Shutterline raises on purpose.
+
+::
+
+    ShutterlineError                 exit code 1
+    └── InputError                   exit code 2: what was given cannot be used; one message, no traceback
+        ├── ParamsError              options of a run, every problem at once (``.problems``)
+        ├── DataError                images and labels handed to data prep
+        ├── ArtifactError            a dataset or model directory that is incomplete, damaged or of another kind
+        └── DeviceError              a device that was asked for and is not there
+
+Anything else that escapes a step is a defect or a broken machine and ends with exit code 1 and a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_BAD_INPUT = 2
+
+
+class ShutterlineError(Exception):
+    """Base of every exception raised on purpose."""
+
+    exit_code = EXIT_FAILURE
+
+
+class InputError(ShutterlineError):
+    """What the user gave cannot be used; the message says where, why and what to do."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class DataError(InputError):
+    """Images, labels or their folder cannot be used."""
+
+
+class ArtifactError(InputError):
+    """A dataset or model directory is missing, incomplete, damaged or does not fit the other one."""
+
+
+class DeviceError(InputError):
+    """The device asked for is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with the params.
+
+    Attributes:
+        path: Where, as a user would write it: ``net_arch[8].kwargs.in_channels``; empty for the whole document.
+        message: What is wrong, what is allowed and what to do, in one line.
+    """
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ParamsError(InputError):
+    """The options of a run cannot be used.
+
+    Attributes:
+        problems: All problems found, in the order of the document.
+        source: The file they came from, or None.
+    """
+
+    def __init__(self, problems: Iterable[Problem], source: str | None = None) -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        where = self.source or "params"
+        if len(self.problems) == 1:
+            return f"{where}: {self.problems[0]}"
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        return f"{where} has {len(self.problems)} problems:{lines}"

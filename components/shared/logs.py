@@ -1,0 +1,50 @@
+"""The log lines of a step: time, step, message, on standard error."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+
+# What a line of ours looks like, so that a runner can tell it from what kfp prints around it.
+LINE = re.compile(r"\d\d:\d\d:\d\d (?P<step>[a-z-]{4,9}) +(?:(?P<level>WARNING|ERROR) )?.*")
+
+_ROOT = "shutterline"
+
+
+def step_logger(step: str) -> logging.Logger:
+    """The logger of one step."""
+    return logging.getLogger(f"{_ROOT}.{step}")
+
+
+class _LineFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        step = record.name.removeprefix(f"{_ROOT}.")
+        level = f"{record.levelname} " if record.levelno >= logging.WARNING else ""
+        start = f"{self.formatTime(record, '%H:%M:%S')} {step:<9} {level}"
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        return start + text
+
+
+class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to whatever sys.stderr is now, since runners and tests replace it."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def log_to_stderr() -> None:
+    """Print the log lines of every step; calling it again changes nothing."""
+    root = logging.getLogger(_ROOT)
+    root.setLevel(logging.INFO)
+    root.propagate = False  # kfp's executor configures the root logger and would print each line twice
+    if not any(isinstance(handler, _StderrHandler) for handler in root.handlers):
+        handler = _StderrHandler()
+        handler.setFormatter(_LineFormatter())
+        root.addHandler(handler)

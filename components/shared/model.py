@@ -1,0 +1,103 @@
+"""The model directory: weights, what rebuilds the network around them, and where they came from.
+
+Layout::
+
+    model.json           the manifest, written last
+    model.safetensors    the weights of the best evaluated epoch: what the model is
+    last.safetensors     the weights after the last epoch
+    model.pt2            torch.export program for serving: uint8 NHWC images in, class probabilities out
+    tensorboard/…        training curves; not part of the contract
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from components.shared.artifacts import (
+    ArtifactKind,
+    FileRecord,
+    ImageShape,
+    Manifest,
+    Normalisation,
+    Record,
+    read_manifest,
+    verify_files,
+)
+
+
+class Selection(Record):
+    """How the model's weights were chosen among the evaluated epochs."""
+
+    epoch: int = Field(ge=1)
+    split: Literal["validation", "test"]
+    loss: float
+    accuracy: float
+
+
+class EpochRecord(Record):
+    """One epoch as training saw it; evaluation figures are None in epochs that were not evaluated."""
+
+    epoch: int = Field(ge=1)
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    loss: float | None = None
+    accuracy: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+
+
+class Provenance(Record):
+    """Where a model came from: everything needed to make it again."""
+
+    params: dict[str, Any]
+    params_sha256: str
+    dataset_sha256: str = Field(description="Of the dataset's manifest, and so of every file of the dataset.")
+    device: str
+    versions: dict[str, str]
+    seconds: float = Field(description="Wall time of the training loop.")
+    images_per_second: float
+
+
+class ModelManifest(Manifest):
+    """``model.json``."""
+
+    kind: Literal["shutterline.model"] = "shutterline.model"
+    classes: list[str]
+    image: ImageShape
+    normalisation: Normalisation | None
+    net_arch: list[dict[str, Any]] = Field(description="The feature layers; Flatten and Linear follow them.")
+    parameters: int = Field(ge=1, description="Number of trainable parameters.")
+    weights: FileRecord
+    last_weights: FileRecord
+    export: FileRecord | None
+    selection: Selection
+    history: list[EpochRecord]
+    provenance: Provenance
+
+
+MODEL = ArtifactKind("model", "model.json", ModelManifest)
+
+
+@dataclass(frozen=True)
+class Model:
+    """An opened model directory; its weights are loaded by ``components.classifier.network``."""
+
+    path: Path
+    manifest: ModelManifest
+
+
+def open_model(path: Path) -> Model:
+    """Open a model directory, every file checked.
+
+    Raises:
+        ArtifactError: Not a complete model, or damaged.
+    """
+    manifest: ModelManifest = read_manifest(path, MODEL)
+    verify_files(path, manifest)
+    return Model(path, manifest)

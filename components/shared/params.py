@@ -1,0 +1,468 @@
+"""Params: every option of a run, from a Python dict, a JSON or a YAML file, checked as a whole.
+
+The keys and their spelling are the reference's; options of our own follow at the end. Inside a pipeline params travel
+as one JSON string (:meth:`Params.to_json`), because KFP rounds large integers and turns the integers inside dict
+parameters into floats.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from components.shared import params_source
+from components.shared.allowed_classes import shortened
+from components.shared.errors import ParamsError, Problem
+from components.shared.events.targets import (
+    KAFKA_TOPIC_RULE,
+    PUB_SUB_NAME_RULE,
+    PUB_SUB_PROJECT_RULE,
+    StatusTargets,
+    bootstrap_servers,
+)
+from components.shared.params_types import (
+    ClassSpec,
+    Entry,
+    KeywordArguments,
+    LayerSpec,
+    OptimizerName,
+    Real,
+    RealsOrAuto,
+    ScheduleSpec,
+    Text,
+    TransformSpec,
+    Truth,
+    Whole,
+    described,
+    refusal,
+)
+
+# Names the field uses elsewhere, so that the suggestion is right where spelling alone would not find it.
+KNOWN_ELSEWHERE = {
+    "lr": "learning_rate",
+    "epochs": "num_epochs",
+    "seed": "manual_seed",
+    "random_seed": "manual_seed",
+    "optimizer": "optim_class",
+    "optimiser": "optim_class",
+    "scheduler": "learning_rate_schedule",
+    "shuffle": "shuffle_dataset",
+    "transforms": "additional_transforms",
+    "num_classes": "n_classes",
+    "layers": "net_arch",
+}
+
+
+DEVICE_RULE = (r"auto|cpu|cuda(:[0-9]{1,3})?", 'must be "auto", "cpu", "cuda" or "cuda:N"')
+
+
+class ParamsWarning(UserWarning):
+    """Something in the params has no effect; the run goes on."""
+
+
+def _credentials_reference(value: str) -> str:
+    if "{" in value or "PRIVATE KEY" in value:
+        raise refusal("must be the path of a service-account file, never its content")
+    return value
+
+
+def _following(rule: tuple[str, str]) -> Callable[[str], str]:
+    """A validator of text by a (pattern, message) rule."""
+    pattern, message = rule
+
+    def follow(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise refusal(f"{message}, got {described(value)}")
+        return value
+
+    return follow
+
+
+def _servers(value: str) -> str:
+    try:
+        bootstrap_servers(value)
+    except ValueError as error:
+        raise refusal(f"{error}; several brokers are separated by commas") from error
+    return value
+
+
+def _unique_names(schedules: list[ScheduleSpec]) -> list[ScheduleSpec]:
+    names = [schedule.name for schedule in schedules]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise refusal(f"the name {name!r} is taken by an earlier entry", f"[{index}].name")
+    return schedules
+
+
+def _no_learning_rate(kwargs: dict[str, Any]) -> dict[str, Any]:
+    for key, instead in (("lr", "set learning_rate instead"), ("params", "the network's parameters are passed")):
+        if key in kwargs:
+            raise refusal(f"must not be given here; {instead}", f".{key}")
+    return kwargs
+
+
+def _none_as_empty(value: object) -> object:
+    return [] if value is None else value
+
+
+_Positive = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
+_Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
+
+
+class Params(Entry):
+    """Every option of a run. Make one with :meth:`load` or :meth:`from_dict`; both report all problems at once."""
+
+    GOOGLE_APPLICATION_CREDENTIALS: Annotated[Text, AfterValidator(_credentials_reference)] | None = Field(
+        None, description="Path of the service-account file for Pub/Sub; null: application default credentials."
+    )
+    PUB_SUB_PROJECT: Annotated[Text, AfterValidator(_following(PUB_SUB_PROJECT_RULE))] | None = Field(
+        None, description="Google Cloud project that status is published to."
+    )
+    PUB_SUB_TOPIC: Annotated[Text, AfterValidator(_following(PUB_SUB_NAME_RULE))] | None = Field(
+        None, description="Pub/Sub topic that status is published to; it must exist."
+    )
+    PUB_SUB_SUBSCRIPTION: Annotated[Text, AfterValidator(_following(PUB_SUB_NAME_RULE))] | None = Field(
+        None, description="Pub/Sub subscription a watcher pulls from; it must exist."
+    )
+    TIMEOUT: Annotated[Real, Field(gt=0, le=3600)] = Field(
+        3.0, description="Seconds for one Pub/Sub operation and for the final flush."
+    )
+    KAFKA_HOST: Annotated[Text, AfterValidator(_servers)] | None = Field(
+        None, description="Kafka brokers, comma-separated; without a port, 9092."
+    )
+    KAFKA_TOPIC: Annotated[Text, AfterValidator(_following(KAFKA_TOPIC_RULE))] | None = Field(
+        None, description="Kafka topic to publish to and subscribe from."
+    )
+
+    batch_size: _Positive = Field(512, description="Images in a training batch.")
+    image_height: _Side = Field(description="Input height of the model in pixels; data prep resizes to it.")
+    image_width: _Side = Field(description="Input width of the model in pixels; data prep resizes to it.")
+    is_image_color: Truth = Field(False, description="true: 3 channels (RGB); false: 1 (grayscale).")
+    shuffle_dataset: Truth = Field(
+        True, description="Shuffle the training images each epoch; false: the stored order, every epoch."
+    )
+    flip_images: Truth = Field(
+        False, description="Flip training images at random, horizontally and vertically, each image for itself."
+    )
+    flip_probability: Annotated[Real, Field(ge=0, le=1)] = Field(
+        0.5, description="Probability of each of the two flips."
+    )
+    normalise_images: Truth = Field(
+        True, description="Subtract normalise_mean and divide by normalise_std, per channel, after scaling to 0..1."
+    )
+    normalise_mean: RealsOrAuto = Field("auto", description='1 or 3 numbers; "auto": of the training images.')
+    normalise_std: RealsOrAuto = Field("auto", description='1 or 3 positive numbers; "auto": of the training images.')
+    additional_transforms: list[TransformSpec] | None = Field(
+        None, description="Further training transforms, torchvision.transforms.v2, applied per image in order."
+    )
+    manual_seed: Annotated[Whole, Field(ge=0, lt=2**64)] = Field(
+        0, description="Seeds everything random; same seed, same machine: the same bits."
+    )
+    net_arch: Annotated[list[LayerSpec], Field(min_length=1, max_length=10_000)] = Field(
+        description="The feature layers; Flatten and the classifying Linear(n_classes) are appended."
+    )
+    n_classes: Annotated[Whole, Field(ge=2, le=1_000_000)] = Field(
+        description="Number of classes; must agree with the data."
+    )
+    num_epochs: _Positive = Field(description="Epochs to train.")
+    eval_freq: _Positive = Field(1, description="Evaluate after every eval_freq epochs, and after the last.")
+    save_freq: _Positive = Field(5, description="Checkpoint after every save_freq epochs, and after the last.")
+    optim_class: OptimizerName = Field("torch.optim.AdamW", description="Optimiser, a class of torch.optim.")
+    optim_kwargs: Annotated[KeywordArguments, AfterValidator(_no_learning_rate)] = Field(
+        default_factory=dict, description="The optimiser's keyword arguments, without the learning rate."
+    )
+    learning_rate: Annotated[Real, Field(gt=0)] = Field(1e-3, description="Initial learning rate.")
+    learning_rate_schedule: Annotated[
+        list[ScheduleSpec], BeforeValidator(_none_as_empty), AfterValidator(_unique_names)
+    ] = Field(
+        default_factory=list,
+        description="Schedules, each stepped once an epoch in order; ReduceLROnPlateau with the evaluated loss "
+        "(mode min) or accuracy (mode max).",
+    )
+    device: Annotated[Text, AfterValidator(_following(DEVICE_RULE))] = Field(
+        "auto", description='"cpu", "cuda", "cuda:N" or "auto": a GPU if there is one.'
+    )
+    mode: Literal["notebook", "script"] = Field(
+        "script", description="Which progress bar; without a terminal, script prints one line an epoch."
+    )
+    eval_metric_compute_freq: Literal["epoch", "batch"] = Field(
+        "epoch", description="Log metrics once over the whole split, or also batch by batch."
+    )
+    eval_batch_size: _Positive = Field(
+        512, description="Images in one evaluated batch of the logs; never changes a metric."
+    )
+
+    # Ours, beside the reference's.
+    test_fraction: Annotated[Real, Field(gt=0, lt=1)] = Field(
+        0.2, description="Share of each class held out for testing where the data has no test split."
+    )
+    validation_fraction: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="Share of each class of the training images held out to choose the best epoch by; 0: the test "
+        "split is used for that, and its final accuracy is then a little optimistic.",
+    )
+    max_unreadable: Annotated[Real, Field(ge=0, le=1)] = Field(
+        0.01, description="Share of image files that may be unreadable; they are set aside and listed."
+    )
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], source: str | None = None) -> Self:
+        """Check a dict as a user writes it: classes as objects or dotted names.
+
+        Args:
+            raw: The options.
+            source: What messages call their origin, such as a file's path.
+
+        Raises:
+            ParamsError: With every problem found, each with its path.
+        """
+        if not isinstance(raw, Mapping):
+            params_source.fail(f"must be a mapping of options, got {described(raw)}", source)
+        params_source.check_size(raw, source)
+        given, ignored = _without_dropped_options(raw)
+        problems = _cross_problems(given)
+        try:
+            params = cls.model_validate(given)
+        except ValidationError as error:
+            problems = [*_as_problems(error, given), *problems]
+        if problems:
+            raise ParamsError(_in_document_order(problems), source)
+        for path in ignored:
+            warnings.warn(f"{path}: torch has dropped this option; it is ignored", ParamsWarning, stacklevel=2)
+        return params
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
+        """Read params from a ``.json`` or ``.yaml`` file, a JSON text or a dict, and apply overrides.
+
+        Args:
+            source: A path, a text that begins with ``{``, or a dict.
+            overrides: ``key=value`` each, as for the command line's ``--set``.
+
+        Raises:
+            ParamsError: With every problem found, each with its path.
+        """
+        raw, name = read_raw(source)
+        return cls.from_dict(params_source.with_overrides(raw, overrides), name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every option as plain data, classes as dotted names."""
+        return self.model_dump(by_alias=True)
+
+    def to_json(self, indent: int | None = None) -> str:
+        r"""Every option as one line of JSON (or indented) that :meth:`load` reads back without loss.
+
+        Braces in pairs are written ``\u007b\u007b``: KFP takes ``{{`` inside a parameter for a placeholder.
+        """
+        text = json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+        return text.replace("{{", "\\u007b\\u007b")
+
+    def digest(self) -> str:
+        """SHA-256 of the params, hexadecimal; equal for equal params however they were written."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def channels(self) -> int:
+        """Image channels: 3 or 1."""
+        return 3 if self.is_image_color else 1
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of one stored image: height, width, channels."""
+        return self.image_height, self.image_width, self.channels
+
+    @property
+    def status_targets(self) -> StatusTargets:
+        """The brokers these params name."""
+        project = self.PUB_SUB_PROJECT
+        return StatusTargets(
+            kafka_servers=bootstrap_servers(self.KAFKA_HOST) if self.KAFKA_HOST else (),
+            kafka_topic=self.KAFKA_TOPIC,
+            pub_sub_topic=f"projects/{project}/topics/{self.PUB_SUB_TOPIC}" if self.PUB_SUB_TOPIC else None,
+            pub_sub_subscription=(
+                f"projects/{project}/subscriptions/{self.PUB_SUB_SUBSCRIPTION}" if self.PUB_SUB_SUBSCRIPTION else None
+            ),
+            credentials_file=self.GOOGLE_APPLICATION_CREDENTIALS,
+            timeout_s=self.TIMEOUT,
+        )
+
+
+def read_raw(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """The unchecked options of a path, a JSON text or a dict, and the name messages call them by."""
+    if isinstance(source, Mapping):
+        return dict(source), None
+    if isinstance(source, str) and source.lstrip().startswith("{"):
+        return params_source.from_json(source), None
+    return params_source.read_params_file(source), str(source)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the params as JSON or YAML."""
+    schema = Params.model_json_schema(by_alias=True)
+    for spec in (LayerSpec, ScheduleSpec, TransformSpec):
+        schema["$defs"][spec.__name__]["properties"]["class"]["enum"] = spec.family.full_names()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Shutterline params"}
+
+
+def valid_entries(raw: Mapping[str, Any], key: str) -> list[tuple[str, ClassSpec]]:
+    """The entries of a list of class entries that are sound by themselves, each with its path.
+
+    Lets kwargs be checked against torch although other parts of the config are wrong.
+    """
+    annotation = Params.model_fields[key].annotation
+    spec = next(part for part in (LayerSpec, ScheduleSpec, TransformSpec) if part.__name__ in str(annotation))
+    entries = _without_dropped_options(raw)[0].get(key)
+    found: list[tuple[str, ClassSpec]] = []
+    for index, entry in enumerate(entries if isinstance(entries, list | tuple) else []):
+        try:
+            found.append((f"{key}[{index}]", TypeAdapter(spec).validate_python(entry)))
+        except ValidationError:
+            continue
+    return found
+
+
+def valid_value(raw: Mapping[str, Any], key: str) -> Any:
+    """The checked value of one key, its default where it is absent, or None where it is wrong."""
+    field = Params.model_fields[key]
+    if key not in raw:
+        return None if field.is_required() else field.get_default(call_default_factory=True)
+    try:
+        annotation: Any = Annotated[field.annotation, *field.metadata]
+        return TypeAdapter(annotation).validate_python(raw[key])
+    except ValidationError:
+        return None
+
+
+def _without_dropped_options(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """`raw` without the schedule options torch no longer has, and their paths."""
+    given, ignored = dict(raw), []
+    schedules = given.get("learning_rate_schedule")
+    if isinstance(schedules, list | tuple):
+        kept = []
+        for index, entry in enumerate(schedules):
+            kwargs = entry.get("kwargs") if isinstance(entry, Mapping) else None
+            if isinstance(kwargs, Mapping) and "verbose" in kwargs:
+                ignored.append(f"learning_rate_schedule[{index}].kwargs.verbose")
+                entry = {**entry, "kwargs": {key: value for key, value in kwargs.items() if key != "verbose"}}
+            kept.append(entry)
+        given["learning_rate_schedule"] = kept
+    return given, ignored
+
+
+def _cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong between keys that may each be right; looks only at values of the expected kind."""
+    problems = []
+    color = raw.get("is_image_color", False)
+    if isinstance(color, bool):
+        channels, kind = (3, "color") if color else (1, "grayscale")
+        for key in ("normalise_mean", "normalise_std"):
+            value = raw.get(key)
+            if isinstance(value, list | tuple) and len(value) in (1, 3) and len(value) != channels:
+                problems.append(
+                    Problem(key, f"must have {channels} number(s) for {kind} images (is_image_color), got {len(value)}")
+                )
+    std = raw.get("normalise_std")
+    for index, item in enumerate(std if isinstance(std, list | tuple) else []):
+        if isinstance(item, int | float) and not isinstance(item, bool) and item <= 0:
+            problems.append(Problem(f"normalise_std[{index}]", f"must be greater than 0, got {described(item)}"))
+    for first, second in (
+        ("PUB_SUB_TOPIC", "PUB_SUB_PROJECT"),
+        ("PUB_SUB_SUBSCRIPTION", "PUB_SUB_PROJECT"),
+        ("KAFKA_TOPIC", "KAFKA_HOST"),
+        ("KAFKA_HOST", "KAFKA_TOPIC"),
+    ):
+        if raw.get(first) is not None and raw.get(second) is None:
+            problems.append(Problem(second, f"is required where {first} is given"))
+    return problems
+
+
+def _in_document_order(problems: list[Problem]) -> list[Problem]:
+    """Problems in the order of the keys, unknown keys first, each path once."""
+    order = {name: index for index, name in enumerate(Params.model_fields)}
+    unique = list({(problem.path, problem.message): problem for problem in problems}.values())
+    return sorted(unique, key=lambda problem: order.get(problem.path.split(".")[0].split("[")[0], -1))
+
+
+def _as_problems(error: ValidationError, raw: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    for detail in error.errors(include_url=False):
+        context = detail.get("ctx", {})
+        path = _path(detail["loc"])
+        if detail["type"] == "refused" and "problems" in context:
+            problems += [Problem(path + where, message) for where, message in context["problems"]]
+        elif detail["type"] == "refused":
+            problems.append(Problem(path + context["where"], context["message"]))
+        else:
+            problems.append(Problem(path, _message(detail, raw)))
+    return problems
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            name = shortened(part)
+            path += f".{name}" if path else name
+    return path
+
+
+def _message(detail: ErrorDetails, raw: Mapping[str, Any]) -> str:
+    """A pydantic error in our words."""
+    context: dict[str, Any] = detail.get("ctx", {})
+    given = described(detail["input"])
+    match detail["type"]:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            return _unknown_key(detail["loc"])
+        case "greater_than_equal":
+            return f"must be at least {context['ge']:g}, got {given}"
+        case "greater_than":
+            return f"must be greater than {context['gt']:g}, got {given}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:g}, got {given}"
+        case "less_than":
+            return f"must be less than {_power(context['lt'])}, got {given}"
+        case "literal_error":
+            return f"must be {context['expected'].replace(chr(39), chr(34))}, got {given}"
+        case "list_type":
+            return f"must be a list, got {given}"
+        case "too_short":
+            return f"must have at least {context['min_length']} entry"
+        case "too_long":
+            return f"must have at most {context['max_length']:,} entries"
+        case "model_type" | "dict_type":
+            return f"must be a mapping such as {{class, kwargs}}, got {given}"
+        case _:
+            return shortened(detail["msg"], 200)
+
+
+def _power(value: float) -> str:
+    return "2^64" if value == 2**64 else f"{value:g}"
+
+
+def _unknown_key(location: tuple[int | str, ...]) -> str:
+    key = str(location[-1])
+    if len(location) > 1:
+        known = ["name", "class", "kwargs"] if location[0] == "learning_rate_schedule" else ["class", "kwargs"]
+        return f"unknown key; allowed are {', '.join(known)}"
+    folded = {name.casefold(): name for name in Params.model_fields}
+    near = KNOWN_ELSEWHERE.get(key.casefold()) or next(
+        (folded[close] for close in difflib.get_close_matches(key.casefold(), folded, n=1, cutoff=0.5)), None
+    )
+    return f"unknown key; did you mean {near}?" if near else "unknown key; README lists the known ones"
+
+
+__all__ = ["Params", "ParamsWarning", "json_schema", "read_raw", "valid_entries", "valid_value"]

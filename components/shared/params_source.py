@@ -1,0 +1,257 @@
+"""From what a user has, a file, a text, ``--set key=value``, to a plain dict; no meaning is checked here.
+
+JSON is RFC 8259 read strictly: no duplicate keys, no NaN. YAML is read by the YAML 1.2 core schema, in which ``1e-5``
+is a number and ``no`` is a text; PyYAML alone follows YAML 1.1, where both are the other way round.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from components.shared.allowed_classes import shortened
+from components.shared.errors import ParamsError, Problem
+
+MAX_BYTES = 10 * 1024 * 1024
+MAX_VALUES = 100_000
+
+_SEGMENT = re.compile(r"\.?([A-Za-z_][A-Za-z0-9_]*)|\[([0-9]{1,9})\]")
+_PYTHON_WORDS = {"True": True, "False": False, "None": None}
+
+
+def fail(message: str, source: str | None = None, path: str = "") -> NoReturn:
+    """Raise a :class:`ParamsError` of one problem."""
+    raise ParamsError([Problem(path, message)], source)
+
+
+def read_params_file(path: str | Path) -> dict[str, Any]:
+    """Read a ``.json``, ``.yaml`` or ``.yml`` file.
+
+    Raises:
+        ParamsError: The file cannot be read, is not in its format or holds no mapping.
+    """
+    file = Path(path)
+    source = str(path)
+    suffix = file.suffix.lower()
+    if suffix not in (".json", ".yaml", ".yml"):
+        hint = "; the shutterline command reads .py files too" if suffix == ".py" else ""
+        fail(f"a params file ends in .json, .yaml or .yml{hint}", source)
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        fail("there is no such file", source)
+    except (OSError, ValueError) as error:
+        fail(f"cannot be read: {getattr(error, 'strerror', None) or error}", source)
+    if len(raw) > MAX_BYTES:
+        fail(f"is larger than {MAX_BYTES // 1024**2} MiB, too large for params", source)
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        fail(f"is not UTF-8 text (byte {error.start})", source)
+    return from_json(text, source) if suffix == ".json" else from_yaml(text, source)
+
+
+def from_json(text: str, source: str | None = None) -> dict[str, Any]:
+    """Parse a JSON document that holds one mapping.
+
+    Raises:
+        ParamsError: Not JSON, a key twice, NaN or infinity, or no mapping.
+    """
+    if not text.strip():
+        fail("is empty", source)
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        fail(f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}", source)
+    except _Refused as error:
+        fail(str(error), source)
+    except RecursionError:
+        fail("is nested too deep", source)
+    except ValueError:  # Python's limit on the digits of one integer
+        fail("holds an integer of thousands of digits", source)
+    return _one_mapping(value, source)
+
+
+def from_yaml(text: str, source: str | None = None) -> dict[str, Any]:
+    """Parse a YAML document that holds one mapping.
+
+    Raises:
+        ParamsError: Not YAML, a key twice, a tag beyond the core schema, or no mapping.
+    """
+    if not text.strip():
+        fail("is empty", source)
+    try:
+        value = yaml.load(text, Loader=_CoreLoader)  # noqa: S506 - built on SafeLoader, with fewer tags
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        fail(f"is not YAML: {error.problem or error.context}{where}", source)
+    except yaml.YAMLError as error:
+        fail(f"is not YAML: {' '.join(str(error).split())}", source)
+    except RecursionError:
+        fail("is nested too deep", source)
+    except ValueError:
+        fail("holds an integer of thousands of digits", source)
+    return _one_mapping(value, source)
+
+
+def with_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `raw` with each ``key=value`` applied, in order.
+
+    Keys may lead inside: ``net_arch[0].kwargs.out_channels=64``. Values are JSON; what is not JSON is text, and
+    Python's True, False and None are understood.
+
+    Raises:
+        ParamsError: Not of that form, or the way leads nowhere.
+    """
+    result = copy.deepcopy(dict(raw))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        way = _way(key.strip()) if equals else None
+        if way is None:
+            fail("must be key=value, such as num_epochs=5", f"--set {shortened(override)}")
+        _assign(result, way, _override_value(value.strip(), key), f"--set {shortened(override)}")
+    return result
+
+
+class _Refused(Exception):  # noqa: N818 - never leaves this module
+    pass
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise _Refused(f"has the key {shortened(key)!r} twice in one mapping")
+        result[key] = value
+    return result
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _Refused(f"{name} is not a number a run can use")
+
+
+def _one_mapping(value: object, source: str | None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        fail('must hold one mapping of params, such as {"batch_size": 64, …}', source)
+    check_size(value, source)
+    return value
+
+
+def check_size(value: object, source: str | None = None) -> None:
+    """Refuse what aliases or nesting blow up beyond any real config.
+
+    Raises:
+        ParamsError: More than 100,000 values.
+    """
+    left, budget = [value], MAX_VALUES
+    while left:
+        item = left.pop()
+        budget -= 1
+        if budget < 0:
+            fail(f"holds more than {MAX_VALUES:,} values", source)
+        if isinstance(item, dict):
+            left.extend(item.values())
+        elif isinstance(item, list | tuple):
+            left.extend(item)
+
+
+def _way(key: str) -> list[str | int] | None:
+    """The steps into a config that a dotted key names; None if it is not one."""
+    way: list[str | int] = []
+    position = 0
+    while position < len(key):
+        match = _SEGMENT.match(key, position)
+        if match is None or (position == 0 and match[1] is None) or (position == 0 and key.startswith(".")):
+            return None
+        way.append(match[1] if match[1] is not None else int(match[2]))
+        position = match.end()
+    return way or None
+
+
+def _assign(target: Any, way: list[str | int], value: object, source: str) -> None:
+    walked = ""
+    for index, step in enumerate(way):
+        last = index == len(way) - 1
+        if isinstance(step, int):
+            if not isinstance(target, list) or step >= len(target):
+                size = f"has {len(target)} entries" if isinstance(target, list) else "is not a list"
+                fail(f"{size}, so there is no [{step}] to set", source, walked)
+        elif not isinstance(target, dict):
+            fail(f"is not a mapping, so there is no .{step} to set", source, walked)
+        elif not last and step not in target:
+            fail(f"has no {step} to set a part of", source, walked)
+        if last:
+            target[step] = value
+        else:
+            target = target[step]
+        walked += f"[{step}]" if isinstance(step, int) else (f".{step}" if walked else step)
+
+
+def _override_value(text: str, key: str) -> object:
+    if text in _PYTHON_WORDS:
+        return _PYTHON_WORDS[text]
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except _Refused as error:
+        fail(str(error), f"--set {shortened(key)}")
+    except RecursionError:
+        fail("is nested too deep", f"--set {shortened(key)}")
+    except ValueError:
+        return text
+
+
+class _CoreLoader(yaml.SafeLoader):
+    """SafeLoader with the tags of YAML 1.2's core schema and no duplicate keys."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own protocol
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"keys must be text, got {shortened(key)}", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {shortened(key)!r} stands twice in one mapping", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+
+def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    text = loader.construct_scalar(node).lower()
+    if text.endswith(".inf"):
+        return -math.inf if text.startswith("-") else math.inf
+    return math.nan if text == ".nan" else float(text)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+):
+    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)
+_CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_CoreLoader.add_constructor("tag:yaml.org,2002:float", _construct_float)
