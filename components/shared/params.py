@@ -235,7 +235,7 @@ class Params(Entry):
         except ValidationError as error:
             problems = [*_as_problems(error, given), *problems]
         if problems:
-            raise ParamsError(_in_document_order(problems), source)
+            raise ParamsError(in_document_order(problems), source)
         for path in ignored:
             warnings.warn(f"{path}: torch has dropped this option; it is ignored", ParamsWarning, stacklevel=2)
         return params
@@ -386,7 +386,7 @@ def _cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _in_document_order(problems: list[Problem]) -> list[Problem]:
+def in_document_order(problems: list[Problem]) -> list[Problem]:
     """Problems in the order of the keys, unknown keys first, each path once."""
     order = {name: index for index, name in enumerate(Params.model_fields)}
     unique = list({(problem.path, problem.message): problem for problem in problems}.values())
@@ -465,4 +465,4 @@ def _unknown_key(location: tuple[int | str, ...]) -> str:
     return f"unknown key; did you mean {near}?" if near else "unknown key; README lists the known ones"
 
 
-__all__ = ["Params", "ParamsWarning", "json_schema", "read_raw", "valid_entries", "valid_value"]
+__all__ = ["Params", "ParamsWarning", "in_document_order", "json_schema", "read_raw", "valid_entries", "valid_value"]

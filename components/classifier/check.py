@@ -1,0 +1,86 @@
+"""The whole check of a run's params where torch is present: signatures, shapes, schedules; all problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.classifier.building import checked_kwargs, fitted_kwargs
+from components.classifier.network import LayerTable, examine
+from components.classifier.optimisers import rehearse
+from components.shared import params_source
+from components.shared.errors import ParamsError, Problem
+from components.shared.params import Params, in_document_order, read_raw, valid_entries, valid_value
+
+
+def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> tuple[Params, LayerTable]:
+    """Read params as :meth:`Params.load` does and check everything that can be checked without data.
+
+    Returns:
+        The params, and the layer table of their network.
+
+    Raises:
+        ParamsError: With every problem found, each with its path. Of the network's shapes, the first layer that does
+            not fit is named, since every later shape depends on it.
+    """
+    raw, name = read_raw(source)
+    raw = params_source.with_overrides(raw, overrides)
+    return check_dict(raw, name)
+
+
+def check_dict(raw: Mapping[str, Any], name: str | None = None) -> tuple[Params, LayerTable]:
+    """As :func:`check`, for options that are already a dict."""
+    problems: list[Problem] = []
+    params: Params | None = None
+    try:
+        params = Params.from_dict(raw, name)
+    except ParamsError as error:
+        problems += error.problems
+    if not isinstance(raw, Mapping):
+        raise ParamsError(problems, name)
+    problems += _kwargs_problems(raw)
+    table: LayerTable | None = None
+    if not any(problem.path.startswith("net_arch") for problem in problems):
+        try:
+            table = _examined(raw)
+        except ParamsError as error:
+            problems += error.problems
+    if params is not None and not any(problem.path.startswith(("optim", "learning_rate")) for problem in problems):
+        problems += rehearse(params)
+    if problems or params is None or table is None:
+        raise ParamsError(in_document_order(problems), name)
+    return params, table
+
+
+def network_problems(params: Params) -> None:
+    """Check params that are already sound by themselves against torch.
+
+    Raises:
+        ParamsError: As :func:`check`.
+    """
+    check_dict(params.to_dict())
+
+
+def _kwargs_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """Arguments that do not fit their class's signature, of every entry that is sound otherwise."""
+    problems: list[Problem] = []
+    for key, passed in (("net_arch", ()), ("additional_transforms", ()), ("learning_rate_schedule", ("optimizer",))):
+        for path, spec in valid_entries(raw, key):
+            problems += checked_kwargs(spec, path, passed)[1]
+    optimiser, kwargs = valid_value(raw, "optim_class"), valid_value(raw, "optim_kwargs")
+    if optimiser is not None and kwargs is not None:
+        problems += fitted_kwargs(optimiser, kwargs, "optim_class", "optim_kwargs", ("params", "lr"))[1]
+    return problems
+
+
+def _examined(raw: Mapping[str, Any]) -> LayerTable | None:
+    """The layer table, where the keys it follows from are sound."""
+    values = {
+        key: valid_value(raw, key)
+        for key in ("net_arch", "image_height", "image_width", "is_image_color", "n_classes", "batch_size")
+    }
+    if any(value is None for value in values.values()):
+        return None
+    shape = (values["image_height"], values["image_width"], 3 if values["is_image_color"] else 1)
+    return examine(values["net_arch"], shape, values["n_classes"], values["batch_size"])

@@ -1,0 +1,54 @@
+"""Which device a run uses, and how its arithmetic is made repeatable."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from components.shared.errors import DeviceError
+from components.shared.seeds import derived_seed
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        DeviceError: A GPU was asked for and there is none, or not that one; never a silent run on the CPU.
+    """
+    if wanted == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        if wanted == "auto":
+            return torch.device("cpu")
+        raise DeviceError(f'device: "{wanted}" was asked for, and {_why_no_gpu()}; set device to "auto" or "cpu"')
+    device = torch.device("cuda" if wanted == "auto" else wanted)
+    if (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f'device: "{wanted}" was asked for, and there are {torch.cuda.device_count()} GPUs')
+    return device
+
+
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None:
+        return "this torch is a CPU build"
+    if not os.path.exists("/proc/driver/nvidia/version"):  # noqa: PTH110 - a fixed name, not a path to handle
+        return "no NVIDIA driver is visible (in a container: is --gpus all missing?)"
+    return "torch sees no GPU"
+
+
+def make_repeatable(manual_seed: int) -> None:
+    """Seed torch's global generators and choose deterministic algorithms: same seed, same machine, same bits."""
+    # cuBLAS asks for this before its first call; see torch's notes on reproducibility.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.manual_seed(derived_seed(manual_seed, "torch"))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling fresh memory costs time and changes nothing that is read.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+
+
+def describe_device(device: torch.device) -> str:
+    """The device for people: a GPU's name, or how many threads the CPU uses."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"

@@ -1,0 +1,91 @@
+"""Putting a split through a network: what it predicts for each image and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+
+from components.classifier.batches import ImageStore, Normaliser
+from components.classifier.metrics import Integers, Metrics, Reals, metrics_of
+from components.classifier.network import Network
+
+# float32 values that the layers of one chunk may give together: 256 MiB.
+_CHUNK_VALUES = 2**26
+_CHUNK_IMAGES = 1024
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of every image of a split, in stored order.
+
+    Attributes:
+        labels: True classes, shape (images,).
+        predicted: Predicted classes, shape (images,).
+        losses: Cross-entropy of each image in nats, computed in float64, shape (images,).
+        confidences: Probability given to the predicted class, shape (images,).
+        n_classes: Number of classes.
+    """
+
+    labels: Integers
+    predicted: Integers
+    losses: Reals
+    confidences: Reals
+    n_classes: int
+
+    def metrics(self) -> Metrics:
+        """The figures over all images."""
+        return metrics_of(self.labels, self.predicted, self.losses, self.n_classes)
+
+    def batch_metrics(self, batch_size: int) -> Iterator[Metrics]:
+        """The figures of each batch of `batch_size` images, in stored order."""
+        for start in range(0, len(self.labels), batch_size):
+            part = slice(start, start + batch_size)
+            yield metrics_of(self.labels[part], self.predicted[part], self.losses[part], self.n_classes)
+
+
+def chunk_size(network: Network) -> int:
+    """How many images go through the network at once.
+
+    It follows from the network alone, never from ``eval_batch_size``: the order of floating-point sums inside a
+    layer may change with the batch, and no setting of the logs may change a metric.
+    """
+    return max(1, min(_CHUNK_IMAGES, _CHUNK_VALUES // max(1, network.values_per_image)))
+
+
+def predict(network: Network, images: ImageStore, labels: Tensor, normalise: Normaliser) -> Predictions:
+    """Evaluate a network on every image of a split; the network's mode is restored.
+
+    Args:
+        network: On the device of the images.
+        images: Where the images are.
+        labels: True classes on the same device, int64, shape (images,).
+        normalise: From stored images to network input.
+    """
+    training = network.training
+    network.eval()
+    predicted, losses, confidences = [], [], []
+    step = chunk_size(network)
+    with torch.inference_mode():
+        for start in range(0, len(images), step):
+            logits = network(normalise(images.span(start, start + step))).to(torch.float64)
+            log_probabilities = F.log_softmax(logits, dim=1)
+            top = log_probabilities.max(dim=1)
+            predicted.append(top.indices)
+            confidences.append(top.values)
+            wanted = labels[start : start + step].unsqueeze(1)
+            losses.append(-log_probabilities.gather(1, wanted).squeeze(1))
+        # The one moment the host waits for the device.
+        result = Predictions(
+            labels=labels.cpu().numpy(),
+            predicted=torch.cat(predicted).cpu().numpy(),
+            losses=torch.cat(losses).cpu().numpy(),
+            confidences=np.exp(torch.cat(confidences).cpu().numpy()),
+            n_classes=network.n_classes,
+        )
+    network.train(training)
+    return result

@@ -1,0 +1,103 @@
+"""Why a layer does not fit its input, in words: what it gets and what it needs.
+
+torch says so too, but of weights and strides, and only at the first such layer it runs. Classes without an entry here
+fall back on torch's own message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+
+
+def spelled_shape(shape: Sequence[int]) -> str:
+    """A shape as people write it: ``64×7×7``."""
+    return "×".join(str(size) for size in shape)
+
+
+def misfit(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
+    """The first reason why `layer` cannot take an input of `shape`.
+
+    Args:
+        layer: The layer, on any device.
+        shape: Shape of one input without the batch dimension.
+        before: What gives that input, for the message.
+
+    Returns:
+        The argument to look at (empty if none) and the message, or None if no reason is known.
+    """
+    return (
+        _wrong_rank(layer, shape, before) or _wrong_channels(layer, shape, before) or _too_small(layer, shape, before)
+    )
+
+
+def _wrong_rank(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
+    name = type(layer).__name__
+    if not name.endswith(("1d", "2d", "3d")) or not isinstance(layer, (_ConvNd, _NormBase, *_POOLS)):
+        return None
+    spatial = int(name[-2])
+    # BatchNorm1d also takes flat features.
+    allowed = {1, 2} if isinstance(layer, nn.BatchNorm1d) else {spatial + 1}
+    if len(shape) in allowed:
+        return None
+    needs = " or ".join(str(rank) for rank in sorted(allowed))
+    return "", f"gets {spelled_shape(shape)} ({len(shape)} dimensions) from {before}, and needs {needs} dimensions"
+
+
+def _wrong_channels(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
+    axis = 0
+    match layer:
+        case _ConvNd():
+            argument, wanted = "in_channels", layer.in_channels
+        case _NormBase():
+            argument, wanted = "num_features", layer.num_features
+            if isinstance(layer, nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d) and not layer.affine:
+                return None  # without weights the number of channels does not matter
+        case nn.GroupNorm():
+            argument, wanted = "num_channels", layer.num_channels
+        case nn.Linear():
+            argument, wanted, axis = "in_features", layer.in_features, -1
+        case _:
+            return None
+    got = shape[axis]
+    if got == wanted:
+        return None
+    unit = "features" if argument == "in_features" else "channels"
+    return argument, f"is made for {wanted} {unit}, but {before} gives {got} {unit} ({spelled_shape(shape)})"
+
+
+def _too_small(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
+    """An image smaller than the window that slides over it."""
+    if not isinstance(layer, (_ConvNd, *_POOLS)) or isinstance(layer, _ConvTransposeNd):
+        return None
+    sizes = shape[1:]
+    padding = layer.padding
+    if isinstance(padding, str):
+        if padding == "same":
+            return None
+        padding = 0
+    kernel = _each(layer.kernel_size, len(sizes))
+    dilation = _each(getattr(layer, "dilation", 1), len(sizes))
+    padded = _each(padding, len(sizes))
+    needs = [step * (window - 1) + 1 - 2 * pad for step, window, pad in zip(dilation, kernel, padded, strict=True)]
+    if all(size >= need for size, need in zip(sizes, needs, strict=True)):
+        return None
+    got, least = spelled_shape(sizes), spelled_shape([max(1, need) for need in needs])
+    window = spelled_shape(kernel)
+    return (
+        "kernel_size",
+        f"gets a {got} image from {before}, and a window of {window} needs at least {least}; "
+        "take this layer out, or shrink the image less before it",
+    )
+
+
+def _each(value: object, count: int) -> list[int]:
+    """One whole number per spatial dimension."""
+    values = list(value) if isinstance(value, tuple | list) else [value] * count
+    numbers = [item for item in values if isinstance(item, int)]
+    return numbers if len(numbers) == count else (numbers * count)[:count]

@@ -1,0 +1,230 @@
+"""The network: feature layers from ``net_arch``, then Flatten and Linear(n_classes); it gives logits.
+
+Shapes are found by running each layer on torch's meta device, where tensors have shapes and no data, so a network of
+any size is checked in milliseconds without memory.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from components.classifier.building import build
+from components.classifier.misfits import misfit, spelled_shape
+from components.shared.errors import ArtifactError, ParamsError, Problem
+from components.shared.model import Model
+from components.shared.params import Params
+from components.shared.params_types import LayerSpec, first_line
+
+# The examined batch: more than one image, because batch statistics of one value are refused by torch.
+_BATCH = 2
+
+
+class Network(nn.Module):
+    """Feature layers, Flatten, Linear.
+
+    Takes float images of shape (batch, channels, height, width) and gives logits of shape (batch, classes).
+
+    Attributes:
+        n_classes: Number of classes.
+        values_per_image: Values all layers together give for one image; what evaluation sizes its chunks by.
+    """
+
+    def __init__(self, features: nn.Sequential, table: LayerTable) -> None:
+        super().__init__()
+        self.n_classes = table.rows[-1].output_shape[0]
+        self.values_per_image = sum(math.prod(row.output_shape) for row in table.rows)
+        self.features = features
+        self.classifier = nn.Linear(table.features, self.n_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of a batch of images."""
+        return self.classifier(torch.flatten(self.features(images), 1))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of the layer table.
+
+    Attributes:
+        place: Where the layer stands: ``net_arch[0]``, or ``appended``.
+        name: Its class name.
+        output_shape: Shape of its output for one image.
+        parameters: Number of trainable parameters.
+        multiply_adds: Multiply-adds for one image, as torch's FLOP counter counts them (convolutions and products).
+    """
+
+    place: str
+    name: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """Every layer of a network with its shape and cost."""
+
+    input_shape: tuple[int, ...]
+    rows: tuple[LayerRow, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of the whole network."""
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the whole network for one image."""
+        return sum(row.multiply_adds for row in self.rows)
+
+    @property
+    def features(self) -> int:
+        """Inputs of the classifying layer."""
+        return int(self.rows[-2].output_shape[0])
+
+    def lines(self) -> list[str]:
+        """The table as text for people."""
+        head = ("layer", "class", "output", "parameters", "multiply-adds")
+        body = [("input", "", spelled_shape(self.input_shape), "", "")]
+        for row in self.rows:
+            shape = spelled_shape(row.output_shape)
+            body.append((row.place, row.name, shape, f"{row.parameters:,}", f"{row.multiply_adds:,}"))
+        body.append(("total", "", "", f"{self.parameters:,}", f"{self.multiply_adds:,}"))
+        widths = [max(len(line[column]) for line in [head, *body]) for column in range(len(head))]
+        rule = "  ".join("-" * width for width in widths)
+        lines = ["  ".join(_aligned(line, widths)).rstrip() for line in [head, *body]]
+        return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+
+
+def _aligned(cells: tuple[str, ...], widths: list[int]) -> list[str]:
+    texts = [cell.ljust(width) for cell, width in zip(cells[:3], widths, strict=False)]
+    return texts + [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
+
+
+def examine(
+    net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, int], n_classes: int, batch_size: int = _BATCH
+) -> LayerTable:
+    """Build the network on the meta device and follow the shapes through it.
+
+    Args:
+        net_arch: The feature layers.
+        image_shape: Height, width, channels.
+        n_classes: Classes of the appended Linear.
+        batch_size: Images in a training batch; 1 is a batch of its own kind for batch statistics.
+
+    Raises:
+        ParamsError: Naming the first layer that does not fit, with what it gets and what it needs.
+    """
+    height, width, channels = image_shape
+    rows: list[LayerRow] = []
+    with torch.device("meta"), torch.no_grad():
+        current = torch.empty(min(batch_size, _BATCH), channels, height, width)
+        before = "the images"
+        for index, spec in enumerate(net_arch):
+            place = f"net_arch[{index}]"
+            layer: nn.Module = build(spec, place)
+            output = _run(layer, spec, place, current, before)
+            rows.append(_row(place, layer, spec.short_name, current, output))
+            current, before = output, f"{place} ({spec.class_})"
+        flat = torch.flatten(current, 1)
+        if flat.shape[1] > 2**31:
+            raise ParamsError([Problem(f"net_arch[{len(rows) - 1}]", f"gives {flat.shape[1]:,} features, too many")])
+        rows.append(_row("appended", nn.Flatten(), "Flatten", current, flat))
+        linear = nn.Linear(flat.shape[1], n_classes)
+        rows.append(_row("appended", linear, "Linear", flat, linear(flat)))
+    return LayerTable((channels, height, width), tuple(rows))
+
+
+def _run(layer: nn.Module, spec: LayerSpec, place: str, given: Tensor, before: str) -> Tensor:
+    """One layer's output on the meta device, for a training batch."""
+    shape = tuple(given.shape[1:])
+    if (found := misfit(layer, shape, before)) is not None:
+        argument, message = found
+        where = f"{place}.kwargs.{argument}" if argument else place
+        raise ParamsError([Problem(where, f"{spec.class_}: {message}")])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            output = layer(given)
+    except Exception as error:  # torch's own word on a misfit we have no better words for
+        message = f"{spec.class_} gets {spelled_shape(shape)} from {before} and refuses it: {first_line(error)}"
+        raise ParamsError([Problem(place, message)]) from error
+    wrong = _wrong_output(output, given.shape[0])
+    if wrong:
+        raise ParamsError([Problem(place, f"{spec.class_} {wrong}")])
+    return output  # type: ignore[no-any-return]
+
+
+def _wrong_output(output: object, batch: int) -> str | None:
+    """Why an output cannot be passed on, if it cannot."""
+    if not isinstance(output, Tensor):
+        return f"gives a {type(output).__name__}, and a layer must give one tensor"
+    if output.ndim < 2 or output.shape[0] != batch:
+        return "mixes the images of a batch; a layer must keep the batch as the first dimension"
+    if 0 in output.shape:
+        return f"gives an empty output, {spelled_shape(tuple(output.shape[1:]))}"
+    return None
+
+
+def _row(place: str, layer: nn.Module, name: str, given: Tensor, output: Tensor) -> LayerRow:
+    """A table row; the layer runs again on one image, in evaluation mode, to be counted."""
+    training = layer.training
+    layer.eval()
+    with FlopCounterMode(display=False) as counter:
+        layer(given[:1])
+    layer.train(training)
+    return LayerRow(
+        place=place,
+        name=name,
+        output_shape=tuple(output.shape[1:]),
+        parameters=sum(parameter.numel() for parameter in layer.parameters() if parameter.requires_grad),
+        multiply_adds=counter.get_total_flops() // 2,
+    )
+
+
+def build_network(net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, int], n_classes: int) -> Network:
+    """The network on the current default device, initialised from torch's global generator.
+
+    Raises:
+        ParamsError: As :func:`examine`.
+    """
+    table = examine(net_arch, image_shape, n_classes)
+    layers: list[Any] = [build(spec, f"net_arch[{index}]") for index, spec in enumerate(net_arch)]
+    return Network(nn.Sequential(*layers), table)
+
+
+def network_of(params: Params) -> Network:
+    """The network of a run's params."""
+    return build_network(params.net_arch, params.image_shape, params.n_classes)
+
+
+def load_network(model: Model, weights: Path | None = None) -> Network:
+    """The network of a model directory with its weights, on the CPU, in evaluation mode.
+
+    Args:
+        model: An opened model directory.
+        weights: Other weights than the model's own, such as ``last.safetensors``.
+
+    Raises:
+        ArtifactError: The weights do not fit the architecture that the manifest states.
+    """
+    manifest = model.manifest
+    file = weights or model.path / manifest.weights.file
+    try:
+        specs = [LayerSpec.model_validate(entry) for entry in manifest.net_arch]
+        network = build_network(specs, manifest.image.as_tuple(), len(manifest.classes))
+        network.load_state_dict(load_file(file))
+    except (ValueError, ParamsError, SafetensorError, RuntimeError) as error:
+        raise ArtifactError(f"{file}: does not fit the architecture in model.json: {first_line(error)}") from error
+    return network.eval()

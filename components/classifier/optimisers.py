@@ -1,0 +1,106 @@
+"""The optimiser and the learning-rate schedules of a run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from components.classifier.building import build, construct, fitted_kwargs, resolve
+from components.shared.errors import ParamsError, Problem
+from components.shared.params import Params
+from components.shared.params_types import ScheduleSpec, first_line
+
+
+def build_optimiser(params: Params, parameters: Iterable[Tensor]) -> Optimizer:
+    """The optimiser over a network's parameters.
+
+    Raises:
+        ParamsError: ``optim_kwargs`` do not fit ``optim_class``.
+    """
+    passed = {"params": list(parameters), "lr": params.learning_rate}
+    kwargs, problems = fitted_kwargs(params.optim_class, params.optim_kwargs, "optim_class", "optim_kwargs", passed)
+    if problems:
+        raise ParamsError(problems)
+    optimiser: Optimizer = construct(resolve(params.optim_class), "optim_kwargs", {**kwargs, **passed})
+    return optimiser
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """The learning-rate schedules, each stepped once an epoch, in order.
+
+    ReduceLROnPlateau looks at the evaluated metric, the loss in mode min and the accuracy in mode max, and so is
+    stepped in evaluated epochs only.
+    """
+
+    specs: tuple[ScheduleSpec, ...]
+    schedulers: tuple[LRScheduler, ...]
+
+    def step(self, loss: float | None, accuracy: float | None) -> None:
+        """End an epoch; `loss` and `accuracy` are None where it was not evaluated."""
+        for scheduler in self.schedulers:
+            if isinstance(scheduler, ReduceLROnPlateau):
+                metric = loss if scheduler.mode == "min" else accuracy
+                if metric is not None:
+                    scheduler.step(metric)
+            else:
+                scheduler.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The state of each schedule, in order."""
+        return [scheduler.state_dict() for scheduler in self.schedulers]
+
+
+def build_schedules(params: Params, optimiser: Optimizer) -> Schedules:
+    """The schedules over an optimiser.
+
+    Raises:
+        ParamsError: The kwargs do not fit the class.
+    """
+    schedulers = []
+    for index, spec in enumerate(params.learning_rate_schedule):
+        path = f"learning_rate_schedule[{index}]"
+        if spec.kwargs.get("last_epoch", -1) != -1:
+            raise ParamsError([Problem(f"{path}.kwargs.last_epoch", "must be -1: a run starts its schedules anew")])
+        schedulers.append(build(spec, path, optimizer=optimiser))
+    return Schedules(tuple(params.learning_rate_schedule), tuple(schedulers))
+
+
+def rehearse(params: Params, epochs_at_most: int = 10_000) -> list[Problem]:
+    """Run optimiser and schedules over the run's epochs with one dummy parameter, and tell what fails.
+
+    Finds in milliseconds what else would fail in mid-training: a OneCycleLR shorter than the run, a CyclicLR on an
+    optimiser without momentum, a schedule that drives the learning rate to NaN.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    try:
+        optimiser = build_optimiser(params, [parameter])
+    except ParamsError as error:
+        return list(error.problems)
+    try:
+        schedules = build_schedules(params, optimiser)
+    except ParamsError as error:
+        return list(error.problems)
+    parameter.grad = torch.zeros(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            optimiser.step()
+        except Exception as error:  # whatever the optimiser raises is about its kwargs
+            return [Problem("optim_kwargs", f"{params.optim_class} cannot make a step: {first_line(error)}")]
+        for epoch in range(1, min(params.num_epochs, epochs_at_most) + 1):
+            for index, scheduler in enumerate(schedules.schedulers):
+                try:
+                    Schedules((), (scheduler,)).step(loss=1.0, accuracy=0.5)
+                except Exception as error:  # likewise
+                    name = params.learning_rate_schedule[index].class_
+                    message = f"{name} fails in epoch {epoch} of {params.num_epochs}: {first_line(error)}"
+                    return [Problem(f"learning_rate_schedule[{index}].kwargs", message)]
+    return []
