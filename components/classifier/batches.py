@@ -84,7 +84,7 @@ class MappedImages:
 def store_images(split: Split, device: torch.device) -> ImageStore:
     """Put a split's images on the device if they take at most half of its free memory, else leave them mapped."""
     size = sum(shard.nbytes for shard in split.shards)
-    if size > _free_bytes(device) // 2:
+    if size > free_bytes(device) // 2:
         return MappedImages(split, device)
     # Shard by shard, so that the host never holds a second copy of the whole.
     images = torch.empty((len(split), *split.shards[0].shape[1:]), dtype=torch.uint8, device=device)
@@ -95,7 +95,8 @@ def store_images(split: Split, device: torch.device) -> ImageStore:
     return ResidentImages(images)
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Bytes of memory free on a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
@@ -110,14 +111,18 @@ class Normaliser:
     Args:
         normalisation: Mean and standard deviation per channel in units of 0..1, or None.
         device: Where batches are.
+
+    Attributes:
+        mean: Subtracted from stored values, shape (1, channels, 1, 1).
+        scale: Multiplied with the difference, same shape.
     """
 
     def __init__(self, normalisation: Normalisation | None, device: torch.device) -> None:
         mean = normalisation.mean if normalisation else [0.0]
         std = normalisation.std if normalisation else [1.0]
         shape = (1, len(mean), 1, 1)
-        self._mean = torch.tensor([255 * value for value in mean], device=device).view(shape)
-        self._scale = torch.tensor([1 / (255 * value) for value in std], device=device).view(shape)
+        self.mean = torch.tensor([255 * value for value in mean], device=device).view(shape)
+        self.scale = torch.tensor([1 / (255 * value) for value in std], device=device).view(shape)
         self._unit_mean = torch.tensor(mean, device=device).view(shape)
         self._unit_scale = torch.tensor([1 / value for value in std], device=device).view(shape)
 
@@ -126,7 +131,7 @@ class Normaliser:
 
         The result keeps the stored order of values in memory, which is torch's channels_last.
         """
-        return images.permute(0, 3, 1, 2).to(torch.float32).sub_(self._mean).mul_(self._scale)
+        return images.permute(0, 3, 1, 2).to(torch.float32).sub_(self.mean).mul_(self.scale)
 
     def of_unit(self, images: Tensor) -> Tensor:
         """Network input of float images (batch, channels, height, width) that are already scaled to 0..1."""

@@ -29,6 +29,7 @@ class Predictions:
         losses: Cross-entropy of each image in nats, computed in float64, shape (images,).
         confidences: Probability given to the predicted class, shape (images,).
         n_classes: Number of classes.
+        probabilities: Probability of every class, shape (images, classes), where asked for.
     """
 
     labels: Integers
@@ -36,6 +37,7 @@ class Predictions:
     losses: Reals
     confidences: Reals
     n_classes: int
+    probabilities: Reals | None = None
 
     def metrics(self) -> Metrics:
         """The figures over all images."""
@@ -57,7 +59,9 @@ def chunk_size(network: Network) -> int:
     return max(1, min(_CHUNK_IMAGES, _CHUNK_VALUES // max(1, network.values_per_image)))
 
 
-def predict(network: Network, images: ImageStore, labels: Tensor, normalise: Normaliser) -> Predictions:
+def predict(
+    network: Network, images: ImageStore, labels: Tensor, normalise: Normaliser, *, every_class: bool = False
+) -> Predictions:
     """Evaluate a network on every image of a split; the network's mode is restored.
 
     Args:
@@ -65,10 +69,11 @@ def predict(network: Network, images: ImageStore, labels: Tensor, normalise: Nor
         images: Where the images are.
         labels: True classes on the same device, int64, shape (images,).
         normalise: From stored images to network input.
+        every_class: Keep the probability of every class, 8 bytes each, not only of the predicted one.
     """
     training = network.training
     network.eval()
-    predicted, losses, confidences = [], [], []
+    predicted, losses, confidences, probabilities = [], [], [], []
     step = chunk_size(network)
     with torch.inference_mode():
         for start in range(0, len(images), step):
@@ -78,7 +83,10 @@ def predict(network: Network, images: ImageStore, labels: Tensor, normalise: Nor
             predicted.append(top.indices)
             confidences.append(top.values)
             wanted = labels[start : start + step].unsqueeze(1)
-            losses.append(-log_probabilities.gather(1, wanted).squeeze(1))
+            if every_class:
+                probabilities.append(log_probabilities.exp())
+            # 0 - x and not -x: a loss of nothing is 0, not -0.
+            losses.append(0 - log_probabilities.gather(1, wanted).squeeze(1))
         # The one moment the host waits for the device.
         result = Predictions(
             labels=labels.cpu().numpy(),
@@ -86,6 +94,7 @@ def predict(network: Network, images: ImageStore, labels: Tensor, normalise: Nor
             losses=torch.cat(losses).cpu().numpy(),
             confidences=np.exp(torch.cat(confidences).cpu().numpy()),
             n_classes=network.n_classes,
+            probabilities=torch.cat(probabilities).cpu().numpy() if every_class else None,
         )
     network.train(training)
     return result

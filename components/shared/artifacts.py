@@ -176,7 +176,9 @@ class ArtifactWriter:
                     with suppress(OSError):
                         file.parent.rmdir()
         with suppress(OSError):
-            (self.path / WRITING_MARKER).unlink(missing_ok=True)
+            # What a step leaves beside its artifact keeps the marker, so that the next attempt may take over.
+            if self._committed or set(self.path.iterdir()) == {self.path / WRITING_MARKER}:
+                (self.path / WRITING_MARKER).unlink(missing_ok=True)
 
     def _take_over(self) -> None:
         """Accept an empty directory or an earlier artifact of this kind, whose manifest goes first."""

@@ -115,7 +115,7 @@ class Dataset:
     splits: dict[SplitName, Split]
 
     @property
-    def selection_split(self) -> SplitName:
+    def selection_split(self) -> Literal["validation", "test"]:
         """The split that training is watched by: validation where there is one, else test."""
         return "validation" if "validation" in self.splits else "test"
 

@@ -3,6 +3,7 @@
 ::
 
     ShutterlineError                 exit code 1
+    ├── DivergedError                the loss is no longer a number
     └── InputError                   exit code 2: what was given cannot be used; one message, no traceback
         ├── ParamsError              options of a run, every problem at once (``.problems``)
         ├── DataError                images and labels handed to data prep
@@ -26,6 +27,10 @@ class ShutterlineError(Exception):
     """Base of every exception raised on purpose."""
 
     exit_code = EXIT_FAILURE
+
+
+class DivergedError(ShutterlineError):
+    """Training left the numbers: the loss is NaN or infinite."""
 
 
 class InputError(ShutterlineError):

@@ -210,6 +210,7 @@ class Params(Entry):
         description="Share of each class of the training images held out to choose the best epoch by; 0: the test "
         "split is used for that, and its final accuracy is then a little optimistic.",
     )
+    keep_checkpoints: _Positive = Field(3, description="How many of the newest checkpoints are kept.")
     max_unreadable: Annotated[Real, Field(ge=0, le=1)] = Field(
         0.01, description="Share of image files that may be unreadable; they are set aside and listed."
     )

@@ -43,6 +43,7 @@ class StepRecord(BaseModel):
 
     Attributes:
         seconds: Wall time of the step's work, without starting its process.
+        exit_code: What the step's process ends with.
         report: What the step says of its result: metrics, artifact paths.
     """
 
@@ -51,6 +52,7 @@ class StepRecord(BaseModel):
     step: StepName
     status: Literal["succeeded", "failed", "cancelled"]
     seconds: float
+    exit_code: int = 0
     report: dict[str, Any] = {}
     error: StepError | None = None
 
@@ -91,6 +93,7 @@ def run_step(step: StepName, params: Params | str, work: Callable[[Params], Resu
             step=step,
             status=status,
             seconds=time.perf_counter() - start,
+            exit_code=exit_code,
             error=StepError(type=type(error).__name__, message=message),
         )
         _leave(record)

@@ -1,0 +1,86 @@
+"""Random changes to training images: batched flips, and further transforms image by image."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.classifier.building import build
+from components.shared.errors import ParamsError, Problem
+from components.shared.params_types import TransformSpec, first_line
+
+
+def random_flips(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Flip images left-right and, independently, upside down, each image for itself.
+
+    Args:
+        images: Shape (batch, height, width, channels).
+        probability: Of each of the two flips.
+        generator: On the images' device.
+    """
+    # A choice by mask instead of by index: the device never has to tell the host how many images flip.
+    chosen = torch.rand(2, len(images), 1, 1, 1, generator=generator, device=images.device) < probability
+    images = torch.where(chosen[0], images.flip(2), images)
+    return torch.where(chosen[1], images.flip(1), images)
+
+
+class PerImageTransforms:
+    """The ``additional_transforms`` of a run, applied to one image after the other.
+
+    Args:
+        specs: The transforms, in order.
+        image_shape: Height, width, channels, which they must keep.
+
+    Raises:
+        ParamsError: A transform cannot be built, or changes the shape of an image.
+    """
+
+    def __init__(self, specs: Sequence[TransformSpec], image_shape: tuple[int, int, int]) -> None:
+        # Imported here: torchvision costs seconds, and most runs name no transform.
+        from torchvision import tv_tensors
+
+        self._as_image: Any = tv_tensors.Image
+        self._transforms = [build(spec, f"additional_transforms[{i}]") for i, spec in enumerate(specs)]
+        self._specs = specs
+        height, width, channels = image_shape
+        self._shape = (channels, height, width)
+        with torch.random.fork_rng(devices=[]):
+            self(torch.zeros(2, *image_shape, dtype=torch.uint8))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Transformed images as float32 in 0..1, shape (batch, channels, height, width).
+
+        Args:
+            images: uint8, shape (batch, height, width, channels).
+
+        Raises:
+            ParamsError: A transform fails, or changes the shape of an image.
+        """
+        done = []
+        for image in images.permute(0, 3, 1, 2):
+            current: Tensor = self._as_image(image)
+            for index, transform in enumerate(self._transforms):
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        current = transform(current)
+                except Exception as error:  # whatever an allowed transform raises is about its kwargs or its place
+                    raise self._problem(index, f"fails on an image: {first_line(error)}") from error
+            if tuple(current.shape) != self._shape:
+                raise self._problem(len(self._transforms) - 1, f"turns {self._shape} into {tuple(current.shape)}")
+            done.append(_as_unit(current.as_subclass(Tensor)))
+        return torch.stack(done)
+
+    def _problem(self, index: int, message: str) -> ParamsError:
+        return ParamsError([Problem(f"additional_transforms[{index}]", f"{self._specs[index].class_} {message}")])
+
+
+def _as_unit(image: Tensor) -> Tensor:
+    """An image as float32 in 0..1: integers are scaled, floats are taken to be in 0..1 already."""
+    if image.is_floating_point():
+        return image.to(torch.float32)
+    return image.to(torch.float32) / torch.iinfo(image.dtype).max

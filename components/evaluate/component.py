@@ -1,0 +1,48 @@
+"""Evaluation as a KFP component: a thin face whose body runs inside the step's own image."""
+
+# No postponed annotations here: kfp reads the artifact types from them.
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
+
+from components.shared.images import image_of
+
+
+@dsl.component(base_image=image_of("evaluate"), install_kfp_package=False)
+def evaluate(
+    params: str,
+    model: Input[Model],
+    dataset: Input[Dataset],
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+    confusion: Output[ClassificationMetrics],
+    report: Output[HTML],
+) -> None:
+    """Evaluate a model on the test split of a dataset.
+
+    Args:
+        params: The run's params as one JSON text.
+        model: The model directory.
+        dataset: The dataset directory.
+        evaluation: The evaluation directory: figures, predictions, report.
+        metrics: Loss, accuracy, and macro precision, recall and F1.
+        confusion: The confusion matrix.
+        report: The HTML report.
+    """
+    import shutil
+    from pathlib import Path
+
+    from components.evaluate.evaluate import evaluate as run_evaluation
+    from components.shared.step import run_step
+
+    result, record = run_step(
+        "evaluate",
+        params,
+        lambda checked: run_evaluation(
+            model=Path(model.path), dataset=Path(dataset.path), evaluation=Path(evaluation.path), params=checked
+        ),
+    )
+    for name, value in result.metrics.as_dict().items():
+        metrics.log_metric(name, value)
+    confusion.log_confusion_matrix(result.classes, result.confusion.tolist())
+    evaluation.metadata["seconds"] = record.seconds
+    shutil.copyfile(result.report_file, report.path)

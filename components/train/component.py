@@ -1,0 +1,45 @@
+"""Training as a KFP component: a thin face whose body runs inside the step's own image."""
+
+# No postponed annotations here: kfp reads the artifact types from them.
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+from components.shared.images import image_of
+
+
+@dsl.component(base_image=image_of("train"), install_kfp_package=False)
+def train(
+    params: str,
+    dataset: Input[Dataset],
+    model: Output[Model],
+    metrics: Output[Metrics],
+    checkpoints: str = "",
+) -> None:
+    """Train the network of the params on a dataset.
+
+    Args:
+        params: The run's params as one JSON text.
+        dataset: The dataset directory.
+        model: The model directory.
+        metrics: Held-out loss and accuracy of the chosen epoch.
+        checkpoints: Directory where checkpoints are kept; empty: beside the model.
+    """
+    from pathlib import Path
+
+    from components.shared.step import run_step
+    from components.train.train import train as run_training
+
+    result, record = run_step(
+        "train",
+        params,
+        lambda checked: run_training(
+            dataset=Path(dataset.path),
+            model=Path(model.path),
+            params=checked,
+            checkpoints=Path(checkpoints) if checkpoints else None,
+        ),
+    )
+    report = result.report()
+    model.metadata.update(report | {"framework": "pytorch", "seconds": record.seconds})
+    for name, value in report["metrics"].items():
+        metrics.log_metric(name, value)

@@ -1,0 +1,110 @@
+"""``shutterline``: run, validate, compile. Heavy packages are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.shared.command import CommandParser, add_json_option, add_params_options, error_document, print_json
+from components.shared.errors import EXIT_FAILURE, ShutterlineError
+from components.shared.step import EXIT_INTERRUPTED
+from components.shared.version import __version__
+
+
+def build_parser() -> CommandParser:
+    """The parser of the whole command."""
+    parser = CommandParser(prog="shutterline", description="Train image classifiers as a pipeline of containers.")
+    parser.add_argument("--version", action="version", version=f"shutterline {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
+
+    run = commands.add_parser("run", help="run the whole pipeline on this machine", description=_RUN)
+    add_params_options(run, default="")
+    run.add_argument("--data", metavar="DIR", type=Path, help="images or IDX files; default: the example's digits")
+    run.add_argument("--out", metavar="DIR", type=Path, help="directory of the run; default: runs/TIME")
+    add_json_option(run)
+
+    validate = commands.add_parser("validate", help="check params and print the layer table", description=_VALIDATE)
+    validate.add_argument("params", metavar="FILE", help="params as .json, .yaml or .py")
+    _add_overrides(validate)
+    add_json_option(validate)
+
+    compile_ = commands.add_parser("compile", help="write the pipeline as KFP YAML", description=_COMPILE)
+    add_params_options(compile_, default="")
+    compile_.add_argument("-o", "--output", metavar="FILE", type=Path, default=Path("pipeline.yaml"),
+                          help="YAML file to write; default: pipeline.yaml")  # fmt: skip
+    add_json_option(compile_)
+
+    params = commands.add_parser("params", help="print params with every default, or their JSON Schema")
+    params.add_argument("params", metavar="FILE", nargs="?", help="params file; default: the example's")
+    params.add_argument("--schema", action="store_true", help="print the JSON Schema of params instead")
+    params.add_argument("--format", choices=["json", "yaml"], default="json", help="default: json")
+    _add_overrides(params)
+    add_json_option(params)
+    return parser
+
+
+_RUN = """\
+Run data prep, training, evaluation and the exit step with kfp's local runner, in processes of this installation.
+Without options it trains a digit classifier on the embedded example."""
+_VALIDATE = """\
+Check params completely, build the network on torch's meta device, and print the shape and cost of every layer.
+A network that does not fit is refused with the first layer that does not, what it gets and what it needs."""
+_COMPILE = """\
+Compile the pipeline for upload. The params become the default of its params input, which every run may replace."""
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help="change one of the params"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 2 bad input, 130 interrupted, 1 anything else."""
+    options = build_parser().parse_args(argv)
+    try:
+        return _COMMANDS[options.command](options)
+    except ShutterlineError as error:
+        sys.stderr.write(f"error: {error}\n")
+        if options.json:
+            print_json({"status": "failed", "error": error_document(error)})
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # a reader such as head that has seen enough
+        sys.stderr.close()
+        return EXIT_FAILURE
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pipelines.commands import run
+
+    return run(options)
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from pipelines.commands import validate
+
+    return validate(options)
+
+
+def _compile(options: argparse.Namespace) -> int:
+    from pipelines.commands import compile_pipeline
+
+    return compile_pipeline(options)
+
+
+def _params(options: argparse.Namespace) -> int:
+    from pipelines.commands import show_params
+
+    return show_params(options)
+
+
+_COMMANDS = {"run": _run, "validate": _validate, "compile": _compile, "params": _params}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

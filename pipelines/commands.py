@@ -1,0 +1,124 @@
+"""What each shutterline command does, once its options are parsed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.shared.command import print_json
+from components.shared.errors import EXIT_OK
+from components.shared.params import Params, json_schema
+from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS, Checked, load_checked
+
+
+def _say(line: str = "") -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def _warn(checked: Checked) -> None:
+    for warning in checked.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+
+
+def run(options: argparse.Namespace) -> int:
+    """``shutterline run``."""
+    checked = load_checked(options.params or str(EXAMPLE_PARAMS), options.overrides)
+    from pipelines.targets.local import run_local  # kfp takes most of a second: after the params are known to be good
+
+    _warn(checked)
+    out = options.out or Path("runs") / time.strftime("%Y-%m-%dT%H-%M-%S")
+    done = run_local(
+        checked.params,
+        options.data or EXAMPLE_DATA,
+        out,
+        lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201 - the steps' log lines
+    )
+    if options.json:
+        print_json(done.document)
+    elif done.document["error"]:
+        error = done.document["error"]
+        sys.stderr.write(f"error: {error['step'] or 'pipeline'} failed: {error['message']}\n")
+    else:
+        for line in result_table(done.document, out):
+            _say(line)
+    return done.exit_code
+
+
+def result_table(document: dict[str, Any], out: Path) -> list[str]:
+    """The lines a successful run ends with."""
+    metrics, seconds = document["metrics"], document["seconds"]
+    names = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
+    rows = [
+        (names.get(name, name), f"{metrics[name]:.4f}") for name in ("accuracy", "precision", "recall", "f1", "loss")
+    ]
+    rows += [(f"seconds {step}", f"{value:.1f}") for step, value in seconds.items()]
+    width = max(len(name) for name, _ in rows)
+    rule = "-" * (width + 10)
+    lines = [rule, *(f"{name:<{width}}  {value:>8}" for name, value in rows), rule]
+    lines += [f"{name:<8} {out / file}" for name, file in (("model", "model"), ("result", "result.json"))]
+    return [*lines, f"{'report':<8} {out / 'report.html'}"]
+
+
+def validate(options: argparse.Namespace) -> int:
+    """``shutterline validate``."""
+    checked = load_checked(options.params, options.overrides)
+    table, targets = checked.table, checked.params.status_targets.describe()
+    if options.json:
+        layers = [] if table is None else [vars(row) | {"output_shape": list(row.output_shape)} for row in table.rows]
+        print_json(
+            {
+                "status": "valid",
+                "warnings": checked.warnings,
+                "layers": layers,
+                "parameters": table.parameters if table else None,
+                "multiply_adds": table.multiply_adds if table else None,
+                "status_targets": targets,
+                "params": checked.params.to_dict(),
+            }
+        )
+        return EXIT_OK
+    _warn(checked)
+    for line in table.lines() if table else ["torch is not installed here, so the network was not built"]:
+        _say(line)
+    _say()
+    _say(f"status goes to: {targets}")
+    _say(f"{options.params}: these params are sound")
+    return EXIT_OK
+
+
+def compile_pipeline(options: argparse.Namespace) -> int:
+    """``shutterline compile``."""
+    checked = load_checked(options.params or str(EXAMPLE_PARAMS), options.overrides)
+    from pipelines.targets.kfp_yaml import write_pipeline
+
+    _warn(checked)
+    write_pipeline(checked.params, options.output)
+    if options.json:
+        print_json({"status": "compiled", "pipeline": str(options.output), "params": checked.params.to_dict()})
+    else:
+        _say(f"wrote {options.output}")
+    return EXIT_OK
+
+
+def show_params(options: argparse.Namespace) -> int:
+    """``shutterline params``."""
+    if options.schema:
+        print_json(json_schema())
+        return EXIT_OK
+    params = load_checked(options.params or str(EXAMPLE_PARAMS), options.overrides).params
+    if options.format == "yaml" and not options.json:
+        sys.stdout.write(_as_yaml(params))
+    else:
+        print_json(params.to_dict())
+    return EXIT_OK
+
+
+def _as_yaml(params: Params) -> str:
+    """Params as YAML that YAML 1.1 and 1.2 readers understand alike."""
+    text: str = yaml.safe_dump(params.to_dict(), sort_keys=False, width=110, default_flow_style=None)
+    return text
