@@ -163,7 +163,8 @@ class ArtifactWriter:
             self._take_over()
             (self.path / WRITING_MARKER).touch()
         except OSError as error:
-            raise ArtifactError(f"{self.path}: cannot be written as a {self._kind.name}: {error.strerror}") from error
+            name = f"{'an' if self._kind.name[0] in 'aeiou' else 'a'} {self._kind.name}"
+            raise ArtifactError(f"{self.path}: cannot be written as {name}: {error.strerror}") from error
         return self
 
     def __exit__(

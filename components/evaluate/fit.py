@@ -1,0 +1,75 @@
+"""Whether a model, a dataset and params belong together; said before anything is computed."""
+
+from __future__ import annotations
+
+from components.shared.allowed_classes import shortened
+from components.shared.dataset import Dataset
+from components.shared.errors import ArtifactError, ParamsError, Problem
+from components.shared.model import Model
+from components.shared.params import Params
+
+
+def check_fit(model: Model, dataset: Dataset, params: Params) -> None:
+    """Refuse a model, a dataset and params that do not belong together.
+
+    Raises:
+        ArtifactError: Model and dataset differ in classes or image shape, the dataset has no test split, or the
+            model's normalisation is not one of its channels.
+        ParamsError: The params describe other images or another number of classes than the model has.
+    """
+    _same_classes(model, dataset)
+    ours, theirs = model.manifest.image, dataset.manifest.image
+    if ours != theirs:
+        raise ArtifactError(
+            f"{model.path}: takes images of {_spelled(ours.as_tuple())}, and the dataset {dataset.path} has images of "
+            f"{_spelled(theirs.as_tuple())}; evaluate the model on data prepared like its own"
+        )
+    normalisation = model.manifest.normalisation
+    if normalisation and not len(normalisation.mean) == len(normalisation.std) == ours.channels:
+        raise ArtifactError(
+            f"{model.path}: normalises {len(normalisation.mean)} channel(s) by {len(normalisation.std)}, and its "
+            f"images have {ours.channels}; the manifest is damaged"
+        )
+    if "test" not in dataset.splits:
+        raise ArtifactError(f"{dataset.path}: has no test split to evaluate on; prepare the data again")
+    _params_agree(model, params)
+
+
+def _same_classes(model: Model, dataset: Dataset) -> None:
+    ours, theirs = model.manifest.classes, dataset.manifest.classes
+    if ours == theirs:
+        return
+    if len(ours) != len(theirs):
+        what = f"has {len(ours)} classes, and the dataset {dataset.path} has {len(theirs)}"
+    elif sorted(ours) == sorted(theirs):
+        what = f"has the classes of the dataset {dataset.path} in another order"
+    else:
+        index = next(index for index, name in enumerate(ours) if name != theirs[index])
+        what = (
+            f"calls class {index} {shortened(ours[index])!r}, and the dataset {dataset.path} calls it "
+            f"{shortened(theirs[index])!r}"
+        )
+    raise ArtifactError(f"{model.path}: {what}; evaluate the model on data with its own classes")
+
+
+def _params_agree(model: Model, params: Params) -> None:
+    image = model.manifest.image
+    problems = []
+    for key, wanted, got in (
+        ("image_height", params.image_height, image.height),
+        ("image_width", params.image_width, image.width),
+        ("is_image_color", params.channels, image.channels),
+        ("n_classes", params.n_classes, len(model.manifest.classes)),
+    ):
+        if wanted != got:
+            what = f"means {wanted} channel(s)" if key == "is_image_color" else f"is {wanted}"
+            problems.append(
+                Problem(key, f"{what}, and the model {model.path} has {got}; evaluate with the params it was made by")
+            )
+    if problems:
+        raise ParamsError(problems)
+
+
+def _spelled(shape: tuple[int, int, int]) -> str:
+    height, width, channels = shape
+    return f"{height}×{width} pixels with {channels} channel(s)"

@@ -1,0 +1,83 @@
+"""``python -m components.evaluate``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.evaluate.__main__ import main
+from components.shared.evaluation import open_evaluation
+from tests.evaluate.conftest import Place
+
+# In the evaluation image neither is installed.
+WITHOUT_OTHERS = """
+import sys
+sys.modules["torchvision"] = sys.modules["kfp"] = None
+from components.evaluate.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_evaluates_without_torchvision_and_kfp(place: Place) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", WITHOUT_OTHERS, *place.command("--json")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "succeeded"
+    assert open_evaluation(place.evaluation).manifest.images == 50
+
+
+def test_help_loads_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from components.evaluate.__main__ import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'components.classifier.network'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--evaluation DIR" in done.stdout
+
+
+def test_json_is_one_document(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(place.command("--json")) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["step"], document["status"]) == ("evaluate", "succeeded")
+    manifest = open_evaluation(place.evaluation).manifest
+    assert document["report"]["metrics"] == manifest.metrics.model_dump()
+
+
+def test_json_of_a_failure_is_one_document(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.model / "model.json").unlink()
+    assert main(place.command("--json")) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["status"] == "failed"
+    assert document["error"]["type"] == "ArtifactError"
+
+
+def test_without_json_nothing_is_printed_to_standard_output(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(place.command("--set", "eval_metric_compute_freq=batch", "--set", "eval_batch_size=25")) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "evaluate  batch 2/2  loss " in printed.err
+    assert f"evaluate  report: {place.evaluation / 'report.html'}" in printed.err
+
+
+@pytest.mark.parametrize("missing", ["--model", "--dataset", "--evaluation", "--params"])
+def test_every_directory_is_needed(place: Place, capsys: pytest.CaptureFixture[str], missing: str) -> None:
+    command = place.command()
+    at = command.index(missing)
+    with pytest.raises(SystemExit) as end:
+        main(command[:at] + command[at + 2 :])
+    assert end.value.code == 2
+    assert missing in capsys.readouterr().err

@@ -1,0 +1,370 @@
+"""evaluate(): its figures against others' arithmetic, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from safetensors.numpy import load_file
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    precision_score,
+    recall_score,
+)
+
+from components.classifier.inference import Predictions, predict
+from components.evaluate import evaluate as module
+from components.evaluate.evaluate import EvaluateResult, evaluate
+from components.evaluate.mistakes import surest_mistakes
+from components.shared.artifacts import WRITING_MARKER, sha256_of
+from components.shared.dataset import open_dataset
+from components.shared.errors import ArtifactError
+from components.shared.evaluation import EVALUATION, open_evaluation
+from components.shared.model import Selection
+from tests.evaluate.conftest import CLASSES, Place, network_with, params_of, write_dataset, write_model
+
+Reals = npt.NDArray[np.float64]
+
+
+def logits_of(weights: Path, images: npt.NDArray[np.uint8]) -> Reals:
+    """The tests' network (convolution, batch norm, ReLU, linear) in float64 NumPy, without torch."""
+    state = {name: value.astype(np.float64) for name, value in load_file(weights).items()}
+    pixels = (images.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (3, 3), axis=(2, 3))
+    maps = np.einsum("nchwij,ocij->nohw", windows, state["features.0.weight"])
+    maps = maps + state["features.0.bias"][:, None, None]
+    mean, variance = state["features.1.running_mean"], state["features.1.running_var"]
+    scale = state["features.1.weight"] / np.sqrt(variance + 1e-5)
+    maps = (maps - mean[:, None, None]) * scale[:, None, None] + state["features.1.bias"][:, None, None]
+    flat = np.maximum(maps, 0).reshape(len(images), -1)
+    return np.asarray(flat @ state["classifier.weight"].T + state["classifier.bias"])
+
+
+def softmax(logits: Reals) -> Reals:
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
+
+
+def rows_of(evaluation: Path) -> list[dict[str, str]]:
+    with (evaluation / "predictions.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def without_times(manifest: Any) -> dict[str, Any]:
+    """A manifest without what may differ between two equal evaluations."""
+    data: dict[str, Any] = manifest.model_dump(mode="json")
+    return {key: value for key, value in data.items() if key not in ("seconds", "images_per_second", "report")}
+
+
+def test_figures_are_scikit_learns_of_logits_computed_elsewhere(place: Place) -> None:
+    result = evaluate(**place.arguments())
+    test = open_dataset(place.dataset).splits["test"]
+    probabilities = softmax(logits_of(place.model / "model.safetensors", test.images()))
+    labels, predicted = test.labels, probabilities.argmax(axis=1)
+
+    metrics = result.metrics
+    assert metrics.accuracy == accuracy_score(labels, predicted)
+    assert metrics.precision == precision_score(labels, predicted, average="macro", zero_division=0)
+    assert metrics.recall == recall_score(labels, predicted, average="macro", zero_division=0)
+    assert metrics.f1 == f1_score(labels, predicted, average="macro", zero_division=0)
+    assert metrics.loss == pytest.approx(log_loss(labels, probabilities), rel=1e-5)  # float32 layers
+    assert result.confusion.dtype == np.int64
+    assert result.confusion.tolist() == confusion_matrix(labels, predicted).tolist()
+
+    manifest = open_evaluation(place.evaluation).manifest
+    figures = precision_recall_fscore_support(labels, predicted, labels=range(3), zero_division=0)
+    rows = [[row.precision, row.recall, row.f1, row.support] for row in manifest.per_class]
+    assert rows == np.array(figures).T.tolist()
+    assert [row.name for row in manifest.per_class] == manifest.classes == CLASSES
+
+
+def test_last_weights_are_evaluated_beside_the_selected_ones(place: Place) -> None:
+    result = evaluate(**place.arguments())
+    test = open_dataset(place.dataset).splits["test"]
+    probabilities = softmax(logits_of(place.model / "last.safetensors", test.images()))
+
+    last = result.last_metrics
+    assert last is not None
+    assert last.accuracy == accuracy_score(test.labels, probabilities.argmax(axis=1))
+    assert last.loss == pytest.approx(log_loss(test.labels, probabilities), rel=1e-5)
+    assert last.loss != result.metrics.loss
+    recorded = open_evaluation(place.evaluation).manifest.last_weights
+    assert recorded.epoch == 3
+    assert recorded.metrics is not None
+    assert recorded.metrics.model_dump() == last.as_dict()
+
+
+def test_manifest_says_what_was_evaluated(place: Place) -> None:
+    result = evaluate(**place.arguments(params=params_of(manual_seed=7)))
+    manifest = open_evaluation(place.evaluation).manifest
+
+    assert manifest == result.manifest
+    assert manifest.metrics.model_dump() == result.metrics.as_dict()
+    assert manifest.confusion == result.confusion.tolist()
+    assert (manifest.split, manifest.images, manifest.manual_seed) == ("test", 50, 7)
+    assert (manifest.selected_epoch, manifest.selected_on, manifest.optimistic) == (2, "test", True)
+    assert manifest.model_sha256 == sha256_of(place.model / "model.json")
+    assert manifest.dataset_sha256 == sha256_of(place.dataset / "dataset.json")
+    assert manifest.seconds > 0
+    assert manifest.images_per_second == pytest.approx(50 / manifest.seconds)
+    assert manifest.device.startswith("cpu")
+    assert {"torch", "numpy", "python", "shutterline"} == manifest.versions.keys()
+    assert {path.name for path in place.evaluation.iterdir()} == {
+        "evaluation.json",
+        "predictions.csv",
+        "report.html",
+    }
+
+
+def test_predictions_name_every_image(place: Place) -> None:
+    result = evaluate(**place.arguments())
+    test = open_dataset(place.dataset).splits["test"]
+    rows = rows_of(place.evaluation)
+
+    assert list(rows[0]) == ["index", "label", "predicted", "confidence", "loss"]
+    assert [int(row["index"]) for row in rows] == list(range(50))
+    assert [row["label"] for row in rows] == [CLASSES[label] for label in test.labels]
+    predicted = [CLASSES.index(row["predicted"]) for row in rows]
+    assert predicted == result.predictions.predicted.tolist()
+    # The text loses no digit, so the figures follow from the file.
+    assert float(np.mean([float(row["loss"]) for row in rows])) == result.metrics.loss
+    assert [float(row["confidence"]) for row in rows] == result.predictions.confidences.tolist()
+
+
+def test_report_is_json_data(place: Place) -> None:
+    result = evaluate(**place.arguments())
+    report = result.report()
+
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["metrics"] == result.metrics.as_dict()
+    assert report["evaluation"] == str(place.evaluation)
+    assert Path(report["report_file"]) == result.report_file == place.evaluation / "report.html"
+    assert Path(report["predictions_file"]).is_file()
+
+
+def test_eval_batch_size_changes_no_bit(place: Place, tmp_path: Path) -> None:
+    results: list[EvaluateResult] = []
+    for size in (1, 7, 50, 512):
+        params = params_of(eval_batch_size=size, eval_metric_compute_freq="batch")
+        results.append(evaluate(**place.arguments(params=params, evaluation=tmp_path / f"of-{size}")))
+
+    first, *others = results
+    for other in others:
+        assert other.metrics == first.metrics
+        assert without_times(other.manifest) == without_times(first.manifest)
+
+
+def test_images_left_on_disk_change_no_bit(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = evaluate(**place.arguments())
+    monkeypatch.setattr("components.classifier.batches.free_bytes", lambda device: 0)
+    second = evaluate(**place.arguments(evaluation=tmp_path / "mapped"))
+
+    assert without_times(second.manifest) == without_times(first.manifest)
+
+
+def test_same_inputs_make_the_same_files(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluated(name: str) -> Path:
+        ticks = iter((1.0, 1.5))
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+        return evaluate(**place.arguments(evaluation=tmp_path / name)).evaluation
+
+    first, second = evaluated("first"), evaluated("second")
+    for name in ("predictions.csv", "report.html", "evaluation.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_colour_images(tmp_path: Path) -> None:
+    arch = [{"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 3, "out_channels": 2, "kernel_size": 3}}]
+    params = params_of(is_image_color=True, net_arch=arch)
+    write_dataset(tmp_path / "dataset", shape=(8, 8, 3))
+    write_model(tmp_path / "model", params)
+    result = evaluate(
+        model=tmp_path / "model", dataset=tmp_path / "dataset", evaluation=tmp_path / "evaluation", params=params
+    )
+    assert result.confusion.sum() == 50
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "shutterline.evaluate"]
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    # Another test may have run a step, after which our lines no longer reach the root logger.
+    monkeypatch.setattr(logging.getLogger("shutterline"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="shutterline")
+    return caplog
+
+
+def test_batches_are_logged_one_line_each(place: Place, log: pytest.LogCaptureFixture) -> None:
+    params = params_of(eval_metric_compute_freq="batch", eval_batch_size=20)
+    result = evaluate(**place.arguments(params=params))
+
+    lines = [line for line in lines_of(log) if line.startswith("batch ")]
+    batches = list(result.predictions.batch_metrics(20))
+    assert len(lines) == len(batches) == 3
+    for line, metrics in zip(lines, batches, strict=True):
+        assert f"loss {metrics.loss:.4f}" in line
+        assert f"f1 {metrics.f1:.4f}" in line
+
+
+def test_batch_lines_end_somewhere(
+    place: Place, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.classifier.batch_log.MAX_LINES", 10)
+    evaluate(**place.arguments(params=params_of(eval_metric_compute_freq="batch", eval_batch_size=1)))
+
+    lines = lines_of(log)
+    assert len([line for line in lines if line.startswith("batch ")]) == 10
+    assert "… and 40 more batches" in lines
+
+
+def test_epoch_frequency_logs_no_batches(place: Place, log: pytest.LogCaptureFixture) -> None:
+    evaluate(**place.arguments())
+    lines = lines_of(log)
+    assert not [line for line in lines if line.startswith("batch ")]
+    assert [line for line in lines if line.startswith("test: loss ")]
+    assert [line for line in lines if line.startswith("last weights, of epoch 3: loss ")]
+
+
+@pytest.mark.parametrize(
+    ("split", "same_dataset", "optimistic", "said"),
+    [
+        ("test", True, True, "these figures are a little optimistic"),
+        ("validation", True, False, "took no part in training or in that choice"),
+        ("test", False, False, "test split of another dataset than the one evaluated here"),
+        ("validation", False, False, "validation split of another dataset than the one evaluated here"),
+    ],
+)
+def test_says_how_the_epoch_was_chosen(
+    place: Place, log: pytest.LogCaptureFixture, split: Any, same_dataset: bool, optimistic: bool, said: str
+) -> None:
+    selection = Selection(epoch=2, split=split, loss=0.9, accuracy=0.5)
+    write_model(place.model, place.params, dataset=place.dataset if same_dataset else None, selection=selection)
+    result = evaluate(**place.arguments())
+
+    assert result.manifest.optimistic is optimistic
+    assert result.manifest.selected_on == split
+    assert any(said in line for line in lines_of(log))
+    assert said in result.report_file.read_text(encoding="utf-8")
+
+
+def test_last_weights_that_are_the_selected_ones_are_not_run_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = network_with(place.params, 1)
+    write_model(place.model, place.params, selected=network, last=network)
+    runs = []
+
+    def counted(*given: Any) -> Predictions:
+        runs.append(given)
+        return predict(*given)
+
+    monkeypatch.setattr(module, "predict", counted)
+    result = evaluate(**place.arguments())
+
+    assert len(runs) == 1
+    assert result.last_metrics == result.metrics
+
+
+def test_last_weights_may_have_diverged(place: Place, log: pytest.LogCaptureFixture) -> None:
+    diverged = network_with(place.params, 2)
+    torch.nn.init.constant_(diverged.classifier.bias, float("nan"))
+    write_model(place.model, place.params, last=diverged)
+    result = evaluate(**place.arguments())
+
+    assert result.last_metrics is None
+    assert open_evaluation(place.evaluation).manifest.last_weights.metrics is None
+    assert result.report()["last_metrics"] is None
+    assert "last weights, of epoch 3: values that are not finite" in lines_of(log)
+    assert "no finite values" in result.report_file.read_text(encoding="utf-8")
+
+
+def test_twice_into_the_same_directory(place: Place) -> None:
+    first = evaluate(**place.arguments())
+    second = evaluate(**place.arguments())
+
+    assert without_times(second.manifest) == without_times(first.manifest)
+    assert open_evaluation(place.evaluation).manifest == second.manifest
+
+
+def test_a_foreign_directory_is_refused_and_left_alone(place: Place) -> None:
+    place.evaluation.mkdir()
+    (place.evaluation / "thesis.txt").write_text("the only copy")
+    with pytest.raises(ArtifactError, match="is not empty and holds no evaluation to replace"):
+        evaluate(**place.arguments())
+
+    assert [path.name for path in place.evaluation.iterdir()] == ["thesis.txt"]
+    assert (place.evaluation / "thesis.txt").read_text() == "the only copy"
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_model_and_dataset_are_not_written_over(place: Place, kind: str) -> None:
+    directory = place.model if kind == "model" else place.dataset
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    with pytest.raises(ArtifactError, match="is not empty"):
+        evaluate(**place.arguments(evaluation=directory))
+
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+
+
+def test_an_interrupted_evaluation_leaves_nothing_that_opens(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate(**place.arguments())
+
+    def interrupted(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "render_report", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(**place.arguments())
+
+    assert list(place.evaluation.iterdir()) == []
+    (place.evaluation / WRITING_MARKER).touch()  # as a killed process leaves it
+    monkeypatch.undo()
+    assert evaluate(**place.arguments()).manifest.images == 50
+
+
+def test_refused_inputs_leave_an_earlier_evaluation(place: Place, tmp_path: Path) -> None:
+    earlier = evaluate(**place.arguments())
+    with pytest.raises(ArtifactError, match="there is no such model directory"):
+        evaluate(**place.arguments(model=tmp_path / "misspelt"))
+
+    assert open_evaluation(place.evaluation).manifest == earlier.manifest
+
+
+def test_an_evaluation_at_odds_with_itself_is_refused(place: Place) -> None:
+    evaluate(**place.arguments())
+    file = place.evaluation / EVALUATION.manifest_file
+    document = json.loads(file.read_text())
+    changes: list[dict[str, object]] = [{"confusion": [[1]]}, {"per_class": []}, {"metrics": {}}]
+    for change in changes:
+        file.write_text(json.dumps({**document, **change}))
+        with pytest.raises(ArtifactError, match="the file is damaged"):
+            open_evaluation(place.evaluation)
+
+
+def test_a_matrix_of_very_many_classes_is_left_to_predictions(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_CONFUSION_CLASSES", 2)
+    result = evaluate(**place.arguments())
+    assert open_evaluation(place.evaluation).manifest.confusion is None
+    assert result.confusion.shape == (3, 3)
+
+
+def test_surest_mistakes_come_first(place: Place) -> None:
+    predictions = evaluate(**place.arguments()).predictions
+    indices = surest_mistakes(predictions, limit=5)
+    wrong = [index for index in range(50) if predictions.labels[index] != predictions.predicted[index]]
+    expected = sorted(wrong, key=lambda index: (-predictions.confidences[index], index))[:5]
+    assert indices.tolist() == expected

@@ -1,0 +1,219 @@
+"""What cannot be evaluated is refused with one line, exit code 2, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.evaluate.__main__ import main
+from components.shared.artifacts import ImageShape, Normalisation, sha256_of
+from tests.evaluate.conftest import CLASSES, Place, network_with, params_of, write_dataset, write_model
+
+Damage = Callable[[Place], object]
+
+
+def refused(place: Place, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    """Run the command, check the frame of a refusal, and return its message."""
+    capsys.readouterr()
+    assert main(place.command(*more)) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    *earlier, last = printed.err.splitlines()
+    assert "evaluate  ERROR failed: " in last
+    assert not [line for line in earlier if "ERROR" in line]
+    assert not (place.evaluation / "evaluation.json").exists()
+    assert not place.evaluation.exists() or list(place.evaluation.iterdir()) == []
+    return last.partition("ERROR failed: ")[2]
+
+
+def edit(file: Path, **changes: Any) -> None:
+    """Change fields of a manifest."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def flip_a_byte(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def cut_and_record(place: Place) -> None:
+    """A truncated array that its manifest vouches for."""
+    file = place.dataset / "test" / "images-00000.npy"
+    cut(file)
+    manifest = json.loads((place.dataset / "dataset.json").read_text())
+    record = manifest["splits"]["test"]["images"][0]
+    record.update(bytes=file.stat().st_size, sha256=sha256_of(file))
+    edit(place.dataset / "dataset.json", **manifest)
+
+
+def name_outside(place: Place, name: str) -> None:
+    file = place.model / "model.json"
+    edit(file, weights={**json.loads(file.read_text())["weights"], "file": name})
+
+
+def lead_outside(place: Place) -> None:
+    """A weights file that is a link to the same bytes elsewhere."""
+    inside, outside = place.model / "model.safetensors", place.model.parent / "elsewhere"
+    shutil.move(inside, outside)
+    inside.symlink_to(outside)
+
+
+def weights_of_no_format(place: Place) -> None:
+    file = place.model / "model.safetensors"
+    file.write_bytes(b"not safetensors")
+    edit(
+        place.model / "model.json",
+        weights={"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)},
+    )
+
+
+def other_network(place: Place) -> None:
+    arch = [{"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 7, "kernel_size": 3}}]
+    write_model(place.model, place.params, selected=network_with(params_of(net_arch=arch), 0))
+
+
+def diverged(place: Place) -> None:
+    network = network_with(place.params, 1)
+    torch.nn.init.constant_(network.classifier.bias, float("inf"))
+    write_model(place.model, place.params, selected=network)
+
+
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "no model": (lambda place: shutil.rmtree(place.model), "there is no such model directory"),
+    "no dataset": (lambda place: shutil.rmtree(place.dataset), "there is no such dataset directory"),
+    "model without manifest": (lambda place: (place.model / "model.json").unlink(), "is not a complete model"),
+    "dataset without manifest": (lambda place: (place.dataset / "dataset.json").unlink(), "is not a complete dataset"),
+    "manifest cut short": (lambda place: cut(place.model / "model.json"), "is not JSON"),
+    "manifest of another version": (
+        lambda place: edit(place.model / "model.json", schema_version=2),
+        "has schema_version 2, and this version reads 1",
+    ),
+    "manifest with an unknown field": (lambda place: edit(place.model / "model.json", more=1), "more: "),
+    "weights with a flipped byte": (
+        lambda place: flip_a_byte(place.model / "model.safetensors"),
+        "its SHA-256 is not the manifest's",
+    ),
+    "last weights with a flipped byte": (
+        lambda place: flip_a_byte(place.model / "last.safetensors"),
+        "its SHA-256 is not the manifest's",
+    ),
+    "weights gone": (lambda place: (place.model / "model.safetensors").unlink(), "is missing, though the manifest"),
+    "weights of no format": (weights_of_no_format, "does not fit the architecture in model.json"),
+    "weights of another network": (other_network, "does not fit the architecture in model.json"),
+    "images cut short": (
+        lambda place: cut(place.dataset / "test" / "images-00000.npy"),
+        "bytes, and the manifest says",
+    ),
+    "images cut short and recorded": (cut_and_record, "is not a NumPy array file"),
+    "path above the directory": (lambda place: name_outside(place, "../elsewhere"), "must be a plain path below"),
+    "absolute path": (lambda place: name_outside(place, "/etc/passwd"), "must be a plain path below"),
+    "link out of the directory": (lead_outside, "leads out of the artifact's directory"),
+    "values that are not finite": (diverged, "gives values that are not finite for 50 of 50 images"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_artifacts(place: Place, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    damage, message = DAMAGES[name]
+    damage(place)
+    assert message in refused(place, capsys)
+
+
+def renamed(place: Place, classes: list[str]) -> None:
+    write_dataset(place.dataset, classes=classes)
+
+
+PAIRINGS: dict[str, tuple[Damage, str]] = {
+    "number of classes": (
+        lambda place: renamed(place, [*CLASSES, "fox"]),
+        "has 3 classes, and the dataset {dataset} has 4",
+    ),
+    "order of classes": (
+        lambda place: renamed(place, CLASSES[::-1]),
+        "has the classes of the dataset {dataset} in another order",
+    ),
+    "another class": (
+        lambda place: renamed(place, ["cat", "d\nog", "eel"]),
+        "calls class 1 'dog', and the dataset {dataset} calls it 'd\\\\nog'",
+    ),
+    "image size": (
+        lambda place: write_dataset(place.dataset, shape=(8, 9, 1)),
+        "takes images of 8×8 pixels with 1 channel(s), and the dataset {dataset} has images of 8×9 pixels",
+    ),
+    "image channels": (
+        lambda place: write_dataset(place.dataset, shape=(8, 8, 3)),
+        "has images of 8×8 pixels with 3 channel(s)",
+    ),
+    "normalisation of other channels": (
+        lambda place: write_model(
+            place.model, place.params, normalisation=Normalisation(mean=[0.5] * 3, std=[0.2] * 3)
+        ),
+        "normalises 3 channel(s) by 3, and its images have 1",
+    ),
+    "dataset without test split": (
+        lambda place: write_dataset(place.dataset, splits=("train", "validation")),
+        "has no test split to evaluate on",
+    ),
+    "model without classes": (
+        lambda place: write_model(place.model, place.params, classes=[]),
+        "has 0 classes, and the dataset {dataset} has 3",
+    ),
+    "model of another image shape than its network": (
+        lambda place: (
+            write_model(place.model, place.params, image=ImageShape(height=9, width=8, channels=1)),
+            write_dataset(place.dataset, shape=(9, 8, 1)),
+        ),
+        "image_height: is 8, and the model {model} has 9",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRINGS)
+def test_artifacts_that_do_not_fit_each_other(place: Place, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    change, message = PAIRINGS[name]
+    change(place)
+    assert message.format(dataset=place.dataset, model=place.model) in refused(place, capsys)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("image_height", "9", "image_height: is 9, and the model {model} has 8"),
+        ("image_width", "7", "image_width: is 7, and the model {model} has 8"),
+        ("n_classes", "10", "n_classes: is 10, and the model {model} has 3"),
+        ("is_image_color", "true", "is_image_color: means 3 channel(s), and the model {model} has 1"),
+    ],
+)
+def test_params_of_another_model(
+    place: Place, capsys: pytest.CaptureFixture[str], key: str, value: str, message: str
+) -> None:
+    assert message.format(model=place.model) in refused(place, capsys, "--set", f"{key}={value}")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert f'device: "{device}" was asked for' in refused(place, capsys, "--set", f"device={device}")
+
+
+def test_a_directory_that_cannot_be_made(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.evaluation.write_text("a file in the way")
+    assert main(place.command()) == 2
+    assert (
+        f"ERROR failed: {place.evaluation}: cannot be written as an evaluation: File exists" in capsys.readouterr().err
+    )
+    assert place.evaluation.read_text() == "a file in the way"
