@@ -43,6 +43,7 @@ def evaluate(
     )
     for name, value in result.metrics.as_dict().items():
         metrics.log_metric(name, value)
-    confusion.log_confusion_matrix(result.classes, result.confusion.tolist())
+    if len(result.classes) <= 100:  # it travels as metadata, and no UI draws a larger one
+        confusion.log_confusion_matrix(result.classes, result.confusion.tolist())
     evaluation.metadata["seconds"] = record.seconds
     shutil.copyfile(result.report_file, report.path)

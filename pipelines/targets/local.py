@@ -19,16 +19,16 @@ from components.shared.artifacts import write_json
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError
 from components.shared.logs import LINE
 from components.shared.params import Params
-from components.shared.step import RECORDS_VARIABLE, StepRecord, read_records
+from components.shared.step import RECORDS_VARIABLE, StepName, StepRecord, read_records
 
-STEPS = ("data-prep", "train", "evaluate", "exit")
+STEPS: tuple[StepName, ...] = ("data-prep", "train", "evaluate", "exit")
 RESULT_FILE = "result.json"
-# What a finished run shows at the top of its directory, and what kfp calls it below.
-LINKS = {
-    "dataset": "data-prep/dataset",
-    "model": "train/model",
-    "evaluation": "evaluate/evaluation",
-    "report.html": "evaluate/evaluation/report.html",
+# What a finished run shows at the top of its directory: the step that makes it, and where kfp keeps it.
+LINKS: dict[str, tuple[StepName, str]] = {
+    "dataset": ("data-prep", "data-prep/dataset"),
+    "model": ("train", "train/model"),
+    "evaluation": ("evaluate", "evaluate/evaluation"),
+    "report.html": ("evaluate", "evaluate/evaluation/report.html"),
 }
 
 
@@ -174,8 +174,8 @@ def _task_directory(root: Path) -> Path | None:
 def _document(records: dict[str, StepRecord], tasks: Path | None, kfp_error: str | None, out: Path) -> dict[str, Any]:
     """What result.json holds: outcome, metrics, where everything is, seconds per step."""
     artifacts = {}
-    for name, place in LINKS.items():
-        if tasks is not None and (tasks / place).exists():
+    for name, (step, place) in LINKS.items():
+        if tasks is not None and step in records and records[step].status == "succeeded":
             with suppress(OSError):  # a filesystem without links: the full path below is enough
                 (out / name).symlink_to(os.path.relpath(tasks / place, out))
             artifacts[name.removesuffix(".html")] = str(tasks / place)

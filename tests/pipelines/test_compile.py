@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import components, local
+
+from components.shared.model import open_model
+from components.shared.params import Params
+from pipelines.cli import main
+from tests.examples import DIGITS, SMALL, write_params
+
+SEED = 2**62 + 1
+
+
+def compiled(tmp_path: Path, **changes: Any) -> Path:
+    write_params(tmp_path / "params.json", **changes)
+    file = tmp_path / "pipeline.yaml"
+    assert main(["compile", "--params", str(tmp_path / "params.json"), "-o", str(file)]) == 0
+    return file
+
+
+def test_the_compiled_pipeline_carries_params_without_loss(tmp_path: Path) -> None:
+    file = compiled(tmp_path, manual_seed=SEED, learning_rate=0.1 + 0.2, KAFKA_HOST="k", KAFKA_TOPIC="t")
+
+    default = yaml.safe_load(file.read_text())["root"]["inputDefinitions"]["parameters"]["params"]["defaultValue"]
+
+    assert isinstance(default, str)
+    carried = Params.load(default)
+    assert carried == Params.load(tmp_path / "params.json")
+    assert carried.manual_seed == SEED
+    assert carried.learning_rate == 0.1 + 0.2
+
+
+def test_the_compiled_pipeline_runs_as_the_python_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = compiled(tmp_path, num_epochs=1, manual_seed=SEED)
+    assert main(["run", "--params", str(tmp_path / "params.json"), "--out", str(tmp_path / "python")]) == 0
+    monkeypatch.chdir(tmp_path)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # kfp doubts images whose name does not say "python"
+        local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "yaml"))
+        components.load_component_from_file(str(file))(data=str(DIGITS))
+    capfd.readouterr()
+
+    (model,) = (tmp_path / "yaml").glob("*/train/model")
+    assert open_model(model).manifest.provenance.params["manual_seed"] == SEED
+    expected = tmp_path / "python" / "model" / "model.safetensors"
+    assert (model / "model.safetensors").read_bytes() == expected.read_bytes()
+
+
+def test_placeholders_in_params_stay_text(tmp_path: Path) -> None:
+    # kfp would take {{$.inputs}} for one of its own and fail on it.
+    raw = SMALL | {"learning_rate_schedule": [
+        {"name": "{{$.inputs}}", "class": "torch.optim.lr_scheduler.ExponentialLR", "kwargs": {"gamma": 1}}
+    ]}  # fmt: skip
+
+    text = Params.from_dict(raw).to_json()
+
+    assert "{{" not in text
+    assert Params.load(text).learning_rate_schedule[0].name == "{{$.inputs}}"
+
+
+def test_the_exit_step_is_an_exit_handler_and_steps_name_our_images(tmp_path: Path) -> None:
+    document = yaml.safe_load(compiled(tmp_path).read_text())
+
+    tasks = document["root"]["dag"]["tasks"]
+    assert tasks["exit-step"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    images = {
+        name: executor["container"]["image"].split(":")[0]
+        for name, executor in document["deploymentSpec"]["executors"].items()
+    }
+    assert images == {
+        "exec-data-prep": "shutterline/data-prep",
+        "exec-train": "shutterline/train",
+        "exec-evaluate": "shutterline/evaluate",
+        "exec-exit-step": "shutterline/data-prep",
+    }
+    for executor in document["deploymentSpec"]["executors"].values():
+        assert "pip install" not in json.dumps(executor)
+
+
+@pytest.mark.parametrize("name", ["pipeline.txt", "file/pipeline.yaml"])
+def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (tmp_path / "file").write_text("")
+
+    assert main(["compile", "-o", str(tmp_path / name), "--json"]) == 2
+
+    assert "--output" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert not (tmp_path / name).exists()

@@ -1,0 +1,334 @@
+"""Every key of the params: changing it changes what it should, and only that."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from components.classifier.batches import Normaliser, store_images
+from components.classifier.checkpoint import list_checkpoints, load_checkpoint
+from components.classifier.network import network_of
+from components.data_prep.prepare import prepare
+from components.evaluate.evaluate import evaluate
+from components.shared.dataset import open_dataset
+from components.shared.errors import DeviceError, InputError
+from components.shared.model import ModelManifest, open_model
+from components.train.loop import Labelled, Trainer
+from components.train.train import TrainResult, train
+from tests.examples import DIGITS, small
+
+
+def weights(dataset: Path, out: Path, **changes: Any) -> bytes:
+    """The model file of a run with `changes`."""
+    trained(dataset, out, **changes)
+    return (out / "model" / "last.safetensors").read_bytes()
+
+
+def trained(dataset: Path, out: Path, **changes: Any) -> TrainResult:
+    return train(dataset=dataset, model=out / "model", params=small(**changes), checkpoints=out / "checkpoints")
+
+
+def manifest(dataset: Path, out: Path, **changes: Any) -> ModelManifest:
+    trained(dataset, out, **changes)
+    return open_model(out / "model").manifest
+
+
+def trainer(dataset: Path, **changes: Any) -> Trainer:
+    """A trainer that has not trained yet."""
+    params, data, cpu = small(**changes), open_dataset(dataset), torch.device("cpu")
+    training, held_out = (
+        Labelled(store_images(data.splits[name], cpu), torch.tensor(data.splits[name].labels))
+        for name in ("train", "test")
+    )
+    normalise = Normaliser(data.manifest.normalisation, cpu)
+    return Trainer(network_of(params), training, held_out, params, normalise, cpu)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "value"),
+    [
+        ({"GOOGLE_APPLICATION_CREDENTIALS": "key.json"}, "credentials_file", "key.json"),
+        ({"PUB_SUB_PROJECT": "other-project"}, "pub_sub_topic", "projects/other-project/topics/runs"),
+        ({"PUB_SUB_TOPIC": "other"}, "pub_sub_topic", "projects/my-project/topics/other"),
+        ({"PUB_SUB_SUBSCRIPTION": "other"}, "pub_sub_subscription", "projects/my-project/subscriptions/other"),
+        ({"TIMEOUT": 7.5}, "timeout_s", 7.5),
+        ({"KAFKA_HOST": "one,two:19092"}, "kafka_servers", ("one:9092", "two:19092")),
+        ({"KAFKA_TOPIC": "other"}, "kafka_topic", "other"),
+    ],
+)
+def test_status_keys_name_the_brokers(changes: dict[str, Any], field: str, value: object) -> None:
+    named: dict[str, Any] = {
+        "PUB_SUB_PROJECT": "my-project",
+        "PUB_SUB_TOPIC": "runs",
+        "PUB_SUB_SUBSCRIPTION": "runs-sub",
+        "KAFKA_HOST": "localhost:9092",
+        "KAFKA_TOPIC": "runs",
+    }
+    before = small(**named).status_targets
+
+    after = small(**{**named, **changes}).status_targets
+
+    assert getattr(after, field) == value
+    assert getattr(before, field) != value
+
+
+def test_batch_size(dataset: Path) -> None:
+    assert [len(trainer(dataset, batch_size=size).slices) for size in (32, 100, 200)] == [7, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ({"image_height": 12}, (12, 8, 1)),
+        ({"image_width": 5}, (8, 5, 1)),
+        ({"is_image_color": True}, (8, 8, 3)),
+    ],
+)
+def test_image_height_width_and_color(tmp_path: Path, changes: dict[str, Any], shape: tuple[int, ...]) -> None:
+    prepare(data=DIGITS, dataset=tmp_path / "data", params=small(**changes))
+
+    data = open_dataset(tmp_path / "data")
+    assert data.manifest.image.as_tuple() == shape
+    assert data.splits["train"].images().shape[1:] == shape
+
+
+def test_color_trains(tmp_path: Path) -> None:
+    arch = [{"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 3, "out_channels": 4, "kernel_size": 3}}]
+    params = small(is_image_color=True, net_arch=arch, normalise_mean=[0.1, 0.2, 0.3], normalise_std=[1, 2, 3])
+    prepare(data=DIGITS, dataset=tmp_path / "data", params=params)
+
+    train(dataset=tmp_path / "data", model=tmp_path / "model", params=params)
+
+    found = open_model(tmp_path / "model").manifest.normalisation
+    assert found is not None
+    assert (found.mean, found.std) == ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
+
+
+def test_shuffle_dataset(dataset: Path) -> None:
+    shuffled, stored = trainer(dataset, shuffle_dataset=True), trainer(dataset, shuffle_dataset=False)
+
+    first, second = shuffled.epoch_order(), shuffled.epoch_order()
+
+    assert not torch.equal(first, second)
+    assert torch.equal(first.sort().values, torch.arange(200))
+    for _ in range(2):
+        assert torch.equal(stored.epoch_order(), torch.arange(200))
+
+
+def test_flip_images_and_flip_probability(dataset: Path, tmp_path: Path) -> None:
+    plain = weights(dataset, tmp_path / "plain")
+
+    assert weights(dataset, tmp_path / "flips", flip_images=True) != plain
+    # Never flipping is not flipping: nothing else draws from the flips' stream.
+    assert weights(dataset, tmp_path / "never", flip_images=True, flip_probability=0) == plain
+    always, indices = trainer(dataset, flip_images=True, flip_probability=1), torch.arange(5)
+    stored = trainer(dataset).batch(indices)[0]
+    assert torch.equal(always.batch(indices)[0], stored.flip(2, 3))
+
+
+def test_flips_are_for_training_only(dataset: Path, tmp_path: Path) -> None:
+    # A network that cannot learn sees the held-out images alike, flips or not.
+    changes = {"learning_rate": 1e-30, "net_arch": [{"class": "torch.nn.Flatten", "kwargs": {}}]}
+
+    plain, flipped = (
+        manifest(dataset, tmp_path / str(flips), flip_images=flips, **changes).history for flips in (False, True)
+    )
+
+    assert plain[0].loss == flipped[0].loss
+    assert plain[0].train_loss != flipped[0].train_loss
+
+
+def test_normalise_images_mean_and_std(dataset: Path, tmp_path: Path) -> None:
+    own = open_dataset(dataset).manifest.normalisation
+
+    assert manifest(dataset, tmp_path / "none", normalise_images=False).normalisation is None
+    assert manifest(dataset, tmp_path / "auto").normalisation == own
+    given = manifest(dataset, tmp_path / "given", normalise_mean=[0.5], normalise_std=[0.25]).normalisation
+    assert given is not None
+    assert (given.mean, given.std) == ([0.5], [0.25])
+    files = {(tmp_path / name / "model" / "last.safetensors").read_bytes() for name in ("none", "auto", "given")}
+    assert len(files) == 3
+
+
+def test_additional_transforms(dataset: Path, tmp_path: Path) -> None:
+    inverted = [{"class": "torchvision.transforms.v2.RandomInvert", "kwargs": {"p": 1.0}}]
+    indices = torch.arange(3)
+    plain = trainer(dataset, normalise_images=False)
+    changed = trainer(dataset, normalise_images=False, additional_transforms=inverted)
+    expected = 1 - plain.training.images.take(indices).permute(0, 3, 1, 2) / 255
+
+    normalise = Normaliser(None, torch.device("cpu"))
+    plain.normalise = changed.normalise = normalise
+    torch.testing.assert_close(changed.batch(indices)[0], expected)
+    assert weights(dataset, tmp_path / "a", additional_transforms=inverted) != weights(dataset, tmp_path / "b")
+
+
+def test_additional_transforms_repeat_with_the_seed(dataset: Path, tmp_path: Path) -> None:
+    crops = [{"class": "torchvision.transforms.v2.RandomCrop", "kwargs": {"size": [8, 8], "padding": 2}}]
+
+    one, two = (weights(dataset, tmp_path / name, additional_transforms=crops) for name in "ab")
+
+    assert one == two
+
+
+def test_manual_seed(dataset: Path, tmp_path: Path) -> None:
+    seeds = [0, 1, 2**32, 2**62 + 1]
+
+    files = {weights(dataset, tmp_path / str(seed), manual_seed=seed) for seed in seeds}
+
+    assert len(files) == len(seeds)
+    assert open_model(tmp_path / str(2**62 + 1) / "model").manifest.provenance.params["manual_seed"] == 2**62 + 1
+
+
+def test_manual_seed_splits_the_data(tmp_path: Path) -> None:
+    splits: list[bytes] = []
+    for seed in (0, 0, 2**32):
+        out = tmp_path / f"{seed}-{len(splits)}"
+        prepare(data=DIGITS, dataset=out, params=small(manual_seed=seed))
+        splits.append((out / "test" / "labels.npy").read_bytes() + (out / "test" / "images-00000.npy").read_bytes())
+
+    assert splits[0] == splits[1] != splits[2]
+
+
+def test_net_arch_and_n_classes(dataset: Path, tmp_path: Path) -> None:
+    wider = [{"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 5, "kernel_size": 8}}]
+
+    assert manifest(dataset, tmp_path / "wider", net_arch=wider).parameters == 1 * 5 * 64 + 5 + 5 * 10 + 10
+    assert network_of(small(n_classes=3)).classifier.out_features == 3
+    with pytest.raises(InputError, match="n_classes"):
+        prepare(data=DIGITS, dataset=tmp_path / "data", params=small(n_classes=9))
+
+
+def test_num_epochs_and_eval_freq(dataset: Path, tmp_path: Path) -> None:
+    history = manifest(dataset, tmp_path, num_epochs=7, eval_freq=3).history
+
+    assert [record.epoch for record in history] == [1, 2, 3, 4, 5, 6, 7]
+    assert [record.epoch for record in history if record.accuracy is not None] == [3, 6, 7]
+
+
+def test_save_freq_and_keep_checkpoints(dataset: Path, tmp_path: Path) -> None:
+    result = trained(dataset, tmp_path, num_epochs=7, save_freq=2, keep_checkpoints=3)
+
+    kept = list_checkpoints(result.checkpoints)
+    assert [file.name for file in kept] == ["epoch-00004.pt", "epoch-00006.pt", "epoch-00007.pt"]
+    state = load_checkpoint(kept[-1])
+    assert state["epoch"] == 7
+    assert len(state["history"]) == 7
+    assert set(state["network"]) == set(network_of(small()).state_dict())
+
+
+def test_optim_class_optim_kwargs_and_learning_rate(dataset: Path, tmp_path: Path) -> None:
+    runs: dict[str, dict[str, Any]] = {
+        "adamw": {},
+        "sgd": {"optim_class": "torch.optim.SGD"},
+        "momentum": {"optim_class": "torch.optim.SGD", "optim_kwargs": {"momentum": 0.9}},
+        "slower": {"learning_rate": 0.001},
+    }
+
+    files = {weights(dataset, tmp_path / name, **changes) for name, changes in runs.items()}
+
+    assert len(files) == len(runs)
+    assert open_model(tmp_path / "slower" / "model").manifest.history[0].learning_rate == 0.001
+
+
+def test_learning_rate_schedule_takes_several(dataset: Path, tmp_path: Path) -> None:
+    schedules = [
+        {"name": "half", "class": "torch.optim.lr_scheduler.ExponentialLR", "kwargs": {"gamma": 0.5}},
+        {"name": "third", "class": "torch.optim.lr_scheduler.StepLR", "kwargs": {"step_size": 2, "gamma": 0.1}},
+    ]
+
+    history = manifest(dataset, tmp_path, num_epochs=4, learning_rate=0.8, learning_rate_schedule=schedules).history
+
+    assert [record.learning_rate for record in history] == pytest.approx([0.8, 0.4, 0.02, 0.01])
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_plateau_is_judged_in_evaluated_epochs(dataset: Path, tmp_path: Path, mode: str) -> None:
+    # A threshold that no epoch can beat: every evaluated epoch but the first is a bad one.
+    kwargs = {"mode": mode, "factor": 0.5, "patience": 0, "threshold": 1e9, "threshold_mode": "abs"}
+    plateau = {"name": "plateau", "class": "torch.optim.lr_scheduler.ReduceLROnPlateau", "kwargs": kwargs}
+
+    history = manifest(
+        dataset, tmp_path, num_epochs=6, eval_freq=2, learning_rate=0.8, learning_rate_schedule=[plateau]
+    ).history
+
+    assert [record.learning_rate for record in history] == [0.8, 0.8, 0.8, 0.8, 0.4, 0.4]
+
+
+def test_device(dataset: Path, tmp_path: Path) -> None:
+    assert trained(dataset, tmp_path / "cpu", device="cpu").device.startswith("cpu")
+    if torch.cuda.is_available():
+        assert trained(dataset, tmp_path / "cuda", device="cuda").device.startswith("cuda")
+    else:
+        assert trained(dataset, tmp_path / "auto", device="auto").device.startswith("cpu")
+        with pytest.raises(DeviceError, match="cuda"):
+            trained(dataset, tmp_path / "cuda", device="cuda")
+
+
+def test_mode_script_without_a_terminal_is_one_line_an_epoch(
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What "notebook" shows instead is seen where there is a notebook: tests/pipelines/test_readme.py.
+    caplog.set_level(logging.INFO, logger="shutterline.train")
+    logging.getLogger("shutterline").propagate = True
+
+    trained(dataset, tmp_path, num_epochs=3, mode="script")
+
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+
+
+def test_eval_metric_compute_freq_and_eval_batch_size(
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("shutterline").propagate = True
+    trained(dataset, tmp_path)
+
+    def batch_lines(**changes: Any) -> tuple[int, dict[str, float]]:
+        caplog.clear()
+        caplog.set_level(logging.INFO, logger="shutterline.evaluate")
+        result = evaluate(
+            model=tmp_path / "model", dataset=dataset, evaluation=tmp_path / "evaluation", params=small(**changes)
+        )
+        lines = [record for record in caplog.records if record.getMessage().startswith("batch ")]
+        return len(lines), result.metrics.as_dict()
+
+    whole, metrics = batch_lines(eval_metric_compute_freq="epoch", eval_batch_size=30)
+    assert whole == 0
+    for size, batches in ((1, 100), (30, 4), (1000, 1)):
+        assert batch_lines(eval_metric_compute_freq="batch", eval_batch_size=size) == (batches, metrics)
+
+
+def test_eval_batch_size_never_changes_training(dataset: Path, tmp_path: Path) -> None:
+    one, many = (manifest(dataset, tmp_path / str(size), eval_batch_size=size) for size in (1, 64))
+
+    assert one.history == many.history
+    assert one.weights == many.weights
+
+
+def test_test_fraction_and_validation_fraction(tmp_path: Path) -> None:
+    prepare(data=DIGITS, dataset=tmp_path / "data", params=small(test_fraction=0.5, validation_fraction=0.2))
+
+    splits = open_dataset(tmp_path / "data").manifest.splits
+    assert splits["test"].count == pytest.approx(1797 * 0.5, abs=10)
+    assert splits["validation"].count == pytest.approx(1797 * 0.5 * 0.2, abs=10)
+
+
+def test_max_unreadable(tmp_path: Path) -> None:
+    for label in "01":
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for index in range(4):
+            Image.new("L", (8, 8), index).save(tmp_path / "images" / label / f"{index}.png")
+    (tmp_path / "images" / "0" / "broken.png").write_bytes(b"\x89PNG")
+    changes = {"n_classes": 2, "test_fraction": 0.5}
+
+    with pytest.raises(InputError, match=r"broken\.png"):
+        prepare(data=tmp_path / "images", dataset=tmp_path / "data", params=small(max_unreadable=0.1, **changes))
+    prepare(data=tmp_path / "images", dataset=tmp_path / "data", params=small(max_unreadable=0.2, **changes))
+
+    assert [image.file for image in open_dataset(tmp_path / "data").manifest.unreadable] == ["0/broken.png"]
