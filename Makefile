@@ -1,0 +1,64 @@
+# `make run` and `make test` are all a newcomer needs; both install into .venv first.
+.DELETE_ON_ERROR:
+.PHONY: help install run test check format bench seeds clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first interpreter that is new enough; `make PYTHON=…` chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TESTS ?= tests
+WORKERS ?= 2
+
+help:
+	@echo 'make run      install, then train and evaluate the example through the whole pipeline'
+	@echo 'make test     install, then run the tests'
+	@echo 'make check    formatting, lint, types, import layers'
+	@echo 'make bench    measure speed against the usual ways, in ratios'
+	@echo 'make seeds    accuracy of the example over five seeds'
+	@echo 'make install  everything for development into $(VENV)'
+	@echo 'make clean    remove $(VENV), caches and runs'
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo 'Shutterline needs Python 3.11 or newer; none was found (make PYTHON=… names one)' >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# Two stages, so that `make run` downloads nothing that only tests need.
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'installing Shutterline into $(VENV): torch is several gigabytes, so this takes minutes the first time'
+	$(PIP_INSTALL) --editable '.[all]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.dev
+
+run: $(VENV)/.run
+	$(BIN)/shutterline run
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(TESTS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.bench
+
+seeds: $(VENV)/.run
+	@for seed in 17 18 19 20 21; do \
+		$(BIN)/shutterline run --set manual_seed=$$seed --out runs/seed-$$seed --json 2>/dev/null \
+		| $(BIN)/python -c "import json, sys; print('seed $$seed', json.load(sys.stdin)['metrics']['accuracy'])" || exit 1; done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache runs
