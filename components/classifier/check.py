@@ -33,6 +33,7 @@ def check_dict(raw: Mapping[str, Any], name: str | None = None) -> tuple[Params,
     """As :func:`check`, for options that are already a dict."""
     problems: list[Problem] = []
     params: Params | None = None
+    params_source.check_size(raw, name)  # what is too large would take too long to look into any further
     try:
         params = Params.from_dict(raw, name)
     except ParamsError as error:

@@ -32,7 +32,10 @@ def misfit(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, 
         The argument to look at (empty if none) and the message, or None if no reason is known.
     """
     return (
-        _wrong_rank(layer, shape, before) or _wrong_channels(layer, shape, before) or _too_small(layer, shape, before)
+        _wrong_rank(layer, shape, before)
+        or _wrong_channels(layer, shape, before)
+        or _too_small(layer, shape, before)
+        or _along_batch(layer, shape)
     )
 
 
@@ -96,8 +99,27 @@ def _too_small(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[s
     )
 
 
+def _along_batch(layer: nn.Module, shape: tuple[int, ...]) -> tuple[str, str] | None:
+    """A softmax or gate over the images of a batch: what one image gives would follow from its neighbours."""
+    rank = len(shape) + 1
+    match layer:
+        case nn.Softmax2d():
+            argument, dim = "", -3
+        case nn.Softmax() | nn.LogSoftmax() | nn.Softmin():
+            argument = "dim"
+            # torch's own choice where none is stated.
+            dim = layer.dim if layer.dim is not None else (0 if rank == 3 else 1)
+        case nn.GLU():
+            argument, dim = "dim", layer.dim
+        case _:
+            return None
+    if dim not in (0, -rank):
+        return None
+    return argument, "works along the images of a batch, which must not mix; dimension 1 is an image's first"
+
+
 def _each(value: object, count: int) -> list[int]:
     """One whole number per spatial dimension."""
     values = list(value) if isinstance(value, tuple | list) else [value] * count
     numbers = [item for item in values if isinstance(item, int)]
-    return numbers if len(numbers) == count else (numbers * count)[:count]
+    return numbers if len(numbers) == count else ((numbers or [1]) * count)[:count]

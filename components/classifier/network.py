@@ -135,7 +135,11 @@ def examine(
             place = f"net_arch[{index}]"
             layer: nn.Module = build(spec, place)
             output = _run(layer, spec, place, current, before)
-            rows.append(_row(place, layer, spec.short_name, current, output))
+            try:
+                rows.append(_row(place, layer, spec.short_name, current, output))
+            except Exception as error:  # evaluation cuts batches of its own, and the last may be of a single image
+                message = f"{spec.class_} does not take every number of images at evaluation: {first_line(error)}"
+                raise ParamsError([Problem(place, message)]) from error
             current, before = output, f"{place} ({spec.class_})"
         flat = torch.flatten(current, 1)
         if flat.shape[1] > 2**31:
@@ -178,11 +182,14 @@ def _wrong_output(output: object, batch: int) -> str | None:
 
 
 def _row(place: str, layer: nn.Module, name: str, given: Tensor, output: Tensor) -> LayerRow:
-    """A table row; the layer runs again on one image, in evaluation mode, to be counted."""
+    """A table row; the layer runs again in evaluation mode, on two images and on one, which is counted."""
     training = layer.training
     layer.eval()
-    with FlopCounterMode(display=False) as counter:
-        layer(given[:1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        layer(given.new_empty(2, *given.shape[1:]))
+        with FlopCounterMode(display=False) as counter:
+            layer(given[:1])
     layer.train(training)
     return LayerRow(
         place=place,

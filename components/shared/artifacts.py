@@ -182,24 +182,31 @@ class ArtifactWriter:
                 (self.path / WRITING_MARKER).unlink(missing_ok=True)
 
     def _take_over(self) -> None:
-        """Accept an empty directory or an earlier artifact of this kind, whose manifest goes first."""
+        """Accept an empty directory, an earlier artifact of this kind or an interrupted attempt at one, and clear it."""
         manifest = self.path / self._kind.manifest_file
-        if manifest.exists():
-            with suppress(ArtifactError):  # a damaged manifest names nothing we may delete
-                for record in read_manifest(self.path, self._kind).files():
-                    self._written.append(self.path / record.file)
-            manifest.unlink()
-            for file in self._written:
-                file.unlink(missing_ok=True)
-            self._written.clear()
-        elif not (self.path / WRITING_MARKER).exists() and any(self.path.iterdir()):
+        marker = self.path / WRITING_MARKER
+        if not manifest.exists() and not marker.exists() and any(self.path.iterdir()):
             raise ArtifactError(
                 f"{self.path}: is not empty and holds no {self._kind.name} to replace; name an empty or new directory"
             )
+        names = []
+        if manifest.exists():
+            with suppress(ArtifactError):  # a damaged manifest names nothing we may delete
+                names += [record.file for record in read_manifest(self.path, self._kind).files()]
+            manifest.unlink()
+        if marker.exists():
+            names += [
+                name for name in marker.read_text(errors="replace").splitlines() if _RELATIVE_FILE.fullmatch(name)
+            ]
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
 
     def new_file(self, name: str) -> Path:
         """The path for a new file of the artifact; its folders exist, an older file of that name does not."""
         path = self.path / _inside(name)
+        # Before the file itself, so that after a kill the next attempt knows what to clear away.
+        with (self.path / WRITING_MARKER).open("a", encoding="utf-8") as marker:
+            marker.write(f"{name}\n")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         self._written.append(path)

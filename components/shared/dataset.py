@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -164,7 +164,9 @@ class DatasetWriter:
         start = 0
         while start < len(images):
             # np.empty takes address space, not memory: pages are touched as images arrive.
-            pending = self._pending.setdefault(split, np.empty((self._per_shard, *self._shape), dtype=np.uint8))
+            if split not in self._pending:
+                self._pending[split] = np.empty((self._per_shard, *self._shape), dtype=np.uint8)
+            pending = self._pending[split]
             filled = self._filled.get(split, 0)
             taken = min(len(images) - start, self._per_shard - filled)
             pending[filled : filled + taken] = images[start : start + taken]
@@ -190,10 +192,10 @@ class DatasetWriter:
     ) -> DatasetManifest:
         """Write what is pending and the manifest; the dataset is whole from here on."""
         splits: dict[SplitName, SplitRecord] = {}
-        for split, parts in self._labels.items():
+        for split in (name for name in get_args(SplitName) if name in self._labels):
             if self._filled.get(split):
                 self._write_shard(split)
-            labels = np.concatenate(parts)
+            labels = np.concatenate(self._labels[split])
             file = self._writer.new_file(f"{split}/labels.npy")
             np.save(file, labels, allow_pickle=False)
             splits[split] = SplitRecord(
@@ -261,7 +263,8 @@ ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 def _open_array(file: Path, dtype: type[ScalarT], shape: tuple[int, ...]) -> npt.NDArray[ScalarT]:
     try:
-        array: npt.NDArray[ScalarT] = np.load(file, mmap_mode="r", allow_pickle=False)
+        # Not np.load, which takes zip archives and pickles for arrays too.
+        array: npt.NDArray[ScalarT] = np.lib.format.open_memmap(file, mode="r")
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{file}: is not a NumPy array file: {error}") from error
     if array.dtype != dtype or array.shape != shape:

@@ -30,6 +30,7 @@ from components.shared.events.targets import (
     bootstrap_servers,
 )
 from components.shared.params_types import (
+    EXACT_FLOAT_LIMIT,
     ClassSpec,
     Entry,
     KeywordArguments,
@@ -69,8 +70,9 @@ class ParamsWarning(UserWarning):
     """Something in the params has no effect; the run goes on."""
 
 
-def _credentials_reference(value: str) -> str:
-    if "{" in value or "PRIVATE KEY" in value:
+def _credentials_reference(value: object) -> object:
+    """Before any check that shows the value in its message."""
+    if isinstance(value, str) and ("{" in value or "PRIVATE KEY" in value or not value.isprintable()):
         raise refusal("must be the path of a service-account file, never its content")
     return value
 
@@ -96,10 +98,11 @@ def _servers(value: str) -> str:
 
 
 def _unique_names(schedules: list[ScheduleSpec]) -> list[ScheduleSpec]:
-    names = [schedule.name for schedule in schedules]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise refusal(f"the name {name!r} is taken by an earlier entry", f"[{index}].name")
+    seen = set()
+    for index, name in enumerate(schedule.name for schedule in schedules):
+        if name in seen:
+            raise refusal(f"the name {shortened(name)!r} is taken by an earlier entry", f"[{index}].name")
+        seen.add(name)
     return schedules
 
 
@@ -121,7 +124,7 @@ _Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
 class Params(Entry):
     """Every option of a run. Make one with :meth:`load` or :meth:`from_dict`; both report all problems at once."""
 
-    GOOGLE_APPLICATION_CREDENTIALS: Annotated[Text, AfterValidator(_credentials_reference)] | None = Field(
+    GOOGLE_APPLICATION_CREDENTIALS: Annotated[Text, BeforeValidator(_credentials_reference)] | None = Field(
         None, description="Path of the service-account file for Pub/Sub; null: application default credentials."
     )
     PUB_SUB_PROJECT: Annotated[Text, AfterValidator(_following(PUB_SUB_PROJECT_RULE))] | None = Field(
@@ -268,8 +271,8 @@ class Params(Entry):
         return text.replace("{{", "\\u007b\\u007b")
 
     def digest(self) -> str:
-        """SHA-256 of the params, hexadecimal; equal for equal params however they were written."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        """SHA-256 of the params, hexadecimal; equal for equal params however they were written, 5 or 5.0."""
+        canonical = json.dumps(_one_spelling(self.to_dict()), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
@@ -342,6 +345,16 @@ def valid_value(raw: Mapping[str, Any], key: str) -> Any:
         return TypeAdapter(annotation).validate_python(raw[key])
     except ValidationError:
         return None
+
+
+def _one_spelling(value: Any) -> Any:
+    """Plain data with integral floats as integers: KFP turns the one into the other, and both mean the same run."""
+    if isinstance(value, dict):
+        return {key: _one_spelling(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_one_spelling(item) for item in value]
+    exact = isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_FLOAT_LIMIT
+    return int(value) if exact else value
 
 
 def _without_dropped_options(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -429,13 +442,13 @@ def _message(detail: ErrorDetails, raw: Mapping[str, Any]) -> str:
         case "extra_forbidden":
             return _unknown_key(detail["loc"])
         case "greater_than_equal":
-            return f"must be at least {context['ge']:g}, got {given}"
+            return f"must be at least {_bound(context['ge'])}, got {given}"
         case "greater_than":
-            return f"must be greater than {context['gt']:g}, got {given}"
+            return f"must be greater than {_bound(context['gt'])}, got {given}"
         case "less_than_equal":
-            return f"must be at most {context['le']:g}, got {given}"
+            return f"must be at most {_bound(context['le'])}, got {given}"
         case "less_than":
-            return f"must be less than {_power(context['lt'])}, got {given}"
+            return f"must be less than {_bound(context['lt'])}, got {given}"
         case "literal_error":
             return f"must be {context['expected'].replace(chr(39), chr(34))}, got {given}"
         case "list_type":
@@ -450,8 +463,11 @@ def _message(detail: ErrorDetails, raw: Mapping[str, Any]) -> str:
             return shortened(detail["msg"], 200)
 
 
-def _power(value: float) -> str:
-    return "2^64" if value == 2**64 else f"{value:g}"
+def _bound(value: float) -> str:
+    """A limit without lost digits."""
+    if value == 2**64:
+        return "2^64"
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
 
 def _unknown_key(location: tuple[int | str, ...]) -> str:

@@ -6,11 +6,10 @@ is a number and ``no`` is a text; PyYAML alone follows YAML 1.1, where both are 
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +20,7 @@ from components.shared.errors import ParamsError, Problem
 
 MAX_BYTES = 10 * 1024 * 1024
 MAX_VALUES = 100_000
+MAX_NESTING = 64
 
 _SEGMENT = re.compile(r"\.?([A-Za-z_][A-Za-z0-9_]*)|\[([0-9]{1,9})\]")
 _PYTHON_WORDS = {"True": True, "False": False, "None": None}
@@ -98,8 +98,8 @@ def from_yaml(text: str, source: str | None = None) -> dict[str, Any]:
         fail(f"is not YAML: {' '.join(str(error).split())}", source)
     except RecursionError:
         fail("is nested too deep", source)
-    except ValueError:
-        fail("holds an integer of thousands of digits", source)
+    except (ValueError, OverflowError) as error:  # PyYAML's own, such as of "\U00110000", which is no character
+        fail(f"is not YAML: {shortened(str(error), 100)}", source)
     return _one_mapping(value, source)
 
 
@@ -112,7 +112,8 @@ def with_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str
     Raises:
         ParamsError: Not of that form, or the way leads nowhere.
     """
-    result = copy.deepcopy(dict(raw))
+    check_size(raw)
+    result: dict[str, Any] = {key: _copied(value) for key, value in raw.items()}
     for override in overrides:
         key, equals, value = override.partition("=")
         way = _way(key.strip()) if equals else None
@@ -150,18 +151,27 @@ def check_size(value: object, source: str | None = None) -> None:
     """Refuse what aliases or nesting blow up beyond any real config.
 
     Raises:
-        ParamsError: More than 100,000 values.
+        ParamsError: More than 100,000 values, or mappings and lists more than 64 deep, as one inside itself is.
     """
-    left, budget = [value], MAX_VALUES
+    left, budget = [(value, 0)], MAX_VALUES
     while left:
-        item = left.pop()
+        item, depth = left.pop()
         budget -= 1
         if budget < 0:
             fail(f"holds more than {MAX_VALUES:,} values", source)
-        if isinstance(item, dict):
-            left.extend(item.values())
+        if depth > MAX_NESTING:
+            fail(f"is nested more than {MAX_NESTING} deep", source)
+        if isinstance(item, Mapping):
+            left.extend((inner, depth + 1) for inner in item.values())
         elif isinstance(item, list | tuple):
-            left.extend(item)
+            left.extend((inner, depth + 1) for inner in item)
+
+
+def _copied(value: Any) -> Any:
+    """`value` with mappings and lists of its own; what is inside them may be anything, and is shared."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _way(key: str) -> list[str | int] | None:
@@ -213,8 +223,17 @@ class _CoreLoader(yaml.SafeLoader):
     """SafeLoader with the tags of YAML 1.2's core schema and no duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own protocol
+    # Not SafeLoader's: they make dates, sets and bytes, and raise what they like where tag and text disagree.
+    yaml_constructors: dict[str | None, Any] = {  # noqa: RUF012
+        "tag:yaml.org,2002:str": yaml.SafeLoader.construct_yaml_str,
+        "tag:yaml.org,2002:seq": yaml.SafeLoader.construct_yaml_seq,
+        "tag:yaml.org,2002:map": yaml.SafeLoader.construct_yaml_map,
+        None: yaml.SafeLoader.construct_undefined,
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "a mapping was expected here", node.start_mark)
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -230,28 +249,48 @@ class _CoreLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    text = loader.construct_scalar(node)
+def _int(text: str) -> int:
     return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
 
-def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    text = loader.construct_scalar(node).lower()
-    if text.endswith(".inf"):
-        return -math.inf if text.startswith("-") else math.inf
-    return math.nan if text == ".nan" else float(text)
+def _float(text: str) -> float:
+    folded = text.lower()
+    if folded.endswith(".inf"):
+        return -math.inf if folded.startswith("-") else math.inf
+    return math.nan if folded == ".nan" else float(folded)
 
 
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+def _scalar(
+    kind: str, pattern: re.Pattern[str], meaning: Callable[[str], object]
+) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], object]:
+    """A constructor of one kind of scalar, which a tag may ask for where the text is none."""
+
+    def construct(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> object:
+        text = loader.construct_scalar(node)
+        if pattern.match(text) is None:
+            problem = f"{shortened(text)!r} is no {kind}"
+        else:
+            try:
+                return meaning(text)
+            except ValueError:  # Python's limit on the digits of one integer
+                problem = "an integer of thousands of digits"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+    return construct
+
+
+_CORE: tuple[tuple[str, str, list[str], Callable[[str], object]], ...] = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""], lambda text: None),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF"), lambda text: text.lower() == "true"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789"), _int),
     (
         "float",
         r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
         list("-+0123456789."),
+        _float,
     ),
-):
-    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)
-_CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-_CoreLoader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+)
+for _kind, _text, _first, _meaning in _CORE:
+    _tag, _pattern = f"tag:yaml.org,2002:{_kind}", re.compile(rf"(?:{_text})\Z")
+    _CoreLoader.add_implicit_resolver(_tag, _pattern, _first)
+    _CoreLoader.add_constructor(_tag, _scalar(_kind, _pattern, _meaning))

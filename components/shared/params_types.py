@@ -13,7 +13,7 @@ import numbers
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from components.shared.allowed_classes import (
@@ -28,6 +28,7 @@ from components.shared.allowed_classes import (
 
 EXACT_FLOAT_LIMIT = 2**53
 MAX_DEPTH = 32
+MAX_BITS = 64
 
 PlainValue = bool | int | float | str | None | list["PlainValue"] | dict[str, "PlainValue"]
 
@@ -131,6 +132,8 @@ def plain(value: object, where: str, depth: int = 0) -> Iterator[tuple[str, str]
         yield where, f"is nested more than {MAX_DEPTH} deep"
     elif isinstance(value, float) and not math.isfinite(value):
         yield where, f"must be a finite number, got {value}"
+    elif isinstance(value, int) and value.bit_length() > MAX_BITS:
+        yield where, f"must be a whole number of at most {MAX_BITS} bits, got {described(value)}"
     elif value is None or isinstance(value, bool | int | float | str):
         return
     elif isinstance(value, list):
@@ -258,13 +261,24 @@ class TransformSpec(ClassSpec):
         inner = value.get("transforms")
         if not isinstance(inner, list | tuple):
             raise refusal("must be a list of {class, kwargs} entries", ".transforms")
-        specs = []
+        specs, problems = [], []
         for index, item in enumerate(inner):
             try:
                 specs.append(TransformSpec.model_validate(item).model_dump(by_alias=True))
-            except ValueError as error:
-                raise refusal(first_line(error), f".transforms[{index}]") from error
+            except ValidationError as error:
+                problems += [(f".transforms[{index}]{where}", message) for where, message in _told(error)]
+        if problems:
+            raise refusals(problems)
         return {**value, "transforms": specs}
+
+
+def _told(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """The problems of a nested entry, each as (where, message)."""
+    for detail in error.errors(include_url=False):
+        context = detail.get("ctx", {})
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{shortened(part)}" for part in detail["loc"])
+        for inner, message in context.get("problems", [(context.get("where", ""), context.get("message"))]):
+            yield where + inner, message or shortened(detail["msg"], 200)
 
 
 def first_line(error: BaseException) -> str:

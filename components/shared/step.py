@@ -7,6 +7,7 @@ traceback; 130 interrupted; 1 anything else.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -94,7 +95,10 @@ def run_step(step: StepName, params: Params | str, work: Callable[[Params], Resu
             status=status,
             seconds=time.perf_counter() - start,
             exit_code=exit_code,
-            error=StepError(type=type(error).__name__, message=message),
+            # A file's name may hold bytes that are no text, and a record is JSON.
+            error=StepError(
+                type=type(error).__name__, message=message.encode("utf-8", "backslashreplace").decode("utf-8")
+            ),
         )
         _leave(record)
         raise StepFailed(record, exit_code) from error
@@ -113,6 +117,13 @@ def run_step(step: StepName, params: Params | str, work: Callable[[Params], Resu
     except ShutterlineError as error:
         log.error("failed: %s", error)
         end_with("failed", error, str(error), error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            log.exception("failed: %s", type(error).__name__)
+            end_with("failed", error, str(error), EXIT_FAILURE)
+        message = f"{error.strerror}: {error.filename or 'while writing'}; free some space and run the step again"
+        log.error("failed: %s", message)
+        end_with("failed", error, message, EXIT_FAILURE)
     except KeyboardInterrupt as error:
         log.error("cancelled")
         end_with("cancelled", error, "interrupted from the keyboard", EXIT_INTERRUPTED)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.data_prep.__main__ import main
+from components.data_prep.prepare import prepare
+from components.shared.dataset import open_dataset
+from components.shared.errors import ArtifactError
+from tests.data_prep.building import class_folders, files_of, params, params_json
+
+
+def test_the_command_writes_a_dataset_and_reports_it_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class_folders(tmp_path / "data", {"a": 4, "b": 4})
+    (tmp_path / "params.json").write_text(params_json())
+    arguments = ["--data", str(tmp_path / "data"), "--dataset", str(tmp_path / "out")]
+
+    assert main([*arguments, "--params", str(tmp_path / "params.json"), "--set", "test_fraction=0.25", "--json"]) == 0
+
+    record = json.loads(capsys.readouterr().out)
+    assert (record["step"], record["status"]) == ("data-prep", "succeeded")
+    assert record["report"] == {
+        "dataset": str(tmp_path / "out"),
+        "classes": ["a", "b"],
+        "counts": {"train": 6, "test": 2},
+        "image_shape": [4, 4, 1],
+        "unreadable": 0,
+        "source": "a folder per class",
+        "test_split": "held out",
+    }
+    assert open_dataset(tmp_path / "out").manifest.splits["train"].count == 6
+
+
+def test_the_same_data_and_params_give_the_same_bytes(tmp_path: Path) -> None:
+    changed = params(validation_fraction=0.25, max_unreadable=0.5, manual_seed=2**64 - 1)
+    for name in ("first", "second"):
+        data = class_folders(tmp_path / name / "data", {"a": 9, "b": 9})
+        (data / "a" / "0003.png").write_bytes(b"damaged")
+        prepare(data=data, dataset=tmp_path / name / "out", params=changed)
+
+    assert files_of(tmp_path / "first" / "out") == files_of(tmp_path / "second" / "out")
+
+
+def test_an_earlier_dataset_is_replaced_whole(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"a": 9, "b": 9})
+    prepare(data=data, dataset=tmp_path / "out", params=params(validation_fraction=0.25))
+    prepare(data=data, dataset=tmp_path / "out", params=params())
+    prepare(data=data, dataset=tmp_path / "new", params=params())
+
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "new")
+
+
+def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", {"a": 2, "b": 2})
+
+    with pytest.raises(ArtifactError, match="is not empty and holds no dataset to replace"):
+        prepare(data=data, dataset=data, params=params())
+    with pytest.raises(ArtifactError, match="cannot be written as a dataset"):
+        prepare(data=data, dataset=data / "a" / "0000.png", params=params())
+    assert len(files_of(data)) == 4
+
+
+def test_an_interruption_leaves_nothing_that_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = class_folders(tmp_path / "data", {"a": 2, "b": 2})
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("components.shared.dataset.DatasetWriter.commit", interrupt)
+    arguments = ["--data", str(data), "--dataset", str(tmp_path / "out"), "--params", params_json()]
+
+    assert main(arguments) == 130
+    assert files_of(tmp_path / "out") == {}
+
+
+def test_bad_params_end_before_the_data_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", str(tmp_path / "none"), "--dataset", str(tmp_path / "out"), "--params", params_json()]
+
+    assert main([*arguments, "--set", "n_classes=1"]) == 2
+
+    assert "n_classes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", ["--data", "--dataset", "--params"])
+def test_every_path_is_required(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"--data": "d", "--dataset": "o", "--params": params_json()}
+    del options[missing]
+
+    with pytest.raises(SystemExit) as ended:
+        main([part for option in options.items() for part in option])
+
+    assert ended.value.code == 2
+    assert f"the following arguments are required: {missing}" in capsys.readouterr().err
+
+
+def test_help_and_wrong_params_load_neither_numpy_nor_pillow() -> None:
+    code = (
+        "import sys; from components.data_prep.__main__ import main\n"
+        "assert main(['--data', 'd', '--dataset', 'o', '--params', '{}']) == 2\n"
+        "assert not {'numpy', 'PIL', 'torch', 'kfp'} & set(sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_data_prep_loads_neither_torch_nor_kfp() -> None:
+    code = (
+        "import sys; import components.data_prep.prepare\n"
+        "assert 'numpy' in sys.modules and not {'torch', 'kfp', 'torchvision'} & set(sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr

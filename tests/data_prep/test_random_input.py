@@ -1,0 +1,94 @@
+"""Whatever the bytes are: a dataset, or one line that says what is wrong; never another exception."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.data_prep.prepare import prepare
+from components.shared.dataset import open_dataset
+from components.shared.errors import DataError
+from tests.data_prep.bad_data import IMAGES, LABELS
+from tests.data_prep.building import class_folders, idx_bytes, idx_folder, info_csv, params
+
+quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def _prepares_or_says_why(folder: Path, data: Path) -> None:
+    problem = None
+    try:
+        prepare(data=data, dataset=folder / "out", params=params(max_unreadable=1))
+    except DataError as error:
+        problem = str(error)
+    if problem is None:
+        open_dataset(folder / "out")
+    else:
+        assert problem.isprintable()
+        assert not (folder / "out" / "dataset.json").exists()
+
+
+sizes = st.integers(0, 7) | st.sampled_from([2**16, 2**31, 2**32 - 1])
+idx_like = st.builds(
+    lambda type_code, dims, values: struct.pack(f">BBBB{len(dims)}I", 0, 0, type_code, len(dims), *dims) + values,
+    st.sampled_from([8, 8, 8, 9, 13, 0]),
+    st.lists(sizes, max_size=5),
+    st.binary(max_size=120),
+)
+cut_or_changed = st.builds(
+    lambda at, put, whole: whole[:at] + put + whole[at + len(put) :],
+    st.integers(0, 40),
+    st.binary(max_size=4),
+    st.sampled_from([idx_bytes(IMAGES), idx_bytes(LABELS), gzip.compress(idx_bytes(IMAGES), mtime=0)]),
+)
+
+
+@quick
+@given(
+    content=st.binary(max_size=200) | idx_like | idx_like.map(gzip.compress) | cut_or_changed,
+    name=st.sampled_from(["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"]),
+    end=st.sampled_from(["", ".gz"]),
+)
+def test_any_idx_file(content: bytes, name: str, end: str) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        data = idx_folder(Path(temporary) / "data", IMAGES, LABELS)
+        idx_folder(data, IMAGES, LABELS, split="t10k")
+        (data / name).unlink()
+        (data / f"{name}{end}").write_bytes(content)
+        _prepares_or_says_why(Path(temporary), data)
+
+
+cells = st.sampled_from(["0.png", "1.png", "./0.png", "../0.png", "a/0.png", "a", ".", "/", "x", "cat", "dog", ""])
+rows = st.lists(st.lists(cells | st.text(max_size=6), max_size=4).map(",".join), max_size=8).map("\n".join)
+tables = st.builds(
+    lambda header, body: f"{header}\n{body}",
+    st.sampled_from(["files,type", "type,files", "files,type,more", "\ufefffiles,type", '"files" ,type', "files"]),
+    rows,
+)
+
+
+@quick
+@given(text=(tables | st.text(max_size=80)).map(lambda text: text.encode("utf-8", "replace")) | st.binary(max_size=80))
+def test_any_table(text: bytes) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        train = info_csv(Path(temporary) / "data" / "train", "", ["0.png", "1.png", "a/0.png"])
+        (train / "info.csv").write_bytes(text)
+        _prepares_or_says_why(Path(temporary), train.parent)
+
+
+@quick
+@given(
+    start=st.sampled_from(
+        [b"", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0", b"RIFF"]
+    ),
+    content=st.binary(max_size=120),
+)
+def test_any_image_file(start: bytes, content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        data = class_folders(Path(temporary) / "data", {"a": 2, "b": 2})
+        (data / "a" / "x.png").write_bytes(start + content)
+        _prepares_or_says_why(Path(temporary), data)
