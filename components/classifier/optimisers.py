@@ -18,7 +18,6 @@ from components.shared.errors import ParamsError, Problem
 from components.shared.params import Params
 from components.shared.params_types import ScheduleSpec, first_line
 
-
 # Steps of a schedule in a rehearsal, all schedules together: 0.4 s.
 _STEPS = 100_000
 

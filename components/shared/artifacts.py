@@ -182,7 +182,7 @@ class ArtifactWriter:
                 (self.path / WRITING_MARKER).unlink(missing_ok=True)
 
     def _take_over(self) -> None:
-        """Accept an empty directory, an earlier artifact of this kind or an interrupted attempt at one, and clear it."""
+        """Accept an empty directory, an earlier artifact of this kind or an interrupted attempt, and clear it."""
         manifest = self.path / self._kind.manifest_file
         marker = self.path / WRITING_MARKER
         if not manifest.exists() and not marker.exists() and any(self.path.iterdir()):

@@ -38,6 +38,14 @@ def manifest(dataset: Path, out: Path, **changes: Any) -> ModelManifest:
     return open_model(out / "model").manifest
 
 
+def listen(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let caplog see the steps' log lines, once each, whatever handlers an earlier test left."""
+    steps = logging.getLogger("shutterline")
+    monkeypatch.setattr(steps, "handlers", [caplog.handler])
+    monkeypatch.setattr(steps, "propagate", False)
+    caplog.set_level(logging.INFO, logger="shutterline")
+
+
 def trainer(dataset: Path, **changes: Any) -> Trainer:
     """A trainer that has not trained yet."""
     params, data, cpu = small(**changes), open_dataset(dataset), torch.device("cpu")
@@ -271,11 +279,10 @@ def test_device(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_mode_script_without_a_terminal_is_one_line_an_epoch(
-    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What "notebook" shows instead is seen where there is a notebook: tests/pipelines/test_readme.py.
-    caplog.set_level(logging.INFO, logger="shutterline.train")
-    logging.getLogger("shutterline").propagate = True
+    listen(caplog, monkeypatch)
 
     trained(dataset, tmp_path, num_epochs=3, mode="script")
 
@@ -284,14 +291,13 @@ def test_mode_script_without_a_terminal_is_one_line_an_epoch(
 
 
 def test_eval_metric_compute_freq_and_eval_batch_size(
-    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logging.getLogger("shutterline").propagate = True
+    listen(caplog, monkeypatch)
     trained(dataset, tmp_path)
 
     def batch_lines(**changes: Any) -> tuple[int, dict[str, float]]:
         caplog.clear()
-        caplog.set_level(logging.INFO, logger="shutterline.evaluate")
         result = evaluate(
             model=tmp_path / "model", dataset=dataset, evaluation=tmp_path / "evaluation", params=small(**changes)
         )
