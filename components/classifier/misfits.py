@@ -113,6 +113,8 @@ def _along_batch(layer: nn.Module, shape: tuple[int, ...]) -> tuple[str, str] | 
             argument, dim = "dim", layer.dim
         case _:
             return None
+    if not -rank <= dim < rank:  # the meta device does not mind
+        return argument, f"works along dimension {dim}, and a batch of {spelled_shape(shape)} has {rank} dimensions"
     if dim not in (0, -rank):
         return None
     return argument, "works along the images of a batch, which must not mix; dimension 1 is an image's first"

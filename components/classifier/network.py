@@ -128,12 +128,16 @@ def examine(
     """
     height, width, channels = image_shape
     rows: list[LayerRow] = []
+    layers: list[nn.Module] = []
     with torch.device("meta"), torch.no_grad():
         current = torch.empty(min(batch_size, _BATCH), channels, height, width)
         before = "the images"
         for index, spec in enumerate(net_arch):
             place = f"net_arch[{index}]"
             layer: nn.Module = build(spec, place)
+            if not isinstance(layer, nn.Module):  # of a module that an operator named
+                raise ParamsError([Problem(place, f"{spec.class_} is not a torch.nn.Module")])
+            layers.append(layer)
             output = _run(layer, spec, place, current, before)
             try:
                 rows.append(_row(place, layer, spec.short_name, current, output))
@@ -147,6 +151,8 @@ def examine(
         rows.append(_row("appended", nn.Flatten(), "Flatten", current, flat))
         linear = nn.Linear(flat.shape[1], n_classes)
         rows.append(_row("appended", linear, "Linear", flat, linear(flat)))
+    if any(getattr(layer, "inplace", False) for layer in layers):
+        _differentiate(layers, min(batch_size, _BATCH), (channels, height, width))
     return LayerTable((channels, height, width), tuple(rows))
 
 
@@ -168,6 +174,25 @@ def _run(layer: nn.Module, spec: LayerSpec, place: str, given: Tensor, before: s
     if wrong:
         raise ParamsError([Problem(place, f"{spec.class_} {wrong}")])
     return output  # type: ignore[no-any-return]
+
+
+def _differentiate(layers: list[nn.Module], batch: int, shape: tuple[int, ...]) -> None:
+    """Refuse a layer that overwrites (``inplace``) what an earlier one needs for its gradient.
+
+    Raises:
+        ParamsError: As torch says it; it does not know which of the layers.
+    """
+    try:
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            current = torch.empty(batch, *shape)
+            for layer in layers:
+                current = layer(current)
+            current.sum().backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # some layers have no gradient on the meta device, and have one elsewhere
+        if "inplace operation" in str(error):
+            message = "a layer with inplace: true overwrites what the layer before it needs for its gradient; set false"
+            raise ParamsError([Problem("net_arch", message)]) from error
 
 
 def _wrong_output(output: object, batch: int) -> str | None:
@@ -232,6 +257,6 @@ def load_network(model: Model, weights: Path | None = None) -> Network:
         specs = [LayerSpec.model_validate(entry) for entry in manifest.net_arch]
         network = build_network(specs, manifest.image.as_tuple(), len(manifest.classes))
         network.load_state_dict(load_file(file))
-    except (ValueError, ParamsError, SafetensorError, RuntimeError) as error:
+    except (OSError, ValueError, ParamsError, SafetensorError, RuntimeError) as error:
         raise ArtifactError(f"{file}: does not fit the architecture in model.json: {first_line(error)}") from error
     return network.eval()

@@ -36,6 +36,8 @@ def _build_optimiser(
 ) -> Optimizer:
     passed = {"params": list(parameters), "lr": params.learning_rate}
     kwargs, problems = fitted_kwargs(params.optim_class, params.optim_kwargs, "optim_class", "optim_kwargs", passed)
+    if not problems and not issubclass(resolve(params.optim_class), Optimizer):  # of a module that an operator named
+        problems.append(Problem("optim_class", f"{params.optim_class} is not a torch.optim.Optimizer"))
     if problems:
         raise ParamsError(problems)
     optimiser: Optimizer = construct(adapt(resolve(params.optim_class)), "optim_kwargs", {**kwargs, **passed})
@@ -90,12 +92,20 @@ def rehearse(params: Params, epochs_at_most: int = 10_000) -> list[Problem]:
     optimiser without momentum, momentum out of range.
     """
     try:
-        optimiser = _build_optimiser(params, [torch.nn.Parameter(torch.zeros(1))], _without_compiler)
+        parameter = torch.nn.Parameter(torch.zeros(2, 2))
+        parameter.grad = torch.ones(2, 2)
+        optimiser = _build_optimiser(params, [parameter], _without_compiler)
         schedules = build_schedules(params, optimiser)
     except ParamsError as error:
         return list(error.problems)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no optimiser step is made between the schedules' steps
+        try:
+            with torch.no_grad():
+                optimiser.step()
+        except Exception as error:  # whatever an optimiser raises is about its kwargs or the learning rate
+            message = f"{params.optim_class} fails at a step with learning_rate {params.learning_rate:g}"
+            return [Problem("optim_class", f"{message} and these optim_kwargs: {first_line(error)}")]
         for epoch in range(1, min(params.num_epochs, epochs_at_most, _STEPS // max(1, len(schedules.specs))) + 1):
             for index, scheduler in enumerate(schedules.schedulers):
                 try:
@@ -108,6 +118,7 @@ def rehearse(params: Params, epochs_at_most: int = 10_000) -> list[Problem]:
 
 
 def _without_compiler(cls: type[Optimizer]) -> type[Optimizer]:
-    """The optimiser class without the wrapper that imports torch's compiler, 1.2 s, when the first one is made."""
-    plain: type[Optimizer] = type(cls.__name__, (cls,), {"add_param_group": inspect.unwrap(cls.add_param_group)})
+    """The optimiser class without the wrappers that import torch's compiler, 1.2 s, when the first one is made."""
+    unwrapped = {name: inspect.unwrap(getattr(cls, name)) for name in ("add_param_group", "step")}
+    plain: type[Optimizer] = type(cls.__name__, (cls,), unwrapped)
     return plain

@@ -177,8 +177,10 @@ def test_the_command_line_prints_one_json_document(
     params = write_params(tmp_path / "params.json")
 
     code = main(
-        ["--dataset", str(dataset), "--model", str(tmp_path / "model"), "--params", str(params), "--json"]
-        + ["--set", "num_epochs=1", "--checkpoints", str(tmp_path / "checkpoints")]
+        [
+            *("--dataset", str(dataset), "--model", str(tmp_path / "model"), "--params", str(params)),
+            *("--set", "num_epochs=1", "--checkpoints", str(tmp_path / "checkpoints"), "--json"),
+        ]
     )
 
     document = json.loads(capsys.readouterr().out)

@@ -1,0 +1,39 @@
+"""``make bench``: every speed claim as a ratio, both sides measured in this run on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from tests.bench.measure import HEAD
+from tests.bench.pipeline import pipeline_overhead
+from tests.bench.training import batch_rates, training_rate
+
+
+def main(wanted: str = "abc") -> None:
+    """Run the benchmarks named by their letters and print one row each."""
+    logging.disable(logging.INFO)
+    cpu = platform.processor() or platform.machine()
+    print(f"{os.cpu_count()} cores ({cpu}), Python {platform.python_version()}, torch {torch.__version__},", end=" ")
+    print(f"{torch.get_num_threads()} threads; medians, after one warm-up of each side, sides in turn")
+    print(HEAD, flush=True)
+    with tempfile.TemporaryDirectory(prefix="shutterline-bench-") as directory:
+        if "a" in wanted:
+            (Path(directory) / "png").mkdir()
+            for ratio in batch_rates(Path(directory) / "png"):
+                print(ratio.line(), flush=True)
+        if "b" in wanted:
+            print(training_rate().line(), flush=True)
+        if "c" in wanted:
+            for ratio in pipeline_overhead(Path(directory)):
+                print(ratio.line(), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
