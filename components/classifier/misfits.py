@@ -71,7 +71,8 @@ def _wrong_channels(layer: nn.Module, shape: tuple[int, ...], before: str) -> tu
     if got == wanted:
         return None
     unit = "features" if argument == "in_features" else "channels"
-    return argument, f"is made for {wanted} {unit}, but {before} gives {got} {unit} ({spelled_shape(shape)})"
+    give = "give" if before == "the images" else "gives"
+    return argument, f"is made for {wanted} {unit}, but {before} {give} {got} {unit} ({spelled_shape(shape)})"
 
 
 def _too_small(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
