@@ -16,7 +16,7 @@ help:
 	@echo 'make test     install, then run the tests'
 	@echo 'make check    formatting, lint, types, import layers'
 	@echo 'make bench    measure speed against the usual ways, in ratios'
-	@echo 'make seeds    accuracy of the example over five seeds'
+	@echo 'make seeds    accuracy of the example over ten seeds'
 	@echo 'make install  everything for development into $(VENV)'
 	@echo 'make clean    remove $(VENV), caches and runs'
 
@@ -56,7 +56,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
 
 seeds: $(VENV)/.run
-	@for seed in 17 18 19 20 21; do \
+	@for seed in 0 1 2 3 4 17 18 19 20 21; do \
 		$(BIN)/shutterline run --set manual_seed=$$seed --out runs/seed-$$seed --json 2>/dev/null \
 		| $(BIN)/python -c "import json, sys; print('seed $$seed', json.load(sys.stdin)['metrics']['accuracy'])" || exit 1; done
 

@@ -96,7 +96,10 @@ BAD_PARAMS: dict[str, tuple[str | bytes, str]] = {
     "network: groups that do not divide": (layer(groups=3), "net_arch[0].kwargs: Conv2d refuses them"),
     "network: a device of its own": (layer(device="cuda"), "the run's device is set by the key device"),
     "network: a size beyond 64 bits": (layer(out_channels=10**30), "net_arch[0]"),
-    "network: three channels into one": (layer(in_channels=3), "is made for 3 channels, but the images give 1 channels"),
+    "network: three channels into one": (
+        layer(in_channels=3),
+        "is made for 3 channels, but the images give 1 channels",
+    ),
     "network: a window larger than the image": (layer(kernel_size=9), "a window of 9×9 needs at least 9×9"),
     "network: images mixed": (layers({"class": "torch.nn.Flatten", "kwargs": {"start_dim": 0}}), "mixes the images"),
     "optimiser: not one": (key(optim_class="torch.optim.Adom"), "did you mean torch.optim.Adam?"),

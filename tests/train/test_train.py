@@ -171,6 +171,34 @@ def test_weights_do_not_depend_on_where_images_are_kept(
     assert resident.read_bytes() == mapped.read_bytes()
 
 
+def test_the_host_asks_the_device_nothing_between_steps(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def counted(name: str) -> None:
+        original = getattr(torch.Tensor, name)
+
+        def call(self: torch.Tensor, *args: object, **kwargs: object) -> object:
+            asked.append(name)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, call)
+
+    # Each of these makes a host wait for a GPU.
+    for name in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__"):
+        counted(name)
+    counts = []
+    for batch_size in (100, 4):  # 2 steps an epoch, and 50
+        asked.clear()
+        # SGD, because on the CPU torch's Adam reads its own step counter, which lives there.
+        params = small(batch_size=batch_size, flip_images=True, num_epochs=1, optim_class="torch.optim.SGD")
+        train(dataset=dataset, model=tmp_path / str(batch_size), params=params)
+        counts.append(len(asked))
+
+    assert counts[0] == counts[1] > 0
+
+
 def test_the_command_line_prints_one_json_document(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

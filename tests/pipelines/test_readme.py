@@ -1,0 +1,96 @@
+"""README is the truth: its notebook runs, its commands parse, its table of params is the code's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from components.shared.params import Params
+from pipelines.cli import build_parser
+from tests.pipelines.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def spelled(value: object) -> str:
+    """A default as README writes it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"`{value}`"
+    return f"{value:g}" if isinstance(value, int | float) else "none"
+
+
+def params_table() -> str:
+    """The rows README must show, made from the fields themselves."""
+    return "\n".join(
+        f"| `{name}` | "
+        + ("required" if field.is_required() else spelled(field.get_default(call_default_factory=True)))
+        + f" | {field.description} |"
+        for name, field in Params.model_fields.items()
+    )
+
+
+def test_the_table_of_params_is_the_codes() -> None:
+    shown = re.search(r"<!-- params: .*? -->\n(.*?)\n<!-- end of params -->", README, flags=re.DOTALL)
+    assert shown is not None
+    assert shown[1].split("|---|---|---|\n", 1)[1] == params_table()
+
+
+def test_the_notebook_runs_and_shows_a_notebooks_progress(tmp_path: Path) -> None:
+    (source,) = blocks("python")
+    assert '"mode": "notebook"' in source
+    (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])  # type: ignore[no-untyped-call]
+
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+    outputs = notebook.cells[0].outputs
+    text = "".join(output.get("text", "") for output in outputs)
+    accuracy = re.search(r"accuracy (0\.\d+)", text)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 0.9
+    widgets = [output for output in outputs if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]
+    assert widgets, "mode notebook shows a widget"
+
+
+@pytest.mark.parametrize(
+    "line", [line for block in blocks("sh") for line in block.splitlines() if "shutterline" in line]
+)
+def test_every_shutterline_command_parses(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    assert words[0] == ".venv/bin/shutterline"
+    build_parser().parse_args(words[1:])
+
+
+def test_every_command_and_option_is_documented() -> None:
+    commands = next(
+        action.choices for action in build_parser()._actions if isinstance(action.choices, dict) and action.choices
+    )
+    for name, parser in commands.items():
+        assert f"`shutterline {name}" in README
+        row = next(line for line in README.splitlines() if line.startswith(f"| `shutterline {name}"))
+        for action in parser._actions:
+            for option in action.option_strings:
+                if option not in ("-h", "--help", "--json", "--output"):
+                    assert option in row, f"{name} {option}"
+
+
+def test_nothing_in_the_repository_names_a_machine_or_an_index() -> None:
+    listed = [ROOT / name for name in ("README.md", "Makefile", "constraints.txt", "pyproject.toml", ".ci/run")]
+    for file in listed:
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"https?://(?!json-schema\.org)", text), file
+        assert "/root/" not in text
+        assert "/work/" not in text
