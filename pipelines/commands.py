@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from components.shared.command import print_json
-from components.shared.errors import EXIT_OK
+from components.shared.errors import EXIT_OK, InputError
 from components.shared.params import Params, json_schema
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS, Checked, load_checked
 
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from pipelines.targets.local import run_local  # kfp takes most of a second: after the params are known to be good
 
     _warn(checked)
-    out = options.out or Path("runs") / time.strftime("%Y-%m-%dT%H-%M-%S")
+    out = options.out or _new_directory()
     done = run_local(
         checked.params,
         options.data or EXAMPLE_DATA,
@@ -47,6 +47,22 @@ def run(options: argparse.Namespace) -> int:
         for line in result_table(done.document, out):
             _say(line)
     return done.exit_code
+
+
+def _new_directory() -> Path:
+    """A directory named by the time that no other run has taken."""
+    base = out = Path("runs") / time.strftime("%Y-%m-%dT%H-%M-%S")
+    number = 1
+    while True:
+        try:
+            out.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            out = base.with_name(f"{base.name}-{number}")
+        except OSError as error:
+            raise InputError(f"{out}: cannot be written: {error.strerror}; name another place by --out") from error
+        else:
+            return out
 
 
 def result_table(document: dict[str, Any], out: Path) -> list[str]:

@@ -45,6 +45,7 @@ from components.shared.params_types import (
     Whole,
     described,
     refusal,
+    refusals,
 )
 
 # Names the field uses elsewhere, so that the suggestion is right where spelling alone would not find it.
@@ -64,6 +65,8 @@ KNOWN_ELSEWHERE = {
 
 
 DEVICE_RULE = (r"auto|cpu|cuda(:[0-9]{1,3})?", 'must be "auto", "cpu", "cuda" or "cuda:N"')
+
+_SCHEMA_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
 class ParamsWarning(UserWarning):
@@ -106,10 +109,22 @@ def _unique_names(schedules: list[ScheduleSpec]) -> list[ScheduleSpec]:
     return schedules
 
 
-def _no_learning_rate(kwargs: dict[str, Any]) -> dict[str, Any]:
-    for key, instead in (("lr", "set learning_rate instead"), ("params", "the network's parameters are passed")):
-        if key in kwargs:
-            raise refusal(f"must not be given here; {instead}", f".{key}")
+def _optimiser_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    problems = [
+        (f".{key}", f"must not be given here; {instead}")
+        for key, instead in (("lr", "set learning_rate instead"), ("params", "the network's parameters are passed"))
+        if key in kwargs
+    ]
+    problems += [
+        (f".{key}", f"must be false; {why}")
+        for key, why in (
+            ("capturable", "steps are not captured into CUDA graphs"),
+            ("differentiable", "nothing is differentiated through a step"),
+        )
+        if kwargs.get(key)
+    ]
+    if problems:
+        raise refusals(problems)
     return kwargs
 
 
@@ -180,7 +195,7 @@ class Params(Entry):
     eval_freq: _Positive = Field(1, description="Evaluate after every eval_freq epochs, and after the last.")
     save_freq: _Positive = Field(5, description="Checkpoint after every save_freq epochs, and after the last.")
     optim_class: OptimizerName = Field("torch.optim.AdamW", description="Optimiser, a class of torch.optim.")
-    optim_kwargs: Annotated[KeywordArguments, AfterValidator(_no_learning_rate)] = Field(
+    optim_kwargs: Annotated[KeywordArguments, AfterValidator(_optimiser_kwargs)] = Field(
         default_factory=dict, description="The optimiser's keyword arguments, without the learning rate."
     )
     learning_rate: Annotated[Real, Field(gt=0)] = Field(1e-3, description="Initial learning rate.")
@@ -313,9 +328,20 @@ def read_raw(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], st
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of the params as JSON or YAML."""
     schema = Params.model_json_schema(by_alias=True)
+    # After a validator of ours pydantic writes a bound in its own words, which JSON Schema does not know.
+    for declared in schema["properties"].values():
+        for bound in _SCHEMA_BOUNDS.keys() & declared.keys():
+            declared[_SCHEMA_BOUNDS[bound]] = declared.pop(bound)
     for spec in (LayerSpec, ScheduleSpec, TransformSpec):
         schema["$defs"][spec.__name__]["properties"]["class"]["enum"] = spec.family.full_names()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Shutterline params"}
+
+
+_ENTRIES: dict[str, type[ClassSpec]] = {
+    "net_arch": LayerSpec,
+    "additional_transforms": TransformSpec,
+    "learning_rate_schedule": ScheduleSpec,
+}
 
 
 def valid_entries(raw: Mapping[str, Any], key: str) -> list[tuple[str, ClassSpec]]:
@@ -323,13 +349,12 @@ def valid_entries(raw: Mapping[str, Any], key: str) -> list[tuple[str, ClassSpec
 
     Lets kwargs be checked against torch although other parts of the config are wrong.
     """
-    annotation = Params.model_fields[key].annotation
-    spec = next(part for part in (LayerSpec, ScheduleSpec, TransformSpec) if part.__name__ in str(annotation))
+    spec = _ENTRIES[key]
     entries = _without_dropped_options(raw)[0].get(key)
     found: list[tuple[str, ClassSpec]] = []
     for index, entry in enumerate(entries if isinstance(entries, list | tuple) else []):
         try:
-            found.append((f"{key}[{index}]", TypeAdapter(spec).validate_python(entry)))
+            found.append((f"{key}[{index}]", spec.model_validate(entry)))
         except ValidationError:
             continue
     return found

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from components.shared.artifacts import write_json
+from components.shared.artifacts import write_atomically, write_json
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError
 from components.shared.logs import LINE
 from components.shared.params import Params
-from components.shared.step import RECORDS_VARIABLE, StepName, StepRecord, read_records
+from components.shared.step import EXIT_INTERRUPTED, RECORDS_VARIABLE, StepName, StepRecord, read_records
 
 STEPS: tuple[StepName, ...] = ("data-prep", "train", "evaluate", "exit")
 RESULT_FILE = "result.json"
+INTERRUPTED = "interrupted from the keyboard"
 # What a finished run shows at the top of its directory: the step that makes it, and where kfp keeps it.
 LINKS: dict[str, tuple[StepName, str]] = {
     "dataset": ("data-prep", "data-prep/dataset"),
@@ -37,7 +38,7 @@ class LocalRun:
     """How a local run ended.
 
     Attributes:
-        exit_code: 0 done, 2 bad input, 1 anything else.
+        exit_code: 0 done, 2 bad input, 130 interrupted, 1 anything else.
         document: What result.json holds.
     """
 
@@ -59,15 +60,18 @@ def run_local(params: Params, data: Path, out: Path, show: Callable[[str], None]
     """
     out, data = out.absolute(), data.absolute()
     _clear(out)
-    (out / "params.json").write_text(params.to_json(indent=2) + "\n", encoding="utf-8")
+    write_atomically(out / "params.json", (params.to_json(indent=2) + "\n").encode())
     start = time.perf_counter()
-    root, records = out / "kfp", out / "steps"
-    with (out / "kfp.log").open("w", encoding="utf-8") as log, _plain_paths(out, data) as (plain_root, plain_data):
-        ran = _through_kfp(params, plain_data, plain_root, records, log, show)
-    document = _document(read_records(records), _task_directory(root), ran, out)
+    with (
+        (out / "kfp.log").open("w", encoding="utf-8") as log,
+        tempfile.TemporaryDirectory(prefix="shutterline-") as scratch,
+        _carriable(out, data, Path(scratch)) as places,
+    ):
+        trouble = _through_kfp(params, places, log, lambda line: show(places.spoken(line)))
+        document = _document(read_records(out / "steps"), trouble, places)
     document["seconds"]["total"] = round(time.perf_counter() - start, 3)
     write_json(out / RESULT_FILE, document)
-    exit_code = EXIT_OK if document["status"] == "succeeded" else document["error"].get("exit_code", EXIT_FAILURE)
+    exit_code = EXIT_OK if document["status"] == "succeeded" else document["error"]["exit_code"]
     return LocalRun(exit_code, document)
 
 
@@ -85,62 +89,96 @@ def _clear(out: Path) -> None:
         raise InputError(f"--out {out}: cannot be written: {error.strerror}") from error
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Where a run is, for people and for kfp.
+
+    Attributes:
+        out: The run's directory as its user names it.
+        data: The data as its user names it.
+        carried_out: The same directory by a name that kfp can carry.
+        carried_data: The same data by such a name.
+        scratch: For temporary files of the steps; gone after the run.
+    """
+
+    out: Path
+    data: Path
+    carried_out: Path
+    carried_data: Path
+    scratch: Path
+
+    def spoken(self, text: str) -> str:
+        """A text of the steps with the user's names in it."""
+        return text.replace(str(self.carried_out), str(self.out)).replace(str(self.carried_data), str(self.data))
+
+
 @contextmanager
-def _plain_paths(out: Path, data: Path) -> Iterator[tuple[Path, Path]]:
-    """Paths that kfp's SubprocessRunner can carry.
+def _carriable(out: Path, data: Path, scratch: Path) -> Iterator[_Places]:
+    """Names that kfp's SubprocessRunner can carry.
 
     It replaces the text ``python3`` everywhere in a task's command, artifact paths included, and puts the path of the
-    interpreter into a shell line without quotes. Where a name would break on that, a link or a script beside the
-    temporary files stands in for it.
+    interpreter into a shell line without quotes. Where a name would break on that, a link or a script stands in.
     """
-    root = out / "kfp"
-    awkward = "python3" in f"{root}{data}" or not _shell_safe(sys.executable)
-    if not awkward:
-        yield root, data
+    if "python3" not in f"{out}{data}" and shlex.quote(sys.executable) == sys.executable:
+        yield _Places(out, data, out, data, scratch)
         return
-    root.mkdir(exist_ok=True)
-    interpreter = sys.executable
-    with tempfile.TemporaryDirectory(prefix="shutterline-") as directory:
-        base = Path(directory)
-        (base / "kfp").symlink_to(root)
-        (base / "data").symlink_to(data)
-        script = base / "python"
-        script.write_text(f'#!/bin/sh\nexec {shlex.quote(interpreter)} "$@"\n', encoding="utf-8")
-        script.chmod(0o700)
-        sys.executable = str(script)
-        try:
-            yield base / "kfp", base / "data" if data.exists() else data
-        finally:
-            sys.executable = interpreter
+    (scratch / "out").symlink_to(out)
+    (scratch / "data").symlink_to(data)
+    interpreter, script = sys.executable, scratch / "python"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(interpreter)} "$@"\n', encoding="utf-8")
+    script.chmod(0o700)
+    sys.executable = str(script)
+    try:
+        yield _Places(out, data, scratch / "out", scratch / "data", scratch)
+    finally:
+        sys.executable = interpreter
 
 
-def _shell_safe(path: str) -> bool:
-    return shlex.quote(path) == path
-
-
-def _through_kfp(
-    params: Params, data: Path, root: Path, records: Path, log: TextIO, show: Callable[[str], None]
-) -> str | None:
-    """Run the pipeline under kfp; returns what kfp raised, in words, or None."""
+def _through_kfp(params: Params, places: _Places, log: TextIO, show: Callable[[str], None]) -> str | None:
+    """Run the pipeline under kfp; returns what went wrong outside the steps, in words, or None."""
     from kfp import local
+    from kfp.local.config import LocalExecutionConfig
 
     from pipelines.image_classifier import image_classifier
 
-    before = dict(os.environ)
-    os.environ |= {RECORDS_VARIABLE: str(records), "PYTHONUNBUFFERED": "1"}
+    environment, configured = dict(os.environ), LocalExecutionConfig.instance
+    # A temporary directory of its own: kfp leaves one of its own behind for every task.
+    own = {RECORDS_VARIABLE: str(places.out / "steps"), "PYTHONUNBUFFERED": "1", "TMPDIR": str(places.scratch)}
+    os.environ |= own
     try:
         with warnings.catch_warnings(), redirect_stdout(_LineFilter(log, show)):
             warnings.simplefilter("ignore")  # kfp doubts images whose name does not say "python"
-            local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=False)
-            carried = params.to_json().replace("python3", "python\\u0033")
-            image_classifier(params=carried, data=str(data), checkpoints=str(records.parent / "checkpoints"))
+            local.init(
+                runner=local.SubprocessRunner(use_venv=False),
+                pipeline_root=str(places.carried_out / "kfp"),
+                workspace_root=str(places.scratch / "workspace"),
+                raise_on_error=False,
+            )
+            image_classifier(
+                params=params.to_json().replace("python3", "python\\u0033"),
+                data=str(places.carried_data),
+                checkpoints=str(places.carried_out / "checkpoints"),
+            )
+    except KeyboardInterrupt:
+        _wait_for_last_words(places.out / "steps")
+        return INTERRUPTED
     except Exception as error:  # kfp's own trouble: told with the steps' records, not instead of them
         log.write(f"\nkfp: {type(error).__name__}: {error}\n")
-        return f"{type(error).__name__}: {error}"
+        return f"kfp: {type(error).__name__}: {error}"
     finally:
         os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(environment)
+        LocalExecutionConfig.instance = configured
     return None
+
+
+def _wait_for_last_words(records: Path, seconds: float = 3.0) -> None:
+    """Give the step that was interrupted with us time to leave its record."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if any(record.status == "cancelled" for record in read_records(records).values()):
+            return
+        time.sleep(0.05)
 
 
 class _LineFilter(io.TextIOBase):
@@ -171,9 +209,9 @@ def _task_directory(root: Path) -> Path | None:
     return max(runs, key=lambda path: path.stat().st_mtime_ns) if runs else None
 
 
-def _document(records: dict[str, StepRecord], tasks: Path | None, kfp_error: str | None, out: Path) -> dict[str, Any]:
+def _document(records: dict[str, StepRecord], trouble: str | None, places: _Places) -> dict[str, Any]:
     """What result.json holds: outcome, metrics, where everything is, seconds per step."""
-    artifacts = {}
+    out, tasks, artifacts = places.out, _task_directory(places.out / "kfp"), {}
     for name, (step, place) in LINKS.items():
         if tasks is not None and step in records and records[step].status == "succeeded":
             with suppress(OSError):  # a filesystem without links: the full path below is enough
@@ -181,11 +219,11 @@ def _document(records: dict[str, StepRecord], tasks: Path | None, kfp_error: str
             artifacts[name.removesuffix(".html")] = str(tasks / place)
     if (out / "checkpoints").is_dir():
         artifacts["checkpoints"] = str(out / "checkpoints")
-    error = _error(records, kfp_error, out)
+    error = _error(records, trouble, places)
     evaluated = records["evaluate"].report if "evaluate" in records else {}
     trained = records["train"].report if "train" in records else {}
     return {
-        "status": "failed" if error else "succeeded",
+        "status": "succeeded" if error is None else "cancelled" if trouble == INTERRUPTED else "failed",
         "error": error,
         "metrics": evaluated.get("metrics", {}),
         "training": {key: value for key, value in trained.items() if key not in ("model", "checkpoints")},
@@ -197,15 +235,18 @@ def _document(records: dict[str, StepRecord], tasks: Path | None, kfp_error: str
     }
 
 
-def _error(records: dict[str, StepRecord], kfp_error: str | None, out: Path) -> dict[str, Any] | None:
-    """Why the run failed: the first step's own word, else what is missing."""
+def _error(records: dict[str, StepRecord], trouble: str | None, places: _Places) -> dict[str, Any] | None:
+    """Why the run did not succeed: the first step's own word, else what is missing."""
     for step in STEPS:
         record = records.get(step)
+        if trouble == INTERRUPTED and (record is None or record.status != "succeeded"):
+            return {"step": step, "type": "KeyboardInterrupt", "message": INTERRUPTED, "exit_code": EXIT_INTERRUPTED}
         if record is None:
-            why = f"kfp: {kfp_error}" if kfp_error else f"it left no record, so it was killed; see {out / 'kfp.log'}"
+            why = trouble or f"it left no record, so it was killed; see {places.out / 'kfp.log'}"
             return {"step": step, "type": "Killed", "message": why, "exit_code": EXIT_FAILURE}
         if record.error is not None:
-            return {"step": step, **record.error.model_dump(), "exit_code": record.exit_code}
-    if kfp_error:
-        return {"step": None, "type": "kfp", "message": kfp_error, "exit_code": EXIT_FAILURE}
+            told = record.error.model_dump() | {"message": places.spoken(record.error.message)}
+            return {"step": step, **told, "exit_code": record.exit_code}
+    if trouble:
+        return {"step": None, "type": "kfp", "message": trouble, "exit_code": EXIT_FAILURE}
     return None

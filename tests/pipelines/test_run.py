@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +191,62 @@ def test_paths_that_are_awkward_for_a_shell(tmp_path: Path, capsys: pytest.Captu
     assert code == 0, told
     open_model(Path(document["artifacts"]["model"]))
     open_model(tmp_path / name / "model")
+    assert list((tmp_path / name / "checkpoints").glob("*/epoch-00001.pt"))
+    # Nothing went anywhere else.
+    assert {path.name for path in tmp_path.iterdir()} == {"params.json", name}
+
+
+def test_data_of_an_awkward_name_is_told_by_that_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_params(tmp_path / "params.json")
+    data = tmp_path / "python3 images"
+    data.mkdir()
+
+    code, document, told = run_here(
+        tmp_path / "out", capsys, "--params", str(tmp_path / "params.json"), "--data", str(data)
+    )
+
+    assert code == 2
+    assert document["error"]["message"].startswith(f"{data}: ")
+    assert f"failed: {data}: " in told
+
+
+def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
+    params = write_params(tmp_path / "params.json", num_epochs=100_000)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "run", "--params", str(params), "--out", "out", "--json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "epoch 3/" in line:
+            break
+
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    printed, told = run.communicate(timeout=60)
+
+    assert run.returncode == 130, told
+    document = json.loads(printed)
+    assert document["status"] == "cancelled"
+    assert document["steps"] == {"data-prep": "succeeded", "train": "cancelled"}
+    assert document == json.loads((tmp_path / "out" / "result.json").read_text())
+    assert "Traceback" not in told
+    (model,) = (tmp_path / "out" / "kfp").glob("*/train/model")
+    with pytest.raises(ArtifactError, match="not a complete model"):
+        open_model(model)
+
+
+def test_temporary_files_are_cleared_away(tmp_path: Path, command: Command) -> None:
+    params = write_params(tmp_path / "params.json", num_epochs=1)
+    (tmp_path / "tmp").mkdir()
+
+    done = command("-m", "pipelines.cli", "run", "--params", params, "--out", "out", TMPDIR=str(tmp_path / "tmp"))
+
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_bad_params_are_refused_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
