@@ -13,7 +13,7 @@ import yaml
 from components.shared.command import print_json
 from components.shared.errors import EXIT_OK, InputError
 from components.shared.params import Params, json_schema
-from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS, Checked, load_checked
+from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS, Checked, CheckElsewhere, load_checked
 
 
 def _say(line: str = "") -> None:
@@ -27,9 +27,11 @@ def _warn(checked: Checked) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``shutterline run``."""
-    checked = load_checked(options.params or str(EXAMPLE_PARAMS), options.overrides)
-    from pipelines.targets.local import run_local  # kfp takes most of a second: after the params are known to be good
+    check = CheckElsewhere(options.params or str(EXAMPLE_PARAMS), options.overrides)
+    from pipelines.targets.local import load_kfp, run_local
 
+    load_kfp()  # most of a second, in which the check goes on
+    checked = check.result()
     _warn(checked)
     out = options.out or _new_directory()
     done = run_local(

@@ -7,14 +7,19 @@ and compiled pipelines take data alone.
 from __future__ import annotations
 
 import importlib.util
+import json
 import runpy
+import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.shared import params_source
+from components.shared.errors import ParamsError, Problem, ShutterlineError
 from components.shared.params import Params, ParamsWarning, read_raw
 from components.shared.params_types import first_line
 
@@ -26,19 +31,54 @@ EXAMPLE_PARAMS = EXAMPLES / "digits.json"
 EXAMPLE_DATA = EXAMPLES / "digits"
 
 
+@dataclass(frozen=True)
 class Checked:
     """Params that passed every check this installation can make.
 
     Attributes:
         params: The params.
-        table: The network's layer table; None where torch is not installed.
+        table: The network's layer table; None where torch is not installed, or the check ran elsewhere.
         warnings: What has no effect.
     """
 
-    def __init__(self, params: Params, table: LayerTable | None, ignored: list[str]) -> None:
-        self.params = params
-        self.table = table
-        self.warnings = ignored
+    params: Params
+    table: LayerTable | None
+    warnings: list[str]
+
+
+class CheckElsewhere:
+    """The same check in a process of its own, which goes on while this one imports kfp.
+
+    The process that then waits for a training of hours never holds torch, which takes 400 MB.
+
+    Args:
+        source: As for :func:`load_checked`.
+        overrides: As for :func:`load_checked`.
+    """
+
+    def __init__(self, source: str, overrides: Sequence[str]) -> None:
+        changes = [word for override in overrides for word in ("--set", override)]
+        # -P: a file torch.py in the user's directory is not torch.
+        command = [sys.executable, "-P", "-m", "pipelines.cli", "validate", source, "--json", *changes]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
+
+    def result(self) -> Checked:
+        """Wait for the check.
+
+        Raises:
+            ParamsError: With every problem found.
+            ShutterlineError: The check itself broke.
+        """
+        printed, told = self._process.communicate()
+        try:
+            document = json.loads(printed)
+            if document["status"] == "valid":
+                return Checked(Params.from_dict(document["params"]), None, document["warnings"])
+            refused = document["error"]
+            problems = [Problem(problem["path"], problem["message"]) for problem in refused["problems"]]
+        except (ValueError, KeyError) as error:
+            raise ShutterlineError(f"the check of the params broke off:\n{told.strip()}") from error
+        raise ParamsError(problems, refused["source"])
 
 
 def load_checked(source: str, overrides: Sequence[str]) -> Checked:
@@ -77,7 +117,8 @@ def read_python(path: Path) -> tuple[dict[str, Any], str]:
         given["torch"] = torch
     sys.path.insert(0, str(path.parent))
     try:
-        found = runpy.run_path(name, init_globals=given).get("params")
+        with redirect_stdout(sys.stderr):  # what the file prints is not what the command prints
+            found = runpy.run_path(name, init_globals=given).get("params")
     except (Exception, SystemExit) as error:  # a user's file may raise anything
         params_source.fail(f"fails when it is run: {type(error).__name__}: {first_line(error)}", name)
     finally:

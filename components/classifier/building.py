@@ -25,7 +25,8 @@ from components.shared.allowed_classes import NESTING_TRANSFORMS
 from components.shared.errors import ParamsError, Problem
 from components.shared.params_types import ClassSpec, TransformSpec, described, first_line
 
-# Where and in which type a layer lives is decided for the whole run, by `device`.
+# Where and in which type a layer lives is decided for the whole run, by `device`. Layers take the two together;
+# a transform that takes a dtype alone converts images.
 _FORBIDDEN = {"device": "the run's device is set by the key device", "dtype": "layers are made in float32"}
 
 _NO_FIT = object()
@@ -83,7 +84,7 @@ def fitted_kwargs(
         where = f"{kwargs_path}.{name}"
         if name in passed:
             problems.append(Problem(where, f"must not be given; Shutterline passes it to {cls.__name__}"))
-        elif name in _FORBIDDEN and name in named and issubclass(cls, torch.nn.Module):
+        elif name in _FORBIDDEN and named.keys() >= _FORBIDDEN.keys() and issubclass(cls, torch.nn.Module):
             problems.append(Problem(where, f"must not be given; {_FORBIDDEN[name]}"))
         elif name not in named:
             if open_ended:

@@ -41,7 +41,8 @@ def make_repeatable(manual_seed: int) -> None:
     # cuBLAS asks for this before its first call; see torch's notes on reproducibility.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(derived_seed(manual_seed, "torch"))
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # As use_deterministic_algorithms(True, warn_only=True), which imports torch's compiler besides, over a second.
+    torch.set_deterministic_debug_mode("warn")
     # Filling fresh memory costs time and changes nothing that is read.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.classifier.building import build
@@ -40,12 +41,12 @@ class Network(nn.Module):
         values_per_image: Values all layers together give for one image; what evaluation sizes its chunks by.
     """
 
-    def __init__(self, features: nn.Sequential, table: LayerTable) -> None:
+    def __init__(self, features: nn.Sequential, in_features: int, n_classes: int, values_per_image: int) -> None:
         super().__init__()
-        self.n_classes = table.rows[-1].output_shape[0]
-        self.values_per_image = sum(math.prod(row.output_shape) for row in table.rows)
+        self.n_classes = n_classes
+        self.values_per_image = values_per_image
         self.features = features
-        self.classifier = nn.Linear(table.features, self.n_classes)
+        self.classifier = nn.Linear(in_features, n_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch of images."""
@@ -137,6 +138,8 @@ def examine(
             layer: nn.Module = build(spec, place)
             if not isinstance(layer, nn.Module):  # of a module that an operator named
                 raise ParamsError([Problem(place, f"{spec.class_} is not a torch.nn.Module")])
+            if isinstance(layer, _NormBase) and layer.momentum is None:
+                layer.momentum = 0.1  # for None torch reads a counter's value, which a meta tensor does not have
             layers.append(layer)
             output = _run(layer, spec, place, current, before)
             try:
@@ -232,8 +235,24 @@ def build_network(net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, in
         ParamsError: As :func:`examine`.
     """
     table = examine(net_arch, image_shape, n_classes)
+    values = sum(math.prod(row.output_shape) for row in table.rows)
+    return Network(_layers(net_arch), table.features, n_classes, values)
+
+
+def _layers(net_arch: Sequence[LayerSpec]) -> nn.Sequential:
     layers: list[Any] = [build(spec, f"net_arch[{index}]") for index, spec in enumerate(net_arch)]
-    return Network(nn.Sequential(*layers), table)
+    return nn.Sequential(*layers)
+
+
+def _values_of(features: nn.Sequential, image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Features of one image, and the values all layers give for it, found by running them on a blank one."""
+    height, width, channels = image_shape
+    current, values = torch.zeros(1, channels, height, width), 0
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        for layer in features:
+            current = layer(current)
+            values += current.numel()
+    return current.numel(), values + current.numel()
 
 
 def network_of(params: Params) -> Network:
@@ -255,7 +274,10 @@ def load_network(model: Model, weights: Path | None = None) -> Network:
     file = weights or model.path / manifest.weights.file
     try:
         specs = [LayerSpec.model_validate(entry) for entry in manifest.net_arch]
-        network = build_network(specs, manifest.image.as_tuple(), len(manifest.classes))
+        # Not by `examine`: torch's meta device imports sympy, a second that a finished model need not wait.
+        features, n_classes = _layers(specs).eval(), len(manifest.classes)
+        in_features, values = _values_of(features, manifest.image.as_tuple())
+        network = Network(features, in_features, n_classes, values + n_classes)
         network.load_state_dict(load_file(file))
     except (OSError, ValueError, ParamsError, SafetensorError, RuntimeError) as error:
         raise ArtifactError(f"{file}: does not fit the architecture in model.json: {first_line(error)}") from error

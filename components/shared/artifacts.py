@@ -198,8 +198,10 @@ class ArtifactWriter:
             names += [
                 name for name in marker.read_text(errors="replace").splitlines() if _RELATIVE_FILE.fullmatch(name)
             ]
+        root = self.path.resolve()
         for name in names:
-            (self.path / name).unlink(missing_ok=True)
+            if (self.path / name).parent.resolve().is_relative_to(root):  # a folder may be a link to elsewhere
+                (self.path / name).unlink(missing_ok=True)
 
     def new_file(self, name: str) -> Path:
         """The path for a new file of the artifact; its folders exist, an older file of that name does not."""
@@ -260,7 +262,7 @@ def read_manifest(path: Path, kind: ArtifactKind) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{file}: {where}: {shortened(first['msg'], 150)}; the file is damaged") from error
+        raise ArtifactError(f"{file}: {shortened(where, 100)}: {shortened(first['msg'], 150)}; the file is damaged") from error
 
 
 def verify_files(path: Path, manifest: Manifest) -> None:
@@ -278,5 +280,9 @@ def verify_files(path: Path, manifest: Manifest) -> None:
             raise ArtifactError(f"{file}: leads out of the artifact's directory")
         if (size := file.stat().st_size) != record.bytes:
             raise ArtifactError(f"{file}: has {size} bytes, and the manifest says {record.bytes}; it is damaged")
-        if sha256_of(file) != record.sha256:
+        try:
+            digest = sha256_of(file)
+        except OSError as error:
+            raise ArtifactError(f"{file}: cannot be read: {error.strerror or error}") from error
+        if digest != record.sha256:
             raise ArtifactError(f"{file}: its SHA-256 is not the manifest's; it is damaged")

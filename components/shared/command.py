@@ -115,5 +115,6 @@ def error_document(error: BaseException) -> dict[str, Any]:
     document: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
     problems = getattr(error, "problems", None)
     if problems is not None:
+        document["source"] = getattr(error, "source", None)
         document["problems"] = [{"path": problem.path, "message": problem.message} for problem in problems]
     return document

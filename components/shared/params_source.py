@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 
@@ -209,14 +209,18 @@ def _assign(target: Any, way: list[str | int], value: object, source: str) -> No
 def _override_value(text: str, key: str) -> object:
     if text in _PYTHON_WORDS:
         return _PYTHON_WORDS[text]
+    constants: list[str] = []  # refused once the whole text is JSON: NaN-free is a name
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=constants.append)
+        for constant in constants:
+            _no_constant(constant)
     except _Refused as error:
         fail(str(error), f"--set {shortened(key)}")
     except RecursionError:
         fail("is nested too deep", f"--set {shortened(key)}")
     except ValueError:
         return text
+    return value
 
 
 class _CoreLoader(yaml.SafeLoader):
@@ -224,7 +228,7 @@ class _CoreLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own protocol
     # Not SafeLoader's: they make dates, sets and bytes, and raise what they like where tag and text disagree.
-    yaml_constructors: dict[str | None, Any] = {  # noqa: RUF012
+    yaml_constructors: ClassVar[dict[Any, Any]] = {
         "tag:yaml.org,2002:str": yaml.SafeLoader.construct_yaml_str,
         "tag:yaml.org,2002:seq": yaml.SafeLoader.construct_yaml_seq,
         "tag:yaml.org,2002:map": yaml.SafeLoader.construct_yaml_map,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import shlex
@@ -134,6 +135,12 @@ def _carriable(out: Path, data: Path, scratch: Path) -> Iterator[_Places]:
         sys.executable = interpreter
 
 
+def load_kfp() -> None:
+    """Import kfp and the pipeline ahead of time."""
+    importlib.import_module("kfp.local")
+    importlib.import_module("pipelines.image_classifier")
+
+
 def _through_kfp(params: Params, places: _Places, log: TextIO, show: Callable[[str], None]) -> str | None:
     """Run the pipeline under kfp; returns what went wrong outside the steps, in words, or None."""
     from kfp import local
@@ -143,8 +150,12 @@ def _through_kfp(params: Params, places: _Places, log: TextIO, show: Callable[[s
 
     environment, configured = dict(os.environ), LocalExecutionConfig.instance
     # A temporary directory of its own: kfp leaves one of its own behind for every task.
-    own = {RECORDS_VARIABLE: str(places.out / "steps"), "PYTHONUNBUFFERED": "1", "TMPDIR": str(places.scratch)}
-    os.environ |= own
+    os.environ |= {
+        RECORDS_VARIABLE: str(places.out / "steps"),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",  # a file torch.py in the user's directory is not torch
+        "TMPDIR": str(places.scratch),
+    }
     try:
         with warnings.catch_warnings(), redirect_stdout(_LineFilter(log, show)):
             warnings.simplefilter("ignore")  # kfp doubts images whose name does not say "python"

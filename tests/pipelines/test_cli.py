@@ -180,6 +180,18 @@ def test_a_python_file_that_is_no_params_file(
     assert "Traceback" not in told
 
 
+def test_what_a_python_file_prints_is_not_what_the_command_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.py").write_text(f"print('hello')\nparams = {SMALL!r}")
+
+    assert main(["validate", str(tmp_path / "params.py"), "--json"]) == 0
+
+    told = capsys.readouterr()
+    assert json.loads(told.out)["status"] == "valid"
+    assert "hello" in told.err
+
+
 def test_a_command_line_that_is_wrong_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["fly"], ["run", "--dat", "x"], ["validate"]):
         with pytest.raises(SystemExit) as ended:

@@ -210,6 +210,16 @@ def test_data_of_an_awkward_name_is_told_by_that_name(tmp_path: Path, capsys: py
     assert f"failed: {data}: " in told
 
 
+def test_files_of_the_users_do_not_stand_in_for_packages(tmp_path: Path, command: Command) -> None:
+    params = write_params(tmp_path / "params.json", num_epochs=1)
+    for name in ("torch.py", "numpy.py", "json.py"):
+        (tmp_path / name).write_text("raise RuntimeError('not this one')")
+
+    done = command("-P", "-m", "pipelines.cli", "run", "--params", params, "--out", "out")
+
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=100_000)
     run = subprocess.Popen(
