@@ -10,6 +10,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# Tests never judge time: an example may take as long as a busy machine needs.
+settings.register_profile("shutterline", deadline=None, print_blob=True)
+settings.load_profile("shutterline")
 
 BAD_INPUT = "bad input"
 

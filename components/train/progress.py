@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -37,7 +38,10 @@ class Progress:
 
             self._bar = notebook_tqdm(total=self._steps, unit="batch", desc="training")
         elif sys.stderr.isatty():
-            self._bar = tqdm(total=self._steps, unit="batch", desc="training", dynamic_ncols=True, leave=False)
+            # `docker run -t` may give a terminal of no size, on which tqdm alone would draw nothing.
+            sized = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+            width: dict[str, Any] = {"dynamic_ncols": True} if sized else {"ncols": 80}
+            self._bar = tqdm(total=self._steps, unit="batch", desc="training", leave=False, **width)
         return self
 
     def __exit__(

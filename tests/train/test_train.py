@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +233,25 @@ def test_weights_are_plain_float32_in_torchs_order(dataset: Path, tmp_path: Path
     assert weights["features.0.weight"].shape == (8, 1, 3, 3)
     assert weights["classifier.weight"].shape == (10, 72)
     assert weights["classifier.weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [(24, 120), (0, 0)])
+def test_a_terminal_shows_a_bar(dataset: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    params = write_params(tmp_path / "params.json", num_epochs=3)
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, size)
+    command = [sys.executable, "-m", "components.train", "--dataset", str(dataset), "--model", str(tmp_path / "model")]
+
+    with subprocess.Popen([*command, "--params", str(params)], stderr=theirs, stdout=subprocess.DEVNULL) as process:
+        os.close(theirs)
+        shown = b""
+        # Linux ends a terminal whose other side is closed by an error.
+        with contextlib.suppress(OSError):
+            while block := os.read(ours, 4096):
+                shown += block
+    os.close(ours)
+
+    assert process.returncode == 0, shown.decode()
+    assert b"training:" in shown
+    assert b"21/21" in shown or b"epoch" in shown
+    assert b"train     epoch" not in shown  # no line an epoch beside the bar
