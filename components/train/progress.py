@@ -40,7 +40,7 @@ class Progress:
         elif sys.stderr.isatty():
             # `docker run -t` may give a terminal of no size, on which tqdm alone would draw nothing.
             sized = os.get_terminal_size(sys.stderr.fileno()).columns > 0
-            width: dict[str, Any] = {"dynamic_ncols": True} if sized else {"ncols": 80}
+            width: dict[str, Any] = {"dynamic_ncols": True} if sized else {"ncols": 80, "nrows": 24}
             self._bar = tqdm(total=self._steps, unit="batch", desc="training", leave=False, **width)
         return self
 
