@@ -97,7 +97,9 @@ def fitted_kwargs(
             fitted[name], nested = _nested_transforms(value, where)
             problems += nested
         else:
-            result = fit(value, named[name].annotation)
+            # A few annotations forget the None that is their default.
+            unset = value is None and named[name].default is None
+            result = None if unset else fit(value, named[name].annotation)
             if result is _NO_FIT:
                 problems.append(Problem(where, f"must be {spelled(named[name].annotation)}, got {described(value)}"))
             else:
@@ -159,13 +161,16 @@ def _unknown_argument(cls: type[Any], name: str, known: list[str]) -> str:
 
 @cache
 def _parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:
+    if cls.__init__ is torch.nn.Module.__init__:  # (*args, **kwargs), of which it takes none
+        return {}
     try:
         signature = inspect.signature(cls, eval_str=True)
     except NameError:  # an annotation imported for type checkers only
         signature = inspect.signature(cls)
     # A few classes take (*args, **kwargs) and hand them to their base: the base's signature is the real one.
+    passive = (object, torch.nn.Module)
     kinds = {parameter.kind for parameter in signature.parameters.values()}
-    if kinds == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} and cls.__bases__[0] is not object:
+    if kinds == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} and cls.__bases__[0] not in passive:
         return _parameters(cls.__bases__[0])
     return dict(signature.parameters)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -245,14 +244,17 @@ def _layers(net_arch: Sequence[LayerSpec]) -> nn.Sequential:
 
 
 def _values_of(features: nn.Sequential, image_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Features of one image, and the values all layers give for it, found by running them on a blank one."""
+    """Features of one image, and the values all layers give for it, found by running them on blank ones."""
     height, width, channels = image_shape
-    current, values = torch.zeros(1, channels, height, width), 0
+    current, values = torch.zeros(_BATCH, channels, height, width), 0
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         for layer in features:
             current = layer(current)
-            values += current.numel()
-    return current.numel(), values + current.numel()
+            if (wrong := _wrong_output(current, _BATCH)) is not None:
+                raise ValueError(f"{type(layer).__name__} {wrong}")
+            values += current.numel() // _BATCH
+    in_features = current.numel() // _BATCH
+    return in_features, values + in_features
 
 
 def network_of(params: Params) -> Network:
@@ -279,6 +281,6 @@ def load_network(model: Model, weights: Path | None = None) -> Network:
         in_features, values = _values_of(features, manifest.image.as_tuple())
         network = Network(features, in_features, n_classes, values + n_classes)
         network.load_state_dict(load_file(file))
-    except (OSError, ValueError, ParamsError, SafetensorError, RuntimeError) as error:
+    except Exception as error:  # whatever layers raise that the weights were not trained with
         raise ArtifactError(f"{file}: does not fit the architecture in model.json: {first_line(error)}") from error
     return network.eval()

@@ -261,8 +261,8 @@ def read_manifest(path: Path, kind: ArtifactKind) -> Any:
         return kind.manifest_type.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{file}: {shortened(where, 100)}: {shortened(first['msg'], 150)}; the file is damaged") from error
+        where = shortened(".".join(str(part) for part in first["loc"]), 100)
+        raise ArtifactError(f"{file}: {where}: {shortened(first['msg'], 150)}; the file is damaged") from error
 
 
 def verify_files(path: Path, manifest: Manifest) -> None:

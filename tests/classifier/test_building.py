@@ -1,0 +1,348 @@
+"""From JSON data to the arguments of a class: fitted where they mean the same, refused where they do not."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import math
+import numbers
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms import InterpolationMode
+
+from components.classifier import building
+from components.classifier.building import build, checked_kwargs, fit, fitted_kwargs, resolve, spelled
+from components.shared.allowed_classes import LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS, ClassFamily
+from components.shared.errors import ParamsError
+from components.shared.params_types import LayerSpec, ScheduleSpec, TransformSpec
+from tests.configs import layer, refused, schedule, transform
+
+NOTHING = building._NO_FIT
+
+
+class Colour(enum.Enum):
+    """An enum of the tests' own."""
+
+    RED = "red"
+    BLUE = 2
+
+
+FITTING: list[tuple[Any, Any, Any]] = [
+    (int, 5, 5),
+    (int, 5.0, 5),
+    (int, -3, -3),
+    (int, 2.0**53, 2**53),
+    (int, 2**63, 2**63),
+    (float, 5, 5.0),
+    (float, 0.5, 0.5),
+    (float, 1e300, 1e300),
+    (bool, True, True),
+    (str, "a", "a"),
+    (None, None, None),
+    (type(None), None, None),
+    (Literal["same", 1], "same", "same"),
+    (Literal["same", 1], 1, 1),
+    (Literal["same", True], True, True),
+    (int | tuple[int, int], 3, 3),
+    (int | tuple[int, int], 3.0, 3),
+    (int | tuple[int, int], [1, 2.0], (1, 2)),
+    (int | tuple[int, int], (1, 2), (1, 2)),
+    (typing.Union[int, tuple[int, int]], [1, 2], (1, 2)),  # noqa: UP007 - as torch writes it
+    (typing.Optional[float], None, None),  # noqa: UP045
+    (tuple[int, ...], [], ()),
+    (tuple[int, ...], [1, 2, 3.0], (1, 2, 3)),
+    (tuple[int, tuple[float, float]], [1, [2, 3]], (1, (2.0, 3.0))),
+    (float | None, None, None),
+    (float | None, 1, 1.0),
+    (int | float, 1, 1),
+    (float | int, 1, 1),
+    (int | float, 1.0, 1.0),
+    (int | float, 0.5, 0.5),
+    (int | bool, True, True),
+    (str | int, 5, 5),
+    (Sequence[int], [1, 2.0], [1, 2]),
+    (Sequence[int], (1, 2), [1, 2]),
+    (list[float], [1], [1.0]),
+    (Sequence, [1, "a"], [1, "a"]),
+    (list, [1, "a"], [1, "a"]),
+    (tuple, [1, "a"], (1, "a")),
+    (dict, {"a": 1}, {"a": 1}),
+    (InterpolationMode, "bilinear", InterpolationMode.BILINEAR),
+    (InterpolationMode | int, "nearest", InterpolationMode.NEAREST),
+    (Colour, "red", Colour.RED),
+    (Colour, 2, Colour.BLUE),
+    (torch.dtype, "float32", torch.float32),
+    (torch.dtype, "torch.uint8", torch.uint8),
+    (torch.dtype | None, None, None),
+    (numbers.Number, 1, 1),
+    (numbers.Number, 0.5, 0.5),
+    (tuple[float | torch.Tensor, float | torch.Tensor], [0.9, 1], (0.9, 1.0)),
+    (inspect.Parameter.empty, {"any": ["thing"]}, {"any": ["thing"]}),
+    (Any, [1], [1]),
+    ("written for a type checker", 5, 5),
+    (Mapping[str, int], {"a": 1}, {"a": 1}),
+]
+
+
+@pytest.mark.parametrize(("annotation", "value", "fitted"), FITTING, ids=str)
+def test_a_value_that_means_the_same_is_fitted(annotation: Any, value: Any, fitted: Any) -> None:
+    found = fit(value, annotation)
+    assert found == fitted
+    # 1, 1.0 and True are equal; what an argument is must be told apart.
+    assert repr(found) == repr(fitted)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (int, 5.5),
+        (int, 2.0**54),
+        (int, True),
+        (int, "5"),
+        (int, None),
+        (int, [5]),
+        (float, True),
+        (float, "0.5"),
+        (float, 2**1023),
+        (bool, 1),
+        (bool, "true"),
+        (str, 5),
+        (None, 5),
+        (type(None), 0),
+        (Literal["same", 1], "valid"),
+        (Literal["same", 1], True),
+        (Literal["same", 1], 1.0),
+        (int | tuple[int, int], [1]),
+        (int | tuple[int, int], [1, 2, 3]),
+        (int | tuple[int, int], "12"),
+        (int | tuple[int, int], None),
+        (tuple[int, ...], [1, "2"]),
+        (tuple[int, ...], 1),
+        (Sequence[int], [1, 2.5]),
+        (Sequence[int], 1),
+        (Sequence[int], "12"),
+        (Sequence[str], "12"),
+        (list, {"a": 1}),
+        (dict, [1]),
+        (InterpolationMode, "blurry"),
+        (InterpolationMode, 2),
+        (torch.dtype, "float31"),
+        (torch.dtype, "torch.nn"),
+        (torch.dtype, 5),
+        (numbers.Number, True),
+        (numbers.Number, "1"),
+        (torch.Tensor, [1.0]),
+        (torch.Tensor | None, 1.0),
+    ],
+    ids=str,
+)
+def test_a_value_that_cannot_be_meant_does_not_fit(annotation: Any, value: Any) -> None:
+    assert fit(value, annotation) is NOTHING
+
+
+@given(st.floats() | st.integers())
+@settings(max_examples=200)
+def test_no_number_changes_when_it_is_fitted(value: float) -> None:
+    for annotation in (int, float, int | float, numbers.Number):
+        found = fit(value, annotation)
+        rounded = annotation is float and isinstance(value, int) and abs(value) > 2**53
+        assert found is NOTHING or found == value or rounded or math.isnan(value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (int, "int"),
+        (float, "a number"),
+        (numbers.Number, "a number"),
+        (bool, "true or false"),
+        (str, "text"),
+        (type(None), "null"),
+        (int | tuple[int, int], "int or [int, int]"),
+        (float | None, "a number or null"),
+        (float | numbers.Number, "a number"),
+        (tuple[int, ...], "a list of int"),
+        (Sequence[int | float], "a list of int or a number"),
+        (Sequence, "Sequence"),
+        (Literal["same", "valid", 1], '"same" or "valid" or 1'),
+        (float | torch.Tensor, "a number"),
+        (Colour, '"red" or "2"'),
+        (torch.dtype, "dtype"),
+    ],
+    ids=str,
+)
+def test_an_annotation_is_spelled_in_words(annotation: Any, words: str) -> None:
+    assert spelled(annotation) == words
+
+
+@pytest.mark.parametrize(
+    ("entry", "problems"),
+    [
+        (
+            layer("Conv2d", in_chanels=1, out_channels=4, kernel_size=3),
+            {
+                "e.kwargs.in_chanels": "Conv2d has no such argument; did you mean in_channels?",
+                "e.kwargs.in_channels": "is required by Conv2d",
+            },
+        ),
+        (
+            layer("Conv2d"),
+            {f"e.kwargs.{name}": "is required by Conv2d" for name in ("in_channels", "out_channels", "kernel_size")},
+        ),
+        (
+            layer("Conv2d", in_channels=1, out_channels=4, kernel_size=3, device="cpu", dtype="torch.float64"),
+            {
+                "e.kwargs.device": "must not be given; the run's device is set by the key device",
+                "e.kwargs.dtype": "must not be given; layers are made in float32",
+            },
+        ),
+        (
+            layer(
+                "Conv2d", in_channels=1.5, out_channels="4", kernel_size=[3, 3, 3], stride=None, bias=1, padding="full"
+            ),
+            {
+                "e.kwargs.in_channels": "must be int, got 1.5",
+                "e.kwargs.out_channels": "must be int, got the text '4'",
+                "e.kwargs.kernel_size": "must be int or [int, int], got a list",
+                "e.kwargs.stride": "must be int or [int, int], got null",
+                "e.kwargs.bias": "must be true or false, got 1",
+            },
+        ),
+        (layer("ReLU", zzz=1), {"e.kwargs.zzz": "ReLU has no such argument; it takes inplace"}),
+        (layer("Tanh", zzz=1), {"e.kwargs.zzz": "Tanh has no such argument; it takes none"}),
+        # A class that hands *args, **kwargs to its base is judged by the base.
+        (
+            layer("UpsamplingNearest2d", sise=4),
+            {"e.kwargs.sise": "UpsamplingNearest2d has no such argument; did you mean size?"},
+        ),
+        (layer("Identity", whatever={"a": 1}), {}),
+    ],
+    ids=lambda value: value.get("class", ""),
+)
+def test_every_argument_is_checked_against_the_signature(entry: dict[str, Any], problems: dict[str, str]) -> None:
+    _, found = checked_kwargs(LayerSpec.model_validate(entry), "e")
+    assert {problem.path: problem.message for problem in found} == problems
+
+
+def test_fitted_arguments_build_the_object() -> None:
+    spec = LayerSpec.model_validate(
+        layer("Conv2d", in_channels=1.0, out_channels=4, kernel_size=[3, 5], padding="same", dilation=2.0)
+    )
+    made = build(spec, "net_arch[0]")
+    assert isinstance(made, torch.nn.Conv2d)
+    assert (made.in_channels, made.kernel_size, made.padding, made.dilation) == (1, (3, 5), "same", (2, 2))
+    assert type(made.in_channels) is int
+
+
+def test_what_the_program_passes_cannot_be_given() -> None:
+    spec = ScheduleSpec.model_validate(schedule("StepLR", step_size=1, optimizer="x", gama=0.1))
+    _, problems = checked_kwargs(spec, "s", ("optimizer",))
+    assert {problem.path: problem.message for problem in problems} == {
+        "s.kwargs.optimizer": "must not be given; Shutterline passes it to StepLR",
+        "s.kwargs.gama": "StepLR has no such argument; did you mean gamma?",
+    }
+    assert (
+        "it takes step_size, gamma, last_epoch"
+        in fitted_kwargs(spec.class_, {"step_size": 1, "zzz": 0}, "s", "k", ("optimizer",))[1][0].message
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            layer("GroupNorm", num_groups=3, num_channels=4),
+            "GroupNorm refuses them: num_channels (4) must be divisible",
+        ),
+        (layer("Conv2d", in_channels=3, out_channels=4, kernel_size=3, groups=2), "Conv2d refuses them: in_channels"),
+        (layer("Dropout", p=1.5), "Dropout refuses them: dropout probability has to be between 0 and 1"),
+        (layer("Conv2d", in_channels=1, out_channels=4, kernel_size=3, padding="full"), "Conv2d refuses them"),
+        (layer("GroupNorm", num_groups=0, num_channels=4), "GroupNorm refuses them"),
+        (layer("Linear", in_features=-1, out_features=4), "Linear refuses them"),
+    ],
+)
+def test_values_that_the_class_refuses_are_told_in_its_words(entry: dict[str, Any], message: str) -> None:
+    found = refused(build, LayerSpec.model_validate(entry), "net_arch[0]")
+    assert list(found) == ["net_arch[0].kwargs"]
+    assert found["net_arch[0].kwargs"].startswith(message)
+    assert "\n" not in found["net_arch[0].kwargs"]
+
+
+def test_transforms_inside_a_transform_are_built_and_checked() -> None:
+    spec = TransformSpec.model_validate(
+        transform(
+            "Compose",
+            transforms=[
+                transform("RandomInvert", p=1),
+                transform("RandomApply", transforms=[transform("CenterCrop", size=4)], p=1),
+            ],
+        )
+    )
+    made = build(spec, "t")
+    assert type(made.transforms[0]).__name__ == "RandomInvert"
+    assert type(made.transforms[1].transforms[0]).__name__ == "CenterCrop"
+    assert made(torch.zeros(3, 8, 8, dtype=torch.uint8)).unique().tolist() == [255]
+
+    wrong = transform("RandomOrder", transforms=[transform("RGB"), transform("CenterCrop", sise=4)])
+    inside = transform("Compose", transforms=[wrong, transform("RandomInvert", p="x")])
+    _, problems = checked_kwargs(TransformSpec.model_validate(inside), "t")
+    assert {problem.path for problem in problems} == {
+        "t.kwargs.transforms[0].kwargs.transforms[1].kwargs.sise",
+        "t.kwargs.transforms[0].kwargs.transforms[1].kwargs.size",
+        "t.kwargs.transforms[1].kwargs.p",
+    }
+
+
+def test_a_nesting_transform_needs_its_list() -> None:
+    for kwargs in ({}, {"transforms": 5}, {"transforms": {"class": "x"}}):
+        with pytest.raises(ValueError, match=r"must be a list of \{class, kwargs\} entries"):
+            TransformSpec.model_validate(transform("Compose", **kwargs))
+
+
+def test_a_transform_may_name_a_type_for_its_images() -> None:
+    made = build(TransformSpec.model_validate(transform("ToDtype", dtype="torch.float32", scale=True)), "t")
+    assert made(torch.full((1, 2, 2), 255, dtype=torch.uint8)).unique().tolist() == [1.0]
+
+
+def test_resolving_says_what_is_not_installed() -> None:
+    assert resolve("torch.nn.ELU") is torch.nn.ELU
+    for name, message in (
+        ("torch.nn.Elu", "torch.nn.Elu is not in this installation"),
+        ("torch.nn.functional", "torch.nn.functional is not a class"),
+        ("no_such_module.Layer", "no_such_module.Layer is not in this installation: No module named"),
+    ):
+        with pytest.raises(LookupError, match=message):
+            resolve(name)
+
+
+@pytest.mark.parametrize("family", [LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS], ids=lambda family: family.module)
+def test_every_default_of_an_allowed_class_may_be_written_out(family: ClassFamily) -> None:
+    misfits, written = [], 0
+    for dotted in family.full_names():
+        for name, parameter in inspect.signature(resolve(dotted)).parameters.items():
+            default: object = parameter.default
+            if default is None or isinstance(default, str | int | float | bool):
+                fitted, problems = fitted_kwargs(dotted, {name: default}, "class", "kwargs")
+                own = [problem for problem in problems if problem.path == f"kwargs.{name}"]
+                written += 1
+                if name not in ("device", "dtype") and (own or fitted[name] != default):
+                    misfits.append((dotted, name, default, own))
+    assert written > 20
+    assert misfits == []
+
+
+def test_a_problem_is_raised_for_all_arguments_at_once() -> None:
+    with pytest.raises(ParamsError) as caught:
+        build(LayerSpec.model_validate(layer("Conv2d", in_channels="x", bias=2)), "net_arch[3]")
+    assert [problem.path for problem in caught.value.problems] == [
+        "net_arch[3].kwargs.in_channels",
+        "net_arch[3].kwargs.bias",
+        "net_arch[3].kwargs.out_channels",
+        "net_arch[3].kwargs.kernel_size",
+    ]

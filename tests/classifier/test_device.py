@@ -1,0 +1,80 @@
+"""The device that was asked for, or an error; never a silent run elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.classifier.device import choose_device, describe_device, make_repeatable
+from components.shared.errors import DeviceError
+
+GPUS = torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def test_auto_is_a_gpu_where_there_is_one() -> None:
+    assert choose_device("auto").type == ("cuda" if GPUS else "cpu")
+
+
+def test_cpu_is_the_cpu_everywhere() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert describe_device(torch.device("cpu")) == f"cpu ({torch.get_num_threads()} threads)"
+
+
+def test_a_gpu_that_is_there_is_taken() -> None:
+    for wanted in ["cuda", "cuda:0"] if GPUS else []:
+        assert choose_device(wanted).type == "cuda"
+        assert describe_device(choose_device(wanted)).startswith("cuda")
+
+
+def test_a_gpu_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(DeviceError, match=f'device: "cuda:{GPUS or 3}" was asked for, and ') as caught:
+        choose_device(f"cuda:{GPUS or 3}")
+    assert "\n" not in str(caught.value)
+    if not GPUS:
+        with pytest.raises(DeviceError, match=r'"cuda" was asked for, and .*; set device to "auto" or "cpu"'):
+            choose_device("cuda")
+
+
+def test_where_gpus_are_hidden_cuda_is_an_error_and_auto_the_cpu() -> None:
+    code = """
+from components.classifier.device import choose_device
+print(choose_device("auto"))
+choose_device("cuda")
+"""
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=hidden, capture_output=True, text=True
+    )
+    assert done.stdout == "cpu\n"
+    assert done.returncode == 1
+    assert 'DeviceError: device: "cuda" was asked for' in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def torch_settings() -> Iterator[None]:
+    """torch's global settings, put back."""
+    mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    yield
+    torch.set_deterministic_debug_mode(mode)
+    torch.backends.cudnn.benchmark = benchmark
+    torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("torch_settings")
+def test_a_seed_makes_the_same_numbers_by_deterministic_means() -> None:
+    drawn = []
+    for seed in (5, 5, 6, 2**62 + 5):
+        make_repeatable(seed)
+        drawn.append(torch.rand(4).tolist())
+    assert drawn[0] == drawn[1]
+    assert len({tuple(numbers) for numbers in drawn}) == 3
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"]

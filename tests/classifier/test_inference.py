@@ -1,0 +1,223 @@
+"""Predicting a split: the figures do not depend on how it is cut, stored or logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from sklearn.metrics import log_loss
+from torch import nn
+
+from components.classifier import inference
+from components.classifier.batches import ImageStore, MappedImages, Normaliser, ResidentImages, store_images
+from components.classifier.inference import Predictions, chunk_size, predict
+from components.classifier.network import Network, network_of
+from components.shared.artifacts import Normalisation
+from components.shared.dataset import DatasetWriter, Images, Labels, Split, open_dataset
+from components.shared.params import Params
+
+CPU = torch.device("cpu")
+NORMALISATION = Normalisation(mean=[0.4], std=[0.3])
+PARAMS = Params.from_dict(
+    {
+        "batch_size": 8,
+        "image_height": 6,
+        "image_width": 5,
+        "is_image_color": False,
+        "net_arch": [
+            {"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 3, "kernel_size": 3}},
+            {"class": "torch.nn.BatchNorm2d", "kwargs": {"num_features": 3}},
+            {"class": "torch.nn.Dropout", "kwargs": {"p": 0.5}},
+            {"class": "torch.nn.ReLU"},
+        ],
+        "n_classes": 4,
+        "num_epochs": 1,
+    }
+)
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(3)
+    return network_of(PARAMS)
+
+
+def noise(count: int) -> tuple[Images, Labels]:
+    random = np.random.default_rng(count)
+    return random.integers(0, 256, (count, 6, 5, 1), dtype=np.uint8), random.integers(0, 4, count)
+
+
+def predicted(network: Network, images: ImageStore, labels: Labels, **options: Any) -> Predictions:
+    return predict(network, images, torch.tensor(labels), Normaliser(NORMALISATION, CPU), **options)
+
+
+def columns(predictions: Predictions) -> list[list[float]]:
+    """Everything predicted, to the last bit."""
+    return [
+        column.tolist()
+        for column in (predictions.labels, predictions.predicted, predictions.losses, predictions.confidences)
+    ]
+
+
+@pytest.fixture
+def split_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Images, Labels, int], Split]:
+    def write(images: Images, labels: Labels, per_shard: int) -> Split:
+        monkeypatch.setattr("components.shared.dataset.SHARD_BYTES", per_shard * images[0].nbytes)
+        path = tmp_path / f"shards-of-{per_shard}"
+        with DatasetWriter(path, ["a", "b", "c", "d"], (6, 5, 1)) as writer:
+            writer.add("train", images[:1], labels[:1])
+            writer.add("test", images, labels)
+            writer.commit(source="noise", test_split="given", manual_seed=0, unreadable=[])
+        return open_dataset(path).splits["test"]
+
+    return write
+
+
+def softmax_of(network: Network, images: Images) -> npt.NDArray[np.float64]:
+    """Class probabilities, from the images to the logits by other means than predict()'s."""
+    pixels = (images.astype(np.float64) / 255 - 0.4) / 0.3
+    with torch.no_grad():
+        logits = network.eval()(torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32)).double().numpy()
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def test_predictions_are_those_of_the_plain_forward_pass(network: Network) -> None:
+    images, labels = noise(40)
+    predictions = predicted(network, ResidentImages(torch.tensor(images)), labels, every_class=True)
+    probabilities = softmax_of(network, images)
+
+    assert predictions.labels.tolist() == labels.tolist()
+    assert predictions.predicted.tolist() == probabilities.argmax(axis=1).tolist()
+    # float32 layers, and images normalised in another order of operations.
+    np.testing.assert_allclose(predictions.confidences, probabilities.max(axis=1), rtol=1e-5)
+    assert predictions.probabilities is not None
+    np.testing.assert_allclose(predictions.probabilities, probabilities, rtol=1e-5)
+    assert predictions.n_classes == 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_loss_is_scikit_learns_log_loss(seed: int) -> None:
+    """The same float32 logits through float64 softmax: nothing but rounding of float64 may differ."""
+    torch.manual_seed(seed)
+    network = network_of(PARAMS)
+    images, labels = noise(200)
+    normalise = Normaliser(NORMALISATION, CPU)
+    predictions = predicted(network, ResidentImages(torch.tensor(images)), labels)
+    with torch.no_grad():
+        logits = network.eval()(normalise(torch.tensor(images))).double().numpy()
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponents / exponents.sum(axis=1, keepdims=True)
+
+    assert predictions.metrics().loss == pytest.approx(log_loss(labels, probabilities, labels=range(4)), rel=1e-14)
+
+
+@pytest.mark.parametrize("count", [1, 6, 7, 8, 14, 15])
+def test_chunks_cover_every_image_once(network: Network, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    images, labels = noise(count)
+    store = ResidentImages(torch.tensor(images))
+    whole = predicted(network, store, labels)
+    monkeypatch.setattr(inference, "_CHUNK_IMAGES", 7)
+    asked: list[tuple[int, int]] = []
+
+    class Watched(ResidentImages):
+        def span(self, start: int, stop: int) -> torch.Tensor:
+            part = super().span(start, stop)
+            asked.append((start, start + len(part)))
+            return part
+
+    cut = predicted(network, Watched(torch.tensor(images)), labels)
+
+    assert asked == [(start, min(start + 7, count)) for start in range(0, count, 7)]
+    assert cut.labels.tolist() == labels.tolist()
+    assert cut.predicted.tolist() == whole.predicted.tolist()
+    np.testing.assert_allclose(cut.losses, whole.losses, rtol=1e-5)
+
+
+def test_chunk_follows_from_the_network_alone(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chunk_size(network) == 1024
+    monkeypatch.setattr(inference, "_CHUNK_VALUES", network.values_per_image * 10)
+    assert chunk_size(network) == 10
+    monkeypatch.setattr(inference, "_CHUNK_VALUES", 1)
+    assert chunk_size(network) == 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_is_restored_and_statistics_are_left_alone(network: Network, training: bool) -> None:
+    images, labels = noise(20)
+    network.train(training)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    first = predicted(network, ResidentImages(torch.tensor(images)), labels)
+    again = predicted(network, ResidentImages(torch.tensor(images)), labels)
+
+    assert network.training is training
+    assert all(module.training is training for module in network.modules())
+    assert columns(first) == columns(again)  # dropout is off
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_shards_change_nothing(network: Network, split_of: Callable[[Images, Labels, int], Split]) -> None:
+    images, labels = noise(23)
+    expected = columns(predicted(network, ResidentImages(torch.tensor(images)), labels))
+
+    for per_shard, shards in ((100, 1), (23, 1), (22, 2), (5, 5), (1, 23)):
+        split = split_of(images, labels, per_shard)
+        assert len(split.shards) == shards
+        stored = store_images(split, CPU)
+        assert isinstance(stored, ResidentImages)
+        assert columns(predicted(network, stored, split.labels)) == expected
+        assert columns(predicted(network, MappedImages(split, CPU), split.labels)) == expected
+
+
+def test_mapped_images_are_the_resident_ones(split_of: Callable[[Images, Labels, int], Split]) -> None:
+    images, labels = noise(23)
+    split = split_of(images, labels, 5)
+    mapped, resident = MappedImages(split, CPU), ResidentImages(torch.tensor(images))
+
+    assert len(mapped) == len(resident) == 23
+    for indices in ([0], [22, 0, 4, 5, 5, 9, 10], list(range(22, -1, -1))):
+        wanted = torch.tensor(indices)
+        assert torch.equal(mapped.take(wanted), resident.take(wanted))
+    for start, stop in ((0, 23), (3, 12), (5, 10), (20, 30), (22, 23)):
+        assert torch.equal(mapped.span(start, stop), resident.span(start, stop))
+
+
+def test_images_that_do_not_fit_stay_mapped(
+    split_of: Callable[[Images, Labels, int], Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = noise(8)
+    split = split_of(images, labels, 5)
+    monkeypatch.setattr("components.classifier.batches.free_bytes", lambda device: 2 * images.nbytes)
+    assert isinstance(store_images(split, CPU), ResidentImages)
+    monkeypatch.setattr("components.classifier.batches.free_bytes", lambda device: 2 * images.nbytes - 2)
+    assert isinstance(store_images(split, CPU), MappedImages)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 12, 1000])
+def test_batch_metrics_are_those_of_each_batch(network: Network, batch_size: int) -> None:
+    images, labels = noise(12)
+    predictions = predicted(network, ResidentImages(torch.tensor(images)), labels)
+    batches = list(predictions.batch_metrics(batch_size))
+
+    assert len(batches) == -(-12 // batch_size)
+    assert batches[0].loss == np.mean(predictions.losses[:batch_size])
+    sizes = [min(batch_size, 12 - start) for start in range(0, 12, batch_size)]
+    mean = np.average([batch.accuracy for batch in batches], weights=sizes)
+    assert mean == pytest.approx(predictions.metrics().accuracy)
+
+
+def test_certainty_has_no_loss_below_zero(network: Network) -> None:
+    """Float64 rounds the probability to 1; its loss is 0 and not -0, which a report would print."""
+    images, _ = noise(5)
+    with torch.no_grad():
+        nn.init.zeros_(network.classifier.weight)
+        network.classifier.bias.copy_(torch.tensor([1000.0, 0, 0, 0]))
+    predictions = predicted(network, ResidentImages(torch.tensor(images)), np.zeros(5, dtype=np.int64))
+
+    assert predictions.confidences.tolist() == [1.0] * 5
+    assert [str(loss) for loss in predictions.losses.tolist()] == ["0.0"] * 5
