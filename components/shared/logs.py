@@ -25,7 +25,8 @@ class _LineFormatter(logging.Formatter):
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
-        return start + text
+        # A file name of bytes that are no text must not break whatever reads the log as UTF-8.
+        return (start + text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
