@@ -31,6 +31,9 @@ _FORBIDDEN = {"device": "the run's device is set by the key device", "dtype": "l
 
 _NO_FIT = object()
 
+# Beyond it layers fail, though not on the meta device, which computes nothing.
+_LARGEST = torch.finfo(torch.float32).max
+
 
 @cache
 def resolve(dotted: str) -> type[Any]:
@@ -101,7 +104,9 @@ def fitted_kwargs(
             unset = value is None and named[name].default is None
             result = None if unset else fit(value, named[name].annotation)
             if result is _NO_FIT:
-                problems.append(Problem(where, f"must be {spelled(named[name].annotation)}, got {described(value)}"))
+                message = f"must be {spelled(named[name].annotation)}, got {described(value)}"
+                vast = isinstance(value, int | float) and abs(value) > _LARGEST
+                problems.append(Problem(where, f"{message}, too large for float32" if vast else message))
             else:
                 fitted[name] = result
     for name, parameter in named.items():
@@ -199,7 +204,7 @@ def _fit_plain(value: Any, wanted: type[Any]) -> Any:
         integral = number and (isinstance(value, int) or (value.is_integer() and abs(value) <= 2**53))
         return int(value) if integral else _NO_FIT
     if wanted is float:
-        return float(value) if number and abs(value) < 2**1023 else _NO_FIT
+        return float(value) if number and abs(value) <= _LARGEST else _NO_FIT
     if wanted in (numbers.Number, numbers.Real):
         return value if number else _NO_FIT
     if wanted is str:

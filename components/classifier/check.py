@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.classifier.augment import PerImageTransforms
 from components.classifier.building import checked_kwargs, fitted_kwargs
 from components.classifier.network import LayerTable, examine
 from components.classifier.optimisers import rehearse
 from components.shared import params_source
 from components.shared.errors import ParamsError, Problem
 from components.shared.params import Params, in_document_order, read_raw, valid_entries, valid_value
+
+# Values of an image that transforms are tried on: 1024×1024 in grayscale.
+_LARGEST_TRIED = 2**20
 
 
 def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> tuple[Params, LayerTable]:
@@ -49,9 +54,22 @@ def check_dict(raw: Mapping[str, Any], name: str | None = None) -> tuple[Params,
             problems += error.problems
     if params is not None and not any(problem.path.startswith(("optim", "learning_rate")) for problem in problems):
         problems += rehearse(params)
+    if params is not None and not any(problem.path.startswith("additional_transforms") for problem in problems):
+        problems += _transform_problems(params)
     if problems or params is None or table is None:
         raise ParamsError(in_document_order(problems), name)
     return params, table
+
+
+def _transform_problems(params: Params) -> list[Problem]:
+    """What keeps the transforms from being built, or from turning a blank image into an image of the same shape."""
+    if not params.additional_transforms or math.prod(params.image_shape) > _LARGEST_TRIED:
+        return []  # without importing torchvision, or running for minutes: training tries them too
+    try:
+        PerImageTransforms(params.additional_transforms, params.image_shape)
+    except ParamsError as error:
+        return list(error.problems)
+    return []
 
 
 def network_problems(params: Params) -> None:

@@ -276,11 +276,21 @@ def load_network(model: Model, weights: Path | None = None) -> Network:
     file = weights or model.path / manifest.weights.file
     try:
         specs = [LayerSpec.model_validate(entry) for entry in manifest.net_arch]
-        # Not by `examine`: torch's meta device imports sympy, a second that a finished model need not wait.
-        features, n_classes = _layers(specs).eval(), len(manifest.classes)
+        stored, n_classes = load_file(file), len(manifest.classes)
+        # Layers without memory until the weights are theirs: a manifest may claim any size, a file only its own.
+        # Not by `examine`: running the meta device imports sympy, a second that a finished model need not wait.
+        with torch.device("meta"):
+            features = _layers(specs)
+            network = Network(features, stored["classifier.weight"].shape[1], n_classes, 0)
+        for name, tensor in network.state_dict().items():
+            if name in stored and stored[name].dtype != tensor.dtype:
+                raise ValueError(f"{name} is {stored[name].dtype} and must be {tensor.dtype}")
+        network.load_state_dict(stored, assign=True)
+        network.eval()
         in_features, values = _values_of(features, manifest.image.as_tuple())
-        network = Network(features, in_features, n_classes, values + n_classes)
-        network.load_state_dict(load_file(file))
+        if in_features != network.classifier.in_features:
+            raise ValueError(f"the layers give {in_features} features and the classifier takes another number")
+        network.values_per_image = values + n_classes
     except Exception as error:  # whatever layers raise that the weights were not trained with
         raise ArtifactError(f"{file}: does not fit the architecture in model.json: {first_line(error)}") from error
-    return network.eval()
+    return network

@@ -181,6 +181,12 @@ def test_what_fits_is_not_refused(arch: list[Entry]) -> None:
     assert len(table.rows) == len(arch) + 2
 
 
+def test_a_layer_made_for_batches_of_one_image_is_refused_because_evaluation_takes_more() -> None:
+    arch = [layer("LayerNorm", normalized_shape=[1, 1, 8, 8])]
+    found = refused(check_dict, small(net_arch=arch, batch_size=1))
+    assert "torch.nn.LayerNorm does not take every number of images at evaluation" in found["net_arch[0]"]
+
+
 def test_layers_without_an_entry_have_no_known_misfit() -> None:
     assert misfit(torch.nn.ELU(), (), "the images") is None
     assert misfit(torch.nn.Conv2d(3, 4, 3), (3, 3, 3), "the images") is None

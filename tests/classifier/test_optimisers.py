@@ -211,6 +211,13 @@ def test_a_rehearsal_finds_what_would_fail_in_mid_training(
     assert "\n" not in problem.message
 
 
+def test_a_check_rehearses() -> None:
+    config = small(num_epochs=10, learning_rate_schedule=[schedule("OneCycleLR", max_lr=0.1, total_steps=5)])
+    assert "OneCycleLR fails in epoch 6 of 10" in refused(check_dict, config)["learning_rate_schedule[0].kwargs"]
+    # What is wrong with the optimiser's own arguments is told once.
+    assert set(refused(check_dict, {**config, "optim_kwargs": {"momentun": 1}})) == {"optim_kwargs.momentun"}
+
+
 def test_a_rehearsal_leaves_no_trace() -> None:
     before = torch.random.get_rng_state()
     add_param_group, step = torch.optim.SGD.add_param_group, torch.optim.SGD.step

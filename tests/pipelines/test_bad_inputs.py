@@ -115,6 +115,8 @@ BAD_PARAMS: dict[str, tuple[str | bytes, str]] = {
     ),
     "transform: a function": (transform("Lambda", lambd="x"), "it takes a function"),
     "transform: five images of one": (transform("FiveCrop", size=4), "does not turn one image into one image"),
+    "transform: another shape": (transform("CenterCrop", size=4), "turns (1, 8, 8) into (1, 4, 4)"),
+    "transform: refused by its class": (transform("RandomErasing", p=7), "RandomErasing refuses them"),
     "transform: an argument that does not fit": (transform("RandomErasing", p="often"), "must be a number"),
 }
 

@@ -52,7 +52,8 @@ def write(
 def shards_of(images: int, shape: tuple[int, int, int] = SHAPE) -> Iterator[None]:
     """Shards of so many images, instead of 256 MiB."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset_module, "SHARD_BYTES", images * int(np.prod(shape)) + 1)
+        size = int(np.prod(shape))
+        patch.setattr(dataset_module, "SHARD_BYTES", images * size + size // 2)
         yield
 
 
@@ -139,6 +140,7 @@ def test_order_and_statistics_are_exact_for_any_size(
         manifest = write(path, {"train": (images, np.arange(count))}, count, portions)
 
     split = open_dataset(path).splits["train"]
+    assert all(len(shard) == per_shard for shard in split.shards[:-1])
     assert np.array_equal(split.images(), images[split.labels])
     assert sorted(split.labels.tolist()) == list(range(count))
     unit = images.astype(np.float64) / 255
