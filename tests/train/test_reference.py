@@ -1,0 +1,32 @@
+"""The params example as first published, with its repeated block dropped: it trains, from the dict and from JSON."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.data_prep.prepare import prepare
+from components.shared.params import Params, ParamsWarning
+from components.train.train import train
+from tests.examples import DIGITS
+from tests.reference_params import params as reference
+
+
+def test_the_reference_without_its_repeated_block_trains(tmp_path: Path) -> None:
+    raw: dict[str, Any] = copy.deepcopy(reference)
+    del raw["net_arch"][8:12]
+    raw |= {"num_epochs": 1, "device": "cpu"}
+    with pytest.warns(ParamsWarning, match=r"learning_rate_schedule\[0\]\.kwargs\.verbose"):
+        from_dict = Params.from_dict(raw)
+    from_json = Params.load(from_dict.to_json())
+    prepare(data=DIGITS, dataset=tmp_path / "data", params=from_dict)
+
+    for name, params in (("dict", from_dict), ("json", from_json)):
+        result = train(dataset=tmp_path / "data", model=tmp_path / name, params=params)
+        assert result.parameters == 406_218
+
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("dict", "json")]
+    assert models[0] == models[1]
