@@ -89,11 +89,10 @@ def prepare(*, data: Path, dataset: Path, params: Params) -> PrepareResult:
     manifest = None
     while manifest is None:
         manifest = preparation.write()
-    order: tuple[SplitName, ...] = ("train", "validation", "test")
     return PrepareResult(
         dataset=dataset,
         classes=tuple(manifest.classes),
-        counts={name: manifest.splits[name].count for name in order if name in manifest.splits},
+        counts={name: split.count for name, split in manifest.splits.items()},
         image_shape=manifest.image.as_tuple(),
         unreadable=len(manifest.unreadable),
         source=manifest.source,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
 
 from components.shared.artifacts import write_atomically, write_json
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError
@@ -22,7 +22,7 @@ from components.shared.logs import LINE
 from components.shared.params import Params
 from components.shared.step import EXIT_INTERRUPTED, RECORDS_VARIABLE, StepName, StepRecord, read_records
 
-STEPS: tuple[StepName, ...] = ("data-prep", "train", "evaluate", "exit")
+STEPS: tuple[StepName, ...] = get_args(StepName)  # in the order they run
 RESULT_FILE = "result.json"
 INTERRUPTED = "interrupted from the keyboard"
 # What a finished run shows at the top of its directory: the step that makes it, and where kfp keeps it.
