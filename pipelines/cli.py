@@ -9,8 +9,10 @@ from pathlib import Path
 
 from components.shared.command import CommandParser, add_json_option, add_params_options, error_document, print_json
 from components.shared.errors import EXIT_FAILURE, ShutterlineError
-from components.shared.step import EXIT_INTERRUPTED
+from components.shared.signals import EXIT_INTERRUPTED
 from components.shared.version import __version__
+from pipelines.events_command import add_events_parser
+from pipelines.watching import add_watch_parser, watch
 
 
 def build_parser() -> CommandParser:
@@ -35,6 +37,10 @@ def build_parser() -> CommandParser:
     compile_.add_argument("-o", "--output", metavar="FILE", type=Path, default=Path("pipeline.yaml"),
                           help="YAML file to write; default: pipeline.yaml")  # fmt: skip
     add_json_option(compile_)
+
+    add_watch_parser(commands)
+
+    add_events_parser(commands)
 
     params = commands.add_parser("params", help="print params with every default, or their JSON Schema")
     params.add_argument("params", metavar="FILE", nargs="?", help="params file; default: the example's")
@@ -97,13 +103,26 @@ def _compile(options: argparse.Namespace) -> int:
     return compile_pipeline(options)
 
 
+def _events(options: argparse.Namespace) -> int:
+    from pipelines.events_command import events
+
+    return events(options)
+
+
 def _params(options: argparse.Namespace) -> int:
     from pipelines.commands import show_params
 
     return show_params(options)
 
 
-_COMMANDS = {"run": _run, "validate": _validate, "compile": _compile, "params": _params}
+_COMMANDS = {
+    "run": _run,
+    "validate": _validate,
+    "compile": _compile,
+    "events": _events,
+    "params": _params,
+    "watch": watch,
+}
 
 
 if __name__ == "__main__":

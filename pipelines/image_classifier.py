@@ -6,9 +6,8 @@ from kfp import dsl
 from components.data_prep.component import data_prep
 from components.evaluate.component import evaluate
 from components.exit_step.component import exit_step
+from components.shared.run import PIPELINE_NAME
 from components.train.component import train
-
-PIPELINE_NAME = "shutterline-image-classifier"
 
 
 @dsl.pipeline(name=PIPELINE_NAME, description="Trains an image classifier and evaluates it on held-out images.")
@@ -20,7 +19,7 @@ def image_classifier(params: str, data: str, checkpoints: str = "") -> None:
         data: Folder of images or IDX files.
         checkpoints: Directory where training keeps its checkpoints; empty: beside the model.
     """
-    last = exit_step(params=params)
+    last = exit_step(params=params, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
     last.set_display_name("exit")
     with dsl.ExitHandler(last, name="run"):
         prepared = data_prep(params=params, data=data).set_display_name("data prep")

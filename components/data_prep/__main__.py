@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.shared.command import CommandParser, step_command
+from components.shared.events.data import Emit
 from components.shared.params import Params
 from components.shared.step import Reported
 
@@ -37,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dataset", metavar="DIR", type=Path, required=True, help="dataset directory to write; an earlier one goes"
     )
-    return step_command("data-prep", parser, argv, _work)
+    return step_command("data-prep", parser, argv, _work, output="dataset")
 
 
-def _work(options: argparse.Namespace, params: Params) -> Reported:
+def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     # NumPy and Pillow load here, so that --help and a wrong config need not wait for them.
     from components.data_prep.prepare import prepare
 
-    return prepare(data=options.data, dataset=options.dataset, params=params)
+    return prepare(data=options.data, dataset=options.dataset, params=params, emit=emit)
 
 
 if __name__ == "__main__":

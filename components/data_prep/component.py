@@ -19,9 +19,14 @@ def data_prep(params: str, data: str, dataset: Output[Dataset]) -> None:
     from pathlib import Path
 
     from components.data_prep.prepare import prepare
+    from components.shared.run import run_of_artifact, step_run
     from components.shared.step import run_step
 
+    output = Path(dataset.path)
     result, record = run_step(
-        "data-prep", params, lambda checked: prepare(data=Path(data), dataset=Path(dataset.path), params=checked)
+        "data-prep",
+        params,
+        lambda checked, emit: prepare(data=Path(data), dataset=output, params=checked, emit=emit),
+        lambda: step_run(output, in_pipeline=True, platform_run=run_of_artifact(dataset.uri)),
     )
-    dataset.metadata.update(result.report() | {"seconds": record.seconds})
+    dataset.metadata.update(result.report() | {"seconds": record.seconds, "status": record.delivery})

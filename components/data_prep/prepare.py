@@ -17,11 +17,13 @@ from components.data_prep.source import Batch, Source, SourceSplit, listed, show
 from components.data_prep.split import Mask, assign_splits
 from components.shared.dataset import DatasetManifest, DatasetWriter, SplitName, UnreadableImage
 from components.shared.errors import DataError
+from components.shared.events.data import Emit, Progress, Succeeded, unheard
 from components.shared.logs import step_logger
 from components.shared.params import Params
 
 _WARNINGS_SHOWN = 10
 _PROGRESS_SECONDS = 30.0
+_STATUS_SECONDS = 2.0
 
 _log = step_logger("data-prep")
 
@@ -60,8 +62,16 @@ class PrepareResult:
             "test_split": self.test_split,
         }
 
+    def event(self, seconds: float) -> Succeeded:
+        """The result as the step's last status event."""
+        return Succeeded(
+            seconds=seconds,
+            metrics={f"{split}_images": float(count) for split, count in self.counts.items()},
+            artifacts={"dataset": str(self.dataset)},
+        )
 
-def prepare(*, data: Path, dataset: Path, params: Params) -> PrepareResult:
+
+def prepare(*, data: Path, dataset: Path, params: Params, emit: Emit = unheard) -> PrepareResult:
     """Read images and labels and write them as a dataset directory.
 
     The same data and params give the same bytes. Images that cannot be read are left out as if they were not there,
@@ -72,6 +82,7 @@ def prepare(*, data: Path, dataset: Path, params: Params) -> PrepareResult:
         dataset: Directory to write: new, empty, or an earlier dataset, which is replaced.
         params: ``image_height``, ``image_width``, ``is_image_color`` and ``n_classes``; ``manual_seed``,
             ``test_fraction`` and ``validation_fraction`` where images are held out; ``max_unreadable``.
+        emit: Gets the status of the step.
 
     Raises:
         DataError: The data cannot be used; one line says what, where and what to do.
@@ -85,7 +96,7 @@ def prepare(*, data: Path, dataset: Path, params: Params) -> PrepareResult:
         "no" if source.test is None else len(source.test.labels),
         len(source.classes),
     )
-    preparation = _Preparation(source, dataset, params)
+    preparation = _Preparation(source, dataset, params, emit)
     manifest = None
     while manifest is None:
         manifest = preparation.write()
@@ -107,12 +118,14 @@ class _Preparation:
         source: Images and labels.
         dataset: Directory to write.
         params: Options of the run.
+        emit: Gets progress.
     """
 
-    def __init__(self, source: Source, dataset: Path, params: Params) -> None:
+    def __init__(self, source: Source, dataset: Path, params: Params, emit: Emit) -> None:
         self._source = source
         self._dataset = dataset
         self._params = params
+        self._emit = emit
         self._splits: dict[SplitName, SourceSplit] = {"train": source.train}
         self._fractions: dict[SplitName, float] = {}
         if source.test is None:
@@ -127,9 +140,11 @@ class _Preparation:
     def write(self) -> DatasetManifest | None:
         """Write the whole dataset; None if images turned out unreadable and what is held out must be drawn anew."""
         known = {name: len(found) for name, found in self._unreadable.items()}
+        self._told, self._told_images = time.monotonic(), 0
         assigned = self._assigned()
         shape = self._params.image_shape
         with DatasetWriter(self._dataset, list(self._source.classes), shape) as writer, _no_decoder_warnings():
+            done, total = 0, sum(len(split.labels) for split in self._splits.values())
             for name, split in self._splits.items():
                 for batch in self._read(name, split):
                     labels = split.labels[batch.positions]
@@ -137,6 +152,9 @@ class _Preparation:
                         chosen = mask[batch.positions]
                         if chosen.any():
                             writer.add(target, batch.images[chosen], labels[chosen])
+                    done += len(batch.positions)
+                    self._tell(done, total)
+            self._tell(total, total, final=True)
             if any(len(found) > known[name] for name, found in self._unreadable.items()):
                 self._check_share()
                 self._assigned()  # says so if a class has too few images now
@@ -149,6 +167,15 @@ class _Preparation:
                 manual_seed=self._params.manual_seed,
                 unreadable=[image for found in self._unreadable.values() for _, image in sorted(found.items())],
             )
+
+    def _tell(self, done: int, total: int, *, final: bool = False) -> None:
+        """Progress, not more often than somebody can look at it."""
+        now = time.monotonic()
+        if final or now - self._told > _STATUS_SECONDS:
+            rate = (done - self._told_images) / max(now - self._told, 1e-9)
+            eta = (total - done) / rate if rate else None
+            self._emit(Progress(done, total, "images", samples_per_second=rate, eta_seconds=eta))
+            self._told, self._told_images = now, done
 
     def _assigned(self) -> dict[SplitName, dict[SplitName, Mask]]:
         """For each split of the source: which of its images go to which split of the dataset."""

@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.shared.command import CommandParser, step_command
+from components.shared.events.data import Emit
 from components.shared.params import Params
 from components.shared.step import Reported
 
 
-def _work(options: argparse.Namespace, params: Params) -> Reported:
+def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     from components.evaluate.evaluate import evaluate  # torch takes seconds, and --help should not
 
-    return evaluate(model=options.model, dataset=options.dataset, evaluation=options.evaluation, params=params)
+    return evaluate(
+        model=options.model, dataset=options.dataset, evaluation=options.evaluation, params=params, emit=emit
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--evaluation", metavar="DIR", type=Path, required=True, help="evaluation directory to make, with report.html"
     )
-    return step_command("evaluate", parser, argv, _work)
+    return step_command("evaluate", parser, argv, _work, output="evaluation")
 
 
 if __name__ == "__main__":

@@ -32,18 +32,24 @@ def evaluate(
     from pathlib import Path
 
     from components.evaluate.evaluate import evaluate as run_evaluation
+    from components.shared.run import run_of_artifact, step_run
     from components.shared.step import run_step
 
     result, record = run_step(
         "evaluate",
         params,
-        lambda checked: run_evaluation(
-            model=Path(model.path), dataset=Path(dataset.path), evaluation=Path(evaluation.path), params=checked
+        lambda checked, emit: run_evaluation(
+            model=Path(model.path),
+            dataset=Path(dataset.path),
+            evaluation=Path(evaluation.path),
+            params=checked,
+            emit=emit,
         ),
+        lambda: step_run(Path(evaluation.path), in_pipeline=True, platform_run=run_of_artifact(evaluation.uri)),
     )
     for name, value in result.metrics.as_dict().items():
         metrics.log_metric(name, value)
     if len(result.classes) <= 100:  # it travels as metadata, and no UI draws a larger one
         confusion.log_confusion_matrix(result.classes, result.confusion.tolist())
-    evaluation.metadata["seconds"] = record.seconds
+    evaluation.metadata.update({"seconds": record.seconds, "status": record.delivery})
     shutil.copyfile(result.report_file, report.path)

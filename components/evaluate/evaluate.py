@@ -26,6 +26,7 @@ from components.shared.artifacts import ArtifactWriter, FileRecord, sha256_of
 from components.shared.dataset import DATASET, Dataset, open_dataset
 from components.shared.errors import ArtifactError
 from components.shared.evaluation import EVALUATION, ClassRecord, EvaluationManifest, LastWeights, MetricsRecord
+from components.shared.events.data import Emit, Progress, Succeeded, unheard
 from components.shared.logs import step_logger
 from components.shared.model import MODEL, Model, open_model
 from components.shared.params import Params
@@ -81,8 +82,16 @@ class EvaluateResult:
             "images_per_second": self.manifest.images_per_second,
         }
 
+    def event(self, seconds: float) -> Succeeded:
+        """The result as the step's last status event."""
+        return Succeeded(
+            seconds=seconds,
+            metrics=dict(self.metrics.as_dict()),
+            artifacts={"evaluation": str(self.evaluation), "report": str(self.report_file)},
+        )
 
-def evaluate(*, model: Path, dataset: Path, evaluation: Path, params: Params) -> EvaluateResult:
+
+def evaluate(*, model: Path, dataset: Path, evaluation: Path, params: Params, emit: Emit = unheard) -> EvaluateResult:
     """Evaluate a model on the test split of a dataset and write an evaluation directory.
 
     Args:
@@ -90,6 +99,7 @@ def evaluate(*, model: Path, dataset: Path, evaluation: Path, params: Params) ->
         dataset: A complete dataset directory with the model's classes and image shape.
         evaluation: Where the evaluation directory is made; new, empty, or an earlier evaluation that is replaced.
         params: The run's options.
+        emit: Gets the status of the step.
 
     Raises:
         ArtifactError: Model or dataset is incomplete or damaged, they do not fit each other, the network gives values
@@ -106,7 +116,7 @@ def evaluate(*, model: Path, dataset: Path, evaluation: Path, params: Params) ->
         for file in (source.manifest.weights.file, source.manifest.last_weights.file)
     }
     with ArtifactWriter(evaluation, EVALUATION) as writer:
-        findings, mistakes = _findings(source, data, networks, params, device)
+        findings, mistakes = _findings(source, data, networks, params, device, emit)
         if params.eval_metric_compute_freq == "batch":
             log_batches(_log, findings.predictions, params.eval_batch_size)
         _log_findings(findings)
@@ -131,7 +141,7 @@ def evaluate(*, model: Path, dataset: Path, evaluation: Path, params: Params) ->
 
 
 def _findings(
-    model: Model, data: Dataset, networks: dict[str, Network], params: Params, device: torch.device
+    model: Model, data: Dataset, networks: dict[str, Network], params: Params, device: torch.device, emit: Emit
 ) -> tuple[Findings, list[Mistake]]:
     """Put the test split through both networks."""
     manifest, split = model.manifest, data.splits["test"]
@@ -148,6 +158,7 @@ def _findings(
     start = time.perf_counter()
     predictions = predictions_of(manifest.weights.file)
     seconds = time.perf_counter() - start
+    emit(Progress(len(split), len(split), "images", samples_per_second=len(split) / seconds, device=str(device)))
     if wrong := int(np.count_nonzero(~np.isfinite(predictions.losses))):
         raise ArtifactError(
             f"{model.path}: the network gives values that are not finite for {wrong:,} of {len(split):,} images; "

@@ -5,25 +5,31 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from components.exit_step.report import report_end
 from components.shared.command import CommandParser, step_command
+from components.shared.events.data import Emit
 from components.shared.params import Params
+from components.shared.run import step_run
 from components.shared.step import Reported
 
+DESCRIPTION = """\
+Report how a pipeline ended, and deliver the status events that its steps could not.
 
-def _work(options: argparse.Namespace, params: Params) -> Reported:
-    return report_end(state=options.state, message=options.message, records=options.records)
+SHUTTERLINE_RUN_ID names the run, SHUTTERLINE_EVENTS the directory that its steps kept their events in.
+"""
+
+
+def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
+    return report_end(state=options.state, run=step_run(in_pipeline=True), message=options.message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = CommandParser(prog="python -m components.exit_step", description="Report how a pipeline ended.")
+    parser = CommandParser(prog="python -m components.exit_step", description=DESCRIPTION)
     parser.add_argument("--state", required=True, help="the platform's final state, such as SUCCEEDED or FAILED")
     parser.add_argument("--message", default="", help="the platform's error message")
-    parser.add_argument("--records", metavar="DIR", type=Path, help="directory of the steps' records")
-    return step_command("exit", parser, argv, _work)
+    return step_command("exit", parser, argv, _work, in_pipeline=True)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,23 @@ from components.shared.images import image_of
 
 
 @dsl.component(base_image=image_of("data-prep"), install_kfp_package=False)
-def exit_step(params: str, status: dsl.PipelineTaskFinalStatus) -> None:
+def exit_step(params: str, job_id: str, job_name: str, status: dsl.PipelineTaskFinalStatus) -> None:
     """Report how the pipeline ended.
 
     Args:
         params: The run's params as one JSON text.
+        job_id: The platform's id of this run.
+        job_name: The platform's name of this run.
         status: What the platform says of the pipeline.
     """
     from components.exit_step.report import report_end
+    from components.shared.run import run_of_placeholders, step_run
     from components.shared.step import run_step
 
+    run = step_run(in_pipeline=True, platform_run=run_of_placeholders(job_id, job_name))
     run_step(
         "exit",
         params,
-        lambda checked: report_end(state=status.state, message=status.error_message or ""),
+        lambda checked, emit: report_end(state=status.state, run=run, message=status.error_message or ""),
+        lambda: run,
     )

@@ -1,15 +1,17 @@
-"""report_end(): how a pipeline ended, in one vocabulary for every platform."""
+"""report_end(): how a pipeline ended, in one vocabulary for every platform, with what silent steps could not say."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from components.shared.errors import InputError
+from components.shared.events.data import PipelineEnded, StepOutcome
+from components.shared.events.runs import fold
+from components.shared.events.spool import events_in
 from components.shared.logs import step_logger
-from components.shared.step import RECORDS_VARIABLE, read_records
+from components.shared.run import PIPELINE_NAME, StepRun
+from components.shared.status import PIPELINE_STEPS
 
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
@@ -34,27 +36,32 @@ class PipelineEnd:
     Attributes:
         outcome: In our words.
         state: In the platform's.
-        reason: Why it failed, as precisely as is known; empty if it did not.
-        steps: How each step that left a record ended.
+        reason: Why it did not succeed, as precisely as is known; empty if it did.
+        steps: How each step ended, those that could not say it included.
     """
 
     outcome: Outcome
     state: str
     reason: str
-    steps: dict[str, str]
+    steps: list[StepOutcome]
 
     def report(self) -> dict[str, Any]:
         """The end as JSON data."""
-        return {"outcome": self.outcome, "state": self.state, "reason": self.reason, "steps": self.steps}
+        steps = {step.step: step.outcome for step in self.steps}
+        return {"outcome": self.outcome, "state": self.state, "reason": self.reason, "steps": steps}
+
+    def event(self, seconds: float) -> PipelineEnded:
+        """The end as the pipeline's last status event."""
+        return PipelineEnded(PIPELINE_NAME, self.outcome, self.state, self.reason, self.steps)
 
 
-def report_end(*, state: str, message: str = "", records: Path | None = None) -> PipelineEnd:
+def report_end(*, state: str, run: StepRun, message: str = "") -> PipelineEnd:
     """Say how the pipeline ended.
 
     Args:
         state: The platform's word for it.
+        run: The run, and where its steps kept their events.
         message: The platform's error message, which Kubeflow leaves empty.
-        records: Directory of the steps' records; by default the one the environment names, if any.
 
     Raises:
         InputError: The word is not one a known platform uses.
@@ -63,15 +70,44 @@ def report_end(*, state: str, message: str = "", records: Path | None = None) ->
     if outcome is None:
         known = ", ".join(OUTCOMES)
         raise InputError(f"status.state: {state!r} is not a final state of a pipeline; known are {known}")
-    named = os.environ.get(RECORDS_VARIABLE)
-    directory = records or (Path(named) if named else None)
-    ended = read_records(directory) if directory else {}
+    view = fold(run.run, events_in(run.events, run.run))
+    steps = view.outcomes(PIPELINE_STEPS, pipeline_succeeded=outcome == "succeeded", seen=run.shared)
+    for step in steps:
+        if step.outcome not in ("succeeded", "failed", "cancelled"):
+            _log.log(*_remark(step))
+    if outcome == "failed" and _was_cancelled(steps):
+        outcome = "cancelled"  # platforms that know no such word call it failed
     reason = ""
     if outcome != "succeeded":
-        # A step's own error says more than the platform's "task failed".
-        errors = [f"{name}: {record.error.message}" for name, record in ended.items() if record.error]
-        reason = "; ".join(errors) or message or "the platform gave no reason"
+        reason = _reason(steps) or message or "the platform gave no reason"
         _log.error("pipeline %s: %s", outcome, reason)
     else:
         _log.info("pipeline succeeded")
-    return PipelineEnd(outcome, state, reason, {name: record.status for name, record in ended.items()})
+    return PipelineEnd(outcome, state, reason, steps)
+
+
+_INFO, _WARNING = 20, 30  # of the logging module
+
+
+def _remark(step: StepOutcome) -> tuple[int, str]:
+    """A log line on a step that did not say how it ended."""
+    remarks = {
+        "killed": (_WARNING, f"{step.step} began and never ended: it was killed"),
+        "cached": (_INFO, f"{step.step} did not run: its result was there already"),
+        "not started": (_WARNING, f"{step.step} was not started"),
+        "unknown": (_INFO, f"{step.step}: nothing is known of it here, because SHUTTERLINE_EVENTS names no directory"),
+    }
+    return remarks[step.outcome]
+
+
+def _was_cancelled(steps: list[StepOutcome]) -> bool:
+    outcomes = {step.outcome for step in steps}
+    return "cancelled" in outcomes and not outcomes & {"failed", "killed"}
+
+
+def _reason(steps: list[StepOutcome]) -> str:
+    """Why a pipeline ended: a step's own error says more than the platform's "task failed"."""
+    told = [f"{step.step}: {step.error.message}" for step in steps if step.error]
+    told += [f"{step.step} was cancelled" for step in steps if step.outcome == "cancelled"]
+    told += [f"{step.step} was killed" for step in steps if step.outcome == "killed"]
+    return "; ".join(told)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
-from components.shared.logs import log_to_stderr, step_logger
-from components.shared.params import Params, ParamsWarning
+from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, ParamsError
+from components.shared.events.data import Emit
+from components.shared.params import Params
+from components.shared.run import step_run
 from components.shared.step import Reported, StepFailed, StepName, run_step
 from components.shared.version import __version__
 
@@ -20,6 +20,7 @@ exit codes:
   0    done
   2    bad input: params, data or paths cannot be used; one message says where and why
   130  interrupted
+  143  terminated
   1    anything else
 """
 
@@ -70,7 +71,10 @@ def step_command(
     step: StepName,
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None,
-    work: Callable[[argparse.Namespace, Params], Reported],
+    work: Callable[[argparse.Namespace, Params, Emit], Reported],
+    output: str | None = None,
+    *,
+    in_pipeline: bool = False,
 ) -> int:
     """Run one component from its command line.
 
@@ -78,7 +82,9 @@ def step_command(
         step: The step's name.
         parser: Knows the component's own options; the shared ones are added here.
         argv: Arguments, or None for the process's own.
-        work: From parsed options and checked params to the result.
+        work: From parsed options, checked params and what takes the status to the result.
+        output: The option that names what the step makes; its events are kept beside it.
+        in_pipeline: Whether the step is a part of the pipeline even when it is started by hand.
 
     Returns:
         The exit code.
@@ -87,23 +93,19 @@ def step_command(
     add_json_option(parser)
     parser.add_argument("--version", action="version", version=f"shutterline {__version__}")
     options = parser.parse_args(argv)
-    log_to_stderr()
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ParamsWarning)
-            params = Params.load(options.params, options.overrides)
-    except InputError as error:
-        step_logger(step).error("failed: %s", error)
-        if options.json:
-            print_json({"step": step, "status": "failed", "error": error_document(error)})
-        return EXIT_BAD_INPUT
-    for warning in caught:
-        step_logger(step).warning("%s", warning.message)
-    try:
-        _, record = run_step(step, params, lambda checked: work(options, checked))
+        _, record = run_step(
+            step,
+            lambda: Params.load(options.params, options.overrides),
+            lambda params, emit: work(options, params, emit),
+            lambda: step_run(getattr(options, output) if output else None, in_pipeline=in_pipeline),
+        )
     except StepFailed as failed:
         if options.json:
-            print_json(failed.record.model_dump(mode="json"))
+            document = failed.record.model_dump(mode="json")
+            if isinstance(failed.__cause__, ParamsError):
+                document["error"] = error_document(failed.__cause__)  # every problem by itself
+            print_json(document)
         return int(failed.code or EXIT_OK)
     if options.json:
         print_json(record.model_dump(mode="json"))

@@ -4,11 +4,13 @@
 
     ShutterlineError                 exit code 1
     ├── DivergedError                the loss is no longer a number
+    ├── StatusUnavailableError       no broker answers at the start, and the params want that to be an error
     └── InputError                   exit code 2: what was given cannot be used; one message, no traceback
         ├── ParamsError              options of a run, every problem at once (``.problems``)
         ├── DataError                images and labels handed to data prep
         ├── ArtifactError            a dataset or model directory that is incomplete, damaged or of another kind
-        └── DeviceError              a device that was asked for and is not there
+        ├── DeviceError              a device that was asked for and is not there
+        └── StatusRefusedError       a broker refuses: topic, permission, credentials, security settings
 
 Anything else that escapes a step is a defect or a broken machine and ends with exit code 1 and a traceback.
 """
@@ -33,6 +35,10 @@ class DivergedError(ShutterlineError):
     """Training left the numbers: the loss is NaN or infinite."""
 
 
+class StatusUnavailableError(ShutterlineError):
+    """A broker does not answer at the start of a step whose params say ``on_status_error: fail``."""
+
+
 class InputError(ShutterlineError):
     """What the user gave cannot be used; the message says where, why and what to do."""
 
@@ -49,6 +55,10 @@ class ArtifactError(InputError):
 
 class DeviceError(InputError):
     """The device asked for is not there."""
+
+
+class StatusRefusedError(InputError):
+    """A broker refuses status, and will go on doing so until somebody changes a setting."""
 
 
 @dataclass(frozen=True, slots=True)

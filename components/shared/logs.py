@@ -6,6 +6,8 @@ import logging
 import re
 import sys
 
+from components.shared.events.redaction import redact
+
 # What a line of ours looks like, so that a runner can tell it from what kfp prints around it.
 LINE = re.compile(r"\d\d:\d\d:\d\d (?P<step>[a-z-]{4,9}) +(?:(?P<level>WARNING|ERROR) )?.*")
 
@@ -26,7 +28,7 @@ class _LineFormatter(logging.Formatter):
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         # A file name of bytes that are no text must not break whatever reads the log as UTF-8.
-        return (start + text).encode("utf-8", "backslashreplace").decode("utf-8")
+        return redact((start + text).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]

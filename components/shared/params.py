@@ -232,6 +232,11 @@ class Params(Entry):
     max_unreadable: Annotated[Real, Field(ge=0, le=1)] = Field(
         0.01, description="Share of image files that may be unreadable; they are set aside and listed."
     )
+    on_status_error: Literal["warn", "fail"] = Field(
+        "warn",
+        description="When a broker does not answer as a step starts: warn and keep status in the spool, or fail the "
+        "step. A broker that refuses always fails it.",
+    )
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], source: str | None = None) -> Self:

@@ -1,8 +1,8 @@
 """run_step(): the frame around every step, whether a command line or a pipeline started it.
 
-It logs how the step began and ended, turns exceptions into exit codes, and leaves a step record where the environment
-variable ``SHUTTERLINE_RECORDS`` names a directory. Exit codes: 0 done; 2 bad input, with one message and no
-traceback; 130 interrupted; 1 anything else.
+It logs and emits how the step began and ended, turns exceptions and signals into exit codes, and leaves a step record
+where the environment variable ``SHUTTERLINE_RECORDS`` names a directory. Exit codes: 0 done; 2 bad input, with one
+message and no traceback; 130 interrupted; 143 terminated; 1 anything else.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.shared.artifacts import write_json
 from components.shared.errors import EXIT_FAILURE, ShutterlineError
+from components.shared.events.data import Cancelled, Emit, Error, EventData, Failed, PipelineEnded
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.params import Params, ParamsWarning
+from components.shared.run import StepRun, step_run
+from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises, undisturbed
+from components.shared.status import Status
 
 RECORDS_VARIABLE = "SHUTTERLINE_RECORDS"
-EXIT_INTERRUPTED = 130
 
 StepName = Literal["data-prep", "train", "evaluate", "exit"]
 
@@ -46,6 +49,7 @@ class StepRecord(BaseModel):
         seconds: Wall time of the step's work, without starting its process.
         exit_code: What the step's process ends with.
         report: What the step says of its result: metrics, artifact paths.
+        delivery: What became of its status events.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,83 +60,153 @@ class StepRecord(BaseModel):
     exit_code: int = 0
     report: dict[str, Any] = {}
     error: StepError | None = None
+    delivery: dict[str, Any] | None = None
 
 
 class Reported(Protocol):
-    """A step's result that can tell itself as JSON data."""
+    """A step's result that can tell itself."""
 
     def report(self) -> dict[str, Any]:
-        """Metrics, counts and artifact paths, for people and programs."""
+        """Metrics, counts and artifact paths as JSON data, for people and programs."""
+        ...
+
+    def event(self, seconds: float) -> EventData:
+        """The step's last status event, given the seconds the work took."""
         ...
 
 
 ResultT = TypeVar("ResultT", bound=Reported)
 
 
-def run_step(step: StepName, params: Params | str, work: Callable[[Params], ResultT]) -> tuple[ResultT, StepRecord]:
+def run_step(
+    step: StepName,
+    params: Params | str | Callable[[], Params],
+    work: Callable[[Params, Emit], ResultT],
+    run: Callable[[], StepRun] = step_run,
+) -> tuple[ResultT, StepRecord]:
     """Run a step's work in its frame.
 
     Args:
         step: The step's name.
-        params: The run's options, or their JSON text as a pipeline carries it.
-        work: From checked params to the result.
+        params: The run's options, their JSON text as a pipeline carries it, or what loads them.
+        work: From checked params, and what takes its status, to the result.
+        run: Finds out which run the step belongs to.
 
     Returns:
         The work's result and the step's record.
 
     Raises:
-        SystemExit: With the exit code, when the work failed; the reason is logged.
+        StepFailed: A SystemExit with the exit code, when the work failed; the reason is logged.
     """
     log_to_stderr()
-    log = step_logger(step)
-    start = time.perf_counter()
+    with sigterm_raises():
+        return _Frame(step).run(params, work, run)
 
-    def end_with(
-        status: Literal["failed", "cancelled"], error: BaseException, message: str, exit_code: int
-    ) -> NoReturn:
-        record = StepRecord(
-            step=step,
-            status=status,
-            seconds=time.perf_counter() - start,
-            exit_code=exit_code,
-            # A file's name may hold bytes that are no text, and a record is JSON.
-            error=StepError(
-                type=type(error).__name__, message=message.encode("utf-8", "backslashreplace").decode("utf-8")
-            ),
-        )
-        _leave(record)
-        raise StepFailed(record, exit_code) from error
 
-    try:
+class _Frame:
+    """One start of one step."""
+
+    def __init__(self, step: StepName) -> None:
+        self._step = step
+        self._log = step_logger(step)
+        self._start = time.perf_counter()
+        self._status: Status | None = None
+
+    def run(
+        self,
+        params: Params | str | Callable[[], Params],
+        work: Callable[[Params, Emit], ResultT],
+        run: Callable[[], StepRun],
+    ) -> tuple[ResultT, StepRecord]:
+        try:
+            self._status = Status(self._step, run(), self._log)
+            params = self._checked(params)
+            self._status.open(params)
+            self._log.info("started")
+            self._status.check(params.on_status_error)
+            result = work(params, self._status.emit)
+            report = result.report()
+            last = result.event(self._seconds)
+        except ShutterlineError as error:
+            self._log.error("failed: %s", error)
+            self._fail(error, str(error), error.exit_code)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                self._log.exception("failed: %s", type(error).__name__)
+                self._fail(error, str(error), EXIT_FAILURE)
+            message = f"{error.strerror}: {error.filename or 'while writing'}; free some space and run the step again"
+            self._log.error("failed: %s", message)
+            self._fail(error, message, EXIT_FAILURE)
+        except KeyboardInterrupt as error:
+            self._log.error("cancelled")
+            self._cancel(error, "interrupted from the keyboard", EXIT_INTERRUPTED)
+        except Terminated as error:
+            self._log.error("cancelled: SIGTERM")
+            self._cancel(error, "SIGTERM", EXIT_TERMINATED)
+        except (Exception, SystemExit) as error:
+            self._log.exception("failed: %s", type(error).__name__)
+            self._fail(error, str(error), EXIT_FAILURE)
+        record = StepRecord(step=self._step, status="succeeded", seconds=self._seconds, report=report)
+        return result, self._end(record, last)
+
+    @property
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    def _checked(self, params: Params | str | Callable[[], Params]) -> Params:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ParamsWarning)
-            params = params if isinstance(params, Params) else Params.load(params)
+            if isinstance(params, str):
+                params = Params.load(params)
+            elif not isinstance(params, Params):
+                params = params()
         for warning in caught:
-            log.warning("%s", warning.message)
-        if (targets := params.status_targets.describe()) != "none":
-            log.warning("status is logged here only: sending it to %s is not built yet", targets)
-        log.info("started")
-        result = work(params)
-        record = StepRecord(step=step, status="succeeded", seconds=time.perf_counter() - start, report=result.report())
-    except ShutterlineError as error:
-        log.error("failed: %s", error)
-        end_with("failed", error, str(error), error.exit_code)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            log.exception("failed: %s", type(error).__name__)
-            end_with("failed", error, str(error), EXIT_FAILURE)
-        message = f"{error.strerror}: {error.filename or 'while writing'}; free some space and run the step again"
-        log.error("failed: %s", message)
-        end_with("failed", error, message, EXIT_FAILURE)
-    except KeyboardInterrupt as error:
-        log.error("cancelled")
-        end_with("cancelled", error, "interrupted from the keyboard", EXIT_INTERRUPTED)
-    except Exception as error:
-        log.exception("failed: %s", type(error).__name__)
-        end_with("failed", error, str(error), EXIT_FAILURE)
-    _leave(record)
-    log.info("succeeded in %.1f s", record.seconds)
-    return result, record
+            self._log.warning("%s", warning.message)
+        return params
+
+    def _fail(self, error: BaseException, message: str, exit_code: int) -> NoReturn:
+        told = _told(error, message)
+        data = Failed(self._seconds, Error(told.type, told.message), exit_code)
+        self._end_badly("failed", data, error, told, exit_code)
+
+    def _cancel(self, error: BaseException, reason: str, exit_code: int) -> NoReturn:
+        self._end_badly(
+            "cancelled", Cancelled(self._seconds, reason, exit_code), error, _told(error, reason), exit_code
+        )
+
+    def _end_badly(
+        self,
+        status: Literal["failed", "cancelled"],
+        data: Failed | Cancelled,
+        error: BaseException,
+        told: StepError,
+        exit_code: int,
+    ) -> NoReturn:
+        record = StepRecord(step=self._step, status=status, seconds=data.seconds, exit_code=exit_code, error=told)
+        event: EventData = data
+        if self._step == "exit":  # which speaks for the pipeline alone
+            event = PipelineEnded(self._pipeline, status, "", f"the exit step {status}: {told.message}", [])
+        record = self._end(record, event)
+        raise StepFailed(record, exit_code) from error
+
+    @property
+    def _pipeline(self) -> str:
+        return (self._status.run.pipeline if self._status else None) or ""
+
+    def _end(self, record: StepRecord, last: EventData) -> StepRecord:
+        """Say the last word, exactly once, and leave the record."""
+        with undisturbed():
+            if self._status is not None:
+                record = record.model_copy(update={"delivery": self._status.end(last)})
+            _leave(record)
+        if record.status == "succeeded":
+            self._log.info("succeeded in %.1f s", record.seconds)
+        return record
+
+
+def _told(error: BaseException, message: str) -> StepError:
+    # A file's name may hold bytes that are no text, and a record is JSON.
+    return StepError(type=type(error).__name__, message=message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 class StepFailed(SystemExit):

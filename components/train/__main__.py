@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.shared.command import CommandParser, step_command
+from components.shared.events.data import Emit
 from components.shared.params import Params
 from components.shared.step import Reported
 
 
-def _work(options: argparse.Namespace, params: Params) -> Reported:
+def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     from components.train.train import train  # torch takes seconds, and --help should not
 
-    return train(dataset=options.dataset, model=options.model, params=params, checkpoints=options.checkpoints)
+    return train(
+        dataset=options.dataset, model=options.model, params=params, checkpoints=options.checkpoints, emit=emit
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--checkpoints", metavar="DIR", type=Path, help="where checkpoints are kept; default: beside the model"
     )
-    return step_command("train", parser, argv, _work)
+    return step_command("train", parser, argv, _work, output="model")
 
 
 if __name__ == "__main__":

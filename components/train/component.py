@@ -26,20 +26,23 @@ def train(
     """
     from pathlib import Path
 
+    from components.shared.run import run_of_artifact, step_run
     from components.shared.step import run_step
     from components.train.train import train as run_training
 
     result, record = run_step(
         "train",
         params,
-        lambda checked: run_training(
+        lambda checked, emit: run_training(
             dataset=Path(dataset.path),
             model=Path(model.path),
             params=checked,
             checkpoints=Path(checkpoints) if checkpoints else None,
+            emit=emit,
         ),
+        lambda: step_run(Path(model.path), in_pipeline=True, platform_run=run_of_artifact(model.uri)),
     )
     report = result.report()
-    model.metadata.update(report | {"framework": "pytorch", "seconds": record.seconds})
+    model.metadata.update(report | {"framework": "pytorch", "seconds": record.seconds, "status": record.delivery})
     for name, value in report["metrics"].items():
         metrics.log_metric(name, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -21,15 +22,22 @@ class Progress:
         epochs: Epochs in all.
         steps_per_epoch: Batches in one epoch.
         log: Gets one line an epoch where there is no bar.
+        on_batch: Called for every batch.
     """
 
     def __init__(
-        self, mode: Literal["notebook", "script"], epochs: int, steps_per_epoch: int, log: logging.Logger
+        self,
+        mode: Literal["notebook", "script"],
+        epochs: int,
+        steps_per_epoch: int,
+        log: logging.Logger,
+        on_batch: Callable[[], None] | None = None,
     ) -> None:
         self._mode = mode
         self._epochs = epochs
         self._steps = epochs * steps_per_epoch
         self._log = log
+        self._on_batch = on_batch
         self._bar: Any = None
 
     def __enter__(self) -> Self:
@@ -54,6 +62,8 @@ class Progress:
         """One batch is under way; costs the caller well under a microsecond between redraws."""
         if self._bar is not None:
             self._bar.update()
+        if self._on_batch is not None:
+            self._on_batch()
 
     def epoch(self, record: EpochRecord, images_per_second: float) -> None:
         """An epoch has ended."""

@@ -22,6 +22,7 @@ from components.classifier.network import Network, network_of
 from components.shared.artifacts import ArtifactWriter, FileRecord, Normalisation, sha256_of
 from components.shared.dataset import DATASET, Dataset, open_dataset
 from components.shared.errors import ArtifactError, ParamsError, Problem
+from components.shared.events.data import Emit, Succeeded, unheard
 from components.shared.logs import step_logger
 from components.shared.model import MODEL, ModelManifest, Provenance, Selection
 from components.shared.params import Params
@@ -29,6 +30,7 @@ from components.shared.version import __version__
 from components.train.curves import Curves
 from components.train.loop import Labelled, State, Trainer
 from components.train.progress import Progress
+from components.train.status import TrainingStatus
 
 _log = step_logger("train")
 
@@ -77,8 +79,19 @@ class TrainResult:
             "device": self.device,
         }
 
+    def event(self, seconds: float) -> Succeeded:
+        """The result as the step's last status event."""
+        metrics: dict[str, float | None] = {"loss": self.selection.loss, "accuracy": self.selection.accuracy}
+        return Succeeded(
+            seconds=seconds,
+            metrics=metrics | {"train_loss": self.train_loss, "images_per_second": self.images_per_second},
+            artifacts={"model": str(self.model), "checkpoints": str(self.checkpoints)},
+        )
 
-def train(*, dataset: Path, model: Path, params: Params, checkpoints: Path | None = None) -> TrainResult:
+
+def train(
+    *, dataset: Path, model: Path, params: Params, checkpoints: Path | None = None, emit: Emit = unheard
+) -> TrainResult:
     """Train the network of `params` on a dataset directory and write a model directory.
 
     Args:
@@ -86,6 +99,7 @@ def train(*, dataset: Path, model: Path, params: Params, checkpoints: Path | Non
         model: Where the model directory is made; new, empty, or an earlier model that is replaced.
         params: The run's options.
         checkpoints: Where checkpoints are kept, in a directory of this run's own below it; by default beside `model`.
+        emit: Gets the status of the step.
 
     Raises:
         ParamsError: The network, optimiser, schedules or transforms cannot be built, or do not fit the data.
@@ -112,7 +126,7 @@ def train(*, dataset: Path, model: Path, params: Params, checkpoints: Path | Non
             params.batch_size,
         )
         start = time.perf_counter()
-        _run(trainer, data, kept, model / "tensorboard")
+        _run(trainer, data, kept, model / "tensorboard", emit)
         seconds = time.perf_counter() - start
         files = _write_weights(writer, trainer, data, normalisation)
         manifest = _manifest(trainer, data, normalisation, files, seconds, dataset_sha256)
@@ -191,12 +205,14 @@ def _has_room(parameters: int, device: torch.device) -> None:
         raise ParamsError([Problem("net_arch", message)])
 
 
-def _run(trainer: Trainer, data: Dataset, checkpoints: Path, tensorboard: Path) -> None:
+def _run(trainer: Trainer, data: Dataset, checkpoints: Path, tensorboard: Path, emit: Emit) -> None:
     """All epochs, with everything that happens between them."""
     params, split = trainer.params, data.selection_split
+    images = len(trainer.training.images)
+    status = TrainingStatus(emit, params.num_epochs, len(trainer.slices), images, split, str(trainer.device))
     with (
         Curves(tensorboard) as curves,
-        Progress(params.mode, params.num_epochs, len(trainer.slices), _log) as progress,
+        Progress(params.mode, params.num_epochs, len(trainer.slices), _log, status.batch) as progress,
     ):
         for epoch in range(1, params.num_epochs + 1):
             with warnings.catch_warnings():
@@ -204,11 +220,13 @@ def _run(trainer: Trainer, data: Dataset, checkpoints: Path, tensorboard: Path) 
                 warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
                 record, predictions = trainer.run_epoch(epoch, progress)
             progress.epoch(record, trainer.images_per_second)
+            status.epoch(record)
             curves.epoch(record, split, trainer.images_per_second)
             if predictions is not None and params.eval_metric_compute_freq == "batch":
                 log_batches(_log, predictions, params.eval_batch_size)
             if epoch % params.save_freq == 0 or epoch == params.num_epochs:
-                save_checkpoint(checkpoints, epoch, trainer.state(epoch), params.keep_checkpoints)
+                saved = save_checkpoint(checkpoints, epoch, trainer.state(epoch), params.keep_checkpoints)
+                status.checkpoint(epoch, saved)
         curves.precision_recall(trainer.predict_with_best(), data.manifest.classes, trainer.best.epoch)
 
 

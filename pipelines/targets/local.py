@@ -6,6 +6,8 @@ import importlib
 import io
 import os
 import shlex
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,11 +22,15 @@ from components.shared.artifacts import write_atomically, write_json
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError
 from components.shared.logs import LINE
 from components.shared.params import Params
-from components.shared.step import EXIT_INTERRUPTED, RECORDS_VARIABLE, StepName, StepRecord, read_records
+from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE, new_run_id
+from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+from components.shared.step import RECORDS_VARIABLE, StepName, StepRecord, read_records
+from pipelines.targets.stopping import stopped_with_its_steps
 
 STEPS: tuple[StepName, ...] = get_args(StepName)  # in the order they run
 RESULT_FILE = "result.json"
-INTERRUPTED = "interrupted from the keyboard"
+INTERRUPTED, TERMINATED = "interrupted from the keyboard", "told to end by SIGTERM"
+_STOPS = {INTERRUPTED: EXIT_INTERRUPTED, TERMINATED: EXIT_TERMINATED}
 # What a finished run shows at the top of its directory: the step that makes it, and where kfp keeps it.
 LINKS: dict[str, tuple[StepName, str]] = {
     "dataset": ("data-prep", "data-prep/dataset"),
@@ -39,7 +45,7 @@ class LocalRun:
     """How a local run ended.
 
     Attributes:
-        exit_code: 0 done, 2 bad input, 130 interrupted, 1 anything else.
+        exit_code: 0 done, 2 bad input, 130 interrupted, 143 terminated, 1 anything else.
         document: What result.json holds.
     """
 
@@ -68,8 +74,15 @@ def run_local(params: Params, data: Path, out: Path, show: Callable[[str], None]
         tempfile.TemporaryDirectory(prefix="shutterline-") as scratch,
         _carriable(out, data, Path(scratch)) as places,
     ):
-        trouble = _through_kfp(params, places, log, lambda line: show(places.spoken(line)))
-        document = _document(read_records(out / "steps"), trouble, places)
+        run = os.environ.get(RUN_VARIABLE) or new_run_id()
+        shown = _LineFilter(log, lambda line: show(places.spoken(line)))
+        with _environment(run, places), stopped_with_its_steps() as stop:
+            trouble = _through_kfp(params, places, shown)
+            if stop.signal is not None:
+                trouble = INTERRUPTED if stop.signal == signal.SIGINT else TERMINATED
+            if trouble and "exit" not in read_records(out / "steps"):
+                _say_the_end(out, "CANCELLED" if trouble in _STOPS else "FAILED", trouble, shown)
+        document = _document(read_records(out / "steps"), trouble, places) | {"run": run}
     document["seconds"]["total"] = round(time.perf_counter() - start, 3)
     write_json(out / RESULT_FILE, document)
     exit_code = EXIT_OK if document["status"] == "succeeded" else document["error"]["exit_code"]
@@ -141,23 +154,35 @@ def load_kfp() -> None:
     importlib.import_module("pipelines.image_classifier")
 
 
-def _through_kfp(params: Params, places: _Places, log: TextIO, show: Callable[[str], None]) -> str | None:
+@contextmanager
+def _environment(run: str, places: _Places) -> Iterator[None]:
+    """What the steps find in their environment."""
+    before = dict(os.environ)
+    os.environ |= {
+        RUN_VARIABLE: run,
+        EVENTS_VARIABLE: str(places.out / "events"),
+        RECORDS_VARIABLE: str(places.out / "steps"),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",  # a file torch.py in the user's directory is not torch
+        "TMPDIR": str(places.scratch),  # kfp leaves a directory of its own behind for every task
+    }
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _through_kfp(params: Params, places: _Places, shown: _LineFilter) -> str | None:
     """Run the pipeline under kfp; returns what went wrong outside the steps, in words, or None."""
     from kfp import local
     from kfp.local.config import LocalExecutionConfig
 
     from pipelines.image_classifier import image_classifier
 
-    environment, configured = dict(os.environ), LocalExecutionConfig.instance
-    # A temporary directory of its own: kfp leaves one of its own behind for every task.
-    os.environ |= {
-        RECORDS_VARIABLE: str(places.out / "steps"),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONSAFEPATH": "1",  # a file torch.py in the user's directory is not torch
-        "TMPDIR": str(places.scratch),
-    }
+    configured = LocalExecutionConfig.instance
     try:
-        with warnings.catch_warnings(), redirect_stdout(_LineFilter(log, show)):
+        with warnings.catch_warnings(), redirect_stdout(shown):
             warnings.simplefilter("ignore")  # kfp doubts images whose name does not say "python"
             local.init(
                 runner=local.SubprocessRunner(use_venv=False),
@@ -171,25 +196,28 @@ def _through_kfp(params: Params, places: _Places, log: TextIO, show: Callable[[s
                 checkpoints=str(places.carried_out / "checkpoints"),
             )
     except KeyboardInterrupt:
-        _wait_for_last_words(places.out / "steps")
         return INTERRUPTED
+    except Terminated:
+        return TERMINATED
     except Exception as error:  # kfp's own trouble: told with the steps' records, not instead of them
-        log.write(f"\nkfp: {type(error).__name__}: {error}\n")
+        shown.write(f"\nkfp: {type(error).__name__}: {error}\n")
         return f"kfp: {type(error).__name__}: {error}"
     finally:
-        os.environ.clear()
-        os.environ.update(environment)
         LocalExecutionConfig.instance = configured
     return None
 
 
-def _wait_for_last_words(records: Path, seconds: float = 3.0) -> None:
-    """Give the step that was interrupted with us time to leave its record."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if any(record.status == "cancelled" for record in read_records(records).values()):
-            return
-        time.sleep(0.05)
+def _say_the_end(out: Path, state: str, message: str, shown: _LineFilter) -> None:
+    """Run the exit step that kfp did not get to."""
+    command = [sys.executable, "-m", "components.exit_step", "--params", str(out / "params.json")]
+    done = subprocess.run(  # noqa: S603 - our own interpreter and module
+        [*command, "--state", state, "--message", message],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="backslashreplace",
+    )
+    shown.write(done.stdout)
 
 
 class _LineFilter(io.TextIOBase):
@@ -234,7 +262,7 @@ def _document(records: dict[str, StepRecord], trouble: str | None, places: _Plac
     evaluated = records["evaluate"].report if "evaluate" in records else {}
     trained = records["train"].report if "train" in records else {}
     return {
-        "status": "succeeded" if error is None else "cancelled" if trouble == INTERRUPTED else "failed",
+        "status": "succeeded" if error is None else "cancelled" if trouble in _STOPS else "failed",
         "error": error,
         "metrics": evaluated.get("metrics", {}),
         "training": {key: value for key, value in trained.items() if key not in ("model", "checkpoints")},
@@ -250,8 +278,9 @@ def _error(records: dict[str, StepRecord], trouble: str | None, places: _Places)
     """Why the run did not succeed: the first step's own word, else what is missing."""
     for step in STEPS:
         record = records.get(step)
-        if trouble == INTERRUPTED and (record is None or record.status != "succeeded"):
-            return {"step": step, "type": "KeyboardInterrupt", "message": INTERRUPTED, "exit_code": EXIT_INTERRUPTED}
+        if trouble in _STOPS and (record is None or record.status != "succeeded"):
+            kind = "KeyboardInterrupt" if trouble == INTERRUPTED else "Terminated"
+            return {"step": step, "type": kind, "message": trouble, "exit_code": _STOPS[trouble]}
         if record is None:
             why = trouble or f"it left no record, so it was killed; see {places.out / 'kfp.log'}"
             return {"step": step, "type": "Killed", "message": why, "exit_code": EXIT_FAILURE}

@@ -18,6 +18,9 @@ import yaml
 from components.shared.dataset import open_dataset
 from components.shared.errors import ArtifactError
 from components.shared.evaluation import open_evaluation
+from components.shared.events.data import Cancelled
+from components.shared.events.runs import fold
+from components.shared.events.spool import events_in
 from components.shared.model import open_model
 from components.train.train import train
 from pipelines.cli import main
@@ -220,7 +223,18 @@ def test_files_of_the_users_do_not_stand_in_for_packages(tmp_path: Path, command
     assert done.returncode == 0, done.stderr
 
 
-def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "whole_group", "code", "reason"),
+    [
+        (signal.SIGINT, True, 130, "interrupted from the keyboard"),  # as a terminal does
+        (signal.SIGINT, False, 130, "SIGTERM"),  # which is what the step then gets
+        (signal.SIGTERM, False, 143, "SIGTERM"),
+    ],
+    ids=["Ctrl-C", "SIGINT to the command alone", "SIGTERM"],
+)
+def test_a_run_that_is_told_to_stop_ends_in_good_order(
+    tmp_path: Path, number: signal.Signals, whole_group: bool, code: int, reason: str
+) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=100_000)
     run = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", "run", "--params", str(params), "--out", "out", "--json"],
@@ -235,18 +249,24 @@ def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
         if "epoch 3/" in line:
             break
 
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    (os.killpg if whole_group else os.kill)(run.pid, number)
     printed, told = run.communicate(timeout=60)
 
-    assert run.returncode == 130, told
+    assert run.returncode == code, told
     document = json.loads(printed)
     assert document["status"] == "cancelled"
-    assert document["steps"] == {"data-prep": "succeeded", "train": "cancelled"}
+    assert document["steps"] == {"data-prep": "succeeded", "train": "cancelled", "exit": "succeeded"}
     assert document == json.loads((tmp_path / "out" / "result.json").read_text())
     assert "Traceback" not in told
     (model,) = (tmp_path / "out" / "kfp").glob("*/train/model")
     with pytest.raises(ArtifactError, match="not a complete model"):
         open_model(model)
+    view = fold(document["run"], events_in(tmp_path / "out" / "events"))
+    assert view.state == "cancelled"
+    assert view.ended is not None
+    assert [step.outcome for step in view.ended.steps] == ["succeeded", "cancelled", "not started"]
+    assert isinstance(view.steps["train"].end, Cancelled)
+    assert (view.steps["train"].end.reason, view.steps["train"].end.exit_code) == (reason, code if whole_group else 143)
 
 
 def test_temporary_files_are_cleared_away(tmp_path: Path, command: Command) -> None:

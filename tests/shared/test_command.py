@@ -16,6 +16,7 @@ import pytest
 import components.shared
 from components.shared.command import CommandParser, error_document, print_json, step_command
 from components.shared.errors import DataError, DivergedError, ParamsError, Problem
+from components.shared.events.data import Emit
 from components.shared.params import Params
 from components.shared.step import Reported
 from components.shared.version import __version__
@@ -31,7 +32,7 @@ def command(*argv: str, error: BaseException | None = None) -> int:
     parser = CommandParser(prog="python -m components.trial", description="Try.")
     parser.add_argument("--dataset", metavar="DIR", type=Path, required=True)
 
-    def work(options: argparse.Namespace, params: Params) -> Reported:
+    def work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
         if error is not None:
             raise error
         return Result({"dataset": str(options.dataset), "epochs": params.num_epochs})

@@ -63,6 +63,7 @@ EVERY_KEY: dict[str, Any] = {
     "validation_fraction": 0.19,
     "keep_checkpoints": 20,
     "max_unreadable": 0.21,
+    "on_status_error": "fail",
 }
 
 AS_PYTHON: dict[str, Any] = {
@@ -186,6 +187,7 @@ def test_defaults_are_those_of_the_key_list() -> None:
         "validation_fraction": 0.0,
         "keep_checkpoints": 3,
         "max_unreadable": 0.01,
+        "on_status_error": "warn",
     }
 
 

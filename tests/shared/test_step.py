@@ -26,6 +26,7 @@ from components.shared.errors import (
     Problem,
     ShutterlineError,
 )
+from components.shared.events.data import Emit, Succeeded
 from components.shared.params import Params
 from components.shared.step import RECORDS_VARIABLE, StepFailed, StepRecord, read_records, run_step
 from tests.configs import schedule, small
@@ -40,12 +41,15 @@ class Result:
     def report(self) -> dict[str, Any]:
         return self.figures
 
+    def event(self, seconds: float) -> Succeeded:
+        return Succeeded(seconds, {"accuracy": 0.5}, {"model": "/out"})
+
 
 PARAMS = Params.from_dict(small())
 
 
-def failing(error: BaseException) -> Callable[[Params], Result]:
-    def work(params: Params) -> Result:
+def failing(error: BaseException) -> Callable[[Params, Emit], Result]:
+    def work(params: Params, emit: Emit) -> Result:
         raise error
 
     return work
@@ -70,7 +74,7 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_step_that_succeeds_gives_its_result_and_a_record(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen = []
 
-    def work(params: Params) -> Result:
+    def work(params: Params, emit: Emit) -> Result:
         seen.append(params)
         return Result()
 
@@ -161,7 +165,7 @@ def test_params_that_cannot_be_used_fail_the_step_before_its_work(
 
 def test_what_has_no_effect_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     decay = schedule("ExponentialLR", gamma=0.9, verbose=True)
-    run_step("train", json.dumps(small(learning_rate_schedule=[decay])), lambda params: Result())
+    run_step("train", json.dumps(small(learning_rate_schedule=[decay])), lambda params, emit: Result())
     assert "train     WARNING learning_rate_schedule[0].kwargs.verbose: torch has dropped" in capsys.readouterr().err
 
 
@@ -171,7 +175,7 @@ def test_a_result_that_cannot_tell_itself_fails_the_step(records: Path, capsys: 
             raise LookupError("no figures")
 
     with pytest.raises(StepFailed):
-        run_step("train", PARAMS, lambda params: Mute())
+        run_step("train", PARAMS, lambda params, emit: Mute())
     assert read_records(records)["train"].status == "failed"
     assert "LookupError" in capsys.readouterr().err
 
@@ -199,14 +203,14 @@ def test_a_message_with_bytes_that_are_no_text_is_told_and_recorded(records: Pat
 def test_a_record_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(RECORDS_VARIABLE, str(tmp_path / "file" / "records"))
-    assert run_step("train", PARAMS, lambda params: Result())[1].status == "succeeded"
+    assert run_step("train", PARAMS, lambda params, emit: Result())[1].status == "succeeded"
     assert failed(DataError("x")).code == 2
 
 
 def test_without_the_variable_no_record_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(RECORDS_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
-    run_step("train", PARAMS, lambda params: Result())
+    run_step("train", PARAMS, lambda params, emit: Result())
     assert list(tmp_path.iterdir()) == []
 
 

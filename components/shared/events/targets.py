@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 DEFAULT_KAFKA_PORT = 9092
 
@@ -62,6 +63,15 @@ class StatusTargets:
     pub_sub_subscription: str | None = None
     credentials_file: str | None = None
     timeout_s: float = 3.0
+
+    def as_ledger(self) -> dict[str, dict[str, Any]]:
+        """The brokers to publish to, by name, as a spool's ledger remembers them for a replay."""
+        ledger: dict[str, dict[str, Any]] = {}
+        if self.kafka_servers and self.kafka_topic:
+            ledger["kafka"] = {"servers": list(self.kafka_servers), "topic": self.kafka_topic}
+        if self.pub_sub_topic:
+            ledger["pubsub"] = {"topic": self.pub_sub_topic, "credentials_file": self.credentials_file}
+        return ledger
 
     def describe(self) -> str:
         """One line for people: which brokers are named."""

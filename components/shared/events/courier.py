@@ -1,0 +1,169 @@
+"""A courier brings one broker the events of its spools, in order, in a thread of its own.
+
+A window of events is sent and waited for before the next one, so the order is kept whatever fails; while it is under
+way the next window fills. One broker's trouble therefore never delays the other's courier, nor whoever emits.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+
+from components.shared.events.spool import Spool
+from components.shared.events.transport import DeliveryError, Refused, Sealed, Transport, Unavailable, sealed
+
+# Long enough for a handshake on a connection with round trips of two seconds.
+_ATTEMPT_S = 15.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+
+
+class Signal:
+    """What the emitting side tells its couriers: that there is more, and until when to go on."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.complete = False
+        self.deadline: float | None = None
+
+    def more(self) -> None:
+        """There are new events."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def end_by(self, deadline: float) -> None:
+        """The time (``time.monotonic``) after which nobody waits any more."""
+        with self.changed:
+            self.deadline = deadline
+            self.changed.notify_all()
+
+    def no_more(self) -> None:
+        """The spool is complete."""
+        with self.changed:
+            self.complete = True
+            self.changed.notify_all()
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds left; infinite while nobody has asked for an end."""
+        return float("inf") if self.deadline is None else self.deadline - time.monotonic()
+
+
+class Courier(threading.Thread):
+    """Delivers spools to one broker.
+
+    Args:
+        transport: The broker.
+        spools: Those of earlier steps, then our own, which still grows.
+        signal: From the emitting side.
+        log: Gets a line when the broker's state changes.
+
+    Attributes:
+        answered: Set after the first attempt, whatever came of it.
+        trouble: What the broker said last; None after it took something.
+    """
+
+    def __init__(self, transport: Transport, spools: Sequence[Spool], signal: Signal, log: logging.Logger) -> None:
+        super().__init__(name=f"status-{transport.name}", daemon=True)
+        self.transport = transport
+        self.answered = threading.Event()
+        self.trouble: DeliveryError | None = None
+        self._spools = spools
+        self._signal = signal
+        self._log = log
+        self._quiet = True  # the first trouble is told by whoever waits for the answer
+
+    def run(self) -> None:
+        """Deliver until everything is there or the time is over."""
+        try:
+            for spool in self._spools:
+                while True:
+                    start = spool.ledger.delivered(self.transport.name)
+                    lines = spool.log.read(start)
+                    if lines:
+                        if not self._deliver(spool, lines):
+                            return
+                    elif spool is not self._spools[-1] or not self._wait_for_more(spool, start):
+                        break
+        finally:
+            self.answered.set()
+            self.transport.close()
+
+    def _wait_for_more(self, own: Spool, position: int) -> bool:
+        """Whether our own spool has more events than up to a position; waits until that is known."""
+        with self._signal.changed:
+            self._signal.changed.wait_for(
+                lambda: self._signal.complete or own.log.end > position or self._signal.remaining_s <= 0
+            )
+        return own.log.end > position and self._signal.remaining_s > 0
+
+    def _deliver(self, spool: Spool, lines: list[bytes]) -> bool:
+        """Send a window until the broker has it; False if the time is over before."""
+        failures = 0
+        # A line that is no event, which only a damaged spool has, is passed over with the event before it.
+        window = [(line, _event(line)) for line in lines]
+        while window:
+            remaining = self._signal.remaining_s
+            if remaining <= 0:
+                return False
+            events = [event for _, event in window if event is not None]
+            taken, trouble = len(events), None
+            try:
+                if events:
+                    self.transport.send(events, min(_ATTEMPT_S, remaining))
+            except DeliveryError as error:
+                taken, trouble = error.delivered, error
+            except Exception as error:  # a client's defect must cost nobody a training
+                taken, trouble = 0, Unavailable(f"{self.transport.place}: {type(error).__name__}: {error}")
+            done = _lines_of(window, taken)
+            if done:
+                size = sum(len(line) for line, _ in window[:done])
+                spool.ledger.advance(self.transport.name, spool.ledger.delivered(self.transport.name) + size)
+                window = window[done:]
+            self._note(trouble)
+            if trouble is not None:
+                self._pause(failures)
+                failures += 1
+        return True
+
+    def _note(self, trouble: DeliveryError | None) -> None:
+        """Tell a change of the broker's state, once."""
+        before, self.trouble = self.trouble, trouble
+        if not self._quiet:
+            if trouble is not None and before is None:
+                self._log.warning("%s; status waits in the spool", trouble)
+            elif trouble is None and before is not None:
+                self._log.info("%s is back", self.transport.place)
+        self._quiet = False
+        self.answered.set()
+
+    def _pause(self, failures: int) -> None:
+        """Exponential backoff with jitter; ends early when the end is asked for."""
+        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(failures, 10))
+        if isinstance(self.trouble, Refused):
+            longest = _LONGEST_PAUSE_S
+        pause = random.uniform(longest / 2, longest)  # noqa: S311 - spreads attempts, guards nothing
+        with self._signal.changed:
+            ending = self._signal.deadline is not None
+            limit = min(pause, 0.2, max(0.0, self._signal.remaining_s)) if ending else pause
+            self._signal.changed.wait_for(lambda: not ending and self._signal.deadline is not None, limit)
+
+
+def _lines_of(window: Sequence[tuple[bytes, Sealed | None]], events: int) -> int:
+    """How many lines the first events of a window are, with the damaged ones that follow them."""
+    for number, (_, event) in enumerate(window):
+        if event is not None:
+            if events == 0:
+                return number
+            events -= 1
+    return len(window)
+
+
+def _event(line: bytes) -> Sealed | None:
+    """A spooled line as it is sent; None for a line that is no event, which only a damaged spool has."""
+    try:
+        return sealed(line.rstrip(b"\n"))
+    except (ValueError, KeyError, TypeError):
+        return None

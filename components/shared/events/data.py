@@ -1,0 +1,276 @@
+"""What each event tells: one frozen record per kind, and the JSON Schema they publish.
+
+Every kind has a version of its own schema in :data:`SCHEMA_VERSION`. A field may be added within a version; renaming,
+removing or changing the meaning of one makes a new version. Readers pass over fields they do not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+SCHEMA_VERSION = 1
+
+State = Literal["started", "progress", "checkpoint", "succeeded", "failed", "cancelled"]
+# How a step can have ended, for whoever looks at a whole run: the states above, and four words for silence.
+Outcome = Literal["succeeded", "failed", "cancelled", "killed", "cached", "not started", "unknown"]
+TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# null: the number was not finite, which JSON cannot say.
+Measured = Annotated[float, Field(allow_inf_nan=False)] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """A step has begun.
+
+    Attributes:
+        version: Of Shutterline.
+        host: Machine or pod.
+        params_sha256: Digest of the run's params; equal for equal params.
+        pipeline: Name of the pipeline the step belongs to; null for a step that was run by itself.
+    """
+
+    version: str
+    host: str
+    params_sha256: str | None = None
+    pipeline: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A step has come this far.
+
+    Attributes:
+        step: Units of work done: batches in training, images elsewhere.
+        steps: Units in all.
+        unit: What is counted.
+        epoch: Epochs begun, from 1; null outside training.
+        epochs: Epochs in all.
+        samples_per_second: Images a second since the last progress.
+        losses: Mean loss by split; of the last epoch that has one.
+        metrics: Figures by name, such as accuracy on the held-out split.
+        learning_rate: Of the epoch.
+        eta_seconds: Estimated seconds left.
+        device: Where the work is done.
+    """
+
+    step: Count
+    steps: Count
+    unit: Literal["batches", "images"] = "images"
+    epoch: Count | None = None
+    epochs: Count | None = None
+    samples_per_second: Measured = None
+    losses: dict[str, Measured] = field(default_factory=dict)
+    metrics: dict[str, Measured] = field(default_factory=dict)
+    learning_rate: Measured = None
+    eta_seconds: Measured = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Training saved what it needs to go on.
+
+    Attributes:
+        epoch: The epoch it was saved after, from 1.
+        epochs: Epochs in all.
+        uri: Where it lies: a path or a bucket's URI.
+    """
+
+    epoch: Count
+    epochs: Count
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """A step is done.
+
+    Attributes:
+        seconds: Wall time of its work.
+        metrics: Final figures by name.
+        artifacts: Paths or URIs of what it made, by name.
+    """
+
+    seconds: Seconds
+    metrics: dict[str, Measured] = field(default_factory=dict)
+    artifacts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """An error, with secrets removed.
+
+    Attributes:
+        type: Name of the exception's class.
+        message: In words for people.
+    """
+
+    type: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A step could not do its work.
+
+    Attributes:
+        seconds: Wall time until then.
+        error: Why.
+        exit_code: What the step's process ends with: 2 for bad input, else 1.
+    """
+
+    seconds: Seconds
+    error: Error
+    exit_code: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A step was told to stop.
+
+    Attributes:
+        seconds: Wall time until then.
+        reason: Who told it: a signal's name.
+        exit_code: What the step's process ends with: 128 and the signal's number.
+    """
+
+    seconds: Seconds
+    reason: str
+    exit_code: int = 130
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStarted:
+    """The first step of a pipeline has begun.
+
+    Attributes:
+        pipeline: Its name.
+        steps: Its steps in order.
+        version: Of Shutterline.
+        host: Machine or pod of the first step.
+        params_sha256: Digest of the run's params.
+    """
+
+    pipeline: str
+    steps: list[str]
+    version: str
+    host: str
+    params_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """How one step of a pipeline ended, as far as can be known at its end.
+
+    Attributes:
+        step: Its name.
+        outcome: Its terminal event's state; or why there is none: killed (it began and never ended), cached (the
+            pipeline went on without it), not started, or unknown (its events cannot be seen from here).
+        attempt: The last attempt seen, from 0; null if it never spoke.
+        error: Why it failed, if it said so.
+    """
+
+    step: str
+    outcome: Outcome
+    attempt: Count | None = None
+    error: Error | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineEnded:
+    """A pipeline is over: succeeded, failed or cancelled.
+
+    Attributes:
+        pipeline: Its name.
+        outcome: In our words; the event's state says the same.
+        platform_state: The platform's own word for it.
+        reason: Why it did not succeed; empty if it did.
+        steps: How each step ended, in order.
+    """
+
+    pipeline: str
+    outcome: Literal["succeeded", "failed", "cancelled"]
+    platform_state: str
+    reason: str
+    steps: list[StepOutcome]
+
+
+EventData = (
+    StepStarted | Progress | Checkpoint | Succeeded | Failed | Cancelled | PipelineStarted | PipelineEnded
+)  # fmt: skip
+
+# How a step's work tells what happens; whoever gives one sees to it that calling it costs next to nothing.
+Emit = Callable[[EventData], None]
+
+
+def unheard(data: EventData) -> None:
+    """An `Emit` for whoever calls a step's work without wanting to be told."""
+
+
+Subject = Literal["step", "pipeline"]
+# What data an event of a kind carries.
+KINDS: dict[tuple[Subject, State], type[Any]] = {
+    ("step", "started"): StepStarted,
+    ("step", "progress"): Progress,
+    ("step", "checkpoint"): Checkpoint,
+    ("step", "succeeded"): Succeeded,
+    ("step", "failed"): Failed,
+    ("step", "cancelled"): Cancelled,
+    ("pipeline", "started"): PipelineStarted,
+    ("pipeline", "succeeded"): PipelineEnded,
+    ("pipeline", "failed"): PipelineEnded,
+    ("pipeline", "cancelled"): PipelineEnded,
+}
+
+
+def event_type(subject: Subject, state: State) -> str:
+    """The CloudEvents type of a kind, such as ``shutterline.step.progress``."""
+    return f"shutterline.{subject}.{state}"
+
+
+def data_schema_uri(subject: Subject, state: State, version: int = SCHEMA_VERSION) -> str:
+    """The CloudEvents dataschema of a kind; a name, not a place."""
+    return f"urn:shutterline:schema:{subject}.{state}:{version}"
+
+
+_adapters: dict[type[Any], TypeAdapter[Any]] = {}
+
+
+def adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    """The reader of one kind of data; made when it is first asked for."""
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
+
+
+def to_plain(data: Any) -> dict[str, Any]:
+    """A record as JSON data, without its unset options."""
+    return {item.name: _plain(value) for item in fields(data) if (value := getattr(data, item.name)) is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None  # also false for NaN
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return to_plain(value) if hasattr(value, "__dataclass_fields__") else value
+
+
+def data_schemas() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of every kind's data, by its CloudEvents type."""
+    return {
+        event_type(subject, state): {
+            "$id": data_schema_uri(subject, state),
+            **adapter(kind).json_schema(),
+        }
+        for (subject, state), kind in KINDS.items()
+    }

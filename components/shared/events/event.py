@@ -1,0 +1,252 @@
+"""StepEvent: one thing that happened, as a CloudEvents 1.0 document.
+
+On the wire an event is structured-mode JSON, the same bytes on every broker, with the attributes repeated as the
+binding's headers so that consumers can route without parsing. Sources: CloudEvents 1.0.2 with its JSON format, Kafka
+binding, Partitioning and Sequence extensions; for Pub/Sub the binding that Google's CloudEvents documents describe.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, cast, get_args
+from urllib.parse import quote
+
+from pydantic import ValidationError
+
+from components.shared.events.data import (
+    KINDS,
+    SCHEMA_VERSION,
+    TERMINAL,
+    State,
+    Subject,
+    adapter,
+    data_schema_uri,
+    data_schemas,
+    event_type,
+    to_plain,
+)
+from components.shared.events.redaction import Redactor
+
+CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
+PIPELINE = "pipeline"  # what a pipeline's own events have in the place of a step's name
+
+# Longer texts are cut: an event must fit every broker's message limit many times over.
+TEXT_LIMIT = 4_000
+# Far above what an event of ours takes; a foreign message beyond it is not even parsed.
+SIZE_LIMIT = 1_000_000
+
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_TYPE = re.compile(r"shutterline\.(?P<subject>[a-z]+)\.(?P<state>[a-z]+)")
+
+
+class EventError(ValueError):
+    """A message is not one of our events; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Who an event is from.
+
+    Attributes:
+        run: The run's id: letters, digits and ``._-``; the message's key.
+        step: The step's name, or ``pipeline``.
+        attempt: From 0, one more for every time the step was started again.
+        host: Machine or pod.
+    """
+
+    run: str
+    step: str
+    attempt: int
+    host: str
+
+    @property
+    def source(self) -> str:
+        """CloudEvents source: with the id it names one event, even of two processes that know nothing of each other."""
+        return f"/shutterline/runs/{self.run}/{quote(self.step)}/{quote(self.host, safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvent:
+    """One thing that happened.
+
+    Attributes:
+        run: The run's id.
+        step: The step's name, or ``pipeline``.
+        attempt: The step's attempt, from 0.
+        sequence: Place among the events of this attempt, from 0 without gaps.
+        state: What happened.
+        time: When, UTC.
+        data: What is told of it, one of :mod:`components.shared.events.data`.
+        id: ``run/step/attempt/sequence``.
+        source: CloudEvents source; `source` and `id` together name the event.
+    """
+
+    run: str
+    step: str
+    attempt: int
+    sequence: int
+    state: State
+    time: datetime
+    data: Any
+    id: str
+    source: str
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing follows it from the same attempt."""
+        return self.state in TERMINAL
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What no two different events share."""
+        return self.source, self.id
+
+    @classmethod
+    def from_bytes(cls, message: bytes) -> StepEvent:
+        """Read an event off the wire.
+
+        Raises:
+            EventError: The message is no event of ours, or of a kind this version does not know.
+        """
+        if len(message) > SIZE_LIMIT:
+            raise EventError(f"is {len(message):,} bytes long, more than an event can be")
+        try:
+            document = json.loads(message)
+        except (ValueError, RecursionError) as error:
+            raise EventError("is not JSON") from error
+        if not isinstance(document, dict) or document.get("specversion") != "1.0":
+            raise EventError("is not a CloudEvents 1.0 document")
+        return _read(document)
+
+
+def _read(document: dict[str, Any]) -> StepEvent:
+    named = _TYPE.fullmatch(_text(document, "type"))
+    if named is None:
+        raise EventError("is an event of another type")
+    key = cast("tuple[Subject, State]", (named["subject"], named["state"]))
+    if key not in KINDS:
+        raise EventError(f"is of the type {document['type']}, which this version does not know")
+    run, step, source, name = (_text(document, part) for part in ("runid", "subject", "source", "id"))
+    parts = name.split("/")
+    if _RUN.fullmatch(run) is None or len(parts) != 4 or parts[:2] != [run, step]:
+        raise EventError("has an id that is not run/step/attempt/sequence")
+    if (key[0] == PIPELINE) != (step == PIPELINE):
+        raise EventError("has a type and a subject that contradict each other")
+    if not all(re.fullmatch(r"[0-9]{1,9}", number) for number in parts[2:]):
+        raise EventError("has an id without attempt and sequence")
+    try:
+        time = datetime.fromisoformat(_text(document, "time"))
+        data = adapter(KINDS[key]).validate_python(document.get("data"))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise EventError(f"has data that does not fit its type: {where}: {first['msg']}") from error
+    except (ValueError, OverflowError) as error:
+        raise EventError("has no readable time") from error
+    if time.tzinfo is None:
+        raise EventError("has a time without a zone")
+    return StepEvent(run, step, int(parts[2]), int(parts[3]), key[1], time, data, name, source)
+
+
+def _text(document: dict[str, Any], name: str) -> str:
+    value = document.get(name)
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise EventError(f"has no {name}")
+    return value
+
+
+def seal(
+    speaker: Speaker, sequence: int, state: State, nanoseconds: int, data: Any, redact: Redactor | None = None
+) -> bytes:
+    """An event as it is spooled and sent: one line of JSON, secrets removed.
+
+    Args:
+        speaker: Who it is from.
+        sequence: Its place among the speaker's events.
+        state: What happened.
+        nanoseconds: When, since 1970 in UTC.
+        data: One of :mod:`components.shared.events.data`.
+        redact: Removes secrets; by default one that is made here.
+    """
+    subject: Subject = "pipeline" if speaker.step == PIPELINE else "step"
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    time = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
+    document = {
+        "specversion": "1.0",
+        "id": f"{speaker.run}/{speaker.step}/{speaker.attempt}/{sequence}",
+        "source": speaker.source,
+        "type": event_type(subject, state),
+        "subject": speaker.step,
+        "time": time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+        "dataschema": data_schema_uri(subject, state),
+        "runid": speaker.run,
+        "attempt": speaker.attempt,
+        "sequence": f"{sequence:09d}",  # the extension orders by text
+        "partitionkey": speaker.run,
+        "data": _clean(to_plain(data), redact or Redactor()),
+    }
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _clean(value: Any, redact: Redactor) -> Any:
+    """Plain data with every text redacted, cut to the limit and valid as UTF-8."""
+    if isinstance(value, str):
+        text = redact(value.encode("utf-8", "backslashreplace").decode())
+        return text if len(text) <= TEXT_LIMIT else f"{text[: TEXT_LIMIT - 1]}…"
+    if isinstance(value, dict):
+        return {key: _clean(inner, redact) for key, inner in value.items()}
+    return [_clean(inner, redact) for inner in value] if isinstance(value, list) else value
+
+
+def attributes_of(message: bytes) -> dict[str, str]:
+    """The CloudEvents attributes of a sealed event as text, without its data."""
+    document = json.loads(message)
+    return {name: str(value) for name, value in document.items() if name not in ("data", "datacontenttype")}
+
+
+@cache
+def event_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of an event: the envelope, and the data by type."""
+    kinds = data_schemas()
+    text = {"type": "string", "minLength": 1}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:shutterline:schema:event:{SCHEMA_VERSION}",
+        "title": "Shutterline status event",
+        "description": "A CloudEvents 1.0 document in structured JSON mode.",
+        "type": "object",
+        "required": ["specversion", "id", "source", "type", "subject", "time", "runid", "attempt", "sequence", "data"],
+        "properties": {
+            "specversion": {"const": "1.0"},
+            "id": {"type": "string", "pattern": "^[^/]+/[^/]+/[0-9]+/[0-9]+$"},
+            "source": {**text, "format": "uri-reference"},
+            "type": {"enum": list(kinds)},
+            "subject": text,
+            "time": {"type": "string", "format": "date-time"},
+            "datacontenttype": {"const": "application/json"},
+            "dataschema": {"type": "string", "format": "uri"},
+            "runid": {"type": "string", "pattern": f"^{_RUN.pattern}$"},
+            "attempt": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+            "sequence": {"type": "string", "pattern": "^[0-9]{9}$"},
+            "partitionkey": text,
+            "data": {"type": "object"},
+        },
+        "allOf": [
+            {"if": {"properties": {"type": {"const": name}}}, "then": {"properties": {"data": {"$ref": schema["$id"]}}}}
+            for name, schema in kinds.items()
+        ],
+        "$defs": kinds,
+    }
+
+
+STATES: tuple[State, ...] = get_args(State)
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text can be a run's id."""
+    return _RUN.fullmatch(text) is not None

@@ -1,0 +1,188 @@
+"""What publisher and subscriber share of kafka-python: its arguments, its silence, and what its errors mean."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from components.shared.errors import StatusRefusedError
+from components.shared.events.kafka.probe import probe, wants_login
+from components.shared.events.kafka.settings import KafkaSettings, kafka_settings
+from components.shared.events.transport import Refused, Unavailable
+
+
+class KafkaConnection:
+    """How to reach one cluster, for any of kafka-python's clients.
+
+    Args:
+        servers: Brokers as ``host:port``.
+        topic: The topic it is all about.
+
+    Raises:
+        StatusRefusedError: The environment's settings are wrong, or the client is not installed.
+    """
+
+    def __init__(self, servers: Sequence[str], topic: str) -> None:
+        self.servers = tuple(servers)
+        self.topic = topic
+        self.settings = kafka_settings()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of its own imports
+                import kafka  # noqa: F401 - only whether it is there
+        except ImportError as error:
+            raise StatusRefusedError("KAFKA_HOST: needs kafka-python; pip install 'shutterline[status]'") from error
+        _silence()
+        self.arguments: dict[str, Any] = {"bootstrap_servers": list(servers), **self.settings.client}
+        if self.settings.token is not None:
+            self.arguments["sasl_oauth_token_provider"] = _provider(self.settings)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return f"Kafka {','.join(self.servers)} topic {self.topic}"
+
+    def check(self, deadline: float) -> tuple[int, ...]:
+        """Find out whether the brokers answer, accept the login and have the topic.
+
+        Args:
+            deadline: By ``time.monotonic``.
+
+        Returns:
+            The brokers' version, as a client's ``api_version``.
+
+        Raises:
+            Refused: Until a setting is changed.
+            Unavailable: Not now.
+        """
+        from kafka import KafkaAdminClient
+        from kafka.errors import KafkaError, for_code
+
+        probe(self.servers, self.settings, _left(deadline))
+        with _causes() as causes:
+            try:
+                patience = round(_left(deadline) * 1000)
+                # Not longer than the time for bootstrapping, which would otherwise be a single attempt.
+                admin = KafkaAdminClient(
+                    **self.arguments, bootstrap_timeout_ms=patience, request_timeout_ms=max(patience, 1000)
+                )
+            except KafkaError as error:
+                raise self.trouble(
+                    causes[-1] if causes else error, closed="disconnected" in str(causes[-1:])
+                ) from error
+        try:
+            # A producer's question would make the topic where brokers make them by themselves; this one does not.
+            (described,) = admin.describe_topics([self.topic])
+            version: tuple[int, ...] = admin.config["api_version"]
+        except KafkaError as error:
+            raise self.trouble(error) from error
+        finally:
+            admin.close()
+        if code := described["error_code"]:
+            raise self.trouble(for_code(code)(self.topic))
+        return version
+
+    def trouble(self, error: BaseException, *, closed: bool = False) -> Refused | Unavailable:
+        """What an error of kafka-python means.
+
+        Args:
+            error: What it raised or logged.
+            closed: Whether a broker that answered before closed the connection of the client.
+        """
+        final, message = _meaning(error, self.place)
+        if not final and closed:
+            if self.settings.mechanism is not None:
+                # The refusal may be lost with the connection that it came by.
+                return Refused(f"{self.place} closes the connection during the login; check KAFKA_SASL_USERNAME, "
+                               "KAFKA_SASL_PASSWORD and what the user may do")  # fmt: skip
+            if offered := wants_login(self.servers[0], self.settings, 2.0):
+                return Refused(f"{self.place} wants a login: set KAFKA_SECURITY_PROTOCOL to SASL_… and "
+                               f"KAFKA_SASL_MECHANISM to one of {', '.join(offered)}")  # fmt: skip
+        return Refused(message) if final else Unavailable(message)
+
+
+def _left(deadline: float) -> float:
+    return max(0.05, deadline - time.monotonic())
+
+
+def _meaning(error: BaseException, place: str) -> tuple[bool, str]:
+    """Whether only a change of settings helps, and a message for people."""
+    from kafka import errors
+
+    said = " ".join(str(error).split()) or type(error).__name__
+    meanings: list[tuple[tuple[type[BaseException], ...], str]] = [
+        (
+            (errors.UnknownTopicOrPartitionError, errors.InvalidTopicError),
+            "there is no such topic; create it, it is not made by itself",
+        ),
+        (
+            (errors.TopicAuthorizationFailedError,),
+            "its user may not use the topic; grant Describe and Write to publish, Describe and Read to watch",
+        ),
+        ((errors.ClusterAuthorizationFailedError,), "its user lacks IdempotentWrite on the cluster"),
+        ((errors.AuthorizationError,), f"forbidden: {said}"),
+        (
+            (errors.SaslAuthenticationFailedError,),
+            f"the login is not accepted: {said}; check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD",
+        ),
+        ((errors.UnsupportedSaslMechanismError, errors.IllegalSaslStateError), f"KAFKA_SASL_MECHANISM: {said}"),
+        ((errors.KafkaConfigurationError, StatusRefusedError), said),
+    ]
+    for kinds, message in meanings:
+        if isinstance(error, kinds):
+            return True, f"{place}: {message}"
+    return False, f"{place} does not answer: {said}"
+
+
+def _silence() -> None:
+    """Keep kafka-python's log off the terminal: it repeats every attempt, ours tells the change of state once."""
+    logger = logging.getLogger("kafka")
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+
+
+@contextmanager
+def _causes() -> Iterator[list[BaseException]]:
+    """What kafka-python says in its log of why a connection failed; it says it nowhere else."""
+    found: list[BaseException] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            arguments = record.args if isinstance(record.args, tuple) else ()
+            found.extend(argument for argument in arguments if isinstance(argument, BaseException))
+
+    logger, collector = logging.getLogger("kafka.net.manager"), Collector(logging.WARNING)
+    logger.addHandler(collector)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(collector)
+
+
+def _provider(settings: KafkaSettings) -> Any:
+    from kafka.net.sasl.oauth import AbstractTokenProvider
+
+    token: Callable[[], str] | None = settings.token
+
+    class Provider(AbstractTokenProvider):  # type: ignore[misc] # kafka-python has no types
+        """Gives the token of the settings, fresh at every login."""
+
+        def token(self) -> str:
+            return token() if token is not None else ""
+
+    return Provider()
+
+
+def client_arguments(servers: Sequence[str]) -> dict[str, Any]:
+    """Keyword arguments for any kafka-python client; see `KafkaConnection`."""
+    return KafkaConnection(servers, "").arguments
+
+
+def explain(error: Exception, topic: str, servers: Sequence[str]) -> tuple[bool, str]:
+    """What an error of kafka-python means: whether only a change of settings helps, and a message."""
+    return _meaning(error, f"Kafka {','.join(servers)} topic {topic}")

@@ -1,0 +1,179 @@
+"""Is there a Kafka broker, and does it want the security settings that we have?
+
+kafka-python says "Unable to bootstrap" whatever the reason is, and leaks a socket every time. So before a client is
+made, a plain socket asks what every broker answers: ApiVersions, and SaslHandshake where there is a login. The two
+requests are those of the Kafka protocol guide, in their lowest versions.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from components.shared.events.kafka.settings import KafkaSettings
+from components.shared.events.transport import Refused, Unavailable
+
+_API_VERSIONS, _SASL_HANDSHAKE = 18, 17
+_UNSUPPORTED_MECHANISM, _ILLEGAL_SASL_STATE = 33, 34
+_CLIENT = b"shutterline"
+# Larger than any answer to these requests; what is not Kafka may begin with any number.
+_LONGEST_ANSWER = 1_000_000
+
+
+class _ClosedError(OSError):
+    """The other side closed the connection instead of answering."""
+
+
+def probe(servers: Sequence[str], settings: KafkaSettings, timeout_s: float) -> None:
+    """Return once one of the servers answers as it should.
+
+    Args:
+        servers: ``host:port`` each; tried in order.
+        settings: What a client would use.
+        timeout_s: For all of them together.
+
+    Raises:
+        Refused: A server is there and wants other settings.
+        Unavailable: None answers.
+    """
+    deadline = time.monotonic() + timeout_s
+    reasons = []
+    for number, server in enumerate(servers):
+        # Each of those left gets an equal part of the time that is left.
+        part = max(0.05, (deadline - time.monotonic()) / (len(servers) - number))
+        try:
+            _ask(server, settings, part)
+        except TimeoutError:
+            reasons.append(f"{server} does not answer within {part:.1f} s")
+        except socket.gaierror as error:
+            reasons.append(f"{server}: the name cannot be resolved ({error.strerror})")
+        except OSError as error:
+            reasons.append(f"{server}: {error.strerror or error}")
+        else:
+            return
+    raise Unavailable(f"Kafka does not answer: {'; '.join(reasons)}")
+
+
+def _ask(server: str, settings: KafkaSettings, timeout_s: float) -> None:
+    """Ask one server.
+
+    Raises:
+        Refused: It wants other settings.
+        OSError: It does not answer.
+    """
+    try:
+        with _open(server, settings, timeout_s) as connection:
+            _request(connection, _API_VERSIONS, 0, b"")
+            if settings.mechanism is not None:
+                _shake_hands(connection, server, settings.mechanism)
+    except ssl.SSLCertVerificationError as error:
+        raise Refused(
+            f"Kafka {server}: its certificate cannot be verified: {error.verify_message}; "
+            "KAFKA_SSL_CAFILE names the certificates to trust"
+        ) from error
+    except (ssl.SSLError, _ClosedError, ConnectionResetError) as error:
+        _explain_closed(server, settings, error, timeout_s)
+        raise
+
+
+def _shake_hands(connection: socket.socket, server: str, mechanism: str) -> None:
+    name = mechanism.encode()
+    try:
+        answer = _request(connection, _SASL_HANDSHAKE, 1, struct.pack(">h", len(name)) + name)
+    except (_ClosedError, ConnectionResetError) as error:
+        raise Refused(
+            f"Kafka {server} wants no login: it closes the connection when one begins; KAFKA_SECURITY_PROTOCOL is "
+            "probably PLAINTEXT or SSL there, or another port is meant"
+        ) from error
+    (code,) = struct.unpack_from(">h", answer)
+    if code == _UNSUPPORTED_MECHANISM:
+        offered = ", ".join(_strings(answer[2:])) or "none"
+        raise Refused(f"Kafka {server} does not offer KAFKA_SASL_MECHANISM {mechanism}; it offers {offered}")
+    if code == _ILLEGAL_SASL_STATE:
+        raise Refused(f"Kafka {server} wants no login; leave SASL out of KAFKA_SECURITY_PROTOCOL")
+
+
+def wants_login(server: str, settings: KafkaSettings, timeout_s: float) -> list[str]:
+    """The mechanisms that a server offers to a client that came without a login; empty if it wants none."""
+    with suppress(OSError, struct.error), _open(server, settings, timeout_s) as connection:
+        answer = _request(connection, _SASL_HANDSHAKE, 1, struct.pack(">h", 4) + b"none")
+        if struct.unpack_from(">h", answer)[0] == _UNSUPPORTED_MECHANISM:
+            return _strings(answer[2:])
+    return []
+
+
+def _explain_closed(server: str, settings: KafkaSettings, error: OSError, timeout_s: float) -> None:
+    """Raise Refused if the server speaks the other language: TLS, or none.
+
+    Raises:
+        Refused: With the setting that would fit.
+    """
+    if settings.context is None:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only whether it is TLS; nothing is sent
+        with suppress(OSError), _open(server, replace(settings, context=context), timeout_s):
+            wanted = "SASL_SSL" if settings.mechanism else "SSL"
+            raise Refused(f"Kafka {server} speaks TLS; set KAFKA_SECURITY_PROTOCOL to {wanted}") from error
+        return
+    with suppress(OSError), _open(server, replace(settings, context=None), timeout_s) as connection:
+        _request(connection, _API_VERSIONS, 0, b"")
+        wanted = "SASL_PLAINTEXT" if settings.mechanism else "PLAINTEXT"
+        raise Refused(
+            f"Kafka {server} does not speak TLS; set KAFKA_SECURITY_PROTOCOL to {wanted}, or name its TLS port"
+        ) from error
+    # It speaks TLS, as we do, and hangs up after the handshake: in TLS 1.3 that is how a client is turned away.
+    said = getattr(error, "reason", None) or "it closes the connection"
+    if "CERTIFICATE" in said or "HANDSHAKE_FAILURE" in said or isinstance(error, _ClosedError):
+        raise Refused(
+            f"Kafka {server} does not accept our TLS connection ({said}); it may want a client certificate: "
+            "KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE"
+        ) from error
+
+
+def _open(server: str, settings: KafkaSettings, timeout_s: float) -> socket.socket:
+    host, _, port = server.rpartition(":")
+    name = host.strip("[]")
+    connection = socket.create_connection((name, int(port)), timeout_s)
+    if settings.context is None:
+        return connection
+    try:
+        return settings.context.wrap_socket(connection, server_hostname=name)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _request(connection: socket.socket, api: int, version: int, body: bytes) -> bytes:
+    """Send one request and return the body of its answer."""
+    header = struct.pack(">hhih", api, version, 1, len(_CLIENT)) + _CLIENT
+    connection.sendall(struct.pack(">i", len(header) + len(body)) + header + body)
+    (size,) = struct.unpack(">i", _receive(connection, 4))
+    if not 4 <= size <= _LONGEST_ANSWER:
+        raise _ClosedError(f"what answers at {connection.getpeername()} is not a Kafka broker")
+    return _receive(connection, size)[4:]
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        part = connection.recv(size - len(received))
+        if not part:
+            raise _ClosedError("it closes the connection")
+        received += part
+    return received
+
+
+def _strings(data: bytes) -> list[str]:
+    """An array of strings of the Kafka protocol."""
+    (count,) = struct.unpack_from(">i", data)
+    strings, position = [], 4
+    for _ in range(min(max(count, 0), 100)):
+        (length,) = struct.unpack_from(">h", data, position)
+        strings.append(data[position + 2 : position + 2 + length].decode("utf-8", "replace"))
+        position += 2 + length
+    return strings

@@ -1,0 +1,109 @@
+"""Sealed events to a Kafka topic.
+
+A window is one batch of an idempotent producer with one request in flight: the broker takes all of it or nothing, and
+the next window is only made when this one was taken. A producer that failed in any way is thrown away: an expired batch
+leaves kafka-python's unusable, and one that waits for a broker which accepts and never answers turns a core. So in an
+outage there is no producer, and the brokers are probed instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from components.shared.events.event import CONTENT_TYPE
+from components.shared.events.kafka.client import KafkaConnection
+from components.shared.events.transport import Sealed, Unavailable
+
+_CONTENT_TYPE = ("content-type", CONTENT_TYPE.encode())
+
+# Above one window, so that a window is one batch.
+_BATCH_BYTES = 1_000_000
+# Above the time that a window is given: the client's own giving up is what leaves it unusable.
+_REQUEST_MS, _DELIVERY_MS = 60_000, 120_000
+
+
+class KafkaTransport:
+    """Publishes to one topic.
+
+    Args:
+        servers: Brokers as ``host:port``.
+        topic: The topic; it must exist.
+
+    Raises:
+        StatusRefusedError: The environment's security settings are wrong, or the client is not installed.
+    """
+
+    name = "kafka"
+
+    def __init__(self, servers: Sequence[str], topic: str) -> None:
+        self._connection = KafkaConnection(servers, topic)
+        self.place = self._connection.place
+        self._producer: Any = None
+
+    def send(self, events: Sequence[Sealed], timeout_s: float) -> None:
+        """Publish a window."""
+        from kafka.errors import KafkaError
+
+        deadline = time.monotonic() + timeout_s
+        try:
+            if self._producer is None:
+                self._connect(deadline)
+            self._publish(events, deadline)
+        except KafkaError as error:
+            self.close()
+            raise self._connection.trouble(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _publish(self, events: Sequence[Sealed], deadline: float) -> None:
+        from kafka.errors import KafkaError
+
+        futures = [
+            self._producer.send(
+                self._connection.topic,
+                key=event.key.encode(),
+                value=event.body,
+                headers=[_CONTENT_TYPE] + [(f"ce_{name}", text.encode()) for name, text in event.attributes.items()],
+            )
+            for event in events
+        ]
+        with suppress(KafkaError):  # the futures tell what became of the events
+            self._producer.flush(timeout=max(0.0, deadline - time.monotonic()))
+        for future in futures:
+            if not future.is_done:
+                raise Unavailable(f"{self.place} does not answer")
+            if future.failed():
+                raise future.exception
+
+    def _connect(self, deadline: float) -> None:
+        from kafka import KafkaProducer
+
+        version = self._connection.check(deadline)
+        self._producer = KafkaProducer(
+            **{"api_version": version} | self._connection.arguments,
+            acks="all",
+            enable_idempotence=True,
+            max_in_flight_requests_per_connection=1,
+            batch_size=_BATCH_BYTES,
+            linger_ms=50,  # a window is flushed at once; this only keeps its beginning from leaving alone
+            max_block_ms=max(1, round((deadline - time.monotonic()) * 1000)),
+            request_timeout_ms=_REQUEST_MS,
+            delivery_timeout_ms=_DELIVERY_MS,
+            reconnect_backoff_max_ms=1_000,
+            metrics_enabled=False,
+        )
+
+    def close(self) -> None:
+        """Throw the producer away, with whatever it holds."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        with suppress(Exception):
+            # Its own close() first waits for what is to be thrown away, and gives up on closing if that fails.
+            producer._sender.force_close()
+            producer._sender.join(0.5)
+            producer.close(timeout=0)

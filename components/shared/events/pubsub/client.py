@@ -1,0 +1,113 @@
+"""Connections to Pub/Sub: Google's service with its credentials, or an emulator without any."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.shared.errors import StatusRefusedError
+
+if TYPE_CHECKING:
+    import google.auth.credentials
+
+EMULATOR_VARIABLE = "PUBSUB_EMULATOR_HOST"
+_SCOPES = ("https://www.googleapis.com/auth/pubsub",)
+_SERVICE = "pubsub.googleapis.com:443"
+
+# A connection through a firewall or a load balancer dies silently when it is idle; pings find that out.
+# Without a pool of its own a new channel would inherit the long pauses between attempts of the one that failed.
+_CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+def check_credentials_file(file: str | None) -> None:
+    """Refuse a service-account file that is not there or is none, before anything is opened.
+
+    Raises:
+        StatusRefusedError: With what is wrong; never with what the file holds.
+    """
+    if file is None:
+        return
+    name = "GOOGLE_APPLICATION_CREDENTIALS"
+    try:
+        document = json.loads(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StatusRefusedError(f"{name}: there is no file {file}; mount it, or leave the key out to use the "
+                                 "application default credentials") from error  # fmt: skip
+    except OSError as error:
+        raise StatusRefusedError(f"{name}: {file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise StatusRefusedError(f"{name}: {file} is not a JSON file of credentials") from error
+    if not isinstance(document, dict) or not isinstance(document.get("type"), str):
+        raise StatusRefusedError(f'{name}: {file} is not a file of Google credentials: it has no "type"')
+
+
+def open_channel(credentials_file: str | None) -> Any:
+    """A gRPC channel to the emulator that the environment names, or to Google's service.
+
+    Raises:
+        StatusRefusedError: The credentials are missing or cannot be used.
+    """
+    import grpc
+
+    check_credentials_file(credentials_file)
+    if emulator := os.environ.get(EMULATOR_VARIABLE):
+        return grpc.insecure_channel(emulator, options=_CHANNEL_OPTIONS)
+    from google.auth.transport import grpc as auth_grpc
+    from google.auth.transport import requests
+
+    request = requests.Request()
+    return auth_grpc.secure_authorized_channel(  # type: ignore[no-untyped-call]
+        _credentials(credentials_file), request, _SERVICE, options=_CHANNEL_OPTIONS
+    )
+
+
+def _credentials(file: str | None) -> google.auth.credentials.Credentials:
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError, MalformedError
+
+    try:
+        if file is not None:
+            found, _ = google.auth.load_credentials_from_file(file, scopes=list(_SCOPES))  # type: ignore[no-untyped-call]
+        else:
+            found, _ = google.auth.default(scopes=list(_SCOPES))
+    except (DefaultCredentialsError, MalformedError, ValueError) as error:
+        where = f"GOOGLE_APPLICATION_CREDENTIALS: {file}" if file else "application default credentials"
+        advice = "" if file else "; name a service-account file by GOOGLE_APPLICATION_CREDENTIALS"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StatusRefusedError(f"{where}: cannot be used: {reason}{advice}") from error
+    return found  # type: ignore[no-any-return]
+
+
+def explain(error: Exception, place: str, action: str) -> tuple[bool, str]:
+    """What an error of a Pub/Sub call means.
+
+    Args:
+        error: What the client raised.
+        place: The topic's or subscription's full name.
+        action: The permission's role that is missing if it is: ``publisher`` or ``subscriber``.
+
+    Returns:
+        Whether only a change of settings helps, and a message for people.
+    """
+    from google.api_core import exceptions
+    from google.auth import exceptions as auth
+
+    kind = "topic" if "/topics/" in place else "subscription"
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, exceptions.NotFound):
+        return True, f"Pub/Sub has no {kind} {place}; create it, it is not made by itself"
+    if isinstance(error, exceptions.PermissionDenied | exceptions.Forbidden):
+        return True, f"Pub/Sub forbids {place}: {said}; grant its credentials the role roles/pubsub.{action}"
+    if isinstance(error, exceptions.Unauthenticated | exceptions.Unauthorized):
+        return True, f"Pub/Sub does not accept the credentials for {place}: {said}"
+    if isinstance(error, exceptions.InvalidArgument | exceptions.FailedPrecondition):
+        return True, f"Pub/Sub refuses {place}: {said}"
+    if isinstance(error, auth.RefreshError) and not getattr(error, "retryable", False):
+        return True, f"the credentials for {place} are not accepted: {said}"
+    return False, f"Pub/Sub does not answer for {place}: {said}"

@@ -1,0 +1,78 @@
+"""Sealed events to a Pub/Sub topic.
+
+One call publishes one window and is retried by our own delivery, so the client's batching, its futures and its paused
+ordering keys are not used: the order is kept because a window is only sent when the one before it was taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from components.shared.errors import StatusRefusedError
+from components.shared.events.event import CONTENT_TYPE
+from components.shared.events.pubsub.client import check_credentials_file, explain, open_channel
+from components.shared.events.transport import Refused, Sealed, Unavailable
+
+
+class PubSubTransport:
+    """Publishes to one topic.
+
+    Args:
+        topic: ``projects/…/topics/…``.
+        credentials_file: Service-account file; None: application default credentials.
+
+    Raises:
+        StatusRefusedError: The credentials file is not there or is none, or the client is not installed.
+    """
+
+    name = "pubsub"
+
+    def __init__(self, topic: str, credentials_file: str | None = None) -> None:
+        check_credentials_file(credentials_file)
+        self.place = f"Pub/Sub {topic}"
+        self._topic = topic
+        self._credentials_file = credentials_file
+        self._channel: Any = None
+        self._client: Any = None
+
+    def send(self, events: Sequence[Sealed], timeout_s: float) -> None:
+        """Publish a window in one call."""
+        from google.api_core.exceptions import GoogleAPICallError, RetryError
+        from google.auth.exceptions import GoogleAuthError
+        from google.pubsub_v1.types import PubsubMessage
+
+        # Repeated in every message: Pub/Sub has no headers but attributes.
+        messages = [
+            PubsubMessage(
+                data=event.body,
+                ordering_key=event.key,
+                attributes={"content-type": CONTENT_TYPE}
+                | {f"ce-{name}": value for name, value in event.attributes.items()},
+            )
+            for event in events
+        ]
+        try:
+            client = self._connected()
+            client.publish(request={"topic": self._topic, "messages": messages}, timeout=timeout_s, retry=None)
+        except StatusRefusedError as error:
+            raise Refused(str(error)) from error
+        except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
+            self.close()  # a connection that failed may be half dead; the next attempt makes its own
+            final, message = explain(error, self._topic, "publisher")
+            raise (Refused(message) if final else Unavailable(message)) from error
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            from google.pubsub_v1 import PublisherClient
+            from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+
+            self._channel = open_channel(self._credentials_file)
+            self._client = PublisherClient(transport=PublisherGrpcTransport(channel=self._channel))
+        return self._client
+
+    def close(self) -> None:
+        """Close the connection."""
+        channel, self._channel, self._client = self._channel, None, None
+        if channel is not None:
+            channel.close()

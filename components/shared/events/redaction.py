@@ -1,0 +1,74 @@
+"""Secrets removed from text before it is logged, spooled or sent.
+
+An exception's message may quote a password, a token or a URL with one in it. What is known to be secret here, by the
+name of its environment variable or because it was read from a mounted secret, is replaced wherever it appears; what
+only looks like a secret is replaced by its shape.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+REDACTED = "[redacted]"
+
+# Shorter values would blot out ordinary words.
+_SHORTEST = 4
+_SECRET_NAME = re.compile(r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY", re.IGNORECASE)
+_NOT_SECRET_NAME = re.compile(r"(_FILE|_PATH|_DIR|_ENDPOINT|_URL|_ID|_PROVIDER)$", re.IGNORECASE)
+_SHAPES = (
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), REDACTED),
+    (re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"), REDACTED),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {REDACTED}"),
+    (
+        re.compile(
+            r"(?i)\b(\w*(?:password|passwd|secret|token|api_?key|private_key)\w*)"
+            r"(['\"]?\s*[=:]\s*)(['\"]?)([^\s'\",;&)}\]]{4,})"
+        ),
+        rf"\1\2\3{REDACTED}",
+    ),
+)
+
+# One pass that most texts end with: nothing in them looks like the beginning of a shape.
+_MAY_HOLD_A_SHAPE = re.compile(r"(?i)-----BEGIN|://|bearer|basic|passw|secret|token|key")
+
+_registered: set[str] = set()
+
+
+def register_secret(value: str) -> None:
+    """Remember a secret that was read from a file or a client, so that it is never written out."""
+    if len(value) >= _SHORTEST:
+        _registered.add(value)
+        _registered.update(line for line in value.splitlines() if len(line) >= 16)  # a key's lines, each by itself
+
+
+class Redactor:
+    """Removes the secrets of the environment as it was when this was made, and those registered since."""
+
+    def __init__(self) -> None:
+        self._named = {
+            value
+            for name, value in os.environ.items()
+            if _SECRET_NAME.search(name) and not _NOT_SECRET_NAME.search(name) and len(value) >= _SHORTEST
+        }
+        self._registered = -1
+        self._secrets: list[str] = []
+
+    def __call__(self, text: str) -> str:
+        """A text without the secrets in it."""
+        if len(_registered) != self._registered:
+            self._registered = len(_registered)
+            # Longer first: one secret may contain another.
+            self._secrets = sorted(self._named | _registered, key=len, reverse=True)
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, REDACTED)
+        if _MAY_HOLD_A_SHAPE.search(text):
+            for shape, replacement in _SHAPES:
+                text = shape.sub(replacement, text)
+        return text
+
+
+def redact(text: str) -> str:
+    """A text without the secrets that are known now."""
+    return Redactor()(text)

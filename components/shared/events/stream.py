@@ -1,0 +1,282 @@
+"""The stream of one step's events: emitting costs its caller microseconds, everything else happens behind.
+
+``emit`` puts the event into a bounded queue. One thread makes events of what is in it and spools them; one courier per
+broker delivers from the spool (:mod:`components.shared.events.courier`). If the queue fills, because the disk hangs,
+the oldest progress goes first, the beginning and the end of a step never.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from components.shared.events.courier import Courier, Signal
+from components.shared.events.data import (
+    Cancelled,
+    Checkpoint,
+    EventData,
+    Failed,
+    PipelineEnded,
+    PipelineStarted,
+    Progress,
+    State,
+    StepStarted,
+    Succeeded,
+)
+from components.shared.events.event import PIPELINE, Speaker, seal
+from components.shared.events.redaction import Redactor
+from components.shared.events.spool import Spool
+from components.shared.events.transport import DeliveryError, Transport
+
+# A run has a few hundred events; this many only wait where nothing moves any more.
+QUEUE_LIMIT = 10_000
+
+_STATES: dict[type[Any], State] = {
+    StepStarted: "started",
+    PipelineStarted: "started",
+    Progress: "progress",
+    Checkpoint: "checkpoint",
+    Succeeded: "succeeded",
+    Failed: "failed",
+    Cancelled: "cancelled",
+}
+
+
+@dataclass(frozen=True)
+class BrokerReport:
+    """What became of a step's events at one broker.
+
+    Attributes:
+        place: Which broker and topic.
+        delivered: Events that it has taken.
+        undelivered: Events that are in the spool alone.
+        trouble: What it said last, if there are any.
+    """
+
+    place: str
+    delivered: int
+    undelivered: int
+    trouble: str | None = None
+
+
+@dataclass(frozen=True)
+class DeliveryReport:
+    """What became of a step's events.
+
+    Attributes:
+        run: The run's id.
+        events: Events in all.
+        spool: The file that has them; None if none could be made.
+        unspooled: Events that the disk did not take.
+        dropped: Progress that was let go because the queue was full.
+        brokers: By name.
+    """
+
+    run: str
+    events: int
+    spool: str | None
+    unspooled: int
+    dropped: int
+    brokers: dict[str, BrokerReport]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    state: State
+    nanoseconds: int
+    data: EventData
+
+
+class StatusStream:
+    """Takes a step's events and sees to their delivery.
+
+    Args:
+        speaker: Who the events are from.
+        spool: Where they are kept.
+        transports: The brokers they go to.
+        earlier: Spools of the same run that an earlier step could not deliver; theirs go first.
+        log: Gets a line when a broker's state changes.
+        first_sequence: Number of the first event.
+    """
+
+    def __init__(
+        self,
+        speaker: Speaker,
+        spool: Spool,
+        transports: Sequence[Transport],
+        *,
+        earlier: Sequence[Spool] = (),
+        log: logging.Logger,
+        first_sequence: int = 0,
+    ) -> None:
+        self.speaker = speaker
+        self._spool = spool
+        self._earlier = earlier
+        self._log = log
+        self._process = os.getpid()
+        self._queue: deque[_Queued] = deque()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._sequence = first_sequence
+        self._events = 0
+        self._dropped = 0
+        self._disk_trouble_told = False
+        self._signal = Signal()
+        self._writer = threading.Thread(target=self._write, name="status-spool", daemon=True)
+        self._couriers = [
+            Courier(transport, [*_meant_for(transport, earlier, spool), spool], self._signal, log)
+            for transport in transports
+        ]
+        self._writer.start()
+        for courier in self._couriers:
+            courier.start()
+
+    def emit(self, data: EventData) -> None:
+        """Tell that something happened. Never raises, never waits; silent in a forked worker and once closed."""
+        if self._closing or os.getpid() != self._process:
+            return
+        state = data.outcome if isinstance(data, PipelineEnded) else _STATES[type(data)]
+        queued = _Queued(state, time.time_ns(), data)
+        with self._lock:
+            if len(self._queue) >= QUEUE_LIMIT:
+                self._shed()
+            self._queue.append(queued)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _shed(self) -> None:
+        """Let the oldest progress in the queue go; nothing if there is none."""
+        for index, queued in enumerate(self._queue):
+            if queued.state == "progress":
+                del self._queue[index]
+                self._dropped += 1
+                return
+
+    def first_answers(self, timeout_s: float) -> dict[str, DeliveryError | None]:
+        """What each broker said to the first events, by its place; only those that have answered in time.
+
+        Args:
+            timeout_s: How long to wait for all of them together.
+        """
+        deadline = time.monotonic() + timeout_s
+        return {
+            courier.transport.place: courier.trouble
+            for courier in self._couriers
+            if courier.answered.wait(max(0.0, deadline - time.monotonic()))
+        }
+
+    @property
+    def places(self) -> list[str]:
+        """The brokers, for people."""
+        return [courier.transport.place for courier in self._couriers]
+
+    def close(self, timeout_s: float) -> DeliveryReport:
+        """Deliver what is left, within a bound, and say what became of everything.
+
+        Args:
+            timeout_s: How long to wait for all brokers together.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._closing = True
+        self._wake.set()
+        self._writer.join(timeout_s)
+        self._signal.end_by(deadline)
+        self._signal.no_more()
+        for courier in self._couriers:
+            courier.join(max(0.0, deadline - time.monotonic()))
+        report = self._report()
+        # Files of a courier that still waits for its client stay open: it may yet write to its ledger.
+        if not any(thread.is_alive() for thread in (self._writer, *self._couriers)):
+            for spool in (*self._earlier, self._spool):
+                spool.close()
+        return report
+
+    def _report(self) -> DeliveryReport:
+        brokers = {}
+        for courier in self._couriers:
+            undelivered = self._spool.undelivered(courier.transport.name)
+            trouble = str(courier.trouble or "no answer in time") if undelivered else None
+            delivered = self._events - undelivered
+            brokers[courier.transport.name] = BrokerReport(courier.transport.place, delivered, undelivered, trouble)
+        return DeliveryReport(
+            run=self.speaker.run,
+            events=self._events,
+            spool=str(self._spool.path) if self._spool.path else None,
+            unspooled=self._spool.log.waiting,
+            dropped=self._dropped,
+            brokers=brokers,
+        )
+
+    def _write(self) -> None:
+        """The spooling thread: from the queue to the spool."""
+        redact = Redactor()
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            with self._lock:
+                batch, self._queue = self._queue, deque()
+            if batch or self._closing:
+                self._spool_batch(batch, redact)
+            if self._closing and not self._queue:
+                return
+
+    def _spool_batch(self, batch: Sequence[_Queued], redact: Redactor) -> None:
+        lines = []
+        for queued in batch:
+            if queued.state == "progress" and self._spool.log.waiting >= QUEUE_LIMIT:
+                self._dropped += 1  # the disk has taken nothing for a long time, and memory has an end
+                continue
+            try:
+                lines.append(self._seal(queued, redact) + b"\n")
+            except Exception:  # an event that cannot be written is a defect, and no reason to end a training
+                self._log.exception("a status event could not be made")
+        self._spool.log.append(lines, durable=any(queued.state != "progress" for queued in batch))
+        trouble = self._spool.log.trouble
+        if trouble is not None and not self._disk_trouble_told:
+            self._disk_trouble_told = True
+            self._log.warning("the spool %s takes nothing (%s); status is kept in memory", self._spool.path, trouble)
+        self._signal.more()
+
+    def _seal(self, queued: _Queued, redact: Redactor) -> bytes:
+        if isinstance(queued.data, PipelineStarted):
+            # The pipeline's own first event; the step that comes first speaks it.
+            pipeline = Speaker(self.speaker.run, PIPELINE, 0, self.speaker.host)
+            line = seal(pipeline, 0, "started", queued.nanoseconds, queued.data, redact)
+        else:
+            line = seal(self.speaker, self._sequence, queued.state, queued.nanoseconds, queued.data, redact)
+            self._sequence += 1
+        self._events += 1
+        return line
+
+
+def _meant_for(transport: Transport, earlier: Sequence[Spool], own: Spool) -> list[Spool]:
+    """The earlier spools whose events were to go to the same topic."""
+    name = transport.name
+    topic = own.ledger.targets[name].get("topic")
+    return [spool for spool in earlier if spool.ledger.targets.get(name, {}).get("topic") == topic]
+
+
+def make_spool(
+    directory: Path | None, speaker: Speaker, targets: dict[str, dict[str, Any]], log: logging.Logger
+) -> tuple[Speaker, Spool]:
+    """A spool in a directory or, where there is none to write, in memory; and the speaker with the attempt it got."""
+    if directory is None:
+        return speaker, Spool.in_memory(speaker.attempt, targets)
+    try:
+        spool = Spool.create(directory, speaker.run, speaker.step, speaker.attempt, targets)
+    except OSError as error:
+        log.warning("status has no spool: %s: %s; it is kept in memory until the step ends", directory, error.strerror)
+        return speaker, Spool.in_memory(speaker.attempt, targets)
+    return Speaker(speaker.run, speaker.step, spool.attempt, speaker.host), spool

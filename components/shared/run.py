@@ -1,0 +1,109 @@
+"""Which run a step belongs to: its id, its attempt, and where the steps of a run keep their events.
+
+The environment has the first word, because whoever starts containers can always set it; then what the platform can be
+asked for; a step that was started by itself is a run of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.shared.errors import InputError
+from components.shared.events.event import is_run_id
+
+RUN_VARIABLE = "SHUTTERLINE_RUN_ID"
+EVENTS_VARIABLE = "SHUTTERLINE_EVENTS"
+PIPELINE_NAME = "shutterline-image-classifier"
+_RETRY_VARIABLE = "KFP_RETRY_INDEX"  # Kubeflow's: which attempt of a retried step this is
+_RANK_VARIABLE = "RANK"  # torchrun's
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """One start of one step.
+
+    Attributes:
+        run: The run's id.
+        pipeline: Name of the pipeline; None for a step that was started by itself.
+        attempt: The platform's number of this attempt, from 0.
+        events: Directory for the spool; None: there is none.
+        shared: Whether the other steps of the run keep their events there too.
+        host: Machine or pod.
+    """
+
+    run: str
+    pipeline: str | None
+    attempt: int
+    events: Path | None
+    shared: bool
+    host: str
+
+
+def step_run(output: Path | None = None, *, in_pipeline: bool = False, platform_run: str = "") -> StepRun:
+    """Who we are.
+
+    Args:
+        output: What the step makes; without a directory named by the environment, events are kept beside it.
+        in_pipeline: Whether the step runs as part of the pipeline.
+        platform_run: The platform's id of the run, if it is known.
+
+    Raises:
+        InputError: The environment's run id cannot be one.
+    """
+    named = os.environ.get(RUN_VARIABLE)
+    if named and not is_run_id(named):
+        raise InputError(f"{RUN_VARIABLE}: must be 1 to 128 letters, digits or the characters ._-, got {named!r}")
+    directory = os.environ.get(EVENTS_VARIABLE)
+    retry = os.environ.get(_RETRY_VARIABLE, "")
+    return StepRun(
+        run=named or as_run_id(platform_run) or new_run_id(),
+        pipeline=PIPELINE_NAME if in_pipeline else None,
+        attempt=int(retry) if retry.isdigit() else 0,
+        events=Path(directory) if directory else output.absolute().parent / "events" if output else None,
+        shared=bool(directory),
+        host=socket.gethostname(),
+    )
+
+
+def speaks() -> bool:
+    """Whether this process is the one of its group that tells how the step is doing: rank 0."""
+    return os.environ.get(_RANK_VARIABLE, "0") in ("0", "")
+
+
+def new_run_id() -> str:
+    """An id that no other run has."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+def as_run_id(text: str) -> str:
+    """A platform's name as a run id: characters that cannot be in one become hyphens; empty stays empty."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text).lstrip("._-")[:128]
+
+
+def run_of_artifact(uri: str) -> str:
+    """The platform's run id, as the place of an artifact tells it; empty if it does not.
+
+    Passing the id to every step as an input would spoil caching, because inputs are part of a step's cache key; where
+    its artifacts lie is not. Kubeflow: ``ROOT/PIPELINE/RUN/TASK/UUID/ARTIFACT``, where RUN is a UUID. Vertex AI and
+    kfp's local runners: ``ROOT/…/RUN/TASK/ARTIFACT``.
+    """
+    parts = [part for part in uri.split("?")[0].split("/") if part]
+    if len(parts) >= 5 and _UUID.fullmatch(parts[-2]) and _UUID.fullmatch(parts[-4]):
+        return as_run_id(parts[-4])
+    return as_run_id(parts[-3]) if len(parts) >= 4 else ""
+
+
+def run_of_placeholders(job_id: str, job_name: str) -> str:
+    """The same id from what a platform puts for the placeholders of a pipeline's job.
+
+    Kubeflow's job id is the UUID that its artifacts lie under; elsewhere the name is.
+    """
+    return as_run_id(job_id) if _UUID.fullmatch(job_id) else as_run_id(job_name)

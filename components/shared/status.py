@@ -1,0 +1,184 @@
+"""Status of one step: opens its stream, checks the brokers at the start, says the last word."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+from components.shared.errors import ArtifactError, StatusRefusedError, StatusUnavailableError
+from components.shared.events.data import EventData, PipelineStarted, StepStarted
+from components.shared.events.event import PIPELINE, Speaker
+from components.shared.events.spool import Spool, spools_of
+from components.shared.events.stream import DeliveryReport, StatusStream, make_spool
+from components.shared.events.targets import StatusTargets
+from components.shared.events.transport import Refused, Transport
+from components.shared.params import Params
+from components.shared.run import StepRun, speaks
+from components.shared.version import __version__
+
+# The pipeline's steps in their order, as its first event names them.
+PIPELINE_STEPS = ("data-prep", "train", "evaluate")
+
+
+class Status:
+    """What one start of a step tells; silent in every process of a group but the first.
+
+    Args:
+        step: The step's name; ``exit`` speaks for the pipeline.
+        run: Which run it belongs to.
+        log: Gets what brokers say.
+    """
+
+    def __init__(self, step: str, run: StepRun, log: logging.Logger) -> None:
+        self.run = run
+        self._step = step
+        self._log = log
+        self._stream: StatusStream | None = None
+        self._refusals: list[StatusRefusedError] = []
+        self._timeout_s = 0.0
+
+    def open(self, params: Params | None) -> None:
+        """Begin the stream and say that the step has started.
+
+        Args:
+            params: Name the brokers; None where the params themselves are bad: then there is the spool alone.
+        """
+        if not speaks():
+            return
+        run, targets = self.run, params.status_targets if params else StatusTargets()
+        first = self._is_first()
+        speaker = Speaker(run.run, PIPELINE if self._step == "exit" else self._step, run.attempt, run.host)
+        speaker, spool = make_spool(run.events, speaker, targets.as_ledger(), self._log)
+        transports, self._refusals = transports_of(targets)
+        self._timeout_s = targets.timeout_s
+        self._stream = StatusStream(
+            speaker,
+            spool,
+            transports,
+            earlier=self._earlier(transports),
+            log=self._log,
+            first_sequence=1 if self._step == "exit" else 0,  # the pipeline's first event was its start
+        )
+        digest = params.digest() if params else None
+        if first and run.pipeline:
+            self._stream.emit(PipelineStarted(run.pipeline, list(PIPELINE_STEPS), __version__, run.host, digest))
+        if self._step != "exit":
+            self._stream.emit(StepStarted(__version__, run.host, digest, run.pipeline))
+
+    def _is_first(self) -> bool:
+        """Whether this is the first step of its pipeline to speak, as far as can be seen from here."""
+        run = self.run
+        if run.shared and run.events is not None:
+            return not spools_of(run.events, run.run)
+        return self._step == PIPELINE_STEPS[0] and run.attempt == 0
+
+    def _earlier(self, transports: list[Transport]) -> list[Spool]:
+        """Spools of this run that nobody is at and that some broker does not have whole."""
+        found = []
+        for path in spools_of(self.run.events, self.run.run) if transports and self.run.events else []:
+            try:
+                spool = Spool.open(path)
+            except (OSError, ArtifactError):
+                continue
+            if spool is None:
+                continue
+            if any(spool.undelivered(name) for name in spool.ledger.targets):
+                found.append(spool)
+            else:
+                spool.close()
+        return found
+
+    def check(self, on_status_error: Literal["warn", "fail"]) -> None:
+        """Wait for the brokers' first answers, within a bound, before any work is done.
+
+        Raises:
+            StatusRefusedError: A broker refuses.
+            StatusUnavailableError: A broker does not answer, and that is to be an error.
+        """
+        if self._stream is None or self._step == "exit":  # which has said nothing yet, and stops nothing any more
+            return
+        refused, silent = [str(error) for error in self._refusals], []
+        answers = self._stream.first_answers(self._timeout_s)
+        for place in self._stream.places:
+            trouble = (
+                answers.get(place) if place in answers else f"{place} does not answer within {self._timeout_s:g} s"
+            )
+            if isinstance(trouble, Refused):
+                refused.append(str(trouble))
+            elif trouble is not None:
+                silent.append(str(trouble))
+        if refused:
+            raise StatusRefusedError("; ".join(refused))
+        if silent and on_status_error == "fail":
+            raise StatusUnavailableError(f"{'; '.join(silent)}; on_status_error: warn would go on without it")
+        for message in silent:
+            self._log.warning("%s; going on, status waits in the spool", message)
+
+    def emit(self, data: EventData) -> None:
+        """Tell that something happened."""
+        if self._stream is not None:
+            self._stream.emit(data)
+
+    def end(self, data: EventData) -> dict[str, Any] | None:
+        """Say the last word, deliver what is left within the bound, and tell what became of it all.
+
+        Returns:
+            The delivery report as JSON data; None in a process that does not speak.
+        """
+        if self._stream is None:
+            self.open(None)  # the params were bad, and even that is worth an event
+        if self._stream is None:
+            return None
+        self._stream.emit(data)
+        try:
+            report = self._stream.close(self._timeout_s)
+        except KeyboardInterrupt:  # somebody who has waited long enough
+            report = self._stream.close(0)
+        self._stream = None
+        self._tell(report)
+        return report.as_dict()
+
+    def _tell(self, report: DeliveryReport) -> None:
+        for broker in report.brokers.values():
+            if broker.undelivered:
+                self._log.warning(
+                    "%d of %d status events are not at %s: %s%s",
+                    broker.undelivered,
+                    report.events,
+                    broker.place,
+                    broker.trouble,
+                    f"; deliver them later: shutterline events replay {report.spool}" if report.spool else "",
+                )
+        if report.spool and (lost := report.dropped + report.unspooled):
+            self._log.warning("%d status events are not in the spool %s", lost, report.spool)
+
+
+def transports_of(targets: StatusTargets) -> tuple[list[Transport], list[StatusRefusedError]]:
+    """A transport for every broker that is named, and what is wrong with the others."""
+    transports: list[Transport] = []
+    refusals: list[StatusRefusedError] = []
+    for name, target in targets.as_ledger().items():
+        try:
+            transports.append(transport_of(name, target))
+        except StatusRefusedError as error:
+            refusals.append(error)
+    return transports, refusals
+
+
+def transport_of(name: str, target: dict[str, Any]) -> Transport:
+    """The transport to one broker, its client loaded when it is first used.
+
+    Args:
+        name: ``kafka`` or ``pubsub``.
+        target: As in `StatusTargets.as_ledger`.
+
+    Raises:
+        StatusRefusedError: Settings or credentials are wrong, or the client is not installed.
+    """
+    if name == "kafka":
+        from components.shared.events.kafka.publisher import KafkaTransport
+
+        return KafkaTransport(target["servers"], target["topic"])
+    from components.shared.events.pubsub.publisher import PubSubTransport
+
+    return PubSubTransport(target["topic"], target.get("credentials_file"))
