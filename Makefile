@@ -1,6 +1,6 @@
 # `make run` and `make test` are all a newcomer needs; both install into .venv first.
 .DELETE_ON_ERROR:
-.PHONY: help install run test check format bench seeds clean
+.PHONY: help install run test test-slow check format bench seeds clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,6 +14,7 @@ WORKERS ?= 2
 help:
 	@echo 'make run      install, then train and evaluate the example through the whole pipeline'
 	@echo 'make test     install, then run the tests'
+	@echo 'make test-slow  the tests that take minutes, such as killing a training 20 times'
 	@echo 'make check    formatting, lint, types, import layers'
 	@echo 'make bench    measure speed against the usual ways, in ratios'
 	@echo 'make seeds    accuracy of the example over ten seeds'
@@ -40,7 +41,10 @@ run: $(VENV)/.run
 	$(BIN)/shutterline run
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow' $(TESTS)
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m slow $(TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,7 @@ settings.register_profile("shutterline", deadline=None, print_blob=True)
 settings.load_profile("shutterline")
 
 BAD_INPUT = "bad input"
+FAULT = "fault"
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -30,16 +32,31 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print every refused input with its message, as the tests saw them."""
-    rows = [
-        value
-        for report in terminalreporter.stats.get("passed", [])
-        for key, value in report.user_properties
-        if key == BAD_INPUT
-    ]
+    """Print every refused input with its message, and what each fault cost, as the tests saw them."""
+
+    def recorded(kind: str) -> list[Any]:
+        passed = terminalreporter.stats.get("passed", [])
+        return [value for report in passed for key, value in report.user_properties if key == kind]
+
+    if faults := recorded(FAULT):
+        _tell_faults(terminalreporter, faults)
+    rows = recorded(BAD_INPUT)
     if not rows:
         return
     terminalreporter.section(f"{len(rows)} bad inputs, exit code 2 each")
     width = max(len(name) for name, _ in rows)
     for name, message in sorted(map(tuple, rows)):
         terminalreporter.write_line(f"{name:<{width}}  {message}")
+
+
+def _tell_faults(terminalreporter: pytest.TerminalReporter, rows: list[dict[str, Any]]) -> None:
+    """The fault table: the training was bit-identical in every row that is here."""
+    terminalreporter.section(f"{len(rows)} faults; the training bit-identical in each")
+    width = max(len(row["fault"]) for row in rows)
+    head = f"{'fault':<{width}}  broker  events  at exit  lost  equal duplicates  s more at start  s more at exit"
+    terminalreporter.write_line(head)
+    for row in sorted(rows, key=lambda row: (row["broker"], row["fault"])):
+        terminalreporter.write_line(
+            f"{row['fault']:<{width}}  {row['broker']:<6}  {row['events']:>6}  {row['at_exit']:>7}  {row['lost']:>4}  "
+            f"{row['duplicates']:>16}  {row['waited_at_start']:>15.2f}  {row['waited_at_exit']:>14.2f}"
+        )

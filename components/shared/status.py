@@ -181,4 +181,4 @@ def transport_of(name: str, target: dict[str, Any]) -> Transport:
         return KafkaTransport(target["servers"], target["topic"])
     from components.shared.events.pubsub.publisher import PubSubTransport
 
-    return PubSubTransport(target["topic"], target.get("credentials_file"))
+    return PubSubTransport(target["topic"], target.get("credentials_file"), target.get("timeout_s", 3.0))

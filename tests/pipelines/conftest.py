@@ -8,6 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.peers.fixtures import kafka_broker as kafka_broker
+from tests.peers.fixtures import leaky_kafka_client as leaky_kafka_client
+from tests.peers.fixtures import own_kafka_broker as own_kafka_broker
+from tests.peers.fixtures import pubsub_emulator as pubsub_emulator
+from tests.peers.fixtures import topic as topic
+from tests.peers.kafka_topics import KafkaTopics
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).parents[2]
 
@@ -28,3 +35,10 @@ def command(tmp_path: Path) -> Command:
         )
 
     return run
+
+
+@pytest.fixture
+def status(kafka_broker: KafkaTopics, topic: str) -> str:
+    """A topic of three partitions, as `shutterline watch --kafka` wants it."""
+    kafka_broker.create_topic(topic, partitions=3)
+    return f"{kafka_broker.bootstrap}/{topic}"

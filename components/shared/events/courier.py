@@ -10,13 +10,22 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from components.shared.events.spool import Spool
-from components.shared.events.transport import DeliveryError, Refused, Sealed, Transport, Unavailable, sealed
+from components.shared.events.transport import (
+    DeliveryError,
+    Patience,
+    Refused,
+    Sealed,
+    Transport,
+    Unavailable,
+    patience_of,
+    sealed,
+)
 
 # Long enough for a handshake on a connection with round trips of two seconds.
-_ATTEMPT_S = 15.0
+_ATTEMPT_S = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 
 
@@ -59,13 +68,21 @@ class Courier(threading.Thread):
         spools: Those of earlier steps, then our own, which still grows.
         signal: From the emitting side.
         log: Gets a line when the broker's state changes.
+        on_end: Called when it is done with the spools.
 
     Attributes:
         answered: Set after the first attempt, whatever came of it.
         trouble: What the broker said last; None after it took something.
     """
 
-    def __init__(self, transport: Transport, spools: Sequence[Spool], signal: Signal, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        spools: Sequence[Spool],
+        signal: Signal,
+        log: logging.Logger,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(name=f"status-{transport.name}", daemon=True)
         self.transport = transport
         self.answered = threading.Event()
@@ -73,6 +90,7 @@ class Courier(threading.Thread):
         self._spools = spools
         self._signal = signal
         self._log = log
+        self._on_end = on_end
         self._quiet = True  # the first trouble is told by whoever waits for the answer
 
     def run(self) -> None:
@@ -81,7 +99,7 @@ class Courier(threading.Thread):
             for spool in self._spools:
                 while True:
                     start = spool.ledger.delivered(self.transport.name)
-                    lines = spool.log.read(start)
+                    lines = self._read(spool, start)
                     if lines:
                         if not self._deliver(spool, lines):
                             return
@@ -90,6 +108,21 @@ class Courier(threading.Thread):
         finally:
             self.answered.set()
             self.transport.close()
+            if self._on_end is not None:
+                self._on_end()
+
+    def _read(self, spool: Spool, start: int) -> list[bytes]:
+        """The next window of a spool; a file that cannot be read is tried again, an earlier step's is passed over."""
+        failures = 0
+        while True:
+            try:
+                return spool.log.read(start)
+            except OSError as error:
+                self._note(Unavailable(f"{spool.path}: {error.strerror}"))
+                if spool is not self._spools[-1] or self._signal.remaining_s <= 0:
+                    return []
+                self._pause(failures)
+                failures += 1
 
     def _wait_for_more(self, own: Spool, position: int) -> bool:
         """Whether our own spool has more events than up to a position; waits until that is known."""
@@ -105,14 +138,13 @@ class Courier(threading.Thread):
         # A line that is no event, which only a damaged spool has, is passed over with the event before it.
         window = [(line, _event(line)) for line in lines]
         while window:
-            remaining = self._signal.remaining_s
-            if remaining <= 0:
+            if self._signal.remaining_s <= 0:
                 return False
             events = [event for _, event in window if event is not None]
             taken, trouble = len(events), None
             try:
                 if events:
-                    self.transport.send(events, min(_ATTEMPT_S, remaining))
+                    self.transport.send(events, self._patience())
             except DeliveryError as error:
                 taken, trouble = error.delivered, error
             except Exception as error:  # a client's defect must cost nobody a training
@@ -127,6 +159,11 @@ class Courier(threading.Thread):
                 self._pause(failures)
                 failures += 1
         return True
+
+    def _patience(self) -> Patience:
+        """For one attempt."""
+        attempt = patience_of(_ATTEMPT_S)
+        return lambda: min(attempt(), self._signal.remaining_s)
 
     def _note(self, trouble: DeliveryError | None) -> None:
         """Tell a change of the broker's state, once."""
@@ -164,6 +201,8 @@ def _lines_of(window: Sequence[tuple[bytes, Sealed | None]], events: int) -> int
 def _event(line: bytes) -> Sealed | None:
     """A spooled line as it is sent; None for a line that is no event, which only a damaged spool has."""
     try:
-        return sealed(line.rstrip(b"\n"))
-    except (ValueError, KeyError, TypeError):
+        event = sealed(line.rstrip(b"\n"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    key: object = event.key
+    return event if isinstance(key, str) else None

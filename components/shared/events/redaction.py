@@ -7,25 +7,41 @@ only looks like a secret is replaced by its shape.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Iterator
 
 REDACTED = "[redacted]"
 
 # Shorter values would blot out ordinary words.
 _SHORTEST = 4
-_SECRET_NAME = re.compile(r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY", re.IGNORECASE)
+_LINE_OF_A_KEY = 16
+_SECRET_NAME = re.compile(
+    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN(?!IZ)|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY", re.IGNORECASE
+)
 _NOT_SECRET_NAME = re.compile(r"(_FILE|_PATH|_DIR|_ENDPOINT|_URL|_ID|_PROVIDER)$", re.IGNORECASE)
+_NOT_SECRET_VALUES = frozenset({"true", "false", "none", "null"})  # of switches such as REQUIRE_TOKEN
+
+
+def _without_value(setting: re.Match[str]) -> str:
+    name, sign, quote, _ = setting.groups()
+    # PASSWORD_FILE: /run/secrets/password cannot be read
+    return setting[0] if _NOT_SECRET_NAME.search(name) else f"{name}{sign}{quote}{REDACTED}"
+
+
 _SHAPES = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), REDACTED),
-    (re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"), REDACTED),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {REDACTED}"),
+    (re.compile(r"(?<=://)[^/\s:@]*:[^/\s]+(?=@)"), REDACTED),
+    (re.compile(r"(?i)\b(bearer)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {REDACTED}"),
+    # Not "basic training": base64 is more than small letters.
+    (re.compile(r"\b((?i:basic))\s+(?=[a-z]*[A-Z0-9+/=])[A-Za-z0-9+/=]{8,}"), rf"\1 {REDACTED}"),
     (
         re.compile(
             r"(?i)\b(\w*(?:password|passwd|secret|token|api_?key|private_key)\w*)"
-            r"(['\"]?\s*[=:]\s*)(['\"]?)([^\s'\",;&)}\]]{4,})"
+            r"(\\?['\"]?\s*[=:]\s*)(\\?['\"]?)(?!\[redacted\])([^\s'\",;&)}\]]{4,})"
         ),
-        rf"\1\2\3{REDACTED}",
+        _without_value,
     ),
 )
 
@@ -37,9 +53,18 @@ _registered: set[str] = set()
 
 def register_secret(value: str) -> None:
     """Remember a secret that was read from a file or a client, so that it is never written out."""
-    if len(value) >= _SHORTEST:
-        _registered.add(value)
-        _registered.update(line for line in value.splitlines() if len(line) >= 16)  # a key's lines, each by itself
+    _registered.update(_forms(value))
+
+
+def _forms(value: str) -> Iterator[str]:
+    """A secret as it may appear in a text: itself, the lines of a key, and as Python and JSON quote it."""
+    # Not a key's first and last line: by them the shape of any other key is known.
+    lines = (line for line in value.splitlines() if len(line) >= _LINE_OF_A_KEY and not line.startswith("-----"))
+    for part in (value, *lines):
+        if len(part) >= _SHORTEST:
+            # Texts are made valid UTF-8 before they come here.
+            text = part.encode("utf-8", "backslashreplace").decode()
+            yield from (text, repr(part)[1:-1], json.dumps(part)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
 
 
 class Redactor:
@@ -47,9 +72,11 @@ class Redactor:
 
     def __init__(self) -> None:
         self._named = {
-            value
+            form
             for name, value in os.environ.items()
-            if _SECRET_NAME.search(name) and not _NOT_SECRET_NAME.search(name) and len(value) >= _SHORTEST
+            if _SECRET_NAME.search(name) and not _NOT_SECRET_NAME.search(name)
+            if value.lower() not in _NOT_SECRET_VALUES
+            for form in _forms(value)
         }
         self._registered = -1
         self._secrets: list[str] = []

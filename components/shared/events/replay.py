@@ -54,7 +54,7 @@ def find_spools(paths: Iterable[Path]) -> list[Path]:
         if not spools:
             raise InputError(f"{path}: has no spools; a run keeps them in its directory events/")
         found += spools
-    return found
+    return list(dict.fromkeys(path.absolute() for path in found))  # a spool and its directory may both be named
 
 
 def replay(
@@ -78,10 +78,11 @@ def replay(
         ArtifactError: A file is no spool, is in use, or names no broker.
         StatusRefusedError: A broker's credentials or settings are wrong.
     """
-    spools = [_opened(path) for path in paths]
+    spools: list[Spool] = []
     try:
-        for spool in spools:
-            _aim(spool, targets)
+        for path in paths:
+            spools.append(_opened(path))
+            _aim(spools[-1], targets)
         routes: dict[str, tuple[Transport, list[Spool]]] = {}
         for spool in spools:
             for name, target in spool.ledger.targets.items():
@@ -97,7 +98,7 @@ def replay(
 
 def _opened(path: Path) -> Spool:
     try:
-        spool = Spool.open(path)
+        spool = Spool.open(path, unlocked=True)  # who asks for it knows that the step is over
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be opened: {error.strerror}") from error
     if spool is None:

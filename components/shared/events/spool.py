@@ -7,6 +7,7 @@ over. While the disk takes nothing, events wait in memory and are still delivere
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -83,7 +84,11 @@ class EventLog:
                 os.ftruncate(self._descriptor, self._spooled)
 
     def read(self, offset: int) -> list[bytes]:
-        """The next whole lines from an offset, at most one window of them."""
+        """The next whole lines from an offset, at most one window of them.
+
+        Raises:
+            OSError: The file cannot be read, or is no longer what was written.
+        """
         with self._lock:
             on_disk = self._spooled
             if offset >= on_disk:
@@ -95,8 +100,12 @@ class EventLog:
                     position += len(line)
                 return lines
         assert self._descriptor is not None  # noqa: S101 - nothing is on a disk without it
-        chunk = os.pread(self._descriptor, min(_WINDOW_BYTES, on_disk - offset), offset)
-        return chunk[: chunk.rfind(b"\n") + 1].splitlines(keepends=True)[:WINDOW_EVENTS]
+        size = min(_WINDOW_BYTES, on_disk - offset)
+        while (whole := (chunk := os.pread(self._descriptor, size, offset)).rfind(b"\n") + 1) == 0:
+            if size == on_disk - offset or len(chunk) < size:
+                raise OSError(errno.EIO, "the spool is not what was written to it")
+            size = min(2 * size, on_disk - offset)  # a line that is longer than a window
+        return [line + b"\n" for line in chunk[: whole - 1].split(b"\n", WINDOW_EVENTS)[:WINDOW_EVENTS]]
 
     def count(self, start: int) -> int:
         """Lines from an offset to the end."""
@@ -185,7 +194,8 @@ class Spool:
         try:
             ledger = os.open(_ledger_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             descriptors.append(ledger)
-            _lock(ledger)  # a filesystem without locks: the next step will leave this spool to a replay
+            with suppress(OSError):  # a filesystem without locks: the next step will leave this spool to a replay
+                _lock(ledger)
         except OSError:
             for opened in descriptors:
                 os.close(opened)
@@ -201,34 +211,38 @@ class Spool:
         return cls(None, attempt, EventLog(None), Ledger(None, targets))
 
     @classmethod
-    def open(cls, path: Path) -> Self | None:
+    def open(cls, path: Path, *, unlocked: bool = False) -> Self | None:
         """Open an earlier spool to deliver the rest of it; None while another process is at it.
 
+        Args:
+            path: The spool's file; without a ledger, or with a damaged one, it has no targets.
+            unlocked: Whether to open it even where the filesystem has no locks to tell whether somebody is at it.
+
         Raises:
-            ArtifactError: The file is no spool, or its ledger is missing or damaged.
+            ArtifactError: The file is no spool.
             OSError: It cannot be opened.
         """
         if str(path.absolute()) in _open_here:
             return None
         parts = path.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)
-        if not path.name.endswith(SPOOL_SUFFIX) or len(parts) != 3 or not parts[2].isdigit():
+        if not path.name.endswith(SPOOL_SUFFIX) or len(parts) != 3 or not parts[2].isdecimal():
             raise ArtifactError(f"{path}: is not a spool; its name would be RUN.STEP.ATTEMPT{SPOOL_SUFFIX}")
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         descriptors = [descriptor]
         try:
             ledger = os.open(_ledger_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             descriptors.append(ledger)
-            if not _lock(ledger):
+            if not _lock_if_any(ledger, unlocked):
                 for opened in descriptors:
                     os.close(opened)
                 return None
             targets = _read_targets(ledger)
+            log = EventLog(descriptor, _whole_lines(descriptor))
         except OSError:
             for opened in descriptors:
                 os.close(opened)
             raise
         _open_here.add(str(path.absolute()))
-        log = EventLog(descriptor, _whole_lines(descriptor))
         return cls(path, int(parts[2]), log, Ledger(ledger, targets), tuple(descriptors))
 
     def undelivered(self, name: str) -> int:
@@ -245,13 +259,14 @@ class Spool:
 
 
 def spools_of(directory: Path, run: str | None = None) -> list[Path]:
-    """The spools in a directory, of one run or of all, oldest first."""
-    found = [
-        path
-        for path in (directory.glob(f"*{SPOOL_SUFFIX}") if directory.is_dir() else [])
-        if run is None or path.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)[0] == run
-    ]
-    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+    """The spools in a directory, of one run or of all, oldest first; none where it cannot be read."""
+    found = []
+    with suppress(OSError):
+        for path in directory.glob(f"*{SPOOL_SUFFIX}") if directory.is_dir() else []:
+            if run is None or path.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)[0] == run:
+                with suppress(FileNotFoundError):  # somebody clears up
+                    found.append((path.stat().st_mtime_ns, path.name, path))
+    return [path for _, _, path in sorted(found)]
 
 
 def events_in(directory: Path | None, run: str | None = None) -> Iterator[StepEvent]:
@@ -273,12 +288,26 @@ def _ledger_of(path: Path) -> Path:
 
 
 def _lock(descriptor: int) -> bool:
-    """Take a lock that ends with the process, however it ends, and that forked workers do not inherit."""
+    """Take a lock that ends with the process, however it ends, and that forked workers do not inherit.
+
+    Raises:
+        OSError: The filesystem has no locks.
+    """
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
     return True
+
+
+def _lock_if_any(descriptor: int, otherwise: bool) -> bool:
+    """The same; where the filesystem has no locks, `otherwise`."""
+    try:
+        return _lock(descriptor)
+    except OSError:
+        return otherwise
 
 
 def _whole_lines(descriptor: int) -> int:
@@ -303,5 +332,5 @@ def _read_targets(descriptor: int) -> dict[str, dict[str, Any]]:
             for name, target in targets.items()
             if isinstance(target, dict) and isinstance(target.get("delivered"), int) and target["delivered"] >= 0
         }
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return {}

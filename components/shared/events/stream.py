@@ -38,6 +38,9 @@ from components.shared.events.transport import DeliveryError, Transport
 # A run has a few hundred events; this many only wait where nothing moves any more.
 QUEUE_LIMIT = 10_000
 
+# A call that was cut short needs a moment to let go.
+_LAST_CALL_S = 0.4
+
 _STATES: dict[type[Any], State] = {
     StepStarted: "started",
     PipelineStarted: "started",
@@ -136,9 +139,10 @@ class StatusStream:
         self._signal = Signal()
         self._writer = threading.Thread(target=self._write, name="status-spool", daemon=True)
         self._couriers = [
-            Courier(transport, [*_meant_for(transport, earlier, spool), spool], self._signal, log)
+            Courier(transport, [*_meant_for(transport, earlier, spool), spool], self._signal, log, self._release)
             for transport in transports
         ]
+        self._users = len(self._couriers) + 1  # of the spools' files: the couriers, and this stream until it is closed
         self._writer.start()
         for courier in self._couriers:
             courier.start()
@@ -195,29 +199,44 @@ class StatusStream:
         self._signal.end_by(deadline)
         self._signal.no_more()
         for courier in self._couriers:
-            courier.join(max(0.0, deadline - time.monotonic()))
+            courier.join(max(0.0, deadline - time.monotonic()) + _LAST_CALL_S)
         report = self._report()
-        # Files of a courier that still waits for its client stay open: it may yet write to its ledger.
-        if not any(thread.is_alive() for thread in (self._writer, *self._couriers)):
+        if not self._writer.is_alive():
+            self._release()
+        return report
+
+    def _release(self) -> None:
+        """Close the spools once nobody uses them: a courier that still waits may yet write to its ledger."""
+        with self._lock:
+            self._users -= 1
+            last = self._users == 0
+        if last:
             for spool in (*self._earlier, self._spool):
                 spool.close()
-        return report
 
     def _report(self) -> DeliveryReport:
         brokers = {}
+        queued = len(self._queue)  # the disk hangs, and they are not even sealed
         for courier in self._couriers:
-            undelivered = self._spool.undelivered(courier.transport.name)
+            delivered = self._delivered(courier.transport.name)
+            undelivered = self._events + queued - delivered
             trouble = str(courier.trouble or "no answer in time") if undelivered else None
-            delivered = self._events - undelivered
             brokers[courier.transport.name] = BrokerReport(courier.transport.place, delivered, undelivered, trouble)
         return DeliveryReport(
             run=self.speaker.run,
-            events=self._events,
+            events=self._events + queued,
             spool=str(self._spool.path) if self._spool.path else None,
-            unspooled=self._spool.log.waiting,
+            unspooled=self._spool.log.waiting + queued,
             dropped=self._dropped,
             brokers=brokers,
         )
+
+    def _delivered(self, name: str) -> int:
+        """Events that a broker has taken, for all we know."""
+        try:
+            return self._events - self._spool.undelivered(name)
+        except OSError:  # the spool cannot be read
+            return 0
 
     def _write(self) -> None:
         """The spooling thread: from the queue to the spool."""

@@ -70,7 +70,11 @@ class StatusTargets:
         if self.kafka_servers and self.kafka_topic:
             ledger["kafka"] = {"servers": list(self.kafka_servers), "topic": self.kafka_topic}
         if self.pub_sub_topic:
-            ledger["pubsub"] = {"topic": self.pub_sub_topic, "credentials_file": self.credentials_file}
+            ledger["pubsub"] = {
+                "topic": self.pub_sub_topic,
+                "credentials_file": self.credentials_file,
+                "timeout_s": self.timeout_s,
+            }
         return ledger
 
     def describe(self) -> str:

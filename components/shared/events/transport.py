@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +51,16 @@ def sealed(line: bytes) -> Sealed:
     return Sealed(line, document["partitionkey"], attributes)
 
 
+# The seconds that are left for a call. They may become fewer at any moment: when the step ends, so does the waiting.
+Patience = Callable[[], float]
+
+
+def patience_of(seconds: float) -> Patience:
+    """A patience that runs out in so many seconds."""
+    end = time.monotonic() + seconds
+    return lambda: end - time.monotonic()
+
+
 class Transport(Protocol):
     """One broker. Used by one thread at a time; nothing is opened before the first call of `send`."""
 
@@ -63,12 +74,12 @@ class Transport(Protocol):
         """Where it is, for people."""
         ...
 
-    def send(self, events: Sequence[Sealed], timeout_s: float) -> None:
+    def send(self, events: Sequence[Sealed], patience: Patience) -> None:
         """Hand over a window of one run's events and return when the broker has all of them.
 
         Args:
             events: In order, all with one key.
-            timeout_s: When to give up.
+            patience: How long to try; asked again and again by a call that can be cut short.
 
         Raises:
             Unavailable: Not now.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,10 @@ from typing import Any
 from components.shared.errors import StatusRefusedError
 from components.shared.events.kafka.probe import probe, wants_login
 from components.shared.events.kafka.settings import KafkaSettings, kafka_settings
-from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.transport import Patience, Refused, Unavailable
+
+# Enough for a broker that is seconds away; a call of this client cannot be cut short.
+_CONNECT_S = 12.0
 
 
 class KafkaConnection:
@@ -46,11 +48,11 @@ class KafkaConnection:
         """Where it is, for people."""
         return f"Kafka {','.join(self.servers)} topic {self.topic}"
 
-    def check(self, deadline: float) -> tuple[int, ...]:
+    def check(self, patience: Patience) -> tuple[int, ...]:
         """Find out whether the brokers answer, accept the login and have the topic.
 
         Args:
-            deadline: By ``time.monotonic``.
+            patience: How long to try.
 
         Returns:
             The brokers' version, as a client's ``api_version``.
@@ -62,13 +64,12 @@ class KafkaConnection:
         from kafka import KafkaAdminClient
         from kafka.errors import KafkaError, for_code
 
-        probe(self.servers, self.settings, _left(deadline))
+        probe(self.servers, self.settings, patience)
         with _causes() as causes:
             try:
-                patience = round(_left(deadline) * 1000)
-                # Not longer than the time for bootstrapping, which would otherwise be a single attempt.
+                limit_ms = round(max(0.05, min(patience(), _CONNECT_S)) * 1000)
                 admin = KafkaAdminClient(
-                    **self.arguments, bootstrap_timeout_ms=patience, request_timeout_ms=max(patience, 1000)
+                    **self.arguments, bootstrap_timeout_ms=limit_ms, request_timeout_ms=max(limit_ms, 1000)
                 )
             except KafkaError as error:
                 raise self.trouble(
@@ -99,14 +100,10 @@ class KafkaConnection:
                 # The refusal may be lost with the connection that it came by.
                 return Refused(f"{self.place} closes the connection during the login; check KAFKA_SASL_USERNAME, "
                                "KAFKA_SASL_PASSWORD and what the user may do")  # fmt: skip
-            if offered := wants_login(self.servers[0], self.settings, 2.0):
+            if offered := wants_login(self.servers[0], self.settings, lambda: 2.0):
                 return Refused(f"{self.place} wants a login: set KAFKA_SECURITY_PROTOCOL to SASL_… and "
                                f"KAFKA_SASL_MECHANISM to one of {', '.join(offered)}")  # fmt: skip
         return Refused(message) if final else Unavailable(message)
-
-
-def _left(deadline: float) -> float:
-    return max(0.05, deadline - time.monotonic())
 
 
 def _meaning(error: BaseException, place: str) -> tuple[bool, str]:

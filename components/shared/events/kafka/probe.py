@@ -16,40 +16,42 @@ from contextlib import suppress
 from dataclasses import replace
 
 from components.shared.events.kafka.settings import KafkaSettings
-from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.transport import Patience, Refused, Unavailable
 
 _API_VERSIONS, _SASL_HANDSHAKE = 18, 17
 _UNSUPPORTED_MECHANISM, _ILLEGAL_SASL_STATE = 33, 34
 _CLIENT = b"shutterline"
 # Larger than any answer to these requests; what is not Kafka may begin with any number.
 _LONGEST_ANSWER = 1_000_000
+_PROBE_S = 10.0
+_GLANCE_S = 0.2  # how often a wait looks whether it is to end
 
 
 class _ClosedError(OSError):
     """The other side closed the connection instead of answering."""
 
 
-def probe(servers: Sequence[str], settings: KafkaSettings, timeout_s: float) -> None:
+def probe(servers: Sequence[str], settings: KafkaSettings, patience: Patience) -> None:
     """Return once one of the servers answers as it should.
 
     Args:
         servers: ``host:port`` each; tried in order.
         settings: What a client would use.
-        timeout_s: For all of them together.
+        patience: For all of them together.
 
     Raises:
         Refused: A server is there and wants other settings.
         Unavailable: None answers.
     """
-    deadline = time.monotonic() + timeout_s
+    end = time.monotonic() + _PROBE_S
     reasons = []
     for number, server in enumerate(servers):
         # Each of those left gets an equal part of the time that is left.
-        part = max(0.05, (deadline - time.monotonic()) / (len(servers) - number))
+        begin = time.monotonic()
         try:
-            _ask(server, settings, part)
+            _ask(server, settings, _at_most(begin + (end - begin) / (len(servers) - number), patience))
         except TimeoutError:
-            reasons.append(f"{server} does not answer within {part:.1f} s")
+            reasons.append(f"{server} does not answer within {time.monotonic() - begin:.1f} s")
         except socket.gaierror as error:
             reasons.append(f"{server}: the name cannot be resolved ({error.strerror})")
         except OSError as error:
@@ -59,7 +61,12 @@ def probe(servers: Sequence[str], settings: KafkaSettings, timeout_s: float) -> 
     raise Unavailable(f"Kafka does not answer: {'; '.join(reasons)}")
 
 
-def _ask(server: str, settings: KafkaSettings, timeout_s: float) -> None:
+def _at_most(end: float, patience: Patience) -> Patience:
+    """A patience that is over at a time (``time.monotonic``) at the latest; a little is always left."""
+    return lambda: max(0.05, min(patience(), end - time.monotonic()))
+
+
+def _ask(server: str, settings: KafkaSettings, patience: Patience) -> None:
     """Ask one server.
 
     Raises:
@@ -67,24 +74,24 @@ def _ask(server: str, settings: KafkaSettings, timeout_s: float) -> None:
         OSError: It does not answer.
     """
     try:
-        with _open(server, settings, timeout_s) as connection:
-            _request(connection, _API_VERSIONS, 0, b"")
+        with _open(server, settings, patience) as connection:
+            _request(connection, _API_VERSIONS, 0, b"", patience)
             if settings.mechanism is not None:
-                _shake_hands(connection, server, settings.mechanism)
+                _shake_hands(connection, server, settings.mechanism, patience)
     except ssl.SSLCertVerificationError as error:
         raise Refused(
             f"Kafka {server}: its certificate cannot be verified: {error.verify_message}; "
             "KAFKA_SSL_CAFILE names the certificates to trust"
         ) from error
     except (ssl.SSLError, _ClosedError, ConnectionResetError) as error:
-        _explain_closed(server, settings, error, timeout_s)
+        _explain_closed(server, settings, error, patience)
         raise
 
 
-def _shake_hands(connection: socket.socket, server: str, mechanism: str) -> None:
+def _shake_hands(connection: socket.socket, server: str, mechanism: str, patience: Patience) -> None:
     name = mechanism.encode()
     try:
-        answer = _request(connection, _SASL_HANDSHAKE, 1, struct.pack(">h", len(name)) + name)
+        answer = _request(connection, _SASL_HANDSHAKE, 1, struct.pack(">h", len(name)) + name, patience)
     except (_ClosedError, ConnectionResetError) as error:
         raise Refused(
             f"Kafka {server} wants no login: it closes the connection when one begins; KAFKA_SECURITY_PROTOCOL is "
@@ -98,16 +105,16 @@ def _shake_hands(connection: socket.socket, server: str, mechanism: str) -> None
         raise Refused(f"Kafka {server} wants no login; leave SASL out of KAFKA_SECURITY_PROTOCOL")
 
 
-def wants_login(server: str, settings: KafkaSettings, timeout_s: float) -> list[str]:
+def wants_login(server: str, settings: KafkaSettings, patience: Patience) -> list[str]:
     """The mechanisms that a server offers to a client that came without a login; empty if it wants none."""
-    with suppress(OSError, struct.error), _open(server, settings, timeout_s) as connection:
-        answer = _request(connection, _SASL_HANDSHAKE, 1, struct.pack(">h", 4) + b"none")
+    with suppress(OSError, struct.error), _open(server, settings, patience) as connection:
+        answer = _request(connection, _SASL_HANDSHAKE, 1, struct.pack(">h", 4) + b"none", patience)
         if struct.unpack_from(">h", answer)[0] == _UNSUPPORTED_MECHANISM:
             return _strings(answer[2:])
     return []
 
 
-def _explain_closed(server: str, settings: KafkaSettings, error: OSError, timeout_s: float) -> None:
+def _explain_closed(server: str, settings: KafkaSettings, error: OSError, patience: Patience) -> None:
     """Raise Refused if the server speaks the other language: TLS, or none.
 
     Raises:
@@ -116,12 +123,12 @@ def _explain_closed(server: str, settings: KafkaSettings, error: OSError, timeou
     if settings.context is None:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only whether it is TLS; nothing is sent
-        with suppress(OSError), _open(server, replace(settings, context=context), timeout_s):
+        with suppress(OSError), _open(server, replace(settings, context=context), patience):
             wanted = "SASL_SSL" if settings.mechanism else "SSL"
             raise Refused(f"Kafka {server} speaks TLS; set KAFKA_SECURITY_PROTOCOL to {wanted}") from error
         return
-    with suppress(OSError), _open(server, replace(settings, context=None), timeout_s) as connection:
-        _request(connection, _API_VERSIONS, 0, b"")
+    with suppress(OSError), _open(server, replace(settings, context=None), patience) as connection:
+        _request(connection, _API_VERSIONS, 0, b"", patience)
         wanted = "SASL_PLAINTEXT" if settings.mechanism else "PLAINTEXT"
         raise Refused(
             f"Kafka {server} does not speak TLS; set KAFKA_SECURITY_PROTOCOL to {wanted}, or name its TLS port"
@@ -135,10 +142,10 @@ def _explain_closed(server: str, settings: KafkaSettings, error: OSError, timeou
         ) from error
 
 
-def _open(server: str, settings: KafkaSettings, timeout_s: float) -> socket.socket:
+def _open(server: str, settings: KafkaSettings, patience: Patience) -> socket.socket:
     host, _, port = server.rpartition(":")
     name = host.strip("[]")
-    connection = socket.create_connection((name, int(port)), timeout_s)
+    connection = socket.create_connection((name, int(port)), patience())
     if settings.context is None:
         return connection
     try:
@@ -148,20 +155,26 @@ def _open(server: str, settings: KafkaSettings, timeout_s: float) -> socket.sock
         raise
 
 
-def _request(connection: socket.socket, api: int, version: int, body: bytes) -> bytes:
+def _request(connection: socket.socket, api: int, version: int, body: bytes, patience: Patience) -> bytes:
     """Send one request and return the body of its answer."""
     header = struct.pack(">hhih", api, version, 1, len(_CLIENT)) + _CLIENT
     connection.sendall(struct.pack(">i", len(header) + len(body)) + header + body)
-    (size,) = struct.unpack(">i", _receive(connection, 4))
+    (size,) = struct.unpack(">i", _receive(connection, 4, patience))
     if not 4 <= size <= _LONGEST_ANSWER:
         raise _ClosedError(f"what answers at {connection.getpeername()} is not a Kafka broker")
-    return _receive(connection, size)[4:]
+    return _receive(connection, size, patience)[4:]
 
 
-def _receive(connection: socket.socket, size: int) -> bytes:
+def _receive(connection: socket.socket, size: int, patience: Patience) -> bytes:
     received = b""
     while len(received) < size:
-        part = connection.recv(size - len(received))
+        connection.settimeout(_GLANCE_S)
+        try:
+            part = connection.recv(size - len(received))
+        except TimeoutError:
+            if patience() <= _GLANCE_S:
+                raise
+            continue
         if not part:
             raise _ClosedError("it closes the connection")
         received += part

@@ -15,12 +15,15 @@ from typing import Any
 
 from components.shared.events.event import CONTENT_TYPE
 from components.shared.events.kafka.client import KafkaConnection
-from components.shared.events.transport import Sealed, Unavailable
+from components.shared.events.transport import Patience, Sealed, Unavailable
 
 _CONTENT_TYPE = ("content-type", CONTENT_TYPE.encode())
 
 # Above one window, so that a window is one batch.
 _BATCH_BYTES = 1_000_000
+# A window that is not answered for so long is not waited for any more: the brokers are asked how they are instead.
+_ANSWER_S = 10.0
+_GLANCE_S = 0.2  # how often a wait looks whether it is to end
 # Above the time that a window is given: the client's own giving up is what leaves it unusable.
 _REQUEST_MS, _DELIVERY_MS = 60_000, 120_000
 
@@ -43,15 +46,14 @@ class KafkaTransport:
         self.place = self._connection.place
         self._producer: Any = None
 
-    def send(self, events: Sequence[Sealed], timeout_s: float) -> None:
+    def send(self, events: Sequence[Sealed], patience: Patience) -> None:
         """Publish a window."""
         from kafka.errors import KafkaError
 
-        deadline = time.monotonic() + timeout_s
         try:
             if self._producer is None:
-                self._connect(deadline)
-            self._publish(events, deadline)
+                self._connect(patience)
+            self._publish(events, patience)
         except KafkaError as error:
             self.close()
             raise self._connection.trouble(error) from error
@@ -59,9 +61,10 @@ class KafkaTransport:
             self.close()
             raise
 
-    def _publish(self, events: Sequence[Sealed], deadline: float) -> None:
+    def _publish(self, events: Sequence[Sealed], patience: Patience) -> None:
         from kafka.errors import KafkaError
 
+        given_up = time.monotonic() + _ANSWER_S
         futures = [
             self._producer.send(
                 self._connection.topic,
@@ -71,18 +74,19 @@ class KafkaTransport:
             )
             for event in events
         ]
-        with suppress(KafkaError):  # the futures tell what became of the events
-            self._producer.flush(timeout=max(0.0, deadline - time.monotonic()))
+        while (left := min(patience(), given_up - time.monotonic())) > 0 and not all(one.is_done for one in futures):
+            with suppress(KafkaError):  # the futures tell what became of the events
+                self._producer.flush(timeout=min(left, _GLANCE_S))
         for future in futures:
             if not future.is_done:
                 raise Unavailable(f"{self.place} does not answer")
             if future.failed():
                 raise future.exception
 
-    def _connect(self, deadline: float) -> None:
+    def _connect(self, patience: Patience) -> None:
         from kafka import KafkaProducer
 
-        version = self._connection.check(deadline)
+        version = self._connection.check(patience)
         self._producer = KafkaProducer(
             **{"api_version": version} | self._connection.arguments,
             acks="all",
@@ -90,12 +94,14 @@ class KafkaTransport:
             max_in_flight_requests_per_connection=1,
             batch_size=_BATCH_BYTES,
             linger_ms=50,  # a window is flushed at once; this only keeps its beginning from leaving alone
-            max_block_ms=max(1, round((deadline - time.monotonic()) * 1000)),
+            max_block_ms=round(_ANSWER_S * 1000),
             request_timeout_ms=_REQUEST_MS,
             delivery_timeout_ms=_DELIVERY_MS,
             reconnect_backoff_max_ms=1_000,
             metrics_enabled=False,
         )
+        # At the process's end it would wait, and complain, for a broker that we have stopped waiting for.
+        self._producer._unregister_cleanup()
 
     def close(self) -> None:
         """Throw the producer away, with whatever it holds."""

@@ -40,8 +40,10 @@ VARIABLES = {
     "KAFKA_API_VERSION": "the brokers' version, such as 2.3, where it cannot be asked for",
 }
 
-# Those that only we could have meant: a cluster puts KAFKA_PORT and the like into every pod beside a service kafka.
-_OURS = re.compile(r"KAFKA_(SASL|SSL)_")
+# Those that only we could have meant. Kubernetes tells every pod of the services around it, and a service may be called
+# kafka-ssl: KAFKA_SSL_SERVICE_HOST, KAFKA_SSL_PORT_9093_TCP_ADDR and the like are not settings.
+_OURS = re.compile(r"KAFKA_(SASL|SSL|SECURITY)_")
+_A_SERVICE = re.compile(r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,10 @@ def kafka_settings(environment: Mapping[str, str] | None = None) -> KafkaSetting
     Raises:
         StatusRefusedError: They contradict each other, name files that are not there, or are misspelt.
     """
-    given = {name: value for name, value in (environment or os.environ).items() if value and name in VARIABLES}
-    for name, value in (environment or os.environ).items():
-        if value and _OURS.match(name) and name not in VARIABLES:
+    environment = os.environ if environment is None else environment
+    given = {name: value for name, value in environment.items() if value and name in VARIABLES}
+    for name, value in environment.items():
+        if value and _OURS.match(name) and name not in VARIABLES and not _A_SERVICE.fullmatch(name):
             near = difflib.get_close_matches(name, VARIABLES, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(VARIABLES)}"
             raise StatusRefusedError(f"{name}: no such setting{hint}")
@@ -128,13 +131,13 @@ def _tls(given: Mapping[str, str], protocol: str) -> ssl.SSLContext | None:
         try:
             # A password that is not given must not be asked for on a terminal.
             context.load_cert_chain(certificate, given.get("KAFKA_SSL_KEYFILE"), lambda: password or "")
-        except ssl.SSLError as error:
+        except (ssl.SSLError, ValueError) as error:  # ValueError: a password longer than OpenSSL takes
             raise StatusRefusedError(
                 f"KAFKA_SSL_CERTFILE: {certificate} and KAFKA_SSL_KEYFILE are not a certificate and its key (PEM), or "
-                f"KAFKA_SSL_KEY_PASSWORD does not fit: {error.reason or error}"
+                f"KAFKA_SSL_KEY_PASSWORD does not fit: {getattr(error, 'reason', None) or error}"
             ) from error
-    elif "KAFKA_SSL_KEYFILE" in given:
-        raise StatusRefusedError("KAFKA_SSL_KEYFILE is set without KAFKA_SSL_CERTFILE")
+    elif of_a_key := [name for name in named if name.startswith("KAFKA_SSL_KEY")]:
+        raise StatusRefusedError(f"{of_a_key[0]} is set without KAFKA_SSL_CERTFILE")
     return context
 
 

@@ -7,12 +7,15 @@ ordering keys are not used: the order is kept because a window is only sent when
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from components.shared.errors import StatusRefusedError
 from components.shared.events.event import CONTENT_TYPE
 from components.shared.events.pubsub.client import check_credentials_file, explain, open_channel
-from components.shared.events.transport import Refused, Sealed, Unavailable
+from components.shared.events.transport import Patience, Refused, Sealed, Unavailable
+
+_LATE_LIMIT = 5  # calls in a row that ran out of time
 
 
 class PubSubTransport:
@@ -21,6 +24,7 @@ class PubSubTransport:
     Args:
         topic: ``projects/…/topics/…``.
         credentials_file: Service-account file; None: application default credentials.
+        timeout_s: For one call.
 
     Raises:
         StatusRefusedError: The credentials file is not there or is none, or the client is not installed.
@@ -28,17 +32,21 @@ class PubSubTransport:
 
     name = "pubsub"
 
-    def __init__(self, topic: str, credentials_file: str | None = None) -> None:
+    def __init__(self, topic: str, credentials_file: str | None = None, timeout_s: float = 3.0) -> None:
         check_credentials_file(credentials_file)
+        if find_spec("google.pubsub_v1") is None:
+            raise StatusRefusedError("PUB_SUB_TOPIC: needs google-cloud-pubsub; pip install 'shutterline[status]'")
         self.place = f"Pub/Sub {topic}"
         self._topic = topic
         self._credentials_file = credentials_file
+        self._timeout_s = timeout_s
+        self._late = 0
         self._channel: Any = None
         self._client: Any = None
 
-    def send(self, events: Sequence[Sealed], timeout_s: float) -> None:
+    def send(self, events: Sequence[Sealed], patience: Patience) -> None:
         """Publish a window in one call."""
-        from google.api_core.exceptions import GoogleAPICallError, RetryError
+        from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, RetryError
         from google.auth.exceptions import GoogleAuthError
         from google.pubsub_v1.types import PubsubMessage
 
@@ -54,11 +62,17 @@ class PubSubTransport:
         ]
         try:
             client = self._connected()
+            timeout_s = max(0.01, min(patience(), self._timeout_s))
             client.publish(request={"topic": self._topic, "messages": messages}, timeout=timeout_s, retry=None)
+            self._late = 0
         except StatusRefusedError as error:
             raise Refused(str(error)) from error
         except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
-            self.close()  # a connection that failed may be half dead; the next attempt makes its own
+            # A slow connection needs several calls to come up; one that stays silent may be half dead, and one that
+            # failed is: the next attempt makes its own.
+            self._late = self._late + 1 if isinstance(error, DeadlineExceeded) else _LATE_LIMIT
+            if self._late >= _LATE_LIMIT:
+                self.close()
             final, message = explain(error, self._topic, "publisher")
             raise (Refused(message) if final else Unavailable(message)) from error
 
@@ -73,6 +87,6 @@ class PubSubTransport:
 
     def close(self) -> None:
         """Close the connection."""
-        channel, self._channel, self._client = self._channel, None, None
+        channel, self._channel, self._client, self._late = self._channel, None, None, 0
         if channel is not None:
             channel.close()

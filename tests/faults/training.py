@@ -1,0 +1,180 @@
+"""A real training whose brokers fail while it goes on, and the questions that are asked of it afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared.errors import ArtifactError
+from components.shared.events.data import Emit, EventData, Progress
+from components.shared.events.event import StepEvent
+from components.shared.events.replay import Replayed, replay
+from components.shared.params import Params
+from components.shared.run import StepRun
+from components.shared.status import transport_of
+from components.shared.step import StepRecord, run_step
+from components.train.train import TrainResult, train
+from tests.conftest import FAULT
+from tests.examples import small, write_digits
+
+EPOCHS = 12
+TIMEOUT = 3.0
+RUN = "run-of-faults"
+
+# After which epoch something happens, and what.
+Happenings = dict[int, Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left.
+
+    Attributes:
+        record: Its step record.
+        weights: SHA-256 of model.safetensors.
+        spooled: Every event, as the spool has it.
+        spool: The spool's file.
+        waited_at_start: Seconds from the step's begin to its work's.
+        waited_at_exit: Seconds from the end of its work to the end of the step.
+    """
+
+    record: StepRecord
+    weights: str
+    spooled: list[bytes]
+    spool: Path
+    waited_at_start: float
+    waited_at_exit: float
+
+    def undelivered(self, broker: str) -> int:
+        assert self.record.delivery is not None
+        return int(self.record.delivery["brokers"][broker]["undelivered"])
+
+
+def trained(folder: Path, happenings: Happenings | None = None, **params: Any) -> Trained:
+    """Train on the digits with status to the brokers of the params, while things happen to them."""
+    dataset, model, events = folder / "dataset", folder / "model", folder / "events"
+    write_digits(dataset)
+    moments = {}
+
+    def work(checked: Params, emit: Emit) -> TrainResult:
+        moments["begin"] = time.monotonic()
+
+        def emit_and_happen(data: EventData) -> None:
+            emit(data)
+            if isinstance(data, Progress) and data.epoch in (happenings or {}):
+                (happenings or {}).pop(data.epoch)()
+
+        result = train(dataset=dataset, model=model, params=checked, emit=emit_and_happen)
+        moments["end"] = time.monotonic()
+        return result
+
+    begin = time.monotonic()
+    run = StepRun(RUN, None, 0, events, shared=True, host="pod")
+    # Every epoch evaluated and every third saved, so that there is something to tell.
+    options = small(num_epochs=EPOCHS, eval_freq=1, save_freq=3, TIMEOUT=TIMEOUT, **params)
+    _, record = run_step("train", options, work, lambda: run)
+    end = time.monotonic()
+    (spool,) = events.glob("*.train.*.jsonl")
+    return Trained(
+        record=record,
+        weights=hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest(),
+        spooled=spool.read_bytes().splitlines(),
+        spool=spool,
+        waited_at_start=moments["begin"] - begin,
+        waited_at_exit=end - moments["end"],
+    )
+
+
+@pytest.fixture(scope="session")
+def without_status(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The same training with no broker at all."""
+    return trained(tmp_path_factory.mktemp("without-status"))
+
+
+def replayed(done: Trained) -> list[Replayed]:
+    """Deliver the rest, as ``shutterline events replay`` does."""
+    for _ in range(300):
+        with suppress(ArtifactError):
+            return replay([done.spool], transport_of, timeout_s=20.0, log=logging.getLogger("test"))
+        time.sleep(0.1)  # the step's process would be gone by now; here its thread ends with its call
+    raise AssertionError("the spool is still in use")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the fault table."""
+
+    fault: str
+    broker: str
+    events: int
+    at_exit: int
+    lost: int
+    duplicates: int
+    waited_at_start: float
+    waited_at_exit: float
+
+
+def judged(
+    fault: str, broker: str, done: Trained, received: Sequence[bytes], reference: Trained, record_property: Any
+) -> Row:
+    """Hold a training and what its broker has against what must always be.
+
+    Args:
+        fault: What happened.
+        broker: To which: ``kafka`` or ``pubsub``.
+        done: The training.
+        received: Every message the broker has taken, in order.
+        reference: The training without status.
+        record_property: pytest's, for the table.
+    """
+    assert done.record.status == "succeeded"
+    assert done.weights == reference.weights, "status changed the training"
+    assert [told(line) for line in done.spooled] == [told(line) for line in reference.spooled]
+    assert [StepEvent.from_bytes(line).sequence for line in done.spooled] == list(range(len(done.spooled)))
+
+    first, duplicates = [], 0
+    seen: dict[str, bytes] = {}
+    for message in received:
+        name = json.loads(message)["id"]
+        if name in seen:
+            assert seen[name] == message, "two events share an id"
+            duplicates += 1
+        else:
+            seen[name] = message
+            first.append(message)
+    assert first == done.spooled, "an event is lost, out of order or changed"
+    assert sum(StepEvent.from_bytes(message).is_terminal for message in first) == 1
+    row = Row(
+        fault=fault,
+        broker=broker,
+        events=len(done.spooled),
+        at_exit=len(done.spooled) - done.undelivered(broker),
+        lost=len(set(done.spooled) - set(received)),
+        duplicates=duplicates,
+        waited_at_start=done.waited_at_start,
+        waited_at_exit=done.waited_at_exit,
+    )
+    record_property(FAULT, vars(row))
+    return row
+
+
+def told(line: bytes) -> tuple[str, dict[str, Any]]:
+    """What an event says that does not depend on the clock or on the folder."""
+    document = json.loads(line)
+    data = {
+        key: value
+        for key, value in document["data"].items()
+        if key not in ("seconds", "samples_per_second", "eta_seconds", "uri", "artifacts", "params_sha256")
+    }
+    if isinstance(data.get("metrics"), dict):
+        data["metrics"] = {key: value for key, value in data["metrics"].items() if key != "images_per_second"}
+    return document["id"], data

@@ -1,0 +1,11 @@
+"""The peers' own tests use the peers' fixtures."""
+
+from tests.peers.fixtures import certificates as certificates
+from tests.peers.fixtures import kafka_broker as kafka_broker
+from tests.peers.fixtures import leaky_kafka_client as leaky_kafka_client
+from tests.peers.fixtures import mock_cluster as mock_cluster
+from tests.peers.fixtures import own_kafka_broker as own_kafka_broker
+from tests.peers.fixtures import own_pubsub_emulator as own_pubsub_emulator
+from tests.peers.fixtures import pubsub_emulator as pubsub_emulator
+from tests.peers.fixtures import pubsub_server as pubsub_server
+from tests.peers.fixtures import topic as topic

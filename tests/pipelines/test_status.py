@@ -1,0 +1,105 @@
+"""One local run with both brokers: what each holds, read back by tools that are not ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import jsonschema
+from cloudevents.core.bindings.kafka import KafkaMessage, from_structured_event
+from cloudevents.core.formats.json import JSONFormat
+
+from components.shared.events.event import StepEvent, event_schema
+from components.shared.events.runs import fold
+from tests.examples import write_params
+from tests.peers.fixtures import need
+from tests.peers.kafka_topics import KafkaTopics
+from tests.peers.pubsub_topics import PubSubTopics
+from tests.pipelines.conftest import Command
+
+PROJECT = "vision-1"
+
+
+def test_both_brokers_hold_the_same_events_of_a_run(
+    tmp_path: Path, command: Command, kafka_broker: KafkaTopics, pubsub_emulator: PubSubTopics, topic: str
+) -> None:
+    need(shutil.which("kcat"), "kcat is not installed (Debian: apt-get install kcat)")
+    kafka_broker.create_topic(topic)
+    name = pubsub_emulator.create_topic(PROJECT, topic)
+    subscription = pubsub_emulator.create_subscription(PROJECT, f"{topic}-sub", name)
+    params = write_params(
+        tmp_path / "params.json",
+        num_epochs=4,
+        save_freq=2,
+        KAFKA_HOST=kafka_broker.bootstrap,
+        KAFKA_TOPIC=topic,
+        PUB_SUB_PROJECT=PROJECT,
+        PUB_SUB_TOPIC=topic,
+        PUB_SUB_SUBSCRIPTION=f"{topic}-sub",
+        TIMEOUT=20,
+    )
+
+    done = command(
+        "-m", "pipelines.cli", "run", "--params", params, "--out", "out", "--json",
+        PUBSUB_EMULATOR_HOST=pubsub_emulator.host,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)["run"]
+
+    kcat = ["kcat", "-b", kafka_broker.bootstrap, "-t", topic, "-C", "-e", "-q"]
+    at_kafka = subprocess.run(kcat, capture_output=True, check=True).stdout.splitlines()
+    messages = pubsub_emulator.pull_all(subscription, expected=len(at_kafka))
+    assert at_kafka == [message.data for message in messages], "identical bytes in the same order"
+
+    events = [StepEvent.from_bytes(message) for message in at_kafka]
+    assert [(event.step, event.state) for event in events if event.state != "progress"] == [
+        ("pipeline", "started"),
+        ("data-prep", "started"),
+        ("data-prep", "succeeded"),
+        ("train", "started"),
+        ("train", "checkpoint"),
+        ("train", "checkpoint"),
+        ("train", "succeeded"),
+        ("evaluate", "started"),
+        ("evaluate", "succeeded"),
+        ("pipeline", "succeeded"),
+    ]
+    assert [event.data.epoch for event in events if (event.step, event.state) == ("train", "progress")] == [1, 2, 3, 4]
+    terminal = Counter(event.step for event in events if event.is_terminal)
+    assert terminal == {"data-prep": 1, "train": 1, "evaluate": 1, "pipeline": 1}
+    for step in ("data-prep", "train", "evaluate"):
+        assert [event.sequence for event in events if event.step == step] == list(
+            range(sum(event.step == step for event in events))
+        )
+    view = fold(run, events)
+    assert view.ended is not None
+    assert [step.outcome for step in view.ended.steps] == ["succeeded"] * 3
+
+    validator = jsonschema.Draft202012Validator(
+        event_schema(), format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+    )
+    records = kafka_broker.records(topic)
+    for record, message in zip(records, messages, strict=True):
+        document = json.loads(record.value)
+        validator.validate(document)
+        assert record.key == message.ordering_key.encode() == run.encode()
+        headers = dict(record.headers)
+        assert headers["content-type"] == b"application/cloudevents+json; charset=utf-8"
+        assert headers["ce_type"].decode() == document["type"]
+        assert message.attributes["content-type"] == "application/cloudevents+json; charset=utf-8"
+        assert message.attributes["ce-id"] == document["id"]
+        parsed = from_structured_event(KafkaMessage(headers, record.key, record.value), JSONFormat())
+        assert (parsed.get_id(), parsed.get_type(), parsed.get_data()) == (
+            document["id"],
+            document["type"],
+            document["data"],
+        )
+    metadata = json.loads((tmp_path / "out" / "steps" / "train.json").read_text())["delivery"]
+    told = sum(event.step == "train" for event in events)
+    assert {name: (broker["delivered"], broker["undelivered"]) for name, broker in metadata["brokers"].items()} == {
+        "kafka": (told, 0),
+        "pubsub": (told, 0),
+    }
