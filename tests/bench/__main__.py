@@ -13,10 +13,11 @@ import torch
 
 from tests.bench.measure import HEAD
 from tests.bench.pipeline import pipeline_overhead
+from tests.bench.status import delivery_rate, emit_costs, training_with_status
 from tests.bench.training import batch_rates, training_rate
 
 
-def main(wanted: str = "abc") -> None:
+def main(wanted: str = "abcdef") -> None:
     """Run the benchmarks named by their letters and print one row each."""
     logging.disable(logging.INFO)
     cpu = platform.processor() or platform.machine()
@@ -33,6 +34,14 @@ def main(wanted: str = "abc") -> None:
         if "c" in wanted:
             for ratio in pipeline_overhead(Path(directory)):
                 print(ratio.line(), flush=True)
+        if "d" in wanted:
+            for line in emit_costs(Path(directory) / "emit"):
+                print(line, flush=True)
+        if "e" in wanted:
+            for ratio in training_with_status(Path(directory) / "training"):
+                print(ratio.line(), flush=True)
+        if "f" in wanted:
+            print(delivery_rate(Path(directory) / "delivery").line(), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from components.shared.events.courier import Courier, Signal
@@ -38,6 +40,8 @@ from components.shared.events.transport import DeliveryError, Transport
 # A run has a few hundred events; this many only wait where nothing moves any more.
 QUEUE_LIMIT = 10_000
 
+# How long progress may wait to be spooled.
+_LOOK_S = 0.1
 # A call that was cut short needs a moment to let go.
 _LAST_CALL_S = 0.4
 
@@ -130,7 +134,7 @@ class StatusStream:
         self._process = os.getpid()
         self._queue: deque[_Queued] = deque()
         self._lock = threading.Lock()
-        self._wake = threading.Event()
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._closing = False
         self._sequence = first_sequence
         self._events = 0
@@ -157,8 +161,9 @@ class StatusStream:
             if len(self._queue) >= QUEUE_LIMIT:
                 self._shed()
             self._queue.append(queued)
-        if not self._wake.is_set():
-            self._wake.set()
+        # Waking a thread is a system call of some 10 µs; progress can wait until the thread looks by itself.
+        if state != "progress":
+            self._wake.put(None)
 
     def _shed(self) -> None:
         """Let the oldest progress in the queue go; nothing if there is none."""
@@ -194,7 +199,7 @@ class StatusStream:
         """
         deadline = time.monotonic() + timeout_s
         self._closing = True
-        self._wake.set()
+        self._wake.put(None)
         self._writer.join(timeout_s)
         self._signal.end_by(deadline)
         self._signal.no_more()
@@ -242,8 +247,8 @@ class StatusStream:
         """The spooling thread: from the queue to the spool."""
         redact = Redactor()
         while True:
-            self._wake.wait()
-            self._wake.clear()
+            with suppress(Empty):
+                self._wake.get(timeout=_LOOK_S)
             with self._lock:
                 batch, self._queue = self._queue, deque()
             if batch or self._closing:
