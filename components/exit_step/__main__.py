@@ -21,7 +21,9 @@ SHUTTERLINE_RUN_ID names the run, SHUTTERLINE_EVENTS the directory that its step
 
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
-    return report_end(state=options.state, run=step_run(in_pipeline=True), message=options.message)
+    return report_end(
+        state=options.state, run=step_run(in_pipeline=True), message=options.message, targets=params.status_targets
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,6 +24,8 @@ def exit_step(params: str, job_id: str, job_name: str, status: dsl.PipelineTaskF
     run_step(
         "exit",
         params,
-        lambda checked, emit: report_end(state=status.state, run=run, message=status.error_message or ""),
+        lambda checked, emit: report_end(
+            state=status.state, run=run, message=status.error_message or "", targets=checked.status_targets
+        ),
         lambda: run,
     )

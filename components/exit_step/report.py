@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from components.exit_step.hearsay import heard_at_kafka
 from components.shared.errors import InputError
 from components.shared.events.data import PipelineEnded, StepOutcome
-from components.shared.events.runs import fold
+from components.shared.events.runs import RunView, fold
 from components.shared.events.spool import events_in
+from components.shared.events.targets import StatusTargets
 from components.shared.logs import step_logger
 from components.shared.run import PIPELINE_NAME, StepRun
 from components.shared.status import PIPELINE_STEPS
@@ -55,13 +57,14 @@ class PipelineEnd:
         return PipelineEnded(PIPELINE_NAME, self.outcome, self.state, self.reason, self.steps)
 
 
-def report_end(*, state: str, run: StepRun, message: str = "") -> PipelineEnd:
+def report_end(*, state: str, run: StepRun, message: str = "", targets: StatusTargets | None = None) -> PipelineEnd:
     """Say how the pipeline ended.
 
     Args:
         state: The platform's word for it.
         run: The run, and where its steps kept their events.
         message: The platform's error message, which Kubeflow leaves empty.
+        targets: Brokers; where the spools cannot be seen, Kafka is asked what the steps have told it.
 
     Raises:
         InputError: The word is not one a known platform uses.
@@ -70,8 +73,11 @@ def report_end(*, state: str, run: StepRun, message: str = "") -> PipelineEnd:
     if outcome is None:
         known = ", ".join(OUTCOMES)
         raise InputError(f"status.state: {state!r} is not a final state of a pipeline; known are {known}")
-    view = fold(run.run, events_in(run.events, run.run))
-    steps = view.outcomes(PIPELINE_STEPS, pipeline_succeeded=outcome == "succeeded", seen=run.shared)
+    view: RunView | None = fold(run.run, events_in(run.events, run.run)) if run.shared else None
+    if view is None and targets is not None:
+        view = heard_at_kafka(run.run, targets)
+    succeeded = outcome == "succeeded"
+    steps = (view or RunView(run.run)).outcomes(PIPELINE_STEPS, pipeline_succeeded=succeeded, seen=view is not None)
     for step in steps:
         if step.outcome not in ("succeeded", "failed", "cancelled"):
             _log.log(*_remark(step))
@@ -95,7 +101,7 @@ def _remark(step: StepOutcome) -> tuple[int, str]:
         "killed": (_WARNING, f"{step.step} began and never ended: it was killed"),
         "cached": (_INFO, f"{step.step} did not run: its result was there already"),
         "not started": (_WARNING, f"{step.step} was not started"),
-        "unknown": (_INFO, f"{step.step}: nothing is known of it here, because SHUTTERLINE_EVENTS names no directory"),
+        "unknown": (_INFO, f"{step.step}: nothing is known of it here: SHUTTERLINE_EVENTS names no shared directory"),
     }
     return remarks[step.outcome]
 

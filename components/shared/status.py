@@ -125,8 +125,8 @@ class Status:
         Returns:
             The delivery report as JSON data; None in a process that does not speak.
         """
-        if self._stream is None:
-            self.open(None)  # the params were bad, and even that is worth an event
+        if self._stream is None and self.run.shared:
+            self.open(None)  # the params were bad, and whoever looks at the run is to know
         if self._stream is None:
             return None
         self._stream.emit(data)

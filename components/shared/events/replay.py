@@ -54,7 +54,7 @@ def find_spools(paths: Iterable[Path]) -> list[Path]:
         if not spools:
             raise InputError(f"{path}: has no spools; a run keeps them in its directory events/")
         found += spools
-    return list(dict.fromkeys(path.absolute() for path in found))  # a spool and its directory may both be named
+    return list({path.absolute(): path for path in found}.values())  # a spool and its directory may both be named
 
 
 def replay(
@@ -79,6 +79,7 @@ def replay(
         StatusRefusedError: A broker's credentials or settings are wrong.
     """
     spools: list[Spool] = []
+    couriers: list[Courier] = []
     try:
         for path in paths:
             spools.append(_opened(path))
@@ -90,10 +91,14 @@ def replay(
                 if key not in routes:
                     routes[key] = (transport_of(name, target), [])
                 routes[key][1].append(spool)
-        return _deliver(list(routes.values()), timeout_s, log)
+        signal = Signal()
+        couriers += [Courier(transport, meant, signal, log) for transport, meant in routes.values()]
+        return _deliver(list(routes.values()), couriers, signal, timeout_s)
     finally:
-        for spool in spools:
-            spool.close()
+        # A courier that still waits for its client may yet write to its ledger; the process's end closes the files.
+        if not any(courier.is_alive() for courier in couriers):
+            for spool in spools:
+                spool.close()
 
 
 def _opened(path: Path) -> Spool:
@@ -122,13 +127,13 @@ def _same(known: dict[str, Any] | None, target: dict[str, Any]) -> bool:
     return known is not None and known.get("topic") == target.get("topic")
 
 
-def _deliver(routes: list[tuple[Transport, list[Spool]]], timeout_s: float, log: logging.Logger) -> list[Replayed]:
-    signal = Signal()
+def _deliver(
+    routes: list[tuple[Transport, list[Spool]]], couriers: list[Courier], signal: Signal, timeout_s: float
+) -> list[Replayed]:
     signal.no_more()
     deadline = time.monotonic() + timeout_s
     signal.end_by(deadline)
     before = [[spool.undelivered(transport.name) for spool in spools] for transport, spools in routes]
-    couriers = [Courier(transport, spools, signal, log) for transport, spools in routes]
     for courier in couriers:
         courier.start()
     for courier in couriers:

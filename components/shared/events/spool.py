@@ -327,10 +327,15 @@ def _read_targets(descriptor: int) -> dict[str, dict[str, Any]]:
     try:
         document = json.loads(os.pread(descriptor, 65536, 0) or b"{}")
         targets = document.get("targets", {})
-        return {
-            name: target
-            for name, target in targets.items()
-            if isinstance(target, dict) and isinstance(target.get("delivered"), int) and target["delivered"] >= 0
-        }
+        return {name: target for name, target in targets.items() if _is_target(target)}
     except (ValueError, AttributeError, RecursionError):
         return {}
+
+
+def _is_target(target: Any) -> bool:
+    return (
+        isinstance(target, dict)
+        and isinstance(target.get("topic"), str)
+        and isinstance(target.get("delivered"), int)
+        and target["delivered"] >= 0
+    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from components.shared.errors import StatusRefusedError
-from components.shared.events.kafka.probe import probe, wants_login
-from components.shared.events.kafka.settings import KafkaSettings, kafka_settings
+from components.shared.events.kafka.login import login_arguments
+from components.shared.events.kafka.probe import probe
+from components.shared.events.kafka.settings import kafka_settings
 from components.shared.events.transport import Patience, Refused, Unavailable
 
 # Enough for a broker that is seconds away; a call of this client cannot be cut short.
@@ -39,9 +40,7 @@ class KafkaConnection:
         except ImportError as error:
             raise StatusRefusedError("KAFKA_HOST: needs kafka-python; pip install 'shutterline[status]'") from error
         _silence()
-        self.arguments: dict[str, Any] = {"bootstrap_servers": list(servers), **self.settings.client}
-        if self.settings.token is not None:
-            self.arguments["sasl_oauth_token_provider"] = _provider(self.settings)
+        self.arguments: dict[str, Any] = {"bootstrap_servers": list(servers), **login_arguments(self.settings)}
 
     @property
     def place(self) -> str:
@@ -62,7 +61,7 @@ class KafkaConnection:
             Unavailable: Not now.
         """
         from kafka import KafkaAdminClient
-        from kafka.errors import KafkaError, for_code
+        from kafka.errors import KafkaError, KafkaTimeoutError, for_code
 
         probe(self.servers, self.settings, patience)
         with _causes() as causes:
@@ -72,9 +71,9 @@ class KafkaConnection:
                     **self.arguments, bootstrap_timeout_ms=limit_ms, request_timeout_ms=max(limit_ms, 1000)
                 )
             except KafkaError as error:
-                raise self.trouble(
-                    causes[-1] if causes else error, closed="disconnected" in str(causes[-1:])
-                ) from error
+                # The last one only says that the time is over.
+                told = [cause for cause in causes if not isinstance(cause, KafkaTimeoutError)]
+                raise self.trouble(told[-1] if told else error) from error
         try:
             # A producer's question would make the topic where brokers make them by themselves; this one does not.
             (described,) = admin.describe_topics([self.topic])
@@ -87,22 +86,9 @@ class KafkaConnection:
             raise self.trouble(for_code(code)(self.topic))
         return version
 
-    def trouble(self, error: BaseException, *, closed: bool = False) -> Refused | Unavailable:
-        """What an error of kafka-python means.
-
-        Args:
-            error: What it raised or logged.
-            closed: Whether a broker that answered before closed the connection of the client.
-        """
+    def trouble(self, error: BaseException) -> Refused | Unavailable:
+        """What an error that kafka-python raised or logged means."""
         final, message = _meaning(error, self.place)
-        if not final and closed:
-            if self.settings.mechanism is not None:
-                # The refusal may be lost with the connection that it came by.
-                return Refused(f"{self.place} closes the connection during the login; check KAFKA_SASL_USERNAME, "
-                               "KAFKA_SASL_PASSWORD and what the user may do")  # fmt: skip
-            if offered := wants_login(self.servers[0], self.settings, lambda: 2.0):
-                return Refused(f"{self.place} wants a login: set KAFKA_SECURITY_PROTOCOL to SASL_… and "
-                               f"KAFKA_SASL_MECHANISM to one of {', '.join(offered)}")  # fmt: skip
         return Refused(message) if final else Unavailable(message)
 
 
@@ -159,20 +145,6 @@ def _causes() -> Iterator[list[BaseException]]:
         yield found
     finally:
         logger.removeHandler(collector)
-
-
-def _provider(settings: KafkaSettings) -> Any:
-    from kafka.net.sasl.oauth import AbstractTokenProvider
-
-    token: Callable[[], str] | None = settings.token
-
-    class Provider(AbstractTokenProvider):  # type: ignore[misc] # kafka-python has no types
-        """Gives the token of the settings, fresh at every login."""
-
-        def token(self) -> str:
-            return token() if token is not None else ""
-
-    return Provider()
 
 
 def client_arguments(servers: Sequence[str]) -> dict[str, Any]:

@@ -10,13 +10,14 @@ import base64
 import json
 import time
 from datetime import UTC
+from functools import partial
 
 from components.shared.errors import StatusRefusedError
 from components.shared.events.redaction import register_secret
+from components.shared.events.transport import Unavailable
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-
-
+_REQUEST_S = 10.0
 _HEADER = {"typ": "JWT", "alg": "GOOG_OAUTH2_TOKEN"}
 
 
@@ -29,16 +30,20 @@ def google_token() -> str:
 
     Raises:
         StatusRefusedError: There are no application default credentials, or they are not accepted.
+        Unavailable: Whoever gives tokens for them does not answer, or not now.
     """
     import google.auth
-    from google.auth.exceptions import DefaultCredentialsError, RefreshError
+    from google.auth.exceptions import GoogleAuthError, TransportError
     from google.auth.transport.requests import Request
 
     try:
         credentials, _ = google.auth.default(scopes=[_SCOPE])
-        credentials.refresh(Request())  # type: ignore[no-untyped-call] # google-auth types only a part of itself
-    except (DefaultCredentialsError, RefreshError) as error:
-        raise StatusRefusedError(f"KAFKA_SASL_OAUTH_PROVIDER=google: no usable Google credentials: {error}") from error
+        credentials.refresh(partial(Request(), timeout=_REQUEST_S))  # type: ignore[no-untyped-call] # hardly typed
+    except GoogleAuthError as error:
+        reason = str(error.args[0]) if error.args else type(error).__name__
+        if error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError):
+            raise Unavailable(f"KAFKA_SASL_OAUTH_PROVIDER=google: no token for now: {reason}") from error
+        raise StatusRefusedError(f"KAFKA_SASL_OAUTH_PROVIDER=google: no usable Google credentials: {reason}") from error
     access_token = str(credentials.token)
     register_secret(access_token)
     now = time.time()

@@ -1,8 +1,8 @@
 """Is there a Kafka broker, and does it want the security settings that we have?
 
 kafka-python says "Unable to bootstrap" whatever the reason is, and leaks a socket every time. So before a client is
-made, a plain socket asks what every broker answers: ApiVersions, and SaslHandshake where there is a login. The two
-requests are those of the Kafka protocol guide, in their lowest versions.
+made, a plain socket asks what every broker answers: ApiVersions, then SaslHandshake and SaslAuthenticate where there is
+a login, and Metadata where there is none. The requests are those of the Kafka protocol guide, in their lowest versions.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from components.shared.events.kafka.login import log_in
 from components.shared.events.kafka.settings import KafkaSettings
 from components.shared.events.transport import Patience, Refused, Unavailable
 
-_API_VERSIONS, _SASL_HANDSHAKE = 18, 17
+_METADATA, _SASL_HANDSHAKE, _API_VERSIONS, _SASL_AUTHENTICATE = 3, 17, 18, 36
 _UNSUPPORTED_MECHANISM, _ILLEGAL_SASL_STATE = 33, 34
+_WRONG_NAME = (62, 64)  # OpenSSL's: of the host, of the address
 _CLIENT = b"shutterline"
 # Larger than any answer to these requests; what is not Kafka may begin with any number.
 _LONGEST_ANSWER = 1_000_000
@@ -27,8 +29,12 @@ _PROBE_S = 10.0
 _GLANCE_S = 0.2  # how often a wait looks whether it is to end
 
 
-class _ClosedError(OSError):
+class _ClosedError(ConnectionError):
     """The other side closed the connection instead of answering."""
+
+
+class _NotKafkaError(_ClosedError):
+    """The other side answered in a language of its own."""
 
 
 def probe(servers: Sequence[str], settings: KafkaSettings, patience: Patience) -> None:
@@ -76,23 +82,54 @@ def _ask(server: str, settings: KafkaSettings, patience: Patience) -> None:
     try:
         with _open(server, settings, patience) as connection:
             _request(connection, _API_VERSIONS, 0, b"", patience)
-            if settings.mechanism is not None:
-                _shake_hands(connection, server, settings.mechanism, patience)
+            if settings.mechanism is None:
+                _enter(connection, server, settings, patience)
+            elif _shake_hands(connection, server, settings.mechanism, patience):
+                log_in(server, settings, lambda body: _request(connection, _SASL_AUTHENTICATE, 0, body, patience))
     except ssl.SSLCertVerificationError as error:
+        advice = "KAFKA_SSL_CAFILE names the certificates to trust"
+        if error.verify_code in _WRONG_NAME:
+            advice = "name it as its certificate does, or set KAFKA_SSL_CHECK_HOSTNAME to false"
         raise Refused(
-            f"Kafka {server}: its certificate cannot be verified: {error.verify_message}; "
-            "KAFKA_SSL_CAFILE names the certificates to trust"
+            f"Kafka {server}: its certificate cannot be verified: {error.verify_message.rstrip('.')}; {advice}"
         ) from error
-    except (ssl.SSLError, _ClosedError, ConnectionResetError) as error:
-        _explain_closed(server, settings, error, patience)
+    except (ssl.SSLError, ConnectionError) as error:
+        if not isinstance(error, ConnectionRefusedError):
+            _explain_closed(server, settings, error, patience)
+        if isinstance(error, _NotKafkaError):
+            raise Refused(f"Kafka {server}: what answers there is not a Kafka broker; check KAFKA_HOST") from error
         raise
 
 
-def _shake_hands(connection: socket.socket, server: str, mechanism: str, patience: Patience) -> None:
+def _enter(connection: socket.socket, server: str, settings: KafkaSettings, patience: Patience) -> None:
+    """Ask for something that only those who need no login are told.
+
+    Raises:
+        Refused: The server wants a login.
+    """
+    no_topics = struct.pack(">i", 0)
+    try:
+        _send(connection, _METADATA, 1, no_topics)
+        _receive(connection, 4, patience)
+    except ConnectionError as error:
+        if offered := _offered(server, settings, patience):
+            protocol = "SASL_PLAINTEXT" if settings.context is None else "SASL_SSL"
+            raise Refused(
+                f"Kafka {server} wants a login: set KAFKA_SECURITY_PROTOCOL to {protocol} and KAFKA_SASL_MECHANISM to "
+                f"{' or '.join(offered)}"
+            ) from error
+
+
+def _shake_hands(connection: socket.socket, server: str, mechanism: str, patience: Patience) -> bool:
+    """Whether the server goes on with a login of the mechanism; it may be too old for that, and is the client's then.
+
+    Raises:
+        Refused: It does not want such a login.
+    """
     name = mechanism.encode()
     try:
         answer = _request(connection, _SASL_HANDSHAKE, 1, struct.pack(">h", len(name)) + name, patience)
-    except (_ClosedError, ConnectionResetError) as error:
+    except ConnectionError as error:
         raise Refused(
             f"Kafka {server} wants no login: it closes the connection when one begins; KAFKA_SECURITY_PROTOCOL is "
             "probably PLAINTEXT or SSL there, or another port is meant"
@@ -103,9 +140,10 @@ def _shake_hands(connection: socket.socket, server: str, mechanism: str, patienc
         raise Refused(f"Kafka {server} does not offer KAFKA_SASL_MECHANISM {mechanism}; it offers {offered}")
     if code == _ILLEGAL_SASL_STATE:
         raise Refused(f"Kafka {server} wants no login; leave SASL out of KAFKA_SECURITY_PROTOCOL")
+    return bool(code == 0)
 
 
-def wants_login(server: str, settings: KafkaSettings, patience: Patience) -> list[str]:
+def _offered(server: str, settings: KafkaSettings, patience: Patience) -> list[str]:
     """The mechanisms that a server offers to a client that came without a login; empty if it wants none."""
     with suppress(OSError, struct.error), _open(server, settings, patience) as connection:
         answer = _request(connection, _SASL_HANDSHAKE, 1, struct.pack(">h", 4) + b"none", patience)
@@ -135,7 +173,8 @@ def _explain_closed(server: str, settings: KafkaSettings, error: OSError, patien
         ) from error
     # It speaks TLS, as we do, and hangs up after the handshake: in TLS 1.3 that is how a client is turned away.
     said = getattr(error, "reason", None) or "it closes the connection"
-    if "CERTIFICATE" in said or "HANDSHAKE_FAILURE" in said or isinstance(error, _ClosedError):
+    hung_up = isinstance(error, _ClosedError) and not isinstance(error, _NotKafkaError)
+    if hung_up or "CERTIFICATE" in said or "HANDSHAKE_FAILURE" in said:
         raise Refused(
             f"Kafka {server} does not accept our TLS connection ({said}); it may want a client certificate: "
             "KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE"
@@ -155,13 +194,17 @@ def _open(server: str, settings: KafkaSettings, patience: Patience) -> socket.so
         raise
 
 
-def _request(connection: socket.socket, api: int, version: int, body: bytes, patience: Patience) -> bytes:
-    """Send one request and return the body of its answer."""
+def _send(connection: socket.socket, api: int, version: int, body: bytes) -> None:
     header = struct.pack(">hhih", api, version, 1, len(_CLIENT)) + _CLIENT
     connection.sendall(struct.pack(">i", len(header) + len(body)) + header + body)
+
+
+def _request(connection: socket.socket, api: int, version: int, body: bytes, patience: Patience) -> bytes:
+    """Send one request and return the body of its answer."""
+    _send(connection, api, version, body)
     (size,) = struct.unpack(">i", _receive(connection, 4, patience))
     if not 4 <= size <= _LONGEST_ANSWER:
-        raise _ClosedError(f"what answers at {connection.getpeername()} is not a Kafka broker")
+        raise _NotKafkaError
     return _receive(connection, size, patience)[4:]
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.shared.errors import StatusRefusedError
+from components.shared.events.redaction import register_secret
+from components.shared.events.transport import Unavailable
 
 if TYPE_CHECKING:
     import google.auth.credentials
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 EMULATOR_VARIABLE = "PUBSUB_EMULATOR_HOST"
 _SCOPES = ("https://www.googleapis.com/auth/pubsub",)
 _SERVICE = "pubsub.googleapis.com:443"
+_TOKEN_S = 10.0  # for one request for a token
+_SECRET_FIELDS = ("private_key", "client_secret", "refresh_token")
 
 # A connection through a firewall or a load balancer dies silently when it is idle; pings find that out.
 # Without a pool of its own a new channel would inherit the long pauses between attempts of the one that failed.
@@ -45,13 +50,17 @@ def check_credentials_file(file: str | None) -> None:
         raise StatusRefusedError(f"{name}: {file} is not a JSON file of credentials") from error
     if not isinstance(document, dict) or not isinstance(document.get("type"), str):
         raise StatusRefusedError(f'{name}: {file} is not a file of Google credentials: it has no "type"')
+    for field in _SECRET_FIELDS:
+        if isinstance(secret := document.get(field), str):
+            register_secret(secret)
 
 
 def open_channel(credentials_file: str | None) -> Any:
     """A gRPC channel to the emulator that the environment names, or to Google's service.
 
     Raises:
-        StatusRefusedError: The credentials are missing or cannot be used.
+        StatusRefusedError: The credentials are missing, cannot be used or are not accepted.
+        Unavailable: Whoever gives tokens for them does not answer, or not now.
     """
     import grpc
 
@@ -61,10 +70,37 @@ def open_channel(credentials_file: str | None) -> Any:
     from google.auth.transport import grpc as auth_grpc
     from google.auth.transport import requests
 
-    request = requests.Request()
+    credentials, request = _credentials(credentials_file), requests.Request()
+    _log_in(credentials, request, _where(credentials_file))
     return auth_grpc.secure_authorized_channel(  # type: ignore[no-untyped-call]
-        _credentials(credentials_file), request, _SERVICE, options=_CHANNEL_OPTIONS
+        credentials, request, _SERVICE, options=_CHANNEL_OPTIONS
     )
+
+
+def _log_in(credentials: google.auth.credentials.Credentials, request: Any, where: str) -> None:
+    """Get the first token here: within a call, gRPC takes credentials that are refused for a service that is down."""
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        credentials.refresh(partial(request, timeout=_TOKEN_S))  # type: ignore[no-untyped-call]
+    except GoogleAuthError as error:
+        reason = str(error.args[0]) if error.args else type(error).__name__
+        if _is_refusal(error):
+            raise StatusRefusedError(f"{where}: not accepted: {reason}") from error
+        raise Unavailable(f"{where}: no token for now: {reason}") from error
+    register_secret(str(credentials.token))
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether Google says no to the credentials, and not just nothing."""
+    from google.auth.exceptions import RefreshError, TransportError
+
+    temporary = getattr(error, "retryable", False) or isinstance(error.__cause__, TransportError)
+    return isinstance(error, RefreshError) and not temporary
+
+
+def _where(file: str | None) -> str:
+    return f"GOOGLE_APPLICATION_CREDENTIALS: {file}" if file else "application default credentials"
 
 
 def _credentials(file: str | None) -> google.auth.credentials.Credentials:
@@ -77,10 +113,9 @@ def _credentials(file: str | None) -> google.auth.credentials.Credentials:
         else:
             found, _ = google.auth.default(scopes=list(_SCOPES))
     except (DefaultCredentialsError, MalformedError, ValueError) as error:
-        where = f"GOOGLE_APPLICATION_CREDENTIALS: {file}" if file else "application default credentials"
         advice = "" if file else "; name a service-account file by GOOGLE_APPLICATION_CREDENTIALS"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StatusRefusedError(f"{where}: cannot be used: {reason}{advice}") from error
+        raise StatusRefusedError(f"{_where(file)}: cannot be used: {reason}{advice}") from error
     return found  # type: ignore[no-any-return]
 
 
@@ -96,7 +131,6 @@ def explain(error: Exception, place: str, action: str) -> tuple[bool, str]:
         Whether only a change of settings helps, and a message for people.
     """
     from google.api_core import exceptions
-    from google.auth import exceptions as auth
 
     kind = "topic" if "/topics/" in place else "subscription"
     said = " ".join(str(error).split()) or type(error).__name__
@@ -108,6 +142,6 @@ def explain(error: Exception, place: str, action: str) -> tuple[bool, str]:
         return True, f"Pub/Sub does not accept the credentials for {place}: {said}"
     if isinstance(error, exceptions.InvalidArgument | exceptions.FailedPrecondition):
         return True, f"Pub/Sub refuses {place}: {said}"
-    if isinstance(error, auth.RefreshError) and not getattr(error, "retryable", False):
+    if _is_refusal(error):
         return True, f"the credentials for {place} are not accepted: {said}"
     return False, f"Pub/Sub does not answer for {place}: {said}"
