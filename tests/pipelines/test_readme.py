@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from components.shared.events.kafka.settings import VARIABLES
 from components.shared.params import Params
 from pipelines.cli import build_parser
 from tests.pipelines.conftest import ROOT
@@ -48,6 +50,13 @@ def test_the_table_of_params_is_the_codes() -> None:
     assert shown[1].split("|---|---|---|\n", 1)[1] == params_table()
 
 
+def test_the_table_of_kafkas_settings_is_the_codes() -> None:
+    shown = re.search(r"<!-- kafka settings: .*? -->\n(.*?)\n<!-- end of kafka settings -->", README, flags=re.DOTALL)
+    assert shown is not None
+    rows = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in VARIABLES.items())
+    assert shown[1].split("|---|---|\n", 1)[1] == rows
+
+
 def test_the_notebook_runs_and_shows_a_notebooks_progress(tmp_path: Path) -> None:
     (source,) = blocks("python")
     assert '"mode": "notebook"' in source
@@ -74,13 +83,21 @@ def test_every_shutterline_command_parses(line: str) -> None:
     build_parser().parse_args(words[1:])
 
 
+def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Every command of a parser by its full name; one that only has commands of its own is told by those."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                below = subcommands(inner)
+                found |= {f"{name} {rest}": one for rest, one in below.items()} or {name: inner}
+    return found
+
+
 def test_every_command_and_option_is_documented() -> None:
-    commands = next(
-        action.choices for action in build_parser()._actions if isinstance(action.choices, dict) and action.choices
-    )
-    for name, parser in commands.items():
+    for name, parser in subcommands(build_parser()).items():
         assert f"`shutterline {name}" in README
-        row = next(line for line in README.splitlines() if line.startswith(f"| `shutterline {name}"))
+        row = next(line for line in README.splitlines() if line.startswith("| ") and f"`shutterline {name}" in line)
         for action in parser._actions:
             for option in action.option_strings:
                 if option not in ("-h", "--help", "--json", "--output"):
