@@ -33,14 +33,15 @@ def topic() -> str:
 
 
 @pytest.fixture
-def leaky_kafka_client() -> Iterator[None]:
+def leaky_kafka_client(request: pytest.FixtureRequest) -> Iterator[None]:
     """For tests in which kafka-python fails to connect: it leaves those sockets open, for the garbage collector.
 
     They are collected here, so that no later test is blamed.
     """
+    request.node.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
+    yield
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="unclosed <socket", category=ResourceWarning)
-        yield
         gc.collect()
 
 

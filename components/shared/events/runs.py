@@ -79,8 +79,11 @@ class RunView:
             return
         view = self.steps.get(event.step)
         if view is None or event.attempt > view.attempt:
+            saved = view.checkpoint if view is not None else None
             # A dict keeps the place of a name it already has.
-            view = self.steps[event.step] = StepView(event.step, event.attempt, event.state, event.time)
+            view = self.steps[event.step] = StepView(
+                event.step, event.attempt, event.state, event.time, checkpoint=saved
+            )
         elif event.attempt < view.attempt or view.end is not None:
             return
         view.state, view.last = event.state, event.time
@@ -95,8 +98,8 @@ class RunView:
             view.checkpoint = data
         elif isinstance(data, Succeeded | Failed | Cancelled):
             view.end = data
-            if not view.in_pipeline and self.began is None and self.ended is None:
-                # A step that was run by itself is all there is of its run.
+            if view.started is not None and not view.in_pipeline and self.began is None and self.ended is None:
+                # A step that said it was run by itself is all there is of its run.
                 self.state = _run_state(event.state)
 
     def _pipeline(self, event: StepEvent) -> None:

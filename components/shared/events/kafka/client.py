@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,15 +63,27 @@ class KafkaConnection:
         """
         from kafka import KafkaAdminClient
         from kafka.errors import KafkaError, KafkaTimeoutError, for_code
+        from kafka.net.compat import KafkaNetClient
+
+        made: list[Any] = []
+
+        def client(**config: Any) -> Any:
+            made.append(KafkaNetClient(**config))
+            return made[-1]
 
         probe(self.servers, self.settings, patience)
         with _causes() as causes:
             try:
                 limit_ms = round(max(0.05, min(patience(), _CONNECT_S)) * 1000)
                 admin = KafkaAdminClient(
-                    **self.arguments, bootstrap_timeout_ms=limit_ms, request_timeout_ms=max(limit_ms, 1000)
+                    **self.arguments,
+                    bootstrap_timeout_ms=limit_ms,
+                    request_timeout_ms=max(limit_ms, 1000),
+                    kafka_client=client,
                 )
             except KafkaError as error:
+                for opened in made:
+                    opened.close()  # a constructor that fails leaves a thread and its sockets behind
                 # The last one only says that the time is over.
                 told = [cause for cause in causes if not isinstance(cause, KafkaTimeoutError)]
                 raise self.trouble(told[-1] if told else error) from error
@@ -97,6 +110,8 @@ def _meaning(error: BaseException, place: str) -> tuple[bool, str]:
     from kafka import errors
 
     said = " ".join(str(error).split()) or type(error).__name__
+    if type(error) is errors.KafkaError and (code := re.search(r"\[Error ([0-9]+)\]", said)):
+        error = errors.for_code(int(code[1]))()  # which it only quotes
     meanings: list[tuple[tuple[type[BaseException], ...], str]] = [
         (
             (errors.UnknownTopicOrPartitionError, errors.InvalidTopicError),
@@ -146,12 +161,3 @@ def _causes() -> Iterator[list[BaseException]]:
     finally:
         logger.removeHandler(collector)
 
-
-def client_arguments(servers: Sequence[str]) -> dict[str, Any]:
-    """Keyword arguments for any kafka-python client; see `KafkaConnection`."""
-    return KafkaConnection(servers, "").arguments
-
-
-def explain(error: Exception, topic: str, servers: Sequence[str]) -> tuple[bool, str]:
-    """What an error of kafka-python means: whether only a change of settings helps, and a message."""
-    return _meaning(error, f"Kafka {','.join(servers)} topic {topic}")

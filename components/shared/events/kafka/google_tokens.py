@@ -40,12 +40,15 @@ def google_token() -> str:
         credentials, _ = google.auth.default(scopes=[_SCOPE])
         credentials.refresh(partial(Request(), timeout=_REQUEST_S))  # type: ignore[no-untyped-call] # hardly typed
     except GoogleAuthError as error:
-        reason = str(error.args[0]) if error.args else type(error).__name__
+        # What google-auth adds to its text may be an error with the reason, or the server's whole answer.
+        said = [str(part).splitlines()[0] for part in error.args if isinstance(part, str | Exception) and str(part)]
+        reason = "; ".join(said) or type(error).__name__
         if error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError):
             raise Unavailable(f"KAFKA_SASL_OAUTH_PROVIDER=google: no token for now: {reason}") from error
         raise StatusRefusedError(f"KAFKA_SASL_OAUTH_PROVIDER=google: no usable Google credentials: {reason}") from error
     access_token = str(credentials.token)
     register_secret(access_token)
+    register_secret(_part(access_token))
     now = time.time()
     # google-auth gives the expiry in UTC without saying so.
     expiry = credentials.expiry.replace(tzinfo=UTC).timestamp() if credentials.expiry else now + 3600

@@ -84,10 +84,9 @@ def _log_in(credentials: google.auth.credentials.Credentials, request: Any, wher
     try:
         credentials.refresh(partial(request, timeout=_TOKEN_S))  # type: ignore[no-untyped-call]
     except GoogleAuthError as error:
-        reason = str(error.args[0]) if error.args else type(error).__name__
         if _is_refusal(error):
-            raise StatusRefusedError(f"{where}: not accepted: {reason}") from error
-        raise Unavailable(f"{where}: no token for now: {reason}") from error
+            raise StatusRefusedError(f"{where}: not accepted: {_reason(error)}") from error
+        raise Unavailable(f"{where}: no token for now: {_reason(error)}") from error
     register_secret(str(credentials.token))
 
 
@@ -97,6 +96,12 @@ def _is_refusal(error: Exception) -> bool:
 
     temporary = getattr(error, "retryable", False) or isinstance(error.__cause__, TransportError)
     return isinstance(error, RefreshError) and not temporary
+
+
+def _reason(error: Exception) -> str:
+    """What google-auth says; to its text it may add an error with the reason, or a server's whole answer."""
+    said = [str(part).splitlines()[0] for part in error.args if isinstance(part, str | Exception) and str(part)]
+    return "; ".join(said) or type(error).__name__
 
 
 def _where(file: str | None) -> str:
@@ -114,8 +119,7 @@ def _credentials(file: str | None) -> google.auth.credentials.Credentials:
             found, _ = google.auth.default(scopes=list(_SCOPES))
     except (DefaultCredentialsError, MalformedError, ValueError) as error:
         advice = "" if file else "; name a service-account file by GOOGLE_APPLICATION_CREDENTIALS"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StatusRefusedError(f"{_where(file)}: cannot be used: {reason}{advice}") from error
+        raise StatusRefusedError(f"{_where(file)}: cannot be used: {_reason(error)}{advice}") from error
     return found  # type: ignore[no-any-return]
 
 
@@ -139,7 +143,7 @@ def explain(error: Exception, place: str, action: str) -> tuple[bool, str]:
     if isinstance(error, exceptions.PermissionDenied | exceptions.Forbidden):
         return True, f"Pub/Sub forbids {place}: {said}; grant its credentials the role roles/pubsub.{action}"
     if isinstance(error, exceptions.Unauthenticated | exceptions.Unauthorized):
-        return True, f"Pub/Sub does not accept the credentials for {place}: {said}"
+        return True, f"Pub/Sub does not accept the credentials for {place}: {said}; check GOOGLE_APPLICATION_CREDENTIALS"
     if isinstance(error, exceptions.InvalidArgument | exceptions.FailedPrecondition):
         return True, f"Pub/Sub refuses {place}: {said}"
     if _is_refusal(error):

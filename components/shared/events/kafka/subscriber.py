@@ -1,0 +1,221 @@
+"""Messages of a Kafka topic, read by one watcher: all partitions, from a moment on or from where a group stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar, cast
+
+from components.shared.events.kafka.client import KafkaConnection
+from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.watch import Message
+
+Since = datetime | Literal["beginning", "now"]
+
+_WINDOW = 200
+_ANSWER_S = 3.0
+# kafka-python does not tell of a broker that is gone, it only delivers nothing: after so much silence it is asked.
+_SILENCE_S = 5.0
+_LOOK_FOR_PARTITIONS_S = 60.0
+
+ResultT = TypeVar("ResultT")
+
+
+class KafkaSource:
+    """Reads one topic.
+
+    What was handed out and not acknowledged is handed out again by the next `receive`.
+
+    Args:
+        servers: Brokers as ``host:port``.
+        topic: Its name; it is never created from here.
+        since: Where to begin: at a moment (by the records' times), at the oldest record, or with what comes from now
+            on. Also where to go back to when the broker no longer has the place that was read last.
+        group: A consumer group to remember the place for; `since` then counts only where it remembers none. It is for
+            one watcher at a time: partitions are not shared out among members. None: nothing is remembered.
+
+    Raises:
+        StatusRefusedError: The environment's security settings are wrong, or the client is not installed.
+    """
+
+    def __init__(self, servers: Sequence[str], topic: str, *, since: Since = "now", group: str | None = None) -> None:
+        self._connection = KafkaConnection(servers, topic)
+        self.place = self._connection.place
+        self._since = since
+        self._group = group
+        self._made = datetime.now(UTC)
+        self._consumer: Any = None
+        self._attempts = 0
+        self._was_reached = self._is_lost = False
+        # By partition: the first offset that is not acknowledged, and the first that was not handed out.
+        self._unacknowledged: dict[Any, int] = {}
+        self._next: dict[Any, int] = {}
+        self._heard_at = self._looked_at = 0.0
+
+    def receive(self, timeout_s: float) -> list[Message]:
+        """Wait for records."""
+        return self._asking(lambda: self._receive(timeout_s))
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """Go on behind these; with a group, also the next time."""
+        for message in messages:
+            partition, offset = cast("tuple[Any, int]", message.token)
+            self._unacknowledged[partition] = offset + 1
+        if self._group is not None and messages:
+            self._asking(self._commit)
+
+    def close(self) -> None:
+        """Close the connection; the place in the topic is kept for the next `receive`."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            _close(consumer)
+
+    def _asking(self, ask: Callable[[], ResultT]) -> ResultT:
+        """Ask the broker; what the client raises comes out as ours."""
+        from kafka import errors
+
+        try:
+            return ask()
+        except (errors.OffsetOutOfRangeError, errors.LogTruncationError) as error:
+            # Retention, a topic made anew, or a broker that lost its last records. Reading again from where it all
+            # began shows nothing twice, since the reader drops what it knows.
+            self.close()
+            self._unacknowledged.clear()
+            self._is_lost = True
+            raise Unavailable(f"{self.place} no longer has the place that was read last; reading it again") from error
+        except (errors.KafkaError, OSError) as error:
+            self.close()  # a connection that failed may be half dead; the next attempt makes its own
+            meaning = self._meaning(error)
+            forbidden = isinstance(error, errors.AuthorizationError)
+            raise (meaning if forbidden or not self._was_reached else Unavailable(str(meaning))) from error
+        except Refused as error:
+            if self._was_reached:  # a topic that is being made anew, brokers that are only just starting
+                raise Unavailable(str(error)) from error
+            raise
+
+    def _meaning(self, error: BaseException) -> Refused | Unavailable:
+        from kafka import errors
+
+        if isinstance(error, errors.GroupAuthorizationFailedError):
+            return Refused(f"{self.place}: its user may not use the consumer group {self._group}; grant Read on it")
+        return self._connection.trouble(error)
+
+    def _receive(self, timeout_s: float) -> list[Message]:
+        consumer = self._connected()
+        for partition, position in self._next.items():
+            if (offset := self._unacknowledged[partition]) != position:
+                consumer.seek(partition, offset)
+                self._next[partition] = offset
+        batches = consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=_WINDOW)
+        if batches:
+            self._heard_at = time.monotonic()
+        elif time.monotonic() - self._heard_at > _SILENCE_S:
+            consumer.end_offsets(list(self._next)[:1], timeout_ms=_ANSWER_S * 1000)  # raises if nobody answers
+            self._heard_at = time.monotonic()
+        messages = []
+        for partition, records in batches.items():
+            self._next[partition] = records[-1].offset + 1
+            messages += [Message(record.value or b"", (partition, record.offset)) for record in records]
+        return messages
+
+    def _commit(self) -> None:
+        from kafka.structs import OffsetAndMetadata
+
+        offsets = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in self._unacknowledged.items()}
+        self._connected().commit(offsets, timeout_ms=_ANSWER_S * 1000)
+
+    def _connected(self) -> Any:
+        if self._consumer is not None and time.monotonic() - self._looked_at > _LOOK_FOR_PARTITIONS_S:
+            self._looked_at = time.monotonic()
+            if set(self._partitions()) - set(self._next):
+                self.close()  # opened again at the same place, with all of them
+        if self._consumer is None:
+            self._attempts += 1
+            end = time.monotonic() + _ANSWER_S
+            version = self._connection.check(lambda: end - time.monotonic())
+            self._consumer = self._opened(version, self._partitions())
+            self._was_reached, self._is_lost = True, False
+            self._heard_at = self._looked_at = time.monotonic()
+        return self._consumer
+
+    def _opened(self, version: tuple[int, ...], partitions: list[Any]) -> Any:
+        from kafka import KafkaConsumer
+
+        # With a version the constructor waits for nobody; one that fails leaves its thread behind.
+        consumer = KafkaConsumer(
+            **{"api_version": version} | self._connection.arguments,
+            group_id=self._group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # where to go on is decided here
+            allow_auto_create_topics=False,
+            check_crcs=False,  # in Python, 8 MB/s; what comes damaged over TCP is no event either
+            request_timeout_ms=10_000,
+            reconnect_backoff_max_ms=1_000,
+            metrics_enabled=False,
+        )
+        try:
+            consumer.bootstrap(_ANSWER_S * 1000)
+            places = self._places(consumer, partitions)
+            consumer.assign(partitions)
+            for partition, offset in places.items():
+                consumer.seek(partition, offset)
+        except BaseException:
+            _close(consumer)
+            raise
+        self._unacknowledged, self._next = places, dict(places)
+        return consumer
+
+    def _partitions(self) -> list[Any]:
+        """The topic's partitions as they are now; asking does not create it."""
+        from kafka import KafkaAdminClient, TopicPartition
+        from kafka.errors import for_code
+
+        milliseconds = int(_ANSWER_S * 1000)
+        admin = KafkaAdminClient(
+            **self._connection.arguments, bootstrap_timeout_ms=milliseconds, request_timeout_ms=milliseconds
+        )
+        topic = self._connection.topic
+        try:
+            (described,) = admin.describe_topics([topic])
+        finally:
+            admin.close()
+        if described["error_code"]:
+            raise for_code(described["error_code"])(topic)
+        return [TopicPartition(topic, each["partition_index"]) for each in described["partitions"]]
+
+    def _places(self, consumer: Any, partitions: list[Any]) -> dict[Any, int]:
+        """Where each partition is read from."""
+        known = {each: self._unacknowledged[each] for each in partitions if each in self._unacknowledged}
+        if self._group is not None and not self._is_lost:
+            for partition in set(partitions) - set(known):
+                committed = consumer.committed(partition, timeout_ms=_ANSWER_S * 1000)
+                if committed is not None:
+                    known[partition] = committed
+        missing = [partition for partition in partitions if partition not in known]
+        return known | (self._beginnings(consumer, missing) if missing else {})
+
+    def _beginnings(self, consumer: Any, partitions: list[Any]) -> dict[Any, int]:
+        """Where to begin reading partitions of which nothing was read."""
+        patience = _ANSWER_S * 1000
+        # Before the look by time: what comes in between is read then, not missed.
+        ends: dict[Any, int] = consumer.end_offsets(partitions, timeout_ms=patience)
+        if self._since == "now" and self._attempts == 1:
+            return ends
+        # A partition that was added while watching is all new.
+        if self._since == "beginning" or (self._was_reached and not self._is_lost):
+            oldest: dict[Any, int] = consumer.beginning_offsets(partitions, timeout_ms=patience)
+            return oldest
+        # Now was when the first attempt to connect was made, also if that failed.
+        moment = self._made if self._since == "now" else self._since
+        milliseconds = max(0, int(moment.timestamp() * 1000))
+        found = consumer.offsets_for_times(dict.fromkeys(partitions, milliseconds), timeout_ms=patience)
+        return {each: found[each].offset if found[each] is not None else ends[each] for each in partitions}
+
+
+def _close(consumer: Any) -> None:
+    from kafka.errors import KafkaError
+
+    with suppress(KafkaError):
+        consumer.close(autocommit=False, timeout_ms=500)

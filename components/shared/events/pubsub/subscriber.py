@@ -1,0 +1,153 @@
+"""Messages of a Pub/Sub subscription, by unary pulls that wait at the service; no thread, no stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+from components.shared.errors import StatusRefusedError
+from components.shared.events.pubsub.client import check_credentials_file, explain, open_channel
+from components.shared.events.transport import DeliveryError, Refused, Unavailable
+from components.shared.events.watch import Message
+
+# Few enough to be shown before their leases, of 10 s by default, run out.
+_WINDOW = 100
+# Longer than the pings of a silent connection need to find that it is dead.
+_PULL_S = 90.0
+_CALL_S = 5.0
+_GOODBYE_S = 1.0
+# Acknowledgements of one call; the service takes up to 512 KiB, and an id has about 200 bytes.
+_CHUNK = 1_000
+# While messages are being shown their leases are renewed, at most so often, for so long.
+_RENEW_EVERY_S = 3.0
+_LEASE_S = 60
+
+
+class PubSubSource:
+    """Reads one subscription, which remembers for all who use it what was acknowledged.
+
+    Args:
+        subscription: ``projects/…/subscriptions/…``.
+        credentials_file: Service-account file; None: application default credentials.
+
+    Raises:
+        StatusRefusedError: The credentials file is not there or is none, or the client is not installed.
+    """
+
+    def __init__(self, subscription: str, credentials_file: str | None = None) -> None:
+        check_credentials_file(credentials_file)
+        try:
+            import google.pubsub_v1  # noqa: F401 - only whether it is there
+        except ImportError as error:
+            raise StatusRefusedError(
+                "PUB_SUB_SUBSCRIPTION: needs google-cloud-pubsub; pip install 'shutterline[status]'"
+            ) from error
+        self.place = f"Pub/Sub {subscription}"
+        self._subscription = subscription
+        self._credentials_file = credentials_file
+        self._channel: Any = None
+        self._transport: Any = None
+        self._pull: Any = None
+        self._was_reached = False
+        self._leased: dict[str, None] = {}
+        self._renewed_at = 0.0
+
+    def receive(self, timeout_s: float) -> list[Message]:
+        """Wait for messages. A pull outlives a wait that ends without any: its messages come to the next one."""
+        import grpc
+
+        asked_at = time.monotonic()
+        if self._pull is None:
+            self._pull = self._start_pull()
+        try:
+            response = self._pull.result(timeout=timeout_s)
+        except grpc.FutureTimeoutError:
+            return []
+        except grpc.RpcError as error:
+            self._pull = None
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:  # nothing came
+                return []
+            raise self._explained(error) from error
+        self._pull = None
+        self._was_reached = True
+        received = [Message(each.message.data, each.ack_id) for each in response.received_messages]
+        self._leased |= dict.fromkeys(cast("str", message.token) for message in received)
+        self._renewed_at = time.monotonic()
+        if not received:  # the service may answer so at once, for hours
+            time.sleep(max(0.0, asked_at + timeout_s - time.monotonic()))
+        return received
+
+    def acknowledge(self, messages: Sequence[Message]) -> None:
+        """Acknowledge these, and renew the leases of the others."""
+        from google.api_core import exceptions
+
+        ids = [cast("str", message.token) for message in messages]
+        for start in range(0, len(ids), _CHUNK):
+            chunk = ids[start : start + _CHUNK]
+            try:
+                self._call("acknowledge", {"ack_ids": chunk}, _CALL_S)
+            except (exceptions.InvalidArgument, exceptions.FailedPrecondition):
+                pass  # exactly-once delivery says so of a lease that has run out; the message comes again
+            except exceptions.GoogleAPICallError as error:
+                raise self._explained(error) from error
+            for each in chunk:
+                self._leased.pop(each, None)
+        if self._leased and time.monotonic() - self._renewed_at > _RENEW_EVERY_S:
+            self._renewed_at = time.monotonic()
+            self._lease_for(_LEASE_S, _CALL_S)
+
+    def close(self) -> None:
+        """Give back what was not acknowledged, so that it is delivered again at once, and close the connection."""
+        if self._pull is not None:
+            self._pull.cancel()
+        if self._leased and self._transport is not None:
+            self._lease_for(0, _GOODBYE_S)
+        self._let_go()
+
+    def _lease_for(self, seconds: int, timeout_s: float) -> None:
+        """Set the leases of all messages not acknowledged yet; one that is lost costs a delivery, nothing else."""
+        from google.api_core.exceptions import GoogleAPICallError
+
+        request = {"ack_ids": list(self._leased), "ack_deadline_seconds": seconds}
+        with suppress(GoogleAPICallError):
+            self._call("modify_ack_deadline", request, timeout_s)
+
+    def _start_pull(self) -> Any:
+        from google.api_core.gapic_v1.routing_header import to_grpc_metadata
+        from google.pubsub_v1.types import PullRequest
+
+        request = PullRequest(subscription=self._subscription, max_messages=_WINDOW)
+        # The generated method waits until the call is over; the stub beneath it gives a future.
+        routing = to_grpc_metadata({"subscription": self._subscription})  # type: ignore[no-untyped-call]
+        return self._connected().pull.future(request, timeout=_PULL_S, metadata=[routing])
+
+    def _call(self, method: str, request: dict[str, Any], timeout_s: float) -> None:
+        from google.pubsub_v1 import SubscriberClient
+
+        client = SubscriberClient(transport=self._connected())
+        getattr(client, method)(request={"subscription": self._subscription, **request}, timeout=timeout_s, retry=None)
+
+    def _connected(self) -> Any:
+        if self._transport is None:
+            from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+
+            self._channel = open_channel(self._credentials_file)
+            self._transport = SubscriberGrpcTransport(channel=self._channel)
+        return self._transport
+
+    def _explained(self, error: Exception) -> DeliveryError:
+        from google.api_core.exceptions import GoogleAPICallError, from_grpc_error
+
+        self._let_go()  # a connection that failed may be half dead; the next attempt makes its own
+        known = error if isinstance(error, GoogleAPICallError) else from_grpc_error(error)  # type: ignore[no-untyped-call]
+        final, message = explain(known, self._subscription, "subscriber")
+        # What was there once comes back: a subscription made anew, a permission given again.
+        return Refused(message) if final and not self._was_reached else Unavailable(message)
+
+    def _let_go(self) -> None:
+        channel, self._channel, self._transport, self._pull = self._channel, None, None, None
+        self._leased.clear()
+        if channel is not None:
+            channel.close()

@@ -1,0 +1,153 @@
+"""What events tell, in words. They come from elsewhere: nothing in them may move the cursor, colour or crash."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from components.shared.events.data import (
+    Cancelled,
+    Checkpoint,
+    Failed,
+    PipelineEnded,
+    PipelineStarted,
+    Progress,
+    StepStarted,
+    Succeeded,
+)
+from components.shared.events.event import TEXT_LIMIT, StepEvent
+from components.shared.events.watch import Counts
+
+_NAME_LIMIT = 60
+_SHOWN_FIGURES = 4
+# Control sequences of terminals, as a whole: without its first character the rest of one would stand in the text.
+_ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b.?")
+
+
+def printable(text: str, limit: int = TEXT_LIMIT) -> str:
+    """A foreign text on one line, without anything a terminal would obey, and no longer than `limit`."""
+    text = _ESCAPES.sub("", text[: 2 * limit])
+    # Not printable are control characters, lone surrogates, and what turns the direction of writing.
+    text = "".join(each if each.isprintable() else " " if each.isspace() else "" for each in text)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def name(text: str) -> str:
+    """A foreign name, short."""
+    return printable(text, _NAME_LIMIT)
+
+
+def paragraphs(text: str) -> str:
+    """A foreign text with its lines."""
+    return "\n".join(printable(line) for line in text[: 2 * TEXT_LIMIT].splitlines())
+
+
+def clock(time: datetime) -> str:
+    """A time of day here, or a dash for a time no calendar here has."""
+    try:
+        return time.astimezone().strftime("%H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return "--:--:--"
+
+
+def duration(seconds: float) -> str:
+    """A span of time, in its two largest units."""
+    if not 0 <= seconds < 1e9:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def figure(value: float | None) -> str:
+    """A measured number; none where it was not finite."""
+    return "none" if value is None else f"{value:.4g}"
+
+
+def count(value: int) -> str:
+    """A whole number; foreign ones may have thousands of digits."""
+    return f"{value:,}" if abs(value) < 10**12 else "∞"
+
+
+def share(done: int, of: int) -> float:
+    """How much of something is done, from 0 to 1."""
+    return 0.0 if of <= 0 else 1.0 if done >= of else done / of
+
+
+def figures(values: Mapping[str, float | None]) -> list[str]:
+    """Named numbers, the first few."""
+    return [f"{name(key)} {figure(value)}" for key, value in list(values.items())[:_SHOWN_FIGURES]]
+
+
+def progress_words(progress: Progress) -> list[str]:
+    """What a progress tells beside the share that is done."""
+    words = []
+    if progress.epoch is not None:
+        words.append(f"epoch {count(progress.epoch)}" + (f"/{count(progress.epochs)}" if progress.epochs else ""))
+    words.append(f"{count(progress.step)}/{count(progress.steps)} {progress.unit}")
+    losses = list(progress.losses.items())[:_SHOWN_FIGURES]
+    words += [f"{name(split)} loss {figure(value)}" for split, value in losses]
+    words += figures(progress.metrics)
+    if progress.learning_rate is not None:
+        words.append(f"learning rate {figure(progress.learning_rate)}")
+    if progress.samples_per_second is not None:
+        words.append(f"{progress.samples_per_second:,.0f} images/s" if abs(progress.samples_per_second) < 1e12 else "∞")
+    if progress.eta_seconds is not None:
+        words.append(f"{duration(progress.eta_seconds)} left")
+    return words
+
+
+def event_words(data: Any) -> list[str]:
+    """What the data of an event tells."""
+    match data:
+        case StepStarted():
+            return [f"on {name(data.host)}"]
+        case Progress():
+            return progress_words(data)
+        case Checkpoint():
+            return [f"after epoch {count(data.epoch)}/{count(data.epochs)}", printable(data.uri)]
+        case Succeeded():
+            return [f"in {duration(data.seconds)}", *figures(data.metrics)]
+        case Failed():
+            return [f"after {duration(data.seconds)}", f"{name(data.error.type)}: {printable(data.error.message)}"]
+        case Cancelled():
+            return [f"after {duration(data.seconds)}", printable(data.reason)]
+        case PipelineStarted():
+            return [name(data.pipeline), " → ".join(name(step) for step in data.steps[:20])]
+        case PipelineEnded():
+            return [name(data.pipeline), *([printable(data.reason)] if data.reason else [])]
+        case _:
+            return []
+
+
+def event_line(event: StepEvent) -> str:
+    """An event on one line, for logs and pipes."""
+    attempt = f" (attempt {event.attempt})" if event.attempt else ""
+    told = ", ".join(event_words(event.data))
+    return f"{clock(event.time)} {name(event.run)} {name(event.step)}{attempt} {event.state}" + (
+        f": {told}" if told else ""
+    )
+
+
+def counts_line(counts: Counts) -> str:
+    """What became of the messages."""
+    parts = [f"{counts.shown:,} event{'' if counts.shown == 1 else 's'}"]
+    if counts.duplicates:
+        parts.append(f"{counts.duplicates:,} delivered again")
+    if counts.others:
+        parts.append(f"{counts.others:,} of other runs")
+    if counts.foreign:
+        parts.append(f"{counts.foreign:,} foreign (the last {printable(counts.last_foreign, 160)})")
+    if counts.troubles:
+        parts.append(f"broker away {counts.troubles:,} time{'' if counts.troubles == 1 else 's'}")
+    return ", ".join(parts)
+
+
+def elapsed(since: datetime, until: datetime) -> str:
+    """The span between two events' times."""
+    return duration(max(0.0, (until - since) / timedelta(seconds=1)))

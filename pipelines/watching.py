@@ -1,0 +1,233 @@
+"""``shutterline watch``: from its options to a subscription, and from events to a terminal, a pipe or a script."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import os
+import sys
+import time
+from contextlib import closing
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from components.shared.command import CommandParser
+from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError, ShutterlineError
+from components.shared.events.event import StepEvent
+from components.shared.events.runs import RunView
+from components.shared.events.watch import Counts, Source, follow
+from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
+from pipelines.watch_text import counts_line, event_line, printable
+
+_DESCRIPTION = """\
+Show runs as their steps tell of them: live on a terminal, one line an event elsewhere, or as JSON lines.
+Events are acknowledged once they were shown. A broker that is away is waited for."""
+_EPILOG = """\
+A subscription of Pub/Sub remembers what was shown, for all who use it: give each purpose one of its own, since what
+--run passes over is not shown to another watcher either. On Kafka nothing is remembered without --group.
+
+exit codes:
+  0    the run succeeded (--until-done), or --timeout came to its end without --until-done
+  1    the run failed, --timeout came first, or the reader of the output went away
+  2    bad input: options, params, topic, subscription, permission or credentials; one message says which
+  130  the run was cancelled, or the watching was, by Ctrl-C (143 by SIGTERM)
+"""
+_EXIT_CODES = {"succeeded": EXIT_OK, "failed": EXIT_FAILURE, "cancelled": EXIT_INTERRUPTED}
+
+
+def add_watch_parser(commands: Any) -> None:
+    """Add ``watch`` to the commands of a parser."""
+    parser: CommandParser = commands.add_parser("watch", help="show runs as they go", description=_DESCRIPTION)
+    parser.epilog = _EPILOG
+    add = parser.add_argument
+    add("--kafka", metavar="HOST[,HOST]/TOPIC", nargs="?", const="", help="the topic; without a value, the params'")
+    add("--pubsub", metavar="SUBSCRIPTION", nargs="?", const="",
+        help="projects/P/subscriptions/S or P/S; without a value, the params'")  # fmt: skip
+    add("--params", metavar="FILE", help="params as .json, .yaml or .py, or a JSON text; they name broker, topic, "
+        "subscription and credentials")  # fmt: skip
+    add("--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help="change one of the params")
+    add("--run", metavar="ID", help="show this run only")
+    add("--since", metavar="WHEN", help="Kafka: beginning, now, a span such as 90s, 10m, 24h or 7d, or an ISO time; "
+        "default: 24h, but now for --until-done without --run")  # fmt: skip
+    add("--group", metavar="NAME", help="Kafka: go on where the watcher before with this consumer group stopped")
+    add("--json", action="store_true", help="print each event's CloudEvents JSON on a line of its own")
+    add("--until-done", action="store_true", help="end with the run and its outcome; without --run, the first one seen")
+    add("--timeout", metavar="SECONDS", type=float, help="end after so long; with --until-done that is exit code 1")
+
+
+def watch(options: argparse.Namespace) -> int:
+    """``shutterline watch``."""
+    from pipelines.watch_options import open_source
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show must not end the watching
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with sigterm_raises(), closing(open_source(options)) as source:
+            return _follow(source, options)
+    except ShutterlineError as error:  # here and not in main: standard output is for events alone
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Terminated:
+        return EXIT_TERMINATED
+    except BrokenPipeError:
+        _let_go_of_output()
+        return EXIT_FAILURE
+
+
+def _let_go_of_output() -> None:
+    """Python flushes standard output once more at its end, and would complain that nobody takes it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Ending:
+    """When to stop, and with which exit code."""
+
+    def __init__(self, options: argparse.Namespace, place: str) -> None:
+        self._place = place
+        self._until_done: bool = options.until_done
+        self._run: str | None = options.run
+        self._view: RunView | None = None
+        self._timeout: float | None = options.timeout
+        self._end = math.inf if options.timeout is None else time.monotonic() + options.timeout
+
+    def event(self, event: StepEvent) -> None:
+        """Take in one event."""
+        if not self._until_done:
+            return
+        if self._view is None and self._run in (None, event.run):
+            self._view = RunView(event.run)
+        if self._view is not None and event.run == self._view.run:
+            self._view.add(event)
+
+    def is_reached(self) -> bool:
+        """Whether to stop now."""
+        return (self._view is not None and self._view.is_done) or time.monotonic() >= self._end
+
+    def exit_code(self) -> int:
+        """The exit code, once the end is reached; what people should know goes to standard error."""
+        if not self._until_done:
+            return EXIT_OK
+        if self._view is not None and self._view.is_done:
+            return _EXIT_CODES[self._view.state]
+        run = self._run or (self._view.run if self._view else "any run")
+        sys.stderr.write(f"error: {self._place}: no end of {run} within {self._timeout:g} s\n")
+        return EXIT_FAILURE
+
+
+class _Face(Protocol):
+    """Where a person or a script sees what comes."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def event(self, event: StepEvent) -> None: ...
+
+    def document(self, body: bytes) -> None: ...
+
+    def trouble(self, message: str | None) -> None: ...
+
+    def tick(self, counts: Counts) -> None: ...
+
+
+class _Lines:
+    """A line an event on standard output, all else on standard error."""
+
+    def __init__(self, place: str, as_json: bool) -> None:
+        self._place = place
+        self._as_json = as_json
+        self._counts = Counts()
+
+    def __enter__(self) -> Self:
+        self._tell(f"watching {self._place}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tell(counts_line(self._counts))
+
+    def event(self, event: StepEvent) -> None:
+        if not self._as_json:
+            self._say(event_line(event))
+
+    def document(self, body: bytes) -> None:
+        if self._as_json:
+            self._say(one_line(body))
+
+    def trouble(self, message: str | None) -> None:
+        self._tell(f"{self._place} is back" if message is None else f"{printable(message)}; trying again")
+
+    def tick(self, counts: Counts) -> None:
+        self._counts = counts
+
+    def _say(self, line: str) -> None:
+        try:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()  # acknowledged means that a script may have read it
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _let_go_of_output()
+            raise ShutterlineError(f"standard output cannot be written: {error.strerror}") from error
+
+    def _tell(self, line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+def _face(place: str, as_json: bool) -> _Face:
+    if as_json or not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+        return _Lines(place, as_json)
+    try:
+        from rich.console import Console
+    except ImportError as error:
+        raise InputError(
+            "watch needs rich on a terminal: pip install 'shutterline[pipelines]', or use --json"
+        ) from error
+    from pipelines.watch_view import LiveView
+
+    return LiveView(place, Console(highlight=False, markup=False, emoji=False))
+
+
+def _follow(source: Source, options: argparse.Namespace) -> int:
+    ending = _Ending(options, source.place)
+    with _face(source.place, options.json) as face:
+
+        def take(event: StepEvent) -> None:
+            face.event(event)
+            ending.event(event)
+
+        def until(counts: Counts) -> bool:
+            face.tick(counts)
+            return ending.is_reached()
+
+        counts = follow(
+            source,
+            take,
+            run=options.run,
+            until=until,
+            on_trouble=face.trouble,
+            on_document=face.document,
+            poll_s=0.25,  # how late an end by --timeout may be noticed
+        )
+        face.tick(counts)
+    return ending.exit_code()
+
+
+def one_line(document: bytes) -> str:
+    """A JSON document on one line of ASCII: nothing in it that is not JSON, or that a terminal obeys."""
+    plain = json.loads(document, parse_constant=lambda _: None, parse_float=_finite)
+    return json.dumps(plain, separators=(",", ":"), allow_nan=False)
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None

@@ -1,0 +1,175 @@
+"""``shutterline events``: delivering later, and the schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared import status
+from components.shared.errors import StatusRefusedError
+from components.shared.events import courier
+from components.shared.events.event import event_schema
+from components.shared.events.transport import Refused
+from pipelines.cli import main
+from tests.configs import small
+from tests.shared.events.transports import PATIENCE_S, ScriptedTransport, left_spool, lines_of, stream_to
+
+Told = pytest.CaptureFixture[str]
+
+
+class Brokers(dict[str, ScriptedTransport]):
+    """The brokers that the command finds, by name; those that no test has put here take everything."""
+
+    def __call__(self, name: str, target: dict[str, Any]) -> ScriptedTransport:
+        return self.setdefault(name, ScriptedTransport(name, place=f"{name} {target['topic']}"))
+
+
+@pytest.fixture
+def brokers(monkeypatch: pytest.MonkeyPatch) -> Brokers:
+    brokers = Brokers()
+    monkeypatch.setattr(status, "transport_of", brokers)
+    monkeypatch.setattr(courier, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(courier, "_LONGEST_PAUSE_S", 0.001)
+    return brokers
+
+
+def params_file(directory: Path, **changes: Any) -> str:
+    file = directory / "params.json"
+    file.write_text(json.dumps(small(**changes)))
+    return str(file)
+
+
+def test_replay_delivers_what_is_left_in_order_and_repeating_is_harmless(
+    tmp_path: Path, capsys: Told, brokers: Brokers
+) -> None:
+    prepared = left_spool(tmp_path, lines_of(3, step="data-prep"), "kafka", "pubsub", step="data-prep")
+    trained = left_spool(tmp_path, lines_of(2), "kafka")
+
+    assert main(["events", "replay", str(tmp_path)]) == 0
+    assert capsys.readouterr() == (
+        f"{prepared}: 3 events to kafka status\n"
+        f"{trained}: 2 events to kafka status\n"
+        f"{prepared}: 3 events to pubsub status\n",
+        "",
+    )
+    prepared_ids = [f"run-1/data-prep/0/{number}" for number in range(3)]
+    assert brokers["kafka"].ids == [*prepared_ids, "run-1/train/0/0", "run-1/train/0/1"]
+    assert brokers["pubsub"].ids == prepared_ids
+
+    assert main(["events", "replay", str(prepared), str(trained)]) == 0
+    assert capsys.readouterr().out.count(": 0 events to ") == 3
+    assert len(brokers["kafka"].taken) == 5
+
+
+def test_what_stays_undelivered_is_told_and_exits_1(tmp_path: Path, capsys: Told, brokers: Brokers) -> None:
+    path = left_spool(tmp_path, lines_of(3), "kafka")
+    refused = Refused("kafka status: no such topic")
+    brokers["kafka"] = ScriptedTransport(
+        acts=[Refused("", delivered=1), *[refused] * 100_000], place="kafka status"
+    )  # fmt: skip
+
+    assert main(["events", "replay", str(path), "--timeout", "0.3"]) == 1
+    assert capsys.readouterr().out == f"{path}: 1 events to kafka status, 2 not: kafka status: no such topic\n"
+
+    assert main(["events", "replay", str(path), "--timeout", "0.3", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "status": "undelivered",
+        "spools": [
+            {
+                "spool": str(path),
+                "broker": "kafka",
+                "place": "kafka status",
+                "delivered": 0,
+                "undelivered": 2,
+                "trouble": "kafka status: no such topic",
+            }
+        ],
+    }
+    del brokers["kafka"]
+    assert main(["events", "replay", str(path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["status"] == "delivered"
+    assert [(entry["delivered"], entry["undelivered"]) for entry in document["spools"]] == [(2, 0)]
+
+
+def test_params_name_other_brokers(tmp_path: Path, capsys: Told, brokers: Brokers) -> None:
+    path = left_spool(tmp_path / "events", lines_of(2), "kafka")
+    params = params_file(tmp_path, PUB_SUB_PROJECT="vision-1", PUB_SUB_TOPIC="rescue")
+    assert main(["events", "replay", str(path), "--params", params]) == 0
+    assert capsys.readouterr().out == f"{path}: 2 events to pubsub projects/vision-1/topics/rescue\n"
+    assert list(brokers) == ["pubsub"]
+    assert brokers["pubsub"].ids == ["run-1/train/0/0", "run-1/train/0/1"]
+
+
+def test_a_spool_that_was_meant_for_nobody_is_delivered_where_params_say(
+    tmp_path: Path, capsys: Told, brokers: Brokers
+) -> None:
+    path = left_spool(tmp_path / "events", lines_of(2))
+    assert main(["events", "replay", str(path)]) == 2
+    assert capsys.readouterr().err == f"error: {path}: its run named no broker; name one by --params\n"
+    params = params_file(tmp_path, KAFKA_HOST="localhost", KAFKA_TOPIC="status")
+    assert main(["events", "replay", str(path), "--params", params]) == 0
+    assert brokers["kafka"].ids == ["run-1/train/0/0", "run-1/train/0/1"]
+
+
+def bad(capsys: Told, *arguments: str) -> str:
+    """The one line that a call with exit code 2 leaves; with --json also the document."""
+    assert main(["events", "replay", *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert main(["events", "replay", *arguments, "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["status"] == "failed"
+    assert told.err == f"error: {document['error']['message']}\n"
+    return told.err
+
+
+def test_what_cannot_be_replayed_exits_2_with_one_line(tmp_path: Path, capsys: Told, brokers: Brokers) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    path = str(left_spool(tmp_path / "events", lines_of(1), "kafka"))
+
+    assert "nowhere: is not there" in bad(capsys, str(tmp_path / "nowhere"))
+    assert "empty: has no spools; a run keeps them in its directory events/" in bad(capsys, str(tmp_path / "empty"))
+    assert "notes.txt: is not a spool; its name would be RUN.STEP.ATTEMPT.jsonl" in bad(
+        capsys, str(tmp_path / "notes.txt")
+    )
+    assert "names no broker" in bad(capsys, path, "--params", params_file(tmp_path))
+    assert "batch_size" in bad(capsys, path, "--params", params_file(tmp_path, batch_size=0))
+    for seconds in ("0", "-1", "nan", "inf"):
+        assert "--timeout: must be a number of seconds above 0" in bad(capsys, path, "--timeout", seconds)
+    assert brokers == {}
+
+    stream = stream_to(tmp_path / "live", ScriptedTransport())
+    assert "its step is still running and delivers it itself" in bad(capsys, str(tmp_path / "live"))
+    stream.close(PATIENCE_S)
+
+
+def test_wrong_credentials_exit_2(tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, target: dict[str, Any]) -> ScriptedTransport:
+        raise StatusRefusedError("KAFKA_SASL_PASSWORD is missing")
+
+    monkeypatch.setattr(status, "transport_of", refuse)
+    path = left_spool(tmp_path, lines_of(1), "kafka")
+    assert bad(capsys, str(path)) == "error: KAFKA_SASL_PASSWORD is missing\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["events"], ["events", "replay"], ["events", "replay", "x", "--timeout", "soon"]]
+)
+def test_a_command_line_that_says_too_little_exits_2(capsys: Told, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_schema_is_printed_as_it_is_published(capsys: Told) -> None:
+    assert main(["events", "schema"]) == 0
+    printed = capsys.readouterr().out
+    published = Path(courier.__file__).with_name("schema-v1.json").read_text(encoding="utf-8")
+    assert printed == published
+    assert json.loads(printed) == event_schema()

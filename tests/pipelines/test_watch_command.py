@@ -1,0 +1,195 @@
+"""`shutterline watch` as people and scripts use it: a process of its own, on real brokers."""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from components.shared.events.data import Error, Failed, PipelineStarted, StepStarted
+from components.shared.events.event import PIPELINE
+from tests.peers.noida import DurableKafkaBroker
+from tests.pipelines.watchers import LONG_S, lines_of, parsed, publish, watched, watching
+from tests.shared.events.told import Ending, Voice, a_pipeline, a_step, foreign, progress
+
+# kafka-python leaves the sockets of failed connections to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """What is left behind here is not found in another test."""
+    yield
+    gc.collect()
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\x1b[31mred\x9b1m \u202eevil [bold]x[/bold] \ud800 \r\n\tlong " * 20
+
+
+def hostile(run: str) -> list[bytes]:
+    """Events that are ours by every rule and bring whatever may stand in their texts and numbers."""
+    told = []
+    for step in ("étape", "x" * 500):
+        voice = Voice(run, step)
+        told.append(voice.says("started", StepStarted(HOSTILE, HOSTILE, None, HOSTILE)))
+        told.append(voice.says("progress", progress(10**300, 10**30)))
+        told.append(voice.says("progress", progress(0, 0, device=HOSTILE)))
+        told.append(voice.says("failed", Failed(1e300, Error(HOSTILE, HOSTILE * 5), 10**60)))
+    told.append(Voice(run, PIPELINE, 7).says("started", PipelineStarted(HOSTILE, [HOSTILE] * 100, "1", "h")))
+    raw = json.loads(told[0])
+    for number, moment in enumerate(("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59")):
+        changes = {
+            "id": f"{run}/étape/0/{100 + number}",
+            "time": moment,
+            "data": {"version": "\ud800", "host": HOSTILE},
+        }
+        told.append(json.dumps(raw | changes).encode())
+    return told
+
+
+def a_long_run(run: str) -> tuple[list[bytes], bytes]:
+    """Everything a run of many attempts tells, and its end."""
+    *told, end = a_pipeline(run)
+    for attempt in range(1, 50):
+        voice = Voice(run, "train", attempt)
+        told += [voice.says("progress", progress(epoch, 10)) for epoch in range(10)]
+    return told + hostile(run), end
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_ten_thousand_foreign_messages_break_nothing_and_hide_nothing(status: str, as_json: bool) -> None:
+    good, end = a_long_run("fuzz")
+    places = [True] * 10_000 + [False] * len(good)
+    random.Random(5).shuffle(places)  # noqa: S311 - the same mixture again, protects nothing
+    noise, events = foreign(20_261_123), iter(good)
+    mixture = [next(noise) if is_foreign else next(events) for is_foreign in places]
+    publish(status, [*mixture, end])
+
+    done = watched("--kafka", status, "--until-done", "--run", "fuzz", *(["--json"] if as_json else []))
+
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(good) + 1
+    if as_json:
+        assert sorted(map(repr, parsed(lines))) == sorted(map(repr, parsed([*good, end])))
+        assert done.stdout.isascii()
+    assert all(line.isprintable() for line in lines), "nothing a terminal would obey"
+    assert done.stderr.splitlines()[1].startswith(f"{len(good) + 1:,} events, 10,000 foreign (the last ")
+    assert done.stderr.count("\n") == 2
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("succeeded", 0), ("failed", 1), ("cancelled", 130)])
+@pytest.mark.parametrize("told", [a_pipeline, a_step])
+def test_the_exit_code_is_the_runs_outcome(
+    status: str, told: Callable[[str, Ending], list[bytes]], outcome: Ending, code: int
+) -> None:
+    bodies = told("mine", outcome)
+    publish(status, [*told("other", "succeeded"), *bodies, *a_step("later")])
+
+    done = watched("--kafka", status, "--json", "--until-done", "--run", "mine")
+
+    assert (done.returncode, parsed(done.stdout.splitlines())) == (code, parsed(bodies))
+
+
+def test_without_a_run_the_first_one_that_comes_is_waited_for(status: str) -> None:
+    publish(status, a_step("old", "failed"))
+    first, second = a_step("first"), a_step("second", "failed")
+
+    with watching("--kafka", status, "--until-done", "--json") as process:
+        time.sleep(1)  # it says that it watches before it is connected
+        publish(status, [first[0], *second, *first[1:]])
+        printed, _ = process.communicate(timeout=LONG_S)
+
+    assert process.returncode == 0
+    assert parsed(printed.splitlines()) == parsed([first[0], *second, *first[1:]])
+
+
+def test_since_leaves_out_what_is_older(status: str) -> None:
+    publish(status, a_step("old"), age_s=2 * 3600)
+    publish(status, a_step("new"))
+
+    for since, runs in (("1h", {"new"}), ("3h", {"old", "new"}), ("beginning", {"old", "new"}), (None, {"old", "new"})):
+        told = watched("--kafka", status, "--json", "--timeout", "2", *([] if since is None else ["--since", since]))
+        assert told.returncode == 0
+        assert {document["runid"] for document in parsed(told.stdout.splitlines())} == runs
+
+
+def test_a_run_that_does_not_end_in_time_is_exit_code_1(status: str) -> None:
+    publish(status, a_step("run-1")[:-1])
+
+    done = watched("--kafka", status, "--until-done", "--run", "run-1", "--timeout", "2")
+
+    assert done.returncode == 1
+    assert "no end of run-1 within 2 s" in done.stderr
+    assert len(done.stdout.splitlines()) == 5
+
+
+def test_a_line_an_event_where_there_is_no_terminal(status: str) -> None:
+    publish(status, a_pipeline("run-1", "failed"))
+
+    done = watched("--kafka", status, "--until-done", "--run", "run-1", TZ="UTC")
+
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert len(lines) == 12
+    assert " run-1 train progress: epoch 2/3, 200/300 batches, train loss 0.3333, accuracy 0.6667" in lines[8]
+    assert lines[10].endswith(
+        " run-1 train failed: after 3 s, DataError: images/cat.png: is not an image; leave it out"
+    )  # fmt: skip
+    assert lines[11].endswith(" run-1 pipeline failed: image-classifier, train did not succeed")
+
+
+def test_text_that_the_output_cannot_encode_is_no_crash(status: str) -> None:
+    publish(status, [*hostile("run-1"), *a_step("run-1")])
+
+    done = watched(
+        "--kafka", status, "--since", "beginning", "--timeout", "2", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "\\xe9tape" in done.stdout
+
+
+def test_a_broker_that_is_killed_and_comes_back_loses_nothing_and_shows_nothing_twice(
+    own_kafka_broker: DurableKafkaBroker,
+) -> None:
+    own_kafka_broker.create_topic("status")
+    place = f"{own_kafka_broker.bootstrap}/status"
+    bodies = a_pipeline("run-1")
+
+    with watching("--kafka", place, "--json", "--until-done", "--run", "run-1") as process:
+        printed = []
+        for start in range(0, len(bodies), 6):
+            part = bodies[start : start + 6]
+            publish(place, part)
+            printed += lines_of(process, len(part))
+            own_kafka_broker.kill()
+            own_kafka_broker.start()
+        rest, _ = process.communicate(timeout=LONG_S)
+
+    assert process.returncode == 0
+    assert rest == ""
+    assert parsed(printed) == parsed(bodies)
+
+
+def test_a_broker_that_stays_away_is_told_of_on_standard_error(own_kafka_broker: DurableKafkaBroker) -> None:
+    own_kafka_broker.create_topic("status")
+    place = f"{own_kafka_broker.bootstrap}/status"
+    own_kafka_broker.kill()
+    bodies = a_step("run-1")
+
+    with watching("--kafka", place, "--json", "--until-done", "--since", "now") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().endswith("; trying again\n")
+        own_kafka_broker.start()
+        publish(place, bodies)
+        printed, told = process.communicate(timeout=LONG_S)
+
+    assert process.returncode == 0
+    assert parsed(printed.splitlines()) == parsed(bodies)
+    assert told.splitlines() == [f"Kafka {own_kafka_broker.bootstrap} topic status is back",
+                                 "6 events, broker away 1 time"]  # fmt: skip

@@ -1,0 +1,228 @@
+"""What `shutterline watch` watches, by its options and params, and what it refuses with exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.shared.command import CommandParser
+from pipelines.cli import main
+from pipelines.watch_options import open_source
+from pipelines.watching import add_watch_parser, one_line
+from tests.conftest import BAD_INPUT
+from tests.examples import SMALL
+from tests.peers.kafka_topics import KafkaTopics
+from tests.peers.pubsub_topics import PubSubTopics
+from tests.pipelines.conftest import ROOT
+from tests.pipelines.watchers import LONG_S, WATCH, lines_of, publish, watching
+from tests.shared.events.told import a_step
+
+KAFKA = {"KAFKA_HOST": "a,b:9093", "KAFKA_TOPIC": "status"}
+PUB_SUB = {"PUB_SUB_PROJECT": "project-x", "PUB_SUB_TOPIC": "status", "PUB_SUB_SUBSCRIPTION": "watchers"}
+
+
+def params(**more: str) -> str:
+    return json.dumps(SMALL | more)
+
+
+def parse(*options: str) -> argparse.Namespace:
+    parser = CommandParser(prog="shutterline")
+    add_watch_parser(parser.add_subparsers(dest="command", parser_class=CommandParser))
+    return parser.parse_args(["watch", *options])
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        (["--kafka", "localhost/status"], "Kafka localhost:9092 topic status"),
+        (["--kafka", "a:1,[::1]:2/s.t-1"], "Kafka a:1,[::1]:2 topic s.t-1"),
+        (["--kafka", "--params", params(**KAFKA)], "Kafka a:9092,b:9093 topic status"),
+        (["--params", params(**KAFKA, **PUB_SUB)], "Kafka a:9092,b:9093 topic status"),
+        (["--kafka", "c/t", "--params", params(**KAFKA)], "Kafka c:9092 topic t"),
+        (["--params", params(**KAFKA), "--set", "KAFKA_TOPIC=other"], "Kafka a:9092,b:9093 topic other"),
+        (["--params", params(**PUB_SUB)], "Pub/Sub projects/project-x/subscriptions/watchers"),
+        (["--pubsub", "--params", params(**KAFKA, **PUB_SUB)], "Pub/Sub projects/project-x/subscriptions/watchers"),
+        (["--pubsub", "project-y/mine"], "Pub/Sub projects/project-y/subscriptions/mine"),
+        (["--pubsub", "projects/project-y/subscriptions/mine"], "Pub/Sub projects/project-y/subscriptions/mine"),
+        (["--pubsub", "example.com:project-y/mine"], "Pub/Sub projects/example.com:project-y/subscriptions/mine"),
+    ],
+)
+def test_what_is_watched(options: list[str], place: str) -> None:
+    assert open_source(parse(*options)).place == place
+
+
+def test_params_may_be_a_file_of_any_kind(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(params(**KAFKA))
+    (tmp_path / "p.py").write_text(f"params = {SMALL | KAFKA!r}")
+    (tmp_path / "p.yaml").write_text(params(**KAFKA))  # JSON is YAML
+
+    for file in ("p.json", "p.py", "p.yaml"):
+        assert open_source(parse("--params", str(tmp_path / file))).place == "Kafka a:9092,b:9093 topic status"
+
+
+@pytest.mark.parametrize("since", ["beginning", "now", "90s", "10m", "24h", "7d", "2026-01-01", "2026-01-01T10:00Z"])
+def test_moments_that_can_be_said(since: str) -> None:
+    open_source(parse("--kafka", "a/b", "--since", since))
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "nothing named": ([], "nothing to watch: name it by --kafka HOST/TOPIC, --pubsub SUBSCRIPTION or --params FILE"),
+    "both named": (["--kafka", "a/b", "--pubsub", "project-x/s"], "only one can be watched at a time"),
+    "params without brokers": (["--params", params()], "params: names neither KAFKA_TOPIC nor PUB_SUB_SUBSCRIPTION"),
+    "params without a topic": (["--kafka", "--params", params(**PUB_SUB)], "params: no KAFKA_TOPIC"),
+    "params without a subscription": (["--pubsub", "--params", params(**KAFKA)], "params: no PUB_SUB_SUBSCRIPTION"),
+    "--kafka without params": (["--kafka"], "--kafka: no --params are given"),
+    "--pubsub without params": (["--pubsub"], "--pubsub: no --params are given"),
+    "--set without params": (["--kafka", "a/b", "--set", "x=1"], "--set: changes params, and none are given"),
+    "no topic": (["--kafka", "localhost:9092"], "--kafka: must be HOST[,HOST]/TOPIC, got 'localhost:9092'"),
+    "an empty topic": (["--kafka", "localhost:9092/"], "--kafka: must be 1 to 249 letters"),
+    "a topic with a space": (["--kafka", "localhost/a b"], "--kafka: must be 1 to 249 letters"),
+    "a host that is none": (["--kafka", "a b/t"], "--kafka: 'a b' is not host or host:port"),
+    "a port that is none": (["--kafka", "a:99999/t"], "--kafka: 'a:99999' is not host or host:port"),
+    "a topic's name for Pub/Sub": (["--pubsub", "projects/project-x/topics/t"], "--pubsub: must be projects/P/sub"),
+    "a subscription alone": (["--pubsub", "watchers"], "--pubsub: must be projects/P/subscriptions/S or P/S"),
+    "a project that is none": (["--pubsub", "X/watchers"], "--pubsub: must be a project id"),
+    "a subscription that is none": (["--pubsub", "project-x/a"], "--pubsub: must be 3 to 255 letters"),
+    "--since of Pub/Sub": (["--pubsub", "project-x/sub", "--since", "1h"], "--since: is for Kafka"),
+    "--group of Pub/Sub": (["--pubsub", "project-x/sub", "--group", "g"], "--group: is for Kafka"),
+    "--group with a space": (["--kafka", "a/b", "--group", "a b"], "--group: must be 1 to 249 letters"),
+    "--since yesterday": (["--kafka", "a/b", "--since", "yesterday"], "--since: must be beginning, now, a span"),
+    "--since too long ago": (["--kafka", "a/b", "--since", "999999999d"], "--since: must be beginning, now, a span"),
+    "--since in the future": (["--kafka", "a/b", "--since", "9000-01-01"], "--since: 9000-01-01 is in the future"),
+    "--run that is none": (["--kafka", "a/b", "--run", "../x"], "--run: '../x' is not a run's id"),
+    "--timeout 0": (["--kafka", "a/b", "--timeout", "0"], "--timeout: must be a number of seconds greater than 0"),
+    "--timeout nan": (["--kafka", "a/b", "--timeout", "nan"], "--timeout: must be a number of seconds greater than 0"),
+    "params that are not there": (["--params", "nowhere.json"], "nowhere.json: there is no such file"),
+    "params that are wrong": (["--params", params(KAFKA_HOST="a")], "KAFKA_TOPIC"),
+    "credentials not there": (
+        ["--params", params(**PUB_SUB, GOOGLE_APPLICATION_CREDENTIALS="nowhere.json")],
+        "GOOGLE_APPLICATION_CREDENTIALS: there is no file nowhere.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_bad_options(
+    case: str, as_json: bool, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
+) -> None:
+    options, message = BAD[case]
+
+    code = main(["watch", *options, *(["--json"] if as_json else [])])
+
+    told = capsys.readouterr()
+    assert code == 2
+    assert told.out == "", "standard output is for events alone"
+    assert told.err.startswith("error: ")
+    assert message in told.err
+    assert told.err.count("\n") == 1
+    if not as_json:
+        record_property(BAD_INPUT, (f"watch: {case}", told.err.strip()))
+
+
+def test_a_topic_that_is_not_there(kafka_broker: KafkaTopics, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", "--kafka", f"{kafka_broker.bootstrap}/missing"]) == 2
+
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == (
+        f"error: Kafka {kafka_broker.bootstrap} topic missing: there is no such topic; "
+        "create it, it is not made by itself"
+    )
+    assert "missing" not in kafka_broker.topics()
+
+
+def test_a_subscription_that_is_not_there(
+    pubsub_emulator: PubSubTopics, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
+
+    assert main(["watch", "--pubsub", "project-x/missing"]) == 2
+
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "has no subscription projects/project-x/subscriptions/missing; create it" in told
+
+
+def test_security_settings_that_are_wrong(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_SASL_USERNAME", "somebody")
+
+    assert main(["watch", "--kafka", "a/b"]) == 2
+
+    assert "KAFKA_SASL_USERNAME is set, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_being_told_to_stop_is_quiet(status: str, number: signal.Signals, code: int) -> None:
+    publish(status, a_step("run-1"))
+
+    with watching("--kafka", status, "--since", "beginning", "--json") as process:
+        lines_of(process, 6)
+        process.send_signal(number)
+        printed, told = process.communicate(timeout=LONG_S)
+
+    assert (process.returncode, printed) == (code, "")
+    assert told in ("6 events\n", "5 events\n"), "the last one may be interrupted between its showing and its counting"
+
+
+def test_a_reader_that_has_seen_enough_is_no_traceback(status: str) -> None:
+    publish(status, a_step("run-1", epochs=300))
+
+    script = f"{' '.join(WATCH)} --kafka {status} --since beginning --json | head -2; echo ${{PIPESTATUS}}"
+    done = subprocess.run(
+        ["/bin/bash", "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=LONG_S, check=False
+    )
+
+    *events, code = done.stdout.splitlines()
+    assert [json.loads(event)["sequence"] for event in events] == ["000000000", "000000001"]
+    assert code == "1"
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_a_full_disk_is_one_message(status: str) -> None:
+    publish(status, a_step("run-1"))
+
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*WATCH, "--kafka", status], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=LONG_S,
+            check=False,
+        )  # fmt: skip
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1:] == [
+        "0 events",
+        "error: standard output cannot be written: No space left on device",
+    ]
+
+
+def test_nothing_heavy_is_loaded_to_watch_without_a_terminal() -> None:
+    probe = (
+        "import sys; from pipelines.cli import main; code = main(['watch', '--kafka', '127.0.0.1:1/t', '--json', "
+        "'--timeout', '0.1']); print(code, sorted(m for m in ('torch', 'kfp', 'rich', 'google.pubsub_v1', 'numpy') "
+        "if m in sys.modules))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT, timeout=LONG_S, check=False
+    )
+
+    assert done.stdout == "0 []\n"
+
+
+@pytest.mark.parametrize(
+    ("document", "line"),
+    [
+        ('{\n "a": [1,\t2.50]}', '{"a":[1,2.5]}'),
+        ('{"a": NaN, "b": -Infinity, "c": 1e999}', '{"a":null,"b":null,"c":null}'),
+        ('{"a": "\\u001b[31m \x9b é\u2028 \\ud800"}', '{"a":"\\u001b[31m \\u009b \\u00e9\\u2028 \\ud800"}'),
+        ('{"a": 1, "a": 2}', '{"a":2}'),
+    ],
+)
+def test_a_document_on_one_line(document: str, line: str) -> None:
+    assert one_line(document.encode()) == line

@@ -1,0 +1,303 @@
+"""The live view: what is drawn for which events, and a real terminal with it on."""
+
+from __future__ import annotations
+
+import io
+import re
+import signal
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import pytest
+from rich.console import Console
+
+from components.shared.events.data import Checkpoint, PipelineEnded, StepOutcome
+from components.shared.events.event import PIPELINE
+from components.shared.events.runs import fold
+from components.shared.events.watch import Counts
+from pipelines import watch_view
+from pipelines.watch_text import clock, duration, event_line, printable
+from pipelines.watch_view import LiveView, Runs, run_block
+from tests.pipelines.terminal import OnTerminal, Screen
+from tests.pipelines.test_watch_command import HOSTILE, hostile
+from tests.pipelines.watchers import LONG_S, WATCH, publish
+from tests.shared.events.told import STEPS, Voice, a_pipeline, a_step, parsed, progress
+
+
+@pytest.fixture(autouse=True)
+def _utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+
+
+def drawn(bodies: Sequence[bytes], width: int = 100, *, unicode: bool = True, terminal: bool = False) -> str:
+    """The block of the run that these events are of."""
+    events = parsed(bodies)
+    colors: Literal["truecolor"] | None = "truecolor" if terminal else None
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=colors)
+    since = min(event.time for event in events)
+    console.print(run_block(fold(events[0].run, events), since, unicode))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def rows(bodies: Sequence[bytes]) -> list[str]:
+    return [" ".join(re.sub("[━╸╺]", "", line).split()) for line in drawn(bodies, 180).splitlines()]
+
+
+def test_a_pipeline_in_its_midst() -> None:
+    bodies = a_pipeline("run-1")[:8]
+
+    assert rows(bodies) == [
+        f"run-1 ▶ running image-classifier since {clock(parsed(bodies)[0].time)} (4 s)",
+        "✔ succeeded data-prep in 12 s, accuracy 0.98",
+        "▶ running train epoch 1/3, 100/300 batches, train loss 0.5, accuracy 0.5, learning rate 0.001, "
+        "51,234 images/s, 2 s left",
+        "· waiting evaluate",
+    ]
+
+
+def test_the_bar_grows_with_the_progress() -> None:
+    voice = Voice("run-1", "train")
+    bodies = [voice.says("progress", progress(epoch, 10)) for epoch in range(11)]
+
+    lengths = [drawn(bodies[: count + 1]).count("━") for count in range(11)]
+
+    assert all(0 <= length <= 20 for length in lengths)
+    drawn_bars = [drawn(bodies[: count + 1], terminal=True) for count in range(11)]
+    assert len(set(drawn_bars)) == 11
+
+
+def test_a_failed_pipeline_shows_its_errors_in_full() -> None:
+    text = drawn(a_pipeline("run-1", "failed"), 60)
+
+    assert "✘ failed" in text.splitlines()[0]
+    told = [line.strip() for line in text.splitlines()]
+    assert told[-2:] == ["train: DataError: images/cat.png: is not an image; leave", "it out"]
+    assert "· not started evaluate" in text
+    assert "train did not succeed" not in text, "the step's own words are enough"
+
+
+def test_the_pipelines_reason_stands_where_no_step_told_one() -> None:
+    outcomes = [StepOutcome("data-prep", "cached"), StepOutcome("train", "killed", 0)]
+    voice = Voice("run-1", PIPELINE)
+    end = voice.says("failed", PipelineEnded("image-classifier", "failed", "FAILED", "train: out of memory", outcomes))
+
+    text = drawn([Voice("run-1", "train").says("progress", progress(1, 3)), end])
+
+    assert "✘ killed      train" in text
+    assert "✔ cached      data-prep" in text
+    assert text.splitlines()[-1].strip() == "train: out of memory"
+
+
+def test_a_later_attempt_and_its_checkpoint_are_named() -> None:
+    voice = Voice("run-1", "train", attempt=2)
+
+    text = drawn([voice.says("checkpoint", Checkpoint(4, 10, "gs://b/c")), voice.says("progress", progress(5, 10))])
+
+    assert "train #2" in text
+    assert "checkpoint of epoch 4" in " ".join(text.split())
+
+
+def test_without_unicode_there_are_only_ascii_symbols() -> None:
+    assert "+ succeeded" in drawn(a_step("run-1"), unicode=False)
+    assert "x failed" in drawn(a_step("run-1", "failed"), unicode=False)
+
+
+def test_foreign_text_is_text() -> None:
+    text = drawn(hostile("run-1"), 80)
+
+    assert "\x1b" not in text
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert "[bold]x[/bold]" in text
+
+
+def test_every_event_has_one_printable_line() -> None:
+    for event in parsed([*hostile("run-1"), *a_pipeline("run-2", "cancelled"), *a_step("run-3")]):
+        assert event_line(event).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain – Ünïcode 画像 🙂", "plain – Ünïcode 画像 🙂"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07x\x1b]8;;http://e\x1b\\y", "xy"),
+        ("\x9b2Jx", "x"),
+        ("\x1bcx\x1b", "x"),
+        ("\x1b[", ""),
+        ("a\tb\r\nc\x00\x08\x7f", "a b  c"),
+        ("\u202ea\u200b\ud800b", "ab"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_left_out(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_a_long_text_is_cut() -> None:
+    assert printable("x" * 100, 10) == "x" * 9 + "…"
+    assert len(printable(HOSTILE * 1_000)) <= 4_000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0 s"), (59.4, "59 s"), (61, "1 min 01 s"), (3_725, "1 h 02 min"), (-1, "–"), (1e300, "–")],
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_only_the_newest_runs_are_kept() -> None:
+    runs = Runs()
+    for number in range(100):
+        for event in parsed(a_step(f"done-{number}")) + parsed(a_step(f"open-{number}")[:-1]):
+            runs.add(event)
+
+    kept = [view.run for view, _ in runs.newest_last()]
+
+    assert [run for run in kept if run.startswith("done")] == [f"done-{number}" for number in range(95, 100)]
+    assert [run for run in kept if run.startswith("open")] == [f"open-{number}" for number in range(80, 100)]
+
+
+def test_no_run_has_more_steps_than_a_screen_has_use_for() -> None:
+    runs = Runs()
+    for number in range(1_000):
+        runs.add(parsed([Voice("run-1", f"step-{number}").says("progress", progress(1, 2))])[0])
+
+    ((view, _),) = runs.newest_last()
+    assert len(view.steps) == 50
+
+
+class Terminal(io.StringIO):
+    """Where a view draws to: all that was written, and how often."""
+
+    frames = 0
+
+    def write(self, text: str) -> int:
+        self.frames += "\x1b[2K" in text or self.frames == 0
+        return super().write(text)
+
+
+def screen_of(terminal: Terminal) -> str:
+    screen = Screen()
+    screen.feed(terminal.getvalue())
+    return screen.text
+
+
+def a_view(height: int = 40) -> tuple[LiveView, Terminal]:
+    terminal = Terminal()
+    console = Console(file=terminal, force_terminal=True, width=100, height=height, color_system=None)
+    return LiveView("Kafka localhost:9092 topic status", console), terminal
+
+
+def test_a_view_tells_counts_and_trouble() -> None:
+    view, terminal = a_view()
+
+    with view:
+        for event in parsed(a_step("run-1")):
+            view.event(event)
+        view.trouble("Kafka \x1b[31mlocalhost does not answer")
+        assert "Kafka localhost does not answer; trying again" in screen_of(terminal)
+        view.trouble(None)
+        view.tick(Counts(shown=6, duplicates=2, others=3, foreign=4, last_foreign="is not JSON", troubles=1))
+
+    text = screen_of(terminal)
+    assert "trying again" not in text
+    assert (
+        "Kafka localhost:9092 topic status: 6 events, 2 delivered again, 3 of other runs, 4 foreign "
+        "(the last is not JSON), broker away 1 time"
+    ) in text.replace("\n", " ")
+    assert "✔ succeeded   train" in text
+
+
+def test_drawing_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_view, "_FRAME_S", 3600.0)
+    view, terminal = a_view()
+
+    with view:
+        before = terminal.frames
+        for event in parsed(a_pipeline("run-1")):
+            view.event(event)
+            view.tick(Counts())
+        assert terminal.frames == before
+
+    assert "✔ succeeded  image-classifier" in screen_of(terminal)
+
+
+def test_a_low_terminal_shows_the_newest_and_the_end_shows_all() -> None:
+    view, terminal = a_view(height=10)
+
+    with view:
+        for run in ("run-1", "run-2", "run-3"):
+            for event in parsed(a_pipeline(run)):
+                view.event(event)
+        view.trouble("away")
+        text = screen_of(terminal)
+        assert len(text.strip().splitlines()) <= 10
+        assert "run-1" not in text
+        assert "run-3" in text
+        assert "away; trying again" in text
+
+    assert all(run in screen_of(terminal) for run in ("run-1", "run-2", "run-3"))
+
+
+def test_a_run_higher_than_the_terminal_keeps_its_heading_and_its_end() -> None:
+    view, terminal = a_view(height=8)
+
+    with view:
+        for number in range(30):
+            view.event(parsed([Voice("run-1", f"step-{number}").says("progress", progress(1, 2))])[0])
+        view.trouble(None)
+        lines = screen_of(terminal).strip().splitlines()
+
+    assert lines[0].startswith("run-1")
+    assert len(lines) <= 8
+    assert "step-29" in lines[-3]
+
+
+def test_a_real_terminal_shows_steps_progress_and_errors(status: str) -> None:
+    bodies = a_pipeline("run-1", "failed")
+    publish(status, [b"noise", *bodies[:8]])
+    options = ("--kafka", status, "--until-done", "--run", "run-1")
+
+    on = OnTerminal([*WATCH, *options], {"TZ": "UTC", "PYTHONIOENCODING": "utf-8"})
+    try:
+        end = time.monotonic() + LONG_S
+        while "epoch 1/3" not in on.screen.text and time.monotonic() < end:
+            time.sleep(0.05)
+        assert "▶ running     train" in on.screen.text
+        assert "· waiting     evaluate" in on.screen.text
+        assert "━" in on.screen.text
+        publish(status, bodies[8:])
+        code = on.ended(LONG_S)
+    finally:
+        on.process.kill()
+
+    assert code == 1
+    text = on.screen.text
+    assert "run-1  ✘ failed  image-classifier" in text
+    for step, state in zip(STEPS, ("✔ succeeded", "✘ failed", "· not started"), strict=True):
+        assert f"{state:<13} {step}" in text
+    assert "train: DataError: images/cat.png: is not an image; leave it out" in text
+    assert "12 events, 1 foreign (the last is not JSON)" in text
+    assert text.count("run-1") == 1, "drawn in one place"
+    assert "\x1b[?25h" in on.raw, "the cursor is back"
+
+
+def test_ctrl_c_on_a_terminal_leaves_the_last_state_there(status: str) -> None:
+    publish(status, a_step("run-1")[:3])
+
+    on = OnTerminal([*WATCH, "--kafka", status], {"PYTHONIOENCODING": "utf-8"})
+    try:
+        end = time.monotonic() + LONG_S
+        while "epoch 2/3" not in on.screen.text and time.monotonic() < end:
+            time.sleep(0.05)
+        on.process.send_signal(signal.SIGINT)
+        code = on.ended(LONG_S)
+    finally:
+        on.process.kill()
+
+    assert code == 130
+    assert "epoch 2/3" in on.screen.text
+    assert "Traceback" not in on.raw

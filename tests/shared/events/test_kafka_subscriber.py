@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from kafka import KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient
+
+from components.shared.errors import StatusRefusedError
+from components.shared.events.event import StepEvent
+from components.shared.events.kafka import subscriber
+from components.shared.events.kafka.subscriber import KafkaSource
+from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.watch import Counts, Message, follow
+from tests.peers.kafka_topics import KafkaTopics
+from tests.peers.mock_kafka import MockCluster
+from tests.peers.noida import DurableKafkaBroker
+from tests.shared.events.told import a_pipeline, a_step, parsed
+
+LONG_S = 60.0
+
+
+# kafka-python leaves the sockets of failed connections to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """What is left behind here is not found in another test."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def status(kafka_broker: KafkaTopics, topic: str) -> str:
+    """A topic of three partitions."""
+    kafka_broker.create_topic(topic, partitions=3)
+    return topic
+
+
+def publish(broker: KafkaTopics, topic: str, bodies: Sequence[bytes], key: bytes = b"run") -> None:
+    with closing(KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all", **broker.client_settings)) as producer:
+        for sent in [producer.send(topic, body, key=key) for body in bodies]:
+            sent.get(timeout=30)
+
+
+def within(seconds: float) -> Callable[[], bool]:
+    """Whether so long has passed; only so that a defect ends a test instead of hanging it."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def shown_by(source: KafkaSource, count: int) -> tuple[list[StepEvent], Counts]:
+    shown: list[StepEvent] = []
+    late = within(LONG_S)
+    counts = follow(source, shown.append, until=lambda counts: counts.shown >= count or late(), poll_s=0.1)
+    return shown, counts
+
+
+def received(source: KafkaSource, count: int) -> list[Message]:
+    messages: list[Message] = []
+    late = within(LONG_S)
+    while len(messages) < count and not late():
+        messages += source.receive(0.2)
+    return messages
+
+
+def test_a_runs_events_come_in_order_from_the_beginning(kafka_broker: KafkaTopics, status: str) -> None:
+    bodies = a_pipeline("run-1")
+    publish(kafka_broker, status, bodies)
+
+    with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning")) as source:
+        shown, counts = shown_by(source, len(bodies))
+
+    assert shown == parsed(bodies)
+    assert counts == Counts(shown=len(bodies), acknowledged=len(bodies))
+    assert source.place == f"Kafka {kafka_broker.bootstrap} topic {status}"
+
+
+def test_now_is_what_comes_after_the_connection(kafka_broker: KafkaTopics, status: str) -> None:
+    publish(kafka_broker, status, a_step("old"))
+    new = a_step("new")
+
+    with closing(KafkaSource([kafka_broker.bootstrap], status, since="now")) as source:
+        assert source.receive(0.1) == []
+        publish(kafka_broker, status, new)
+        shown, _ = shown_by(source, len(new))
+
+    assert shown == parsed(new)
+
+
+def test_since_a_moment_leaves_out_what_is_older(kafka_broker: KafkaTopics, status: str) -> None:
+    publish(kafka_broker, status, a_step("old"), key=b"old")
+    time.sleep(0.05)
+    moment = datetime.now(UTC)
+    time.sleep(0.05)
+    new = a_step("new")
+    publish(kafka_broker, status, new, key=b"new")
+
+    with closing(KafkaSource([kafka_broker.bootstrap], status, since=moment)) as source:
+        shown, _ = shown_by(source, len(new))
+
+    assert shown == parsed(new)
+
+
+def test_since_a_moment_before_everything_and_after_everything(kafka_broker: KafkaTopics, status: str) -> None:
+    bodies = a_step("run-1")
+    publish(kafka_broker, status, bodies)
+    now = datetime.now(UTC)
+
+    with closing(KafkaSource([kafka_broker.bootstrap], status, since=now - timedelta(days=40_000))) as source:
+        assert shown_by(source, len(bodies))[0] == parsed(bodies)
+    with closing(KafkaSource([kafka_broker.bootstrap], status, since=now + timedelta(days=1))) as source:
+        assert source.receive(0.3) == []
+
+
+def test_what_was_not_acknowledged_is_handed_out_again(kafka_broker: KafkaTopics, status: str) -> None:
+    bodies = a_step("run-1")
+    publish(kafka_broker, status, bodies)
+
+    with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning")) as source:
+        first = received(source, len(bodies))
+        source.acknowledge(first[:2])
+        again = received(source, len(bodies) - 2)
+
+    assert [message.body for message in first] == bodies
+    assert again == first[2:]
+
+
+def test_without_a_group_nothing_is_remembered(kafka_broker: KafkaTopics, status: str) -> None:
+    bodies = a_step("run-1")
+    publish(kafka_broker, status, bodies)
+
+    for _ in range(2):
+        with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning")) as source:
+            assert shown_by(source, len(bodies))[0] == parsed(bodies)
+
+
+def test_a_group_goes_on_behind_what_was_acknowledged(kafka_broker: KafkaTopics, status: str) -> None:
+    bodies = a_pipeline("run-1")
+    publish(kafka_broker, status, bodies)
+    shown: list[StepEvent] = []
+
+    for count in (4, 5, len(bodies) - 9):
+        with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning", group=status)) as source:
+            shown += shown_by(source, count)[0]
+
+    assert shown == parsed(bodies)
+
+
+def test_a_record_without_a_value_is_foreign(kafka_broker: KafkaTopics, status: str) -> None:
+    bodies = a_step("run-1")
+    producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap)
+    with closing(producer):
+        producer.send(status, None, key=b"run").get(timeout=30)
+    publish(kafka_broker, status, bodies)
+
+    with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning")) as source:
+        shown, counts = shown_by(source, len(bodies))
+
+    assert shown == parsed(bodies)
+    assert counts.foreign == 1
+
+
+def test_a_missing_topic_is_refused_and_not_made(kafka_broker: KafkaTopics) -> None:
+    name = f"missing-{uuid.uuid4().hex}"
+
+    with closing(KafkaSource([kafka_broker.bootstrap], name)) as source:
+        with pytest.raises(Refused, match=f"topic {name}: there is no such topic; create it"):
+            source.receive(0.1)
+        with pytest.raises(StatusRefusedError, match=name):
+            follow(source, lambda _: None)
+
+    assert name not in kafka_broker.topics()
+
+
+def test_wrong_security_settings_are_refused_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+
+    with pytest.raises(StatusRefusedError, match="KAFKA_SASL_MECHANISM is missing"):
+        KafkaSource(["localhost:1"], "status")
+
+
+def test_new_partitions_are_read_as_well(
+    kafka_broker: KafkaTopics, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = a_step("old"), a_step("new")
+    publish(kafka_broker, status, old)
+
+    with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning")) as source:
+        shown, _ = shown_by(source, len(old))
+        with closing(KafkaAdminClient(bootstrap_servers=kafka_broker.bootstrap)) as admin:
+            admin.create_partitions({status: 5})
+        producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap)
+        with closing(producer):
+            for body in new:
+                producer.send(status, body, partition=4).get(timeout=30)
+        monkeypatch.setattr(subscriber, "_LOOK_FOR_PARTITIONS_S", 0.0)
+        more, counts = shown_by(source, len(new))
+
+    assert shown + more == parsed(old + new)
+    assert counts.duplicates == 0
+
+
+def test_a_broker_that_is_not_there_yet_is_waited_for(own_kafka_broker: DurableKafkaBroker) -> None:
+    own_kafka_broker.create_topic("status")
+    own_kafka_broker.kill()
+    bodies = a_step("run-1")
+    threads = threading.active_count()
+
+    with closing(KafkaSource([own_kafka_broker.bootstrap], "status", since="now")) as source:
+        with pytest.raises(Unavailable, match="does not answer"):
+            source.receive(0.1)
+        assert threading.active_count() == threads, "a failed attempt leaves nothing behind"
+        own_kafka_broker.start()
+        publish(own_kafka_broker, "status", bodies)  # before the watcher looks again
+        shown, _ = shown_by(source, len(bodies))
+
+    assert shown == parsed(bodies)
+
+
+@pytest.mark.parametrize("group", [None, "watchers"])
+def test_over_a_restart_nothing_is_lost_and_nothing_shown_twice(
+    own_kafka_broker: DurableKafkaBroker, group: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber, "_SILENCE_S", 0.5)
+    monkeypatch.setattr(subscriber, "_ANSWER_S", 1.0)
+    own_kafka_broker.create_topic("status", partitions=2)
+    before, after = a_pipeline("run-1"), a_pipeline("run-2")
+    publish(own_kafka_broker, "status", before)
+    shown: list[StepEvent] = []
+    told: list[str | None] = []
+    late = within(LONG_S)
+
+    def trouble(message: str | None) -> None:
+        told.append(message)
+        if message is not None:
+            own_kafka_broker.start()
+            publish(own_kafka_broker, "status", after)
+
+    def until(counts: Counts) -> bool:
+        if counts.shown == len(before) and own_kafka_broker.running and not told:
+            own_kafka_broker.kill()
+        return counts.shown >= len(before + after) or late()
+
+    with closing(KafkaSource([own_kafka_broker.bootstrap], "status", since="beginning", group=group)) as source:
+        follow(source, shown.append, until=until, on_trouble=trouble, poll_s=0.1)
+
+    assert shown == parsed(before + after)
+    assert told[0] is not None
+    assert "does not answer" in told[0]
+    assert told[1:] == [None]
+
+
+def test_a_restart_in_the_midst_of_many_events(own_kafka_broker: DurableKafkaBroker) -> None:
+    own_kafka_broker.create_topic("status")
+    bodies = [body for number in range(100) for body in a_pipeline(f"run-{number}")]
+    publish(own_kafka_broker, "status", bodies)
+    shown: list[StepEvent] = []
+    late = within(LONG_S)
+    restarts = [300, 900, 1500]
+
+    def until(counts: Counts) -> bool:
+        if restarts and counts.shown > restarts[0]:
+            restarts.pop(0)
+            own_kafka_broker.kill()
+            own_kafka_broker.start()
+        return counts.shown >= len(bodies) or late()
+
+    with closing(KafkaSource([own_kafka_broker.bootstrap], "status", since="beginning")) as source:
+        follow(source, shown.append, until=until, poll_s=0.1)
+
+    assert shown == parsed(bodies)
+    assert not restarts
+
+
+def test_a_topic_made_anew_is_read_from_its_beginning(
+    kafka_broker: KafkaTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber, "_SILENCE_S", 0.2)
+    name = f"status-{uuid.uuid4().hex}"
+    kafka_broker.create_topic(name)
+    old, new = a_pipeline("old"), a_step("new")
+    publish(kafka_broker, name, old)
+
+    with closing(KafkaSource([kafka_broker.bootstrap], name, since="beginning")) as source:
+        shown, _ = shown_by(source, len(old))
+        kafka_broker.delete_topic(name)
+        kafka_broker.create_topic(name)
+        publish(kafka_broker, name, new)
+        more, _ = shown_by(source, len(new))
+
+    assert shown + more == parsed(old + new)
+
+
+def test_the_place_of_a_group_that_the_broker_no_longer_has(kafka_broker: KafkaTopics, status: str) -> None:
+    bodies = a_step("run-1")
+    publish(kafka_broker, status, bodies)
+    with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning", group=status)) as source:
+        source.receive(0.1)
+        source.acknowledge([Message(b"", (TopicPartition(status, each), 10_000)) for each in range(3)])
+
+    with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning", group=status)) as source:
+        shown, counts = shown_by(source, len(bodies))
+
+    assert shown == parsed(bodies)
+    assert counts.troubles == 1
+
+
+OFFSET_FETCH = 9
+TOPIC_FORBIDDEN, GROUP_FORBIDDEN = 29, 30
+
+
+@pytest.fixture
+def old_cluster(mock_cluster: MockCluster, monkeypatch: pytest.MonkeyPatch) -> MockCluster:
+    """Three old brokers with a topic named status, on which a run was told."""
+    monkeypatch.setenv("KAFKA_API_VERSION", "2.3")
+    mock_cluster.create_topic("status", 2)
+    publish(mock_cluster, "status", a_pipeline("run-1"))
+    return mock_cluster
+
+
+def test_partitions_that_move_to_other_brokers_are_followed(old_cluster: MockCluster) -> None:
+    before, after = a_pipeline("run-1"), a_step("run-2")
+    late = within(LONG_S)
+    shown: list[StepEvent] = []
+    moves = iter([1, 2, 3])
+
+    def until(counts: Counts) -> bool:
+        if counts.shown == len(before) and (broker := next(moves, None)):
+            for partition in range(2):
+                old_cluster.set_leader("status", partition, broker)
+            if broker == 3:
+                publish(old_cluster, "status", after)
+        return counts.shown >= len(before + after) or late()
+
+    with closing(KafkaSource(old_cluster.bootstrap.split(","), "status", since="beginning")) as source:
+        follow(source, shown.append, until=until, poll_s=0.1)
+
+    assert shown == parsed(before + after)
+
+
+def test_a_user_who_may_not_read_the_topic_is_refused(old_cluster: MockCluster) -> None:
+    old_cluster.topic_error("status", TOPIC_FORBIDDEN)
+
+    with (
+        closing(KafkaSource(old_cluster.bootstrap.split(","), "status", since="beginning")) as source,
+        pytest.raises(StatusRefusedError, match=r"may not use the topic; grant .* Read to watch"),
+    ):
+        follow(source, lambda _: None, until=lambda counts: counts.shown > 0)
+
+
+def test_a_user_who_may_not_use_the_group_is_refused(old_cluster: MockCluster) -> None:
+    old_cluster.push_errors(OFFSET_FETCH, *[GROUP_FORBIDDEN] * 20)
+
+    with (
+        closing(KafkaSource(old_cluster.bootstrap.split(","), "status", group="watchers")) as source,
+        pytest.raises(StatusRefusedError, match="may not use the consumer group watchers; grant Read on it"),
+    ):
+        follow(source, lambda _: None, until=lambda counts: counts.shown > 0)

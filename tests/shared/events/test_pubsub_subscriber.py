@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import grpc
+import pytest
+from google.pubsub_v1 import PublisherClient
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+from google.pubsub_v1.types import PubsubMessage
+
+from components.shared.errors import StatusRefusedError
+from components.shared.events import watch
+from components.shared.events.event import StepEvent
+from components.shared.events.pubsub import subscriber
+from components.shared.events.pubsub.subscriber import PubSubSource
+from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.watch import Counts, follow
+from tests.peers.emulator import PubSubEmulator
+from tests.peers.pubsub_server import PubSubServer
+from tests.peers.pubsub_topics import PubSubTopics
+from tests.shared.events.told import a_pipeline, a_step, parsed
+
+PROJECT = "project-x"
+LONG_S = 60.0
+
+
+@pytest.fixture
+def server(pubsub_server: PubSubServer, monkeypatch: pytest.MonkeyPatch) -> PubSubServer:
+    """A server inside this process, with a topic and a subscription named status."""
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_server.host)
+    return pubsub_server
+
+
+def subscribed(server: PubSubServer | PubSubTopics, *, ordered: bool = True) -> tuple[str, str]:
+    """A new topic and a subscription to it."""
+    name = f"status-{uuid.uuid4().hex}"
+    topic = server.create_topic(PROJECT, name)
+    return topic, server.create_subscription(PROJECT, name, topic, ordered=ordered)
+
+
+def publish(host: str, topic: str, bodies: Sequence[bytes]) -> None:
+    with grpc.insecure_channel(host) as channel:
+        client = PublisherClient(transport=PublisherGrpcTransport(channel=channel))
+        for start in range(0, len(bodies), 500):
+            messages = [PubsubMessage(data=body, ordering_key="run") for body in bodies[start : start + 500]]
+            client.publish(topic=topic, messages=messages, timeout=30)
+
+
+def within(seconds: float) -> Callable[[], bool]:
+    """Whether so long has passed; only so that a defect ends a test instead of hanging it."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def shown_by(source: PubSubSource, count: int) -> tuple[list[StepEvent], Counts]:
+    shown: list[StepEvent] = []
+    late = within(LONG_S)
+    counts = follow(source, shown.append, until=lambda counts: counts.shown >= count or late(), poll_s=0.1)
+    return shown, counts
+
+
+def test_a_runs_events_come_in_order(pubsub_emulator: PubSubTopics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
+    topic, subscription = subscribed(pubsub_emulator)
+    bodies = [body for number in range(20) for body in a_pipeline(f"run-{number}")]
+    publish(pubsub_emulator.host, topic, bodies)
+
+    with closing(PubSubSource(subscription)) as source:
+        shown, counts = shown_by(source, len(bodies))
+
+    assert shown == parsed(bodies)
+    assert counts == Counts(shown=len(bodies), acknowledged=len(bodies))
+    assert source.place == f"Pub/Sub {subscription}"
+    assert pubsub_emulator.pull_all(subscription) == []
+
+
+def test_what_is_published_during_a_wait_comes_at_its_end(
+    pubsub_emulator: PubSubTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
+    topic, subscription = subscribed(pubsub_emulator)
+    bodies = a_step("run-1")
+
+    with closing(PubSubSource(subscription)) as source:
+        assert source.receive(0.2) == []
+        publish(pubsub_emulator.host, topic, bodies)
+        shown, _ = shown_by(source, len(bodies))
+
+    assert shown == parsed(bodies)
+
+
+def test_what_was_not_shown_comes_to_the_next_watcher_at_once(
+    pubsub_emulator: PubSubTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
+    topic, subscription = subscribed(pubsub_emulator)
+    bodies = a_pipeline("run-1")
+    publish(pubsub_emulator.host, topic, bodies)
+    shown: list[StepEvent] = []
+
+    for count in (4, 5, len(bodies) - 9):
+        with closing(PubSubSource(subscription)) as source:
+            shown += shown_by(source, count)[0]
+
+    assert shown == parsed(bodies)
+
+
+def test_an_emulator_that_forgets_everything_is_read_again_once_it_has_the_subscription(
+    own_pubsub_emulator: PubSubEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator = own_pubsub_emulator
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", emulator.host)
+    topic, subscription = subscribed(emulator)
+    before, after = a_step("run-1"), a_step("run-2")
+    publish(emulator.host, topic, before)
+    told: list[str | None] = []
+    shown: list[StepEvent] = []
+    late = within(LONG_S)
+    rounds = 0
+
+    def until(counts: Counts) -> bool:
+        nonlocal rounds
+        if counts.shown == len(before) and not told and emulator.running:
+            emulator.kill()
+        if told and emulator.running:
+            rounds += 1
+            if rounds == 10:  # meanwhile it has been asked for a subscription that it does not have
+                emulator.create_topic(PROJECT, topic.rpartition("/")[2])
+                emulator.create_subscription(PROJECT, subscription.rpartition("/")[2], topic)
+                publish(emulator.host, topic, after)
+        return counts.shown >= len(before + after) or late()
+
+    def trouble(message: str | None) -> None:
+        told.append(message)
+        if message is not None:
+            emulator.start()
+
+    with closing(PubSubSource(subscription)) as source:
+        follow(source, shown.append, until=until, on_trouble=trouble, poll_s=0.1)
+
+    assert shown == parsed(before + after)
+    assert told[0] is not None
+    assert "does not answer" in told[0]
+    assert told[1:] == [None]
+
+
+def test_an_outage_is_waited_for(server: PubSubServer) -> None:
+    topic, subscription = subscribed(server)
+    before, after = a_step("run-1"), a_step("run-2")
+    publish(server.host, topic, before)
+    told: list[str | None] = []
+    shown: list[StepEvent] = []
+    late = within(LONG_S)
+
+    def until(counts: Counts) -> bool:
+        if counts.shown == len(before) and not told:
+            server.stop()
+        return counts.shown >= len(before + after) or late()
+
+    def trouble(message: str | None) -> None:
+        told.append(message)
+        if message is not None:
+            server.start()
+            publish(server.host, topic, after)
+
+    with closing(PubSubSource(subscription)) as source:
+        counts = follow(source, shown.append, until=until, on_trouble=trouble, poll_s=0.05)
+
+    assert shown == parsed(before + after)
+    assert len(told) == 2
+    assert counts.troubles == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (grpc.StatusCode.NOT_FOUND, "has no subscription"),
+        (grpc.StatusCode.PERMISSION_DENIED, "roles/pubsub.subscriber"),
+        (grpc.StatusCode.UNAUTHENTICATED, "does not accept the credentials"),
+    ],
+)
+def test_a_refusal_is_final_at_the_start_and_waited_for_later(
+    server: PubSubServer, code: grpc.StatusCode, message: str
+) -> None:
+    topic, subscription = subscribed(server)
+    server.fail_next("Pull", code)
+    with closing(PubSubSource(subscription)) as source, pytest.raises(StatusRefusedError, match=message):
+        follow(source, lambda _: None)
+
+    publish(server.host, topic, a_step("run-1"))
+    with closing(PubSubSource(subscription)) as source:
+        shown_by(source, 1)
+        server.fail_next("Pull", code)
+        with pytest.raises(Unavailable, match=message):
+            _ = source.receive(5.0) and source.receive(5.0)
+        server.heal()
+        assert len(shown_by(source, 3)[0]) == 3
+
+
+def test_a_missing_subscription_is_refused(pubsub_emulator: PubSubTopics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
+
+    with (
+        closing(PubSubSource(f"projects/{PROJECT}/subscriptions/missing")) as source,
+        pytest.raises(Refused, match=r"has no subscription .*/missing; create it"),
+    ):
+        source.receive(5.0)
+
+
+def test_an_acknowledgement_that_fails_is_made_again(server: PubSubServer) -> None:
+    topic, subscription = subscribed(server, ordered=False)
+    bodies = a_step("run-1")
+    publish(server.host, topic, bodies)
+    server.fail_next("Acknowledge", grpc.StatusCode.UNAVAILABLE, times=2)
+    late = within(LONG_S)
+
+    with closing(PubSubSource(subscription)) as source:
+        counts = follow(
+            source, lambda _: None, until=lambda counts: counts.acknowledged >= len(bodies) or late(), poll_s=0.05
+        )  # fmt: skip
+
+    assert counts.shown == counts.acknowledged == len(bodies)
+    assert counts.duplicates == 0
+    with closing(PubSubSource(subscription)) as source:
+        assert source.receive(0.2) == []
+
+
+def test_an_acknowledgement_that_comes_too_late_is_no_error(server: PubSubServer) -> None:
+    topic, subscription = subscribed(server, ordered=False)
+    bodies = a_step("run-1")
+    publish(server.host, topic, bodies)
+    server.fail_next("Acknowledge", grpc.StatusCode.FAILED_PRECONDITION, message="PERMANENT_FAILURE_INVALID_ACK_ID")
+
+    with closing(PubSubSource(subscription)) as source:
+        shown, counts = shown_by(source, len(bodies))
+
+    assert shown == parsed(bodies)
+    assert counts.troubles == 0
+
+
+def test_what_is_delivered_again_is_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its leases run out while they are being shown, whatever is asked for.
+    with PubSubServer(ack_deadline=0.05) as server:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", server.host)
+        topic, subscription = subscribed(server, ordered=False)
+        bodies = a_pipeline("run-1")
+        publish(server.host, topic, bodies)
+        shown: list[StepEvent] = []
+        late = within(LONG_S)
+
+        def show(event: StepEvent) -> None:
+            time.sleep(0.06)
+            server.broker.take(subscription, 0)  # what has run out waits again
+            shown.append(event)
+
+        with closing(PubSubSource(subscription)) as source:
+            counts = follow(
+                source, show, until=lambda counts: (counts.shown >= len(bodies) and counts.duplicates > 0) or late(),
+                poll_s=0.05,
+            )  # fmt: skip
+
+    assert shown == parsed(bodies)
+    assert counts.duplicates > 0
+
+
+def test_leases_are_renewed_while_a_window_is_shown_slowly(
+    server: PubSubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_SETTLE_EVERY_S", 0.0)
+    monkeypatch.setattr(subscriber, "_RENEW_EVERY_S", 0.0)
+    topic, subscription = subscribed(server, ordered=False)
+    bodies = a_step("run-1")
+    publish(server.host, topic, bodies)
+
+    with closing(PubSubSource(subscription)) as source:
+        shown_by(source, len(bodies))
+
+    assert server.requests["ModifyAckDeadline"] >= len(bodies) - 2
+    assert server.requests["Acknowledge"] >= len(bodies) - 1
+
+
+def test_many_acknowledgements_go_in_parts(server: PubSubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscriber, "_CHUNK", 4)
+    topic, subscription = subscribed(server, ordered=False)
+    bodies = a_pipeline("run-1")
+    publish(server.host, topic, bodies)
+
+    with closing(PubSubSource(subscription)) as source:
+        received = source.receive(5.0)
+        source.acknowledge(received)
+
+    assert server.requests["Acknowledge"] == -(-len(received) // 4)
+
+
+def test_a_service_that_answers_with_nothing_is_not_asked_in_a_whirl(
+    server: PubSubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.peers.pubsub_server.PULL_WAIT_S", 0.0)
+    _, subscription = subscribed(server)
+
+    with closing(PubSubSource(subscription)) as source:
+        for _ in range(4):
+            assert source.receive(0.05) == []
+
+    assert server.requests["Pull"] <= 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no file"),
+        ("not json", "is not a JSON file of credentials"),
+        (json.dumps({"key": "x"}), 'it has no "type"'),
+    ],
+)
+def test_a_wrong_credentials_file_is_refused_before_anything_is_opened(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
+    file = tmp_path / "key.json"
+    if content is not None:
+        file.write_text(content)
+
+    with pytest.raises(StatusRefusedError, match=message):
+        PubSubSource(f"projects/{PROJECT}/subscriptions/status", str(file))
+
+
+@pytest.mark.filterwarnings("default:The load_credentials_from_file method is deprecated:DeprecationWarning")
+def test_credentials_that_google_cannot_use_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
+    file = tmp_path / "key.json"
+    file.write_text(json.dumps({"type": "service_account", "project_id": PROJECT}))
+
+    with (
+        closing(PubSubSource(f"projects/{PROJECT}/subscriptions/status", str(file))) as source,
+        pytest.raises(StatusRefusedError, match=f"{file}: cannot be used"),
+    ):
+        follow(source, lambda _: None)
