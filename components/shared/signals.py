@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Literal
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -17,33 +17,58 @@ class Terminated(BaseException):
     """The process was told to end: SIGTERM. No `Exception`, so that nothing takes it for an error to handle."""
 
 
-def _raise(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+class Termination:
+    """What SIGTERM does at the moment: it is kept, it raises `Terminated` once, or it is past caring for.
+
+    A flag that the handler looks at, because changing handlers leaves moments in between.
+    """
+
+    def __init__(self) -> None:
+        self._state: Literal["kept", "raises", "over"] = "kept"
+        self._came = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self._state == "raises":
+            self._state = "over"
+            raise Terminated
+        self._came = True
+
+    def arm(self) -> None:
+        """From now on it raises.
+
+        Raises:
+            Terminated: It has come already.
+        """
+        if self._came:
+            self._state = "over"
+            raise Terminated
+        self._state = "raises"
+
+    def disarm(self) -> None:
+        """From now on it changes nothing: what is under way is the ending, and that is bounded."""
+        self._state = "over"
+
+
+@contextmanager
+def sigterm_kept() -> Iterator[Termination]:
+    """Within, SIGTERM does what the yielded object says; in another thread than the main one, nothing changes."""
+    termination = Termination()
+    if threading.current_thread() is not threading.main_thread():
+        yield termination
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_IGN:  # whoever started us may have asked that it be ignored
+        signal.signal(signal.SIGTERM, termination.handle)
+    try:
+        yield termination
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Within, SIGTERM raises `Terminated` in the main thread; in another thread, nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
+    """Within, SIGTERM raises `Terminated`, once."""
+    with sigterm_kept() as termination:
+        termination.arm()
         yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    if before is not signal.SIG_IGN:  # whoever started us may have asked that it be ignored
-        signal.signal(signal.SIGTERM, _raise)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Within, SIGTERM is ignored: what is under way is the ending, and it is bounded."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

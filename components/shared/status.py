@@ -129,12 +129,16 @@ class Status:
             self.open(None)  # the params were bad, and whoever looks at the run is to know
         if self._stream is None:
             return None
-        self._stream.emit(data)
+        stream, self._stream = self._stream, None
+        stream.emit(data)
         try:
-            report = self._stream.close(self._timeout_s)
-        except KeyboardInterrupt:  # somebody who has waited long enough
-            report = self._stream.close(0)
-        self._stream = None
+            try:
+                report = stream.close(self._timeout_s)
+            except KeyboardInterrupt:  # somebody who has waited long enough
+                report = stream.close(0)
+        except Exception:  # a defect of ours; how the step ended stays as it is
+            self._log.exception("the delivery of status could not be ended")
+            return None
         self._tell(report)
         return report.as_dict()
 

@@ -25,7 +25,7 @@ from components.shared.events.data import Cancelled, Emit, Error, EventData, Fai
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.params import Params, ParamsWarning
 from components.shared.run import StepRun, step_run
-from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises, undisturbed
+from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, Termination, sigterm_kept
 from components.shared.status import Status
 
 RECORDS_VARIABLE = "SHUTTERLINE_RECORDS"
@@ -99,20 +99,34 @@ def run_step(
         StepFailed: A SystemExit with the exit code, when the work failed; the reason is logged.
     """
     log_to_stderr()
-    with sigterm_raises():
-        return _Frame(step).run(params, work, run)
+    with sigterm_kept() as termination:
+        return _Frame(step, termination).run(params, work, run)
 
 
 class _Frame:
     """One start of one step."""
 
-    def __init__(self, step: StepName) -> None:
+    def __init__(self, step: StepName, termination: Termination) -> None:
         self._step = step
+        self._termination = termination
         self._log = step_logger(step)
         self._start = time.perf_counter()
         self._status: Status | None = None
 
     def run(
+        self,
+        params: Params | str | Callable[[], Params],
+        work: Callable[[Params, Emit], ResultT],
+        run: Callable[[], StepRun],
+    ) -> tuple[ResultT, StepRecord]:
+        try:
+            self._termination.arm()
+            return self._run(params, work, run)
+        except Terminated as error:  # also one that comes while another end is being made ready
+            self._log.error("cancelled: SIGTERM")
+            self._cancel(error, "SIGTERM", EXIT_TERMINATED)
+
+    def _run(
         self,
         params: Params | str | Callable[[], Params],
         work: Callable[[Params, Emit], ResultT],
@@ -140,9 +154,6 @@ class _Frame:
         except KeyboardInterrupt as error:
             self._log.error("cancelled")
             self._cancel(error, "interrupted from the keyboard", EXIT_INTERRUPTED)
-        except Terminated as error:
-            self._log.error("cancelled: SIGTERM")
-            self._cancel(error, "SIGTERM", EXIT_TERMINATED)
         except (Exception, SystemExit) as error:
             self._log.exception("failed: %s", type(error).__name__)
             self._fail(error, str(error), EXIT_FAILURE)
@@ -195,10 +206,10 @@ class _Frame:
 
     def _end(self, record: StepRecord, last: EventData) -> StepRecord:
         """Say the last word, exactly once, and leave the record."""
-        with undisturbed():
-            if self._status is not None:
-                record = record.model_copy(update={"delivery": self._status.end(last)})
-            _leave(record)
+        self._termination.disarm()
+        if self._status is not None:
+            record = record.model_copy(update={"delivery": self._status.end(last)})
+        _leave(record)
         if record.status == "succeeded":
             self._log.info("succeeded in %.1f s", record.seconds)
         return record
