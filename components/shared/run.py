@@ -66,7 +66,7 @@ def step_run(output: Path | None = None, *, in_pipeline: bool = False, platform_
     return StepRun(
         run=named or as_run_id(platform_run) or new_run_id(),
         pipeline=PIPELINE_NAME if in_pipeline else None,
-        attempt=int(retry) if retry.isdigit() else 0,
+        attempt=int(retry) if retry.isascii() and retry.isdigit() else 0,
         events=Path(directory) if directory else output.absolute().parent / "events" if output else None,
         shared=bool(directory),
         host=socket.gethostname(),

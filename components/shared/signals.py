@@ -40,10 +40,10 @@ class Termination:
         Raises:
             Terminated: It has come already.
         """
+        self._state = "raises"  # first: one that comes between the two lines must not be kept for good
         if self._came:
             self._state = "over"
             raise Terminated
-        self._state = "raises"
 
     def disarm(self) -> None:
         """From now on it changes nothing: what is under way is the ending, and that is bounded."""

@@ -55,7 +55,7 @@ class Status:
             speaker,
             spool,
             transports,
-            earlier=self._earlier(transports),
+            earlier=self._earlier(transports, targets.as_ledger()),
             log=self._log,
             first_sequence=1 if self._step == "exit" else 0,  # the pipeline's first event was its start
         )
@@ -72,7 +72,7 @@ class Status:
             return not spools_of(run.events, run.run)
         return self._step == PIPELINE_STEPS[0] and run.attempt == 0
 
-    def _earlier(self, transports: list[Transport]) -> list[Spool]:
+    def _earlier(self, transports: list[Transport], targets: dict[str, dict[str, Any]]) -> list[Spool]:
         """Spools of this run that nobody is at and that some broker does not have whole."""
         found = []
         for path in spools_of(self.run.events, self.run.run) if transports and self.run.events else []:
@@ -82,10 +82,16 @@ class Status:
                 continue
             if spool is None:
                 continue
-            if any(spool.undelivered(name) for name in spool.ledger.targets):
-                found.append(spool)
-            else:
+            if not spool.ledger.targets:  # damaged, since the steps of a run name the same brokers: all of it again
+                spool.ledger.targets = {name: target | {"delivered": 0} for name, target in targets.items()}
+            try:
+                is_whole = not any(spool.undelivered(name) for name in spool.ledger.targets)
+            except OSError:
+                is_whole = True  # it cannot be read, so not be delivered either
+            if is_whole:
                 spool.close()
+            else:
+                found.append(spool)
         return found
 
     def check(self, on_status_error: Literal["warn", "fail"]) -> None:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from components.shared.artifacts import write_json
 from components.shared.errors import EXIT_FAILURE, ShutterlineError
 from components.shared.events.data import Cancelled, Emit, Error, EventData, Failed, PipelineEnded
+from components.shared.events.redaction import redact
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.params import Params, ParamsWarning
 from components.shared.run import StepRun, step_run
@@ -109,6 +110,7 @@ class _Frame:
     def __init__(self, step: StepName, termination: Termination) -> None:
         self._step = step
         self._termination = termination
+        self._process = os.getpid()
         self._log = step_logger(step)
         self._start = time.perf_counter()
         self._status: Status | None = None
@@ -207,6 +209,8 @@ class _Frame:
     def _end(self, record: StepRecord, last: EventData) -> StepRecord:
         """Say the last word, exactly once, and leave the record."""
         self._termination.disarm()
+        if os.getpid() != self._process:
+            return record  # a forked worker that came out of the work this way; the step is not its to end
         if self._status is not None:
             record = record.model_copy(update={"delivery": self._status.end(last)})
         _leave(record)
@@ -217,7 +221,8 @@ class _Frame:
 
 def _told(error: BaseException, message: str) -> StepError:
     # A file's name may hold bytes that are no text, and a record is JSON.
-    return StepError(type=type(error).__name__, message=message.encode("utf-8", "backslashreplace").decode("utf-8"))
+    text = message.encode("utf-8", "backslashreplace").decode("utf-8")
+    return StepError(type=type(error).__name__, message=redact(text))
 
 
 class StepFailed(SystemExit):

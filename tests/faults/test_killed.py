@@ -92,7 +92,8 @@ def killed_and_told(
     step.wait()
     spooled = {path: _whole_lines(path) for path in spools_of(events, run)}
 
-    exit_step: list[str | Path] = [sys.executable, "-m", "components.exit_step", "--state", "FAILED", "--params", brokers.params]
+    exit_step: list[str | Path] = [sys.executable, "-m", "components.exit_step", "--state", "FAILED"]
+    exit_step += ["--params", brokers.params]
     subprocess.run(exit_step, env=environment, check=True, stderr=subprocess.DEVNULL)
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", brokers.emulator.host)
     assert main(["events", "replay", str(events)]) == 0

@@ -26,6 +26,10 @@ from components.shared.events.transport import (
 
 # Long enough for a handshake on a connection with round trips of two seconds.
 _ATTEMPT_S = 30.0
+# How often to look for events that nobody tells of, because the disk of the spool hangs.
+_LOOK_S = 1.0
+# So many refusals in a row, while the end is waited for, are enough.
+_LAST_REFUSALS = 5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 
 
@@ -127,14 +131,13 @@ class Courier(threading.Thread):
     def _wait_for_more(self, own: Spool, position: int) -> bool:
         """Whether our own spool has more events than up to a position; waits until that is known."""
         with self._signal.changed:
-            self._signal.changed.wait_for(
-                lambda: self._signal.complete or own.log.end > position or self._signal.remaining_s <= 0
-            )
+            while not (self._signal.complete or own.log.end > position or self._signal.remaining_s <= 0):
+                self._signal.changed.wait(_LOOK_S)
         return own.log.end > position and self._signal.remaining_s > 0
 
     def _deliver(self, spool: Spool, lines: list[bytes]) -> bool:
         """Send a window until the broker has it; False if the time is over before."""
-        failures = 0
+        failures = refusals = 0
         # A line that is no event, which only a damaged spool has, is passed over with the event before it.
         window = [(line, _event(line)) for line in lines]
         while window:
@@ -155,6 +158,10 @@ class Courier(threading.Thread):
                 spool.ledger.advance(self.transport.name, spool.ledger.delivered(self.transport.name) + size)
                 window = window[done:]
             self._note(trouble)
+            ending = self._signal.deadline is not None
+            refusals = refusals + 1 if ending and isinstance(trouble, Refused) else 0
+            if refusals >= _LAST_REFUSALS:
+                return False  # nobody changes a setting in the time that is left
             if trouble is not None:
                 self._pause(failures)
                 failures += 1

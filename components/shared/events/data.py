@@ -53,7 +53,7 @@ class Progress:
         epoch: Epochs begun, from 1; null outside training.
         epochs: Epochs in all.
         samples_per_second: Images a second since the last progress.
-        losses: Mean loss by split; of the last epoch that has one.
+        losses: Mean loss by split: of training, and of the held-out split where the epoch evaluated it.
         metrics: Figures by name, such as accuracy on the held-out split.
         learning_rate: Of the epoch.
         eta_seconds: Estimated seconds left.

@@ -83,10 +83,11 @@ def replay(
     try:
         for path in paths:
             spools.append(_opened(path))
-            _aim(spools[-1], targets)
+            _aim(spools[-1], targets or {})
         routes: dict[str, tuple[Transport, list[Spool]]] = {}
         for spool in spools:
-            for name, target in spool.ledger.targets.items():
+            for name in targets or spool.ledger.targets:
+                target = spool.ledger.targets[name]
                 key = json.dumps([name, target.get("servers"), target["topic"]])
                 if key not in routes:
                     routes[key] = (transport_of(name, target), [])
@@ -111,20 +112,19 @@ def _opened(path: Path) -> Spool:
     return spool
 
 
-def _aim(spool: Spool, targets: dict[str, dict[str, Any]] | None) -> None:
-    """Settle where a spool goes; what a topic already has it does not get again."""
-    if targets:
-        known = spool.ledger.targets
-        spool.ledger.targets = {
-            name: target | {"delivered": known[name]["delivered"] if _same(known.get(name), target) else 0}
-            for name, target in targets.items()
-        }
+def _aim(spool: Spool, targets: dict[str, dict[str, Any]]) -> None:
+    """Settle where a spool goes; what a topic already has it does not get again, and no other broker is forgotten."""
+    known = spool.ledger.targets
+    spool.ledger.targets = known | {
+        name: target | {"delivered": known[name]["delivered"] if _same(known.get(name), target) else 0}
+        for name, target in targets.items()
+    }
     if not spool.ledger.targets:
         raise ArtifactError(f"{spool.path}: its run named no broker; name one by --params")
 
 
 def _same(known: dict[str, Any] | None, target: dict[str, Any]) -> bool:
-    return known is not None and known.get("topic") == target.get("topic")
+    return known is not None and all(known.get(key) == target.get(key) for key in ("servers", "topic"))
 
 
 def _deliver(

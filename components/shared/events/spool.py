@@ -83,6 +83,13 @@ class EventLog:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._spooled)
 
+    def forget(self, offset: int) -> None:
+        """Let go of lines before an offset that are in memory for good, because there is no file."""
+        if self._descriptor is None:
+            with self._lock:
+                while self._waiting and self._spooled + len(self._waiting[0]) <= offset:
+                    self._spooled += len(self._waiting.pop(0))
+
     def read(self, offset: int) -> list[bytes]:
         """The next whole lines from an offset, at most one window of them.
 
@@ -91,7 +98,7 @@ class EventLog:
         """
         with self._lock:
             on_disk = self._spooled
-            if offset >= on_disk:
+            if offset >= on_disk or self._descriptor is None:
                 position = on_disk
                 lines: list[bytes] = []
                 for line in self._waiting:
@@ -265,8 +272,19 @@ def spools_of(directory: Path, run: str | None = None) -> list[Path]:
         for path in directory.glob(f"*{SPOOL_SUFFIX}") if directory.is_dir() else []:
             if run is None or path.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)[0] == run:
                 with suppress(FileNotFoundError):  # somebody clears up
-                    found.append((path.stat().st_mtime_ns, path.name, path))
-    return [path for _, _, path in sorted(found)]
+                    found.append((_begin(path), path.stat().st_mtime_ns, path.name, path))
+    return [path for *_, path in sorted(found)]
+
+
+def _begin(path: Path) -> str:
+    """The time of a spool's first event as text that sorts; empty where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return str(json.loads(stream.readline(_WINDOW_BYTES))["time"])
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ""
 
 
 def events_in(directory: Path | None, run: str | None = None) -> Iterator[StepEvent]:

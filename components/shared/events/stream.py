@@ -200,8 +200,8 @@ class StatusStream:
         deadline = time.monotonic() + timeout_s
         self._closing = True
         self._wake.put(None)
-        self._writer.join(timeout_s)
         self._signal.end_by(deadline)
+        self._writer.join(timeout_s / 2)  # longer only if its disk hangs, and what it has is with the couriers
         self._signal.no_more()
         for courier in self._couriers:
             courier.join(max(0.0, deadline - time.monotonic()) + _LAST_CALL_S)
@@ -231,7 +231,7 @@ class StatusStream:
             run=self.speaker.run,
             events=self._events + queued,
             spool=str(self._spool.path) if self._spool.path else None,
-            unspooled=self._spool.log.waiting + queued,
+            unspooled=(self._spool.log.waiting if self._spool.path else self._events) + queued,
             dropped=self._dropped,
             brokers=brokers,
         )
@@ -257,7 +257,10 @@ class StatusStream:
                 return
 
     def _spool_batch(self, batch: Sequence[_Queued], redact: Redactor) -> None:
-        lines = []
+        lines: list[bytes] = []
+        names = [courier.transport.name for courier in self._couriers]
+        if names:
+            self._spool.log.forget(min(map(self._spool.ledger.delivered, names)))
         for queued in batch:
             if queued.state == "progress" and self._spool.log.waiting >= QUEUE_LIMIT:
                 self._dropped += 1  # the disk has taken nothing for a long time, and memory has an end

@@ -160,4 +160,3 @@ def _causes() -> Iterator[list[BaseException]]:
         yield found
     finally:
         logger.removeHandler(collector)
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from functools import partial
@@ -66,6 +67,7 @@ def open_channel(credentials_file: str | None) -> Any:
     import grpc
 
     check_credentials_file(credentials_file)
+    logging.getLogger("grpc").addHandler(logging.NullHandler())  # a token that is refused it would tell by itself
     if emulator := os.environ.get(EMULATOR_VARIABLE):
         return grpc.insecure_channel(emulator, options=_CHANNEL_OPTIONS)
     from google.auth.transport import grpc as auth_grpc

@@ -1,0 +1,247 @@
+"""What the tests of security settings share; each imports the fixtures that it needs."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from google.auth import _exponential_backoff
+
+from components.shared.events import redaction
+from components.shared.events.data import Emit, Progress, StepStarted, Succeeded
+from components.shared.events.event import Speaker, StepEvent, seal
+from components.shared.events.kafka.publisher import KafkaTransport
+from components.shared.events.spool import events_in
+from components.shared.events.transport import DeliveryError, Patience, Sealed, sealed
+from components.shared.params import Params
+from components.shared.run import EVENTS_VARIABLE
+from components.shared.step import StepFailed, StepRecord, run_step
+from tests.configs import small
+from tests.conftest import BAD_INPUT
+
+# How long a test waits for something that must not come.
+BRIEF_S = 0.6
+# How long a test waits for something that must come; only a defect takes it.
+LONG_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings but the test's own, and no secret of an earlier test that would be removed from this one's texts."""
+    for name in list(os.environ):
+        if name.startswith(("KAFKA_", "GOOGLE_", "PUBSUB_", "SHUTTERLINE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(redaction, "_registered", set())
+
+
+@pytest.fixture
+def leaky_kafka_client() -> Iterator[None]:
+    """For tests in which kafka-python fails to connect: it leaves those sockets open, for the garbage collector."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="unclosed <socket", category=ResourceWarning)
+        yield
+        gc.collect()
+
+
+Row = Callable[[str, str], None]
+_rows: set[str] = set()
+
+
+@pytest.fixture
+def in_the_table(record_property: Callable[[str, object], None], tmp_path: Path) -> Row:
+    """Put a refusal and its message into the table of bad inputs, once."""
+
+    def record(name: str, message: str) -> None:
+        if name not in _rows:
+            _rows.add(name)
+            record_property(BAD_INPUT, (name, message.replace(f"{tmp_path}/", "")))
+
+    return record
+
+
+@pytest.fixture
+def hurried_google(monkeypatch: pytest.MonkeyPatch) -> None:
+    """google-auth tries again without the seconds between that it gives a server to recover."""
+    monkeypatch.setattr(_exponential_backoff, "time", SimpleNamespace(sleep=lambda seconds: None))
+
+
+def an_event(number: int = 0) -> Sealed:
+    data = StepStarted("1.0", "pod-1")
+    return sealed(seal(Speaker("run-1", "train", 0, "pod-1"), number, "started", time.time_ns(), data))
+
+
+def for_seconds(seconds: float) -> Patience:
+    end = time.monotonic() + seconds
+    return lambda: end - time.monotonic()
+
+
+def deliver(servers: Sequence[str], topic: str, seconds: float = LONG_S) -> Sealed:
+    """Send one event with a transport of its own."""
+    event = an_event()
+    with closing(KafkaTransport(servers, topic)) as transport:
+        transport.send([event], for_seconds(seconds))
+    return event
+
+
+def told(kind: type[DeliveryError], servers: Sequence[str], topic: str, seconds: float = LONG_S) -> str:
+    """What is said to whoever cannot deliver, in one line."""
+    with pytest.raises(kind) as caught:
+        deliver(servers, topic, seconds)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the steps here give."""
+
+    def report(self) -> dict[str, Any]:
+        return {}
+
+    def event(self, seconds: float) -> Succeeded:
+        return Succeeded(seconds)
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """How a step ended.
+
+    Attributes:
+        code: Its exit code.
+        worked: Whether its work was begun.
+        told: Its log.
+        record: What it leaves.
+        spooled: The states it told, as the spool has them.
+    """
+
+    code: int
+    worked: bool
+    told: str
+    record: StepRecord
+    spooled: list[str]
+
+    @property
+    def message(self) -> str:
+        """The one line that tells what is wrong."""
+        (line,) = [line for line in self.told.splitlines() if "ERROR" in line]
+        return line.partition("ERROR failed: ")[2]
+
+
+Step = Callable[..., StepEnd]
+
+
+@pytest.fixture
+def a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Step:
+    """Run a step whose params name brokers, as a pipeline does."""
+    monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events"))
+
+    def run(**params: Any) -> StepEnd:
+        worked = []
+
+        def work(params: Params, emit: Emit) -> Result:
+            worked.append(params)
+            emit(Progress(1, 1))
+            return Result()
+
+        code = 0
+        try:
+            _, record = run_step("train", Params.from_dict(small(**params)), work)
+        except StepFailed as failed:
+            code, record = failed.record.exit_code, failed.record
+        spooled: list[str] = [event.state for event in events_in(tmp_path / "events")]
+        return StepEnd(code, bool(worked), capsys.readouterr().err, record, spooled)
+
+    return run
+
+
+def states(bodies: Sequence[bytes]) -> list[str]:
+    """What a broker was told, in short."""
+    return [StepEvent.from_bytes(body).state for body in bodies]
+
+
+class TokenServer:
+    """Answers requests for access tokens as Google's OAuth server does.
+
+    Attributes:
+        answers: What is said, each time the next one, the last one for ever: status and JSON document.
+        asked: How often it was asked.
+    """
+
+    def __init__(self, *answers: tuple[int, dict[str, Any]]) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                outer.asked += 1
+                status, document = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                body = json.dumps(document).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}/token"
+
+
+@contextmanager
+def token_server(*answers: tuple[int, dict[str, Any]]) -> Iterator[TokenServer]:
+    server = TokenServer(*answers)
+    thread = threading.Thread(target=server._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server._server.shutdown()
+        server._server.server_close()
+        thread.join()
+
+
+@cache
+def private_key() -> str:
+    """A service account's private key as Google writes it (PEM)."""
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return pem.decode()
+
+
+def service_account(path: Path, **changes: str | None) -> Path:
+    """A service-account file, with `changes`; None leaves a field out."""
+    document = {
+        "type": "service_account",
+        "project_id": "project",
+        "private_key_id": "0123456789abcdef",
+        "private_key": private_key(),
+        "client_email": "status@project.iam.gserviceaccount.com",
+        "client_id": "1",
+        "token_uri": "http://127.0.0.1:9/token",  # nobody listens
+        **changes,
+    }
+    path.write_text(json.dumps({name: value for name, value in document.items() if value is not None}))
+    return path

@@ -1,0 +1,356 @@
+"""Where no broker answers, or not as a broker does: what is told, and that nothing is changed by asking."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import pytest
+from kafka.errors import TopicAuthorizationFailedError
+
+from components.shared.events.kafka.publisher import KafkaTransport
+from components.shared.events.transport import DeliveryError, Refused, Unavailable
+from tests.peers.kafka_relay import KafkaRelay
+from tests.peers.kafka_topics import KafkaTopics
+from tests.peers.mock_kafka import INIT_PRODUCER_ID, PRODUCE, MockCluster
+from tests.peers.noida import DurableKafkaBroker
+from tests.peers.ports import HOST, claim_port
+from tests.peers.pubsub_server import PubSubServer
+from tests.peers.sasl import SaslRelay
+from tests.peers.tcp import Relay
+from tests.shared.events.security_fixtures import (
+    BRIEF_S,
+    Row,
+    Step,
+    an_event,
+    deliver,
+    for_seconds,
+    states,
+    told,
+)
+from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
+from tests.shared.events.security_fixtures import a_step as a_step
+from tests.shared.events.security_fixtures import in_the_table as in_the_table
+from tests.shared.events.security_fixtures import leaky_kafka_client as leaky_kafka_client
+
+pytestmark = pytest.mark.usefixtures("leaky_kafka_client")
+
+
+def values(broker: KafkaTopics, topic: str) -> list[bytes]:
+    return [record.value for record in broker.records(topic)]
+
+
+def port_of(broker: KafkaTopics) -> int:
+    return int(broker.bootstrap.split(",")[0].rpartition(":")[2])
+
+
+def test_where_nobody_listens_the_address_is_told(topic: str) -> None:
+    server = f"{HOST}:{claim_port()}"
+    assert told(Unavailable, [server], topic) == f"Kafka does not answer: {server}: Connection refused"
+
+
+def test_a_name_that_does_not_resolve_is_told(topic: str) -> None:
+    message = told(Unavailable, ["kafka.nowhere.invalid:9092"], topic)
+    assert message.startswith("Kafka does not answer: kafka.nowhere.invalid:9092: the name cannot be resolved")
+
+
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
+def test_a_port_that_is_silent_is_waited_for_and_told(
+    kafka_broker: KafkaTopics, topic: str, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", protocol)
+    with Relay(port_of(kafka_broker)) as relay:
+        relay.black_hole()
+        message = told(Unavailable, [relay.address], topic, BRIEF_S)
+    assert f"{relay.address} does not answer within" in message
+
+
+def test_a_port_that_hangs_up_is_told(topic: str) -> None:
+    with Relay(claim_port()) as relay:
+        message = told(Unavailable, [relay.address], topic)
+    assert message == f"Kafka does not answer: {relay.address}: it closes the connection"
+
+
+def test_each_of_several_silent_servers_is_told(topic: str) -> None:
+    servers = [f"{HOST}:{claim_port()}" for _ in range(3)]
+    message = told(Unavailable, servers, topic)
+    assert message == f"Kafka does not answer: {'; '.join(f'{each}: Connection refused' for each in servers)}"
+
+
+def test_one_server_of_several_is_enough(kafka_broker: KafkaTopics, topic: str) -> None:
+    kafka_broker.create_topic(topic)
+    event = deliver([f"{HOST}:{claim_port()}", "kafka.nowhere.invalid:9092", kafka_broker.bootstrap], topic)
+    assert values(kafka_broker, topic) == [event.body]
+
+
+def test_a_server_that_comes_back_gets_what_it_could_not_take(kafka_broker: KafkaTopics, topic: str) -> None:
+    kafka_broker.create_topic(topic)
+    with KafkaRelay(port_of(kafka_broker)) as relay, closing(KafkaTransport([relay.address], topic)) as transport:
+        relay.refuse()
+        with pytest.raises(Unavailable, match="Connection refused"):
+            transport.send([an_event()], for_seconds(BRIEF_S))
+        relay.pass_through()
+        event = an_event()
+        transport.send([event], for_seconds(30))
+    assert values(kafka_broker, topic) == [event.body]
+
+
+@pytest.mark.parametrize("auto_create", [True, False], ids=["a broker that makes topics", "a broker that makes none"])
+def test_a_missing_topic_is_refused_and_not_made(topic: str, in_the_table: Row, auto_create: bool) -> None:
+    with DurableKafkaBroker(auto_create=auto_create) as broker:
+        broker.create_topic("another")
+        message = told(Refused, [broker.bootstrap], topic)
+        assert broker.topics() == {"another"}
+    assert message == (
+        f"Kafka {broker.bootstrap} topic {topic}: there is no such topic; create it, it is not made by itself"
+    )
+    in_the_table(f"kafka: missing topic, auto-create {auto_create}", message)
+
+
+@contextmanager
+def says(answer: bytes) -> Iterator[str]:
+    """A port that answers everything alike and hangs up."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # it is closed
+                return
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"{HOST}:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+SSH = b"SSH-2.0-OpenSSH_9.2p1\r\n"
+
+
+@pytest.mark.parametrize("answer", [HTTP, SSH], ids=["HTTP", "SSH"])
+def test_a_port_of_something_else_is_refused(topic: str, in_the_table: Row, answer: bytes) -> None:
+    with says(answer) as server:
+        message = told(Refused, [server], topic)
+    assert message == f"Kafka {server}: what answers there is not a Kafka broker; check KAFKA_HOST"
+    in_the_table(f"kafka: port that speaks {answer[:4].decode().strip('/-')}", message)
+
+
+def test_an_answer_that_is_cut_short_is_no_answer(topic: str) -> None:
+    with says(struct.pack(">ii", 400, 1)) as server:
+        assert "closes the connection" in told(Unavailable, [server], topic)
+
+
+def test_the_clients_name_is_on_what_it_sends(
+    kafka_broker: KafkaTopics, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named: dict[int, set[str]] = {}
+
+    class Listening(KafkaRelay):
+        def _request(self, data: bytes) -> bytes:
+            api, _, _, length = struct.unpack_from(">hhih", data, 4)
+            named.setdefault(api, set()).add(data[14 : 14 + length].decode())
+            return super()._request(data)
+
+    kafka_broker.create_topic(topic)
+    monkeypatch.setenv("KAFKA_CLIENT_ID", "night-run")
+    with Listening(port_of(kafka_broker)) as relay:
+        deliver([relay.address], topic)
+    assert named[PRODUCE] == {"night-run"}
+    assert named[INIT_PRODUCER_ID] == {"night-run"}
+
+
+def test_an_old_cluster_needs_its_version_told(
+    mock_cluster: MockCluster, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mock_cluster.create_topic(topic)
+    servers = mock_cluster.bootstrap.split(",")
+    with pytest.raises(DeliveryError):
+        deliver(servers, topic, BRIEF_S)
+    monkeypatch.setenv("KAFKA_API_VERSION", "2.3")
+    event = deliver(servers, topic)
+    assert values(mock_cluster, topic)[-1] == event.body
+
+
+def test_who_may_not_use_the_topic_is_told_what_to_grant(
+    mock_cluster: MockCluster, topic: str, monkeypatch: pytest.MonkeyPatch, in_the_table: Row
+) -> None:
+    monkeypatch.setenv("KAFKA_API_VERSION", "2.3")
+    mock_cluster.create_topic(topic)
+    mock_cluster.topic_error(topic, TopicAuthorizationFailedError.errno)
+    message = told(Refused, mock_cluster.bootstrap.split(","), topic)
+    assert f"topic {topic}: its user may not use the topic; grant Describe and Write to publish" in message
+    in_the_table("kafka: topic forbidden", message)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "expected"),
+    [
+        (PRODUCE, 29, "grant Describe and Write to publish"),
+        (PRODUCE, 31, "its user lacks IdempotentWrite on the cluster"),
+        (INIT_PRODUCER_ID, 31, "its user lacks IdempotentWrite on the cluster"),
+    ],
+    ids=["write to the topic", "write without duplicates", "begin to write without duplicates"],
+)
+def test_who_may_not_write_is_told_what_to_grant(
+    mock_cluster: MockCluster,
+    topic: str,
+    monkeypatch: pytest.MonkeyPatch,
+    in_the_table: Row,
+    request_: int,
+    code: int,
+    expected: str,
+) -> None:
+    monkeypatch.setenv("KAFKA_API_VERSION", "2.3")
+    mock_cluster.create_topic(topic)
+    mock_cluster.push_errors(request_, *[code] * 100)
+    message = told(Refused, mock_cluster.bootstrap.split(","), topic)
+    assert expected in message
+    in_the_table(f"kafka: error {code} to request {request_}", message)
+
+
+# Through the step
+
+
+@pytest.fixture
+def pubsub(pubsub_server: PubSubServer, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Params that name a Pub/Sub topic which works."""
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_server.host)
+    pubsub_server.create_topic("project", "status")
+    return {"PUB_SUB_PROJECT": "project", "PUB_SUB_TOPIC": "status", "TIMEOUT": 1.5}
+
+
+def published(server: PubSubServer) -> list[str]:
+    return states([message.data for message in server.published("projects/project/topics/status")])
+
+
+def refusals(kind: str, broker: KafkaTopics, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> tuple[str, str]:
+    """A way to be refused: the server, and what must be told."""
+    if kind == "misspelt setting":
+        monkeypatch.setenv("KAFKA_SASL_PASWORD", "hunter2")
+        return broker.bootstrap, "KAFKA_SASL_PASWORD: no such setting; did you mean KAFKA_SASL_PASSWORD?"
+    if kind == "port of something else":
+        return stack.enter_context(says(HTTP)), "is not a Kafka broker; check KAFKA_HOST"
+    if kind == "wrong password":
+        monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT")
+        monkeypatch.setenv("KAFKA_SASL_MECHANISM", "SCRAM-SHA-256")
+        monkeypatch.setenv("KAFKA_SASL_USERNAME", "alice")
+        monkeypatch.setenv("KAFKA_SASL_PASSWORD", "not-this-one")
+        front = stack.enter_context(SaslRelay(port_of(broker), {"alice": "hunter2"}))
+        return front.address, "does not accept the login"
+    if kind == "no login":
+        return stack.enter_context(SaslRelay(port_of(broker))).address, "wants a login"
+    return broker.bootstrap, "there is no such topic; create it"
+
+
+@pytest.mark.parametrize(
+    "kind", ["misspelt setting", "port of something else", "wrong password", "no login", "missing topic"]
+)
+def test_a_refusal_ends_the_step_before_its_work_and_the_other_broker_hears_of_it(
+    kafka_broker: KafkaTopics,
+    pubsub_server: PubSubServer,
+    pubsub: dict[str, Any],
+    topic: str,
+    monkeypatch: pytest.MonkeyPatch,
+    a_step: Step,
+    in_the_table: Row,
+    kind: str,
+) -> None:
+    with ExitStack() as stack:
+        server, expected = refusals(kind, kafka_broker, monkeypatch, stack)
+        ended = a_step(KAFKA_HOST=server, KAFKA_TOPIC=topic, **pubsub)
+
+    assert (ended.code, ended.worked) == (2, False)
+    assert expected in ended.message
+    assert "Traceback" not in ended.told
+    assert ended.record.error is not None
+    assert ended.record.error.type == "StatusRefusedError"
+    assert "hunter2" not in ended.told
+    assert ended.spooled == ["started", "failed"]
+    assert published(pubsub_server) == ["started", "failed"]
+    in_the_table(f"step: {kind}", ended.message)
+
+
+def test_a_refusal_is_told_within_the_time_that_a_step_waits_by_default(
+    kafka_broker: KafkaTopics, monkeypatch: pytest.MonkeyPatch, topic: str, a_step: Step
+) -> None:
+    with ExitStack() as stack:
+        server, expected = refusals("wrong password", kafka_broker, monkeypatch, stack)
+        ended = a_step(KAFKA_HOST=server, KAFKA_TOPIC=topic)
+    assert (ended.code, ended.worked) == (2, False)
+    assert expected in ended.message
+
+
+def test_an_unreachable_broker_is_a_warning_and_everything_waits_in_the_spool(
+    pubsub_server: PubSubServer, pubsub: dict[str, Any], topic: str, a_step: Step
+) -> None:
+    server = f"{HOST}:{claim_port()}"
+
+    ended = a_step(KAFKA_HOST=server, KAFKA_TOPIC=topic, **pubsub)
+
+    assert (ended.code, ended.worked) == (0, True)
+    assert (
+        f"WARNING Kafka does not answer: {server}: Connection refused; going on, status waits in the spool"
+        in ended.told
+    )
+    assert "Traceback" not in ended.told
+    assert ended.spooled == published(pubsub_server) == ["started", "progress", "succeeded"]
+    assert ended.record.delivery is not None
+    report = ended.record.delivery["brokers"]
+    assert (report["kafka"]["delivered"], report["kafka"]["undelivered"]) == (0, 3)
+    assert "Connection refused" in report["kafka"]["trouble"]
+    assert (report["pubsub"]["delivered"], report["pubsub"]["undelivered"]) == (3, 0)
+    assert f"3 of 3 status events are not at Kafka {server} topic {topic}" in ended.told
+    assert f"shutterline events replay {ended.record.delivery['spool']}" in ended.told
+
+
+def test_an_unreachable_broker_fails_the_step_where_the_params_say_so(
+    pubsub_server: PubSubServer, pubsub: dict[str, Any], topic: str, a_step: Step
+) -> None:
+    server = f"{HOST}:{claim_port()}"
+
+    ended = a_step(KAFKA_HOST=server, KAFKA_TOPIC=topic, on_status_error="fail", **pubsub)
+
+    assert (ended.code, ended.worked) == (1, False)
+    assert f"Kafka does not answer: {server}: Connection refused" in ended.message
+    assert "on_status_error" in ended.message
+    assert "Traceback" not in ended.told
+    assert ended.record.error is not None
+    assert ended.record.error.type == "StatusUnavailableError"
+    assert ended.spooled == published(pubsub_server) == ["started", "failed"]
+
+
+@pytest.mark.parametrize("on_status_error", ["warn", "fail"])
+def test_a_silent_broker_is_waited_for_no_longer_than_the_params_say(
+    kafka_broker: KafkaTopics, topic: str, a_step: Step, on_status_error: str
+) -> None:
+    with Relay(port_of(kafka_broker)) as relay:
+        relay.black_hole()
+        ended = a_step(KAFKA_HOST=relay.address, KAFKA_TOPIC=topic, TIMEOUT=0.5, on_status_error=on_status_error)
+    assert (ended.code, ended.worked) == ((0, True) if on_status_error == "warn" else (1, False))
+    assert f"Kafka {relay.address} topic {topic} does not answer within 0.5 s" in ended.told
+
+
+def test_a_refusal_outweighs_a_silence(
+    kafka_broker: KafkaTopics, topic: str, monkeypatch: pytest.MonkeyPatch, a_step: Step
+) -> None:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"{HOST}:{claim_port()}")
+    ended = a_step(
+        KAFKA_HOST=kafka_broker.bootstrap,
+        KAFKA_TOPIC=topic,
+        PUB_SUB_PROJECT="project",
+        PUB_SUB_TOPIC="status",
+        TIMEOUT=1.5,
+        on_status_error="fail",
+    )
+    assert (ended.code, ended.worked) == (2, False)
+    assert "there is no such topic" in ended.message

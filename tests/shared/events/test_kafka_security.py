@@ -1,0 +1,475 @@
+"""Kafka with TLS and a login: those who are let in deliver, all others are told which setting to change."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared.events.kafka.publisher import KafkaTransport
+from components.shared.events.transport import Refused, Unavailable
+from tests.peers.kafka_relay import KafkaRelay, read_frame
+from tests.peers.kafka_topics import KafkaTopics
+from tests.peers.mock_kafka import MockCluster
+from tests.peers.ports import HOST, claim_port
+from tests.peers.sasl import SASL_HANDSHAKE, SaslRelay
+from tests.peers.tls import Certificates, tls_relay
+from tests.shared.events.security_fixtures import (
+    BRIEF_S,
+    LONG_S,
+    Row,
+    an_event,
+    deliver,
+    for_seconds,
+    service_account,
+    token_server,
+    told,
+)
+from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
+from tests.shared.events.security_fixtures import hurried_google as hurried_google
+from tests.shared.events.security_fixtures import in_the_table as in_the_table
+from tests.shared.events.security_fixtures import leaky_kafka_client as leaky_kafka_client
+
+pytestmark = pytest.mark.usefixtures("leaky_kafka_client")
+
+USER, PASSWORD, TOKEN, ANOTHER = "alice", "s3,cr=t ä word", "a-token-of-hers", "not-this-one"
+BY_PASSWORD = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+
+Setter = Callable[..., None]
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Setter:
+    """Set variables; the KAFKA_ before their names may be left out."""
+
+    def change(**variables: object) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(f"KAFKA_{name}", str(value))
+
+    return change
+
+
+@pytest.fixture
+def status(kafka_broker: KafkaTopics, topic: str) -> str:
+    kafka_broker.create_topic(topic)
+    return topic
+
+
+@pytest.fixture
+def broker_port(kafka_broker: KafkaTopics) -> int:
+    return int(kafka_broker.bootstrap.split(",")[0].rpartition(":")[2])
+
+
+@pytest.fixture(params=[False, True], ids=["SASL_PLAINTEXT", "SASL_SSL"])
+def front(
+    broker_port: int, certificates: Certificates, environment: Setter, request: pytest.FixtureRequest
+) -> Iterator[SaslRelay]:
+    """A port that wants a login, with and without TLS; the protocol is set."""
+    encrypted: bool = request.param
+    environment(SECURITY_PROTOCOL="SASL_SSL" if encrypted else "SASL_PLAINTEXT")
+    if encrypted:
+        environment(SSL_CAFILE=certificates.ca_file)
+    tls = certificates.server_context() if encrypted else None
+    with SaslRelay(broker_port, {USER: PASSWORD}, [TOKEN], tls=tls) as relay:
+        yield relay
+
+
+@pytest.fixture
+def plain_front(broker_port: int) -> Iterator[SaslRelay]:
+    with SaslRelay(broker_port, {USER: PASSWORD}, [TOKEN]) as relay:
+        yield relay
+
+
+def values(broker: KafkaTopics, topic: str) -> list[bytes]:
+    return [record.value for record in broker.records(topic)]
+
+
+# TLS
+
+
+def test_what_goes_through_tls_arrives(
+    kafka_broker: KafkaTopics, broker_port: int, status: str, certificates: Certificates, environment: Setter
+) -> None:
+    environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
+    with tls_relay(broker_port, certificates) as relay:
+        event = deliver([relay.address], status)
+    assert values(kafka_broker, status) == [event.body]
+
+
+@pytest.mark.parametrize("login", [False, True], ids=["without login", "with login"])
+def test_a_port_that_wants_tls_says_so(
+    broker_port: int,
+    status: str,
+    certificates: Certificates,
+    environment: Setter,
+    in_the_table: Row,
+    login: bool,
+) -> None:
+    if login:
+        environment(
+            SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="PLAIN", SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD
+        )
+    with tls_relay(broker_port, certificates) as relay:
+        message = told(Refused, [relay.address], status)
+    assert (
+        message == f"Kafka {relay.address} speaks TLS; set KAFKA_SECURITY_PROTOCOL to {'SASL_SSL' if login else 'SSL'}"
+    )
+    in_the_table("kafka: no TLS to a TLS port", message)
+
+
+def test_a_port_without_tls_says_so(
+    kafka_broker: KafkaTopics, status: str, certificates: Certificates, environment: Setter, in_the_table: Row
+) -> None:
+    environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
+    message = told(Refused, [kafka_broker.bootstrap], status)
+    assert "does not speak TLS; set KAFKA_SECURITY_PROTOCOL to PLAINTEXT, or name its TLS port" in message
+    in_the_table("kafka: TLS to a port without", message)
+
+
+@pytest.mark.parametrize("trusted", ["of somebody else", "of the system"])
+def test_a_certificate_of_an_authority_that_is_not_trusted_is_refused(
+    broker_port: int,
+    status: str,
+    certificates: Certificates,
+    tmp_path: Path,
+    environment: Setter,
+    in_the_table: Row,
+    trusted: str,
+) -> None:
+    environment(SECURITY_PROTOCOL="SSL")
+    if trusted == "of somebody else":
+        environment(SSL_CAFILE=Certificates(tmp_path / "other").ca_file)
+    with tls_relay(broker_port, certificates) as relay:
+        message = told(Refused, [relay.address], status)
+    assert message.startswith(f"Kafka {relay.address}: its certificate cannot be verified: ")
+    assert message.endswith("; KAFKA_SSL_CAFILE names the certificates to trust")
+    in_the_table(f"kafka: authorities {trusted}", message)
+
+
+def test_a_certificate_for_another_host_is_refused_unless_names_do_not_matter(
+    kafka_broker: KafkaTopics,
+    broker_port: int,
+    status: str,
+    certificates: Certificates,
+    environment: Setter,
+    in_the_table: Row,
+) -> None:
+    environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
+    with KafkaRelay(broker_port, tls=certificates.server_context("kafka.example.com")) as relay:
+        message = told(Refused, [relay.address], status)
+        assert values(kafka_broker, status) == []
+        environment(SSL_CHECK_HOSTNAME="false")
+        event = deliver([relay.address], status)
+    assert "IP address mismatch, certificate is not valid for '127.0.0.1'" in message
+    assert message.endswith("; name it as its certificate does, or set KAFKA_SSL_CHECK_HOSTNAME to false")
+    assert values(kafka_broker, status) == [event.body]
+    in_the_table("kafka: certificate of another host", message)
+
+
+def test_a_client_certificate_that_is_wanted_must_be_shown(
+    kafka_broker: KafkaTopics,
+    broker_port: int,
+    status: str,
+    certificates: Certificates,
+    tmp_path: Path,
+    environment: Setter,
+    in_the_table: Row,
+) -> None:
+    environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
+    with tls_relay(broker_port, certificates, require_client=True) as relay:
+        without = told(Refused, [relay.address], status)
+        others = Certificates(tmp_path / "other")
+        environment(SSL_CERTFILE=others.client_cert_file, SSL_KEYFILE=others.client_key_file)
+        with_anothers = told(Refused, [relay.address], status)
+        assert values(kafka_broker, status) == []
+        environment(SSL_CERTFILE=certificates.client_cert_file, SSL_KEYFILE=certificates.client_key_file)
+        event = deliver([relay.address], status)
+    for message in (without, with_anothers):
+        assert message.startswith(f"Kafka {relay.address} does not accept our TLS connection")
+        assert message.endswith("it may want a client certificate: KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE")
+    assert values(kafka_broker, status) == [event.body]
+    in_the_table("kafka: no client certificate", without)
+
+
+# Logins that are accepted
+
+
+@pytest.mark.parametrize("mechanism", BY_PASSWORD)
+def test_the_right_password_delivers(
+    kafka_broker: KafkaTopics, front: SaslRelay, status: str, environment: Setter, mechanism: str
+) -> None:
+    environment(SASL_MECHANISM=mechanism, SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD)
+    event = deliver([front.address], status)
+    assert values(kafka_broker, status) == [event.body]
+    assert set(front.authenticated) == {(mechanism, USER)}
+    assert front.refused == []
+
+
+def test_the_right_token_delivers(
+    kafka_broker: KafkaTopics, front: SaslRelay, status: str, environment: Setter
+) -> None:
+    environment(SASL_MECHANISM="OAUTHBEARER", SASL_OAUTH_TOKEN=TOKEN)
+    event = deliver([front.address], status)
+    assert values(kafka_broker, status) == [event.body]
+    assert set(front.authenticated) == {("OAUTHBEARER", TOKEN)}
+
+
+def test_a_token_that_was_renewed_is_the_one_that_is_shown(
+    kafka_broker: KafkaTopics, plain_front: SaslRelay, status: str, tmp_path: Path, environment: Setter
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="OAUTHBEARER", SASL_OAUTH_TOKEN_FILE=file)
+    with closing(KafkaTransport([plain_front.address], status)) as transport:
+        transport.send([an_event(0)], for_seconds(LONG_S))
+        plain_front.tokens = {"tomorrows-token"}
+        file.write_text("tomorrows-token")
+        transport.close()  # as after a broken connection
+        transport.send([an_event(1)], for_seconds(LONG_S))
+    assert [value for _, value in plain_front.authenticated][-1] == "tomorrows-token"
+    assert len(values(kafka_broker, status)) == 2
+
+
+# Logins that are refused
+
+
+@pytest.fixture(params=[0.1, 0.0], ids=["answer readable", "answer at the end of the connection"])
+def close_delay(request: pytest.FixtureRequest) -> float:
+    """How long after a refusal the broker hangs up; Apache Kafka does either."""
+    delay: float = request.param
+    return delay
+
+
+@pytest.mark.parametrize("mechanism", BY_PASSWORD)
+def test_a_wrong_password_is_refused_at_the_first_attempt(
+    kafka_broker: KafkaTopics,
+    front: SaslRelay,
+    status: str,
+    environment: Setter,
+    in_the_table: Row,
+    mechanism: str,
+    close_delay: float,
+) -> None:
+    front.close_delay = close_delay
+    environment(SASL_MECHANISM=mechanism, SASL_USERNAME=USER, SASL_PASSWORD=ANOTHER)
+    message = told(Refused, [front.address], status)
+    assert message.startswith(f"Kafka {front.address} does not accept the login: Authentication failed")
+    assert message.endswith("; check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD")
+    assert ANOTHER not in message
+    assert front.authenticated == []
+    # More would lock the account where attempts are counted.
+    assert front.connections == 1
+    assert values(kafka_broker, status) == []
+    in_the_table(f"kafka: wrong password, {mechanism}", message)
+
+
+def test_a_token_that_is_not_accepted_is_refused(
+    front: SaslRelay, status: str, environment: Setter, in_the_table: Row, close_delay: float
+) -> None:
+    front.close_delay = close_delay
+    environment(SASL_MECHANISM="OAUTHBEARER", SASL_OAUTH_TOKEN=ANOTHER)
+    message = told(Refused, [front.address], status)
+    assert message.startswith(f'Kafka {front.address} does not accept the login: {{"status":"invalid_token"}}')
+    assert message.endswith("; check the token, or what KAFKA_SASL_OAUTH_PROVIDER stands for")
+    assert ANOTHER not in message
+    in_the_table("kafka: token not accepted", message)
+
+
+def test_a_mechanism_that_is_not_offered_is_refused_with_those_that_are(
+    front: SaslRelay, status: str, environment: Setter, in_the_table: Row, close_delay: float
+) -> None:
+    front.close_delay = close_delay
+    front.mechanisms = ("SCRAM-SHA-512", "OAUTHBEARER")
+    environment(SASL_MECHANISM="PLAIN", SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD)
+    message = told(Refused, [front.address], status)
+    assert message == (
+        f"Kafka {front.address} does not offer KAFKA_SASL_MECHANISM PLAIN; it offers SCRAM-SHA-512, OAUTHBEARER"
+    )
+    in_the_table("kafka: mechanism not offered", message)
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["one server", "the first of two is down"])
+@pytest.mark.parametrize("encrypted", [False, True], ids=["PLAINTEXT", "SSL"])
+def test_who_comes_without_a_login_is_told_what_is_offered(
+    broker_port: int,
+    certificates: Certificates,
+    status: str,
+    environment: Setter,
+    in_the_table: Row,
+    close_delay: float,
+    encrypted: bool,
+    alone: bool,
+) -> None:
+    if encrypted:
+        environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
+    tls = certificates.server_context() if encrypted else None
+    with SaslRelay(broker_port, mechanisms=("SCRAM-SHA-512", "PLAIN"), tls=tls) as front:
+        front.close_delay = close_delay
+        servers = [front.address] if alone else [f"{HOST}:{claim_port()}", front.address]
+        message = told(Refused, servers, status)
+    wanted = "SASL_SSL" if encrypted else "SASL_PLAINTEXT"
+    assert message == (
+        f"Kafka {front.address} wants a login: set KAFKA_SECURITY_PROTOCOL to {wanted} and KAFKA_SASL_MECHANISM to "
+        "SCRAM-SHA-512 or PLAIN"
+    )
+    in_the_table("kafka: no login where one is wanted", message)
+
+
+class NoLogins(KafkaRelay):
+    """Says, as Apache Kafka's ports without SASL do, that there is nothing to shake hands about."""
+
+    def _request(self, data: bytes) -> bytes:
+        return data
+
+    async def _greet(self, reader: Any, writer: Any) -> bool:
+        while frame := await read_frame(reader):
+            api_key, _, correlation = struct.unpack_from(">hhi", frame, 4)
+            if api_key == SASL_HANDSHAKE:
+                body = struct.pack(">ihi", correlation, 34, 0)
+            else:
+                body = struct.pack(">ihi", correlation, 0, 0)  # ApiVersions: none
+            writer.write(struct.pack(">i", len(body)) + body)
+            await writer.drain()
+        return False
+
+
+@contextmanager
+def a_port_without_logins(kind: str, target: int) -> Iterator[str]:
+    if kind == "says so":
+        with NoLogins(target) as relay:
+            yield relay.address
+    else:
+        with MockCluster(brokers=1) as cluster:
+            yield cluster.bootstrap
+
+
+@pytest.mark.parametrize("kind", ["says so", "hangs up"])
+def test_who_comes_with_a_login_where_none_is_wanted_is_told(
+    broker_port: int, status: str, environment: Setter, in_the_table: Row, kind: str
+) -> None:
+    environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="PLAIN", SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD)
+    with a_port_without_logins(kind, broker_port) as server:
+        message = told(Refused, [server], status)
+    assert message.startswith(f"Kafka {server} wants no login")
+    assert "KAFKA_SECURITY_PROTOCOL" in message
+    in_the_table(f"kafka: login where none is wanted, {kind}", message)
+
+
+def test_a_broker_that_hangs_up_during_the_login_is_told_as_a_refusal(
+    broker_port: int, status: str, environment: Setter, in_the_table: Row
+) -> None:
+    class Curt(SaslRelay):
+        def _plain(self) -> Any:
+            yield b""
+            raise EOFError  # which ends the connection
+
+    environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="PLAIN", SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD)
+    with Curt(broker_port) as front:
+        message = told(Refused, [front.address], status)
+    assert message == (
+        f"Kafka {front.address} closes the connection during the login; "
+        "check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
+    )
+    in_the_table("kafka: hangs up during the login", message)
+
+
+def test_a_broker_that_falls_silent_during_the_login_is_waited_for(
+    plain_front: SaslRelay, status: str, environment: Setter
+) -> None:
+    environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="PLAIN", SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD)
+    plain_front.black_hole()
+    assert f"{plain_front.address} does not answer within" in told(Unavailable, [plain_front.address], status, BRIEF_S)
+
+
+def test_a_password_that_was_changed_is_told_when_it_matters(
+    kafka_broker: KafkaTopics, plain_front: SaslRelay, status: str, environment: Setter
+) -> None:
+    environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="PLAIN", SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD)
+    with closing(KafkaTransport([plain_front.address], status)) as transport:
+        transport.send([an_event(0)], for_seconds(LONG_S))
+        plain_front.users[USER] = "todays-password"
+        plain_front.refuse()
+        plain_front.pass_through()
+        with pytest.raises((Refused, Unavailable)):
+            transport.send([an_event(1)], for_seconds(BRIEF_S))
+        with pytest.raises(Refused, match="does not accept the login"):
+            transport.send([an_event(1)], for_seconds(LONG_S))
+    assert len(values(kafka_broker, status)) == 1
+
+
+# Tokens that cannot be had
+
+
+def test_a_token_file_that_is_gone_at_the_login_is_told(
+    plain_front: SaslRelay, status: str, tmp_path: Path, environment: Setter, in_the_table: Row
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="OAUTHBEARER", SASL_OAUTH_TOKEN_FILE=file)
+    with closing(KafkaTransport([plain_front.address], status)) as transport:
+        file.unlink()
+        with pytest.raises(Refused) as caught:
+            transport.send([an_event()], for_seconds(LONG_S))
+    assert str(caught.value) == (
+        f"Kafka {plain_front.address}: KAFKA_SASL_OAUTH_TOKEN_FILE: {file} cannot be read: No such file or directory"
+    )
+    in_the_table("kafka: token file gone", str(caught.value))
+
+
+def test_google_gives_the_token(
+    kafka_broker: KafkaTopics,
+    plain_front: SaslRelay,
+    status: str,
+    tmp_path: Path,
+    environment: Setter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with token_server((200, {"access_token": "ya29.of-google", "expires_in": 600})) as google:
+        monkeypatch.setenv(
+            "GOOGLE_APPLICATION_CREDENTIALS", str(service_account(tmp_path / "account.json", token_uri=google.uri))
+        )
+        environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="OAUTHBEARER", SASL_OAUTH_PROVIDER="google")
+
+        class AnyToken(set[str]):
+            """What the front takes: every token, since each is made anew."""
+
+            def __contains__(self, token: object) -> bool:
+                return True
+
+        plain_front.tokens = AnyToken()
+        event = deliver([plain_front.address], status)
+    assert values(kafka_broker, status) == [event.body]
+    assert all(len(token.split(".")) == 3 for _, token in plain_front.authenticated)
+
+
+@pytest.mark.usefixtures("hurried_google")
+@pytest.mark.parametrize(
+    ("answer", "kind", "expected"),
+    [
+        ((400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}), Refused, "invalid_grant"),
+        ((503, {"error": "temporarily_unavailable"}), Unavailable, "no token for now"),
+    ],
+    ids=["refused", "not now"],
+)
+def test_a_token_that_google_does_not_give_is_told(
+    plain_front: SaslRelay,
+    status: str,
+    tmp_path: Path,
+    environment: Setter,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: tuple[int, dict[str, Any]],
+    kind: type[Refused | Unavailable],
+    expected: str,
+) -> None:
+    with token_server(answer) as google:
+        monkeypatch.setenv(
+            "GOOGLE_APPLICATION_CREDENTIALS", str(service_account(tmp_path / "account.json", token_uri=google.uri))
+        )
+        environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="OAUTHBEARER", SASL_OAUTH_PROVIDER="google")
+        message = told(kind, [plain_front.address], status)
+    assert "KAFKA_SASL_OAUTH_PROVIDER=google" in message
+    assert expected in message

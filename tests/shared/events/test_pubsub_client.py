@@ -1,0 +1,360 @@
+"""Pub/Sub's credentials and permissions: checked as a step starts, told with what to do, never shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from components.shared.errors import StatusRefusedError
+from components.shared.events.pubsub import client
+from components.shared.events.pubsub.client import check_credentials_file, open_channel
+from components.shared.events.pubsub.publisher import PubSubTransport
+from components.shared.events.redaction import redact
+from components.shared.events.transport import DeliveryError, Refused, Unavailable
+from tests.peers.kafka_topics import KafkaTopics
+from tests.peers.ports import HOST, claim_port
+from tests.peers.pubsub_server import PubSubServer
+from tests.peers.tls import Certificates, tls_relay
+from tests.shared.events.security_fixtures import (
+    LONG_S,
+    Row,
+    Step,
+    an_event,
+    for_seconds,
+    private_key,
+    service_account,
+    states,
+    token_server,
+)
+from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
+from tests.shared.events.security_fixtures import a_step as a_step
+from tests.shared.events.security_fixtures import hurried_google as hurried_google
+from tests.shared.events.security_fixtures import in_the_table as in_the_table
+
+# A step that is refused waits so long at its end for the broker that refuses.
+PUBSUB: dict[str, Any] = {"PUB_SUB_PROJECT": "project", "PUB_SUB_TOPIC": "status", "TIMEOUT": 1.5}
+TOPIC = "projects/project/topics/status"
+GRANTED = (200, {"access_token": "ya29.of-nobody", "expires_in": 600})
+REVOKED = (400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."})
+BUSY = (503, {"error": "temporarily_unavailable"})
+
+
+@pytest.fixture
+def server(pubsub_server: PubSubServer) -> PubSubServer:
+    """A server with the topic."""
+    pubsub_server.create_topic("project", "status")
+    return pubsub_server
+
+
+@pytest.fixture
+def emulated(server: PubSubServer, monkeypatch: pytest.MonkeyPatch) -> PubSubServer:
+    """The same, which the environment names as an emulator: no credentials are asked for."""
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", server.host)
+    return server
+
+
+@pytest.fixture
+def service(
+    server: PubSubServer, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PubSubServer]:
+    """The same with TLS in the place of Google's service; its authority is trusted as Google's is."""
+    with tls_relay(server.port, certificates, kafka=False) as front:
+        trusting = partial(grpc.ssl_channel_credentials, root_certificates=certificates.ca_file.read_bytes())
+        monkeypatch.setattr(grpc, "ssl_channel_credentials", trusting)
+        monkeypatch.setattr(client, "_SERVICE", front.address)
+        yield server
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine that has no application default credentials."""
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "gcloud"))
+
+
+def deliver(credentials: Path | None = None) -> None:
+    file = None if credentials is None else str(credentials)
+    with closing(PubSubTransport(TOPIC, file, timeout_s=LONG_S)) as transport:
+        transport.send([an_event()], for_seconds(LONG_S))
+
+
+def told(kind: type[Exception], credentials: Path | None = None) -> str:
+    with pytest.raises(kind) as caught:
+        deliver(credentials)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# The credentials' file
+
+
+def spoilt(kind: str, path: Path) -> str:
+    """Make a file that is none of credentials; returns what must be told of it."""
+    contents: dict[str, bytes] = {
+        "not JSON": b"private_key: hunter2",
+        "no text": b"\xff\xfehunter2",
+        "no object": b'["hunter2"]',
+        "no type": b'{"private_key": "hunter2"}',
+        "deep": b"[" * 100_000 + b"hunter2",
+    }
+    if kind == "directory":
+        path.mkdir()
+        return f"{path} cannot be read: Is a directory"
+    if kind == "missing":
+        return f"there is no file {path}; mount it, or leave the key out to use the application default credentials"
+    path.write_bytes(contents[kind])
+    if kind in ("no object", "no type"):
+        return f'{path} is not a file of Google credentials: it has no "type"'
+    return f"{path} is not a JSON file of credentials"
+
+
+@pytest.mark.parametrize("emulator", [True, False], ids=["emulator", "service"])
+@pytest.mark.parametrize("kind", ["missing", "directory", "not JSON", "no text", "no object", "no type", "deep"])
+def test_a_file_that_is_none_ends_the_step_with_its_name(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    a_step: Step,
+    in_the_table: Row,
+    kind: str,
+    emulator: bool,
+) -> None:
+    if emulator:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"{HOST}:{claim_port()}")
+    file = tmp_path / "account.json"
+    expected = spoilt(kind, file)
+
+    ended = a_step(GOOGLE_APPLICATION_CREDENTIALS=str(file), **PUBSUB)
+
+    assert (ended.code, ended.worked) == (2, False)
+    assert ended.message == f"GOOGLE_APPLICATION_CREDENTIALS: {expected}"
+    assert "Traceback" not in ended.told
+    assert "hunter2" not in ended.told
+    assert ended.spooled == ["started", "failed"]
+    in_the_table(f"pubsub credentials: {kind}", ended.message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"private_key": "hunter2"}, "Unable to load PEM file"),
+        ({"client_email": None}, "missing fields client_email"),
+        ({"token_uri": None}, "missing fields token_uri"),
+        ({"type": "of_another_kind"}, "does not have a valid type"),
+    ],
+    ids=["no key", "no address", "nowhere to ask for tokens", "unknown type"],
+)
+def test_a_service_account_that_cannot_be_used_ends_the_step_with_its_name(
+    tmp_path: Path,
+    a_step: Step,
+    in_the_table: Row,
+    request: pytest.FixtureRequest,
+    changes: dict[str, str | None],
+    expected: str,
+) -> None:
+    file = service_account(tmp_path / "account.json", **changes)
+
+    ended = a_step(GOOGLE_APPLICATION_CREDENTIALS=str(file), **PUBSUB)
+
+    assert (ended.code, ended.worked) == (2, False)
+    assert ended.message.startswith(f"GOOGLE_APPLICATION_CREDENTIALS: {file}: cannot be used: ")
+    assert expected in ended.message
+    assert "Traceback" not in ended.told
+    assert "hunter2" not in ended.told
+    assert private_key().splitlines()[1] not in ended.told
+    in_the_table(f"pubsub credentials: {request.node.callspec.id}", ended.message)
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_without_any_credentials_the_step_ends_with_how_to_name_some(a_step: Step, in_the_table: Row) -> None:
+    ended = a_step(**PUBSUB)
+    assert (ended.code, ended.worked) == (2, False)
+    assert ended.message.startswith("application default credentials: cannot be used: ")
+    assert ended.message.endswith("; name a service-account file by GOOGLE_APPLICATION_CREDENTIALS")
+    in_the_table("pubsub credentials: none at all", ended.message)
+
+
+def test_a_secret_of_the_file_is_taken_out_of_texts_from_then_on(tmp_path: Path) -> None:
+    user = {"type": "authorized_user", "client_secret": "GOCSPX-hunter2", "refresh_token": "1//0e-hunter2"}
+    (tmp_path / "user.json").write_text(json.dumps(user))
+    check_credentials_file(str(tmp_path / "user.json"))
+    assert redact("GOCSPX-hunter2, 1//0e-hunter2") == "[redacted], [redacted]"
+
+    line = private_key().splitlines()[3]
+    assert line in redact(f"near {line}")
+    check_credentials_file(str(service_account(tmp_path / "account.json")))
+    assert redact(f"near {line}") == "near [redacted]"
+
+
+def test_the_emulator_needs_no_credentials(emulated: PubSubServer) -> None:
+    deliver()
+    assert states([message.data for message in emulated.published(TOPIC)]) == ["started"]
+
+
+# The service, which wants a token
+
+
+def test_who_has_a_token_delivers(service: PubSubServer, tmp_path: Path) -> None:
+    with token_server(GRANTED) as google:
+        deliver(service_account(tmp_path / "account.json", token_uri=google.uri))
+        assert google.asked == 1
+    assert states([message.data for message in service.published(TOPIC)]) == ["started"]
+    assert redact("with ya29.of-nobody") == "with [redacted]"
+
+
+def test_the_environments_credentials_serve_where_the_params_name_none(
+    service: PubSubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with token_server(GRANTED) as google:
+        file = service_account(tmp_path / "account.json", token_uri=google.uri)
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+        deliver()
+    assert states([message.data for message in service.published(TOPIC)]) == ["started"]
+
+
+@pytest.mark.usefixtures("service")
+def test_credentials_that_google_does_not_accept_end_the_step(tmp_path: Path, a_step: Step, in_the_table: Row) -> None:
+    with token_server(REVOKED) as google:
+        file = service_account(tmp_path / "account.json", token_uri=google.uri)
+        ended = a_step(GOOGLE_APPLICATION_CREDENTIALS=str(file), **PUBSUB)
+    assert (ended.code, ended.worked) == (2, False)
+    assert ended.message == (
+        f"GOOGLE_APPLICATION_CREDENTIALS: {file}: not accepted: invalid_grant: Invalid JWT Signature."
+    )
+    assert "Traceback" not in ended.told
+    in_the_table("pubsub credentials: not accepted", ended.message)
+
+
+@pytest.mark.usefixtures("service", "hurried_google")
+def test_a_token_server_in_trouble_is_waited_for(tmp_path: Path, service: PubSubServer) -> None:
+    with token_server(BUSY) as google:
+        file = service_account(tmp_path / "account.json", token_uri=google.uri)
+        with closing(PubSubTransport(TOPIC, str(file), timeout_s=LONG_S)) as transport:
+            with pytest.raises(Unavailable, match="no token for now: temporarily_unavailable"):
+                transport.send([an_event()], for_seconds(LONG_S))
+            google.answers = [GRANTED]
+            transport.send([an_event()], for_seconds(LONG_S))
+    assert len(service.published(TOPIC)) == 1
+
+
+@pytest.mark.usefixtures("service", "hurried_google")
+def test_a_token_server_that_is_not_there_is_no_refusal(tmp_path: Path) -> None:
+    assert "no token for now" in told(Unavailable, service_account(tmp_path / "account.json"))
+
+
+def test_a_channel_is_opened_with_what_was_checked_before(tmp_path: Path) -> None:
+    with pytest.raises(StatusRefusedError, match="there is no file"):
+        open_channel(str(tmp_path / "nowhere"))
+
+
+# What the service says to those it knows
+
+
+ANSWERS: dict[str, tuple[grpc.StatusCode, str, str]] = {
+    "no permission": (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "User not authorized to perform this action.",
+        f"Pub/Sub forbids {TOPIC}: 403 User not authorized to perform this action.; "
+        "grant its credentials the role roles/pubsub.publisher",
+    ),
+    "bad credentials": (
+        grpc.StatusCode.UNAUTHENTICATED,
+        "Request had invalid authentication credentials.",
+        f"Pub/Sub does not accept the credentials for {TOPIC}: 401 Request had invalid authentication credentials.; "
+        "check GOOGLE_APPLICATION_CREDENTIALS",
+    ),
+    "no topic": (
+        grpc.StatusCode.NOT_FOUND,
+        f"Resource not found (resource={TOPIC}).",
+        f"Pub/Sub has no topic {TOPIC}; create it, it is not made by itself",
+    ),
+    "disabled project": (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "Billing is off.",
+        f"Pub/Sub refuses {TOPIC}: 400 Billing is off.",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_a_refusal_ends_the_step_before_its_work_and_the_other_broker_hears_of_it(
+    emulated: PubSubServer, kafka_broker: KafkaTopics, topic: str, a_step: Step, in_the_table: Row, kind: str
+) -> None:
+    code, said, expected = ANSWERS[kind]
+    emulated.fail_always("Publish", code, said)
+    kafka_broker.create_topic(topic)
+
+    ended = a_step(KAFKA_HOST=kafka_broker.bootstrap, KAFKA_TOPIC=topic, **PUBSUB)
+
+    assert (ended.code, ended.worked) == (2, False)
+    assert ended.message == expected
+    assert "Traceback" not in ended.told
+    assert ended.record.error is not None
+    assert ended.record.error.type == "StatusRefusedError"
+    assert states([record.value for record in kafka_broker.records(topic)]) == ["started", "failed"]
+    assert emulated.published(TOPIC) == []
+    in_the_table(f"pubsub: {kind}", ended.message)
+
+
+def test_a_topic_that_is_really_missing_is_not_made(emulated: PubSubServer, a_step: Step) -> None:
+    emulated.delete_topic(TOPIC)
+    ended = a_step(**PUBSUB)
+    assert (ended.code, ended.worked) == (2, False)
+    assert ended.message == f"Pub/Sub has no topic {TOPIC}; create it, it is not made by itself"
+    assert emulated.requests["CreateTopic"] == 0
+
+
+UNAVAILABLE: dict[str, Callable[[PubSubServer], None]] = {
+    "it says so": lambda server: server.fail_always("Publish", grpc.StatusCode.UNAVAILABLE, "try again"),
+    "it has too much to do": lambda server: server.fail_always("Publish", grpc.StatusCode.RESOURCE_EXHAUSTED, "quota"),
+    "it is broken": lambda server: server.fail_always("Publish", grpc.StatusCode.INTERNAL, "sorry"),
+    "nobody listens": PubSubServer.stop,
+}
+
+
+@pytest.mark.parametrize("why", UNAVAILABLE)
+def test_a_service_that_is_not_there_is_a_warning_and_everything_waits_in_the_spool(
+    emulated: PubSubServer, a_step: Step, why: str
+) -> None:
+    UNAVAILABLE[why](emulated)
+    ended = a_step(**PUBSUB)
+    assert (ended.code, ended.worked) == (0, True)
+    assert f"Pub/Sub does not answer for {TOPIC}" in ended.told
+    assert "going on, status waits in the spool" in ended.told
+    assert ended.spooled == ["started", "progress", "succeeded"]
+    assert ended.record.delivery is not None
+    report = ended.record.delivery["brokers"]["pubsub"]
+    assert (report["delivered"], report["undelivered"]) == (0, 3)
+    assert f"Pub/Sub does not answer for {TOPIC}" in report["trouble"]
+
+
+def test_a_service_that_is_not_there_fails_the_step_where_the_params_say_so(
+    emulated: PubSubServer, a_step: Step
+) -> None:
+    emulated.stop()
+    ended = a_step(on_status_error="fail", **PUBSUB)
+    assert (ended.code, ended.worked) == (1, False)
+    assert f"Pub/Sub does not answer for {TOPIC}" in ended.message
+    assert "Traceback" not in ended.told
+
+
+@pytest.mark.parametrize(("code", "kind"), [
+    (grpc.StatusCode.PERMISSION_DENIED, Refused),
+    (grpc.StatusCode.UNAVAILABLE, Unavailable),
+    (grpc.StatusCode.ABORTED, Unavailable),
+])  # fmt: skip
+def test_after_an_answer_of_no_the_next_attempt_may_succeed(
+    emulated: PubSubServer, code: grpc.StatusCode, kind: type[DeliveryError]
+) -> None:
+    emulated.fail_next("Publish", code)
+    with closing(PubSubTransport(TOPIC, timeout_s=LONG_S)) as transport:
+        with pytest.raises(kind):
+            transport.send([an_event()], for_seconds(LONG_S))
+        transport.send([an_event()], for_seconds(LONG_S))
+    assert len(emulated.published(TOPIC)) == 1

@@ -1,0 +1,216 @@
+"""What is known of a run from its events, whatever order they arrive in."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.shared.events.data import (
+    Cancelled,
+    Checkpoint,
+    Error,
+    Failed,
+    PipelineEnded,
+    PipelineStarted,
+    StepOutcome,
+    StepStarted,
+    Succeeded,
+)
+from components.shared.events.event import PIPELINE, StepEvent
+from components.shared.events.runs import RunView, StepView, fold
+from tests.shared.events.told import A_SECOND, END, START, STEPS, Ending, Voice, a_pipeline, a_step, parsed, progress
+
+ENDINGS: list[Ending] = ["succeeded", "failed", "cancelled"]
+IN_PIPELINE = StepStarted("1.0", "pod-1", None, "image-classifier")
+BY_ITSELF = StepStarted("1.0", "pod-1")
+BEGUN = PipelineStarted("image-classifier", list(STEPS), "1.0", "pod-1")
+
+
+def at(seconds: int) -> datetime:
+    return datetime.fromtimestamp(START // A_SECOND, UTC) + timedelta(seconds=seconds)
+
+
+def attempt(number: int, *told: Any, step: str = "train", begin_s: int = 0) -> list[StepEvent]:
+    """The events of one attempt, a second apart, from what it told."""
+    voice = Voice("run-1", step, number, START + begin_s * A_SECOND)
+    states = {StepStarted: "started", PipelineStarted: "started", Checkpoint: "checkpoint"}
+    ends = {Succeeded: "succeeded", Failed: "failed", Cancelled: "cancelled"}
+    names: dict[type, Any] = {**states, **ends}
+    return parsed([voice.says(names.get(type(data), "progress"), data) for data in told])
+
+
+def ended(outcome: Ending, *outcomes: StepOutcome) -> list[StepEvent]:
+    end = PipelineEnded("image-classifier", outcome, outcome.upper(), "", list(outcomes))
+    voice = Voice("run-1", PIPELINE)
+    voice.says("started", BEGUN)
+    return parsed([voice.says(outcome, end)])
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_pipeline_is_what_it_says_at_its_end(ending: Ending) -> None:
+    events = parsed(a_pipeline("run-1", ending))
+
+    view = fold("run-1", events)
+    assert (view.state, view.is_done, view.began) == (ending, True, BEGUN)
+    assert view.ended == events[-1].data
+    assert list(view.steps) == (["data-prep", "train", "evaluate"] if ending == "succeeded" else ["data-prep", "train"])
+    assert view.steps["train"] == StepView(
+        "train", 0, ending, at(4), at(0), progress(3, 3), None, END[ending], in_pipeline=True
+    )
+    before = fold("run-1", events[:-1])
+    assert (before.state, before.is_done) == ("running", False)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_step_that_was_run_by_itself_is_all_of_its_run(ending: Ending) -> None:
+    events = parsed(a_step("run-1", ending, epochs=1))
+    assert fold("run-1", events) == RunView(
+        "run-1",
+        {
+            "train": StepView(
+                "train", 0, ending, at(3), at(0), progress(1, 1), Checkpoint(1, 1, "gs://bucket/last"), END[ending]
+            )
+        },
+        state=ending,
+        last=at(3),
+    )
+    assert [fold("run-1", events[:count]).state for count in range(5)] == ["running"] * 4 + [ending]
+
+
+def test_the_next_step_that_is_run_by_itself_goes_on_with_the_run() -> None:
+    first = attempt(0, BY_ITSELF, END["succeeded"], step="data-prep")
+    view = fold("run-1", [*first, *attempt(0, BY_ITSELF, begin_s=9)])
+    assert (view.state, {name: step.state for name, step in view.steps.items()}) == (
+        "running",
+        {"data-prep": "succeeded", "train": "started"},
+    )
+
+
+def test_a_retry_starts_its_step_anew_in_its_old_place_with_what_was_saved() -> None:
+    prepared = attempt(0, IN_PIPELINE, END["succeeded"], step="data-prep")
+    failed = attempt(0, IN_PIPELINE, progress(2, 3), Checkpoint(2, 3, "gs://b/2"), END["failed"])
+    evaluated = attempt(0, IN_PIPELINE, step="evaluate")
+    again = attempt(1, IN_PIPELINE, begin_s=60)
+
+    view = fold("run-1", [*prepared, *failed, *evaluated, *again])
+    assert list(view.steps) == ["data-prep", "train", "evaluate"]
+    assert view.steps["train"] == StepView(
+        "train", 1, "started", at(60), at(60), checkpoint=Checkpoint(2, 3, "gs://b/2"), in_pipeline=True
+    )
+    assert view.last == at(60)
+
+
+def test_late_words_of_an_older_attempt_change_nothing_but_the_time() -> None:
+    late = attempt(0, BY_ITSELF, progress(2, 3), END["failed"], begin_s=100)
+    again = attempt(1, BY_ITSELF, progress(1, 3))
+
+    view, without = fold("run-1", [*again, *late]), fold("run-1", again)
+    assert view.steps == without.steps
+    assert (view.state, view.last) == ("running", at(102))
+
+
+def test_nothing_follows_the_last_word_of_an_attempt() -> None:
+    told = attempt(0, BY_ITSELF, END["cancelled"], progress(1, 3), END["succeeded"])
+    view = fold("run-1", told)
+    assert (view.state, view.steps["train"].state, view.steps["train"].progress) == ("cancelled", "cancelled", None)
+
+
+def test_other_runs_are_passed_over() -> None:
+    mine, others = parsed(a_step("run-1")), parsed(a_pipeline("run-2", "failed"))
+    assert fold("run-1", [*others, *mine, *others]) == fold("run-1", mine)
+    assert fold("run-3", mine) == RunView("run-3")
+
+
+def streams_of(ending: Ending) -> list[list[StepEvent]]:
+    """A pipeline with a retried training: what is said in order, attempt by attempt."""
+    pipeline = parsed([line for line in a_pipeline("run-1", ending) if b'"subject":"pipeline"' in line])
+    return [
+        pipeline,
+        attempt(0, IN_PIPELINE, progress(1, 1), END["succeeded"], step="data-prep"),
+        attempt(0, IN_PIPELINE, progress(1, 3), Checkpoint(1, 3, "gs://b/1"), END["failed"], begin_s=10),
+        attempt(1, IN_PIPELINE, progress(1, 3), Checkpoint(1, 3, "gs://b/again"), END[ending], begin_s=20),
+        attempt(0, IN_PIPELINE, END["succeeded"], step="evaluate", begin_s=40),
+    ]
+
+
+@given(st.sampled_from(ENDINGS), st.randoms(use_true_random=False))
+def test_the_steps_events_may_arrive_in_any_order_that_keeps_each_steps_own(ending: Ending, chosen: Any) -> None:
+    streams = streams_of(ending)
+    expected = fold("run-1", [event for stream in streams for event in stream])
+    assert expected.state == ending
+
+    left = [list(stream) for stream in streams]
+    arrived = []
+    while any(left):
+        arrived.append(chosen.choice([stream for stream in left if stream]).pop(0))
+    assert fold("run-1", arrived) == expected
+
+
+def test_the_fold_can_be_looked_at_after_every_event() -> None:
+    events = parsed(a_pipeline("run-1"))
+    view = RunView("run-1")
+    for count, event in enumerate(events, 1):
+        view.add(event)
+        assert view == fold("run-1", events[:count])
+    times = [event.time for event in events]
+    assert any(later < earlier for earlier, later in pairwise(times))  # the steps' clocks overlap here
+    assert view.last == max(times)
+
+
+def outcomes(events: list[StepEvent], *, pipeline_succeeded: bool = False, seen: bool = True) -> list[StepOutcome]:
+    return fold("run-1", events).outcomes(STEPS, pipeline_succeeded=pipeline_succeeded, seen=seen)
+
+
+def test_every_step_has_an_outcome() -> None:
+    prepared = attempt(0, IN_PIPELINE, END["succeeded"], step="data-prep")
+    error = Error("DataError", "images/cat.png: is not an image; leave it out")
+    done = StepOutcome("data-prep", "succeeded", 0)
+    missing = StepOutcome("evaluate", "not started")
+
+    failed = attempt(3, IN_PIPELINE, END["failed"])
+    assert outcomes([*prepared, *failed]) == [done, StepOutcome("train", "failed", 3, error), missing]
+    cancelled = attempt(0, IN_PIPELINE, END["cancelled"])
+    assert outcomes([*prepared, *cancelled]) == [done, StepOutcome("train", "cancelled", 0), missing]
+
+
+def test_a_step_that_began_and_never_ended_was_killed() -> None:
+    killed = attempt(0, IN_PIPELINE, progress(1, 3))
+    assert outcomes(killed)[1] == StepOutcome("train", "killed", 0)
+    assert outcomes([*attempt(0, IN_PIPELINE, END["failed"]), *attempt(1, IN_PIPELINE)])[1] == StepOutcome(
+        "train", "killed", 1
+    )
+
+
+def test_a_silent_step_that_the_pipeline_went_past_was_cached() -> None:
+    trained = attempt(0, IN_PIPELINE, END["failed"])
+    assert [outcome.outcome for outcome in outcomes(trained)] == ["cached", "failed", "not started"]
+    evaluated = [
+        *attempt(0, IN_PIPELINE, END["succeeded"], step="data-prep"),
+        *attempt(0, IN_PIPELINE, step="evaluate"),
+    ]
+    assert [outcome.outcome for outcome in outcomes(evaluated)] == ["succeeded", "cached", "killed"]
+    assert [outcome.outcome for outcome in outcomes([], pipeline_succeeded=True)] == ["cached"] * 3
+    assert [outcome.outcome for outcome in outcomes([])] == ["not started"] * 3
+
+
+def test_silence_means_nothing_where_the_events_cannot_be_seen() -> None:
+    trained = attempt(0, IN_PIPELINE, END["succeeded"])
+    for pipeline_succeeded in (True, False):
+        assert outcomes(trained, pipeline_succeeded=pipeline_succeeded, seen=False) == [
+            StepOutcome("data-prep", "unknown"),
+            StepOutcome("train", "succeeded", 0),
+            StepOutcome("evaluate", "unknown"),
+        ]
+
+
+def test_a_pipeline_that_has_ended_is_not_running_again_because_of_late_words() -> None:
+    late = attempt(0, IN_PIPELINE, progress(1, 3), begin_s=50)
+    view = fold("run-1", [*ended("cancelled"), *late])
+    assert (view.state, view.is_done, view.steps["train"].state) == ("cancelled", True, "progress")
+    # A pipeline that is retried as a whole ends again, and the last word counts.
+    assert fold("run-1", [*ended("failed"), *late, *ended("succeeded")]).state == "succeeded"

@@ -1,0 +1,174 @@
+"""A broker in memory that does what it is told to, and what tests of the delivery share."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from components.shared.events.event import Speaker
+from components.shared.events.spool import Spool
+from components.shared.events.stream import StatusStream, make_spool
+from components.shared.events.transport import DeliveryError, Patience, Sealed, Transport
+from tests.shared.events.told import Voice, progress
+
+LOG = logging.getLogger("tests.delivery")
+
+# Far above what anything here takes: whoever waits so long has waited for something that will not happen.
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class TakesAndFails:
+    """Take so many events, then fail without saying that they were taken: an answer lost on its way."""
+
+    events: int
+
+
+# What a broker does with one window: fail so, or run something before it takes all of it.
+Act = Exception | TakesAndFails | Callable[[], object]
+
+
+class ScriptedTransport:
+    """Does one act for each window and takes every window when there are no more.
+
+    A `DeliveryError` takes as many events of the window as it says it has.
+
+    Attributes:
+        sealed: The events in the order they were taken.
+        windows: How many events it was given at a time.
+        closed: How often it was closed.
+    """
+
+    def __init__(self, name: str = "kafka", acts: Iterable[Act] = (), *, place: str = "") -> None:
+        self.name = name
+        self.place = place or f"{name} in memory"
+        self.sealed: list[Sealed] = []
+        self.windows: list[int] = []
+        self.closed = 0
+        self._acts = iter(acts)
+
+    def send(self, events: Sequence[Sealed], patience: Patience) -> None:
+        self.windows.append(len(events))
+        act = next(self._acts, None)
+        if isinstance(act, TakesAndFails):
+            self._take(events[: act.events])
+            raise ConnectionResetError("the answer was lost")
+        if isinstance(act, Exception):
+            self._take(events[: act.delivered if isinstance(act, DeliveryError) else 0])
+            raise act
+        if act is not None:
+            act()
+        self._take(events)
+
+    def _take(self, events: Sequence[Sealed]) -> None:
+        self.sealed += events
+
+    def close(self) -> None:
+        self.closed += 1
+
+    @property
+    def taken(self) -> list[bytes]:
+        """The events' bytes."""
+        return [event.body for event in self.sealed]
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the events it took."""
+        return [json.loads(body)["id"] for body in self.taken]
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
+
+
+class Gate:
+    """What a broker or a disk hangs at until it is opened."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self) -> None:
+        """Pass, or wait for the gate to be opened."""
+        self.reached.set()
+        self._open.wait()
+
+    def open(self) -> None:
+        """Let everybody pass from now on."""
+        self._open.set()
+
+
+class FullDisk:
+    """A disk that takes so many bytes of each write, or none (a negative number); everything when nothing is said."""
+
+    def __init__(self, takes: Sequence[int]) -> None:
+        self._takes = iter(takes)
+        self._write = os.pwrite
+
+    def pwrite(self, descriptor: int, data: bytes, offset: int) -> int:
+        size = next(self._takes, len(data))
+        if size < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._write(descriptor, data[:size], offset)
+
+
+class HangingDisk:
+    """Every write waits at the gate."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.gate = Gate()
+        self._write = os.pwrite
+        patch.setattr(os, "pwrite", self._pwrite)
+
+    def _pwrite(self, descriptor: int, data: bytes, offset: int) -> int:
+        self.gate()
+        return self._write(descriptor, data, offset)
+
+
+def targets(*names: str, topic: str = "status") -> dict[str, dict[str, object]]:
+    """What a ledger says of brokers."""
+    return {name: {"topic": topic} for name in names}
+
+
+def stream_to(
+    directory: Path | None,
+    *transports: Transport,
+    run: str = "run-1",
+    step: str = "train",
+    earlier: Sequence[Spool] = (),
+    topic: str = "status",
+) -> StatusStream:
+    """A step's stream to brokers."""
+    names = targets(*(transport.name for transport in transports), topic=topic)
+    speaker, spool = make_spool(directory, Speaker(run, step, 0, "pod-1"), names, LOG)
+    return StatusStream(speaker, spool, transports, earlier=earlier, log=LOG)
+
+
+def lines_of(count: int, run: str = "run-1", step: str = "train", attempt: int = 0) -> list[bytes]:
+    """Whole lines of a spool."""
+    voice = Voice(run, step, attempt)
+    return [voice.says("progress", progress(epoch, count)) + b"\n" for epoch in range(1, count + 1)]
+
+
+def left_spool(
+    directory: Path, lines: Sequence[bytes], *names: str, step: str = "train", topic: str = "status"
+) -> Path:
+    """A spool of an earlier step that delivered nothing of it."""
+    spool = Spool.create(directory, "run-1", step, 0, targets(*names, topic=topic))
+    spool.log.append(list(lines))
+    spool.close()
+    assert spool.path is not None
+    return spool.path

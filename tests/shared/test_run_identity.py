@@ -1,0 +1,147 @@
+"""Which run a step belongs to: what the environment says, then the platform, then an id of its own."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from components.shared.errors import InputError
+from components.shared.events.event import is_run_id
+from components.shared.run import (
+    PIPELINE_NAME,
+    StepRun,
+    as_run_id,
+    new_run_id,
+    run_of_artifact,
+    run_of_placeholders,
+    speaks,
+    step_run,
+)
+from components.shared.step import StepFailed, run_step
+from tests.shared.test_step import PARAMS, Result
+
+UUID = "0a1b2c3d-4e5f-6789-abcd-ef0123456789"
+TASK_UUID = "ffffffff-0000-1111-2222-333333333333"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SHUTTERLINE_RUN_ID", "SHUTTERLINE_EVENTS", "KFP_RETRY_INDEX", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_step_that_was_started_by_itself_is_a_run_of_its_own(tmp_path: Path) -> None:
+    one, other = step_run(tmp_path / "model"), step_run(tmp_path / "model")
+    assert one == StepRun(one.run, None, 0, tmp_path / "events", shared=False, host=socket.gethostname())
+    assert is_run_id(one.run)
+    assert one.run != other.run
+
+
+def test_the_platform_is_believed_and_the_environment_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert step_run(in_pipeline=True, platform_run=UUID) == StepRun(
+        UUID, PIPELINE_NAME, 0, None, shared=False, host=socket.gethostname()
+    )
+    monkeypatch.setenv("SHUTTERLINE_RUN_ID", "named.by-us_1")
+    monkeypatch.setenv("SHUTTERLINE_EVENTS", str(tmp_path / "shared"))
+    monkeypatch.setenv("KFP_RETRY_INDEX", "3")
+    assert step_run(tmp_path / "model", platform_run=UUID) == StepRun(
+        "named.by-us_1", None, 3, tmp_path / "shared", shared=True, host=socket.gethostname()
+    )
+
+
+def test_what_the_environment_leaves_empty_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SHUTTERLINE_RUN_ID", "SHUTTERLINE_EVENTS", "KFP_RETRY_INDEX"):
+        monkeypatch.setenv(name, "")
+    assert step_run(platform_run=UUID) == StepRun(UUID, None, 0, None, shared=False, host=socket.gethostname())
+
+
+@pytest.mark.parametrize(("index", "attempt"), [("0", 0), ("12", 12), ("-1", 0), ("1.5", 0), ("two", 0), (" 1", 0)])
+def test_the_attempt_is_the_platforms(monkeypatch: pytest.MonkeyPatch, index: str, attempt: int) -> None:
+    monkeypatch.setenv("KFP_RETRY_INDEX", index)
+    assert step_run().attempt == attempt
+
+
+def test_events_lie_beside_what_is_made_wherever_one_stands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert step_run(Path("runs/1/model")).events == tmp_path / "runs" / "1" / "events"
+    assert step_run(Path("model")).events == tmp_path / "events"
+
+
+@pytest.mark.parametrize("name", ["../run", "a b", "-run", "a/b", "ä", "x" * 129, "run\n"])
+def test_a_name_that_is_no_run_id_ends_the_step_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_RUN_ID", name)
+    monkeypatch.setenv("SHUTTERLINE_EVENTS", str(tmp_path))
+    reason = f"SHUTTERLINE_RUN_ID: must be 1 to 128 letters, digits or the characters ._-, got {name!r}"
+    with pytest.raises(InputError) as refused:
+        step_run()
+    assert str(refused.value) == reason
+
+    with pytest.raises(StepFailed) as ended:
+        run_step("train", PARAMS, lambda params, emit: Result())
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"ERROR failed: {reason}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "run"),
+    [
+        # Kubeflow: ROOT/PIPELINE/RUN/TASK/UUID/ARTIFACT, the root on any store.
+        (f"minio://mlpipeline/v2/artifacts/image-classifier/{UUID}/train/{TASK_UUID}/model", UUID),
+        (f"s3://bucket/image-classifier/{UUID}/train/{TASK_UUID}/model?endpoint=a/b/c/d", UUID),
+        (f"gs://bucket/image-classifier/{UUID.upper()}/train/{TASK_UUID}/model", UUID.upper()),
+        # Vertex AI: ROOT/PROJECT/JOB/TASK_ID/ARTIFACT.
+        (
+            "gs://bucket/root/123456789/image-classifier-20261123140000/train_-4857297/model",
+            "image-classifier-20261123140000",
+        ),
+        # kfp's local runners: ROOT/PIPELINE-TIME/TASK/ARTIFACT.
+        (
+            "/home/me/runs/1/local_outputs/image-classifier-2026-11-23-14-00-00-123456/train/model",
+            "image-classifier-2026-11-23-14-00-00-123456",
+        ),
+        ("local_outputs/pipeline 1 of 2/train/model", "pipeline-1-of-2"),
+        ("a/b/c", ""),
+        ("model", ""),
+        ("", ""),
+    ],
+)
+def test_an_artifacts_place_tells_the_run(uri: str, run: str) -> None:
+    assert run_of_artifact(uri) == run
+
+
+def test_the_exit_step_finds_the_same_run_by_the_jobs_names() -> None:
+    kubeflow = f"minio://mlpipeline/v2/artifacts/image-classifier/{UUID}/train/{TASK_UUID}/model"
+    assert run_of_placeholders(UUID, "image-classifier-x7k2p") == run_of_artifact(kubeflow)
+    vertex = "gs://bucket/root/123456789/image-classifier-20261123140000/train_-4857297/model"
+    job = "image-classifier-20261123140000"
+    assert run_of_placeholders("8372947239472394", job) == run_of_artifact(vertex)
+    assert run_of_placeholders("", "") == ""
+
+
+@example("x" * 300)
+@given(st.text(st.characters(exclude_categories=[])) | st.from_regex(r"[._\-a-z /]*", fullmatch=True))
+def test_any_name_becomes_a_run_id_or_nothing(text: str) -> None:
+    assert is_run_id(as_run_id(text)) or as_run_id(text) == ""
+    assert as_run_id(as_run_id(text)) == as_run_id(text)
+    assert run_of_artifact(f"root/{text}") == "" or is_run_id(run_of_artifact(f"root/{text}"))
+
+
+def test_generated_ids_differ() -> None:
+    ids = {new_run_id() for _ in range(50)}
+    assert len(ids) == 50
+    assert [name for name in ids if not is_run_id(name)] == []
+
+
+@pytest.mark.parametrize(("rank", "says"), [(None, True), ("", True), ("0", True), ("1", False), ("7", False)])
+def test_of_a_group_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch, rank: str | None, says: bool) -> None:
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert speaks() is says

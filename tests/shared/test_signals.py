@@ -1,0 +1,289 @@
+"""SIGTERM and Ctrl-C: whenever they come, a step that has begun says exactly once how it ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from components.shared import status
+from components.shared.errors import DataError
+from components.shared.events.data import Emit
+from components.shared.events.spool import events_in
+from components.shared.params import Params
+from components.shared.run import StepRun
+from components.shared.signals import Terminated, sigterm_raises
+from components.shared.step import StepFailed, run_step
+from tests.configs import small
+from tests.shared.events.transports import PATIENCE_S, Gate, ScriptedTransport, until
+from tests.shared.test_step import PARAMS, Result
+
+ROOT = Path(__file__).parents[2]
+Work = Callable[[Params, Emit], Result]
+KAFKA = Params.from_dict(small(KAFKA_HOST="localhost", KAFKA_TOPIC="status", TIMEOUT=60))
+
+
+@pytest.fixture(autouse=True)
+def outside() -> Iterator[list[int]]:
+    """The SIGTERMs that reach whoever started the step; without this they would end the tests."""
+    reached: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: reached.append(number))
+    yield reached
+    signal.signal(signal.SIGTERM, before)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0)  # where the main thread is here, the signal is handled before the next line
+
+
+def ended(directory: Path, work: Work, params: Params = PARAMS) -> int:
+    """The exit code of a step."""
+    try:
+        run_step("train", params, work, lambda: StepRun("run-1", None, 0, directory, shared=True, host="pod-1"))
+    except StepFailed as failed:
+        return failed.record.exit_code
+    return 0
+
+
+def told(directory: Path) -> list[str]:
+    return [event.state for event in events_in(directory)]
+
+
+def test_sigterm_during_the_work_cancels_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(params: Params, emit: Emit) -> Result:
+        terminate()
+        return Result()
+
+    assert ended(tmp_path, work) == 143
+    assert told(tmp_path) == ["started", "cancelled"]
+    *_, last = events_in(tmp_path)
+    assert (last.data.reason, last.data.exit_code) == ("SIGTERM", 143)
+    err = capsys.readouterr().err
+    assert "ERROR cancelled: SIGTERM" in err
+    assert "Traceback" not in err
+
+
+def test_sigterm_is_no_error_that_work_could_take_for_its_own(tmp_path: Path) -> None:
+    def work(params: Params, emit: Emit) -> Result:
+        try:
+            terminate()
+        except Exception as error:  # a defect would be shown here
+            raise AssertionError("was taken for an error") from error
+        return Result()
+
+    assert ended(tmp_path, work) == 143
+
+
+class AtLine(logging.Handler):
+    """Sends SIGTERM when a log line begins so."""
+
+    def __init__(self, beginning: str) -> None:
+        super().__init__()
+        self.beginning = beginning
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(self.beginning):
+            terminate()
+
+
+@pytest.fixture
+def at_line() -> Iterator[Callable[[str], None]]:
+    """Ask for a SIGTERM at a log line of the step."""
+    log, handlers = logging.getLogger("shutterline.train"), []
+
+    def ask(beginning: str) -> None:
+        handlers.append(AtLine(beginning))
+        log.addHandler(handlers[-1])
+
+    yield ask
+    for handler in handlers:
+        log.removeHandler(handler)
+
+
+def fails(params: Params, emit: Emit) -> Result:
+    raise DataError("photo.png: is empty")
+
+
+def is_cancelled(params: Params, emit: Emit) -> Result:
+    terminate()
+    return Result()
+
+
+@pytest.mark.parametrize(
+    ("line", "work", "code", "state"),
+    [
+        ("succeeded", lambda params, emit: Result(), 0, "succeeded"),
+        ("failed", fails, 143, "cancelled"),
+        ("cancelled", is_cancelled, 143, "cancelled"),
+    ],
+)
+def test_sigterm_while_a_step_is_about_to_end_or_has_ended_disturbs_nothing(
+    tmp_path: Path, at_line: Callable[[str], None], line: str, work: Work, code: int, state: str
+) -> None:
+    at_line(line)
+    assert ended(tmp_path, work) == code
+    assert told(tmp_path) == ["started", state]
+
+
+def test_sigterm_at_the_first_line_cancels_before_any_work(tmp_path: Path, at_line: Callable[[str], None]) -> None:
+    at_line("started")
+    assert ended(tmp_path, fails) == 143
+    assert told(tmp_path) == ["started", "cancelled"]
+
+
+def test_sigterm_while_the_last_events_are_delivered_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outside: list[int]
+) -> None:
+    broker = ScriptedTransport("kafka", [lambda: None, terminate])
+    monkeypatch.setattr(status, "transport_of", lambda name, target: broker)
+
+    def work(params: Params, emit: Emit) -> Result:
+        until(lambda: len(broker.taken) == 1)
+        return Result()
+
+    assert ended(tmp_path, work, KAFKA) == 0
+    assert told(tmp_path) == ["started", "succeeded"]
+    assert broker.ids == ["run-1/train/0/0", "run-1/train/0/1"]
+    assert outside == []
+
+
+def test_a_second_ctrl_c_ends_the_wait_for_the_brokers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+
+    def hang() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        gate()
+
+    broker = ScriptedTransport("kafka", [lambda: None, hang])
+    monkeypatch.setattr(status, "transport_of", lambda name, target: broker)
+
+    def work(params: Params, emit: Emit) -> Result:
+        until(lambda: len(broker.taken) == 1)
+        raise KeyboardInterrupt
+
+    assert ended(tmp_path, work, KAFKA.model_copy(update={"TIMEOUT": 3600.0})) == 130
+    assert told(tmp_path) == ["started", "cancelled"]
+    gate.open()
+
+
+def test_afterwards_sigterm_is_what_it_was(tmp_path: Path, outside: list[int]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    for work in (fails, is_cancelled, lambda params, emit: Result()):
+        ended(tmp_path, work)
+        assert signal.getsignal(signal.SIGTERM) is before
+    terminate()
+    assert outside == [signal.SIGTERM]
+
+
+def test_sigterm_stays_ignored_where_whoever_started_us_wants_it_so(tmp_path: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert ended(tmp_path, is_cancelled) == 0
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    assert told(tmp_path) == ["started", "succeeded"]
+
+
+def test_in_another_thread_a_step_runs_and_leaves_signals_alone(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    handlers = []
+
+    def work(params: Params, emit: Emit) -> Result:
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        return Result()
+
+    thread = threading.Thread(target=ended, args=[tmp_path, work])
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert told(tmp_path) == ["started", "succeeded"]
+    assert handlers == [before]
+
+
+def test_within_the_context_sigterm_is_an_exception() -> None:
+    with pytest.raises(Terminated), sigterm_raises():
+        terminate()
+
+
+MANY = """
+import json, os, random, signal, sys, threading, time
+from pathlib import Path
+from components.shared.run import StepRun
+from components.shared.step import StepFailed, run_step
+from tests.shared.test_step import PARAMS, Result
+
+signal.signal(signal.SIGTERM, lambda number, frame: None)  # too early or too late for the step
+chosen = random.Random(int(sys.argv[2]))
+
+def work(params, emit):
+    time.sleep(0.001)
+    return Result()
+
+def one(name, count, delay):
+    def send():
+        time.sleep(delay)
+        for _ in range(count):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.0003)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        run_step("train", PARAMS, work, lambda: StepRun(name, None, 0, Path(sys.argv[1]), True, "pod-1"))
+        code = 0
+    except StepFailed as failed:
+        code = failed.code
+    except BaseException as error:
+        code = type(error).__name__
+    sender.join()
+    return code
+
+print(json.dumps([one(f"run-{number}", number % 2 * 5 + 1, chosen.random() * 0.005) for number in range(300)]))
+"""
+
+
+def test_whenever_sigterm_comes_a_step_ends_once_and_its_exit_code_says_how(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, tmp_path, "1"], cwd=ROOT, capture_output=True, text=True, timeout=2 * PATIENCE_S
+    )
+    codes = json.loads(done.stdout)
+    ends: dict[str, list[str]] = {f"run-{number}": [] for number in range(len(codes))}
+    for event in events_in(tmp_path):
+        ends[event.run] += [event.state] if event.is_terminal else []
+    assert set(codes) == {0, 143}
+    assert list(ends.values()) == [["succeeded"] if code == 0 else ["cancelled"] for code in codes]
+
+
+WAITING = """
+import sys, threading
+from pathlib import Path
+from components.shared.run import StepRun
+from components.shared.step import run_step
+from tests.shared.test_step import PARAMS
+
+def work(params, emit):
+    print("at work", flush=True)
+    threading.Event().wait()
+
+run_step("train", PARAMS, work, lambda: StepRun("run-1", None, 0, Path(sys.argv[1]), True, "pod-1"))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_process_that_is_told_to_stop_ends_with_the_signals_code(tmp_path: Path, number: int, code: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert told(tmp_path) == ["started", "cancelled"]

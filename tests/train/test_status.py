@@ -1,0 +1,171 @@
+"""What training tells: every epoch, every checkpoint, and something in between when an epoch is long."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from components.shared.events.data import Checkpoint, EventData, Progress, Succeeded
+from components.shared.model import EpochRecord, open_model
+from components.train import status
+from components.train.status import TrainingStatus
+from components.train.train import train
+from tests.examples import small, write_digits
+
+
+class Clock:
+    """The time as the status of training sees it."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(status, "time", clock)
+    return clock
+
+
+def progress_of(told: list[EventData]) -> list[Progress]:
+    return [data for data in told if isinstance(data, Progress)]
+
+
+def test_every_epoch_and_every_checkpoint_of_a_real_training_is_told(dataset: Path, tmp_path: Path) -> None:
+    told: list[EventData] = []
+    there: list[bool] = []
+
+    def emit(data: EventData) -> None:
+        told.append(data)
+        if isinstance(data, Checkpoint):
+            there.append(Path(data.uri).is_file())
+
+    params = small(num_epochs=4, eval_freq=2, save_freq=3)
+    result = train(dataset=dataset, model=tmp_path / "model", params=params, emit=emit)
+
+    history = open_model(tmp_path / "model").manifest.history
+    batches = math.ceil(200 / 32)
+    evaluated: EpochRecord | None = None
+    for epoch, (record, data) in enumerate(zip(history, progress_of(told), strict=True), 1):
+        evaluated = record if epoch % 2 == 0 else None
+        figures = {"accuracy", "precision", "recall", "f1"} if evaluated else set()
+        assert (data.step, data.steps, data.unit) == (epoch * batches, 4 * batches, "batches")
+        assert (data.epoch, data.epochs, data.device) == (epoch, 4, "cpu")
+        assert data.losses == {"train": record.train_loss} | ({"test": record.loss} if evaluated else {})
+        assert data.metrics == {"train_accuracy": record.train_accuracy} | {
+            name: getattr(record, name) for name in figures
+        }
+        assert data.learning_rate == record.learning_rate
+        assert data.samples_per_second is not None
+        assert data.samples_per_second > 0
+    kinds = [type(data).__name__ for data in told]
+    assert kinds == ["Progress", "Progress", "Progress", "Checkpoint", "Progress", "Checkpoint"]
+    checkpoints = [data for data in told if isinstance(data, Checkpoint)]
+    assert [(data.epoch, data.epochs) for data in checkpoints] == [(3, 4), (4, 4)]
+    assert there == [True, True]
+    assert {Path(data.uri).parent for data in checkpoints} == {result.checkpoints}
+
+    done = result.event(1.5)
+    assert done == Succeeded(
+        1.5,
+        {
+            "loss": result.selection.loss,
+            "accuracy": result.selection.accuracy,
+            "train_loss": history[-1].train_loss,
+            "images_per_second": result.images_per_second,
+        },
+        {"model": str(tmp_path / "model"), "checkpoints": str(result.checkpoints)},
+    )
+
+
+def test_figures_carry_the_name_of_the_split_that_was_held_out(tmp_path: Path) -> None:
+    told: list[EventData] = []
+    data = write_digits(tmp_path / "data", validation=True)
+    train(dataset=data, model=tmp_path / "model", params=small(num_epochs=1), emit=told.append)
+    assert [set(data.losses) for data in progress_of(told)] == [{"train", "validation"}]
+
+
+def test_training_is_the_same_whether_somebody_listens_or_not(dataset: Path, tmp_path: Path) -> None:
+    told: list[EventData] = []
+    train(dataset=dataset, model=tmp_path / "heard", params=small(), emit=told.append)
+    train(dataset=dataset, model=tmp_path / "unheard", params=small())
+    assert told
+    for file in ("model.safetensors", "last.safetensors"):
+        assert (tmp_path / "heard" / file).read_bytes() == (tmp_path / "unheard" / file).read_bytes()
+
+
+RECORD = EpochRecord(
+    epoch=1, learning_rate=0.1, train_loss=0.5, train_accuracy=0.75, loss=0.25, accuracy=0.5, precision=0.5,
+    recall=0.5, f1=0.5,
+)  # fmt: skip
+
+
+def test_a_long_epoch_says_something_after_a_silence(clock: Clock) -> None:
+    told: list[EventData] = []
+    training = TrainingStatus(told.append, epochs=2, steps_per_epoch=10, images=100, held_out="test", device="cpu")
+    for _ in range(4):
+        clock.now += 1.25
+        training.batch()
+    assert told == []  # five seconds are no silence yet
+
+    clock.now += 1.0
+    training.batch()
+    assert told == [
+        Progress(
+            step=5, steps=20, unit="batches", epoch=1, epochs=2, samples_per_second=50 / 6.0, eta_seconds=6.0 / 5 * 15,
+            device="cpu",
+        )
+    ]  # fmt: skip
+
+    clock.now += 5.0
+    training.batch()
+    assert len(told) == 1
+    for _ in range(4):
+        clock.now += 0.25
+        training.batch()
+    # Five and a quarter seconds since the last word; and the silence begins anew with each word.
+    assert [(data.step, data.samples_per_second) for data in progress_of(told)[1:]] == [(7, 20 / 5.25)]
+
+    training.epoch(RECORD)
+    last = progress_of(told)[-1]
+    assert (last.step, last.epoch, last.learning_rate) == (10, 1, 0.1)
+    assert last.losses == {"train": 0.5, "test": 0.25}
+    assert last.metrics == {"train_accuracy": 0.75, "accuracy": 0.5, "precision": 0.5, "recall": 0.5, "f1": 0.5}
+    assert last.eta_seconds == 12.0 / 10 * 10
+
+    clock.now += 6.0
+    training.batch()
+    # Within the second epoch, with the figures of the first.
+    assert progress_of(told)[-1] == Progress(
+        step=11, steps=20, unit="batches", epoch=2, epochs=2, samples_per_second=10 / 6.0, losses=last.losses,
+        metrics=last.metrics, learning_rate=0.1, eta_seconds=18.0 / 11 * 9, device="cpu",
+    )  # fmt: skip
+
+
+def test_the_last_epoch_leaves_nothing_to_wait_for(clock: Clock) -> None:
+    told: list[EventData] = []
+    training = TrainingStatus(told.append, epochs=1, steps_per_epoch=4, images=10, held_out="test", device="cpu")
+    clock.now += 2.0
+    training.epoch(RECORD.model_copy(update={"loss": None, "accuracy": None}))
+    assert told == [
+        Progress(
+            step=4, steps=4, unit="batches", epoch=1, epochs=1, samples_per_second=5.0, losses={"train": 0.5},
+            metrics={"train_accuracy": 0.75}, learning_rate=0.1, eta_seconds=0.0, device="cpu",
+        )
+    ]  # fmt: skip
+
+
+def test_a_clock_that_does_not_move_divides_nothing_by_zero(clock: Clock) -> None:
+    told: list[EventData] = []
+    training = TrainingStatus(told.append, epochs=1, steps_per_epoch=1, images=1, held_out="test", device="cpu")
+    training.epoch(RECORD)
+    training.checkpoint(1, Path("/c/1"))
+    (progress,) = progress_of(told)
+    assert progress.samples_per_second is not None
+    assert math.isfinite(progress.samples_per_second)
+    assert told[-1] == Checkpoint(1, 1, "/c/1")
