@@ -30,7 +30,7 @@ from tests.peers.noida import KafkaBroker
 
 TOPIC, PROJECT = "bench", "vision-1"
 SPEAKER = Speaker("run-bench", "train", 0, "bench")
-EMITS, DELIVERED, ROUNDS = 5_000, 20_000, 15
+EMITS, DELIVERED, ROUNDS = 5_000, 20_000, 41
 _log = logging.getLogger("bench")
 
 
