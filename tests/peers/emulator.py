@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.peers.ports import HOST, claim_port
+from tests.peers.processes import freeze
 from tests.peers.pubsub_topics import PubSubTopics
 
 JAVA_OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m")
@@ -88,7 +89,7 @@ class PubSubEmulator(PubSubTopics):
     def pause(self) -> None:
         """SIGSTOP: connections are accepted by the system and never answered, until ``resume``."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
+            freeze(self._process.pid)
 
     def resume(self) -> None:
         if self._process is not None:

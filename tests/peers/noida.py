@@ -16,6 +16,7 @@ from typing import Self
 from tests.peers.kafka_relay import KafkaRelay
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.ports import HOST, claim_port
+from tests.peers.processes import freeze
 
 # The smallest request there is: API 18, version 0, correlation id 0, no client id.
 _API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 0, -1)
@@ -94,7 +95,8 @@ class KafkaBroker(KafkaTopics):
 
     def pause(self) -> None:
         """SIGSTOP: connections are accepted by the system and never answered, until ``resume``."""
-        self._signal(signal.SIGSTOP)
+        if self._process is not None:
+            freeze(self._process.pid)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
