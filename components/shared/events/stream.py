@@ -42,6 +42,8 @@ QUEUE_LIMIT = 10_000
 
 # How long progress may wait to be spooled.
 _LOOK_S = 0.1
+# What the last word may take to be spooled on a busy machine.
+_LAST_WORD_S = 0.5
 # A call that was cut short needs a moment to let go.
 _LAST_CALL_S = 0.4
 
@@ -201,7 +203,8 @@ class StatusStream:
         self._closing = True
         self._wake.put(None)
         self._signal.end_by(deadline)
-        self._writer.join(timeout_s / 2)  # longer only if its disk hangs, and what it has is with the couriers
+        # It has the last word to write, whatever the bound; a disk that hangs is not waited for.
+        self._writer.join(max(_LAST_WORD_S, timeout_s / 2))
         self._signal.no_more()
         for courier in self._couriers:
             courier.join(max(0.0, deadline - time.monotonic()) + _LAST_CALL_S)
