@@ -19,6 +19,14 @@ def step_logger(step: str) -> logging.Logger:
     return logging.getLogger(f"{_ROOT}.{step}")
 
 
+def silence(name: str) -> None:
+    """Keep a client's log off the terminal: it repeats every attempt, ours tells the change of state once."""
+    logger = logging.getLogger(name)
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+
+
 class _LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         step = record.name.removeprefix(f"{_ROOT}.")

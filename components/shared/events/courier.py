@@ -7,7 +7,6 @@ way the next window fills. One broker's trouble therefore never delays the other
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from components.shared.events.transport import (
     Transport,
     Unavailable,
     patience_of,
+    pause_s,
     sealed,
 )
 
@@ -185,10 +185,8 @@ class Courier(threading.Thread):
 
     def _pause(self, failures: int) -> None:
         """Exponential backoff with jitter; ends early when the end is asked for."""
-        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(failures, 10))
-        if isinstance(self.trouble, Refused):
-            longest = _LONGEST_PAUSE_S
-        pause = random.uniform(longest / 2, longest)  # noqa: S311 - spreads attempts, guards nothing
+        first = _LONGEST_PAUSE_S if isinstance(self.trouble, Refused) else _FIRST_PAUSE_S
+        pause = pause_s(failures, first, _LONGEST_PAUSE_S)
         with self._signal.changed:
             ending = self._signal.deadline is not None
             limit = min(pause, 0.2, max(0.0, self._signal.remaining_s)) if ending else pause

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, cast, get_args
+from typing import Any, cast
 from urllib.parse import quote
 
 from pydantic import ValidationError
@@ -203,12 +203,6 @@ def _clean(value: Any, redact: Redactor) -> Any:
     return [_clean(inner, redact) for inner in value] if isinstance(value, list) else value
 
 
-def attributes_of(message: bytes) -> dict[str, str]:
-    """The CloudEvents attributes of a sealed event as text, without its data."""
-    document = json.loads(message)
-    return {name: str(value) for name, value in document.items() if name not in ("data", "datacontenttype")}
-
-
 @cache
 def event_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of an event: the envelope, and the data by type."""
@@ -242,9 +236,6 @@ def event_schema() -> dict[str, Any]:
         ],
         "$defs": kinds,
     }
-
-
-STATES: tuple[State, ...] = get_args(State)
 
 
 def is_run_id(text: str) -> bool:

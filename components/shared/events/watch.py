@@ -13,7 +13,6 @@ not shown when it was killed is shown by the next one; what is delivered again i
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,7 +22,7 @@ from typing import Protocol
 
 from components.shared.errors import StatusRefusedError
 from components.shared.events.event import EventError, StepEvent
-from components.shared.events.transport import DeliveryError, Refused, Unavailable
+from components.shared.events.transport import DeliveryError, Refused, Unavailable, pause_s
 
 # Remembered events; at about 150 bytes each 15 MB. Duplicates come soon after their first delivery, or, when a broker
 # lost its place, with everything of the last hours.
@@ -255,8 +254,7 @@ class _Following:
             self._counts = replace(self._counts, troubles=self._counts.troubles + 1)
             if self._on_trouble is not None:
                 self._on_trouble(reason)
-        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures, 10))
+        end = time.monotonic() + pause_s(self._failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         self._failures += 1
-        end = time.monotonic() + longest * random.uniform(0.5, 1)  # noqa: S311 - spreads load, protects nothing
         while (left := end - time.monotonic()) > 0 and not self._is_over():
             time.sleep(min(left, self._poll_s))

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from components.shared.errors import StatusRefusedError
@@ -14,9 +15,23 @@ from components.shared.events.kafka.login import login_arguments
 from components.shared.events.kafka.probe import probe
 from components.shared.events.kafka.settings import kafka_settings
 from components.shared.events.transport import Patience, Refused, Unavailable
+from components.shared.logs import silence
 
 # Enough for a broker that is seconds away; a call of this client cannot be cut short.
 _CONNECT_S = 12.0
+
+
+@dataclass(frozen=True)
+class TopicDescription:
+    """What the brokers say of a topic.
+
+    Attributes:
+        version: Theirs, as a client's ``api_version``.
+        partitions: Numbers of the topic's partitions.
+    """
+
+    version: tuple[int, ...]
+    partitions: tuple[int, ...]
 
 
 class KafkaConnection:
@@ -40,7 +55,7 @@ class KafkaConnection:
                 import kafka  # noqa: F401 - only whether it is there
         except ImportError as error:
             raise StatusRefusedError("KAFKA_HOST: needs kafka-python; pip install 'shutterline[status]'") from error
-        _silence()
+        silence("kafka")
         self.arguments: dict[str, Any] = {"bootstrap_servers": list(servers), **login_arguments(self.settings)}
 
     @property
@@ -48,21 +63,35 @@ class KafkaConnection:
         """Where it is, for people."""
         return f"Kafka {','.join(self.servers)} topic {self.topic}"
 
-    def check(self, patience: Patience) -> tuple[int, ...]:
+    def check(self, patience: Patience) -> TopicDescription:
         """Find out whether the brokers answer, accept the login and have the topic.
 
         Args:
             patience: How long to try.
 
-        Returns:
-            The brokers' version, as a client's ``api_version``.
-
         Raises:
             Refused: Until a setting is changed.
             Unavailable: Not now.
         """
+        from kafka.errors import KafkaError, KafkaTimeoutError
+
+        probe(self.servers, self.settings, patience)
+        with _causes() as causes:
+            try:
+                return self.describe(min(patience(), _CONNECT_S))
+            except KafkaError as error:
+                # That the time is over is the least of what there is to tell.
+                told = [cause for cause in causes if not isinstance(cause, KafkaTimeoutError)]
+                raise self.trouble(told[-1] if told and isinstance(error, KafkaTimeoutError) else error) from error
+
+    def describe(self, timeout_s: float) -> TopicDescription:
+        """Ask for the topic.
+
+        Raises:
+            KafkaError: There is no such topic, or nobody answers; as kafka-python says it.
+        """
         from kafka import KafkaAdminClient
-        from kafka.errors import KafkaError, KafkaTimeoutError, for_code
+        from kafka.errors import KafkaError, for_code
         from kafka.net.compat import KafkaNetClient
 
         made: list[Any] = []
@@ -71,33 +100,27 @@ class KafkaConnection:
             made.append(KafkaNetClient(**config))
             return made[-1]
 
-        probe(self.servers, self.settings, patience)
-        with _causes() as causes:
-            try:
-                limit_ms = round(max(0.05, min(patience(), _CONNECT_S)) * 1000)
-                admin = KafkaAdminClient(
-                    **self.arguments,
-                    bootstrap_timeout_ms=limit_ms,
-                    request_timeout_ms=max(limit_ms, 1000),
-                    kafka_client=client,
-                )
-            except KafkaError as error:
-                for opened in made:
-                    opened.close()  # a constructor that fails leaves a thread and its sockets behind
-                # The last one only says that the time is over.
-                told = [cause for cause in causes if not isinstance(cause, KafkaTimeoutError)]
-                raise self.trouble(told[-1] if told else error) from error
+        limit_ms = round(max(0.05, timeout_s) * 1000)
+        try:
+            admin = KafkaAdminClient(
+                **self.arguments,
+                bootstrap_timeout_ms=limit_ms,
+                request_timeout_ms=max(limit_ms, 1000),
+                kafka_client=client,
+            )
+        except KafkaError:
+            for opened in made:
+                opened.close()  # a constructor that fails leaves a thread and its sockets behind
+            raise
         try:
             # A producer's question would make the topic where brokers make them by themselves; this one does not.
             (described,) = admin.describe_topics([self.topic])
-            version: tuple[int, ...] = admin.config["api_version"]
-        except KafkaError as error:
-            raise self.trouble(error) from error
+            if code := described["error_code"]:
+                raise for_code(code)(self.topic)
+            partitions = tuple(each["partition_index"] for each in described["partitions"])
+            return TopicDescription(admin.config["api_version"], partitions)
         finally:
             admin.close()
-        if code := described["error_code"]:
-            raise self.trouble(for_code(code)(self.topic))
-        return version
 
     def trouble(self, error: BaseException) -> Refused | Unavailable:
         """What an error that kafka-python raised or logged means."""
@@ -134,14 +157,6 @@ def _meaning(error: BaseException, place: str) -> tuple[bool, str]:
         if isinstance(error, kinds):
             return True, f"{place}: {message}"
     return False, f"{place} does not answer: {said}"
-
-
-def _silence() -> None:
-    """Keep kafka-python's log off the terminal: it repeats every attempt, ours tells the change of state once."""
-    logger = logging.getLogger("kafka")
-    logger.propagate = False
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
 
 
 @contextmanager

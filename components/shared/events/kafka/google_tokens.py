@@ -13,6 +13,7 @@ from datetime import UTC
 from functools import partial
 
 from components.shared.errors import StatusRefusedError
+from components.shared.events.google_errors import reason_of
 from components.shared.events.redaction import register_secret
 from components.shared.events.transport import Unavailable
 
@@ -40,9 +41,7 @@ def google_token() -> str:
         credentials, _ = google.auth.default(scopes=[_SCOPE])
         credentials.refresh(partial(Request(), timeout=_REQUEST_S))  # type: ignore[no-untyped-call] # hardly typed
     except GoogleAuthError as error:
-        # What google-auth adds to its text may be an error with the reason, or the server's whole answer.
-        said = [str(part).splitlines()[0] for part in error.args if isinstance(part, str | Exception) and str(part)]
-        reason = "; ".join(said) or type(error).__name__
+        reason = reason_of(error)
         if error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError):
             raise Unavailable(f"KAFKA_SASL_OAUTH_PROVIDER=google: no token for now: {reason}") from error
         raise StatusRefusedError(f"KAFKA_SASL_OAUTH_PROVIDER=google: no usable Google credentials: {reason}") from error

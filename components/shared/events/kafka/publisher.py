@@ -86,7 +86,7 @@ class KafkaTransport:
     def _connect(self, patience: Patience) -> None:
         from kafka import KafkaProducer
 
-        version = self._connection.check(patience)
+        version = self._connection.check(patience).version
         self._producer = KafkaProducer(
             **{"api_version": version} | self._connection.arguments,
             acks="all",

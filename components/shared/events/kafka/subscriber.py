@@ -8,8 +8,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar, cast
 
-from components.shared.events.kafka.client import KafkaConnection
-from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.kafka.client import KafkaConnection, TopicDescription
+from components.shared.events.transport import Refused, Unavailable, patience_of
 from components.shared.events.watch import Message
 
 Since = datetime | Literal["beginning", "now"]
@@ -129,13 +129,12 @@ class KafkaSource:
     def _connected(self) -> Any:
         if self._consumer is not None and time.monotonic() - self._looked_at > _LOOK_FOR_PARTITIONS_S:
             self._looked_at = time.monotonic()
-            if set(self._partitions()) - set(self._next):
+            if set(self._partitions(self._connection.describe(_ANSWER_S))) - set(self._next):
                 self.close()  # opened again at the same place, with all of them
         if self._consumer is None:
             self._attempts += 1
-            end = time.monotonic() + _ANSWER_S
-            version = self._connection.check(lambda: end - time.monotonic())
-            self._consumer = self._opened(version, self._partitions())
+            topic = self._connection.check(patience_of(_ANSWER_S))
+            self._consumer = self._opened(topic.version, self._partitions(topic))
             self._was_reached, self._is_lost = True, False
             self._heard_at = self._looked_at = time.monotonic()
         return self._consumer
@@ -167,23 +166,10 @@ class KafkaSource:
         self._unacknowledged, self._next = places, dict(places)
         return consumer
 
-    def _partitions(self) -> list[Any]:
-        """The topic's partitions as they are now; asking does not create it."""
-        from kafka import KafkaAdminClient, TopicPartition
-        from kafka.errors import for_code
+    def _partitions(self, described: TopicDescription) -> list[Any]:
+        from kafka import TopicPartition
 
-        milliseconds = int(_ANSWER_S * 1000)
-        admin = KafkaAdminClient(
-            **self._connection.arguments, bootstrap_timeout_ms=milliseconds, request_timeout_ms=milliseconds
-        )
-        topic = self._connection.topic
-        try:
-            (described,) = admin.describe_topics([topic])
-        finally:
-            admin.close()
-        if described["error_code"]:
-            raise for_code(described["error_code"])(topic)
-        return [TopicPartition(topic, each["partition_index"]) for each in described["partitions"]]
+        return [TopicPartition(self._connection.topic, number) for number in described.partitions]
 
     def _places(self, consumer: Any, partitions: list[Any]) -> dict[Any, int]:
         """Where each partition is read from."""

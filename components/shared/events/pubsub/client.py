@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import warnings
 from functools import partial
@@ -11,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.shared.errors import StatusRefusedError
+from components.shared.events.google_errors import reason_of
 from components.shared.events.redaction import register_secret
 from components.shared.events.transport import Unavailable
+from components.shared.logs import silence
 
 if TYPE_CHECKING:
     import google.auth.credentials
@@ -30,6 +31,18 @@ _CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+
+def require_client(key: str) -> None:
+    """Refuse a key of the params that needs the client where it is not installed.
+
+    Raises:
+        StatusRefusedError: It is not.
+    """
+    try:
+        import google.pubsub_v1  # noqa: F401 - only whether it is there
+    except ImportError as error:
+        raise StatusRefusedError(f"{key}: needs google-cloud-pubsub; pip install 'shutterline[status]'") from error
 
 
 def check_credentials_file(file: str | None) -> None:
@@ -67,7 +80,7 @@ def open_channel(credentials_file: str | None) -> Any:
     import grpc
 
     check_credentials_file(credentials_file)
-    logging.getLogger("grpc").addHandler(logging.NullHandler())  # a token that is refused it would tell by itself
+    silence("grpc")  # a token that is refused it would tell by itself
     if emulator := os.environ.get(EMULATOR_VARIABLE):
         return grpc.insecure_channel(emulator, options=_CHANNEL_OPTIONS)
     from google.auth.transport import grpc as auth_grpc
@@ -88,8 +101,8 @@ def _log_in(credentials: google.auth.credentials.Credentials, request: Any, wher
         credentials.refresh(partial(request, timeout=_TOKEN_S))  # type: ignore[no-untyped-call]
     except GoogleAuthError as error:
         if _is_refusal(error):
-            raise StatusRefusedError(f"{where}: not accepted: {_reason(error)}") from error
-        raise Unavailable(f"{where}: no token for now: {_reason(error)}") from error
+            raise StatusRefusedError(f"{where}: not accepted: {reason_of(error)}") from error
+        raise Unavailable(f"{where}: no token for now: {reason_of(error)}") from error
     register_secret(str(credentials.token))
 
 
@@ -99,12 +112,6 @@ def _is_refusal(error: Exception) -> bool:
 
     temporary = getattr(error, "retryable", False) or isinstance(error.__cause__, TransportError)
     return isinstance(error, RefreshError) and not temporary
-
-
-def _reason(error: Exception) -> str:
-    """What google-auth says; to its text it may add an error with the reason, or a server's whole answer."""
-    said = [str(part).splitlines()[0] for part in error.args if isinstance(part, str | Exception) and str(part)]
-    return "; ".join(said) or type(error).__name__
 
 
 def _where(file: str | None) -> str:
@@ -123,7 +130,7 @@ def _credentials(file: str | None) -> google.auth.credentials.Credentials:
             found, _ = google.auth.default(scopes=list(_SCOPES))
     except (DefaultCredentialsError, MalformedError, ValueError) as error:
         advice = "" if file else "; name a service-account file by GOOGLE_APPLICATION_CREDENTIALS"
-        raise StatusRefusedError(f"{_where(file)}: cannot be used: {_reason(error)}{advice}") from error
+        raise StatusRefusedError(f"{_where(file)}: cannot be used: {reason_of(error)}{advice}") from error
     return found
 
 

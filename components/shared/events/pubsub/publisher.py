@@ -7,12 +7,11 @@ ordering keys are not used: the order is kept because a window is only sent when
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from components.shared.errors import StatusRefusedError
 from components.shared.events.event import CONTENT_TYPE
-from components.shared.events.pubsub.client import check_credentials_file, explain, open_channel
+from components.shared.events.pubsub.client import check_credentials_file, explain, open_channel, require_client
 from components.shared.events.transport import Patience, Refused, Sealed, Unavailable
 
 _LATE_LIMIT = 5  # calls in a row that ran out of time
@@ -34,8 +33,7 @@ class PubSubTransport:
 
     def __init__(self, topic: str, credentials_file: str | None = None, timeout_s: float = 3.0) -> None:
         check_credentials_file(credentials_file)
-        if find_spec("google.pubsub_v1") is None:
-            raise StatusRefusedError("PUB_SUB_TOPIC: needs google-cloud-pubsub; pip install 'shutterline[status]'")
+        require_client("PUB_SUB_TOPIC")
         self.place = f"Pub/Sub {topic}"
         self._topic = topic
         self._credentials_file = credentials_file

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-from components.shared.errors import StatusRefusedError
-from components.shared.events.pubsub.client import check_credentials_file, explain, open_channel
+from components.shared.events.pubsub.client import check_credentials_file, explain, open_channel, require_client
 from components.shared.events.transport import DeliveryError, Refused, Unavailable
 from components.shared.events.watch import Message
 
@@ -38,12 +37,7 @@ class PubSubSource:
 
     def __init__(self, subscription: str, credentials_file: str | None = None) -> None:
         check_credentials_file(credentials_file)
-        try:
-            import google.pubsub_v1  # noqa: F401 - only whether it is there
-        except ImportError as error:
-            raise StatusRefusedError(
-                "PUB_SUB_SUBSCRIPTION: needs google-cloud-pubsub; pip install 'shutterline[status]'"
-            ) from error
+        require_client("PUB_SUB_SUBSCRIPTION")
         self.place = f"Pub/Sub {subscription}"
         self._subscription = subscription
         self._credentials_file = credentials_file
