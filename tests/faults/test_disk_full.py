@@ -27,6 +27,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["/bin/umount", "--lazy", events], check=True)
 
 
+def fill(ballast: Path) -> None:
+    """Leave no room on the file system of a file."""
+    with ballast.open("wb", buffering=0) as stream:
+        while True:
+            try:
+                stream.write(bytes(256))
+            except OSError:
+                break
+
+
 def test_disk_full_and_free_again(
     tmp_path: Path,
     small_disk: Path,
@@ -38,15 +48,12 @@ def test_disk_full_and_free_again(
     own_kafka_broker.create_topic(topic)
     ballast = small_disk / "ballast"
 
-    def fill() -> None:
-        with ballast.open("wb", buffering=0) as stream:
-            while True:
-                try:
-                    stream.write(bytes(256))
-                except OSError:
-                    break
-
-    done = trained(tmp_path, {3: fill, 10: ballast.unlink}, KAFKA_HOST=own_kafka_broker.bootstrap, KAFKA_TOPIC=topic)
+    done = trained(
+        tmp_path,
+        {3: lambda: fill(ballast), 10: ballast.unlink},
+        KAFKA_HOST=own_kafka_broker.bootstrap,
+        KAFKA_TOPIC=topic,
+    )
 
     received = [record.value for record in own_kafka_broker.records(topic)]
     row = judged("disk full for the spool, then free", "kafka", done, received, without_status, record_property)
@@ -63,15 +70,9 @@ def test_disk_full_to_the_end(
 ) -> None:
     own_kafka_broker.create_topic(topic)
 
-    def fill() -> None:
-        with (small_disk / "ballast").open("wb", buffering=0) as stream:
-            while True:
-                try:
-                    stream.write(bytes(256))
-                except OSError:
-                    break
-
-    done = trained(tmp_path, {3: fill}, KAFKA_HOST=own_kafka_broker.bootstrap, KAFKA_TOPIC=topic)
+    done = trained(
+        tmp_path, {3: lambda: fill(small_disk / "ballast")}, KAFKA_HOST=own_kafka_broker.bootstrap, KAFKA_TOPIC=topic
+    )
 
     received = [record.value for record in own_kafka_broker.records(topic)]
     assert done.record.delivery is not None

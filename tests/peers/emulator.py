@@ -9,9 +9,8 @@ import time
 from functools import cache
 from pathlib import Path
 from shutil import which
-from types import TracebackType
-from typing import Self
 
+from tests.peers.peer import Peer
 from tests.peers.ports import HOST, claim_port
 from tests.peers.processes import freeze
 from tests.peers.pubsub_topics import PubSubTopics
@@ -35,7 +34,7 @@ def emulator_jar() -> Path | None:
     return next(Path(told.stdout.strip()).glob("platform/pubsub-emulator/lib/cloud-pubsub-emulator-*.jar"), None)
 
 
-class PubSubEmulator(PubSubTopics):
+class PubSubEmulator(PubSubTopics, Peer):
     """Runs the emulator, which may be killed and started again on the same port.
 
     It keeps everything in memory: topics, subscriptions and messages are gone when it ends. It knows no IAM and takes
@@ -95,13 +94,7 @@ class PubSubEmulator(PubSubTopics):
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self.kill()
 
     def _end(self, how: signal.Signals) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from importlib.metadata import files
-from types import TracebackType
-from typing import Self
 
 from tests.peers.kafka_topics import KafkaTopics
+from tests.peers.peer import Peer
 
 # The protocol's numbers of requests that tests make fail.
 PRODUCE, METADATA, FIND_COORDINATOR, API_VERSIONS, CREATE_TOPICS, INIT_PRODUCER_ID = 0, 3, 10, 18, 19, 22
@@ -52,7 +51,7 @@ def _librdkafka() -> ctypes.CDLL:
     return library
 
 
-class MockCluster(KafkaTopics):
+class MockCluster(KafkaTopics, Peer):
     """A cluster that does as it is told.
 
     Its protocol versions are those of old brokers, and it does not tell a client that asks: clients must pass
@@ -124,15 +123,6 @@ class MockCluster(KafkaTopics):
         if self._client:
             self._library.rd_kafka_destroy(self._client)
         self._cluster = self._client = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _check(self, code: int) -> None:
         if code:

@@ -10,11 +10,10 @@ import tempfile
 import time
 from importlib.resources import files
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.peers.kafka_relay import KafkaRelay
 from tests.peers.kafka_topics import KafkaTopics
+from tests.peers.peer import Peer
 from tests.peers.ports import HOST, claim_port
 from tests.peers.processes import freeze
 
@@ -22,7 +21,7 @@ from tests.peers.processes import freeze
 _API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 0, -1)
 
 
-class KafkaBroker(KafkaTopics):
+class KafkaBroker(KafkaTopics, Peer):
     """Runs noida-db, which may be killed, paused and started again on the same port and data.
 
     noida-db 0.2.3 acknowledges at once and writes to disk about once a second, so a killed broker forgets what it
@@ -106,15 +105,6 @@ class KafkaBroker(KafkaTopics):
         self.data_dir.with_name(self.data_dir.name + ".log").unlink(missing_ok=True)
         if self._temporary is not None:
             self._temporary.cleanup()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:

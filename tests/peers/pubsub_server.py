@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 from google.pubsub_v1 import types
 
+from tests.peers.peer import Peer
 from tests.peers.ports import HOST, claim_port
 from tests.peers.pubsub_broker import Broker, RefusedError
 from tests.peers.pubsub_topics import Message
@@ -47,7 +47,7 @@ class _Fault:
     after_commit: bool = False
 
 
-class PubSubServer:
+class PubSubServer(Peer):
     """Serves publishers and subscribers of Google's own clients.
 
     Methods are named as in the protocol: ``Publish``, ``Pull``, …
@@ -137,13 +137,7 @@ class PubSubServer:
             self._server.stop(grace=0).wait()
             self._server = None
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self.heal()
         self.stop()
 

@@ -9,9 +9,9 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Coroutine
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from tests.peers.peer import Peer
 from tests.peers.ports import HOST, claim_port
 
 _Change = Callable[[bytes], bytes]
@@ -20,7 +20,7 @@ _Change = Callable[[bytes], bytes]
 _Due = asyncio.Queue[tuple[float, bytes]]
 
 
-class Relay:
+class Relay(Peer):
     """Passes connections on to a port, in a mode that may change at any time.
 
     ``pass_through``: as if it were not there. ``black_hole``: accepts and reads, lets nothing through in either
@@ -66,15 +66,6 @@ class Relay:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._loop.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def pass_through(self) -> None:
         self._run(self._pass_through())
