@@ -1,6 +1,6 @@
 # `make run` and `make test` are all a newcomer needs; both install into .venv first.
 .DELETE_ON_ERROR:
-.PHONY: help install run test test-slow check format bench seeds clean
+.PHONY: help install run test test-slow check format bench seeds services clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +18,7 @@ help:
 	@echo 'make check    formatting, lint, types, import layers'
 	@echo 'make bench    measure speed against the usual ways, in ratios'
 	@echo 'make seeds    accuracy of the example over ten seeds'
+	@echo 'make services Kafka, Pub/Sub, GCS and TensorBoard on this machine, until Ctrl-C'
 	@echo 'make install  everything for development into $(VENV)'
 	@echo 'make clean    remove $(VENV), caches and runs'
 
@@ -41,15 +42,16 @@ run: $(VENV)/.run
 	$(BIN)/shutterline run
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow' $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow and not containers' $(TESTS)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m slow $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'slow and not containers' $(TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy docker/*.py
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev
@@ -63,6 +65,9 @@ seeds: $(VENV)/.run
 	@for seed in 0 1 2 3 4 17 18 19 20 21; do \
 		$(BIN)/shutterline run --set manual_seed=$$seed --out runs/seed-$$seed --json 2>/dev/null \
 		| $(BIN)/python -c "import json, sys; print('seed $$seed', json.load(sys.stdin)['metrics']['accuracy'])" || exit 1; done
+
+services: $(VENV)/.dev
+	@$(BIN)/python docker/services.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache runs

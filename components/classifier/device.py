@@ -10,13 +10,19 @@ from components.shared.errors import DeviceError
 from components.shared.seeds import derived_seed
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(wanted: str, *, cpu_build_is_enough: bool = False) -> torch.device:
     """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Args:
+        wanted: The params' device.
+        cpu_build_is_enough: Whether a torch that is built for the CPU alone may take the place of a GPU. It may where
+            the images say so: one ``device`` configures training and evaluation, and evaluation's image has such a
+            torch unless it was built for CUDA.
 
     Raises:
         DeviceError: A GPU was asked for and there is none, or not that one; never a silent run on the CPU.
     """
-    if wanted == "cpu":
+    if wanted == "cpu" or (cpu_build_is_enough and torch.version.cuda is None):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         if wanted == "auto":
@@ -30,7 +36,7 @@ def choose_device(wanted: str) -> torch.device:
 
 def _why_no_gpu() -> str:
     if torch.version.cuda is None:
-        return "this torch is a CPU build"
+        return "this torch is built for the CPU alone (in a container: is it the image of another step?)"
     if not os.path.exists("/proc/driver/nvidia/version"):  # noqa: PTH110 - a fixed name, not a path to handle
         return "no NVIDIA driver is visible (in a container: is --gpus all missing?)"
     return "torch sees no GPU"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from components.shared.command import CommandParser, step_command
+from components.shared.command import CommandParser, place_option, step_command
 from components.shared.events.data import Emit
 from components.shared.params import Params
 from components.shared.step import Reported
@@ -23,6 +22,11 @@ DATA holds one of:
 Without a test split in the data, test_fraction of every class is held out.
 """
 
+DOCKER = """\
+docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/photos:/photos:ro" -v "$PWD/runs:/runs" IMAGE
+    --data /photos --dataset /runs/dataset --params "$(cat params.json)"
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run data prep.
@@ -34,18 +38,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 2 bad input, 130 interrupted, 1 anything else.
     """
     parser = CommandParser(prog="python -m components.data_prep", description=DESCRIPTION)
-    parser.add_argument("--data", metavar="DIR", type=Path, required=True, help="folder with images and labels")
     parser.add_argument(
-        "--dataset", metavar="DIR", type=Path, required=True, help="dataset directory to write; an earlier one goes"
+        "--data", metavar="PLACE", type=place_option, required=True, help="folder with images and labels"
     )
-    return step_command("data-prep", parser, argv, _work, output="dataset")
+    parser.add_argument(
+        "--dataset",
+        metavar="PLACE",
+        type=place_option,
+        required=True,
+        help="dataset directory to write; an earlier one goes",
+    )
+    return step_command("data-prep", parser, argv, _work, output="dataset", docker=DOCKER)
 
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     # NumPy and Pillow load here, so that --help and a wrong config need not wait for them.
-    from components.data_prep.prepare import prepare
+    from components.data_prep.staged import prepare_staged
 
-    return prepare(data=options.data, dataset=options.dataset, params=params, emit=emit)
+    return prepare_staged(data=options.data, dataset=options.dataset, params=params, emit=emit)
 
 
 if __name__ == "__main__":

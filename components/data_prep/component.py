@@ -13,20 +13,21 @@ def data_prep(params: str, data: str, dataset: Output[Dataset]) -> None:
 
     Args:
         params: The run's params as one JSON text.
-        data: Folder of images or IDX files.
+        data: Folder of images or IDX files: a path or a bucket's URI.
         dataset: The dataset directory.
     """
     from pathlib import Path
 
-    from components.data_prep.prepare import prepare
+    from components.data_prep.staged import prepare_staged
     from components.shared.run import run_of_artifact, step_run
     from components.shared.step import run_step
+    from components.shared.storage.location import place
 
     output = Path(dataset.path)
     result, record = run_step(
         "data-prep",
         params,
-        lambda checked, emit: prepare(data=Path(data), dataset=output, params=checked, emit=emit),
+        lambda checked, emit: prepare_staged(data=place(data), dataset=output, params=checked, emit=emit),
         lambda: step_run(output, in_pipeline=True, platform_run=run_of_artifact(dataset.uri)),
     )
     dataset.metadata.update(result.report() | {"seconds": record.seconds, "status": record.delivery})

@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from components.shared.command import CommandParser, step_command
+from components.shared.command import CommandParser, place_option, step_command
 from components.shared.events.data import Emit
 from components.shared.params import Params
 from components.shared.step import Reported
 
+DOCKER = """\
+docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/runs" IMAGE
+    --model /runs/model --dataset /runs/dataset --evaluation /runs/evaluation --params "$(cat params.json)"
+"""
+
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
-    from components.evaluate.evaluate import evaluate  # torch takes seconds, and --help should not
+    from components.evaluate.staged import evaluate_staged  # torch takes seconds, and --help should not
 
-    return evaluate(
+    return evaluate_staged(
         model=options.model, dataset=options.dataset, evaluation=options.evaluation, params=params, emit=emit
     )
 
@@ -27,12 +31,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m components.evaluate",
         description="Evaluate a model directory on the test split of a dataset directory.",
     )
-    parser.add_argument("--model", metavar="DIR", type=Path, required=True, help="model directory from training")
-    parser.add_argument("--dataset", metavar="DIR", type=Path, required=True, help="dataset directory from data prep")
     parser.add_argument(
-        "--evaluation", metavar="DIR", type=Path, required=True, help="evaluation directory to make, with report.html"
+        "--model", metavar="PLACE", type=place_option, required=True, help="model directory from training"
     )
-    return step_command("evaluate", parser, argv, _work, output="evaluation")
+    parser.add_argument(
+        "--dataset", metavar="PLACE", type=place_option, required=True, help="dataset directory from data prep"
+    )
+    parser.add_argument(
+        "--evaluation",
+        metavar="PLACE",
+        type=place_option,
+        required=True,
+        help="evaluation directory to make, with report.html; an earlier one goes",
+    )
+    return step_command("evaluate", parser, argv, _work, output="evaluation", docker=DOCKER)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,12 @@ from components.evaluate.fit import check_fit
 from components.evaluate.mistakes import Mistake, surest_mistakes
 from components.evaluate.report import render_report
 from components.shared.artifacts import ArtifactWriter, FileRecord, sha256_of
-from components.shared.dataset import DATASET, Dataset, open_dataset
+from components.shared.dataset import DATASET, Dataset, evaluation_splits, open_dataset
 from components.shared.errors import ArtifactError
 from components.shared.evaluation import EVALUATION, ClassRecord, EvaluationManifest, LastWeights, MetricsRecord
 from components.shared.events.data import Emit, Progress, Succeeded, unheard
 from components.shared.logs import step_logger
-from components.shared.model import MODEL, Model, open_model
+from components.shared.model import MODEL, Model, open_model, weight_files
 from components.shared.params import Params
 from components.shared.version import __version__
 
@@ -107,8 +107,8 @@ def evaluate(*, model: Path, dataset: Path, evaluation: Path, params: Params, em
         ParamsError: The params describe other images or another number of classes than the model has.
         DeviceError: The device asked for is not there.
     """
-    device = choose_device(params.device)
-    source, data = open_model(model), open_dataset(dataset)
+    device = choose_device(params.device, cpu_build_is_enough=True)
+    source, data = open_model(model, weight_files), open_dataset(dataset, evaluation_splits)
     check_fit(source, data, params)
     make_repeatable(params.manual_seed)
     networks = {
@@ -128,7 +128,6 @@ def evaluate(*, model: Path, dataset: Path, evaluation: Path, params: Params, em
         report_file.write_bytes(page.encode("utf-8", "xmlcharrefreplace"))
         manifest = _manifest(findings, source, data, writer.record(predictions_file), writer.record(report_file))
         writer.commit(manifest)
-    _log.info("report: %s", report_file)
     return EvaluateResult(
         metrics=findings.metrics,
         last_metrics=findings.last_metrics,

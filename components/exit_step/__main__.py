@@ -19,6 +19,12 @@ Report how a pipeline ended, and deliver the status events that its steps could 
 SHUTTERLINE_RUN_ID names the run, SHUTTERLINE_EVENTS the directory that its steps kept their events in.
 """
 
+DOCKER = """\
+docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/runs" -e SHUTTERLINE_RUN_ID=ID
+    -e SHUTTERLINE_EVENTS=/runs/events --entrypoint python IMAGE
+    -m components.exit_step --state SUCCEEDED --params "$(cat params.json)"
+"""
+
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     return report_end(
@@ -31,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="python -m components.exit_step", description=DESCRIPTION)
     parser.add_argument("--state", required=True, help="the platform's final state, such as SUCCEEDED or FAILED")
     parser.add_argument("--message", default="", help="the platform's error message")
-    return step_command("exit", parser, argv, _work, in_pipeline=True)
+    return step_command("exit", parser, argv, _work, in_pipeline=True, docker=DOCKER)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,14 +265,14 @@ def read_manifest(path: Path, kind: ArtifactKind) -> Any:
         raise ArtifactError(f"{file}: {where}: {shortened(first['msg'], 150)}; the file is damaged") from error
 
 
-def verify_files(path: Path, manifest: Manifest) -> None:
-    """Check every file a manifest names: there, of that size, of that SHA-256, and inside the directory.
+def verify_files(path: Path, records: Iterable[FileRecord]) -> None:
+    """Check files that a manifest names: there, of that size, of that SHA-256, and inside the directory.
 
     Raises:
         ArtifactError: Naming the first file that differs.
     """
     root = path.resolve()
-    for record in manifest.files():
+    for record in records:
         file = path / record.file
         if not file.is_file():
             raise ArtifactError(f"{file}: is missing, though the manifest names it")

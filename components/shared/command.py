@@ -6,13 +6,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from textwrap import indent
 from typing import Any, NoReturn
 
-from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, ParamsError
+from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError, ParamsError
 from components.shared.events.data import Emit
 from components.shared.params import Params
 from components.shared.run import step_run
 from components.shared.step import Reported, StepFailed, StepName, run_step
+from components.shared.storage.location import Place, place
 from components.shared.version import __version__
 
 EXIT_CODES = """\
@@ -22,6 +24,34 @@ exit codes:
   130  interrupted
   143  terminated
   1    anything else
+"""
+
+
+PLACES = """\
+places:
+  PLACE is a path, gs://bucket/key or s3://bucket/key. What lies in a bucket is fetched before the work, of an artifact
+  the files that are read; what is made for a bucket is published after it, whole or not at all.
+"""
+
+CONTAINER = """\
+in a container:
+{docker}
+  Mounts: what the options name, at any path; what is written must be writable for --user, which may be any. /tmp is for
+  temporary files (with --read-only: --tmpfs /tmp); what is fetched from buckets goes there, so mount something large
+  and name it by SHUTTERLINE_SCRATCH where it does not fit.
+"""
+
+ENVIRONMENT = """\
+environment:
+  SHUTTERLINE_RUN_ID           id of the run that this step belongs to; default: one is made
+  SHUTTERLINE_EVENTS           directory for status events that all steps of a run share; default: beside the output
+  SHUTTERLINE_RECORDS          directory that gets a record of how the step ended
+  SHUTTERLINE_SCRATCH          directory for what is fetched from buckets; what is there is not fetched again
+  SHUTTERLINE_STORAGE_TIMEOUT  seconds without a byte from a bucket after which it is given up; default: 120
+  SHUTTERLINE_MODULES          modules of your own whose classes params may name
+  STORAGE_EMULATOR_HOST, GOOGLE_APPLICATION_CREDENTIALS and what else Google's clients read: gs://
+  AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what else boto3 reads: s3://
+  KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_… and KAFKA_SSL_…, PUBSUB_EMULATOR_HOST: status
 """
 
 
@@ -57,6 +87,14 @@ def add_params_options(parser: argparse.ArgumentParser, default: str | None = No
     )
 
 
+def place_option(text: str) -> Place:
+    """What an option names: a path, ``gs://…`` or ``s3://…``; for argparse."""
+    try:
+        return place(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print one JSON document to standard output")
@@ -75,6 +113,7 @@ def step_command(
     output: str | None = None,
     *,
     in_pipeline: bool = False,
+    docker: str,
 ) -> int:
     """Run one component from its command line.
 
@@ -85,10 +124,12 @@ def step_command(
         work: From parsed options, checked params and what takes the status to the result.
         output: The option that names what the step makes; its events are kept beside it.
         in_pipeline: Whether the step is a part of the pipeline even when it is started by hand.
+        docker: How it is run in a container, for ``--help``.
 
     Returns:
         The exit code.
     """
+    parser.epilog = f"{PLACES}\n{CONTAINER.format(docker=indent(docker.rstrip(), '  '))}\n{ENVIRONMENT}\n{EXIT_CODES}"
     add_params_options(parser)
     add_json_option(parser)
     parser.add_argument("--version", action="version", version=f"shutterline {__version__}")

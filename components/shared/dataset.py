@@ -11,6 +11,7 @@ Layout::
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -234,17 +235,48 @@ def _normalisation(histogram: npt.NDArray[np.int64]) -> Normalisation:
     return Normalisation(mean=mean, std=std)
 
 
-def open_dataset(path: Path) -> Dataset:
-    """Open a dataset directory, every file checked; images stay on disk, mapped into memory.
+ChosenSplits = Callable[[DatasetManifest], Collection[SplitName]]
+
+
+def every_split(manifest: DatasetManifest) -> Collection[SplitName]:
+    """All splits there are."""
+    return manifest.splits.keys()
+
+
+def training_splits(manifest: DatasetManifest) -> Collection[SplitName]:
+    """What training reads: the training images, and those it is watched by."""
+    watched: SplitName = "validation" if "validation" in manifest.splits else "test"
+    return ("train", watched)
+
+
+def evaluation_splits(manifest: DatasetManifest) -> Collection[SplitName]:
+    """What evaluation reads."""
+    split: SplitName = "test"
+    return (split,)
+
+
+def files_of_splits(manifest: DatasetManifest, chosen: ChosenSplits) -> Iterator[FileRecord]:
+    """The files of some splits; a split that is not there has none."""
+    for name in chosen(manifest):
+        if split := manifest.splits.get(name):
+            yield from (*split.images, split.labels)
+
+
+def open_dataset(path: Path, chosen: ChosenSplits = every_split) -> Dataset:
+    """Open a dataset directory, every file that is opened checked; images stay on disk, mapped into memory.
+
+    Args:
+        path: The directory.
+        chosen: The splits that are opened; the files of the others are not looked at and need not be there.
 
     Raises:
         ArtifactError: Not a complete dataset, damaged, or at odds with its manifest.
     """
     manifest: DatasetManifest = read_manifest(path, DATASET)
-    verify_files(path, manifest)
-    return Dataset(
-        path, manifest, {name: _open_split(path, manifest, record) for name, record in manifest.splits.items()}
-    )
+    verify_files(path, files_of_splits(manifest, chosen))
+    wanted = chosen(manifest)
+    splits = {name: _open_split(path, manifest, record) for name, record in manifest.splits.items() if name in wanted}
+    return Dataset(path, manifest, splits)
 
 
 def _open_split(path: Path, manifest: DatasetManifest, record: SplitRecord) -> Split:

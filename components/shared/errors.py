@@ -5,12 +5,14 @@
     ShutterlineError                 exit code 1
     ├── DivergedError                the loss is no longer a number
     ├── StatusUnavailableError       no broker answers at the start, and the params want that to be an error
+    ├── StorageUnavailableError      a bucket's store does not answer, or sends wrong bytes, again and again
     └── InputError                   exit code 2: what was given cannot be used; one message, no traceback
         ├── ParamsError              options of a run, every problem at once (``.problems``)
         ├── DataError                images and labels handed to data prep
         ├── ArtifactError            a dataset or model directory that is incomplete, damaged or of another kind
         ├── DeviceError              a device that was asked for and is not there
-        └── StatusRefusedError       a broker refuses: topic, permission, credentials, security settings
+        ├── StatusRefusedError       a broker refuses: topic, permission, credentials, security settings
+        └── StorageRefusedError      a place in a bucket cannot be used: bucket, permission, nothing there, taken over
 
 Anything else that escapes a step is a defect or a broken machine and ends with exit code 1 and a traceback.
 """
@@ -39,6 +41,10 @@ class StatusUnavailableError(ShutterlineError):
     """A broker does not answer at the start of a step whose params say ``on_status_error: fail``."""
 
 
+class StorageUnavailableError(ShutterlineError):
+    """A bucket's store was asked again and again, and does not answer or sends bytes of a wrong checksum."""
+
+
 class InputError(ShutterlineError):
     """What the user gave cannot be used; the message says where, why and what to do."""
 
@@ -59,6 +65,14 @@ class DeviceError(InputError):
 
 class StatusRefusedError(InputError):
     """A broker refuses status, and will go on doing so until somebody changes a setting."""
+
+
+class StorageRefusedError(InputError):
+    """A place in a bucket cannot be used, and asking again will not help.
+
+    There is no such bucket or object, the credentials are missing or not enough, something else lies there, or
+    another writer took over.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,5 +107,5 @@ def open_evaluation(path: Path) -> Evaluation:
         ArtifactError: Not a complete evaluation, or damaged.
     """
     manifest: EvaluationManifest = read_manifest(path, EVALUATION)
-    verify_files(path, manifest)
+    verify_files(path, manifest.files())
     return Evaluation(path, manifest)

@@ -11,6 +11,7 @@ Layout::
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -92,12 +93,22 @@ class Model:
     manifest: ModelManifest
 
 
-def open_model(path: Path) -> Model:
-    """Open a model directory, every file checked.
+def every_file(manifest: ModelManifest) -> Iterable[FileRecord]:
+    """All files there are."""
+    return manifest.files()
+
+
+def weight_files(manifest: ModelManifest) -> Iterable[FileRecord]:
+    """What evaluation reads: both sets of weights, not the export."""
+    return (manifest.weights, manifest.last_weights)
+
+
+def open_model(path: Path, chosen: Callable[[ModelManifest], Iterable[FileRecord]] = every_file) -> Model:
+    """Open a model directory, every chosen file checked; the others need not be there.
 
     Raises:
         ArtifactError: Not a complete model, or damaged.
     """
     manifest: ModelManifest = read_manifest(path, MODEL)
-    verify_files(path, manifest)
+    verify_files(path, chosen(manifest))
     return Model(path, manifest)

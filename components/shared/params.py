@@ -140,7 +140,8 @@ class Params(Entry):
     """Every option of a run. Make one with :meth:`load` or :meth:`from_dict`; both report all problems at once."""
 
     GOOGLE_APPLICATION_CREDENTIALS: Annotated[Text, BeforeValidator(_credentials_reference)] | None = Field(
-        None, description="Path of the service-account file for Pub/Sub; null: application default credentials."
+        None,
+        description="Path of the service-account file for Pub/Sub and gs://; null: application default credentials.",
     )
     PUB_SUB_PROJECT: Annotated[Text, AfterValidator(_following(PUB_SUB_PROJECT_RULE))] | None = Field(
         None, description="Google Cloud project that status is published to."

@@ -10,12 +10,14 @@ import os
 import re
 import secrets
 import socket
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.shared.errors import InputError
 from components.shared.events.event import is_run_id
+from components.shared.storage.location import Place
 
 RUN_VARIABLE = "SHUTTERLINE_RUN_ID"
 EVENTS_VARIABLE = "SHUTTERLINE_EVENTS"
@@ -47,11 +49,12 @@ class StepRun:
     host: str
 
 
-def step_run(output: Path | None = None, *, in_pipeline: bool = False, platform_run: str = "") -> StepRun:
+def step_run(output: Place | None = None, *, in_pipeline: bool = False, platform_run: str = "") -> StepRun:
     """Who we are.
 
     Args:
-        output: What the step makes; without a directory named by the environment, events are kept beside it.
+        output: What the step makes; without a directory named by the environment, events are kept beside it. Where it
+            lies in a bucket they are kept among this machine's temporary files.
         in_pipeline: Whether the step runs as part of the pipeline.
         platform_run: The platform's id of the run, if it is known.
 
@@ -67,10 +70,16 @@ def step_run(output: Path | None = None, *, in_pipeline: bool = False, platform_
         run=named or as_run_id(platform_run) or new_run_id(),
         pipeline=PIPELINE_NAME if in_pipeline else None,
         attempt=int(retry) if retry.isascii() and retry.isdigit() else 0,
-        events=Path(directory) if directory else output.absolute().parent / "events" if output else None,
+        events=Path(directory) if directory else _beside(output) if output else None,
         shared=bool(directory),
         host=socket.gethostname(),
     )
+
+
+def _beside(output: Place) -> Path:
+    if isinstance(output, Path):
+        return output.absolute().parent / "events"
+    return Path(tempfile.gettempdir()) / f"shutterline-{os.getuid()}" / "events"
 
 
 def speaks() -> bool:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from components.shared.command import CommandParser, step_command
+from components.shared.command import CommandParser, place_option, step_command
 from components.shared.events.data import Emit
 from components.shared.params import Params
 from components.shared.step import Reported
 
+DOCKER = """\
+docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD/runs:/runs" IMAGE
+    --dataset /runs/dataset --model /runs/model --params "$(cat params.json)"
+"""
+
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
-    from components.train.train import train  # torch takes seconds, and --help should not
+    from components.train.staged import train_staged  # torch takes seconds, and --help should not
 
-    return train(
+    return train_staged(
         dataset=options.dataset, model=options.model, params=params, checkpoints=options.checkpoints, emit=emit
     )
 
@@ -24,12 +28,23 @@ def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = CommandParser(prog="python -m components.train", description="Train a classifier on a dataset directory.")
-    parser.add_argument("--dataset", metavar="DIR", type=Path, required=True, help="dataset directory from data prep")
-    parser.add_argument("--model", metavar="DIR", type=Path, required=True, help="model directory to make")
     parser.add_argument(
-        "--checkpoints", metavar="DIR", type=Path, help="where checkpoints are kept; default: beside the model"
+        "--dataset", metavar="PLACE", type=place_option, required=True, help="dataset directory from data prep"
     )
-    return step_command("train", parser, argv, _work, output="model")
+    parser.add_argument(
+        "--model",
+        metavar="PLACE",
+        type=place_option,
+        required=True,
+        help="model directory to make; an earlier one goes",
+    )
+    parser.add_argument(
+        "--checkpoints",
+        metavar="PLACE",
+        type=place_option,
+        help="where checkpoints are kept; default: beside the model, or on this machine if that is in a bucket",
+    )
+    return step_command("train", parser, argv, _work, output="model", docker=DOCKER)
 
 
 if __name__ == "__main__":

@@ -22,22 +22,23 @@ def train(
         dataset: The dataset directory.
         model: The model directory.
         metrics: Held-out loss and accuracy of the chosen epoch.
-        checkpoints: Directory where checkpoints are kept; empty: beside the model.
+        checkpoints: Where checkpoints are kept: a path or a bucket's URI; empty: beside the model.
     """
     from pathlib import Path
 
     from components.shared.run import run_of_artifact, step_run
     from components.shared.step import run_step
-    from components.train.train import train as run_training
+    from components.shared.storage.location import place
+    from components.train.staged import train_staged
 
     result, record = run_step(
         "train",
         params,
-        lambda checked, emit: run_training(
+        lambda checked, emit: train_staged(
             dataset=Path(dataset.path),
             model=Path(model.path),
             params=checked,
-            checkpoints=Path(checkpoints) if checkpoints else None,
+            checkpoints=place(checkpoints) if checkpoints else None,
             emit=emit,
         ),
         lambda: step_run(Path(model.path), in_pipeline=True, platform_run=run_of_artifact(model.uri)),

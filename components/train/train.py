@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from components.classifier.device import choose_device, describe_device, make_re
 from components.classifier.export import export_for_serving
 from components.classifier.network import Network, network_of
 from components.shared.artifacts import ArtifactWriter, FileRecord, Normalisation, sha256_of
-from components.shared.dataset import DATASET, Dataset, open_dataset
+from components.shared.dataset import DATASET, Dataset, open_dataset, training_splits
 from components.shared.errors import ArtifactError, ParamsError, Problem
 from components.shared.events.data import Emit, Succeeded, unheard
 from components.shared.logs import step_logger
@@ -90,7 +91,13 @@ class TrainResult:
 
 
 def train(
-    *, dataset: Path, model: Path, params: Params, checkpoints: Path | None = None, emit: Emit = unheard
+    *,
+    dataset: Path,
+    model: Path,
+    params: Params,
+    checkpoints: Path | None = None,
+    emit: Emit = unheard,
+    on_checkpoint: Callable[[Path], None] | None = None,
 ) -> TrainResult:
     """Train the network of `params` on a dataset directory and write a model directory.
 
@@ -100,6 +107,7 @@ def train(
         params: The run's options.
         checkpoints: Where checkpoints are kept, in a directory of this run's own below it; by default beside `model`.
         emit: Gets the status of the step.
+        on_checkpoint: Called with every checkpoint once it is written whole.
 
     Raises:
         ParamsError: The network, optimiser, schedules or transforms cannot be built, or do not fit the data.
@@ -109,7 +117,7 @@ def train(
     """
     network_problems(params)
     device = choose_device(params.device)
-    data = open_dataset(dataset)
+    data = open_dataset(dataset, training_splits)
     _fits(data, params)
     with ArtifactWriter(model, MODEL) as writer:
         make_repeatable(params.manual_seed)
@@ -126,7 +134,7 @@ def train(
             params.batch_size,
         )
         start = time.perf_counter()
-        _run(trainer, data, kept, model / "tensorboard", emit)
+        _run(trainer, data, kept, model / "tensorboard", emit, on_checkpoint)
         seconds = time.perf_counter() - start
         files = _write_weights(writer, trainer, data, normalisation)
         manifest = _manifest(trainer, data, normalisation, files, seconds, dataset_sha256)
@@ -205,7 +213,14 @@ def _has_room(parameters: int, device: torch.device) -> None:
         raise ParamsError([Problem("net_arch", message)])
 
 
-def _run(trainer: Trainer, data: Dataset, checkpoints: Path, tensorboard: Path, emit: Emit) -> None:
+def _run(
+    trainer: Trainer,
+    data: Dataset,
+    checkpoints: Path,
+    tensorboard: Path,
+    emit: Emit,
+    on_checkpoint: Callable[[Path], None] | None,
+) -> None:
     """All epochs, with everything that happens between them."""
     params, split = trainer.params, data.selection_split
     images = len(trainer.training.images)
@@ -227,6 +242,8 @@ def _run(trainer: Trainer, data: Dataset, checkpoints: Path, tensorboard: Path, 
             if epoch % params.save_freq == 0 or epoch == params.num_epochs:
                 saved = save_checkpoint(checkpoints, epoch, trainer.state(epoch), params.keep_checkpoints)
                 status.checkpoint(epoch, saved)
+                if on_checkpoint is not None:
+                    on_checkpoint(saved)
         curves.precision_recall(trainer.predict_with_best(), data.manifest.classes, trainer.best.epoch)
 
 

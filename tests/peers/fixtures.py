@@ -6,17 +6,21 @@ import gc
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from tests.peers.emulator import PubSubEmulator, emulator_jar
+from tests.peers.gcs import GcsBucket, GcsFaults, GcsServer
 from tests.peers.kafka_topics import ExternalKafka, KafkaTopics
 from tests.peers.mock_kafka import MockCluster
 from tests.peers.noida import DurableKafkaBroker, KafkaBroker
+from tests.peers.object_store import Bucket
 from tests.peers.pubsub_server import PubSubServer
 from tests.peers.pubsub_topics import ExternalPubSub, PubSubTopics
+from tests.peers.s3 import MotoServer, S3Bucket, S3Faults, S3Server
 from tests.peers.tls import Certificates
 
 
@@ -101,3 +105,77 @@ def pubsub_server() -> Iterator[PubSubServer]:
 
 def _need_emulator() -> None:
     need(emulator_jar(), "no Pub/Sub emulator: install java and `gcloud components install pubsub-emulator`")
+
+
+@pytest.fixture(scope="module")
+def gcs_server() -> Iterator[GcsFaults]:
+    """A GCS server behind a relay: the one ``STORAGE_EMULATOR_HOST`` names, or a process of our own."""
+    with ExitStack() as stack:
+        server = os.environ.get("STORAGE_EMULATOR_HOST") or stack.enter_context(GcsServer()).url
+        yield stack.enter_context(GcsFaults(server))
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[S3Server]:
+    """The server's process; it takes seconds to start."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def s3_server(seaweed: S3Server) -> Iterator[S3Faults]:
+    """An S3 server that checks signatures, behind a relay."""
+    with S3Faults(seaweed) as faults:
+        yield faults
+
+
+@pytest.fixture(scope="module")
+def moto_server() -> Iterator[S3Faults]:
+    """Another S3 server behind a relay, of another hand."""
+    with MotoServer() as server, S3Faults(server) as faults:
+        yield faults
+
+
+@pytest.fixture
+def gcs_bucket(gcs_server: GcsFaults, monkeypatch: pytest.MonkeyPatch) -> GcsBucket:
+    """A bucket of the test's own; clients find the server by their environment."""
+    gcs_server.clear()
+    bucket = GcsBucket(gcs_server)
+    _into(bucket, monkeypatch)
+    return bucket
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Faults, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Bucket]:
+    """The same on SeaweedFS."""
+    yield from _s3_bucket(s3_server, monkeypatch)
+
+
+@pytest.fixture
+def moto_bucket(moto_server: S3Faults, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Bucket]:
+    """The same on moto."""
+    yield from _s3_bucket(moto_server, monkeypatch)
+
+
+@pytest.fixture(params=["gs", "s3"])
+def bucket(request: pytest.FixtureRequest) -> Bucket:
+    """One of each store, in turn."""
+    found: Bucket = request.getfixturevalue({"gs": "gcs_bucket", "s3": "s3_bucket"}[request.param])
+    return found
+
+
+def _s3_bucket(faults: S3Faults, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Bucket]:
+    faults.clear()
+    bucket = S3Bucket(faults)
+    _into(bucket, monkeypatch)
+    yield bucket
+    faults.clear()
+    bucket.close()
+
+
+def _into(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a bucket's environment in the place of the user's."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "STORAGE_EMULATOR", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)

@@ -56,7 +56,7 @@ def write_parcel(path: Path, files: dict[str, bytes] | None = None) -> ParcelMan
 
 def open_parcel(path: Path) -> ParcelManifest:
     manifest: ParcelManifest = read_manifest(path, PARCEL)
-    verify_files(path, manifest)
+    verify_files(path, manifest.files())
     return manifest
 
 

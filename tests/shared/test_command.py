@@ -37,7 +37,7 @@ def command(*argv: str, error: BaseException | None = None) -> int:
             raise error
         return Result({"dataset": str(options.dataset), "epochs": params.num_epochs})
 
-    return step_command("train", parser, argv, work)
+    return step_command("train", parser, argv, work, docker="docker run IMAGE")
 
 
 ARGUMENTS = ["--dataset", "data", "--params", json.dumps(small())]

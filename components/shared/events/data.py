@@ -47,7 +47,7 @@ class Progress:
     """A step has come this far.
 
     Attributes:
-        step: Units of work done: batches in training, images elsewhere.
+        step: Units of work done: batches in training, bytes while artifacts travel, images elsewhere.
         steps: Units in all.
         unit: What is counted.
         epoch: Epochs begun, from 1; null outside training.
@@ -62,7 +62,7 @@ class Progress:
 
     step: Count
     steps: Count
-    unit: Literal["batches", "images"] = "images"
+    unit: Literal["batches", "images", "bytes"] = "images"
     epoch: Count | None = None
     epochs: Count | None = None
     samples_per_second: Measured = None

@@ -74,7 +74,7 @@ DATA: dict[tuple[str, str], st.SearchStrategy[Any]] = {
         Progress,
         step=COUNTS,
         steps=COUNTS,
-        unit=st.sampled_from(["batches", "images"]),
+        unit=st.sampled_from(["batches", "images", "bytes"]),
         losses=FIGURES,
         metrics=FIGURES,
         device=st.none() | WORDS,

@@ -1,0 +1,243 @@
+"""Localize: what lies in a bucket becomes files here, whole and verified or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.shared.artifacts import ArtifactKind, FileRecord, Manifest, read_manifest
+from components.shared.errors import ArtifactError, StorageRefusedError
+from components.shared.storage.claim import claim_in, told
+from components.shared.storage.download import Download, Wanted
+from components.shared.storage.location import Location, key_problem
+from components.shared.storage.objects import Changed, ObjectStore, StoredObject
+from components.shared.storage.progress import OnProgress
+from components.shared.storage.reading import FETCHING, below, read_small
+from components.shared.storage.stores import connect
+from components.shared.storage.transfer import Transfer, run_all
+
+# From a manifest of the kind that is fetched (a ModelManifest, …) to the records of those files that are wanted.
+Select = Callable[..., Iterable[FileRecord]]
+
+_TRIES = 4  # of reading a place from the beginning, when it changes meanwhile
+
+
+def fetch_artifact(
+    location: Location,
+    kind: ArtifactKind,
+    into: Path,
+    *,
+    wanted: Select | None = None,
+    progress: OnProgress | None = None,
+) -> Path:
+    """Fetch an artifact, or some of its files, to a local directory that opens like any other.
+
+    Files are put below `into` under the manifest's names, each when it is whole and verified; the manifest last.
+    Calling it again fetches only what is missing.
+
+    Args:
+        location: The artifact's prefix, such as ``gs://bucket/models/7``.
+        kind: Which kind of artifact must be there.
+        into: A directory; made if it is not there.
+        wanted: From the manifest to the records of the files to fetch; None: all that the manifest names.
+        progress: Told how far it is.
+
+    Returns:
+        `into`.
+
+    Raises:
+        StorageRefusedError: Nothing there, no such bucket, forbidden, no credentials, being written by somebody,
+            another kind, or changed again and again while it was read.
+        StorageUnavailableError: The store does not answer, or sends wrong bytes again and again.
+        OSError: The local file system: with its file name.
+    """
+    transfer = Transfer(location, "down", progress)
+    with _session(location, transfer) as store, _folder(into, location) as folder:
+        for _ in range(_TRIES):
+            with suppress(Changed):
+                _Artifact(store, transfer, location, kind, into, folder).fetch(wanted or Manifest.files)
+                return into
+    raise _unsteady(location)
+
+
+def fetch_tree(location: Location, into: Path, *, progress: OnProgress | None = None) -> Path:
+    """Fetch every object below a prefix, or the one object of that name, to the same relative names.
+
+    One object becomes the file ``into/<last part of its key>``.
+
+    Args:
+        location: A prefix, or one object.
+        into: A directory; made if it is not there.
+        progress: Told how far it is.
+
+    Returns:
+        `into`; of one object, its file.
+
+    Raises:
+        StorageRefusedError: Nothing there, no such bucket, forbidden, no credentials, a name that would lead out of
+            `into`, or changed again and again while it was read.
+        StorageUnavailableError: The store does not answer, or sends wrong bytes again and again.
+        OSError: The local file system: with its file name.
+    """
+    transfer = Transfer(location, "down", progress)
+    with _session(location, transfer) as store, _folder(into, location) as folder:
+        for _ in range(_TRIES):
+            with suppress(Changed):
+                files, result = _tree(store, location, into)
+                _download(store, transfer, location, files, folder)
+                transfer.finished()
+                return result
+    raise _unsteady(location)
+
+
+@dataclass(frozen=True)
+class _Artifact:
+    """One attempt at an artifact, as it is now."""
+
+    store: ObjectStore
+    transfer: Transfer
+    location: Location
+    kind: ArtifactKind
+    into: Path
+    folder: Path
+
+    def fetch(self, select: Select) -> None:
+        """Fetch the files of the manifest that is there, then the manifest.
+
+        Raises:
+            Changed: Another artifact is there by now.
+        """
+        # One request a thousand objects tells version, size and checksum of each.
+        found = {stored.key: stored for stored in self.store.list(below(self.location))}
+        manifest_key = self.location.child(self.kind.manifest_file).key
+        if (stored := found.get(manifest_key)) is None:
+            raise self._absent(bool(found))
+        data = read_small(self.store, self.transfer, self.location, stored)
+        manifest = self._manifest(data)
+        records = {record.file: record for record in select(manifest)}
+        wanted = [self._wanted(found, stored, record) for record in records.values()]
+        manifest_file = self.into / self.kind.manifest_file
+        with suppress(FileNotFoundError):
+            if manifest_file.read_bytes() != data:
+                manifest_file.unlink()  # it names other files than those that are coming
+        _download(self.store, self.transfer, self.location, wanted, self.folder)
+        fresh = self.folder / self.kind.manifest_file
+        fresh.write_bytes(data)
+        fresh.replace(manifest_file)
+        self.transfer.finished()
+
+    def _manifest(self, data: bytes) -> Manifest:
+        uri = self.location.child(self.kind.manifest_file)
+        if (claim := claim_in(data)) is not None:
+            raise StorageRefusedError(
+                f"{self.location}: is being written {told(claim)}; wait until that is done, or, if it was interrupted, "
+                "run the step that makes it again"
+            )
+        # Read as a file, as everywhere; what is wrong with it is told of the object.
+        copy = self.folder / self.kind.manifest_file
+        copy.write_bytes(data)
+        try:
+            manifest: Manifest = read_manifest(self.folder, self.kind)
+        except ArtifactError as error:
+            raise StorageRefusedError(str(error).replace(str(copy), str(uri))) from error
+        return manifest
+
+    def _wanted(self, found: dict[str, StoredObject], manifest: StoredObject, record: FileRecord) -> Wanted:
+        uri = self.location.child(record.file)
+        stored = found.get(uri.key)
+        if stored is None or stored.bytes != record.bytes:
+            # The listing's pages are not of one moment: perhaps there is another artifact by now.
+            if self.store.stat(manifest.key) != manifest:
+                raise Changed(str(self.location))
+            what = "is missing" if stored is None else f"has {stored.bytes} bytes, not {record.bytes}"
+            raise StorageRefusedError(
+                f"{uri}: {what}, though {self.kind.manifest_file} names it; run the step that makes the "
+                f"{self.kind.name} again"
+            )
+        return Wanted(stored, self.into / record.file, record.sha256)
+
+    def _absent(self, anything: bool) -> StorageRefusedError:
+        if not anything:
+            return StorageRefusedError(
+                f"{self.location}: nothing is there; check the name, or run the step that makes the {self.kind.name}"
+            )
+        return StorageRefusedError(
+            f"{self.location}: is no complete {self.kind.name}: {self.kind.manifest_file}, which is written last, is "
+            "missing; check the name, or run the step that makes it again"
+        )
+
+
+def _download(store: ObjectStore, transfer: Transfer, location: Location, files: list[Wanted], folder: Path) -> None:
+    """Fetch files side by side, the largest first: they take longest."""
+    transfer.expect(len(files), sum(wanted.stored.bytes for wanted in files))
+    for parent in {wanted.file.parent for wanted in files}:
+        parent.mkdir(parents=True, exist_ok=True)
+
+    def tasks() -> Iterator[Callable[[], None]]:
+        for wanted in sorted(files, key=lambda one: -one.stored.bytes):
+            uri = Location(location.scheme, location.bucket, wanted.stored.key)
+            yield from Download(store, transfer, wanted, str(uri), folder).tasks()
+
+    run_all(transfer, tasks())
+
+
+def _tree(store: ObjectStore, location: Location, into: Path) -> tuple[list[Wanted], Path]:
+    """The objects below a prefix and their files; or one object and its file."""
+    start = below(location)
+    found = [stored for stored in store.list(start) if not stored.key.endswith("/")]
+    if found:
+        names = {stored.key.removeprefix(start) for stored in found}
+        folders = {str(parent) for name in names for parent in Path(name).parents}
+        for name in names:
+            uri = location.child(name)
+            if problem := key_problem(name):
+                raise StorageRefusedError(f"{uri}: cannot become a file: {problem}; rename the object")
+            if name in folders:
+                raise StorageRefusedError(f"{uri}: cannot become a file: other objects lie below it; rename the object")
+        return [Wanted(stored, into / stored.key.removeprefix(start)) for stored in found], into
+    single = store.stat(location.key) if location.key else None
+    if single is None:
+        raise StorageRefusedError(f"{location}: nothing is there; check the name")
+    return [Wanted(single, into / location.name)], into / location.name
+
+
+@contextmanager
+def _session(location: Location, transfer: Transfer) -> Iterator[ObjectStore]:
+    store = connect(location, transfer)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def _folder(into: Path, location: Location) -> Iterator[Path]:
+    """A folder for unfinished files, this process's alone while it is here; kept where something is unfinished."""
+    into.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(into, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageRefusedError(
+                f"{location}: another process is fetching into {into}; wait for it, or fetch into another directory"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        folder = into / FETCHING
+        folder.mkdir(exist_ok=True)
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _unsteady(location: Location) -> StorageRefusedError:
+    return StorageRefusedError(
+        f"{location}: was changed again and again while it was read; wait until whoever writes there is done"
+    )

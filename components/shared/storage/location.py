@@ -1,0 +1,118 @@
+"""Where an artifact lies: a path of this machine, or a prefix in a bucket."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from components.shared.allowed_classes import shortened
+from components.shared.errors import InputError
+
+_ALLOWED = "allowed are a local path, file:///path, gs://bucket/path and s3://bucket/path"
+# minio:// is what Kubeflow Pipelines calls its own S3 store in the addresses of artifacts.
+_SCHEMES: dict[str, Literal["gs", "s3"]] = {"gs": "gs", "s3": "s3", "minio": "s3"}
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+# Both services' rules, the wider where they differ: GCS allows underscores and names with a domain of up to 222.
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_LONGEST_KEY = 1024  # bytes of UTF-8, in both services
+
+
+@dataclass(frozen=True)
+class Location:
+    """One object or a prefix in a bucket.
+
+    Attributes:
+        scheme: Which kind of store: ``gs`` or ``s3``.
+        bucket: The bucket's name.
+        key: Without a slash at its ends; empty for the whole bucket.
+    """
+
+    scheme: Literal["gs", "s3"]
+    bucket: str
+    key: str
+
+    def child(self, name: str) -> Location:
+        """What lies below this one under a relative name."""
+        return Location(self.scheme, self.bucket, f"{self.key}/{name}" if self.key else name)
+
+    @property
+    def name(self) -> str:
+        """The last part of the key; of a whole bucket, the bucket's name."""
+        return self.key.rpartition("/")[2] or self.bucket
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.bucket}/{self.key}".removesuffix("/")
+
+
+Place = Path | Location
+
+
+def place(text: str) -> Place:
+    """What a user wrote as an input or output: a path, or a location in a bucket.
+
+    Args:
+        text: A local path, ``file:///path``, ``gs://bucket/path``, ``s3://bucket/path`` or ``minio://bucket/path``.
+
+    Raises:
+        InputError: It is none of these; one line.
+    """
+    if not text:
+        raise InputError(f"an empty text is no place; {_ALLOWED}")
+    found = _SCHEME.fullmatch(text)
+    if found is None:
+        return Path(text)
+    scheme, rest = found[1].lower(), found[2]
+    if scheme == "file":
+        return _path(text)
+    if scheme not in _SCHEMES:
+        raise _refusal(text, f"{scheme}:// is not known here")
+    bucket, _, key = rest.partition("/")
+    if not bucket:
+        raise _refusal(text, "it names no bucket")
+    if _BUCKET.fullmatch(bucket) is None or ".." in bucket:
+        raise _refusal(
+            text,
+            "that is no bucket's name: 3 to 222 small letters, digits, '-', '_' or '.', a letter or digit at both ends",
+        )
+    key = key.removesuffix("/")
+    if problem := key_problem(key):
+        raise _refusal(text, problem)
+    return Location(_SCHEMES[scheme], bucket, key)
+
+
+def key_problem(key: str) -> str | None:
+    """Why a key or a relative name cannot be used here; None if it can. An empty one is a whole bucket's."""
+    if not key:
+        return None
+    parts = key.split("/")
+    if "" in parts:
+        return "it has an empty part between two slashes"
+    if "." in parts or ".." in parts:
+        return "it has a part '.' or '..', which storage does not resolve"
+    if not key.isprintable():
+        return "it has a character that cannot be printed"
+    try:
+        length = len(key.encode())
+    except UnicodeEncodeError:
+        return "it is not valid Unicode"
+    if length > _LONGEST_KEY:
+        return f"its key has {length} bytes, and {_LONGEST_KEY} are allowed"
+    return None
+
+
+def _path(text: str) -> Path:
+    address = urlsplit(text)
+    if address.netloc not in ("", "localhost"):
+        raise _refusal(text, f"{shortened(address.netloc)} is another machine; a local file is file:///path")
+    if not address.path or address.query or address.fragment:
+        raise _refusal(text, "it names no local path; write file:///path, with '?' as %3F and '#' as %23")
+    return Path(unquote(address.path))
+
+
+def _refusal(text: str, why: str) -> InputError:
+    # What stands before an '@' may be a password, and a query may hold a signature.
+    shown = re.sub(r"(?<=://)[^/@]*@", "…@", re.split(r"[?#]", text, maxsplit=1)[0])
+    return InputError(f"{shortened(shown, 120)}: {why}; {_ALLOWED}")

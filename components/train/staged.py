@@ -1,0 +1,57 @@
+"""Training wherever dataset, model and checkpoints lie: fetch what is read, train, publish."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import partial
+
+from components.classifier.check import network_problems
+from components.classifier.device import choose_device
+from components.shared.dataset import DATASET, files_of_splits, training_splits
+from components.shared.events.data import Emit, unheard
+from components.shared.logs import step_logger
+from components.shared.model import MODEL
+from components.shared.params import Params
+from components.shared.staging import Staging
+from components.shared.step import Reported
+from components.shared.storage.location import Location, Place
+from components.train.mirror import CheckpointMirror
+from components.train.train import train
+
+_log = step_logger("train")
+
+
+def train_staged(
+    *, dataset: Place, model: Place, params: Params, checkpoints: Place | None = None, emit: Emit = unheard
+) -> Reported:
+    """As :func:`~components.train.train.train`, of and for directories that may lie in buckets.
+
+    Of the dataset the splits that training reads are fetched. Checkpoints in a bucket are uploaded while training goes
+    on. A model in a bucket keeps its checkpoints on this machine, unless `checkpoints` names a place for them.
+
+    Raises:
+        ParamsError: The network, optimiser, schedules or transforms cannot be built, or do not fit the data.
+        ArtifactError: The dataset cannot be used, or the model directory cannot be written.
+        DeviceError: The device asked for is not there.
+        DivergedError: The loss became NaN or infinite.
+        StorageRefusedError: A place in a bucket is not there or may not be used.
+        StorageUnavailableError: The storage does not answer.
+    """
+    with Staging(_log, emit, params) as staging:
+        if any(isinstance(place, Location) for place in (dataset, model, checkpoints)):
+            network_problems(params)  # before anything is fetched or claimed
+            choose_device(params.device)
+        images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
+        kept = staging.directory(checkpoints) if checkpoints is not None else None
+        mirror = CheckpointMirror(kept, checkpoints, _log) if kept and isinstance(checkpoints, Location) else None
+        with mirror or nullcontext():
+            output = staging.output(model, MODEL)
+            result = train(
+                dataset=images,
+                model=output,
+                params=params,
+                checkpoints=kept,
+                emit=staging.emit,
+                on_checkpoint=mirror.saved if mirror else None,
+            )
+        return staging.publish(result)

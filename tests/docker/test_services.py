@@ -1,0 +1,99 @@
+"""docker/services.py: what it starts serves, and nothing is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.peers.emulator import emulator_jar
+from tests.peers.fixtures import need
+from tests.peers.ports import HOST, claim_port
+
+SCRIPT = Path(__file__).parents[2] / "docker" / "services.py"
+NAMES = ("kafka", "pubsub", "gcs", "tensorboard")
+
+
+def start(folder: Path, ports: dict[str, int]) -> subprocess.Popen[str]:
+    options = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, *options, "--directory", folder / "services", "--logdir", folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture
+def ports() -> dict[str, int]:
+    return {name: claim_port() for name in NAMES}
+
+
+@pytest.fixture
+def services(tmp_path: Path, ports: dict[str, int]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The running script, and what it printed until it was ready."""
+    need(emulator_jar(), "java and gcloud's pubsub-emulator component")
+    process = start(tmp_path, ports)
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith("ready"):
+            break
+    try:
+        yield process, said
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def serves(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def test_all_serve_with_topics_and_bucket_and_end_with_the_script(
+    services: tuple[subprocess.Popen[str], str], ports: dict[str, int]
+) -> None:
+    process, said = services
+    assert f"export PUBSUB_EMULATOR_HOST={HOST}:{ports['pubsub']} STORAGE_EMULATOR_HOST=http://{HOST}" in said
+    assert f"shutterline run --set KAFKA_HOST={HOST}:{ports['kafka']} --set KAFKA_TOPIC=status" in said
+    topics = subprocess.run(
+        [sys.executable, "-m", "kafka.admin", "-b", f"{HOST}:{ports['kafka']}", "topics", "list"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "status" in topics.stdout
+    for address, wanted in (
+        (f"http://{HOST}:{ports['gcs']}/storage/v1/b", '"shutterline"'),
+        (f"http://{HOST}:{ports['pubsub']}/v1/projects/local/subscriptions", "subscriptions/status-watch"),
+        (f"http://{HOST}:{ports['tensorboard']}/data/environment", "version"),
+    ):
+        with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310 - our own servers
+            assert wanted in json.dumps(json.load(answer))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert not any(serves(port) for port in ports.values())
+
+
+def test_a_taken_port_is_told_in_one_line_and_nothing_stays(tmp_path: Path, ports: dict[str, int]) -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, ports["gcs"]))
+        taken.listen()
+        process = start(tmp_path, ports)
+        _, errors = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert errors == f"error: GCS: port {ports['gcs']} is taken (Address already in use); choose another\n"
+    assert not any(serves(port) for port in ports.values())

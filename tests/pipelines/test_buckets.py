@@ -1,0 +1,138 @@
+"""The three steps with every input and output in a bucket: the same bytes as with paths, errors in the user's names."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.data_prep.__main__ import main as data_prep
+from components.evaluate.__main__ import main as evaluate
+from components.shared.evaluation import open_evaluation
+from components.shared.events.spool import spools_of
+from components.train.__main__ import main as train
+from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS
+from tests.peers.object_store import Bucket
+
+SHORT = ["--params", str(EXAMPLE_PARAMS), "--set", "num_epochs=2", "--set", "save_freq=1", "--set", "device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same steps with paths."""
+    out = tmp_path_factory.mktemp("local")
+    assert data_prep(["--data", str(EXAMPLE_DATA), "--dataset", str(out / "dataset"), *SHORT]) == 0
+    assert train(["--dataset", str(out / "dataset"), "--model", str(out / "model"), *SHORT]) == 0
+    return out
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the steps keep what travels, and nothing else."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def test_a_run_through_a_bucket_is_the_run_through_paths(
+    bucket: Bucket, local: Path, scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in EXAMPLE_DATA.iterdir():
+        bucket.write(f"in/digits/{file.name}", file.read_bytes())
+    uri = f"{bucket.uri}/out"
+    capsys.readouterr()
+
+    assert data_prep(["--data", f"{bucket.uri}/in/digits", "--dataset", f"{uri}/dataset", "--json", *SHORT]) == 0
+    assert told(capsys)["report"]["dataset"] == f"{uri}/dataset"
+    published = bucket.objects("out/dataset/")
+    assert published == {
+        f"out/dataset/{file.relative_to(local / 'dataset').as_posix()}": file.read_bytes()
+        for file in (local / "dataset").rglob("*")
+        if file.is_file() and file.name != ".shutterline-writing"
+    }
+
+    argv = ["--dataset", f"{uri}/dataset", "--model", f"{uri}/model", "--checkpoints", f"{uri}/kept", "--json"]
+    assert train([*argv, *SHORT]) == 0
+    report = told(capsys)["report"]
+    assert (report["model"], report["checkpoints"].rpartition("/")[0]) == (f"{uri}/model", f"{uri}/kept")
+    assert bucket.read("out/model/model.safetensors") == (local / "model" / "model.safetensors").read_bytes()
+    assert any(name.startswith("out/model/tensorboard/") for name in bucket.names("out/model/"))
+    kept = report["checkpoints"].removeprefix(f"{bucket.uri}/")
+    assert bucket.names("out/kept/") == [f"{kept}/epoch-00001.pt", f"{kept}/epoch-00002.pt"]
+
+    places = ["--model", f"{uri}/model", "--dataset", f"{uri}/dataset", "--evaluation", f"{uri}/evaluation"]
+    assert evaluate([*places, "--json", *SHORT]) == 0
+    record = told(capsys)
+    assert record["report"]["report_file"] == f"{uri}/evaluation/report.html"
+    fetched = scratch / "fetched"
+    for name, data in bucket.objects("out/evaluation/").items():
+        file = fetched / name.removeprefix("out/evaluation/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    assert open_evaluation(fetched).manifest.metrics.accuracy == record["report"]["metrics"]["accuracy"]
+
+    # What is left on this machine: the events' spools, and nothing of what travelled.
+    left = {path.name for path in scratch.glob("shutterline-*")}
+    theirs = {name for name in left if name.startswith(("shutterline-server-", "shutterline-test-"))}  # of the peers
+    assert left - theirs == {f"shutterline-{os.getuid()}"}
+    assert list(scratch.glob("shutterline-*/events/*"))
+
+
+def test_only_what_a_step_reads_is_fetched(bucket: Bucket, local: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("dataset", "model"):
+        for file in (local / kind).rglob("*"):
+            if file.is_file():
+                bucket.write(f"{kind}/{file.relative_to(local / kind).as_posix()}", file.read_bytes())
+    # Gone, so that whoever fetches it fails.
+    for name in bucket.names("dataset/train/"):
+        bucket.delete(name)
+    bucket.delete("model/model.pt2")
+    places = ["--model", f"{bucket.uri}/model", "--dataset", f"{bucket.uri}/dataset"]
+    assert evaluate([*places, "--evaluation", f"{bucket.uri}/evaluation", *SHORT]) == 0
+    assert train(["--dataset", f"{bucket.uri}/dataset", "--model", f"{bucket.uri}/again", *SHORT]) == 2
+    assert f"{bucket.uri}/dataset/train/" in capsys.readouterr().err
+    assert bucket.names("again") == []
+
+
+@pytest.mark.parametrize("what", ["params", "data", "output"])
+def test_a_step_that_cannot_work_leaves_the_bucket_as_it_was_and_names_the_uri(
+    bucket: Bucket, local: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (local / "dataset").rglob("*.*"):
+        bucket.write(f"dataset/{file.relative_to(local / 'dataset').as_posix()}", file.read_bytes())
+    bucket.write("other/notes.txt", b"mine")
+    before = bucket.objects()
+    source = f"{bucket.uri}/{'nothing' if what == 'data' else 'dataset'}"
+    model = f"{bucket.uri}/{'other' if what == 'output' else 'model'}"
+    changed = ["--set", "image_height=9", "--set", "image_width=9"] if what == "params" else []
+    capsys.readouterr()
+    assert train(["--dataset", source, "--model", model, *SHORT, *changed]) == 2
+    said = capsys.readouterr().err
+    assert {"params": f"the dataset {source} has 8", "data": source, "output": model}[what] in said
+    assert "Traceback" not in said
+    assert bucket.objects() == before
+
+
+def test_events_of_a_step_whose_output_is_in_a_bucket_are_kept_here(
+    bucket: Bucket, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_RUN_ID", "one")
+    assert data_prep(["--data", str(EXAMPLE_DATA), "--dataset", f"{bucket.uri}/dataset", *SHORT]) == 0
+    (kept,) = scratch.glob("shutterline-*/events")
+    assert len(spools_of(kept, "one")) == 1
+
+
+@pytest.mark.parametrize("text", ["gs://", "hdfs://host/data", "https://storage.example/data", "s3://bucket/../up"])
+def test_what_is_no_place_is_bad_input(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        data_prep(["--data", text, "--dataset", "out", *SHORT])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("python -m components.data_prep: error: argument --data: ")

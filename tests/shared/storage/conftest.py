@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from components.shared.artifacts import ArtifactKind, ArtifactWriter, FileRecord, Manifest
+from tests.peers.fixtures import (
+    bucket,
+    gcs_bucket,
+    gcs_server,
+    moto_bucket,
+    moto_server,
+    s3_bucket,
+    s3_server,
+    seaweed,
+)
+
+__all__ = ["bucket", "gcs_bucket", "gcs_server", "moto_bucket", "moto_server", "s3_bucket", "s3_server", "seaweed"]
+
+
+class BoxManifest(Manifest):
+    """The smallest artifact there is: named files."""
+
+    kind: Literal["test.box"] = "test.box"
+    parts: dict[str, FileRecord]
+
+
+BOX = ArtifactKind("box", "box.json", BoxManifest)
+
+
+def box(path: Path, seed: int, sizes: dict[str, int]) -> Path:
+    """A box whose files have such sizes, with bytes that follow from the seed."""
+    chance = random.Random(seed)  # noqa: S311
+    with ArtifactWriter(path, BOX) as writer:
+        records = {}
+        for name, size in sizes.items():
+            file = writer.new_file(name)
+            file.write_bytes(chance.randbytes(size))
+            records[name] = writer.record(file)
+        writer.commit(BoxManifest(created_by="test", parts=records))
+    return path
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    """Every file below a directory, by relative name."""
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHUTTERLINE_STORAGE_TIMEOUT", "20")
