@@ -12,6 +12,7 @@ from components.shared.errors import EXIT_FAILURE, ShutterlineError
 from components.shared.signals import EXIT_INTERRUPTED
 from components.shared.version import __version__
 from pipelines.events_command import add_events_parser
+from pipelines.run_options import add_images_option, add_runner_options
 from pipelines.watching import add_watch_parser, watch
 
 
@@ -23,8 +24,10 @@ def build_parser() -> CommandParser:
 
     run = commands.add_parser("run", help="run the whole pipeline on this machine", description=_RUN)
     add_params_options(run, default="")
-    run.add_argument("--data", metavar="DIR", type=Path, help="images or IDX files; default: the example's digits")
+    run.add_argument("--data", metavar="DIR", help="images or IDX files, here or in a bucket (gs://…, s3://…); "
+                     "default: the example's digits")  # fmt: skip
     run.add_argument("--out", metavar="DIR", type=Path, help="directory of the run; default: runs/TIME")
+    add_runner_options(run)
     add_json_option(run)
 
     validate = commands.add_parser("validate", help="check params and print the layer table", description=_VALIDATE)
@@ -36,6 +39,7 @@ def build_parser() -> CommandParser:
     add_params_options(compile_, default="")
     compile_.add_argument("-o", "--output", metavar="FILE", type=Path, default=Path("pipeline.yaml"),
                           help="YAML file to write; default: pipeline.yaml")  # fmt: skip
+    add_images_option(compile_)
     add_json_option(compile_)
 
     add_watch_parser(commands)
@@ -52,8 +56,13 @@ def build_parser() -> CommandParser:
 
 
 _RUN = """\
-Run data prep, training, evaluation and the exit step with kfp's local runner, in processes of this installation.
-Without options it trains a digit classifier on the embedded example."""
+Run data prep, training, evaluation and the exit step with kfp's local runners: in processes of this installation, or
+by --runner docker each in its container, which `make images` builds. Without options it trains a digit classifier on
+the embedded example.
+
+Containers run as you, on a read-only file system and without any capability. They see the run's directory and, read
+only, the data and the files that settings name; of the environment SHUTTERLINE_*, KAFKA_*, AWS_*, GOOGLE_* and the
+emulators' variables. They are labelled by the run: docker ps --filter label=shutterline.run"""
 _VALIDATE = """\
 Check params completely, build the network on torch's meta device, and print the shape and cost of every layer.
 A network that does not fit is refused with the first layer that does not, what it gets and what it needs."""

@@ -13,11 +13,20 @@ import yaml
 from components.shared.command import print_json
 from components.shared.errors import EXIT_OK, InputError
 from components.shared.params import Params, json_schema
+from components.shared.storage.location import Place, place
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS, Checked, CheckElsewhere, load_checked
+from pipelines.run_options import DockerOptions, docker_options, images_named_by
+from pipelines.targets.steps import Target
 
 
 def _say(line: str = "") -> None:
     sys.stdout.write(f"{line}\n")
+
+
+def _show(line: str) -> None:
+    """Show a line beside the result, such as the steps' log."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _warn(checked: Checked) -> None:
@@ -27,19 +36,21 @@ def _warn(checked: Checked) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """``shutterline run``."""
+    in_containers, data = docker_options(options), place(options.data or str(EXAMPLE_DATA))
     check = CheckElsewhere(options.params or str(EXAMPLE_PARAMS), options.overrides)
     from pipelines.targets.local import load_kfp, run_local
 
     load_kfp()  # most of a second, in which the check goes on
     checked = check.result()
     _warn(checked)
+    params = checked.params
+    if in_containers:
+        from pipelines.targets.docker_environment import with_absolute_paths
+
+        params = with_absolute_paths(params)
+    target = _target(in_containers, params, data)
     out = options.out or _new_directory()
-    done = run_local(
-        checked.params,
-        options.data or EXAMPLE_DATA,
-        out,
-        lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201 - the steps' log lines
-    )
+    done = run_local(params, data, out, _show, target)
     if options.json:
         print_json(done.document)
     elif done.document["error"]:
@@ -49,6 +60,17 @@ def run(options: argparse.Namespace) -> int:
         for line in result_table(done.document, out):
             _say(line)
     return done.exit_code
+
+
+def _target(in_containers: DockerOptions | None, params: Params, data: Place) -> Target:
+    """What starts the steps; a Docker engine is asked whether it can."""
+    if in_containers is None:
+        from pipelines.targets.subprocess_steps import SubprocessTarget
+
+        return SubprocessTarget()
+    from pipelines.targets.docker_steps import DockerTarget
+
+    return DockerTarget(in_containers, params, data, _show)
 
 
 def _new_directory() -> Path:
@@ -111,13 +133,15 @@ def validate(options: argparse.Namespace) -> int:
 
 def compile_pipeline(options: argparse.Namespace) -> int:
     """``shutterline compile``."""
+    images = images_named_by(options.images)
     checked = load_checked(options.params or str(EXAMPLE_PARAMS), options.overrides)
     from pipelines.targets.kfp_yaml import write_pipeline
 
     _warn(checked)
-    write_pipeline(checked.params, options.output)
+    write_pipeline(checked.params, options.output, images)
     if options.json:
-        print_json({"status": "compiled", "pipeline": str(options.output), "params": checked.params.to_dict()})
+        document = {"status": "compiled", "pipeline": str(options.output), "params": checked.params.to_dict()}
+        print_json(document | {"images": {step: image.reference for step, image in images.items()}})
     else:
         _say(f"wrote {options.output}")
     return EXIT_OK

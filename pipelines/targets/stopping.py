@@ -6,18 +6,14 @@ passed on to the step; kfp does the rest. A second one ends everything at once.
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from types import FrameType
 
 from components.shared.signals import Terminated
-
-# A terminal sends Ctrl-C to the step too; one that was sent to us alone is passed on after this.
-_GRACE_S = 1.0
+from pipelines.targets.steps import Steps
 
 
 class Stop:
@@ -27,28 +23,23 @@ class Stop:
         signal: The first signal, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
         self.signal: signal.Signals | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        steps = descendants(os.getpid())
-        if self.signal is not None or not steps:
+        if self.signal is not None or not self._steps.under_way():
             self.signal = self.signal or signal.Signals(number)
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated
         self.signal = signal.Signals(number)
-        if number == signal.SIGTERM:
-            _terminate(steps)
-        else:
-            timer = threading.Timer(_GRACE_S, _terminate, [steps])
-            timer.daemon = True
-            timer.start()
+        self._steps.end(self.signal)
 
 
 @contextmanager
-def stopped_with_its_steps() -> Iterator[Stop]:
+def stopped_with(steps: Steps) -> Iterator[Stop]:
     """Within, signals to this process end the step that is running; in another thread, nothing changes."""
-    stop = Stop()
+    stop = Stop(steps)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -58,21 +49,3 @@ def stopped_with_its_steps() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def descendants(process: int) -> list[int]:
-    """Every process below one, where the system tells (``/proc``); shells included."""
-    found: list[int] = []
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        with suppress(OSError, ValueError):
-            for child in map(int, task.read_text().split()):
-                found += [child, *descendants(child)]
-    return found
-
-
-def _terminate(processes: list[int]) -> None:
-    for process in processes:
-        with suppress(OSError):
-            # A shell that only waits for its step would die of it, and the step's exit code with it.
-            if Path(f"/proc/{process}/comm").read_text().strip() not in ("sh", "dash", "bash"):
-                os.kill(process, signal.SIGTERM)

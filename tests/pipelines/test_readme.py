@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -13,6 +15,7 @@ from nbclient import NotebookClient
 
 from components.shared.events.kafka.settings import VARIABLES
 from components.shared.params import Params
+from components.shared.version import __version__
 from pipelines.cli import build_parser
 from tests.pipelines.conftest import ROOT
 
@@ -74,13 +77,30 @@ def test_the_notebook_runs_and_shows_a_notebooks_progress(tmp_path: Path) -> Non
     assert widgets, "mode notebook shows a widget"
 
 
-@pytest.mark.parametrize(
-    "line", [line for block in blocks("sh") for line in block.splitlines() if "shutterline" in line]
-)
+def commands() -> list[str]:
+    """Every line of README's shell blocks, continued ones joined."""
+    return [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if re.search(r"(^|[ /])shutterline ", line)])
 def test_every_shutterline_command_parses(line: str) -> None:
     words = shlex.split(line, comments=True)
     assert words[0] == ".venv/bin/shutterline"
     build_parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if re.search(r" shutterline/[a-z-]+:", line)])
+def test_every_container_is_of_this_version_and_gets_options_that_its_step_has(line: str) -> None:
+    step, version, arguments = re.findall(r" shutterline/([a-z-]+):(\S+) (.*)", line)[0]
+    assert version == __version__
+    told = subprocess.run(
+        [sys.executable, "-m", f"components.{step.replace('-', '_')}", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for option in re.findall(r"--[a-z-]+", arguments):
+        assert option in told.stdout
 
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -104,10 +124,16 @@ def test_every_command_and_option_is_documented() -> None:
                     assert option in row, f"{name} {option}"
 
 
+FILES = """
+README.md Makefile constraints.txt pyproject.toml .ci/run .dockerignore docker/Dockerfile docker/README.md
+docker/build.py docker/install.py docker/requirements.py docker/pip_settings.py docker/base_image.py
+""".split()
+
+
 def test_nothing_in_the_repository_names_a_machine_or_an_index() -> None:
-    listed = [ROOT / name for name in ("README.md", "Makefile", "constraints.txt", "pyproject.toml", ".ci/run")]
+    listed = [ROOT / name for name in FILES]
     for file in listed:
         text = file.read_text(encoding="utf-8")
-        assert not re.search(r"https?://(?!json-schema\.org)", text), file
+        assert not re.search(r"https?://(?!json-schema\.org)[\w-]", text), file
         assert "/root/" not in text
         assert "/work/" not in text

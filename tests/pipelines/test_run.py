@@ -213,6 +213,20 @@ def test_data_of_an_awkward_name_is_told_by_that_name(tmp_path: Path, capsys: py
     assert f"failed: {data}: " in told
 
 
+def test_data_in_a_bucket_is_passed_on_as_it_was_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")  # nobody listens there
+    monkeypatch.setenv("SHUTTERLINE_STORAGE_TIMEOUT", "0.1")
+    options = ["--params", str(write_params(tmp_path / "params.json")), "--data", "gs://bucket/python3/digits"]
+
+    code, document, _ = run_here(tmp_path / "out", capsys, *options)
+
+    assert code != 0
+    assert document["error"]["step"] == "data-prep"
+    assert '"data": "gs://bucket/python3/digits"' in (tmp_path / "out" / "kfp.log").read_text()
+
+
 def test_files_of_the_users_do_not_stand_in_for_packages(tmp_path: Path, command: Command) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=1)
     for name in ("torch.py", "numpy.py", "json.py"):

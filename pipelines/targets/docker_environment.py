@@ -1,0 +1,116 @@
+"""What of this machine the containers of a run get to see: settings by their names, and the files these name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from components.shared.errors import InputError
+from components.shared.params import Params
+from components.shared.staging import SCRATCH_VARIABLE
+from components.shared.storage.location import Location, Place
+
+_NAMES = frozenset(
+    {
+        "PUBSUB_EMULATOR_HOST",
+        "STORAGE_EMULATOR_HOST",
+        # The same bits as in a process of this machine: what sums are made of depends on how many threads make them.
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "CUBLAS_WORKSPACE_CONFIG",
+        "SSL_CERT_FILE",  # where a company's own certificates are
+        "REQUESTS_CA_BUNDLE",
+        "TZ",  # of the log lines
+    }
+)
+_FAMILIES = ("SHUTTERLINE_", "KAFKA_", "AWS_", "GOOGLE_")
+# KAFKA_SASL_PASSWORD_FILE, KAFKA_SSL_CAFILE, AWS_SHARED_CREDENTIALS_FILE, AWS_CA_BUNDLE, …
+_NAMES_A_FILE = re.compile(r".*(FILE|_CA_BUNDLE)|GOOGLE_APPLICATION_CREDENTIALS")
+# Where the clients look when nothing is said; in a container there is no such home.
+_USUAL_PLACES = {
+    "GOOGLE_APPLICATION_CREDENTIALS": ".config/gcloud/application_default_credentials.json",
+    "AWS_SHARED_CREDENTIALS_FILE": ".aws/credentials",
+    "AWS_CONFIG_FILE": ".aws/config",
+}
+
+
+def passed_on(environment: Mapping[str, str], params: Params, data: Place) -> dict[str, str]:
+    """The settings of an environment that the steps may need, files by absolute paths.
+
+    Args:
+        environment: This process's.
+        params: Say with `data` whether a login of the user's own may be needed.
+        data: Where the images are.
+    """
+    passed = {
+        name: _absolute(value) if value and (name == SCRATCH_VARIABLE or _NAMES_A_FILE.fullmatch(name)) else value
+        for name, value in environment.items()
+        if name in _NAMES or name.startswith(_FAMILIES)
+    }
+    scheme = data.scheme if isinstance(data, Location) else None
+    google = scheme == "gs" or params.PUB_SUB_TOPIC or "google" in passed.get("KAFKA_SASL_OAUTH_PROVIDER", "")
+    needed = [*(["GOOGLE_"] if google else []), *(["AWS_"] if scheme == "s3" else [])]
+    home = Path(environment.get("HOME", "/"))
+    for name, place in _USUAL_PLACES.items():
+        if name.startswith(tuple(needed)) and name not in passed and (home / place).is_file():
+            passed[name] = str(home / place)
+    return passed
+
+
+def named_files(passed: Mapping[str, str], params: Params) -> Iterator[Path]:
+    """The files that settings and params name, where they are there; where not, the step says so.
+
+    Args:
+        passed: Settings as `passed_on` gives them.
+        params: May name a credentials file, by an absolute path.
+    """
+    values = [value for name, value in passed.items() if _NAMES_A_FILE.fullmatch(name)]
+    if params.GOOGLE_APPLICATION_CREDENTIALS:
+        values.append(params.GOOGLE_APPLICATION_CREDENTIALS)
+    for value in values:
+        if value and Path(value).is_file():
+            yield Path(value)
+
+
+def with_absolute_paths(params: Params) -> Params:
+    """Params whose credentials file is named so that a container finds it, which has another working directory."""
+    named = params.GOOGLE_APPLICATION_CREDENTIALS
+    if named is None:
+        return params
+    return params.model_copy(update={"GOOGLE_APPLICATION_CREDENTIALS": _absolute(named)})
+
+
+def loopbacks(passed: Mapping[str, str], params: Params) -> Iterator[str]:
+    """The names of what points to this machine itself, which a container of a network of its own does not reach."""
+    named = {name: value for name, value in passed.items() if "_HOST" in name or "_ENDPOINT" in name}
+    named["KAFKA_HOST"] = params.KAFKA_HOST or ""
+    for name, value in named.items():
+        hosts = (re.sub(r"^\w+://", "", part.strip()) for part in value.split(","))
+        if any(re.match(r"(localhost|127\.|\[::1\])", host) for host in hosts):
+            yield name
+
+
+def mountable(path: Path, what: str) -> str:
+    """A path as Docker takes it.
+
+    Args:
+        path: Absolute.
+        what: What messages call it, such as an option.
+
+    Raises:
+        InputError: Docker cannot mount it.
+    """
+    text = str(path)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} {text!r}: its name is not UTF-8, which Docker cannot mount") from error
+    if path == Path(path.anchor):
+        raise InputError(f"{what} {text}: the root of the file system cannot be mounted; name a directory below it")
+    return text
+
+
+def _absolute(value: str) -> str:
+    return os.path.abspath(value)  # noqa: PTH100 - a text, which may be anything

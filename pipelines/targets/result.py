@@ -1,0 +1,85 @@
+"""result.json: how a local run ended and where everything is, put together from what its steps recorded."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, get_args
+
+from components.shared.errors import EXIT_FAILURE
+from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
+from components.shared.step import StepName, StepRecord
+from pipelines.targets.steps import RunPlace, Steps
+
+STEPS: tuple[StepName, ...] = get_args(StepName)  # in the order they run
+INTERRUPTED, TERMINATED = "interrupted from the keyboard", "told to end by SIGTERM"
+STOPS = {INTERRUPTED: EXIT_INTERRUPTED, TERMINATED: EXIT_TERMINATED}
+# What a finished run shows at the top of its directory: the step that makes it, and where kfp keeps it.
+LINKS: dict[str, tuple[StepName, str]] = {
+    "dataset": ("data-prep", "data-prep/dataset"),
+    "model": ("train", "train/model"),
+    "evaluation": ("evaluate", "evaluate/evaluation"),
+    "report.html": ("evaluate", "evaluate/evaluation/report.html"),
+}
+
+
+def result_document(
+    records: dict[str, StepRecord], trouble: str | None, place: RunPlace, steps: Steps
+) -> dict[str, Any]:
+    """Outcome, metrics, where everything is, seconds per step; links what succeeded at the top of the directory.
+
+    Args:
+        records: The records that the steps left.
+        trouble: What went wrong outside the steps, in words.
+        place: Where the run is.
+        steps: The steps, which may know how one ended that left no record.
+    """
+    out, tasks, artifacts = place.out, _task_directory(place.out / "kfp"), {}
+    for name, (step, made) in LINKS.items():
+        if tasks is not None and step in records and records[step].status == "succeeded":
+            with suppress(OSError):  # a filesystem without links: the full path below is enough
+                (out / name).symlink_to(os.path.relpath(tasks / made, out))
+            artifacts[name.removesuffix(".html")] = str(tasks / made)
+    if (out / "checkpoints").is_dir():
+        artifacts["checkpoints"] = str(out / "checkpoints")
+    error = _error(records, trouble, place, steps)
+    evaluated = records["evaluate"].report if "evaluate" in records else {}
+    trained = records["train"].report if "train" in records else {}
+    return {
+        "run": place.run,
+        "status": "succeeded" if error is None else "cancelled" if trouble in STOPS else "failed",
+        "error": error,
+        "metrics": evaluated.get("metrics", {}),
+        "training": {key: value for key, value in trained.items() if key not in ("model", "checkpoints")},
+        "artifacts": artifacts,
+        "params": str(out / "params.json"),
+        "steps": {step: records[step].status for step in STEPS if step in records},
+        "seconds": {step: round(records[step].seconds, 3) for step in STEPS if step in records},
+        "log": str(out / "kfp.log"),
+    }
+
+
+def _task_directory(root: Path) -> Path | None:
+    """The newest run's directory below kfp's pipeline root."""
+    runs = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    return max(runs, key=lambda path: path.stat().st_mtime_ns) if runs else None
+
+
+def _error(records: dict[str, StepRecord], trouble: str | None, place: RunPlace, steps: Steps) -> dict[str, Any] | None:
+    """Why the run did not succeed: the first step's own word, else what is missing."""
+    for step in STEPS:
+        record = records.get(step)
+        if trouble in STOPS and (record is None or record.status != "succeeded"):
+            kind = "KeyboardInterrupt" if trouble == INTERRUPTED else "Terminated"
+            return {"step": step, "type": kind, "message": trouble, "exit_code": STOPS[trouble]}
+        if record is None:
+            why = steps.how_it_ended(step) or trouble or f"it left no record, so it was killed; see {place.log}"
+            return {"step": step, "type": "Killed", "message": why, "exit_code": EXIT_FAILURE}
+        if record.error is not None:
+            return {"step": step, **record.error.model_dump(), "exit_code": record.exit_code}
+        if ended := steps.how_it_ended(step):  # after it had said that it succeeded
+            return {"step": step, "type": "Killed", "message": ended, "exit_code": EXIT_FAILURE}
+    if trouble:
+        return {"step": None, "type": "kfp", "message": trouble, "exit_code": EXIT_FAILURE}
+    return None

@@ -1,0 +1,116 @@
+"""Steps as processes of this installation, through kfp's SubprocessRunner."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from components.shared.step import StepName
+from pipelines.targets.steps import RunPlace, Steps
+
+# A terminal sends Ctrl-C to the step too; one that was sent to us alone is passed on after this.
+_GRACE_S = 1.0
+
+
+class SubprocessTarget:
+    """Runs steps in processes of this installation."""
+
+    @contextmanager
+    def steps(self, place: RunPlace) -> Iterator[Steps]:
+        """Within, the environment of this process is the steps'."""
+        interpreter, before = sys.executable, dict(os.environ)
+        os.environ |= place.variables
+        os.environ["PYTHONSAFEPATH"] = "1"  # a file torch.py in the user's directory is not torch
+        _answer_to_python3(place.scratch, interpreter)
+        try:
+            yield _SubprocessSteps(place, interpreter)
+        finally:
+            sys.executable = interpreter
+            os.environ.clear()
+            os.environ.update(before)
+
+    def scratch(self, out: Path) -> TemporaryDirectory[str]:
+        """In the system's place for them: kfp leaves a directory of its own behind for every task."""
+        return TemporaryDirectory(prefix="shutterline-")
+
+
+def _answer_to_python3(scratch: Path, interpreter: str) -> None:
+    """Make ``python3`` this interpreter, and say that it is called so.
+
+    kfp's SubprocessRunner replaces the text ``python3`` everywhere in a task's command by the interpreter's path, paths
+    of data and of artifacts included, and unquoted in a shell's line. Replaced by itself, it changes nothing.
+    """
+    bin_ = scratch / "bin"
+    bin_.mkdir()
+    script = bin_ / "python3"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(interpreter)} "$@"\n', encoding="utf-8")
+    script.chmod(0o700)
+    if not os.access(script, os.X_OK):
+        return  # temporary files may not be executed here; only a path with that text in it then goes wrong
+    os.environ["PATH"] = f"{bin_}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    sys.executable = "python3"
+
+
+class _SubprocessSteps:
+    def __init__(self, place: RunPlace, interpreter: str) -> None:
+        from kfp import local
+
+        from pipelines.image_classifier import image_classifier
+
+        self._place = place
+        self._interpreter = interpreter
+        self.pipeline: Any = image_classifier
+        self.runner: Any = local.SubprocessRunner(use_venv=False)
+
+    def under_way(self) -> bool:
+        return bool(_descendants(os.getpid()))
+
+    def end(self, number: signal.Signals) -> None:
+        steps = _descendants(os.getpid())
+        if number == signal.SIGTERM:
+            _terminate(steps)
+        else:
+            timer = threading.Timer(_GRACE_S, _terminate, [steps])
+            timer.daemon = True
+            timer.start()
+
+    def say_the_end(self, state: str, message: str, write: Callable[[str], object]) -> None:
+        command = [self._interpreter, "-m", "components.exit_step", "--params", str(self._place.out / "params.json")]
+        done = subprocess.run(  # noqa: S603 - our own interpreter and module
+            [*command, "--state", state, "--message", message],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
+        write(done.stdout)
+
+    def how_it_ended(self, step: StepName) -> str | None:
+        return None  # kfp keeps the exit code to itself
+
+
+def _descendants(process: int) -> list[int]:
+    """Every process below one, where the system tells (``/proc``); shells included."""
+    found: list[int] = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError, ValueError):
+            for child in map(int, task.read_text().split()):
+                found += [child, *_descendants(child)]
+    return found
+
+
+def _terminate(processes: list[int]) -> None:
+    for process in processes:
+        with suppress(OSError):
+            # A shell that only waits for its step would die of it, and the step's exit code with it.
+            if Path(f"/proc/{process}/comm").read_text().strip() not in ("sh", "dash", "bash"):
+                os.kill(process, signal.SIGTERM)
