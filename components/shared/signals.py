@@ -1,4 +1,4 @@
-"""Signals as a step sees them: SIGTERM is an exception, and the last words of a step are not interrupted."""
+"""Signals as a step sees them: SIGTERM is an exception, the first signal counts, and last words are not interrupted."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ class Termination:
             raise Terminated
         self._came = True
 
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The handler of SIGINT: what comes after it, while the work is being left, does not change how the step ended.
+
+        Raises:
+            KeyboardInterrupt: As Python's own handler, each time.
+        """
+        if self._state == "raises":
+            self._state = "over"
+        raise KeyboardInterrupt
+
     def arm(self) -> None:
         """From now on it raises.
 
@@ -60,10 +70,15 @@ def sigterm_kept() -> Iterator[Termination]:
     before = signal.getsignal(signal.SIGTERM)
     if before is not signal.SIG_IGN:  # whoever started us may have asked that it be ignored
         signal.signal(signal.SIGTERM, termination.handle)
+    interrupting = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interrupting:
+        signal.signal(signal.SIGINT, termination.interrupt)
     try:
         yield termination
     finally:
         signal.signal(signal.SIGTERM, before)
+        if interrupting:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

@@ -176,6 +176,24 @@ def test_a_second_ctrl_c_ends_the_wait_for_the_brokers(tmp_path: Path, monkeypat
     gate.open()
 
 
+def test_sigterm_while_ctrl_c_is_being_heeded_changes_nothing(tmp_path: Path, outside: list[int]) -> None:
+    cleared = []
+
+    def work(params: Params, emit: Emit) -> Result:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        finally:
+            terminate()
+            cleared.append(True)
+        return Result({})
+
+    assert ended(tmp_path, work) == 130
+    assert (cleared, outside) == ([True], [])
+    assert told(tmp_path) == ["started", "cancelled"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_afterwards_sigterm_is_what_it_was(tmp_path: Path, outside: list[int]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     for work in (fails, is_cancelled, lambda params, emit: Result()):
