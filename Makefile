@@ -1,6 +1,7 @@
 # `make run` and `make test` are all a newcomer needs; both install into .venv first.
 .DELETE_ON_ERROR:
-.PHONY: help install run test test-slow check format bench seeds services clean
+.PHONY: help install run test test-slow check format bench seeds services \
+	images supply-chain test-containers clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,6 +20,9 @@ help:
 	@echo 'make bench    measure speed against the usual ways, in ratios'
 	@echo 'make seeds    accuracy of the example over ten seeds'
 	@echo 'make services Kafka, Pub/Sub, GCS and TensorBoard on this machine, until Ctrl-C'
+	@echo 'make images   build the images of the steps (needs a Docker engine); BUILD=… are options of docker/build.py'
+	@echo 'make supply-chain  SBOM and licences of the images'
+	@echo 'make test-containers  the tests of the images'
 	@echo 'make install  everything for development into $(VENV)'
 	@echo 'make clean    remove $(VENV), caches and runs'
 
@@ -69,5 +73,15 @@ seeds: $(VENV)/.run
 services: $(VENV)/.dev
 	@$(BIN)/python docker/services.py
 
+# The build needs Python alone; nothing is installed for it.
+images: | $(BIN)/python
+	$(BIN)/python docker/build.py $(BUILD)
+
+supply-chain: $(VENV)/.dev
+	$(BIN)/python docker/supply_chain.py
+
+test-containers: $(VENV)/.dev
+	$(BIN)/python -m pytest -m containers $(TESTS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build runs

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import torch
 
+from tests.bench.containers import container_start, has_image
 from tests.bench.measure import HEAD
 from tests.bench.pipeline import pipeline_overhead
 from tests.bench.status import delivery_rate, emit_costs, training_with_status
+from tests.bench.storage import transfers
 from tests.bench.training import batch_rates, training_rate
 
 
-def main(wanted: str = "abcdef") -> None:
+def main(wanted: str = "abcdefgh") -> None:
     """Run the benchmarks named by their letters and print one row each."""
     logging.disable(logging.INFO)
     cpu = platform.processor() or platform.machine()
@@ -42,6 +44,14 @@ def main(wanted: str = "abcdef") -> None:
                 print(ratio.line(), flush=True)
         if "f" in wanted:
             print(delivery_rate(Path(directory) / "delivery").line(), flush=True)
+        if "g" in wanted:
+            for ratio in transfers():
+                print(ratio.line(), flush=True)
+        if "h" in wanted:
+            told = (
+                container_start().line() if has_image() else "(h) no engine with the images: `make images` builds them"
+            )
+            print(told, flush=True)
 
 
 if __name__ == "__main__":

@@ -105,10 +105,16 @@ class Slow:
 
 @dataclass(frozen=True)
 class Hold:
-    """Keep the request from the server until ``release``; ``reached`` tells that it is there."""
+    """Keep the request from the server, or its answer from the client, until ``release``; ``reached`` tells of it."""
 
+    answer: bool = False
     reached: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self) -> None:
+        """Tell that it is there, and wait for the release."""
+        self.reached.set()
+        self.release.wait()
 
 
 Effect = CutRequest | CutAnswer | LoseAnswer | Refuse | FlipRequestByte | FlipAnswerByte | Slow | Hold
@@ -174,6 +180,7 @@ class HttpFaults(Peer):
         self.exchanges: list[Exchange] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
+        self._under_way = 0
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -225,6 +232,18 @@ class HttpFaults(Peer):
                 if isinstance(fault.effect, Hold):
                     fault.effect.release.set()
             self._faults, self.exchanges = [], []
+
+    def settle(self, timeout: float = 10.0) -> None:
+        """Wait until nothing is under way any more, such as what was held and whose client is dead.
+
+        Raises:
+            TimeoutError: Something still is.
+        """
+        deadline = time.monotonic() + timeout
+        while self._under_way:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._under_way} requests are still under way")
+            time.sleep(0.005)
 
     def count(self, operation: Operation, name: str = "") -> int:
         """How many such requests there were."""
@@ -279,6 +298,15 @@ class HttpFaults(Peer):
         Raises:
             BrokenError: The connection is to end.
         """
+        with self._lock:
+            self._under_way += 1
+        try:
+            self._serve(handler)
+        finally:
+            with self._lock:
+                self._under_way -= 1
+
+    def _serve(self, handler: Handler) -> None:
         body = RequestBody(handler)
         head = Request(handler.command, handler.path, list(handler.headers.items()))
         request = Request(head.method, head.target, head.headers, body.read(_BEGINNING))
@@ -298,11 +326,12 @@ class HttpFaults(Peer):
             request = Request(head.method, head.target, head.headers, _flipped(received, effect.at))
         if isinstance(effect, Slow):
             time.sleep(effect.seconds)
-        if isinstance(effect, Hold):
-            effect.reached.set()
-            effect.release.wait()
+        if isinstance(effect, Hold) and not effect.answer:
+            effect.wait()
 
         answer = self._refused(effect) if isinstance(effect, Refuse) else self.answer(request)
+        if isinstance(effect, Hold) and effect.answer:
+            effect.wait()
         sent = answer.body
         if isinstance(effect, LoseAnswer):
             self._note(Exchange(operation, name, 0, len(received)))

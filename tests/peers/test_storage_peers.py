@@ -22,31 +22,10 @@ from google.api_core.exceptions import BadRequest, NotFound, PreconditionFailed,
 from google.cloud import storage  # type: ignore[import-untyped] # publishes no types
 from urllib3.exceptions import ProtocolError
 
-from tests.peers.fixtures import (
-    bucket,
-    gcs_bucket,
-    gcs_server,
-    moto_bucket,
-    moto_server,
-    s3_bucket,
-    s3_server,
-    seaweed,
-)
 from tests.peers.gcs import GcsBucket
 from tests.peers.http_faults import CutAnswer, CutRequest, FlipAnswerByte, FlipRequestByte, Hold, LoseAnswer, Refuse
 from tests.peers.object_store import Bucket
 from tests.peers.s3 import READER, WRITER, S3Bucket, s3_client
-
-__all__ = [
-    "bucket",
-    "gcs_bucket",
-    "gcs_server",
-    "moto_bucket",
-    "moto_server",
-    "s3_bucket",
-    "s3_server",
-    "seaweed",
-]
 
 MEGABYTES = os.urandom(3 * 1024 * 1024 + 5)
 

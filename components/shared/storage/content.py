@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,9 @@ def digests(pieces: Iterator[memoryview], *algorithms: Algorithm) -> list[Data]:
 
 def pieces_of(file: Path, start: int = 0) -> Iterator[memoryview]:
     """A file's bytes from an offset on, in pieces that are valid until the next one is asked for."""
-    buffer = memoryview(bytearray(PIECE))
     with file.open("rb", buffering=0) as stream:
+        # No larger than needed: for small files making it is most of the work.
+        buffer = memoryview(bytearray(min(PIECE, max(1, os.fstat(stream.fileno()).st_size))))
         stream.seek(start)
         while count := stream.readinto(buffer):
             yield buffer[:count]
@@ -134,6 +136,15 @@ class Content:
     def digests(self, *algorithms: Algorithm) -> list[Data]:
         """Checksums of the whole."""
         return digests(self.pieces(), *algorithms)
+
+
+def content_of(file: Path, size: int | None = None) -> Content:
+    """A file as content; a small one is read here, once, and with it what is checked is what is sent."""
+    size = file.stat().st_size if size is None else size
+    if size > PIECE:
+        return Content(file, size, content_type(file.name))
+    data = file.read_bytes()
+    return Content(data, len(data), content_type(file.name))
 
 
 def content_type(name: str) -> str:

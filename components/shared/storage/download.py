@@ -100,6 +100,12 @@ class Download:
             self._fetch_whole()
 
     def _fetch_whole(self) -> None:
+        try:
+            self._fetch_and_judge()
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def _fetch_and_judge(self) -> None:
         wrong = ""
         for _ in range(_TRIES):
             checked = Checked(*self._expected)
@@ -110,7 +116,6 @@ class Download:
                 self._place()
                 return
             self._transfer.found(-self._stored.bytes)
-        self._part.unlink(missing_ok=True)
         raise StorageUnavailableError(
             f"{self._uri}: its bytes came {_TRIES} times with a wrong {wrong} checksum; the object or the way to it is "
             "damaged: publish it again, or try from another machine"

@@ -7,12 +7,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.shared.artifacts import ArtifactKind, FileRecord, Manifest, read_manifest
 from components.shared.errors import ArtifactError, StorageRefusedError
-from components.shared.storage.claim import claim_in, told
+from components.shared.storage.claim import claim_in, earlier_files, told
 from components.shared.storage.download import Download, Wanted
 from components.shared.storage.location import Location, key_problem
 from components.shared.storage.objects import Changed, ObjectStore, StoredObject
@@ -58,9 +58,10 @@ def fetch_artifact(
     """
     transfer = Transfer(location, "down", progress)
     with _session(location, transfer) as store, _folder(into, location) as folder:
+        attempt = _Artifact(store, transfer, location, kind, into, folder)
         for _ in range(_TRIES):
             with suppress(Changed):
-                _Artifact(store, transfer, location, kind, into, folder).fetch(wanted or Manifest.files)
+                attempt.fetch(wanted or Manifest.files)
                 return into
     raise _unsteady(location)
 
@@ -97,7 +98,11 @@ def fetch_tree(location: Location, into: Path, *, progress: OnProgress | None = 
 
 @dataclass(frozen=True)
 class _Artifact:
-    """One attempt at an artifact, as it is now."""
+    """An artifact that is fetched, over as many attempts as it takes.
+
+    Attributes:
+        put: Names of files that earlier attempts have put there, or an earlier artifact that was fetched.
+    """
 
     store: ObjectStore
     transfer: Transfer
@@ -105,6 +110,7 @@ class _Artifact:
     kind: ArtifactKind
     into: Path
     folder: Path
+    put: set[str] = field(default_factory=set)
 
     def fetch(self, select: Select) -> None:
         """Fetch the files of the manifest that is there, then the manifest.
@@ -123,13 +129,27 @@ class _Artifact:
         wanted = [self._wanted(found, stored, record) for record in records.values()]
         manifest_file = self.into / self.kind.manifest_file
         with suppress(FileNotFoundError):
-            if manifest_file.read_bytes() != data:
-                manifest_file.unlink()  # it names other files than those that are coming
+            if (earlier := manifest_file.read_bytes()) != data:
+                self.put.update(earlier_files(earlier, self.kind) or ())
+                manifest_file.unlink()  # before the first of its files is another
+        self._remove(self.put - records.keys())
+        self.put.update(records)
         _download(self.store, self.transfer, self.location, wanted, self.folder)
         fresh = self.folder / self.kind.manifest_file
         fresh.write_bytes(data)
         fresh.replace(manifest_file)
         self.transfer.finished()
+
+    def _remove(self, names: set[str]) -> None:
+        """Remove files of an artifact that is no longer there."""
+        root = self.into.resolve()
+        for name in names:
+            file = self.into / name
+            if file.parent.resolve().is_relative_to(root):  # a folder may be a link to elsewhere
+                file.unlink(missing_ok=True)
+                with suppress(OSError):
+                    for folder in file.relative_to(self.into).parents:
+                        (self.into / folder).rmdir()
 
     def _manifest(self, data: bytes) -> Manifest:
         uri = self.location.child(self.kind.manifest_file)
@@ -145,6 +165,8 @@ class _Artifact:
             manifest: Manifest = read_manifest(self.folder, self.kind)
         except ArtifactError as error:
             raise StorageRefusedError(str(error).replace(str(copy), str(uri))) from error
+        finally:
+            copy.unlink()
         return manifest
 
     def _wanted(self, found: dict[str, StoredObject], manifest: StoredObject, record: FileRecord) -> Wanted:
@@ -218,6 +240,7 @@ def _session(location: Location, transfer: Transfer) -> Iterator[ObjectStore]:
 @contextmanager
 def _folder(into: Path, location: Location) -> Iterator[Path]:
     """A folder for unfinished files, this process's alone while it is here; kept where something is unfinished."""
+    new = not into.exists()
     into.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(into, os.O_RDONLY)
     try:
@@ -234,6 +257,10 @@ def _folder(into: Path, location: Location) -> Iterator[Path]:
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
     finally:
+        with suppress(OSError):  # is there anything in them, they stay
+            (into / FETCHING).rmdir()
+            if new:
+                into.rmdir()
         os.close(descriptor)
 
 

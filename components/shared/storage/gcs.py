@@ -20,7 +20,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
-from uuid import uuid4
 
 import google.auth
 import requests
@@ -37,13 +36,12 @@ from components.shared.errors import StorageRefusedError
 from components.shared.events.google_errors import reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.storage.content import PIECE, Checksum, Content
+from components.shared.storage.gcs_upload import Upload
 from components.shared.storage.objects import Changed, StoredObject, Transient
 from components.shared.storage.transfer import Transfer, workers
 
 EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
-_TIMEOUT = urllib3.Timeout(connect=10.0, read=30.0)
-# Up to here an object goes in one request, which begins anew if it breaks; above, resumable. The client's own bound.
-_ONE_REQUEST = 8 << 20
+_CONNECT_S = 10.0
 _TOKEN_S = 60.0  # a token that is refused so soon after the one before is not refused for its age
 _LIST_FIELDS = "nextPageToken,items(name,size,generation,crc32c)"
 _OBJECT_FIELDS = "name,size,generation,crc32c"
@@ -78,6 +76,8 @@ class GcsStore:
         self._pool = self._pools.pool(self._endpoint)
         self._base = urlsplit(self._endpoint).path.rstrip("/")
         self._objects = f"/storage/v1/b/{quote(bucket, safe='')}/o"
+        silence_s = transfer.silence_s
+        self._timeout = urllib3.Timeout(connect=min(_CONNECT_S, silence_s), read=silence_s)
         self._login = threading.Lock()
         self._renewed = float("-inf")
 
@@ -127,8 +127,10 @@ class GcsStore:
         finally:
             response.close()  # a connection that was released stays open
 
-    def write(self, key: str, content: Content, version: str | None) -> StoredObject:
-        """Put an object in place of a version."""
+    def write(
+        self, key: str, content: Content, version: str | None, check: Callable[[], None] | None = None
+    ) -> StoredObject:
+        """Put an object in place of a version; a generation never comes back, so there is nothing to check."""
         (crc32c,) = content.digests("crc32c")
         metadata = {"name": key, "contentType": content.type, "crc32c": base64.b64encode(crc32c).decode()}
         ours = Checksum("crc32c", crc32c)
@@ -136,7 +138,7 @@ class GcsStore:
         if version is not None:
             query["ifGenerationMatch"] = version or "0"
         uri = self._uri(key)
-        upload = _Upload(self, uri, content, metadata, query)
+        upload = Upload(self, uri, content, metadata, query)
         uncertain = False
 
         def attempt() -> StoredObject:
@@ -242,7 +244,7 @@ class GcsStore:
                 retries=False,
                 redirect=False,
                 assert_same_host=False,
-                timeout=_TIMEOUT,
+                timeout=self._timeout,
                 preload_content=not stream,
                 decode_content=False,
             )
@@ -333,90 +335,7 @@ class GcsStore:
         return f"{self._objects}/{quote(key, safe='')}"
 
     def _uri(self, key: str) -> str:
-        return f"gs://{self._bucket}/{key}"
-
-
-class _Upload:
-    """One object's upload, over as many attempts as it takes."""
-
-    def __init__(
-        self, store: GcsStore, uri: str, content: Content, metadata: dict[str, str], query: dict[str, str]
-    ) -> None:
-        self._store = store
-        self._uri = uri
-        self._content = content
-        self._metadata = metadata
-        self._query = query
-        self._session: str | None = None
-
-    def attempt(self) -> StoredObject:
-        """Try once.
-
-        Raises:
-            Transient: Not now; the next attempt goes on where the store says this one came to.
-            Changed: Another version lies there.
-        """
-        if self._content.bytes <= _ONE_REQUEST:
-            return self._in_one()
-        start = 0
-        if self._session is None:
-            self._session = self._begin()
-        else:
-            # How far it has come; or it is whole, and the answer was lost.
-            size = self._content.bytes
-            response = self._send(self._session, {"Content-Range": f"bytes */{size}", "Content-Length": "0"}, b"")
-            if response.status != 308:
-                return self._end(response)
-            if reached := response.headers.get("Range"):
-                start = int(reached.rpartition("-")[2]) + 1
-        size = self._content.bytes
-        headers = {"Content-Length": str(size - start), "Content-Range": f"bytes {start}-{size - 1}/{size}"}
-        response = self._send(self._session, headers, self._body(start))
-        if response.status == 308:
-            raise Transient("the store has not kept all bytes yet")
-        return self._end(response)
-
-    def _in_one(self) -> StoredObject:
-        fence = uuid4().hex
-        head = (
-            f"--{fence}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(self._metadata)}\r\n"
-            f"--{fence}\r\nContent-Type: {self._content.type}\r\n\r\n"
-        ).encode()
-        body = b"".join([head, *map(bytes, self._content.pieces()), f"\r\n--{fence}--\r\n".encode()])
-        headers = {"Content-Type": f'multipart/related; boundary="{fence}"'}
-        path = f"{self._store.upload_path}?{urlencode({'uploadType': 'multipart', **self._query})}"
-        stored = self._store.written(self._store.send("POST", path, self._uri, headers, body), self._uri)
-        self._store.moved(self._content.bytes)
-        return stored
-
-    def _begin(self) -> str:
-        path = f"{self._store.upload_path}?{urlencode({'uploadType': 'resumable', **self._query})}"
-        headers = {
-            "Content-Type": "application/json; charset=UTF-8",
-            "X-Upload-Content-Type": self._content.type,
-            "X-Upload-Content-Length": str(self._content.bytes),
-        }
-        response = self._store.send("POST", path, self._uri, headers, json.dumps(self._metadata).encode())
-        if response.status != 200 or "Location" not in response.headers:
-            self._store.written(response, self._uri)
-            raise Transient("the store began no upload")
-        return self._store.path_of(response.headers["Location"])
-
-    def _send(self, session: str, headers: dict[str, str], body: Any) -> Any:
-        response = self._store.send("PUT", session, self._uri, headers, body)
-        if response.status in (404, 410):
-            self._session = None  # the next attempt begins anew
-            raise Transient("the store has forgotten the upload")
-        return response
-
-    def _body(self, start: int) -> Iterator[memoryview]:
-        for piece in self._content.pieces(start):
-            yield piece
-            self._store.moved(len(piece))
-
-    def _end(self, response: Any) -> StoredObject:
-        self._session = None  # whatever it says, this upload is at its end
-        return self._store.written(response, self._uri)
+        return f"gs://{self._bucket}/{key}".removesuffix("/")
 
 
 def _settings(uri: str) -> tuple[Any, str]:

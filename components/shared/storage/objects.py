@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,8 +70,17 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def write(self, key: str, content: Content, version: str | None) -> StoredObject:
+    def write(
+        self, key: str, content: Content, version: str | None, check: Callable[[], None] | None = None
+    ) -> StoredObject:
         """Put an object in place of a version: ABSENT if there must be none, None for whatever is there.
+
+        Args:
+            key: The object's.
+            content: What it is to hold.
+            version: What it is to replace.
+            check: Raises where the object must no longer be written. Called at the last moment by stores whose versions
+                are made of content, so that a version may come back; others need no such call.
 
         Raises:
             Changed: Something else lies there.

@@ -5,8 +5,10 @@ Stores compare and swap one object at a time, so the object of the manifest is w
 1. A writer puts its claim in the manifest's place. From there no reader opens the artifact, and no earlier writer can
    finish: each replaces its own claim alone.
 2. It lists the versions of what lies there, and writes each file in place of the version listed. An earlier writer
-   that is still at it has listed versions of before: what the new one has written it cannot replace.
-3. It replaces its claim by the manifest.
+   that is still at it has listed versions of before: what the new one has written it cannot replace. (S3's versions
+   are made of the content and may come back, so there a writer also looks at the claim right before each write.)
+3. It removes what earlier writers left, as far as their manifests and claims name it.
+4. It replaces its claim by the manifest.
 
 So whoever claims last wins, everybody else gets an error, and no mixture is ever opened. No file is taken for written
 because the same bytes lie there already: an earlier writer could still replace that version.
@@ -27,7 +29,7 @@ from typing import Self
 from components.shared.artifacts import WRITING_MARKER, ArtifactKind, Manifest, read_manifest, verify_files
 from components.shared.errors import ArtifactError, ShutterlineError, StorageRefusedError
 from components.shared.storage.claim import Claim, claim_in, earlier_files, told
-from components.shared.storage.content import Content, content_type
+from components.shared.storage.content import Content, content_of
 from components.shared.storage.location import Location, key_problem
 from components.shared.storage.objects import ABSENT, Changed, ObjectStore, StoredObject
 from components.shared.storage.progress import OnProgress
@@ -94,32 +96,41 @@ class Publication:
             directory: A whole artifact of the kind; files beside those of the manifest go along.
 
         Raises:
-            ArtifactError: The directory is no whole artifact of the kind, or its files change meanwhile.
+            ArtifactError: The directory is no whole artifact of the kind.
             StorageRefusedError: Another writer took over, or permission was taken away.
             StorageUnavailableError: The store does not answer.
             OSError: A file cannot be read.
         """
         manifest: Manifest = read_manifest(directory, self._kind)
         data = (directory / self._kind.manifest_file).read_bytes()
-        verify_files(directory, manifest.files())
+        records = {record.file: record for record in manifest.files()}
         files = {name: file for name, file in _files(directory) if name != self._kind.manifest_file}
+        if missing := next((name for name in records if name not in files), None):
+            raise ArtifactError(f"{directory / missing}: is missing, though the manifest names it")
         self._transfer.expect(len(files) + 1, sum(file.stat().st_size for file in files.values()) + len(data))
 
         before = self._claim.files
         # Before the first of them, so that whoever takes over after a kill knows what to clear away.
         self._claim = replace(self._claim, files=tuple(sorted({*before, *files})))
         self._held = self._replace_claim(self._claim.document())
-        listed = {stored.key: stored for stored in self._store.list(below(self.location))}
+        listed = self._listed()
         self._uploaded = {}
         # The largest first: they take longest.
         largest_first = sorted(files.items(), key=lambda entry: -entry[1].stat().st_size)
-        run_all(self._transfer, (partial(self._upload, name, file, listed) for name, file in largest_first))
+
+        def upload(name: str, file: Path) -> None:
+            if record := records.get(name):
+                verify_files(directory, [record])
+            self._upload(name, file, listed)
+
+        run_all(self._transfer, (partial(upload, name, file) for name, file in largest_first))
+        # While the claim still says what may be there: once the manifest lies in its place, nobody knows.
+        self._clear_away(before, files, listed)
         self._settle(files)
         self._replace_claim(data)
         self._held = None
         self._transfer.moved(len(data))
         self._transfer.finished_file()
-        self._clear_away(before, files, listed)
         self._transfer.finished()
 
     def __exit__(
@@ -152,7 +163,11 @@ class Publication:
         """
         found = self._store.stat(self._manifest_key)
         if found is None:
-            if (other := next(self._store.list(below(self.location)), None)) is not None:
+            # Consoles put empty objects named like folders.
+            others = (stored for stored in self._store.list(below(self.location)) if not stored.key.endswith("/"))
+            if (other := next(others, None)) is not None:
+                if self._store.stat(self._manifest_key) is not None:
+                    raise Changed("a writer has claimed the place since")
                 raise StorageRefusedError(
                     f"{self.location}: holds other objects, such as {other.key}, and no {self._kind.name} to replace; "
                     "name an empty or new place"
@@ -188,15 +203,15 @@ class Publication:
     def _upload(self, name: str, file: Path, listed: dict[str, StoredObject]) -> None:
         """Write one file in place of the version that was listed."""
         key = self.location.child(name).key
-        content = Content(file, file.stat().st_size, content_type(name))
+        content = content_of(file)
         stored = listed.get(key)
         for _ in range(_TRIES):
             try:
-                written = self._store.write(key, content, stored.version if stored is not None else ABSENT)
+                written = self._store.write(key, content, _version(stored), self._check_claim)
             except Changed:
                 # If the claim is ours still, it was a writer who has lost it already, and who listed before us.
-                self._check_claim()
                 stored = self._store.stat(key)
+                self._check_claim()
                 continue
             with self._lock:
                 self._files_written[key] = written
@@ -217,7 +232,7 @@ class Publication:
         over our files.
         """
         for _ in range(_TRIES):
-            present = {stored.key: stored for stored in self._store.list(below(self.location))}
+            present = self._listed()
             lost = [
                 name
                 for name in files
@@ -225,10 +240,18 @@ class Publication:
             ]
             if not lost:
                 return
-            self._check_claim()
             self._transfer.found(-sum(files[name].stat().st_size for name in lost))
             run_all(self._transfer, (partial(self._upload, name, files[name], present) for name in lost))
         raise self._taken_over()
+
+    def _listed(self) -> dict[str, StoredObject]:
+        """The versions of what lies below the place, all of a time when it was ours.
+
+        That is checked after they are read: a listing may come so late that it has the next writer's files in it.
+        """
+        listed = {stored.key: stored for stored in self._store.list(below(self.location))}
+        self._check_claim()
+        return listed
 
     def _check_claim(self) -> None:
         """Go on only while the place is ours.
@@ -267,12 +290,12 @@ class Publication:
             for key, stored in listed.items()
             if key not in ours and (key in named or (folders and key.startswith(folders)))
         ]
-        # The artifact is whole by now: what cannot be removed does no harm.
-        with suppress(ShutterlineError):
-            run_all(self._transfer, (partial(self._remove, stored) for stored in stale))
+        run_all(self._transfer, (partial(self._remove, stored) for stored in stale))
 
     def _remove(self, stored: StoredObject) -> None:
-        with suppress(Changed):
+        self._check_claim()
+        # What may not be removed does no harm: no manifest names it.
+        with suppress(Changed, StorageRefusedError):
             self._store.delete(stored.key, stored.version)
 
     def _give_back(self) -> None:
@@ -323,7 +346,7 @@ def write_file(location: Location, file: Path) -> None:
     """
 
     def write(store: ObjectStore) -> None:
-        store.write(location.key, Content(file, file.stat().st_size, content_type(file.name)), None)
+        store.write(location.key, content_of(file), None)
 
     _once(location, write)
 

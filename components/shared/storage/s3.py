@@ -19,7 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError,  # noqa: A004 - of botocore, and no OSError
+    ConnectionError,  # botocore's, which is no OSError
     CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
@@ -35,6 +35,7 @@ from components.shared.storage.content import PIECE, Checksum, Content
 from components.shared.storage.objects import ABSENT, Changed, StoredObject, Transient
 from components.shared.storage.transfer import Transfer, workers
 
+_CONNECT_S = 10.0
 _ONE_REQUEST = 16 << 20  # larger objects go in parts, and a broken one costs its own bytes alone
 _PARTS = 9_000  # of the 10,000 that an object may have
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
@@ -58,8 +59,8 @@ class S3Store:
         self._bucket = bucket
         self._transfer = transfer
         config = Config(
-            connect_timeout=10,
-            read_timeout=30,
+            connect_timeout=min(_CONNECT_S, transfer.silence_s),
+            read_timeout=transfer.silence_s,
             max_pool_connections=workers() + 2,
             retries={"total_max_attempts": 1},
             # Checksums of ours go along, and are computed of what comes; boto3's own older servers do not know.
@@ -129,9 +130,12 @@ class S3Store:
         finally:
             body.close()
 
-    def write(self, key: str, content: Content, version: str | None) -> StoredObject:
-        """Put an object in place of a version."""
+    def write(
+        self, key: str, content: Content, version: str | None, check: Callable[[], None] | None = None
+    ) -> StoredObject:
+        """Put an object in place of a version; an ETag is the same wherever the content is."""
         upload = _Upload(self._client, self._bucket, key, content, _condition(version), self._transfer)
+        upload.check = check or upload.check
         uncertain = False
 
         def attempt() -> StoredObject:
@@ -244,7 +248,7 @@ class S3Store:
         return str(self._client.meta.endpoint_url).partition("://")[2].rpartition("@")[2]
 
     def _uri(self, key: str) -> str:
-        return f"s3://{self._bucket}/{key}"
+        return f"s3://{self._bucket}/{key}".removesuffix("/")
 
 
 class _Upload:
@@ -252,12 +256,15 @@ class _Upload:
 
     Attributes:
         etag: What the store calls the object if it makes ETags of MD5; None before all is sent.
+        check: Called before the request that changes the object.
     """
 
     def __init__(
         self, client: Any, bucket: str, key: str, content: Content, condition: dict[str, str], transfer: Transfer
     ) -> None:
         self.etag: str | None = None
+        self.check: Callable[[], None] = lambda: None
+        self._furthest = 0
         self._client = client
         self._object = {"Bucket": bucket, "Key": key}
         self._key = key
@@ -292,7 +299,9 @@ class _Upload:
             _compare(answer, digest.hex())
             self._parts.append({"PartNumber": number, "ETag": answer["ETag"]})
             self._digests.append(digest)
-            self._transfer.moved(len(data))
+            if number > self._furthest:  # what is sent again is no progress
+                self._furthest = number
+                self._transfer.moved(len(data))
         whole = hashlib.md5(b"".join(self._digests), usedforsecurity=False).hexdigest()
         self.etag = f'"{whole}-{len(self._digests)}"'
         return self._complete(upload)
@@ -307,6 +316,7 @@ class _Upload:
         data = self._content.cut(0, self._content.bytes)
         digest = hashlib.md5(data, usedforsecurity=False).digest()
         self.etag = f'"{digest.hex()}"'
+        self.check()
         answer = self._client.put_object(
             **self._object,
             **self._condition,
@@ -319,6 +329,7 @@ class _Upload:
         return StoredObject(self._key, len(data), answer["ETag"], _checksum(answer["ETag"]))
 
     def _complete(self, upload: dict[str, str]) -> StoredObject:
+        self.check()
         try:
             answer = self._client.complete_multipart_upload(
                 **upload, **self._condition, MultipartUpload={"Parts": self._parts}

@@ -21,6 +21,7 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 8.0
 _LONGEST_WISH_S = 30.0  # of a Retry-After
 _TELL_EVERY_S = 0.5
+_SILENCE_S = 30.0
 # For threads that wait for the network when the transfer is given up; they end with the process in any case.
 _GOODBYE_S = 2.0
 
@@ -76,6 +77,11 @@ class Transfer:
         self._telling = threading.Lock()
         self.expect(0, 0)
 
+    @property
+    def silence_s(self) -> float:
+        """How long a connection may be silent before it counts as broken."""
+        return min(_SILENCE_S, self._patience_s)
+
     def expect(self, files: int, total: int) -> None:
         """Begin, or begin again, to count: so many files, of so many bytes together."""
         self._files, self._total = files, total
@@ -106,6 +112,10 @@ class Transfer:
     def stop(self) -> None:
         """Let every thread of the transfer end soon."""
         self._stop.set()
+
+    def resume(self) -> None:
+        """Take a stop back, once every thread has ended."""
+        self._stop.clear()
 
     def check(self) -> None:
         """Go on only while the transfer does.
@@ -166,7 +176,7 @@ class Transfer:
                 TransferProgress(
                     what=str(self.location),
                     direction=self._direction,
-                    done=self._done,
+                    done=min(self._done, self._total),
                     total=self._total,
                     files_done=self._files_done,
                     files=self._files,
@@ -225,6 +235,7 @@ def run_all(transfer: Transfer, tasks: Iterable[Callable[[], None]]) -> None:
             thread.join(max(0.0, end - time.monotonic()))
         raise
     if errors:
+        transfer.resume()  # what follows, such as another attempt, is of the same transfer
         raise errors[0]
     transfer.check()
 

@@ -7,6 +7,8 @@ from typing import Literal
 import pytest
 
 from components.shared.artifacts import ArtifactKind, ArtifactWriter, FileRecord, Manifest
+from components.shared.storage.location import Location, place
+from components.shared.storage.publish import Publication
 from tests.peers.fixtures import (
     bucket,
     gcs_bucket,
@@ -17,8 +19,12 @@ from tests.peers.fixtures import (
     s3_server,
     seaweed,
 )
+from tests.peers.object_store import Bucket
 
 __all__ = ["bucket", "gcs_bucket", "gcs_server", "moto_bucket", "moto_server", "s3_bucket", "s3_server", "seaweed"]
+
+
+LARGE = 40 << 20  # more than one range, more than one part
 
 
 class BoxManifest(Manifest):
@@ -42,6 +48,19 @@ def box(path: Path, seed: int, sizes: dict[str, int]) -> Path:
             records[name] = writer.record(file)
         writer.commit(BoxManifest(created_by="test", parts=records))
     return path
+
+
+def at(bucket: Bucket, key: str = "runs/7/box") -> Location:
+    """A place in a bucket."""
+    location = place(f"{bucket.uri}/{key}")
+    assert isinstance(location, Location)
+    return location
+
+
+def publish(bucket: Bucket, directory: Path, key: str = "runs/7/box") -> None:
+    """Publish a box."""
+    with Publication(at(bucket, key), BOX) as publication:
+        publication.publish(directory)
 
 
 def tree(path: Path) -> dict[str, bytes]:

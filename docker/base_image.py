@@ -1,0 +1,65 @@
+"""The base image: the one an engine has or can pull, or one made of Debian's packages where no registry is reached."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from engine import BuildError, Engine
+
+DEFAULT_BASE = "python:3.11-slim-bookworm"
+_SUITE = "bookworm"
+_PACKAGES = "ca-certificates,python3,python3-venv"
+
+
+def provide_base(engine: Engine, base: str, *, make: bool, epoch: str) -> None:
+    """See to it that the engine has the base image.
+
+    Args:
+        engine: The engine.
+        base: The image's name.
+        make: Make it of Debian's packages if the engine does not have it.
+        epoch: Seconds since 1970: the date of what is made.
+
+    Raises:
+        BuildError: It is not here, and cannot be pulled or made.
+    """
+    if engine.has(base):
+        return
+    if make:
+        _make(engine, base, epoch)
+        return
+    pulled = engine.run("pull", "--quiet", base)
+    if pulled.returncode:
+        raise BuildError(
+            f"the base image {base} is not here, and cannot be pulled: {pulled.stderr.strip()}\n"
+            "--base names another; --make-base makes one of Debian's packages, without a registry",
+            2,
+        )
+
+
+def _make(engine: Engine, base: str, epoch: str) -> None:
+    if "@" in base:
+        raise BuildError(f"--make-base: {base} names a digest, which only a pulled image has; give a tag", 2)
+    maker = shutil.which("mmdebstrap")
+    if maker is None:
+        raise BuildError("--make-base needs mmdebstrap (apt-get install mmdebstrap)", 2)
+    with tempfile.TemporaryDirectory(prefix="shutterline-base-") as folder:
+        tar = Path(folder) / "base.tar"
+        made = subprocess.run(
+            [maker, "--quiet", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(tar)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "SOURCE_DATE_EPOCH": epoch},
+        )
+        if made.returncode:
+            raise BuildError(f"--make-base: mmdebstrap failed:\n{made.stderr.strip()[-2000:]}")
+        # What every image of Debian's sets, and a bare file tree does not.
+        path = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        imported = engine.run("import", "--change", path, str(tar), base)
+    if imported.returncode:
+        raise BuildError(f"--make-base: docker import failed: {imported.stderr.strip()}")

@@ -1,0 +1,251 @@
+"""Builds the images of the steps, tags them with the version, and writes which they are.
+
+    python docker/build.py                    the base is pulled, as any image
+    python docker/build.py --make-base        no registry is reached: the base is made of Debian's packages
+    python docker/build.py --prefix registry.example/team/ --push
+
+What it writes is what ``shutterline compile --images FILE`` and ``shutterline run --runner docker --images FILE`` take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from base_image import DEFAULT_BASE, provide_base
+from engine import EXIT_BAD_INPUT, BuildError, Engine
+from pip_settings import PipSettings, pip_settings
+from sizes import Size, show, size_of
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = ("data-prep", "train", "evaluate")
+# 1980, the first year that every archive format knows.
+_EPOCH = os.environ.get("SOURCE_DATE_EPOCH", "315532800")
+# What the Dockerfile takes. Copied out, so that wheels from elsewhere can lie beside it.
+_CONTEXT = (".dockerignore", "LICENSE", "constraints.txt", "pyproject.toml", "components")
+_DOCKER_FILES = ("Dockerfile", "install.py", "requirements.py")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+
+
+def options_of(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="docker/build.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="exit codes: 0 built; 2 something to be changed first: no engine, no base, no torch; 1 a build failed",
+    )
+    parser.add_argument("--prefix", default="", help="before the tags, such as registry.example/team/")
+    parser.add_argument("--push", action="store_true", help="push the images; FILE then names them by digest")
+    parser.add_argument("--base", default=DEFAULT_BASE, metavar="IMAGE", help="base image; default: %(default)s")
+    parser.add_argument("--make-base", action="store_true", help="make the base, if it is not here, by mmdebstrap")
+    parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels that pip may take beside the index's")
+    parser.add_argument(
+        "--cpu-torch", metavar="SPEC", help="torch of evaluate, such as torch==2.13.0; default: the wheel found"
+    )
+    parser.add_argument("--torch-index", metavar="URL", help="index of CPU builds of torch, for evaluate alone")
+    parser.add_argument("--cuda-evaluate", action="store_true", help="give evaluate the same torch as train")
+    parser.add_argument("--source", default="unknown", metavar="URL", help="where the source lies, for the label")
+    parser.add_argument("--only", choices=STEPS, action="append", help="build this one; repeatable; default: all")
+    parser.add_argument("--network", default="host", help="network of the builds; default: %(default)s")
+    parser.add_argument("--no-cache", action="store_true", help="build every layer anew")
+    parser.add_argument(
+        "--digests",
+        type=Path,
+        default=ROOT / "build" / "images.json",
+        metavar="FILE",
+        help="file that gets which images they are; default: build/images.json",
+    )
+    options = parser.parse_args(argv)
+    if options.push and "/" not in options.prefix:
+        parser.error("--push needs --prefix, which names the registry")
+    if options.cuda_evaluate and (options.cpu_torch or options.torch_index):
+        parser.error("--cuda-evaluate takes train's torch: leave out --cpu-torch and --torch-index")
+    if options.wheels and not options.wheels.is_dir():
+        parser.error(f"--wheels {options.wheels}: no such folder")
+    return options
+
+
+def version() -> str:
+    """The version, read without importing anything of the project."""
+    text = (ROOT / "components" / "shared" / "version.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise BuildError("components/shared/version.py names no version")
+    return found.group(1)
+
+
+def revision() -> str:
+    """The commit, with ``-dirty`` if files differ from it; ``unknown`` where there is no repository."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(ROOT), *arguments],  # noqa: S607 - whichever git the user has
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return "unknown" if commit is None else commit + ("-dirty" if git("status", "--porcelain") else "")
+
+
+def evaluate_torch(options: argparse.Namespace, settings: PipSettings) -> tuple[str, list[Path]]:
+    """The torch of evaluate, and the wheels to offer for it.
+
+    Raises:
+        BuildError: No CPU build of torch is in sight, and pip would take gigabytes of CUDA.
+    """
+    if options.cuda_evaluate:
+        return "cuda", []
+    folders = [folder for folder in (options.wheels, ROOT / "docker/wheels/evaluate", *settings.folders) if folder]
+    cpu = [wheel for folder in folders for wheel in sorted(folder.glob("torch-*+cpu-*.whl"))]
+    if options.cpu_torch:
+        return options.cpu_torch, cpu
+    if options.torch_index:
+        pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+        return next(line for line in pins.splitlines() if line.startswith("torch==")), []
+    if cpu:
+        return f"torch=={cpu[0].name.split('-')[1]}", cpu[:1]
+    raise BuildError(
+        "evaluate runs on CPUs, and no CPU build of torch is in sight. Name a folder that holds a wheel of one "
+        "(--wheels DIR), an index of CPU builds (--torch-index URL) or what your index calls one (--cpu-torch SPEC); "
+        "or give evaluate the same as train (--cuda-evaluate)",
+        EXIT_BAD_INPUT,
+    )
+
+
+def fill_context(folder: Path, wheels: list[Path], cpu_torch: list[Path]) -> None:
+    """Copy what the Dockerfile takes to a folder, with wheels where it looks for them."""
+    for name in _CONTEXT:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(ROOT / name, folder / name)
+    (folder / "docker").mkdir()
+    for name in _DOCKER_FILES:
+        shutil.copyfile(ROOT / "docker" / name, folder / "docker" / name)
+    for place, files in (("all", wheels), ("evaluate", cpu_torch)):
+        target = folder / "docker" / "wheels" / place
+        target.mkdir(parents=True)
+        for file in files:
+            shutil.copyfile(file, target / file.name)
+
+
+def write_secret(file: Path, text: str) -> Path:
+    """Write a file that only its owner can read, as an index's address may hold a password."""
+    file.touch(mode=0o600)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def build(options: argparse.Namespace, engine: Engine) -> dict[str, str]:
+    """Build the images, and return their tags by step."""
+    steps = [step for step in STEPS if not options.only or step in options.only]
+    settings = pip_settings()
+    torch, cpu_torch = evaluate_torch(options, settings) if "evaluate" in steps else ("torch", [])
+    folders = [folder for folder in (options.wheels, ROOT / "docker/wheels/all") if folder]
+    wheels = [wheel for folder in folders for wheel in folder.glob("*.whl")]
+    logs = ROOT / "build"
+    logs.mkdir(exist_ok=True)
+    began = time.monotonic()
+    provide_base(engine, options.base, make=options.make_base, epoch=_EPOCH)
+    say(f"base: {options.base} ({time.monotonic() - began:.0f} s)")
+    tags = {step: f"{options.prefix}shutterline/{step}:{version()}" for step in steps}
+    arguments = {
+        "BASE": options.base,
+        "VERSION": version(),
+        "REVISION": revision(),
+        "SOURCE": options.source,
+        "SOURCE_DATE_EPOCH": _EPOCH,
+        "EVALUATE_TORCH": torch,
+    }
+    with tempfile.TemporaryDirectory(prefix="shutterline-images-") as temporary:
+        context, secrets = Path(temporary, "context"), Path(temporary, "secrets")
+        context.mkdir()
+        secrets.mkdir(mode=0o700)
+        fill_context(context, [wheel for wheel in wheels if wheel not in cpu_torch], cpu_torch)
+        for step, tag in tags.items():
+            index = options.torch_index if step == "evaluate" else None
+            conf = write_secret(secrets / f"{step}.conf", settings.text(index))
+            command = ["build", "--network", options.network, "--progress", "plain", "--target", step, "--tag", tag]
+            command += ["--file", str(context / "docker" / "Dockerfile"), "--secret", f"id=pip.conf,src={conf}"]
+            if settings.certificates:
+                command += ["--secret", f"id=ca.pem,src={settings.certificates}"]
+            for name, value in arguments.items():
+                command += ["--build-arg", f"{name}={value}"]
+            for name in _PROXIES:
+                if name in os.environ:
+                    command += ["--build-arg", name]  # its value goes by the environment; no image keeps it
+            if options.no_cache:
+                command.append("--no-cache")
+            began = time.monotonic()
+            log = logs / f"{step}.log"
+            engine.logged(log, f"building {step}", *command, str(context), environment={"DOCKER_BUILDKIT": "1"})
+            say(f"built: {tag} ({time.monotonic() - began:.0f} s; {log.relative_to(ROOT)})")
+    return tags
+
+
+def push(engine: Engine, tag: str) -> str:
+    """Push an image, and return its name with the digest that the registry gave."""
+    pushed = engine.run("push", tag)
+    if pushed.returncode:
+        raise BuildError(f"pushing {tag} failed: {pushed.stderr.strip() or pushed.stdout.strip()[-2000:]}")
+    name = tag.rpartition(":")[0]
+    for digest in engine.image(tag)["RepoDigests"] or ():
+        if str(digest).startswith(f"{name}@"):
+            say(f"pushed: {digest}")
+            return str(digest)
+    raise BuildError(f"pushing {tag}: the engine names no digest of it")
+
+
+def write_images(file: Path, images: dict[str, dict[str, str]]) -> None:
+    """Write which images a build made."""
+    document = {"schema_version": 1, "version": version(), "images": images}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(file)
+
+
+def say(line: str) -> None:
+    """Print a line now: a build takes minutes."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Build, push if asked, write which they are, and print their sizes."""
+    options = options_of()
+    try:
+        engine = Engine()
+        tags = build(options, engine)
+        images = {
+            step: {"reference": push(engine, tag) if options.push else tag, "id": str(engine.image(tag)["Id"])}
+            for step, tag in tags.items()
+        }
+        if not options.only:
+            write_images(options.digests, images)
+            say(f"wrote: {options.digests}")
+        sizes: dict[str, Size] = {step: size_of(engine, step, tag) for step, tag in tags.items()}
+    except BuildError as error:
+        sys.stderr.write(f"docker/build.py: error: {error}\n")
+        return error.code
+    say(show(sizes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

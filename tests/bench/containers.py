@@ -1,0 +1,46 @@
+"""How soon a container says something."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+from components.shared.images import image_of
+from tests.bench.measure import Ratio, compare, seconds
+
+_DOCKER = os.environ.get("DOCKER", "docker")
+_RUN = (_DOCKER, "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp")  # noqa: S108 - a path in the container
+
+
+def has_image() -> bool:
+    """Whether an engine is here that has the image of training."""
+    try:
+        found = subprocess.run([_DOCKER, "image", "inspect", image_of("train")], capture_output=True, check=False)
+    except OSError:
+        return False
+    return found.returncode == 0
+
+
+def container_start() -> Ratio:
+    """(h) Seconds from ``docker run`` to the first log line, against those of importing torch in the same image."""
+    image = image_of("train")
+    params = '{"image_height": 8, "image_width": 8, "n_classes": 2, "num_epochs": 1, "net_arch": []}'
+    step = (*_RUN, image, "--dataset", "/nothing", "--model", "/tmp/model", "--params", params)  # noqa: S108 - the same
+
+    def first_line() -> float:
+        start = time.perf_counter()
+        with subprocess.Popen(step, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            taken = time.perf_counter() - start
+            process.stderr.read()
+        if " train " not in line:
+            raise RuntimeError(f"the first line is no log line: {line}")
+        return taken
+
+    def torch() -> float:
+        importing = [*_RUN, "--entrypoint", "python", image, "-c", "import torch"]
+        return seconds(lambda: subprocess.run(importing, check=True))
+
+    return compare("(h) container to first log line / to torch imported", first_line, torch, unit="s", bound="1.5")

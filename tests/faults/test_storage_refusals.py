@@ -1,0 +1,118 @@
+"""Storage that refuses for good, or lacks what is asked for: an error that says where, why and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.shared.dataset import DATASET
+from components.shared.errors import ArtifactError, StorageRefusedError
+from components.shared.storage.fetch import fetch_tree
+from components.shared.storage.location import Location
+from components.shared.storage.publish import Publication
+from tests.faults.storage import (
+    LARGE_FILE,
+    Source,
+    digests,
+    fetch,
+    located,
+    message_of,
+    opened,
+    publish,
+)
+from tests.peers.http_faults import Refuse
+from tests.peers.object_store import Bucket
+from tests.peers.s3 import READER, s3_environment
+
+
+def test_forbidden_to_read(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
+    publish(source, location)
+    refused = bucket.faults.inject(Refuse(403), "read", LARGE_FILE, times=None)
+    with pytest.raises(StorageRefusedError) as caught:
+        fetch(location, tmp_path)
+    message_of(caught.value, str(location), ("forbidden", "permission", "may not"))
+    assert refused.happened > 0
+    assert opened(tmp_path) is None
+    for operation in ("list", "stat", "read"):
+        bucket.faults.inject(Refuse(403), operation, times=None)
+    with pytest.raises(StorageRefusedError) as caught:
+        fetch_tree(location, tmp_path / "tree")
+    message_of(caught.value, str(location), ("forbidden", "permission", "may not"))
+
+
+def test_forbidden_to_write(
+    bucket: Bucket, location: Location, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if location.scheme == "s3":
+        for name, value in s3_environment(bucket.faults.url, READER).items():
+            monkeypatch.setenv(name, value)
+    else:
+        bucket.faults.inject(Refuse(403), "write", times=None)
+        bucket.faults.inject(Refuse(403), "begin", times=None)
+    with pytest.raises(StorageRefusedError) as caught, Publication(location, DATASET):
+        raise AssertionError("it is refused before any work is done")
+    text = message_of(caught.value, str(location), ("forbidden", "permission", "may not"))
+    assert READER[1] not in text
+    assert bucket.names() == []
+
+
+def test_a_wrong_secret(s3_bucket: Bucket, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = located(f"{s3_bucket.uri}/dataset")
+    publish(source, location)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-one")
+    with pytest.raises(StorageRefusedError) as caught:
+        fetch(location, tmp_path)
+    text = message_of(caught.value, str(location), ("credentials", "signature", "forbidden"))
+    assert "a-wrong-one" not in text
+
+
+def test_no_such_bucket(bucket: Bucket, source: Source, tmp_path: Path) -> None:
+    location = located(f"{bucket.uri}-none/dataset")
+    attempts = (
+        lambda: fetch(location, tmp_path),
+        lambda: fetch_tree(location, tmp_path / "tree"),
+        lambda: publish(source, location),
+    )
+    for attempt in attempts:
+        with pytest.raises(StorageRefusedError) as caught:
+            attempt()
+        message_of(caught.value, str(location), "there is no bucket")
+
+
+def test_nothing_there(bucket: Bucket, location: Location, tmp_path: Path) -> None:
+    bucket.write("datasets/70/file", b"of a neighbour, whose name begins alike")
+    for attempt in (fetch, fetch_tree):
+        with pytest.raises(StorageRefusedError) as caught:
+            attempt(location, tmp_path)
+        message_of(caught.value, str(location), ("not there", "nothing", "no such", "there is no"))
+    assert digests(tmp_path) == {}
+
+
+def test_a_file_of_the_manifest_is_gone(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
+    publish(source, location)
+    bucket.delete(f"{location.key}/{LARGE_FILE}")
+    with pytest.raises(StorageRefusedError) as caught:
+        fetch(location, tmp_path)
+    message_of(caught.value, str(location), LARGE_FILE)
+    assert opened(tmp_path) is None
+
+
+def test_a_publication_without_publish_leaves_nothing(bucket: Bucket, location: Location, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Publication(location, DATASET):
+        raise ZeroDivisionError
+    assert bucket.names() == []
+
+
+def test_a_place_with_something_else_is_refused(bucket: Bucket, location: Location, source: Source) -> None:
+    bucket.write(f"{location.key}/holiday.jpg", b"not ours")
+    with pytest.raises(StorageRefusedError) as caught:
+        publish(source, location)
+    message_of(caught.value, str(location))
+    assert bucket.objects() == {f"{location.key}/holiday.jpg": b"not ours"}
+
+
+def test_a_directory_that_is_no_artifact(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
+    publish(source, location)
+    with pytest.raises(ArtifactError), Publication(location, DATASET) as publication:
+        publication.publish(tmp_path)

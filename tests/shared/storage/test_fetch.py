@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from unittest.mock import ANY
+
+import pytest
+
+from components.shared.errors import InputError, StorageRefusedError
+from components.shared.storage.fetch import fetch_artifact, fetch_tree
+from components.shared.storage.location import Location
+from components.shared.storage.progress import TransferProgress
+from tests.peers.gcs import GcsBucket
+from tests.peers.object_store import Bucket
+from tests.peers.s3 import S3Bucket
+from tests.shared.storage.conftest import BOX, LARGE, at, box, publish, tree
+
+SIZES = {"small.bin": 1_000, "empty": 0, "folder/medium.bin": 300_000, "large.bin": LARGE}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return box(tmp_path_factory.mktemp("source") / "box", 1, SIZES)
+
+
+def test_only_what_is_wanted_is_fetched(bucket: Bucket, source: Path, tmp_path: Path) -> None:
+    publish(bucket, source)
+    bucket.faults.clear()
+
+    fetched = fetch_artifact(at(bucket), BOX, tmp_path, wanted=lambda manifest: [manifest.parts["small.bin"]])
+
+    assert fetched == tmp_path
+    assert tree(tmp_path) == {name: tree(source)[name] for name in ("small.bin", "box.json")}
+    assert bucket.faults.bytes_read("large") == 0
+
+
+def test_what_is_there_is_not_fetched_again(bucket: Bucket, source: Path, tmp_path: Path) -> None:
+    publish(bucket, source)
+    fetch_artifact(at(bucket), BOX, tmp_path)
+    (tmp_path / "small.bin").write_bytes(bytes(1_000))  # of the right size, and wrong
+    (tmp_path / "folder/medium.bin").unlink()
+    bucket.faults.clear()
+
+    fetch_artifact(at(bucket), BOX, tmp_path)
+
+    assert tree(tmp_path) == tree(source)
+    read = {exchange.name.removeprefix("runs/7/box/") for exchange in bucket.faults.exchanges if exchange.bytes_out > 0}
+    assert {"small.bin", "folder/medium.bin"} <= read
+    assert "large.bin" not in read
+
+
+def test_a_newer_artifact_takes_the_place_of_one_fetched_before(bucket: Bucket, tmp_path: Path) -> None:
+    publish(bucket, box(tmp_path / "1", 1, {"a": 100, "b": 100}))
+    fetch_artifact(at(bucket), BOX, tmp_path / "fetched")
+    newer = box(tmp_path / "2", 2, {"a": 100, "b": 100})
+    publish(bucket, newer)
+
+    fetch_artifact(at(bucket), BOX, tmp_path / "fetched")
+
+    assert tree(tmp_path / "fetched") == tree(newer)
+
+
+def test_what_others_uploaded_is_an_artifact_too(bucket: Bucket, tmp_path: Path) -> None:
+    source = box(tmp_path / "source", 3, {"a": 10, "b/c": 20})
+    for name, data in tree(source).items():
+        bucket.write(f"copied/{name}", data)
+    bucket.write("copied/", b"")  # a folder, as consoles make them
+
+    assert tree(fetch_artifact(at(bucket, "copied"), BOX, tmp_path / "fetched")) == tree(source)
+
+
+def test_a_tree_keeps_its_names(bucket: Bucket, tmp_path: Path) -> None:
+    objects = {"raw/a.png": b"a", "raw/cats/größe 1+%&?#.png": b"b", "raw/cats/": b"", "raw/empty": b""}
+    for name, data in {**objects, "rawer": b"no", "other/x": b"no"}.items():
+        bucket.write(name, data)
+
+    assert fetch_tree(at(bucket, "raw"), tmp_path / "raw") == tmp_path / "raw"
+
+    expected = {name.removeprefix("raw/"): data for name, data in objects.items() if not name.endswith("/")}
+    assert tree(tmp_path / "raw") == expected
+
+
+def test_one_object_becomes_one_file(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.write("raw/images.zip", b"zip")
+    assert fetch_tree(at(bucket, "raw/images.zip"), tmp_path) == tmp_path / "images.zip"
+    assert tree(tmp_path) == {"images.zip": b"zip"}
+
+
+def test_a_whole_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.write("a", b"1")
+    bucket.write("b/c", b"2")
+    assert tree(fetch_tree(at(bucket, ""), tmp_path)) == {"a": b"1", "b/c": b"2"}
+
+
+@pytest.mark.parametrize("name", ["raw/../../outside", "raw//absolute", "raw/a/./b"])
+def test_a_name_that_leads_elsewhere_is_refused(gcs_bucket: GcsBucket, tmp_path: Path, name: str) -> None:
+    gcs_bucket.write("raw/fine", b"fine")
+    gcs_bucket.write(name, b"evil")
+    with pytest.raises(StorageRefusedError, match="cannot become a file"):
+        fetch_tree(at(gcs_bucket, "raw"), tmp_path / "raw")
+    assert tree(tmp_path) == {}
+
+
+def test_a_name_that_is_a_file_and_a_folder_is_refused(gcs_bucket: GcsBucket, tmp_path: Path) -> None:
+    gcs_bucket.write("raw/a", b"1")
+    gcs_bucket.write("raw/a/b", b"2")
+    with pytest.raises(StorageRefusedError, match="other objects lie below it"):
+        fetch_tree(at(gcs_bucket, "raw"), tmp_path)
+
+
+def test_an_object_without_a_checksum_of_the_whole(s3_bucket: S3Bucket, tmp_path: Path, source: Path) -> None:
+    publish(s3_bucket, source)  # its large file goes in parts, and has no MD5
+    (tmp_path / "large.bin").write_bytes(bytes(LARGE))  # of the right size, and wrong
+
+    assert tree(fetch_tree(at(s3_bucket), tmp_path)) == tree(source)
+
+
+def test_nothing_there(bucket: Bucket, tmp_path: Path) -> None:
+    with pytest.raises(StorageRefusedError, match=f"{bucket.uri}/runs/7/box: nothing is there"):
+        fetch_artifact(at(bucket), BOX, tmp_path / "x")
+    with pytest.raises(StorageRefusedError, match=f"{bucket.uri}/runs/7/box: nothing is there"):
+        fetch_tree(at(bucket), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_no_such_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    nowhere = Location(at(bucket).scheme, "no-such-bucket-here", "a")
+    with pytest.raises(StorageRefusedError, match=r"-here/a: there is no bucket no-such-bucket-here"):
+        fetch_artifact(nowhere, BOX, tmp_path)
+    with pytest.raises(StorageRefusedError, match=r"-here/a: there is no bucket no-such-bucket-here"):
+        fetch_tree(nowhere, tmp_path)
+
+
+def test_objects_without_a_manifest(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.write("runs/7/box/a", b"1")
+    with pytest.raises(StorageRefusedError, match=r"no complete box: box.json, which is written last, is missing"):
+        fetch_artifact(at(bucket), BOX, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [(b"{", "box.json: is not JSON"), (b'{"schema_version": 9}', "box.json: has schema_version 9")],
+)
+def test_a_damaged_manifest_is_told_of_with_its_uri(
+    gcs_bucket: GcsBucket, tmp_path: Path, manifest: bytes, message: str
+) -> None:
+    gcs_bucket.write("runs/7/box/box.json", manifest)
+    with pytest.raises(StorageRefusedError, match=f"^{gcs_bucket.uri}/runs/7/box/{message}"):
+        fetch_artifact(at(gcs_bucket), BOX, tmp_path)
+
+
+def test_a_file_that_is_missing_or_of_another_size(bucket: Bucket, tmp_path: Path) -> None:
+    publish(bucket, box(tmp_path / "source", 1, {"a": 10, "b": 10}))
+    bucket.write("runs/7/box/a", b"short")
+    with pytest.raises(StorageRefusedError, match=r"/a: has 5 bytes, not 10, though box.json names it"):
+        fetch_artifact(at(bucket), BOX, tmp_path / "x")
+    bucket.delete("runs/7/box/a")
+    with pytest.raises(StorageRefusedError, match=r"/a: is missing, though box.json names it"):
+        fetch_artifact(at(bucket), BOX, tmp_path / "x")
+    assert not (tmp_path / "x/box.json").exists()
+
+
+def test_two_processes_do_not_fetch_into_one_directory(gcs_bucket: GcsBucket, tmp_path: Path, source: Path) -> None:
+    publish(gcs_bucket, source)
+    seen: list[str] = []
+
+    def meanwhile(_: TransferProgress) -> None:
+        with pytest.raises(StorageRefusedError, match="another process is fetching into") as caught:
+            fetch_tree(at(gcs_bucket), tmp_path)
+        seen.append(str(caught.value))
+
+    fetch_artifact(at(gcs_bucket), BOX, tmp_path, progress=meanwhile)
+    assert seen
+
+
+def test_progress_ends_with_all(bucket: Bucket, source: Path, tmp_path: Path) -> None:
+    publish(bucket, source)
+    told: list[TransferProgress] = []
+    fetch_artifact(at(bucket), BOX, tmp_path, progress=told.append)
+    total = sum(SIZES.values())
+    assert told[-1] == TransferProgress(str(at(bucket)), "down", total, total, len(SIZES), len(SIZES), ANY)
+    assert told[-1].bytes_per_second > 0
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "0", "inf", "nan"])
+def test_patience_that_is_none(
+    gcs_bucket: GcsBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_STORAGE_TIMEOUT", text)
+    with pytest.raises(InputError, match="SHUTTERLINE_STORAGE_TIMEOUT: must be a number of seconds above 0"):
+        fetch_tree(at(gcs_bucket), tmp_path)
+
+
+def test_the_manifest_is_valid_where_it_arrives(gcs_bucket: GcsBucket, source: Path, tmp_path: Path) -> None:
+    publish(gcs_bucket, source)
+    fetched = fetch_artifact(at(gcs_bucket), BOX, tmp_path)
+    assert json.loads((fetched / "box.json").read_bytes())["parts"].keys() == SIZES.keys()

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from components.shared.artifacts import ArtifactKind
+from components.shared.errors import ArtifactError, StorageRefusedError
+from components.shared.storage.fetch import fetch_artifact
+from components.shared.storage.location import Location
+from components.shared.storage.progress import TransferProgress
+from components.shared.storage.publish import Publication, delete, write_file
+from tests.peers.http_faults import Hold
+from tests.peers.object_store import Bucket
+from tests.shared.storage.conftest import BOX, LARGE, BoxManifest, at, box, publish, tree
+
+
+def test_an_earlier_artifact_is_replaced_and_others_are_left_alone(bucket: Bucket, tmp_path: Path) -> None:
+    first = box(tmp_path / "1", 1, {"a": 10, "gone": 10})
+    (first / "tensorboard").mkdir()
+    (first / "tensorboard/old").write_bytes(b"old")
+    publish(bucket, first)
+    # Another artifact below the same prefix, and what somebody put there.
+    publish(bucket, box(tmp_path / "other", 9, {"a": 5}), "runs/7/box/other")
+    bucket.write("runs/7/box/notes.txt", b"notes")
+    kept = bucket.objects("runs/7/box/other") | {"runs/7/box/notes.txt": b"notes"}
+
+    second = box(tmp_path / "2", 2, {"a": 20, "new/b": 10})
+    (second / "tensorboard").mkdir()
+    (second / "tensorboard/new").write_bytes(b"new")
+    publish(bucket, second)
+
+    assert bucket.objects() == {f"runs/7/box/{name}": data for name, data in tree(second).items()} | kept
+
+
+def test_a_place_with_other_things_is_refused(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.write("runs/7/box/notes.txt", b"notes")
+    with pytest.raises(StorageRefusedError, match=r"box: holds other objects, such as .*/notes.txt, and no box"):
+        publish(bucket, tmp_path)
+    bucket.write("runs/7/box/box.json", b'{"name": "of something else"}')
+    with pytest.raises(StorageRefusedError, match=r"box.json: is no manifest of a box; name an empty or new place"):
+        publish(bucket, tmp_path)
+    assert bucket.objects() == {
+        "runs/7/box/notes.txt": b"notes",
+        "runs/7/box/box.json": b'{"name": "of something else"}',
+    }
+
+
+def test_another_kinds_claim_is_refused(bucket: Bucket, tmp_path: Path) -> None:
+    crate = ArtifactKind("crate", BOX.manifest_file, BoxManifest)
+    with Publication(at(bucket), crate), pytest.raises(StorageRefusedError, match="is no manifest of a box"):
+        publish(bucket, tmp_path)
+
+
+def test_no_such_bucket_is_told_before_the_work(bucket: Bucket) -> None:
+    nowhere = Location(at(bucket).scheme, "no-such-bucket-here", "a")
+    with pytest.raises(StorageRefusedError, match="there is no bucket no-such-bucket-here"):
+        Publication(nowhere, BOX).__enter__()
+
+
+def test_nobody_reads_what_is_being_written(bucket: Bucket, tmp_path: Path) -> None:
+    publish(bucket, box(tmp_path / "1", 1, {"a": 10}))
+    with Publication(at(bucket), BOX), pytest.raises(StorageRefusedError, match=r"is being written by .* since 20"):
+        fetch_artifact(at(bucket), BOX, tmp_path / "x")
+
+
+def test_a_claim_that_comes_to_nothing_leaves_the_place_as_it_was(bucket: Bucket, tmp_path: Path) -> None:
+    with Publication(at(bucket), BOX):
+        assert bucket.names() == ["runs/7/box/box.json"]
+    assert bucket.objects() == {}
+
+    publish(bucket, box(tmp_path / "1", 1, {"a": 10}))
+    before = bucket.objects()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArtifactError, match="is not a complete box"):
+        publish(bucket, tmp_path / "empty")
+    assert bucket.objects() == before
+
+
+def test_a_damaged_directory_is_not_published(bucket: Bucket, tmp_path: Path) -> None:
+    source = box(tmp_path / "1", 1, {"a": 10, "b": 10})
+    (source / "b").write_bytes(bytes(10))
+    with pytest.raises(ArtifactError, match="its SHA-256 is not the manifest's"):
+        publish(bucket, source)
+    (source / "b").unlink()
+    with pytest.raises(ArtifactError, match="b: is missing, though the manifest names it"):
+        publish(bucket, source)
+    assert bucket.objects() == {}
+
+
+def test_the_writer_who_claims_last_wins(bucket: Bucket, tmp_path: Path) -> None:
+    first, second = (box(tmp_path / str(seed), seed, {"a": 1_000, f"only-{seed}": 10}) for seed in (1, 2))
+    with Publication(at(bucket), BOX) as loser:
+        publish(bucket, second)
+        with pytest.raises(StorageRefusedError, match="was taken over by another writer, who has finished"):
+            loser.publish(first)
+    assert tree(fetch_artifact(at(bucket), BOX, tmp_path / "x")) == tree(second)
+
+
+@pytest.mark.parametrize("size", [1_000, LARGE], ids=["small", "large"])
+def test_a_writer_who_is_still_at_it_changes_nothing(bucket: Bucket, tmp_path: Path, size: int) -> None:
+    publish(bucket, box(tmp_path / "0", 0, {"a": size}))
+    first, second = (box(tmp_path / str(seed), seed, {"a": size}) for seed in (1, 2))
+    hold = Hold()
+    bucket.faults.inject(hold, "write", "/a$")
+    errors: list[BaseException] = []
+
+    def lose() -> None:
+        try:
+            publish(bucket, first)
+        except BaseException as error:
+            errors.append(error)
+
+    slow = threading.Thread(target=lose)
+    slow.start()
+    assert hold.reached.wait(30)
+    publish(bucket, second)
+    hold.release.set()
+    slow.join()
+
+    (error,) = errors
+    assert isinstance(error, StorageRefusedError)
+    assert "was taken over by" in str(error)
+    assert tree(fetch_artifact(at(bucket), BOX, tmp_path / "x")) == tree(second)
+
+
+def test_a_claim_names_what_it_may_leave(bucket: Bucket, tmp_path: Path) -> None:
+    publish(bucket, box(tmp_path / "1", 1, {"a": 10, "b": 10}))
+    with Publication(at(bucket), BOX):
+        claim = json.loads(bucket.read("runs/7/box/box.json"))
+    assert (claim["shutterline"], claim["kind"], claim["files"]) == ("writing", "box", ["a", "b"])
+
+
+def test_progress_ends_with_all(bucket: Bucket, tmp_path: Path) -> None:
+    source = box(tmp_path / "1", 1, {"a": 10, "large": LARGE})
+    told: list[TransferProgress] = []
+    with Publication(at(bucket), BOX, progress=told.append) as publication:
+        publication.publish(source)
+    total = sum(len(data) for data in tree(source).values())
+    last = told[-1]
+    assert (last.direction, last.done, last.total, last.files_done, last.files) == ("up", total, total, 3, 3)
+
+
+def test_one_file(bucket: Bucket, tmp_path: Path) -> None:
+    for data in (b"first", b"second", bytes(LARGE)):
+        (tmp_path / "file").write_bytes(data)
+        write_file(at(bucket, "checkpoints/1"), tmp_path / "file")
+        assert bucket.objects() == {"checkpoints/1": data}
+    delete(at(bucket, "checkpoints/1"))
+    delete(at(bucket, "checkpoints/1"))
+    assert bucket.objects() == {}
+    with pytest.raises(StorageRefusedError, match="is a whole bucket"):
+        delete(at(bucket, ""))
