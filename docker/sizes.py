@@ -109,7 +109,7 @@ def _in_short(made_by: str) -> str:
     for text, sign in (
         ("packages", "--layer /dev/build/layer"),
         ("empty environment", "-m venv"),
-        ("source", "COPY /opt/shutterline"),
+        ("source", "COPY /opt /opt"),
     ):
         if sign in made_by:
             return text

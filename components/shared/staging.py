@@ -116,7 +116,7 @@ class Staging:
             return place
         into = self._local(place)
         with self._watched("fetch", place) as progress:
-            return fetch_tree(place, into, progress=progress)
+            return fetch_tree(place, into, mirror=True, progress=progress)
 
     def output(self, place: Place, kind: ArtifactKind) -> Path:
         """A directory for an artifact to write. A place in a bucket is claimed now, so that it fails now if it must.

@@ -57,7 +57,7 @@ def fetch_artifact(
         OSError: The local file system: with its file name.
     """
     transfer = Transfer(location, "down", progress)
-    with _session(location, transfer) as store, _folder(into, location) as folder:
+    with _session(location, transfer) as store, _folder(into) as folder:
         attempt = _Artifact(store, transfer, location, kind, into, folder)
         for _ in range(_TRIES):
             with suppress(Changed):
@@ -66,7 +66,7 @@ def fetch_artifact(
     raise _unsteady(location)
 
 
-def fetch_tree(location: Location, into: Path, *, progress: OnProgress | None = None) -> Path:
+def fetch_tree(location: Location, into: Path, *, mirror: bool = False, progress: OnProgress | None = None) -> Path:
     """Fetch every object below a prefix, or the one object of that name, to the same relative names.
 
     One object becomes the file ``into/<last part of its key>``.
@@ -74,6 +74,7 @@ def fetch_tree(location: Location, into: Path, *, progress: OnProgress | None = 
     Args:
         location: A prefix, or one object.
         into: A directory; made if it is not there.
+        mirror: Whether files that are below `into` and not in storage are removed: `into` is the fetch's alone then.
         progress: Told how far it is.
 
     Returns:
@@ -86,10 +87,12 @@ def fetch_tree(location: Location, into: Path, *, progress: OnProgress | None = 
         OSError: The local file system: with its file name.
     """
     transfer = Transfer(location, "down", progress)
-    with _session(location, transfer) as store, _folder(into, location) as folder:
+    with _session(location, transfer) as store, _folder(into) as folder:
         for _ in range(_TRIES):
             with suppress(Changed):
                 files, result = _tree(store, location, into)
+                if mirror:
+                    _remove_others(into, {wanted.file for wanted in files})
                 _download(store, transfer, location, files, folder)
                 transfer.finished()
                 return result
@@ -228,6 +231,19 @@ def _tree(store: ObjectStore, location: Location, into: Path) -> tuple[list[Want
     return [Wanted(single, into / location.name)], into / location.name
 
 
+def _remove_others(into: Path, wanted: set[Path]) -> None:
+    """Remove what earlier fetches have left and storage no longer has."""
+    for folder, folders, names in os.walk(into, topdown=False):
+        if FETCHING in Path(folder).relative_to(into).parts:
+            continue
+        for file in (Path(folder, name) for name in names):
+            if file not in wanted:
+                file.unlink()
+        for below_it in (Path(folder, name) for name in folders if name != FETCHING):
+            with suppress(OSError):  # it is not empty
+                below_it.rmdir()
+
+
 @contextmanager
 def _session(location: Location, transfer: Transfer) -> Iterator[ObjectStore]:
     store = connect(location, transfer)
@@ -238,29 +254,29 @@ def _session(location: Location, transfer: Transfer) -> Iterator[ObjectStore]:
 
 
 @contextmanager
-def _folder(into: Path, location: Location) -> Iterator[Path]:
-    """A folder for unfinished files, this process's alone while it is here; kept where something is unfinished."""
+def _folder(into: Path) -> Iterator[Path]:
+    """A folder for unfinished files, this fetch's alone while it is here; kept where something is unfinished.
+
+    Whoever else fetches into the same directory waits: steps of one machine that share what they fetch then find it
+    there. It does not wait for ever, since who is before it gives up when nothing comes.
+    """
     new = not into.exists()
     into.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(into, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageRefusedError(
-                f"{location}: another process is fetching into {into}; wait for it, or fetch into another directory"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         folder = into / FETCHING
-        folder.mkdir(exist_ok=True)
-        yield folder
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)  # who was before it may have taken all of it away
+            yield folder
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            with suppress(OSError):  # is there anything in them, they stay
+                folder.rmdir()
+                if new:
+                    into.rmdir()
     finally:
-        with suppress(OSError):  # is there anything in them, they stay
-            (into / FETCHING).rmdir()
-            if new:
-                into.rmdir()
         os.close(descriptor)
 
 

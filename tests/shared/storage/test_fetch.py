@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -8,7 +9,7 @@ import pytest
 
 from components.shared.errors import InputError, StorageRefusedError
 from components.shared.storage.fetch import fetch_artifact, fetch_tree
-from components.shared.storage.location import Location
+from components.shared.storage.location import Location, place
 from components.shared.storage.progress import TransferProgress
 from tests.peers.gcs import GcsBucket
 from tests.peers.object_store import Bucket
@@ -160,17 +161,34 @@ def test_a_file_that_is_missing_or_of_another_size(bucket: Bucket, tmp_path: Pat
     assert not (tmp_path / "x/box.json").exists()
 
 
-def test_two_processes_do_not_fetch_into_one_directory(gcs_bucket: GcsBucket, tmp_path: Path, source: Path) -> None:
+def test_who_comes_second_waits_and_finds_it_there(gcs_bucket: GcsBucket, tmp_path: Path, source: Path) -> None:
     publish(gcs_bucket, source)
-    seen: list[str] = []
+    gcs_bucket.faults.clear()
+    into = tmp_path / "shared"
 
-    def meanwhile(_: TransferProgress) -> None:
-        with pytest.raises(StorageRefusedError, match="another process is fetching into") as caught:
-            fetch_tree(at(gcs_bucket), tmp_path)
-        seen.append(str(caught.value))
+    def fetch(_: int) -> Path:
+        return fetch_artifact(at(gcs_bucket), BOX, into)
 
-    fetch_artifact(at(gcs_bucket), BOX, tmp_path, progress=meanwhile)
-    assert seen
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(fetch, range(4))) == {into}
+    for name in SIZES:
+        assert (into / name).read_bytes() == (source / name).read_bytes()
+        assert gcs_bucket.faults.bytes_read(name) <= SIZES[name]
+
+
+def test_what_storage_no_longer_has_goes_where_the_fetch_may(bucket: Bucket, tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        bucket.write(f"images/{name}", name.encode())
+    where = place(f"{bucket.uri}/images")
+    assert isinstance(where, Location)
+    into = tmp_path / "images"
+    fetch_tree(where, into, mirror=True)
+    bucket.delete("images/a/2.png")
+    bucket.delete("images/b/1.png")
+    fetch_tree(where, into)
+    assert (into / "b" / "1.png").exists()
+    fetch_tree(where, into, mirror=True)
+    assert sorted(path.relative_to(into).as_posix() for path in into.rglob("*")) == ["a", "a/1.png"]
 
 
 def test_progress_ends_with_all(bucket: Bucket, source: Path, tmp_path: Path) -> None:
