@@ -125,7 +125,7 @@ def test_every_command_and_option_is_documented() -> None:
 
 
 FILES = """
-README.md Makefile constraints.txt pyproject.toml .ci/run .dockerignore docker/Dockerfile docker/README.md
+README.md Makefile constraints.txt pyproject.toml .ci/run .dockerignore docker/Dockerfile
 docker/build.py docker/install.py docker/requirements.py docker/pip_settings.py docker/base_image.py
 """.split()
 
