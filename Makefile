@@ -81,7 +81,7 @@ supply-chain: $(VENV)/.dev
 	$(BIN)/python docker/supply_chain.py
 
 test-containers: $(VENV)/.dev
-	$(BIN)/python -m pytest -m containers $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m containers $(TESTS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build runs
