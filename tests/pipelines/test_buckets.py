@@ -16,6 +16,7 @@ from components.shared.events.spool import spools_of
 from components.train.__main__ import main as train
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS
 from tests.peers.object_store import Bucket
+from tests.pipelines.conftest import Command
 
 SHORT = ["--params", str(EXAMPLE_PARAMS), "--set", "num_epochs=2", "--set", "save_freq=1", "--set", "device=cpu"]
 
@@ -128,6 +129,22 @@ def test_events_of_a_step_whose_output_is_in_a_bucket_are_kept_here(
     assert data_prep(["--data", str(EXAMPLE_DATA), "--dataset", f"{bucket.uri}/dataset", *SHORT]) == 0
     (kept,) = scratch.glob("shutterline-*/events")
     assert len(spools_of(kept, "one")) == 1
+
+
+def test_the_pipeline_takes_its_data_from_a_bucket_and_keeps_its_checkpoints_in_its_directory(
+    gcs_bucket: Bucket, tmp_path: Path, command: Command
+) -> None:
+    for file in EXAMPLE_DATA.iterdir():
+        gcs_bucket.write(f"digits/{file.name}", file.read_bytes())
+    changed = ["--set", "num_epochs=1", "--set", "device=cpu"]
+    done = command(
+        "-m", "pipelines.cli", "run", "--data", f"{gcs_bucket.uri}/digits", "--out", "out", "--json", *changed
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"fetched {gcs_bucket.uri}/digits: 2 files" in done.stderr
+    document = json.loads(done.stdout)
+    assert document["status"] == "succeeded"
+    assert Path(document["artifacts"]["checkpoints"]) == tmp_path / "out" / "checkpoints"
 
 
 @pytest.mark.parametrize("text", ["gs://", "hdfs://host/data", "https://storage.example/data", "s3://bucket/../up"])
