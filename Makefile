@@ -16,7 +16,7 @@ help:
 	@echo 'make run      install, then train and evaluate the example through the whole pipeline'
 	@echo 'make test     install, then run the tests'
 	@echo 'make test-slow  the tests that take minutes, such as killing a training 20 times'
-	@echo 'make check    formatting, lint, types, import layers'
+	@echo 'make check    formatting, lint, types, import layers, the Dockerfile'
 	@echo 'make bench    measure speed against the usual ways, in ratios'
 	@echo 'make seeds    accuracy of the example over ten seeds'
 	@echo 'make services Kafka, Pub/Sub, GCS and TensorBoard on this machine, until Ctrl-C'
@@ -57,6 +57,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/mypy docker/*.py
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -81,7 +82,7 @@ supply-chain: $(VENV)/.dev
 	$(BIN)/python docker/supply_chain.py
 
 test-containers: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m containers $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --verbose -m containers $(TESTS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build runs
