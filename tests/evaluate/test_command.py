@@ -46,7 +46,7 @@ def test_help_loads_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "--evaluation DIR" in done.stdout
+    assert "--evaluation PLACE" in done.stdout
 
 
 def test_json_is_one_document(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,14 +211,25 @@ HEAVY = {
     "scipy",
     "google",
     "kafka",
+    "boto3",
+    "botocore",
 }
+# One store each, imported when a place of its kind is first used.
+STORES = {f"components.shared.storage.{name}": name for name in ("gcs", "gcs_upload", "s3")}
 
 
 def test_shared_modules_load_neither_torch_nor_kfp() -> None:
-    modules = shared_modules()
+    modules = [name for name in shared_modules() if name not in STORES]
     assert len(modules) > 10
     assert loaded_by(modules) & HEAVY == set()
     assert "numpy" not in loaded_by([name for name in modules if name != "components.shared.dataset"])
+
+
+def test_a_store_loads_its_own_client_alone() -> None:
+    assert STORES.keys() <= set(shared_modules())
+    for module, name in STORES.items():
+        clients = {"boto3", "botocore"} if name == "s3" else {"google"}
+        assert loaded_by([module]) & HEAVY <= clients
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
