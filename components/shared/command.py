@@ -95,6 +95,11 @@ def place_option(text: str) -> Place:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def add_place(parser: argparse.ArgumentParser, name: str, *, required: bool = True, help: str) -> None:
+    """Add an option that names where something lies."""
+    parser.add_argument(name, metavar="PLACE", type=place_option, required=required, help=help)
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print one JSON document to standard output")

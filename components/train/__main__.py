@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from components.shared.command import CommandParser, place_option, step_command
+from components.shared.command import CommandParser, add_place, step_command
 from components.shared.events.data import Emit
 from components.shared.params import Params
 from components.shared.step import Reported
@@ -28,20 +28,12 @@ def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = CommandParser(prog="python -m components.train", description="Train a classifier on a dataset directory.")
-    parser.add_argument(
-        "--dataset", metavar="PLACE", type=place_option, required=True, help="dataset directory from data prep"
-    )
-    parser.add_argument(
-        "--model",
-        metavar="PLACE",
-        type=place_option,
-        required=True,
-        help="model directory to make; an earlier one goes",
-    )
-    parser.add_argument(
+    add_place(parser, "--dataset", help="dataset directory from data prep")
+    add_place(parser, "--model", help="model directory to make; an earlier one goes")
+    add_place(
+        parser,
         "--checkpoints",
-        metavar="PLACE",
-        type=place_option,
+        required=False,
         help="where checkpoints are kept; default: beside the model, or on this machine if that is in a bucket",
     )
     return step_command("train", parser, argv, _work, output="model", docker=DOCKER)

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.faults.disks import small_file_system
 from tests.faults.training import Trained, judged, trained
-from tests.peers.fixtures import need
 from tests.peers.noida import DurableKafkaBroker
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 KiB for the events."""
-    need(os.geteuid() == 0, "mounting a small file system needs root")
-    events = tmp_path / "events"
-    events.mkdir()
-    mounted = subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", events], check=False)
-    need(mounted.returncode == 0, "this machine lets nobody mount a file system")
-    yield events
-    subprocess.run(["/bin/umount", "--lazy", events], check=True)
+    with small_file_system(tmp_path / "events", "24k") as events:
+        yield events
 
 
 def fill(ballast: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from components.shared.errors import StorageRefusedError, StorageUnavailableError
 from components.shared.storage.fetch import fetch_tree
 from components.shared.storage.location import Location
+from tests.faults.disks import small_file_system
 from tests.faults.storage import (
     LARGE_FILE,
     S3_TAKES_LONG,
@@ -27,7 +27,6 @@ from tests.faults.storage import (
     read,
     requests_of,
 )
-from tests.peers.fixtures import need
 from tests.peers.http_faults import (
     CutAnswer,
     CutRequest,
@@ -288,13 +287,8 @@ def test_the_answer_to_any_request_of_a_fetch_is_lost(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    need(os.geteuid() == 0, "mounting a small file system needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False)
-    need(mounted.returncode == 0, "this machine lets nobody mount a file system")
-    yield disk
-    subprocess.run(["/bin/umount", "--lazy", disk], check=True)
+    with small_file_system(tmp_path / "disk", "1m") as disk:
+        yield disk
 
 
 def test_disk_full_and_larger_again(bucket: Bucket, location: Location, source: Source, small_disk: Path) -> None:

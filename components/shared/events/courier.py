@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from components.shared.backoff import pause_s
 from components.shared.events.spool import Spool
 from components.shared.events.transport import (
     DeliveryError,
@@ -20,7 +21,6 @@ from components.shared.events.transport import (
     Transport,
     Unavailable,
     patience_of,
-    pause_s,
     sealed,
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,12 +59,6 @@ def patience_of(seconds: float) -> Patience:
     """A patience that runs out in so many seconds."""
     end = time.monotonic() + seconds
     return lambda: end - time.monotonic()
-
-
-def pause_s(failures: int, first_s: float, longest_s: float) -> float:
-    """How long to wait after so many failures in a row, from 0: twice as long each time, with jitter."""
-    longest = min(longest_s, first_s * 2 ** min(failures, 10))
-    return random.uniform(longest / 2, longest)  # noqa: S311 - spreads attempts, guards nothing
 
 
 class Transport(Protocol):

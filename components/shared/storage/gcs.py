@@ -35,7 +35,8 @@ from components.shared.allowed_classes import shortened
 from components.shared.errors import StorageRefusedError
 from components.shared.events.google_errors import reason_of
 from components.shared.events.redaction import redact, register_secret
-from components.shared.storage.content import PIECE, Checksum, Content
+from components.shared.storage.answers import knowing_its_own, patience_asked, pieces_of_body
+from components.shared.storage.content import Checksum, Content
 from components.shared.storage.gcs_upload import Upload
 from components.shared.storage.objects import Changed, StoredObject, Transient
 from components.shared.storage.transfer import Transfer, workers
@@ -79,6 +80,7 @@ class GcsStore:
         silence_s = transfer.silence_s
         self._timeout = urllib3.Timeout(connect=min(_CONNECT_S, silence_s), read=silence_s)
         self._login = threading.Lock()
+        self._ask_for_token = TokenRequest()  # used within the lock alone
         self._renewed = float("-inf")
 
     def close(self) -> None:
@@ -122,7 +124,7 @@ class GcsStore:
                 raise Changed(uri)
             if response.status == 200 and headers.get("Range"):
                 raise Transient("the whole object came where a range was asked for")
-            yield from _pieces(response, stop - start, partial(self._broken, uri=uri))
+            yield from pieces_of_body(partial(self._readinto, response, uri), stop - start)
             response.release_conn()
         finally:
             response.close()  # a connection that was released stays open
@@ -139,26 +141,17 @@ class GcsStore:
             query["ifGenerationMatch"] = version or "0"
         uri = self._uri(key)
         upload = Upload(self, uri, content, metadata, query)
-        uncertain = False
+
+        def is_ours(found: StoredObject) -> bool:
+            return found.bytes == content.bytes and found.checksum == ours
 
         def attempt() -> StoredObject:
-            nonlocal uncertain
-            try:
-                written = upload.attempt()
-            except Transient:
-                uncertain = True
-                raise
-            except Changed:
-                # An attempt whose answer was lost may have been the one that changed it.
-                found = self.stat(key) if uncertain else None
-                if found is None or found.bytes != content.bytes or found.checksum != ours:
-                    raise
-                return found
-            if written.checksum != ours or written.bytes != content.bytes:
+            written = upload.attempt()
+            if not is_ours(written):
                 raise Transient("the store received other bytes than were sent")
             return written
 
-        return self._transfer.persist(uri, attempt)
+        return self._transfer.persist(uri, knowing_its_own(attempt, lambda: self.stat(key), is_ours))
 
     def delete(self, key: str, version: str | None) -> None:
         """Remove a version of an object."""
@@ -205,6 +198,12 @@ class GcsStore:
         self._transfer.moved(count)
 
     # One request.
+
+    def _readinto(self, response: Any, uri: str, buffer: memoryview) -> int:
+        try:
+            return int(response.readinto(buffer))
+        except (HTTPError, OSError) as error:
+            raise self._broken(error, uri) from error
 
     def _json(self, method: str, path: str, uri: str) -> dict[str, Any] | None:
         """A small answer; None for 404."""
@@ -267,7 +266,7 @@ class GcsStore:
             return
         try:
             with self._login:
-                self._credentials.before_request(TokenRequest(), method, self._endpoint + path, headers)
+                self._credentials.before_request(self._ask_for_token, method, self._endpoint + path, headers)
                 if token := getattr(self._credentials, "token", None):
                     register_secret(str(token))
         except GoogleAuthError as error:
@@ -359,21 +358,6 @@ def _stored(item: dict[str, Any]) -> StoredObject:
     return StoredObject(item["name"], int(item["size"]), str(item["generation"]), checksum)
 
 
-def _pieces(response: Any, expected: int, broken: Callable[[Exception], Exception]) -> Iterator[memoryview]:
-    """A response's body as it comes."""
-    buffer = memoryview(bytearray(min(PIECE, max(expected, 1))))
-    left = expected
-    while left > 0:
-        try:
-            count = response.readinto(buffer[: min(left, len(buffer))])
-        except (HTTPError, OSError) as error:
-            raise broken(error) from error
-        if not count:
-            raise Transient("the connection ended early")
-        left -= count
-        yield buffer[:count]
-
-
 def _said(response: Any) -> tuple[str, str]:
     """The message and the reason in an error's answer, on one line."""
     with suppress(HTTPError, OSError):
@@ -387,6 +371,6 @@ def _said(response: Any) -> tuple[str, str]:
 
 
 def _later(response: Any) -> Transient:
-    said = response.headers.get("Retry-After", "")
     message, _ = _said(response)
-    return Transient(f"the store answers {response.status} {message}".rstrip(), float(said) if said.isdigit() else None)
+    asked = patience_asked(response.headers.get("Retry-After", ""))
+    return Transient(f"the store answers {response.status} {message}".rstrip(), asked)

@@ -31,7 +31,8 @@ from botocore.exceptions import (
 from components.shared.allowed_classes import shortened
 from components.shared.errors import StorageRefusedError
 from components.shared.events.redaction import redact
-from components.shared.storage.content import PIECE, Checksum, Content
+from components.shared.storage.answers import knowing_its_own, patience_asked, pieces_of_body
+from components.shared.storage.content import Checksum, Content
 from components.shared.storage.objects import ABSENT, Changed, StoredObject, Transient
 from components.shared.storage.transfer import Transfer, workers
 
@@ -118,15 +119,11 @@ class S3Store:
                 raise Changed(self._uri(stored.key))
             if ranged and "ContentRange" not in answer:
                 raise Transient("the whole object came where a range was asked for")
-            buffer = memoryview(bytearray(min(PIECE, max(stop - start, 1))))
-            left = stop - start
-            while left > 0:
-                window = buffer[: min(left, len(buffer))]
-                count = self._once(stored.key, lambda: body.readinto(window))  # noqa: B023 - called at once
-                if not count:
-                    raise Transient("the connection ended early")
-                left -= count
-                yield buffer[:count]
+
+            def readinto(buffer: memoryview) -> int:
+                return int(self._once(stored.key, lambda: body.readinto(buffer)))
+
+            yield from pieces_of_body(readinto, stop - start)
         finally:
             body.close()
 
@@ -136,22 +133,11 @@ class S3Store:
         """Put an object in place of a version; an ETag is the same wherever the content is."""
         upload = _Upload(self._client, self._bucket, key, content, _condition(version), self._transfer)
         upload.check = check or upload.check
-        uncertain = False
-
-        def attempt() -> StoredObject:
-            nonlocal uncertain
-            try:
-                return self._once(key, upload.attempt)
-            except Transient:
-                uncertain = True
-                raise
-            except Changed:
-                # An attempt whose answer was lost may have been the one that changed it.
-                found = self.stat(key) if uncertain else None
-                if found is None or not self._holds(found, content, upload.etag):
-                    raise
-                return found
-
+        attempt = knowing_its_own(
+            lambda: self._once(key, upload.attempt),
+            lambda: self.stat(key),
+            lambda found: self._holds(found, content, upload.etag),
+        )
         try:
             return self._transfer.persist(self._uri(key), attempt)
         except BaseException:
@@ -382,7 +368,7 @@ def _code(error: ClientError) -> str:
 
 def _later(error: ClientError, message: str) -> Transient:
     said = str(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", ""))
-    return Transient(message, float(said) if said.isdigit() else None)
+    return Transient(message, patience_asked(said))
 
 
 def _of(error: Exception) -> str:

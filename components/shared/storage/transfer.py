@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, TypeVar
 
+from components.shared.backoff import pause_s
 from components.shared.errors import InputError, StorageUnavailableError
 from components.shared.events.redaction import redact
-from components.shared.events.transport import pause_s
 from components.shared.storage.location import Location
 from components.shared.storage.objects import Transient
 from components.shared.storage.progress import OnProgress, TransferProgress
