@@ -6,13 +6,15 @@
     ├── DivergedError                the loss is no longer a number
     ├── StatusUnavailableError       no broker answers at the start, and the params want that to be an error
     ├── StorageUnavailableError      a bucket's store does not answer, or sends wrong bytes, again and again
+    ├── PlatformUnavailableError     Kubeflow or Vertex AI does not answer, or not now
     └── InputError                   exit code 2: what was given cannot be used; one message, no traceback
         ├── ParamsError              options of a run, every problem at once (``.problems``)
         ├── DataError                images and labels handed to data prep
         ├── ArtifactError            a dataset or model directory that is incomplete, damaged or of another kind
         ├── DeviceError              a device that was asked for and is not there
         ├── StatusRefusedError       a broker refuses: topic, permission, credentials, security settings
-        └── StorageRefusedError      a place in a bucket cannot be used: bucket, permission, nothing there, taken over
+        ├── StorageRefusedError      a place in a bucket cannot be used: bucket, permission, nothing there, taken over
+        └── PlatformRefusedError     Kubeflow or Vertex AI refuses: host, permission, a name that is taken, quota
 
 Anything else that escapes a step is a defect or a broken machine and ends with exit code 1 and a traceback.
 """
@@ -45,6 +47,10 @@ class StorageUnavailableError(ShutterlineError):
     """A bucket's store was asked again and again, and does not answer or sends bytes of a wrong checksum."""
 
 
+class PlatformUnavailableError(ShutterlineError):
+    """Kubeflow or Vertex AI was asked again and again, and does not answer."""
+
+
 class InputError(ShutterlineError):
     """What the user gave cannot be used; the message says where, why and what to do."""
 
@@ -73,6 +79,10 @@ class StorageRefusedError(InputError):
     There is no such bucket or object, the credentials are missing or not enough, something else lies there, or
     another writer took over.
     """
+
+
+class PlatformRefusedError(InputError):
+    """Kubeflow or Vertex AI refuses what was asked of it, and asking again will not help."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,8 @@ def loaded_by(modules: list[str]) -> set[str]:
 import sys
 for name in {modules!r}:
     __import__(name)
-print(*{{name.partition(".")[0] for name in sys.modules}})
+# Some packages make the namespace google at the interpreter's start, which loads nothing.
+print(*{{name.partition(".")[0] for name, module in sys.modules.items() if getattr(module, "__file__", None)}})
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(done.stdout.split())

@@ -1,0 +1,131 @@
+"""A compiled pipeline, read back from its file: what it is called, what it is made of, and which platform it is for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from components.shared.errors import InputError
+
+PlatformName = Literal["kubeflow", "vertex"]
+PLATFORMS: tuple[PlatformName, ...] = get_args(PlatformName)
+PLATFORM_TITLES: dict[PlatformName, str] = {"kubeflow": "Kubeflow Pipelines", "vertex": "Vertex AI"}
+
+# Every container of a pipeline that we compile finds there which platform it was compiled for; so does a reader.
+TARGET_VARIABLE = "SHUTTERLINE_TARGET"
+
+# kfp's loaders are made for files of some kilobytes; a file that is larger than that is something else.
+_LARGEST = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class CompiledPipeline:
+    """A compiled pipeline: KFP's intermediate representation.
+
+    Attributes:
+        file: Where it was read.
+        spec: The pipeline spec, the first document.
+        platforms: ``platforms`` of the second document, by platform; empty without one.
+        documents: How many documents the file holds.
+    """
+
+    file: Path
+    spec: dict[str, Any] = field(repr=False)
+    platforms: dict[str, Any] = field(repr=False)
+    documents: int
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name."""
+        return str(self.spec["pipelineInfo"]["name"])
+
+    @property
+    def description(self) -> str:
+        """What the pipeline says of itself; may be empty."""
+        return str(self.spec["pipelineInfo"].get("description", ""))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content, whatever the file's formatting: 64 hexadecimal digits."""
+        content = json.dumps([self.spec, self.platforms], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """The parameters that a run of it takes, each with ``parameterType``, perhaps ``defaultValue``."""
+        parameters = _mapping(_mapping(_mapping(self.spec.get("root")).get("inputDefinitions")).get("parameters"))
+        return {name: _mapping(definition) for name, definition in parameters.items()}
+
+    @property
+    def executors(self) -> dict[str, dict[str, Any]]:
+        """The executors by their label, such as ``exec-train``."""
+        executors = _mapping(_mapping(self.spec.get("deploymentSpec")).get("executors"))
+        return {label: _mapping(executor) for label, executor in executors.items()}
+
+    def container(self, label: str) -> dict[str, Any]:
+        """The container of an executor; empty for one that has none, such as an importer."""
+        return _mapping(self.executors[label].get("container"))
+
+    def environment(self, label: str) -> dict[str, str]:
+        """The environment variables an executor's container is given."""
+        entries = self.container(label).get("env") or []
+        return {str(entry.get("name")): str(entry.get("value", "")) for entry in map(_mapping, entries)}
+
+    @property
+    def target(self) -> PlatformName | None:
+        """The platform it was compiled for; None: it does not say, and runs on any as far as that can be told."""
+        told = {self.environment(label).get(TARGET_VARIABLE) for label in self.executors} - {None}
+        if len(told) == 1 and (name := told.pop()) in PLATFORMS:
+            return name
+        return "kubeflow" if self.platforms.get("kubernetes") else None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def is_compiled(documents: list[Any]) -> bool:
+    """Whether YAML documents are a compiled pipeline, and not something else such as params."""
+    return bool(documents) and isinstance(documents[0], dict) and "pipelineInfo" in documents[0]
+
+
+def read_compiled(file: Path) -> CompiledPipeline:
+    """Read a compiled pipeline.
+
+    Raises:
+        InputError: The file cannot be read, or is not a compiled pipeline.
+    """
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"{file}: {why}; `shutterline compile` writes compiled pipelines")
+
+    try:
+        if file.stat().st_size > _LARGEST:
+            raise refuse(f"is larger than {_LARGEST // 2**20} MiB, so it is no compiled pipeline")
+        documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=_LOADER))
+    except OSError as error:
+        raise refuse(f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise refuse("is not a text file") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise refuse(f"is not YAML: {' '.join(str(error).split())}") from error
+    if not is_compiled(documents):
+        raise refuse("is not a compiled pipeline (its first document has no pipelineInfo)")
+    spec = documents[0]
+    if not isinstance(_mapping(spec["pipelineInfo"]).get("name"), str):
+        raise refuse("pipelineInfo.name is missing")
+    if not _mapping(_mapping(spec.get("deploymentSpec")).get("executors")) or not _mapping(spec.get("root")):
+        raise refuse("has no deploymentSpec.executors or no root")
+    if len(documents) > 2 or (len(documents) == 2 and not isinstance(_mapping(documents[1]).get("platforms"), dict)):
+        raise refuse("has more than a pipeline and its platforms")
+    platforms = documents[1]["platforms"] if len(documents) == 2 else {}
+    return CompiledPipeline(file, spec, platforms, len(documents))
+
+
+# The same reader in C, ten times as fast, where PyYAML was built with it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -1,0 +1,115 @@
+"""What uploading and submitting need of a platform, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from pipelines.compiled import CompiledPipeline
+
+RunState = Literal["pending", "running", "succeeded", "failed", "cancelled", "paused", "unknown"]
+DONE: frozenset[RunState] = frozenset({"succeeded", "failed", "cancelled"})
+
+TaskState = Literal["pending", "running", "succeeded", "cached", "failed", "cancelled", "skipped", "unknown"]
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A version of a pipeline at a platform.
+
+    Attributes:
+        pipeline: The pipeline's name there.
+        version: The version's name.
+        place: Id, URI or address by which the platform knows it.
+        existed: Whether it was there already, with the same content.
+    """
+
+    pipeline: str
+    version: str
+    place: str
+    existed: bool
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A run that is asked for.
+
+    Attributes:
+        pipeline: What shall run.
+        name: The run's name: what makes a second request for the same run known as that.
+        values: Values of the pipeline's inputs that do not stay at their defaults.
+        caching: Whether steps may be served from a cache; None: as the file says, step by step.
+        labels: For the platform's lists and bills, where it has labels.
+    """
+
+    pipeline: CompiledPipeline
+    name: str
+    values: Mapping[str, str]
+    caching: bool | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A run at a platform.
+
+    Attributes:
+        id: By which the platform knows it.
+        name: Its name.
+        state: How it is doing.
+        url: Where a person sees it; empty where that is not known.
+        existed: Whether it was there already.
+    """
+
+    id: str
+    name: str
+    state: RunState
+    url: str
+    existed: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a run is doing.
+
+    Attributes:
+        state: The run's.
+        tasks: Each task's by its name, in the order they began.
+        error: What the platform says went wrong, without secrets; empty if nothing did.
+    """
+
+    state: RunState
+    tasks: Mapping[str, TaskState]
+    error: str = ""
+
+
+class Platform(Protocol):
+    """A platform that pipelines are uploaded and submitted to.
+
+    Every method may be repeated: what is there already is found and not made again, also where an earlier request's
+    answer was lost. 429, 503 and connections that break are retried with backoff for a bounded time.
+
+    Methods raise InputError (exit code 2) for what the user must change: bad host, not authorised, name taken, version
+    exists with other content, no such project, quota; PlatformUnavailableError (exit code 1) where nothing answers.
+    """
+
+    def upload(self, pipeline: CompiledPipeline, name: str, version: str) -> Uploaded:
+        """Make the file a version of the pipeline of that name."""
+        ...
+
+    def submit(self, request: RunRequest) -> Submitted:
+        """Start a run, unless one of that name is there: then that is returned."""
+        ...
+
+    def progress(self, run: str) -> Progress:
+        """How the run of that id is doing."""
+        ...
+
+    def upload_requests(self, pipeline: CompiledPipeline, name: str, version: str) -> list[dict[str, Any]]:
+        """What `upload` would send (method, url, body), without credentials; for ``--dry-run``, sends nothing."""
+        ...
+
+    def submit_requests(self, request: RunRequest) -> list[dict[str, Any]]:
+        """What `submit` would send, likewise."""
+        ...
