@@ -12,7 +12,7 @@ from components.shared.errors import EXIT_FAILURE, ShutterlineError
 from components.shared.signals import EXIT_INTERRUPTED
 from components.shared.version import __version__
 from pipelines.events_command import add_events_parser
-from pipelines.run_options import add_images_option, add_runner_options
+from pipelines.run_options import add_images_option, add_runner_options, add_target_options
 from pipelines.watching import add_watch_parser, watch
 
 
@@ -39,8 +39,18 @@ def build_parser() -> CommandParser:
     add_params_options(compile_, default="")
     compile_.add_argument("-o", "--output", metavar="FILE", type=Path, default=Path("pipeline.yaml"),
                           help="YAML file to write; default: pipeline.yaml")  # fmt: skip
+    add_target_options(compile_)
+    compile_.add_argument("--data", metavar="PLACE", help="default of the pipeline's input data: gs://… or s3://…")
+    compile_.add_argument("--checkpoints", metavar="PLACE", help="default of its input checkpoints; default: as the "
+                          "settings say")  # fmt: skip
     add_images_option(compile_)
     add_json_option(compile_)
+
+    settings = commands.add_parser("settings", help="print what every step gets of a platform", description=_SETTINGS)
+    add_params_options(settings, default="")
+    add_target_options(settings, required=True)
+    settings.add_argument("--schema", action="store_true", help="print the JSON Schema of settings instead")
+    add_json_option(settings)
 
     add_watch_parser(commands)
 
@@ -67,7 +77,12 @@ _VALIDATE = """\
 Check params completely, build the network on torch's meta device, and print the shape and cost of every layer.
 A network that does not fit is refused with the first layer that does not, what it gets and what it needs."""
 _COMPILE = """\
-Compile the pipeline for upload. The params become the default of its params input, which every run may replace."""
+Compile the pipeline for upload. The params become the default of its params input, which every run may replace. With
+--target the steps also ask the platform for processors, memory, accelerators, secrets, volumes, retries: as --settings
+say, or else as much as the example needs. Without it nothing is asked of any platform."""
+_SETTINGS = """\
+Print the settings of a platform as compile uses them: defaults, what the file says of every step, what it says of each.
+Processors, memory, accelerators, environment, cache, retries; on Kubeflow also secrets, volumes, placement."""
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +127,12 @@ def _compile(options: argparse.Namespace) -> int:
     return compile_pipeline(options)
 
 
+def _settings(options: argparse.Namespace) -> int:
+    from pipelines.commands import show_settings
+
+    return show_settings(options)
+
+
 def _events(options: argparse.Namespace) -> int:
     from pipelines.events_command import events
 
@@ -130,6 +151,7 @@ _COMMANDS = {
     "compile": _compile,
     "events": _events,
     "params": _params,
+    "settings": _settings,
     "watch": watch,
 }
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,6 +17,9 @@ from components.shared.storage.location import Place, place
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS, Checked, CheckElsewhere, load_checked
 from pipelines.run_options import DockerOptions, docker_options, images_named_by
 from pipelines.targets.steps import Target
+
+if TYPE_CHECKING:
+    from pipelines.settings.read import AnySettings
 
 
 def _say(line: str = "") -> None:
@@ -135,15 +138,53 @@ def compile_pipeline(options: argparse.Namespace) -> int:
     """``shutterline compile``."""
     images = images_named_by(options.images)
     checked = load_checked(options.params or str(EXAMPLE_PARAMS), options.overrides)
-    from pipelines.targets.kfp_yaml import write_pipeline
-
     _warn(checked)
-    write_pipeline(checked.params, options.output, images)
+    settings = _settings(options, checked.params)
+    from pipelines.targets.kfp_yaml import Defaults, write_pipeline
+
+    write_pipeline(options.output, Defaults(checked.params, options.data, options.checkpoints), images, settings)
     if options.json:
-        document = {"status": "compiled", "pipeline": str(options.output), "params": checked.params.to_dict()}
-        print_json(document | {"images": {step: image.reference for step, image in images.items()}})
+        document = {
+            "status": "compiled",
+            "pipeline": str(options.output),
+            "target": options.target,
+            "params": checked.params.to_dict(),
+            "images": {step: image.reference for step, image in images.items()},
+        }
+        print_json(document)
     else:
         _say(f"wrote {options.output}")
+    return EXIT_OK
+
+
+def _settings(options: argparse.Namespace, params: Params) -> AnySettings | None:
+    """The settings of the platform asked for; None: no platform was."""
+    if options.target is None:
+        if options.settings is not None:
+            raise InputError("--settings needs --target, kubeflow or vertex")
+        return None
+    from pipelines.settings.read import read_settings, settings_warnings
+
+    settings = read_settings(options.settings, options.target, params)
+    for warning in settings_warnings(settings, params):
+        _show(f"warning: {warning}")
+    return settings
+
+
+def show_settings(options: argparse.Namespace) -> int:
+    """``shutterline settings``."""
+    from pipelines.settings.read import SETTINGS, read_settings
+
+    if options.schema:
+        print_json(SETTINGS[options.target].model_json_schema(by_alias=True))
+        return EXIT_OK
+    params = load_checked(options.params or str(EXAMPLE_PARAMS), options.overrides).params
+    settings = read_settings(options.settings, options.target, params)
+    document = settings.model_dump(by_alias=True, exclude_none=True, exclude={"every_step"})
+    if options.json:
+        print_json(document)
+    else:
+        sys.stdout.write(_yaml(document))
     return EXIT_OK
 
 
@@ -162,5 +203,9 @@ def show_params(options: argparse.Namespace) -> int:
 
 def _as_yaml(params: Params) -> str:
     """Params as YAML that YAML 1.1 and 1.2 readers understand alike."""
-    text: str = yaml.safe_dump(params.to_dict(), sort_keys=False, width=110, default_flow_style=None)
+    return _yaml(params.to_dict())
+
+
+def _yaml(document: dict[str, Any]) -> str:
+    text: str = yaml.safe_dump(document, sort_keys=False, width=110, default_flow_style=None)
     return text

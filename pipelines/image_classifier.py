@@ -1,27 +1,62 @@
 """The pipeline: data prep, train, evaluate, and an exit step that always runs. Wiring and nothing else."""
 
 # No postponed annotations here: kfp reads the types from them.
+from collections.abc import Callable
+from typing import Any
+
 from kfp import dsl
 
 from components.data_prep.component import data_prep
 from components.evaluate.component import evaluate
 from components.exit_step.component import exit_step
 from components.shared.run import PIPELINE_NAME
+from components.shared.step import StepName
 from components.train.component import train
 
+DESCRIPTION = "Trains an image classifier and evaluates it on held-out images."
 
-@dsl.pipeline(name=PIPELINE_NAME, description="Trains an image classifier and evaluates it on held-out images.")
-def image_classifier(params: str, data: str, checkpoints: str = "") -> None:
-    """Train an image classifier.
+# Gets each step's task, to ask for resources, secrets, retries and the like.
+Configure = Callable[[StepName, dsl.PipelineTask], object]
 
-    Args:
-        params: Every option of the run as one JSON text.
-        data: Folder of images or IDX files.
-        checkpoints: Directory where training keeps its checkpoints; empty: beside the model.
+
+def pipeline_for(configure: Configure) -> Any:
+    """The pipeline with its tasks configured.
+
+    Each artifact travels with its SHA-256. Kubeflow's cache knows input artifacts by their names alone, so without it
+    training would be served from the cache for another dataset; and what arrives is checked against it.
     """
-    last = exit_step(params=params, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
-    last.set_display_name("exit")
-    with dsl.ExitHandler(last, name="run"):
-        prepared = data_prep(params=params, data=data).set_display_name("data prep")
-        trained = train(params=params, dataset=prepared.outputs["dataset"], checkpoints=checkpoints)
-        evaluate(params=params, model=trained.outputs["model"], dataset=prepared.outputs["dataset"])
+
+    @dsl.pipeline(name=PIPELINE_NAME, display_name="Shutterline image classifier", description=DESCRIPTION)
+    def image_classifier(params: str, data: str, checkpoints: str = "") -> None:
+        """Train an image classifier.
+
+        Args:
+            params: Every option of the run as one JSON text.
+            data: Folder of images or IDX files: a path, gs://bucket/… or s3://bucket/….
+            checkpoints: Where training keeps its checkpoints: gs://…, s3://…, a directory of a volume, or auto: beside
+                the run's artifacts; empty: beside the model, until the machine ends.
+        """
+        last = exit_step(
+            params=params, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER
+        )
+        configure("exit", last.set_display_name("exit"))
+        with dsl.ExitHandler(last, name="run"):
+            prepared = data_prep(params=params, data=data)
+            configure("data-prep", prepared.set_display_name("data prep"))
+            dataset, dataset_sha256 = prepared.outputs["dataset"], prepared.outputs["dataset_sha256"]
+            trained = train(params=params, dataset=dataset, dataset_sha256=dataset_sha256, checkpoints=checkpoints)
+            configure("train", trained.set_display_name("train"))
+            evaluated = evaluate(
+                params=params,
+                model=trained.outputs["model"],
+                model_sha256=trained.outputs["model_sha256"],
+                dataset=dataset,
+                dataset_sha256=dataset_sha256,
+            )
+            configure("evaluate", evaluated.set_display_name("evaluate"))
+
+    return image_classifier
+
+
+# As the local runner runs it, in processes of this installation.
+image_classifier = pipeline_for(lambda step, task: None)

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast, get_args
 
 from components.shared.errors import InputError
 from components.shared.images import Image, ImageStep, default_images, read_images
+from pipelines.compiled import PLATFORMS
 
 Gpus = Literal["none", "all", "auto"]
 
@@ -72,6 +73,14 @@ def add_images_option(parser: Any) -> None:
         metavar="FILE",
         type=Path,
         help="images of the steps, as `make images` writes them; default: tags of this version",
+    )
+
+
+def add_target_options(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Add ``--target`` and ``--settings``."""
+    parser.add_argument("--target", choices=PLATFORMS, required=required, help="the platform")
+    parser.add_argument(
+        "--settings", metavar="FILE", type=Path, help="what its steps get, as .yaml or .json; default: see settings"
     )
 
 

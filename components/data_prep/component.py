@@ -2,23 +2,31 @@
 
 # No postponed annotations here: kfp reads the artifact types from them.
 from kfp import dsl
-from kfp.dsl import Dataset, Output
+from kfp.dsl import Dataset, Output, OutputPath
 
 from components.shared.images import image_of
 
 
 @dsl.component(base_image=image_of("data-prep"), install_kfp_package=False)
-def data_prep(params: str, data: str, dataset: Output[Dataset]) -> None:
+def data_prep(
+    params: str,
+    data: str,
+    dataset: Output[Dataset],
+    dataset_sha256: OutputPath(str),  # type: ignore[valid-type] # kfp's notation
+) -> None:
     """Make a dataset directory from images: resized, split, checked.
 
     Args:
         params: The run's params as one JSON text.
         data: Folder of images or IDX files: a path or a bucket's URI.
         dataset: The dataset directory.
+        dataset_sha256: Its SHA-256, by which a cache knows it again.
     """
     from pathlib import Path
 
     from components.data_prep.staged import prepare_staged
+    from components.shared.artifacts import manifest_digest
+    from components.shared.dataset import DATASET
     from components.shared.run import run_of_artifact, step_run
     from components.shared.step import run_step
     from components.shared.storage.location import place
@@ -31,3 +39,4 @@ def data_prep(params: str, data: str, dataset: Output[Dataset]) -> None:
         lambda: step_run(output, in_pipeline=True, platform_run=run_of_artifact(dataset.uri)),
     )
     dataset.metadata.update(result.report() | {"seconds": record.seconds, "status": record.delivery})
+    Path(dataset_sha256).write_text(manifest_digest(output, DATASET), encoding="utf-8")

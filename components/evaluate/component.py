@@ -16,6 +16,8 @@ def evaluate(
     metrics: Output[Metrics],
     confusion: Output[ClassificationMetrics],
     report: Output[HTML],
+    model_sha256: str = "",
+    dataset_sha256: str = "",
 ) -> None:
     """Evaluate a model on the test split of a dataset.
 
@@ -27,24 +29,37 @@ def evaluate(
         metrics: Loss, accuracy, and macro precision, recall and F1.
         confusion: The confusion matrix.
         report: The HTML report.
+        model_sha256: SHA-256 of the model's weights; other ones are refused.
+        dataset_sha256: SHA-256 of the dataset; another one is refused.
     """
     import shutil
     from pathlib import Path
 
+    from components.evaluate.evaluate import EvaluateResult
     from components.evaluate.evaluate import evaluate as run_evaluation
+    from components.shared.artifacts import manifest_digest, read_manifest, require_same
+    from components.shared.dataset import DATASET
+    from components.shared.events.data import Emit
+    from components.shared.model import MODEL
+    from components.shared.params import Params
     from components.shared.run import run_of_artifact, step_run
     from components.shared.step import run_step
 
-    result, record = run_step(
-        "evaluate",
-        params,
-        lambda checked, emit: run_evaluation(
+    def work(checked: Params, emit: Emit) -> EvaluateResult:
+        require_same(MODEL, read_manifest(Path(model.path), MODEL).weights.sha256, model_sha256)
+        require_same(DATASET, manifest_digest(Path(dataset.path), DATASET), dataset_sha256)
+        return run_evaluation(
             model=Path(model.path),
             dataset=Path(dataset.path),
             evaluation=Path(evaluation.path),
             params=checked,
             emit=emit,
-        ),
+        )
+
+    result, record = run_step(
+        "evaluate",
+        params,
+        work,
         lambda: step_run(Path(evaluation.path), in_pipeline=True, platform_run=run_of_artifact(evaluation.uri)),
     )
     for name, value in result.metrics.as_dict().items():

@@ -265,6 +265,34 @@ def read_manifest(path: Path, kind: ArtifactKind) -> Any:
         raise ArtifactError(f"{file}: {where}: {shortened(first['msg'], 150)}; the file is damaged") from error
 
 
+def manifest_digest(path: Path, kind: ArtifactKind) -> str:
+    """SHA-256 of an artifact's manifest, and so of all that the artifact is.
+
+    Raises:
+        ArtifactError: There is no such manifest.
+    """
+    read_manifest(path, kind)
+    return sha256_of(path / kind.manifest_file)
+
+
+def require_same(kind: ArtifactKind, found: str, expected: str) -> None:
+    """Check that an artifact is the one that the step which made it told of.
+
+    Args:
+        kind: What it is.
+        found: SHA-256 of what arrived.
+        expected: Of what was made; empty where nobody told.
+
+    Raises:
+        ArtifactError: They differ: a storage kept something else, or a cache gave another one.
+    """
+    if expected and found != expected:
+        raise ArtifactError(
+            f"the {kind.name} that arrived is not the one that was made (SHA-256 {found[:12]}…, and {expected[:12]}… "
+            "was told): something else was stored in its place; run the step that makes it again without cache"
+        )
+
+
 def verify_files(path: Path, records: Iterable[FileRecord]) -> None:
     """Check files that a manifest names: there, of that size, of that SHA-256, and inside the directory.
 

@@ -9,6 +9,7 @@
     ├── PlatformUnavailableError     Kubeflow or Vertex AI does not answer, or not now
     └── InputError                   exit code 2: what was given cannot be used; one message, no traceback
         ├── ParamsError              options of a run, every problem at once (``.problems``)
+        │   └── SettingsError        settings of a platform, likewise
         ├── DataError                images and labels handed to data prep
         ├── ArtifactError            a dataset or model directory that is incomplete, damaged or of another kind
         ├── DeviceError              a device that was asked for and is not there
@@ -109,14 +110,22 @@ class ParamsError(InputError):
         source: The file they came from, or None.
     """
 
+    subject = "params"  # what has the problems, where no file is named
+
     def __init__(self, problems: Iterable[Problem], source: str | None = None) -> None:
         self.problems = tuple(problems)
         self.source = source
         super().__init__(self._text())
 
     def _text(self) -> str:
-        where = self.source or "params"
+        where = self.source or self.subject
         if len(self.problems) == 1:
             return f"{where}: {self.problems[0]}"
         lines = "".join(f"\n  {problem}" for problem in self.problems)
         return f"{where} has {len(self.problems)} problems:{lines}"
+
+
+class SettingsError(ParamsError):
+    """The settings of a platform cannot be used."""
+
+    subject = "settings"

@@ -271,8 +271,21 @@ class Params(Entry):
 
         Braces in pairs are written ``\u007b\u007b``: KFP takes ``{{`` inside a parameter for a placeholder.
         """
-        text = json.dumps(self.to_dict(), indent=indent, allow_nan=False)
-        return text.replace("{{", "\\u007b\\u007b")
+        return _without_placeholders(json.dumps(self.to_dict(), indent=indent, allow_nan=False))
+
+    def to_form(self) -> str:
+        """What was chosen, as a person edits it in a platform's form: JSON with a line for each option and layer.
+
+        What is as it is by default is left out. :meth:`load` reads it back to equal params.
+        """
+        lines = []
+        for key, value in self.model_dump(by_alias=True, exclude_defaults=True).items():
+            if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+                items = ",\n".join(f"    {json.dumps(item, allow_nan=False)}" for item in value)
+                lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
+            else:
+                lines.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
+        return _without_placeholders("{\n" + ",\n".join(lines) + "\n}")
 
     def digest(self) -> str:
         """SHA-256 of the params, hexadecimal; equal for equal params however they were written, 5 or 5.0."""
@@ -303,6 +316,10 @@ class Params(Entry):
             credentials_file=self.GOOGLE_APPLICATION_CREDENTIALS,
             timeout_s=self.TIMEOUT,
         )
+
+
+def _without_placeholders(text: str) -> str:
+    return text.replace("{{", "\\u007b\\u007b")
 
 
 def read_raw(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from pydantic import ValidationError
@@ -29,12 +29,17 @@ KNOWN_ELSEWHERE = {
 }
 
 
-def as_problems(error: ValidationError, known: Collection[str]) -> list[Problem]:
+def as_problems(
+    error: ValidationError,
+    known: Collection[str],
+    unknown_key: Callable[[tuple[int | str, ...]], str] | None = None,
+) -> list[Problem]:
     """What pydantic found, each with its path and in words for people.
 
     Args:
         error: What it found.
         known: Every key there is, for the nearest to one that is not known.
+        unknown_key: What to say of a key that is not known, by its way down; default: in words for params.
     """
     problems = []
     for detail in error.errors(include_url=False):
@@ -45,7 +50,10 @@ def as_problems(error: ValidationError, known: Collection[str]) -> list[Problem]
         elif detail["type"] == "refused":
             problems.append(Problem(path + context["where"], context["message"]))
         else:
-            problems.append(Problem(path, _message(detail, known)))
+            if unknown_key is not None and detail["type"] == "extra_forbidden":
+                problems.append(Problem(path, unknown_key(detail["loc"])))
+            else:
+                problems.append(Problem(path, _message(detail, known)))
     return problems
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from components.shared.errors import InputError
 from components.shared.events.event import is_run_id
-from components.shared.storage.location import Place
+from components.shared.storage.location import Place, place
 
 RUN_VARIABLE = "SHUTTERLINE_RUN_ID"
 EVENTS_VARIABLE = "SHUTTERLINE_EVENTS"
 PIPELINE_NAME = "shutterline-image-classifier"
+CHECKPOINTS_AUTO = "auto"  # a place for checkpoints: beside the run's artifacts, wherever the platform keeps them
 _RETRY_VARIABLE = "KFP_RETRY_INDEX"  # Kubeflow's: which attempt of a retried step this is
 _RANK_VARIABLE = "RANK"  # torchrun's
 
@@ -108,6 +109,26 @@ def run_of_artifact(uri: str) -> str:
     if len(parts) >= 5 and _UUID.fullmatch(parts[-2]) and _UUID.fullmatch(parts[-4]):
         return as_run_id(parts[-4])
     return as_run_id(parts[-3]) if len(parts) >= 4 else ""
+
+
+def checkpoints_of_run(named: str, artifact: str) -> Place | None:
+    """Where a run's training keeps its checkpoints, the same for every attempt.
+
+    Args:
+        named: What the user said: a place, ``auto``: ``checkpoints`` beside the run's artifacts, or nothing.
+        artifact: Where the platform keeps one of the step's artifacts, as for :func:`run_of_artifact`.
+
+    Raises:
+        InputError: It is no place, or the artifact's does not tell the run's.
+    """
+    if named != CHECKPOINTS_AUTO:
+        return place(named) if named else None
+    address, run = artifact.split("?")[0], run_of_artifact(artifact)
+    parts = address.split("/")
+    depth = next((index for index in (-4, -3) if len(parts) >= -index and as_run_id(parts[index]) == run), None)
+    if not run or depth is None:
+        raise InputError(f"checkpoints: {CHECKPOINTS_AUTO} needs a run's place, and {address} is none; name another")
+    return place("/".join([*parts[: depth + 1], "checkpoints"]))
 
 
 def run_of_placeholders(job_id: str, job_name: str) -> str:

@@ -2,7 +2,7 @@
 
 # No postponed annotations here: kfp reads the artifact types from them.
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Metrics, Model, Output
+from kfp.dsl import Dataset, Input, Metrics, Model, Output, OutputPath
 
 from components.shared.images import image_of
 
@@ -13,6 +13,8 @@ def train(
     dataset: Input[Dataset],
     model: Output[Model],
     metrics: Output[Metrics],
+    model_sha256: OutputPath(str),  # type: ignore[valid-type] # kfp's notation
+    dataset_sha256: str = "",
     checkpoints: str = "",
 ) -> None:
     """Train the network of the params on a dataset.
@@ -22,28 +24,40 @@ def train(
         dataset: The dataset directory.
         model: The model directory.
         metrics: Held-out loss and accuracy of the chosen epoch.
-        checkpoints: Where checkpoints are kept: a path or a bucket's URI; empty: beside the model.
+        model_sha256: SHA-256 of the model's weights, by which a cache knows it again.
+        dataset_sha256: SHA-256 of the dataset; another one is refused.
+        checkpoints: Where checkpoints are kept: a path or a bucket's URI; auto: beside the run's artifacts; empty:
+            beside the model.
     """
     from pathlib import Path
 
-    from components.shared.run import run_of_artifact, step_run
-    from components.shared.step import run_step
-    from components.shared.storage.location import place
+    from components.shared.artifacts import manifest_digest, read_manifest, require_same
+    from components.shared.dataset import DATASET
+    from components.shared.events.data import Emit
+    from components.shared.model import MODEL
+    from components.shared.params import Params
+    from components.shared.run import checkpoints_of_run, run_of_artifact, step_run
+    from components.shared.step import Reported, run_step
     from components.train.staged import train_staged
+
+    def work(checked: Params, emit: Emit) -> Reported:
+        require_same(DATASET, manifest_digest(Path(dataset.path), DATASET), dataset_sha256)
+        return train_staged(
+            dataset=Path(dataset.path),
+            model=Path(model.path),
+            params=checked,
+            checkpoints=checkpoints_of_run(checkpoints, model.uri),
+            emit=emit,
+        )
 
     result, record = run_step(
         "train",
         params,
-        lambda checked, emit: train_staged(
-            dataset=Path(dataset.path),
-            model=Path(model.path),
-            params=checked,
-            checkpoints=place(checkpoints) if checkpoints else None,
-            emit=emit,
-        ),
+        work,
         lambda: step_run(Path(model.path), in_pipeline=True, platform_run=run_of_artifact(model.uri)),
     )
     report = result.report()
     model.metadata.update(report | {"framework": "pytorch", "seconds": record.seconds, "status": record.delivery})
     for name, value in report["metrics"].items():
         metrics.log_metric(name, value)
+    Path(model_sha256).write_text(read_manifest(Path(model.path), MODEL).weights.sha256, encoding="utf-8")

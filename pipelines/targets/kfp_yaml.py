@@ -5,41 +5,124 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from components.shared.artifacts import write_atomically
 from components.shared.errors import InputError
 from components.shared.images import Image, ImageStep
 from components.shared.params import Params
-from pipelines.targets.pipeline_images import pipeline_with
+from components.shared.step import StepName
+from components.shared.storage.location import place
+from components.shared.version import __version__
+from pipelines.compiled import LOADER, PLATFORM_TITLES
+from pipelines.settings.kubeflow import KubeflowSettings
+from pipelines.settings.read import AnySettings
+from pipelines.targets.kubeflow import configure_kubeflow
+from pipelines.targets.pipeline_images import reference_of
+from pipelines.targets.vertex import configure_vertex
 
 
-def write_pipeline(params: Params, file: Path, images: Mapping[ImageStep, Image]) -> None:
-    """Compile the pipeline with `params` as the default of its params input.
+@dataclass(frozen=True)
+class Defaults:
+    """Defaults of a compiled pipeline's inputs, which every run may replace.
+
+    Attributes:
+        params: Checked params.
+        data: Where the images are; None: every run must say.
+        checkpoints: Where training keeps its checkpoints; None: as the settings say.
+    """
+
+    params: Params
+    data: str | None = None
+    checkpoints: str | None = None
+
+
+def write_pipeline(
+    file: Path, defaults: Defaults, images: Mapping[ImageStep, Image], settings: AnySettings | None
+) -> None:
+    """Compile the pipeline.
 
     Args:
-        params: Checked params.
         file: Where to write, .yaml.
+        defaults: Defaults of its inputs.
         images: What the steps shall run in.
+        settings: What the platform shall give each step; None: nothing is asked of any platform.
 
     Raises:
-        InputError: The file's name does not end in .yaml, or it cannot be written.
+        InputError: The file's name does not end in .yaml, it cannot be written, or a place is none.
     """
-    from kfp.compiler import Compiler
-
     if file.suffix not in (".yaml", ".yml"):
         raise InputError(f"--output {file}: a compiled pipeline's name ends in .yaml")
-    with tempfile.TemporaryDirectory(prefix="shutterline-") as directory, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # kfp's own deprecations
-        compiled = Path(directory) / "pipeline.yaml"
-        Compiler().compile(
-            pipeline_func=pipeline_with(images),
-            package_path=str(compiled),
-            pipeline_parameters={"params": params.to_json()},
-        )
-        data = compiled.read_bytes()
+    data = compiled_pipeline(defaults, images, settings)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, data)
     except OSError as error:
         raise InputError(f"--output {file}: cannot be written: {error.strerror}") from error
+
+
+def compiled_pipeline(defaults: Defaults, images: Mapping[ImageStep, Image], settings: AnySettings | None) -> bytes:
+    """As :func:`write_pipeline`, without the file."""
+    from kfp.compiler import Compiler
+
+    from pipelines.image_classifier import DESCRIPTION, pipeline_for
+
+    inputs = {"params": defaults.params.to_json()}
+    checkpoints = defaults.checkpoints or (settings.checkpoints if settings else None)
+    for name, value in (("data", defaults.data), ("checkpoints", checkpoints)):
+        if value is not None:
+            place(value)
+            inputs[name] = value
+    with tempfile.TemporaryDirectory(prefix="shutterline-") as directory, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # kfp's own deprecations
+        compiled = Path(directory) / "pipeline.yaml"
+        Compiler().compile(
+            pipeline_func=pipeline_for(partial(_configure, images, settings)),
+            package_path=str(compiled),
+            pipeline_parameters=inputs,
+        )
+        documents = list(yaml.load_all(compiled.read_text(encoding="utf-8"), Loader=LOADER))
+    # kfp repeats defaults in comments of one line each, so a text of several lines would break its file.
+    parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
+    parameters["params"]["defaultValue"] = defaults.params.to_form()
+    text = _HEADER.format(
+        name=documents[0]["pipelineInfo"]["name"],
+        description=DESCRIPTION,
+        target=PLATFORM_TITLES[settings.target] if settings else "any platform",
+        version=__version__,
+    )
+    text += yaml.dump_all(documents, Dumper=_Dumper, sort_keys=True, width=120, allow_unicode=True)
+    return text.encode()
+
+
+# The first lines are kfp's: its loader takes a component's description from them.
+_HEADER = """\
+# PIPELINE DEFINITION
+# Name: {name}
+# Description: {description}
+# Compiled for {target} by Shutterline {version}; `shutterline validate` checks it, `shutterline submit` runs it.
+"""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, as a person would."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _configure(images: Mapping[ImageStep, Image], settings: AnySettings | None, step: StepName, task: Any) -> None:
+    task.set_container_image(reference_of(step, images))
+    if isinstance(settings, KubeflowSettings):
+        configure_kubeflow(settings, step, task)
+    elif settings is not None:
+        configure_vertex(settings, step, task)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
-from components.shared.images import IMAGE_STEPS, Image, ImageStep, image_of
+from components.shared.images import Image, ImageStep
+from components.shared.step import StepName
+
+
+def reference_of(step: StepName, images: Mapping[ImageStep, Image]) -> str:
+    """The image of a step; the exit step runs on the smallest, data prep's."""
+    return images["data-prep" if step == "exit" else step].reference
 
 
 def pipeline_with(images: Mapping[ImageStep, Image]) -> Any:
     """A pipeline of kfp's like ours, each step on the image given for it.
 
-    A step's face names its image when it is imported, so what kfp made of the pipeline is changed, in a copy.
-
     Args:
         images: One per step; the exit step gets data prep's.
     """
-    from pipelines.image_classifier import image_classifier
+    from pipelines.image_classifier import pipeline_for
 
-    pipeline = copy.deepcopy(image_classifier)
-    references = {image_of(step): images[step].reference for step in IMAGE_STEPS}
-    for executor in pipeline.pipeline_spec.deployment_spec["executors"].values():
-        container = executor["container"]
-        container["image"] = references[container["image"]]
-    return pipeline
+    return pipeline_for(lambda step, task: task.set_container_image(reference_of(step, images)))

@@ -67,16 +67,24 @@ def _forms(value: str) -> Iterator[str]:
             yield from (text, repr(part)[1:-1], json.dumps(part)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
 
 
+def names_a_secret(name: str, value: str = "") -> bool:
+    """Whether a variable's name says that its value is secret; not of those that say where the secret is kept.
+
+    Args:
+        name: The variable's name, such as KAFKA_SASL_PASSWORD.
+        value: Its value: switches such as REQUIRE_TOKEN=true hold no secret.
+    """
+    if value.lower() in _NOT_SECRET_VALUES:
+        return False
+    return bool(_SECRET_NAME.search(name)) and not _NOT_SECRET_NAME.search(name)
+
+
 class Redactor:
     """Removes the secrets of the environment as it was when this was made, and those registered since."""
 
     def __init__(self) -> None:
         self._named = {
-            form
-            for name, value in os.environ.items()
-            if _SECRET_NAME.search(name) and not _NOT_SECRET_NAME.search(name)
-            if value.lower() not in _NOT_SECRET_VALUES
-            for form in _forms(value)
+            form for name, value in os.environ.items() if names_a_secret(name, value) for form in _forms(value)
         }
         self._registered = -1
         self._secrets: list[str] = []

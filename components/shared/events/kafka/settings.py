@@ -1,7 +1,8 @@
 """How to reach a Kafka that asks for more than an address: from the environment and mounted files, never from params.
 
 Every variable whose name says PASSWORD or TOKEN may instead be given with ``_FILE`` appended, naming a file that holds
-the value, as secrets are mounted into containers.
+the value, as secrets are mounted into containers. Where nothing can be mounted, a reference to a secret of Google's
+Secret Manager stands in the place of any such file, and of certificates and their key.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ import difflib
 import os
 import re
 import ssl
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.shared.errors import StatusRefusedError
+from components.shared.errors import StatusRefusedError, StatusUnavailableError
 from components.shared.events.redaction import register_secret
+from components.shared.events.transport import Unavailable
+from components.shared.secret_manager import REFERENCE_FORM, fetch_secret, is_reference
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
@@ -26,15 +31,15 @@ VARIABLES = {
     "KAFKA_SASL_MECHANISM": ", ".join(MECHANISMS),
     "KAFKA_SASL_USERNAME": "user of PLAIN and SCRAM",
     "KAFKA_SASL_PASSWORD": "password of PLAIN and SCRAM",
-    "KAFKA_SASL_PASSWORD_FILE": "file that holds it",
+    "KAFKA_SASL_PASSWORD_FILE": f"file that holds it, or a secret of Google's Secret Manager: {REFERENCE_FORM}",
     "KAFKA_SASL_OAUTH_TOKEN": "token of OAUTHBEARER",
-    "KAFKA_SASL_OAUTH_TOKEN_FILE": "file that holds it; read again at every login, so that it may be renewed",
+    "KAFKA_SASL_OAUTH_TOKEN_FILE": "file or sm://… that holds it; read again at every login, so that it may be renewed",
     "KAFKA_SASL_OAUTH_PROVIDER": "google: tokens of the application default credentials, for Google's managed Kafka",
-    "KAFKA_SSL_CAFILE": "certificates that the brokers' are signed by (PEM); default: the system's",
-    "KAFKA_SSL_CERTFILE": "client certificate (PEM)",
-    "KAFKA_SSL_KEYFILE": "its private key (PEM)",
+    "KAFKA_SSL_CAFILE": "file or sm://… of certificates that the brokers' are signed by (PEM); default: the system's",
+    "KAFKA_SSL_CERTFILE": "file or sm://… of the client certificate (PEM)",
+    "KAFKA_SSL_KEYFILE": "file or sm://… of its private key (PEM)",
     "KAFKA_SSL_KEY_PASSWORD": "password of the private key",
-    "KAFKA_SSL_KEY_PASSWORD_FILE": "file that holds it",
+    "KAFKA_SSL_KEY_PASSWORD_FILE": "file or sm://… that holds it",
     "KAFKA_SSL_CHECK_HOSTNAME": "true or false; default: true",
     "KAFKA_CLIENT_ID": "what the brokers' logs and quotas call us; default: shutterline",
     "KAFKA_API_VERSION": "the brokers' version, such as 2.3, where it cannot be asked for",
@@ -66,12 +71,19 @@ class KafkaSettings:
 
 
 def kafka_settings(environment: Mapping[str, str] | None = None) -> KafkaSettings:
-    """Read the settings.
+    """Read the settings, and fetch the secrets that they refer to.
 
     Raises:
-        StatusRefusedError: They contradict each other, name files that are not there, or are misspelt.
+        StatusRefusedError: They contradict each other, name files or secrets that are not there, or are misspelt.
+        StatusUnavailableError: They refer to a secret, and Secret Manager does not answer.
     """
-    environment = os.environ if environment is None else environment
+    try:
+        return _read(os.environ if environment is None else environment)
+    except Unavailable as error:
+        raise StatusUnavailableError(str(error)) from error
+
+
+def _read(environment: Mapping[str, str]) -> KafkaSettings:
     given = {name: value for name, value in environment.items() if value and name in VARIABLES}
     for name, value in environment.items():
         if value and _OURS.match(name) and name not in VARIABLES and not _A_SERVICE.fullmatch(name):
@@ -117,28 +129,65 @@ def _tls(given: Mapping[str, str], protocol: str) -> ssl.SSLContext | None:
                 f"{named[0]} is set, but KAFKA_SECURITY_PROTOCOL is {protocol}; set it to {wanted}"
             )
         return None
-    authorities, certificate = given.get("KAFKA_SSL_CAFILE"), given.get("KAFKA_SSL_CERTFILE")
-    for name in ("KAFKA_SSL_CAFILE", "KAFKA_SSL_CERTFILE", "KAFKA_SSL_KEYFILE"):
-        if name in given:
-            _text_of(name, given[name])
-    try:
-        context = ssl.create_default_context(cafile=authorities)
-    except ssl.SSLError as error:
-        raise StatusRefusedError(f"KAFKA_SSL_CAFILE: {authorities} holds no certificates (PEM)") from error
+    context = _trusting(given.get("KAFKA_SSL_CAFILE"))
     context.check_hostname = _one_of(given, "KAFKA_SSL_CHECK_HOSTNAME", ("true", "false")) != "false"
-    if certificate is not None:
-        password = _secret(given, "KAFKA_SSL_KEY_PASSWORD")
+    if "KAFKA_SSL_CERTFILE" in given:
+        _show_certificate(context, given)
+    elif of_a_key := [name for name in named if name.startswith("KAFKA_SSL_KEY")]:
+        raise StatusRefusedError(f"{of_a_key[0]} is set without KAFKA_SSL_CERTFILE")
+    return context
+
+
+def _trusting(authorities: str | None) -> ssl.SSLContext:
+    """A context that checks the brokers' certificates against the authorities', or the system's."""
+    if authorities is None:
+        return ssl.create_default_context()
+    text = _text_of("KAFKA_SSL_CAFILE", authorities)
+    try:
+        if is_reference(authorities):
+            return ssl.create_default_context(cadata=text or "none")  # nothing at all would mean the system's
+        return ssl.create_default_context(cafile=authorities)
+    except (ssl.SSLError, ValueError) as error:  # ValueError: not even ASCII
+        raise StatusRefusedError(f"KAFKA_SSL_CAFILE: {authorities} holds no certificates (PEM)") from error
+
+
+def _show_certificate(context: ssl.SSLContext, given: Mapping[str, str]) -> None:
+    """Load the client's certificate and key into a context."""
+    certificate = given["KAFKA_SSL_CERTFILE"]
+    password = _secret(given, "KAFKA_SSL_KEY_PASSWORD")
+    with _as_files(given, "KAFKA_SSL_CERTFILE", "KAFKA_SSL_KEYFILE") as files:
         try:
             # A password that is not given must not be asked for on a terminal.
-            context.load_cert_chain(certificate, given.get("KAFKA_SSL_KEYFILE"), lambda: password or "")
+            context.load_cert_chain(files["KAFKA_SSL_CERTFILE"], files.get("KAFKA_SSL_KEYFILE"), lambda: password or "")
         except (ssl.SSLError, ValueError) as error:  # ValueError: a password longer than OpenSSL takes
             raise StatusRefusedError(
                 f"KAFKA_SSL_CERTFILE: {certificate} and KAFKA_SSL_KEYFILE are not a certificate and its key (PEM), or "
                 f"KAFKA_SSL_KEY_PASSWORD does not fit: {getattr(error, 'reason', None) or error}"
             ) from error
-    elif of_a_key := [name for name in named if name.startswith("KAFKA_SSL_KEY")]:
-        raise StatusRefusedError(f"{of_a_key[0]} is set without KAFKA_SSL_CERTFILE")
-    return context
+
+
+@contextmanager
+def _as_files(given: Mapping[str, str], *names: str) -> Iterator[dict[str, Path]]:
+    """Files with what the variables name, for OpenSSL, which reads a certificate and its key from files alone.
+
+    What was fetched lies there for as long as this is open, readable for this user alone.
+    """
+    texts = {name: _text_of(name, given[name]) for name in names if name in given}
+    files = {name: Path(given[name]) for name in texts}
+    with ExitStack() as removal:
+        if fetched := [name for name in texts if is_reference(given[name])]:
+            try:
+                folder = removal.enter_context(tempfile.TemporaryDirectory(prefix="shutterline-"))  # of mode 0700
+                for name in fetched:
+                    files[name] = Path(folder) / name
+                    files[name].touch(mode=0o600, exist_ok=False)
+                    files[name].write_text(texts[name], encoding="utf-8")
+            except OSError as error:
+                raise StatusRefusedError(
+                    f"{fetched[0]}: {given[fetched[0]]} has to lie in a temporary file for a moment, and none can be "
+                    f"written: {error.strerror}; TMPDIR names a directory for them"
+                ) from error
+        yield files
 
 
 def _sasl(given: Mapping[str, str], client: dict[str, Any]) -> Callable[[], str] | None:
@@ -179,6 +228,8 @@ def _secret(given: Mapping[str, str], name: str) -> str | None:
     value, file = given.get(name), given.get(f"{name}_FILE")
     if value is not None and file is not None:
         raise StatusRefusedError(f"{name} and {name}_FILE are both set; only one can be meant")
+    if value is not None and is_reference(value):
+        raise StatusRefusedError(f"{name} is a reference to a secret, not the secret; set {name}_FILE to it instead")
     if file is not None:
         value = _text_of(f"{name}_FILE", file).strip("\r\n")
         if not value:
@@ -188,10 +239,14 @@ def _secret(given: Mapping[str, str], name: str) -> str | None:
     return value
 
 
-def _text_of(name: str, file: str) -> str:
+def _text_of(name: str, source: str) -> str:
+    """What a variable's file or secret holds."""
     try:
-        return Path(file).read_text(encoding="utf-8")
+        if is_reference(source):
+            return fetch_secret(name, source, is_public=name == "KAFKA_SSL_CAFILE").decode()
+        return Path(source).read_text(encoding="utf-8")
     except OSError as error:
-        raise StatusRefusedError(f"{name}: {file} cannot be read: {error.strerror}") from error
+        raise StatusRefusedError(f"{name}: {source} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise StatusRefusedError(f"{name}: {file} is not a text file") from error
+        what = "no text" if is_reference(source) else "not a text file"
+        raise StatusRefusedError(f"{name}: {source} is {what}") from error

@@ -1,0 +1,215 @@
+"""Settings of Kubeflow Pipelines: what each step's pod asks the cluster for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from components.shared.errors import Problem
+from components.shared.params_types import Text, Truth, Whole, refusal
+from components.shared.step import StepName
+from pipelines.quantities import bytes_of, processors
+from pipelines.settings.common import STEP_FIELDS, PlatformSettings, Retry, StepSettings
+from pipelines.settings.fields import (
+    Annotations,
+    Cpu,
+    Labels,
+    Memory,
+    MountPath,
+    ObjectName,
+    Seconds,
+    SettingsRecord,
+    VariableNames,
+    checkpoint_place,
+)
+
+_RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_SECRET_KEY = re.compile(r"[-._A-Za-z0-9]{1,253}")
+_IDENTITY = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
+
+
+def _resource(value: object) -> str:
+    if not isinstance(value, str) or not _RESOURCE.fullmatch(value):
+        raise refusal("must be the name of a device plugin's resource, such as nvidia.com/gpu")
+    return value
+
+
+def _secret_key(value: object) -> str:
+    if not isinstance(value, str) or not _SECRET_KEY.fullmatch(value):
+        raise refusal("must be the key inside the secret: letters, digits and -_.")
+    return value
+
+
+class Gpu(SettingsRecord):
+    """The accelerators of a step."""
+
+    count: Annotated[Whole, Field(ge=0, le=64)] = Field(1, description="How many; 0: none.")
+    resource: Annotated[str, BeforeValidator(_resource)] = Field(
+        "nvidia.com/gpu", description="What the cluster's device plugin calls them."
+    )
+
+
+class Toleration(SettingsRecord):
+    """A taint of nodes that a step's pod may be placed on all the same."""
+
+    key: Text | None = Field(None, description="The taint's key; none: every taint.")
+    operator: Literal["Exists", "Equal"] = Field("Exists", description="Whether the value must be equal.")
+    value: Text | None = Field(None, description="The taint's value, with the operator Equal.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="The taint's effect; none: every effect."
+    )
+    seconds: Seconds | None = Field(None, description="How long it is tolerated, with the effect NoExecute.")
+
+
+class SecretKey(SettingsRecord):
+    """Where a variable's value is kept."""
+
+    secret: ObjectName = Field(description="Name of the Kubernetes secret.")
+    key: Annotated[str, BeforeValidator(_secret_key)] = Field(description="Key inside it.")
+    optional: Truth = Field(False, description="Whether the pod starts without it.")
+
+
+class SecretFiles(SettingsRecord):
+    """A secret mounted as files, one per key."""
+
+    secret: ObjectName = Field(description="Name of the Kubernetes secret.")
+    path: MountPath = Field(description="Directory where its keys are files.")
+    optional: Truth = Field(False, description="Whether the pod starts without it.")
+
+
+class Volume(SettingsRecord):
+    """A persistent volume claim."""
+
+    claim: ObjectName = Field(description="Name of the claim, which must exist.")
+    path: MountPath = Field(description="Directory where it is mounted.")
+    sub_path: Text | None = Field(None, description="Directory inside the volume; none: all of it.")
+
+
+class Security(SettingsRecord):
+    """Who the container runs as. KFP drops every capability and forbids privilege escalation by itself."""
+
+    run_as_user: _IDENTITY | None = Field(None, description="User id; the images are made for any.")
+    run_as_group: _IDENTITY | None = Field(None, description="Group id.")
+    run_as_non_root: Truth | None = Field(None, description="Whether root is refused.")
+
+
+class KubeflowStep(StepSettings):
+    """What a step's pod gets."""
+
+    cpu_request: Cpu | None = Field(None, description="Processors that must be free; default: as cpu.")
+    memory_request: Memory | None = Field(None, description="Memory that must be free; default: as memory.")
+    gpu: Gpu | None = Field(None, description="Accelerators.")
+    shm: Memory | None = Field(
+        None, description="Size of a memory-backed /dev/shm. What lies there counts as the step's memory."
+    )
+    node_selector: Labels = Field(default_factory=dict, description="Labels that a node must have.")
+    tolerations: list[Toleration] = Field(default_factory=list, description="Taints that a node may have.")
+    secret_env: Annotated[dict[str, SecretKey], VariableNames] = Field(
+        default_factory=dict, description="Environment variables by where their value is kept."
+    )
+    secret_files: list[SecretFiles] = Field(default_factory=list, description="Secrets mounted as files.")
+    volumes: list[Volume] = Field(default_factory=list, description="Persistent volume claims.")
+    labels: Labels = Field(default_factory=dict, description="Labels of the pod.")
+    annotations: Annotations = Field(default_factory=dict, description="Annotations of the pod.")
+    pull_secrets: list[ObjectName] = Field(default_factory=list, description="Secrets that images are pulled with.")
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(None, description="When images are pulled.")
+    timeout_s: Seconds | None = Field(None, description="Seconds after which one attempt is ended.")
+    security: Security | None = Field(None, description="Who the container runs as.")
+
+    def problems(self) -> list[Problem]:
+        """What contradicts itself, once everything is put together."""
+        found = []
+        if self.cpu_request and self.cpu and processors(self.cpu_request) > processors(self.cpu):
+            found.append(Problem("cpu_request", f"is more than cpu, which is {self.cpu}"))
+        if self.memory_request and self.memory and bytes_of(self.memory_request) > bytes_of(self.memory):
+            found.append(Problem("memory_request", f"is more than memory, which is {self.memory}"))
+        if self.shm and self.memory and bytes_of(self.shm) >= bytes_of(self.memory):
+            found.append(Problem("shm", f"must be less than memory ({self.memory}), which it counts against"))
+        found += [
+            Problem(f"secret_env.{name}", "is given by env too; only one can be meant")
+            for name in self.secret_env
+            if name in self.env
+        ]
+        paths = [files.path for files in self.secret_files] + [volume.path for volume in self.volumes]
+        twice = sorted({path for path in paths if paths.count(path) > 1})
+        found += [Problem("volumes", f"{path} is mounted at twice") for path in twice]
+        for index, toleration in enumerate(self.tolerations):
+            if toleration.operator == "Equal" and toleration.key is None:
+                found.append(Problem(f"tolerations[{index}].key", "is required with the operator Equal"))
+            if toleration.operator == "Exists" and toleration.value is not None:
+                found.append(Problem(f"tolerations[{index}].value", "needs the operator Equal"))
+            if toleration.seconds is not None and toleration.effect != "NoExecute":
+                found.append(Problem(f"tolerations[{index}].seconds", "needs the effect NoExecute"))
+        return found
+
+    def keeps(self, path: str) -> bool:
+        """Whether a path lies in a volume that outlives the pod."""
+        return any(PurePosixPath(path).is_relative_to(volume.path) for volume in self.volumes)
+
+
+class KubeflowSettings(PlatformSettings):
+    """A settings file for Kubeflow Pipelines."""
+
+    target: Literal["kubeflow"] = Field("kubeflow", description="The platform.")
+    checkpoints: Annotated[str, BeforeValidator(checkpoint_place)] | None = Field(
+        None,
+        description='Where training keeps its checkpoints: a directory of a volume, gs://…, s3://…, or "auto": beside '
+        "the run's artifacts, which steps must then have credentials for. Each pair of params and dataset has its own "
+        "directory there. Without it they end with the pod.",
+    )
+    events: MountPath | None = Field(
+        None,
+        description="Directory of a volume of all steps where a run's status events are kept, so that a later step "
+        "delivers what an earlier one could not, and the exit step knows how each ended.",
+    )
+    every_step: KubeflowStep | None = Field(None, alias="every-step", description="What all steps get.")
+    data_prep: KubeflowStep = Field(default_factory=KubeflowStep, alias="data-prep", description="Data prep.")
+    train: KubeflowStep = Field(default_factory=KubeflowStep, description="Training.")
+    evaluate: KubeflowStep = Field(default_factory=KubeflowStep, description="Evaluation.")
+    exit: KubeflowStep = Field(default_factory=KubeflowStep, description="The exit step.")
+
+    def problems(self) -> list[Problem]:
+        """What contradicts itself, once everything is put together."""
+        found = []
+        steps: dict[StepName, KubeflowStep] = {name: self.step(name) for name in STEP_FIELDS}
+        for name, step in steps.items():
+            found += [Problem(f"{name}.{problem.path}", problem.message) for problem in step.problems()]
+        if self.checkpoints and self.checkpoints.startswith("/") and not self.train.keeps(self.checkpoints):
+            found.append(
+                Problem("checkpoints", f"no volume of train holds {self.checkpoints}; add it to train.volumes")
+            )
+        if self.events:
+            without = [name for name, step in steps.items() if not step.keeps(self.events)]
+            if without:
+                found.append(Problem("events", f"no volume of {', '.join(without)} holds {self.events}"))
+        return found
+
+
+_WEEK_S = 7 * 24 * 3600
+_NON_ROOT = Security(run_as_user=10001, run_as_group=10001, run_as_non_root=True)
+
+
+def kubeflow_defaults(*, gpu: bool) -> KubeflowSettings:
+    """What a step gets where nothing is said.
+
+    Args:
+        gpu: Whether training gets one.
+    """
+
+    def step(cpu: str, memory: str, retry: Retry, *, cache: bool) -> KubeflowStep:
+        return KubeflowStep(cpu=cpu, memory=memory, cache=cache, retry=retry, security=_NON_ROOT)
+
+    # A step publishes whole or not at all, so repeating it is safe; the exit step would tell the end twice.
+    again = Retry(times=2, pause_s=30, factor=2.0, window_s=24 * 3600)
+    training = step("4", "16Gi", again.model_copy(update={"window_s": _WEEK_S}), cache=True)
+    once = Retry(times=0, pause_s=30, factor=2.0, window_s=3600)
+    return KubeflowSettings(
+        # What its input names may have changed, which a cache cannot see.
+        data_prep=step("2", "4Gi", again, cache=False),
+        train=training.model_copy(update={"gpu": Gpu(count=1), "shm": "2Gi"}) if gpu else training,
+        evaluate=step("2", "8Gi", again, cache=True),
+        exit=step("500m", "512Mi", once, cache=False),
+    )

@@ -1,0 +1,115 @@
+"""A settings file read, checked against its platform and put together with the defaults."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from components.shared.errors import ParamsError, Problem, SettingsError
+from components.shared.params import Params
+from components.shared.params_problems import as_problems
+from components.shared.params_source import read_params_file
+from pipelines.compiled import PLATFORM_TITLES, PLATFORMS, PlatformName
+from pipelines.settings.common import EVERY_STEP, STEP_FIELDS
+from pipelines.settings.kubeflow import KubeflowSettings, KubeflowStep, kubeflow_defaults
+from pipelines.settings.vertex import VertexSettings, VertexStep, vertex_defaults
+
+AnySettings = KubeflowSettings | VertexSettings
+SETTINGS: dict[PlatformName, type[AnySettings]] = {"kubeflow": KubeflowSettings, "vertex": VertexSettings}
+STEPS: dict[PlatformName, type[KubeflowStep | VertexStep]] = {"kubeflow": KubeflowStep, "vertex": VertexStep}
+
+
+def read_settings(file: Path | None, target: PlatformName, params: Params) -> AnySettings:
+    """The settings of a run on a platform.
+
+    Args:
+        file: A .yaml or .json file; None: the defaults alone.
+        target: The platform.
+        params: The run's params; a run on the CPU gets no accelerator by default.
+
+    Raises:
+        SettingsError: With every problem found, each with its path.
+    """
+    raw: dict[str, Any] = {}
+    if file is not None:
+        try:
+            raw = read_params_file(file)
+        except ParamsError as error:
+            raise SettingsError(error.problems, error.source) from error
+    return settings_from(raw, target, params, str(file) if file else None)
+
+
+def settings_from(raw: Mapping[str, Any], target: PlatformName, params: Params, source: str | None) -> AnySettings:
+    """As :func:`read_settings`, of what a file holds."""
+    given = raw.get("target", target)
+    if given != target and given in PLATFORMS:
+        advice = f"these are settings for {PLATFORM_TITLES[given]}; compile with --target {given}"
+        raise SettingsError([Problem("target", advice)], source)
+    try:
+        settings = SETTINGS[target].model_validate({**raw, "target": given})
+    except ValidationError as error:
+        known = [field.alias or name for name, field in SETTINGS[target].model_fields.items()]
+        raise SettingsError(as_problems(error, known, lambda where: _unknown(where, target)), source) from error
+    gpu = params.device != "cpu"
+    whole: AnySettings
+    if isinstance(settings, VertexSettings):
+        whole = settings.put_together(vertex_defaults(gpu=gpu))
+    else:
+        whole = settings.put_together(kubeflow_defaults(gpu=gpu))
+    problems = whole.problems()
+    if params.device.startswith("cuda") and not _accelerated(whole):
+        problems.append(Problem("train", f"has no accelerator, but the params ask for device {params.device}"))
+    if problems:
+        raise SettingsError(problems, source)
+    return whole
+
+
+def _accelerated(settings: AnySettings) -> bool:
+    if isinstance(settings, VertexSettings):
+        return settings.train.accelerates is not None
+    return settings.train.gpu is not None and settings.train.gpu.count > 0
+
+
+def settings_warnings(settings: AnySettings, params: Params) -> list[str]:
+    """What is allowed and costs money for nothing."""
+    if params.device == "cpu" and _accelerated(settings):
+        return ["train: an accelerator is rented, but the params say device cpu"]
+    return []
+
+
+def _unknown(where: tuple[int | str, ...], target: PlatformName) -> str:
+    """A hint for a key that is not known: the nearest, or whose it is."""
+    key = str(where[-1])
+    allowed = _keys_at(SETTINGS[target], where[:-1])
+    other: PlatformName = "vertex" if target == "kubeflow" else "kubeflow"
+    if key in _keys_at(SETTINGS[other], where[:-1]):
+        return f"unknown key: it belongs to {PLATFORM_TITLES[other]}; allowed are {', '.join(allowed)}"
+    near = difflib.get_close_matches(key, allowed, 1)
+    return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; allowed are {', '.join(allowed)}"
+
+
+def _keys_at(model: type[BaseModel], way: tuple[int | str, ...]) -> list[str]:
+    """The keys a mapping may have that is found by going this way down from a settings class."""
+    for part in way:
+        nested = [
+            found
+            for name, field in model.model_fields.items()
+            if part in (name, field.alias)
+            for found in _models_in(field.annotation)
+        ]
+        if nested:
+            model = nested[0]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _models_in(part)]
+
+
+__all__ = ["EVERY_STEP", "STEP_FIELDS", "AnySettings", "read_settings", "settings_from", "settings_warnings"]
