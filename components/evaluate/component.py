@@ -37,7 +37,7 @@ def evaluate(
 
     from components.evaluate.evaluate import EvaluateResult
     from components.evaluate.evaluate import evaluate as run_evaluation
-    from components.shared.artifacts import manifest_digest, read_manifest, require_same
+    from components.shared.artifacts import manifest_digest, read_manifest, require_same, write_json
     from components.shared.dataset import DATASET
     from components.shared.events.data import Emit
     from components.shared.model import MODEL
@@ -64,7 +64,11 @@ def evaluate(
     )
     for name, value in result.metrics.as_dict().items():
         metrics.log_metric(name, value)
-    if len(result.classes) <= 100:  # it travels as metadata, and no UI draws a larger one
-        confusion.log_confusion_matrix(result.classes, result.confusion.tolist())
+    # In the store too, not in the platform's metadata alone; kfp's local cache takes an output without a file for lost.
+    write_json(Path(metrics.path), result.metrics.as_dict())
+    matrix = result.confusion.tolist() if len(result.classes) <= 100 else None
+    write_json(Path(confusion.path), {"classes": len(result.classes), "confusion": matrix})
+    if matrix is not None:  # it travels as metadata, and no UI draws a larger one
+        confusion.log_confusion_matrix(result.classes, matrix)
     evaluation.metadata.update({"seconds": record.seconds, "status": record.delivery})
     shutil.copyfile(result.report_file, report.path)

@@ -73,8 +73,8 @@ def fetch_secret(where: str, reference: str, *, is_public: bool = False) -> byte
     found = _REFERENCE.fullmatch(reference)
     if found is None:
         raise StatusRefusedError(
-            f"{where}: {shortened(reference, 150)} names no secret: write {REFERENCE_FORM}, VERSION a number, an alias "
-            "or latest"
+            f"{where}: {shortened(reference, 150)} refers to no secret; write {REFERENCE_FORM}, VERSION a number, an "
+            "alias or latest"
         )
     place = f"{where}: {reference}"
     try:
@@ -88,7 +88,7 @@ def fetch_secret(where: str, reference: str, *, is_public: bool = False) -> byte
     try:
         credentials = _credentials()
     except (GoogleAuthError, ValueError, OSError) as error:
-        raise StatusRefusedError(f"{place}: no Google credentials: {redact(reason_of(error))}; {_LOG_IN}") from error
+        raise StatusRefusedError(f"{place}: no Google credentials: {_said(error)}; {_LOG_IN}") from error
     url = f"{_endpoint(credentials.universe_domain)}/v1/{found[1]}:access"
     with AuthorizedSession(credentials) as session:  # type: ignore[no-untyped-call] # hardly typed
         data = _persist(session, url, place, google_crc32c.value)
@@ -104,6 +104,10 @@ def _credentials() -> Any:
 
     credentials, _ = google.auth.default(scopes=[_SCOPE])
     return credentials
+
+
+def _said(error: Exception) -> str:
+    return redact(reason_of(error)).rstrip(".")
 
 
 def _endpoint(universe: str) -> str:
@@ -150,7 +154,7 @@ def _ask(session: AuthorizedSession, url: str, place: str) -> Any:
             "GET", url, timeout=_ANSWER_S, allow_redirects=False
         )
     except GoogleAuthError as error:
-        said = redact(reason_of(error))
+        said = _said(error)
         if getattr(error, "retryable", False) or any(isinstance(each, OSError) for each in _chain(error)):
             raise _NotNow(f"no token for the Google credentials for now: {said}") from error
         raise StatusRefusedError(f"{place}: the Google credentials are not accepted: {said}; {_LOG_IN}") from error

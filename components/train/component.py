@@ -31,7 +31,7 @@ def train(
     """
     from pathlib import Path
 
-    from components.shared.artifacts import manifest_digest, read_manifest, require_same
+    from components.shared.artifacts import manifest_digest, read_manifest, require_same, write_json
     from components.shared.dataset import DATASET
     from components.shared.events.data import Emit
     from components.shared.model import MODEL
@@ -60,4 +60,6 @@ def train(
     model.metadata.update(report | {"framework": "pytorch", "seconds": record.seconds, "status": record.delivery})
     for name, value in report["metrics"].items():
         metrics.log_metric(name, value)
+    # In the store too, not in the platform's metadata alone; kfp's local cache takes an output without a file for lost.
+    write_json(Path(metrics.path), report["metrics"])
     Path(model_sha256).write_text(read_manifest(Path(model.path), MODEL).weights.sha256, encoding="utf-8")

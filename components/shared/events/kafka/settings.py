@@ -145,9 +145,10 @@ def _trusting(authorities: str | None) -> ssl.SSLContext:
     text = _text_of("KAFKA_SSL_CAFILE", authorities)
     try:
         if is_reference(authorities):
-            return ssl.create_default_context(cadata=text or "none")  # nothing at all would mean the system's
+            ascii_alone = text.encode("ascii", "replace").decode()  # of comments between the certificates
+            return ssl.create_default_context(cadata=ascii_alone or "none")  # nothing at all would mean the system's
         return ssl.create_default_context(cafile=authorities)
-    except (ssl.SSLError, ValueError) as error:  # ValueError: not even ASCII
+    except ssl.SSLError as error:
         raise StatusRefusedError(f"KAFKA_SSL_CAFILE: {authorities} holds no certificates (PEM)") from error
 
 
