@@ -137,11 +137,13 @@ def validate(options: argparse.Namespace) -> int:
 def compile_pipeline(options: argparse.Namespace) -> int:
     """``shutterline compile``."""
     images = images_named_by(options.images)
-    checked = load_checked(options.params or str(EXAMPLE_PARAMS), options.overrides)
+    check = CheckElsewhere(options.params or str(EXAMPLE_PARAMS), options.overrides)
+    from pipelines.targets.kfp_yaml import Defaults, load_kfp, write_pipeline
+
+    load_kfp()  # most of a second, in which the check goes on
+    checked = check.result()
     _warn(checked)
     settings = _settings(options, checked.params)
-    from pipelines.targets.kfp_yaml import Defaults, write_pipeline
-
     write_pipeline(options.output, Defaults(checked.params, options.data, options.checkpoints), images, settings)
     if options.json:
         document = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -64,6 +65,12 @@ def write_pipeline(
         write_atomically(file, data)
     except OSError as error:
         raise InputError(f"--output {file}: cannot be written: {error.strerror}") from error
+
+
+def load_kfp() -> None:
+    """Import kfp and the pipeline ahead of time."""
+    for module in ("kfp.compiler", "kfp.kubernetes", "pipelines.image_classifier"):
+        importlib.import_module(module)
 
 
 def compiled_pipeline(defaults: Defaults, images: Mapping[ImageStep, Image], settings: AnySettings | None) -> bytes:

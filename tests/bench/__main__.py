@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from tests.bench.compiling import compile_time, help_time, step_overhead
 from tests.bench.containers import container_start, has_image
 from tests.bench.measure import HEAD
 from tests.bench.pipeline import pipeline_overhead
@@ -19,7 +20,7 @@ from tests.bench.storage import transfers
 from tests.bench.training import batch_rates, training_rate
 
 
-def main(wanted: str = "abcdefgh") -> None:
+def main(wanted: str = "abcdefghijk") -> None:
     """Run the benchmarks named by their letters and print one row each."""
     logging.disable(logging.INFO)
     cpu = platform.processor() or platform.machine()
@@ -52,6 +53,12 @@ def main(wanted: str = "abcdefgh") -> None:
                 container_start().line() if has_image() else "(h) no engine with the images: `make images` builds them"
             )
             print(told, flush=True)
+        if "i" in wanted:
+            print(compile_time(Path(directory)).line(), flush=True)
+        if "j" in wanted:
+            print(help_time().line(), flush=True)
+        if "k" in wanted:
+            print(step_overhead(Path(directory)).line(), flush=True)
 
 
 if __name__ == "__main__":

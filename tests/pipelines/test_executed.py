@@ -177,3 +177,24 @@ def told(events: Path, step: str) -> list[StepEvent]:
     """How each attempt of a step ended, in order."""
     ended = [event for event in events_in(events) if event.step == step and event.state in ("failed", "succeeded")]
     return sorted(ended, key=lambda event: event.time)
+
+
+def test_a_dataset_other_than_the_one_that_was_made_is_refused(
+    tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = compile_for("kubeflow", tmp_path, **{"every-step": {"retry": {"times": 0}}})
+    document, platforms = yaml.safe_load_all(file.read_text())
+    train = document["components"]["comp-exit-handler-1"]["dag"]["tasks"]["train"]
+    train["inputs"]["parameters"]["dataset_sha256"] = {"runtimeValue": {"constant": "0" * 64}}
+    file.write_text(yaml.safe_dump_all([document, platforms]))
+
+    trouble = execute(file, tmp_path / "root")
+
+    assert trouble is not None
+    (end,) = ends(events)
+    assert "the dataset that arrived is not the one that was made" in end.reason
+    assert {step.step: step.outcome for step in end.steps} == {
+        "data-prep": "succeeded",
+        "train": "failed",
+        "evaluate": "not started",
+    }

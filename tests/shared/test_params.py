@@ -126,6 +126,7 @@ def test_dict_with_classes_json_and_yaml_are_the_same_params(tmp_path: Path) -> 
         Params.load(tmp_path / "params.yml"),
         Params.load(from_python.to_json()),
         Params.load(from_python.to_json(indent=2)),
+        Params.load(from_python.to_form()),
         Params.from_dict(from_python.to_dict()),
     ):
         assert same == from_python
@@ -204,6 +205,7 @@ def test_every_key_survives_to_json_and_back() -> None:
 
     assert params.to_dict() == EVERY_KEY
     assert again.to_dict() == EVERY_KEY
+    assert Params.load(params.to_form()).to_dict() == EVERY_KEY
     assert again.digest() == params.digest()
 
 
@@ -214,6 +216,7 @@ def test_examples_survive_as_json_and_as_yaml(file: Path, tmp_path: Path) -> Non
     (tmp_path / "json.yaml").write_text(params.to_json())
 
     assert Params.load(params.to_json()) == params
+    assert Params.load(params.to_form()) == params
     assert Params.load(tmp_path / "dumped.yaml") == params
     assert Params.load(tmp_path / "json.yaml") == params
 
@@ -275,6 +278,16 @@ def test_every_seed_and_learning_rate_survives_bit_for_bit(seed: int, rate: floa
     assert again.digest() == params.digest()
 
 
+def test_a_form_has_a_line_for_every_option_and_layer_and_none_for_a_default() -> None:
+    params = Params.from_dict(small(net_arch=[layer("ReLU"), layer("Dropout", p=0.5)], num_epochs=7))
+
+    lines = params.to_form().splitlines()
+
+    assert '    {"class": "torch.nn.Dropout", "kwargs": {"p": 0.5}}' in lines
+    assert '  "num_epochs": 7' in [line.rstrip(",") for line in lines]
+    assert not any("flip_probability" in line for line in lines)
+
+
 PLAIN_VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -297,6 +310,8 @@ def test_any_plain_kwargs_survive_and_hold_no_placeholder(kwargs: dict[str, Any]
 
     assert "{{" not in text
     assert "{{" not in params.to_json(indent=2)
+    assert "{{" not in params.to_form()
+    assert Params.load(params.to_form()).digest() == params.digest()
     assert "\n" not in text
     # repr, because 1, 1.0 and True are equal.
     assert repr(again.net_arch[0].kwargs) == repr(kwargs)

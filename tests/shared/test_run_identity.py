@@ -15,6 +15,7 @@ from components.shared.run import (
     PIPELINE_NAME,
     StepRun,
     as_run_id,
+    checkpoints_of_run,
     new_run_id,
     run_of_artifact,
     run_of_placeholders,
@@ -115,6 +116,32 @@ def test_a_name_that_is_no_run_id_ends_the_step_with_2(
 )
 def test_an_artifacts_place_tells_the_run(uri: str, run: str) -> None:
     assert run_of_artifact(uri) == run
+
+
+@pytest.mark.parametrize(
+    ("artifact", "expected"),
+    [
+        (
+            f"minio://mlpipeline/v2/artifacts/image-classifier/{UUID}/train/{TASK_UUID}/model?region=x",
+            f"s3://mlpipeline/v2/artifacts/image-classifier/{UUID}/checkpoints",
+        ),
+        ("gs://bucket/root/123456789/job-1/train_-4857297/model", "gs://bucket/root/123456789/job-1/checkpoints"),
+        (
+            "/home/me/out/image-classifier-7/train/model",
+            "/home/me/out/image-classifier-7/checkpoints",
+        ),
+    ],
+)
+def test_checkpoints_lie_beside_the_runs_artifacts_whatever_the_attempt(artifact: str, expected: str) -> None:
+    assert str(checkpoints_of_run("auto", artifact)) == expected
+    assert str(checkpoints_of_run("auto", artifact.replace(TASK_UUID, UUID))) == expected  # another attempt's
+    assert str(checkpoints_of_run("gs://bucket/kept", artifact)) == "gs://bucket/kept"
+    assert checkpoints_of_run("", artifact) is None
+
+
+def test_checkpoints_beside_artifacts_need_a_runs_place() -> None:
+    with pytest.raises(InputError, match=r"^checkpoints: auto needs a run's place, and model is none"):
+        checkpoints_of_run("auto", "model")
 
 
 def test_the_exit_step_finds_the_same_run_by_the_jobs_names() -> None:
