@@ -11,8 +11,10 @@ from components.shared.command import CommandParser, add_json_option, add_params
 from components.shared.errors import EXIT_FAILURE, ShutterlineError
 from components.shared.signals import EXIT_INTERRUPTED
 from components.shared.version import __version__
+from pipelines.compiled import PLATFORMS
 from pipelines.events_command import add_events_parser
 from pipelines.run_options import add_images_option, add_runner_options, add_target_options
+from pipelines.submit.options import add_submit_parser, add_upload_parser
 from pipelines.watching import add_watch_parser, watch
 
 
@@ -30,8 +32,12 @@ def build_parser() -> CommandParser:
     add_runner_options(run)
     add_json_option(run)
 
-    validate = commands.add_parser("validate", help="check params and print the layer table", description=_VALIDATE)
-    validate.add_argument("params", metavar="FILE", help="params as .json, .yaml or .py")
+    validate = commands.add_parser("validate", help="check params, or a compiled pipeline", description=_VALIDATE)
+    validate.add_argument("params", metavar="FILE", help="params as .json, .yaml or .py, or a compiled pipeline")
+    validate.add_argument(
+        "--target", choices=PLATFORMS, help="the platform a pipeline shall run on; default: as it says"
+    )
+    validate.add_argument("--strict", action="store_true", help="let a pipeline's warnings fail too")
     _add_overrides(validate)
     add_json_option(validate)
 
@@ -51,6 +57,10 @@ def build_parser() -> CommandParser:
     add_target_options(settings, required=True)
     settings.add_argument("--schema", action="store_true", help="print the JSON Schema of settings instead")
     add_json_option(settings)
+
+    add_upload_parser(commands)
+
+    add_submit_parser(commands)
 
     add_watch_parser(commands)
 
@@ -75,7 +85,10 @@ only, the data and the files that settings name; of the environment SHUTTERLINE_
 emulators' variables. They are labelled by the run: docker ps --filter label=shutterline.run"""
 _VALIDATE = """\
 Check params completely, build the network on torch's meta device, and print the shape and cost of every layer.
-A network that does not fit is refused with the first layer that does not, what it gets and what it needs."""
+A network that does not fit is refused with the first layer that does not, what it gets and what it needs.
+
+Of a compiled pipeline, of this or any other project, say where it would fail, cost money for nothing or give a secret
+away, and what to do; nothing is asked of any platform. Errors end with exit code 2."""
 _COMPILE = """\
 Compile the pipeline for upload. The params become the default of its params input, which every run may replace. With
 --target the steps also ask the platform for processors, memory, accelerators, secrets, volumes, retries: as --settings
@@ -139,6 +152,18 @@ def _events(options: argparse.Namespace) -> int:
     return events(options)
 
 
+def _upload(options: argparse.Namespace) -> int:
+    from pipelines.submit.commands import upload
+
+    return upload(options)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from pipelines.submit.commands import submit
+
+    return submit(options)
+
+
 def _params(options: argparse.Namespace) -> int:
     from pipelines.commands import show_params
 
@@ -152,6 +177,8 @@ _COMMANDS = {
     "events": _events,
     "params": _params,
     "settings": _settings,
+    "submit": _submit,
+    "upload": _upload,
     "watch": watch,
 }
 

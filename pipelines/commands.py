@@ -109,6 +109,14 @@ def result_table(document: dict[str, Any], out: Path) -> list[str]:
 
 def validate(options: argparse.Namespace) -> int:
     """``shutterline validate``."""
+    from pipelines.lint.report import is_pipeline_file, validate_pipeline
+
+    if is_pipeline_file(options.params):
+        if options.overrides:
+            raise InputError(f"{options.params}: is a compiled pipeline, and --set changes params; compile it anew")
+        return validate_pipeline(Path(options.params), options.target, strict=options.strict, as_json=options.json)
+    if options.target or options.strict:
+        raise InputError(f"{options.params}: --target and --strict are for compiled pipelines, and this is none")
     checked = load_checked(options.params, options.overrides)
     table, targets = checked.table, checked.params.status_targets.describe()
     if options.json:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from components.exit_step.hearsay import heard_at_kafka
 from components.shared.errors import InputError
 from components.shared.events.data import PipelineEnded, StepOutcome
+from components.shared.events.redaction import redact
 from components.shared.events.runs import RunView, fold
 from components.shared.events.spool import events_in
 from components.shared.events.targets import StatusTargets
@@ -17,16 +18,22 @@ from components.shared.status import PIPELINE_STEPS
 
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
-# Local runners and Vertex AI say SUCCEEDED, Kubeflow's Argo backend COMPLETE; all say FAILED.
+# Local runners and Vertex AI say SUCCEEDED, Kubeflow COMPLETE, or SUCCEEDED without its metadata store; all say FAILED.
+# Kubeflow hands on its task's state as it is: CACHED and SKIPPED went well too.
 OUTCOMES: dict[str, Outcome] = {
     "SUCCEEDED": "succeeded",
     "COMPLETE": "succeeded",
     "COMPLETED": "succeeded",
+    "CACHED": "succeeded",
+    "SKIPPED": "succeeded",
     "FAILED": "failed",
     "ERROR": "failed",
     "CANCELLED": "cancelled",
     "CANCELED": "cancelled",
 }
+# Of a pipeline whose exit step runs, and so is over: Kubeflow may not have noticed yet (kubeflow/pipelines#13321), and
+# Vertex AI may still be cancelling. How it ended is then what its steps told.
+UNDECIDED = frozenset({"", "NEW", "RUNNING", "UNKNOWN", "RUNTIME_STATE_UNSPECIFIED", "CANCEL_PENDING", "CANCELLING"})
 
 _log = step_logger("exit")
 
@@ -57,27 +64,35 @@ class PipelineEnd:
         return PipelineEnded(PIPELINE_NAME, self.outcome, self.state, self.reason, self.steps)
 
 
-def report_end(*, state: str, run: StepRun, message: str = "", targets: StatusTargets | None = None) -> PipelineEnd:
+def report_end(
+    *, state: str | None, run: StepRun, message: str = "", targets: StatusTargets | None = None
+) -> PipelineEnd:
     """Say how the pipeline ended.
 
     Args:
-        state: The platform's word for it.
+        state: The platform's word for it; None or empty where it has none.
         run: The run, and where its steps kept their events.
         message: The platform's error message, which Kubeflow leaves empty.
         targets: Brokers; where the spools cannot be seen, Kafka is asked what the steps have told it.
 
     Raises:
-        InputError: The word is not one a known platform uses.
+        InputError: The word is not one a known platform uses at the end, and the steps have not told it either.
     """
+    state = state or ""
     outcome = OUTCOMES.get(state.upper())
-    if outcome is None:
-        known = ", ".join(OUTCOMES)
-        raise InputError(f"status.state: {state!r} is not a final state of a pipeline; known are {known}")
+    if outcome is None and state.upper() not in UNDECIDED:
+        raise InputError(f"status.state: {state!r} is not a final state of a pipeline; known are {', '.join(OUTCOMES)}")
     view: RunView | None = fold(run.run, events_in(run.events, run.run)) if run.shared else None
     if view is None and targets is not None:
         view = heard_at_kafka(run.run, targets)
-    succeeded = outcome == "succeeded"
-    steps = (view or RunView(run.run)).outcomes(PIPELINE_STEPS, pipeline_succeeded=succeeded, seen=view is not None)
+    if outcome is None:
+        outcome = _told(view)
+        if outcome is None:
+            raise InputError(
+                f"status.state: {state!r} is not a final state of a pipeline, and its steps have not told how it ended"
+            )
+        _log.warning("the platform says %r of a pipeline that is over; its steps tell how it ended", state)
+    steps = _steps(view, succeeded=outcome == "succeeded")
     for step in steps:
         if step.outcome not in ("succeeded", "failed", "cancelled"):
             _log.log(*_remark(step))
@@ -85,11 +100,29 @@ def report_end(*, state: str, run: StepRun, message: str = "", targets: StatusTa
         outcome = "cancelled"  # platforms that know no such word call it failed
     reason = ""
     if outcome != "succeeded":
-        reason = _reason(steps) or message or "the platform gave no reason"
+        # A platform's message may quote what a container was given.
+        reason = _reason(steps) or redact(message) or "the platform gave no reason"
         _log.error("pipeline %s: %s", outcome, reason)
     else:
         _log.info("pipeline succeeded")
     return PipelineEnd(outcome, state, reason, steps)
+
+
+def _steps(view: RunView | None, *, succeeded: bool) -> list[StepOutcome]:
+    return (view or RunView("")).outcomes(PIPELINE_STEPS, pipeline_succeeded=succeeded, seen=view is not None)
+
+
+def _told(view: RunView | None) -> Outcome | None:
+    """How the pipeline ended as far as its steps have told; None if they have not.
+
+    That the last step succeeded is the pipeline's success. Its silence may mean that it was cached or never begun.
+    """
+    outcomes = [step.outcome for step in _steps(view, succeeded=False)]
+    if outcomes[-1] == "succeeded":
+        return "succeeded"
+    if "failed" in outcomes or "killed" in outcomes:
+        return "failed"
+    return "cancelled" if "cancelled" in outcomes else None
 
 
 _INFO, _WARNING = 20, 30  # of the logging module

@@ -14,8 +14,9 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 from components.shared.allowed_classes import shortened
@@ -24,9 +25,6 @@ from components.shared.errors import StatusRefusedError
 from components.shared.events.google_errors import reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.events.transport import Unavailable
-
-if TYPE_CHECKING:
-    from google.auth.transport.requests import AuthorizedSession
 
 SCHEME = "sm://"
 REFERENCE_FORM = "sm://projects/PROJECT/secrets/NAME/versions/VERSION"
@@ -79,8 +77,8 @@ def fetch_secret(where: str, reference: str, *, is_public: bool = False) -> byte
     place = f"{where}: {reference}"
     try:
         import google_crc32c
+        import requests
         from google.auth.exceptions import GoogleAuthError
-        from google.auth.transport.requests import AuthorizedSession
     except ImportError as error:
         raise StatusRefusedError(
             f"{place}: needs google-auth and google-crc32c; pip install 'shutterline[status,storage]'"
@@ -90,8 +88,8 @@ def fetch_secret(where: str, reference: str, *, is_public: bool = False) -> byte
     except (GoogleAuthError, ValueError, OSError) as error:
         raise StatusRefusedError(f"{place}: no Google credentials: {_said(error)}; {_LOG_IN}") from error
     url = f"{_endpoint(credentials.universe_domain)}/v1/{found[1]}:access"
-    with AuthorizedSession(credentials) as session:  # type: ignore[no-untyped-call] # hardly typed
-        data = _persist(session, url, place, google_crc32c.value)
+    with requests.Session() as session:
+        data = _persist(lambda: _payload(_ask(session, credentials, url, place), place, google_crc32c.value), place)
     text = data.decode("utf-8", "ignore")
     if not is_public:
         register_secret(text)
@@ -129,13 +127,13 @@ def _endpoint(universe: str) -> str:
     return given.rstrip("/")
 
 
-def _persist(session: AuthorizedSession, url: str, place: str, checksum: Any) -> bytes:
+def _persist(attempt: Callable[[], bytes], place: str) -> bytes:
     """Ask until there is an answer: with backoff and jitter, for a bounded time."""
     end = time.monotonic() + _PATIENCE_S
     failures = 0
     while True:
         try:
-            return _payload(_ask(session, url, place), place, checksum)
+            return attempt()
         except _NotNow as error:
             pause = pause_s(failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
             failures += 1
@@ -144,25 +142,16 @@ def _persist(session: AuthorizedSession, url: str, place: str, checksum: Any) ->
             time.sleep(pause)
 
 
-def _ask(session: AuthorizedSession, url: str, place: str) -> Any:
+def _ask(session: Any, credentials: Any, url: str, place: str) -> Any:
     """The answer's JSON to one request."""
     import requests
-    from google.auth.exceptions import GoogleAuthError
 
     try:
-        response = session.request(  # type: ignore[no-untyped-call] # hardly typed
-            "GET", url, timeout=_ANSWER_S, allow_redirects=False
+        response = session.get(
+            url, headers=_authorized(session, credentials, place), timeout=_ANSWER_S, allow_redirects=False
         )
-    except GoogleAuthError as error:
-        said = _said(error)
-        if getattr(error, "retryable", False) or any(isinstance(each, OSError) for each in _chain(error)):
-            raise _NotNow(f"no token for the Google credentials for now: {said}") from error
-        raise StatusRefusedError(f"{place}: the Google credentials are not accepted: {said}; {_LOG_IN}") from error
     except requests.RequestException as error:
         raise _broken(error, url, place) from error
-    finally:
-        if token := getattr(session.credentials, "token", None):
-            register_secret(str(token))
     try:
         answer = json.loads(response.content)
     except (ValueError, RecursionError):
@@ -171,8 +160,31 @@ def _ask(session: AuthorizedSession, url: str, place: str) -> Any:
     if status in (408, 429) or status >= 500:
         raise _NotNow(f"Secret Manager answers {status}{_remark(answer)}")
     if status != 200:
-        raise StatusRefusedError(f"{place}: {_refusal(status, answer, session.credentials, url)}")
+        raise StatusRefusedError(f"{place}: {_refusal(status, answer, credentials, url)}")
     return answer
+
+
+def _authorized(session: Any, credentials: Any, place: str) -> dict[str, str]:
+    """The headers of a request, with a token.
+
+    google-auth's own session would also ask a server of Google's, in a thread that outlives it, where the credentials
+    may be used: another host to be reachable.
+    """
+    from google.auth.exceptions import GoogleAuthError
+    from google.auth.transport.requests import Request
+
+    headers: dict[str, str] = {}
+    try:
+        if not credentials.valid:
+            credentials.refresh(partial(Request(session), timeout=_ANSWER_S))
+    except GoogleAuthError as error:
+        said = _said(error)
+        if getattr(error, "retryable", False) or any(isinstance(each, OSError) for each in _chain(error)):
+            raise _NotNow(f"no token for the Google credentials for now: {said}") from error
+        raise StatusRefusedError(f"{place}: the Google credentials are not accepted: {said}; {_LOG_IN}") from error
+    register_secret(str(credentials.token))
+    credentials.apply(headers)
+    return headers
 
 
 def _payload(answer: Any, place: str, checksum: Any) -> bytes:

@@ -45,7 +45,15 @@ class StepSettings(SettingsRecord):
 
     def problems(self) -> list[Problem]:
         """What contradicts itself, once everything is put together."""
-        return []
+        retry = self.retry
+        if retry is None or not retry.times:
+            return []
+        needed = {"pause_s": retry.pause_s, "factor": retry.factor, "window_s": retry.window_s}
+        return [
+            Problem(f"retry.{name}", f"is required where a step is repeated {retry.times} times")
+            for name, value in needed.items()
+            if value is None
+        ]
 
 
 # By alias, as files write them; every settings class has these four and EVERY_STEP.
@@ -77,10 +85,30 @@ def merged(base: _Model, over: _Model | None) -> _Model:
     return base.model_copy(update=changes)
 
 
+def _document(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return {
+            field.alias or name: _document(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+            if getattr(value, name) is not None or name in value.model_fields_set
+        }
+    if isinstance(value, dict):
+        return {key: _document(item) for key, item in value.items()}
+    return [_document(item) for item in value] if isinstance(value, list) else value
+
+
 class PlatformSettings(SettingsRecord):
     """What both platforms' files have at the top."""
 
     target: Literal["kubeflow", "vertex"]
+
+    def document(self) -> dict[str, Any]:
+        """These settings as a file of them: what was taken away is null there, so that no default comes back."""
+        return {
+            key: value
+            for key, value in _document(self).items()
+            if key != EVERY_STEP  # once put together, each step has it
+        }
 
     def step(self, name: StepName) -> Any:
         """One step's settings, put together."""

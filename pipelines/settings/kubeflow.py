@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from components.shared.errors import Problem
-from components.shared.params_types import Text, Truth, Whole, refusal
+from components.shared.params_types import Truth, Whole, refusal
+from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName
 from pipelines.quantities import bytes_of, processors
 from pipelines.settings.common import STEP_FIELDS, PlatformSettings, Retry, StepSettings
@@ -22,9 +23,17 @@ from pipelines.settings.fields import (
     ObjectName,
     Seconds,
     SettingsRecord,
+    SubPath,
+    TaintKey,
+    TaintValue,
     VariableNames,
+    VolumeName,
     checkpoint_place,
 )
+
+# Of the memory-backed /dev/shm: the pod's volume, and where it is mounted.
+SHM_VOLUME = "shm"
+SHM_PATH = "/dev/shm"  # noqa: S108 - the mount point that the C library names, nothing is written by us
 
 _RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _SECRET_KEY = re.compile(r"[-._A-Za-z0-9]{1,253}")
@@ -55,9 +64,9 @@ class Gpu(SettingsRecord):
 class Toleration(SettingsRecord):
     """A taint of nodes that a step's pod may be placed on all the same."""
 
-    key: Text | None = Field(None, description="The taint's key; none: every taint.")
+    key: TaintKey | None = Field(None, description="The taint's key; none: every taint.")
     operator: Literal["Exists", "Equal"] = Field("Exists", description="Whether the value must be equal.")
-    value: Text | None = Field(None, description="The taint's value, with the operator Equal.")
+    value: TaintValue | None = Field(None, description="The taint's value, with the operator Equal.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         None, description="The taint's effect; none: every effect."
     )
@@ -75,7 +84,7 @@ class SecretKey(SettingsRecord):
 class SecretFiles(SettingsRecord):
     """A secret mounted as files, one per key."""
 
-    secret: ObjectName = Field(description="Name of the Kubernetes secret.")
+    secret: VolumeName = Field(description="Name of the Kubernetes secret.")
     path: MountPath = Field(description="Directory where its keys are files.")
     optional: Truth = Field(False, description="Whether the pod starts without it.")
 
@@ -83,9 +92,9 @@ class SecretFiles(SettingsRecord):
 class Volume(SettingsRecord):
     """A persistent volume claim."""
 
-    claim: ObjectName = Field(description="Name of the claim, which must exist.")
+    claim: VolumeName = Field(description="Name of the claim, which must exist.")
     path: MountPath = Field(description="Directory where it is mounted.")
-    sub_path: Text | None = Field(None, description="Directory inside the volume; none: all of it.")
+    sub_path: SubPath | None = Field(None, description="Directory inside the volume; none: all of it.")
 
 
 class Security(SettingsRecord):
@@ -121,7 +130,10 @@ class KubeflowStep(StepSettings):
 
     def problems(self) -> list[Problem]:
         """What contradicts itself, once everything is put together."""
-        found = []
+        found = super().problems()
+        if self.retry and self.retry.factor is not None and not self.retry.factor.is_integer():
+            # Argo Workflows reads it as an integer, and fails a step that it should repeat where it is none.
+            found.append(Problem("retry.factor", "must be a whole number on Kubeflow, such as 1 or 2"))
         if self.cpu_request and self.cpu and processors(self.cpu_request) > processors(self.cpu):
             found.append(Problem("cpu_request", f"is more than cpu, which is {self.cpu}"))
         if self.memory_request and self.memory and bytes_of(self.memory_request) > bytes_of(self.memory):
@@ -133,9 +145,7 @@ class KubeflowStep(StepSettings):
             for name in self.secret_env
             if name in self.env
         ]
-        paths = [files.path for files in self.secret_files] + [volume.path for volume in self.volumes]
-        twice = sorted({path for path in paths if paths.count(path) > 1})
-        found += [Problem("volumes", f"{path} is mounted at twice") for path in twice]
+        found += self._mount_problems()
         for index, toleration in enumerate(self.tolerations):
             if toleration.operator == "Equal" and toleration.key is None:
                 found.append(Problem(f"tolerations[{index}].key", "is required with the operator Equal"))
@@ -143,6 +153,23 @@ class KubeflowStep(StepSettings):
                 found.append(Problem(f"tolerations[{index}].value", "needs the operator Equal"))
             if toleration.seconds is not None and toleration.effect != "NoExecute":
                 found.append(Problem(f"tolerations[{index}].seconds", "needs the effect NoExecute"))
+        return found
+
+    def _mount_problems(self) -> list[Problem]:
+        """What a pod could not have among its volumes."""
+        paths = [files.path for files in self.secret_files] + [volume.path for volume in self.volumes]
+        paths += [SHM_PATH] if self.shm else []
+        twice = sorted({path for path in paths if paths.count(path) > 1})
+        found = [Problem("volumes", f"{path} is mounted at twice") for path in twice]
+        # KFP's driver calls the pod's volumes like what is in them, whatever kind it is.
+        claims = {volume.claim for volume in self.volumes}
+        taken = {files.secret for files in self.secret_files} | ({SHM_VOLUME} if self.shm else set())
+        found += [
+            Problem("volumes", f"the claim {name} is called like another volume of the pod; KFP needs different names")
+            for name in sorted(claims & taken)
+        ]
+        if self.shm and any(files.secret == SHM_VOLUME for files in self.secret_files):
+            found.append(Problem("secret_files", f"KFP would call the secret's volume {SHM_VOLUME}, as shm is called"))
         return found
 
     def keeps(self, path: str) -> bool:
@@ -182,6 +209,11 @@ class KubeflowSettings(PlatformSettings):
                 Problem("checkpoints", f"no volume of train holds {self.checkpoints}; add it to train.volumes")
             )
         if self.events:
+            found += [
+                Problem(f"{name}.env.{EVENTS_VARIABLE}", "is what the key events sets; only one can be meant")
+                for name, step in steps.items()
+                if EVENTS_VARIABLE in (*step.env, *step.secret_env)
+            ]
             without = [name for name, step in steps.items() if not step.keeps(self.events)]
             if without:
                 found.append(Problem("events", f"no volume of {', '.join(without)} holds {self.events}"))

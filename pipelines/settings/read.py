@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def settings_from(raw: Mapping[str, Any], target: PlatformName, params: Params, 
         settings = SETTINGS[target].model_validate({**raw, "target": given})
     except ValidationError as error:
         known = [field.alias or name for name, field in SETTINGS[target].model_fields.items()]
-        raise SettingsError(as_problems(error, known, lambda where: _unknown(where, target)), source) from error
+        found = as_problems(error, known, lambda where: _unknown(where, target))
+        raise SettingsError([_unsaid(problem) for problem in found], source) from error
     gpu = params.device != "cpu"
     whole: AnySettings
     if isinstance(settings, VertexSettings):
@@ -66,6 +68,17 @@ def settings_from(raw: Mapping[str, Any], target: PlatformName, params: Params, 
     if problems:
         raise SettingsError(problems, source)
     return whole
+
+
+# Where somebody may have written a secret instead of its name.
+_OF_SECRETS = re.compile(r"\.(env|secret_env|secret_files|pull_secrets)(?![a-z_])")
+
+
+def _unsaid(problem: Problem) -> Problem:
+    """A problem without the value that was given, where that may be a secret."""
+    if _OF_SECRETS.search(problem.path) is None:
+        return problem
+    return Problem(problem.path, problem.message.partition(", got ")[0])
 
 
 def _accelerated(settings: AnySettings) -> bool:
@@ -93,16 +106,17 @@ def _unknown(where: tuple[int | str, ...], target: PlatformName) -> str:
 
 
 def _keys_at(model: type[BaseModel], way: tuple[int | str, ...]) -> list[str]:
-    """The keys a mapping may have that is found by going this way down from a settings class."""
+    """The keys a mapping may have that this way down from a settings class leads to; none where it leads nowhere."""
+    inside = False  # a list or a mapping of any keys: the next part is an index or such a key
     for part in way:
-        nested = [
-            found
-            for name, field in model.model_fields.items()
-            if part in (name, field.alias)
-            for found in _models_in(field.annotation)
-        ]
-        if nested:
-            model = nested[0]
+        if inside:
+            inside = False
+            continue
+        field = next((field for name, field in model.model_fields.items() if part in (name, field.alias)), None)
+        nested = _models_in(field.annotation) if field else []
+        if field is None or not nested:
+            return []
+        model, inside = nested[0], field.default_factory in (dict, list)
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

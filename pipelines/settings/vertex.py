@@ -39,7 +39,7 @@ class VertexStep(StepSettings):
 
     def problems(self) -> list[Problem]:
         """What contradicts itself, or is more than Vertex AI has."""
-        found = []
+        found = super().problems()
         accelerator = self.accelerates
         kind, count = (accelerator.type, accelerator.count) if accelerator else (None, 0)
         if problem := machine_problem(self.cpu, self.memory, kind, count):

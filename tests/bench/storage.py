@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-from google.cloud import storage  # type: ignore[import-untyped] # publishes no types
+from google.cloud import storage
 from google.cloud.storage import transfer_manager
 
 from components.shared.artifacts import ArtifactKind, FileRecord, Manifest, sha256_of, write_json

@@ -22,7 +22,8 @@ from tests.peers.peer import Peer
 from tests.peers.ports import HOST
 
 PROJECT_NUMBER = "123456789012"
-_NAME = re.compile(r"/v1/projects/([a-z0-9-]+)/secrets/([A-Za-z0-9_-]{1,255})/versions/([A-Za-z0-9_-]+):access")
+_NAME = re.compile(r"/v1/projects/([a-z0-9.:-]+)/secrets/([A-Za-z0-9_-]{1,255})/versions/([A-Za-z0-9_-]+):access")
+_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 State = Literal["ENABLED", "DISABLED", "DESTROYED"]
@@ -115,10 +116,11 @@ class SecretManager(Peer):
     def _serve(self, handler: Handler) -> None:
         body = RequestBody(handler)
         content = body.read(body.length)
-        if handler.path == "/token":
+        _, target, _ = handler.requestline.split(" ")  # its path has lost a second slash
+        if target == "/token":
             status, document = self._token(handler, content)
         else:
-            status, document = self._access(handler, content)
+            status, document = self._access(handler, target, content)
         raw = document if isinstance(document, bytes) else json.dumps(document, indent=2).encode()
         handler.send_response(status)
         if status in (301, 302):
@@ -133,14 +135,19 @@ class SecretManager(Peer):
         if handler.command != "POST" or form.get("grant_type") != [_GRANT] or len(form.get("assertion", ())) != 1:
             self.odd.append(f"token: {handler.command} {sorted(form)}")
             return 400, {"error": "invalid_request"}
+        claims = form["assertion"][0].split(".")[1]
+        scope = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4))).get("scope")
+        if scope != _SCOPE:
+            self.odd.append(f"token: for the scope {scope}")
+            return 400, {"error": "invalid_scope"}
         token = f"ya29.secret-manager-{len(self.tokens)}-token"
         self.tokens.add(token)
         return 200, {"access_token": token, "expires_in": 3599, "token_type": "Bearer"}
 
-    def _access(self, handler: Handler, content: bytes) -> tuple[int, Any]:
-        named = _NAME.fullmatch(handler.path)
+    def _access(self, handler: Handler, target: str, content: bytes) -> tuple[int, Any]:
+        named = _NAME.fullmatch(target)
         if handler.command != "GET" or content or named is None:
-            self.odd.append(f"{handler.command} {handler.path} with {len(content)} bytes")
+            self.odd.append(f"{handler.command} {target} with {len(content)} bytes")
             return _error(400, "INVALID_ARGUMENT", "Request contains an invalid argument.")
         project, name, version = named.groups()
         self.read.append(f"{name}/{version}")

@@ -19,7 +19,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 from google.api_core.exceptions import BadRequest, NotFound, PreconditionFailed, ServiceUnavailable
-from google.cloud import storage  # type: ignore[import-untyped] # publishes no types
+from google.cloud import storage
 from urllib3.exceptions import ProtocolError
 
 from tests.peers.gcs import GcsBucket

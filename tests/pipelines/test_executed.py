@@ -35,10 +35,12 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def compile_for(target: PlatformName, tmp_path: Path, data: Path = DIGITS, **settings: Any) -> Path:
+def compile_for(
+    target: PlatformName, tmp_path: Path, settings: dict[str, Any] | None = None, *, data: Path = DIGITS
+) -> Path:
     """Compile a small run for a platform, on the CPU, with short pauses."""
     write_params(tmp_path / "params.json", num_epochs=1)
-    written = {"target": target, "every-step": {"retry": {"pause_s": PAUSE_S}}, **settings}
+    written = {"target": target, "every-step": {"retry": {"pause_s": PAUSE_S}}, **(settings or {})}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(written))
     file = tmp_path / f"{target}.yaml"
     options = [
@@ -107,7 +109,7 @@ def test_a_compiled_file_gives_the_bytes_that_the_python_pipeline_gives(
 def test_a_second_run_is_served_from_the_cache_and_its_events_say_so(
     tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = compile_for("kubeflow", tmp_path, **{"data-prep": {"cache": True}})
+    file = compile_for("kubeflow", tmp_path, {"data-prep": {"cache": True}})
 
     assert execute(file, tmp_path / "root", caching=True) is None
     assert execute(file, tmp_path / "root", caching=True) is None
@@ -182,7 +184,7 @@ def told(events: Path, step: str) -> list[StepEvent]:
 def test_a_dataset_other_than_the_one_that_was_made_is_refused(
     tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = compile_for("kubeflow", tmp_path, **{"every-step": {"retry": {"times": 0}}})
+    file = compile_for("kubeflow", tmp_path, {"every-step": {"retry": {"times": 0}}})
     document, platforms = yaml.safe_load_all(file.read_text())
     train = document["components"]["comp-exit-handler-1"]["dag"]["tasks"]["train"]
     train["inputs"]["parameters"]["dataset_sha256"] = {"runtimeValue": {"constant": "0" * 64}}

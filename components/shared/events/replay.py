@@ -12,6 +12,7 @@ from typing import Any
 
 from components.shared.errors import ArtifactError, InputError
 from components.shared.events.courier import Courier, Signal
+from components.shared.events.redaction import redact
 from components.shared.events.spool import Spool, spools_of
 from components.shared.events.transport import Transport
 
@@ -142,6 +143,6 @@ def _deliver(
     for (transport, spools), counts, courier in zip(routes, before, couriers, strict=True):
         for spool, count in zip(spools, counts, strict=True):
             left = spool.undelivered(transport.name)
-            trouble = str(courier.trouble or "no answer in time") if left else None
+            trouble = redact(str(courier.trouble or "no answer in time")) if left else None
             done.append(Replayed(str(spool.path), transport.name, transport.place, count - left, left, trouble))
     return done

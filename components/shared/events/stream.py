@@ -33,7 +33,7 @@ from components.shared.events.data import (
     Succeeded,
 )
 from components.shared.events.event import PIPELINE, Speaker, seal
-from components.shared.events.redaction import Redactor
+from components.shared.events.redaction import Redactor, redact
 from components.shared.events.spool import Spool
 from components.shared.events.transport import DeliveryError, Transport
 
@@ -228,7 +228,7 @@ class StatusStream:
         for courier in self._couriers:
             delivered = self._delivered(courier.transport.name)
             undelivered = self._events + queued - delivered
-            trouble = str(courier.trouble or "no answer in time") if undelivered else None
+            trouble = redact(str(courier.trouble or "no answer in time")) if undelivered else None
             brokers[courier.transport.name] = BrokerReport(courier.transport.place, delivered, undelivered, trouble)
         return DeliveryReport(
             run=self.speaker.run,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.api_core.exceptions import GoogleAPICallError
-from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
-from google.protobuf.json_format import ParseError
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
+from google.protobuf.json_format import ParseError  # type: ignore[import-untyped] # protobuf publishes no types
 from requests.exceptions import RequestException, SSLError
 from urllib3.exceptions import NameResolutionError, NewConnectionError
 
@@ -81,7 +81,7 @@ class Answers:
             return self._unauthenticated(error)
         if isinstance(error, RequestException):
             return self._unanswered(error)
-        return self._stranger("its answer is not the API's")
+        return self.stranger("its answer is not the API's")
 
     def _answered(self, error: GoogleAPICallError) -> Exception:
         _remember_token(error.response)
@@ -91,7 +91,7 @@ class Answers:
         if said is None and code in (429, *_LATER):
             return Later(f"{self.host} answers {code}", done=code != 429, retry_after_s=wish)
         if said is None:
-            return self._stranger(f"it answers {code}, and not as the API does")
+            return self.stranger(f"it answers {code}, and not as the API does")
         if code == 429:
             return self._exhausted(said, wish)
         if code in _LATER or said.status in ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
@@ -110,6 +110,8 @@ class Answers:
                 "grant whoever submits the role roles/iam.serviceAccountUser on the service account that the run is "
                 "to have, and check that there is such an account"
             )
+        if "quota project" in said.message:
+            return f"run `gcloud auth application-default set-quota-project {self.project}`"
         if said.reason == "SERVICE_DISABLED":
             service = said.metadata.get("service") or "the Vertex AI API"
             return f"the API is not enabled: run `gcloud services enable {service} --project {self.project}`"
@@ -143,9 +145,9 @@ class Answers:
         reason = _line(reason_of(error))
         if error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError):
             return Later(f"no token for now: {reason}")
-        if isinstance(error, RefreshError):
-            return PlatformRefusedError(f"the Google credentials are not accepted: {reason}; {LOG_IN}")
-        return PlatformRefusedError(f"no Google credentials: {reason}; {LOG_IN}")
+        if isinstance(error, DefaultCredentialsError):
+            return PlatformRefusedError(f"no Google credentials: {reason}; {LOG_IN}")
+        return PlatformRefusedError(f"the Google credentials are not accepted: {reason}; {LOG_IN}")
 
     def _unanswered(self, error: RequestException) -> Exception:
         """What became of a request without an answer."""
@@ -158,8 +160,9 @@ class Answers:
                 f"the certificate of {self.host} is not trusted ({untrusted.verify_message}); name the authority's "
                 "file by REQUESTS_CA_BUNDLE"
             )
-        if isinstance(error, SSLError):
-            return self._stranger("it does not speak TLS as it should")
+        # A connection that ends within TLS, which it may do at any time, comes as an error of TLS, too.
+        if isinstance(error, SSLError) and not any(isinstance(each, ssl.SSLEOFError) for each in causes):
+            return self.stranger("it does not speak TLS as it should")
         unknown = next((each for each in causes if isinstance(each, socket.gaierror)), None)
         if unknown is not None and unknown.errno == socket.EAI_NONAME:
             return PlatformRefusedError(
@@ -168,7 +171,8 @@ class Answers:
         never_sent = any(isinstance(each, NewConnectionError | NameResolutionError) for each in causes)
         return Later(f"{self.host} does not answer, or broke off ({type(error).__name__})", done=not never_sent)
 
-    def _stranger(self, why: str) -> PlatformRefusedError:
+    def stranger(self, why: str) -> PlatformRefusedError:
+        """What to raise where somebody else answers."""
         return PlatformRefusedError(f"{self.host} is no Vertex AI endpoint, or a proxy answers for it: {why}")
 
 

@@ -28,11 +28,15 @@ from tests.shared.events.security_fixtures import private_key, service_account
 
 USER = "status-writer"
 # Of nobody. They may be names of files, so that a message about a file can quote one.
-PASSWORD, KEY_PASSWORD, TOKEN, OTHER = (
-    "kafka-pw-Zq7vR2xL9mK4", "key-pw-Wn8bT3cJ6hF1", "oauth-token-Xp5yG0dS2aE7", "db-pw-Uf4kM9jB1oC6"
+PASSWORD, KEY_PASSWORD, TOKEN, OTHER, AWS_KEY = (
+    "kafka-pw-Zq7vR2xL9mK4", "key-pw-Wn8bT3cJ6hF1", "oauth-token-Xp5yG0dS2aE7", "db-pw-Uf4kM9jB1oC6",
+    "aws/sk+Hr3tQ8nV5wY2/Lk6zD1pM4sB9uG7eC0fX",
 )  # fmt: skip
 KEY_LINES = [line for line in private_key().splitlines() if not line.startswith("-----")]
-SECRETS = [PASSWORD, KEY_PASSWORD, TOKEN, OTHER, *KEY_LINES[:-1]]
+# Another key than the service account's, which only the environment knows.
+KEY_OF_ENVIRONMENT = private_key.__wrapped__()
+LINES_OF_ENVIRONMENT = [line for line in KEY_OF_ENVIRONMENT.splitlines() if not line.startswith("-----")]
+SECRETS = [PASSWORD, KEY_PASSWORD, TOKEN, OTHER, AWS_KEY, *KEY_LINES[:-1], *LINES_OF_ENVIRONMENT[:-1]]
 
 
 def disguises() -> Iterator[bytes]:
@@ -120,6 +124,8 @@ def secured(certificates: Certificates, pubsub_emulator: PubSubTopics, tmp_path:
         "KAFKA_SSL_KEYFILE": str(tmp_path / "locked.key"),
         "PUBSUB_EMULATOR_HOST": pubsub_emulator.host,
         "DB_PASSWORD": OTHER,
+        "AWS_SECRET_ACCESS_KEY": AWS_KEY,
+        "SIGNING_PRIVATE_KEY": KEY_OF_ENVIRONMENT,
         "TMPDIR": str(tmp_path / "tmp"),
     }
 
@@ -284,7 +290,8 @@ def work(params, emit):
     key = json.load(open(params.GOOGLE_APPLICATION_CREDENTIALS))["private_key"]
     password, token = os.environ["KAFKA_SASL_PASSWORD"], open(sys.argv[2]).read().strip()
     try:
-        raise ConnectionError(f"postgres://{os.environ['DB_PASSWORD']}@db; sasl_plain_password={password!r}")
+        signed = os.environ["SIGNING_PRIVATE_KEY"].splitlines()[7] + os.environ["AWS_SECRET_ACCESS_KEY"]
+        raise ConnectionError(f"postgres://{os.environ['DB_PASSWORD']}@db; sasl_plain_password={password!r}; {signed}")
     except ConnectionError as error:
         raise RuntimeError({"token": token, "key": key, "line": key.splitlines()[5]}) from error
 

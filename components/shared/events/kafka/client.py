@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from components.shared.errors import StatusRefusedError
+from components.shared.errors import StatusRefusedError, StatusUnavailableError
 from components.shared.events.kafka.login import login_arguments
 from components.shared.events.kafka.probe import probe
-from components.shared.events.kafka.settings import kafka_settings
+from components.shared.events.kafka.settings import KafkaSettings, kafka_settings, refer_to_secrets
 from components.shared.events.transport import Patience, Refused, Unavailable
 from components.shared.logs import silence
 
@@ -48,7 +49,6 @@ class KafkaConnection:
     def __init__(self, servers: Sequence[str], topic: str) -> None:
         self.servers = tuple(servers)
         self.topic = topic
-        self.settings = kafka_settings()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of its own imports
@@ -56,7 +56,18 @@ class KafkaConnection:
         except ImportError as error:
             raise StatusRefusedError("KAFKA_HOST: needs kafka-python; pip install 'shutterline[status]'") from error
         silence("kafka")
-        self.arguments: dict[str, Any] = {"bootstrap_servers": list(servers), **login_arguments(self.settings)}
+        if not refer_to_secrets():
+            self.settings  # noqa: B018 - read, so that wrong ones are told at once
+
+    @cached_property
+    def settings(self) -> KafkaSettings:
+        """The environment's settings; those that refer to secrets are asked for when a broker is."""
+        return kafka_settings()
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for kafka-python's clients."""
+        return {"bootstrap_servers": list(self.servers), **login_arguments(self.settings)}
 
     @property
     def place(self) -> str:
@@ -75,7 +86,13 @@ class KafkaConnection:
         """
         from kafka.errors import KafkaError, KafkaTimeoutError
 
-        probe(self.servers, self.settings, patience)
+        try:
+            settings = self.settings
+        except StatusRefusedError as error:
+            raise Refused(str(error)) from error
+        except StatusUnavailableError as error:  # as little a reason to end a step as a broker that is away
+            raise Unavailable(str(error)) from error
+        probe(self.servers, settings, patience)
         with _causes() as causes:
             try:
                 return self.describe(min(patience(), _CONNECT_S))

@@ -83,6 +83,11 @@ def kafka_settings(environment: Mapping[str, str] | None = None) -> KafkaSetting
         raise StatusUnavailableError(str(error)) from error
 
 
+def refer_to_secrets() -> bool:
+    """Whether the environment's settings are only known once Secret Manager was asked."""
+    return any(is_reference(os.environ.get(name, "")) for name in VARIABLES)
+
+
 def _read(environment: Mapping[str, str]) -> KafkaSettings:
     given = {name: value for name, value in environment.items() if value and name in VARIABLES}
     for name, value in environment.items():

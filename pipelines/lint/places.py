@@ -1,0 +1,120 @@
+"""The rules about places: checkpoints that outlive the machine, data that is there, credentials that are mounted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from components.shared.events.redaction import names_a_secret
+from components.shared.run import CHECKPOINTS_AUTO
+from pipelines.lint.finding import Note, error, warning
+from pipelines.lint.view import PLACEHOLDER, Executor, Step, View
+
+_CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
+_CHECKPOINT_INPUTS = ("checkpoints", "checkpoint_dir", "checkpoints_dir", "checkpoint_path")
+# The authorities that every image trusts.
+_OF_THE_IMAGE = "/etc/ssl"
+_PROVIDING = ("secretAsVolume", "configMapAsVolume", "pvcMount")
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and "://" not in value and not PLACEHOLDER.search(value)
+
+
+def _in_bucket(path: str) -> bool:
+    """Whether Vertex AI mounts a bucket there."""
+    return PurePosixPath(path).is_relative_to("/gcs")
+
+
+def checkpoint_place(view: View) -> Iterator[Note]:
+    """Checkpoints that end with the machine the step runs on, so that a preempted training begins anew.
+
+    Empty (warning): beside the model, until the pod ends. A path on Kubeflow where no claim is mounted, on Vertex AI
+    one outside ``/gcs/`` (errors). A bucket's place and ``auto`` outlive it.
+    """
+    advice = "keep them in a bucket (gs://…, s3://…), by auto beside the run's artifacts"
+    if view.target != "vertex":
+        advice += ", or on a volume's claim mounted at the step (volumes of train in the settings)"
+    for step in view.steps:
+        for name in _CHECKPOINT_INPUTS:
+            given = step.values.get(name)
+            if given is None or not isinstance(given.value, str):
+                continue
+            if given.value == "" and step.executor.ours == "train":
+                message = "checkpoints lie beside the model until the pod ends, and die with it"
+                yield warning(given.where, message, advice)
+            elif _is_path(given.value) and given.value != CHECKPOINTS_AUTO:
+                yield from _checkpoint_path(view, step, given.where, given.value, advice)
+
+
+def _checkpoint_path(view: View, step: Step, where: str, path: str, advice: str) -> Iterator[Note]:
+    if view.target == "vertex" and not _in_bucket(path):
+        yield error(where, f"checkpoints at {path} die with the machine", advice)
+    elif view.target == "kubeflow" and not step.executor.mounted(path, "pvcMount"):
+        kinds = [kind for kind in ("emptyDirMounts", "genericEphemeralVolume") if step.executor.mounted(path, kind)]
+        why = "a volume that ends with the pod" if kinds else "no claim is mounted there"
+        yield error(where, f"checkpoints at {path} die with the pod: {why}", advice)
+
+
+def data_place(view: View) -> Iterator[Note]:
+    """Our pipeline's data at a path that is not there: on Vertex AI outside ``/gcs/``, on Kubeflow without a mount."""
+    for step in view.steps:
+        given = step.values.get("data")
+        if step.executor.ours != "data_prep" or given is None or not _is_path(given.value):
+            continue
+        if view.target == "vertex" and not _in_bucket(given.value):
+            yield error(given.where, f"Vertex AI's machines have no {given.value}", "name a bucket: gs://…")
+        elif view.target == "kubeflow" and not step.executor.mounted(given.value, *_PROVIDING):
+            message = f"nothing is mounted at {given.value} in the step that reads it"
+            yield error(given.where, message, "mount a claim there (volumes in the settings), or name a bucket")
+
+
+def credentials_file(view: View) -> Iterator[Note]:
+    """Files of credentials and secrets that a step is told to read and that nothing mounts for it.
+
+    ``GOOGLE_APPLICATION_CREDENTIALS`` in params or environment; variables such as ``KAFKA_SASL_PASSWORD_FILE``. On
+    Vertex AI nothing can be mounted, and the machine has a service account.
+    """
+    told = set()
+    for step in view.steps:
+        for where, name, path in _credentials_of(step):
+            note = _missing(view, step.executor, where, name, path)
+            if note is not None and (where, name) not in told:
+                told.add((where, name))
+                yield note
+
+
+def _credentials_of(step: Step) -> Iterator[tuple[str, str, str]]:
+    """Place, name and path of the files."""
+    given = step.values.get("params")
+    if step.executor.ours and given is not None and isinstance(given.value, str):
+        try:
+            params = json.loads(given.value)
+        except (ValueError, RecursionError):
+            params = None
+        path = params.get(_CREDENTIALS) if isinstance(params, dict) else None
+        if isinstance(path, str):
+            yield given.where, _CREDENTIALS, path
+    for where, name, value in step.executor.environment:
+        if name == _CREDENTIALS or _names_a_file(name):
+            yield f"{where}.value", name, value
+
+
+def _names_a_file(variable: str) -> bool:
+    """Whether a variable names a file of a secret, or of Kafka's TLS."""
+    secret = variable.endswith("_FILE") and names_a_secret(variable.removesuffix("_FILE"))
+    return secret or (variable.startswith("KAFKA_SSL_") and variable.endswith("FILE"))
+
+
+def _missing(view: View, executor: Executor, where: str, name: str, path: str) -> Note | None:
+    if not _is_path(path) or not path.startswith("/") or PurePosixPath(path).is_relative_to(_OF_THE_IMAGE):
+        return None
+    if view.target == "vertex":
+        advice = "leave it out: the step has its service account; secrets are read from sm://projects/…"
+        return error(where, f"{name} names the file {path}, and nothing can be mounted on Vertex AI", advice)
+    if view.target == "kubeflow" and not executor.mounted(path, *_PROVIDING):
+        advice = "mount the secret there (secret_files in the settings), or use the pod's service account"
+        return error(where, f"{name} names the file {path}, which no mount of {executor.label} provides", advice)
+    return None

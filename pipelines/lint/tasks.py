@@ -1,0 +1,71 @@
+"""The rules about how steps are repeated: from the cache, and after a failure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pipelines.lint.finding import Note, warning
+from pipelines.lint.images import DRIVER_OPERATIONS
+from pipelines.lint.view import Step, View, mapping, text
+
+_DURATION = re.compile(r"([0-9]{1,12})(?:\.[0-9]{1,9})?s")
+_HOUR_S = 3600
+
+
+def _container_steps(view: View) -> Iterator[Step]:
+    told = set()
+    for step in view.steps:
+        if step.executor.container and step.executor.image not in DRIVER_OPERATIONS and step.where not in told:
+            told.add(step.where)
+            yield step
+
+
+def cached_side_effects(view: View) -> Iterator[Note]:
+    """Steps served from a cache although they are run for what they do beside.
+
+    The exit step; a step without outputs, such as a notification; our data prep, whose input is a place: what lies
+    there may change while its name stays.
+    """
+    advice = "turn caching off for it: set_caching_options(False), cache: false in the settings"
+    for step in _container_steps(view):
+        where = f"{step.where}.cachingOptions.enableCache"
+        if not step.cached:
+            continue
+        if step.at_exit:
+            yield warning(where, "the exit step is cached, so a run's end may go unreported", advice)
+        elif not step.has_outputs:
+            message = "a step without outputs is run for what it does, and the cache would do without"
+            yield warning(where, message, advice)
+        elif step.executor.ours == "data_prep":
+            message = "data prep is cached by the name of the place it reads, whatever lies there now"
+            yield warning(where, message, advice)
+
+
+def retries(view: View) -> Iterator[Note]:
+    """Retries that harm or do not help.
+
+    Without a pause, so that an outage of a minute ends them all; of the exit step, which would tell the end twice; on
+    Kubeflow of a step with accelerators within an hour of its first start, its own work included.
+    """
+    for step in _container_steps(view):
+        if step.retries <= 0:
+            continue
+        policy, where = mapping(step.task.get("retryPolicy")), f"{step.where}.retryPolicy"
+        if not _seconds(policy.get("backoffDuration")):
+            message = f"{step.retries} retries follow each other without a pause"
+            advice = "set backoff_duration (retry.pause_s in the settings), such as 30s"
+            yield warning(f"{where}.backoffDuration", message, advice)
+        if step.at_exit:
+            message = "the exit step is started again after a failure, and may tell the end twice"
+            yield warning(f"{where}.maxRetryCount", message, "leave its retries out")
+        window = _seconds(policy.get("backoffMaxDuration"))
+        if view.target == "kubeflow" and step.executor.accelerates and 0 < window <= _HOUR_S:
+            message = f"no retry begins later than {window} s after the first start, the step's own work included"
+            advice = "set backoff_max_duration (retry.window_s in the settings) to longer than the training"
+            yield warning(f"{where}.backoffMaxDuration", message, advice)
+
+
+def _seconds(value: object) -> int:
+    match = _DURATION.fullmatch(text(value))
+    return int(match[1]) if match else 0

@@ -1,0 +1,125 @@
+"""``shutterline upload`` and ``shutterline submit``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from components.shared.command import print_json
+from components.shared.errors import EXIT_OK
+from components.shared.events.redaction import redact
+from pipelines.compiled import CompiledPipeline, PlatformName, read_compiled
+from pipelines.submit.follow import follow
+from pipelines.submit.names import check_name, check_run_name, run_name, submit_run, version_name
+from pipelines.submit.options import check_following, target_of
+from pipelines.submit.platform import Platform, RunRequest, Submitted
+from pipelines.submit.values import check_file_has_no_secret, check_no_secret, checked_params, run_values
+
+
+def upload(options: argparse.Namespace) -> int:
+    """``shutterline upload``."""
+    pipeline = read_compiled(options.file)
+    target = target_of(options, pipeline)
+    name = pipeline.name if options.name is None else options.name
+    version = version_name(pipeline) if options.version_name is None else options.version_name
+    for option, value in (("--name", name), ("--version-name", version)):
+        check_name(option, value)
+        check_no_secret(option, value)
+    platform = _platform(options, target, pipeline)
+    if options.dry_run:
+        return _dry_run(platform.upload_requests(pipeline, name, version))
+    uploaded = platform.upload(pipeline, name, version)
+    if options.json:
+        print_json({"status": "uploaded", "target": target} | asdict(uploaded))
+    else:
+        did = "is there already" if uploaded.existed else "uploaded"
+        _say(f"{did}: {uploaded.pipeline}, version {uploaded.version}: {uploaded.place}")
+    return EXIT_OK
+
+
+def submit(options: argparse.Namespace) -> int:
+    """``shutterline submit``."""
+    pipeline = read_compiled(options.file)
+    target = target_of(options, pipeline)
+    check_following(options)
+    if options.name is not None:
+        check_run_name(options.name, target)
+        check_no_secret("--name", options.name)
+    request = _request(options, pipeline)
+    platform = _platform(options, target, pipeline)
+    if options.dry_run:
+        return _dry_run(platform.submit_requests(request))
+    run = submit_run(platform, request, again=options.again)
+    if not options.json:
+        _say(_submitted_line(run))
+    if not options.follow:
+        if options.json:
+            print_json({"status": "submitted", "target": target, "run": asdict(run)})
+        return EXIT_OK
+    ended = follow(platform, run, options.timeout)
+    if options.json:
+        document: dict[str, Any] = {"status": ended.status, "target": target, "run": asdict(run)}
+        document["run"]["state"] = ended.progress.state
+        print_json(document | {"tasks": dict(ended.progress.tasks), "error": ended.progress.error or None})
+    return ended.exit_code
+
+
+def _request(options: argparse.Namespace, pipeline: CompiledPipeline) -> RunRequest:
+    checked = checked_params(pipeline, options.params, options.overrides)
+    for warning in checked.warnings if checked else ():
+        sys.stderr.write(f"warning: {warning}\n")
+    values = run_values(pipeline, checked.params if checked else None, options.data, options.checkpoints)
+    caching = False if options.no_cache else None
+    name = run_name(pipeline, values, caching) if options.name is None else options.name
+    return RunRequest(pipeline, name, values, caching)
+
+
+def _platform(options: argparse.Namespace, target: PlatformName, pipeline: CompiledPipeline) -> Platform:
+    """The platform; its client takes a second or two to import, and nothing is connected yet."""
+    experiment = getattr(options, "experiment", None)
+    service_account = getattr(options, "service_account", None)
+    if target == "vertex":
+        check_file_has_no_secret(pipeline)
+        from pipelines.submit.vertex.platform import VertexPlatform
+
+        return VertexPlatform(
+            project=options.project,
+            location=options.location,
+            staging_bucket=options.staging_bucket,
+            service_account=service_account,
+            network=options.network,
+            endpoint=options.endpoint,
+            experiment=experiment,
+        )
+    from pipelines.submit.kubeflow_access import Access, read_access
+
+    # What is not sent needs no credentials.
+    access = Access() if options.dry_run else read_access(options.token_file, options.ca_file)
+    check_file_has_no_secret(pipeline, access.token, access.cookie)
+    from pipelines.submit.kubeflow import KubeflowPlatform
+
+    return KubeflowPlatform(
+        options.host,
+        access,
+        namespace=options.namespace,
+        experiment=experiment,
+        service_account=service_account,
+    )
+
+
+def _submitted_line(run: Submitted) -> str:
+    if not run.existed:
+        return f"submitted {run.name}: {run.url or run.id}"
+    return f"{run.name} is there already, {run.state}: {run.url or run.id}; start another by --again or --name"
+
+
+def _dry_run(requests: list[dict[str, Any]]) -> int:
+    print_json({"status": "dry run", "requests": requests})
+    return EXIT_OK
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{redact(line)}\n")
+    sys.stdout.flush()

@@ -1,0 +1,322 @@
+"""Kubeflow Pipelines as a platform that pipelines are uploaded and submitted to."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kfp_server_api import (  # type: ignore[import-untyped] # it publishes no types
+    ApiClient,
+    V2beta1Experiment,
+    V2beta1Filter,
+    V2beta1Pipeline,
+    V2beta1PipelineVersionReference,
+    V2beta1Predicate,
+    V2beta1Run,
+    V2beta1RuntimeConfig,
+)
+
+from components.shared.errors import PlatformRefusedError
+from pipelines.compiled import PLATFORM_TITLES, CompiledPipeline
+from pipelines.submit.kubeflow_access import Access, api_host, experiment_name, ui_address
+from pipelines.submit.kubeflow_answers import AlreadyExists, Answers
+from pipelines.submit.kubeflow_client import KubeflowClient
+from pipelines.submit.kubeflow_content import as_sent, digest_of_file, digest_of_version, with_caching
+from pipelines.submit.kubeflow_tasks import is_ending, progress_of, run_state
+from pipelines.submit.names import check_name, version_name
+from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded
+from pipelines.submit.vertex.patience import Later, Patience
+
+_API = "/apis/v2beta1"
+_PLAIN = ApiClient.sanitize_for_serialization
+_SHOWN = 12  # digits of a digest
+
+T = TypeVar("T")
+
+
+class KubeflowPlatform:
+    """Implements :class:`pipelines.submit.platform.Platform` through kfp.Client.
+
+    Kubeflow knows versions by their name, and runs by an id of its own. Every request for a run is preceded by a look;
+    two that submit the same at the same moment get two runs, as does a server that begins a run after the request for
+    it was given up.
+
+    Args:
+        host: Address of the API; None: ``KF_PIPELINES_ENDPOINT`` says it.
+        access: Credentials.
+        namespace: Of the user, where Kubeflow has several; None: it has not.
+        experiment: What its runs are filed under; made if missing.
+        service_account: Kubernetes service account of the runs; None: the deployment's default.
+
+    Raises:
+        InputError: The host or the experiment cannot be right.
+    """
+
+    def __init__(
+        self,
+        host: str | None,
+        access: Access,
+        *,
+        namespace: str | None = None,
+        experiment: str | None = None,
+        service_account: str | None = None,
+    ) -> None:
+        self._host = api_host(host)
+        self._namespace = namespace
+        self._experiment = experiment_name(experiment)
+        check_name("--experiment", self._experiment)
+        self._service_account = service_account
+        self._ui = ui_address(self._host)
+        self._client = KubeflowClient(self._host, access, Answers(self._host, namespace, access.told))
+
+    # What a platform does.
+
+    def upload(self, pipeline: CompiledPipeline, name: str, version: str) -> Uploaded:
+        """Make the file a version of the pipeline of that name, which is made if it is missing."""
+        uploaded, _, _ = self._upload(Patience(), pipeline, name, version)
+        return uploaded
+
+    def submit(self, request: RunRequest) -> Submitted:
+        """Start a run of the pipeline's version, which is uploaded first, unless a run of that name is there."""
+        patience = Patience()
+        pipeline = _with_caching_of(request)
+        _, pipeline_id, version_id = self._upload(patience, pipeline, pipeline.name, version_name(pipeline))
+        experiment = self._find_or_make_experiment(patience)
+        run, existed = self._make(
+            patience,
+            lambda: self._find_run(patience, experiment.experiment_id, request.name),
+            lambda: self._client.call(
+                patience,
+                self._client.api.runs.run_service_create_run,
+                self._run(request, experiment.experiment_id, pipeline_id, version_id),
+            ),
+            f"run {request.name}",
+        )
+        state = "cancelled" if is_ending(run) else run_state(run)
+        if existed and state not in ("failed", "cancelled"):
+            self._check_same(run, request, version_id)
+        return Submitted(run.run_id, request.name, state, f"{self._ui}/#/runs/details/{run.run_id}", existed)
+
+    def progress(self, run: str) -> Progress:
+        """How the run of that id is doing."""
+        patience = Patience()
+        return progress_of(
+            patience.persist(lambda: self._client.call(patience, self._client.api.runs.run_service_get_run, run_id=run))
+        )
+
+    # Dry runs. Ids that the API gives are in braces.
+
+    def upload_requests(self, pipeline: CompiledPipeline, name: str, version: str) -> list[dict[str, Any]]:
+        """What `upload` would send if nothing were there yet; what it asks is left out."""
+        digest_of_file(pipeline)
+        pipelines = f"{self._host}{_API}/pipelines"
+        return [
+            {"method": "POST", "url": pipelines, "body": _plain(self._pipeline(pipeline, name))},
+            {
+                "method": "POST",
+                "url": f"{pipelines}/upload_version",
+                "query": {"name": version, "pipelineid": "{pipeline_id}"} | _description(pipeline),
+                "body": {"uploadfile": _documents(pipeline)},
+            },
+        ]
+
+    def submit_requests(self, request: RunRequest) -> list[dict[str, Any]]:
+        """What `submit` would send, likewise."""
+        pipeline = _with_caching_of(request)
+        run = self._run(request, "{experiment_id}", "{pipeline_id}", "{pipeline_version_id}")
+        return [
+            *self.upload_requests(pipeline, pipeline.name, version_name(pipeline)),
+            {"method": "POST", "url": f"{self._host}{_API}/experiments", "body": _plain(self._new_experiment())},
+            {"method": "POST", "url": f"{self._host}{_API}/runs", "body": _plain(run)},
+        ]
+
+    # What is sent.
+
+    def _pipeline(self, pipeline: CompiledPipeline, name: str) -> Any:
+        return V2beta1Pipeline(
+            name=name, display_name=name, description=pipeline.description or None, namespace=self._namespace
+        )
+
+    def _new_experiment(self) -> Any:
+        return V2beta1Experiment(display_name=self._experiment, namespace=self._namespace)
+
+    def _run(self, request: RunRequest, experiment_id: str, pipeline_id: str, version_id: str) -> Any:
+        return V2beta1Run(
+            display_name=request.name,
+            experiment_id=experiment_id,
+            pipeline_version_reference=V2beta1PipelineVersionReference(
+                pipeline_id=pipeline_id, pipeline_version_id=version_id
+            ),
+            runtime_config=V2beta1RuntimeConfig(parameters=dict(request.values)),
+            service_account=self._service_account,
+        )
+
+    # Find or make.
+
+    def _upload(
+        self, patience: Patience, pipeline: CompiledPipeline, name: str, version: str
+    ) -> tuple[Uploaded, str, str]:
+        """The version, and the ids of its pipeline and of itself."""
+        if pipeline.target == "vertex":
+            raise PlatformRefusedError(
+                f"{pipeline.file}: compiled for {PLATFORM_TITLES['vertex']}; compile it with --target kubeflow"
+            )
+        ours = digest_of_file(pipeline)
+        parent, _ = self._make(
+            patience,
+            lambda: self._find_pipeline(patience, name),
+            lambda: self._client.call(
+                patience,
+                self._client.api.pipelines.pipeline_service_create_pipeline,
+                self._pipeline(pipeline, name),
+            ),
+            f"pipeline {name}",
+        )
+        found, existed = self._make(
+            patience,
+            lambda: self._find_version(patience, parent.pipeline_id, version),
+            lambda: self._send_file(patience, pipeline, parent.pipeline_id, version),
+            f"version {version} of pipeline {name}",
+        )
+        theirs = digest_of_version(found.pipeline_spec) if existed else ours
+        if theirs != ours:
+            raise PlatformRefusedError(
+                f"{self._host}: version {version} of pipeline {name} is there with other content: sha256 "
+                f"{theirs[:_SHOWN]}…, and {pipeline.file} has {ours[:_SHOWN]}…; choose another name by --version-name"
+            )
+        place = f"{self._ui}/#/pipelines/details/{parent.pipeline_id}/version/{found.pipeline_version_id}"
+        return Uploaded(name, version, place, existed), parent.pipeline_id, found.pipeline_version_id
+
+    def _send_file(self, patience: Patience, pipeline: CompiledPipeline, pipeline_id: str, version: str) -> Any:
+        # What was read and checked, whatever became of the file since; and Kubeflow looks at the name's ending.
+        with tempfile.TemporaryDirectory(prefix="shutterline-") as directory:
+            file = Path(directory) / "pipeline.yaml"
+            file.write_text(as_sent(pipeline), encoding="utf-8")
+            return self._client.call(
+                patience,
+                self._client.api.pipeline_uploads.upload_pipeline_version,
+                str(file),
+                name=version,
+                pipelineid=pipeline_id,
+                **_description(pipeline),
+            )
+
+    def _find_pipeline(self, patience: Patience, name: str) -> Any | None:
+        # By the key "name", which is unique; "display_name" is not in every version of Kubeflow.
+        found = self._client.listed(
+            patience,
+            self._client.api.pipelines.pipeline_service_list_pipelines,
+            "pipelines",
+            filter=_named("name", name),
+            namespace=self._namespace,
+        )
+        return next(found, None)
+
+    def _find_version(self, patience: Patience, pipeline_id: str, version: str) -> Any | None:
+        found = self._client.listed(
+            patience,
+            self._client.api.pipelines.pipeline_service_list_pipeline_versions,
+            "pipeline_versions",
+            pipeline_id,
+            filter=_named("name", version),
+        )
+        return next(found, None)
+
+    def _find_or_make_experiment(self, patience: Patience) -> Any:
+        def find() -> Any | None:
+            found = self._client.listed(
+                patience,
+                self._client.api.experiments.experiment_service_list_experiments,
+                "experiments",
+                filter=_named("display_name", self._experiment),
+                namespace=self._namespace,
+            )
+            return next(found, None)
+
+        def make() -> Any:
+            create = self._client.api.experiments.experiment_service_create_experiment
+            return self._client.call(patience, create, self._new_experiment())
+
+        experiment, _ = self._make(patience, find, make, f"experiment {self._experiment}")
+        if experiment.storage_state == "ARCHIVED":
+            raise PlatformRefusedError(
+                f"{self._host}: experiment {self._experiment} is archived and takes no runs; restore it, or choose "
+                "another by --experiment"
+            )
+        return experiment
+
+    def _find_run(self, patience: Patience, experiment_id: str, name: str) -> Any | None:
+        """The newest run of that name: Kubeflow allows several."""
+        found = self._client.listed(
+            patience,
+            self._client.api.runs.run_service_list_runs,
+            "runs",
+            experiment_id=experiment_id,
+            filter=_named("display_name", name),
+            sort_by="created_at desc",
+        )
+        return next(found, None)
+
+    def _check_same(self, run: Any, request: RunRequest, version_id: str) -> None:
+        """See that a run of the request's name is the one that is asked for; what it does not say is taken for that."""
+        reference, config = run.pipeline_version_reference, run.runtime_config
+        others = {} if config is None or config.parameters is None else config.parameters
+        if (reference is not None and reference.pipeline_version_id not in (None, version_id)) or any(
+            others.get(name, value) != value for name, value in request.values.items()
+        ):
+            raise PlatformRefusedError(
+                f"--name {request.name}: another run has that name, of another pipeline or with other values; choose "
+                f"another name, or leave it out ({self._ui}/#/runs/details/{run.run_id})"
+            )
+
+    def _make(
+        self, patience: Patience, find: Callable[[], T | None], create: Callable[[], T], what: str
+    ) -> tuple[T, bool]:
+        """What is there, or else is made; and whether it was there before.
+
+        Every attempt begins with a look, so that one whose answer was lost is not repeated.
+        """
+        uncertain = False
+
+        def attempt() -> tuple[T, bool]:
+            nonlocal uncertain
+            if (found := find()) is not None:
+                return found, not uncertain
+            try:
+                return create(), False
+            except Later as error:
+                uncertain = uncertain or error.done
+                raise
+            except AlreadyExists as taken:
+                if (found := find()) is not None:
+                    return found, not uncertain
+                raise PlatformRefusedError(
+                    f"{self._host}: the name of {what} is taken by something that you cannot see: {taken}; choose "
+                    "another name"
+                ) from taken
+
+        return patience.persist(attempt, lost=f"Whether {what} was made is not known; to repeat this is harmless")
+
+
+def _with_caching_of(request: RunRequest) -> CompiledPipeline:
+    return request.pipeline if request.caching is None else with_caching(request.pipeline, request.caching)
+
+
+def _description(pipeline: CompiledPipeline) -> dict[str, str]:
+    return {"description": pipeline.description} if pipeline.description else {}
+
+
+def _documents(pipeline: CompiledPipeline) -> list[dict[str, Any]]:
+    return [json.loads(document) for document in as_sent(pipeline).split("\n---\n")]
+
+
+def _plain(model: Any) -> Any:
+    return _PLAIN(ApiClient(), model)
+
+
+def _named(key: str, name: str) -> str:
+    predicate = V2beta1Predicate(operation="EQUALS", key=key, string_value=name)
+    return json.dumps(_plain(V2beta1Filter(predicates=[predicate])))

@@ -1,0 +1,164 @@
+"""What it means when Kubeflow Pipelines, or whoever is on the way there, answers anything but success."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kfp_server_api import ApiException  # type: ignore[import-untyped] # it publishes no types
+from urllib3.exceptions import HTTPError, MaxRetryError, NameResolutionError, NewConnectionError, SSLError
+
+from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError, ShutterlineError
+from components.shared.events.redaction import redact
+from components.shared.storage.answers import patience_asked
+from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN
+from pipelines.submit.vertex.patience import Later
+from pipelines.watch_text import printable
+
+_LONGEST = 600  # characters of a server's message
+_LATER = (502, 503, 504)
+
+# What a call of the generated client raises: AttributeError and UnicodeDecodeError where it handles an error's body,
+# which it takes to be there, and to be UTF-8.
+FAILURES = (ApiException, HTTPError, AttributeError, UnicodeDecodeError)
+
+
+class AlreadyExists(Exception):  # noqa: N818 - the expected end of a repetition
+    """Something of that name is there; the text is the server's."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Reads what comes back.
+
+    Attributes:
+        host: Who is asked.
+        namespace: In which namespace; None: none was named.
+        told: What credentials were sent along, in words; empty: none.
+    """
+
+    host: str
+    namespace: str | None
+    told: str
+
+    def error(self, failure: BaseException) -> Exception:
+        """What a failed request means: Later, AlreadyExists, or an error for people."""
+        if isinstance(failure, HTTPError):
+            return self._no_answer(failure)
+        # The generated client stumbled over the error it was about to raise.
+        answer = failure if isinstance(failure, ApiException) else failure.__context__
+        if not isinstance(answer, ApiException) or not answer.status:
+            return self.no_api("sends what its API would not")
+        return self._refusal(int(answer.status), answer.headers or {}, _text(answer.body))
+
+    def no_api(self, what: str) -> PlatformRefusedError:
+        """It is something else that answers there, most often a page to sign in."""
+        causes = [] if self.host.endswith("/pipeline") else [f"Kubeflow's API is below /pipeline: {self.host}/pipeline"]
+        if self.told:
+            causes.append(f"or that is a page to sign in, and the {self.told} is not valid, or no longer")
+        else:
+            causes.append(f"or that is a page to sign in: {HOW_TO_SIGN_IN}")
+        return PlatformRefusedError(f"{self.host}: is no Kubeflow Pipelines API: it {what}; {', '.join(causes)}")
+
+    def _no_answer(self, failure: HTTPError) -> Exception:
+        reason = failure.reason if isinstance(failure, MaxRetryError) and failure.reason else failure
+        if isinstance(reason, SSLError):
+            return self._tls(reason)
+        if isinstance(reason, NameResolutionError):
+            return InputError(f"{self.host}: there is no host of that name (--host)")
+        why = printable(redact(_root(reason)), 200)
+        # A connection that was never made did nothing.
+        return Later(f"{self.host} does not answer: {why}", done=not isinstance(reason, NewConnectionError))
+
+    def _tls(self, reason: SSLError) -> Exception:
+        if "WRONG_VERSION_NUMBER" in str(reason):
+            return InputError(f"{self.host}: does not speak TLS; write http://… if that is meant")
+        untrusted = "certificate verify failed" in str(reason)
+        help_ = "name its authority's certificate by --ca-file" if untrusted else "see what stands between"
+        return InputError(f"{self.host}: TLS fails: {printable(redact(_root(reason)), 200)}; {help_}")
+
+    def _refusal(self, status: int, headers: Mapping[str, str], body: str) -> Exception:
+        message = printable(redact(_message(body)), _LONGEST)
+        if 300 <= status < 400:
+            return self.no_api(f"leads elsewhere ({status})")
+        if status == 401:
+            sent = f"does not accept the {self.told}" if self.told else "wants to know who asks"
+            return PlatformRefusedError(f"{self.host}: {sent} (401){_colon(message)}; {HOW_TO_SIGN_IN}")
+        if status == 403:
+            return PlatformRefusedError(
+                f"{self.host}: {self._who()} may not do that {self._where()} (403){_colon(message)}; ask for the role "
+                f"kubeflow-edit in that namespace, or choose another by --namespace"
+                + ("" if self.told else f"; nothing was sent to sign in: {HOW_TO_SIGN_IN}")
+            )
+        if status == 429:
+            asked = patience_asked(headers.get("Retry-After", ""))
+            return Later(f"{self.host}: a quota is used up (429){_colon(message)}", quota=True, retry_after_s=asked)
+        if status in _LATER:
+            asked = patience_asked(headers.get("Retry-After", ""))
+            return Later(f"{self.host} answers {status}{_colon(message)}", done=True, retry_after_s=asked)
+        # Where files are uploaded, a name that is taken has been told by other codes in some versions.
+        if status == 409 or (status in (400, 500) and "already exist" in message.lower()):
+            return AlreadyExists(message)
+        if not is_json(body):
+            return self.no_api(f"answers {status} with a page")
+        return self._refused(status, message)
+
+    def _refused(self, status: int, message: str) -> ShutterlineError:
+        if status >= 500:
+            return PlatformUnavailableError(f"{self.host} answers {status}{_colon(message)}")
+        if "namespace" in message.lower() and self.namespace is None:
+            return PlatformRefusedError(f"{self.host}: {message}; name yours by --namespace")
+        if status == 404:
+            where = f"; is --namespace {self.namespace} right?" if self.namespace else ""
+            return PlatformRefusedError(f"{self.host}: not found (404){_colon(message)}{where}")
+        return PlatformRefusedError(f"{self.host}: refuses that ({status}){_colon(message)}")
+
+    def _who(self) -> str:
+        return f"the account of the {self.told}" if self.told else "somebody unknown"
+
+    def _where(self) -> str:
+        return f"in namespace {self.namespace}" if self.namespace else "there"
+
+
+def _colon(message: str) -> str:
+    return f": {message}" if message else ""
+
+
+def _text(body: Any) -> str:
+    return body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body or "")
+
+
+def is_json(body: str) -> bool:
+    """Whether a body is what the API sends: an object, and no page."""
+    try:
+        return isinstance(json.loads(body), dict)
+    except ValueError:
+        return False
+
+
+def _message(body: str) -> str:
+    """What an error says, without the page or the JSON around it."""
+    if not is_json(body):
+        return ""
+    document = json.loads(body)
+    # The API's own, the upload's, and what proxies use.
+    for key in ("message", "error_details", "error_message", "error"):
+        if isinstance(document.get(key), str) and document[key]:
+            return str(document[key])
+    return ""
+
+
+def _root(error: BaseException) -> str:
+    """What is at the bottom of an error of urllib3, in words."""
+    cause: BaseException = error
+    while isinstance(below := cause.__cause__ or cause.__context__, OSError | HTTPError):
+        cause = below
+    for argument in (cause, *cause.args):
+        if isinstance(argument, ssl.SSLCertVerificationError):
+            return f"certificate verify failed: {argument.verify_message}"
+        if isinstance(argument, OSError) and argument.strerror:
+            return argument.strerror
+    return str(cause)

@@ -1,0 +1,139 @@
+"""kfp's own client, kept quiet and bounded.
+
+Its methods for people print links (in notebooks, show them), wait for ever, take a page to sign in for an empty list,
+and look up pipelines without a namespace. The generated API that it carries, ``client.pipelines`` and the like, takes
+a timeout and prints nothing; so kfp.Client says where to connect and signs in, and the generated API asks.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from functools import cached_property
+from typing import Any
+
+import urllib3
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # kfp's own deprecations
+    import kfp.client
+
+from components.shared.errors import PlatformRefusedError
+from components.shared.events.redaction import redact, register_secret
+from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN, Access
+from pipelines.submit.kubeflow_answers import FAILURES, Answers, is_json
+from pipelines.submit.vertex.patience import Patience
+
+_CONNECT_S = 10.0
+_PAGE_SIZE = 100
+_MOST_PAGES = 100
+
+
+class _Client(kfp.client.Client):  # type: ignore[misc] # kfp publishes no types
+    """kfp's client without the memory of other programs."""
+
+    def _load_context_setting_or_default(self) -> None:
+        """Leave ~/.config/kfp/context.json alone: its namespace and cookie are of another host, perhaps.
+
+        With a namespace the constructor asks nothing: without one it asks up to five times, 5 s apart, whether there
+        are several users. Each request of ours says its namespace, so this one is never sent.
+        """
+        self._context_setting = {"namespace": "said by each request"}
+
+
+class KubeflowClient:
+    """The API of one host; nothing is connected before the first call.
+
+    Args:
+        host: Address of the API.
+        access: By what it is asked.
+        answers: What its errors mean.
+    """
+
+    def __init__(self, host: str, access: Access, answers: Answers) -> None:
+        self._host = host
+        self._access = access
+        self._answers = answers
+
+    @cached_property
+    def api(self) -> Any:
+        """The client, whose attributes ``pipelines``, ``pipeline_uploads``, ``experiments`` and ``runs`` are services.
+
+        Raises:
+            PlatformRefusedError: kfp cannot sign in by the means its environment names.
+        """
+        ca_file = None if self._access.ca_file is None else str(self._access.ca_file)
+        try:
+            # Who signs in through Google's IAP is told by print where to; standard output is for our result.
+            with redirect_stdout(sys.stderr), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                client = _Client(
+                    host=self._host,
+                    existing_token=self._access.token,
+                    cookies=self._access.cookie,
+                    ssl_ca_cert=ca_file,
+                )
+        except Exception as error:  # Google's libraries raise what they like
+            why = f"{type(error).__name__}: {redact(' '.join(str(error).split()))}"
+            raise PlatformRefusedError(f"{self._host}: kfp cannot sign in: {why}; {HOW_TO_SIGN_IN}") from error
+        transport = client.pipelines.api_client
+        # Attempts and the time between them are ours, and a page to sign in is not to be followed.
+        pool = transport.rest_client.pool_manager.connection_pool_kw
+        pool["retries"] = urllib3.Retry(0, raise_on_redirect=False)
+        if token := transport.configuration.api_key.get("authorization"):
+            register_secret(token)
+        if self._access.token_file is not None:
+            transport.configuration.refresh_api_key_hook = self._refresh
+        return client
+
+    def _refresh(self, configuration: Any) -> None:
+        if token := self._access.current_token():
+            configuration.api_key["authorization"] = token
+
+    def call(self, patience: Patience, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Make one request.
+
+        Args:
+            patience: Says how long it may take.
+            method: Of one of the services.
+            arguments: The method's.
+            options: The method's.
+
+        Raises:
+            Later: Not now.
+            AlreadyExists: The name is taken.
+            InputError: It is refused, or what answers is no API.
+            PlatformUnavailableError: The server failed.
+        """
+        seconds = patience.request_s()
+        given = {name: value for name, value in options.items() if value is not None}
+        try:
+            result = method(*arguments, **given, _request_timeout=(min(_CONNECT_S, seconds), seconds))
+        except FAILURES as failure:
+            raise self._answers.error(failure) from failure
+        # The generated client makes an object without attributes of whatever is no JSON.
+        if not is_json(self.api.pipelines.api_client.last_response.data):
+            raise self._answers.no_api("answers with a page")
+        return result
+
+    def listed(
+        self, patience: Patience, method: Callable[..., Any], key: str, *arguments: Any, **options: Any
+    ) -> Iterator[Any]:
+        """Everything that a listing method lists, page by page.
+
+        Args:
+            patience: As for `call`.
+            method: As for `call`.
+            key: Where in an answer the things are.
+            arguments: The method's.
+            options: The method's.
+        """
+        token = None
+        for _ in range(_MOST_PAGES):
+            page = self.call(patience, method, *arguments, page_token=token, page_size=_PAGE_SIZE, **options)
+            yield from getattr(page, key) or []
+            token = page.next_page_token
+            if not token:
+                return

@@ -1,0 +1,123 @@
+"""The values of a run's inputs: what options say instead of the defaults in the compiled file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.shared.errors import InputError
+from components.shared.events.redaction import names_a_secret, redact
+from components.shared.params import Params
+from components.shared.run import CHECKPOINTS_AUTO
+from components.shared.storage.location import place
+from pipelines.compiled import CompiledPipeline
+from pipelines.params_files import Checked, load_checked
+
+_OPTIONS = {"params": "--params", "data": "--data", "checkpoints": "--checkpoints"}
+_SHORTEST_SECRET = 8  # a shorter one may be an ordinary word of a file
+
+
+def checked_params(pipeline: CompiledPipeline, source: str, overrides: list[str]) -> Checked | None:
+    """The params that options give, completely checked; None: the file's own are to be used.
+
+    Args:
+        pipeline: Has the params that ``--set`` changes where no others are given.
+        source: What ``--params`` says; empty without it.
+        overrides: What ``--set`` says, each.
+
+    Raises:
+        ParamsError: With every problem found.
+        InputError: There are no params to change.
+    """
+    if not source and not overrides:
+        return None
+    default: Any = pipeline.inputs.get("params", {}).get("defaultValue")
+    if not source and not isinstance(default, str):
+        raise InputError(f"--set: {pipeline.file} has no params of its own to change; name some by --params")
+    return load_checked(source or default, overrides)
+
+
+def run_values(
+    pipeline: CompiledPipeline, params: Params | None, data: str | None, checkpoints: str | None
+) -> dict[str, str]:
+    """The values to send.
+
+    Raises:
+        InputError: The pipeline has no such input, one that it needs is missing, or one is no place or a secret.
+    """
+    given = {"params": None if params is None else params.to_json(), "data": data, "checkpoints": checkpoints}
+    values = {name: value for name, value in given.items() if value is not None}
+    for name, value in values.items():
+        if name not in pipeline.inputs:
+            known = ", ".join(pipeline.inputs) or "none"
+            raise InputError(f"{_OPTIONS[name]}: {pipeline.file} has no input {name}; its inputs are: {known}")
+        kind = pipeline.inputs[name].get("parameterType")
+        if kind != "STRING":
+            raise InputError(f"{_OPTIONS[name]}: the input {name} of {pipeline.file} is no STRING, but {kind}")
+        if name != "params":
+            _check_place(_OPTIONS[name], value)
+        check_no_secret(_OPTIONS[name], value)
+    for name, definition in pipeline.inputs.items():
+        if name not in values and "defaultValue" not in definition and not definition.get("isOptional"):
+            what = f"give it by {_OPTIONS[name]}" if name in _OPTIONS else "compile it with a default"
+            raise InputError(f"{pipeline.file}: its input {name} has no value and no default; {what}")
+    return values
+
+
+def _check_place(option: str, value: str) -> None:
+    if option == "--checkpoints" and value in ("", CHECKPOINTS_AUTO):
+        return
+    found = place(value)
+    if isinstance(found, Path) and not found.is_absolute():
+        raise InputError(
+            f"{option} {value}: would be looked for inside the steps' containers; name a bucket, gs://… or s3://…, or "
+            "the absolute path of a volume that the settings mount"
+        )
+
+
+def check_no_secret(option: str, value: str) -> None:
+    """See that a text that will be sent, and shown to whoever may see the run, is no secret.
+
+    Raises:
+        InputError: It is one; the message does not show it.
+    """
+    if redact(value) != value:
+        raise InputError(
+            f"{option}: holds a secret, or what looks like one, and would be shown to all who see the run; refer to "
+            "it by the settings' secrets instead"
+        )
+
+
+def check_file_has_no_secret(pipeline: CompiledPipeline, *secrets: str | None) -> None:
+    """See that no secret of this environment is in a file that will be uploaded.
+
+    Args:
+        pipeline: The file.
+        secrets: Others that are known, such as the token that it is sent with.
+
+    Raises:
+        InputError: One is; the message says which variable's.
+    """
+    text = "\n".join(_texts([pipeline.spec, pipeline.platforms]))
+    named = {name: value for name, value in os.environ.items() if names_a_secret(name, value)}
+    for name, value in [*named.items(), *(("--token-file or its variable", value or "") for value in secrets)]:
+        if len(value) >= _SHORTEST_SECRET and value in text:
+            raise InputError(
+                f"{pipeline.file}: holds the secret that {name} has here; compile it without, and refer to it by the "
+                "settings' secrets"
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a document, keys included."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key)
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    else:
+        yield str(value)

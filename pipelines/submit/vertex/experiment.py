@@ -1,0 +1,105 @@
+"""A run's experiment: the context of Vertex AI's metadata store that its own context belongs to.
+
+`PipelineJob.submit(experiment=…)` would do it; see `job.py` for why that is not used.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from google.cloud.aiplatform_v1.types import Context, MetadataStore, PipelineJob
+
+from components.shared.errors import PlatformRefusedError
+from pipelines.submit.platform import DONE
+from pipelines.submit.vertex.answers import AlreadyExists, NotFound
+from pipelines.submit.vertex.patience import Later, Patience
+from pipelines.submit.vertex.progress import state_of
+from pipelines.submit.vertex.request import Project
+from pipelines.submit.vertex.service import Service
+
+# What the console takes for an experiment, as the library makes one.
+_STORE = "default"
+_SCHEMA, _SCHEMA_VERSION = "system.Experiment", "0.0.1"
+_METADATA = {"experiment_deleted": False}
+
+
+def ensure(service: Service, project: Project, experiment: str, patience: Patience) -> None:
+    """See that there is such an experiment.
+
+    Raises:
+        PlatformRefusedError: Something else has that name, or we may not make one.
+        PlatformUnavailableError: Vertex AI does not answer.
+    """
+
+    def attempt() -> Context:
+        try:
+            found: Context = service.metadata("get_context", patience, name=_name(project, experiment))
+        except NotFound:
+            return _create(service, project, experiment, patience)
+        return found
+
+    found = patience.persist(attempt)
+    if found.schema_title != _SCHEMA:
+        raise PlatformRefusedError(
+            f"--experiment {experiment}: is a {found.schema_title or 'context'} of that project and no experiment; "
+            "choose another name"
+        )
+
+
+def associate(service: Service, project: Project, experiment: str, job: PipelineJob, patience: Patience) -> None:
+    """Make a job's run part of an experiment; nothing happens if it is.
+
+    Raises:
+        PlatformRefusedError: We may not.
+        PlatformUnavailableError: Vertex AI does not answer, or has not made the run's context in time.
+    """
+
+    def attempt() -> None:
+        # Vertex AI makes the run's context some time after the job.
+        now = job if job.job_detail.pipeline_run_context.name else service.get(job.name, patience)
+        run = now.job_detail.pipeline_run_context.name
+        if run:
+            # Children that are there already are skipped.
+            service.metadata("add_context_children", patience, context=_name(project, experiment), child_contexts=[run])
+        elif state_of(now) not in DONE:
+            raise Later(f"{job.name} has no context yet", done=True)
+
+    patience.persist(
+        attempt,
+        lost=f"The run was started, and is not in the experiment {experiment}: repeat the same command for that",
+    )
+
+
+def _create(service: Service, project: Project, experiment: str, patience: Patience) -> Context:
+    try:
+        made: Context = service.metadata(
+            "create_context",
+            patience,
+            parent=_store(project),
+            context=Context(
+                display_name=experiment, schema_title=_SCHEMA, schema_version=_SCHEMA_VERSION, metadata=_METADATA
+            ),
+            context_id=experiment,
+        )
+    except AlreadyExists:
+        raise Later(f"the experiment {experiment} is being made") from None
+    except NotFound as error:
+        # A project that never had a run has no store yet; making one takes some seconds.
+        with suppress(AlreadyExists):
+            service.metadata(
+                "create_metadata_store",
+                patience,
+                parent=project.parent,
+                metadata_store=MetadataStore(),
+                metadata_store_id=_STORE,
+            )
+        raise Later(f"the metadata store of {project.project} is being made") from error
+    return made
+
+
+def _store(project: Project) -> str:
+    return f"{project.parent}/metadataStores/{_STORE}"
+
+
+def _name(project: Project, experiment: str) -> str:
+    return f"{_store(project)}/contexts/{experiment}"

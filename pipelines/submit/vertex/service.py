@@ -1,0 +1,110 @@
+"""Vertex AI's services, one request at a time.
+
+The clients are Google's generated ones over REST: that goes through proxies, takes REQUESTS_CA_BUNDLE, and its errors
+carry Retry-After, which gRPC's do not. Their own retries are off, since ours look before they ask for the same again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import google.auth
+from google.auth.exceptions import GoogleAuthError
+from google.cloud.aiplatform_v1.services.metadata_service import MetadataServiceClient
+from google.cloud.aiplatform_v1.services.pipeline_service import PipelineServiceClient
+from google.cloud.aiplatform_v1.types import PipelineJob
+
+from pipelines.submit.vertex.answers import FAILURES, Answers, NotFound
+from pipelines.submit.vertex.patience import Patience
+from pipelines.submit.vertex.request import Project
+
+
+class Service:
+    """One project's and location's services.
+
+    Attributes:
+        answers: What their errors mean.
+        credentials: Who we are.
+
+    Raises:
+        PlatformRefusedError: There are no credentials.
+    """
+
+    def __init__(self, project: Project, endpoint: str) -> None:
+        self._project = project
+        self._endpoint = endpoint
+        # Kept as long as this is, for whoever follows a run: their connections, and what google-auth asks in the
+        # background for each new one.
+        self._clients: dict[type[Any], Any] = {}
+        self.answers = Answers(endpoint, project.project, project.location)
+        try:
+            with warnings.catch_warnings():
+                # Of a person's credentials without a project for quotas; where that matters, the answer says so.
+                warnings.simplefilter("ignore")
+                scopes = PipelineServiceClient.get_transport_class("rest").AUTH_SCOPES
+                self.credentials: Any = google.auth.default(scopes=scopes)[0]
+        except GoogleAuthError as error:
+            raise self.answers.meaning(error) from error
+
+    def create(self, job: PipelineJob, job_id: str, patience: Patience) -> PipelineJob:
+        """Make a job, in one attempt.
+
+        Raises:
+            AlreadyExists: One of that id is there.
+            Later: Not now; or it was made, and that was not heard.
+            PlatformRefusedError: It will not be.
+        """
+        try:
+            made: PipelineJob = self._ask(
+                PipelineServiceClient,
+                "create_pipeline_job",
+                patience,
+                parent=self._project.parent,
+                pipeline_job=job,
+                pipeline_job_id=job_id,
+            )
+        except NotFound as error:  # the project, or the location
+            raise error.refusal from error
+        return made
+
+    def get(self, name: str, patience: Patience) -> PipelineJob:
+        """A job, by the resource's whole name, in one attempt.
+
+        Raises:
+            NotFound: There is none.
+            Later: Not now.
+            PlatformRefusedError: We may not know.
+        """
+        found: PipelineJob = self._ask(PipelineServiceClient, "get_pipeline_job", patience, name=name)
+        return found
+
+    def metadata(self, method: str, patience: Patience, **request: Any) -> Any:
+        """One request of the service that keeps experiments, in one attempt.
+
+        Args:
+            method: The client's method.
+            patience: What time there is.
+            request: The method's arguments.
+
+        Raises:
+            AlreadyExists: What is to be made is there.
+            NotFound: What is asked for is not.
+            Later: Not now.
+            PlatformRefusedError: It will not be.
+        """
+        return self._ask(MetadataServiceClient, method, patience, **request)
+
+    def _ask(self, kind: type[Any], method: str, patience: Patience, **request: Any) -> Any:
+        try:
+            if kind not in self._clients:
+                options = {"api_endpoint": self._endpoint}
+                self._clients[kind] = kind(credentials=self.credentials, transport="rest", client_options=options)
+            ask = getattr(self._clients[kind], method)
+            answer = ask(**request, retry=None, timeout=patience.request_s())
+        except FAILURES as error:
+            raise self.answers.meaning(error) from error
+        # The client takes any JSON for a message, with nothing in it.
+        if getattr(answer, "name", None) == "":
+            raise self.answers.stranger("its answer is not the API's")
+        return answer

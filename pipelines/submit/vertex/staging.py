@@ -1,0 +1,169 @@
+"""The staging bucket: compiled pipelines in it, and whether it is there at all."""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from google.api_core.exceptions import Forbidden
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.storage import Client
+
+from components.shared.errors import (
+    InputError,
+    PlatformRefusedError,
+    PlatformUnavailableError,
+    StorageUnavailableError,
+)
+from components.shared.storage.content import Content, content_type
+from components.shared.storage.gcs import EMULATOR_VARIABLE
+from components.shared.storage.location import Location
+from components.shared.storage.objects import ABSENT, Changed, ObjectStore, StoredObject
+from components.shared.storage.reading import read_small
+from components.shared.storage.stores import connect
+from components.shared.storage.transfer import Transfer
+from pipelines.compiled import CompiledPipeline, read_compiled
+from pipelines.submit.platform import Uploaded
+from pipelines.submit.vertex.answers import FAILURES, Answers, NotFound
+from pipelines.submit.vertex.patience import Patience
+from pipelines.submit.vertex.request import host_of
+
+_FILE = "pipeline.yaml"
+_LARGEST = 32 * 2**20  # of what lies in the place of a version: more is no compiled pipeline
+
+
+def place_of(staging: Location, name: str, version: str) -> Location:
+    """Where a version of a pipeline lies."""
+    return staging.child(f"pipelines/{name}/{version}/{_FILE}")
+
+
+def upload(staging: Location, pipeline: CompiledPipeline, name: str, version: str) -> Uploaded:
+    """Put a compiled pipeline where its version belongs, unless it is there.
+
+    Raises:
+        PlatformRefusedError: Another one is there.
+        StorageRefusedError: No such bucket, forbidden, no credentials.
+        PlatformUnavailableError: The store does not answer.
+        InputError: The file can no longer be read.
+    """
+    location = place_of(staging, name, version)
+    data = _bytes_of(pipeline)
+    transfer = Transfer(location, "up")
+    store = connect(location, transfer)
+    try:
+        existed = _written(store, transfer, location, Content(data, len(data), content_type(_FILE)), pipeline)
+    except StorageUnavailableError as error:
+        raise PlatformUnavailableError(str(error)) from error
+    finally:
+        store.close()
+    return Uploaded(name, version, str(location), existed)
+
+
+def upload_requests(staging: Location, pipeline: CompiledPipeline, name: str, version: str) -> list[dict[str, Any]]:
+    """What :func:`upload` sends first."""
+    location = place_of(staging, name, version)
+    data = _bytes_of(pipeline)
+    client = Client(project="none", credentials=AnonymousCredentials())  # type: ignore[no-untyped-call] # hardly typed
+    endpoint = str(client.api_endpoint)
+    client.close()
+    query = urlencode({"uploadType": "multipart", "ifGenerationMatch": "0"})
+    (crc32c,) = Content(data, len(data), "").digests("crc32c")
+    return [
+        {
+            "method": "POST",
+            "url": f"{endpoint}/upload/storage/v1/b/{quote(location.bucket, safe='')}/o?{query}",
+            "body": {
+                "name": location.key,
+                "contentType": content_type(_FILE),
+                "crc32c": base64.b64encode(crc32c).decode(),
+                "content": data.decode(),
+            },
+        }
+    ]
+
+
+def check_bucket(staging: Location, project: str, credentials: Any, patience: Patience) -> None:
+    """See that there is such a bucket, where we may know.
+
+    A run may write where whoever submits it may not, so only a bucket that is not there is a reason against the run.
+
+    Raises:
+        PlatformRefusedError: It is not there.
+        PlatformUnavailableError: The store does not answer.
+    """
+    if os.environ.get(EMULATOR_VARIABLE):
+        credentials = AnonymousCredentials()  # type: ignore[no-untyped-call] # google-auth has few types
+    client = Client(project=project, credentials=credentials)
+    answers = Answers(host_of(str(client.api_endpoint)), project, "")
+    missing = PlatformRefusedError(
+        f"--staging-bucket {staging}: there is no bucket {staging.bucket}; create it, or check its name"
+    )
+
+    def attempt() -> None:
+        try:
+            client.get_bucket(staging.bucket, timeout=patience.request_s(), retry=None)
+        except Forbidden:
+            return
+        except FAILURES as error:
+            meant = answers.meaning(error)
+            raise (missing if isinstance(meant, NotFound) else meant) from error
+
+    try:
+        patience.persist(attempt)
+    finally:
+        client.close()
+
+
+def _bytes_of(pipeline: CompiledPipeline) -> bytes:
+    """The file's content, if it is what was checked still."""
+    try:
+        data = pipeline.file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{pipeline.file}: cannot be read: {error.strerror}") from error
+    if _digest(data) != pipeline.digest:
+        raise InputError(f"{pipeline.file}: has changed since it was checked; start again")
+    return data
+
+
+def _written(
+    store: ObjectStore, transfer: Transfer, location: Location, content: Content, pipeline: CompiledPipeline
+) -> bool:
+    """Whether the pipeline was there; if nothing was, it is now."""
+    try:
+        store.write(location.key, content, ABSENT)
+    except Changed:
+        found = store.stat(location.key)
+    else:
+        return False
+    there = _digest(_read(store, transfer, location, found))
+    if there == pipeline.digest:
+        return True
+    is_there = f"with the digest {there[:12]}" if there else "that is no compiled pipeline"
+    raise PlatformRefusedError(
+        f"{location}: something else is there, {is_there}, and {pipeline.file} has the digest "
+        f"{pipeline.digest[:12]}; name another version by --version-name"
+    )
+
+
+def _read(store: ObjectStore, transfer: Transfer, location: Location, found: StoredObject | None) -> bytes:
+    try:
+        if found is None:
+            raise Changed(str(location))
+        return read_small(store, transfer, location, found) if found.bytes <= _LARGEST else b""
+    except Changed as error:
+        raise PlatformRefusedError(f"{location}: changes while it is read; try again") from error
+
+
+def _digest(data: bytes) -> str | None:
+    """A compiled pipeline's digest; None where it is none."""
+    with tempfile.TemporaryDirectory(prefix="shutterline-") as directory:
+        file = Path(directory) / _FILE
+        file.write_bytes(data)
+        try:
+            return read_compiled(file).digest
+        except InputError:
+            return None

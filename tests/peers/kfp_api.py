@@ -1,0 +1,378 @@
+"""A Kubeflow Pipelines API, held to its official description.
+
+Bodies and parameters are checked against the models and methods of kfp_server_api, which are generated from it, and
+answers are made of those models; pipelines are parsed strictly as the protobuf of kfp-pipeline-spec.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.policy import HTTP
+from typing import Any
+
+import kfp_server_api as api  # type: ignore[import-untyped] # it publishes no types
+import yaml
+from google.protobuf import json_format  # type: ignore[import-untyped] # stubs are not installed
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from tests.peers.http_faults import Answer, HttpFaults, Operation, Request
+from tests.peers.ports import HOST
+
+_ROOT = "/apis/v2beta1"
+_CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 429: 8, 500: 13, 501: 12, 503: 14}
+_PLAIN: dict[str, Any] = {
+    "str": str,
+    "bool": bool,
+    "int": int,
+    "float": (int, float),
+    "object": object,
+    "datetime": str,
+}
+_BEGAN = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+class Wrong(Exception):  # noqa: N818 - an answer, not a fault
+    """A request that is refused."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class Sent:
+    """One request as it came, and how it was answered."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+    status: int
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Act:
+    """What a run is like when it is asked for: its state, its tasks' details, its error."""
+
+    state: str
+    tasks: list[Any] = field(default_factory=list)
+    error: str = ""
+
+
+def node(name: str, state: str, *children: str, error: str = "", minute: int = 0) -> Any:
+    """A task's detail as Kubeflow makes them of Argo's nodes."""
+    return api.V2beta1PipelineTaskDetail(
+        display_name=name,
+        state=state,
+        pod_name=f"pod-{name}",
+        start_time=(_BEGAN + timedelta(minutes=minute)).isoformat(),
+        child_tasks=[api.PipelineTaskDetailChildTask(pod_name=f"pod-{child}") for child in children] or None,
+        error=api.GoogleRpcStatus(code=13, message=error) if error else None,
+    )
+
+
+class KfpApi(HttpFaults):
+    """The API server with what was made there, in memory.
+
+    Attributes:
+        token: The bearer's token it wants; empty: none.
+        cookie: The cookie it wants; empty: none.
+        namespaces: Those there are; empty: a deployment for one user.
+        forbidden: Those that this user may not see.
+        page: A page that is answered to everything instead, its status and its body; a Location with status 302.
+        script: What runs are like, one act a question; the last one stays.
+        pipelines, versions, experiments, runs: The models of what is there, in the order of making.
+        sent: Every request.
+        problems: Where a request did not follow the description; a test shows that there are none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__((HOST, 0))
+        self.token = ""
+        self.cookie = ""
+        self.namespaces: list[str] = []
+        self.forbidden: list[str] = []
+        self.page: tuple[int, bytes] | None = None
+        self.script: list[Act] = []
+        self.page_size = 100
+        self.pipelines: list[Any] = []
+        self.versions: list[Any] = []
+        self.experiments: list[Any] = []
+        self.runs: list[Any] = []
+        self.sent: list[Sent] = []
+        self.problems: list[str] = []
+        self._made = 0
+
+    # What the relay asks.
+
+    def meaning(self, request: Request) -> tuple[Operation, str]:
+        if request.method == "POST":
+            return "write", request.path
+        return "read" if re.search(r"/runs/[^/]+$", request.path) else "list", request.path
+
+    def refusal(self, status: int) -> Answer:
+        return _json(status, _error(status, {429: "quota exceeded: RESOURCE_EXHAUSTED"}.get(status, "not now")))
+
+    def answer(self, request: Request) -> Answer:
+        answer = self._answer(request)
+        headers = {name.lower(): value for name, value in request.headers}
+        self.sent.append(
+            Sent(request.method, request.path, request.query, headers, request.body, answer.status)
+        )  # fmt: skip
+        return answer
+
+    def _answer(self, request: Request) -> Answer:
+        if self.page is not None:
+            status, body = self.page
+            headers = [("Content-Type", "text/html; charset=utf-8")]
+            return Answer(status, [*headers, ("Location", "/dex/auth")] if status == 302 else headers, body)
+        try:
+            self._admit(request)
+            return _json(200, _plain(self._do(request)))
+        except Wrong as wrong:
+            return _json(wrong.status, _error(wrong.status, str(wrong)))
+
+    def _admit(self, request: Request) -> None:
+        if self.token and request.header("Authorization") != f"Bearer {self.token}":
+            raise Wrong(401, "Request header error: there is no user identity header.")
+        if self.cookie and request.header("Cookie") != self.cookie:
+            raise Wrong(401, "no session")
+
+    def _do(self, request: Request) -> Any:
+        what = (request.method, request.path.removeprefix(_ROOT))
+        for method, pattern, do in (
+            ("GET", r"/pipelines", self._list_pipelines),
+            ("POST", r"/pipelines", self._create_pipeline),
+            ("POST", r"/pipelines/upload_version", self._upload_version),
+            ("GET", r"/pipelines/([^/]+)/versions", self._list_versions),
+            ("GET", r"/experiments", self._list_experiments),
+            ("POST", r"/experiments", self._create_experiment),
+            ("GET", r"/runs", self._list_runs),
+            ("POST", r"/runs", self._create_run),
+            ("GET", r"/runs/([^/]+)", self._get_run),
+        ):
+            if method == what[0] and (found := re.fullmatch(pattern, what[1])):
+                do_it: Callable[..., Any] = do
+                return do_it(request, *found.groups())
+        self.problems.append(f"no such method: {what}")
+        raise Wrong(404, "Not Found")
+
+    # The methods.
+
+    def _list_pipelines(self, request: Request) -> Any:
+        query = self._query(request, api.PipelineServiceApi.pipeline_service_list_pipelines)
+        namespace = self._namespace(query.get("namespace", ""), needed=False)
+        found = [each for each in self.pipelines if (each.namespace or "") == namespace]
+        rows, token = self._page(query, found)
+        return api.V2beta1ListPipelinesResponse(pipelines=rows, next_page_token=token, total_size=len(found))
+
+    def _create_pipeline(self, request: Request) -> Any:
+        body = self._body(request, "V2beta1Pipeline")
+        name, namespace = body.name or body.display_name, self._namespace(body.namespace or "", needed=False)
+        if any(each.name == name and (each.namespace or "") == namespace for each in self.pipelines):
+            raise Wrong(409, f"Already exist error: The name {name} already exists.")
+        body.name, body.display_name, body.pipeline_id = name, body.display_name or name, self._id("pipeline")
+        body.created_at = self._now()
+        self.pipelines.append(body)
+        return body
+
+    def _upload_version(self, request: Request) -> Any:
+        query = self._query(request, api.PipelineUploadServiceApi.upload_pipeline_version)
+        parent = next((each for each in self.pipelines if each.pipeline_id == query.get("pipelineid")), None)
+        if parent is None:
+            raise Wrong(404, "there is no such pipeline")
+        name, content = query.get("name", ""), self._uploaded(request)
+        if any(each.pipeline_id == parent.pipeline_id and each.name == name for each in self.versions):
+            raise Wrong(409, f"Already exist error: The name {name} already exists.")
+        version = api.V2beta1PipelineVersion(
+            pipeline_id=parent.pipeline_id,
+            pipeline_version_id=self._id("version"),
+            name=name,
+            display_name=name,
+            description=query.get("description"),
+            created_at=self._now(),
+            pipeline_spec=_stored(content, parent),
+        )
+        self.versions.append(version)
+        return version
+
+    def _list_versions(self, request: Request, pipeline_id: str) -> Any:
+        query = self._query(request, api.PipelineServiceApi.pipeline_service_list_pipeline_versions)
+        found = [each for each in self.versions if each.pipeline_id == pipeline_id]
+        rows, token = self._page(query, found)
+        return api.V2beta1ListPipelineVersionsResponse(
+            pipeline_versions=rows, next_page_token=token, total_size=len(found)
+        )
+
+    def _list_experiments(self, request: Request) -> Any:
+        query = self._query(request, api.ExperimentServiceApi.experiment_service_list_experiments)
+        namespace = self._namespace(query.get("namespace", ""))
+        found = [each for each in self.experiments if (each.namespace or "") == namespace]
+        rows, token = self._page(query, found)
+        return api.V2beta1ListExperimentsResponse(experiments=rows, next_page_token=token, total_size=len(found))
+
+    def _create_experiment(self, request: Request) -> Any:
+        body = self._body(request, "V2beta1Experiment")
+        self._namespace(body.namespace or "")
+        if any((each.display_name, each.namespace) == (body.display_name, body.namespace) for each in self.experiments):
+            raise Wrong(409, f"Already exist error: Experiment {body.display_name} already exists.")
+        body.experiment_id, body.created_at = self._id("experiment"), self._now()
+        body.storage_state = "AVAILABLE"
+        self.experiments.append(body)
+        return body
+
+    def _list_runs(self, request: Request) -> Any:
+        query = self._query(request, api.RunServiceApi.run_service_list_runs)
+        found = [each for each in self.runs if each.experiment_id == query.get("experiment_id")]
+        if query.get("sort_by") == "created_at desc":
+            found.reverse()
+        rows, token = self._page(query, found)
+        return api.V2beta1ListRunsResponse(runs=rows, next_page_token=token, total_size=len(found))
+
+    def _create_run(self, request: Request) -> Any:
+        body = self._body(request, "V2beta1Run")
+        if not any(each.experiment_id == body.experiment_id for each in self.experiments):
+            raise Wrong(404, "Experiment not found")
+        reference = body.pipeline_version_reference
+        version = next(
+            (each for each in self.versions if each.pipeline_version_id == reference.pipeline_version_id), None
+        )
+        if version is None or version.pipeline_id != reference.pipeline_id:
+            raise Wrong(400, "there is no such version of the pipeline")
+        spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
+        inputs = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+        given = body.runtime_config.parameters or {}
+        if unknown := sorted(given.keys() - inputs.keys()):
+            raise Wrong(400, f"parameter {unknown[0]} is not in the pipeline")
+        for name, definition in inputs.items():
+            if name not in given and "defaultValue" not in definition and not definition.get("isOptional"):
+                raise Wrong(400, f"parameter {name} is not optional, yet has neither default value nor user value")
+        body.run_id, body.created_at, body.state = self._id("run"), self._now(), "PENDING"
+        body.storage_state = "AVAILABLE"
+        self.runs.append(body)
+        return body
+
+    def _get_run(self, request: Request, run_id: str) -> Any:
+        self._query(request, api.RunServiceApi.run_service_get_run)
+        run = next((each for each in self.runs if each.run_id == run_id), None)
+        if run is None:
+            raise Wrong(404, f"Run {run_id} not found")
+        if self.script:
+            act = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+            run.state = act.state
+            run.error = api.GoogleRpcStatus(code=13, message=act.error) if act.error else None
+            run.run_details = api.V2beta1RunDetails(task_details=act.tasks)
+        return run
+
+    # What they have in common.
+
+    def _id(self, kind: str) -> str:
+        self._made += 1
+        return f"{kind}-{self._made:04}"
+
+    def _now(self) -> str:
+        return (_BEGAN + timedelta(seconds=self._made)).isoformat()
+
+    def _namespace(self, namespace: str, *, needed: bool = True) -> str:
+        if not self.namespaces:
+            if namespace:
+                raise Wrong(400, "In single-user mode, a request cannot have a namespace.")
+        elif not namespace and needed:
+            raise Wrong(400, "Invalid input error: A resource must have a namespace in multi-user mode.")
+        elif namespace in self.forbidden:
+            raise Wrong(403, f"User is not authorized in namespace {namespace}")
+        elif namespace and namespace not in self.namespaces:
+            raise Wrong(404, f"Namespace {namespace} not found")
+        return namespace
+
+    def _query(self, request: Request, method: Any) -> dict[str, str]:
+        """The query, whose names are those of the method's parameters."""
+        known = set(re.findall(r":param (\w+):", method.__doc__))
+        for name in request.query.keys() - known:
+            self.problems.append(f"{request.path}: no parameter {name}")
+        return request.query
+
+    def _page(self, query: dict[str, str], rows: list[Any]) -> tuple[list[Any], str]:
+        if "filter" in query:
+            predicates = self._model(json.loads(query["filter"]), "V2beta1Filter", "filter").predicates
+            for predicate in predicates:
+                assert predicate.operation == "EQUALS"
+                rows = [row for row in rows if getattr(row, predicate.key) == predicate.string_value]
+        start = int(query.get("page_token") or 0)
+        end = start + min(self.page_size, int(query.get("page_size") or 10))
+        return rows[start:end], str(end) if end < len(rows) else ""
+
+    def _body(self, request: Request, model: str) -> Any:
+        if request.header("Content-Type") != "application/json":
+            self.problems.append(f"{request.path}: is no JSON")
+        return self._model(json.loads(request.body), model, request.path)
+
+    def _model(self, value: Any, kind: str, where: str) -> Any:
+        """A JSON value as a model of the description, or what it contains; every deviation is a problem."""
+        if kind.startswith("list["):
+            return [self._model(item, kind[5:-1], where) for item in value]
+        if kind.startswith("dict("):
+            return {name: self._model(item, kind.split(", ")[1][:-1], where) for name, item in value.items()}
+        if kind in _PLAIN:
+            if not isinstance(value, _PLAIN[kind]):
+                self.problems.append(f"{where}: {value!r} is no {kind}")
+            return value
+        model = getattr(api, kind)
+        if hasattr(model, "allowable_values"):
+            if value not in model.allowable_values:
+                self.problems.append(f"{where}: {value!r} is no {kind}")
+            return value
+        attributes = {key: name for name, key in model.attribute_map.items()}
+        for key in value.keys() - attributes.keys():
+            self.problems.append(f"{where}: {kind} has no {key}")
+        given = {attributes[key]: item for key, item in value.items() if key in attributes}
+        types = model.openapi_types
+        return model(**{name: self._model(item, types[name], f"{where}.{name}") for name, item in given.items()})
+
+    def _uploaded(self, request: Request) -> list[Any]:
+        """The documents of an uploaded file, each parsed strictly."""
+        head = f"Content-Type: {request.header('Content-Type')}\r\n\r\n".encode()
+        (part,) = message_from_bytes(head + request.body, policy=HTTP).iter_parts()
+        if part.get_param("name", header="Content-Disposition") != "uploadfile":
+            self.problems.append(f"{request.path}: the file is not called uploadfile")
+        if not str(part.get_filename()).endswith((".yaml", ".zip", ".tar.gz")):
+            raise Wrong(400, "Unexpected pipeline file format. Support .zip, .tar.gz, .json or YAML.")
+        content: Any = part.get_payload(decode=True)
+        documents = list(yaml.safe_load_all(content))
+        try:
+            messages = [json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())]
+            messages += [json_format.ParseDict(each, pipeline_spec_pb2.PlatformSpec()) for each in documents[1:]]
+        except json_format.ParseError as error:
+            self.problems.append(f"{request.path}: {error}")
+            raise Wrong(400, f"Failed to parse: {error}") from error
+        return messages
+
+
+def _stored(messages: list[Any], parent: Any) -> Any:
+    """What the server keeps: the messages, under a name of its own."""
+    prefix = f"namespace/{parent.namespace}/" if parent.namespace else ""
+    messages[0].pipeline_info.name = f"{prefix}pipeline/{parent.name}"
+    spec, *platforms = (json_format.MessageToDict(message) for message in messages)
+    return {"pipeline_spec": spec, "platform_spec": platforms[0]} if platforms else spec
+
+
+def _plain(model: Any) -> Any:
+    return api.ApiClient.sanitize_for_serialization(api.ApiClient(), model)
+
+
+def _error(status: int, message: str) -> dict[str, Any]:
+    return {"error": message, "code": _CODES.get(status, 2), "message": message, "details": []}
+
+
+def _json(status: int, document: Any) -> Answer:
+    return Answer(status, [("Content-Type", "application/json")], json.dumps(document).encode())

@@ -1,0 +1,339 @@
+"""Vertex AI for tests: pipeline jobs and experiments over REST, by the API's own messages and rules.
+
+Requests are parsed strictly into the messages of google-cloud-aiplatform, pipelines into those of kfp-pipeline-spec;
+answers are such messages again. Jobs do not run: a test says how they are doing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from google.auth import jwt
+from google.cloud.aiplatform_v1.types import (
+    AddContextChildrenRequest,
+    AddContextChildrenResponse,
+    Context,
+    MetadataStore,
+    PipelineJob,
+    PipelineState,
+)
+from google.protobuf import json_format  # type: ignore[import-untyped] # protobuf publishes no types
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+
+from tests.peers.http_server import BrokenError, Handler, RequestBody, Server
+from tests.peers.peer import Peer
+from tests.peers.ports import HOST, claim_port
+from tests.peers.vertex_faults import Break, Fault, LoseAnswer, Refuse, Say
+
+PROJECT, NUMBER, LOCATION = "my-project", "123456789", "us-central1"
+
+_PARENT = re.compile(r"/v1/projects/([^/]+)/locations/([^/]+)/(.*)", re.DOTALL)
+_JOB_ID = re.compile(r"[a-z][-a-z0-9]{0,127}")
+_LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
+# What only the server may say of a job.
+_OUTPUT_ONLY = ("name", "create_time", "start_time", "end_time", "update_time", "state", "job_detail", "error")
+_KINDS: dict[str, tuple[type, ...]] = {
+    "STRING": (str,),
+    "NUMBER_INTEGER": (float,),
+    "NUMBER_DOUBLE": (float,),
+    "BOOLEAN": (bool,),
+    "LIST": (list,),
+    "STRUCT": (dict,),
+}
+
+
+class _Refused(Exception):  # noqa: N818 # an answer
+    def __init__(self, refusal: Refuse) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+def _invalid(message: str, field: str = "") -> _Refused:
+    violations = ((field, message),) if field else ()
+    return _Refused(Refuse(400, "INVALID_ARGUMENT", message, violations=violations))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request that came."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    body: dict[str, Any]
+
+    @property
+    def what(self) -> str:
+        """In short: ``POST pipelineJobs``."""
+        found = _PARENT.fullmatch(self.path)
+        parts = (found[3] if found else self.path).split("/")
+        return f"{self.method} {parts[0] if len(parts) < 3 else parts[2].partition(':')[0]}"
+
+
+@dataclass
+class _Planned:
+    fault: Fault
+    what: str
+    left: int
+
+
+class VertexApi(Peer):
+    """Vertex AI at one location, of one project.
+
+    Attributes:
+        port: Where clients connect, by TLS.
+        jobs: By id; change them to say how they are doing.
+        contexts: By name.
+        children: Of contexts, by name.
+        stores: Names of the metadata stores there are.
+        requests: Everything that was asked, in order.
+        contexts_late: How many times a job is asked for before its run's context is there.
+    """
+
+    def __init__(self, tls: ssl.SSLContext, account: str, public_key: bytes) -> None:
+        """Claim a port.
+
+        Args:
+            tls: The certificate to show.
+            account: Whose tokens are taken: a service account's.
+            public_key: Its public key, as PEM.
+        """
+        self.port = claim_port()
+        self._tls = tls
+        self._account = account
+        self._public_key = public_key
+        # Of PipelineJob, which gives its enumerations one type and its fields of them another.
+        self.jobs: dict[str, Any] = {}
+        self.contexts: dict[str, Context] = {}
+        self.children: dict[str, list[str]] = {}
+        self.stores = {"default"}
+        self.requests: list[Asked] = []
+        self.contexts_late = 0
+        self._planned: list[_Planned] = []
+        self._lock = threading.Lock()
+        self._server: Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    @property
+    def asked(self) -> list[str]:
+        """What was asked, in short."""
+        return [each.what for each in self.requests]
+
+    def plan(self, fault: Fault, what: str = "POST pipelineJobs", times: int = 1) -> None:
+        """Let something go wrong with the next requests of a kind."""
+        self._planned.append(_Planned(fault, what, times))
+
+    def start(self) -> None:
+        self._server = Server(self.port, self._serve)
+        # The handshake is made by the connection's own thread, at the first byte that is read.
+        self._server.socket = self._tls.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name=f"vertex-{self.port}")
+        self._thread.start()
+
+    def close(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.end_connections()
+            self._server.server_close()
+            self._server = None
+
+    def _serve(self, handler: Handler) -> None:
+        body = RequestBody(handler)
+        text = body.read(body.length)
+        address = urlsplit(handler.path)
+        asked = Asked(handler.command, address.path, dict(parse_qsl(address.query)), json.loads(text) if text else {})
+        with self._lock:
+            self.requests.append(asked)
+            fault = self._next_fault(asked.what)
+            if isinstance(fault, Break):
+                raise BrokenError
+            if isinstance(fault, Say | Refuse):
+                _answer(handler, fault)
+                return
+            try:
+                self._check_token(handler.headers.get("Authorization", ""))
+                answer: Any = self._answered(asked)
+            except _Refused as refused:
+                answer = refused.refusal
+        if isinstance(fault, LoseAnswer):
+            raise BrokenError
+        _answer(handler, answer if isinstance(answer, Refuse) else Say(200, answer.encode(), "application/json"))
+
+    def _next_fault(self, what: str) -> Fault | None:
+        for planned in self._planned:
+            if planned.what == what and planned.left:
+                planned.left -= 1
+                return planned.fault
+        return None
+
+    def _check_token(self, header: str) -> None:
+        """See who asks: the account's own signature is in a token that it makes itself."""
+        try:
+            claims = jwt.decode(header.removeprefix("Bearer "), certs=self._public_key)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            words = (
+                "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other"
+            )
+            raise _Refused(Refuse(401, "UNAUTHENTICATED", words)) from error
+        if claims["iss"] != self._account:
+            raise _Refused(Refuse(403, "PERMISSION_DENIED", "Permission 'aiplatform.pipelineJobs.create' denied"))
+
+    def _answered(self, asked: Asked) -> str:
+        found = _PARENT.fullmatch(asked.path)
+        query = dict(asked.query)
+        if found is None or query.pop("$alt", "") != "json;enum-encoding=int":
+            raise _Refused(Refuse(404, "NOT_FOUND", "Requested entity was not found."))
+        if found[1] not in (PROJECT, NUMBER):
+            raise _Refused(
+                Refuse(
+                    403, "PERMISSION_DENIED", f"Permission denied on resource project {found[1]}.", "CONSUMER_INVALID"
+                )
+            )
+        if found[2] != LOCATION:
+            raise _invalid(f"Expect location {LOCATION}, got {found[2]}")
+        routes: dict[str, Callable[[str, dict[str, str], dict[str, Any]], str]] = {
+            r"POST pipelineJobs": self._create,
+            r"GET pipelineJobs/(.*)": self._get,
+            r"POST metadataStores": self._create_store,
+            r"GET metadataStores/default/contexts/([^:]*)": self._get_context,
+            r"POST metadataStores/(.*)/contexts": self._create_context,
+            r"POST metadataStores/default/contexts/([^:]*):addContextChildren": self._add_children,
+        }
+        for pattern, route in routes.items():
+            if matched := re.fullmatch(pattern, f"{asked.method} {found[3]}"):
+                return route(matched[1] if matched.groups() else "", query, asked.body)
+        raise _Refused(Refuse(404, "NOT_FOUND", "Requested entity was not found."))
+
+    # Pipeline jobs.
+
+    def _create(self, _: str, query: dict[str, str], body: dict[str, Any]) -> str:
+        job_id = query.pop("pipelineJobId", "")
+        if query:
+            raise _invalid(f"unknown query parameters {sorted(query)}")
+        job = _parsed(PipelineJob, body)
+        check_job(job)
+        if _JOB_ID.fullmatch(job_id) is None:
+            raise _invalid("pipeline_job_id must match [a-z][-a-z0-9]{0,127}", "pipeline_job_id")
+        if job_id in self.jobs:
+            raise _Refused(Refuse(409, "ALREADY_EXISTS", f"The PipelineJob {job_id} already exists."))
+        job.name = f"projects/{NUMBER}/locations/{LOCATION}/pipelineJobs/{job_id}"
+        job.state = PipelineState.PIPELINE_STATE_PENDING
+        self.jobs[job_id] = job
+        return _text(job)
+
+    def _get(self, job_id: str, query: dict[str, str], _: dict[str, Any]) -> str:
+        if query or job_id not in self.jobs:
+            raise _Refused(Refuse(404, "NOT_FOUND", f"The PipelineJob {job_id} does not exist."))
+        job = self.jobs[job_id]
+        if self.contexts_late > 0:
+            self.contexts_late -= 1
+        else:
+            job.job_detail.pipeline_run_context.name = f"{job.name.partition('/pipelineJobs')[0]}{_CONTEXTS}{job_id}"
+        return _text(job)
+
+    # Experiments.
+
+    def _create_store(self, _: str, query: dict[str, str], body: dict[str, Any]) -> str:
+        _parsed(MetadataStore, body)
+        store = query.pop("metadataStoreId")
+        if store in self.stores:
+            raise _Refused(Refuse(409, "ALREADY_EXISTS", f"The MetadataStore {store} already exists."))
+        self.stores.add(store)
+        return json.dumps({"name": f"projects/{NUMBER}/locations/{LOCATION}/operations/1"})
+
+    def _get_context(self, name: str, query: dict[str, str], _: dict[str, Any]) -> str:
+        if query or name not in self.contexts:
+            raise _Refused(Refuse(404, "NOT_FOUND", f"The Context {name} does not exist."))
+        return _text(self.contexts[name])
+
+    def _create_context(self, store: str, query: dict[str, str], body: dict[str, Any]) -> str:
+        context = _parsed(Context, body)
+        name = query.pop("contextId")
+        if store not in self.stores:
+            raise _Refused(Refuse(404, "NOT_FOUND", f"The MetadataStore {store} does not exist."))
+        if name in self.contexts:
+            raise _Refused(Refuse(409, "ALREADY_EXISTS", f"The Context {name} already exists."))
+        context.name = f"projects/{NUMBER}/locations/{LOCATION}{_CONTEXTS}{name}"
+        self.contexts[name] = context
+        return _text(context)
+
+    def _add_children(self, name: str, _: dict[str, str], body: dict[str, Any]) -> str:
+        request = _parsed(AddContextChildrenRequest, body)
+        if name not in self.contexts:
+            raise _Refused(Refuse(404, "NOT_FOUND", f"The Context {name} does not exist."))
+        there = self.children.setdefault(name, [])
+        there += [child for child in request.child_contexts if child not in there]
+        return _text(AddContextChildrenResponse())
+
+
+_CONTEXTS = "/metadataStores/default/contexts/"
+
+
+def check_job(job: PipelineJob) -> None:
+    """Refuse a job that the API's reference, or the pipeline's own inputs, do not allow."""
+    for field in _OUTPUT_ONLY:
+        if field in job:
+            raise _invalid(f"{field} is output only", field)
+    if not 0 < len(job.display_name) <= 128:
+        raise _invalid("must have 1 to 128 characters", "pipeline_job.display_name")
+    if len(job.labels) > 64 or not all(
+        _LABEL_KEY.fullmatch(key) and _LABEL_VALUE.fullmatch(value) for key, value in job.labels.items()
+    ):
+        raise _invalid("Label keys and values can only contain lowercase letters, numbers, dashes", "labels")
+    if not job.runtime_config.gcs_output_directory.startswith("gs://"):
+        raise _invalid("is required", "runtime_config.gcs_output_directory")
+    if job.runtime_config.parameters:
+        raise _invalid("parameters are of schema versions up to 2.0.0", "runtime_config.parameters")
+    document = json_format.MessageToDict(PipelineJob.pb(job).pipeline_spec)
+    spec = PipelineSpec()
+    try:
+        json_format.ParseDict(document, spec)
+    except json_format.ParseError as error:
+        raise _invalid(f"Invalid pipeline spec: {error}", "pipeline_spec") from error
+    inputs = document["root"].get("inputDefinitions", {}).get("parameters", {})
+    values = json_format.MessageToDict(PipelineJob.pb(job).runtime_config).get("parameterValues", {})
+    for name, value in values.items():
+        if name not in inputs or not isinstance(value, _KINDS[inputs[name]["parameterType"]]):
+            raise _invalid(f"Parameter {name} has a value that its definition does not allow", "parameter_values")
+    for name, definition in inputs.items():
+        if name not in values and "defaultValue" not in definition and not definition.get("isOptional"):
+            raise _invalid(f"Parameter {name} is required", "parameter_values")
+
+
+def _parsed(kind: Any, body: dict[str, Any]) -> Any:
+    message = kind.pb(kind())
+    try:
+        json_format.ParseDict(body, message)
+    except json_format.ParseError as error:
+        raise _invalid(f"Invalid JSON payload received. {error}") from error
+    return kind.wrap(message)
+
+
+def _text(message: Any) -> str:
+    return str(json_format.MessageToJson(type(message).pb(message), use_integers_for_enums=True))
+
+
+def _answer(handler: Handler, answer: Say | Refuse) -> None:
+    body = answer.body if isinstance(answer, Say) else answer.body()
+    handler.send_response_only(answer.code)
+    handler.send_header("Content-Type", answer.type if isinstance(answer, Say) else "application/json")
+    handler.send_header("Content-Length", str(len(body)))
+    if isinstance(answer, Refuse) and answer.retry_after is not None:
+        handler.send_header("Retry-After", str(answer.retry_after))
+    handler.end_headers()
+    handler.wfile.write(body)

@@ -1,0 +1,137 @@
+"""``shutterline validate`` of a compiled pipeline, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+from tests.pipelines.conftest import Command
+from tests.pipelines.lint.bases import Pipeline
+from tests.pipelines.lint.cases import env, image
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    return Pipeline("kubeflow").write(tmp_path / "sound.yaml")
+
+
+@pytest.fixture
+def doubtful(tmp_path: Path) -> Path:
+    pipeline = Pipeline("kubeflow")
+    image("registry.example/train:1.0")(pipeline)
+    return pipeline.write(tmp_path / "doubtful.yaml")
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    pipeline = Pipeline("kubeflow")
+    image("registry.example/train:1.0")(pipeline)
+    env("KAFKA_SASL_PASSWORD", "hunter2!")(pipeline)
+    return pipeline.write(tmp_path / "wrong.yaml")
+
+
+def test_a_sound_pipeline_ends_with_0_and_one_line(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(sound)]) == 0
+
+    out, err = capsys.readouterr()
+    assert out == f"{sound}: this pipeline is sound, looked at for Kubeflow Pipelines\n"
+    assert err == ""
+
+
+def test_an_error_ends_with_2_and_says_where_what_and_what_to_do(
+    wrong: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(wrong)]) == 2
+
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[0] == "error: deploymentSpec.executors.exec-train.container.env[1].value (secret-value)"
+    assert lines[1] == "  the environment variable KAFKA_SASL_PASSWORD holds a secret's value"
+    assert lines[2].startswith("  → remove it")
+    assert lines[-1] == f"{wrong}: 1 error and 1 warning, looked at for Kubeflow Pipelines"
+    assert "hunter2!" not in out
+
+
+def test_warnings_fail_only_if_asked_for(doubtful: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(doubtful)]) == 0
+    assert "sound with 1 warning" in capsys.readouterr().out
+    assert main(["validate", str(doubtful), "--strict"]) == 2
+    assert "1 warning, looked at" in capsys.readouterr().out
+
+
+def test_findings_as_json(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(wrong), "--json"]) == 2
+
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert err == ""
+    assert "hunter2!" not in out
+    assert {key: document[key] for key in ("status", "pipeline", "target", "errors", "warnings")} == {
+        "status": "failed",
+        "pipeline": str(wrong),
+        "target": "kubeflow",
+        "errors": 1,
+        "warnings": 1,
+    }
+    assert [finding["rule"] for finding in document["findings"]] == ["secret-value", "unpinned-image"]
+    assert set(document["findings"][0]) == {"rule", "severity", "where", "message", "advice"}
+
+
+def test_a_sound_pipeline_as_json(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(sound), "--json", "--strict"]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "valid"
+
+
+def test_the_target_can_be_another_than_the_files(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(sound), "--target", "vertex"]) == 2
+    assert "looked at for Vertex AI" in capsys.readouterr().out
+
+
+def test_a_file_that_does_not_say_is_looked_at_for_any(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "pipeline.yaml"
+    assert main(["compile", "-o", str(file)]) == 0
+    capsys.readouterr()
+
+    assert main(["validate", str(file)]) == 0
+    assert "--target" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pipelineInfo: {name: [", "is not YAML"),
+        ("pipelineInfo: {name: x}\n", "has no deploymentSpec.executors"),
+        ("a: {pipelineInfo: 3}\n", "is not a compiled pipeline"),
+    ],
+)
+def test_a_damaged_pipeline_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(text)
+
+    assert main(["validate", str(file)]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_what_belongs_to_params_is_refused_of_a_pipeline(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(sound), "--set", "num_epochs=3"]) == 2
+    assert "is a compiled pipeline" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--strict"], ["--target", "vertex"]])
+def test_what_belongs_to_a_pipeline_is_refused_of_params(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "pipelines/examples/digits.json", *option]) == 2
+    assert "--target and --strict" in capsys.readouterr().err
+
+
+def test_kfp_says_nothing_of_its_own(command: Command, sound: Path) -> None:
+    done = command("-m", "pipelines.cli", "validate", sound)
+
+    assert done.returncode == 0
+    assert done.stderr == ""

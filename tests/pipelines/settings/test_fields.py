@@ -1,0 +1,177 @@
+"""Each field of a step's settings arrives in the compiled file, at the place where the platform looks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from pipelines.settings.kubeflow import KubeflowSettings, KubeflowStep
+from pipelines.settings.vertex import VertexSettings, VertexStep
+from tests.pipelines.settings.compiling import at, compiled_with, places_of
+
+# The field; what a file says of train; where in the compiled file; what stands there.
+Row = tuple[dict[str, Any], str, Any]
+
+COMMON: dict[str, Row] = {
+    "cpu": ({"cpu": "3"}, "container/resources/resourceCpuLimit", "3"),
+    "memory": ({"memory": "21Gi"}, "container/resources/resourceMemoryLimit", "21Gi"),
+    "env": ({"env": {"KAFKA_CLIENT_ID": "we"}}, "environment/KAFKA_CLIENT_ID", "we"),
+    "cache": ({"cache": False}, "task/cachingOptions", {}),
+    "retry.times": ({"retry": {"times": 7}}, "task/retryPolicy/maxRetryCount", 7),
+    "retry.pause_s": ({"retry": {"pause_s": 77}}, "task/retryPolicy/backoffDuration", "77s"),
+    "retry.factor": ({"retry": {"factor": 3}}, "task/retryPolicy/backoffFactor", 3.0),
+    "retry.window_s": ({"retry": {"window_s": 777}}, "task/retryPolicy/backoffMaxDuration", "777s"),
+}
+
+_SECRET = {"secret": "login", "key": "word", "optional": True}
+_TOLERATION = {"key": "a.io/b", "operator": "Equal", "value": "c", "effect": "NoExecute", "seconds": 60}
+_FILES = {"secret": "tls", "path": "/etc/tls", "optional": True}
+_VOLUME = {"claim": "shared", "path": "/shared", "sub_path": "a/b"}
+_ENV = "kubernetes/secretAsEnv/0"
+
+KUBEFLOW: dict[str, Row] = COMMON | {
+    "cpu_request": ({"cpu_request": "500m"}, "container/resources/resourceCpuRequest", "500m"),
+    "memory_request": ({"memory_request": "1Gi"}, "container/resources/resourceMemoryRequest", "1Gi"),
+    "gpu.count": ({"gpu": {"count": 5}}, "container/resources/accelerator/resourceCount", "5"),
+    "gpu.resource": ({"gpu": {"resource": "amd.com/gpu"}}, "container/resources/accelerator/resourceType", "amd.com/gpu"),
+    "shm": (
+        {"shm": "3Gi"},
+        "kubernetes/emptyDirMounts",
+        [{"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "3Gi"}],
+    ),
+    "node_selector": ({"node_selector": {"a.io/b": "c"}}, "kubernetes/nodeSelector/labels", {"a.io/b": "c"}),
+    "tolerations.key": ({"tolerations": [_TOLERATION]}, "kubernetes/tolerations/0/key", "a.io/b"),
+    "tolerations.operator": ({"tolerations": [_TOLERATION]}, "kubernetes/tolerations/0/operator", "Equal"),
+    "tolerations.value": ({"tolerations": [_TOLERATION]}, "kubernetes/tolerations/0/value", "c"),
+    "tolerations.effect": ({"tolerations": [_TOLERATION]}, "kubernetes/tolerations/0/effect", "NoExecute"),
+    "tolerations.seconds": ({"tolerations": [_TOLERATION]}, "kubernetes/tolerations/0/tolerationSeconds", "60"),
+    "secret_env.secret": ({"secret_env": {"A_TOKEN": _SECRET}}, f"{_ENV}/secretName", "login"),
+    "secret_env.key": (
+        {"secret_env": {"A_TOKEN": _SECRET}},
+        f"{_ENV}/keyToEnv",
+        [{"envVar": "A_TOKEN", "secretKey": "word"}],
+    ),
+    "secret_env.optional": ({"secret_env": {"A_TOKEN": _SECRET}}, f"{_ENV}/optional", True),
+    "secret_files.secret": ({"secret_files": [_FILES]}, "kubernetes/secretAsVolume/0/secretName", "tls"),
+    "secret_files.path": ({"secret_files": [_FILES]}, "kubernetes/secretAsVolume/0/mountPath", "/etc/tls"),
+    "secret_files.optional": ({"secret_files": [_FILES]}, "kubernetes/secretAsVolume/0/optional", True),
+    "volumes.claim": (
+        {"volumes": [_VOLUME]},
+        "kubernetes/pvcMount/0/pvcNameParameter/runtimeValue/constant",
+        "shared",
+    ),
+    "volumes.path": ({"volumes": [_VOLUME]}, "kubernetes/pvcMount/0/mountPath", "/shared"),
+    "volumes.sub_path": ({"volumes": [_VOLUME]}, "kubernetes/pvcMount/0/subPath", "a/b"),
+    "labels": ({"labels": {"team": "vision"}}, "kubernetes/podMetadata/labels", {"team": "vision"}),
+    "annotations": ({"annotations": {"a.io/why": "to see"}}, "kubernetes/podMetadata/annotations/a.io|why", "to see"),
+    "pull_secrets": ({"pull_secrets": ["registry"]}, "kubernetes/imagePullSecret/0/secretName", "registry"),
+    "pull_policy": ({"pull_policy": "Always"}, "kubernetes/imagePullPolicy", "Always"),
+    "timeout_s": ({"timeout_s": 4321}, "kubernetes/activeDeadlineSeconds", "4321"),
+    "security.run_as_user": ({"security": {"run_as_user": 7}}, "kubernetes/securityContext/runAsUser", "7"),
+    "security.run_as_group": ({"security": {"run_as_group": 8}}, "kubernetes/securityContext/runAsGroup", "8"),
+    "security.run_as_non_root": (
+        {"security": {"run_as_non_root": False}},
+        "kubernetes/securityContext/runAsNonRoot",
+        False,
+    ),
+}  # fmt: skip
+
+_L4 = {"accelerator": {"type": "NVIDIA_L4", "count": 4}}
+VERTEX: dict[str, Row] = COMMON | {
+    "accelerator.type": (_L4, "container/resources/accelerator/resourceType", "NVIDIA_L4"),
+    "accelerator.count": (_L4, "container/resources/accelerator/resourceCount", "4"),
+}
+
+
+def fields_of(model: type[BaseModel], before: str = "") -> Iterator[str]:
+    """Every field of a settings class, those of the mappings inside it by their way."""
+    for name, field in model.model_fields.items():
+        nested = list(models_in(field.annotation))
+        if not nested:
+            yield before + name
+        for inner in nested:
+            yield from fields_of(inner, f"{before}{name}.")
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in getattr(annotation, "__args__", ()):
+        yield from models_in(part)
+
+
+@pytest.mark.parametrize(("step", "table"), [(KubeflowStep, KUBEFLOW), (VertexStep, VERTEX)])
+def test_every_field_of_a_step_has_a_row(step: type[BaseModel], table: dict[str, Row]) -> None:
+    assert sorted(fields_of(step)) == sorted(table)
+
+
+@pytest.mark.parametrize("field", KUBEFLOW)
+def test_a_field_for_kubeflow_arrives_where_kubeflow_looks(tmp_path: Path, field: str) -> None:
+    said, where, expected = KUBEFLOW[field]
+
+    without = places_of(compiled_with(tmp_path, "kubeflow", {"target": "kubeflow"}), "train")
+    with_it = compiled_with(tmp_path, "kubeflow", {"target": "kubeflow", "train": said})
+
+    assert at(without, where) != expected
+    assert at(places_of(with_it, "train"), where) == expected
+    assert at(places_of(with_it, "evaluate"), where) != expected or field == "cache"
+
+
+@pytest.mark.parametrize("field", VERTEX)
+def test_a_field_for_vertex_arrives_where_vertex_looks(tmp_path: Path, field: str) -> None:
+    said, where, expected = VERTEX[field]
+
+    without = places_of(compiled_with(tmp_path, "vertex", {"target": "vertex"}), "train")
+    with_it = compiled_with(tmp_path, "vertex", {"target": "vertex", "train": said})
+
+    assert at(without, where) != expected
+    assert at(places_of(with_it, "train"), where) == expected
+    assert with_it.documents == 1, "one document: Vertex AI's client loads no other"
+
+
+@pytest.mark.parametrize("step", ["data-prep", "train", "evaluate", "exit"])
+def test_each_step_gets_its_own(tmp_path: Path, step: str) -> None:
+    pipeline = compiled_with(tmp_path, "kubeflow", {step: {"cpu": "3", "timeout_s": 4321, "shm": "100Mi"}})
+
+    for name in ("data-prep", "train", "evaluate", "exit"):
+        places = places_of(pipeline, name)
+        assert (at(places, "container/resources/resourceCpuLimit") == "3") == (name == step)
+        assert (at(places, "kubernetes/activeDeadlineSeconds") == "4321") == (name == step)
+
+
+def test_every_field_beside_the_steps_is_known_here() -> None:
+    steps = {"every_step", "data_prep", "train", "evaluate", "exit"}
+
+    assert set(KubeflowSettings.model_fields) - steps == {"target", "checkpoints", "events"}
+    assert set(VertexSettings.model_fields) - steps == {"target", "checkpoints"}
+
+
+def test_the_target_and_the_place_of_events_are_in_every_container(tmp_path: Path) -> None:
+    shared = {"volumes": [{"claim": "shared", "path": "/shared"}]}
+    pipeline = compiled_with(tmp_path, "kubeflow", {"events": "/shared/events", "every-step": shared})
+
+    for label in pipeline.executors:
+        assert pipeline.environment(label) == {
+            "SHUTTERLINE_EVENTS": "/shared/events",
+            "SHUTTERLINE_TARGET": "kubeflow",
+        }
+
+
+@pytest.mark.parametrize(
+    ("target", "place"), [("kubeflow", "s3://bucket/checkpoints"), ("vertex", "gs://bucket/checkpoints")]
+)
+def test_the_place_of_checkpoints_is_the_inputs_default(tmp_path: Path, target: Any, place: str) -> None:
+    pipeline = compiled_with(tmp_path, target, {"checkpoints": place})
+
+    assert pipeline.inputs["checkpoints"]["defaultValue"] == place
+    assert pipeline.target == target
+
+
+def test_checkpoints_of_the_command_line_go_before_those_of_settings(tmp_path: Path) -> None:
+    pipeline = compiled_with(tmp_path, "vertex", {"checkpoints": "gs://a-bucket/x"}, "--checkpoints", "gs://b-bucket/y")
+
+    assert pipeline.inputs["checkpoints"]["defaultValue"] == "gs://b-bucket/y"

@@ -1,0 +1,131 @@
+"""How a step's settings are put together: the defaults, what a file says of every step, what it says of this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cli import main
+from tests.pipelines.settings.compiling import compiled_with, places_of, printed, write_settings
+
+
+def put_together(tmp_path: Path, capsys: pytest.CaptureFixture[str], **settings: Any) -> dict[str, Any]:
+    """What every step gets on Kubeflow."""
+    said = {key.replace("_", "-"): value for key, value in settings.items()}
+    return printed("kubeflow", capsys, "--settings", write_settings(tmp_path / "settings.yaml", said))
+
+
+def test_a_steps_own_word_goes_before_every_steps_and_that_before_the_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    default = put_together(tmp_path, capsys, train={})
+    steps = put_together(tmp_path, capsys, every_step={"cpu": "3"}, train={"cpu": "5"})
+
+    assert default["train"]["cpu"] == "4"
+    assert [steps[name]["cpu"] for name in ("data-prep", "train", "evaluate", "exit")] == ["3", "5", "3", "3"]
+    assert [steps[name]["memory"] for name in steps if name != "target"] == ["4Gi", "16Gi", "8Gi", "512Mi"]
+
+
+def test_mappings_are_joined_and_the_later_value_of_a_key_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = put_together(
+        tmp_path, capsys,
+        every_step={"labels": {"team": "vision", "cost": "1"}, "env": {"A": "every"}},
+        train={"labels": {"cost": "2"}, "env": {"B": "train"}},
+    )  # fmt: skip
+
+    assert steps["train"]["labels"] == {"team": "vision", "cost": "2"}
+    assert steps["train"]["env"] == {"A": "every", "B": "train"}
+    assert steps["exit"]["env"] == {"A": "every"}
+
+
+def test_lists_are_appended_and_nothing_stands_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu, spot = {"key": "nvidia.com/gpu"}, {"key": "a.io/spot"}
+    steps = put_together(
+        tmp_path, capsys,
+        every_step={"pull_secrets": ["one"], "tolerations": [gpu]},
+        train={"pull_secrets": ["two", "one"], "tolerations": [spot, gpu]},
+    )  # fmt: skip
+
+    assert steps["train"]["pull_secrets"] == ["one", "two"]
+    assert [entry["key"] for entry in steps["train"]["tolerations"]] == ["nvidia.com/gpu", "a.io/spot"]
+    assert steps["exit"]["pull_secrets"] == ["one"]
+
+
+def test_mappings_of_known_keys_are_merged_key_by_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = put_together(tmp_path, capsys, every_step={"retry": {"times": 5}}, train={"retry": {"pause_s": 7}})
+
+    assert steps["train"]["retry"] == {"times": 5, "pause_s": 7, "factor": 2.0, "window_s": 604800}
+    assert steps["exit"]["retry"]["times"] == 5
+
+
+def test_null_takes_away_what_was_said_before(tmp_path: Path) -> None:
+    whole = {"every-step": {"timeout_s": 60}, "train": {"gpu": None, "shm": None, "security": None, "timeout_s": None}}
+    places = places_of(compiled_with(tmp_path, "kubeflow", whole), "train")
+
+    assert "accelerator" not in places["container"]["resources"]
+    assert places["kubernetes"] == {}
+    evaluate = places_of(compiled_with(tmp_path, "kubeflow", whole), "evaluate")
+    assert evaluate["kubernetes"]["activeDeadlineSeconds"] == "60"
+
+
+def test_no_retries_are_asked_for_where_they_are_taken_away(tmp_path: Path) -> None:
+    for retry in (None, {"times": 0}, {"times": None}):
+        pipeline = compiled_with(tmp_path, "vertex", {"train": {"retry": retry}})
+        assert "retryPolicy" not in places_of(pipeline, "train")["task"]
+
+
+@pytest.mark.parametrize(("target", "where"), [("kubeflow", "kubeflow"), ("vertex", "vertex")])
+def test_a_run_on_the_cpu_gets_no_accelerator(tmp_path: Path, target: Any, where: str) -> None:
+    for device, has_one in (("cpu", False), ("auto", True), ("cuda", True)):
+        pipeline = compiled_with(tmp_path, target, {"target": where}, "--set", f"device={device}")
+        assert ("accelerator" in places_of(pipeline, "train")["container"]["resources"]) == has_one, device
+        assert "accelerator" not in places_of(pipeline, "evaluate")["container"]["resources"]
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("kubeflow", {"gpu": {"count": 1}}),
+        ("vertex", {"accelerator": {"type": "NVIDIA_L4"}, "cpu": "8", "memory": "32G"}),
+    ],
+)
+def test_an_accelerator_that_the_cpu_leaves_idle_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: Any, said: dict[str, Any]
+) -> None:
+    compiled_with(tmp_path, target, {"train": said}, "--set", "device=cpu")
+
+    assert "warning: train: an accelerator is rented, but the params say device cpu" in capsys.readouterr().err
+
+
+def test_json_is_read_like_yaml_and_underscores_like_hyphens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.json").write_text('{"every_step": {"cpu": 3}, "data_prep": {"cpu": 0.5}}')
+
+    steps = printed("kubeflow", capsys, "--settings", tmp_path / "settings.json")
+
+    assert steps["train"]["cpu"] == "3"
+    assert steps["data-prep"]["cpu"] == "0.5"
+
+
+def test_the_schema_names_every_key_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    for target in ("kubeflow", "vertex"):
+        schema = printed(target, capsys, "--schema")
+        assert {"target", "checkpoints", "every-step", "data-prep", "train", "evaluate", "exit"} <= set(
+            schema["properties"]
+        )
+        for definition in (schema, *schema["$defs"].values()):
+            for name, entry in definition["properties"].items():
+                assert "description" in entry, f"{definition['title']}.{name}"
+
+
+def test_settings_without_a_target_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_settings(tmp_path / "settings.yaml", {"train": {"cpu": "1"}})
+
+    assert main(["compile", "--settings", str(file), "-o", str(tmp_path / "pipeline.yaml")]) == 2
+
+    assert "--settings needs --target, kubeflow or vertex" in capsys.readouterr().err

@@ -1,0 +1,17 @@
+"""Compiled pipelines that the tests upload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.cli import main
+from tests.examples import write_params
+
+
+def write_compiled(directory: Path, target: str = "", **inputs: str) -> Path:
+    """What ``shutterline compile`` makes of small params."""
+    params, file = write_params(directory / "params.json"), directory / "pipeline.yaml"
+    options = [word for name, value in inputs.items() for word in (f"--{name}", value)]
+    to = ["--target", target] if target else []
+    assert main(["compile", "--params", str(params), "-o", str(file), *to, *options]) == 0
+    return file

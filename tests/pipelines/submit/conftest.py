@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+from pipelines.submit import follow
+from pipelines.submit.vertex import patience
+from tests.peers.fixtures import certificates as certificates
+from tests.peers.kfp_api import KfpApi
+from tests.pipelines.submit.compiled import write_compiled
+
+Told = pytest.CaptureFixture[str]
+Submit = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def kubeflow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline compiled for Kubeflow: two documents."""
+    return write_compiled(tmp_path_factory.mktemp("compiled"), "kubeflow", data="gs://bucket/digits")
+
+
+@pytest.fixture(scope="session")
+def vertex_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same compiled for Vertex AI."""
+    return write_compiled(tmp_path_factory.mktemp("compiled"), "vertex", data="gs://bucket/digits")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variables of the user's, and pauses that no test need wait for."""
+    for name in [name for name in os.environ if name.startswith(("KF_PIPELINES_", "SHUTTERLINE_"))]:
+        monkeypatch.delenv(name)
+    for module in (patience, follow):
+        monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.001)
+        monkeypatch.setattr(module, "_LONGEST_PAUSE_S", 0.002)
+
+
+@pytest.fixture
+def kfp_api() -> Iterator[KfpApi]:
+    """An API that takes nothing that its description does not."""
+    with KfpApi() as api:
+        yield api
+        assert api.problems == []
+
+
+@pytest.fixture
+def submit(kfp_api: KfpApi, kubeflow_file: Path) -> Submit:
+    """``shutterline submit`` of the file to the API."""
+    return lambda *options: main(["submit", str(kubeflow_file), "--host", kfp_api.url, *options])
+
+
+@pytest.fixture
+def upload(kfp_api: KfpApi, kubeflow_file: Path) -> Submit:
+    """``shutterline upload`` of the file to the API."""
+    return lambda *options: main(["upload", str(kubeflow_file), "--host", kfp_api.url, *options])

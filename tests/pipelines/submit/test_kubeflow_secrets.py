@@ -1,0 +1,151 @@
+"""Secrets reach Kubeflow in the headers they are for, and appear nowhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+from tests.peers.kfp_api import Act, KfpApi, node
+from tests.pipelines.conftest import Command
+from tests.pipelines.submit.conftest import Submit, Told
+
+TOKEN, COOKIE = "eyJhbGciOi.planted.token", "authservice_session=planted-cookie-value"
+PASSWORD = "planted-password-9"  # noqa: S105 - it is to look like one
+PLANTED = (TOKEN, "planted-cookie-value", PASSWORD)
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch, kfp_api: KfpApi) -> None:
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", PASSWORD)
+    monkeypatch.setenv("SHUTTERLINE_KFP_COOKIE", COOKIE)
+    monkeypatch.setenv("SHUTTERLINE_KFP_TOKEN", TOKEN)
+    kfp_api.token, kfp_api.cookie = TOKEN, COOKIE
+
+
+def assert_unseen(text: str) -> None:
+    for secret in PLANTED:
+        assert secret not in text
+
+
+def assert_unsent(api: KfpApi) -> None:
+    """Headers apart, of which just two carry one."""
+    for sent in api.sent:
+        assert_unseen(f"{sent.path} {sent.query} {sent.body.decode()}")
+        carrying = [name for name, value in sent.headers.items() if any(secret in value for secret in PLANTED)]
+        assert sorted(carrying) == ["authorization", "cookie"]
+
+
+@pytest.mark.usefixtures("planted")
+@pytest.mark.parametrize("options", [["--json"], ["--follow"], ["--dry-run"]])
+def test_no_secret_is_in_a_request_or_in_what_is_printed(
+    kfp_api: KfpApi, submit: Submit, capsys: Told, options: list[str]
+) -> None:
+    error = f"login with {PASSWORD} failed; sent Bearer {TOKEN}"
+    kfp_api.script = [Act("FAILED", [node("train", "FAILED", error=error)], error=error)]
+    assert submit(*options) == (1 if options == ["--follow"] else 0)
+    out, err = capsys.readouterr()
+    assert_unseen(out + err)
+    assert_unsent(kfp_api)
+    assert len(kfp_api.runs) == (0 if options == ["--dry-run"] else 1)
+    if options == ["--follow"]:
+        assert "login with [redacted] failed" in err
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_refusal_that_quotes_a_secret_is_redacted(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    body = json.dumps({"message": f"rejected {TOKEN} and {COOKIE} and {PASSWORD}"}).encode()
+    kfp_api.page = (403, body)
+    assert submit("--json") == 2
+    out, err = capsys.readouterr()
+    assert "rejected [redacted]" in err
+    assert_unseen(out + err)
+
+
+@pytest.mark.usefixtures("planted")
+@pytest.mark.parametrize("option", ["--data", "--name", "--set", "--checkpoints"])
+def test_a_secret_in_an_option_is_refused_before_anything_is_sent(
+    kfp_api: KfpApi, submit: Submit, capsys: Told, option: str
+) -> None:
+    value = {"--set": f"KAFKA_TOPIC={PASSWORD}", "--name": PASSWORD}.get(option, f"gs://bucket/{PASSWORD}")
+    more = ["--set", "KAFKA_HOST=broker"] if option == "--set" else []
+    assert submit(option, value, *more) == 2
+    out, err = capsys.readouterr()
+    assert "holds a secret, or what looks like one" in err
+    assert_unseen(out + err)
+    assert kfp_api.sent == []
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_file_with_a_secret_of_this_environment_is_not_uploaded(
+    kfp_api: KfpApi, kubeflow_file: Path, tmp_path: Path, capsys: Told
+) -> None:
+    for secret, name in ((PASSWORD, "KAFKA_SASL_PASSWORD"), (TOKEN, "SHUTTERLINE_KFP_TOKEN")):
+        file = tmp_path / "pipeline.yaml"
+        file.write_text(kubeflow_file.read_text().replace("gs://bucket/digits", f"gs://bucket/{secret}"))
+        assert main(["upload", str(file), "--host", kfp_api.url]) == 2
+        err = capsys.readouterr().err
+        assert f"holds the secret that {name} has here" in err
+        assert_unseen(err)
+    assert kfp_api.sent == []
+
+
+def test_a_tokens_file_is_read_again_when_it_is_replaced(
+    kfp_api: KfpApi, submit: Submit, tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    kfp_api.token = TOKEN
+    create = kfp_api._create_run
+
+    def replaced(request: object) -> object:
+        file.write_text("planted-token-of-the-next-hour")
+        kfp_api.token = "planted-token-of-the-next-hour"  # noqa: S105 - a test's
+        return create(request)  # type: ignore[arg-type] # handed on as it is
+
+    monkeypatch.setattr(kfp_api, "_create_run", replaced)
+    kfp_api.script = [Act("SUCCEEDED")]
+    assert submit("--token-file", str(file), "--follow") == 0
+    out, err = capsys.readouterr()
+    assert_unseen(out + err)
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(file))
+    assert submit() == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [("", "is empty"), ("planted token", "without spaces"), ("planted-\x00-token", "one line"), (None, "cannot be")],
+)
+def test_a_tokens_file_without_a_token(
+    kfp_api: KfpApi, submit: Submit, tmp_path: Path, capsys: Told, content: str | None, why: str
+) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_text(content)
+    assert submit("--token-file", str(file)) == 2
+    err = capsys.readouterr().err
+    assert f"--token-file {file}: " in err
+    assert why in err
+    assert "planted" not in err
+    assert kfp_api.sent == []
+
+
+def test_the_memory_of_kfps_own_programs_is_left_alone(
+    kfp_api: KfpApi, kubeflow_file: Path, command: Command, tmp_path: Path
+) -> None:
+    context = tmp_path / ".config" / "kfp" / "context.json"
+    context.parent.mkdir(parents=True)
+    context.write_text(json.dumps({"namespace": "planted", "client_authentication_cookie": "session=planted"}))
+    before = context.read_text()
+    done = command(
+        "-P", "-c", "import sys; from pipelines.cli import main; sys.exit(main())",
+        "submit", kubeflow_file, "--json", HOME=str(tmp_path), KF_PIPELINES_ENDPOINT=kfp_api.url,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["status"] == "submitted"
+    assert not any("planted" in f"{sent.query} {sent.headers} {sent.body!r}" for sent in kfp_api.sent)
+    assert not any("healthz" in sent.path for sent in kfp_api.sent)
+    assert context.read_text() == before
+    assert [each.name for each in context.parent.iterdir()] == ["context.json"]

@@ -1,0 +1,93 @@
+"""The commands against a server in Vertex AI's place."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE
+from pipelines.cli import main
+from pipelines.compiled import CompiledPipeline
+from tests.peers.gcs import GcsBucket
+from tests.peers.vertex_api import LOCATION, PROJECT, VertexApi
+from tests.peers.vertex_faults import Break, Refuse
+from tests.pipelines.submit_vertex.conftest import DATA
+
+
+@pytest.fixture
+def where(vertex: VertexApi, gcs_bucket: GcsBucket) -> list[str]:
+    """The options that say where to."""
+    options = {
+        "project": PROJECT,
+        "location": LOCATION,
+        "staging-bucket": gcs_bucket.uri,
+        "endpoint": vertex.endpoint,
+    }
+    return [part for name, value in options.items() for part in (f"--{name}", value)]
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_upload_and_submit_may_be_repeated(
+    vertex: VertexApi,
+    gcs_bucket: GcsBucket,
+    compiled: CompiledPipeline,
+    where: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    capsys.readouterr()
+    upload = ["upload", str(compiled.file), *where, "--json"]
+    submit = ["submit", str(compiled.file), *where, "--data", DATA, "--json"]
+    for command in (upload, submit):
+        assert main(command) == 0
+        first = told(capsys)
+        assert main(command) == 0
+        again = told(capsys)
+        assert [key for key in first if first[key] != again[key]]  # it says that it was there
+    assert len(gcs_bucket.names()) == 1
+    assert len(vertex.jobs) == 1
+
+
+def test_another_run_is_started_when_asked_for(
+    vertex: VertexApi, compiled: CompiledPipeline, where: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit = ["submit", str(compiled.file), *where, "--data", DATA]
+
+    assert main(submit) == 0
+    assert main([*submit, "--again"]) == 0
+
+    first, second = vertex.jobs
+    assert second == f"{first}-2"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Refuse(403, "PERMISSION_DENIED", "Permission denied."), EXIT_BAD_INPUT),
+        (Break(), EXIT_FAILURE),
+    ],
+    ids=["refused", "silent"],
+)
+def test_what_goes_wrong_is_one_message(
+    vertex: VertexApi,
+    compiled: CompiledPipeline,
+    where: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Refuse | Break,
+    code: int,
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.5")
+    vertex.plan(fault, times=100)
+    capsys.readouterr()
+
+    assert main(["submit", str(compiled.file), *where, "--data", DATA]) == code
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    assert len([line for line in captured.err.splitlines() if line.startswith("error: ")]) == 1

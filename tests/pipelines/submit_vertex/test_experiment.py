@@ -1,0 +1,111 @@
+"""A run's place in an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from google.cloud.aiplatform_v1.types import Context, PipelineState
+
+from components.shared.errors import PlatformRefusedError, PlatformUnavailableError
+from pipelines.submit.platform import RunRequest
+from pipelines.submit.vertex.platform import VertexPlatform
+from tests.peers.vertex_api import LOCATION, NUMBER, VertexApi
+from tests.peers.vertex_faults import Break, LoseAnswer, Refuse
+from tests.pipelines.submit_vertex.conftest import Platforms
+
+Run = Callable[..., RunRequest]
+RUN = f"projects/{NUMBER}/locations/{LOCATION}/metadataStores/default/contexts/a-run"
+
+
+@pytest.fixture
+def platform(a_platform: Platforms) -> VertexPlatform:
+    return a_platform(experiment="digits")
+
+
+def test_an_experiment_is_made_and_has_the_run(platform: VertexPlatform, vertex: VertexApi, a_run: Run) -> None:
+    vertex.contexts_late = 1
+
+    platform.submit(a_run())
+
+    assert vertex.children == {"digits": [RUN]}
+    made = vertex.contexts["digits"]
+    assert (made.schema_title, made.schema_version, dict(made.metadata)) == (
+        "system.Experiment",
+        "0.0.1",
+        {"experiment_deleted": False},
+    )
+
+
+def test_an_experiment_that_is_there_is_taken(platform: VertexPlatform, vertex: VertexApi, a_run: Run) -> None:
+    platform.submit(a_run(name="first"))
+    platform.submit(a_run(name="second"))
+
+    assert vertex.asked.count("POST contexts") == 3  # made once, and two runs put into it
+    assert [child.rpartition("/")[2] for child in vertex.children["digits"]] == ["first", "second"]
+
+
+def test_repeating_puts_a_run_in_once(platform: VertexPlatform, vertex: VertexApi, a_run: Run) -> None:
+    platform.submit(a_run())
+
+    assert platform.submit(a_run()).existed
+    assert vertex.children == {"digits": [RUN]}
+
+
+def test_a_project_without_a_store_gets_one(platform: VertexPlatform, vertex: VertexApi, a_run: Run) -> None:
+    vertex.stores.clear()
+
+    platform.submit(a_run())
+
+    assert vertex.stores == {"default"}
+    assert vertex.children == {"digits": [RUN]}
+
+
+@pytest.mark.parametrize("fault", [LoseAnswer(), Break(), Refuse(503, "UNAVAILABLE", "Later")], ids=str)
+@pytest.mark.parametrize("what", ["GET contexts", "POST contexts"])
+def test_an_outage_is_outlived(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run, fault: LoseAnswer | Break | Refuse, what: str
+) -> None:
+    vertex.plan(fault, what)
+
+    platform.submit(a_run())
+
+    assert vertex.children == {"digits": [RUN]}
+    assert list(vertex.contexts) == ["digits"]
+
+
+def test_what_is_no_experiment_is_refused_before_the_run(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run
+) -> None:
+    vertex.contexts["digits"] = Context(name=f"{RUN}-x", schema_title="system.Pipeline")
+
+    with pytest.raises(PlatformRefusedError, match=r"--experiment digits: is a system\.Pipeline of that project"):
+        platform.submit(a_run())
+    assert vertex.jobs == {}
+
+
+def test_a_run_whose_context_does_not_come_was_started_nevertheless(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vertex.contexts_late = 1000
+    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "1.5")
+
+    with pytest.raises(PlatformUnavailableError, match="The run was started, and is not in the experiment digits"):
+        platform.submit(a_run())
+    assert list(vertex.jobs) == ["a-run"]
+
+    vertex.contexts_late = 0
+    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "20")
+    assert platform.submit(a_run()).existed
+    assert vertex.children == {"digits": [RUN]}
+
+
+def test_a_run_that_ended_without_a_context_is_in_no_experiment(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run, a_platform: Platforms
+) -> None:
+    a_platform().submit(a_run())
+    vertex.jobs["a-run"].state = PipelineState.PIPELINE_STATE_FAILED
+    vertex.contexts_late = 1000
+
+    assert platform.submit(a_run()).state == "failed"
+    assert vertex.children == {}

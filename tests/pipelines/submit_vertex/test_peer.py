@@ -1,0 +1,142 @@
+"""The server in Vertex AI's place is as strict as the API's reference, and Google's own client understands it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+from google.api_core.exceptions import Conflict, NotFound
+from google.cloud.aiplatform_v1.services.pipeline_service import PipelineServiceClient
+from google.cloud.aiplatform_v1.types import PipelineJob
+
+from pipelines.submit.platform import RunRequest
+from pipelines.submit.vertex.platform import VertexPlatform
+from tests.peers.vertex_api import LOCATION, NUMBER, PROJECT, VertexApi
+
+Run = Callable[..., RunRequest]
+PARENT = f"projects/{PROJECT}/locations/{LOCATION}"
+
+
+@pytest.fixture
+def good(platform: VertexPlatform, a_run: Run) -> dict[str, Any]:
+    """The body of a request that is right."""
+    (request,) = platform.submit_requests(a_run())
+    body: dict[str, Any] = request["body"]
+    return body
+
+
+@pytest.fixture
+def send(vertex: VertexApi, monkeypatch: pytest.MonkeyPatch) -> Callable[..., requests.Response]:
+    """Ask it for a job, whoever asks."""
+    monkeypatch.setattr(vertex, "_check_token", lambda header: None)
+
+    def post(body: Any, job_id: str = "a-run", **query: str) -> requests.Response:
+        url = f"https://{vertex.endpoint}/v1/{PARENT}/pipelineJobs"
+        options = {"pipelineJobId": job_id, "$alt": "json;enum-encoding=int"} | query
+        return requests.post(url, json=body, params=options, timeout=30)
+
+    return post
+
+
+def test_a_request_that_is_right_is_taken(send: Callable[..., requests.Response], good: dict[str, Any]) -> None:
+    answer = send(good)
+
+    assert answer.status_code == 200
+    assert answer.json()["name"] == f"projects/{NUMBER}/locations/{LOCATION}/pipelineJobs/a-run"
+
+
+def an_unknown_field(body: Any) -> None:
+    body["colour"] = "red"
+
+
+def an_unknown_field_of_the_pipeline(body: Any) -> None:
+    body["pipelineSpec"]["root"]["colour"] = "red"
+
+
+def a_state(body: Any) -> None:
+    body["state"] = 3
+
+
+def no_place(body: Any) -> None:
+    del body["runtimeConfig"]["gcsOutputDirectory"]
+
+
+def an_unknown_value(body: Any) -> None:
+    body["runtimeConfig"]["parameterValues"]["epochs"] = "3"
+
+
+def a_value_of_another_type(body: Any) -> None:
+    body["runtimeConfig"]["parameterValues"]["data"] = 3
+
+
+def a_missing_value(body: Any) -> None:
+    del body["runtimeConfig"]["parameterValues"]["data"]
+
+
+def a_bad_label(body: Any) -> None:
+    body["labels"]["Team"] = "vision"
+
+
+def a_long_name(body: Any) -> None:
+    body["displayName"] = "x" * 129
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        an_unknown_field,
+        an_unknown_field_of_the_pipeline,
+        a_state,
+        no_place,
+        an_unknown_value,
+        a_value_of_another_type,
+        a_missing_value,
+        a_bad_label,
+        a_long_name,
+    ],
+)
+def test_a_request_that_is_not_is_refused(
+    vertex: VertexApi,
+    send: Callable[..., requests.Response],
+    good: dict[str, Any],
+    spoil: Callable[[Any], None],
+) -> None:
+    body = copy.deepcopy(good)
+    spoil(body)
+
+    answer = send(body)
+
+    assert (answer.status_code, answer.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    assert vertex.jobs == {}
+
+
+@pytest.mark.parametrize("job_id", ["A-run", "", "7", "a" * 129, "a_run"])
+def test_an_id_that_is_none_is_refused(
+    send: Callable[..., requests.Response], good: dict[str, Any], job_id: str
+) -> None:
+    assert send(good, job_id).status_code == 400
+
+
+def test_who_has_no_token_is_refused(vertex: VertexApi) -> None:
+    url = f"https://{vertex.endpoint}/v1/{PARENT}/pipelineJobs"
+    for header in ({}, {"Authorization": "Bearer ya29.something"}):
+        answer = requests.post(url, json={}, headers=header, timeout=30)
+        assert (answer.status_code, answer.json()["error"]["status"]) == (401, "UNAUTHENTICATED")
+
+
+def test_googles_own_client_understands_its_answers(vertex: VertexApi, good: dict[str, Any]) -> None:
+    job = PipelineJob(
+        display_name="by hand",
+        pipeline_spec=good["pipelineSpec"],
+        runtime_config={"gcs_output_directory": "gs://bucket/runs", "parameter_values": {"data": "gs://x"}},
+    )
+    with PipelineServiceClient(transport="rest", client_options={"api_endpoint": vertex.endpoint}) as client:
+        made = client.create_pipeline_job(parent=PARENT, pipeline_job=job, pipeline_job_id="by-hand")
+        assert client.get_pipeline_job(name=made.name).display_name == "by hand"
+        with pytest.raises(Conflict, match="already exists"):
+            client.create_pipeline_job(parent=PARENT, pipeline_job=job, pipeline_job_id="by-hand")
+        with pytest.raises(NotFound, match="does not exist"):
+            client.get_pipeline_job(name=f"{PARENT}/pipelineJobs/no-run")

@@ -1,0 +1,411 @@
+"""What a submission to Vertex AI is refused for: each with words of its own, and with exit code 2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.shared.errors import EXIT_BAD_INPUT, InputError, PlatformRefusedError, PlatformUnavailableError
+from pipelines.cli import main
+from pipelines.compiled import CompiledPipeline, read_compiled
+from pipelines.submit.platform import RunRequest
+from pipelines.submit.vertex.platform import VertexPlatform
+from tests.peers.gcs import GcsBucket
+from tests.peers.ports import claim_port
+from tests.peers.tls import Certificates
+from tests.peers.vertex_api import VertexApi
+from tests.peers.vertex_faults import Refuse, Say
+from tests.peers.vertex_proxy import ConnectProxy, hangs_up
+from tests.pipelines.submit_vertex.conftest import DATA, Platforms
+from tests.shared.events.security_fixtures import hurried_google as hurried_google
+from tests.shared.events.security_fixtures import service_account, token_server
+
+Run = Callable[..., RunRequest]
+
+
+def refused(platform: VertexPlatform, request: RunRequest) -> str:
+    """What is said to whoever submits, in one line."""
+    with pytest.raises(InputError) as caught:
+        platform.submit(request)
+    assert caught.value.exit_code == EXIT_BAD_INPUT
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+ANSWERS: dict[str, tuple[Refuse, tuple[str, ...]]] = {
+    "permission": (
+        Refuse(403, "PERMISSION_DENIED", "Permission 'aiplatform.pipelineJobs.create' denied on resource"),
+        ("answers PERMISSION_DENIED: Permission 'aiplatform", "roles/aiplatform.user in the project my-project"),
+    ),
+    "account, as an invalid argument": (
+        Refuse(400, "INVALID_ARGUMENT", "You do not have permission to act as service_account: x. (or may not exist)"),
+        ("roles/iam.serviceAccountUser on the service account",),
+    ),
+    "account, as a permission": (
+        Refuse(403, "PERMISSION_DENIED", "Permission 'iam.serviceAccounts.actAs' denied"),
+        ("roles/iam.serviceAccountUser on the service account",),
+    ),
+    "service disabled": (
+        Refuse(
+            403,
+            "PERMISSION_DENIED",
+            "Vertex AI API has not been used in project 1 before or it is disabled.",
+            "SERVICE_DISABLED",
+            {"service": "vertex.example"},
+        ),
+        ("run `gcloud services enable vertex.example --project my-project`",),
+    ),
+    "no project for quotas": (
+        Refuse(
+            403,
+            "PERMISSION_DENIED",
+            "Your application is authenticating by using local credentials. The API requires a quota project.",
+            "SERVICE_DISABLED",
+            {"service": "vertex.example"},
+        ),
+        ("run `gcloud auth application-default set-quota-project my-project`",),
+    ),
+    "billing": (
+        Refuse(403, "PERMISSION_DENIED", "This API method requires billing to be enabled.", "BILLING_DISABLED"),
+        ("enable billing for the project my-project",),
+    ),
+    "quota": (
+        Refuse(
+            429,
+            "RESOURCE_EXHAUSTED",
+            "The following quota metrics exceed quota limits: custom_model_training_nvidia_l4_gpus",
+        ),
+        ("custom_model_training_nvidia_l4_gpus", "wait until other runs end", "another accelerator or location"),
+    ),
+    "no such location": (
+        Refuse(404, "NOT_FOUND", "Location us-central1 was not found."),
+        ("Location us-central1 was not found.", "check the project my-project and the location us-central1"),
+    ),
+    "invalid": (
+        Refuse(
+            400,
+            "INVALID_ARGUMENT",
+            "List of found errors.",
+            violations=(("pipeline_spec", "accelerator count 3 is not supported"),),
+        ),
+        ("INVALID_ARGUMENT: List of found errors. (pipeline_spec: accelerator count 3 is not supported)",),
+    ),
+    "unauthenticated": (
+        Refuse(401, "UNAUTHENTICATED", "Request had invalid authentication credentials."),
+        ("invalid authentication credentials.", "gcloud auth application-default login"),
+    ),
+    "too large": (
+        Refuse(413, "INVALID_ARGUMENT", "Request payload size exceeds the limit: 10485760 bytes."),
+        ("Request payload size exceeds the limit",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_what_vertex_ai_refuses_is_told_with_what_to_do(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run, name: str
+) -> None:
+    refusal, expected = ANSWERS[name]
+    # A refused token is renewed by the client, twice.
+    vertex.plan(refusal, times=3 if refusal.code == 401 else 1)
+
+    message = refused(platform, a_run())
+
+    assert all(text in message for text in expected), message
+    assert vertex.asked == ["POST pipelineJobs"] * (3 if refusal.code == 401 else 1)
+
+
+def test_the_advice_of_one_refusal_is_not_that_of_another(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run
+) -> None:
+    told = []
+    for refusal, _ in ANSWERS.values():
+        vertex.plan(refusal, times=3 if refusal.code == 401 else 1)
+        told.append(refused(platform, a_run()).rpartition("; ")[2])
+    # The two about the account are alike; the invalid and the large request have no advice but the server's.
+    assert len(set(told)) == len(told) - 1
+
+
+def test_a_project_that_is_not_there(a_platform: Platforms, vertex: VertexApi, a_run: Run) -> None:
+    message = refused(a_platform(project="other-project"), a_run())
+
+    assert "Permission denied on resource project other-project" in message
+    assert "check that there is a project other-project that these credentials may use" in message
+
+
+def test_a_location_whose_endpoint_it_is_not(a_platform: Platforms, vertex: VertexApi, a_run: Run) -> None:
+    assert "Expect location us-central1" in refused(a_platform(location="europe-west4"), a_run())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Say(200, b"<html>log in</html>"),
+        Say(404, b"<html>not here</html>"),
+        Say(403, b"<html>no</html>"),
+        Say(400, b'"what?"', "application/json"),
+        Say(400, b'{"error": "invalid_request"}', "application/json"),
+        Say(200, b'"fine"', "application/json"),
+    ],
+    ids=lambda answer: f"{answer.code} {answer.body.decode()}",
+)
+def test_an_endpoint_that_is_somebody_else_is_refused(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run, answer: Say
+) -> None:
+    vertex.plan(answer)
+
+    message = refused(platform, a_run())
+
+    assert f"{vertex.endpoint} is no Vertex AI endpoint, or a proxy answers for it" in message
+    assert "html" not in message
+
+
+def test_a_proxy_that_has_no_time_is_asked_again(platform: VertexPlatform, vertex: VertexApi, a_run: Run) -> None:
+    vertex.plan(Say(503, b"<html>later</html>"))
+
+    platform.submit(a_run())
+
+    assert list(vertex.jobs) == ["a-run"]
+
+
+def test_nobody_at_the_endpoint_is_no_refusal(
+    a_platform: Platforms, a_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.5")
+    nobody = f"127.0.0.1:{claim_port()}"
+
+    with pytest.raises(PlatformUnavailableError) as caught:
+        a_platform(endpoint=nobody).submit(a_run())
+
+    assert f"{nobody} does not answer" in str(caught.value)
+    assert "may have been started" not in str(caught.value)
+
+
+def test_a_host_that_is_not_there_is_refused(a_platform: Platforms, a_run: Run) -> None:
+    message = refused(a_platform(endpoint="vertex.invalid"), a_run())
+
+    assert "there is no host vertex.invalid; check the location us-central1, --endpoint" in message
+
+
+def test_a_certificate_of_a_stranger_is_refused(
+    platform: VertexPlatform, a_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(Certificates(tmp_path / "others").ca_file))
+
+    message = refused(platform, a_run())
+
+    assert "is not trusted" in message
+    assert "REQUESTS_CA_BUNDLE" in message
+
+
+def test_a_port_that_speaks_no_tls_is_refused(a_platform: Platforms, gcs_bucket: GcsBucket, a_run: Run) -> None:
+    message = refused(a_platform(endpoint=f"127.0.0.1:{gcs_bucket.faults.port}"), a_run())
+
+    assert "is no Vertex AI endpoint, or a proxy answers for it: it does not speak TLS" in message
+
+
+def test_a_connection_that_is_ended_within_tls_is_no_refusal(
+    a_platform: Platforms, a_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "1.5")
+
+    with hangs_up() as port, pytest.raises(PlatformUnavailableError, match="does not answer, or broke off"):
+        a_platform(endpoint=f"127.0.0.1:{port}").submit(a_run())
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
+def test_it_goes_through_a_proxy(
+    a_platform: Platforms, vertex: VertexApi, a_run: Run, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    with ConnectProxy(vertex.port) as proxy:
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
+        # A name that only the proxy knows; the certificate is for this one, too.
+        a_platform(endpoint=f"localhost:{vertex.port}").submit(a_run())
+
+    assert proxy.targets == [f"localhost:{vertex.port}"]
+    assert list(vertex.jobs) == ["a-run"]
+
+
+def test_without_credentials_it_is_told_how_to_get_some(
+    platform: VertexPlatform, a_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+
+    message = refused(platform, a_run())
+
+    assert message.startswith("no Google credentials: ")
+    assert "gcloud auth application-default login" in message
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"type": "service_account"}'])
+def test_a_key_file_that_is_none(platform: VertexPlatform, a_run: Run, credentials: Path, content: str | None) -> None:
+    credentials.unlink() if content is None else credentials.write_text(content)
+
+    message = refused(platform, a_run())
+
+    assert message.startswith("no Google credentials: ")
+    assert str(credentials) in message
+
+
+def test_somebody_elses_key_is_refused(platform: VertexPlatform, a_run: Run, credentials: Path) -> None:
+    service_account(credentials, client_email="stranger@project.iam.gserviceaccount.com")
+
+    assert "roles/aiplatform.user" in refused(platform, a_run())
+
+
+@pytest.mark.usefixtures("hurried_google")
+def test_credentials_that_are_taken_back_are_refused(
+    platform: VertexPlatform, a_run: Run, credentials: Path, certificates: Certificates, tmp_path: Path
+) -> None:
+    answer = {"error": "invalid_grant", "error_description": "Token has been expired or revoked."}
+    with token_server((400, answer)) as google:
+        subject = tmp_path / "subject"
+        subject.write_text("a-subject-token")
+        credentials.write_text(
+            json.dumps(
+                {
+                    "type": "external_account",
+                    "audience": "//iam.example/pool",
+                    "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+                    "token_url": google.uri,
+                    "credential_source": {"file": str(subject)},
+                }
+            )
+        )
+        message = refused(platform, a_run())
+
+    assert message.startswith("the Google credentials are not accepted: ")
+    assert "Token has been expired or revoked." in message
+    assert "a-subject-token" not in message
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("project", "My_Project", "--project 'My_Project': must be a project's id"),
+        ("project", "p/../q", "--project 'p/../q': must be"),
+        ("location", "us-central1/x", "--location 'us-central1/x': must be a region"),
+        ("location", "europe-nowhere9", "--location europe-nowhere9: Vertex AI is not there; it is in africa-south1, "),
+        ("staging_bucket", "bucket", "--staging-bucket 'bucket': must be gs://bucket or gs://bucket/prefix"),
+        ("staging_bucket", "s3://bucket/x", "--staging-bucket 's3://bucket/x': must be gs://bucket"),
+        ("staging_bucket", "gs://", "--staging-bucket gs://: it names no bucket"),
+        ("service_account", "trainer", "--service-account 'trainer': must be name@project.iam"),
+        ("network", "default", "--network 'default': must be projects/NUMBER/global/networks/NAME"),
+        ("experiment", "My Experiment", "--experiment 'My Experiment': must be small letters"),
+        ("endpoint", "http://somewhere", "--endpoint 'http://somewhere': must be a host, or host:port"),
+        ("endpoint", "user:secret@host", "--endpoint '…@host': must be a host"),
+    ],
+)
+def test_an_option_that_cannot_be_right_is_refused_at_once(
+    a_platform: Platforms, option: str, value: str, expected: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        a_platform(**{option: value})
+
+    assert str(caught.value).startswith(expected)
+
+
+def of_two_documents(compiled: CompiledPipeline) -> CompiledPipeline:
+    documents = [compiled.spec, {"platforms": {}}]
+    compiled.file.write_text(yaml.safe_dump_all(documents))
+    return read_compiled(compiled.file)
+
+
+def for_kubeflow(compiled: CompiledPipeline) -> CompiledPipeline:
+    assert main(["compile", "--target", "kubeflow", "-o", str(compiled.file)]) == 0
+    return read_compiled(compiled.file)
+
+
+def of_another_name(compiled: CompiledPipeline) -> CompiledPipeline:
+    compiled.spec["pipelineInfo"]["name"] = "An Image Classifier"
+    compiled.file.write_text(yaml.safe_dump(compiled.spec))
+    return read_compiled(compiled.file)
+
+
+FILES: list[tuple[Callable[[CompiledPipeline], CompiledPipeline], str]] = [
+    (of_two_documents, "has 2 documents, and Vertex AI reads files with one; compile it with"),
+    (for_kubeflow, "is compiled for Kubeflow Pipelines; compile it with `shutterline compile --target vertex`"),
+    (of_another_name, "the pipeline's name 'An Image Classifier' is none for Vertex AI"),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), FILES)
+def test_a_file_that_is_not_for_vertex_ai_is_refused_unsent(
+    platform: VertexPlatform,
+    vertex: VertexApi,
+    gcs_bucket: GcsBucket,
+    compiled: CompiledPipeline,
+    a_run: Run,
+    change: Callable[[CompiledPipeline], CompiledPipeline],
+    expected: str,
+) -> None:
+    pipeline = change(compiled)
+
+    for asked in (
+        lambda: platform.submit(a_run(pipeline=pipeline)),
+        lambda: platform.submit_requests(a_run(pipeline=pipeline)),
+        lambda: platform.upload(pipeline, "name", "1"),
+        lambda: platform.upload_requests(pipeline, "name", "1"),
+    ):
+        with pytest.raises(PlatformRefusedError) as caught:
+            asked()
+        assert expected in str(caught.value)
+    assert vertex.requests == []
+    assert gcs_bucket.faults.exchanges == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"name": "A-run"}, "--name 'A-run': a run's name on Vertex AI has up to 128 small letters"),
+        ({"name": "a" * 129}, "a run's name on Vertex AI has up to 128"),
+        ({"name": "7-runs"}, "a letter first"),
+        ({"name": "a-run\n"}, "a run's name on Vertex AI"),
+        ({"labels": {"Team": "vision"}}, "label 'Team': a label's key has up to 63"),
+        ({"labels": {"team": "Vision & co"}}, "label team='Vision & co': a label's value has up to 63"),
+        ({"labels": {"team": "x" * 64}}, "a label's value has up to 63"),
+        ({"labels": {f"label-{number}": "x" for number in range(64)}}, "65 labels with Shutterline's own: Vertex AI"),
+        ({"values": {"data": DATA, "epochs": "3"}}, "has no input 'epochs'; it has checkpoints, data, params"),
+        ({"values": {}}, "its input data has no value, and needs one"),
+    ],
+)
+def test_what_vertex_ai_does_not_allow_is_refused_unsent(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run, change: dict[str, Any], expected: str
+) -> None:
+    assert expected in refused(platform, a_run(**change))
+
+    assert vertex.requests == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [
+        ("NUMBER_INTEGER", "seven", "input value: must be a NUMBER_INTEGER, written as in JSON, got 'seven'"),
+        ("NUMBER_INTEGER", "0.5", "must be a NUMBER_INTEGER"),
+        ("NUMBER_INTEGER", "true", "must be a NUMBER_INTEGER"),
+        ("NUMBER_INTEGER", str(2**53 + 1), "would be rounded on the way"),
+        ("BOOLEAN", "1", "must be a BOOLEAN"),
+        ("STRUCT", "[]", "must be a STRUCT"),
+        ("TASK_FINAL_STATUS", "{}", "must be a TASK_FINAL_STATUS"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_unsent(
+    platform: VertexPlatform,
+    vertex: VertexApi,
+    compiled: CompiledPipeline,
+    a_run: Run,
+    kind: str,
+    text: str,
+    expected: str,
+) -> None:
+    compiled.spec["root"]["inputDefinitions"]["parameters"]["value"] = {"parameterType": kind}
+    compiled.file.write_text(yaml.safe_dump(compiled.spec))
+    pipeline = read_compiled(compiled.file)
+
+    assert expected in refused(platform, a_run(pipeline=pipeline, values={"data": DATA, "value": text}))
+    assert vertex.requests == []

@@ -1,0 +1,181 @@
+"""The compiled file as Vertex AI's own library reads it: nothing is asked of any network, nothing is printed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import aiplatform
+
+from pipelines.compiled import CompiledPipeline, read_compiled
+from pipelines.submit.platform import RunRequest
+from pipelines.submit.vertex.platform import VertexPlatform
+from tests.peers.gcs import GcsBucket
+from tests.peers.vertex_api import LOCATION, PROJECT, VertexApi
+from tests.pipelines.submit_vertex.conftest import DATA, Platforms
+
+Run = Callable[..., RunRequest]
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was asked of any network but this machine's own; it fails."""
+    asked: list[Any] = []
+    connect, resolve = socket.socket.connect, socket.getaddrinfo
+
+    def only_here(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] != "127.0.0.1":
+            asked.append(address)
+            raise OSError("this test has no network")
+        connect(self, address)
+
+    def resolve_only_here(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host != "127.0.0.1":
+            asked.append(host)
+            raise socket.gaierror(socket.EAI_AGAIN, "this test has no network")
+        return resolve(host, *arguments, **options)
+
+    monkeypatch.setattr(socket.socket, "connect", only_here)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_only_here)
+    return asked
+
+
+def test_the_compiled_file_loads_through_the_library_without_a_network(
+    compiled: CompiledPipeline, no_network: list[Any]
+) -> None:
+    job = aiplatform.PipelineJob(
+        display_name="a run",
+        template_path=str(compiled.file),
+        pipeline_root="gs://bucket/runs",
+        parameter_values={"data": DATA},
+        credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call] # google-auth has few types
+        project=PROJECT,
+        location=LOCATION,
+    )
+
+    assert job.pipeline_spec["pipelineInfo"]["name"] == compiled.name
+    assert dict(job.runtime_config.parameter_values) == {"data": DATA}
+    assert no_network == []
+
+
+def test_the_test_would_see_a_network(no_network: list[Any]) -> None:
+    with pytest.raises(OSError, match="no network"):
+        socket.create_connection(("192.0.2.1", 443), timeout=1)
+    with pytest.raises(OSError, match="no network"):
+        socket.create_connection(("vertex.example", 443), timeout=1)
+    assert no_network == ["192.0.2.1", "vertex.example"]
+
+
+def test_making_the_platform_and_a_dry_run_need_no_network(
+    a_platform: Platforms, vertex: VertexApi, compiled: CompiledPipeline, a_run: Run, no_network: list[Any]
+) -> None:
+    # The location's own endpoint, to which there is no way.
+    platform = a_platform(endpoint=None)
+
+    (submit,) = platform.submit_requests(a_run())
+    platform.upload_requests(compiled, "classifier", "1.0")
+
+    assert submit["url"].startswith(f"https://{LOCATION}-aiplatform.")
+    assert no_network == []
+
+
+def test_submitting_asks_nobody_but_the_endpoint_and_the_store(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run, no_network: list[Any]
+) -> None:
+    platform.submit(a_run())
+
+    assert list(vertex.jobs) == ["a-run"]
+    assert no_network == []
+
+
+def test_text_of_any_language_survives(
+    platform: VertexPlatform, vertex: VertexApi, compiled: CompiledPipeline, a_run: Run
+) -> None:
+    text = "größer 数字 🙂"
+    compiled.spec["pipelineInfo"]["description"] = text
+    compiled.file.write_text(yaml.safe_dump(compiled.spec, allow_unicode=True), encoding="utf-8")
+
+    platform.submit(a_run(pipeline=read_compiled(compiled.file), values={"data": text}))
+
+    body = vertex.requests[0].body
+    assert body["pipelineSpec"]["pipelineInfo"]["description"] == text
+    assert body["runtimeConfig"]["parameterValues"]["data"] == text
+
+
+def test_what_was_checked_is_sent_whatever_became_of_the_file(
+    platform: VertexPlatform, vertex: VertexApi, compiled: CompiledPipeline, a_run: Run
+) -> None:
+    compiled.file.write_text("something else")
+
+    platform.submit(a_run())
+
+    assert vertex.requests[0].body["pipelineSpec"] == compiled.spec
+
+
+SCRIPT = """
+import sys
+from google.auth.credentials import CredentialsWithRegionalAccessBoundary
+CredentialsWithRegionalAccessBoundary._is_regional_access_boundary_lookup_required = lambda self: False
+from pathlib import Path
+from pipelines.compiled import read_compiled
+from pipelines.submit.platform import RunRequest
+from pipelines.submit.vertex.platform import VertexPlatform
+project, location, staging, endpoint, file = sys.argv[1:]
+platform = VertexPlatform(project=project, location=location, staging_bucket=staging, endpoint=endpoint)
+pipeline = read_compiled(Path(file))
+platform.upload(pipeline, "classifier", "1.0")
+run = platform.submit(RunRequest(pipeline, "a-run", {"data": "gs://images/"}))
+print(platform.progress(run.id).state)
+"""
+
+
+def in_a_process(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_library_prints_nothing_and_is_kept_from_the_locale(
+    vertex: VertexApi, gcs_bucket: GcsBucket, compiled: CompiledPipeline
+) -> None:
+    compiled.spec["pipelineInfo"]["description"] = "größer"
+    compiled.file.write_text(yaml.safe_dump(compiled.spec, allow_unicode=True), encoding="utf-8")
+
+    # A locale that knows no Unicode.
+    ended = in_a_process(
+        SCRIPT, PROJECT, LOCATION, gcs_bucket.uri, vertex.endpoint, str(compiled.file), LC_ALL="C", PYTHONUTF8="0"
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "pending\n", "")
+    assert vertex.jobs["a-run"].pipeline_spec["pipelineInfo"]["description"] == "größer"
+
+
+def test_without_the_extra_it_is_told_what_to_install() -> None:
+    script = """
+import sys
+sys.modules["google.cloud.aiplatform"] = None
+from components.shared.errors import InputError
+try:
+    import pipelines.submit.vertex.platform
+except InputError as error:
+    print(error)
+"""
+    ended = in_a_process(script)
+
+    assert ended.stdout.startswith("Vertex AI needs google-cloud-aiplatform; pip install 'shutterline[vertex]'")
+    assert (ended.returncode, ended.stderr) == (0, "")

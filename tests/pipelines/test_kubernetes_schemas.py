@@ -1,0 +1,123 @@
+"""What the Kubernetes half of a compiled file asks for is what Kubernetes' published schemas allow."""
+
+# No postponed annotations here: kfp reads the types from them.
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped] # publishes no types
+import pytest
+from kfp import compiler, dsl, kubernetes
+
+from pipelines.cli import main
+from pipelines.compiled import CompiledPipeline, read_compiled
+from pipelines.lint.rules import lint
+from tests.pipelines.conftest import ROOT
+from tests.pipelines.kubernetes_pods import pods
+
+SETTINGS = sorted((ROOT / "pipelines" / "examples" / "settings").glob("kubeflow-*.yaml"))
+# The oldest that Kubeflow's releases of the last two years name, and the newest whose schemas are here.
+VERSIONS = ("1.29.0", kubernetes_validate.latest_version())
+
+
+def conforms(pipeline: CompiledPipeline) -> None:
+    made = pods(pipeline)
+    assert made
+    for pod in made.values():
+        for version in VERSIONS:
+            kubernetes_validate.validate(pod, version, strict=True)
+        names = [volume["name"] for volume in pod["spec"]["volumes"]]
+        assert len(names) == len(set(names)), "the schemas do not know that names must differ"
+        assert {mount["name"] for mount in pod["spec"]["containers"][0]["volumeMounts"]} == set(names)
+
+
+def compiled(directory: Path, *options: str | Path) -> CompiledPipeline:
+    file = directory / "pipeline.yaml"
+    assert main(["compile", "--target", "kubeflow", "-o", str(file), *map(str, options)]) == 0
+    return read_compiled(file)
+
+
+def test_there_are_examples() -> None:
+    assert SETTINGS
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda path: path.stem)
+def test_the_pods_of_every_example_conform(tmp_path: Path, settings: Path) -> None:
+    pipeline = compiled(tmp_path, "--settings", settings)
+
+    conforms(pipeline)
+    assert [finding for finding in lint(pipeline, None) if finding.severity == "error"] == []
+
+
+def test_the_pods_of_the_defaults_conform_and_have_what_training_needs(tmp_path: Path) -> None:
+    pipeline = compiled(tmp_path)
+
+    conforms(pipeline)
+    made = pods(pipeline)
+    assert set(made) == {"exec-data-prep", "exec-train", "exec-evaluate", "exec-exit-step"}
+    train = made["exec-train"]["spec"]
+    (main_container,) = train["containers"]
+    assert main_container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert {volume["name"]: volume["emptyDir"]["medium"] for volume in train["volumes"]} == {"shm": "Memory"}
+    assert main_container["volumeMounts"] == [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - where it must be
+    for pod in made.values():
+        security = pod["spec"]["containers"][0]["securityContext"]
+        assert security["runAsUser"] > 0
+        assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+def everything() -> Any:
+    """A pipeline of one step that is given all that kfp-kubernetes has."""
+
+    @dsl.container_component  # type: ignore[untyped-decorator] # kfp publishes no types
+    def work() -> dsl.ContainerSpec:
+        return dsl.ContainerSpec(image="registry.example/work:1", command=["true"])
+
+    @dsl.pipeline(name="everything")  # type: ignore[untyped-decorator] # likewise
+    def pipeline() -> None:
+        task = work().set_cpu_limit("2").set_memory_limit("4Gi").set_cpu_request("500m").set_memory_request("1Gi")
+        task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(2)
+        task.set_caching_options(False)  # a step without outputs is run for what it does
+        kubernetes.use_secret_as_env(task, "kafka", {"password": "KAFKA_SASL_PASSWORD"}, optional=True)
+        kubernetes.use_secret_as_volume(task, "google", "/var/run/google", optional=False)
+        kubernetes.use_config_map_as_env(task, "options", {"level": "LEVEL"})
+        kubernetes.use_config_map_as_volume(task, "files", "/etc/files")
+        kubernetes.use_field_path_as_env(task, "POD", "metadata.name")
+        kubernetes.mount_pvc(task, "shared", "/shared", sub_path="runs")
+        kubernetes.add_ephemeral_volume(
+            task, "scratch", "/scratch", ["ReadWriteOnce"], "10Gi", storage_class_name="fast"
+        )
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="2Gi")  # noqa: S108 - a mount
+        kubernetes.add_node_selector(task, "cloud.google.com/gke-accelerator", "nvidia-l4")
+        kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
+        kubernetes.add_toleration(
+            task, key="spot", operator="Equal", value="true", effect="NoExecute", toleration_seconds=30
+        )
+        kubernetes.add_pod_label(task, "team", "vision")
+        kubernetes.add_pod_annotation(task, "sidecar.istio.io/inject", "false")
+        kubernetes.set_image_pull_secrets(task, ["registry"])
+        kubernetes.set_image_pull_policy(task, "IfNotPresent")
+        kubernetes.set_timeout(task, 3600)
+        kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
+
+    return pipeline
+
+
+def test_the_pod_of_all_that_kfp_kubernetes_has_conforms(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.yaml"
+    compiler.Compiler().compile(everything(), str(file))
+    pipeline = read_compiled(file)
+
+    conforms(pipeline)
+    (pod,) = pods(pipeline).values()
+    assert len(pod["spec"]["volumes"]) == 5
+    assert len(pod["spec"]["containers"][0]["env"]) == 3
+    assert {finding.rule for finding in lint(pipeline, None)} == {"unpinned-image"}
+
+
+def test_the_schemas_refuse_what_is_wrong(tmp_path: Path) -> None:
+    pipeline = compiled(tmp_path)
+    wrong = pods(pipeline)["exec-train"]
+    wrong["spec"]["containers"][0]["resources"]["limits"] = ["nvidia.com/gpu"]
+
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, VERSIONS[0], strict=True)

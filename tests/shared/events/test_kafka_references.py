@@ -1,0 +1,310 @@
+"""Kafka's settings where nothing can be mounted: references into Secret Manager in the place of files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from components.shared import secret_manager
+from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, StatusRefusedError, StatusUnavailableError
+from components.shared.events.kafka.settings import MECHANISMS, kafka_settings
+from components.shared.events.redaction import REDACTED, redact
+from components.shared.events.transport import Unavailable
+from components.shared.secret_manager import ENDPOINT_VARIABLE
+from tests.peers.kafka_topics import KafkaTopics
+from tests.peers.sasl import SaslRelay
+from tests.peers.secret_manager import SecretManager
+from tests.peers.tls import Certificates
+from tests.pipelines.conftest import ROOT
+from tests.shared.events.security_fixtures import Row, Step, deliver, service_account, states
+from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
+from tests.shared.events.security_fixtures import a_step as a_step
+from tests.shared.events.security_fixtures import in_the_table as in_the_table
+from tests.shared.events.security_fixtures import leaky_kafka_client as leaky_kafka_client
+
+PLAIN = {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_MECHANISM": "PLAIN", "KAFKA_SASL_USERNAME": "alice"}
+BEARER = {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
+TLS = {"KAFKA_SECURITY_PROTOCOL": "SSL"}
+PASSWORD = "correct horse, battery=staple"  # noqa: S105 - of nobody
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SecretManager]:
+    """A Secret Manager that the environment names, with credentials; temporary files have a place of their own."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    with SecretManager() as running:
+        monkeypatch.setenv(ENDPOINT_VARIABLE, running.endpoint)
+        account = service_account(tmp_path / "account.json", token_uri=running.token_uri)
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
+        yield running
+    assert running.odd == []
+    assert list((tmp_path / "tmp").iterdir()) == [], "nothing that was fetched lies anywhere"
+
+
+@pytest.fixture
+def locked_key(certificates: Certificates) -> bytes:
+    """The client's key, under a password."""
+    key = serialization.load_pem_private_key(certificates.client_key_file.read_bytes(), None)
+    how = serialization.BestAvailableEncryption(PASSWORD.encode())
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS[:3])
+def test_a_password_is_fetched(manager: SecretManager, mechanism: str) -> None:
+    given = {"KAFKA_SASL_MECHANISM": mechanism, "KAFKA_SASL_PASSWORD_FILE": manager.add("kafka", f"{PASSWORD}\r\n")}
+
+    settings = kafka_settings(PLAIN | given)
+
+    assert settings.client["sasl_plain_password"] == PASSWORD
+    assert PASSWORD not in repr(settings)
+    assert redact(f"they said {PASSWORD}!") == f"they said {REDACTED}!"
+
+
+def test_a_token_is_fetched_again_at_every_login(manager: SecretManager) -> None:
+    manager.add("token", "first-token\n")
+    latest = manager.reference("token", "latest")
+    token = kafka_settings(BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": latest}).token
+    assert token is not None
+    assert token() == "first-token"
+
+    manager.add("token", "second-token\n")
+
+    assert token() == "second-token"
+    assert redact("first-token second-token") == f"{REDACTED} {REDACTED}"
+
+
+def test_a_token_that_cannot_be_fetched_now_may_be_later(
+    manager: SecretManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = kafka_settings(BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": manager.add("token", "the-token")}).token
+    assert token is not None
+    monkeypatch.setattr(secret_manager, "_PATIENCE_S", 0.1)
+    manager.faults.append(503)
+    with pytest.raises(Unavailable, match=r"KAFKA_SASL_OAUTH_TOKEN_FILE: .*Secret Manager answers 503"):
+        token()
+    manager.secrets["token"].versions[0].state = "DISABLED"
+    with pytest.raises(StatusRefusedError, match="is in DISABLED state"):
+        token()
+
+
+def test_what_is_fetched_opens_a_broker_that_wants_everything(
+    manager: SecretManager,
+    certificates: Certificates,
+    locked_key: bytes,
+    kafka_broker: KafkaTopics,
+    topic: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kafka_broker.create_topic(topic)
+    authority = "# Zürich\n".encode() + certificates.ca_file.read_bytes()
+    given = {
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
+        "KAFKA_SASL_USERNAME": "alice",
+        "KAFKA_SASL_PASSWORD_FILE": manager.add("password", PASSWORD),
+        "KAFKA_SSL_CAFILE": manager.add("authority", authority),
+        "KAFKA_SSL_CERTFILE": manager.add("certificate", certificates.client_cert_file.read_bytes()),
+        "KAFKA_SSL_KEYFILE": manager.add("key", locked_key),
+        "KAFKA_SSL_KEY_PASSWORD_FILE": manager.add("key-password", f"{PASSWORD}\n"),
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    port = int(kafka_broker.bootstrap.split(",")[0].rpartition(":")[2])
+    with SaslRelay(port, {"alice": PASSWORD}, tls=certificates.server_context(require_client=True)) as front:
+        event = deliver([front.address], topic)
+        assert set(front.authenticated) == {("SCRAM-SHA-512", "alice")}
+    assert [record.value for record in kafka_broker.records(topic)] == [event.body]
+    # The key is a secret from now on, and the authority's certificates are none.
+    line_of_the_key, line_of_the_authority = (text.splitlines()[-3].decode() for text in (locked_key, authority))
+    assert redact(f"{line_of_the_key}, {line_of_the_authority}") == f"{REDACTED}, {line_of_the_authority}"
+    assert set(manager.read) == {"password/1", "authority/1", "certificate/1", "key/1", "key-password/1"}
+
+
+@pytest.mark.parametrize("fetched", ["KAFKA_SSL_CERTFILE", "KAFKA_SSL_KEYFILE"])
+def test_a_certificate_and_its_key_may_come_from_different_places(
+    manager: SecretManager, certificates: Certificates, fetched: str
+) -> None:
+    files = {"KAFKA_SSL_CERTFILE": certificates.client_cert_file, "KAFKA_SSL_KEYFILE": certificates.client_key_file}
+    given = {name: str(file) for name, file in files.items()}
+    assert kafka_settings(TLS | given | {fetched: manager.add("one", files[fetched].read_bytes())}).context is not None
+
+
+def test_a_certificate_may_have_its_key_with_it(manager: SecretManager, certificates: Certificates) -> None:
+    both = certificates.client_cert_file.read_bytes() + certificates.client_key_file.read_bytes()
+    assert kafka_settings(TLS | {"KAFKA_SSL_CERTFILE": manager.add("both", both)}).context is not None
+
+
+# While the files are removed, what they and their folder allow; below a umask that forbids nothing.
+WATCHED = """
+import json, os, sys
+
+os.umask(0)
+seen = {}
+
+def watch(event, arguments):
+    if event == "shutil.rmtree":
+        folder = str(arguments[0])
+        seen[""] = oct(os.stat(folder).st_mode & 0o777)
+        seen.update({name: oct(os.stat(f"{folder}/{name}").st_mode & 0o777) for name in os.listdir(folder)})
+
+sys.addaudithook(watch)
+from components.shared.events.kafka.settings import kafka_settings
+try:
+    kafka_settings()
+except Exception as error:
+    seen["error"] = type(error).__name__
+print(json.dumps(seen))
+"""
+
+
+@pytest.mark.parametrize("fits", [True, False], ids=["loaded", "refused"])
+def test_what_openssl_reads_from_a_file_lies_there_for_this_user_alone_and_for_a_moment(
+    manager: SecretManager, certificates: Certificates, tmp_path: Path, fits: bool
+) -> None:
+    key = (certificates if fits else Certificates(tmp_path / "other")).client_key_file.read_bytes()
+    given = {
+        "KAFKA_SSL_CERTFILE": manager.add("certificate", certificates.client_cert_file.read_bytes()),
+        "KAFKA_SSL_KEYFILE": manager.add("key", key),
+        "TMPDIR": str(tmp_path / "tmp"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED],
+        cwd=ROOT,
+        env=os.environ | TLS | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    outcome = {} if fits else {"error": "StatusRefusedError"}
+    expected = {"": "0o700", "KAFKA_SSL_CERTFILE": "0o600", "KAFKA_SSL_KEYFILE": "0o600"}
+    assert json.loads(done.stdout) == expected | outcome
+
+
+def test_where_no_temporary_file_can_be_written_it_is_told(
+    manager: SecretManager, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, in_the_table: Row
+) -> None:
+    both = certificates.client_cert_file.read_bytes() + certificates.client_key_file.read_bytes()
+    given = {"KAFKA_SSL_CERTFILE": manager.add("both", both)}
+    with monkeypatch.context() as nowhere:
+        nowhere.setattr("tempfile.tempdir", "/proc/nowhere")
+        with pytest.raises(StatusRefusedError) as caught:
+            kafka_settings(TLS | given)
+    assert str(caught.value) == (
+        f"KAFKA_SSL_CERTFILE: {given['KAFKA_SSL_CERTFILE']} has to lie in a temporary file for a moment, and none can "
+        "be written: No such file or directory; TMPDIR names a directory for them"
+    )
+    in_the_table("kafka settings: no temporary file", str(caught.value))
+
+
+# By name: an environment, and what must be told. Words in braces are the references below.
+BAD: dict[str, tuple[dict[str, str], str]] = {
+    "secret empty": (
+        PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{newline}"}, "KAFKA_SASL_PASSWORD_FILE: {newline} is empty"
+    ),
+    "secret no text": (
+        PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{noise}"}, "KAFKA_SASL_PASSWORD_FILE: {noise} is no text"
+    ),
+    "secret not there": (
+        PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{nowhere}"},
+        "KAFKA_SASL_PASSWORD_FILE: {nowhere}: there is no such secret or version (",
+    ),
+    "secret malformed": (
+        BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": "sm://token"},
+        "KAFKA_SASL_OAUTH_TOKEN_FILE: sm://token refers to no secret; write sm://projects/",
+    ),
+    "reference as password": (
+        PLAIN | {"KAFKA_SASL_PASSWORD": "{good}"},
+        "KAFKA_SASL_PASSWORD is a reference to a secret, not the secret; set KAFKA_SASL_PASSWORD_FILE to it instead",
+    ),
+    "secret empty authority": (
+        TLS | {"KAFKA_SSL_CAFILE": "{empty}"}, "KAFKA_SSL_CAFILE: {empty} holds no certificates (PEM)"
+    ),
+    "secret no authority": (
+        TLS | {"KAFKA_SSL_CAFILE": "{good}"}, "KAFKA_SSL_CAFILE: {good} holds no certificates (PEM)"
+    ),
+    "secret no ASCII": (
+        TLS | {"KAFKA_SSL_CAFILE": "{umlaut}"}, "KAFKA_SSL_CAFILE: {umlaut} holds no certificates (PEM)"
+    ),
+    "secret no certificate": (
+        TLS | {"KAFKA_SSL_CERTFILE": "{good}"},
+        "KAFKA_SSL_CERTFILE: {good} and KAFKA_SSL_KEYFILE are not a certificate and its key (PEM)",
+    ),
+    "secret key without certificate": (
+        TLS | {"KAFKA_SSL_KEYFILE": "{good}"}, "KAFKA_SSL_KEYFILE is set without KAFKA_SSL_CERTFILE"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_references_are_told_with_what_to_do(manager: SecretManager, in_the_table: Row, name: str) -> None:
+    contents = {
+        "newline": b"\n",
+        "noise": b"\xff\xfe\x00",
+        "good": PASSWORD.encode(),
+        "empty": b"",
+        "umlaut": "ä".encode(),
+    }
+    references = {word: manager.add(word, content) for word, content in contents.items()}
+    references["nowhere"] = manager.reference("nowhere", "latest")
+    environment, expected = BAD[name]
+
+    with pytest.raises(StatusRefusedError) as caught:
+        kafka_settings({variable: value.format_map(references) for variable, value in environment.items()})
+
+    message = str(caught.value)
+    assert message.startswith(expected.format_map(references))
+    assert "\n" not in message
+    assert PASSWORD not in message
+    assert redact(message) == message
+    in_the_table(f"kafka settings: {name}", message)
+
+
+def test_a_secret_manager_that_is_away_is_no_refusal(manager: SecretManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secret_manager, "_PATIENCE_S", 0.1)
+    reference = manager.add("kafka", PASSWORD)
+    manager.faults += [503] * 100
+    with pytest.raises(StatusUnavailableError, match=r"KAFKA_SASL_PASSWORD_FILE: .*Secret Manager answers 503"):
+        kafka_settings(PLAIN | {"KAFKA_SASL_PASSWORD_FILE": reference})
+
+
+@pytest.mark.parametrize("is_away", [False, True], ids=["no such secret", "away"])
+def test_a_step_that_gets_no_secret_ends_before_its_work_with_one_message(
+    manager: SecretManager, a_step: Step, monkeypatch: pytest.MonkeyPatch, is_away: bool
+) -> None:
+    monkeypatch.setattr(secret_manager, "_PATIENCE_S", 0.1)
+    reference = manager.add("kafka", PASSWORD) if is_away else manager.reference("kafka", 1)
+    manager.faults += [503] * (100 * is_away)
+    for name, value in (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": reference}).items():
+        monkeypatch.setenv(name, value)
+
+    ended = a_step(KAFKA_HOST="127.0.0.1:9", KAFKA_TOPIC="status", on_status_error="fail", TIMEOUT=20)
+
+    assert ended.code == (EXIT_FAILURE if is_away else EXIT_BAD_INPUT)
+    assert not ended.worked
+    assert ended.message.startswith(f"KAFKA_SASL_PASSWORD_FILE: {reference}: ")
+    assert "Traceback" not in ended.told
+    assert ended.spooled[-1] == "failed"
+
+
+def test_a_secret_manager_that_is_away_delays_status_and_nothing_else(
+    manager: SecretManager, a_step: Step, kafka_broker: KafkaTopics, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka_broker.create_topic(topic)
+    monkeypatch.setattr(secret_manager, "_PATIENCE_S", 0.1)
+    for name, value in (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": manager.add("kafka", PASSWORD)}).items():
+        monkeypatch.setenv(name, value)
+    manager.faults += [503] * 3
+    port = int(kafka_broker.bootstrap.split(",")[0].rpartition(":")[2])
+    with SaslRelay(port, {"alice": PASSWORD}) as front:
+        ended = a_step(KAFKA_HOST=front.address, KAFKA_TOPIC=topic, on_status_error="warn", TIMEOUT=20)
+    assert (ended.code, ended.worked) == (0, True)
+    assert "Secret Manager answers 503" in ended.told
+    assert states([record.value for record in kafka_broker.records(topic)]) == ended.spooled
