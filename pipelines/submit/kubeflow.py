@@ -27,8 +27,8 @@ from pipelines.submit.kubeflow_client import KubeflowClient
 from pipelines.submit.kubeflow_content import as_sent, digest_of_file, digest_of_version, with_caching
 from pipelines.submit.kubeflow_tasks import is_ending, progress_of, run_state
 from pipelines.submit.names import check_name, version_name
+from pipelines.submit.patience import Later, Patience
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded
-from pipelines.submit.vertex.patience import Later, Patience
 
 _API = "/apis/v2beta1"
 _PLAIN = ApiClient.sanitize_for_serialization

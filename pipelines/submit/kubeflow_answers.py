@@ -15,7 +15,7 @@ from components.shared.errors import InputError, PlatformRefusedError, PlatformU
 from components.shared.events.redaction import redact
 from components.shared.storage.answers import patience_asked
 from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN
-from pipelines.submit.vertex.patience import Later
+from pipelines.submit.patience import Later
 from pipelines.watch_text import printable
 
 _LONGEST = 600  # characters of a server's message

@@ -24,7 +24,7 @@ from components.shared.errors import PlatformRefusedError
 from components.shared.events.redaction import redact, register_secret
 from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN, Access
 from pipelines.submit.kubeflow_answers import FAILURES, Answers, is_json
-from pipelines.submit.vertex.patience import Patience
+from pipelines.submit.patience import Patience
 
 _CONNECT_S = 10.0
 _PAGE_SIZE = 100

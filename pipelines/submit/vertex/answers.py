@@ -21,7 +21,7 @@ from components.shared.errors import PlatformRefusedError
 from components.shared.events.google_errors import reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.storage.answers import patience_asked
-from pipelines.submit.vertex.patience import Later
+from pipelines.submit.patience import Later
 
 LOG_IN = (
     "run `gcloud auth application-default login`, name a key file by GOOGLE_APPLICATION_CREDENTIALS, or run where a "

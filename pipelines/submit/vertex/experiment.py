@@ -10,9 +10,9 @@ from contextlib import suppress
 from google.cloud.aiplatform_v1.types import Context, MetadataStore, PipelineJob
 
 from components.shared.errors import PlatformRefusedError
+from pipelines.submit.patience import Later, Patience
 from pipelines.submit.platform import DONE
 from pipelines.submit.vertex.answers import AlreadyExists, NotFound
-from pipelines.submit.vertex.patience import Later, Patience
 from pipelines.submit.vertex.progress import state_of
 from pipelines.submit.vertex.request import Project
 from pipelines.submit.vertex.service import Service

@@ -7,8 +7,8 @@ from typing import Any
 
 from components.shared.errors import InputError, PlatformRefusedError
 from pipelines.compiled import CompiledPipeline
+from pipelines.submit.patience import Later, Patience
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded
-from pipelines.submit.vertex.patience import Later, Patience
 from pipelines.submit.vertex.request import (
     REQUEST_LABEL,
     Project,

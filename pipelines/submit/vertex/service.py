@@ -15,8 +15,8 @@ from google.cloud.aiplatform_v1.services.metadata_service import MetadataService
 from google.cloud.aiplatform_v1.services.pipeline_service import PipelineServiceClient
 from google.cloud.aiplatform_v1.types import PipelineJob
 
+from pipelines.submit.patience import Patience
 from pipelines.submit.vertex.answers import FAILURES, Answers, NotFound
-from pipelines.submit.vertex.patience import Patience
 from pipelines.submit.vertex.request import Project
 
 

@@ -27,9 +27,9 @@ from components.shared.storage.reading import read_small
 from components.shared.storage.stores import connect
 from components.shared.storage.transfer import Transfer
 from pipelines.compiled import CompiledPipeline, read_compiled
+from pipelines.submit.patience import Patience
 from pipelines.submit.platform import Uploaded
 from pipelines.submit.vertex.answers import FAILURES, Answers, NotFound
-from pipelines.submit.vertex.patience import Patience
 from pipelines.submit.vertex.request import host_of
 
 _FILE = "pipeline.yaml"

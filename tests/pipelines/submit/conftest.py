@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
-from pipelines.submit import follow
-from pipelines.submit.vertex import patience
+from pipelines.submit import follow, patience
 from tests.peers.fixtures import certificates as certificates
 from tests.peers.kfp_api import KfpApi
 from tests.pipelines.submit.compiled import write_compiled

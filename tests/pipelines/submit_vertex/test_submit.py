@@ -171,7 +171,7 @@ def test_retry_after_is_heeded(
     vertex.plan(Refuse(429, "RESOURCE_EXHAUSTED", "Too many requests", retry_after=3))
     vertex.plan(Refuse(503, "UNAVAILABLE", "Later", retry_after=86400))
     pauses: list[float] = []
-    monkeypatch.setattr("pipelines.submit.vertex.patience.time.sleep", pauses.append)
+    monkeypatch.setattr("pipelines.submit.patience.time.sleep", pauses.append)
     monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "100")
 
     platform.submit(a_run())
