@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from components.shared.command import print_json
-from components.shared.errors import EXIT_OK, InputError
+from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
 from components.shared.params import Params, json_schema
 from components.shared.storage.location import Place, place
+from pipelines.compiled import read_compiled
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS, Checked, CheckElsewhere, load_checked
 from pipelines.run_options import DockerOptions, docker_options, images_named_by
 from pipelines.targets.steps import Target
@@ -146,6 +148,8 @@ def compile_pipeline(options: argparse.Namespace) -> int:
     """``shutterline compile``."""
     images = images_named_by(options.images)
     check = CheckElsewhere(options.params or str(EXAMPLE_PARAMS), options.overrides)
+    from pipelines.lint.report import lines_of
+    from pipelines.lint.rules import lint
     from pipelines.targets.kfp_yaml import Defaults, load_kfp, write_pipeline
 
     load_kfp()  # most of a second, in which the check goes on
@@ -153,18 +157,25 @@ def compile_pipeline(options: argparse.Namespace) -> int:
     _warn(checked)
     settings = _settings(options, checked.params)
     write_pipeline(options.output, Defaults(checked.params, options.data, options.checkpoints), images, settings)
+    findings = lint(read_compiled(options.output), options.target) if options.target else []
+    errors = [finding for finding in findings if finding.severity == "error"]
     if options.json:
         document = {
-            "status": "compiled",
+            "status": "failed" if errors else "compiled",
             "pipeline": str(options.output),
             "target": options.target,
             "params": checked.params.to_dict(),
             "images": {step: image.reference for step, image in images.items()},
+            "findings": [asdict(finding) for finding in findings],
         }
         print_json(document)
     else:
         _say(f"wrote {options.output}")
-    return EXIT_OK
+        for finding in errors:
+            _show("\n".join(lines_of(finding)))
+        if len(findings) > len(errors):
+            _say(f"{len(findings) - len(errors)} warnings; `shutterline validate {options.output}` tells them")
+    return EXIT_BAD_INPUT if errors else EXIT_OK
 
 
 def _settings(options: argparse.Namespace, params: Params) -> AnySettings | None:

@@ -49,7 +49,8 @@ class Checked:
 class CheckElsewhere:
     """The same check in a process of its own, which goes on while this one imports kfp.
 
-    The process that then waits for a training of hours never holds torch, which takes 400 MB.
+    The process that then waits for a training of hours never holds torch, which takes 400 MB. Where torch is loaded
+    already, a second process would only load it again, so the check is made here.
 
     Args:
         source: As for :func:`load_checked`.
@@ -57,6 +58,9 @@ class CheckElsewhere:
     """
 
     def __init__(self, source: str, overrides: Sequence[str]) -> None:
+        self._checked = load_checked(source, overrides) if "torch" in sys.modules else None
+        if self._checked is not None:
+            return
         changes = [word for override in overrides for word in ("--set", override)]
         # -P: a file torch.py in the user's directory is not torch.
         command = [sys.executable, "-P", "-m", "pipelines.cli", "validate", source, "--json", *changes]
@@ -69,6 +73,8 @@ class CheckElsewhere:
             ParamsError: With every problem found.
             ShutterlineError: The check itself broke.
         """
+        if self._checked is not None:
+            return self._checked
         printed, told = self._process.communicate()
         try:
             document = json.loads(printed)

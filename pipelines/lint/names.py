@@ -16,7 +16,6 @@ from pipelines.vertex_limits import PIPELINE_NAME
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_KEY = re.compile(r"[-._A-Za-z0-9]{1,253}")
-_PIPELINE_ADVICE = "at most 63 small letters, digits and hyphens, with a letter or digit at both ends"
 
 
 def names(view: View) -> Iterator[Note]:
@@ -27,12 +26,14 @@ def names(view: View) -> Iterator[Note]:
     environment variables, keys inside secrets.
     """
     name = view.pipeline.name
-    if view.target == "vertex" and not PIPELINE_NAME.fullmatch(name):
-        advice = "at most 128 small letters, digits and hyphens, a letter or digit first"
-        yield error("pipelineInfo.name", f"Vertex AI does not take {name!r} for a pipeline's name", advice)
-    elif view.target != "vertex" and not _DNS_LABEL.fullmatch(name):
+    if view.target == "kubeflow" and not _DNS_LABEL.fullmatch(name):
         message = f"Kubernetes does not take {name!r} for the workflow and its labels"
-        yield error("pipelineInfo.name", message, _PIPELINE_ADVICE)
+        advice = "at most 63 small letters, digits and hyphens, with a letter or digit at both ends"
+        yield error("pipelineInfo.name", message, advice)
+    elif not PIPELINE_NAME.fullmatch(name):
+        message = f"{name!r} is no name of a pipeline"
+        advice = "at most 128 small letters, digits and hyphens, a letter or digit first"
+        yield error("pipelineInfo.name", message, advice)
     for executor in view.containers:
         yield from _variables(executor)
         if view.target != "vertex":

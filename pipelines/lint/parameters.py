@@ -7,6 +7,7 @@ from typing import Any
 
 from components.shared.errors import ParamsError
 from components.shared.params import Params
+from components.shared.params_source import from_json
 from components.shared.run import PIPELINE_NAME
 from pipelines.lint.finding import Note, error, warning
 from pipelines.lint.view import View, child, mapping, walk
@@ -79,7 +80,7 @@ def params(view: View) -> Iterator[Note]:
         yield error(f"{where}.defaultValue", "params are one JSON text, not a mapping", "put the JSON into quotes")
         return
     try:
-        Params.load(default if default.lstrip().startswith("{") else f"{{{default}")
+        Params.from_dict(from_json(default))  # not Params.load, which takes other texts for a file's name
     except ParamsError as problems:
         for problem in problems.problems:
             yield error(f"{where}.defaultValue", str(problem), "correct the params and compile the pipeline anew")

@@ -59,18 +59,19 @@ def validate_pipeline(file: Path, target: PlatformName | None, *, strict: bool, 
         }
         print_json(document)
     else:
-        for line in _lines(findings):
-            sys.stdout.write(f"{line}\n")
+        for finding in findings:
+            sys.stdout.write("\n".join([*lines_of(finding), "", ""]))
         sys.stdout.write(f"{file}: {_verdict(number, target, failed=failed)}\n")
     return EXIT_BAD_INPUT if failed else EXIT_OK
 
 
-def _lines(findings: list[Finding]) -> list[str]:
-    lines = []
-    for finding in findings:
-        lines += [f"{finding.severity}: {finding.where} ({finding.rule})", f"  {finding.message}"]
-        lines += [f"  → {finding.advice}", ""]
-    return lines
+def lines_of(finding: Finding) -> list[str]:
+    """A finding as text."""
+    return [
+        f"{finding.severity}: {finding.where} ({finding.rule})",
+        f"  {finding.message}",
+        f"  → {finding.advice}",
+    ]
 
 
 def _verdict(number: Counter[str], target: PlatformName | None, *, failed: bool) -> str:

@@ -92,7 +92,8 @@ def lint(pipeline: CompiledPipeline, target: PlatformName | None) -> list[Findin
     def shown(words: str) -> str:
         for secret in hidden:
             words = words.replace(secret, REDACTED)
-        words = redact(words)
+        # Of a foreign file nothing reaches a terminal that could steer it, or that no encoding has.
+        words = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in redact(words))
         return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"
 
     found = {

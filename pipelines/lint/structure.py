@@ -43,10 +43,25 @@ def _dangling(view: View) -> Iterator[Note]:
             advice = f"executors are {_names(view.executors)}"
             where = f"{child('components', name)}.executorLabel"
             yield error(where, f"there is no executor {label or '(none)'}", advice)
+    yield from _endless(view)
     for label in view.kubernetes:
         if label not in view.executors:
             where = child("platforms.kubernetes.deploymentSpec.executors", label)
             yield error(where, "settings of an executor that is not there have no effect", "remove or rename them")
+
+
+def _endless(view: View) -> Iterator[Note]:
+    """Components that are made of themselves, directly or by others between."""
+    parts = {where: {child("components", _called(task)) for task in tasks.values()} for where, _, tasks in view.dags}
+    for where in parts:
+        reached: set[str] = set()
+        ahead = [where]
+        while ahead:
+            new = parts.get(ahead.pop(), set()) - reached
+            reached |= new
+            ahead += new
+        if where in reached:
+            yield error(where, "the component is made of itself, so it has no end", "take the task that leads back out")
 
 
 def _unused(view: View) -> Iterator[Note]:

@@ -8,9 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 from components.shared.command import print_json
-from components.shared.errors import EXIT_OK
+from components.shared.errors import EXIT_OK, InputError
 from components.shared.events.redaction import redact
 from pipelines.compiled import CompiledPipeline, PlatformName, read_compiled
+from pipelines.lint.report import lines_of
+from pipelines.lint.rules import lint
 from pipelines.submit.follow import follow
 from pipelines.submit.names import check_name, check_run_name, run_name, submit_run, version_name
 from pipelines.submit.options import check_following, target_of
@@ -22,6 +24,7 @@ def upload(options: argparse.Namespace) -> int:
     """``shutterline upload``."""
     pipeline = read_compiled(options.file)
     target = target_of(options, pipeline)
+    _check(pipeline, target, unchecked=options.unchecked)
     name = pipeline.name if options.name is None else options.name
     version = version_name(pipeline) if options.version_name is None else options.version_name
     for option, value in (("--name", name), ("--version-name", version)):
@@ -44,6 +47,7 @@ def submit(options: argparse.Namespace) -> int:
     pipeline = read_compiled(options.file)
     target = target_of(options, pipeline)
     check_following(options)
+    _check(pipeline, target, unchecked=options.unchecked)
     if options.name is not None:
         check_run_name(options.name, target)
         check_no_secret("--name", options.name)
@@ -64,6 +68,18 @@ def submit(options: argparse.Namespace) -> int:
         document["run"]["state"] = ended.progress.state
         print_json(document | {"tasks": dict(ended.progress.tasks), "error": ended.progress.error or None})
     return ended.exit_code
+
+
+def _check(pipeline: CompiledPipeline, target: PlatformName, *, unchecked: bool) -> None:
+    """Nothing leaves the desk that is known to go wrong.
+
+    Raises:
+        InputError: The file has errors, and is not sent in spite of them.
+    """
+    errors = [finding for finding in lint(pipeline, target) if finding.severity == "error"]
+    if errors and not unchecked:
+        told = "\n".join(f"  {line}" for finding in errors for line in lines_of(finding))
+        raise InputError(f"{pipeline.file}: not sent (--unchecked sends it all the same):\n{told}")
 
 
 def _request(options: argparse.Namespace, pipeline: CompiledPipeline) -> RunRequest:

@@ -75,6 +75,9 @@ def _add_common(parser: CommandParser) -> None:
     parser.add_argument("file", metavar="PIPELINE.yaml", type=Path, help="what `shutterline compile` wrote")
     parser.add_argument("--target", choices=PLATFORMS, help="the platform; default: the one the file was compiled for")
     parser.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON, and send nothing")
+    parser.add_argument(
+        "--unchecked", action="store_true", help="send the file although `shutterline validate` finds errors in it"
+    )
     add_json_option(parser)
     kubeflow = parser.add_argument_group("with --target kubeflow")
     kubeflow.add_argument(

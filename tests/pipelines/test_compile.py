@@ -86,6 +86,21 @@ def test_the_exit_step_is_an_exit_handler_and_steps_name_our_images(tmp_path: Pa
         assert "pip install" not in json.dumps(executor)
 
 
+def test_compile_tells_what_would_go_wrong_on_the_platform(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = ["compile", "--target", "kubeflow", "--data", "gs://bucket/photos", "-o", str(tmp_path / "sound.yaml")]
+    assert main(sound) == 0
+    assert "warnings; `shutterline validate" in capsys.readouterr().out
+
+    wrong = ["compile", "--target", "kubeflow", "--data", "/home/me/photos", "-o", str(tmp_path / "wrong.yaml")]
+    assert main([*wrong, "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["status"] == "failed"
+    (error,) = [finding for finding in document["findings"] if finding["severity"] == "error"]
+    assert (error["rule"], error["where"]) == ("data-place", "root.inputDefinitions.parameters.data.defaultValue")
+    assert main(wrong) == 2
+    assert "nothing is mounted at /home/me/photos" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["pipeline.txt", "file/pipeline.yaml"])
 def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     (tmp_path / "file").write_text("")

@@ -119,6 +119,18 @@ def test_a_damaged_pipeline_is_refused_in_one_line(
     assert message in line
 
 
+def test_nothing_of_a_file_steers_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline = Pipeline("kubeflow")
+    image("\x1b[2Jregistry.example/train\x07:1.0")(pipeline)
+
+    assert main(["validate", str(pipeline.write(tmp_path / "pipeline.yaml"))]) == 2
+
+    out = capsys.readouterr().out
+    assert "registry.example/train" in out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+
+
 def test_what_belongs_to_params_is_refused_of_a_pipeline(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", str(sound), "--set", "num_epochs=3"]) == 2
     assert "is a compiled pipeline" in capsys.readouterr().err

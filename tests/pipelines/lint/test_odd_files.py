@@ -17,6 +17,7 @@ from components.shared.errors import InputError
 from pipelines.compiled import PLATFORMS, PlatformName, read_compiled
 from pipelines.lint.finding import Finding
 from pipelines.lint.rules import RULES, lint
+from pipelines.lint.view import View
 from tests.pipelines.lint.bases import Pipeline
 from tests.pipelines.lint.cases import FOUND
 
@@ -119,12 +120,18 @@ def test_no_part_need_be_what_it_should(tmp_path: Path, odd: Any) -> None:
         written(pipeline, tmp_path / "pipeline.yaml", ("kubeflow",))
 
 
-def test_a_component_that_uses_itself_is_gone_through_once(tmp_path: Path) -> None:
+def test_a_component_that_is_made_of_itself_is_gone_through_once(tmp_path: Path) -> None:
     pipeline = Pipeline("vertex")
+    before = len(View(read_compiled(pipeline.write(tmp_path / "pipeline.yaml")), None).steps)
     dag = pipeline.spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     dag["again"] = {"componentRef": {"name": "comp-exit-handler-1"}}
 
-    assert written(pipeline, tmp_path / "pipeline.yaml")
+    after = read_compiled(pipeline.write(tmp_path / "pipeline.yaml"))
+
+    assert len(View(after, None).steps) == before == 4
+    assert ("dangling-reference", "components.comp-exit-handler-1") in {
+        (finding.rule, finding.where) for finding in lint(after, None)
+    }
 
 
 def test_components_that_multiply_are_gone_through_for_a_while_and_no_longer(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_errors_come_first_and_in_the_order_of_the_rules() -> None:
     both(accelerator("NVIDIA_L4"), env("PASSWORD", "x" * 9), option("a"), params(batch_siz="3"))(pipeline)
     pipeline.kubernetes("train").pop("securityContext")
     pipeline.kubernetes("evaluate").pop("securityContext")
+    pipeline.container("train")["image"] = "registry.example/train:1.0"
 
     found = [(finding.rule, finding.where.split(".")[-2]) for finding in findings(pipeline)]
 
@@ -89,6 +90,7 @@ def test_errors_come_first_and_in_the_order_of_the_rules() -> None:
         ("secret-value", "env[1]"),
         ("params", "params"),
         ("foreign-accelerator", "accelerator"),
+        ("unpinned-image", "container"),
         ("security", "exec-evaluate"),
         ("security", "exec-train"),
     ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from pipelines.settings.kubeflow import KubeflowSettings, KubeflowStep
+from pipelines.compiled import PlatformName
+from pipelines.settings.kubeflow import SHM_PATH, KubeflowSettings, KubeflowStep
 from pipelines.settings.vertex import VertexSettings, VertexStep
 from tests.pipelines.settings.compiling import at, compiled_with, places_of
 
@@ -37,11 +39,15 @@ KUBEFLOW: dict[str, Row] = COMMON | {
     "cpu_request": ({"cpu_request": "500m"}, "container/resources/resourceCpuRequest", "500m"),
     "memory_request": ({"memory_request": "1Gi"}, "container/resources/resourceMemoryRequest", "1Gi"),
     "gpu.count": ({"gpu": {"count": 5}}, "container/resources/accelerator/resourceCount", "5"),
-    "gpu.resource": ({"gpu": {"resource": "amd.com/gpu"}}, "container/resources/accelerator/resourceType", "amd.com/gpu"),
+    "gpu.resource": (
+        {"gpu": {"resource": "amd.com/gpu"}},
+        "container/resources/accelerator/resourceType",
+        "amd.com/gpu",
+    ),
     "shm": (
         {"shm": "3Gi"},
         "kubernetes/emptyDirMounts",
-        [{"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "3Gi"}],
+        [{"volumeName": "shm", "mountPath": SHM_PATH, "medium": "Memory", "sizeLimit": "3Gi"}],
     ),
     "node_selector": ({"node_selector": {"a.io/b": "c"}}, "kubernetes/nodeSelector/labels", {"a.io/b": "c"}),
     "tolerations.key": ({"tolerations": [_TOLERATION]}, "kubernetes/tolerations/0/key", "a.io/b"),
@@ -85,6 +91,7 @@ VERTEX: dict[str, Row] = COMMON | {
     "accelerator.type": (_L4, "container/resources/accelerator/resourceType", "NVIDIA_L4"),
     "accelerator.count": (_L4, "container/resources/accelerator/resourceCount", "4"),
 }
+TABLES: dict[PlatformName, dict[str, Row]] = {"kubeflow": KUBEFLOW, "vertex": VERTEX}
 
 
 def fields_of(model: type[BaseModel], before: str = "") -> Iterator[str]:
@@ -109,38 +116,43 @@ def test_every_field_of_a_step_has_a_row(step: type[BaseModel], table: dict[str,
     assert sorted(fields_of(step)) == sorted(table)
 
 
-@pytest.mark.parametrize("field", KUBEFLOW)
-def test_a_field_for_kubeflow_arrives_where_kubeflow_looks(tmp_path: Path, field: str) -> None:
-    said, where, expected = KUBEFLOW[field]
-
-    without = places_of(compiled_with(tmp_path, "kubeflow", {"target": "kubeflow"}), "train")
-    with_it = compiled_with(tmp_path, "kubeflow", {"target": "kubeflow", "train": said})
-
-    assert at(without, where) != expected
-    assert at(places_of(with_it, "train"), where) == expected
-    assert at(places_of(with_it, "evaluate"), where) != expected or field == "cache"
+def everything_said(table: dict[str, Row]) -> dict[str, Any]:
+    """What all rows of a table say, put together: compiling takes seconds, and once is enough."""
+    whole: dict[str, Any] = {}
+    for said, _, _ in table.values():
+        for key, value in said.items():
+            whole[key] = whole[key] | value if isinstance(whole.get(key), dict) else value
+    return whole
 
 
-@pytest.mark.parametrize("field", VERTEX)
-def test_a_field_for_vertex_arrives_where_vertex_looks(tmp_path: Path, field: str) -> None:
-    said, where, expected = VERTEX[field]
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PlatformName], dict[str, dict[str, Any]]]:
+    """By platform: what a compiled file says of train by default, and of train and evaluate with all of the table."""
 
-    without = places_of(compiled_with(tmp_path, "vertex", {"target": "vertex"}), "train")
-    with_it = compiled_with(tmp_path, "vertex", {"target": "vertex", "train": said})
+    @functools.cache
+    def of(target: PlatformName) -> dict[str, dict[str, Any]]:
+        directory = tmp_path_factory.mktemp(target)
+        default = compiled_with(directory, target, {"target": target})
+        pipeline = compiled_with(directory, target, {"train": everything_said(TABLES[target])})
+        return {
+            "default": places_of(default, "train"),
+            "train": places_of(pipeline, "train"),
+            "evaluate": places_of(pipeline, "evaluate"),
+        }
 
-    assert at(without, where) != expected
-    assert at(places_of(with_it, "train"), where) == expected
-    assert with_it.documents == 1, "one document: Vertex AI's client loads no other"
+    return of
 
 
-@pytest.mark.parametrize("step", ["data-prep", "train", "evaluate", "exit"])
-def test_each_step_gets_its_own(tmp_path: Path, step: str) -> None:
-    pipeline = compiled_with(tmp_path, "kubeflow", {step: {"cpu": "3", "timeout_s": 4321, "shm": "100Mi"}})
+@pytest.mark.parametrize(("target", "field"), [(target, field) for target, table in TABLES.items() for field in table])
+def test_a_field_arrives_where_the_platform_looks(
+    compiled: Callable[[PlatformName], dict[str, dict[str, Any]]], target: PlatformName, field: str
+) -> None:
+    _, where, expected = TABLES[target][field]
+    steps = compiled(target)
 
-    for name in ("data-prep", "train", "evaluate", "exit"):
-        places = places_of(pipeline, name)
-        assert (at(places, "container/resources/resourceCpuLimit") == "3") == (name == step)
-        assert (at(places, "kubernetes/activeDeadlineSeconds") == "4321") == (name == step)
+    assert at(steps["train"], where) == expected
+    assert at(steps["default"], where) != expected
+    assert at(steps["evaluate"], where) != expected
 
 
 def test_every_field_beside_the_steps_is_known_here() -> None:
@@ -150,28 +162,25 @@ def test_every_field_beside_the_steps_is_known_here() -> None:
     assert set(VertexSettings.model_fields) - steps == {"target", "checkpoints"}
 
 
-def test_the_target_and_the_place_of_events_are_in_every_container(tmp_path: Path) -> None:
+def test_each_step_gets_its_own_and_all_get_the_target_and_the_place_of_events(tmp_path: Path) -> None:
+    own = {step: {"cpu": str(cpu)} for cpu, step in enumerate(("data-prep", "train", "evaluate", "exit"), start=5)}
     shared = {"volumes": [{"claim": "shared", "path": "/shared"}]}
-    pipeline = compiled_with(tmp_path, "kubeflow", {"events": "/shared/events", "every-step": shared})
+    said = {"events": "/shared/events", "checkpoints": "/shared/checkpoints", "every-step": shared, **own}
 
-    for label in pipeline.executors:
-        assert pipeline.environment(label) == {
-            "SHUTTERLINE_EVENTS": "/shared/events",
-            "SHUTTERLINE_TARGET": "kubeflow",
-        }
+    pipeline = compiled_with(tmp_path, "kubeflow", said)
 
-
-@pytest.mark.parametrize(
-    ("target", "place"), [("kubeflow", "s3://bucket/checkpoints"), ("vertex", "gs://bucket/checkpoints")]
-)
-def test_the_place_of_checkpoints_is_the_inputs_default(tmp_path: Path, target: Any, place: str) -> None:
-    pipeline = compiled_with(tmp_path, target, {"checkpoints": place})
-
-    assert pipeline.inputs["checkpoints"]["defaultValue"] == place
-    assert pipeline.target == target
+    assert pipeline.target == "kubeflow"
+    assert pipeline.inputs["checkpoints"]["defaultValue"] == "/shared/checkpoints"
+    for step, its_own in own.items():
+        places = places_of(pipeline, step)
+        assert at(places, "container/resources/resourceCpuLimit") == its_own["cpu"]
+        assert places["environment"] == {"SHUTTERLINE_EVENTS": "/shared/events", "SHUTTERLINE_TARGET": "kubeflow"}
 
 
 def test_checkpoints_of_the_command_line_go_before_those_of_settings(tmp_path: Path) -> None:
-    pipeline = compiled_with(tmp_path, "vertex", {"checkpoints": "gs://a-bucket/x"}, "--checkpoints", "gs://b-bucket/y")
+    said = {"checkpoints": "gs://a-bucket/x"}
+    pipeline = compiled_with(tmp_path, "vertex", said, "--checkpoints", "gs://b-bucket/y")
 
+    assert pipeline.target == "vertex"
+    assert pipeline.documents == 1, "one document: Vertex AI's client loads no other"
     assert pipeline.inputs["checkpoints"]["defaultValue"] == "gs://b-bucket/y"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
+from pipelines.compiled import PlatformName
 from tests.pipelines.settings.compiling import compiled_with, places_of, printed, write_settings
 
 
@@ -73,17 +74,20 @@ def test_null_takes_away_what_was_said_before(tmp_path: Path) -> None:
 
 
 def test_no_retries_are_asked_for_where_they_are_taken_away(tmp_path: Path) -> None:
-    for retry in (None, {"times": 0}, {"times": None}):
-        pipeline = compiled_with(tmp_path, "vertex", {"train": {"retry": retry}})
-        assert "retryPolicy" not in places_of(pipeline, "train")["task"]
+    said = {"data-prep": {"retry": None}, "train": {"retry": {"times": 0}}, "evaluate": {"retry": {"times": None}}}
+    pipeline = compiled_with(tmp_path, "vertex", said)
+
+    for step in said:
+        assert "retryPolicy" not in places_of(pipeline, step)["task"], step
 
 
-@pytest.mark.parametrize(("target", "where"), [("kubeflow", "kubeflow"), ("vertex", "vertex")])
-def test_a_run_on_the_cpu_gets_no_accelerator(tmp_path: Path, target: Any, where: str) -> None:
-    for device, has_one in (("cpu", False), ("auto", True), ("cuda", True)):
-        pipeline = compiled_with(tmp_path, target, {"target": where}, "--set", f"device={device}")
-        assert ("accelerator" in places_of(pipeline, "train")["container"]["resources"]) == has_one, device
-        assert "accelerator" not in places_of(pipeline, "evaluate")["container"]["resources"]
+@pytest.mark.parametrize(("target", "key"), [("kubeflow", "gpu"), ("vertex", "accelerator")])
+def test_training_alone_gets_an_accelerator_and_none_on_the_cpu(
+    capsys: pytest.CaptureFixture[str], target: PlatformName, key: str
+) -> None:
+    for device, having in (("cpu", []), ("auto", ["train"]), ("cuda", ["train"])):
+        steps = printed(target, capsys, "--set", f"device={device}")
+        assert [name for name in ("data-prep", "train", "evaluate", "exit") if key in steps[name]] == having, device
 
 
 @pytest.mark.parametrize(

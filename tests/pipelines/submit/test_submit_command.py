@@ -42,6 +42,22 @@ def requests(capsys: Told, *arguments: object) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("command", ["upload", "submit"])
+def test_a_file_with_errors_does_not_leave_the_desk_unless_told(
+    command: str, kubeflow_file: Path, tmp_path: Path, capsys: Told
+) -> None:
+    text, file = kubeflow_file.read_text(), tmp_path / "wrong.yaml"
+    file.write_text(text.replace("name: comp-train", "name: comp-nowhere"))
+    assert file.read_text() != text
+
+    message = refused(capsys, command, file, *KUBEFLOW)
+
+    assert "not sent (--unchecked sends it all the same)" in message
+    assert "comp-nowhere" in message
+    assert "dangling-reference" in message
+    assert requests(capsys, command, file, *KUBEFLOW, "--unchecked")
+
+
+@pytest.mark.parametrize("command", ["upload", "submit"])
 def test_the_file_says_its_target_and_an_option_must_agree(
     command: str, kubeflow_file: Path, vertex_file: Path, tmp_path: Path, capsys: Told
 ) -> None:
@@ -79,7 +95,7 @@ def test_a_file_that_is_no_compiled_pipeline(command: str, kubeflow_file: Path, 
     document, platforms = yaml.safe_load_all(kubeflow_file.read_text())
     document["surprise"] = 1
     (tmp_path / "other.yaml").write_text(yaml.safe_dump_all([document, platforms]))
-    message = refused(capsys, command, tmp_path / "other.yaml", *KUBEFLOW, "--dry-run")
+    message = refused(capsys, command, tmp_path / "other.yaml", *KUBEFLOW, "--dry-run", "--unchecked")
     assert "is no pipeline spec that kfp understands" in message
     assert "surprise" in message
 
@@ -90,18 +106,19 @@ def test_values_that_the_pipeline_cannot_take_are_refused(kubeflow_file: Path, t
     del inputs["checkpoints"], inputs["data"]["defaultValue"], inputs["params"]["defaultValue"]
     file = tmp_path / "other.yaml"
     file.write_text(yaml.safe_dump_all([document, platforms]))
-    needs_data = refused(capsys, "submit", file, *KUBEFLOW)
+    kubeflow = [*KUBEFLOW, "--unchecked"]
+    needs_data = refused(capsys, "submit", file, *kubeflow)
     assert f"{file}: its input data has no value and no default; give it by --data" in needs_data
-    assert "--checkpoints: " in refused(capsys, "submit", file, *KUBEFLOW, "--checkpoints", "auto")
+    assert "--checkpoints: " in refused(capsys, "submit", file, *kubeflow, "--checkpoints", "auto")
     assert "has no input checkpoints; its inputs are: data, params" in refused(
-        capsys, "submit", file, *KUBEFLOW, "--checkpoints", "auto"
+        capsys, "submit", file, *kubeflow, "--checkpoints", "auto"
     )
     assert "has no params of its own to change; name some by --params" in refused(
-        capsys, "submit", file, *KUBEFLOW, "--set", "num_epochs=1"
+        capsys, "submit", file, *kubeflow, "--set", "num_epochs=1"
     )
     inputs["data"]["parameterType"] = "NUMBER_INTEGER"
     file.write_text(yaml.safe_dump_all([document, platforms]))
-    assert "is no STRING, but NUMBER_INTEGER" in refused(capsys, "submit", file, *KUBEFLOW, "--data", "gs://b/c")
+    assert "is no STRING, but NUMBER_INTEGER" in refused(capsys, "submit", file, *kubeflow, "--data", "gs://b/c")
 
 
 def test_params_are_checked_as_by_compile(kubeflow_file: Path, capsys: Told) -> None:

@@ -1,0 +1,91 @@
+"""A secret that was written into settings by mistake is refused, and stands in no message and no file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cli import main
+from pipelines.compiled import PlatformName
+from tests.pipelines.settings.compiling import write_settings
+
+PLANTED = "Tr0ub4dor-Planted!"
+KEY = f"-----BEGIN PRIVATE KEY-----\n{PLANTED}\n-----END PRIVATE KEY-----\n"
+
+# Where people put them: the platform and what a file says of every step.
+MISTAKES: dict[str, tuple[PlatformName, dict[str, Any]]] = {
+    "a password among the variables": ("kubeflow", {"env": {"KAFKA_SASL_PASSWORD": PLANTED}}),
+    "the same on Vertex AI": ("vertex", {"env": {"KAFKA_SASL_PASSWORD": PLANTED}}),
+    "a token": ("kubeflow", {"env": {"KAFKA_SASL_OAUTH_TOKEN": PLANTED}}),
+    "an S3 key": ("kubeflow", {"env": {"AWS_SECRET_ACCESS_KEY": PLANTED}}),
+    "a URL with a password": ("vertex", {"env": {"HTTPS_PROXY": f"http://me:{PLANTED}@proxy.example:3128"}}),
+    "a service account's key": (
+        "vertex",
+        {"env": {"GOOGLE_APPLICATION_CREDENTIALS": json.dumps({"private_key": KEY})}},
+    ),
+    "variables as a text": ("kubeflow", {"env": f"KAFKA_SASL_PASSWORD={PLANTED}"}),
+    "a value in place of its name": ("kubeflow", {"secret_env": {"KAFKA_SASL_PASSWORD": PLANTED}}),
+    "a value as the secret's name": ("kubeflow", {"secret_env": {"A": {"secret": PLANTED, "key": "password"}}}),
+    "a value as the secret's key": ("kubeflow", {"secret_env": {"A": {"secret": "kafka", "key": PLANTED}}}),
+    "a value where truth belongs": (
+        "kubeflow",
+        {"secret_env": {"A": {"secret": "s", "key": "k", "optional": PLANTED}}},
+    ),
+    "a value under a key of its own": (
+        "kubeflow",
+        {"secret_env": {"A": {"secret": "s", "key": "k", "value": PLANTED}}},
+    ),
+    "a value in place of all": ("kubeflow", {"secret_env": PLANTED}),
+    "a key in place of files": ("kubeflow", {"secret_files": KEY}),
+    "a key in place of a file": ("kubeflow", {"secret_files": [KEY]}),
+    "a password to pull with": ("kubeflow", {"pull_secrets": PLANTED}),
+    "a password as a pull secret": ("kubeflow", {"pull_secrets": [PLANTED]}),
+    "a bearer token among the annotations": ("kubeflow", {"annotations": {"a": f"Bearer {'x' * 9}{PLANTED[:-1]}"}}),
+    "a setting among the annotations": ("kubeflow", {"annotations": {"a": f"password={PLANTED}"}}),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_secret_is_refused_without_being_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], mistake: str
+) -> None:
+    target, said = MISTAKES[mistake]
+    file = write_settings(tmp_path / "settings.yaml", {"every-step": said})
+    output = tmp_path / "out" / "pipeline.yaml"
+
+    for arguments in (["settings"], ["settings", "--json"], ["compile", "-o", str(output)]):
+        assert main([*arguments, "--target", target, "--settings", str(file)]) == 2
+        told = capfd.readouterr()
+        assert "every-step." in told.err, "the message says where"
+        assert PLANTED[:-1] not in told.out + told.err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+
+
+def test_what_the_environment_names_a_secret_is_none_of_the_settings(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", PLANTED)
+    file = write_settings(tmp_path / "settings.yaml", {"train": {"env": {"GREETING": PLANTED}}})
+
+    assert main(["settings", "--target", "vertex", "--settings", str(file)]) == 2
+
+    told = capfd.readouterr()
+    assert "train.env.GREETING: would put a secret into the compiled file" in told.err
+    assert PLANTED not in told.out + told.err
+
+
+def test_where_a_secret_is_kept_may_be_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    env = {
+        "KAFKA_SASL_PASSWORD_FILE": "sm://projects/my-project/secrets/kafka-password/versions/latest",
+        "GOOGLE_APPLICATION_CREDENTIALS": "/etc/google/key.json",
+        "AWS_ENDPOINT_URL": "https://minio.example:9000",
+        "KAFKA_SASL_OAUTH_PROVIDER": "google",
+    }
+    file = write_settings(tmp_path / "settings.yaml", {"train": {"env": env}})
+
+    assert main(["settings", "--target", "vertex", "--settings", str(file), "--json"]) == 0
+
+    assert json.loads(capfd.readouterr().out)["train"]["env"] == env

@@ -1,0 +1,157 @@
+"""What is said in several places is said alike: params, command lines, components, settings and documents."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from components.shared.command import CommandParser
+from components.shared.images import IMAGE_STEPS
+from components.shared.params import Params
+from components.shared.status import PIPELINE_STEPS
+from components.shared.step import StepName
+from pipelines.cli import build_parser, main
+from pipelines.compiled import PLATFORMS, CompiledPipeline, PlatformName, read_compiled
+from pipelines.lint.rules import RULES
+from pipelines.settings.common import STEP_FIELDS
+from pipelines.settings.read import SETTINGS, STEPS
+from tests.pipelines.conftest import ROOT
+from tests.pipelines.settings_tables import tables
+
+GUIDE = (ROOT / "pipelines" / "README.md").read_text()
+# What only a person says on a step's command line; and what only a pipeline can hand a step.
+PERSONS = {"help", "version", "json", "overrides"}
+PIPELINES = {"dataset_sha256", "model_sha256", "job_id", "job_name", "status"}
+
+
+def compiled(tmp_path: Path, target: PlatformName) -> CompiledPipeline:
+    file = tmp_path / f"{target}.yaml"
+    assert main(["compile", "--target", target, "-o", str(file)]) == 0
+    return read_compiled(file)
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[PlatformName, CompiledPipeline]:
+    directory = tmp_path_factory.mktemp("compiled")
+    return {target: compiled(directory, target) for target in PLATFORMS}
+
+
+def command(name: str) -> CommandParser:
+    for action in build_parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found: CommandParser = action.choices[name]
+            return found
+    raise KeyError(name)
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    return {action.dest for action in parser._actions if action.option_strings}
+
+
+def table(name: str) -> list[str]:
+    found = re.findall(rf"<!-- {name}: [^\n]*-->\n(.*?)\n<!-- end -->", GUIDE, re.DOTALL)
+    assert len(found) == 1, name
+    rows: list[str] = found[0].split("\n")
+    return rows
+
+
+@pytest.mark.parametrize("name", tables())
+def test_the_guide_has_every_setting_in_its_own_words(name: str) -> None:
+    assert table(name) == list(tables()[name])
+
+
+def test_the_guide_has_every_finding() -> None:
+    rows = [f"| `{rule.id}` | {rule.title.replace('``', '`')} |" for rule in RULES]
+    assert table("lint") == ["| finding | looks for |", "|---|---|", *rows]
+
+
+def test_the_settings_in_the_guide_compile(tmp_path: Path) -> None:
+    blocks: list[str] = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    assert {yaml.safe_load(block)["target"] for block in blocks} == set(PLATFORMS)
+    for number, block in enumerate(blocks):
+        file = tmp_path / f"settings-{number}.yaml"
+        file.write_text(block)
+        target = yaml.safe_load(block)["target"]
+        output = tmp_path / f"{number}.yaml"
+        assert main(["compile", "--target", target, "--settings", str(file), "-o", str(output)]) == 0
+
+
+def test_the_commands_in_the_guide_parse() -> None:
+    blocks: list[str] = re.findall(r"```(?:sh|text)\n(.*?)```", GUIDE, re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    ours = [line.split("#")[0].split() for line in lines if re.match(r"(\.venv/bin/)?shutterline ", line)]
+    assert {words[1] for words in ours} >= {"compile", "validate", "submit"}
+    for words in ours:
+        build_parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("target", PLATFORMS)
+def test_every_setting_says_what_it_means(target: PlatformName) -> None:
+    def undescribed(schema: dict[str, Any]) -> list[str]:
+        own = [key for key, value in schema.get("properties", {}).items() if not value.get("description")]
+        return own + [f"{name}.{key}" for name, inner in schema.get("$defs", {}).items() for key in undescribed(inner)]
+
+    assert undescribed(SETTINGS[target].model_json_schema(by_alias=True)) == []
+    assert {field.alias or name for name, field in SETTINGS[target].model_fields.items()} >= set(STEP_FIELDS)
+    assert STEPS[target] in {field.annotation for field in SETTINGS[target].model_fields.values()}
+
+
+def test_the_steps_are_the_same_everywhere(pipelines: dict[PlatformName, CompiledPipeline]) -> None:
+    steps = set(get_args(StepName))
+    assert set(STEP_FIELDS) == steps == {*PIPELINE_STEPS, "exit"}
+    assert set(IMAGE_STEPS) == steps - {"exit"}
+    for pipeline in pipelines.values():
+        labels = {label.removeprefix("exec-").removesuffix("-step") for label in pipeline.executors}
+        assert labels == steps
+
+
+def test_the_pipelines_inputs_are_options_of_compile_and_submit(
+    pipelines: dict[PlatformName, CompiledPipeline],
+) -> None:
+    for pipeline in pipelines.values():
+        assert set(pipeline.inputs) == {"params", "data", "checkpoints"}
+        for name in ("compile", "submit"):
+            assert set(pipeline.inputs) <= options(command(name)), name
+        assert Params.load(pipeline.inputs["params"]["defaultValue"]).n_classes == 10
+        assert all(definition.get("description") for definition in pipeline.inputs.values())
+
+
+@pytest.mark.parametrize("component", ["data-prep", "train", "evaluate", "exit-step"])
+def test_a_component_takes_what_its_command_line_takes(
+    component: str, pipelines: dict[PlatformName, CompiledPipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = pipelines["kubeflow"].spec["components"][f"comp-{component}"]
+    inputs, outputs = definition["inputDefinitions"], definition.get("outputDefinitions", {})
+    taken = {*inputs.get("parameters", {}), *inputs.get("artifacts", {})}
+    # Figures and the report travel inside the evaluation directory where no platform asks for them.
+    made = {*outputs.get("artifacts", {})} - {"metrics", "confusion", "report"}
+
+    told = command_line(f"components.{component.replace('-', '_')}.__main__", monkeypatch) - PERSONS
+
+    if component == "exit-step":
+        assert told == {"params", "state", "message"}  # of the platform's status
+        assert taken == {"params", "job_id", "job_name", "status"}
+    else:
+        assert (taken | made) - PIPELINES == told
+    for kind in ("parameters", "artifacts"):
+        assert all(entry.get("description") for entry in inputs.get(kind, {}).values())
+
+
+def command_line(module: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The options of a step's command line, as its parser has them when it begins to parse."""
+    seen: list[argparse.ArgumentParser] = []
+
+    def parse(parser: argparse.ArgumentParser, *_: object) -> None:
+        seen.append(parser)
+        raise SystemExit
+
+    monkeypatch.setattr(CommandParser, "parse_args", parse)
+    with pytest.raises(SystemExit):
+        importlib.import_module(module).main([])
+    return options(seen[0])
