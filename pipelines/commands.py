@@ -201,7 +201,7 @@ def show_settings(options: argparse.Namespace) -> int:
         return EXIT_OK
     params = load_checked(options.params or str(EXAMPLE_PARAMS), options.overrides).params
     settings = read_settings(options.settings, options.target, params)
-    document = settings.model_dump(by_alias=True, exclude_none=True, exclude={"every_step"})
+    document = settings.document()
     if options.json:
         print_json(document)
     else:

@@ -55,7 +55,7 @@ class CompiledPipeline:
     @property
     def digest(self) -> str:
         """SHA-256 of the content, whatever the file's formatting: 64 hexadecimal digits."""
-        content = json.dumps([self.spec, self.platforms], sort_keys=True, separators=(",", ":"))
+        content = json.dumps([self.spec, self.platforms], sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
@@ -76,8 +76,9 @@ class CompiledPipeline:
 
     def environment(self, label: str) -> dict[str, str]:
         """The environment variables an executor's container is given."""
-        entries = self.container(label).get("env") or []
-        return {str(entry.get("name")): str(entry.get("value", "")) for entry in map(_mapping, entries)}
+        entries = self.container(label).get("env")
+        found = map(_mapping, entries if isinstance(entries, list) else [])
+        return {str(entry.get("name")): str(entry.get("value", "")) for entry in found}
 
     @property
     def target(self) -> PlatformName | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pipelines.lint.finding import Note, error, warning
 from pipelines.lint.view import PLACEHOLDER, Executor, View
 
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _TAG = re.compile(r":([A-Za-z0-9_][A-Za-z0-9._-]{0,127})$")
 # Steps that KFP's driver does itself and for which no container is started.
@@ -30,6 +31,8 @@ def unpinned_image(view: View) -> Iterator[Note]:
     for _, where, image in _images(view):
         if not image:
             yield error(where, "the container has no image", "name one by its digest")
+        elif not _REFERENCE.fullmatch(image):
+            yield error(where, f"{image} is no name of an image", "a name is HOST/NAME@sha256:…")
         elif _DIGEST.search(image):
             continue
         elif "@" in image:

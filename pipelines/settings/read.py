@@ -63,7 +63,7 @@ def settings_from(raw: Mapping[str, Any], target: PlatformName, params: Params, 
     else:
         whole = settings.put_together(kubeflow_defaults(gpu=gpu))
     problems = whole.problems()
-    if params.device.startswith("cuda") and not _accelerated(whole):
+    if params.device.startswith("cuda") and not _accelerated(whole.train):
         problems.append(Problem("train", f"has no accelerator, but the params ask for device {params.device}"))
     if problems:
         raise SettingsError(problems, source)
@@ -81,17 +81,20 @@ def _unsaid(problem: Problem) -> Problem:
     return Problem(problem.path, problem.message.partition(", got ")[0])
 
 
-def _accelerated(settings: AnySettings) -> bool:
-    if isinstance(settings, VertexSettings):
-        return settings.train.accelerates is not None
-    return settings.train.gpu is not None and settings.train.gpu.count > 0
+def _accelerated(step: KubeflowStep | VertexStep) -> bool:
+    if isinstance(step, VertexStep):
+        return step.accelerates is not None
+    return step.gpu is not None and step.gpu.count > 0
 
 
 def settings_warnings(settings: AnySettings, params: Params) -> list[str]:
     """What is allowed and costs money for nothing."""
-    if params.device == "cpu" and _accelerated(settings):
-        return ["train: an accelerator is rented, but the params say device cpu"]
-    return []
+    told = []
+    if params.device == "cpu" and _accelerated(settings.train):
+        told.append("train: an accelerator is rented, but the params say device cpu")
+    if _accelerated(settings.evaluate):
+        told.append("evaluate: an accelerator is rented, which only an image built with --cuda-evaluate uses")
+    return told
 
 
 def _unknown(where: tuple[int | str, ...], target: PlatformName) -> str:

@@ -6,10 +6,8 @@ from typing import Any
 
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName
-from pipelines.settings.kubeflow import KubeflowSettings, KubeflowStep
+from pipelines.settings.kubeflow import SHM_PATH, SHM_VOLUME, KubeflowSettings, KubeflowStep
 from pipelines.targets.task_options import set_common
-
-SHM_PATH = "/dev/shm"  # noqa: S108 - the mount point that the C library names, nothing is written by us
 
 
 def configure_kubeflow(settings: KubeflowSettings, step_name: StepName, task: Any) -> None:
@@ -31,7 +29,7 @@ def configure_kubeflow(settings: KubeflowSettings, step_name: StepName, task: An
     if step.gpu and step.gpu.count:
         task.set_accelerator_type(step.gpu.resource).set_accelerator_limit(step.gpu.count)
     if step.shm:
-        kubernetes.empty_dir_mount(task, "shm", SHM_PATH, medium="Memory", size_limit=step.shm)
+        kubernetes.empty_dir_mount(task, SHM_VOLUME, SHM_PATH, medium="Memory", size_limit=step.shm)
     _place(kubernetes, task, step)
     _mount(kubernetes, task, step)
     for key, value in step.labels.items():

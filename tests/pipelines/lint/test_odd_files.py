@@ -19,7 +19,7 @@ from pipelines.lint.finding import Finding
 from pipelines.lint.rules import RULES, lint
 from pipelines.lint.view import View
 from tests.pipelines.lint.bases import Pipeline
-from tests.pipelines.lint.cases import FOUND
+from tests.pipelines.lint.found import FOUND
 
 Way = tuple[str | int, ...]
 

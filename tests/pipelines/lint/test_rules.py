@@ -11,7 +11,9 @@ import pipelines.lint.rules
 from pipelines.compiled import PLATFORMS, PlatformName, read_compiled
 from pipelines.lint.rules import RULES, lint
 from tests.pipelines.lint.bases import Pipeline, findings
-from tests.pipelines.lint.cases import AWS_KEY, FOUND, PRIVATE_KEY, SOUND, accelerator, both, env, option, params
+from tests.pipelines.lint.cases import AWS_KEY, PRIVATE_KEY, accelerator, both, env, option, params
+from tests.pipelines.lint.found import FOUND
+from tests.pipelines.lint.sound import SOUND
 
 
 def test_every_rule_has_a_file_that_has_it_and_one_that_has_not() -> None:

@@ -166,7 +166,6 @@ def test_what_is_printed_compiles_to_the_same_file(
         ("vertex", {"checkpoints": None, "train": {"accelerator": None, "cache": None}}),
     ],
 )
-@pytest.mark.xfail(strict=True, reason="show_settings must print settings.document(), which keeps null")
 def test_what_was_taken_away_is_printed_as_null_and_stays_away(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], target: PlatformName, said: dict[str, Any]
 ) -> None:
