@@ -20,7 +20,7 @@ class Retry(SettingsRecord):
 
     times: Annotated[Whole, Field(ge=0, le=20)] | None = Field(None, description="How often; 0: not at all.")
     pause_s: Annotated[Whole, Field(ge=1, le=3600)] | None = Field(
-        None, description="Seconds before the first time, on average more before each further one."
+        None, description="Seconds before the first time; factor times as long before each further one."
     )
     factor: Annotated[Real, Field(ge=1, le=10)] | None = Field(
         None, description="How many times longer each further pause is."
