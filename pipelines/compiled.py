@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,6 +13,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from components.shared.errors import InputError
+from components.shared.events.redaction import names_a_secret
 
 PlatformName = Literal["kubeflow", "vertex"]
 PLATFORMS: tuple[PlatformName, ...] = get_args(PlatformName)
@@ -21,6 +24,8 @@ TARGET_VARIABLE = "SHUTTERLINE_TARGET"
 
 # PyYAML's safe reader; in C, ten times as fast, where it was built so.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_SHORTEST_SECRET = 8  # a shorter one may be an ordinary word of a file
 
 # kfp's loaders are made for files of some kilobytes; a file that is larger than that is something else.
 _LARGEST = 32 * 2**20
@@ -129,3 +134,29 @@ def read_compiled(file: Path) -> CompiledPipeline:
         raise refuse("has more than a pipeline and its platforms")
     platforms = documents[1]["platforms"] if len(documents) == 2 else {}
     return CompiledPipeline(file, spec, platforms, len(documents))
+
+
+def secret_named_by(document: Any, further: Mapping[str, Iterable[str | None]] | None = None) -> str | None:
+    """What names a secret that is in a document: a variable of this environment, or a key of `further`; None: none is.
+
+    Args:
+        document: As YAML or JSON holds it.
+        further: Secrets that are known besides, by where they come from.
+    """
+    text = "\n".join(_texts(document))
+    known = [(name, value) for name, value in os.environ.items() if names_a_secret(name, value)]
+    known += [(name, value or "") for name, values in (further or {}).items() for value in values]
+    return next((name for name, value in known if len(value) >= _SHORTEST_SECRET and value in text), None)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a document, keys included."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key)
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    else:
+        yield str(value)

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import random
+
+from components.shared.errors import InputError
 
 
 def pause_s(failures: int, first_s: float, longest_s: float) -> float:
     """How long to wait after so many failures in a row, from 0: twice as long each time, with jitter."""
     longest = min(longest_s, first_s * 2 ** min(failures, 10))
     return random.uniform(longest / 2, longest)  # noqa: S311 - spreads attempts, guards nothing
+
+
+def seconds_from(variable: str, default_s: float) -> float:
+    """For how many seconds to go on trying, as an environment variable says.
+
+    Raises:
+        InputError: It is no positive number.
+    """
+    text = os.environ.get(variable, "")
+    try:
+        seconds = float(text) if text else default_s
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"{variable}: must be a number of seconds above 0; without it, it is {default_s:g}")
+    return seconds

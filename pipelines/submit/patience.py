@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from components.shared.backoff import pause_s
-from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError
+from components.shared.backoff import pause_s, seconds_from
+from components.shared.errors import PlatformRefusedError, PlatformUnavailableError
 
 TIMEOUT_VARIABLE = "SHUTTERLINE_SUBMIT_TIMEOUT"
 _TIMEOUT_S = 60.0
@@ -45,14 +44,7 @@ def timeout_s() -> float:
     Raises:
         InputError: The environment variable is no positive number.
     """
-    text = os.environ.get(TIMEOUT_VARIABLE, "")
-    try:
-        seconds = float(text) if text else _TIMEOUT_S
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"{TIMEOUT_VARIABLE}: must be a number of seconds above 0; without it, it is {_TIMEOUT_S:g}")
-    return seconds
+    return seconds_from(TIMEOUT_VARIABLE, _TIMEOUT_S)
 
 
 class Patience:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from components.shared.errors import InputError
-from components.shared.events.redaction import names_a_secret, redact
+from components.shared.events.redaction import redact
 from components.shared.params import Params
 from components.shared.run import CHECKPOINTS_AUTO
 from components.shared.storage.location import place
-from pipelines.compiled import CompiledPipeline
+from pipelines.compiled import CompiledPipeline, secret_named_by
 from pipelines.params_files import Checked, load_checked
 
 _OPTIONS = {"params": "--params", "data": "--data", "checkpoints": "--checkpoints"}
-_SHORTEST_SECRET = 8  # a shorter one may be an ordinary word of a file
 
 
 def checked_params(pipeline: CompiledPipeline, source: str, overrides: list[str]) -> Checked | None:
@@ -47,7 +44,7 @@ def run_values(
     Raises:
         InputError: The pipeline has no such input, one that it needs is missing, or one is no place or a secret.
     """
-    given = {"params": None if params is None else params.to_json(), "data": data, "checkpoints": checkpoints}
+    given = {"params": None if params is None else params.to_form(), "data": data, "checkpoints": checkpoints}
     values = {name: value for name, value in given.items() if value is not None}
     for name, value in values.items():
         if name not in pipeline.inputs:
@@ -100,24 +97,9 @@ def check_file_has_no_secret(pipeline: CompiledPipeline, *secrets: str | None) -
     Raises:
         InputError: One is; the message says which variable's.
     """
-    text = "\n".join(_texts([pipeline.spec, pipeline.platforms]))
-    named = {name: value for name, value in os.environ.items() if names_a_secret(name, value)}
-    for name, value in [*named.items(), *(("--token-file or its variable", value or "") for value in secrets)]:
-        if len(value) >= _SHORTEST_SECRET and value in text:
-            raise InputError(
-                f"{pipeline.file}: holds the secret that {name} has here; compile it without, and refer to it by the "
-                "settings' secrets"
-            )
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a document, keys included."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield str(key)
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-    else:
-        yield str(value)
+    name = secret_named_by([pipeline.spec, pipeline.platforms], {"--token-file or its variable": secrets})
+    if name is not None:
+        raise InputError(
+            f"{pipeline.file}: holds the secret that {name} has here; compile it without, and refer to it by the "
+            "settings' secrets"
+        )

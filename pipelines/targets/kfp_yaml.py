@@ -21,7 +21,7 @@ from components.shared.params import Params
 from components.shared.step import StepName
 from components.shared.storage.location import place
 from components.shared.version import __version__
-from pipelines.compiled import LOADER, PLATFORM_TITLES
+from pipelines.compiled import LOADER, PLATFORM_TITLES, secret_named_by
 from pipelines.settings.kubeflow import KubeflowSettings
 from pipelines.settings.read import AnySettings
 from pipelines.targets.kubeflow import configure_kubeflow
@@ -56,7 +56,8 @@ def write_pipeline(
         settings: What the platform shall give each step; None: nothing is asked of any platform.
 
     Raises:
-        InputError: The file's name does not end in .yaml, it cannot be written, or a place is none.
+        InputError: The file's name does not end in .yaml, it cannot be written, a place is none, or it would hold a
+            secret of this environment.
     """
     if file.suffix not in (".yaml", ".yml"):
         raise InputError(f"--output {file}: a compiled pipeline's name ends in .yaml")
@@ -98,6 +99,11 @@ def compiled_pipeline(defaults: Defaults, images: Mapping[ImageStep, Image], set
     # kfp repeats defaults in comments of one line each, so a text of several lines would break its file.
     parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
     parameters["params"]["defaultValue"] = defaults.params.to_form()
+    if (variable := secret_named_by(documents)) is not None:
+        raise InputError(
+            f"the compiled pipeline would hold the secret that {variable} has here; leave it out, and "
+            "name where it is kept: secret_env, secret_files or sm://…"
+        )
     text = _HEADER.format(
         name=documents[0]["pipelineInfo"]["name"],
         description=DESCRIPTION,

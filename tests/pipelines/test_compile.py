@@ -86,6 +86,25 @@ def test_the_exit_step_is_an_exit_handler_and_steps_name_our_images(tmp_path: Pa
         assert "pip install" not in json.dumps(executor)
 
 
+def test_a_secret_of_this_environment_is_in_no_compiled_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, file = "correct-horse-battery", tmp_path / "pipeline.yaml"
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", secret)
+    for way in (
+        ["--data", f"gs://bucket/{secret}"],
+        ["--set", f"KAFKA_HOST={secret}.example.com", "--set", "KAFKA_TOPIC=t"],
+    ):
+        assert main(["compile", "-o", str(file), *way]) == 2
+        out, err = capsys.readouterr()
+        assert "the secret that KAFKA_SASL_PASSWORD has here" in err
+        assert secret not in out + err
+        assert not file.exists()
+
+    assert main(["compile", "-o", str(file)]) == 0
+    assert secret not in file.read_text()
+
+
 def test_compile_tells_what_would_go_wrong_on_the_platform(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sound = ["compile", "--target", "kubeflow", "--data", "gs://bucket/photos", "-o", str(tmp_path / "sound.yaml")]
     assert main(sound) == 0

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, TypeVar
 
-from components.shared.backoff import pause_s
-from components.shared.errors import InputError, StorageUnavailableError
+from components.shared.backoff import pause_s, seconds_from
+from components.shared.errors import StorageUnavailableError
 from components.shared.events.redaction import redact
 from components.shared.storage.location import Location
 from components.shared.storage.objects import Transient
@@ -38,14 +38,7 @@ def timeout_s() -> float:
     Raises:
         InputError: The environment variable is no positive number.
     """
-    text = os.environ.get(TIMEOUT_VARIABLE, "")
-    try:
-        seconds = float(text) if text else _TIMEOUT_S
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"{TIMEOUT_VARIABLE}: must be a number of seconds above 0; without it, it is {_TIMEOUT_S:g}")
-    return seconds
+    return seconds_from(TIMEOUT_VARIABLE, _TIMEOUT_S)
 
 
 class Transfer:
