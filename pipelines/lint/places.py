@@ -111,9 +111,9 @@ def _names_a_file(variable: str) -> bool:
 def _missing(view: View, executor: Executor, where: str, name: str, path: str) -> Note | None:
     if not _is_path(path) or not path.startswith("/") or PurePosixPath(path).is_relative_to(_OF_THE_IMAGE):
         return None
-    if view.target == "vertex":
+    if view.target == "vertex" and not _in_bucket(path):
         advice = "leave it out: the step has its service account; secrets are read from sm://projects/…"
-        return error(where, f"{name} names the file {path}, and nothing can be mounted on Vertex AI", advice)
+        return error(where, f"{name} names the file {path}, and Vertex AI mounts buckets alone, at /gcs", advice)
     if view.target == "kubeflow" and not executor.mounted(path, *_PROVIDING):
         advice = "mount the secret there (secret_files in the settings), or use the pod's service account"
         return error(where, f"{name} names the file {path}, which no mount of {executor.label} provides", advice)

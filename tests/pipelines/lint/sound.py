@@ -110,6 +110,9 @@ SOUND: dict[str, Sound] = {
     "a password in Secret Manager": Sound(
         "credentials-file", "vertex", env("KAFKA_SASL_PASSWORD_FILE", "sm://projects/p/secrets/s/versions/1")
     ),
+    "a password in a bucket that Vertex AI mounts": Sound(
+        "credentials-file", "vertex", env("KAFKA_SASL_PASSWORD_FILE", "/gcs/my-secrets/kafka-password")
+    ),
     "an hour": Sound(
         "vertex-limits", "vertex", lambda p: p.task("train")["retryPolicy"].update(backoffMaxDuration="3600s")
     ),
