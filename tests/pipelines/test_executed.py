@@ -35,33 +35,22 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def compile_for(
-    target: PlatformName, tmp_path: Path, settings: dict[str, Any] | None = None, *, data: Path = DIGITS
-) -> Path:
+def compile_for(target: PlatformName, tmp_path: Path, settings: dict[str, Any] | None = None) -> Path:
     """Compile a small run for a platform, on the CPU, with short pauses."""
     write_params(tmp_path / "params.json", num_epochs=1)
     written = {"target": target, "every-step": {"retry": {"pause_s": PAUSE_S}}, **(settings or {})}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(written))
     file = tmp_path / f"{target}.yaml"
-    options = [
-        "--params",
-        tmp_path / "params.json",
-        "--settings",
-        tmp_path / "settings.yaml",
-        "--data",
-        data,
-        "-o",
-        file,
-    ]
+    options = ["--params", tmp_path / "params.json", "--settings", tmp_path / "settings.yaml", "-o", file]
     assert main(["compile", "--target", target, *map(str, options)]) == 0
     return file
 
 
-def execute(file: Path, root: Path, *, caching: bool = False) -> Exception | None:
+def execute(file: Path, root: Path, *, data: Path = DIGITS, caching: bool = False) -> Exception | None:
     """Run a compiled file as kfp's local runner reads it; what kfp says went wrong is returned."""
     with local_kfp(root, caching=caching):
         try:
-            components.load_component_from_file(str(file))()
+            components.load_component_from_file(str(file))(data=str(data))
         except RuntimeError as error:
             return error
     return None
@@ -139,7 +128,7 @@ def test_data_prep_is_not_cached_unless_asked_because_data_may_change_in_its_pla
 def test_a_step_that_fails_is_repeated_and_the_pipeline_goes_on(
     tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = compile_for("kubeflow", tmp_path, data=tmp_path / "late")
+    file = compile_for("kubeflow", tmp_path)
 
     def arrive() -> None:
         while not any(event.step == "data-prep" and event.state == "failed" for event in events_in(events)):
@@ -148,7 +137,7 @@ def test_a_step_that_fails_is_repeated_and_the_pipeline_goes_on(
 
     arrival = threading.Thread(target=arrive, daemon=True)
     arrival.start()
-    trouble = execute(file, tmp_path / "root")
+    trouble = execute(file, tmp_path / "root", data=tmp_path / "late")
 
     arrival.join()
     assert trouble is None
@@ -159,9 +148,9 @@ def test_a_step_that_fails_is_repeated_and_the_pipeline_goes_on(
 def test_a_step_that_goes_on_failing_ends_the_pipeline_after_its_retries(
     tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = compile_for("vertex", tmp_path, data=tmp_path / "nowhere")
+    file = compile_for("vertex", tmp_path)
 
-    trouble = execute(file, tmp_path / "root")
+    trouble = execute(file, tmp_path / "root", data=tmp_path / "nowhere")
 
     assert trouble is not None
     assert [event.state for event in told(events, "data-prep")] == ["failed"] * 3
