@@ -13,7 +13,8 @@ import yaml
 
 from components.shared.command import print_json
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
-from components.shared.params import Params, json_schema
+from components.shared.params import Params
+from components.shared.params_schema import json_schema
 from components.shared.storage.location import Place, place
 from pipelines.compiled import read_compiled
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS, Checked, CheckElsewhere, load_checked

@@ -28,6 +28,7 @@ from components.shared.events.targets import (
     bootstrap_servers,
 )
 from components.shared.params_problems import as_problems
+from components.shared.params_text import as_form, as_json
 from components.shared.params_types import (
     EXACT_FLOAT_LIMIT,
     ClassSpec,
@@ -48,8 +49,6 @@ from components.shared.params_types import (
 )
 
 DEVICE_RULE = (r"auto|cpu|cuda(:[0-9]{1,3})?", 'must be "auto", "cpu", "cuda" or "cuda:N"')
-
-_SCHEMA_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
 class ParamsWarning(UserWarning):
@@ -271,21 +270,14 @@ class Params(Entry):
 
         Braces in pairs are written ``\u007b\u007b``: KFP takes ``{{`` inside a parameter for a placeholder.
         """
-        return _without_placeholders(json.dumps(self.to_dict(), indent=indent, allow_nan=False))
+        return as_json(self.to_dict(), indent)
 
     def to_form(self) -> str:
         """What was chosen, as a person edits it in a platform's form: JSON with a line for each option and layer.
 
         What is as it is by default is left out. :meth:`load` reads it back to equal params.
         """
-        lines = []
-        for key, value in self.model_dump(by_alias=True, exclude_defaults=True).items():
-            if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-                items = ",\n".join(f"    {json.dumps(item, allow_nan=False)}" for item in value)
-                lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
-            else:
-                lines.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
-        return _without_placeholders("{\n" + ",\n".join(lines) + "\n}")
+        return as_form(self.model_dump(by_alias=True, exclude_defaults=True))
 
     def digest(self) -> str:
         """SHA-256 of the params, hexadecimal; equal for equal params however they were written, 5 or 5.0."""
@@ -318,10 +310,6 @@ class Params(Entry):
         )
 
 
-def _without_placeholders(text: str) -> str:
-    return text.replace("{{", "\\u007b\\u007b")
-
-
 def read_raw(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     """The unchecked options of a path, a JSON text or a dict, and the name messages call them by."""
     if isinstance(source, Mapping):
@@ -329,18 +317,6 @@ def read_raw(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], st
     if isinstance(source, str) and source.lstrip().startswith("{"):
         return params_source.from_json(source), None
     return params_source.read_params_file(source), str(source)
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the params as JSON or YAML."""
-    schema = Params.model_json_schema(by_alias=True)
-    # After a validator of ours pydantic writes a bound in its own words, which JSON Schema does not know.
-    for declared in schema["properties"].values():
-        for bound in _SCHEMA_BOUNDS.keys() & declared.keys():
-            declared[_SCHEMA_BOUNDS[bound]] = declared.pop(bound)
-    for spec in (LayerSpec, ScheduleSpec, TransformSpec):
-        schema["$defs"][spec.__name__]["properties"]["class"]["enum"] = spec.family.full_names()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Shutterline params"}
 
 
 _ENTRIES: dict[str, type[ClassSpec]] = {
@@ -438,4 +414,4 @@ def in_document_order(problems: list[Problem]) -> list[Problem]:
     return sorted(unique, key=lambda problem: order.get(problem.path.split(".")[0].split("[")[0], -1))
 
 
-__all__ = ["Params", "ParamsWarning", "in_document_order", "json_schema", "read_raw", "valid_entries", "valid_value"]
+__all__ = ["Params", "ParamsWarning", "in_document_order", "read_raw", "valid_entries", "valid_value"]
