@@ -25,6 +25,7 @@ from pipelines.targets.containers import Containers, Ending
 from pipelines.targets.docker_engine import Engine, all_gpus, connected
 from pipelines.targets.docker_environment import loopbacks, mountable, named_files, passed_on
 from pipelines.targets.kfp_docker import StepLabels, kfp_waits_for_containers
+from pipelines.targets.kfp_start import started_itself
 from pipelines.targets.pipeline_images import pipeline_with
 from pipelines.targets.steps import RunPlace, Steps
 
@@ -36,8 +37,6 @@ _STEPS: dict[str, StepName] = {
     "exit_step": "exit",
 }
 _ON_A_GPU: tuple[StepName, ...] = ("train", "evaluate")
-# kfp starts the interpreter below a shell, which would keep SIGTERM to itself.
-_START, _START_ITSELF = "_KFP_RUNTIME=true python3 -m", "_KFP_RUNTIME=true exec python3 -m"
 # Longer than a step takes to finish a batch; to this comes the params' TIMEOUT, the time of the last status events.
 _GRACE_S = 10.0
 
@@ -198,8 +197,7 @@ class _DockerSteps:
     def _run_for_kfp(self, client: Any, image: str, command: list[str], arguments: dict[str, Any]) -> int:
         """Run a step's container for kfp; 0 only if the step has also recorded its success."""
         step = _STEPS[command[command.index("--function_to_execute") + 1]]
-        told = [part.replace(_START, _START_ITSELF) for part in command]
-        ending = self._run(client, step, image, told, sys.stdout.write, arguments)
+        ending = self._run(client, step, image, started_itself(command), sys.stdout.write, arguments)
         record = read_records(self._place.records).get(step)
         if ending.exit_code == 0 and (record is None or record.status != "succeeded"):
             sys.stdout.write(f"\n{step} ended with exit code 0, but without a record of success\n")

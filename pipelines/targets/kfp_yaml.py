@@ -24,6 +24,7 @@ from components.shared.version import __version__
 from pipelines.compiled import LOADER, PLATFORM_TITLES, secret_named_by
 from pipelines.settings.kubeflow import KubeflowSettings
 from pipelines.settings.read import AnySettings
+from pipelines.targets.kfp_start import started_itself
 from pipelines.targets.kubeflow import configure_kubeflow
 from pipelines.targets.pipeline_images import reference_of
 from pipelines.targets.vertex import configure_vertex
@@ -99,6 +100,8 @@ def compiled_pipeline(defaults: Defaults, images: Mapping[ImageStep, Image], set
     # kfp repeats defaults in comments of one line each, so a text of several lines would break its file.
     parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
     parameters["params"]["defaultValue"] = defaults.params.to_form()
+    for executor in documents[0]["deploymentSpec"]["executors"].values():
+        executor["container"]["command"] = started_itself(executor["container"]["command"])
     if (variable := secret_named_by(documents)) is not None:
         raise InputError(
             f"the compiled pipeline would hold the secret that {variable} has here; leave it out, and "

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.shared.events.data import Cancelled, Progress
 from components.shared.events.event import StepEvent
+from components.shared.events.spool import events_in
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
+from pipelines.cli import main
+from pipelines.compiled import PLATFORMS, PlatformName, read_compiled
 from tests.containers.conftest import Images
 from tests.containers.engine import HARDENED, Docker, flags_of
 from tests.examples import write_digits, write_params
@@ -51,3 +56,50 @@ def test_cancelled_is_at_the_broker_and_the_step_ends_by_itself(
     assert isinstance(events[-1].data, Cancelled)
     assert (events[-1].data.reason, events[-1].data.exit_code) == ("SIGTERM", 143)
     assert not (runs / "model" / "model.json").exists(), "nothing half-written looks whole"
+
+
+def executor_input(params: Path) -> dict[str, Any]:
+    """What a platform hands the training step of a compiled pipeline, artifacts by their places."""
+
+    def artifact(path: str) -> dict[str, Any]:
+        return {"artifacts": [{"name": path, "uri": path, "metadata": {}}]}
+
+    return {
+        "inputs": {
+            "parameterValues": {"params": params.read_text(), "dataset_sha256": "", "checkpoints": ""},
+            "artifacts": {"dataset": artifact("/dataset")},
+        },
+        "outputs": {
+            "parameters": {"model_sha256": {"outputFile": "/runs/model_sha256"}},
+            "artifacts": {"model": artifact("/runs/model"), "metrics": artifact("/runs/metrics")},
+            "outputFile": "/runs/executor_output.json",
+        },
+    }
+
+
+@pytest.mark.parametrize("target", PLATFORMS)
+def test_a_step_of_a_compiled_pipeline_hears_it_too(
+    docker_engine: Docker, images: Images, runs: Path, tmp_path: Path, target: PlatformName
+) -> None:
+    dataset = write_digits(tmp_path / "dataset")
+    params = write_params(tmp_path / "params.json", num_epochs=1_000_000)
+    file = tmp_path / "pipeline.yaml"
+    assert main(["compile", "--target", target, "--params", str(params), "-o", str(file)]) == 0
+    container = read_compiled(file).container("exec-train")
+    told = json.dumps(executor_input(params))
+    # A platform puts the command in the entrypoint's place.
+    shell, *words = [told if word == "{{$}}" else word for word in [*container["command"], *container["args"]]]
+    environment = {EVENTS_VARIABLE: "/runs/events", RUN_VARIABLE: "run-1", "OMP_NUM_THREADS": "1"}
+    flags = [*HARDENED, *flags_of(mounts={dataset: "/dataset:ro", runs: "/runs"}, environment=environment)]
+
+    with docker_engine.running(images["train"], *words, flags=[*flags, f"--entrypoint={shell}"]) as name:
+        while "epoch 2/" not in docker_engine.logs(name):
+            assert docker_engine.state(name)["Running"], docker_engine.logs(name)
+            time.sleep(0.2)
+        docker_engine.said("stop", "--time=10", name)
+        code, log = docker_engine.state(name)["ExitCode"], docker_engine.logs(name)
+
+    assert code == 143, log
+    (end,) = [event for event in events_in(runs / "events") if event.is_terminal]
+    assert (end.step, end.state) == ("train", "cancelled")
+    assert not (runs / "model" / "model.json").exists()
