@@ -50,6 +50,9 @@ def build_parser() -> CommandParser:
     compile_.add_argument("--checkpoints", metavar="PLACE", help="default of its input checkpoints; default: as the "
                           "settings say")  # fmt: skip
     add_images_option(compile_)
+    compile_.add_argument(
+        "--unchecked", action="store_true", help="write the file although `shutterline validate` finds errors in it"
+    )
     add_json_option(compile_)
 
     settings = commands.add_parser("settings", help="print what every step gets of a platform", description=_SETTINGS)

@@ -16,7 +16,7 @@ from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
 from components.shared.params import Params
 from components.shared.params_schema import json_schema
 from components.shared.storage.location import Place, place
-from pipelines.compiled import read_compiled
+from pipelines.compiled import parse_compiled
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS, Checked, CheckElsewhere, load_checked
 from pipelines.run_options import DockerOptions, docker_options, images_named_by
 from pipelines.targets.steps import Target
@@ -146,37 +146,43 @@ def validate(options: argparse.Namespace) -> int:
 
 
 def compile_pipeline(options: argparse.Namespace) -> int:
-    """``shutterline compile``."""
+    """``shutterline compile``; what lint finds errors in is not written, unless it shall be all the same."""
     images = images_named_by(options.images)
     check = CheckElsewhere(options.params or str(EXAMPLE_PARAMS), options.overrides)
     from pipelines.lint.report import lines_of
     from pipelines.lint.rules import lint
-    from pipelines.targets.kfp_yaml import Defaults, load_kfp, write_pipeline
+    from pipelines.targets.kfp_yaml import Defaults, check_output, compiled_pipeline, load_kfp, write_pipeline
 
     load_kfp()  # most of a second, in which the check goes on
     checked = check.result()
     _warn(checked)
+    check_output(options.output)
     settings = _settings(options, checked.params)
-    write_pipeline(options.output, Defaults(checked.params, options.data, options.checkpoints), images, settings)
-    findings = lint(read_compiled(options.output), options.target) if options.target else []
+    text = compiled_pipeline(Defaults(checked.params, options.data, options.checkpoints), images, settings)
+    findings = lint(parse_compiled(text, options.output), options.target)
     errors = [finding for finding in findings if finding.severity == "error"]
+    written = not errors or options.unchecked
+    if written:
+        write_pipeline(options.output, text)
     if options.json:
         document = {
-            "status": "failed" if errors else "compiled",
-            "pipeline": str(options.output),
+            "status": "compiled" if written else "failed",
+            "pipeline": str(options.output) if written else None,
             "target": options.target,
             "params": checked.params.to_dict(),
             "images": {step: image.reference for step, image in images.items()},
             "findings": [asdict(finding) for finding in findings],
         }
         print_json(document)
-    else:
+    for finding in errors:
+        _show("\n".join(lines_of(finding)))
+    if not written:
+        _show(f"error: {options.output}: not written (--unchecked writes it all the same)")
+    elif not options.json:
         _say(f"wrote {options.output}")
-        for finding in errors:
-            _show("\n".join(lines_of(finding)))
-        if len(findings) > len(errors):
+        if options.target and len(findings) > len(errors):
             _say(f"{len(findings) - len(errors)} warnings; `shutterline validate {options.output}` tells them")
-    return EXIT_BAD_INPUT if errors else EXIT_OK
+    return EXIT_OK if written else EXIT_BAD_INPUT
 
 
 def _settings(options: argparse.Namespace, params: Params) -> AnySettings | None:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from components.shared.errors import InputError
 from components.shared.events.redaction import names_a_secret
+from pipelines.compiled_yaml import UnreadableError, documents_of, text_of
 
 PlatformName = Literal["kubeflow", "vertex"]
 PLATFORMS: tuple[PlatformName, ...] = get_args(PlatformName)
@@ -22,13 +21,9 @@ PLATFORM_TITLES: dict[PlatformName, str] = {"kubeflow": "Kubeflow Pipelines", "v
 # Every container of a pipeline that we compile finds there which platform it was compiled for; so does a reader.
 TARGET_VARIABLE = "SHUTTERLINE_TARGET"
 
-# PyYAML's safe reader; in C, ten times as fast, where it was built so.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 _SHORTEST_SECRET = 8  # a shorter one may be an ordinary word of a file
-
-# kfp's loaders are made for files of some kilobytes; a file that is larger than that is something else.
-_LARGEST = 32 * 2**20
+# Where a secret is named; a word such as "password" there is a name, although somebody's password may be the same.
+_NAMING = frozenset({"secretKey", "secretName", "constant", "envVar"})
 
 
 @dataclass(frozen=True)
@@ -87,10 +82,11 @@ class CompiledPipeline:
 
     @property
     def target(self) -> PlatformName | None:
-        """The platform it was compiled for; None: it does not say, and runs on any as far as that can be told."""
-        told = {self.environment(label).get(TARGET_VARIABLE) for label in self.executors} - {None}
-        if len(told) == 1 and (name := told.pop()) in PLATFORMS:
-            return name
+        """The platform it was compiled for; None: it does not say, or says several."""
+        told = {self.environment(label).get(TARGET_VARIABLE) for label in self.executors}
+        named = [name for name in PLATFORMS if name in told]
+        if named:
+            return named[0] if len(named) == 1 else None
         return "kubeflow" if self.platforms.get("kubernetes") else None
 
 
@@ -109,29 +105,28 @@ def read_compiled(file: Path) -> CompiledPipeline:
     Raises:
         InputError: The file cannot be read, or is not a compiled pipeline.
     """
-
-    def refuse(why: str) -> InputError:
-        return InputError(f"{file}: {why}; `shutterline compile` writes compiled pipelines")
-
     try:
-        if file.stat().st_size > _LARGEST:
-            raise refuse(f"is larger than {_LARGEST // 2**20} MiB, so it is no compiled pipeline")
-        documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=LOADER))
-    except OSError as error:
-        raise refuse(f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise refuse("is not a text file") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise refuse(f"is not YAML: {' '.join(str(error).split())}") from error
+        return parse_compiled(text_of(file), file)
+    except UnreadableError as error:
+        raise InputError(f"{file}: {error}; `shutterline compile` writes compiled pipelines") from error
+
+
+def parse_compiled(text: str, file: Path) -> CompiledPipeline:
+    """As :func:`read_compiled`, of what a file holds or is to hold.
+
+    Raises:
+        UnreadableError: It is not a compiled pipeline.
+    """
+    documents = documents_of(text)
     if not is_compiled(documents):
-        raise refuse("is not a compiled pipeline (its first document has no pipelineInfo)")
+        raise UnreadableError("is not a compiled pipeline (its first document has no pipelineInfo)")
     spec = documents[0]
     if not isinstance(_mapping(spec["pipelineInfo"]).get("name"), str):
-        raise refuse("pipelineInfo.name is missing")
+        raise UnreadableError("pipelineInfo.name is missing")
     if not _mapping(_mapping(spec.get("deploymentSpec")).get("executors")) or not _mapping(spec.get("root")):
-        raise refuse("has no deploymentSpec.executors or no root")
+        raise UnreadableError("has no deploymentSpec.executors or no root")
     if len(documents) > 2 or (len(documents) == 2 and not isinstance(_mapping(documents[1]).get("platforms"), dict)):
-        raise refuse("has more than a pipeline and its platforms")
+        raise UnreadableError("has more than a pipeline and its platforms")
     platforms = documents[1]["platforms"] if len(documents) == 2 else {}
     return CompiledPipeline(file, spec, platforms, len(documents))
 
@@ -154,7 +149,8 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield str(key)
-            yield from _texts(item)
+            if not (key in _NAMING and isinstance(item, str) and item.isalpha() and item.islower()):
+                yield from _texts(item)
     elif isinstance(value, list):
         for item in value:
             yield from _texts(item)

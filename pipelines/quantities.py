@@ -5,33 +5,51 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-_UNITS: dict[str, int] = {
-    f"{letter}{ending}": base**power
-    for base, ending in ((1000, ""), (1024, "i"))
-    for power, letter in enumerate("KMGTPE", start=1)
+_UNITS: dict[str, Decimal] = {
+    "": Decimal(1),
+    **{letter: Decimal(1000) ** power for power, letter in enumerate("num", start=-3)},
+    "k": Decimal(1000),
+    **{letter: Decimal(1000) ** power for power, letter in enumerate("KMGTPE", start=1)},
+    **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", start=1)},
 }
-_CPU = re.compile(r"(?:0|[1-9][0-9]{0,4})(?:\.[0-9]{1,3})?|[1-9][0-9]{0,6}m")
-_MEMORY = re.compile(r"([1-9][0-9]{0,14})([KMGTPE]i?)?")
+_QUANTITY = re.compile(
+    r"\+?([0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE]([+-]?[0-9]{1,2})|([numkKMGTPE]|[KMGTPE]i))?"
+)
+# What people write into settings. Without K, which KFP takes and hands on to Kubernetes, where it is no unit.
+CPU = re.compile(r"(?:0|[1-9][0-9]{0,4})(?:\.[0-9]{1,3})?|[1-9][0-9]{0,6}m")
+MEMORY = re.compile(r"[1-9][0-9]{0,14}(?:[MGTPE]|[KMGTPE]i)?")
+
+
+def quantity(text: str) -> Decimal:
+    """What a quantity comes to, by the grammar of Kubernetes' resource.Quantity and with KFP's K besides.
+
+    Raises:
+        ValueError: It is none, or a negative one.
+    """
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no quantity")
+    number, exponent, unit = match.groups()
+    return Decimal(number) * (Decimal(10) ** int(exponent) if exponent else _UNITS[unit or ""])
 
 
 def processors(text: str) -> Decimal:
-    """How many processors a quantity such as 4, 0.5 or 500m is.
+    """How many processors 4, 0.5 or 500m is, as settings say it.
 
     Raises:
         ValueError: It is none.
     """
-    if not _CPU.fullmatch(text):
+    if not CPU.fullmatch(text):
         raise ValueError(f"{text!r} is no number of processors")
-    return Decimal(text[:-1]) / 1000 if text.endswith("m") else Decimal(text)
+    return quantity(text)
 
 
 def bytes_of(text: str) -> int:
-    """How many bytes a quantity such as 16Gi or 64G is.
+    """How many bytes 16Gi or 64G is, as settings say it.
 
     Raises:
         ValueError: It is none.
     """
-    match = _MEMORY.fullmatch(text)
-    if match is None:
+    if not MEMORY.fullmatch(text):
         raise ValueError(f"{text!r} is no amount of memory")
-    return int(match[1]) * _UNITS.get(match[2] or "", 1)
+    return int(quantity(text))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from pipelines.quantities import bytes_of, processors
+from pipelines.quantities import quantity
 
 _GB = 10**9
 _MAX_CPUS, _MAX_MEMORY_GB = 96, 624
@@ -66,12 +66,12 @@ def machine_problem(cpu: str | None, memory: str | None, accelerator: str | None
     """Why there is no machine for a step; None: there is one.
 
     Args:
-        cpu: Its limit of processors, as KFP writes it.
-        memory: Its limit of memory.
+        cpu: Its limit of processors, as Kubernetes writes it.
+        memory: Its limit of memory, likewise.
         accelerator: The accelerator's type; None: none.
         count: How many.
     """
-    cpus, needed = processors(cpu) if cpu else Decimal(0), bytes_of(memory) if memory else 0
+    cpus, needed = (quantity(asked) if asked else Decimal(0) for asked in (cpu, memory))
     if accelerator is None:
         machine, title = Machine(_MAX_CPUS, _MAX_MEMORY_GB), "a step without accelerator"
     else:

@@ -17,6 +17,8 @@ IMAGE_STEPS: tuple[ImageStep, ...] = get_args(ImageStep)
 
 _SCHEMA_VERSION = 1
 _ID = re.compile(r"sha256:[0-9a-f]{64}")
+# HOST[:PORT]/NAME[:TAG][@DIGEST]; nothing before the host, where a login would stand.
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]*(@sha256:[0-9a-f]{64})?")
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def _image(entry: Any) -> Image | None:
     if not isinstance(entry, Mapping):
         return None
     reference, identity = entry.get("reference"), entry.get("id")
-    if not isinstance(reference, str) or not reference or reference.split() != [reference]:
+    if not isinstance(reference, str) or not _REFERENCE.fullmatch(reference):
         return None
     if not isinstance(identity, str) or not _ID.fullmatch(identity):
         return None

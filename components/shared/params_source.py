@@ -31,8 +31,12 @@ def fail(message: str, source: str | None = None, path: str = "") -> NoReturn:
     raise ParamsError([Problem(path, message)], source)
 
 
-def read_params_file(path: str | Path) -> dict[str, Any]:
+def read_params_file(path: str | Path, what: str = "params") -> dict[str, Any]:
     """Read a ``.json``, ``.yaml`` or ``.yml`` file.
+
+    Args:
+        path: The file.
+        what: What messages call that which it holds.
 
     Raises:
         ParamsError: The file cannot be read, is not in its format or holds no mapping.
@@ -42,7 +46,7 @@ def read_params_file(path: str | Path) -> dict[str, Any]:
     suffix = file.suffix.lower()
     if suffix not in (".json", ".yaml", ".yml"):
         hint = "; the shutterline command reads .py files too" if suffix == ".py" else ""
-        fail(f"a params file ends in .json, .yaml or .yml{hint}", source)
+        fail(f"a file of {what} ends in .json, .yaml or .yml{hint}", source)
     try:
         with file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
@@ -51,15 +55,15 @@ def read_params_file(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         fail(f"cannot be read: {getattr(error, 'strerror', None) or error}", source)
     if len(raw) > MAX_BYTES:
-        fail(f"is larger than {MAX_BYTES // 1024**2} MiB, too large for params", source)
+        fail(f"is larger than {MAX_BYTES // 1024**2} MiB, too large for {what}", source)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         fail(f"is not UTF-8 text (byte {error.start})", source)
-    return from_json(text, source) if suffix == ".json" else from_yaml(text, source)
+    return from_json(text, source, what) if suffix == ".json" else from_yaml(text, source, what)
 
 
-def from_json(text: str, source: str | None = None) -> dict[str, Any]:
+def from_json(text: str, source: str | None = None, what: str = "params") -> dict[str, Any]:
     """Parse a JSON document that holds one mapping.
 
     Raises:
@@ -77,10 +81,10 @@ def from_json(text: str, source: str | None = None) -> dict[str, Any]:
         fail("is nested too deep", source)
     except ValueError:  # Python's limit on the digits of one integer
         fail("holds an integer of thousands of digits", source)
-    return _one_mapping(value, source)
+    return _one_mapping(value, source, what)
 
 
-def from_yaml(text: str, source: str | None = None) -> dict[str, Any]:
+def from_yaml(text: str, source: str | None = None, what: str = "params") -> dict[str, Any]:
     """Parse a YAML document that holds one mapping.
 
     Raises:
@@ -100,7 +104,7 @@ def from_yaml(text: str, source: str | None = None) -> dict[str, Any]:
         fail("is nested too deep", source)
     except (ValueError, OverflowError) as error:  # PyYAML's own, such as of "\U00110000", which is no character
         fail(f"is not YAML: {shortened(str(error), 100)}", source)
-    return _one_mapping(value, source)
+    return _one_mapping(value, source, what)
 
 
 def with_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -140,9 +144,10 @@ def _no_constant(name: str) -> NoReturn:
     raise _Refused(f"{name} is not a number a run can use")
 
 
-def _one_mapping(value: object, source: str | None) -> dict[str, Any]:
+def _one_mapping(value: object, source: str | None, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        fail('must hold one mapping of params, such as {"batch_size": 64, …}', source)
+        example = ', such as {"batch_size": 64, …}' if what == "params" else ""
+        fail(f"must hold one mapping of {what}{example}", source)
     check_size(value, source)
     return value
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipelines.compiled import PLATFORM_TITLES, PLATFORMS, TARGET_VARIABLE
+from pipelines.compiled import PLATFORM_TITLES, PLATFORMS, TARGET_VARIABLE, PlatformName
 from pipelines.lint.finding import Note, error, warning
 from pipelines.lint.images import DRIVER_OPERATIONS
-from pipelines.lint.quantities import asked
+from pipelines.lint.quantities import asked, unit_problem
 from pipelines.lint.view import PLACEHOLDER, Executor, View, mapping
 from pipelines.vertex_limits import ACCELERATORS, machine_problem
 
@@ -23,20 +23,36 @@ def _type_where(executor: Executor) -> str:
     return f"{executor.container_where}.resources.accelerator.{'type' if given.get('type') else 'resourceType'}"
 
 
+def _accelerated(view: View) -> Iterator[tuple[Executor, str]]:
+    """Executors and the type of the accelerators that each names."""
+    for executor in view.containers:
+        kind, _ = executor.accelerator
+        if kind and not PLACEHOLDER.search(kind):
+            yield executor, kind
+
+
+def _platform_of(kind: str) -> PlatformName | None:
+    """Whose name for an accelerator it is."""
+    if _RESOURCE.fullmatch(kind):
+        return "kubeflow"
+    return "vertex" if kind in ACCELERATORS or _TPU.fullmatch(kind) else None
+
+
+def platform_of_accelerators(view: View) -> PlatformName | None:
+    """The platform whose names a file has for all its accelerators; None: it has none, or they differ."""
+    found = {_platform_of(kind) for _, kind in _accelerated(view)}
+    return found.pop() if len(found) == 1 else None
+
+
 def foreign_accelerator(view: View) -> Iterator[Note]:
     """Accelerators by a name that the platform does not know.
 
     Kubernetes knows resources of device plugins such as ``nvidia.com/gpu``, Vertex AI the types of Google's machines
     such as ``NVIDIA_L4``.
     """
-    families = set()
-    for executor in view.containers:
-        kind, _ = executor.accelerator
-        if not kind or PLACEHOLDER.search(kind):
-            continue
+    for executor, kind in _accelerated(view):
         where = _type_where(executor)
-        of_kubernetes, of_vertex = bool(_RESOURCE.fullmatch(kind)), kind in ACCELERATORS or bool(_TPU.fullmatch(kind))
-        families.add("kubernetes" if of_kubernetes else "vertex")
+        of_kubernetes, of_vertex = _platform_of(kind) == "kubeflow", _platform_of(kind) == "vertex"
         if view.target == "vertex" and not of_vertex:
             what = (
                 "is a resource of Kubernetes" if of_kubernetes else "is no accelerator that Vertex AI is known to have"
@@ -49,7 +65,7 @@ def foreign_accelerator(view: View) -> Iterator[Note]:
         elif not of_kubernetes and not of_vertex:
             advice = f"Kubeflow takes nvidia.com/gpu and the like, Vertex AI {', '.join(ACCELERATORS)}"
             yield error(where, f"{kind} is an accelerator of neither platform", advice)
-    if view.target is None and len(families) > 1:
+    if view.target is None and len({_platform_of(kind) for _, kind in _accelerated(view)} - {None}) > 1:
         yield error(
             "deploymentSpec.executors",
             "some steps name accelerators as Kubernetes does, others as Vertex AI does, so no platform runs them all",
@@ -74,15 +90,12 @@ def vertex_machine(view: View) -> Iterator[Note]:
         if kind and not accelerated:
             continue
         cpu, memory = asked(executor, "cpu", "Limit"), asked(executor, "memory", "Limit")
-        try:
-            problem = machine_problem(
-                None if cpu.amount is None else cpu.written,
-                None if memory.amount is None else str(memory.amount or ""),
-                kind if accelerated else None,
-                int(count) if accelerated else 0,
-            )
-        except ValueError:  # a fraction so fine that no machine differs by it
-            continue
+        problem = machine_problem(
+            None if cpu.amount is None else cpu.written,
+            None if memory.amount is None else memory.written,
+            kind if accelerated else None,
+            int(count) if accelerated else 0,
+        )
         if problem:
             where = f"{executor.container_where}.resources"
             yield error(where, problem, "ask for what one machine has; Vertex AI takes the smallest that has it all")
@@ -98,7 +111,7 @@ def limits(view: View) -> Iterator[Note]:
         if executor.image in DRIVER_OPERATIONS:
             continue
         for resource in ("cpu", "memory"):
-            yield from _limits_of(executor, resource)
+            yield from _limits_of(view, executor, resource)
         kind, count = executor.accelerator
         where = f"{executor.container_where}.resources.accelerator"
         if kind and not PLACEHOLDER.search(kind) and not count:
@@ -114,13 +127,15 @@ def limits(view: View) -> Iterator[Note]:
             yield warning(place, message, "ask for nvidia.com/gpu as well, or leave the node selector out")
 
 
-def _limits_of(executor: Executor, resource: str) -> Iterator[Note]:
+def _limits_of(view: View, executor: Executor, resource: str) -> Iterator[Note]:
     title = "processors" if resource == "cpu" else "memory"
     limit, request = asked(executor, resource, "Limit"), asked(executor, resource, "Request")
     for quantity in (limit, request):
         if quantity.unreadable:
             example = "4, 0.5 or 500m" if resource == "cpu" else "16Gi, 512Mi or 64G"
             yield error(quantity.where, f"{quantity.written} is no amount of {title}", f"write it such as {example}")
+        elif problem := unit_problem(quantity.written, view.target):
+            yield error(quantity.where, problem, "write it with Ki or M")
     if not limit.written and not limit.later:
         advice = f"set one: {resource} in the settings, or set_{resource}_limit of the task"
         yield warning(f"{executor.container_where}.resources", f"the step has no limit of {title}", advice)

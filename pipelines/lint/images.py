@@ -12,13 +12,19 @@ _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _TAG = re.compile(r":([A-Za-z0-9_][A-Za-z0-9._-]{0,127})$")
 # Steps that KFP's driver does itself and for which no container is started.
-DRIVER_OPERATIONS = ("argostub/createpvc", "argostub/deletepvc")
+MAKES_A_CLAIM = "argostub/createpvc"
+DRIVER_OPERATIONS = (MAKES_A_CLAIM, "argostub/deletepvc")
 
 
 def _images(view: View) -> Iterator[tuple[Executor, str, str]]:
     for executor in view.containers:
         if not PLACEHOLDER.search(executor.image) and executor.image not in DRIVER_OPERATIONS:
             yield executor, f"{executor.container_where}.image", executor.image
+
+
+def _shown(image: str) -> str:
+    """An image's name for messages: what stands before an @ may be somebody's login."""
+    return image if _DIGEST.search(image) else re.sub(r".*@(?!sha256:)", "…@", image)
 
 
 def unpinned_image(view: View) -> Iterator[Note]:
@@ -32,11 +38,11 @@ def unpinned_image(view: View) -> Iterator[Note]:
         if not image:
             yield error(where, "the container has no image", "name one by its digest")
         elif not _REFERENCE.fullmatch(image):
-            yield error(where, f"{image} is no name of an image", "a name is HOST/NAME@sha256:…")
+            yield error(where, f"{_shown(image)} is no name of an image", "a name is HOST/NAME@sha256:…")
         elif _DIGEST.search(image):
             continue
         elif "@" in image:
-            yield error(where, f"{image} has no valid digest", "a digest is sha256: and 64 hexadecimal digits")
+            yield error(where, f"{_shown(image)} has no valid digest", "a digest is sha256: and 64 hexadecimal digits")
         elif (tag := _TAG.search(image.rpartition("/")[2])) is None:
             yield error(where, f"{image} has neither tag nor digest, so it is whatever latest is then", advice)
         elif tag[1] == "latest":
@@ -55,13 +61,13 @@ def local_image(view: View) -> Iterator[Note]:
         if host.split(":")[0] in ("localhost", "127.0.0.1"):
             yield error(
                 where,
-                f"{image} is looked for on the machine that the step runs on",
+                f"{_shown(image)} is looked for on the machine that the step runs on",
                 "push the image to a registry that the platform reaches, and name it by that",
             )
         elif slash and "." not in host and ":" not in host:
             yield warning(
                 where,
-                f"{image} names no registry, so it is looked for on Docker Hub",
+                f"{_shown(image)} names no registry, so it is looked for on Docker Hub",
                 "where only this machine has it, push it to a registry and name it by that: "
                 "HOST/NAME@sha256:…; docker.io/ in front of it says that Docker Hub is meant",
             )

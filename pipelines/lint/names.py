@@ -14,6 +14,7 @@ from pipelines.vertex_limits import PIPELINE_NAME
 
 # RFC 1123: what Kubernetes takes for a volume, and for a label's value.
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_LONGEST_LABEL, _LONGEST_NAME = 63, 128
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_KEY = re.compile(r"[-._A-Za-z0-9]{1,253}")
 
@@ -21,15 +22,18 @@ _SECRET_KEY = re.compile(r"[-._A-Za-z0-9]{1,253}")
 def names(view: View) -> Iterator[Note]:
     """Names the platform does not take.
 
-    The pipeline's, which begins the names of its workflow and its labels; of secrets, claims and config maps, whose
+    The pipeline's, which begins the names of its workflow and its pods; of secrets, claims and config maps, whose
     names KFP gives to volumes too, so that they have at most 63 characters and no dot; labels, annotations,
     environment variables, keys inside secrets.
     """
     name = view.pipeline.name
-    if view.target == "kubeflow" and not _DNS_LABEL.fullmatch(name):
-        message = f"Kubernetes does not take {name!r} for the workflow and its labels"
+    if view.target == "kubeflow" and not _DNS_LABEL.fullmatch(name[:_LONGEST_LABEL]):
+        message = f"Kubernetes does not take {name!r} for the workflow and its pods"
         advice = "at most 63 small letters, digits and hyphens, with a letter or digit at both ends"
         yield error("pipelineInfo.name", message, advice)
+    elif view.target == "kubeflow" and _LONGEST_LABEL < len(name) <= _LONGEST_NAME:
+        message = f"{name!r} has {len(name)} characters; names of its workflow and pods are cut after some 58"
+        yield warning("pipelineInfo.name", message, "at most 50 tell runs of different pipelines apart")
     elif not PIPELINE_NAME.fullmatch(name):
         message = f"{name!r} is no name of a pipeline"
         advice = "at most 128 small letters, digits and hyphens, a letter or digit first"

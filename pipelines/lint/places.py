@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
 from components.shared.events.redaction import names_a_secret
 from components.shared.run import CHECKPOINTS_AUTO
 from pipelines.lint.finding import Note, error, warning
-from pipelines.lint.view import PLACEHOLDER, Executor, Step, View
+from pipelines.lint.view import PLACEHOLDER, Executor, Step, View, child, listing, text
 
 _CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
-_CHECKPOINT_INPUTS = ("checkpoints", "checkpoint_dir", "checkpoints_dir", "checkpoint_path")
+_CHECKPOINTS = re.compile(r"(checkpoint|ckpt)s?([_-]?(dir|directory|folder|path|place|root))?", re.IGNORECASE)
+# Certainly where they are written.
+_WRITTEN = ("checkpoints", "checkpoint_dir", "checkpoints_dir", "checkpoint_path")
+_OPTION = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
 # The authorities that every image trusts.
 _OF_THE_IMAGE = "/etc/ssl"
 _PROVIDING = ("secretAsVolume", "configMapAsVolume", "pvcMount")
@@ -32,30 +36,54 @@ def checkpoint_place(view: View) -> Iterator[Note]:
     """Checkpoints that end with the machine the step runs on, so that a preempted training begins anew.
 
     Empty (warning): beside the model, until the pod ends. A path on Kubeflow where no claim is mounted, on Vertex AI
-    one outside ``/gcs/`` (errors). A bucket's place and ``auto`` outlive it.
+    one outside ``/gcs/`` (errors; warnings where an input or an option may as well name what the step only reads). A
+    bucket's place and ``auto`` outlive it.
     """
-    advice = "keep them in a bucket (gs://…, s3://…), by auto beside the run's artifacts"
-    if view.target != "vertex":
-        advice += ", or on a volume's claim mounted at the step (volumes of train in the settings)"
     for step in view.steps:
-        for name in _CHECKPOINT_INPUTS:
-            given = step.values.get(name)
-            if given is None or not isinstance(given.value, str):
+        for name, given in step.values.items():
+            if not _CHECKPOINTS.fullmatch(name) or not isinstance(given.value, str):
                 continue
             if given.value == "" and step.executor.ours == "train":
                 message = "checkpoints lie beside the model until the pod ends, and die with it"
-                yield warning(given.where, message, advice)
-            elif _is_path(given.value) and given.value != CHECKPOINTS_AUTO:
-                yield from _checkpoint_path(view, step, given.where, given.value, advice)
+                yield warning(given.where, message, _advice(view))
+            elif name in _WRITTEN and _is_path(given.value) and given.value != CHECKPOINTS_AUTO:
+                yield from _checkpoint_path(view, step.executor, given.where, given.value, error)
+            elif _is_path(given.value) and given.value.startswith("/"):
+                yield from _checkpoint_path(view, step.executor, given.where, given.value, warning)
+    for executor in view.containers:
+        for where, path in _checkpoint_options(executor):
+            yield from _checkpoint_path(view, executor, where, path, warning)
 
 
-def _checkpoint_path(view: View, step: Step, where: str, path: str, advice: str) -> Iterator[Note]:
+def _checkpoint_options(executor: Executor) -> Iterator[tuple[str, str]]:
+    """Literal paths on a container's command line, by options such as ``--checkpoint-dir``."""
+    words = [text(word) for word in listing(executor.container.get("args"))]
+    for index, word in enumerate(words):
+        match = _OPTION.fullmatch(word)
+        if match is None or not _CHECKPOINTS.fullmatch(match[1]):
+            continue
+        at = index if match[2] is not None else index + 1
+        path = match[2] if at == index else "".join(words[at : at + 1])
+        if path.startswith("/") and _is_path(path):
+            yield child(f"{executor.container_where}.args", at), path
+
+
+def _advice(view: View) -> str:
+    advice = "keep them in a bucket (gs://…, s3://…), by auto beside the run's artifacts"
+    if view.target != "vertex":
+        advice += ", or on a volume's claim mounted at the step (volumes of train in the settings)"
+    return advice
+
+
+def _checkpoint_path(
+    view: View, executor: Executor, where: str, path: str, note: Callable[[str, str, str], Note]
+) -> Iterator[Note]:
     if view.target == "vertex" and not _in_bucket(path):
-        yield error(where, f"checkpoints at {path} die with the machine", advice)
-    elif view.target == "kubeflow" and not step.executor.mounted(path, "pvcMount"):
-        kinds = [kind for kind in ("emptyDirMounts", "genericEphemeralVolume") if step.executor.mounted(path, kind)]
+        yield note(where, f"checkpoints at {path} die with the machine", _advice(view))
+    elif view.target == "kubeflow" and not executor.mounted(path, "pvcMount"):
+        kinds = [kind for kind in ("emptyDirMounts", "genericEphemeralVolume") if executor.mounted(path, kind)]
         why = "a volume that ends with the pod" if kinds else "no claim is mounted there"
-        yield error(where, f"checkpoints at {path} die with the pod: {why}", advice)
+        yield note(where, f"checkpoints at {path} die with the pod: {why}", _advice(view))
 
 
 def data_place(view: View) -> Iterator[Note]:

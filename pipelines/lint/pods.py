@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from pipelines.lint.finding import Note, error, warning
 from pipelines.lint.images import DRIVER_OPERATIONS
-from pipelines.lint.quantities import asked, memory_bytes
+from pipelines.lint.quantities import asked, unit_problem
 from pipelines.lint.view import MOUNTS, Executor, View, child, listing, mapping, text, written
+from pipelines.quantities import quantity
 
 _SHM = "/dev/shm"  # noqa: S108 - the mount point that the C library names, nothing is written by us
 
@@ -55,27 +56,33 @@ def shared_memory(view: View) -> Iterator[Note]:
                 yield warning(where, f"{_SHM} has no size of its own, so only the step's memory ends it", "set a size")
                 continue
             try:
-                taken = memory_bytes(size)
+                taken = quantity(size)
             except ValueError:
                 yield error(where, f"{size} is no amount of memory", "write it such as 2Gi")
                 continue
+            if problem := unit_problem(size, view.target):
+                yield error(where, problem, "write it with Ki or M")
             if memory.amount is not None and taken >= memory.amount:
                 message = f"{_SHM} of {size} counts against the step's memory, which is {memory.written}"
                 yield error(where, message, "make it smaller, or give the step more memory")
 
 
 def security(view: View) -> Iterator[Note]:
-    """Steps that may run as root."""
+    """Steps that may run as root.
+
+    Of ``runAsNonRoot`` KFP's driver takes no notice (2.17: it sets user and group), so a user id alone decides.
+    """
     for executor in _steps(view):
         context = mapping(executor.kubernetes.get("securityContext"))
         where = f"{executor.kubernetes_where}.securityContext"
-        user, refuses = written(context.get("runAsUser")), context.get("runAsNonRoot") is True
-        advice = "set run_as_user and run_as_non_root under security in the settings"
-        if user == "0" and refuses:
-            yield error(where, "the step runs as root and refuses to, so it never starts", advice)
-        elif user == "0":
+        user = written(context.get("runAsUser"))
+        advice = "set a user id other than 0: run_as_user under security in the settings"
+        if user == "0":
             yield warning(where, "the step runs as root", advice)
-        elif not user and not refuses:
+        elif not user and context.get("runAsNonRoot") is True:
+            message = "runAsNonRoot does not reach the pod, so the step runs as whoever its image says, perhaps root"
+            yield warning(where, message, advice)
+        elif not user:
             yield warning(where, "the step runs as whoever its image says, which may be root", advice)
 
 

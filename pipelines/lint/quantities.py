@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from decimal import Decimal
 
+from pipelines.compiled import PlatformName
 from pipelines.lint.view import PLACEHOLDER, Executor
-from pipelines.quantities import bytes_of, processors
-
-# Kubernetes takes fractions of a unit too, which we never write.
-_FRACTION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([KMGTPE]i?|k)?")
+from pipelines.quantities import quantity
 
 
-def memory_bytes(amount: str) -> int:
-    """How many bytes an amount is.
-
-    Raises:
-        ValueError: It is none.
-    """
-    match = _FRACTION.fullmatch(amount)
-    if match is None:
-        return bytes_of(amount)
-    unit = "K" if match[2] == "k" else match[2] or ""
-    return int(Decimal(match[1]) * bytes_of(f"1{unit}"))
+def unit_problem(written: str, target: PlatformName | None) -> str | None:
+    """Why a quantity that KFP takes comes to grief on the platform; None: it does not."""
+    if target == "kubeflow" and written.endswith("K"):
+        return f"{written} has the unit K, which KFP takes and Kubernetes does not know"
+    return None
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ def asked(executor: Executor, resource: str, kind: str) -> Asked:
     if PLACEHOLDER.search(written):
         return Asked(where, "", True, None)
     try:
-        amount = processors(written) if resource == "cpu" else Decimal(memory_bytes(written))
+        amount = quantity(written)
     except ValueError:
         return Asked(where, written, False, None)
     return Asked(where, written, False, amount)

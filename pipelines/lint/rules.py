@@ -33,7 +33,13 @@ from __future__ import annotations
 from components.shared.events.redaction import REDACTED, redact
 from pipelines.compiled import CompiledPipeline, PlatformName
 from pipelines.lint.finding import Finding, Rule
-from pipelines.lint.hardware import foreign_accelerator, foreign_platform, limits, vertex_machine
+from pipelines.lint.hardware import (
+    foreign_accelerator,
+    foreign_platform,
+    limits,
+    platform_of_accelerators,
+    vertex_machine,
+)
 from pipelines.lint.images import local_image, unpinned_image
 from pipelines.lint.names import names
 from pipelines.lint.parameters import numbers_in_struct, params
@@ -41,10 +47,10 @@ from pipelines.lint.places import checkpoint_place, credentials_file, data_place
 from pipelines.lint.pods import pod_conflicts, security, shared_memory
 from pipelines.lint.secrets import secret_value, secret_values
 from pipelines.lint.size import size
-from pipelines.lint.structure import dangling_reference, expanded_problem, ir_schema
+from pipelines.lint.structure import dangling_reference, ir_schema
 from pipelines.lint.tasks import cached_side_effects, retries
 from pipelines.lint.vertex import vertex_limits
-from pipelines.lint.view import View, declared_targets
+from pipelines.lint.view import View
 
 RULES: tuple[Rule, ...] = (
     Rule("ir-schema", "what KFP's own parser does not take", ir_schema),
@@ -83,9 +89,6 @@ def lint(pipeline: CompiledPipeline, target: PlatformName | None) -> list[Findin
         target: The platform that it shall run on; None: the one it says, or else any. What depends on the platform is
             then left out.
     """
-    if (problem := expanded_problem([pipeline.spec, pipeline.platforms])) is not None:
-        # No other rule could walk through it.
-        return [Finding("ir-schema", "error", "pipelineInfo", problem, "write what repeats without YAML's references")]
     view = View(pipeline, target or target_of(pipeline))
     hidden = secret_values(view)
 
@@ -106,8 +109,5 @@ def lint(pipeline: CompiledPipeline, target: PlatformName | None) -> list[Findin
 
 
 def target_of(pipeline: CompiledPipeline) -> PlatformName | None:
-    """The platform that a file says it is for; None: it does not, or says several."""
-    told = declared_targets(pipeline)
-    if len(told) == 1:
-        return told.pop()
-    return "kubeflow" if not told and pipeline.platforms.get("kubernetes") else None
+    """The platform that a file is for, as it says or as the names of its accelerators do; None: neither tells."""
+    return pipeline.target or platform_of_accelerators(View(pipeline, None))

@@ -8,7 +8,6 @@ from typing import Any
 from pipelines.lint.finding import Note, error, warning
 from pipelines.lint.view import View, child, listing, mapping, text
 
-_MOST_NODES = 2_000_000
 # What protobuf's JSON parser raises beside its own error where a value is of no kind that JSON has.
 _REFUSALS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -164,27 +163,3 @@ def ir_schema(view: View) -> Iterator[Note]:
     for name in mapping(view.pipeline.platforms):
         if name != "kubernetes":
             yield warning(child("platforms", name), f"Kubeflow Pipelines knows no platform {name}", "remove it")
-
-
-def expanded_problem(value: Any) -> str | None:
-    """Why a document cannot be walked through: it holds itself, or is enormous once YAML's references are followed."""
-    sizes: dict[int, int] = {}
-    open_: set[int] = set()
-    stack: list[tuple[Any, bool]] = [(value, False)]
-    while stack:
-        item, left = stack.pop()
-        if not isinstance(item, dict | list):
-            continue
-        inner = list(item.values()) if isinstance(item, dict) else item
-        if left:
-            open_.discard(id(item))
-            sizes[id(item)] = 1 + sum(sizes.get(id(part), 1) for part in inner)
-            if sizes[id(item)] > _MOST_NODES:
-                return f"holds more than {_MOST_NODES} values once its references are followed"
-        elif id(item) in open_:
-            return "holds itself: one of its references leads back to what it is in"
-        elif id(item) not in sizes:
-            open_.add(id(item))
-            stack.append((item, True))
-            stack += [(part, False) for part in inner]
-    return None

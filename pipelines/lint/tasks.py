@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pipelines.lint.finding import Note, warning
-from pipelines.lint.images import DRIVER_OPERATIONS
+from pipelines.lint.images import DRIVER_OPERATIONS, MAKES_A_CLAIM
 from pipelines.lint.view import Step, View, mapping, text
 
 _DURATION = re.compile(r"([0-9]{1,12})(?:\.[0-9]{1,9})?s")
@@ -25,9 +25,18 @@ def cached_side_effects(view: View) -> Iterator[Note]:
     """Steps served from a cache although they are run for what they do beside.
 
     The exit step; a step without outputs, such as a notification; our data prep, whose input is a place: what lies
-    there may change while its name stays.
+    there may change while its name stays; a step of KFP's that makes a claim of a fixed name.
     """
     advice = "turn caching off for it: set_caching_options(False), cache: false in the settings"
+    for step in view.steps:
+        if step.cached and step.executor.image == MAKES_A_CLAIM and _is_given(step, "pvc_name"):
+            where, message = (
+                f"{step.where}.cachingOptions.enableCache",
+                "a claim of one name is made by the first run alone",
+            )
+            yield warning(
+                where, f"{message}: from then on the cache says it is there, also once it was deleted", advice
+            )
     for step in _container_steps(view):
         where = f"{step.where}.cachingOptions.enableCache"
         if not step.cached:
@@ -40,6 +49,13 @@ def cached_side_effects(view: View) -> Iterator[Note]:
         elif step.executor.ours == "data_prep":
             message = "data prep is cached by the name of the place it reads, whatever lies there now"
             yield warning(where, message, advice)
+
+
+def _is_given(step: Step, name: str) -> bool:
+    """Whether an input has a value, known now or by a run."""
+    given = step.values.get(name)
+    inputs = mapping(mapping(step.task.get("inputs")).get("parameters"))
+    return name in inputs if given is None else given.value not in ("", None)
 
 
 def retries(view: View) -> Iterator[Note]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.compiled import PLATFORMS, TARGET_VARIABLE, CompiledPipeline, PlatformName
+from pipelines.compiled import CompiledPipeline, PlatformName
 
 # A pipeline of more is none that a person wrote: it is the work of references that multiply.
 _MOST_STEPS = 10_000
@@ -188,8 +188,12 @@ class Step:
 
     @property
     def at_exit(self) -> bool:
-        """Whether it runs however the others ended."""
-        return mapping(self.task.get("triggerPolicy")).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
+        """Whether it is an exit handler's: a task that ignores what became of others has the same trigger."""
+        parameters = mapping(mapping(self.component.get("inputDefinitions")).get("parameters")).values()
+        told = any(mapping(each).get("parameterType") == "TASK_FINAL_STATUS" for each in parameters)
+        after = any(text(name).startswith("exit-handler-") for name in listing(self.task.get("dependentTasks")))
+        at_last = mapping(self.task.get("triggerPolicy")).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
+        return at_last and (told or after)
 
     @property
     def retries(self) -> int:
@@ -307,14 +311,3 @@ def _values(
             place = f"{child(f'{where}.inputs.parameters', name)}.runtimeValue.constant"
             found[name] = Value(place, runtime["constant"])
     return found
-
-
-def declared_targets(pipeline: CompiledPipeline) -> set[PlatformName]:
-    """The platforms that a file's containers say it was compiled for."""
-    told = {
-        value
-        for executor in _executors(mapping(pipeline.spec), {}).values()
-        for _, name, value in executor.environment
-        if name == TARGET_VARIABLE
-    }
-    return {name for name in PLATFORMS if name in told}

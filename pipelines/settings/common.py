@@ -65,23 +65,29 @@ STEP_FIELDS: dict[StepName, str] = {
 }
 
 
-_Model = TypeVar("_Model", bound=BaseModel)
+_Model = TypeVar("_Model", bound=SettingsRecord)
 
 
 def merged(base: _Model, over: _Model | None) -> _Model:
-    """`base` with what `over` says: mappings are joined, lists appended, mappings of known keys merged likewise."""
+    """`base` with what `over` says: mappings are joined, lists appended, mappings of known keys merged likewise.
+
+    What `over` has null for is taken away, be it the whole of a field or one entry of it.
+    """
     if over is None:
         return base
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {way[0]: type(getattr(base, way[0]))() for way in over.taken if len(way) == 1}
     for name in over.model_fields_set:
         before, now = getattr(base, name), getattr(over, name)
-        if isinstance(before, BaseModel) and isinstance(now, type(before)):
+        if isinstance(before, SettingsRecord) and isinstance(now, type(before)):
             now = merged(before, now)
         elif isinstance(before, dict) and isinstance(now, dict):
             now = before | now
         elif isinstance(before, list) and isinstance(now, list):
             now = [*before, *(item for item in now if item not in before)]
         changes[name] = now
+    for name, entry in (way for way in over.taken if len(way) == 2):
+        held = changes.get(name, getattr(base, name))
+        changes[name] = {key: item for key, item in held.items() if key != entry}
     return base.model_copy(update=changes)
 
 

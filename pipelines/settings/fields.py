@@ -7,16 +7,27 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    WithJsonSchema,
+    model_validator,
+)
 
 from components.shared.errors import InputError
-from components.shared.events.redaction import names_a_secret, redact
+from components.shared.events.redaction import redact
 from components.shared.params_types import Whole, described, refusal, refusals
 from components.shared.run import CHECKPOINTS_AUTO
 from components.shared.storage.location import place
-from pipelines.quantities import bytes_of, processors
+from pipelines.quantities import CPU, MEMORY, bytes_of, processors
+from pipelines.secret_texts import is_secret, name_of_label, secret_shape
 
 CPU_RULE = "must be a number of processors such as 4, 0.5 or 500m"
 _CHECKPOINTS_RULE = f'must be "{CHECKPOINTS_AUTO}", gs://bucket/…, s3://bucket/… or an absolute path'
@@ -29,19 +40,61 @@ _LABEL_PART = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+def _with_null(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Let a JSON Schema say that null takes away what mappings and lists hold."""
+    for name, field in model.model_fields.items():
+        properties, key = schema["properties"], field.alias or name
+        if field.default_factory is dict:
+            entries = properties[key].pop("additionalProperties")
+            properties[key]["additionalProperties"] = {"anyOf": [entries, {"type": "null"}]}
+        if field.default_factory in (dict, list):
+            described = {word: properties[key].pop(word) for word in ("description", "title")}
+            properties[key] = {"anyOf": [properties[key], {"type": "null"}], **described}
+
+
 class SettingsRecord(BaseModel):
-    """A mapping of settings: keys that are not known are refused."""
+    """A mapping of settings: keys that are not known are refused.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True)
+    Where null stands in the place of a mapping or a list, or of an entry of a mapping of any keys, that is remembered
+    for whoever puts these settings on top of others (:func:`pipelines.settings.common.merged`).
+    """
 
-    @model_validator(mode="before")
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True, json_schema_extra=_with_null
+    )
+
+    # (field,) or (field, entry) of what shall be taken away.
+    _taken: frozenset[tuple[str, ...]] = PrivateAttr(frozenset())
+
+    @property
+    def taken(self) -> frozenset[tuple[str, ...]]:
+        """What null stands for: fields, and entries of fields."""
+        return self._taken
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _is_a_mapping(cls, value: object) -> object:
+    def _without_nulls(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
         # Without what was given: where a secret's name and key belong, somebody may have written the secret.
         if not isinstance(value, dict | cls):
             keys = ", ".join(field.alias or name for name, field in cls.model_fields.items())
             raise refusal(f"must be a mapping; its keys are {keys}")
-        return value
+        if isinstance(value, cls):
+            return handler(value)
+        taken: set[tuple[str, ...]] = set()
+        rest = dict(value)
+        for name, field in cls.model_fields.items():
+            key = field.alias if field.alias in rest else name
+            if field.default_factory not in (dict, list) or key not in rest:
+                continue
+            if rest[key] is None:
+                taken.add((name,))
+                del rest[key]
+            elif isinstance(rest[key], dict):
+                taken |= {(name, entry) for entry, item in rest[key].items() if item is None}
+                rest[key] = {entry: item for entry, item in rest[key].items() if item is not None}
+        made = handler(rest)
+        made._taken = frozenset(taken)
+        return made
 
 
 def _cpu(value: object) -> str:
@@ -99,6 +152,8 @@ def _taint_key(value: object) -> str:
 
 
 def _taint_value(value: object) -> str:
+    if isinstance(value, str) and _looks_secret("", value):
+        raise refusal("looks like a secret, and everybody may read it")
     if not isinstance(value, str) or len(value) > 63 or not _LABEL_PART.fullmatch(value):
         raise refusal('must be a taint\'s value: a text of at most 63 letters, digits and -_. inside, such as "true"')
     return value
@@ -109,7 +164,7 @@ def _mount_path(value: object) -> str:
         raise refusal("must be an absolute path without a colon, such as /shared")
     if ".." in value.split("/"):
         raise refusal("must be a path without ..")
-    if not (path := value.rstrip("/")):
+    if not (path := re.sub("/+", "/", value).rstrip("/")):
         raise refusal("must not be / itself: it would hide the image's own files")
     return path
 
@@ -126,14 +181,23 @@ def label_problem(key: str, value: str | None) -> str | None:
     return None
 
 
+def _is_sendable(text: str) -> bool:
+    """Whether a text can be written as UTF-8, and handed to a process."""
+    try:
+        return b"\0" not in text.encode("utf-8")
+    except UnicodeEncodeError:  # half of a pair
+        return False
+
+
 def _texts(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise refusal("must be a mapping of texts")
-    problems = [
-        (f".{key}", "must be a text; put it in quotes")
-        for key, item in value.items()
-        if not isinstance(item, str) or not isinstance(key, str)
-    ]
+    problems = []
+    for key, item in value.items():
+        if not isinstance(item, str) or not isinstance(key, str):
+            problems.append((f".{key}", "must be a text; put it in quotes"))
+        elif not _is_sendable(item):
+            problems.append((f".{key}", "has a character that no file and no environment can hold"))
     if problems:
         raise refusals(problems)
     return dict(value)
@@ -153,10 +217,18 @@ def _annotations(value: dict[str, str]) -> dict[str, str]:
     return _not_like_secrets(value)
 
 
+def _looks_secret(name: str, value: str) -> bool:
+    """Whether a value is a secret: by its name, its look, or because this environment has it as one."""
+    return is_secret(name, value) or secret_shape(value) is not None or redact(value) != value
+
+
 def _not_like_secrets(value: dict[str, str]) -> dict[str, str]:
-    """Metadata of a pod is for everybody to read; no name tells there, so that the look of a secret must."""
-    problems = [(f".{key}", "looks like a secret, and everybody may read it") for key, item in value.items()
-                if redact(item) != item]  # fmt: skip
+    """Metadata of a pod is for everybody to read."""
+    problems = [
+        (f".{key}", "looks like a secret, and everybody may read it")
+        for key, item in value.items()
+        if _looks_secret(name_of_label(key), item)
+    ]
     if problems:
         raise refusals(problems)
     return value
@@ -181,7 +253,7 @@ def _no_secrets(value: dict[str, str]) -> dict[str, str]:
         (f".{key}", "would put a secret into the compiled file; name where it is kept instead: secret_env on Kubeflow, "
          "a …_FILE variable with sm://projects/…/secrets/…/versions/… on Vertex AI")
         for key, item in value.items()
-        if item and (names_a_secret(key, item) or redact(item) != item)
+        if item and _looks_secret(key, item)
     ]  # fmt: skip
     if problems:
         raise refusals(problems)
@@ -194,6 +266,8 @@ def checkpoint_place(value: object) -> str:
         raise refusal(f"{_CHECKPOINTS_RULE}, got {described(value)}")
     if value == CHECKPOINTS_AUTO:
         return value
+    if _looks_secret("", value):
+        raise refusal(f"{_CHECKPOINTS_RULE}; this looks like a secret")
     try:
         named = place(value)
     except InputError as error:
@@ -203,8 +277,12 @@ def checkpoint_place(value: object) -> str:
     return str(named)
 
 
-Cpu = Annotated[str, BeforeValidator(_cpu)]
-Memory = Annotated[str, BeforeValidator(_memory)]
+_NUMBER_SCHEMA = {"type": "number", "exclusiveMinimum": 0}
+_CPU_SCHEMA = {"anyOf": [_NUMBER_SCHEMA, {"type": "string", "pattern": f"^({CPU.pattern})$"}]}
+_MEMORY_SCHEMA = {"type": "string", "pattern": f"^{MEMORY.pattern.removesuffix('?')}$"}
+
+Cpu = Annotated[str, BeforeValidator(_cpu), WithJsonSchema(_CPU_SCHEMA)]
+Memory = Annotated[str, BeforeValidator(_memory), WithJsonSchema(_MEMORY_SCHEMA)]
 ObjectName = Annotated[str, BeforeValidator(_object_name)]
 VolumeName = Annotated[str, BeforeValidator(_volume_name)]
 MountPath = Annotated[str, BeforeValidator(_mount_path)]

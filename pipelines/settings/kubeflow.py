@@ -102,7 +102,11 @@ class Security(SettingsRecord):
 
     run_as_user: _IDENTITY | None = Field(None, description="User id; the images are made for any.")
     run_as_group: _IDENTITY | None = Field(None, description="Group id.")
-    run_as_non_root: Truth | None = Field(None, description="Whether root is refused.")
+    run_as_non_root: Truth | None = Field(
+        None,
+        description="Whether root is refused. It is written into the file; the driver of KFP 2.17 sets user and group, "
+        "and takes no notice of it.",
+    )
 
 
 class KubeflowStep(StepSettings):
@@ -162,6 +166,17 @@ class KubeflowStep(StepSettings):
         twice = sorted({path for path in paths if paths.count(path) > 1})
         found = [Problem("volumes", f"{path} is mounted at twice") for path in twice]
         # KFP's driver calls the pod's volumes like what is in them, whatever kind it is.
+        for field, names in (
+            ("volumes", [volume.claim for volume in self.volumes]),
+            ("secret_files", [files.secret for files in self.secret_files]),
+        ):
+            found += [
+                Problem(
+                    field, f"{name} is mounted {names.count(name)} times; mount it once, and name directories in it"
+                )
+                for name in sorted(set(names))
+                if names.count(name) > 1
+            ]
         claims = {volume.claim for volume in self.volumes}
         taken = {files.secret for files in self.secret_files} | ({SHM_VOLUME} if self.shm else set())
         found += [

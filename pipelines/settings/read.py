@@ -38,7 +38,7 @@ def read_settings(file: Path | None, target: PlatformName, params: Params) -> An
     raw: dict[str, Any] = {}
     if file is not None:
         try:
-            raw = read_params_file(file)
+            raw = read_params_file(file, "settings")
         except ParamsError as error:
             raise SettingsError(error.problems, error.source) from error
     return settings_from(raw, target, params, str(file) if file else None)

@@ -43,7 +43,8 @@ class VertexStep(StepSettings):
         accelerator = self.accelerates
         kind, count = (accelerator.type, accelerator.count) if accelerator else (None, 0)
         if problem := machine_problem(self.cpu, self.memory, kind, count):
-            found.append(Problem("accelerator" if accelerator else "memory", problem))
+            too_much = "memory" if machine_problem(None, self.memory, kind, count) else "cpu"
+            found.append(Problem("accelerator" if accelerator else too_much, problem))
         if self.retry and self.retry.window_s and self.retry.window_s > MAX_RETRY_WINDOW_S:
             found.append(Problem("retry.window_s", f"is at most {MAX_RETRY_WINDOW_S} on Vertex AI"))
         return found

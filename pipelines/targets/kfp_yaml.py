@@ -21,7 +21,8 @@ from components.shared.params import Params
 from components.shared.step import StepName
 from components.shared.storage.location import place
 from components.shared.version import __version__
-from pipelines.compiled import LOADER, PLATFORM_TITLES, secret_named_by
+from pipelines.compiled import PLATFORM_TITLES, secret_named_by
+from pipelines.compiled_yaml import documents_of
 from pipelines.settings.kubeflow import KubeflowSettings
 from pipelines.settings.read import AnySettings
 from pipelines.targets.kfp_start import started_itself
@@ -45,29 +46,28 @@ class Defaults:
     checkpoints: str | None = None
 
 
-def write_pipeline(
-    file: Path, defaults: Defaults, images: Mapping[ImageStep, Image], settings: AnySettings | None
-) -> None:
-    """Compile the pipeline.
-
-    Args:
-        file: Where to write, .yaml.
-        defaults: Defaults of its inputs.
-        images: What the steps shall run in.
-        settings: What the platform shall give each step; None: nothing is asked of any platform.
+def check_output(file: Path) -> None:
+    """See that a compiled pipeline can be called so.
 
     Raises:
-        InputError: The file's name does not end in .yaml, it cannot be written, a place is none, or it would hold a
-            secret of this environment.
+        InputError: It cannot: kfp and Kubeflow go by the ending.
     """
     if file.suffix not in (".yaml", ".yml"):
         raise InputError(f"--output {file}: a compiled pipeline's name ends in .yaml")
-    data = compiled_pipeline(defaults, images, settings)
+
+
+def write_pipeline(file: Path, text: str) -> None:
+    """Write a compiled pipeline; a link stays one, to the file that is written.
+
+    Raises:
+        InputError: It cannot be written.
+    """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, data)
-    except OSError as error:
-        raise InputError(f"--output {file}: cannot be written: {error.strerror}") from error
+        place = file.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, text.encode())
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise InputError(f"--output {file}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def load_kfp() -> None:
@@ -76,8 +76,17 @@ def load_kfp() -> None:
         importlib.import_module(module)
 
 
-def compiled_pipeline(defaults: Defaults, images: Mapping[ImageStep, Image], settings: AnySettings | None) -> bytes:
-    """As :func:`write_pipeline`, without the file."""
+def compiled_pipeline(defaults: Defaults, images: Mapping[ImageStep, Image], settings: AnySettings | None) -> str:
+    """The pipeline compiled: the text of its file.
+
+    Args:
+        defaults: Defaults of its inputs.
+        images: What the steps shall run in.
+        settings: What the platform shall give each step; None: nothing is asked of any platform.
+
+    Raises:
+        InputError: A place is none, or the file would hold a secret of this environment.
+    """
     from kfp.compiler import Compiler
 
     from pipelines.image_classifier import DESCRIPTION, pipeline_for
@@ -86,6 +95,8 @@ def compiled_pipeline(defaults: Defaults, images: Mapping[ImageStep, Image], set
     checkpoints = defaults.checkpoints or (settings.checkpoints if settings else None)
     for name, value in (("data", defaults.data), ("checkpoints", checkpoints)):
         if value is not None:
+            if "{{" in value:  # a platform would fill something in
+                raise InputError(f"{name} {value}: must not have {{{{ in it, by which KFP marks what it fills in")
             place(value)
             inputs[name] = value
     with tempfile.TemporaryDirectory(prefix="shutterline-") as directory, warnings.catch_warnings():
@@ -96,7 +107,7 @@ def compiled_pipeline(defaults: Defaults, images: Mapping[ImageStep, Image], set
             package_path=str(compiled),
             pipeline_parameters=inputs,
         )
-        documents = list(yaml.load_all(compiled.read_text(encoding="utf-8"), Loader=LOADER))
+        documents = documents_of(compiled.read_text(encoding="utf-8"))
     # kfp repeats defaults in comments of one line each, so a text of several lines would break its file.
     parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
     parameters["params"]["defaultValue"] = defaults.params.to_form()
@@ -113,8 +124,7 @@ def compiled_pipeline(defaults: Defaults, images: Mapping[ImageStep, Image], set
         target=PLATFORM_TITLES[settings.target] if settings else "any platform",
         version=__version__,
     )
-    text += yaml.dump_all(documents, Dumper=_Dumper, sort_keys=True, width=120, allow_unicode=True)
-    return text.encode()
+    return text + str(yaml.dump_all(documents, Dumper=_Dumper, sort_keys=True, width=120, allow_unicode=True))
 
 
 # The first lines are kfp's: its loader takes a component's description from them.

@@ -9,8 +9,10 @@ import pytest
 import yaml
 from kfp import components, local
 
+from components.shared.images import IMAGE_STEPS
 from components.shared.model import open_model
 from components.shared.params import Params
+from components.shared.version import __version__
 from pipelines.cli import main
 from tests.examples import DIGITS, SMALL, write_params
 
@@ -128,3 +130,39 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.Capture
 
     assert "--output" in json.loads(capsys.readouterr().out)["error"]["message"]
     assert not (tmp_path / name).exists()
+
+
+def test_a_link_stays_one_to_the_file_that_is_written(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    link = tmp_path / "pipeline.yaml"
+    link.symlink_to(tmp_path / "kept" / "real.yaml")
+
+    assert main(["compile", "-o", str(link)]) == 0
+
+    assert link.is_symlink()
+    assert yaml.safe_load((tmp_path / "kept" / "real.yaml").read_text())["pipelineInfo"]
+
+
+@pytest.mark.parametrize("option", ["--data", "--checkpoints"])
+def test_what_kfp_would_fill_in_is_no_place(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    file = tmp_path / "pipeline.yaml"
+
+    assert main(["compile", "-o", str(file), option, "gs://bucket/{{$.pipeline_job_name}}"]) == 2
+
+    assert f"{option.removeprefix('--')} gs://bucket/" in capsys.readouterr().err
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "reference", ["user:hunter2!@registry.example/x:1", "https://u:hunter2!@registry.example/x", "{{$.image}}", "a b"]
+)
+def test_images_are_named_by_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str], reference: str) -> None:
+    images = {step: {"reference": reference, "id": f"sha256:{'1' * 64}"} for step in IMAGE_STEPS}
+    file = tmp_path / "images.json"
+    file.write_text(json.dumps({"schema_version": 1, "version": __version__, "images": images}))
+
+    assert main(["compile", "--images", str(file), "-o", str(tmp_path / "pipeline.yaml")]) == 2
+
+    err = capsys.readouterr().err
+    assert "images.data-prep must be" in err
+    assert "hunter2!" not in err

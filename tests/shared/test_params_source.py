@@ -213,7 +213,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         "latin.json": "is not UTF-8 text (byte 7)",
         "utf16.yaml": "is not UTF-8 text (byte 0)",
         "big.yaml": "is larger than 10 MiB, too large for params",
-        "params.toml": "a params file ends in .json, .yaml or .yml",
+        "params.toml": "a file of params ends in .json, .yaml or .yml",
         "params.py": "the shutterline command reads .py files too",
         "empty.json": "is empty",
         "bad.json": "is not JSON: Expecting value at line 1, column 2",

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from pipelines.cli import main
-from pipelines.compiled import LOADER, PlatformName, read_compiled
+from pipelines.compiled import PlatformName, read_compiled
+from pipelines.compiled_yaml import documents_of
 from pipelines.lint.finding import Finding
 from pipelines.lint.rules import lint
 
@@ -75,7 +76,7 @@ def _base(target: PlatformName) -> list[Document]:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "pipeline.yaml"
         assert main(["compile", "--target", target, "--checkpoints", "auto", "-o", str(file)]) == 0
-        documents: list[Document] = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=LOADER))
+        documents: list[Document] = documents_of(file.read_text(encoding="utf-8"))
     for executor in documents[0]["deploymentSpec"]["executors"].values():
         name = executor["container"]["image"].rpartition(":")[0]
         executor["container"]["image"] = f"registry.example/{name}@{DIGEST}"

@@ -106,6 +106,36 @@ def secret(name: str, path: str) -> dict[str, Any]:
     return {"secretName": name, "mountPath": path, "secretNameParameter": parameter, "optional": False}
 
 
+def takes(name: str, value: str) -> Change:
+    """The training step with one input more."""
+
+    def change(pipeline: Pipeline) -> None:
+        definitions = pipeline.spec["components"]["comp-train"]["inputDefinitions"]["parameters"]
+        definitions[name] = {"parameterType": "STRING"}
+        pipeline.task("train")["inputs"]["parameters"][name] = {"runtimeValue": {"constant": value}}
+
+    return change
+
+
+def makes_a_claim(**inputs: str) -> Change:
+    """A step of KFP's that makes a claim, served from the cache as kfp has it by default."""
+
+    def change(pipeline: Pipeline) -> None:
+        pipeline.spec["deploymentSpec"]["executors"]["exec-createpvc"] = {"container": {"image": "argostub/createpvc"}}
+        pipeline.spec["components"]["comp-createpvc"] = {
+            "executorLabel": "exec-createpvc",
+            "inputDefinitions": {"parameters": {name: {"parameterType": "STRING"} for name in inputs}},
+        }
+        pipeline.spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]["createpvc"] = {
+            "cachingOptions": {"enableCache": True},
+            "componentRef": {"name": "comp-createpvc"},
+            "inputs": {"parameters": {name: {"runtimeValue": {"constant": value}} for name, value in inputs.items()}},
+            "taskInfo": {"name": "createpvc"},
+        }
+
+    return change
+
+
 PRIVATE_KEY = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n"
 ACCOUNT = '{"type": "service_account", "private_key": "-----BEGIN PRIVATE KEY-----\\nMIIEvQIBADANBgkqhkiG9w"}'
 AWS_KEY = "AKIA" + "QWERTY12UIOP34AS"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from tests.pipelines.lint.bases import DIGEST
 from tests.pipelines.lint.cases import (
-    ACCOUNT,
-    AWS_KEY,
-    PRIVATE_KEY,
     Found,
     accelerator,
     both,
@@ -15,6 +12,7 @@ from tests.pipelines.lint.cases import (
     env,
     image,
     kubernetes,
+    makes_a_claim,
     option,
     params,
     rename,
@@ -22,9 +20,11 @@ from tests.pipelines.lint.cases import (
     secret,
     shm,
     struct,
+    takes,
     task,
     without_kubernetes,
 )
+from tests.pipelines.lint.secrets_cases import SECRETS_FOUND
 
 EXECUTORS = "deploymentSpec.executors"
 PLATFORM = "platforms.kubernetes.deploymentSpec.executors"
@@ -100,42 +100,7 @@ FOUND: dict[str, Found] = {
     "a step that makes a claim, on Vertex AI": Found(
         "foreign-platform", "vertex", image("argostub/createpvc"), "error", f"{TRAIN}.image"
     ),
-    "a password in the environment": Found(
-        "secret-value", "kubeflow", env("KAFKA_SASL_PASSWORD", "hunter2!"), "error", _ENV
-    ),
-    "a key in the environment": Found("secret-value", "vertex", env("WANDB_API_KEY", "0f" * 20), "error", _ENV),
-    "a private key": Found("secret-value", "vertex", env("CERTIFICATE", PRIVATE_KEY), "error", _ENV),
-    "a service account's key": Found("secret-value", "vertex", env("ACCOUNT", ACCOUNT), "error", _ENV),
-    "an access key of AWS": Found("secret-value", "vertex", env("USER", AWS_KEY), "error", _ENV),
-    "a URL with a password": Found(
-        "secret-value", "vertex", env("TRACKING", "https://me:hunter2!@tracking.example/x"), "error", _ENV
-    ),
-    "a password by an option": Found(
-        "secret-value", "vertex", option("--password", "hunter2!"), "error", f"{TRAIN}.args[5]"
-    ),
-    "a password in an option": Found("secret-value", "vertex", option("--token=hunter2!"), "error", f"{TRAIN}.args[4]"),
-    "a password as a parameter": Found(
-        "secret-value", "vertex",
-        lambda p: p.spec["root"]["inputDefinitions"]["parameters"].update(
-            db_password={"parameterType": "STRING", "defaultValue": "hunter2!"}
-        ),
-        "error", f"{INPUTS}.db_password.defaultValue",
-    ),
-    "a password as a constant": Found(
-        "secret-value", "vertex",
-        lambda p: p.task("train")["inputs"]["parameters"].update(
-            api_token={"runtimeValue": {"constant": "hunter2!"}}
-        ),
-        "error", f"{TASKS}.train.inputs.parameters.api_token.runtimeValue.constant",
-    ),
-    "a password inside a JSON text": Found(
-        "secret-value", "vertex", default("data", '{"login": {"password": "hunter2!"}}'), "error",
-        f"{INPUTS}.data.defaultValue",
-    ),
-    "a password inside a struct": Found(
-        "secret-value", "vertex", struct("STRUCT", {"login": {"password": "hunter2!"}}), "error",
-        f"{INPUTS}.options.defaultValue.login.password",
-    ),
+    **SECRETS_FOUND,
     "no tag": Found("unpinned-image", "vertex", image("registry.example/train"), "error", f"{TRAIN}.image"),
     "no tag, a port": Found("unpinned-image", "vertex", image("registry.example:5000/t"), "error", f"{TRAIN}.image"),
     "latest": Found("unpinned-image", "vertex", image("registry.example/train:latest"), "error", f"{TRAIN}.image"),
@@ -215,6 +180,10 @@ FOUND: dict[str, Found] = {
     "an accelerator without a count": Found(
         "limits", "kubeflow", resources(accelerator={"type": "nvidia.com/gpu"}), "error", _ACCELERATOR
     ),
+    "a unit that Kubernetes has not": Found(
+        "limits", "kubeflow", resources(resourceMemoryLimit="19000000K"), "error",
+        f"{TRAIN}.resources.resourceMemoryLimit",
+    ),
     "a count of no accelerator": Found("limits", "kubeflow", resources(accelerator={"count": "1"}), "error",
                                        _ACCELERATOR),
     "a node with accelerators for a step without": Found(
@@ -238,9 +207,16 @@ FOUND: dict[str, Found] = {
         "security", "kubeflow", kubernetes(securityContext={"runAsUser": "0"}), "warning",
         f"{PLATFORM}.exec-train.securityContext",
     ),
-    "root that refuses root": Found(
-        "security", "kubeflow", kubernetes(securityContext={"runAsUser": "0", "runAsNonRoot": True}), "error",
+    "root that is said to be refused": Found(
+        "security", "kubeflow", kubernetes(securityContext={"runAsUser": "0", "runAsNonRoot": True}), "warning",
         f"{PLATFORM}.exec-train.securityContext",
+    ),
+    "whoever it is, root refused": Found(
+        "security", "kubeflow", kubernetes(securityContext={"runAsNonRoot": True}), "warning",
+        f"{PLATFORM}.exec-train.securityContext",
+    ),
+    "shared memory in a unit that Kubernetes has not": Found(
+        "shared-memory", "kubeflow", shm("512000K"), "error", _SHM_WHERE
     ),
     "one secret mounted twice": Found(
         "pod-conflicts", "kubeflow", kubernetes(secretAsVolume=[secret("kafka", "/a"), secret("kafka", "/b")]), "error",
@@ -267,7 +243,8 @@ FOUND: dict[str, Found] = {
         "pod-conflicts", "kubeflow", kubernetes(imagePullPolicy="Sometimes"), "error",
         f"{PLATFORM}.exec-train.imagePullPolicy",
     ),
-    "a long name on Kubeflow": Found("names", "kubeflow", rename("a" * 64), "error", "pipelineInfo.name"),
+    "a long name on Kubeflow": Found("names", "kubeflow", rename("a" * 64), "warning", "pipelineInfo.name"),
+    "too long a name on Kubeflow": Found("names", "kubeflow", rename("a" * 129), "error", "pipelineInfo.name"),
     "a long name on Vertex AI": Found("names", "vertex", rename("a" * 129), "error", "pipelineInfo.name"),
     "a name in capitals": Found("names", "vertex", rename("Images"), "error", "pipelineInfo.name"),
     "a secret with a dot as a volume": Found(
@@ -312,6 +289,20 @@ FOUND: dict[str, Found] = {
     "an hour for long training": Found(
         "retries", "kubeflow", lambda p: p.task("train")["retryPolicy"].update(backoffMaxDuration="3600s"), "warning",
         f"{TASKS}.train.retryPolicy.backoffMaxDuration",
+    ),
+    "a claim that the cache has": Found(
+        "cached-side-effects", "kubeflow", makes_a_claim(pvc_name="work"), "warning",
+        f"{TASKS}.createpvc.cachingOptions.enableCache",
+    ),
+    "a checkpoint in the pod, perhaps": Found(
+        "checkpoint-place", "kubeflow", option("--checkpoint-dir=/work/c"), "warning", f"{TRAIN}.args[4]"
+    ),
+    "a checkpoint in the pod by the next word": Found(
+        "checkpoint-place", "vertex", option("--ckpt", "/work/c"), "warning", f"{TRAIN}.args[5]"
+    ),
+    "another input for checkpoints": Found(
+        "checkpoint-place", "kubeflow", takes("ckpt_dir", "/scratch/x"), "warning",
+        f"{TASKS}.train.inputs.parameters.ckpt_dir.runtimeValue.constant",
     ),
     "no checkpoints": Found(
         "checkpoint-place", "kubeflow", default("checkpoints", ""), "warning", f"{INPUTS}.checkpoints.defaultValue"

@@ -12,6 +12,7 @@ from tests.pipelines.lint.cases import (
     env,
     image,
     kubernetes,
+    makes_a_claim,
     option,
     params,
     rename,
@@ -21,6 +22,7 @@ from tests.pipelines.lint.cases import (
     task,
     without_kubernetes,
 )
+from tests.pipelines.lint.secrets_cases import SECRETS_SOUND
 
 _KEYS_OF_MOUNT = (kubernetes(secretAsVolume=[secret("google", "/var/run/google")]),)
 
@@ -30,19 +32,7 @@ SOUND: dict[str, Sound] = {
         "dangling-reference", "vertex", lambda p: p.task("train")["inputs"]["parameters"].pop("checkpoints")
     ),
     "a second document on Kubeflow": Sound("foreign-platform", "kubeflow", kubernetes(imagePullPolicy="Always")),
-    "a password's file": Sound("secret-value", "kubeflow", env("KAFKA_SASL_PASSWORD_FILE", "/var/run/kafka/password")),
-    "a reference": Sound("secret-value", "vertex", env("API_TOKEN", "sm://projects/p/secrets/s/versions/1")),
-    "an empty password": Sound("secret-value", "vertex", env("KAFKA_SASL_PASSWORD", "")),
-    "a password filled in later": Sound("secret-value", "vertex", env("PASSWORD", "{{$.inputs.parameters['x']}}")),
-    "a number of tokens": Sound("secret-value", "vertex", env("MAX_TOKENS", "4096")),
-    "a digest": Sound("secret-value", "vertex", env("DATASET", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d")),
-    "a URL with a user": Sound("secret-value", "vertex", env("TRACKING", "https://me@tracking.example/x")),
-    "a credentials file": Sound(
-        "secret-value", "vertex", env("GOOGLE_APPLICATION_CREDENTIALS", "/var/run/google/key.json")
-    ),
-    "an example's key": Sound("secret-value", "vertex", env("USER", "AKIAIOSFODNN7EXAMPLE")),
-    "an option without a value": Sound("secret-value", "vertex", option("--token", "--verbose")),
-    "source that puts a URL together": Sound("secret-value", "vertex", option('f"https://{user}:{password}@{host}"')),
+    **SECRETS_SOUND,
     "a tag and a digest": Sound("unpinned-image", "vertex", image(f"registry.example:5000/train:1.0@{DIGEST}")),
     "an image that a run names": Sound("unpinned-image", "vertex", image("{{$.inputs.parameters['image']}}")),
     "an official image": Sound("local-image", "vertex", image(f"python@{DIGEST}")),
@@ -57,6 +47,11 @@ SOUND: dict[str, Sound] = {
     "a limit that a run names": Sound(
         "limits", "kubeflow", resources(resourceMemoryLimit="{{$.inputs.parameters['memory']}}")
     ),
+    "half a processor, as Kubernetes takes it too": Sound("limits", "kubeflow", resources(resourceCpuLimit=".5")),
+    "many processors": Sound("limits", "kubeflow", resources(resourceCpuLimit="100000m")),
+    "memory by an exponent": Sound("limits", "kubeflow", resources(resourceMemoryLimit="17e9")),
+    "memory in thousandths": Sound("limits", "kubeflow", resources(resourceMemoryLimit="17000000000000m")),
+    "memory in k": Sound("limits", "kubeflow", resources(resourceMemoryLimit="19000000k")),
     "a request below the limit": Sound("limits", "kubeflow", resources(resourceMemoryRequest="1.5Gi")),
     "shared memory by its own field": Sound(
         "shared-memory", "kubeflow",
@@ -86,7 +81,21 @@ SOUND: dict[str, Sound] = {
             task("evaluate", cachingOptions={}),
         ),
     ),
+    "a task that ignores what failed": Sound(
+        "cached-side-effects", "vertex", task("evaluate", triggerPolicy={"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"})
+    ),
+    "a claim of a new name each time": Sound(
+        "cached-side-effects", "kubeflow", makes_a_claim(pvc_name_suffix="-work")
+    ),
+    "retries of a task that ignores what failed": Sound(
+        "retries", "vertex", task("evaluate", triggerPolicy={"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"})
+    ),
     "no retries": Sound("retries", "vertex", task("train", retryPolicy={"maxRetryCount": 0, "backoffDuration": "0s"})),
+    "a checkpoint by name": Sound("checkpoint-place", "kubeflow", option("--checkpoint", "resnet50")),
+    "a checkpoint by an option, on a claim": Sound(
+        "checkpoint-place", "kubeflow",
+        both(option("--checkpoint-dir", "/shared/c"), kubernetes(pvcMount=[claim("shared", "/shared")])),
+    ),
     "checkpoints in a bucket": Sound("checkpoint-place", "vertex", default("checkpoints", "gs://bucket/checkpoints")),
     "checkpoints in a mounted bucket": Sound(
         "checkpoint-place", "vertex", default("checkpoints", "/gcs/bucket/checkpoints")

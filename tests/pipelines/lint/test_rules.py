@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 import pipelines.lint.rules
-from pipelines.compiled import PLATFORMS, PlatformName, read_compiled
-from pipelines.lint.rules import RULES, lint
+from pipelines.compiled import PLATFORMS, PlatformName
+from pipelines.lint.rules import RULES
 from tests.pipelines.lint.bases import Pipeline, findings
-from tests.pipelines.lint.cases import AWS_KEY, PRIVATE_KEY, accelerator, both, env, option, params
+from tests.pipelines.lint.cases import AWS_KEY, PRIVATE_KEY, accelerator, both, env, image, option, params
 from tests.pipelines.lint.found import FOUND
 from tests.pipelines.lint.sound import SOUND
 
@@ -119,24 +118,23 @@ def test_without_a_target_mixed_accelerators_are_found() -> None:
     assert found == ["deploymentSpec.executors"]
 
 
-def test_a_file_that_holds_itself_ends_with_one_finding(tmp_path: Path) -> None:
-    file = tmp_path / "pipeline.yaml"
-    file.write_text(
-        "pipelineInfo: {name: p}\nroot: {dag: &d {tasks: {a: *d}}}\ndeploymentSpec: {executors: {e: {container: {}}}}\n"
-    )
+def test_an_image_that_names_a_login_is_not_shown_with_it() -> None:
+    pipeline = Pipeline("vertex")
+    image("user:hunter2!@registry.example/train:1.0")(pipeline)
 
-    (finding,) = lint(read_compiled(file), None)
+    found = [finding for finding in findings(pipeline) if finding.rule == "unpinned-image"]
 
-    assert "holds itself" in finding.message
+    assert [finding.message for finding in found] == ["…@registry.example/train:1.0 is no name of an image"]
+    assert "hunter2!" not in str(findings(pipeline))
 
 
-def test_a_file_that_grows_without_end_ends_with_one_finding(tmp_path: Path) -> None:
-    file = tmp_path / "pipeline.yaml"
-    lines = ["x0: &x0 [a, a, a, a, a, a, a, a, a, a]"]
-    lines += [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]" for n in range(1, 10)]
-    lines += ["pipelineInfo: {name: p}", "root: {dag: {}}", "deploymentSpec: {executors: {e: {container: {}}}}"]
-    file.write_text("\n".join(lines))
+@pytest.mark.parametrize(("kind", "target"), [("nvidia.com/gpu", "kubeflow"), ("NVIDIA_L4", "vertex")])
+def test_a_file_that_does_not_say_is_known_by_its_accelerators(kind: str, target: PlatformName) -> None:
+    pipeline = Pipeline("vertex")
+    accelerator(kind)(pipeline)
+    for executor in pipeline.spec["deploymentSpec"]["executors"].values():
+        executor["container"].pop("env")
+        executor["container"]["resources"].pop("resourceMemoryLimit")
 
-    (finding,) = lint(read_compiled(file), None)
-
-    assert "more than" in finding.message
+    assert findings(pipeline) == findings(pipeline, target)
+    assert ("shared-memory" in {finding.rule for finding in findings(pipeline)}) == (target == "kubeflow")

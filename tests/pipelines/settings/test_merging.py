@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 from pipelines.cli import main
-from pipelines.compiled import PlatformName
-from tests.pipelines.settings.compiling import compiled_with, places_of, printed, write_settings
+from pipelines.compiled import PLATFORMS, PlatformName
+from tests.pipelines.settings.compiling import (
+    EXAMPLES,
+    compiled_with,
+    example_files,
+    places_of,
+    printed,
+    write_settings,
+)
 
 
 def put_together(tmp_path: Path, capsys: pytest.CaptureFixture[str], **settings: Any) -> dict[str, Any]:
@@ -73,6 +83,52 @@ def test_null_takes_away_what_was_said_before(tmp_path: Path) -> None:
     assert evaluate["kubernetes"]["activeDeadlineSeconds"] == "60"
 
 
+def test_null_takes_away_mappings_lists_and_entries_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    every = {
+        "env": {"A": "every", "B": "every"},
+        "labels": {"team": "vision"},
+        "tolerations": [{"key": "a.io/spot"}],
+        "volumes": [{"claim": "shared", "path": "/shared"}],
+        "secret_env": {"TOKEN": {"secret": "s", "key": "k"}},
+    }
+    own = {
+        "env": {"A": None, "C": "train"},
+        "labels": None,
+        "tolerations": None,
+        "volumes": None,
+        "secret_env": {"TOKEN": None, "B_TOKEN": {"secret": "s", "key": "k"}},
+    }
+    steps = put_together(tmp_path, capsys, every_step=every, train=own)
+
+    assert {key: steps["train"].get(key) for key in every} == {
+        "env": {"B": "every", "C": "train"},
+        "labels": {},
+        "tolerations": [],
+        "volumes": [],
+        "secret_env": {"B_TOKEN": {"secret": "s", "key": "k", "optional": False}},
+    }
+    assert steps["evaluate"]["env"] == {"A": "every", "B": "every"}
+    assert steps["evaluate"]["labels"] == {"team": "vision"}
+
+
+def test_a_variable_of_every_step_may_be_a_secret_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    every, own = {"env": {"USER_NAME": "me"}}, {"secret_env": {"USER_NAME": {"secret": "s", "key": "k"}}}
+
+    steps = put_together(tmp_path, capsys, every_step=every, train={**own, "env": {"USER_NAME": None}})
+
+    assert steps["train"]["env"] == {}
+    assert set(steps["train"]["secret_env"]) == {"USER_NAME"}
+
+
+def test_settings_printed_are_settings_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = {"every-step": {"labels": {"a": "b"}}, "train": {"labels": None, "gpu": None, "env": {"A": None}}}
+    steps = printed("kubeflow", capsys, "--settings", write_settings(tmp_path / "settings.yaml", said))
+
+    again = printed("kubeflow", capsys, "--settings", write_settings(tmp_path / "again.yaml", steps))
+
+    assert again == steps
+
+
 def test_no_retries_are_asked_for_where_they_are_taken_away(tmp_path: Path) -> None:
     said = {"data-prep": {"retry": None}, "train": {"retry": {"times": 0}}, "evaluate": {"retry": {"times": None}}}
     pipeline = compiled_with(tmp_path, "vertex", said)
@@ -114,6 +170,22 @@ def test_json_is_read_like_yaml_and_underscores_like_hyphens(
 
     assert steps["train"]["cpu"] == "3"
     assert steps["data-prep"]["cpu"] == "0.5"
+
+
+def test_the_schema_takes_what_is_taken_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guide = re.findall(r"```yaml\n(.*?)```", (EXAMPLES.parents[1] / "README.md").read_text(), re.DOTALL)
+    sound = [yaml.safe_load(text) for text in (*guide, *(file.read_text() for file in example_files()))]
+    sound += [{"target": "kubeflow", "train": {"cpu": 8, "env": {"A": None}, "volumes": None, "gpu": None}}]
+    wrong = [{"cpu": "zebra"}, {"cpu": 0}, {"memory": 16}, {"memory": "1K"}, {"env": {"A": 1}}, {"volume": []}]
+    schemas = {target: printed(target, capsys, "--schema") for target in PLATFORMS}
+
+    for settings in sound:
+        jsonschema.validate(settings, schemas[settings["target"]])
+    for number, step in enumerate(wrong):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"train": step}, schemas["kubeflow"])
+        file = write_settings(tmp_path / f"{number}.yaml", {"train": step})
+        assert main(["settings", "--target", "kubeflow", "--settings", str(file)]) == 2
 
 
 def test_the_schema_names_every_key_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:

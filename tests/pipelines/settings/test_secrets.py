@@ -10,9 +10,11 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.compiled import PlatformName
+from tests.pipelines.lint.cases import AWS_KEY
 from tests.pipelines.settings.compiling import write_settings
 
 PLANTED = "Tr0ub4dor-Planted!"
+GITHUB_TOKEN = "ghp_" + "a1" * 18
 KEY = f"-----BEGIN PRIVATE KEY-----\n{PLANTED}\n-----END PRIVATE KEY-----\n"
 
 # Where people put them: the platform and what a file says of every step.
@@ -44,6 +46,14 @@ MISTAKES: dict[str, tuple[PlatformName, dict[str, Any]]] = {
     "a password to pull with": ("kubeflow", {"pull_secrets": PLANTED}),
     "a password as a pull secret": ("kubeflow", {"pull_secrets": [PLANTED]}),
     "a bearer token among the annotations": ("kubeflow", {"annotations": {"a": f"Bearer {'x' * 9}{PLANTED[:-1]}"}}),
+    "a key of AWS among the variables": ("vertex", {"env": {"USER_NAME": AWS_KEY}}),
+    "a token of GitHub among the variables": ("vertex", {"env": {"USER_NAME": GITHUB_TOKEN}}),
+    "a short name for a password": ("kubeflow", {"env": {"DB_PASS": PLANTED}}),
+    "a key of SSH": ("kubeflow", {"env": {"SSH_KEY": PLANTED}}),
+    "a password as an annotation": ("kubeflow", {"annotations": {"a.example/password": PLANTED}}),
+    "a password as a label": ("kubeflow", {"labels": {"db-password": PLANTED[:-1]}}),
+    "a token to select nodes by": ("kubeflow", {"node_selector": {"a": GITHUB_TOKEN}}),
+    "a token as a taint": ("kubeflow", {"tolerations": [{"key": "a", "operator": "Equal", "value": GITHUB_TOKEN}]}),
     "a setting among the annotations": ("kubeflow", {"annotations": {"a": f"password={PLANTED}"}}),
 }
 
@@ -60,7 +70,8 @@ def test_a_secret_is_refused_without_being_shown(
         assert main([*arguments, "--target", target, "--settings", str(file)]) == 2
         told = capfd.readouterr()
         assert "every-step." in told.err, "the message says where"
-        assert PLANTED[:-1] not in told.out + told.err
+        for planted in (PLANTED[:-1], AWS_KEY, GITHUB_TOKEN):
+            assert planted not in told.out + told.err
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
 
 
@@ -89,3 +100,45 @@ def test_where_a_secret_is_kept_may_be_said(tmp_path: Path, capfd: pytest.Captur
     assert main(["settings", "--target", "vertex", "--settings", str(file), "--json"]) == 0
 
     assert json.loads(capfd.readouterr().out)["train"]["env"] == env
+
+
+def test_what_only_sounds_like_a_secret_may_be_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    env = {"TOKENS_PER_BATCH": "4096", "TOKEN_BUDGET": "512", "PASSWORD_POLICY": "strict", "USE_TOKEN_AUTH": "yes"}
+    file = write_settings(tmp_path / "settings.yaml", {"train": {"env": env}})
+
+    assert main(["compile", "--target", "vertex", "--settings", str(file), "-o", str(tmp_path / "p.yaml")]) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--checkpoints", f"gs://bucket/{GITHUB_TOKEN}"], ["--data", f"gs://bucket/{AWS_KEY}"]],
+    ids=["checkpoints", "data"],
+)
+def test_a_file_that_would_hold_a_secret_is_not_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    output = tmp_path / "pipeline.yaml"
+
+    assert main(["compile", "--target", "vertex", "-o", str(output), *options]) == 2
+
+    told = capfd.readouterr()
+    assert "(secret-value)" in told.err
+    assert f"error: {output}: not written (--unchecked writes it all the same)" in told.err
+    assert GITHUB_TOKEN not in told.out + told.err
+    assert AWS_KEY not in told.out + told.err
+    assert not output.exists()
+    assert main(["compile", "--target", "vertex", "-o", str(output), *options, "--json", "--unchecked"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert (document["status"], document["pipeline"]) == ("compiled", str(output))
+    assert [finding["rule"] for finding in document["findings"] if finding["severity"] == "error"] == ["secret-value"]
+    assert output.exists()
+
+
+def test_a_word_that_names_a_secret_is_none_although_somebodys_password_is_the_same(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "password")
+    said = {"train": {"secret_env": {"KAFKA_SASL_PASSWORD": {"secret": "kafka", "key": "password"}}}}
+    file = write_settings(tmp_path / "settings.yaml", said)
+
+    assert main(["compile", "--target", "kubeflow", "--settings", str(file), "-o", str(tmp_path / "p.yaml")]) == 0

@@ -1,0 +1,131 @@
+"""The YAML of compiled pipelines, ours or anyone's, read so that no file is the end of whoever reads it.
+
+Values are those that kfp and Vertex AI's library see, so YAML 1.1's, read by PyYAML's safe loader.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# kfp's loaders are made for files of some kilobytes; a file that is larger than that is something else.
+LARGEST = 32 * 2**20
+# protobuf's own reader of JSON goes no deeper; libyaml's loader dies of some ten thousand.
+_DEEPEST = 100
+_MOST_VALUES = 2_000_000
+
+# In C, ten times as fast, where it was built so.
+_SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# What PyYAML's constructors raise where a text is not what its tag or its form says, such as the day 2026-02-31.
+_NO_SUCH_VALUE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_TEXT = "tag:yaml.org,2002:str"
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class UnreadableError(Exception):
+    """A file is none that can be a compiled pipeline; the text says why, after the file's name."""
+
+
+def text_of(file: Path) -> str:
+    """A file's text.
+
+    Raises:
+        UnreadableError: It cannot be read, is too large or is no text.
+    """
+    try:
+        with file.open("rb") as stream:  # whatever a device says its size is
+            data = stream.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > LARGEST:
+        raise UnreadableError(f"is larger than {LARGEST // 2**20} MiB, so it is no compiled pipeline")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnreadableError("is not a text file") from error
+
+
+def documents_of(text: str) -> list[Any]:
+    """The documents of a text, none of which holds itself, is enormous or too deep to be walked through.
+
+    Raises:
+        UnreadableError: It is not YAML, or such a document.
+    """
+    try:
+        _check_depth(text)
+        documents = list(yaml.load_all(text, Loader=_Loader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise UnreadableError(f"is not YAML: {error.problem or error.context}{where}") from error
+    except (yaml.YAMLError, *_NO_SUCH_VALUE) as error:
+        raise UnreadableError(f"is not YAML: {' '.join(str(error).split())}") from error
+    _check_size(documents)
+    return documents
+
+
+class _Loader(_SAFE_LOADER):  # type: ignore[misc] # either of two classes
+    """The safe loader that refuses what two readers would understand differently."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, of which each key is a text that stands there once: of two, PyYAML would take the last."""
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.tag == _MERGE:
+                continue
+            if key.tag != _TEXT or not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key that is no text", key.start_mark)
+            if key.value in seen:
+                problem = f"the key {key.value[:60]!r} stands twice in one mapping"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """A value; one that PyYAML cannot make of what is written is told by its line, without what is written."""
+        try:
+            return super().construct_object(node, deep)
+        except _NO_SUCH_VALUE as error:
+            problem = "a value that is not what it is written as"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_SAFE_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _DEEPEST:
+                raise UnreadableError(f"is nested more than {_DEEPEST} deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _check_size(documents: list[Any]) -> None:
+    """Refuse what YAML's references make of a small file."""
+    sizes: dict[int, int] = {}
+    depths: dict[int, int] = {}
+    open_: set[int] = set()
+    stack: list[tuple[Any, bool]] = [(documents, False)]
+    while stack:
+        item, left = stack.pop()
+        if not isinstance(item, dict | list):
+            continue
+        inner = list(item.values()) if isinstance(item, dict) else item
+        if left:
+            open_.discard(id(item))
+            sizes[id(item)] = 1 + sum(sizes.get(id(part), 1) for part in inner)
+            depths[id(item)] = 1 + max((depths.get(id(part), 0) for part in inner), default=0)
+            if sizes[id(item)] > _MOST_VALUES:
+                raise UnreadableError(f"holds more than {_MOST_VALUES} values once its references are followed")
+            if depths[id(item)] > _DEEPEST + 1:  # the list of documents is one
+                raise UnreadableError(f"is nested more than {_DEEPEST} deep once its references are followed")
+        elif id(item) in open_:
+            raise UnreadableError("holds itself: one of its references leads back to what it is in")
+        elif id(item) not in sizes:
+            open_.add(id(item))
+            stack.append((item, True))
+            stack += [(part, False) for part in inner]
