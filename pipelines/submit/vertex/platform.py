@@ -15,7 +15,6 @@ from pipelines.submit.vertex.request import (
     check_file,
     check_part,
     check_request,
-    digest_of,
     staging_place,
 )
 
@@ -26,7 +25,7 @@ try:
     from pipelines.submit.vertex import staging as bucket
     from pipelines.submit.vertex.answers import AlreadyExists, NotFound
     from pipelines.submit.vertex.job import console_url, endpoint_of, job_of
-    from pipelines.submit.vertex.progress import progress_of, state_of
+    from pipelines.submit.vertex.progress import is_ending, progress_of, state_of
     from pipelines.submit.vertex.service import Service
 except ImportError as error:
     raise InputError(
@@ -94,7 +93,7 @@ class VertexPlatform:
                 name is there.
             PlatformUnavailableError: Vertex AI does not answer.
         """
-        job = job_of(self._project, request, check_request(request))
+        job = job_of(self._project, request, check_request(self._project, request))
         patience = Patience()
         service = self._connected()
         bucket.check_bucket(self._project.staging, self._project.project, service.credentials, patience)
@@ -106,7 +105,8 @@ class VertexPlatform:
         return Submitted(
             id=made.name,
             name=request.name,
-            state=state_of(made),
+            # As on Kubeflow: one that is being cancelled is not the run that is asked for.
+            state="cancelled" if is_ending(made) else state_of(made),
             url=console_url(made),
             existed=existed,
         )
@@ -117,7 +117,7 @@ class VertexPlatform:
         Raises:
             InputError: The request cannot be used.
         """
-        job = job_of(self._project, request, check_request(request))
+        job = job_of(self._project, request, check_request(self._project, request))
         # The API takes enumerations by number, and the client sends them so.
         body = PipelineJob.to_dict(job, preserving_proto_field_name=False, always_print_fields_with_no_presence=False)
         return [
@@ -155,14 +155,17 @@ class VertexPlatform:
     def _made(
         self, service: Service, job: PipelineJob, request: RunRequest, patience: Patience
     ) -> tuple[PipelineJob, bool]:
-        """The job, and whether it was there before this call."""
+        """The job, and whether it was there before this call.
+
+        Every attempt begins with a look: so one that was there is not taken for one whose answer was lost.
+        """
         name = f"{self._project.parent}/pipelineJobs/{request.name}"
         perhaps_made = False
 
         def attempt() -> tuple[PipelineJob, bool]:
             nonlocal perhaps_made
-            if perhaps_made and (found := self._found(service, name, patience)) is not None:
-                return found, False
+            if (found := self._found(service, name, patience)) is not None:
+                return found, not perhaps_made
             try:
                 return service.create(job, request.name, patience), False
             except AlreadyExists:
@@ -177,10 +180,10 @@ class VertexPlatform:
         made, existed = patience.persist(
             attempt, lost="The run may have been started: repeat the same command, which finds it then"
         )
-        if existed and made.labels.get(REQUEST_LABEL) != digest_of(request):
+        if made.labels.get(REQUEST_LABEL) != job.labels[REQUEST_LABEL]:
             raise PlatformRefusedError(
-                f"--name {request.name}: another run has that name, of another pipeline or with other values; choose "
-                f"another name, or leave it out ({console_url(made)})"
+                f"--name {request.name}: another run has that name, of another pipeline, or with other values, "
+                f"account or network; choose another name, or leave it out ({console_url(made)})"
             )
         return made, existed
 
@@ -189,3 +192,6 @@ class VertexPlatform:
             return service.get(name, patience)
         except NotFound:
             return None
+        except Later as error:
+            error.done = False  # to look starts no run
+            raise

@@ -109,7 +109,7 @@ def check_bucket(staging: Location, project: str, credentials: Any, patience: Pa
         except Forbidden:
             return
         except FAILURES as error:
-            meant = answers.meaning(error)
+            meant = answers.meaning(error, NotFound)
             raise (missing if isinstance(meant, NotFound) else meant) from error
 
     try:

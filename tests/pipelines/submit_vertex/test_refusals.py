@@ -117,7 +117,7 @@ def test_what_vertex_ai_refuses_is_told_with_what_to_do(
     message = refused(platform, a_run())
 
     assert all(text in message for text in expected), message
-    assert vertex.asked == ["POST pipelineJobs"] * (3 if refusal.code == 401 else 1)
+    assert vertex.asked == ["GET pipelineJobs", *["POST pipelineJobs"] * (3 if refusal.code == 401 else 1)]
 
 
 def test_the_advice_of_one_refusal_is_not_that_of_another(

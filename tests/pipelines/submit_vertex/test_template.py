@@ -106,7 +106,7 @@ def test_text_of_any_language_survives(
 
     platform.submit(a_run(pipeline=read_compiled(compiled.file), values={"data": text}))
 
-    body = vertex.requests[0].body
+    body = vertex.requests[-1].body
     assert body["pipelineSpec"]["pipelineInfo"]["description"] == text
     assert body["runtimeConfig"]["parameterValues"]["data"] == text
 
@@ -118,7 +118,7 @@ def test_what_was_checked_is_sent_whatever_became_of_the_file(
 
     platform.submit(a_run())
 
-    assert vertex.requests[0].body["pipelineSpec"] == compiled.spec
+    assert vertex.requests[-1].body["pipelineSpec"] == compiled.spec
 
 
 SCRIPT = """
