@@ -15,8 +15,11 @@ from google.cloud.aiplatform_v1.services.metadata_service import MetadataService
 from google.cloud.aiplatform_v1.services.pipeline_service import PipelineServiceClient
 from google.cloud.aiplatform_v1.types import PipelineJob
 
+from components.shared.errors import PlatformRefusedError
+from components.shared.events.google_errors import ODD_FILE, reason_of
+from components.shared.events.redaction import redact
 from pipelines.submit.patience import Patience
-from pipelines.submit.vertex.answers import FAILURES, AlreadyExists, Answers, Expected, NotFound
+from pipelines.submit.vertex.answers import FAILURES, LOG_IN, AlreadyExists, Answers, Expected, NotFound
 from pipelines.submit.vertex.request import Project
 
 
@@ -46,6 +49,8 @@ class Service:
                 self.credentials: Any = google.auth.default(scopes=scopes)[0]
         except GoogleAuthError as error:
             raise self.answers.meaning(error) from error
+        except ODD_FILE as error:
+            raise PlatformRefusedError(f"no Google credentials: {redact(reason_of(error))}; {LOG_IN}") from error
 
     def create(self, job: PipelineJob, job_id: str, patience: Patience) -> PipelineJob:
         """Make a job, in one attempt.

@@ -242,9 +242,15 @@ def test_without_credentials_it_is_told_how_to_get_some(
     assert "gcloud auth application-default login" in message
 
 
-@pytest.mark.parametrize("content", [None, "{", "{}", '{"type": "service_account"}'])
+@pytest.mark.parametrize(
+    "content", [None, "{", "{}", '{"type": "service_account"}', "[]", "\xff", '{"type": "external_account"}', "folder"]
+)
 def test_a_key_file_that_is_none(platform: VertexPlatform, a_run: Run, credentials: Path, content: str | None) -> None:
-    credentials.unlink() if content is None else credentials.write_text(content)
+    credentials.unlink()
+    if content == "folder":
+        credentials.mkdir()
+    elif content is not None:
+        credentials.write_text(content, encoding="latin-1")
 
     message = refused(platform, a_run())
 
