@@ -246,6 +246,31 @@ def test_retry_after_is_heeded(
     assert pauses == [3, 30]
 
 
+@pytest.mark.parametrize(
+    ("text", "heeded"),
+    [
+        ("²", False),
+        ("-5", False),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", False),
+        ("", False),
+        ("1e9", False),
+        ("9" * 999, True),
+    ],
+)
+def test_a_retry_after_of_any_kind_is_outlived(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run, monkeypatch: pytest.MonkeyPatch, text: str, heeded: bool
+) -> None:
+    vertex.plan(Refuse(503, "UNAVAILABLE", "Later", retry_after=text))
+    pauses: list[float] = []
+    monkeypatch.setattr("pipelines.submit.patience.time.sleep", pauses.append)
+    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "100")
+
+    platform.submit(a_run())
+
+    assert (pauses == [30]) == heeded
+    assert list(vertex.jobs) == ["a-run"]
+
+
 def test_patience_ends_and_says_what_may_have_happened(
     platform: VertexPlatform, vertex: VertexApi, a_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
