@@ -11,6 +11,7 @@ from google.cloud.aiplatform_v1.types import PipelineState
 
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError
 from pipelines.compiled import CompiledPipeline, read_compiled
+from pipelines.submit.names import version_name
 from pipelines.submit.platform import RunRequest, Submitted
 from pipelines.submit.vertex.platform import VertexPlatform
 from tests.peers.gcs import GcsBucket
@@ -376,7 +377,12 @@ def test_values_are_of_their_inputs_types(
 
 
 def test_a_dry_run_shows_what_is_sent_and_sends_nothing(
-    a_platform: Platforms, vertex: VertexApi, gcs_bucket: GcsBucket, a_run: Run, monkeypatch: pytest.MonkeyPatch
+    a_platform: Platforms,
+    vertex: VertexApi,
+    gcs_bucket: GcsBucket,
+    compiled: CompiledPipeline,
+    a_run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     platform = a_platform(service_account="trainer@my-project.iam.gserviceaccount.com")
     with monkeypatch.context() as without:
@@ -389,6 +395,7 @@ def test_a_dry_run_shows_what_is_sent_and_sends_nothing(
 
     asked = vertex.requests[-1]
     url = f"https://{vertex.endpoint}/v1/projects/{PROJECT}/locations/{LOCATION}/pipelineJobs?pipelineJobId=a-run"
-    assert shown == [{"method": "POST", "url": url, "body": asked.body}]
+    assert shown[1:] == [{"method": "POST", "url": url, "body": asked.body}]
+    assert shown[:1] == platform.upload_requests(compiled, compiled.name, version_name(compiled))
     assert asked.method == "POST"
     assert url.endswith(f"{asked.path}?pipelineJobId={asked.query['pipelineJobId']}")

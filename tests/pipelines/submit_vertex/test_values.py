@@ -46,6 +46,6 @@ def test_a_text_is_changed(compiled: CompiledPipeline, capsys: pytest.CaptureFix
 
     assert submitted(compiled, json.dumps(SMALL)) == 0
 
-    (request,) = json.loads(capsys.readouterr().out)["requests"]
+    _, request = json.loads(capsys.readouterr().out)["requests"]
     sent = request["body"]["runtimeConfig"]["parameterValues"]["params"]
     assert json.loads(sent)["num_epochs"] == 7
