@@ -7,8 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.shared.command import CommandParser, add_json_option, add_params_options, error_document, print_json
-from components.shared.errors import EXIT_FAILURE, ShutterlineError
+from components.shared.command import (
+    CommandParser,
+    add_json_option,
+    add_params_options,
+    error_document,
+    print_json,
+    tell,
+    with_output,
+)
+from components.shared.errors import ShutterlineError
 from components.shared.signals import EXIT_INTERRUPTED
 from components.shared.version import __version__
 from pipelines.compiled import PLATFORMS
@@ -109,20 +117,22 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 2 bad input, 130 interrupted, 1 anything else."""
-    options = build_parser().parse_args(argv)
+    return with_output(lambda: _done(build_parser().parse_args(argv)))
+
+
+def _done(options: argparse.Namespace) -> int:
     try:
         return _COMMANDS[options.command](options)
     except ShutterlineError as error:
-        sys.stderr.write(f"error: {error}\n")
+        tell(f"error: {error}")
         if options.json:
             print_json({"status": "failed", "error": error_document(error)})
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        tell("interrupted")
+        if options.json:
+            print_json({"status": "interrupted"})
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # a reader such as head that has seen enough
-        sys.stderr.close()
-        return EXIT_FAILURE
 
 
 def _run(options: argparse.Namespace) -> int:

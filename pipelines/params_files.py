@@ -94,6 +94,24 @@ def load_checked(source: str, overrides: Sequence[str]) -> Checked:
         ParamsError: With every problem found.
     """
     raw, name = read_python(Path(source)) if source.endswith(".py") else read_raw(source)
+    return _checked(raw, name, overrides)
+
+
+def text_checked(text: str, name: str, overrides: Sequence[str]) -> Checked:
+    """Read params from a JSON text, whatever else it looks like, and check them.
+
+    Args:
+        text: The text.
+        name: What messages call it by.
+        overrides: As for :func:`load_checked`.
+
+    Raises:
+        ParamsError: With every problem found.
+    """
+    return _checked(params_source.from_json(text, name), name, overrides)
+
+
+def _checked(raw: dict[str, Any], name: str | None, overrides: Sequence[str]) -> Checked:
     raw = params_source.with_overrides(raw, overrides)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ParamsWarning)

@@ -13,7 +13,7 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from components.shared.command import CommandParser
+from components.shared.command import CommandParser, tell
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError, ShutterlineError
 from components.shared.events.event import StepEvent
 from components.shared.events.runs import RunView
@@ -68,7 +68,7 @@ def watch(options: argparse.Namespace) -> int:
         with sigterm_raises(), closing(open_source(options)) as source:
             return _follow(source, options)
     except ShutterlineError as error:  # here and not in main: standard output is for events alone
-        sys.stderr.write(f"error: {error}\n")
+        tell(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from textwrap import indent
 from typing import Any, NoReturn
 
-from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError, ParamsError
+from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError, ParamsError
 from components.shared.events.data import Emit
+from components.shared.events.redaction import redact_message
 from components.shared.params import Params
 from components.shared.run import step_run
 from components.shared.step import Reported, StepFailed, StepName, run_step
@@ -57,17 +61,49 @@ environment:
 """
 
 
+# What writing to standard output may end with, beside a broken pipe.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EAGAIN)
+
+
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and exit code 2."""
+    """An argument parser whose errors are one line and exit code 2, with ``--json`` a document, too.
+
+    Attributes:
+        has_documents: Whether ``--json`` means one document; of a parser of commands: of most of them.
+    """
+
+    has_documents = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
             formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXIT_CODES, allow_abbrev=False, **options
         )
 
+    def add_subparsers(self, **options: Any) -> Any:
+        """Add commands."""
+        self.has_documents = True
+        return super().add_subparsers(**options)
+
+    def parse_known_args(  # type: ignore[override] # argparse has it twice, by the kind of the namespace
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Parse; what is not known is an error of the command that does not know it."""
+        self._words = sys.argv[1:] if args is None else list(args)
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         """End with one line."""
-        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        tell(f"{self.prog}: error: {message} (see {self.prog} --help)")
+        if self.has_documents and "--json" in self._words:
+            print_json({"status": "failed", "error": error_document(InputError(message))})
+        self.exit(EXIT_BAD_INPUT)
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; argparse itself passes over what cannot be written."""
+        (file or sys.stdout).write(self.format_help())
 
 
 def add_params_options(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -104,12 +140,57 @@ def add_place(parser: argparse.ArgumentParser, name: str, *, required: bool = Tr
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``."""
+    if isinstance(parser, CommandParser):
+        parser.has_documents = True
     parser.add_argument("--json", action="store_true", help="print one JSON document to standard output")
 
 
 def print_json(document: object) -> None:
     """Print one JSON document to standard output, and nothing else."""
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def tell(line: str) -> None:
+    """Tell people something on standard error, without secrets; nothing happens where that takes no more."""
+    with suppress(AttributeError, OSError):  # the first where there is none
+        sys.stderr.write(f"{redact_message(line)}\n")
+        sys.stderr.flush()
+
+
+def with_output(work: Callable[[], int]) -> int:
+    """Do a command's work, and see that all that it prints arrives.
+
+    Returns:
+        The work's exit code; 1 where standard output takes no more. Of a reader such as head, which has seen enough,
+        nothing is said.
+    """
+    # What is opened next would have its number, and get what is printed.
+    if sys.stdout is None:
+        tell("error: standard output is closed; lead it somewhere, such as to /dev/null")
+        return EXIT_FAILURE
+    try:
+        try:
+            return work()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go_of_output()
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITABLE:
+            raise
+        tell(f"error: standard output, or a file, cannot be written: {error.strerror}")
+        _let_go_of_output()
+    return EXIT_FAILURE
+
+
+def _let_go_of_output() -> None:
+    """Python flushes standard output once more at its end, and would complain that nobody takes it."""
+    with suppress(OSError, ValueError):  # in a test it may have no number
+        number = sys.stdout.fileno()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
 
 
 def step_command(
@@ -140,7 +221,17 @@ def step_command(
     add_params_options(parser)
     add_json_option(parser)
     parser.add_argument("--version", action="version", version=f"shutterline {__version__}")
-    options = parser.parse_args(argv)
+    return with_output(lambda: _step(step, parser.parse_args(argv), work, output, in_pipeline=in_pipeline))
+
+
+def _step(
+    step: StepName,
+    options: argparse.Namespace,
+    work: Callable[[argparse.Namespace, Params, Emit], Reported],
+    output: str | None,
+    *,
+    in_pipeline: bool,
+) -> int:
     try:
         _, record = run_step(
             step,
@@ -161,10 +252,13 @@ def step_command(
 
 
 def error_document(error: BaseException) -> dict[str, Any]:
-    """An error as JSON data; of params, with every problem by itself."""
-    document: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
+    """An error as JSON data, without secrets; of params, with every problem by itself."""
+    document: dict[str, Any] = {"type": type(error).__name__, "message": redact_message(str(error))}
     problems = getattr(error, "problems", None)
     if problems is not None:
-        document["source"] = getattr(error, "source", None)
-        document["problems"] = [{"path": problem.path, "message": problem.message} for problem in problems]
+        source = getattr(error, "source", None)
+        document["source"] = None if source is None else redact_message(source)
+        document["problems"] = [
+            {"path": redact_message(problem.path), "message": redact_message(problem.message)} for problem in problems
+        ]
     return document

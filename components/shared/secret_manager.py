@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from components.shared.allowed_classes import shortened
 from components.shared.backoff import pause_s
 from components.shared.errors import StatusRefusedError
-from components.shared.events.google_errors import reason_of
+from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.events.transport import Unavailable
 
@@ -85,7 +85,7 @@ def fetch_secret(where: str, reference: str, *, is_public: bool = False) -> byte
         ) from error
     try:
         credentials = _credentials()
-    except (GoogleAuthError, ValueError, OSError) as error:
+    except (GoogleAuthError, *ODD_FILE) as error:
         raise StatusRefusedError(f"{place}: no Google credentials: {_said(error)}; {_LOG_IN}") from error
     url = f"{_endpoint(credentials.universe_domain)}/v1/{found[1]}:access"
     with requests.Session() as session:

@@ -11,7 +11,7 @@ from components.shared.params import Params
 from components.shared.run import CHECKPOINTS_AUTO
 from components.shared.storage.location import place
 from pipelines.compiled import CompiledPipeline, secret_named_by
-from pipelines.params_files import Checked, load_checked
+from pipelines.params_files import Checked, load_checked, text_checked
 
 _OPTIONS = {"params": "--params", "data": "--data", "checkpoints": "--checkpoints"}
 
@@ -30,10 +30,13 @@ def checked_params(pipeline: CompiledPipeline, source: str, overrides: list[str]
     """
     if not source and not overrides:
         return None
+    if source:
+        return load_checked(source, overrides)
     default: Any = pipeline.inputs.get("params", {}).get("defaultValue")
-    if not source and not isinstance(default, str):
+    if not isinstance(default, str):
         raise InputError(f"--set: {pipeline.file} has no params of its own to change; name some by --params")
-    return load_checked(source or default, overrides)
+    # As the steps take it: a file from elsewhere must not name another one here, which may be code.
+    return text_checked(default, f"{pipeline.file}: its params", overrides)
 
 
 def run_values(

@@ -82,6 +82,7 @@ class Asked:
 class _Planned:
     fault: Fault
     what: str
+    skip: int
     left: int
 
 
@@ -131,9 +132,9 @@ class VertexApi(Peer):
         """What was asked, in short."""
         return [each.what for each in self.requests]
 
-    def plan(self, fault: Fault, what: str = "POST pipelineJobs", times: int = 1) -> None:
-        """Let something go wrong with the next requests of a kind."""
-        self._planned.append(_Planned(fault, what, times))
+    def plan(self, fault: Fault, what: str = "POST pipelineJobs", times: int = 1, skip: int = 0) -> None:
+        """Let something go wrong with the next requests of a kind, some skipped first."""
+        self._planned.append(_Planned(fault, what, skip, times))
 
     def start(self) -> None:
         self._server = Server(self.port, self._serve)
@@ -176,7 +177,9 @@ class VertexApi(Peer):
 
     def _next_fault(self, what: str) -> Fault | None:
         for planned in self._planned:
-            if planned.what == what and planned.left:
+            if planned.what == what and planned.skip:
+                planned.skip -= 1
+            elif planned.what == what and planned.left:
                 planned.left -= 1
                 return planned.fault
         return None

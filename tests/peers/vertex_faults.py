@@ -17,7 +17,7 @@ class Refuse:
     reason: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     violations: tuple[tuple[str, str], ...] = ()
-    retry_after: int | None = None
+    retry_after: int | str | None = None
 
     def body(self) -> bytes:
         kind = "type.googleapis.com/google.rpc."

@@ -105,6 +105,27 @@ def test_json_of_bad_params_lists_every_problem(capsys: pytest.CaptureFixture[st
     assert "Traceback" not in err
 
 
+def test_no_secret_is_in_the_document_of_bad_params(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", "hunter2hunter2")
+    argv = ["--dataset", "data", "--params", json.dumps(small()), "--set", "num_epochs=hunter2hunter2", "--json"]
+    assert command(*argv) == 2
+    out, err = capsys.readouterr()
+    assert "hunter2" not in out + err
+    (problem,) = json.loads(out)["error"]["problems"]
+    assert problem == {"path": "num_epochs", "message": "must be a whole number, got the text '[redacted]'"}
+
+
+def test_a_bad_command_line_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command(*ARGUMENTS, "--json", "--epochs", "5")
+    assert caught.value.code == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["status"] == "failed"
+    assert document["error"]["message"] == "unrecognized arguments: --epochs 5"
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

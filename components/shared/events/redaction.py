@@ -30,19 +30,17 @@ def _without_value(setting: re.Match[str]) -> str:
     return setting[0] if _NOT_SECRET_NAME.search(name) else f"{name}{sign}{quote}{REDACTED}"
 
 
+_NAME = r"(?i)\b(\w*(?:password|passwd|secret|token|api_?key|private_key)\w*)"
+_VALUE = r"(\\?['\"]?)(?!\[redacted\])([^\s'\",;&)}\]]{4,})"
+_SETTING = (re.compile(rf"{_NAME}(\\?['\"]?\s*[=:]\s*){_VALUE}"), _without_value)
+# A message of ours is about what stands before its colon, and goes on in words: "secret: must be the name of one".
+_SETTING_IN_A_MESSAGE = (re.compile(rf"{_NAME}(\\?['\"]\s*[=:]\s*|\s*=\s*){_VALUE}"), _without_value)
 _SHAPES = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), REDACTED),
     (re.compile(r"(?<=://)[^/\s:@]*:[^/\s]+(?=@)"), REDACTED),
     (re.compile(r"(?i)\b(bearer)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {REDACTED}"),
     # Not "basic training": base64 is more than small letters.
     (re.compile(r"\b((?i:basic))\s+(?=[a-z]*[A-Z0-9+/=])[A-Za-z0-9+/=]{8,}"), rf"\1 {REDACTED}"),
-    (
-        re.compile(
-            r"(?i)\b(\w*(?:password|passwd|secret|token|api_?key|private_key)\w*)"
-            r"(\\?['\"]?\s*[=:]\s*)(\\?['\"]?)(?!\[redacted\])([^\s'\",;&)}\]]{4,})"
-        ),
-        _without_value,
-    ),
 )
 
 # One pass that most texts end with: nothing in them looks like the beginning of a shape.
@@ -89,8 +87,13 @@ class Redactor:
         self._registered = -1
         self._secrets: list[str] = []
 
-    def __call__(self, text: str) -> str:
-        """A text without the secrets in it."""
+    def __call__(self, text: str, *, message: bool = False) -> str:
+        """A text without the secrets in it.
+
+        Args:
+            text: The text.
+            message: Whether it is a message of ours, in which words follow the name of an option and a colon.
+        """
         if len(_registered) != self._registered:
             self._registered = len(_registered)
             # Longer first: one secret may contain another.
@@ -99,7 +102,7 @@ class Redactor:
             if secret in text:
                 text = text.replace(secret, REDACTED)
         if _MAY_HOLD_A_SHAPE.search(text):
-            for shape, replacement in _SHAPES:
+            for shape, replacement in (*_SHAPES, _SETTING_IN_A_MESSAGE if message else _SETTING):
                 text = shape.sub(replacement, text)
         return text
 
@@ -107,3 +110,8 @@ class Redactor:
 def redact(text: str) -> str:
     """A text without the secrets that are known now."""
     return Redactor()(text)
+
+
+def redact_message(text: str) -> str:
+    """A message of ours without the secrets that are known now, such as in a value that it quotes."""
+    return Redactor()(text, message=True)

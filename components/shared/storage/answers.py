@@ -59,5 +59,6 @@ def knowing_its_own(
 
 
 def patience_asked(retry_after: str) -> float | None:
-    """The seconds of a Retry-After header; None where it names a date, or is not there."""
-    return float(retry_after) if retry_after.isdigit() else None
+    """The seconds of a Retry-After header; None where it names a date, is no number, or is not there."""
+    # isdigit alone takes "²", of which float makes no number.
+    return float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None

@@ -33,7 +33,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError, NameResolutionError, SS
 
 from components.shared.allowed_classes import shortened
 from components.shared.errors import StorageRefusedError
-from components.shared.events.google_errors import reason_of
+from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.storage.answers import knowing_its_own, patience_asked, pieces_of_body
 from components.shared.storage.content import Checksum, Content
@@ -347,7 +347,7 @@ def _settings(uri: str) -> tuple[Any, str]:
         client = Client(project="none", credentials=credentials, client_options=universe)
         endpoint = str(client.api_endpoint)
         client.close()
-    except (GoogleAuthError, ValueError) as error:
+    except (GoogleAuthError, *ODD_FILE) as error:
         raise StorageRefusedError(f"{uri}: no credentials: {redact(reason_of(error))}; {_LOG_IN}") from error
     return credentials, endpoint if "://" in endpoint else f"http://{endpoint}"
 

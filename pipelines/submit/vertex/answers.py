@@ -35,20 +35,24 @@ _RATE = re.compile(r"(?i)per minute|per second|rate limit")
 _QUOTA = re.compile(r"(?i)quota")
 
 
-class AlreadyExists(Exception):  # noqa: N818 - the expected end of a repetition
-    """Something of that name is there."""
-
-
-class NotFound(Exception):  # noqa: N818 - the answer to a question
-    """Nothing of that name is there.
+class Expected(Exception):  # noqa: N818 - an answer, to whoever asks for that
+    """A refusal that may be just what is asked for.
 
     Attributes:
-        refusal: What to tell where it should have been.
+        refusal: What to tell where it is not.
     """
 
     def __init__(self, refusal: PlatformRefusedError) -> None:
         super().__init__(str(refusal))
         self.refusal = refusal
+
+
+class AlreadyExists(Expected):
+    """Something of that name is there: the expected end of a repetition."""
+
+
+class NotFound(Expected):
+    """Nothing of that name is there: the answer to a question."""
 
 
 # What the client raises when a request fails; AttributeError: it takes for granted that an error's JSON is Google's.
@@ -69,12 +73,17 @@ class Answers:
     project: str
     location: str
 
-    def meaning(self, error: Exception) -> Exception:
+    def meaning(self, error: Exception, *expected: type[Expected]) -> Exception:
         """What to raise in an error's place.
 
         Args:
             error: One of FAILURES.
+            expected: What may be raised besides Later and PlatformRefusedError; where it is not, it is a refusal.
         """
+        meant = self._meaning(error)
+        return meant.refusal if isinstance(meant, Expected) and not isinstance(meant, expected) else meant
+
+    def _meaning(self, error: Exception) -> Exception:
         if isinstance(error, GoogleAPICallError):
             return self._answered(error)
         if isinstance(error, GoogleAuthError):
@@ -97,7 +106,7 @@ class Answers:
         if code in _LATER or said.status in ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
             return Later(f"{self.host} answers {said.name}: {said.message}", done=True, retry_after_s=wish)
         if code == 409:
-            return AlreadyExists(said.message)
+            return AlreadyExists(self._refused(said, ""))
         if code == 404:
             return NotFound(self._refused(said, f"check the project {self.project} and the location {self.location}"))
         return self._refused(said, self._advice(code, said))

@@ -13,6 +13,7 @@ from components.shared.errors import PlatformRefusedError
 from pipelines.submit.patience import Later, Patience
 from pipelines.submit.platform import DONE
 from pipelines.submit.vertex.answers import AlreadyExists, NotFound
+from pipelines.submit.vertex.job import console_url
 from pipelines.submit.vertex.progress import state_of
 from pipelines.submit.vertex.request import Project
 from pipelines.submit.vertex.service import Service
@@ -33,7 +34,7 @@ def ensure(service: Service, project: Project, experiment: str, patience: Patien
 
     def attempt() -> Context:
         try:
-            found: Context = service.metadata("get_context", patience, name=_name(project, experiment))
+            found: Context = service.metadata("get_context", patience, NotFound, name=_name(project, experiment))
         except NotFound:
             return _create(service, project, experiment, patience)
         return found
@@ -50,24 +51,41 @@ def associate(service: Service, project: Project, experiment: str, job: Pipeline
     """Make a job's run part of an experiment; nothing happens if it is.
 
     Raises:
-        PlatformRefusedError: We may not.
+        PlatformRefusedError: We may not, or the experiment is no longer there.
         PlatformUnavailableError: Vertex AI does not answer, or has not made the run's context in time.
     """
+    started = f"The run was started, and is not in the experiment {experiment}"
 
-    def attempt() -> None:
+    def put() -> None:
         # Vertex AI makes the run's context some time after the job.
         now = job if job.job_detail.pipeline_run_context.name else service.get(job.name, patience)
         run = now.job_detail.pipeline_run_context.name
         if run:
-            # Children that are there already are skipped.
-            service.metadata("add_context_children", patience, context=_name(project, experiment), child_contexts=[run])
+            _add(service, _name(project, experiment), run, patience)
         elif state_of(now) not in DONE:
             raise Later(f"{job.name} has no context yet", done=True)
 
-    patience.persist(
-        attempt,
-        lost=f"The run was started, and is not in the experiment {experiment}: repeat the same command for that",
-    )
+    def attempt() -> None:
+        try:
+            put()
+        except Later as error:
+            error.done = True  # of the run: it was started whatever becomes of this
+            raise
+        except NotFound as error:  # of the job
+            raise error.refusal from error
+
+    try:
+        patience.persist(attempt, lost=f"{started}: repeat the same command for that ({console_url(job)})")
+    except PlatformRefusedError as error:
+        raise PlatformRefusedError(f"{started}: {error} ({console_url(job)})") from error
+
+
+def _add(service: Service, experiment: str, run: str, patience: Patience) -> None:
+    """Make a run's context a child of an experiment; one that is there already is skipped."""
+    try:
+        service.metadata("add_context_children", patience, NotFound, context=experiment, child_contexts=[run])
+    except NotFound as error:
+        raise PlatformRefusedError("it was deleted meanwhile; repeat the same command, which makes it anew") from error
 
 
 def _create(service: Service, project: Project, experiment: str, patience: Patience) -> Context:
@@ -75,6 +93,8 @@ def _create(service: Service, project: Project, experiment: str, patience: Patie
         made: Context = service.metadata(
             "create_context",
             patience,
+            AlreadyExists,
+            NotFound,
             parent=_store(project),
             context=Context(
                 display_name=experiment, schema_title=_SCHEMA, schema_version=_SCHEMA_VERSION, metadata=_METADATA
@@ -89,6 +109,7 @@ def _create(service: Service, project: Project, experiment: str, patience: Patie
             service.metadata(
                 "create_metadata_store",
                 patience,
+                AlreadyExists,
                 parent=project.parent,
                 metadata_store=MetadataStore(),
                 metadata_store_id=_STORE,

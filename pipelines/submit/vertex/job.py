@@ -57,7 +57,7 @@ def job_of(project: Project, request: RunRequest, values: Mapping[str, Any]) -> 
         pipeline_root=str(project.staging.child("runs")),
         parameter_values=dict(values),
         enable_caching=request.caching,
-        labels=labels_of(request),
+        labels=labels_of(project, request),
     )
     # What the library would send; it has no public name before it is sent, and PipelineJob.submit, which sends it,
     # makes a bucket that is not there, hides what goes wrong in that, and knows neither retries nor a lost answer.

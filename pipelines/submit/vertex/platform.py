@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
-from components.shared.errors import InputError, PlatformRefusedError
+from components.shared.errors import InputError, PlatformRefusedError, StorageRefusedError
+from components.shared.events.redaction import redact
 from pipelines.compiled import CompiledPipeline
+from pipelines.submit.names import version_name
 from pipelines.submit.patience import Later, Patience
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded
 from pipelines.submit.vertex.request import (
@@ -15,7 +18,6 @@ from pipelines.submit.vertex.request import (
     check_file,
     check_part,
     check_request,
-    digest_of,
     staging_place,
 )
 
@@ -26,7 +28,7 @@ try:
     from pipelines.submit.vertex import staging as bucket
     from pipelines.submit.vertex.answers import AlreadyExists, NotFound
     from pipelines.submit.vertex.job import console_url, endpoint_of, job_of
-    from pipelines.submit.vertex.progress import progress_of, state_of
+    from pipelines.submit.vertex.progress import is_ending, progress_of, state_of
     from pipelines.submit.vertex.service import Service
 except ImportError as error:
     raise InputError(
@@ -66,6 +68,7 @@ class VertexPlatform:
         )
         self._endpoint = endpoint_of(self._project)
         self._service: Service | None = None
+        self._uploaded = ""  # a digest
 
     def upload(self, pipeline: CompiledPipeline, name: str, version: str) -> Uploaded:
         """Put the file at ``<staging>/pipelines/<name>/<version>/pipeline.yaml``, from where runs can be started.
@@ -87,46 +90,49 @@ class VertexPlatform:
         return bucket.upload_requests(self._project.staging, pipeline, name, version)
 
     def submit(self, request: RunRequest) -> Submitted:
-        """Make a job of the request's name, unless the same one is there.
+        """Upload the pipeline's version, and make a job of the request's name, unless the same one is there.
 
         Raises:
-            InputError: The request or the credentials cannot be used, Vertex AI refuses it, or another job of that
-                name is there.
-            PlatformUnavailableError: Vertex AI does not answer.
+            InputError: The request or the credentials cannot be used, Vertex AI refuses it, or something else is in
+                the version's place, or another job of that name is there.
+            PlatformUnavailableError: Vertex AI or the store does not answer.
         """
-        job = job_of(self._project, request, check_request(request))
+        job = job_of(self._project, request, check_request(self._project, request))
         patience = Patience()
         service = self._connected()
         bucket.check_bucket(self._project.staging, self._project.project, service.credentials, patience)
         if self._project.experiment:
             experiments.ensure(service, self._project, self._project.experiment, patience)
+        self._upload_version(request.pipeline)
         made, existed = self._made(service, job, request, patience)
         if self._project.experiment:
             experiments.associate(service, self._project, self._project.experiment, made, patience)
         return Submitted(
             id=made.name,
             name=request.name,
-            state=state_of(made),
+            # As on Kubeflow: one that is being cancelled is not the run that is asked for.
+            state="cancelled" if is_ending(made) else state_of(made),
             url=console_url(made),
             existed=existed,
         )
 
     def submit_requests(self, request: RunRequest) -> list[dict[str, Any]]:
-        """What `submit` sends to make the job; it looks for the bucket before, and sees to the experiment.
+        """What `submit` sends if nothing is there; it looks for the bucket before, and sees to the experiment.
 
         Raises:
             InputError: The request cannot be used.
         """
-        job = job_of(self._project, request, check_request(request))
+        job = job_of(self._project, request, check_request(self._project, request))
         # The API takes enumerations by number, and the client sends them so.
         body = PipelineJob.to_dict(job, preserving_proto_field_name=False, always_print_fields_with_no_presence=False)
         return [
+            *bucket.upload_requests(self._project.staging, *_version_of(request.pipeline), as_checked=True),
             {
                 "method": "POST",
                 "url": f"https://{self._endpoint}/v1/{self._project.parent}/pipelineJobs?pipelineJobId={request.name}",
                 # A message keeps no order of its own.
                 "body": json.loads(json.dumps(body, sort_keys=True)),
-            }
+            },
         ]
 
     def progress(self, run: str) -> Progress:
@@ -148,6 +154,19 @@ class VertexPlatform:
         check_part("--name", name)
         check_part("--version-name", version)
 
+    def _upload_version(self, pipeline: CompiledPipeline) -> None:
+        """Put the file of a run where whoever starts the next one finds it, if we may; once, however many are tried.
+
+        The run itself is sent whole and needs no file, and its account may write where whoever submits it may not.
+        """
+        if pipeline.digest == self._uploaded:
+            return
+        try:
+            bucket.upload(self._project.staging, *_version_of(pipeline), as_checked=True)
+        except StorageRefusedError as error:
+            sys.stderr.write(f"warning: not uploaded, and started all the same: {redact(str(error))}\n")
+        self._uploaded = pipeline.digest
+
     def _connected(self) -> Service:
         self._service = self._service or Service(self._project, self._endpoint)
         return self._service
@@ -155,14 +174,17 @@ class VertexPlatform:
     def _made(
         self, service: Service, job: PipelineJob, request: RunRequest, patience: Patience
     ) -> tuple[PipelineJob, bool]:
-        """The job, and whether it was there before this call."""
+        """The job, and whether it was there before this call.
+
+        Every attempt begins with a look: so one that was there is not taken for one whose answer was lost.
+        """
         name = f"{self._project.parent}/pipelineJobs/{request.name}"
         perhaps_made = False
 
         def attempt() -> tuple[PipelineJob, bool]:
             nonlocal perhaps_made
-            if perhaps_made and (found := self._found(service, name, patience)) is not None:
-                return found, False
+            if (found := self._found(service, name, patience)) is not None:
+                return found, not perhaps_made
             try:
                 return service.create(job, request.name, patience), False
             except AlreadyExists:
@@ -177,10 +199,10 @@ class VertexPlatform:
         made, existed = patience.persist(
             attempt, lost="The run may have been started: repeat the same command, which finds it then"
         )
-        if existed and made.labels.get(REQUEST_LABEL) != digest_of(request):
+        if made.labels.get(REQUEST_LABEL) != job.labels[REQUEST_LABEL]:
             raise PlatformRefusedError(
-                f"--name {request.name}: another run has that name, of another pipeline or with other values; choose "
-                f"another name, or leave it out ({console_url(made)})"
+                f"--name {request.name}: another run has that name, of another pipeline, or with other values, "
+                f"account or network; choose another name, or leave it out ({console_url(made)})"
             )
         return made, existed
 
@@ -189,3 +211,11 @@ class VertexPlatform:
             return service.get(name, patience)
         except NotFound:
             return None
+        except Later as error:
+            error.done = False  # to look starts no run
+            raise
+
+
+def _version_of(pipeline: CompiledPipeline) -> tuple[CompiledPipeline, str, str]:
+    """What a run's pipeline is uploaded as: itself, its name and its version's."""
+    return pipeline, pipeline.name, version_name(pipeline)

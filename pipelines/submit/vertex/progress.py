@@ -41,6 +41,11 @@ def state_of(job: PipelineJob) -> RunState:
     return _RUN_STATES.get(job.state, "unknown")
 
 
+def is_ending(job: PipelineJob) -> bool:
+    """Whether a job goes on, and is being cancelled."""
+    return bool(job.state == PipelineState.PIPELINE_STATE_CANCELLING)
+
+
 def progress_of(job: PipelineJob) -> Progress:
     """How a job and its tasks are doing."""
     details = list(job.job_detail.task_details)

@@ -123,7 +123,7 @@ def check_part(what: str, value: str) -> None:
         raise PlatformRefusedError(f"{what} {_shown(value)}: cannot be part of a place in a bucket: {problem}")
 
 
-def check_request(request: RunRequest) -> dict[str, Any]:
+def check_request(project: Project, request: RunRequest) -> dict[str, Any]:
     """See that a request is within Vertex AI's rules.
 
     Returns:
@@ -138,7 +138,7 @@ def check_request(request: RunRequest) -> dict[str, Any]:
             f"--name {_shown(request.name)}: a run's name on Vertex AI has up to 128 small letters, digits and '-', a "
             "letter first"
         )
-    _check_labels(labels_of(request))
+    _check_labels(labels_of(project, request))
     inputs = request.pipeline.inputs
     if unknown := sorted(set(request.values) - set(inputs)):
         raise PlatformRefusedError(
@@ -151,14 +151,15 @@ def check_request(request: RunRequest) -> dict[str, Any]:
     return {name: _typed(name, inputs[name], value) for name, value in request.values.items()}
 
 
-def labels_of(request: RunRequest) -> dict[str, str]:
+def labels_of(project: Project, request: RunRequest) -> dict[str, str]:
     """The labels that a request's job gets."""
-    return {**request.labels, REQUEST_LABEL: digest_of(request)}
+    return {**request.labels, REQUEST_LABEL: digest_of(project, request)}
 
 
-def digest_of(request: RunRequest) -> str:
-    """What makes two requests the same: pipeline, values and caching, in 40 hexadecimal digits."""
-    content = json.dumps([request.pipeline.digest, sorted(request.values.items()), request.caching])
+def digest_of(project: Project, request: RunRequest) -> str:
+    """What makes two requests the same: pipeline, values, caching, account and network, in 40 hexadecimal digits."""
+    run = [request.pipeline.digest, sorted(request.values.items()), request.caching]
+    content = json.dumps([*run, project.service_account, project.network])
     return hashlib.sha256(content.encode()).hexdigest()[:40]
 
 

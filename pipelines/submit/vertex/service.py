@@ -15,8 +15,11 @@ from google.cloud.aiplatform_v1.services.metadata_service import MetadataService
 from google.cloud.aiplatform_v1.services.pipeline_service import PipelineServiceClient
 from google.cloud.aiplatform_v1.types import PipelineJob
 
+from components.shared.errors import PlatformRefusedError
+from components.shared.events.google_errors import ODD_FILE, reason_of
+from components.shared.events.redaction import redact
 from pipelines.submit.patience import Patience
-from pipelines.submit.vertex.answers import FAILURES, Answers, NotFound
+from pipelines.submit.vertex.answers import FAILURES, LOG_IN, AlreadyExists, Answers, Expected, NotFound
 from pipelines.submit.vertex.request import Project
 
 
@@ -46,6 +49,8 @@ class Service:
                 self.credentials: Any = google.auth.default(scopes=scopes)[0]
         except GoogleAuthError as error:
             raise self.answers.meaning(error) from error
+        except ODD_FILE as error:
+            raise PlatformRefusedError(f"no Google credentials: {redact(reason_of(error))}; {LOG_IN}") from error
 
     def create(self, job: PipelineJob, job_id: str, patience: Patience) -> PipelineJob:
         """Make a job, in one attempt.
@@ -55,17 +60,16 @@ class Service:
             Later: Not now; or it was made, and that was not heard.
             PlatformRefusedError: It will not be.
         """
-        try:
-            made: PipelineJob = self._ask(
-                PipelineServiceClient,
-                "create_pipeline_job",
-                patience,
-                parent=self._project.parent,
-                pipeline_job=job,
-                pipeline_job_id=job_id,
-            )
-        except NotFound as error:  # the project, or the location
-            raise error.refusal from error
+        made: PipelineJob = self._ask(
+            PipelineServiceClient,
+            "create_pipeline_job",
+            patience,
+            # Nothing found is the project, or the location.
+            (AlreadyExists,),
+            parent=self._project.parent,
+            pipeline_job=job,
+            pipeline_job_id=job_id,
+        )
         return made
 
     def get(self, name: str, patience: Patience) -> PipelineJob:
@@ -76,26 +80,28 @@ class Service:
             Later: Not now.
             PlatformRefusedError: We may not know.
         """
-        found: PipelineJob = self._ask(PipelineServiceClient, "get_pipeline_job", patience, name=name)
+        found: PipelineJob = self._ask(PipelineServiceClient, "get_pipeline_job", patience, (NotFound,), name=name)
         return found
 
-    def metadata(self, method: str, patience: Patience, **request: Any) -> Any:
+    def metadata(self, method: str, patience: Patience, *expected: type[Expected], **request: Any) -> Any:
         """One request of the service that keeps experiments, in one attempt.
 
         Args:
             method: The client's method.
             patience: What time there is.
+            expected: What may be raised: that what is to be made is there, or that what is asked for is not.
             request: The method's arguments.
 
         Raises:
-            AlreadyExists: What is to be made is there.
-            NotFound: What is asked for is not.
+            Expected: As expected.
             Later: Not now.
             PlatformRefusedError: It will not be.
         """
-        return self._ask(MetadataServiceClient, method, patience, **request)
+        return self._ask(MetadataServiceClient, method, patience, expected, **request)
 
-    def _ask(self, kind: type[Any], method: str, patience: Patience, **request: Any) -> Any:
+    def _ask(
+        self, kind: type[Any], method: str, patience: Patience, expected: tuple[type[Expected], ...], **request: Any
+    ) -> Any:
         try:
             if kind not in self._clients:
                 options = {"api_endpoint": self._endpoint}
@@ -103,7 +109,7 @@ class Service:
             ask = getattr(self._clients[kind], method)
             answer = ask(**request, retry=None, timeout=patience.request_s())
         except FAILURES as error:
-            raise self.answers.meaning(error) from error
+            raise self.answers.meaning(error, *expected) from error
         # The client takes any JSON for a message, with nothing in it.
         if getattr(answer, "name", None) == "":
             raise self.answers.stranger("its answer is not the API's")

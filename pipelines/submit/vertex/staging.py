@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import yaml
 from google.api_core.exceptions import Forbidden
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
@@ -41,17 +42,26 @@ def place_of(staging: Location, name: str, version: str) -> Location:
     return staging.child(f"pipelines/{name}/{version}/{_FILE}")
 
 
-def upload(staging: Location, pipeline: CompiledPipeline, name: str, version: str) -> Uploaded:
+def upload(
+    staging: Location, pipeline: CompiledPipeline, name: str, version: str, *, as_checked: bool = False
+) -> Uploaded:
     """Put a compiled pipeline where its version belongs, unless it is there.
+
+    Args:
+        staging: Below which.
+        pipeline: What.
+        name: The pipeline's name.
+        version: The version's.
+        as_checked: Whether what was checked is put there where the file is no longer that.
 
     Raises:
         PlatformRefusedError: Another one is there.
         StorageRefusedError: No such bucket, forbidden, no credentials.
         PlatformUnavailableError: The store does not answer.
-        InputError: The file can no longer be read.
+        InputError: The file can no longer be read, or has changed.
     """
     location = place_of(staging, name, version)
-    data = _bytes_of(pipeline)
+    data = _bytes_of(pipeline, as_checked=as_checked)
     transfer = Transfer(location, "up")
     store = connect(location, transfer)
     try:
@@ -63,10 +73,12 @@ def upload(staging: Location, pipeline: CompiledPipeline, name: str, version: st
     return Uploaded(name, version, str(location), existed)
 
 
-def upload_requests(staging: Location, pipeline: CompiledPipeline, name: str, version: str) -> list[dict[str, Any]]:
+def upload_requests(
+    staging: Location, pipeline: CompiledPipeline, name: str, version: str, *, as_checked: bool = False
+) -> list[dict[str, Any]]:
     """What :func:`upload` sends first."""
     location = place_of(staging, name, version)
-    data = _bytes_of(pipeline)
+    data = _bytes_of(pipeline, as_checked=as_checked)
     client = Client(project="none", credentials=AnonymousCredentials())  # type: ignore[no-untyped-call] # hardly typed
     endpoint = str(client.api_endpoint)
     client.close()
@@ -109,7 +121,7 @@ def check_bucket(staging: Location, project: str, credentials: Any, patience: Pa
         except Forbidden:
             return
         except FAILURES as error:
-            meant = answers.meaning(error)
+            meant = answers.meaning(error, NotFound)
             raise (missing if isinstance(meant, NotFound) else meant) from error
 
     try:
@@ -118,7 +130,16 @@ def check_bucket(staging: Location, project: str, credentials: Any, patience: Pa
         client.close()
 
 
-def _bytes_of(pipeline: CompiledPipeline) -> bytes:
+def _bytes_of(pipeline: CompiledPipeline, *, as_checked: bool) -> bytes:
+    try:
+        return _unchanged_bytes(pipeline)
+    except InputError:
+        if not as_checked:
+            raise
+        return yaml.safe_dump(pipeline.spec, sort_keys=False).encode("ascii")
+
+
+def _unchanged_bytes(pipeline: CompiledPipeline) -> bytes:
     """The file's content, if it is what was checked still."""
     try:
         data = pipeline.file.read_bytes()
@@ -145,7 +166,7 @@ def _written(
     is_there = f"with the digest {there[:12]}" if there else "that is no compiled pipeline"
     raise PlatformRefusedError(
         f"{location}: something else is there, {is_there}, and {pipeline.file} has the digest "
-        f"{pipeline.digest[:12]}; name another version by --version-name"
+        f"{pipeline.digest[:12]}; remove it, or name another version by --version-name"
     )
 
 

@@ -177,7 +177,7 @@ def test_names_of_our_own_suit_both_platforms(name: str, kubeflow_file: Path, tm
 
 
 def test_vertex_ai_is_submitted_to_by_the_same_command(vertex_file: Path, capsys: Told) -> None:
-    (run,) = requests(capsys, "submit", vertex_file, *VERTEX, "--data", "gs://bucket/b")
+    _, run = requests(capsys, "submit", vertex_file, *VERTEX, "--data", "gs://bucket/b")
     name = run_name(read_compiled(vertex_file), {"data": "gs://bucket/b"}, None)
     assert run["url"].endswith(f"/projects/vision-1/locations/europe-west4/pipelineJobs?pipelineJobId={name}")
     assert run["body"]["runtimeConfig"]["parameterValues"]["data"] == "gs://bucket/b"

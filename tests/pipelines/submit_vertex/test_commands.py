@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from google.cloud.aiplatform_v1.types import PipelineState
 
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE
 from pipelines.cli import main
@@ -62,6 +63,27 @@ def test_another_run_is_started_when_asked_for(
 
     first, second = vertex.jobs
     assert second == f"{first}-2"
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "FAILED", "CANCELLING"])
+def test_an_outage_does_not_hide_that_another_run_is_wanted(
+    vertex: VertexApi,
+    compiled: CompiledPipeline,
+    where: list[str],
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+) -> None:
+    submit = ["submit", str(compiled.file), *where, "--data", DATA, "--name", "a-run", "--json"]
+    assert main(submit) == 0
+    vertex.jobs["a-run"].state = getattr(PipelineState, f"PIPELINE_STATE_{state}")
+    vertex.plan(Refuse(503, "UNAVAILABLE", "Later"))
+    capsys.readouterr()
+
+    assert main([*submit, "--again"] if state == "RUNNING" else submit) == 0
+
+    run = told(capsys)["run"]
+    assert (run["name"], run["existed"]) == ("a-run-2", False)
+    assert list(vertex.jobs) == ["a-run", "a-run-2"]
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,68 @@ def test_a_run_whose_context_does_not_come_was_started_nevertheless(
     assert vertex.children == {"digits": [RUN]}
 
 
+GONE = Refuse(404, "NOT_FOUND", "The Context digits does not exist.")
+TAKEN = Refuse(409, "ALREADY_EXISTS", "It is there.")
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (GONE, "it was deleted meanwhile; repeat the same command, which makes it anew"),
+        (TAKEN, "answers ALREADY_EXISTS: It is there."),
+        (Refuse(403, "PERMISSION_DENIED", "No."), "answers PERMISSION_DENIED: No.; grant these credentials"),
+        (Refuse(429, "RESOURCE_EXHAUSTED", "60 per minute", "RATE_LIMIT_EXCEEDED"), "ask for a higher quota"),
+    ],
+    ids=lambda value: str(getattr(value, "code", "")),
+)
+def test_a_run_that_its_experiment_does_not_take_was_started_nevertheless(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run, monkeypatch: pytest.MonkeyPatch, fault: Refuse, told: str
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "2")
+    vertex.plan(fault, "POST contexts", times=100, skip=1)
+
+    with pytest.raises(PlatformRefusedError) as caught:
+        platform.submit(a_run())
+
+    assert str(caught.value).startswith("The run was started, and is not in the experiment digits: ")
+    assert told in str(caught.value)
+    assert f"/pipelines/runs/a-run?project={NUMBER}" in str(caught.value)
+    assert list(vertex.jobs) == ["a-run"]
+
+
+def test_a_run_is_told_of_where_nobody_answers_for_its_experiment(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "2")
+    vertex.plan(Refuse(429, "RESOURCE_EXHAUSTED", "Slower"), "GET pipelineJobs", times=100, skip=1)
+
+    with pytest.raises(PlatformRefusedError, match="The run was started") as caught:
+        platform.submit(a_run())
+    assert f"/pipelines/runs/a-run?project={NUMBER}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "what", "told"),
+    [
+        (GONE, "POST metadataStores", "answers NOT_FOUND: The Context digits does not exist."),
+        (TAKEN, "GET contexts", "answers ALREADY_EXISTS: It is there."),
+        (TAKEN, "GET pipelineJobs", "answers ALREADY_EXISTS: It is there."),
+    ],
+    ids=["no place for a store", "an experiment", "a run"],
+)
+def test_an_answer_that_makes_no_sense_is_a_refusal(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run, fault: Refuse, what: str, told: str
+) -> None:
+    vertex.stores.clear()
+    vertex.plan(fault, what)
+
+    with pytest.raises(PlatformRefusedError) as caught:
+        platform.submit(a_run())
+
+    assert told in str(caught.value)
+    assert vertex.jobs == {}
+
+
 def test_a_run_that_ended_without_a_context_is_in_no_experiment(
     platform: VertexPlatform, vertex: VertexApi, a_run: Run, a_platform: Platforms
 ) -> None:

@@ -23,7 +23,7 @@ PARENT = f"projects/{PROJECT}/locations/{LOCATION}"
 @pytest.fixture
 def good(platform: VertexPlatform, a_run: Run) -> dict[str, Any]:
     """The body of a request that is right."""
-    (request,) = platform.submit_requests(a_run())
+    _, request = platform.submit_requests(a_run())
     body: dict[str, Any] = request["body"]
     return body
 

@@ -117,7 +117,7 @@ def test_what_vertex_ai_refuses_is_told_with_what_to_do(
     message = refused(platform, a_run())
 
     assert all(text in message for text in expected), message
-    assert vertex.asked == ["POST pipelineJobs"] * (3 if refusal.code == 401 else 1)
+    assert vertex.asked == ["GET pipelineJobs", *["POST pipelineJobs"] * (3 if refusal.code == 401 else 1)]
 
 
 def test_the_advice_of_one_refusal_is_not_that_of_another(
@@ -242,9 +242,15 @@ def test_without_credentials_it_is_told_how_to_get_some(
     assert "gcloud auth application-default login" in message
 
 
-@pytest.mark.parametrize("content", [None, "{", "{}", '{"type": "service_account"}'])
+@pytest.mark.parametrize(
+    "content", [None, "{", "{}", '{"type": "service_account"}', "[]", "\xff", '{"type": "external_account"}', "folder"]
+)
 def test_a_key_file_that_is_none(platform: VertexPlatform, a_run: Run, credentials: Path, content: str | None) -> None:
-    credentials.unlink() if content is None else credentials.write_text(content)
+    credentials.unlink()
+    if content == "folder":
+        credentials.mkdir()
+    elif content is not None:
+        credentials.write_text(content, encoding="latin-1")
 
     message = refused(platform, a_run())
 

@@ -81,10 +81,11 @@ def test_making_the_platform_and_a_dry_run_need_no_network(
     # The location's own endpoint, to which there is no way.
     platform = a_platform(endpoint=None)
 
-    (submit,) = platform.submit_requests(a_run())
+    upload, submit = platform.submit_requests(a_run())
     platform.upload_requests(compiled, "classifier", "1.0")
 
     assert submit["url"].startswith(f"https://{LOCATION}-aiplatform.")
+    assert "/upload/storage/v1/b/" in upload["url"]
     assert no_network == []
 
 
@@ -106,19 +107,24 @@ def test_text_of_any_language_survives(
 
     platform.submit(a_run(pipeline=read_compiled(compiled.file), values={"data": text}))
 
-    body = vertex.requests[0].body
+    body = vertex.requests[-1].body
     assert body["pipelineSpec"]["pipelineInfo"]["description"] == text
     assert body["runtimeConfig"]["parameterValues"]["data"] == text
 
 
 def test_what_was_checked_is_sent_whatever_became_of_the_file(
-    platform: VertexPlatform, vertex: VertexApi, compiled: CompiledPipeline, a_run: Run
+    platform: VertexPlatform, vertex: VertexApi, gcs_bucket: GcsBucket, compiled: CompiledPipeline, a_run: Run
 ) -> None:
     compiled.file.write_text("something else")
 
     platform.submit(a_run())
+    compiled.file.unlink()
+    assert platform.submit(a_run()).existed
 
-    assert vertex.requests[0].body["pipelineSpec"] == compiled.spec
+    assert vertex.jobs["a-run"].pipeline_spec["root"]
+    assert vertex.requests[1].body["pipelineSpec"] == compiled.spec
+    (uploaded,) = gcs_bucket.objects().values()
+    assert yaml.safe_load(uploaded) == compiled.spec
 
 
 SCRIPT = """

@@ -12,12 +12,15 @@ import yaml
 
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError, StorageRefusedError
 from pipelines.compiled import CompiledPipeline
-from pipelines.submit.platform import Uploaded
+from pipelines.submit.names import submit_run, version_name
+from pipelines.submit.platform import RunRequest, Uploaded
 from pipelines.submit.vertex.platform import VertexPlatform
 from tests.peers.gcs import GcsBucket
 from tests.peers.http_faults import Answer, LoseAnswer, Refuse, Request
+from tests.peers.vertex_api import VertexApi
 from tests.pipelines.submit_vertex.conftest import Platforms
 
+Run = Callable[..., RunRequest]
 KEY = "staging/pipelines/classifier/1.0/pipeline.yaml"
 
 
@@ -167,3 +170,62 @@ def test_a_dry_run_of_an_upload_shows_what_is_sent_and_sends_nothing(
     metadata = json.loads(parts[1].partition("\n--")[0])
     assert shown["body"] == {**metadata, "content": compiled.file.read_text()}
     assert parts[2].startswith(shown["body"]["content"])
+
+
+def test_submitting_uploads_the_version_too_once(
+    a_platform: Platforms, vertex: VertexApi, gcs_bucket: GcsBucket, compiled: CompiledPipeline, a_run: Run
+) -> None:
+    key = f"staging/pipelines/{compiled.name}/{version_name(compiled)}/pipeline.yaml"
+    for _ in range(2):
+        a_platform().submit(a_run())
+
+    assert gcs_bucket.objects() == {key: compiled.file.read_bytes()}
+    assert a_platform().upload(compiled, compiled.name, version_name(compiled)).existed
+    assert list(vertex.jobs) == ["a-run"]
+
+
+@pytest.mark.parametrize("status", [403, 401])
+def test_a_run_is_started_where_only_its_account_may_write(
+    platform: VertexPlatform,
+    vertex: VertexApi,
+    gcs_bucket: GcsBucket,
+    a_run: Run,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+) -> None:
+    gcs_bucket.faults.inject(Refuse(status), "write", times=None)
+    capsys.readouterr()
+
+    submit_run(platform, a_run(), again=False)
+    submit_run(platform, a_run(), again=True)
+
+    out, err = capsys.readouterr()
+    assert err.startswith(f"warning: not uploaded, and started all the same: {gcs_bucket.uri}/staging/pipelines/")
+    assert (out, err.count("\n")) == ("", 1)
+    assert gcs_bucket.objects() == {}
+    assert list(vertex.jobs) == ["a-run", "a-run-2"]
+
+
+def test_nothing_is_started_where_something_else_has_the_versions_place(
+    platform: VertexPlatform, vertex: VertexApi, gcs_bucket: GcsBucket, compiled: CompiledPipeline, a_run: Run
+) -> None:
+    key = f"staging/pipelines/{compiled.name}/{version_name(compiled)}/pipeline.yaml"
+    gcs_bucket.write(key, other_pipeline(compiled))
+
+    with pytest.raises(PlatformRefusedError, match=r"something else is there.*remove it"):
+        platform.submit(a_run())
+
+    assert gcs_bucket.objects() == {key: other_pipeline(compiled)}
+    assert vertex.jobs == {}
+
+
+def test_a_store_that_is_away_starts_nothing(
+    platform: VertexPlatform, vertex: VertexApi, gcs_bucket: GcsBucket, a_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_STORAGE_TIMEOUT", "0.5")
+    gcs_bucket.faults.inject(Refuse(503), "write", times=None)
+
+    with pytest.raises(PlatformUnavailableError):
+        platform.submit(a_run())
+
+    assert vertex.jobs == {}

@@ -13,7 +13,7 @@ from datetime import UTC
 from functools import partial
 
 from components.shared.errors import StatusRefusedError
-from components.shared.events.google_errors import reason_of
+from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import register_secret
 from components.shared.events.transport import Unavailable
 
@@ -44,6 +44,9 @@ def google_token() -> str:
         reason = reason_of(error)
         if error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError):
             raise Unavailable(f"KAFKA_SASL_OAUTH_PROVIDER=google: no token for now: {reason}") from error
+        raise StatusRefusedError(f"KAFKA_SASL_OAUTH_PROVIDER=google: no usable Google credentials: {reason}") from error
+    except ODD_FILE as error:
+        reason = reason_of(error)
         raise StatusRefusedError(f"KAFKA_SASL_OAUTH_PROVIDER=google: no usable Google credentials: {reason}") from error
     access_token = str(credentials.token)
     register_secret(access_token)

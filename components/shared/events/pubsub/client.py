@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.shared.errors import StatusRefusedError
-from components.shared.events.google_errors import reason_of
+from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import register_secret
 from components.shared.events.transport import Unavailable
 from components.shared.logs import silence
@@ -120,7 +120,7 @@ def _where(file: str | None) -> str:
 
 def _credentials(file: str | None) -> google.auth.credentials.Credentials:
     import google.auth
-    from google.auth.exceptions import DefaultCredentialsError, MalformedError
+    from google.auth.exceptions import GoogleAuthError
 
     found: google.auth.credentials.Credentials
     try:
@@ -128,9 +128,9 @@ def _credentials(file: str | None) -> google.auth.credentials.Credentials:
             found = _of_file(file)
         else:
             found, _ = google.auth.default(scopes=list(_SCOPES))
-    except (DefaultCredentialsError, MalformedError, ValueError) as error:
+    except (GoogleAuthError, *ODD_FILE) as error:
         advice = "" if file else "; name a service-account file by GOOGLE_APPLICATION_CREDENTIALS"
-        raise StatusRefusedError(f"{_where(file)}: cannot be used: {reason_of(error)}{advice}") from error
+        raise StatusRefusedError(f"{_where(file)}: cannot be used: {reason_of(error, file)}{advice}") from error
     return found
 
 

@@ -1,0 +1,187 @@
+"""What the command prints: one document, whole, without secrets; and what becomes of it where nobody takes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+
+SECRET = "hunter2hunter2"  # noqa: S105 - of nobody
+SHUTTERLINE = f"{sys.executable} -m pipelines.cli"
+PRINTING = [
+    "params",
+    "params --schema",
+    "params --format yaml",
+    "settings --target kubeflow",
+    "settings --target vertex --json",
+    "--help",
+    "params missing.json --json",
+    "params --bogus --json",
+]
+
+
+def in_a_shell(command: str, folder: Path, reader: str = "cat") -> tuple[int, str, str]:
+    """The exit code of a command, what its reader printed, and what was told."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{{ {command}; echo $? > code; }} | {reader}"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return int((folder / "code").read_text()), done.stdout, done.stderr
+
+
+def expected_words(arguments: str) -> int:
+    """How many lines a command tells on standard error by itself."""
+    return int("missing" in arguments or "bogus" in arguments)
+
+
+@pytest.mark.parametrize("arguments", PRINTING)
+def test_a_reader_that_has_gone_is_not_spoken_of(tmp_path: Path, arguments: str) -> None:
+    code, out, err = in_a_shell(f"{SHUTTERLINE} {arguments}", tmp_path, "true")
+
+    assert (code, out, err.count("\n")) == (1, "", expected_words(arguments)), err
+
+
+@pytest.mark.parametrize("arguments", PRINTING)
+def test_a_full_disk_is_one_message(tmp_path: Path, arguments: str) -> None:
+    code, out, err = in_a_shell(f"{SHUTTERLINE} {arguments} > /dev/full", tmp_path)
+
+    message = "error: standard output, or a file, cannot be written: No space left on device"
+    assert (code, out, err.splitlines()[-1]) == (1, "", message)
+    assert err.count("\n") == 1 + expected_words(arguments)
+
+
+@pytest.mark.parametrize("arguments", PRINTING)
+def test_no_standard_output_is_one_message(tmp_path: Path, arguments: str) -> None:
+    code, out, err = in_a_shell(f"{SHUTTERLINE} {arguments} >&-", tmp_path)
+
+    assert (code, out) == (1, "")
+    assert err == "error: standard output is closed; lead it somewhere, such as to /dev/null\n"
+
+
+@pytest.mark.parametrize("where", ["> /dev/full", ">&-"])
+def test_a_steps_document_that_cannot_be_written_is_one_message(tmp_path: Path, where: str) -> None:
+    step = f"{sys.executable} -m components.data_prep --data . --dataset out --params missing.json --json"
+
+    code, out, err = in_a_shell(f"{step} {where}", tmp_path)
+
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("error: standard output")
+    assert "Traceback" not in err
+
+
+def test_nobody_to_be_told_changes_no_exit_code(tmp_path: Path) -> None:
+    code, out, _ = in_a_shell(f"{SHUTTERLINE} params missing.json --json 2>/dev/full", tmp_path)
+
+    assert code == 2
+    assert json.loads(out)["error"]["message"] == "missing.json: there is no such file"
+
+
+def test_what_is_taken_is_printed_whole(tmp_path: Path) -> None:
+    code, out, err = in_a_shell(f"{SHUTTERLINE} params --schema", tmp_path)
+
+    assert (code, err) == (0, "")
+    assert json.loads(out)["$schema"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("params --bogus", "unrecognized arguments: --bogus"),
+        ("submit pipeline.yaml --bogus", "unrecognized arguments: --bogus"),
+        ("submit", "the following arguments are required: PIPELINE.yaml"),
+        ("events replay --timeout soon spool", "argument --timeout: invalid float value: 'soon'"),
+        ("fly", "argument COMMAND: invalid choice: 'fly'"),
+        ("--bogus params", "unrecognized arguments: --bogus"),
+    ],
+)
+def test_a_wrong_command_line_is_a_document_too(
+    capsys: pytest.CaptureFixture[str], arguments: str, message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments.split(), "--json"])
+    out, err = capsys.readouterr()
+
+    assert ended.value.code == 2
+    assert err.count("\n") == 1
+    document = json.loads(out)
+    assert document["status"] == "failed"
+    assert document["error"]["message"].startswith(message)
+    assert document["error"]["message"] in err
+
+
+def test_the_output_of_watch_is_for_events_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["watch", "--bogus", "--json"])
+
+    assert capsys.readouterr().out == ""
+
+
+def test_an_interruption_is_a_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "params.py"
+    file.write_text("raise KeyboardInterrupt")
+
+    assert main(["validate", str(file), "--json"]) == 130
+
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"status": "interrupted"}
+    assert err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["validate", "params.py"], "params.py: fails when it is run: ValueError: [redacted]"),
+        (["params", "--set", f"num_epochs={SECRET}"], "must be a whole number, got the text '[redacted]'"),
+        (["params", "--set", f"{SECRET}=1"], "[redacted]: unknown key"),
+        (["params", f"{SECRET}.json"], "[redacted].json: there is no such file"),
+        (["run", "--data", f"gs://b/{SECRET}"], "gs://b/[redacted]: that is no bucket's name"),
+        (["watch", "--kafka", f"{SECRET}"], "[redacted]"),
+        (["params", "--format", SECRET], "invalid choice: '[redacted]'"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_no_message_quotes_a_secret_of_the_environment(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    told: str,
+) -> None:
+    (tmp_path / "params.py").write_text(f"raise ValueError({SECRET!r})")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", SECRET)
+
+    try:
+        code = main([*arguments, "--json"])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert told in err
+    assert SECRET not in out + err
+    if arguments[0] != "watch":
+        assert told in json.loads(out)["error"]["message"]
+
+
+def test_what_a_message_says_of_an_option_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", SECRET)
+    file = tmp_path / "settings.yaml"
+    file.write_text("target: kubeflow\nevery-step: {secret_env: {KAFKA_SASL_PASSWORD: 5}}")
+
+    assert main(["settings", "--target", "kubeflow", "--settings", str(file)]) == 2
+
+    assert "secret_env.KAFKA_SASL_PASSWORD: must be a mapping" in capsys.readouterr().err
