@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -27,14 +26,14 @@ from components.shared.storage.objects import ABSENT, Changed, ObjectStore, Stor
 from components.shared.storage.reading import read_small
 from components.shared.storage.stores import connect
 from components.shared.storage.transfer import Transfer
-from pipelines.compiled import CompiledPipeline, read_compiled
+from pipelines.compiled import CompiledPipeline, parse_compiled
+from pipelines.compiled_yaml import LARGEST, UnreadableError
 from pipelines.submit.patience import Patience
 from pipelines.submit.platform import Uploaded
 from pipelines.submit.vertex.answers import FAILURES, Answers, NotFound
 from pipelines.submit.vertex.request import host_of
 
 _FILE = "pipeline.yaml"
-_LARGEST = 32 * 2**20  # of what lies in the place of a version: more is no compiled pipeline
 
 
 def place_of(staging: Location, name: str, version: str) -> Location:
@@ -174,17 +173,14 @@ def _read(store: ObjectStore, transfer: Transfer, location: Location, found: Sto
     try:
         if found is None:
             raise Changed(str(location))
-        return read_small(store, transfer, location, found) if found.bytes <= _LARGEST else b""
+        return read_small(store, transfer, location, found) if found.bytes <= LARGEST else b""
     except Changed as error:
         raise PlatformRefusedError(f"{location}: changes while it is read; try again") from error
 
 
 def _digest(data: bytes) -> str | None:
     """A compiled pipeline's digest; None where it is none."""
-    with tempfile.TemporaryDirectory(prefix="shutterline-") as directory:
-        file = Path(directory) / _FILE
-        file.write_bytes(data)
-        try:
-            return read_compiled(file).digest
-        except InputError:
-            return None
+    try:
+        return parse_compiled(data.decode("utf-8"), Path(_FILE)).digest
+    except (UnreadableError, UnicodeDecodeError):
+        return None
