@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kfp_server_api import ApiException  # type: ignore[import-untyped] # it publishes no types
-from urllib3.exceptions import HTTPError, MaxRetryError, NameResolutionError, NewConnectionError, SSLError
+from urllib3.exceptions import HTTPError, LocationParseError, MaxRetryError, NewConnectionError, SSLError
 
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError, ShutterlineError
 from components.shared.events.redaction import redact
@@ -21,9 +22,9 @@ from pipelines.watch_text import printable
 _LONGEST = 600  # characters of a server's message
 _LATER = (502, 503, 504)
 
-# What a call of the generated client raises: AttributeError and UnicodeDecodeError where it handles an error's body,
-# which it takes to be there, and to be UTF-8.
-FAILURES = (ApiException, HTTPError, AttributeError, UnicodeDecodeError)
+# What a call of the generated client raises: besides its own it takes for granted that an error has a body, that texts
+# are in the encoding they say, and that whatever is JSON has the API's shape.
+FAILURES = (ApiException, HTTPError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class AlreadyExists(Exception):  # noqa: N818 - the expected end of a repetition
@@ -44,15 +45,27 @@ class Answers:
     namespace: str | None
     told: str
 
-    def error(self, failure: BaseException) -> Exception:
-        """What a failed request means: Later, AlreadyExists, or an error for people."""
+    def error(self, failure: BaseException, *, creates: bool, heard: bool) -> Exception:
+        """What a failed request means: Later, AlreadyExists, or an error for people.
+
+        Args:
+            failure: One of FAILURES.
+            creates: Whether the request was to make something: no other finds it there, or leaves it behind.
+            heard: Whether the host has answered before: then what keeps it from doing so passes.
+        """
+        meant = self._meaning(failure, creates=creates, heard=heard)
+        if isinstance(meant, Later):
+            meant.done = meant.done and creates
+        return meant
+
+    def _meaning(self, failure: BaseException, *, creates: bool, heard: bool) -> Exception:
         if isinstance(failure, HTTPError):
-            return self._no_answer(failure)
+            return self._no_answer(failure, heard=heard)
         # The generated client stumbled over the error it was about to raise.
         answer = failure if isinstance(failure, ApiException) else failure.__context__
         if not isinstance(answer, ApiException) or not answer.status:
             return self.no_api("sends what its API would not")
-        return self._refusal(int(answer.status), answer.headers or {}, _text(answer.body))
+        return self._refusal(int(answer.status), answer.headers or {}, _text(answer.body), creates=creates)
 
     def no_api(self, what: str) -> PlatformRefusedError:
         """It is something else that answers there, most often a page to sign in."""
@@ -63,24 +76,32 @@ class Answers:
             causes.append(f"or that is a page to sign in: {HOW_TO_SIGN_IN}")
         return PlatformRefusedError(f"{self.host}: is no Kubeflow Pipelines API: it {what}; {', '.join(causes)}")
 
-    def _no_answer(self, failure: HTTPError) -> Exception:
+    def _no_answer(self, failure: HTTPError, *, heard: bool) -> Exception:
         reason = failure.reason if isinstance(failure, MaxRetryError) and failure.reason else failure
-        if isinstance(reason, SSLError):
-            return self._tls(reason)
-        if isinstance(reason, NameResolutionError):
-            return InputError(f"{self.host}: there is no host of that name (--host)")
         why = printable(redact(_root(reason)), 200)
+        if not heard and (wrong := self._wrong(reason)):
+            return InputError(wrong)
         # A connection that was never made did nothing.
         return Later(f"{self.host} does not answer: {why}", done=not isinstance(reason, NewConnectionError))
 
-    def _tls(self, reason: SSLError) -> Exception:
+    def _wrong(self, reason: BaseException) -> str:
+        """What to tell where it is the address, or TLS, that asking again will not change; empty where it may pass."""
+        causes = list(_causes(reason))
+        if isinstance(reason, LocationParseError):
+            return f"{self.host}: is no address (--host)"
+        if any(isinstance(each, socket.gaierror) and each.errno == socket.EAI_NONAME for each in causes):
+            return f"{self.host}: there is no host of that name (--host)"
+        # A connection that ends within TLS, which it may do at any time, comes as an error of TLS, too.
+        ended = any(isinstance(each, ssl.SSLEOFError | ssl.SSLZeroReturnError) for each in causes)
+        if not isinstance(reason, SSLError) or ended:
+            return ""
         if "WRONG_VERSION_NUMBER" in str(reason):
-            return InputError(f"{self.host}: does not speak TLS; write http://… if that is meant")
+            return f"{self.host}: does not speak TLS; write http://… if that is meant"
         untrusted = "certificate verify failed" in str(reason)
         help_ = "name its authority's certificate by --ca-file" if untrusted else "see what stands between"
-        return InputError(f"{self.host}: TLS fails: {printable(redact(_root(reason)), 200)}; {help_}")
+        return f"{self.host}: TLS fails: {printable(redact(_root(reason)), 200)}; {help_}"
 
-    def _refusal(self, status: int, headers: Mapping[str, str], body: str) -> Exception:
+    def _refusal(self, status: int, headers: Mapping[str, str], body: str, *, creates: bool) -> Exception:
         message = printable(redact(_message(body)), _LONGEST)
         if 300 <= status < 400:
             return self.no_api(f"leads elsewhere ({status})")
@@ -100,9 +121,9 @@ class Answers:
             asked = patience_asked(headers.get("Retry-After", ""))
             return Later(f"{self.host} answers {status}{_colon(message)}", done=True, retry_after_s=asked)
         # Where files are uploaded, a name that is taken has been told by other codes in some versions.
-        if status == 409 or (status in (400, 500) and "already exist" in message.lower()):
+        if creates and (status == 409 or (status in (400, 500) and "already exist" in message.lower())):
             return AlreadyExists(message)
-        if not is_json(body):
+        if status < 500 and not is_json(body):
             return self.no_api(f"answers {status} with a page")
         return self._refused(status, message)
 
@@ -149,6 +170,18 @@ def _message(body: str) -> str:
         if isinstance(document.get(key), str) and document[key]:
             return str(document[key])
     return ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what is behind it: urllib3 hands it on as an argument, a reason or a cause."""
+    seen: set[int] = set()
+    waiting: list[Any] = [error]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [*each.args, getattr(each, "reason", None), each.__cause__, each.__context__]
 
 
 def _root(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import urllib3
 
@@ -29,6 +29,8 @@ from pipelines.submit.patience import Patience
 _CONNECT_S = 10.0
 _PAGE_SIZE = 100
 _MOST_PAGES = 100
+
+T = TypeVar("T")
 
 
 class _Client(kfp.client.Client):  # type: ignore[misc] # kfp publishes no types
@@ -56,6 +58,7 @@ class KubeflowClient:
         self._host = host
         self._access = access
         self._answers = answers
+        self._heard = False
 
     @cached_property
     def api(self) -> Any:
@@ -93,7 +96,7 @@ class KubeflowClient:
             configuration.api_key["authorization"] = token
 
     def call(self, patience: Patience, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Make one request.
+        """Make one request that asks.
 
         Args:
             patience: Says how long it may take.
@@ -103,20 +106,53 @@ class KubeflowClient:
 
         Raises:
             Later: Not now.
-            AlreadyExists: The name is taken.
             InputError: It is refused, or what answers is no API.
             PlatformUnavailableError: The server failed.
         """
+        return self._request(patience, method, arguments, options, creates=False)
+
+    def create(self, patience: Patience, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Make one request that makes something; as `call`, and besides.
+
+        Raises:
+            AlreadyExists: The name is taken.
+        """
+        return self._request(patience, method, arguments, options, creates=True)
+
+    def _request(
+        self,
+        patience: Patience,
+        method: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+        *,
+        creates: bool,
+    ) -> Any:
         seconds = patience.request_s()
         given = {name: value for name, value in options.items() if value is not None}
         try:
             result = method(*arguments, **given, _request_timeout=(min(_CONNECT_S, seconds), seconds))
         except FAILURES as failure:
-            raise self._answers.error(failure) from failure
+            raise self._answers.error(failure, creates=creates, heard=self._heard) from failure
         # The generated client makes an object without attributes of whatever is no JSON.
         if not is_json(self.api.pipelines.api_client.last_response.data):
             raise self._answers.no_api("answers with a page")
+        self._heard = True
         return result
+
+    def identified(self, thing: T, key: str) -> T:
+        """What the API has told of, which then has an id: other services answer with JSON as well.
+
+        Args:
+            thing: What it told.
+            key: Where its id is.
+
+        Raises:
+            PlatformRefusedError: It has none.
+        """
+        if not getattr(thing, key, None):
+            raise self._answers.no_api(f"answers without a {key}")
+        return thing
 
     def listed(
         self, patience: Patience, method: Callable[..., Any], key: str, *arguments: Any, **options: Any
