@@ -25,10 +25,12 @@ from pipelines.submit.kubeflow_access import Access, api_host, experiment_name, 
 from pipelines.submit.kubeflow_answers import AlreadyExists, Answers
 from pipelines.submit.kubeflow_client import KubeflowClient
 from pipelines.submit.kubeflow_content import as_sent, digest_of_file, digest_of_version, with_caching
+from pipelines.submit.kubeflow_proxy import proxy_to
 from pipelines.submit.kubeflow_tasks import is_ending, progress_of, run_state
 from pipelines.submit.names import check_name, version_name
 from pipelines.submit.patience import Later, Patience
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded
+from pipelines.submit.values import check_no_secret
 
 _API = "/apis/v2beta1"
 _PLAIN = ApiClient.sanitize_for_serialization
@@ -52,7 +54,7 @@ class KubeflowPlatform:
         service_account: Kubernetes service account of the runs; None: the deployment's default.
 
     Raises:
-        InputError: The host or the experiment cannot be right.
+        InputError: The host, its user interface's or its proxy's address, or the experiment cannot be right.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class KubeflowPlatform:
     ) -> None:
         self._host = api_host(host)
         self._namespace = namespace
-        self._experiment = experiment_name(experiment)
-        check_name("--experiment", self._experiment)
+        self._experiment, named_by = experiment_name(experiment)
+        check_name(named_by, self._experiment)
+        check_no_secret(named_by, self._experiment)
         self._service_account = service_account
         self._ui = ui_address(self._host)
-        self._client = KubeflowClient(self._host, access, Answers(self._host, namespace, access.told))
+        answers = Answers(self._host, namespace, access.told, proxy_to(self._host))
+        self._client = KubeflowClient(self._host, access, answers)
 
     # What a platform does.
 
@@ -268,12 +272,16 @@ class KubeflowPlatform:
         """See that a run of the request's name is the one that is asked for; what it does not say is taken for that."""
         reference, config = run.pipeline_version_reference, run.runtime_config
         others = {} if config is None or config.parameters is None else config.parameters
-        if (reference is not None and reference.pipeline_version_id not in (None, version_id)) or any(
-            others.get(name, value) != value for name, value in request.values.items()
+        # Where no account is asked for, a run has the deployment's own, whichever that is.
+        account = self._service_account and run.service_account
+        if (
+            (reference is not None and reference.pipeline_version_id not in (None, version_id))
+            or any(others.get(name, value) != value for name, value in request.values.items())
+            or (account and account != self._service_account)
         ):
             raise PlatformRefusedError(
-                f"--name {request.name}: another run has that name, of another pipeline or with other values; choose "
-                f"another name, or leave it out ({self._ui}/#/runs/details/{run.run_id})"
+                f"--name {request.name}: another run has that name, of another pipeline or with other values or "
+                f"account; choose another name, or leave it out ({self._ui}/#/runs/details/{run.run_id})"
             )
 
     def _make(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -10,17 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from kfp_server_api import ApiException  # type: ignore[import-untyped] # it publishes no types
-from urllib3.exceptions import HTTPError, LocationParseError, MaxRetryError, NewConnectionError, SSLError
+from urllib3.exceptions import HTTPError, LocationParseError, MaxRetryError, NewConnectionError, ProxyError, SSLError
 
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError, ShutterlineError
 from components.shared.events.redaction import redact
 from components.shared.storage.answers import patience_asked
 from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN
+from pipelines.submit.kubeflow_proxy import Proxy
 from pipelines.submit.patience import Later
 from pipelines.watch_text import printable
 
 _LONGEST = 600  # characters of a server's message
 _LATER = (502, 503, 504)
+_TUNNEL = re.compile(r"Tunnel connection failed: (\d+)")  # http.client says it in words alone
 
 # What a call of the generated client raises: besides its own it takes for granted that an error has a body, that texts
 # are in the encoding they say, and that whatever is JSON has the API's shape.
@@ -39,11 +42,13 @@ class Answers:
         host: Who is asked.
         namespace: In which namespace; None: none was named.
         told: What credentials were sent along, in words; empty: none.
+        proxy: Who stands on the way; None: nobody is known to.
     """
 
     host: str
     namespace: str | None
     told: str
+    proxy: Proxy | None = None
 
     def error(self, failure: BaseException, *, creates: bool, heard: bool) -> Exception:
         """What a failed request means: Later, AlreadyExists, or an error for people.
@@ -78,31 +83,46 @@ class Answers:
 
     def _no_answer(self, failure: HTTPError, *, heard: bool) -> Exception:
         reason = failure.reason if isinstance(failure, MaxRetryError) and failure.reason else failure
+        who = str(self.proxy) if self.proxy is not None and isinstance(reason, ProxyError) else self.host
         why = printable(redact(_root(reason)), 200)
-        if not heard and (wrong := self._wrong(reason)):
+        if not heard and (wrong := self._wrong(reason, who, why)):
             return InputError(wrong)
-        # A connection that was never made did nothing.
-        return Later(f"{self.host} does not answer: {why}", done=not isinstance(reason, NewConnectionError))
+        # A connection that was never made did nothing. A proxy's error may come after the request, too.
+        unmade = _TUNNEL.search(why) or any(isinstance(each, NewConnectionError) for each in _causes(reason))
+        return Later(f"{who} does not answer: {why}", done=not unmade)
 
-    def _wrong(self, reason: BaseException) -> str:
-        """What to tell where it is the address, or TLS, that asking again will not change; empty where it may pass."""
+    def _wrong(self, reason: BaseException, who: str, why: str) -> str:
+        """What to tell where it is an address, TLS or a proxy's rule; empty where it may pass."""
         causes = list(_causes(reason))
         if isinstance(reason, LocationParseError):
-            return f"{self.host}: is no address (--host)"
+            return f"{who}: is no address"
         if any(isinstance(each, socket.gaierror) and each.errno == socket.EAI_NONAME for each in causes):
-            return f"{self.host}: there is no host of that name (--host)"
+            return f"{who}: there is no host of that name" + (" (--host)" if who == self.host else "")
+        if (tunnel := _TUNNEL.search(why)) and self.proxy is not None:
+            return self._closed(self.proxy, int(tunnel[1]))
         # A connection that ends within TLS, which it may do at any time, comes as an error of TLS, too.
         ended = any(isinstance(each, ssl.SSLEOFError | ssl.SSLZeroReturnError) for each in causes)
-        if not isinstance(reason, SSLError) or ended:
+        if ended or not any(isinstance(each, SSLError) for each in causes):
             return ""
         if "WRONG_VERSION_NUMBER" in str(reason):
-            return f"{self.host}: does not speak TLS; write http://… if that is meant"
+            return f"{who}: does not speak TLS; write http://… if that is meant"
         untrusted = "certificate verify failed" in str(reason)
         help_ = "name its authority's certificate by --ca-file" if untrusted else "see what stands between"
-        return f"{self.host}: TLS fails: {printable(redact(_root(reason)), 200)}; {help_}"
+        return f"{who}: TLS fails: {why}; {help_}"
+
+    def _closed(self, proxy: Proxy, status: int) -> str:
+        """Why a proxy lets nothing through; empty where it may do so later."""
+        if status == 407:
+            sent = "does not accept the user and password" if proxy.headers else "wants to know who asks"
+            return f"{proxy}: {sent} (407); write {proxy.variable} as http://USER:PASSWORD@HOST:PORT"
+        if status >= 500 or status == 429:
+            return ""
+        return f"{proxy}: does not lead to {self.host} ({status}); see what it allows, or name the host in NO_PROXY"
 
     def _refusal(self, status: int, headers: Mapping[str, str], body: str, *, creates: bool) -> Exception:
         message = printable(redact(_message(body)), _LONGEST)
+        if status == 407 and self.proxy is not None:
+            return PlatformRefusedError(self._closed(self.proxy, status))
         if 300 <= status < 400:
             return self.no_api(f"leads elsewhere ({status})")
         if status == 401:
@@ -186,12 +206,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _root(error: BaseException) -> str:
     """What is at the bottom of an error of urllib3, in words."""
-    cause: BaseException = error
-    while isinstance(below := cause.__cause__ or cause.__context__, OSError | HTTPError):
-        cause = below
-    for argument in (cause, *cause.args):
-        if isinstance(argument, ssl.SSLCertVerificationError):
-            return f"certificate verify failed: {argument.verify_message}"
-        if isinstance(argument, OSError) and argument.strerror:
-            return argument.strerror
-    return str(cause)
+    cause: BaseException | None = error
+    while cause is not None:
+        error = cause
+        further = (error.__cause__, error.__context__, *error.args)
+        cause = next((each for each in further if isinstance(each, OSError | HTTPError)), None)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import urllib3
@@ -19,11 +20,13 @@ import urllib3
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kfp's own deprecations
     import kfp.client
+    import kfp.client.auth
 
 from components.shared.errors import PlatformRefusedError
 from components.shared.events.redaction import redact, register_secret
-from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN, Access
+from pipelines.submit.kubeflow_access import APP_VARIABLES, HOW_TO_SIGN_IN, Access, needs_browser
 from pipelines.submit.kubeflow_answers import FAILURES, Answers, is_json
+from pipelines.submit.kubeflow_proxy import Proxy
 from pipelines.submit.patience import Patience
 
 _CONNECT_S = 10.0
@@ -34,7 +37,24 @@ T = TypeVar("T")
 
 
 class _Client(kfp.client.Client):  # type: ignore[misc] # kfp publishes no types
-    """kfp's client without the memory of other programs."""
+    """kfp's client without the memory of other programs, and with what signs in at a proxy.
+
+    Args:
+        proxy: Stands on the way; None: nobody does.
+        without_iap: Do not sign in through Google's IAP although the environment names it.
+        options: kfp's own.
+    """
+
+    def __init__(self, proxy: Proxy | None, *, without_iap: bool, **options: Any) -> None:
+        self._proxy = proxy
+        self._without_iap = without_iap
+        super().__init__(**options)
+
+    def _load_config(self, host: str | None, client_id: str | None, *others: Any) -> Any:
+        config = super()._load_config(host, None if self._without_iap else client_id, *others)
+        if self._proxy is not None:
+            config.proxy, config.proxy_headers = self._proxy.url, dict(self._proxy.headers)
+        return config
 
     def _load_context_setting_or_default(self) -> None:
         """Leave ~/.config/kfp/context.json alone: its namespace and cookie are of another host, perhaps.
@@ -51,7 +71,7 @@ class KubeflowClient:
     Args:
         host: Address of the API.
         access: By what it is asked.
-        answers: What its errors mean.
+        answers: What its errors mean; and which proxy stands on the way.
     """
 
     def __init__(self, host: str, access: Access, answers: Answers) -> None:
@@ -67,12 +87,20 @@ class KubeflowClient:
         Raises:
             PlatformRefusedError: kfp cannot sign in by the means its environment names.
         """
+        browser = needs_browser(self._access, Path(kfp.client.auth.LOCAL_KFP_CREDENTIAL))
+        if browser and not self._access.cookie:
+            raise PlatformRefusedError(
+                f"{self._host}: to sign in as {' and '.join(APP_VARIABLES)} say takes a browser, and there is no "
+                f"terminal; do so once at a terminal, or {HOW_TO_SIGN_IN}"
+            )
         ca_file = None if self._access.ca_file is None else str(self._access.ca_file)
         try:
             # Who signs in through Google's IAP is told by print where to; standard output is for our result.
             with redirect_stdout(sys.stderr), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 client = _Client(
+                    self._answers.proxy,
+                    without_iap=browser,
                     host=self._host,
                     existing_token=self._access.token,
                     cookies=self._access.cookie,
