@@ -200,7 +200,7 @@ def test_vertex_ai_is_submitted_to_by_the_same_command(vertex_file: Path, capsys
         ["--service-account", "you@vision-1.iam.gserviceaccount.com"],
         ["--network", "projects/1/global/networks/one"],
     )
-    urls = [requests(capsys, "submit", vertex_file, *VERTEX, *options)[0]["url"] for options in ([], *others)]
+    urls = [requests(capsys, "submit", vertex_file, *VERTEX, *options)[-1]["url"] for options in ([], *others)]
     assert len(set(urls)) == 4
     (upload,) = requests(capsys, "upload", vertex_file, *VERTEX, "--version-name", "v1")
     assert "v1" in json.dumps(upload)
