@@ -10,12 +10,21 @@ from typing import Any
 from components.shared.command import print_json
 from components.shared.errors import EXIT_OK, InputError
 from components.shared.events.redaction import redact
+from components.shared.signals import EXIT_INTERRUPTED
 from pipelines.compiled import CompiledPipeline, PlatformName, read_compiled
 from pipelines.lint.report import lines_of
 from pipelines.lint.rules import lint
 from pipelines.submit.follow import follow
-from pipelines.submit.names import check_name, check_run_name, run_name, submit_run, version_name
-from pipelines.submit.options import check_following, target_of
+from pipelines.submit.kubeflow_access import Access, dry_access, read_access
+from pipelines.submit.names import (
+    check_name,
+    check_run_name,
+    check_version_name,
+    run_name,
+    submit_run,
+    version_name,
+)
+from pipelines.submit.options import check_following, shown_options, target_of
 from pipelines.submit.platform import Platform, RunRequest, Submitted
 from pipelines.submit.values import check_file_has_no_secret, check_no_secret, checked_params, run_values
 
@@ -24,18 +33,24 @@ def upload(options: argparse.Namespace) -> int:
     """``shutterline upload``."""
     pipeline = read_compiled(options.file)
     target = target_of(options, pipeline)
+    access = _access(options, target)
     _check(pipeline, target, unchecked=options.unchecked)
     name = pipeline.name if options.name is None else options.name
     version = version_name(pipeline) if options.version_name is None else options.version_name
-    for option, value in (("--name", name), ("--version-name", version)):
-        check_name(option, value)
-        check_no_secret(option, value)
-    platform = _platform(options, target, pipeline)
+    check_name("--name", name)
+    check_no_secret("--name", name)
+    check_version_name(version, target)
+    check_no_secret("--version-name", version)
+    platform = _platform(options, access, pipeline)
     if options.dry_run:
         return _dry_run(platform.upload_requests(pipeline, name, version))
-    uploaded = platform.upload(pipeline, name, version)
+    try:
+        uploaded = platform.upload(pipeline, name, version)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted; {version} may have been uploaded; to repeat the command is harmless\n")
+        return _interrupted(options, {"target": target, "pipeline": name, "version": version})
     if options.json:
-        print_json({"status": "uploaded", "target": target} | asdict(uploaded))
+        print_json(_redacted({"status": "uploaded", "target": target} | asdict(uploaded)))
     else:
         did = "is there already" if uploaded.existed else "uploaded"
         _say(f"{did}: {uploaded.pipeline}, version {uploaded.version}: {uploaded.place}")
@@ -47,26 +62,33 @@ def submit(options: argparse.Namespace) -> int:
     pipeline = read_compiled(options.file)
     target = target_of(options, pipeline)
     check_following(options)
+    access = _access(options, target)
     _check(pipeline, target, unchecked=options.unchecked)
     if options.name is not None:
         check_run_name(options.name, target)
         check_no_secret("--name", options.name)
     request = _request(options, pipeline)
-    platform = _platform(options, target, pipeline)
+    platform = _platform(options, access, pipeline)
     if options.dry_run:
         return _dry_run(platform.submit_requests(request))
-    run = submit_run(platform, request, again=options.again)
+    try:
+        run = submit_run(platform, request, again=options.again)
+    except KeyboardInterrupt:
+        harmless = "--again would start another" if options.again else "to repeat the command is harmless"
+        sys.stderr.write(f"interrupted; {request.name} may have been started, and goes on then; {harmless}\n")
+        return _interrupted(options, {"target": target, "run": {"name": request.name}})
     if not options.json:
         _say(_submitted_line(run))
     if not options.follow:
         if options.json:
-            print_json({"status": "submitted", "target": target, "run": asdict(run)})
+            print_json(_redacted({"status": "submitted", "target": target, "run": asdict(run)}))
         return EXIT_OK
     ended = follow(platform, run, options.timeout)
     if options.json:
         document: dict[str, Any] = {"status": ended.status, "target": target, "run": asdict(run)}
         document["run"]["state"] = ended.progress.state
-        print_json(document | {"tasks": dict(ended.progress.tasks), "error": ended.progress.error or None})
+        document |= {"tasks": dict(ended.progress.tasks), "error": ended.progress.error or None}
+        print_json(_redacted(document))
     return ended.exit_code
 
 
@@ -88,15 +110,33 @@ def _request(options: argparse.Namespace, pipeline: CompiledPipeline) -> RunRequ
         sys.stderr.write(f"warning: {warning}\n")
     values = run_values(pipeline, checked.params if checked else None, options.data, options.checkpoints)
     caching = False if options.no_cache else None
-    name = run_name(pipeline, values, caching) if options.name is None else options.name
+    name = options.name
+    if name is None:
+        asked = {"service_account": options.service_account, "network": options.network}
+        name = run_name(pipeline, values, caching, **asked)
     return RunRequest(pipeline, name, values, caching)
 
 
-def _platform(options: argparse.Namespace, target: PlatformName, pipeline: CompiledPipeline) -> Platform:
+def _access(options: argparse.Namespace, target: PlatformName) -> Access | None:
+    """By what Kubeflow is asked; None: it is not. From here on every secret is known, and no option may hold one.
+
+    Raises:
+        InputError: The credentials cannot be used, or an option holds a secret.
+    """
+    access = None
+    if target == "kubeflow":
+        dry = options.dry_run
+        access = dry_access(options.token_file) if dry else read_access(options.token_file, options.ca_file)
+    for option, value in shown_options(options):
+        check_no_secret(option, value)
+    return access
+
+
+def _platform(options: argparse.Namespace, access: Access | None, pipeline: CompiledPipeline) -> Platform:
     """The platform; its client takes a second or two to import, and nothing is connected yet."""
     experiment = getattr(options, "experiment", None)
     service_account = getattr(options, "service_account", None)
-    if target == "vertex":
+    if access is None:
         check_file_has_no_secret(pipeline)
         from pipelines.submit.vertex.platform import VertexPlatform
 
@@ -109,10 +149,6 @@ def _platform(options: argparse.Namespace, target: PlatformName, pipeline: Compi
             endpoint=options.endpoint,
             experiment=experiment,
         )
-    from pipelines.submit.kubeflow_access import Access, read_access
-
-    # What is not sent needs no credentials.
-    access = Access() if options.dry_run else read_access(options.token_file, options.ca_file)
     check_file_has_no_secret(pipeline, access.token, access.cookie)
     from pipelines.submit.kubeflow import KubeflowPlatform
 
@@ -129,6 +165,19 @@ def _submitted_line(run: Submitted) -> str:
     if not run.existed:
         return f"submitted {run.name}: {run.url or run.id}"
     return f"{run.name} is there already, {run.state}: {run.url or run.id}; start another by --again or --name"
+
+
+def _interrupted(options: argparse.Namespace, document: dict[str, Any]) -> int:
+    if options.json:
+        print_json(_redacted({"status": "interrupted"} | document))
+    return EXIT_INTERRUPTED
+
+
+def _redacted(value: Any) -> Any:
+    """A result without secrets: some of its texts are a server's."""
+    if isinstance(value, dict):
+        return {key: _redacted(each) for key, each in value.items()}
+    return redact(value) if isinstance(value, str) else value
 
 
 def _dry_run(requests: list[dict[str, Any]]) -> int:

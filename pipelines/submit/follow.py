@@ -6,8 +6,10 @@ import sys
 import time
 from dataclasses import dataclass
 
-from components.shared.errors import EXIT_FAILURE, EXIT_OK, PlatformRefusedError, PlatformUnavailableError
+from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError, PlatformRefusedError, PlatformUnavailableError
+from components.shared.events.redaction import redact
 from components.shared.signals import EXIT_INTERRUPTED
+from pipelines.submit.patience import Patience
 from pipelines.submit.platform import DONE, Platform, Progress, Submitted
 
 _FIRST_PAUSE_S = 2.0
@@ -33,12 +35,12 @@ class Followed:
 def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Followed:
     """Tell every change of a run's and its tasks' states on standard error until it is done.
 
-    An outage of the platform is told once, and waited for.
+    An outage of the platform is told once, when it begins, and waited for.
 
     Args:
         platform: Where the run is.
         run: Which.
-        timeout_s: For how many seconds at most; None: for as long as it takes.
+        timeout_s: For how many seconds at most, and one more for a last look; None: for as long as it takes.
 
     Raises:
         InputError: The platform tells nothing any more, such as when a token has expired.
@@ -46,16 +48,22 @@ def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Follo
     last = Progress("unknown", {})
     end = None if timeout_s is None else time.monotonic() + timeout_s
     pause, away = _FIRST_PAUSE_S, False
+
+    def failed(why: str) -> None:
+        nonlocal away
+        if not away:
+            _tell(f"{why}; {run.name} is asked for again")
+        away = True
+
     try:
         while True:
+            left = None if end is None else max(0.0, end - time.monotonic())
             try:
-                now = platform.progress(run.id)
-            except PlatformRefusedError as error:
+                now = platform.progress(run.id, Patience(left, failed))
+            except InputError as error:
                 raise PlatformRefusedError(f"{error}; {run.name} goes on: {run.url}") from error
             except PlatformUnavailableError as error:
-                if not away:
-                    _tell(f"{error}; {run.name} is asked for again")
-                away = True
+                failed(str(error))  # one that is not worth another attempt at once
             else:
                 if away:
                     _tell("the platform answers again")
@@ -95,5 +103,5 @@ def _done(run: Submitted, progress: Progress) -> Followed:
 
 
 def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{redact(line)}\n")
     sys.stderr.flush()

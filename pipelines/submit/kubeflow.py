@@ -25,10 +25,12 @@ from pipelines.submit.kubeflow_access import Access, api_host, experiment_name, 
 from pipelines.submit.kubeflow_answers import AlreadyExists, Answers
 from pipelines.submit.kubeflow_client import KubeflowClient
 from pipelines.submit.kubeflow_content import as_sent, digest_of_file, digest_of_version, with_caching
+from pipelines.submit.kubeflow_proxy import proxy_to
 from pipelines.submit.kubeflow_tasks import is_ending, progress_of, run_state
 from pipelines.submit.names import check_name, version_name
 from pipelines.submit.patience import Later, Patience
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded
+from pipelines.submit.values import check_no_secret
 
 _API = "/apis/v2beta1"
 _PLAIN = ApiClient.sanitize_for_serialization
@@ -52,7 +54,7 @@ class KubeflowPlatform:
         service_account: Kubernetes service account of the runs; None: the deployment's default.
 
     Raises:
-        InputError: The host or the experiment cannot be right.
+        InputError: The host, its user interface's or its proxy's address, or the experiment cannot be right.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class KubeflowPlatform:
     ) -> None:
         self._host = api_host(host)
         self._namespace = namespace
-        self._experiment = experiment_name(experiment)
-        check_name("--experiment", self._experiment)
+        self._experiment, named_by = experiment_name(experiment)
+        check_name(named_by, self._experiment)
+        check_no_secret(named_by, self._experiment)
         self._service_account = service_account
         self._ui = ui_address(self._host)
-        self._client = KubeflowClient(self._host, access, Answers(self._host, namespace, access.told))
+        answers = Answers(self._host, namespace, access.told, proxy_to(self._host))
+        self._client = KubeflowClient(self._host, access, answers)
 
     # What a platform does.
 
@@ -88,24 +92,26 @@ class KubeflowPlatform:
         run, existed = self._make(
             patience,
             lambda: self._find_run(patience, experiment.experiment_id, request.name),
-            lambda: self._client.call(
+            lambda: self._client.create(
                 patience,
                 self._client.api.runs.run_service_create_run,
                 self._run(request, experiment.experiment_id, pipeline_id, version_id),
             ),
             f"run {request.name}",
+            "run_id",
         )
         state = "cancelled" if is_ending(run) else run_state(run)
         if existed and state not in ("failed", "cancelled"):
             self._check_same(run, request, version_id)
         return Submitted(run.run_id, request.name, state, f"{self._ui}/#/runs/details/{run.run_id}", existed)
 
-    def progress(self, run: str) -> Progress:
+    def progress(self, run: str, patience: Patience | None = None) -> Progress:
         """How the run of that id is doing."""
-        patience = Patience()
-        return progress_of(
-            patience.persist(lambda: self._client.call(patience, self._client.api.runs.run_service_get_run, run_id=run))
+        patient = patience or Patience()
+        found = patient.persist(
+            lambda: self._client.call(patient, self._client.api.runs.run_service_get_run, run_id=run)
         )
+        return progress_of(self._client.identified(found, "run_id"))
 
     # Dry runs. Ids that the API gives are in braces.
 
@@ -168,18 +174,20 @@ class KubeflowPlatform:
         parent, _ = self._make(
             patience,
             lambda: self._find_pipeline(patience, name),
-            lambda: self._client.call(
+            lambda: self._client.create(
                 patience,
                 self._client.api.pipelines.pipeline_service_create_pipeline,
                 self._pipeline(pipeline, name),
             ),
             f"pipeline {name}",
+            "pipeline_id",
         )
         found, existed = self._make(
             patience,
             lambda: self._find_version(patience, parent.pipeline_id, version),
             lambda: self._send_file(patience, pipeline, parent.pipeline_id, version),
             f"version {version} of pipeline {name}",
+            "pipeline_version_id",
         )
         theirs = digest_of_version(found.pipeline_spec) if existed else ours
         if theirs != ours:
@@ -195,7 +203,7 @@ class KubeflowPlatform:
         with tempfile.TemporaryDirectory(prefix="shutterline-") as directory:
             file = Path(directory) / "pipeline.yaml"
             file.write_text(as_sent(pipeline), encoding="utf-8")
-            return self._client.call(
+            return self._client.create(
                 patience,
                 self._client.api.pipeline_uploads.upload_pipeline_version,
                 str(file),
@@ -238,9 +246,9 @@ class KubeflowPlatform:
 
         def make() -> Any:
             create = self._client.api.experiments.experiment_service_create_experiment
-            return self._client.call(patience, create, self._new_experiment())
+            return self._client.create(patience, create, self._new_experiment())
 
-        experiment, _ = self._make(patience, find, make, f"experiment {self._experiment}")
+        experiment, _ = self._make(patience, find, make, f"experiment {self._experiment}", "experiment_id")
         if experiment.storage_state == "ARCHIVED":
             raise PlatformRefusedError(
                 f"{self._host}: experiment {self._experiment} is archived and takes no runs; restore it, or choose "
@@ -264,18 +272,22 @@ class KubeflowPlatform:
         """See that a run of the request's name is the one that is asked for; what it does not say is taken for that."""
         reference, config = run.pipeline_version_reference, run.runtime_config
         others = {} if config is None or config.parameters is None else config.parameters
-        if (reference is not None and reference.pipeline_version_id not in (None, version_id)) or any(
-            others.get(name, value) != value for name, value in request.values.items()
+        # Where no account is asked for, a run has the deployment's own, whichever that is.
+        account = self._service_account and run.service_account
+        if (
+            (reference is not None and reference.pipeline_version_id not in (None, version_id))
+            or any(others.get(name, value) != value for name, value in request.values.items())
+            or (account and account != self._service_account)
         ):
             raise PlatformRefusedError(
-                f"--name {request.name}: another run has that name, of another pipeline or with other values; choose "
-                f"another name, or leave it out ({self._ui}/#/runs/details/{run.run_id})"
+                f"--name {request.name}: another run has that name, of another pipeline or with other values or "
+                f"account; choose another name, or leave it out ({self._ui}/#/runs/details/{run.run_id})"
             )
 
     def _make(
-        self, patience: Patience, find: Callable[[], T | None], create: Callable[[], T], what: str
+        self, patience: Patience, find: Callable[[], T | None], create: Callable[[], T], what: str, key: str
     ) -> tuple[T, bool]:
-        """What is there, or else is made; and whether it was there before.
+        """What is there, or else is made, which has an id by that key; and whether it was there before.
 
         Every attempt begins with a look, so that one whose answer was lost is not repeated.
         """
@@ -298,7 +310,10 @@ class KubeflowPlatform:
                     "another name"
                 ) from taken
 
-        return patience.persist(attempt, lost=f"Whether {what} was made is not known; to repeat this is harmless")
+        made, existed = patience.persist(
+            attempt, lost=f"Whether {what} was made is not known; to repeat this is harmless"
+        )
+        return self._client.identified(made, key), existed
 
 
 def _with_caching_of(request: RunRequest) -> CompiledPipeline:
@@ -319,4 +334,6 @@ def _plain(model: Any) -> Any:
 
 def _named(key: str, name: str) -> str:
     predicate = V2beta1Predicate(operation="EQUALS", key=key, string_value=name)
-    return json.dumps(_plain(V2beta1Filter(predicates=[predicate])))
+    # The server takes what it was sent for encoded once more.
+    text = json.dumps(_plain(V2beta1Filter(predicates=[predicate])))
+    return text.replace("+", r"\u002b").replace("%", r"\u0025")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +22,8 @@ UI_VARIABLE = "KF_PIPELINES_UI_ENDPOINT"
 EXPERIMENT_VARIABLE = "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME"
 EXPERIMENT_OVERRIDE_VARIABLE = "KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME"
 TOKEN_FILE_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"  # noqa: S105 - likewise
+IAP_VARIABLE = "KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"
+APP_VARIABLES = ("KF_PIPELINES_APP_OAUTH2_CLIENT_ID", "KF_PIPELINES_APP_OAUTH2_CLIENT_SECRET")
 
 DEFAULT_EXPERIMENT = "shutterline"
 HOW_TO_SIGN_IN = f"set {TOKEN_VARIABLE}, name a file by --token-file, or set {COOKIE_VARIABLE} to the browser's cookie"
@@ -52,7 +56,7 @@ class Access:
         if self.token_file is None:
             return self.token
         try:
-            return read_token(self.token_file)
+            return read_token(self.token_file, str(self.token_file))
         except InputError:
             return self.token
 
@@ -63,25 +67,59 @@ def read_access(token_file: Path | None, ca_file: Path | None) -> Access:
     Raises:
         InputError: A file cannot be read, or what is in it or in a variable is none.
     """
-    token, file = None, token_file
+    cookie = _cookie()
+    token, file, option = None, token_file, "--token-file"
     if file is None and os.environ.get(TOKEN_VARIABLE):
         token = _header(os.environ[TOKEN_VARIABLE], TOKEN_VARIABLE)
     elif file is None and os.environ.get(TOKEN_FILE_VARIABLE):
-        file = Path(os.environ[TOKEN_FILE_VARIABLE])
+        file, option = Path(os.environ[TOKEN_FILE_VARIABLE]), TOKEN_FILE_VARIABLE
     if file is not None:
-        token = read_token(file)
-    cookie = os.environ.get(COOKIE_VARIABLE) or None
-    if cookie is not None:
-        cookie = _header(cookie, COOKIE_VARIABLE, spaces=True)
-        for part in cookie.split(";"):
-            register_secret(part.partition("=")[2].strip() or part.strip())
+        token = read_token(file, f"{option} {_shown(file)}")
     if ca_file is not None:
         _check_authorities(ca_file)
     return Access(token, file, cookie, ca_file)
 
 
-def read_token(file: Path) -> str:
+def dry_access(token_file: Path | None) -> Access:
+    """The same as far as it can be used: what is not sent needs none, but no secret may be in what is shown."""
+    try:
+        return read_access(token_file, None)
+    except InputError:
+        return Access()
+
+
+def _cookie() -> str | None:
+    if not os.environ.get(COOKIE_VARIABLE):
+        return None
+    cookie = _header(os.environ[COOKIE_VARIABLE], COOKIE_VARIABLE, spaces=True)
+    for part in cookie.split(";"):
+        register_secret(part.partition("=")[2].strip() or part.strip())
+    return cookie
+
+
+def needs_browser(access: Access, signed_in: Path) -> bool:
+    """Whether kfp would wait for a browser where nobody is: its way through Google's IAP does, and for ever.
+
+    Args:
+        access: A token is taken instead.
+        signed_in: Where kfp keeps what a person's browser brought before.
+    """
+    client, *app = (os.environ.get(name) for name in (IAP_VARIABLE, *APP_VARIABLES))
+    if access.token or not client or None in app or (sys.stdin is not None and sys.stdin.isatty()):
+        return False
+    try:
+        known = json.loads(signed_in.read_text(encoding="utf-8"))[client]
+        return None in (known.get(name) for name in ("refresh_token", "other_client_id", "other_client_secret"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return True
+
+
+def read_token(file: Path, where: str) -> str:
     """A token from its file.
+
+    Args:
+        file: The file.
+        where: What names it, for messages.
 
     Raises:
         InputError: It cannot be read, or holds none.
@@ -90,10 +128,10 @@ def read_token(file: Path) -> str:
         with file.open("rb") as stream:
             data = stream.read(_LARGEST_TOKEN + 1)
     except OSError as error:
-        raise InputError(f"--token-file {file}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{where}: cannot be read: {error.strerror}") from error
     if len(data) > _LARGEST_TOKEN:
-        raise InputError(f"--token-file {file}: is larger than {_LARGEST_TOKEN} bytes, so it is no token")
-    return _header(data.decode("ascii", "replace"), f"--token-file {file}")
+        raise InputError(f"{where}: is larger than {_LARGEST_TOKEN} bytes, so it is no token")
+    return _header(data.decode("ascii", "replace"), where)
 
 
 def _header(text: str, where: str, *, spaces: bool = False) -> str:
@@ -107,13 +145,17 @@ def _header(text: str, where: str, *, spaces: bool = False) -> str:
     return value
 
 
+def _shown(file: Path) -> str:
+    return printable(redact(str(file)), 200)
+
+
 def _check_authorities(file: Path) -> None:
     try:
         ssl.create_default_context(cafile=str(file))
     except ssl.SSLError as error:
-        raise InputError(f"--ca-file {file}: holds no certificates in PEM form") from error
+        raise InputError(f"--ca-file {_shown(file)}: holds no certificates in PEM form") from error
     except OSError as error:
-        raise InputError(f"--ca-file {file}: cannot be read: {error.strerror}") from error
+        raise InputError(f"--ca-file {_shown(file)}: cannot be read: {error.strerror}") from error
 
 
 def api_host(text: str | None) -> str:
@@ -125,7 +167,6 @@ def api_host(text: str | None) -> str:
     Raises:
         InputError: There is none, or it is no address.
     """
-    where = "--host" if text else HOST_VARIABLE
     host = text or os.environ.get(HOST_VARIABLE, "")
     if not host:
         raise InputError(
@@ -133,10 +174,15 @@ def api_host(text: str | None) -> str:
             "or http://localhost:8080 after `kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80`; "
             f"{HOST_VARIABLE} may say it as well"
         )
-    address = host if "://" in host else f"https://{host}"
+    return _address("--host" if text else HOST_VARIABLE, host, "https")
+
+
+def _address(where: str, text: str, scheme: str) -> str:
+    """An address without a slash at its end; that scheme is meant where it has none."""
+    address = text if "://" in text else f"{scheme}://{text}"
 
     def refuse(why: str) -> InputError:
-        return InputError(f"{where} {printable(redact(host), 200)!r}: {why}; allowed is http(s)://HOST[:PORT][/PATH]")
+        return InputError(f"{where} {printable(redact(text), 200)!r}: {why}; allowed is http(s)://HOST[:PORT][/PATH]")
 
     try:
         parts = urlsplit(address)
@@ -150,18 +196,36 @@ def api_host(text: str | None) -> str:
         raise refuse(f"{parts.scheme}:// is not spoken there")
     if not parts.hostname or not address.isascii() or not address.isprintable() or " " in address or port == 0:
         raise refuse("is no address")
+    if ":" not in parts.hostname and not all(0 < len(label) < 64 for label in _labels(parts.hostname)):
+        raise refuse("is no address: between its dots are 1 to 63 characters")
+    if redact(text) != text:
+        raise refuse("holds a secret, or what looks like one, and would be shown")
     if parts.query or parts.fragment or "?" in address or "#" in address:
         raise refuse("is the address of a page; leave out what follows ? and #")
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
 
 
-def experiment_name(chosen: str | None) -> str:
-    """What runs are filed under: the variable that overrides, the option, the variable that says otherwise, ours."""
-    overriding, usual = os.environ.get(EXPERIMENT_OVERRIDE_VARIABLE), os.environ.get(EXPERIMENT_VARIABLE)
-    return overriding or (chosen if chosen is not None else usual or DEFAULT_EXPERIMENT)
+def _labels(hostname: str) -> list[str]:
+    return hostname.removesuffix(".").split(".")
+
+
+def experiment_name(chosen: str | None) -> tuple[str, str]:
+    """What runs are filed under, and what says so.
+
+    It is the variable that overrides, the option, the variable that says otherwise, or ours.
+    """
+    if overriding := os.environ.get(EXPERIMENT_OVERRIDE_VARIABLE):
+        return overriding, EXPERIMENT_OVERRIDE_VARIABLE
+    if chosen is None and (usual := os.environ.get(EXPERIMENT_VARIABLE)):
+        return usual, EXPERIMENT_VARIABLE
+    return DEFAULT_EXPERIMENT if chosen is None else chosen, "--experiment"
 
 
 def ui_address(host: str) -> str:
-    """Where a person sees what the API has: kfp.Client's rule."""
-    address = os.environ.get(UI_VARIABLE) or host
-    return (address if "://" in address else f"http://{address}").rstrip("/")
+    """Where a person sees what the API has: kfp.Client's rule.
+
+    Raises:
+        InputError: The variable that says so holds no address.
+    """
+    address = os.environ.get(UI_VARIABLE)
+    return _address(UI_VARIABLE, address, "http") if address else host

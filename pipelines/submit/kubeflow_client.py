@@ -12,27 +12,49 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import urllib3
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kfp's own deprecations
     import kfp.client
+    import kfp.client.auth
 
 from components.shared.errors import PlatformRefusedError
 from components.shared.events.redaction import redact, register_secret
-from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN, Access
+from pipelines.submit.kubeflow_access import APP_VARIABLES, HOW_TO_SIGN_IN, Access, needs_browser
 from pipelines.submit.kubeflow_answers import FAILURES, Answers, is_json
+from pipelines.submit.kubeflow_proxy import Proxy
 from pipelines.submit.patience import Patience
 
 _CONNECT_S = 10.0
 _PAGE_SIZE = 100
 _MOST_PAGES = 100
 
+T = TypeVar("T")
+
 
 class _Client(kfp.client.Client):  # type: ignore[misc] # kfp publishes no types
-    """kfp's client without the memory of other programs."""
+    """kfp's client without the memory of other programs, and with what signs in at a proxy.
+
+    Args:
+        proxy: Stands on the way; None: nobody does.
+        without_iap: Do not sign in through Google's IAP although the environment names it.
+        options: kfp's own.
+    """
+
+    def __init__(self, proxy: Proxy | None, *, without_iap: bool, **options: Any) -> None:
+        self._proxy = proxy
+        self._without_iap = without_iap
+        super().__init__(**options)
+
+    def _load_config(self, host: str | None, client_id: str | None, *others: Any) -> Any:
+        config = super()._load_config(host, None if self._without_iap else client_id, *others)
+        if self._proxy is not None:
+            config.proxy, config.proxy_headers = self._proxy.url, dict(self._proxy.headers)
+        return config
 
     def _load_context_setting_or_default(self) -> None:
         """Leave ~/.config/kfp/context.json alone: its namespace and cookie are of another host, perhaps.
@@ -49,13 +71,14 @@ class KubeflowClient:
     Args:
         host: Address of the API.
         access: By what it is asked.
-        answers: What its errors mean.
+        answers: What its errors mean; and which proxy stands on the way.
     """
 
     def __init__(self, host: str, access: Access, answers: Answers) -> None:
         self._host = host
         self._access = access
         self._answers = answers
+        self._heard = False
 
     @cached_property
     def api(self) -> Any:
@@ -64,12 +87,20 @@ class KubeflowClient:
         Raises:
             PlatformRefusedError: kfp cannot sign in by the means its environment names.
         """
+        browser = needs_browser(self._access, Path(kfp.client.auth.LOCAL_KFP_CREDENTIAL))
+        if browser and not self._access.cookie:
+            raise PlatformRefusedError(
+                f"{self._host}: to sign in as {' and '.join(APP_VARIABLES)} say takes a browser, and there is no "
+                f"terminal; do so once at a terminal, or {HOW_TO_SIGN_IN}"
+            )
         ca_file = None if self._access.ca_file is None else str(self._access.ca_file)
         try:
             # Who signs in through Google's IAP is told by print where to; standard output is for our result.
             with redirect_stdout(sys.stderr), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 client = _Client(
+                    self._answers.proxy,
+                    without_iap=browser,
                     host=self._host,
                     existing_token=self._access.token,
                     cookies=self._access.cookie,
@@ -93,7 +124,7 @@ class KubeflowClient:
             configuration.api_key["authorization"] = token
 
     def call(self, patience: Patience, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Make one request.
+        """Make one request that asks.
 
         Args:
             patience: Says how long it may take.
@@ -103,20 +134,53 @@ class KubeflowClient:
 
         Raises:
             Later: Not now.
-            AlreadyExists: The name is taken.
             InputError: It is refused, or what answers is no API.
             PlatformUnavailableError: The server failed.
         """
+        return self._request(patience, method, arguments, options, creates=False)
+
+    def create(self, patience: Patience, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Make one request that makes something; as `call`, and besides.
+
+        Raises:
+            AlreadyExists: The name is taken.
+        """
+        return self._request(patience, method, arguments, options, creates=True)
+
+    def _request(
+        self,
+        patience: Patience,
+        method: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+        *,
+        creates: bool,
+    ) -> Any:
         seconds = patience.request_s()
         given = {name: value for name, value in options.items() if value is not None}
         try:
             result = method(*arguments, **given, _request_timeout=(min(_CONNECT_S, seconds), seconds))
         except FAILURES as failure:
-            raise self._answers.error(failure) from failure
+            raise self._answers.error(failure, creates=creates, heard=self._heard) from failure
         # The generated client makes an object without attributes of whatever is no JSON.
         if not is_json(self.api.pipelines.api_client.last_response.data):
             raise self._answers.no_api("answers with a page")
+        self._heard = True
         return result
+
+    def identified(self, thing: T, key: str) -> T:
+        """What the API has told of, which then has an id: other services answer with JSON as well.
+
+        Args:
+            thing: What it told.
+            key: Where its id is.
+
+        Raises:
+            PlatformRefusedError: It has none.
+        """
+        if not getattr(thing, key, None):
+            raise self._answers.no_api(f"answers without a {key}")
+        return thing
 
     def listed(
         self, patience: Patience, method: Callable[..., Any], key: str, *arguments: Any, **options: Any

@@ -51,14 +51,14 @@ def digest_of_file(pipeline: CompiledPipeline) -> str:
 
 def digest_of_version(content: object) -> str:
     """The same of what Kubeflow says a version holds: a pipeline, or a pipeline and its platforms."""
-    if not isinstance(content, Mapping):
-        return _digest(content)
-    spec, platforms = content, {}
-    if "pipeline_spec" in content:
-        spec, platforms = content["pipeline_spec"], (content.get("platform_spec") or {}).get("platforms", {})
     try:
+        spec: Any = content
+        platforms: Any = {}
+        if isinstance(content, Mapping) and "pipeline_spec" in content:
+            spec, platforms = content["pipeline_spec"], (content.get("platform_spec") or {}).get("platforms", {})
         return content_digest(spec, platforms)
-    except json_format.ParseError:  # made by another version of kfp; different it is in any case
+    # Made by another version of kfp, or not even a pipeline; different it is in any case.
+    except (json_format.ParseError, AttributeError, TypeError, ValueError):
         return _digest(content)
 
 

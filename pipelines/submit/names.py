@@ -17,6 +17,7 @@ from pipelines.watch_text import printable
 
 _DIGITS = 12  # of a digest in a name: 48 bits
 _LONGEST = 128
+_LONGEST_VERSION: dict[PlatformName, int] = {"kubeflow": 127, "vertex": _LONGEST}
 _NUMBER_ROOM = 5  # for "-2" to "-9999"
 _MOST_RUNS = 1000
 
@@ -30,12 +31,20 @@ def version_name(pipeline: CompiledPipeline) -> str:
     return f"{maker}-{pipeline.digest[:_DIGITS]}"
 
 
-def run_name(pipeline: CompiledPipeline, values: Mapping[str, str], caching: bool | None) -> str:
+def run_name(pipeline: CompiledPipeline, values: Mapping[str, str], caching: bool | None, **others: str | None) -> str:
     """What a run is called unless it is named: the pipeline, and a digest of everything that decides what it does.
 
     It is a job id of Vertex AI, too: a small letter, then small letters, digits and dashes.
+
+    Args:
+        pipeline: What shall run.
+        values: Values of its inputs.
+        caching: Whether steps may be served from a cache.
+        others: What else is asked of the platform, such as the account that the run has; None: nothing.
     """
-    sent = json.dumps([pipeline.digest, dict(values), caching], sort_keys=True, separators=(",", ":"))
+    asked = {name: value for name, value in others.items() if value is not None}
+    content = [pipeline.digest, dict(values), caching, *([asked] if asked else [])]
+    sent = json.dumps(content, sort_keys=True, separators=(",", ":"))
     name = re.sub(r"[^a-z0-9]+", "-", pipeline.name.lower()).strip("-")
     name = name if name[:1].isalpha() else f"run-{name}".rstrip("-")
     name = name[: _LONGEST - _DIGITS - _NUMBER_ROOM - 1].rstrip("-")
@@ -55,6 +64,15 @@ def check_name(option: str, name: str, longest: int = _LONGEST) -> None:
     """
     if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > longest:
         raise InputError(f"{option}: must be 1 to {longest} printable characters, got {printable(name, 60)!r}")
+
+
+def check_version_name(name: str, target: PlatformName) -> None:
+    """See that a version can be called so on a platform.
+
+    Raises:
+        InputError: It cannot.
+    """
+    check_name("--version-name", name, _LONGEST_VERSION[target])
 
 
 def check_run_name(name: str, target: PlatformName) -> None:

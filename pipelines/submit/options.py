@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ credentials:
   Kubeflow   SHUTTERLINE_KFP_TOKEN or --token-file, SHUTTERLINE_KFP_COOKIE, and what kfp.Client reads of
              KF_PIPELINES_…: KF_PIPELINES_ENDPOINT is --host, KF_PIPELINES_SA_TOKEN_PATH is --token-file
   Vertex AI  those that Google's clients find: `gcloud auth application-default login`, GOOGLE_APPLICATION_CREDENTIALS
+  HTTP_PROXY, HTTPS_PROXY and NO_PROXY are heeded
   SHUTTERLINE_SUBMIT_TIMEOUT: seconds for which a platform that does not answer is asked again; default: 60
 
 exit codes:
@@ -36,6 +38,11 @@ _OF_PLATFORM: dict[PlatformName, tuple[str, ...]] = {
     "kubeflow": ("host", "namespace", "token_file", "ca_file"),
     "vertex": ("project", "location", "staging_bucket", "network", "endpoint"),
 }
+# Besides those of the run's values, which are checked where they are read, and --host, whose credentials are told of.
+_SHOWN = (
+    "namespace", "token_file", "ca_file", "project", "location", "staging_bucket", "network", "endpoint", "experiment",
+    "service_account",
+)  # fmt: skip
 _NEEDED: dict[PlatformName, tuple[str, ...]] = {"kubeflow": (), "vertex": ("project", "location", "staging_bucket")}
 
 
@@ -117,6 +124,14 @@ def target_of(options: argparse.Namespace, pipeline: CompiledPipeline) -> Platfo
     if missing:
         raise InputError(f"{', '.join(missing)}: needed for {PLATFORM_TITLES[target]}")
     return target
+
+
+def shown_options(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Every option whose text is sent, or shown in a message, and that text."""
+    for name in _SHOWN:
+        value = getattr(options, name, None)
+        if value is not None:
+            yield _option(name), str(value)
 
 
 def _option(name: str) -> str:

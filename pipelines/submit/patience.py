@@ -50,20 +50,25 @@ def timeout_s() -> float:
 class Patience:
     """The time that one call of a platform has, however many requests it takes.
 
+    Args:
+        within_s: Not more than so many seconds; None: as many as the environment says.
+        tell: Hears of each failure when it happens. Who does that goes on afterwards, so a quota is no refusal then.
+
     Raises:
         InputError: The environment's timeout is no positive number.
     """
 
-    def __init__(self) -> None:
-        self._seconds = timeout_s()
+    def __init__(self, within_s: float | None = None, tell: Callable[[str], None] | None = None) -> None:
+        self._seconds = timeout_s() if within_s is None else min(timeout_s(), within_s)
         self._end = time.monotonic() + self._seconds
+        self._tell = tell
 
     def request_s(self) -> float:
         """How long one request may take."""
         return min(_LONGEST_REQUEST_S, max(_SHORTEST_REQUEST_S, self._end - time.monotonic()))
 
     def persist(self, attempt: Callable[[], T], *, lost: str = "") -> T:
-        """Make an attempt until it succeeds, with backoff and jitter.
+        """Make an attempt until it succeeds, with backoff and jitter; the last one when little time is left.
 
         Args:
             attempt: Raises Later where it is worth another one.
@@ -73,22 +78,25 @@ class Patience:
             PlatformRefusedError: It is a quota that did not allow it in all that time.
             PlatformUnavailableError: Time is up.
         """
-        failures, done = 0, False
+        failures, done, last = 0, False, False
         while True:
             try:
                 return attempt()
             except Later as error:
                 done = done or error.done
+                if self._tell is not None:
+                    self._tell(str(error))
                 pause = pause_s(failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-                if error.retry_after_s is not None:
-                    pause = max(pause, min(error.retry_after_s, _LONGEST_WISH_S))
+                wish = min(error.retry_after_s or 0.0, _LONGEST_WISH_S)
                 failures += 1
-                if time.monotonic() + pause >= self._end:
+                left = self._end - time.monotonic()
+                if last or left <= wish:
                     raise self._given_up(error, lost if done else "") from error
-                time.sleep(pause)
+                last = max(pause, wish) >= left
+                time.sleep(max(wish, left / 2) if last else max(pause, wish))
 
     def _given_up(self, error: Later, lost: str) -> PlatformRefusedError | PlatformUnavailableError:
         gave_up = f"{error}; gave up after {self._seconds:g} s ({TIMEOUT_VARIABLE} sets the seconds)"
-        if error.quota:
+        if error.quota and self._tell is None:
             return PlatformRefusedError(f"{gave_up}. Wait some minutes, or ask for a higher quota")
         return PlatformUnavailableError(f"{gave_up}. {lost or 'Check the network, and try again'}")

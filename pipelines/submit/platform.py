@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from pipelines.compiled import CompiledPipeline
+from pipelines.submit.patience import Patience
 
 RunState = Literal["pending", "running", "succeeded", "failed", "cancelled", "paused", "unknown"]
 DONE: frozenset[RunState] = frozenset({"succeeded", "failed", "cancelled"})
@@ -102,8 +103,8 @@ class Platform(Protocol):
         """Start a run, unless one of that name is there: then that is returned."""
         ...
 
-    def progress(self, run: str) -> Progress:
-        """How the run of that id is doing."""
+    def progress(self, run: str, patience: Patience | None = None) -> Progress:
+        """How the run of that id is doing; without a patience, in the time that the environment gives."""
         ...
 
     def upload_requests(self, pipeline: CompiledPipeline, name: str, version: str) -> list[dict[str, Any]]:

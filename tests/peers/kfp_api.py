@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import HTTP
 from typing import Any
+from urllib.parse import unquote_plus
 
 import kfp_server_api as api  # type: ignore[import-untyped] # it publishes no types
 import yaml
@@ -33,6 +34,7 @@ _PLAIN: dict[str, Any] = {
     "object": object,
     "datetime": str,
 }
+_LONGEST = {"pipeline": 128, "version": 127}  # the columns of the server's database
 _BEGAN = datetime(2026, 11, 23, tzinfo=UTC)
 
 
@@ -178,6 +180,7 @@ class KfpApi(HttpFaults):
 
     def _create_pipeline(self, request: Request) -> Any:
         body = self._body(request, "V2beta1Pipeline")
+        _check_length("pipeline", body.name or body.display_name)
         name, namespace = body.name or body.display_name, self._namespace(body.namespace or "", needed=False)
         if any(each.name == name and (each.namespace or "") == namespace for each in self.pipelines):
             raise Wrong(409, f"Already exist error: The name {name} already exists.")
@@ -192,6 +195,7 @@ class KfpApi(HttpFaults):
         if parent is None:
             raise Wrong(404, "there is no such pipeline")
         name, content = query.get("name", ""), self._uploaded(request)
+        _check_length("version", name)
         if any(each.pipeline_id == parent.pipeline_id and each.name == name for each in self.versions):
             raise Wrong(409, f"Already exist error: The name {name} already exists.")
         version = api.V2beta1PipelineVersion(
@@ -304,7 +308,7 @@ class KfpApi(HttpFaults):
 
     def _page(self, query: dict[str, str], rows: list[Any]) -> tuple[list[Any], str]:
         if "filter" in query:
-            predicates = self._model(json.loads(query["filter"]), "V2beta1Filter", "filter").predicates
+            predicates = self._model(json.loads(_unescaped(query["filter"])), "V2beta1Filter", "filter").predicates
             for predicate in predicates:
                 assert predicate.operation == "EQUALS"
                 rows = [row for row in rows if getattr(row, predicate.key) == predicate.string_value]
@@ -364,6 +368,18 @@ def _stored(messages: list[Any], parent: Any) -> Any:
     messages[0].pipeline_info.name = f"{prefix}pipeline/{parent.name}"
     spec, *platforms = (json_format.MessageToDict(message) for message in messages)
     return {"pipeline_spec": spec, "platform_spec": platforms[0]} if platforms else spec
+
+
+def _unescaped(text: str) -> str:
+    """A filter as the server reads it: decoded, as every parameter is, and then once more."""
+    if re.search("%(?![0-9A-Fa-f]{2})", text):
+        raise Wrong(400, f"failed to parse valid filter from {text!r}: invalid URL escape")
+    return unquote_plus(text)
+
+
+def _check_length(kind: str, name: str) -> None:
+    if len(name) > _LONGEST[kind]:
+        raise Wrong(400, f"the name of a {kind} cannot be longer than {_LONGEST[kind]}")
 
 
 def _plain(model: Any) -> Any:

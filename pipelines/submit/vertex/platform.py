@@ -135,14 +135,14 @@ class VertexPlatform:
             },
         ]
 
-    def progress(self, run: str) -> Progress:
+    def progress(self, run: str, patience: Patience | None = None) -> Progress:
         """How a job is doing.
 
         Raises:
             InputError: There is no such job, or the credentials cannot be used.
             PlatformUnavailableError: Vertex AI does not answer.
         """
-        patience = Patience()
+        patience = patience or Patience()
         service = self._connected()
         try:
             return progress_of(patience.persist(lambda: service.get(run, patience)))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +33,8 @@ def vertex_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variables of the user's, and pauses that no test need wait for."""
-    for name in [name for name in os.environ if name.startswith(("KF_PIPELINES_", "SHUTTERLINE_"))]:
+    ours = ("KF_PIPELINES_", "SHUTTERLINE_")
+    for name in [name for name in os.environ if name.startswith(ours) or name.upper().endswith("_PROXY")]:
         monkeypatch.delenv(name)
     for module in (patience, follow):
         monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.001)
@@ -56,3 +59,16 @@ def submit(kfp_api: KfpApi, kubeflow_file: Path) -> Submit:
 def upload(kfp_api: KfpApi, kubeflow_file: Path) -> Submit:
     """``shutterline upload`` of the file to the API."""
     return lambda *options: main(["upload", str(kubeflow_file), "--host", kfp_api.url, *options])
+
+
+def unresolved(monkeypatch: pytest.MonkeyPatch, number: int, *, times: int) -> list[int]:
+    """Let no name be resolved, so many times; what is left of them."""
+    resolve, left = socket.getaddrinfo, [number] * times
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        if left:
+            raise socket.gaierror(left.pop(), "planted")
+        return resolve(*arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", fails)
+    return left

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipelines.cli import main
+from pipelines.submit import patience
 from tests.peers.http_faults import LoseAnswer, Refuse
 from tests.peers.kfp_api import KfpApi
 from tests.peers.ports import claim_port
 from tests.peers.tcp import Relay
 from tests.peers.tls import Certificates
-from tests.pipelines.submit.conftest import Submit, Told
+from tests.peers.vertex_proxy import hangs_up
+from tests.pipelines.submit.conftest import Submit, Told, unresolved
 
 LOGIN = "<!doctype html><html><title>Sign in – ÿ</title></html>"
 
@@ -39,6 +42,8 @@ def told(capsys: Told) -> str:
         ("http://host/pipeline/#/runs", "is the address of a page; leave out what follows ? and #"),
         ("http://host/?ns=me", "is the address of a page"),
         ("http://me:hunter22@host", "credentials do not belong into an address"),
+        ("http://a..b", "is no address: between its dots are 1 to 63 characters"),
+        (f"http://{'a' * 64}.example.com", "is no address: between its dots are 1 to 63 characters"),
     ],
 )
 def test_a_bad_host(kubeflow_file: Path, capsys: Told, host: str, why: str) -> None:
@@ -61,6 +66,22 @@ def test_a_host_of_no_such_name(kubeflow_file: Path, capsys: Told) -> None:
     assert "http://nowhere.invalid: there is no host of that name (--host)" in told(capsys)
 
 
+def test_a_user_interface_that_is_no_address(submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", "http://me:hunter22@ui")
+    assert submit("--dry-run") == 2
+    message = told(capsys)
+    assert "KF_PIPELINES_UI_ENDPOINT 'http://[redacted]@ui': credentials do not belong into an address" in message
+
+
+def test_a_name_that_is_not_resolved_for_now_is_asked_for_again(
+    kfp_api: KfpApi, upload: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = unresolved(monkeypatch, socket.EAI_AGAIN, times=3)
+    assert upload() == 0
+    assert failures == []
+    assert len(kfp_api.versions) == 1
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.2")
@@ -81,17 +102,18 @@ def test_a_host_that_accepts_and_never_answers(kubeflow_file: Path, capsys: Told
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
-@pytest.mark.parametrize("status", [200, 302, 404, 405, 503])
+@pytest.mark.parametrize("status", [200, 302, 404, 405, 500, 503])
 @pytest.mark.usefixtures("impatient")
 def test_a_page_where_the_api_should_be(
     kfp_api: KfpApi, submit: Submit, capsys: Told, status: int, encoding: str
 ) -> None:
     kfp_api.page = (status, LOGIN.encode(encoding))
-    assert submit() == (1 if status == 503 else 2)
+    assert submit() == (1 if status >= 500 else 2)
     message = told(capsys)
     assert "Sign in" not in message
-    if status == 503:
-        assert f"{kfp_api.url} answers 503; gave up" in message
+    if status >= 500:
+        assert f"{kfp_api.url} answers {status}" in message
+        assert ("; gave up" in message) == (status == 503)
     else:
         assert f"{kfp_api.url}: is no Kubeflow Pipelines API" in message
         assert f"below /pipeline: {kfp_api.url}/pipeline" in message
@@ -160,6 +182,30 @@ def test_a_retry_after_that_is_longer_than_our_patience_is_not_waited_for(
     assert "answers 503: not now; gave up after 0.2 s" in told(capsys)
 
 
+def test_one_more_attempt_is_made_when_the_next_pause_would_end_too_late(
+    kfp_api: KfpApi, upload: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "30")
+    for name in ("_FIRST_PAUSE_S", "_LONGEST_PAUSE_S"):
+        monkeypatch.setattr(patience, name, 100.0)
+    pauses: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: sum(pauses), sleep=pauses.append)
+    monkeypatch.setattr(patience, "time", clock)
+    kfp_api.inject(Refuse(503), "list")
+    assert upload() == 0
+    assert pauses == [15.0]
+    kfp_api.inject(Refuse(503), "list", times=None)
+    assert upload() == 1
+    assert pauses == [15.0, 15.0]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_was_only_asked_for_was_not_made(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    kfp_api.inject(LoseAnswer(), "list", times=None)
+    assert submit() == 1
+    assert "Check the network, and try again" in told(capsys)
+
+
 @pytest.mark.usefixtures("impatient")
 def test_what_may_have_been_done_is_told(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
     kfp_api.inject(LoseAnswer(), "write", r"/runs$")
@@ -208,3 +254,12 @@ def test_tls_is_trusted_by_the_named_authority_alone(
         (tmp_path / "empty.pem").write_text("")
         assert main([*upload, "--ca-file", str(tmp_path / name)]) == 2
         assert why in told(capsys)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_connection_that_ends_within_tls_may_do_better(kubeflow_file: Path, capsys: Told) -> None:
+    with hangs_up() as port:
+        assert main(["upload", str(kubeflow_file), "--host", f"https://127.0.0.1:{port}"]) == 1
+    message = told(capsys)
+    assert f"https://127.0.0.1:{port} does not answer: " in message
+    assert "gave up after 0.2 s" in message

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import time
+from typing import Any
 
 import pytest
 
 from pipelines.submit import follow
-from tests.peers.http_faults import LoseAnswer, Refuse
+from tests.peers.http_faults import Hold, LoseAnswer, Refuse, Request
 from tests.peers.kfp_api import Act, KfpApi, node
-from tests.pipelines.submit.conftest import Submit, Told
+from tests.pipelines.submit.conftest import Submit, Told, unresolved
 
 
 def lines(err: str) -> list[str]:
@@ -84,9 +87,57 @@ def test_an_outage_is_told_once_and_waited_for(
     assert submit("--name", "night", "--follow") == 0
     assert fault.happened == 100
     told = lines(capsys.readouterr().err)
-    assert sum("gave up after" in line for line in told) == 1
+    assert sum("; night is asked for again" in line for line in told) == 1
     assert told[-1] == "night succeeded"
     assert "the platform answers again" in told
+
+
+def test_an_outage_is_told_when_it_begins(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    kfp_api.script = [Act("SUCCEEDED", TRAINED)]
+    kfp_api.inject(Refuse(503), "read", times=3)
+    assert submit("--name", "night", "--follow") == 0
+    told = lines(capsys.readouterr().err)
+    assert told[:2] == [
+        f"{kfp_api.url} answers 503: not now; night is asked for again",
+        "the platform answers again",
+    ]
+
+
+@pytest.mark.parametrize("number", [socket.EAI_AGAIN, socket.EAI_NONAME])
+def test_a_name_that_is_lost_on_the_way_is_an_outage(
+    kfp_api: KfpApi, submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def lose(request: Request, run: str) -> Any:
+        monkeypatch.setattr(kfp_api, "_get_run", get_run)
+        unresolved(monkeypatch, number, times=3)
+        return get_run(request, run)
+
+    get_run = kfp_api._get_run
+    monkeypatch.setattr(kfp_api, "_get_run", lose)
+    kfp_api.script = [Act("SUCCEEDED", TRAINED)]
+    kfp_api.inject(LoseAnswer(), "read")
+    assert submit("--name", "night", "--follow") == 0
+    told = lines(capsys.readouterr().err)
+    assert sum("night is asked for again" in line for line in told) == 1
+    assert told[-1] == "night succeeded"
+
+
+def test_a_quota_is_an_outage_too(
+    kfp_api: KfpApi, submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.1")
+    kfp_api.script = [Act("RUNNING", TRAINING)]
+    kfp_api.inject(Refuse(429), "read", times=None)
+    assert submit("--name", "night", "--follow", "--timeout", "0.5") == 1
+    assert "error: night is not done after 0.5 s (--timeout)" in capsys.readouterr().err
+
+
+def test_a_request_that_is_held_does_not_outlast_the_timeout(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    kfp_api.inject(Hold(), "read", times=None)
+    began = time.monotonic()
+    assert submit("--name", "night", "--follow", "--timeout", "0.3") == 1
+    assert time.monotonic() - began < 20  # and not the 30 s of a request, or the 60 s of a call
+    assert "error: night is not done after 0.3 s (--timeout); it goes on: http://" in capsys.readouterr().err
 
 
 def test_a_timeout_ends_the_following_and_not_the_run(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:

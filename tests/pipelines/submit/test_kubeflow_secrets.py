@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import kfp.client.auth
 import pytest
 
 from pipelines.cli import main
@@ -79,6 +80,84 @@ def test_a_secret_in_an_option_is_refused_before_anything_is_sent(
 
 
 @pytest.mark.usefixtures("planted")
+@pytest.mark.parametrize("secret", PLANTED)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize("option", ["--experiment", "--service-account", "--namespace", "--token-file", "--ca-file"])
+def test_a_secret_in_an_option_that_is_sent_or_shown_is_refused(
+    kfp_api: KfpApi,
+    submit: Submit,
+    capsys: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    dry: list[str],
+    secret: str,
+) -> None:
+    assert submit(option, secret, *dry) == 2
+    out, err = capsys.readouterr()
+    assert f"{option}" in err
+    assert_unseen(out + err)
+    assert kfp_api.sent == []
+
+
+@pytest.mark.usefixtures("planted")
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("KF_PIPELINES_DEFAULT_EXPERIMENT_NAME", PASSWORD),
+        ("KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME", PASSWORD),
+        ("KF_PIPELINES_UI_ENDPOINT", f"http://{PASSWORD}"),
+        ("KF_PIPELINES_UI_ENDPOINT", f"http://me:{PASSWORD}@ui"),
+    ],
+)
+def test_a_secret_in_a_variable_that_is_sent_or_shown_is_refused(
+    kfp_api: KfpApi,
+    submit: Submit,
+    capsys: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    dry: list[str],
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert submit(*dry) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"error: {variable}")
+    assert_unseen(out + err)
+    assert kfp_api.sent == []
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_server_that_makes_a_secret_part_of_an_id(
+    kfp_api: KfpApi, upload: Submit, submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kfp_api, "_id", lambda kind: f"{kind}-{PASSWORD}")
+    for command in (upload, submit):
+        assert command("--json") == 0
+        out, err = capsys.readouterr()
+        assert "[redacted]" in out
+        assert_unseen(out + err)
+
+
+def test_a_browser_is_not_waited_for_where_there_is_no_terminal(
+    kfp_api: KfpApi, submit: Submit, tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits(client: str) -> None:
+        raise AssertionError("kfp waits for a browser")
+
+    monkeypatch.setattr(kfp.client.auth, "get_auth_code", waits)
+    monkeypatch.setattr(kfp.client.auth, "LOCAL_KFP_CREDENTIAL", str(tmp_path / "credentials.json"))
+    for name in ("IAP_OAUTH2_CLIENT_ID", "APP_OAUTH2_CLIENT_ID", "APP_OAUTH2_CLIENT_SECRET"):
+        monkeypatch.setenv(f"KF_PIPELINES_{name}", "planted-client")
+    assert submit() == 2
+    err = capsys.readouterr().err
+    assert "takes a browser, and there is no terminal; do so once at a terminal, or set SHUTTERLINE_KFP_TOKEN" in err
+    assert kfp_api.sent == []
+    monkeypatch.setenv("SHUTTERLINE_KFP_COOKIE", COOKIE)
+    assert submit() == 0
+
+
+@pytest.mark.usefixtures("planted")
 def test_a_file_with_a_secret_of_this_environment_is_not_uploaded(
     kfp_api: KfpApi, kubeflow_file: Path, tmp_path: Path, capsys: Told
 ) -> None:
@@ -119,7 +198,13 @@ def test_a_tokens_file_is_read_again_when_it_is_replaced(
     [("", "is empty"), ("planted token", "without spaces"), ("planted-\x00-token", "one line"), (None, "cannot be")],
 )
 def test_a_tokens_file_without_a_token(
-    kfp_api: KfpApi, submit: Submit, tmp_path: Path, capsys: Told, content: str | None, why: str
+    kfp_api: KfpApi,
+    submit: Submit,
+    tmp_path: Path,
+    capsys: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str | None,
+    why: str,
 ) -> None:
     file = tmp_path / "token"
     if content is not None:
@@ -129,6 +214,9 @@ def test_a_tokens_file_without_a_token(
     assert f"--token-file {file}: " in err
     assert why in err
     assert "planted" not in err
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(file))
+    assert submit() == 2
+    assert f"error: KF_PIPELINES_SA_TOKEN_PATH {file}: " in capsys.readouterr().err
     assert kfp_api.sent == []
 
 

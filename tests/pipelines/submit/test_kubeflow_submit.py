@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from components.shared.params import Params
 from pipelines.cli import main
 from pipelines.compiled import read_compiled
 from tests.examples import write_params
-from tests.peers.http_faults import LoseAnswer, Refuse
+from tests.peers.http_faults import Hold, LoseAnswer, Refuse
 from tests.peers.kfp_api import KfpApi
 from tests.pipelines.submit.compiled import write_compiled
 from tests.pipelines.submit.conftest import Submit, Told
@@ -114,6 +118,10 @@ def test_what_decides_what_a_run_does_decides_its_name(kfp_api: KfpApi, submit: 
     assert len(set(names(kfp_api))) == 5
     assert submit("--experiment", "second") == 0
     assert names(kfp_api)[-1] == names(kfp_api)[0]
+    for account in ("trainer", "tester", "trainer"):
+        assert submit("--service-account", account) == 0
+    assert len(set(names(kfp_api))) == 7
+    assert [run.service_account for run in kfp_api.runs[-2:]] == ["trainer", "tester"]
 
 
 def test_a_name_belongs_to_one_request(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
@@ -122,6 +130,65 @@ def test_a_name_belongs_to_one_request(kfp_api: KfpApi, submit: Submit, capsys: 
     assert "--name night: another run has that name, of another pipeline or with other" in capsys.readouterr().err
     assert submit("--name", "night", "--no-cache", "--data", "gs://bucket/a") == 2
     assert len(kfp_api.runs) == 1
+
+
+def test_a_name_belongs_to_one_account(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    assert submit("--name", "night") == 0
+    kfp_api.runs[0].service_account = "pipeline-runner"  # the deployment's own, as the server says it
+    assert submit("--name", "night") == 0
+    assert submit("--name", "night", "--service-account", "pipeline-runner") == 0
+    assert submit("--name", "night", "--service-account", "trainer") == 2
+    assert "another run has that name, of another pipeline or with other values or account" in capsys.readouterr().err
+    kfp_api.runs[0].service_account = None  # a server that does not say it
+    assert submit("--name", "night", "--service-account", "trainer") == 0
+    assert len(kfp_api.runs) == 1
+
+
+def test_ctrl_c_while_the_run_is_made_says_that_it_may_go_on(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    hold = Hold(answer=True)
+    kfp_api.inject(hold, "write", RUNS)
+    document, err = interrupted(hold, lambda: submit("--name", "night", "--json"), capsys)
+    assert document == {"status": "interrupted", "target": "kubeflow", "run": {"name": "night"}}
+    assert err == "interrupted; night may have been started, and goes on then; to repeat the command is harmless\n"
+    kfp_api.clear()
+    assert submit("--name", "night") == 0
+    assert len(kfp_api.runs) == 1
+    hold = Hold()
+    kfp_api.inject(hold, "list")
+    _, err = interrupted(hold, lambda: submit("--name", "night", "--json", "--again"), capsys)
+    assert err == "interrupted; night may have been started, and goes on then; --again would start another\n"
+
+
+def test_ctrl_c_while_the_version_is_made(kfp_api: KfpApi, upload: Submit, capsys: Told) -> None:
+    hold = Hold()
+    kfp_api.inject(hold, "write")
+    document, err = interrupted(hold, lambda: upload("--version-name", "v1", "--json"), capsys)
+    assert document == {
+        "status": "interrupted",
+        "target": "kubeflow",
+        "pipeline": "shutterline-image-classifier",
+        "version": "v1",
+    }
+    assert err == "interrupted; v1 may have been uploaded; to repeat the command is harmless\n"
+
+
+def interrupted(hold: Hold, command: Callable[[], int], capsys: Told) -> tuple[Any, str]:
+    """What is printed where Ctrl-C comes while an answer is held."""
+
+    def interrupt() -> None:
+        hold.reached.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    capsys.readouterr()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=interrupt).start()
+    try:
+        assert command() == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+        hold.release.set()
+    out, err = capsys.readouterr()
+    return json.loads(out), err
 
 
 def test_without_cache_every_task_is_told_so_also_inside_the_exit_handler(kfp_api: KfpApi, submit: Submit) -> None:
@@ -161,6 +228,16 @@ def test_what_is_busy_is_asked_again_after_a_look(kfp_api: KfpApi, submit: Submi
     assert len(kfp_api.runs) == 1
     asked = [(sent.method, sent.status) for sent in kfp_api.sent if sent.path.endswith("/runs")]
     assert asked == [("GET", 200)] * 3 + [("POST", 200)]
+
+
+@pytest.mark.parametrize("name", ["lr+aug", "50% data", "a%2Bb", 'say "more" \\ less', "größer & = ; #"])
+def test_any_name_is_found_again(kfp_api: KfpApi, submit: Submit, upload: Submit, name: str) -> None:
+    for _ in range(2):
+        assert submit("--name", name, "--experiment", name) == 0
+        assert upload("--name", name, "--version-name", name) == 0
+    assert (names(kfp_api), [each.display_name for each in kfp_api.experiments]) == ([name], [name])
+    assert kfp_api.pipelines[-1].name == kfp_api.versions[-1].name == name
+    assert len(kfp_api.pipelines) == len(kfp_api.versions) == 2
 
 
 def test_many_runs_are_looked_through(kfp_api: KfpApi, submit: Submit) -> None:
@@ -206,3 +283,10 @@ def test_the_variables_of_kfps_client_count(
     monkeypatch.setenv("KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME", "theirs")
     assert main(["submit", str(kubeflow_file), "--experiment", "mine"]) == 0
     assert [each.display_name for each in kfp_api.experiments] == ["usual", "mine", "theirs"]
+
+
+@pytest.mark.parametrize("name", ["DEFAULT", "OVERRIDE"])
+def test_a_variable_at_fault_is_named(submit: Submit, monkeypatch: pytest.MonkeyPatch, capsys: Told, name: str) -> None:
+    monkeypatch.setenv(f"KF_PIPELINES_{name}_EXPERIMENT_NAME", "e" * 129)
+    assert submit("--dry-run") == 2
+    assert f"error: KF_PIPELINES_{name}_EXPERIMENT_NAME: must be 1 to 128" in capsys.readouterr().err

@@ -104,6 +104,15 @@ def test_a_version_with_other_content_is_never_replaced(
     assert len(kfp_api.versions) == 1
 
 
+def test_names_are_as_long_as_kubeflow_keeps_them(kfp_api: KfpApi, upload: Submit, capsys: Told) -> None:
+    assert upload("--name", "n" * 128, "--version-name", "v" * 127) == 0
+    assert (len(kfp_api.pipelines[0].name), len(kfp_api.versions[0].name)) == (128, 127)
+    assert upload("--version-name", "v" * 128) == 2
+    assert "--version-name: must be 1 to 127 printable characters" in capsys.readouterr().err
+    assert upload("--name", "n" * 129) == 2
+    assert "--name: must be 1 to 128 printable characters" in capsys.readouterr().err
+
+
 def test_each_namespace_has_pipelines_of_its_own(kfp_api: KfpApi, upload: Submit) -> None:
     kfp_api.namespaces = ["team-a", "team-b"]
     for _ in range(2):

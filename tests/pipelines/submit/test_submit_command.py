@@ -121,6 +121,20 @@ def test_values_that_the_pipeline_cannot_take_are_refused(kubeflow_file: Path, t
     assert "is no STRING, but NUMBER_INTEGER" in refused(capsys, "submit", file, *kubeflow, "--data", "gs://b/c")
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    "option",
+    ["--experiment", "--service-account", "--project", "--location", "--staging-bucket", "--network", "--endpoint"],
+)
+def test_an_option_for_vertex_ai_holds_no_secret(
+    option: str, dry: list[str], vertex_file: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", "hunter2hunter2")
+    message = refused(capsys, "submit", vertex_file, *VERTEX, option, "hunter2hunter2", *dry)
+    assert f"{option}: holds a secret, or what looks like one" in message
+    assert "hunter2" not in message
+
+
 def test_params_are_checked_as_by_compile(kubeflow_file: Path, capsys: Told) -> None:
     assert "num_epochs: must be at least 1" in refused(
         capsys, "submit", kubeflow_file, *KUBEFLOW, "--set", "num_epochs=0"
@@ -181,5 +195,12 @@ def test_vertex_ai_is_submitted_to_by_the_same_command(vertex_file: Path, capsys
     name = run_name(read_compiled(vertex_file), {"data": "gs://bucket/b"}, None)
     assert run["url"].endswith(f"/projects/vision-1/locations/europe-west4/pipelineJobs?pipelineJobId={name}")
     assert run["body"]["runtimeConfig"]["parameterValues"]["data"] == "gs://bucket/b"
+    others = (
+        ["--service-account", "me@vision-1.iam.gserviceaccount.com"],
+        ["--service-account", "you@vision-1.iam.gserviceaccount.com"],
+        ["--network", "projects/1/global/networks/one"],
+    )
+    urls = [requests(capsys, "submit", vertex_file, *VERTEX, *options)[-1]["url"] for options in ([], *others)]
+    assert len(set(urls)) == 4
     (upload,) = requests(capsys, "upload", vertex_file, *VERTEX, "--version-name", "v1")
     assert "v1" in json.dumps(upload)
