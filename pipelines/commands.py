@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from components.shared.command import print_json
+from components.shared.command import print_json, tell
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
 from components.shared.params import Params
 from components.shared.params_schema import json_schema
@@ -37,7 +37,7 @@ def _show(line: str) -> None:
 
 def _warn(checked: Checked) -> None:
     for warning in checked.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+        tell(f"warning: {warning}")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         print_json(done.document)
     elif done.document["error"]:
         error = done.document["error"]
-        sys.stderr.write(f"error: {error['step'] or 'pipeline'} failed: {error['message']}\n")
+        tell(f"error: {error['step'] or 'pipeline'} failed: {error['message']}")
     else:
         for line in result_table(done.document, out):
             _say(line)

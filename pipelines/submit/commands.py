@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from components.shared.command import print_json
+from components.shared.command import print_json, tell
 from components.shared.errors import EXIT_OK, InputError
 from components.shared.events.redaction import redact
 from components.shared.signals import EXIT_INTERRUPTED
@@ -47,7 +47,7 @@ def upload(options: argparse.Namespace) -> int:
     try:
         uploaded = platform.upload(pipeline, name, version)
     except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted; {version} may have been uploaded; to repeat the command is harmless\n")
+        tell(f"interrupted; {version} may have been uploaded; to repeat the command is harmless")
         return _interrupted(options, {"target": target, "pipeline": name, "version": version})
     if options.json:
         print_json(_redacted({"status": "uploaded", "target": target} | asdict(uploaded)))
@@ -75,7 +75,7 @@ def submit(options: argparse.Namespace) -> int:
         run = submit_run(platform, request, again=options.again)
     except KeyboardInterrupt:
         harmless = "--again would start another" if options.again else "to repeat the command is harmless"
-        sys.stderr.write(f"interrupted; {request.name} may have been started, and goes on then; {harmless}\n")
+        tell(f"interrupted; {request.name} may have been started, and goes on then; {harmless}")
         return _interrupted(options, {"target": target, "run": {"name": request.name}})
     if not options.json:
         _say(_submitted_line(run))
@@ -107,7 +107,7 @@ def _check(pipeline: CompiledPipeline, target: PlatformName, *, unchecked: bool)
 def _request(options: argparse.Namespace, pipeline: CompiledPipeline) -> RunRequest:
     checked = checked_params(pipeline, options.params, options.overrides)
     for warning in checked.warnings if checked else ():
-        sys.stderr.write(f"warning: {warning}\n")
+        tell(f"warning: {warning}")
     values = run_values(pipeline, checked.params if checked else None, options.data, options.checkpoints)
     caching = False if options.no_cache else None
     name = options.name

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 
+from components.shared.command import tell
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError, PlatformRefusedError, PlatformUnavailableError
-from components.shared.events.redaction import redact
 from components.shared.signals import EXIT_INTERRUPTED
 from pipelines.submit.patience import Patience
 from pipelines.submit.platform import DONE, Platform, Progress, Submitted
@@ -52,7 +51,7 @@ def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Follo
     def failed(why: str) -> None:
         nonlocal away
         if not away:
-            _tell(f"{why}; {run.name} is asked for again")
+            tell(f"{why}; {run.name} is asked for again")
         away = True
 
     try:
@@ -66,7 +65,7 @@ def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Follo
                 failed(str(error))  # one that is not worth another attempt at once
             else:
                 if away:
-                    _tell("the platform answers again")
+                    tell("the platform answers again")
                 away = False
                 if _told(run.name, last, now):
                     pause = _FIRST_PAUSE_S
@@ -75,12 +74,12 @@ def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Follo
                     return _done(run, now)
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
-                _tell(f"error: {run.name} is not done after {timeout_s:g} s (--timeout); it goes on: {run.url}")
+                tell(f"error: {run.name} is not done after {timeout_s:g} s (--timeout); it goes on: {run.url}")
                 return Followed(last, EXIT_FAILURE, "timeout")
             time.sleep(pause if left is None else min(pause, left))
             pause = min(_LONGEST_PAUSE_S, pause * _GROWTH)
     except KeyboardInterrupt:
-        _tell(f"no longer followed; {run.name} goes on: {run.url}")
+        tell(f"no longer followed; {run.name} goes on: {run.url}")
         return Followed(last, EXIT_INTERRUPTED, "interrupted")
 
 
@@ -90,7 +89,7 @@ def _told(name: str, before: Progress, now: Progress) -> bool:
     if now.state != before.state:
         lines.append(f"{name} {now.state}")
     for line in lines:
-        _tell(f"{time.strftime('%H:%M:%S')} {line}")
+        tell(f"{time.strftime('%H:%M:%S')} {line}")
     return bool(lines)
 
 
@@ -98,10 +97,5 @@ def _done(run: Submitted, progress: Progress) -> Followed:
     if progress.state == "succeeded":
         return Followed(progress, EXIT_OK, progress.state)
     why = f": {progress.error}" if progress.error else "; the platform does not say why"
-    _tell(f"error: {run.name} {progress.state}{why}; see {run.url}")
+    tell(f"error: {run.name} {progress.state}{why}; see {run.url}")
     return Followed(progress, EXIT_FAILURE, progress.state)
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{redact(line)}\n")
-    sys.stderr.flush()

@@ -73,23 +73,24 @@ class Answers:
     project: str
     location: str
 
-    def meaning(self, error: Exception, *expected: type[Expected]) -> Exception:
+    def meaning(self, error: Exception, *expected: type[Expected], heard: bool = False) -> Exception:
         """What to raise in an error's place.
 
         Args:
             error: One of FAILURES.
             expected: What may be raised besides Later and PlatformRefusedError; where it is not, it is a refusal.
+            heard: Whether the API has answered before: then names and TLS that fail are trouble on the way there.
         """
-        meant = self._meaning(error)
+        meant = self._meaning(error, heard=heard)
         return meant.refusal if isinstance(meant, Expected) and not isinstance(meant, expected) else meant
 
-    def _meaning(self, error: Exception) -> Exception:
+    def _meaning(self, error: Exception, *, heard: bool) -> Exception:
         if isinstance(error, GoogleAPICallError):
             return self._answered(error)
         if isinstance(error, GoogleAuthError):
             return self._unauthenticated(error)
         if isinstance(error, RequestException):
-            return self._unanswered(error)
+            return self._unanswered(error, heard=heard)
         return self.stranger("its answer is not the API's")
 
     def _answered(self, error: GoogleAPICallError) -> Exception:
@@ -158,11 +159,18 @@ class Answers:
             return PlatformRefusedError(f"no Google credentials: {reason}; {LOG_IN}")
         return PlatformRefusedError(f"the Google credentials are not accepted: {reason}; {LOG_IN}")
 
-    def _unanswered(self, error: RequestException) -> Exception:
+    def _unanswered(self, error: RequestException, *, heard: bool) -> Exception:
         """What became of a request without an answer."""
         if error.request is not None:
             _remember_token(error)
         causes = list(_causes(error))
+        if not heard and (refusal := self._never_will(error, causes)) is not None:
+            return refusal
+        never_sent = any(isinstance(each, NewConnectionError | NameResolutionError) for each in causes)
+        return Later(f"{self.host} does not answer, or broke off ({type(error).__name__})", done=not never_sent)
+
+    def _never_will(self, error: RequestException, causes: list[BaseException]) -> PlatformRefusedError | None:
+        """Why nobody answers there, whoever asks how often; None: somebody may."""
         untrusted = next((each for each in causes if isinstance(each, ssl.SSLCertVerificationError)), None)
         if untrusted is not None:
             return PlatformRefusedError(
@@ -177,8 +185,7 @@ class Answers:
             return PlatformRefusedError(
                 f"there is no host {self.host}; check the location {self.location}, --endpoint and the network"
             )
-        never_sent = any(isinstance(each, NewConnectionError | NameResolutionError) for each in causes)
-        return Later(f"{self.host} does not answer, or broke off ({type(error).__name__})", done=not never_sent)
+        return None
 
     def stranger(self, why: str) -> PlatformRefusedError:
         """What to raise where somebody else answers."""

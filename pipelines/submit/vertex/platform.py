@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
+from components.shared.command import tell
 from components.shared.errors import InputError, PlatformRefusedError, StorageRefusedError
-from components.shared.events.redaction import redact
 from pipelines.compiled import CompiledPipeline
 from pipelines.submit.names import version_name
 from pipelines.submit.patience import Later, Patience
@@ -164,7 +163,7 @@ class VertexPlatform:
         try:
             bucket.upload(self._project.staging, *_version_of(pipeline), as_checked=True)
         except StorageRefusedError as error:
-            sys.stderr.write(f"warning: not uploaded, and started all the same: {redact(str(error))}\n")
+            tell(f"warning: not uploaded, and started all the same: {error}")
         self._uploaded = pipeline.digest
 
     def _connected(self) -> Service:

@@ -40,6 +40,7 @@ class Service:
         # Kept as long as this is, for whoever follows a run: their connections, and what google-auth asks in the
         # background for each new one.
         self._clients: dict[type[Any], Any] = {}
+        self._heard = False
         self.answers = Answers(endpoint, project.project, project.location)
         try:
             with warnings.catch_warnings():
@@ -109,8 +110,9 @@ class Service:
             ask = getattr(self._clients[kind], method)
             answer = ask(**request, retry=None, timeout=patience.request_s())
         except FAILURES as error:
-            raise self.answers.meaning(error, *expected) from error
+            raise self.answers.meaning(error, *expected, heard=self._heard) from error
         # The client takes any JSON for a message, with nothing in it.
         if getattr(answer, "name", None) == "":
             raise self.answers.stranger("its answer is not the API's")
+        self._heard = True
         return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pipelines.compiled import CompiledPipeline
 from tests.peers.gcs import GcsBucket
 from tests.peers.vertex_api import LOCATION, PROJECT, VertexApi
 from tests.peers.vertex_faults import Break, Refuse
+from tests.pipelines.submit.conftest import unresolved
 from tests.pipelines.submit_vertex.conftest import DATA
 
 
@@ -113,3 +115,36 @@ def test_what_goes_wrong_is_one_message(
     assert captured.out == ""
     assert "Traceback" not in captured.err
     assert len([line for line in captured.err.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_a_name_that_is_lost_on_the_way_is_an_outage(
+    vertex: VertexApi,
+    compiled: CompiledPipeline,
+    where: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submit = ["submit", str(compiled.file), *where, "--data", DATA, "--name", "a-run"]
+    assert main(submit) == 0
+    vertex.jobs["a-run"].state = PipelineState.PIPELINE_STATE_RUNNING
+    asked, answered = 0, VertexApi._get
+
+    def lose(api: VertexApi, job: str, *more: Any) -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # the first look finds the run; from now on it is followed
+            vertex.plan(Break(), "GET pipelineJobs")
+            unresolved(monkeypatch, socket.EAI_NONAME, times=2)
+        elif asked == 3:
+            api.jobs[job].state = PipelineState.PIPELINE_STATE_SUCCEEDED
+        return answered(api, job, *more)
+
+    monkeypatch.setattr(VertexApi, "_get", lose)
+    capsys.readouterr()
+
+    assert main([*submit, "--follow"]) == 0
+
+    err = capsys.readouterr().err
+    assert err.count("a-run is asked for again") == 1
+    assert "the platform answers again" in err
+    assert err.endswith("a-run succeeded\n")
