@@ -112,7 +112,7 @@ def _request(options: argparse.Namespace, pipeline: CompiledPipeline) -> RunRequ
     caching = False if options.no_cache else None
     name = options.name
     if name is None:
-        asked = {"service_account": options.service_account, "network": options.network}
+        asked = {key: getattr(options, key) for key in ("service_account", "network", "staging_bucket")}
         name = run_name(pipeline, values, caching, **asked)
     return RunRequest(pipeline, name, values, caching)
 
@@ -149,7 +149,7 @@ def _platform(options: argparse.Namespace, access: Access | None, pipeline: Comp
             endpoint=options.endpoint,
             experiment=experiment,
         )
-    check_file_has_no_secret(pipeline, access.token, access.cookie)
+    check_file_has_no_secret(pipeline, *access.secrets)
     from pipelines.submit.kubeflow import KubeflowPlatform
 
     return KubeflowPlatform(

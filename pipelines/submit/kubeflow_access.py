@@ -51,6 +51,11 @@ class Access:
         """What is sent along, in words; empty for nothing."""
         return " and ".join(word for word, value in (("token", self.token), ("cookie", self.cookie)) if value)
 
+    @property
+    def secrets(self) -> list[str]:
+        """All that must be in no file: the token, and the value of each cookie."""
+        return [*filter(None, [self.token]), *(_values_of(self.cookie) if self.cookie else [])]
+
     def current_token(self) -> str | None:
         """The token as its file has it now; the one it had where it cannot be read."""
         if self.token_file is None:
@@ -92,9 +97,13 @@ def _cookie() -> str | None:
     if not os.environ.get(COOKIE_VARIABLE):
         return None
     cookie = _header(os.environ[COOKIE_VARIABLE], COOKIE_VARIABLE, spaces=True)
-    for part in cookie.split(";"):
-        register_secret(part.partition("=")[2].strip() or part.strip())
+    for value in _values_of(cookie):
+        register_secret(value)
     return cookie
+
+
+def _values_of(cookie: str) -> list[str]:
+    return [part.partition("=")[2].strip() or part.strip() for part in cookie.split(";")]
 
 
 def needs_browser(access: Access, signed_in: Path) -> bool:

@@ -90,17 +90,17 @@ def check_no_secret(option: str, value: str) -> None:
         )
 
 
-def check_file_has_no_secret(pipeline: CompiledPipeline, *secrets: str | None) -> None:
+def check_file_has_no_secret(pipeline: CompiledPipeline, *secrets: str) -> None:
     """See that no secret of this environment is in a file that will be uploaded.
 
     Args:
         pipeline: The file.
-        secrets: Others that are known, such as the token that it is sent with.
+        secrets: Others that are known: the token and the cookies that it is sent with.
 
     Raises:
         InputError: One is; the message says which variable's.
     """
-    name = secret_named_by([pipeline.spec, pipeline.platforms], {"--token-file or its variable": secrets})
+    name = secret_named_by([pipeline.spec, pipeline.platforms], {"the token or the cookie of this command": secrets})
     if name is not None:
         raise InputError(
             f"{pipeline.file}: holds the secret that {name} has here; compile it without, and refer to it by the "

@@ -201,7 +201,7 @@ class VertexPlatform:
         if made.labels.get(REQUEST_LABEL) != job.labels[REQUEST_LABEL]:
             raise PlatformRefusedError(
                 f"--name {request.name}: another run has that name, of another pipeline, or with other values, "
-                f"account or network; choose another name, or leave it out ({console_url(made)})"
+                f"account, network or staging bucket; choose another name, or leave it out ({console_url(made)})"
             )
         return made, existed
 

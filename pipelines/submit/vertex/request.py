@@ -157,9 +157,12 @@ def labels_of(project: Project, request: RunRequest) -> dict[str, str]:
 
 
 def digest_of(project: Project, request: RunRequest) -> str:
-    """What makes two requests the same: pipeline, values, caching, account and network, in 40 hexadecimal digits."""
+    """What makes two requests the same, in 40 hexadecimal digits.
+
+    Pipeline, values, caching; account, network and where the run writes.
+    """
     run = [request.pipeline.digest, sorted(request.values.items()), request.caching]
-    content = json.dumps([*run, project.service_account, project.network])
+    content = json.dumps([*run, project.service_account, project.network, str(project.staging)])
     return hashlib.sha256(content.encode()).hexdigest()[:40]
 
 

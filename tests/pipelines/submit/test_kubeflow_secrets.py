@@ -161,7 +161,11 @@ def test_a_browser_is_not_waited_for_where_there_is_no_terminal(
 def test_a_file_with_a_secret_of_this_environment_is_not_uploaded(
     kfp_api: KfpApi, kubeflow_file: Path, tmp_path: Path, capsys: Told
 ) -> None:
-    for secret, name in ((PASSWORD, "KAFKA_SASL_PASSWORD"), (TOKEN, "SHUTTERLINE_KFP_TOKEN")):
+    for secret, name in (
+        (PASSWORD, "KAFKA_SASL_PASSWORD"),
+        (TOKEN, "SHUTTERLINE_KFP_TOKEN"),
+        ("planted-cookie-value", "the token or the cookie of this command"),
+    ):
         file = tmp_path / "pipeline.yaml"
         file.write_text(kubeflow_file.read_text().replace("gs://bucket/digits", f"gs://bucket/{secret}"))
         assert main(["upload", str(file), "--host", kfp_api.url]) == 2

@@ -192,15 +192,16 @@ def test_names_of_our_own_suit_both_platforms(name: str, kubeflow_file: Path, tm
 
 def test_vertex_ai_is_submitted_to_by_the_same_command(vertex_file: Path, capsys: Told) -> None:
     _, run = requests(capsys, "submit", vertex_file, *VERTEX, "--data", "gs://bucket/b")
-    name = run_name(read_compiled(vertex_file), {"data": "gs://bucket/b"}, None)
+    name = run_name(read_compiled(vertex_file), {"data": "gs://bucket/b"}, None, staging_bucket="gs://bucket")
     assert run["url"].endswith(f"/projects/vision-1/locations/europe-west4/pipelineJobs?pipelineJobId={name}")
     assert run["body"]["runtimeConfig"]["parameterValues"]["data"] == "gs://bucket/b"
     others = (
         ["--service-account", "me@vision-1.iam.gserviceaccount.com"],
         ["--service-account", "you@vision-1.iam.gserviceaccount.com"],
         ["--network", "projects/1/global/networks/one"],
+        ["--staging-bucket", "gs://bucket/elsewhere"],
     )
     urls = [requests(capsys, "submit", vertex_file, *VERTEX, *options)[-1]["url"] for options in ([], *others)]
-    assert len(set(urls)) == 4
+    assert len(set(urls)) == 5
     (upload,) = requests(capsys, "upload", vertex_file, *VERTEX, "--version-name", "v1")
     assert "v1" in json.dumps(upload)

@@ -136,17 +136,20 @@ def test_another_run_that_takes_the_name_in_an_outage_is_refused(
         {"service_account": "other@my-project.iam.gserviceaccount.com"},
         {"service_account": None},
         {"network": f"projects/{NUMBER}/global/networks/vpc"},
+        {"staging_bucket": "elsewhere"},
     ],
     ids=str,
 )
 def test_a_name_that_a_run_as_somebody_else_has_is_refused(
-    a_platform: Platforms, vertex: VertexApi, a_run: Run, change: dict[str, Any]
+    a_platform: Platforms, vertex: VertexApi, gcs_bucket: GcsBucket, a_run: Run, change: dict[str, Any]
 ) -> None:
+    if "staging_bucket" in change:
+        change = {"staging_bucket": f"{gcs_bucket.uri}/{change['staging_bucket']}"}
     asked = {"service_account": "trainer@my-project.iam.gserviceaccount.com"}
     a_platform(**asked).submit(a_run())
     assert a_platform(**asked).submit(a_run()).existed
 
-    with pytest.raises(PlatformRefusedError, match=r"another run has that name.* account or network"):
+    with pytest.raises(PlatformRefusedError, match=r"another run has that name.* account, network or staging bucket"):
         a_platform(**(asked | change)).submit(a_run())
 
 
