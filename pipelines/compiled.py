@@ -23,7 +23,7 @@ TARGET_VARIABLE = "SHUTTERLINE_TARGET"
 
 _SHORTEST_SECRET = 8  # a shorter one may be an ordinary word of a file
 # Where a secret is named; a word such as "password" there is a name, although somebody's password may be the same.
-_NAMING = frozenset({"secretKey", "secretName", "constant", "envVar"})
+_NAMING = frozenset({"secretKey", "secretName", "secretNameParameter", "envVar"})
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield str(key)
-            if not (key in _NAMING and isinstance(item, str) and item.isalpha() and item.islower()):
+            name = _mapping(_mapping(item).get("runtimeValue")).get("constant", item)
+            if not (key in _NAMING and isinstance(name, str) and name.isalpha() and name.islower()):
                 yield from _texts(item)
     elif isinstance(value, list):
         for item in value:

@@ -69,20 +69,10 @@ def documents_of(text: str) -> list[Any]:
 class _Loader(_SAFE_LOADER):  # type: ignore[misc] # either of two classes
     """The safe loader that refuses what two readers would understand differently."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, of which each key is a text that stands there once: of two, PyYAML would take the last."""
-        seen = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key.tag == _MERGE:
-                continue
-            if key.tag != _TEXT or not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key that is no text", key.start_mark)
-            if key.value in seen:
-                problem = f"the key {key.value[:60]!r} stands twice in one mapping"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-        made: dict[Any, Any] = super().construct_mapping(node, deep)
-        return made
+    def construct_document(self, node: Any) -> Any:
+        """A document, of whose mappings each key is a text that stands there once: of two, PyYAML takes the last."""
+        _check_keys(node)
+        return super().construct_document(node)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         """A value; one that PyYAML cannot make of what is written is told by its line, without what is written."""
@@ -91,6 +81,35 @@ class _Loader(_SAFE_LOADER):  # type: ignore[misc] # either of two classes
         except _NO_SUCH_VALUE as error:
             problem = "a value that is not what it is written as"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+
+
+def _check_keys(document: Any) -> None:
+    """Look at all mappings before any is made: PyYAML puts what one takes from another by << into it then."""
+    checked: set[int] = set()
+    nodes = [document]
+    while nodes:
+        node = nodes.pop()
+        if id(node) in checked:
+            continue
+        checked.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            _check_keys_of(node)
+            nodes += [value for _, value in node.value]
+
+
+def _check_keys_of(node: yaml.MappingNode) -> None:
+    seen = set()
+    for key, _ in node.value:
+        if key.tag == _MERGE:
+            continue
+        if key.tag != _TEXT or not isinstance(key, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key that is no text", key.start_mark)
+        if key.value in seen:
+            problem = f"the key {key.value[:60]!r} stands twice in one mapping"
+            raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        seen.add(key.value)
 
 
 def _check_depth(text: str) -> None:

@@ -11,22 +11,30 @@ import re
 from components.shared.events.redaction import names_a_secret
 
 _ALSO_NAMES_ONE = re.compile(
-    r"(CREDENTIALS?|(ENCRYPTION|SIGNING|SSH|AUTH|ACCOUNT|STORAGE|SHARED)_?KEY|CONNECTION_?STRING|(^|_)(PASS|PWD|JWT))$",
+    r"(CREDENTIALS?|(ENCRYPTION|SIGNING|SSH|AUTH|ACCOUNT|STORAGE|SHARED)_?KEY|CONNECTION_?STRING|(^|_)JWT"
+    # Not every pass: FIRST_PASS, PASS.
+    r"|(^|_)(DB|DATABASE|SQL|MYSQL|PG|POSTGRES|MONGO|REDIS|RABBITMQ|MQTT|KAFKA|LDAP|SMTP|MAIL|FTP|SSH|HTTP|PROXY|USER"
+    r"|ADMIN|ROOT|LOGIN|AUTH|API|BASIC)_?(PASS|PWD))$",
     re.IGNORECASE,
 )
 # Says where a secret is, how many of them, what is done with them, or which token of a text is meant.
 _NAMES_NONE = re.compile(
     r"(_(FILE|PATH|DIR|NAME|NAMES|VERSION|REF|COUNT|LIMIT|LENGTH|LEN|SIZE|TTL|URI|URL|ARN|TYPE|KEY_NAME|BUDGET|POLICY"
-    r"|IDS|BACKEND|STORE|MANAGER|ENGINE|MODE|DIM)"
-    r"|^(MAX|MIN|NUM|N)_\w*TOKENS?|^(PAD|EOS|BOS|UNK|SEP|CLS|MASK|SPECIAL)_TOKENS?\w*|TOKENS?_PER_\w+)$",
+    r"|IDS|BACKEND|STORE|MANAGER|ENGINE|MODE|DIM|LEVEL|POOLING|CLASSIFICATION|EMBEDDINGS?|MERGING|HEADER|FIELD|PROJECT"
+    r"|DROPOUT|RATE|RATIO)"
+    r"|^(MAX|MIN|NUM|N)_\w*TOKENS?|TOKENS?_PER_\w+"
+    r"|^(PAD|EOS|BOS|UNK|SEP|CLS|MASK|SPECIAL|STOP|START|END|IMAGE|AUDIO|VIDEO|TEXT)_TOKENS?(_IDS?)?)$",
     re.IGNORECASE,
 )
 # Where it is kept instead: Secret Manager, a vault, another variable, what the platform fills in.
 _REFERENCE = re.compile(
-    r"([a-z-]*sm://|projects/[^/]+/secrets/|vault:|arn:aws:secretsmanager:|\$[({A-Za-z_]|%\(|\{\{|pipelinechannel--)"
+    r"([a-z-]*sm://|projects/[^/]+/secrets/|vault:|arn:aws:secretsmanager:"
+    r"|\$\([^()]+\)|\$\{[^{}]+\}|\$[A-Z_][A-Z0-9_]*$|%\(|\{\{|pipelinechannel--)"
 )
+# A place in a file system; base64 has + and = besides.
+_PATH = re.compile(r"(?:~|\.{1,2})?(?:/[\w.@-]{1,40})+/?|[\w.@-]+(?:/[\w.@-]+)*\.(?:json|p12|pem|key|txt|ya?ml)")
 _SWITCHES = frozenset({"yes", "no", "on", "off", "true", "false", "none", "null", "strict", "required", "optional"})
-_FEW_DIGITS = re.compile(r"[0-9]{1,7}(\.[0-9]+)?")
+_AN_AMOUNT = re.compile(r"[0-9]{1,7}(\.[0-9]+)?[KMBT]?")
 
 _SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
@@ -69,11 +77,12 @@ def is_secret(name: str, value: str) -> bool:
     plain = value.strip()
     if not plain or plain.lower() in _SWITCHES or _REFERENCE.match(plain) or _NAMES_NONE.search(name):
         return False
-    if re.search("token", name, re.IGNORECASE) and _FEW_DIGITS.fullmatch(plain):
+    if _PATH.fullmatch(plain):  # GOOGLE_APPLICATION_CREDENTIALS and the like name a file
+        return False
+    if re.search("token", name, re.IGNORECASE) and _AN_AMOUNT.fullmatch(plain):
         return False  # so many of them
     if _ALSO_NAMES_ONE.search(name):
-        # GOOGLE_APPLICATION_CREDENTIALS and the like name a file more often than they hold its content.
-        return not re.match(r"[./~]|[a-z0-9]+://[^:@]*$", plain)
+        return not re.fullmatch(r"[a-z0-9]+://[^:@]*", plain)
     return names_a_secret(name, plain)
 
 

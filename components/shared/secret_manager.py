@@ -14,13 +14,14 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from components.shared.allowed_classes import shortened
 from components.shared.backoff import pause_s
+from components.shared.causes import causes_of
 from components.shared.errors import StatusRefusedError
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
@@ -179,7 +180,7 @@ def _authorized(session: Any, credentials: Any, place: str) -> dict[str, str]:
             credentials.refresh(partial(Request(session), timeout=_ANSWER_S))
     except GoogleAuthError as error:
         said = _said(error)
-        if getattr(error, "retryable", False) or any(isinstance(each, OSError) for each in _chain(error)):
+        if getattr(error, "retryable", False) or any(isinstance(each, OSError) for each in causes_of(error)):
             raise _NotNow(f"no token for the Google credentials for now: {said}") from error
         raise StatusRefusedError(f"{place}: the Google credentials are not accepted: {said}; {_LOG_IN}") from error
     register_secret(str(credentials.token))
@@ -240,7 +241,7 @@ def _remark(answer: Any) -> str:
 def _broken(error: Exception, url: str, place: str) -> Exception:
     """What became of a request that got no answer."""
     host = urlsplit(url).netloc
-    for cause in _chain(error):
+    for cause in causes_of(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return StatusRefusedError(
                 f"{place}: the certificate of {host} is not trusted ({cause.verify_message}); name the authority's "
@@ -249,15 +250,3 @@ def _broken(error: Exception, url: str, place: str) -> Exception:
         if isinstance(cause, socket.gaierror):
             return _NotNow(f"the name {host} cannot be resolved ({cause.strerror})")
     return _NotNow(f"{host} does not answer, or broke off ({type(error).__name__})")
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those it came from; the libraries hand some on as arguments and as reasons alone."""
-    seen: set[int] = set()
-    left: list[object] = [error]
-    while left:
-        each = left.pop(0)
-        if isinstance(each, BaseException) and id(each) not in seen:
-            seen.add(id(each))
-            yield each
-            left += [each.__cause__, each.__context__, getattr(each, "reason", None), *each.args]

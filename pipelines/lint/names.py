@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 
 from pipelines.lint.finding import Note, error, warning
 from pipelines.lint.pods import volumes_of
 from pipelines.lint.view import PLACEHOLDER, Executor, View, child, listing, mapping, text
-from pipelines.settings.fields import is_object_name, label_problem
+from pipelines.settings.fields import DNS_LABEL, VARIABLE, is_object_name, label_problem
+from pipelines.settings.kubeflow import SECRET_KEY
 from pipelines.vertex_limits import PIPELINE_NAME
 
-# RFC 1123: what Kubernetes takes for a volume, and for a label's value.
-_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LONGEST_LABEL, _LONGEST_NAME = 63, 128
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET_KEY = re.compile(r"[-._A-Za-z0-9]{1,253}")
 
 
 def names(view: View) -> Iterator[Note]:
@@ -27,7 +23,7 @@ def names(view: View) -> Iterator[Note]:
     environment variables, keys inside secrets.
     """
     name = view.pipeline.name
-    if view.target == "kubeflow" and not _DNS_LABEL.fullmatch(name[:_LONGEST_LABEL]):
+    if view.target == "kubeflow" and not DNS_LABEL.fullmatch(name[:_LONGEST_LABEL]):
         message = f"Kubernetes does not take {name!r} for the workflow and its pods"
         advice = "at most 63 small letters, digits and hyphens, with a letter or digit at both ends"
         yield error("pipelineInfo.name", message, advice)
@@ -53,11 +49,11 @@ def _variables(executor: Executor) -> Iterator[Note]:
                 where = f"{executor.kubernetes_where}.{kind}[{index}].keyToEnv[{number}]"
                 given.append((f"{where}.envVar", text(pair.get("envVar"))))
                 key_name = "secretKey" if kind == "secretAsEnv" else "configMapKey"
-                if not _SECRET_KEY.fullmatch(text(pair.get(key_name))):
+                if not SECRET_KEY.fullmatch(text(pair.get(key_name))):
                     message = f"{text(pair.get(key_name)) or 'nothing'} is no key of a secret"
                     yield error(f"{where}.{key_name}", message, "letters, digits and -_. are allowed")
     for where, name in given:
-        if not _VARIABLE.fullmatch(name):
+        if not VARIABLE.fullmatch(name):
             message = f"{name or 'nothing'} is no name of an environment variable"
             yield error(where, message, "letters, digits and underscores are allowed, no digit first")
     twice = [name for name, times in Counter(name for _, name in given).items() if times > 1 and name]
@@ -70,7 +66,7 @@ def _objects(executor: Executor) -> Iterator[Note]:
     """Names of secrets and the like."""
     for kind in ("secretAsVolume", "configMapAsVolume", "pvcMount", "genericEphemeralVolume", "emptyDirMounts"):
         for where, name in volumes_of(executor, kind):
-            if not PLACEHOLDER.search(name) and not _DNS_LABEL.fullmatch(name):
+            if not PLACEHOLDER.search(name) and not DNS_LABEL.fullmatch(name):
                 message = f"{name} becomes the name of a volume, which Kubernetes does not take"
                 advice = "at most 63 small letters, digits and hyphens; a name with dots cannot be mounted by KFP"
                 yield error(where, message, advice)

@@ -10,8 +10,7 @@ from pipelines.lint.images import DRIVER_OPERATIONS
 from pipelines.lint.quantities import asked, unit_problem
 from pipelines.lint.view import MOUNTS, Executor, View, child, listing, mapping, text, written
 from pipelines.quantities import quantity
-
-_SHM = "/dev/shm"  # noqa: S108 - the mount point that the C library names, nothing is written by us
+from pipelines.settings.kubeflow import SHM_PATH
 
 _ENUMERATIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("tolerations", ("operator",), ("", "Exists", "Equal")),
@@ -33,12 +32,12 @@ def shared_memory(view: View) -> Iterator[Note]:
     """
     for executor in _steps(view):
         entries = enumerate(map(mapping, listing(executor.kubernetes.get("emptyDirMounts"))))
-        mounts = [(index, entry) for index, entry in entries if text(entry.get("mountPath")).rstrip("/") == _SHM]
+        mounts = [(index, entry) for index, entry in entries if text(entry.get("mountPath")).rstrip("/") == SHM_PATH]
         enabled = mapping(executor.kubernetes.get("enabledSharedMemory"))
         if executor.accelerates and not mounts and not enabled:
             yield warning(
                 executor.kubernetes_where,
-                f"a step with accelerators has the 64 MiB of {_SHM} that every container has",
+                f"a step with accelerators has the 64 MiB of {SHM_PATH} that every container has",
                 "give it a memory-backed one: shm in the settings, or kubernetes.empty_dir_mount of medium Memory",
             )
         memory = asked(executor, "memory", "Limit")
@@ -48,12 +47,14 @@ def shared_memory(view: View) -> Iterator[Note]:
         for index, entry in mounts:
             where = f"{executor.kubernetes_where}.emptyDirMounts[{index}]"
             if entry.get("medium") != "Memory":
-                yield warning(where, f"{_SHM} lies on the node's disk", "set its medium to Memory")
+                yield warning(where, f"{SHM_PATH} lies on the node's disk", "set its medium to Memory")
                 continue
             sizes.append((f"{where}.sizeLimit", text(entry.get("sizeLimit"))))
         for where, size in sizes:
             if not size:
-                yield warning(where, f"{_SHM} has no size of its own, so only the step's memory ends it", "set a size")
+                yield warning(
+                    where, f"{SHM_PATH} has no size of its own, so only the step's memory ends it", "set a size"
+                )
                 continue
             try:
                 taken = quantity(size)
@@ -63,7 +64,7 @@ def shared_memory(view: View) -> Iterator[Note]:
             if problem := unit_problem(size, view.target):
                 yield error(where, problem, "write it with Ki or M")
             if memory.amount is not None and taken >= memory.amount:
-                message = f"{_SHM} of {size} counts against the step's memory, which is {memory.written}"
+                message = f"{SHM_PATH} of {size} counts against the step's memory, which is {memory.written}"
                 yield error(where, message, "make it smaller, or give the step more memory")
 
 

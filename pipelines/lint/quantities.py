@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from decimal import Decimal
 
 from pipelines.compiled import PlatformName
 from pipelines.lint.view import PLACEHOLDER, Executor
 from pipelines.quantities import quantity
+
+_DURATION = re.compile(r"([0-9]{1,12})(?:\.[0-9]{1,9})?s")
+
+
+def whole_seconds(value: object) -> int:
+    """How many whole seconds a duration is, as protobuf writes it: 30s, 1.5s; 0 for what is none."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    return int(match[1]) if match else 0
 
 
 def unit_problem(written: str, target: PlatformName | None) -> str | None:

@@ -100,7 +100,7 @@ def lint(pipeline: CompiledPipeline, target: PlatformName | None) -> list[Findin
         return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"
 
     found = {
-        Finding(rule.id, note.severity, shown(note.where), shown(note.message), note.advice)
+        Finding(rule.id, note.severity, shown(note.where), shown(note.message), shown(note.advice))
         for rule in RULES
         for note in rule.check(view)
     }

@@ -38,8 +38,12 @@ def secret_value(view: View) -> Iterator[Note]:
 
 
 def secret_values(view: View) -> list[str]:
-    """The values themselves, so that no other message shows one; longest first."""
-    return sorted({value for _, _, value in _found(view) if len(value) >= 4}, key=len, reverse=True)
+    """The values themselves, so that no other message shows one; longest first.
+
+    Without short plain words such as "train", which messages have of themselves.
+    """
+    values = {value for _, _, value in _found(view)}
+    return sorted(filter(lambda value: len(value) >= (8 if value.isalpha() else 4), values), key=len, reverse=True)
 
 
 def _found(view: View) -> Iterator[tuple[str, str, str]]:
@@ -121,7 +125,8 @@ def _in_words(where: str, words: Any) -> Iterator[tuple[str, str, str]]:
         place, match = child(where, index), _OPTION.fullmatch(word)
         if match is None:
             for setting in _SETTING.finditer(word) if not _SOURCE.search(word) else ():
-                if is_secret(setting[1], setting[3]):
+                # Whatever begins with $ there, a shell looks up.
+                if not setting[3].startswith("$") and is_secret(setting[1], setting[3]):
                     yield place, f"{setting[1]} is set to a secret's value", setting[3]
             continue
         name, value = match[1].replace("-", "_"), match[2]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from pipelines.lint.finding import Note, warning
 from pipelines.lint.images import DRIVER_OPERATIONS, MAKES_A_CLAIM
-from pipelines.lint.view import Step, View, mapping, text
+from pipelines.lint.quantities import whole_seconds
+from pipelines.lint.view import Step, View, mapping
 
-_DURATION = re.compile(r"([0-9]{1,12})(?:\.[0-9]{1,9})?s")
 _HOUR_S = 3600
 
 
@@ -68,20 +67,15 @@ def retries(view: View) -> Iterator[Note]:
         if step.retries <= 0:
             continue
         policy, where = mapping(step.task.get("retryPolicy")), f"{step.where}.retryPolicy"
-        if not _seconds(policy.get("backoffDuration")):
+        if not whole_seconds(policy.get("backoffDuration")):
             message = f"{step.retries} retries follow each other without a pause"
             advice = "set backoff_duration (retry.pause_s in the settings), such as 30s"
             yield warning(f"{where}.backoffDuration", message, advice)
         if step.at_exit:
             message = "the exit step is started again after a failure, and may tell the end twice"
             yield warning(f"{where}.maxRetryCount", message, "leave its retries out")
-        window = _seconds(policy.get("backoffMaxDuration"))
+        window = whole_seconds(policy.get("backoffMaxDuration"))
         if view.target == "kubeflow" and step.executor.accelerates and 0 < window <= _HOUR_S:
             message = f"no retry begins later than {window} s after the first start, the step's own work included"
             advice = "set backoff_max_duration (retry.window_s in the settings) to longer than the training"
             yield warning(f"{where}.backoffMaxDuration", message, advice)
-
-
-def _seconds(value: object) -> int:
-    match = _DURATION.fullmatch(text(value))
-    return int(match[1]) if match else 0

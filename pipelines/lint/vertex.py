@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator
 
 from pipelines.lint.finding import Note, error, warning
-from pipelines.lint.quantities import asked
+from pipelines.lint.quantities import asked, whole_seconds
 from pipelines.lint.view import View, child, mapping, text
 from pipelines.vertex_limits import MAX_RETRY_WINDOW_S
 
-_DURATION = re.compile(r"([0-9]{1,12})(?:\.[0-9]{1,9})?s")
 _SCHEMA = re.compile(r"2\.[01]\.\d+")
 
 
@@ -27,10 +26,10 @@ def vertex_limits(view: View) -> Iterator[Note]:
         yield error("schemaVersion", message, "compile the pipeline with kfp 2")
     for where, _, tasks in view.dags:
         for name, task in tasks.items():
-            match = _DURATION.fullmatch(text(mapping(task.get("retryPolicy")).get("backoffMaxDuration")))
-            if match and int(match[1]) > MAX_RETRY_WINDOW_S:
+            window = whole_seconds(mapping(task.get("retryPolicy")).get("backoffMaxDuration"))
+            if window > MAX_RETRY_WINDOW_S:
                 place = f"{child(f'{where}.dag.tasks', name)}.retryPolicy.backoffMaxDuration"
-                message = f"{match[0]} is longer than the {MAX_RETRY_WINDOW_S} s that Vertex AI takes"
+                message = f"{window} s is longer than the {MAX_RETRY_WINDOW_S} s that Vertex AI takes"
                 yield error(place, message, f"set it to at most {MAX_RETRY_WINDOW_S}s")
     for executor in view.containers:
         for resource in ("cpu", "memory"):

@@ -35,9 +35,9 @@ MEMORY_RULE = "must be a whole number with a unit, such as 16Gi, 512Mi or 64G"
 
 # RFC 1123: what Kubernetes takes for names of most objects, and of volumes and the like.
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL_PART = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _with_null(schema: dict[str, Any], model: type[BaseModel]) -> None:
@@ -47,9 +47,9 @@ def _with_null(schema: dict[str, Any], model: type[BaseModel]) -> None:
         if field.default_factory is dict:
             entries = properties[key].pop("additionalProperties")
             properties[key]["additionalProperties"] = {"anyOf": [entries, {"type": "null"}]}
-        if field.default_factory in (dict, list):
-            described = {word: properties[key].pop(word) for word in ("description", "title")}
-            properties[key] = {"anyOf": [properties[key], {"type": "null"}], **described}
+        if field.default_factory is not None:
+            told = {word: properties[key].pop(word) for word in ("description", "title") if word in properties[key]}
+            properties[key] = {"anyOf": [properties[key], {"type": "null"}], **told}
 
 
 class SettingsRecord(BaseModel):
@@ -84,12 +84,13 @@ class SettingsRecord(BaseModel):
         rest = dict(value)
         for name, field in cls.model_fields.items():
             key = field.alias if field.alias in rest else name
-            if field.default_factory not in (dict, list) or key not in rest:
+            if field.default_factory is None or key not in rest:
                 continue
             if rest[key] is None:
-                taken.add((name,))
+                # A step with nothing below it is said nothing of; a mapping or a list is taken away.
+                taken |= {(name,)} if field.default_factory in (dict, list) else set()
                 del rest[key]
-            elif isinstance(rest[key], dict):
+            elif isinstance(rest[key], dict) and field.default_factory is dict:
                 taken |= {(name, entry) for entry, item in rest[key].items() if item is None}
                 rest[key] = {entry: item for entry, item in rest[key].items() if item is not None}
         made = handler(rest)
@@ -132,7 +133,7 @@ def _object_name(value: object) -> str:
 
 def _volume_name(value: object) -> str:
     # KFP's driver calls the pod's volume like the claim or the secret in it, and a volume's name is a DNS label.
-    if not isinstance(value, str) or not _DNS_LABEL.fullmatch(value):
+    if not isinstance(value, str) or not DNS_LABEL.fullmatch(value):
         raise refusal("must be at most 63 small letters, digits and hyphens: KFP names the pod's volume like it")
     return value
 
@@ -239,7 +240,7 @@ def _variable_names(value: Any) -> Any:
         raise refusal("must be a mapping, each key the name of an environment variable")
     problems = []
     for key in value:
-        if not isinstance(key, str) or not _VARIABLE.fullmatch(key):
+        if not isinstance(key, str) or not VARIABLE.fullmatch(key):
             problems.append((f".{key}", "is no name of an environment variable"))
         elif key.startswith(("SHUTTERLINE_TARGET", "KFP_")):
             problems.append((f".{key}", "is set by the platform or by compile"))

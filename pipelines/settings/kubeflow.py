@@ -36,7 +36,7 @@ SHM_VOLUME = "shm"
 SHM_PATH = "/dev/shm"  # noqa: S108 - the mount point that the C library names, nothing is written by us
 
 _RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-_SECRET_KEY = re.compile(r"[-._A-Za-z0-9]{1,253}")
+SECRET_KEY = re.compile(r"[-._A-Za-z0-9]{1,253}")
 _IDENTITY = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 
 
@@ -47,7 +47,7 @@ def _resource(value: object) -> str:
 
 
 def _secret_key(value: object) -> str:
-    if not isinstance(value, str) or not _SECRET_KEY.fullmatch(value):
+    if not isinstance(value, str) or not SECRET_KEY.fullmatch(value):
         raise refusal("must be the key inside the secret: letters, digits and -_.")
     return value
 

@@ -27,6 +27,7 @@ from pipelines.submit.names import (
 from pipelines.submit.options import check_following, shown_options, target_of
 from pipelines.submit.platform import Platform, RunRequest, Submitted
 from pipelines.submit.values import check_file_has_no_secret, check_no_secret, checked_params, run_values
+from pipelines.submit.vertex.request import staging_place
 
 
 def upload(options: argparse.Namespace) -> int:
@@ -112,7 +113,8 @@ def _request(options: argparse.Namespace, pipeline: CompiledPipeline) -> RunRequ
     caching = False if options.no_cache else None
     name = options.name
     if name is None:
-        asked = {key: getattr(options, key) for key in ("service_account", "network", "staging_bucket")}
+        staging = options.staging_bucket and str(staging_place(options.staging_bucket))
+        asked = {"service_account": options.service_account, "network": options.network, "staging_bucket": staging}
         name = run_name(pipeline, values, caching, **asked)
     return RunRequest(pipeline, name, values, caching)
 

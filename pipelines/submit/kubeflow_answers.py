@@ -6,13 +6,14 @@ import json
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kfp_server_api import ApiException  # type: ignore[import-untyped] # it publishes no types
 from urllib3.exceptions import HTTPError, LocationParseError, MaxRetryError, NewConnectionError, ProxyError, SSLError
 
+from components.shared.causes import causes_of
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError, ShutterlineError
 from components.shared.events.redaction import redact
 from components.shared.storage.answers import patience_asked
@@ -88,12 +89,12 @@ class Answers:
         if not heard and (wrong := self._wrong(reason, who, why)):
             return InputError(wrong)
         # A connection that was never made did nothing. A proxy's error may come after the request, too.
-        unmade = _TUNNEL.search(why) or any(isinstance(each, NewConnectionError) for each in _causes(reason))
+        unmade = _TUNNEL.search(why) or any(isinstance(each, NewConnectionError) for each in causes_of(reason))
         return Later(f"{who} does not answer: {why}", done=not unmade)
 
     def _wrong(self, reason: BaseException, who: str, why: str) -> str:
         """What to tell where it is an address, TLS or a proxy's rule; empty where it may pass."""
-        causes = list(_causes(reason))
+        causes = list(causes_of(reason))
         if isinstance(reason, LocationParseError):
             return f"{who}: is no address"
         if any(isinstance(each, socket.gaierror) and each.errno == socket.EAI_NONAME for each in causes):
@@ -114,7 +115,7 @@ class Answers:
         """Why a proxy lets nothing through; empty where it may do so later."""
         if status == 407:
             sent = "does not accept the user and password" if proxy.headers else "wants to know who asks"
-            return f"{proxy}: {sent} (407); write {proxy.variable} as http://USER:PASSWORD@HOST:PORT"
+            return f"{proxy}: {sent} (407); write USER:PASSWORD@ before the host in {proxy.variable}"
         if status >= 500 or status == 429:
             return ""
         return f"{proxy}: does not lead to {self.host} ({status}); see what it allows, or name the host in NO_PROXY"
@@ -190,18 +191,6 @@ def _message(body: str) -> str:
         if isinstance(document.get(key), str) and document[key]:
             return str(document[key])
     return ""
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what is behind it: urllib3 hands it on as an argument, a reason or a cause."""
-    seen: set[int] = set()
-    waiting: list[Any] = [error]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, BaseException) and id(each) not in seen:
-            seen.add(id(each))
-            yield each
-            waiting += [*each.args, getattr(each, "reason", None), each.__cause__, each.__context__]
 
 
 def _root(error: BaseException) -> str:

@@ -49,7 +49,7 @@ def proxy_to(host: str) -> Proxy | None:
 
 def _split(variable: str, address: str) -> SplitResult:
     # The address may hold a password, so it is not shown.
-    allowed = "allowed is http(s)://[USER:PASSWORD@]HOST[:PORT]"
+    allowed = "allowed is http(s)://HOST[:PORT], perhaps with USER:PASSWORD@ before the host"
     try:
         proxy = urlsplit(address)
         usable = proxy.hostname and proxy.port != 0 and address.isascii() and address.isprintable()

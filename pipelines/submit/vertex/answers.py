@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from requests.exceptions import RequestException, SSLError
 from urllib3.exceptions import NameResolutionError, NewConnectionError
 
 from components.shared.allowed_classes import shortened
+from components.shared.causes import causes_of
 from components.shared.errors import PlatformRefusedError
 from components.shared.events.google_errors import reason_of
 from components.shared.events.redaction import redact, register_secret
@@ -163,7 +164,7 @@ class Answers:
         """What became of a request without an answer."""
         if error.request is not None:
             _remember_token(error)
-        causes = list(_causes(error))
+        causes = list(causes_of(error))
         if not heard and (refusal := self._never_will(error, causes)) is not None:
             return refusal
         never_sent = any(isinstance(each, NewConnectionError | NameResolutionError) for each in causes)
@@ -220,18 +221,6 @@ def _said(error: GoogleAPICallError) -> _Said | None:
 def _line(text: str) -> str:
     """A text from elsewhere as part of a message."""
     return shortened(redact(" ".join(text.split())), _LONGEST)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what is behind it: requests and urllib3 hand it on as an argument, a reason or a cause."""
-    seen: set[int] = set()
-    waiting: list[Any] = [error]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, BaseException) and id(each) not in seen:
-            seen.add(id(each))
-            yield each
-            waiting += [*each.args, getattr(each, "reason", None), each.__cause__, each.__context__]
 
 
 def _remember_token(answered: Any) -> None:

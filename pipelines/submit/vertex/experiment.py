@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 from google.cloud.aiplatform_v1.types import Context, MetadataStore, PipelineJob
 
@@ -88,6 +89,30 @@ def _add(service: Service, experiment: str, run: str, patience: Patience) -> Non
         raise PlatformRefusedError("it was deleted meanwhile; repeat the same command, which makes it anew") from error
 
 
+def requests(project: Project, endpoint: str, experiment: str) -> list[dict[str, Any]]:
+    """What :func:`ensure` and :func:`associate` send if nothing is there; the run's context is in braces."""
+    made = Context.to_dict(
+        _context(experiment), preserving_proto_field_name=False, always_print_fields_with_no_presence=False
+    )
+    contexts = f"https://{endpoint}/v1/{_store(project)}/contexts"
+    return [
+        {
+            "method": "POST",
+            "url": f"{contexts}?contextId={experiment}",
+            "body": made,
+        },
+        {
+            "method": "POST",
+            "url": f"{contexts}/{experiment}:addContextChildren",
+            "body": {"childContexts": ["{pipeline_run_context}"]},
+        },
+    ]
+
+
+def _context(experiment: str) -> Context:
+    return Context(display_name=experiment, schema_title=_SCHEMA, schema_version=_SCHEMA_VERSION, metadata=_METADATA)
+
+
 def _create(service: Service, project: Project, experiment: str, patience: Patience) -> Context:
     try:
         made: Context = service.metadata(
@@ -96,9 +121,7 @@ def _create(service: Service, project: Project, experiment: str, patience: Patie
             AlreadyExists,
             NotFound,
             parent=_store(project),
-            context=Context(
-                display_name=experiment, schema_title=_SCHEMA, schema_version=_SCHEMA_VERSION, metadata=_METADATA
-            ),
+            context=_context(experiment),
             context_id=experiment,
         )
     except AlreadyExists:

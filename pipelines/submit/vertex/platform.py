@@ -116,7 +116,7 @@ class VertexPlatform:
         )
 
     def submit_requests(self, request: RunRequest) -> list[dict[str, Any]]:
-        """What `submit` sends if nothing is there; it looks for the bucket before, and sees to the experiment.
+        """What `submit` sends if nothing is there; it looks for the bucket and the rest before.
 
         Raises:
             InputError: The request cannot be used.
@@ -124,7 +124,11 @@ class VertexPlatform:
         job = job_of(self._project, request, check_request(self._project, request))
         # The API takes enumerations by number, and the client sends them so.
         body = PipelineJob.to_dict(job, preserving_proto_field_name=False, always_print_fields_with_no_presence=False)
+        filing = []
+        if self._project.experiment:
+            filing = experiments.requests(self._project, self._endpoint, self._project.experiment)
         return [
+            *filing[:1],
             *bucket.upload_requests(self._project.staging, *_version_of(request.pipeline), as_checked=True),
             {
                 "method": "POST",
@@ -132,6 +136,7 @@ class VertexPlatform:
                 # A message keeps no order of its own.
                 "body": json.loads(json.dumps(body, sort_keys=True)),
             },
+            *filing[1:],
         ]
 
     def progress(self, run: str, patience: Patience | None = None) -> Progress:

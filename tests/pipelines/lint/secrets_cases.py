@@ -80,6 +80,12 @@ SECRETS_FOUND: dict[str, Found] = {
     "a password by a short option": Found(
         "secret-value", "vertex", option("--db-pass", "hunter2!"), "error", f"{TRAIN}.args[5]"
     ),
+    "a password that looks like a variable": Found(
+        "secret-value", "vertex", env("DB_PASSWORD", "$hunter2!"), "error", _ENV
+    ),
+    "a password among the names of tokens": Found(
+        "secret-value", "vertex", env("SPECIAL_TOKENS_PASSWORD", "hunter2!"), "error", _ENV
+    ),
     "a password as a word": Found("secret-value", "vertex", option("PASSWORD=hunter2!"), "error", f"{TRAIN}.args[4]"),
     "a password in a shell's line": Found(
         "secret-value", "vertex", option("export DB_PASSWORD='hunter2!'; run"), "error", f"{TRAIN}.args[4]"
@@ -122,6 +128,13 @@ SECRETS_SOUND: dict[str, Sound] = {
     "a budget of tokens": Sound("secret-value", "vertex", option("--token-budget=512")),
     "ids of tokens": Sound("secret-value", "vertex", option("--token_ids", "5")),
     "a policy of passwords": Sound("secret-value", "vertex", env("PASSWORD_POLICY", "at-least-12")),
+    "a pass of several": Sound("secret-value", "vertex", option("--pass", "2")),
+    "a word that ends a text": Sound("secret-value", "vertex", env("STOP_TOKEN", "</s>")),
+    "a kind of classification": Sound("secret-value", "vertex", env("TOKEN_CLASSIFICATION", "ner")),
+    "a credentials file beside": Sound(
+        "secret-value", "vertex", env("GOOGLE_APPLICATION_CREDENTIALS", "secrets/key.json")
+    ),
+    "a shell's variable in small letters": Sound("secret-value", "vertex", option("export DB_PASSWORD=$pw; run")),
     "a switch": Sound("secret-value", "vertex", env("USE_TOKEN_AUTH", "yes")),
     "who keeps secrets": Sound("secret-value", "vertex", env("SECRETS_BACKEND", "gcp")),
     "another reference": Sound("secret-value", "vertex", env("VAULT_SECRET", "gcp-sm://x")),

@@ -122,6 +122,8 @@ def test_a_damaged_pipeline_is_refused_in_one_line(
 def test_nothing_of_a_file_steers_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline = Pipeline("kubeflow")
     image("\x1b[2Jregistry.example/train\x07:1.0")(pipeline)
+    pipeline.spec["components"]["comp\x1b[31m"] = {"executorLabel": "exec-train"}
+    pipeline.task("train")["componentRef"] = {"name": "comp-gone"}  # so that all there are are named
 
     assert main(["validate", str(pipeline.write(tmp_path / "pipeline.yaml"))]) == 2
 

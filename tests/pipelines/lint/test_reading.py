@@ -83,7 +83,9 @@ def test_what_two_mappings_share_by_a_reference_is_read(tmp_path: Path, capsys: 
     file = Pipeline("vertex").write(tmp_path / "pipeline.yaml")
     text = file.read_text()
     # A key of a mapping's own stands beside what it takes from another by <<.
-    file.write_text(f"{text}\nzzz: &z {{a: 1}}\nyyy: {{<<: *z, a: 2}}\n")
+    file.write_text(
+        f"{text}\nzzz: &z {{a: 1}}\nyyy: {{<<: *z, a: 2}}\nxxx: {{l: &b {{<<: {{x: 1}}, x: 2}}}}\nwww: {{<<: *b}}\n"
+    )
 
     assert main(["validate", str(file)]) == 2
 

@@ -118,6 +118,15 @@ def test_without_a_target_mixed_accelerators_are_found() -> None:
     assert found == ["deploymentSpec.executors"]
 
 
+def test_a_short_word_that_is_a_secret_does_not_blot_out_where_it_is() -> None:
+    pipeline = Pipeline("vertex")
+    env("TRAIN_TOKEN", "train")(pipeline)
+
+    assert [(finding.rule, finding.where) for finding in findings(pipeline)] == [
+        ("secret-value", "deploymentSpec.executors.exec-train.container.env[1].value")
+    ]
+
+
 def test_an_image_that_names_a_login_is_not_shown_with_it() -> None:
     pipeline = Pipeline("vertex")
     image("user:hunter2!@registry.example/train:1.0")(pipeline)

@@ -56,7 +56,7 @@ BAD: dict[tuple[PlatformName, str], tuple[Settings, str, str]] = {
     ),
     ("vertex", "more processors than machines have"): ({"evaluate": {"cpu": 97}}, "evaluate.cpu", "at most 96"),
     ("kubeflow", "a key twice"): ("train: {}\ntrain: {}", "", "stands twice"),
-    ("kubeflow", "a step without anything"): ("train:", "train: ", "must be a mapping; its keys are cpu, memory"),
+    ("kubeflow", "a step that is a text"): ("train: gpu", "train: ", "must be a mapping; its keys are cpu, memory"),
     ("kubeflow", "a step that is none"): ({"evaluation": {}}, "evaluation: ", "did you mean evaluate?"),
     ("kubeflow", "another step's name"): ({"every_steps": {}}, "every_steps: ", "did you mean every-step?"),
     ("kubeflow", "an unknown key near one"): (train(node_selectors={}), "train.node_selectors", "mean node_selector?"),

@@ -120,6 +120,14 @@ def test_a_variable_of_every_step_may_be_a_secret_of_one(tmp_path: Path, capsys:
     assert set(steps["train"]["secret_env"]) == {"USER_NAME"}
 
 
+def test_a_step_with_nothing_below_it_is_as_if_it_were_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_settings(tmp_path / "settings.yaml", "every-step:\n  # cpu: 1\ntrain:\n  # gpu: {count: 0}\nexit:\n")
+
+    assert printed("kubeflow", capsys, "--settings", file) == printed("kubeflow", capsys)
+
+
 def test_settings_printed_are_settings_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = {"every-step": {"labels": {"a": "b"}}, "train": {"labels": None, "gpu": None, "env": {"A": None}}}
     steps = printed("kubeflow", capsys, "--settings", write_settings(tmp_path / "settings.yaml", said))
@@ -176,6 +184,7 @@ def test_the_schema_takes_what_is_taken_and_nothing_else(tmp_path: Path, capsys:
     guide = re.findall(r"```yaml\n(.*?)```", (EXAMPLES.parents[1] / "README.md").read_text(), re.DOTALL)
     sound = [yaml.safe_load(text) for text in (*guide, *(file.read_text() for file in example_files()))]
     sound += [{"target": "kubeflow", "train": {"cpu": 8, "env": {"A": None}, "volumes": None, "gpu": None}}]
+    sound += [{"target": "vertex", "train": None, "every-step": None}]
     wrong = [{"cpu": "zebra"}, {"cpu": 0}, {"memory": 16}, {"memory": "1K"}, {"env": {"A": 1}}, {"volume": []}]
     schemas = {target: printed(target, capsys, "--schema") for target in PLATFORMS}
 

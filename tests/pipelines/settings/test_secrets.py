@@ -48,6 +48,8 @@ MISTAKES: dict[str, tuple[PlatformName, dict[str, Any]]] = {
     "a bearer token among the annotations": ("kubeflow", {"annotations": {"a": f"Bearer {'x' * 9}{PLANTED[:-1]}"}}),
     "a key of AWS among the variables": ("vertex", {"env": {"USER_NAME": AWS_KEY}}),
     "a token of GitHub among the variables": ("vertex", {"env": {"USER_NAME": GITHUB_TOKEN}}),
+    "a password that looks like a variable": ("kubeflow", {"env": {"DB_PASSWORD": f"${PLANTED}"}}),
+    "a key that begins like a path": ("kubeflow", {"env": {"AZURE_STORAGE_KEY": f"/{PLANTED}+/b=="}}),
     "a short name for a password": ("kubeflow", {"env": {"DB_PASS": PLANTED}}),
     "a key of SSH": ("kubeflow", {"env": {"SSH_KEY": PLANTED}}),
     "a password as an annotation": ("kubeflow", {"annotations": {"a.example/password": PLANTED}}),
@@ -103,7 +105,19 @@ def test_where_a_secret_is_kept_may_be_said(tmp_path: Path, capfd: pytest.Captur
 
 
 def test_what_only_sounds_like_a_secret_may_be_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    env = {"TOKENS_PER_BATCH": "4096", "TOKEN_BUDGET": "512", "PASSWORD_POLICY": "strict", "USE_TOKEN_AUTH": "yes"}
+    env = {
+        "TOKENS_PER_BATCH": "4096",
+        "TOKEN_BUDGET": "512",
+        "PASSWORD_POLICY": "strict",
+        "USE_TOKEN_AUTH": "yes",
+        "FIRST_PASS": "2",
+        "STOP_TOKEN": "</s>",
+        "TOKEN_LEVEL": "word",
+        "AUTH_TOKEN_HEADER": "X-Auth",
+        "VOCAB_TOKENS": "/data/vocab.txt",
+        "TOKENS": "1B",
+        "DB_PASSWORD": "$(FROM_ELSEWHERE)",
+    }
     file = write_settings(tmp_path / "settings.yaml", {"train": {"env": env}})
 
     assert main(["compile", "--target", "vertex", "--settings", str(file), "-o", str(tmp_path / "p.yaml")]) == 0

@@ -16,6 +16,7 @@ from tests.peers.tls import Certificates
 from tests.peers.vertex_proxy import ConnectProxy
 from tests.pipelines.submit.conftest import Submit, Told
 
+ALLOWED = "allowed is http(s)://HOST[:PORT], perhaps with USER:PASSWORD@ before the host"
 HOST = "kubeflow.example.com"
 PASSWORD = "planted:pass/word"  # noqa: S105 - it is to look like one
 SIGNING_IN = "me:planted%3Apass%2Fword"
@@ -73,7 +74,7 @@ def test_a_proxy_that_wants_another_password(
             assert uploaded(kubeflow_file, f"{scheme}://{HOST}") == 2
             err = capsys.readouterr().err
             assert f"the proxy http://127.0.0.1:{proxy.port} ({scheme.upper()}_PROXY): {why}" in err
-            assert "(407); write " in err
+            assert f"(407); write USER:PASSWORD@ before the host in {scheme.upper()}_PROXY" in err
             assert "planted" not in err
     assert kfp_api.sent == []
 
@@ -100,9 +101,18 @@ def test_a_proxy_that_is_not_there_is_told_of(
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("socks5://me:planted@proxy:1080", "socks5:// is not spoken to proxies; allowed is http(s)://"),
-        ("http://me:planted@proxy:port", "is no address; allowed is http(s)://"),
-        ("http://me:planted@", "is no address; allowed is http(s)://"),
+        (
+            "socks5://me:planted@proxy:1080",
+            f"socks5:// is not spoken to proxies; {ALLOWED}",
+        ),
+        (
+            "http://me:planted@proxy:port",
+            f"is no address; {ALLOWED}",
+        ),
+        (
+            "http://me:planted@",
+            f"is no address; {ALLOWED}",
+        ),
     ],
 )
 def test_a_proxy_that_cannot_be_used(

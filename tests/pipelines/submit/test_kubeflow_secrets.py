@@ -175,6 +175,21 @@ def test_a_file_with_a_secret_of_this_environment_is_not_uploaded(
     assert kfp_api.sent == []
 
 
+def test_a_secret_that_is_a_word_is_found_where_it_is_a_value(
+    kfp_api: KfpApi, kubeflow_file: Path, tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "correcthorsebattery")
+    file = tmp_path / "pipeline.yaml"
+    given = "componentInputParameter: pipelinechannel--data"
+    assert given in kubeflow_file.read_text()
+    file.write_text(kubeflow_file.read_text().replace(given, "runtimeValue: {constant: correcthorsebattery}"))
+
+    assert main(["upload", str(file), "--host", kfp_api.url, "--unchecked"]) == 2
+
+    assert "holds the secret that DB_PASSWORD has here" in capsys.readouterr().err
+    assert kfp_api.sent == []
+
+
 def test_a_tokens_file_is_read_again_when_it_is_replaced(
     kfp_api: KfpApi, submit: Submit, tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:

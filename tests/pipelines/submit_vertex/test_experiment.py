@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from google.cloud.aiplatform_v1.types import Context, PipelineState
@@ -35,6 +36,23 @@ def test_an_experiment_is_made_and_has_the_run(platform: VertexPlatform, vertex:
         "0.0.1",
         {"experiment_deleted": False},
     )
+
+
+def test_a_dry_run_shows_what_makes_it_and_puts_the_run_in(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run
+) -> None:
+    make, _, _, put = platform.submit_requests(a_run())
+    assert vertex.requests == []
+
+    platform.submit(a_run())
+
+    made, into = (each for each in vertex.requests if each.what == "POST contexts")
+    for shown, sent in ((make, made), (put, into)):
+        address = urlsplit(shown["url"])
+        assert (shown["method"], address.path) == (sent.method, sent.path)
+        assert dict(parse_qsl(address.query)).items() <= sent.query.items()
+    assert make["body"] == made.body
+    assert put["body"].keys() == into.body.keys()
 
 
 def test_an_experiment_that_is_there_is_taken(platform: VertexPlatform, vertex: VertexApi, a_run: Run) -> None:
