@@ -90,7 +90,8 @@ class Publication:
     def publish(self, directory: Path) -> None:
         """Upload every file of an artifact directory and commit its manifest last.
 
-        Once it returns, readers see this artifact, and what earlier writers left of theirs is gone.
+        Once it returns, readers see this artifact, and what earlier writers left of theirs is gone. What a writer that
+        was overtaken still had on the way may arrive later; no manifest names it.
 
         Args:
             directory: A whole artifact of the kind; files beside those of the manifest go along.
@@ -124,9 +125,9 @@ class Publication:
             self._upload(name, file, listed)
 
         run_all(self._transfer, (partial(upload, name, file) for name, file in largest_first))
-        # While the claim still says what may be there: once the manifest lies in its place, nobody knows.
-        self._clear_away(before, files, listed)
-        self._settle(files)
+        # While the claim still says what may be there: once the manifest lies in its place, nobody knows. By what lies
+        # there now: a writer that was overtaken may have had a file on the way when we listed first.
+        self._clear_away(before, files, self._settled(files))
         self._replace_claim(data)
         self._held = None
         self._transfer.moved(len(data))
@@ -225,8 +226,8 @@ class Publication:
             raise RuntimeError("nothing is uploaded yet")
         return self._uploaded
 
-    def _settle(self, files: dict[str, Path]) -> None:
-        """See that what we wrote is what lies there.
+    def _settled(self, files: dict[str, Path]) -> dict[str, StoredObject]:
+        """See that what we wrote is what lies there; what lies there then.
 
         Not every S3 server heeds the conditions of a write; there a writer who has lost the place may have written
         over our files.
@@ -239,7 +240,7 @@ class Publication:
                 if _version(present.get(key := self.location.child(name).key)) != self._files_written[key].version
             ]
             if not lost:
-                return
+                return present
             self._transfer.found(-sum(files[name].stat().st_size for name in lost))
             run_all(self._transfer, (partial(self._upload, name, files[name], present) for name in lost))
         raise self._taken_over()
