@@ -117,6 +117,7 @@ def _whole_lines(path: Path) -> list[bytes]:
     return [line.rstrip(b"\n") for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
+@pytest.mark.slow
 def test_a_step_killed_at_20_random_moments(
     tmp_path: Path, brokers: Brokers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,6 +131,7 @@ def test_events_of_a_step_whose_output_is_in_a_bucket_are_kept_here(
     assert len(spools_of(kept, "one")) == 1
 
 
+@pytest.mark.slow
 def test_the_pipeline_takes_its_data_from_a_bucket_and_keeps_its_checkpoints_in_its_directory(
     gcs_bucket: Bucket, tmp_path: Path, command: Command
 ) -> None:

@@ -38,6 +38,7 @@ def test_the_compiled_pipeline_carries_params_without_loss(tmp_path: Path) -> No
     assert carried.learning_rate == 0.1 + 0.2
 
 
+@pytest.mark.slow
 def test_the_compiled_pipeline_runs_as_the_python_one(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_a_second_run_is_served_from_the_cache_and_its_events_say_so(
     assert len(list((tmp_path / "root").glob("*/train/model"))) == 1
 
 
+@pytest.mark.slow
 def test_data_prep_is_not_cached_unless_asked_because_data_may_change_in_its_place(
     tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

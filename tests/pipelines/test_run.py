@@ -64,6 +64,7 @@ def test_a_run_leaves_everything_where_it_says(tmp_path: Path, command: Command)
     assert "executor_input" in (tmp_path / "out" / "kfp.log").read_text()
 
 
+@pytest.mark.slow
 def test_kfp_sees_its_own_kinds_of_artifacts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_params(tmp_path / "params.json")
 
@@ -108,6 +109,7 @@ def as_classes(raw: dict[str, Any]) -> str:
     return f"import torch\nparams = {source}\n"
 
 
+@pytest.mark.slow
 def test_dict_json_and_yaml_are_the_same_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = SMALL | {"num_epochs": 1, "manual_seed": SEED, "learning_rate": 0.1 + 0.2}
     (tmp_path / "params.py").write_text(as_classes(raw))
@@ -185,6 +187,7 @@ def test_a_failed_run_leaves_no_earlier_success(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a python3 run", "ünï 'quoted' $HOME"])
 def test_paths_that_are_awkward_for_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     write_params(tmp_path / "params.json", num_epochs=1)
@@ -227,6 +230,7 @@ def test_data_in_a_bucket_is_passed_on_as_it_was_written(
     assert '"data": "gs://bucket/python3/digits"' in (tmp_path / "out" / "kfp.log").read_text()
 
 
+@pytest.mark.slow
 def test_files_of_the_users_do_not_stand_in_for_packages(tmp_path: Path, command: Command) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=1)
     for name in ("torch.py", "numpy.py", "json.py"):
@@ -283,6 +287,7 @@ def test_a_run_that_is_told_to_stop_ends_in_good_order(
     assert (view.steps["train"].end.reason, view.steps["train"].end.exit_code) == (reason, code if whole_group else 143)
 
 
+@pytest.mark.slow
 def test_temporary_files_are_cleared_away(tmp_path: Path, command: Command) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=1)
     (tmp_path / "tmp").mkdir()
