@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ PLATFORM_TITLES: dict[PlatformName, str] = {"kubeflow": "Kubeflow Pipelines", "v
 
 # Every container of a pipeline that we compile finds there which platform it was compiled for; so does a reader.
 TARGET_VARIABLE = "SHUTTERLINE_TARGET"
+
+# What kfp and the platforms fill in when a step starts.
+PLACEHOLDER = re.compile(r"\{\{.*?\}\}|pipelinechannel--", re.DOTALL)
 
 _SHORTEST_SECRET = 8  # a shorter one may be an ordinary word of a file
 # Where a secret is named; a word such as "password" there is a name, although somebody's password may be the same.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from components.shared.events.redaction import names_a_secret
+from pipelines.compiled import PLACEHOLDER
 
 _ALSO_NAMES_ONE = re.compile(
     r"(CREDENTIALS?|(ENCRYPTION|SIGNING|SSH|AUTH|ACCOUNT|STORAGE|SHARED)_?KEY|CONNECTION_?STRING|(^|_)JWT"
@@ -26,10 +27,10 @@ _NAMES_NONE = re.compile(
     r"|^(PAD|EOS|BOS|UNK|SEP|CLS|MASK|SPECIAL|STOP|START|END|IMAGE|AUDIO|VIDEO|TEXT)_TOKENS?(_IDS?)?)$",
     re.IGNORECASE,
 )
-# Where it is kept instead: Secret Manager, a vault, another variable, what the platform fills in.
+# Where it is kept instead: Secret Manager, a vault, another variable.
 _REFERENCE = re.compile(
     r"([a-z-]*sm://|projects/[^/]+/secrets/|vault:|arn:aws:secretsmanager:"
-    r"|\$\([^()]+\)|\$\{[^{}]+\}|\$[A-Z_][A-Z0-9_]*$|%\(|\{\{|pipelinechannel--)"
+    r"|\$\([^()]+\)|\$\{[^{}]+\}|\$[A-Z_][A-Z0-9_]*$|%\()"
 )
 # A place in a file system; base64 has + and = besides.
 _PATH = re.compile(r"(?:~|\.{1,2})?(?:/[\w.@-]{1,40})+/?|[\w.@-]+(?:/[\w.@-]+)*\.(?:json|p12|pem|key|txt|ya?ml)")
@@ -75,7 +76,9 @@ def is_secret(name: str, value: str) -> bool:
         value: What it is set to.
     """
     plain = value.strip()
-    if not plain or plain.lower() in _SWITCHES or _REFERENCE.match(plain) or _NAMES_NONE.search(name):
+    if not plain or plain.lower() in _SWITCHES or _NAMES_NONE.search(name):
+        return False
+    if _REFERENCE.match(plain) or PLACEHOLDER.search(plain):
         return False
     if _PATH.fullmatch(plain):  # GOOGLE_APPLICATION_CREDENTIALS and the like name a file
         return False

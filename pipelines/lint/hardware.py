@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipelines.compiled import PLATFORM_TITLES, PLATFORMS, TARGET_VARIABLE, PlatformName
+from pipelines.compiled import PLACEHOLDER, PLATFORM_TITLES, PLATFORMS, TARGET_VARIABLE, PlatformName
 from pipelines.lint.finding import Note, error, warning
 from pipelines.lint.images import DRIVER_OPERATIONS
 from pipelines.lint.quantities import asked, unit_problem
-from pipelines.lint.view import PLACEHOLDER, Executor, View, mapping
+from pipelines.lint.view import Executor, View, mapping
 from pipelines.vertex_limits import ACCELERATORS, machine_problem
 
 _RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from pipelines.compiled import PLACEHOLDER
 from pipelines.lint.finding import Note, error, warning
-from pipelines.lint.view import PLACEHOLDER, Executor, View
+from pipelines.lint.view import Executor, View
 
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from pipelines.compiled import PLACEHOLDER
 from pipelines.lint.finding import Note, error, warning
 from pipelines.lint.pods import volumes_of
-from pipelines.lint.view import PLACEHOLDER, Executor, View, child, listing, mapping, text
+from pipelines.lint.view import Executor, View, child, listing, mapping, text
 from pipelines.settings.fields import DNS_LABEL, VARIABLE, is_object_name, label_problem
 from pipelines.settings.kubeflow import SECRET_KEY
 from pipelines.vertex_limits import PIPELINE_NAME

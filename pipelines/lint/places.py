@@ -10,8 +10,9 @@ from typing import Any
 
 from components.shared.events.redaction import names_a_secret
 from components.shared.run import CHECKPOINTS_AUTO
+from pipelines.compiled import PLACEHOLDER
 from pipelines.lint.finding import Note, error, warning
-from pipelines.lint.view import PLACEHOLDER, Executor, Step, View, child, listing, text
+from pipelines.lint.view import Executor, Step, View, child, listing, text
 
 _CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 _CHECKPOINTS = re.compile(r"(checkpoint|ckpt)s?([_-]?(dir|directory|folder|path|place|root))?", re.IGNORECASE)

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-from pipelines.compiled import PlatformName
-from pipelines.lint.view import PLACEHOLDER, Executor
+from pipelines.compiled import PLACEHOLDER, PlatformName
+from pipelines.lint.view import Executor
 from pipelines.quantities import quantity
 
 _DURATION = re.compile(r"([0-9]{1,12})(?:\.[0-9]{1,9})?s")

@@ -29,13 +29,12 @@ def cached_side_effects(view: View) -> Iterator[Note]:
     advice = "turn caching off for it: set_caching_options(False), cache: false in the settings"
     for step in view.steps:
         if step.cached and step.executor.image == MAKES_A_CLAIM and _is_given(step, "pvc_name"):
-            where, message = (
-                f"{step.where}.cachingOptions.enableCache",
-                "a claim of one name is made by the first run alone",
+            where = f"{step.where}.cachingOptions.enableCache"
+            message = (
+                "a claim of one name is made by the first run alone: from then on the cache says it is there, also "
+                "once it was deleted"
             )
-            yield warning(
-                where, f"{message}: from then on the cache says it is there, also once it was deleted", advice
-            )
+            yield warning(where, message, advice)
     for step in _container_steps(view):
         where = f"{step.where}.cachingOptions.enableCache"
         if not step.cached:

@@ -17,8 +17,6 @@ from pipelines.compiled import CompiledPipeline, PlatformName
 # A pipeline of more is none that a person wrote: it is the work of references that multiply.
 _MOST_STEPS = 10_000
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
-# What kfp and the platforms fill in when a step starts.
-PLACEHOLDER = re.compile(r"\{\{.*?\}\}|pipelinechannel--", re.DOTALL)
 # Steps of ours say so in their source.
 _OURS = re.compile(r"\bfrom components\.([a-z_]+)\.")
 

@@ -115,6 +115,9 @@ SECRETS_SOUND: dict[str, Sound] = {
     "a reference": Sound("secret-value", "vertex", env("API_TOKEN", "sm://projects/p/secrets/s/versions/1")),
     "an empty password": Sound("secret-value", "vertex", env("KAFKA_SASL_PASSWORD", "")),
     "a password filled in later": Sound("secret-value", "vertex", env("PASSWORD", "{{$.inputs.parameters['x']}}")),
+    "a password of which a part is filled in later": Sound(
+        "secret-value", "vertex", env("PASSWORD", "x-{{$.inputs.parameters['x']}}")
+    ),
     "a number of tokens": Sound("secret-value", "vertex", env("MAX_TOKENS", "4096")),
     "a digest": Sound("secret-value", "vertex", env("DATASET", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d")),
     "a URL with a user": Sound("secret-value", "vertex", env("TRACKING", "https://me@tracking.example/x")),
