@@ -118,7 +118,7 @@ LAYERS = ClassFamily(
             "LinearCrossEntropyOptions MSELoss MarginRankingLoss MultiLabelMarginLoss MultiLabelSoftMarginLoss "
             "MultiMarginLoss NLLLoss NLLLoss2d PoissonNLLLoss SmoothL1Loss SoftMarginLoss TripletMarginLoss "
             "TripletMarginWithDistanceLoss",
-            "it is a loss, not a layer; the loss is cross-entropy on the logits and needs no entry",
+            "it is a loss, not a layer; the key loss names it",
         ),
         (
             "GRU GRUCell LSTM LSTMCell RNN RNNBase RNNCell RNNCellBase MultiheadAttention Transformer "
@@ -140,6 +140,27 @@ LAYERS = ClassFamily(
             "LazyConvTranspose2d LazyConvTranspose3d LazyInstanceNorm1d LazyInstanceNorm2d LazyInstanceNorm3d "
             "LazyLinear",
             "its shape is unknown until data arrives; use the class without Lazy and state the size",
+        ),
+    ),
+)
+
+LOSSES = ClassFamily(
+    kind="loss",
+    module="torch.nn",
+    allowed=frozenset("BCEWithLogitsLoss CrossEntropyLoss MultiMarginLoss".split()),
+    refused=_reasons(
+        (
+            "CosineEmbeddingLoss GaussianNLLLoss HingeEmbeddingLoss HuberLoss L1Loss MSELoss MarginRankingLoss "
+            "PoissonNLLLoss SmoothL1Loss SoftMarginLoss TripletMarginLoss TripletMarginWithDistanceLoss "
+            "MultiLabelMarginLoss KLDivLoss CTCLoss",
+            "it does not take logits and a class",
+        ),
+        ("NLLLoss NLLLoss2d", "it takes log-probabilities; CrossEntropyLoss is the same on logits"),
+        ("BCELoss", "it takes probabilities; use BCEWithLogitsLoss"),
+        ("MultiLabelSoftMarginLoss", "it is BCEWithLogitsLoss under another name"),
+        (
+            "AdaptiveLogSoftmaxWithLoss LinearCrossEntropyLoss LinearCrossEntropyOptions",
+            "it has a classifying layer of its own",
         ),
     ),
 )

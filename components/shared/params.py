@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from components.shared import params_source
-from components.shared.allowed_classes import shortened
 from components.shared.errors import ParamsError, Problem
 from components.shared.events.targets import (
     KAFKA_TOPIC_RULE,
@@ -28,6 +26,17 @@ from components.shared.events.targets import (
     bootstrap_servers,
 )
 from components.shared.params_problems import as_problems
+from components.shared.params_rules import (
+    credentials_reference,
+    cross_problems,
+    following,
+    none_as_empty,
+    optimiser_kwargs,
+    servers,
+    unique_names,
+    weights_of_classes,
+    without_dropped_options,
+)
 from components.shared.params_text import as_form, as_json
 from components.shared.params_types import (
     EXACT_FLOAT_LIMIT,
@@ -35,6 +44,7 @@ from components.shared.params_types import (
     Entry,
     KeywordArguments,
     LayerSpec,
+    LossSpec,
     OptimizerName,
     Real,
     RealsOrAuto,
@@ -44,8 +54,6 @@ from components.shared.params_types import (
     Truth,
     Whole,
     described,
-    refusal,
-    refusals,
 )
 
 DEVICE_RULE = (r"auto|cpu|cuda(:[0-9]{1,3})?", 'must be "auto", "cpu", "cuda" or "cuda:N"')
@@ -55,65 +63,6 @@ class ParamsWarning(UserWarning):
     """Something in the params has no effect; the run goes on."""
 
 
-def _credentials_reference(value: object) -> object:
-    """Before any check that shows the value in its message."""
-    if isinstance(value, str) and ("{" in value or "PRIVATE KEY" in value or not value.isprintable()):
-        raise refusal("must be the path of a service-account file, never its content")
-    return value
-
-
-def _following(rule: tuple[str, str]) -> Callable[[str], str]:
-    """A validator of text by a (pattern, message) rule."""
-    pattern, message = rule
-
-    def follow(value: str) -> str:
-        if re.fullmatch(pattern, value) is None:
-            raise refusal(f"{message}, got {described(value)}")
-        return value
-
-    return follow
-
-
-def _servers(value: str) -> str:
-    try:
-        bootstrap_servers(value)
-    except ValueError as error:
-        raise refusal(f"{error}; several brokers are separated by commas") from error
-    return value
-
-
-def _unique_names(schedules: list[ScheduleSpec]) -> list[ScheduleSpec]:
-    seen = set()
-    for index, name in enumerate(schedule.name for schedule in schedules):
-        if name in seen:
-            raise refusal(f"the name {shortened(name)!r} is taken by an earlier entry", f"[{index}].name")
-        seen.add(name)
-    return schedules
-
-
-def _optimiser_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
-    problems = [
-        (f".{key}", f"must not be given here; {instead}")
-        for key, instead in (("lr", "set learning_rate instead"), ("params", "the network's parameters are passed"))
-        if key in kwargs
-    ]
-    problems += [
-        (f".{key}", f"must be false; {why}")
-        for key, why in (
-            ("capturable", "steps are not captured into CUDA graphs"),
-            ("differentiable", "nothing is differentiated through a step"),
-        )
-        if kwargs.get(key)
-    ]
-    if problems:
-        raise refusals(problems)
-    return kwargs
-
-
-def _none_as_empty(value: object) -> object:
-    return [] if value is None else value
-
-
 _Positive = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 _Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
 
@@ -121,26 +70,26 @@ _Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
 class Params(Entry):
     """Every option of a run. Make one with :meth:`load` or :meth:`from_dict`; both report all problems at once."""
 
-    GOOGLE_APPLICATION_CREDENTIALS: Annotated[Text, BeforeValidator(_credentials_reference)] | None = Field(
+    GOOGLE_APPLICATION_CREDENTIALS: Annotated[Text, BeforeValidator(credentials_reference)] | None = Field(
         None,
         description="Path of the service-account file for Pub/Sub and gs://; null: application default credentials.",
     )
-    PUB_SUB_PROJECT: Annotated[Text, AfterValidator(_following(PUB_SUB_PROJECT_RULE))] | None = Field(
+    PUB_SUB_PROJECT: Annotated[Text, AfterValidator(following(PUB_SUB_PROJECT_RULE))] | None = Field(
         None, description="Google Cloud project that status is published to."
     )
-    PUB_SUB_TOPIC: Annotated[Text, AfterValidator(_following(PUB_SUB_NAME_RULE))] | None = Field(
+    PUB_SUB_TOPIC: Annotated[Text, AfterValidator(following(PUB_SUB_NAME_RULE))] | None = Field(
         None, description="Pub/Sub topic that status is published to; it must exist."
     )
-    PUB_SUB_SUBSCRIPTION: Annotated[Text, AfterValidator(_following(PUB_SUB_NAME_RULE))] | None = Field(
+    PUB_SUB_SUBSCRIPTION: Annotated[Text, AfterValidator(following(PUB_SUB_NAME_RULE))] | None = Field(
         None, description="Pub/Sub subscription a watcher pulls from; it must exist."
     )
     TIMEOUT: Annotated[Real, Field(gt=0, le=3600)] = Field(
         3.0, description="Seconds for one Pub/Sub operation and for the final flush."
     )
-    KAFKA_HOST: Annotated[Text, AfterValidator(_servers)] | None = Field(
+    KAFKA_HOST: Annotated[Text, AfterValidator(servers)] | None = Field(
         None, description="Kafka brokers, comma-separated; without a port, 9092."
     )
-    KAFKA_TOPIC: Annotated[Text, AfterValidator(_following(KAFKA_TOPIC_RULE))] | None = Field(
+    KAFKA_TOPIC: Annotated[Text, AfterValidator(following(KAFKA_TOPIC_RULE))] | None = Field(
         None, description="Kafka topic to publish to and subscribe from."
     )
 
@@ -178,18 +127,18 @@ class Params(Entry):
     eval_freq: _Positive = Field(1, description="Evaluate after every eval_freq epochs, and after the last.")
     save_freq: _Positive = Field(5, description="Checkpoint after every save_freq epochs, and after the last.")
     optim_class: OptimizerName = Field("torch.optim.AdamW", description="Optimiser, a class of torch.optim.")
-    optim_kwargs: Annotated[KeywordArguments, AfterValidator(_optimiser_kwargs)] = Field(
+    optim_kwargs: Annotated[KeywordArguments, AfterValidator(optimiser_kwargs)] = Field(
         default_factory=dict, description="The optimiser's keyword arguments, without the learning rate."
     )
     learning_rate: Annotated[Real, Field(gt=0)] = Field(1e-3, description="Initial learning rate.")
     learning_rate_schedule: Annotated[
-        list[ScheduleSpec], BeforeValidator(_none_as_empty), AfterValidator(_unique_names)
+        list[ScheduleSpec], BeforeValidator(none_as_empty), AfterValidator(unique_names)
     ] = Field(
         default_factory=list,
-        description="Schedules, each stepped once an epoch in order; ReduceLROnPlateau with the evaluated loss "
-        "(mode min) or accuracy (mode max).",
+        description="Schedules, each stepped once an epoch in order, or with interval: batch after every optimiser "
+        "step; ReduceLROnPlateau with the evaluated loss (mode min) or accuracy (mode max).",
     )
-    device: Annotated[Text, AfterValidator(_following(DEVICE_RULE))] = Field(
+    device: Annotated[Text, AfterValidator(following(DEVICE_RULE))] = Field(
         "auto", description='"cpu", "cuda", "cuda:N" or "auto": a GPU if there is one.'
     )
     mode: Literal["notebook", "script"] = Field(
@@ -210,6 +159,68 @@ class Params(Entry):
         0.0,
         description="Share of each class of the training images held out to choose the best epoch by; 0: the test "
         "split is used for that, and its final accuracy is then a little optimistic.",
+    )
+    loss: LossSpec = Field(
+        default_factory=lambda: LossSpec.model_validate({"class": "torch.nn.CrossEntropyLoss"}),
+        description="What training minimises, a class of torch.nn on the logits, such as CrossEntropyLoss with "
+        "label_smoothing. Evaluation always reports cross-entropy.",
+    )
+    class_weights: Annotated[list[float] | Literal["balanced"] | None, BeforeValidator(weights_of_classes)] = Field(
+        None,
+        description='Weights of the classes in the training loss: a number each, or "balanced": inverse to how often '
+        "they occur.",
+    )
+    mixup_alpha: Annotated[Real, Field(ge=0, le=1000)] = Field(
+        0.0,
+        description="Mixup: training images are blended in pairs, by a share drawn from Beta(alpha, alpha); 0: off.",
+    )
+    cutmix_alpha: Annotated[Real, Field(ge=0, le=1000)] = Field(
+        0.0,
+        description="CutMix: a box of each training image comes from another; its share is drawn from "
+        "Beta(alpha, alpha); 0: off. With mixup_alpha too, each batch gets one of the two.",
+    )
+    ema_decay: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="Decay of a moving average of the weights, such as 0.999, which is evaluated and kept; 0: off.",
+    )
+    max_grad_norm: Annotated[Real, Field(gt=0)] | None = Field(
+        None, description="Longer gradients are scaled to this norm, over all parameters; null: they are not."
+    )
+    gradient_accumulation_steps: _Positive = Field(
+        1, description="Batches whose gradients make one optimiser step, as if they were one batch."
+    )
+    early_stopping_patience: _Positive | None = Field(
+        None, description="Stop after so many evaluations in a row without a better one; null: train all epochs."
+    )
+    warmup_epochs: Annotated[Real, Field(ge=0)] = Field(
+        0.0,
+        description="Epochs, also in part, over which the learning rate rises from a hundredth to its own, step by "
+        "step.",
+    )
+    initial_weights: Text | None = Field(
+        None,
+        description="Where training starts from: an earlier model directory or a file of weights (.safetensors, .pth), "
+        "here or in a bucket; null: random weights by manual_seed.",
+    )
+    frozen_layers: Annotated[Whole, Field(ge=0)] = Field(
+        0, description="How many of the first layers of net_arch keep the weights they start with."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Of the forward pass: auto is bf16 on a GPU that has it, else fp32. Weights are float32."
+    )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto", description="torch.compile of the network: auto only on a GPU, for runs long enough to pay for it."
+    )
+    data_placement: Literal["auto", "device", "host"] = Field(
+        "auto",
+        description="Where training images are: on the device whole, or mapped on the host and copied ahead; auto: on "
+        "the device where they fit.",
+    )
+    sync_batch_norm: Truth = Field(
+        False, description="With several GPUs, batch statistics of all of them together: SyncBatchNorm."
+    )
+    checkpoint_minutes: Annotated[Real, Field(gt=0)] | None = Field(
+        10.0, description="Checkpoint also when the last is so many minutes old; null: after epochs only."
     )
     keep_checkpoints: _Positive = Field(3, description="How many of the newest checkpoints are kept.")
     max_unreadable: Annotated[Real, Field(ge=0, le=1)] = Field(
@@ -235,8 +246,8 @@ class Params(Entry):
         if not isinstance(raw, Mapping):
             params_source.fail(f"must be a mapping of options, got {described(raw)}", source)
         params_source.check_size(raw, source)
-        given, ignored = _without_dropped_options(raw)
-        problems = _cross_problems(given)
+        given, ignored = without_dropped_options(raw)
+        problems = cross_problems(given)
         try:
             params = cls.model_validate(given)
         except ValidationError as error:
@@ -332,7 +343,7 @@ def valid_entries(raw: Mapping[str, Any], key: str) -> list[tuple[str, ClassSpec
     Lets kwargs be checked against torch although other parts of the config are wrong.
     """
     spec = _ENTRIES[key]
-    entries = _without_dropped_options(raw)[0].get(key)
+    entries = without_dropped_options(raw)[0].get(key)
     found: list[tuple[str, ClassSpec]] = []
     for index, entry in enumerate(entries if isinstance(entries, list | tuple) else []):
         try:
@@ -362,49 +373,6 @@ def _one_spelling(value: Any) -> Any:
         return [_one_spelling(item) for item in value]
     exact = isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_FLOAT_LIMIT
     return int(value) if exact else value
-
-
-def _without_dropped_options(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """`raw` without the schedule options torch no longer has, and their paths."""
-    given, ignored = dict(raw), []
-    schedules = given.get("learning_rate_schedule")
-    if isinstance(schedules, list | tuple):
-        kept = []
-        for index, entry in enumerate(schedules):
-            kwargs = entry.get("kwargs") if isinstance(entry, Mapping) else None
-            if isinstance(kwargs, Mapping) and "verbose" in kwargs:
-                ignored.append(f"learning_rate_schedule[{index}].kwargs.verbose")
-                entry = {**entry, "kwargs": {key: value for key, value in kwargs.items() if key != "verbose"}}
-            kept.append(entry)
-        given["learning_rate_schedule"] = kept
-    return given, ignored
-
-
-def _cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong between keys that may each be right; looks only at values of the expected kind."""
-    problems = []
-    color = raw.get("is_image_color", False)
-    if isinstance(color, bool):
-        channels, kind = (3, "color") if color else (1, "grayscale")
-        for key in ("normalise_mean", "normalise_std"):
-            value = raw.get(key)
-            if isinstance(value, list | tuple) and len(value) in (1, 3) and len(value) != channels:
-                problems.append(
-                    Problem(key, f"must have {channels} number(s) for {kind} images (is_image_color), got {len(value)}")
-                )
-    std = raw.get("normalise_std")
-    for index, item in enumerate(std if isinstance(std, list | tuple) else []):
-        if isinstance(item, int | float) and not isinstance(item, bool) and item <= 0:
-            problems.append(Problem(f"normalise_std[{index}]", f"must be greater than 0, got {described(item)}"))
-    for first, second in (
-        ("PUB_SUB_TOPIC", "PUB_SUB_PROJECT"),
-        ("PUB_SUB_SUBSCRIPTION", "PUB_SUB_PROJECT"),
-        ("KAFKA_TOPIC", "KAFKA_HOST"),
-        ("KAFKA_HOST", "KAFKA_TOPIC"),
-    ):
-        if raw.get(first) is not None and raw.get(second) is None:
-            problems.append(Problem(second, f"is required where {first} is given"))
-    return problems
 
 
 def in_document_order(problems: list[Problem]) -> list[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from components.shared.params import Params
-from components.shared.params_types import LayerSpec, ScheduleSpec, TransformSpec
+from components.shared.params_types import LayerSpec, LossSpec, ScheduleSpec, TransformSpec
 
 _SCHEMA_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
@@ -15,8 +15,9 @@ def json_schema() -> dict[str, Any]:
     schema = Params.model_json_schema(by_alias=True)
     # After a validator of ours pydantic writes a bound in its own words, which JSON Schema does not know.
     for declared in schema["properties"].values():
-        for bound in _SCHEMA_BOUNDS.keys() & declared.keys():
-            declared[_SCHEMA_BOUNDS[bound]] = declared.pop(bound)
-    for spec in (LayerSpec, ScheduleSpec, TransformSpec):
+        for part in (declared, *declared.get("anyOf", ())):
+            for bound in _SCHEMA_BOUNDS.keys() & part.keys():
+                part[_SCHEMA_BOUNDS[bound]] = part.pop(bound)
+    for spec in (LayerSpec, LossSpec, ScheduleSpec, TransformSpec):
         schema["$defs"][spec.__name__]["properties"]["class"]["enum"] = spec.family.full_names()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Shutterline params"}

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from components.shared.allowed_classes import (
     LAYERS,
+    LOSSES,
     NESTING_TRANSFORMS,
     OPTIMIZERS,
     SCHEDULERS,
@@ -240,11 +241,23 @@ class LayerSpec(ClassSpec):
 
 
 class ScheduleSpec(ClassSpec):
-    """One learning-rate schedule of ``torch.optim.lr_scheduler``, stepped once an epoch."""
+    """One learning-rate schedule of ``torch.optim.lr_scheduler``.
+
+    OneCycleLR without ``total_steps`` and CosineAnnealingLR without ``T_max`` last as long as the run.
+    """
 
     family = SCHEDULERS
 
     name: Text = Field(description="What logs call it; must be unique.")
+    interval: Literal["epoch", "batch"] = Field(
+        "epoch", description="Stepped after every epoch, or after every step of the optimiser."
+    )
+
+
+class LossSpec(ClassSpec):
+    """What training minimises: a class of ``torch.nn`` that takes logits and the index of the class."""
+
+    family = LOSSES
 
 
 class TransformSpec(ClassSpec):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from components.shared.allowed_classes import LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS
+from components.shared.allowed_classes import LAYERS, LOSSES, OPTIMIZERS, SCHEDULERS, TRANSFORMS
 from components.shared.params import Params
 from components.shared.params_schema import json_schema
 from pipelines.params_files import EXAMPLES
@@ -78,6 +78,7 @@ def test_schema_refuses_what_params_refuses(changes: dict[str, Any]) -> None:
 
 def test_schema_names_every_allowed_class() -> None:
     definitions = SCHEMA["$defs"]
-    for name, family in (("LayerSpec", LAYERS), ("ScheduleSpec", SCHEDULERS), ("TransformSpec", TRANSFORMS)):
+    families = {"LayerSpec": LAYERS, "LossSpec": LOSSES, "ScheduleSpec": SCHEDULERS, "TransformSpec": TRANSFORMS}
+    for name, family in families.items():
         assert definitions[name]["properties"]["class"]["enum"] == family.full_names()
     assert SCHEMA["properties"]["optim_class"]["enum"] == OPTIMIZERS.full_names()

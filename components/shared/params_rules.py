@@ -1,0 +1,168 @@
+"""Rules of single params, and between params, that types alone do not say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+from components.shared.allowed_classes import shortened
+from components.shared.errors import Problem
+from components.shared.events.targets import bootstrap_servers
+from components.shared.params_types import ScheduleSpec, described, real, refusal, refusals
+
+
+def credentials_reference(value: object) -> object:
+    """Before any check that shows the value in its message."""
+    if isinstance(value, str) and ("{" in value or "PRIVATE KEY" in value or not value.isprintable()):
+        raise refusal("must be the path of a service-account file, never its content")
+    return value
+
+
+def following(rule: tuple[str, str]) -> Callable[[str], str]:
+    """A validator of text by a (pattern, message) rule."""
+    pattern, message = rule
+
+    def follow(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise refusal(f"{message}, got {described(value)}")
+        return value
+
+    return follow
+
+
+def servers(value: str) -> str:
+    """Kafka brokers, as `bootstrap_servers` reads them."""
+    try:
+        bootstrap_servers(value)
+    except ValueError as error:
+        raise refusal(f"{error}; several brokers are separated by commas") from error
+    return value
+
+
+def unique_names(schedules: list[ScheduleSpec]) -> list[ScheduleSpec]:
+    """No two schedules of one name."""
+    seen = set()
+    for index, name in enumerate(schedule.name for schedule in schedules):
+        if name in seen:
+            raise refusal(f"the name {shortened(name)!r} is taken by an earlier entry", f"[{index}].name")
+        seen.add(name)
+    return schedules
+
+
+def optimiser_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's arguments without what Shutterline passes itself."""
+    problems = [
+        (f".{key}", f"must not be given here; {instead}")
+        for key, instead in (("lr", "set learning_rate instead"), ("params", "the network's parameters are passed"))
+        if key in kwargs
+    ]
+    problems += [
+        (f".{key}", f"must be false; {why}")
+        for key, why in (
+            ("capturable", "steps are not captured into CUDA graphs"),
+            ("differentiable", "nothing is differentiated through a step"),
+        )
+        if kwargs.get(key)
+    ]
+    if problems:
+        raise refusals(problems)
+    return kwargs
+
+
+def none_as_empty(value: object) -> object:
+    """Null for an empty list."""
+    return [] if value is None else value
+
+
+def weights_of_classes(value: object) -> list[float] | str | None:
+    """``"balanced"``, a positive number for each class, or nothing."""
+    if value is None or value == "balanced":
+        return value
+    if not isinstance(value, list | tuple):
+        raise refusal(f'must be "balanced" or a list of a number for each class, got {described(value)}')
+    weights, problems = [], []
+    for index, item in enumerate(value):
+        try:
+            weights.append(real(item))
+            if weights[-1] <= 0:
+                problems.append((f"[{index}]", f"must be greater than 0, got {described(item)}"))
+        except PydanticCustomError as error:
+            problems.append((f"[{index}]", str(error)))
+    if problems:
+        raise refusals(problems)
+    return weights
+
+
+def without_dropped_options(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """`raw` without the schedule options torch no longer has, and their paths."""
+    given, ignored = dict(raw), []
+    schedules = given.get("learning_rate_schedule")
+    if isinstance(schedules, list | tuple):
+        kept = []
+        for index, entry in enumerate(schedules):
+            kwargs = entry.get("kwargs") if isinstance(entry, Mapping) else None
+            if isinstance(kwargs, Mapping) and "verbose" in kwargs:
+                ignored.append(f"learning_rate_schedule[{index}].kwargs.verbose")
+                entry = {**entry, "kwargs": {key: value for key, value in kwargs.items() if key != "verbose"}}
+            kept.append(entry)
+        given["learning_rate_schedule"] = kept
+    return given, ignored
+
+
+def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong between keys that may each be right; looks only at values of the expected kind."""
+    problems = []
+    color = raw.get("is_image_color", False)
+    if isinstance(color, bool):
+        channels, kind = (3, "color") if color else (1, "grayscale")
+        for key in ("normalise_mean", "normalise_std"):
+            value = raw.get(key)
+            if isinstance(value, list | tuple) and len(value) in (1, 3) and len(value) != channels:
+                problems.append(
+                    Problem(key, f"must have {channels} number(s) for {kind} images (is_image_color), got {len(value)}")
+                )
+    problems += _training_problems(raw)
+    std = raw.get("normalise_std")
+    for index, item in enumerate(std if isinstance(std, list | tuple) else []):
+        if isinstance(item, int | float) and not isinstance(item, bool) and item <= 0:
+            problems.append(Problem(f"normalise_std[{index}]", f"must be greater than 0, got {described(item)}"))
+    for first, second in (
+        ("PUB_SUB_TOPIC", "PUB_SUB_PROJECT"),
+        ("PUB_SUB_SUBSCRIPTION", "PUB_SUB_PROJECT"),
+        ("KAFKA_TOPIC", "KAFKA_HOST"),
+        ("KAFKA_HOST", "KAFKA_TOPIC"),
+    ):
+        if raw.get(first) is not None and raw.get(second) is None:
+            problems.append(Problem(second, f"is required where {first} is given"))
+    return problems
+
+
+# Schedules that set the learning rate whatever it was, and so would undo a warm-up.
+_ABSOLUTE = ("CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR")
+
+
+def _training_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """Options of training that do not go together."""
+    problems = []
+    classes, weights = raw.get("n_classes"), raw.get("class_weights")
+    if isinstance(weights, list | tuple) and isinstance(classes, int) and len(weights) != classes:
+        problems.append(
+            Problem(
+                "class_weights", f"must have a number for each of the {classes} classes (n_classes), got {len(weights)}"
+            )
+        )
+    layers, frozen = raw.get("net_arch"), raw.get("frozen_layers")
+    if isinstance(layers, list | tuple) and isinstance(frozen, int) and frozen > len(layers):
+        problems.append(Problem("frozen_layers", f"must be at most the {len(layers)} layers of net_arch, got {frozen}"))
+    schedules, warmup = raw.get("learning_rate_schedule"), raw.get("warmup_epochs")
+    if isinstance(warmup, int | float) and warmup > 0 and isinstance(schedules, list | tuple):
+        for index, entry in enumerate(schedules):
+            named = entry.get("class") if isinstance(entry, Mapping) else None
+            name = named.__name__ if isinstance(named, type) else str(named).rpartition(".")[2]
+            if name in _ABSOLUTE:
+                message = f"{name} sets the learning rate whatever it was; set warmup_epochs to 0"
+                problems.append(Problem(f"learning_rate_schedule[{index}].class", message))
+    return problems
