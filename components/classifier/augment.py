@@ -14,17 +14,22 @@ from components.shared.errors import ParamsError, Problem
 from components.shared.params_types import TransformSpec, first_line
 
 
-def random_flips(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+def random_flips(
+    images: Tensor, probability: float, generator: torch.Generator, *, of: int | None = None, begin: int = 0
+) -> Tensor:
     """Flip images left-right and, independently, upside down, each image for itself.
 
     Args:
         images: uint8, shape (batch, height, width, channels).
         probability: Of each of the two flips.
         generator: On the images' device.
+        of: How many images the whole batch has, where these are a part of it: the draws are those of the whole.
+        begin: Which of them is the first of these.
     """
     # A choice by mask instead of by index: the device never has to tell the host how many images flip.
-    chosen = torch.rand(2, len(images), 1, 1, 1, generator=generator, device=images.device) < probability
-    masks = chosen.to(torch.uint8).mul_(255)
+    count = len(images)
+    chosen = torch.rand(2, of or count, 1, 1, 1, generator=generator, device=images.device) < probability
+    masks = chosen[:, begin : begin + count].to(torch.uint8).mul_(255)
     images = _choose(masks[0], images.flip(2), images)
     return _choose(masks[1], images.flip(1), images)
 

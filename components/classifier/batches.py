@@ -7,7 +7,7 @@ they stay in the memory map and each batch is cut on the host and copied.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +29,14 @@ class ImageStore(Protocol):
 
     def span(self, start: int, stop: int) -> Tensor:
         """Images from start to stop, in stored order."""
+        ...
+
+    def batches(self, order: Tensor, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
+        """Batches of images."""
+        ...
+
+    def spans(self, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
+        """Batches in stored order."""
         ...
 
 
@@ -53,6 +61,17 @@ class ResidentImages:
     def span(self, start: int, stop: int) -> Tensor:
         """Images from start to stop, without a copy."""
         return self.images[start:stop]
+
+    def batches(self, order: Tensor, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
+        """Batches of images."""
+        order = order.to(self.images.device)
+        for part in slices:
+            yield self.take(order[part])
+
+    def spans(self, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
+        """Batches in stored order."""
+        for part in slices:
+            yield self.span(part.start, part.stop)
 
 
 class MappedImages:
@@ -79,6 +98,16 @@ class MappedImages:
     def span(self, start: int, stop: int) -> Tensor:
         """Images from start to stop."""
         return self.take(torch.arange(start, min(stop, len(self))))
+
+    def batches(self, order: Tensor, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
+        """Batches of images."""
+        for part in slices:
+            yield self.take(order[part])
+
+    def spans(self, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
+        """Batches in stored order."""
+        for part in slices:
+            yield self.span(part.start, part.stop)
 
 
 def store_images(split: Split, device: torch.device) -> ImageStore:
@@ -138,16 +167,16 @@ class Normaliser:
         return (images - self._unit_mean) * self._unit_scale
 
 
-def batch_slices(count: int, batch_size: int) -> Iterator[slice]:
+def batch_slices(count: int, batch_size: int, at_least: int = 2) -> Iterator[slice]:
     """The slices that cut `count` images into batches.
 
-    A last batch of a single image joins the one before it: statistics of one image are no statistics, and
-    BatchNorm refuses them.
+    A last batch of fewer than `at_least` images joins the one before it: statistics of one image are no statistics, and
+    BatchNorm refuses them; where several processes share a batch, each needs two.
     """
     start = 0
     while start < count:
         stop = min(start + batch_size, count)
-        if count - stop == 1 and batch_size > 1:
+        if 0 < count - stop < at_least and batch_size > 1:
             stop = count
         yield slice(start, stop)
         start = stop

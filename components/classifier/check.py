@@ -7,13 +7,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from components.classifier.augment import PerImageTransforms
 from components.classifier.building import checked_kwargs, fitted_kwargs
+from components.classifier.losses import PASSED, Criterion
 from components.classifier.network import LayerTable, examine
-from components.classifier.optimisers import rehearse
+from components.classifier.optimisers import RunLength, as_long_as, rehearse
 from components.shared import params_source
 from components.shared.errors import ParamsError, Problem
 from components.shared.params import Params, in_document_order, read_raw, valid_entries, valid_value
+from components.shared.params_types import ScheduleSpec
 
 # Values of an image that transforms are tried on: 1024×1024 in grayscale.
 _LARGEST_TRIED = 2**20
@@ -54,6 +58,8 @@ def check_dict(raw: Mapping[str, Any], name: str | None = None) -> tuple[Params,
             problems += error.problems
     if params is not None and not any(problem.path.startswith(("optim", "learning_rate")) for problem in problems):
         problems += rehearse(params)
+    if params is not None and not any(problem.path.startswith("loss") for problem in problems):
+        problems += _loss_problems(params)
     if params is not None and not any(problem.path.startswith("additional_transforms") for problem in problems):
         problems += _transform_problems(params)
     if problems or params is None or table is None:
@@ -72,13 +78,22 @@ def _transform_problems(params: Params) -> list[Problem]:
     return []
 
 
-def network_problems(params: Params) -> None:
-    """Check params that are already sound by themselves against torch.
+def _loss_problems(params: Params) -> list[Problem]:
+    """What keeps the loss from being computed."""
+    try:
+        Criterion(params, [1] * params.n_classes, torch.device("cpu"))
+    except ParamsError as error:
+        return list(error.problems)
+    return []
+
+
+def network_problems(params: Params) -> LayerTable:
+    """Check params that are already sound by themselves against torch; the layer table of their network.
 
     Raises:
         ParamsError: As :func:`check`.
     """
-    check_dict(params.to_dict())
+    return check_dict(params.to_dict())[1]
 
 
 def _kwargs_problems(raw: Mapping[str, Any]) -> list[Problem]:
@@ -86,7 +101,11 @@ def _kwargs_problems(raw: Mapping[str, Any]) -> list[Problem]:
     problems: list[Problem] = []
     for key, passed in (("net_arch", ()), ("additional_transforms", ()), ("learning_rate_schedule", ("optimizer",))):
         for path, spec in valid_entries(raw, key):
+            if isinstance(spec, ScheduleSpec):
+                spec = as_long_as(spec, RunLength(1))
             problems += checked_kwargs(spec, path, passed)[1]
+    if (loss := valid_value(raw, "loss")) is not None:
+        problems += checked_kwargs(loss, "loss", PASSED)[1]
     optimiser, kwargs = valid_value(raw, "optim_class"), valid_value(raw, "optim_kwargs")
     if optimiser is not None and kwargs is not None:
         problems += fitted_kwargs(optimiser, kwargs, "optim_class", "optim_kwargs", ("params", "lr"))[1]

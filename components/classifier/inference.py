@@ -76,13 +76,14 @@ def predict(
     predicted, losses, confidences, probabilities = [], [], [], []
     step = chunk_size(network)
     with torch.inference_mode():
-        for start in range(0, len(images), step):
-            logits = network(normalise(images.span(start, start + step))).to(torch.float64)
+        slices = [slice(start, min(start + step, len(images))) for start in range(0, len(images), step)]
+        for part, chunk in zip(slices, images.spans(slices), strict=True):
+            logits = network(normalise(chunk)).to(torch.float64)
             log_probabilities = F.log_softmax(logits, dim=1)
             top = log_probabilities.max(dim=1)
             predicted.append(top.indices)
             confidences.append(top.values)
-            wanted = labels[start : start + step].unsqueeze(1)
+            wanted = labels[part].unsqueeze(1)
             if every_class:
                 probabilities.append(log_probabilities.exp())
             # 0 - x and not -x: a loss of nothing is 0, not -0.

@@ -12,6 +12,7 @@
         │   └── SettingsError        settings of a platform, likewise
         ├── DataError                images and labels handed to data prep
         ├── ArtifactError            a dataset or model directory that is incomplete, damaged or of another kind
+        ├── CheckpointError          checkpoints of another run lie where this one keeps its own
         ├── DeviceError              a device that was asked for and is not there
         ├── StatusRefusedError       a broker refuses: topic, permission, credentials, security settings
         ├── StorageRefusedError      a place in a bucket cannot be used: bucket, permission, nothing there, taken over
@@ -64,6 +65,10 @@ class DataError(InputError):
 
 class ArtifactError(InputError):
     """A dataset or model directory is missing, incomplete, damaged or does not fit the other one."""
+
+
+class CheckpointError(InputError):
+    """Checkpoints of other params or other data lie where this run keeps its own."""
 
 
 class DeviceError(InputError):

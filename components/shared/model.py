@@ -51,6 +51,7 @@ class EpochRecord(Record):
     precision: float | None = None
     recall: float | None = None
     f1: float | None = None
+    images_per_second: float | None = Field(None, description="Training images a second in this epoch.")
 
 
 class Provenance(Record):

@@ -359,7 +359,7 @@ def valid_value(raw: Mapping[str, Any], key: str) -> Any:
     if key not in raw:
         return None if field.is_required() else field.get_default(call_default_factory=True)
     try:
-        annotation: Any = Annotated[field.annotation, *field.metadata]
+        annotation: Any = Annotated[field.annotation, field, *field.metadata]
         return TypeAdapter(annotation).validate_python(raw[key])
     except ValidationError:
         return None

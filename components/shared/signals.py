@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
 
@@ -87,3 +88,54 @@ def sigterm_raises() -> Iterator[None]:
     with sigterm_kept() as termination:
         termination.arm()
         yield
+
+
+@dataclass
+class Deferred:
+    """Whether the process was told to end while that was put off.
+
+    Attributes:
+        signal: SIGTERM or SIGINT once it came; None before.
+    """
+
+    signal: signal.Signals | None = None
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler of SIGTERM."""
+        self.signal = self.signal or signal.Signals(number)
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The handler of SIGINT: the first is put off; who presses Ctrl-C again wants to wait no longer.
+
+        Raises:
+            KeyboardInterrupt: The second time.
+        """
+        if self.signal is signal.SIGINT:
+            raise KeyboardInterrupt
+        self.note(number, frame)
+
+
+@contextmanager
+def ends_deferred() -> Iterator[Deferred]:
+    """Within, SIGTERM and the first Ctrl-C are noted, for the work to end at a moment of its own; after it they act.
+
+    In another thread than the main one, and of signals that somebody has asked to be ignored, nothing changes.
+    """
+    deferred = Deferred()
+    if threading.current_thread() is not threading.main_thread():
+        yield deferred
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {signal.SIGTERM: deferred.note, signal.SIGINT: deferred.interrupt}
+    # A handler that is None was not set from Python, and could not be put back.
+    changed = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    try:
+        for number in changed:
+            signal.signal(number, handlers[number])
+        yield deferred
+    finally:
+        for number in changed:
+            signal.signal(number, before[number])
+        if deferred.signal is not None:
+            noted, deferred.signal = deferred.signal, None
+            signal.raise_signal(noted)

@@ -21,7 +21,12 @@ def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     from components.train.staged import train_staged  # torch takes seconds, and --help should not
 
     return train_staged(
-        dataset=options.dataset, model=options.model, params=params, checkpoints=options.checkpoints, emit=emit
+        dataset=options.dataset,
+        model=options.model,
+        params=params,
+        checkpoints=options.checkpoints,
+        start_over=options.start_over,
+        emit=emit,
     )
 
 
@@ -34,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser,
         "--checkpoints",
         required=False,
-        help="where checkpoints are kept; default: beside the model, or on this machine if that is in a bucket",
+        help="where checkpoints are kept, the same for every attempt: one that was interrupted goes on; default: beside "
+        "the model, or on this machine if that is in a bucket",
+    )
+    parser.add_argument(
+        "--start-over", action="store_true", help="remove the checkpoints that are there, and begin anew"
     )
     return step_command("train", parser, argv, _work, output="model", docker=DOCKER)
 

@@ -36,13 +36,13 @@ class Curves:
     ) -> None:
         self._writer.close()
 
-    def epoch(self, record: EpochRecord, split: str, images_per_second: float) -> None:
+    def epoch(self, record: EpochRecord, split: str) -> None:
         """Add an epoch's scalars; `split` names the evaluated split."""
         scalars = {
             "loss/train": record.train_loss,
             "accuracy/train": record.train_accuracy,
             "learning_rate": record.learning_rate,
-            "images_per_second": images_per_second,
+            "images_per_second": record.images_per_second,
             f"loss/{split}": record.loss,
             f"accuracy/{split}": record.accuracy,
             f"precision/{split}": record.precision,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -22,7 +21,7 @@ class Progress:
         epochs: Epochs in all.
         steps_per_epoch: Batches in one epoch.
         log: Gets one line an epoch where there is no bar.
-        on_batch: Called for every batch.
+        done: Batches that an earlier attempt has trained.
     """
 
     def __init__(
@@ -31,25 +30,25 @@ class Progress:
         epochs: int,
         steps_per_epoch: int,
         log: logging.Logger,
-        on_batch: Callable[[], None] | None = None,
+        done: int = 0,
     ) -> None:
         self._mode = mode
         self._epochs = epochs
         self._steps = epochs * steps_per_epoch
         self._log = log
-        self._on_batch = on_batch
+        self._done = done
         self._bar: Any = None
 
     def __enter__(self) -> Self:
         if self._mode == "notebook" and _in_notebook():
             from tqdm.notebook import tqdm as notebook_tqdm  # needs ipywidgets, which only notebooks have
 
-            self._bar = notebook_tqdm(total=self._steps, unit="batch", desc="training")
+            self._bar = notebook_tqdm(total=self._steps, initial=self._done, unit="batch", desc="training")
         elif sys.stderr.isatty():
             # `docker run -t` may give a terminal of no size, on which tqdm alone would draw nothing.
             sized = os.get_terminal_size(sys.stderr.fileno()).columns > 0
             width: dict[str, Any] = {"dynamic_ncols": True} if sized else {"ncols": 80, "nrows": 24}
-            self._bar = tqdm(total=self._steps, unit="batch", desc="training", leave=False, **width)
+            self._bar = tqdm(total=self._steps, initial=self._done, unit="batch", desc="training", leave=False, **width)
         return self
 
     def __exit__(
@@ -58,12 +57,10 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def step(self) -> None:
-        """One batch is under way; costs the caller well under a microsecond between redraws."""
+    def step(self, batches: int = 1) -> None:
+        """Some batches are under way; costs the caller well under a microsecond between redraws."""
         if self._bar is not None:
-            self._bar.update()
-        if self._on_batch is not None:
-            self._on_batch()
+            self._bar.update(batches)
 
     def epoch(self, record: EpochRecord, images_per_second: float) -> None:
         """An epoch has ended."""

@@ -12,25 +12,34 @@ from components.shared.events.data import Emit, unheard
 from components.shared.logs import step_logger
 from components.shared.model import MODEL
 from components.shared.params import Params
+from components.shared.run import speaks
 from components.shared.staging import Staging
 from components.shared.step import Reported
 from components.shared.storage.location import Location, Place
-from components.train.mirror import CheckpointMirror
-from components.train.train import train
+from components.train.checkpoints.mirror import CheckpointMirror
+from components.train.train import Checkpoints, train
 
 _log = step_logger("train")
 
 
 def train_staged(
-    *, dataset: Place, model: Place, params: Params, checkpoints: Place | None = None, emit: Emit = unheard
+    *,
+    dataset: Place,
+    model: Place,
+    params: Params,
+    checkpoints: Place | None = None,
+    start_over: bool = False,
+    emit: Emit = unheard,
 ) -> Reported:
     """As :func:`~components.train.train.train`, of and for directories that may lie in buckets.
 
     Of the dataset the splits that training reads are fetched. Checkpoints in a bucket are uploaded while training goes
-    on. A model in a bucket keeps its checkpoints on this machine, unless `checkpoints` names a place for them.
+    on, and the newest is fetched before it begins. A model in a bucket keeps its checkpoints on this machine, unless
+    `checkpoints` names a place for them. With `start_over` checkpoints that are there are removed.
 
     Raises:
         ParamsError: The network, optimiser, schedules or transforms cannot be built, or do not fit the data.
+        CheckpointError: Checkpoints of another run lie there.
         ArtifactError: The dataset cannot be used, or the model directory cannot be written.
         DeviceError: The device asked for is not there.
         DivergedError: The loss became NaN or infinite.
@@ -43,15 +52,18 @@ def train_staged(
             choose_device(params.device)
         images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
         kept = staging.directory(checkpoints) if checkpoints is not None else None
-        mirror = CheckpointMirror(kept, checkpoints, _log) if kept and isinstance(checkpoints, Location) else None
+        mirror = None
+        if kept is not None and isinstance(checkpoints, Location) and speaks():
+            mirror = CheckpointMirror(kept, checkpoints, params.keep_checkpoints, _log)
         with mirror or nullcontext():
+            if mirror is not None:
+                mirror.restore(start_over=start_over)
             output = staging.output(model, MODEL)
             result = train(
                 dataset=images,
                 model=output,
                 params=params,
-                checkpoints=kept,
+                checkpoints=Checkpoints(kept, start_over, mirror.saved if mirror is not None else None),
                 emit=staging.emit,
-                on_checkpoint=mirror.saved if mirror else None,
             )
         return staging.publish(result)

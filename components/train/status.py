@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from components.shared.events.data import Checkpoint, Emit, Progress
 from components.shared.model import EpochRecord
+from components.train.checkpoints.format import CheckpointManifest
+from components.train.trainer import Position
 
 # An epoch that takes longer is not silent until its end.
 _SILENCE_S = 5.0
@@ -22,45 +25,59 @@ class TrainingStatus:
         images: Training images in one epoch.
         held_out: The split that is evaluated.
         device: Where training runs.
+        done: Batches that an earlier attempt has trained.
     """
 
-    def __init__(self, emit: Emit, epochs: int, steps_per_epoch: int, images: int, held_out: str, device: str) -> None:
+    def __init__(
+        self,
+        emit: Emit,
+        epochs: int,
+        steps_per_epoch: int,
+        images: int,
+        held_out: str,
+        device: str,
+        done: int = 0,
+    ) -> None:
         self._emit = emit
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._images = images
         self._held_out = held_out
         self._device = device
-        self._step = 0
+        self._step = self._first_step = done
         self._begun = self._told = time.monotonic()
-        self._told_step = 0
+        self._told_step = done
         self._last: EpochRecord | None = None
 
-    def batch(self) -> None:
-        """One batch is under way; costs a tenth of a microsecond unless it is time to say something."""
-        self._step += 1
+    def batch(self, position: Position, loss: Callable[[], float]) -> None:
+        """Some batches are under way; costs a tenth of a microsecond unless it is time to say something.
+
+        Args:
+            position: Where training is.
+            loss: Tells the epoch's mean loss so far; asked only when something is said, since the host then waits.
+        """
         if time.monotonic() - self._told > _SILENCE_S:
-            # The last epoch's figures: reading this one's would make the host wait for the device.
-            self._tell(epoch=(self._step - 1) // self._steps_per_epoch + 1)
+            self._step = (position.epoch - 1) * self._steps_per_epoch + position.batch
+            self._tell(position.epoch, loss())
 
     def epoch(self, record: EpochRecord) -> None:
         """An epoch has ended."""
         self._last = record
         self._step = record.epoch * self._steps_per_epoch
-        self._tell(epoch=record.epoch)
+        self._tell(record.epoch, record.train_loss)
 
-    def checkpoint(self, epoch: int, saved: Path) -> None:
-        """A checkpoint was saved after an epoch."""
-        self._emit(Checkpoint(epoch, self._epochs, str(saved)))
+    def checkpoint(self, manifest: CheckpointManifest, saved: Path) -> None:
+        """A checkpoint has become whole."""
+        self._emit(Checkpoint(manifest.epoch - 1, self._epochs, str(saved), manifest.batch))
 
-    def _tell(self, epoch: int) -> None:
+    def _tell(self, epoch: int, train_loss: float) -> None:
         now, last = time.monotonic(), self._last
         steps = self._epochs * self._steps_per_epoch
         images = (self._step - self._told_step) * self._images / self._steps_per_epoch
-        losses: dict[str, float | None] = {}
+        losses: dict[str, float | None] = {"train": train_loss}
         metrics: dict[str, float | None] = {}
         if last is not None:
-            losses["train"], metrics["train_accuracy"] = last.train_loss, last.train_accuracy
+            metrics["train_accuracy"] = last.train_accuracy
             if last.loss is not None:
                 losses[self._held_out] = last.loss
                 names = ("accuracy", "precision", "recall", "f1")
@@ -76,7 +93,7 @@ class TrainingStatus:
                 losses=losses,
                 metrics=metrics,
                 learning_rate=last.learning_rate if last else None,
-                eta_seconds=(now - self._begun) / max(self._step, 1) * (steps - self._step),
+                eta_seconds=(now - self._begun) / max(self._step - self._first_step, 1) * (steps - self._step),
                 device=self._device,
             )
         )

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import platform
-import time
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from components.classifier.batch_log import log_batches
 from components.classifier.batches import Normaliser, free_bytes, store_images
 from components.classifier.check import network_problems
-from components.classifier.checkpoint import checkpoint_directory, save_checkpoint
 from components.classifier.device import choose_device, describe_device, make_repeatable
-from components.classifier.export import export_for_serving
-from components.classifier.network import Network, network_of
-from components.shared.artifacts import ArtifactWriter, FileRecord, Normalisation, sha256_of
+from components.classifier.inference import Predictions
+from components.classifier.network import LayerTable, network_of
+from components.shared.artifacts import ArtifactWriter, Normalisation, sha256_of
 from components.shared.dataset import DATASET, Dataset, open_dataset, training_splits
-from components.shared.errors import ArtifactError, ParamsError, Problem
+from components.shared.errors import ArtifactError, DivergedError, ParamsError, Problem
 from components.shared.events.data import Emit, Succeeded, unheard
 from components.shared.logs import step_logger
-from components.shared.model import MODEL, ModelManifest, Provenance, Selection
+from components.shared.model import MODEL, EpochRecord, Selection
 from components.shared.params import Params
-from components.shared.version import __version__
+from components.shared.seeds import derived_seed
+from components.shared.signals import Deferred, Terminated, ends_deferred
+from components.train.acceleration import FORWARD_AND_BACKWARD, choose_compiling, choose_precision
+from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
+from components.train.checkpoints.keeper import CheckpointKeeper
+from components.train.checkpoints.resume import Found, find_checkpoint, start_over
 from components.train.curves import Curves
-from components.train.loop import Labelled, State, Trainer
+from components.train.group import Group, joined
+from components.train.loop import TrainingLoop
 from components.train.progress import Progress
+from components.train.state import restore
 from components.train.status import TrainingStatus
+from components.train.trainer import Labelled, Trainer
+from components.train.writing import count_parameters, manifest_for, selection_of, write_weights
 
 _log = step_logger("train")
 
@@ -50,9 +56,10 @@ class TrainResult:
         epochs: Epochs trained.
         parameters: Trainable parameters of the network.
         images_per_second: Training images per second of training time.
-        seconds: Wall time of training and evaluation.
+        seconds: Wall time of training and evaluation, of all attempts together.
         device: Where it ran.
         checkpoints: Directory of the run's checkpoints.
+        resumed_from: Where in the run this attempt went on, for people; None: it began anew.
     """
 
     model: Path
@@ -64,12 +71,14 @@ class TrainResult:
     seconds: float
     device: str
     checkpoints: Path
+    resumed_from: str | None = None
 
     def report(self) -> dict[str, Any]:
         """The result as JSON data."""
         return {
             "model": str(self.model),
             "checkpoints": str(self.checkpoints),
+            "resumed_from": self.resumed_from,
             "best_epoch": self.selection.epoch,
             "selected_on": self.selection.split,
             "metrics": {"loss": self.selection.loss, "accuracy": self.selection.accuracy},
@@ -90,66 +99,217 @@ class TrainResult:
         )
 
 
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where a run keeps its checkpoints, and what becomes of those of another.
+
+    Attributes:
+        directory: The same for every attempt of a run; None: beside the model, where checkpoints of another run go,
+            as the model itself does.
+        start_over: Remove what is there and begin anew.
+        on_saved: Called on a thread of its own with each checkpoint's manifest file, once it is whole; whether it may be
+            told of.
+    """
+
+    directory: Path | None = None
+    start_over: bool = False
+    on_saved: Callable[[Path], bool] | None = None
+
+    def beside(self, model: Path) -> Path:
+        """The directory."""
+        return self.directory if self.directory is not None else model.with_name(f"{model.name}-checkpoints")
+
+
 def train(
     *,
     dataset: Path,
     model: Path,
     params: Params,
-    checkpoints: Path | None = None,
+    checkpoints: Path | Checkpoints | None = None,
     emit: Emit = unheard,
-    on_checkpoint: Callable[[Path], None] | None = None,
 ) -> TrainResult:
     """Train the network of `params` on a dataset directory and write a model directory.
+
+    A run that was interrupted goes on from its newest checkpoint, to the same weights bit by bit. In a group of
+    processes that torchrun has started, every process calls this; the first writes.
 
     Args:
         dataset: A complete dataset directory.
         model: Where the model directory is made; new, empty, or an earlier model that is replaced.
         params: The run's options.
-        checkpoints: Where checkpoints are kept, in a directory of this run's own below it; by default beside `model`.
+        checkpoints: Where checkpoints are kept; by default beside `model`.
         emit: Gets the status of the step.
-        on_checkpoint: Called with every checkpoint once it is written whole.
 
     Raises:
-        ParamsError: The network, optimiser, schedules or transforms cannot be built, or do not fit the data.
+        ParamsError: The network, optimiser, schedules, loss or transforms cannot be built, or do not fit the data.
         ArtifactError: The dataset is incomplete or damaged, or the model directory holds something else.
-        DeviceError: The device asked for is not there.
-        DivergedError: The loss became NaN or infinite.
+        CheckpointError: Checkpoints of another run lie where this one is to keep its own.
+        DeviceError: The device or precision asked for is not there.
+        DivergedError: A loss or a weight became NaN or infinite; the last checkpoint is of before.
     """
-    network_problems(params)
+    if not isinstance(checkpoints, Checkpoints):
+        checkpoints = Checkpoints(checkpoints)
+    table = network_problems(params)
     device = choose_device(params.device)
     data = open_dataset(dataset, training_splits)
     _fits(data, params)
-    with ArtifactWriter(model, MODEL) as writer:
-        make_repeatable(params.manual_seed)
-        normalisation = _normalisation(params, data)
-        trainer = _trainer(data, params, normalisation, device)
-        dataset_sha256 = sha256_of(dataset / DATASET.manifest_file)
-        root = checkpoints if checkpoints is not None else model.with_name(f"{model.name}-checkpoints")
-        kept = checkpoint_directory(root, params.digest(), dataset_sha256)
-        _log.info(
-            "%s on %s: %d images in batches of %d",
-            f"{_count(trainer.network):,} parameters",
-            describe_device(device),
-            len(trainer.training.images),
-            params.batch_size,
-        )
-        start = time.perf_counter()
-        _run(trainer, data, kept, model / "tensorboard", emit, on_checkpoint)
-        seconds = time.perf_counter() - start
-        files = _write_weights(writer, trainer, data, normalisation)
-        manifest = _manifest(trainer, data, normalisation, files, seconds, dataset_sha256)
-        writer.commit(manifest)
+    with ends_deferred() as told, joined(device) as group, ExitStack() as stack:
+        writer = stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None
+        run = _Run(data, sha256_of(dataset / DATASET.manifest_file), params, device, group, table)
+        kept = checkpoints.beside(model)
+        resumed = run.resume(checkpoints, kept)
+        if not run.train(kept, checkpoints, model / "tensorboard", emit, told):
+            # If it was this process that was told, its own handler of the signal says so when this block is left.
+            raise Terminated
+        trainer = run.trainer
+        if writer is not None:
+            files = write_weights(writer, trainer, data, run.normalisation, _log)
+            writer.commit(manifest_for(trainer, data, run.normalisation, files, run.dataset_sha256))
     return TrainResult(
         model=model,
-        selection=manifest.selection,
+        selection=selection_of(trainer, data),
         train_loss=trainer.history[-1].train_loss,
         epochs=len(trainer.history),
-        parameters=manifest.parameters,
+        parameters=count_parameters(trainer.network),
         images_per_second=trainer.images_per_second,
-        seconds=seconds,
-        device=manifest.provenance.device,
+        seconds=sum(trainer.stopwatch.seconds.values()),
+        device=describe_device(device),
         checkpoints=kept,
+        resumed_from=resumed,
     )
+
+
+class _Run:
+    """One attempt at a training: the trainer, and what is around it."""
+
+    def __init__(
+        self,
+        data: Dataset,
+        dataset_sha256: str,
+        params: Params,
+        device: torch.device,
+        group: Group,
+        table: LayerTable,
+    ) -> None:
+        make_repeatable(params.manual_seed)
+        self.data = data
+        self.dataset_sha256 = dataset_sha256
+        self.params = params
+        self.normalisation = _normalisation(params, data)
+        # Of one training image; a backward pass costs about twice its forward pass.
+        self.flops_per_image = 2 * table.multiply_adds * FORWARD_AND_BACKWARD
+        _has_room(table.parameters, device)
+        self.trainer = self._trainer(device, group)
+
+    def _trainer(self, device: torch.device, group: Group) -> Trainer:
+        params, data = self.params, self.data
+        # Initialised on the CPU, so that every device starts from the same weights.
+        network: Any = network_of(params)
+        network.to(device, memory_format=torch.channels_last)
+        if params.sync_batch_norm and group.size > 1:
+            network = _synchronised(network, device)
+        if not group.is_first:  # each process drops its own
+            torch.manual_seed(derived_seed(params.manual_seed, f"torch/{group.rank}"))
+
+        def labelled(name: Any) -> Labelled:
+            split = data.splits[name]
+            labels = torch.tensor(split.labels, device=device)
+            return Labelled(store_images(split, device), labels)
+
+        training, held_out = labelled("train"), labelled(data.selection_split)
+        precision = choose_precision(params, device)
+        compiling = choose_compiling(
+            params, device, self.flops_per_image * len(training.images) * params.num_epochs / group.size
+        )
+        trainer = Trainer(
+            network,
+            training,
+            held_out,
+            params,
+            Normaliser(self.normalisation, device),
+            device,
+            group,
+            precision=precision,
+            compiled=compiling.is_on,
+        )
+        _log.info(
+            "%s on %s: %d images in batches of %d; %s (%s), %s (%s)",
+            f"{count_parameters(network):,} parameters",
+            describe_device(device),
+            len(training.images),
+            params.batch_size,
+            precision.name,
+            precision.reason,
+            "compiled" if compiling.is_on else "not compiled",
+            compiling.reason,
+        )
+        return trainer
+
+    def resume(self, checkpoints: Checkpoints, directory: Path) -> str | None:
+        """Go on from the newest checkpoint, if there is one; where that is, for people."""
+
+        def find() -> Found | None:
+            if checkpoints.start_over:
+                start_over(directory)
+            return find_checkpoint(
+                directory, self.params, self.dataset_sha256, _log, foreign_may_go=checkpoints.directory is None
+            )
+
+        found = self.trainer.group.on_first(find)
+        if found is None:
+            return None
+        restore(self.trainer, found, _log)
+        _log.info("going on from a checkpoint of %s", found.manifest.place)
+        return found.manifest.place
+
+    def train(self, directory: Path, checkpoints: Checkpoints, tensorboard: Path, emit: Emit, told: Deferred) -> bool:
+        """All that is left to train; whether that was all, and the process was not told to end."""
+        trainer, params, split = self.trainer, self.params, self.data.selection_split
+        is_first = trainer.group.is_first
+        batches = len(trainer.slices)
+        done = (trainer.position.epoch - 1) * batches + trainer.position.batch
+        status = TrainingStatus(
+            emit, params.num_epochs, batches, len(trainer.training.images), split, str(trainer.device), done
+        )
+        with ExitStack() as stack:
+            curves = stack.enter_context(Curves(tensorboard)) if is_first else None
+            progress = stack.enter_context(Progress(params.mode, params.num_epochs, batches, _log, done))
+            keeper = None
+            if is_first:
+                keeper = stack.enter_context(CheckpointKeeper(directory, params.keep_checkpoints, checkpoints.on_saved))
+            for record in trainer.history if curves is not None else ():
+                curves.epoch(record, split)
+            loop = TrainingLoop(trainer, keeper, told, self.dataset_sha256, status, progress)
+
+            def on_epoch(record: EpochRecord, predictions: Predictions | None) -> None:
+                progress.epoch(record, trainer.images_per_second)
+                if curves is not None:
+                    curves.epoch(record, split)
+                if predictions is not None and params.eval_metric_compute_freq == "batch":
+                    log_batches(_log, predictions, params.eval_batch_size)
+
+            with warnings.catch_warnings():
+                # A schedule whose step() takes the epoch's metric makes torch suspect a wrong order of calls.
+                warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+                try:
+                    is_done = loop.run(on_epoch)
+                except DivergedError as error:
+                    raise DivergedError(f"{error}; {_last_good(directory)}") from error
+            if is_done:
+                predictions = trainer.predict_with_best()
+                if curves is not None:
+                    curves.precision_recall(predictions, self.data.manifest.classes, trainer.best.epoch)
+                if keeper is not None:
+                    keeper.wait()
+                loop.close()
+            return is_done
+
+
+def _last_good(directory: Path) -> str:
+    """What is left of a run that left the numbers, for people."""
+    if not (found := list_checkpoints(directory)):
+        return "there is no checkpoint of before"
+    return f"the last good state, {read_checkpoint_manifest(found[-1]).place}, is kept in {directory}"
 
 
 def _fits(data: Dataset, params: Params) -> None:
@@ -183,24 +343,11 @@ def _normalisation(params: Params, data: Dataset) -> Normalisation | None:
     )
 
 
-def _trainer(data: Dataset, params: Params, normalisation: Normalisation | None, device: torch.device) -> Trainer:
-    with torch.device("meta"):
-        parameters = _count(network_of(params))
-    _has_room(parameters, device)
-    # Initialised on the CPU, so that every device starts from the same weights.
-    network = network_of(params).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def labelled(name: Any) -> Labelled:
-        split = data.splits[name]
-        labels = torch.tensor(split.labels, device=device)
-        return Labelled(store_images(split, device), labels)
-
-    held_out = labelled(data.selection_split)
-    return Trainer(network, labelled("train"), held_out, params, Normaliser(normalisation, device), device)
-
-
-def _count(network: Network) -> int:
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+def _synchronised(network: Any, device: torch.device) -> Any:
+    """The network with batch statistics over all GPUs."""
+    if device.type != "cuda":
+        raise ParamsError([Problem("sync_batch_norm", "needs GPUs: torch's SyncBatchNorm does not run on the CPU")])
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def _has_room(parameters: int, device: torch.device) -> None:
@@ -211,108 +358,3 @@ def _has_room(parameters: int, device: torch.device) -> None:
             f"has {parameters:,} parameters, which take at least {needed / 1e9:,.1f} GB; {free / 1e9:,.1f} GB are free"
         )
         raise ParamsError([Problem("net_arch", message)])
-
-
-def _run(
-    trainer: Trainer,
-    data: Dataset,
-    checkpoints: Path,
-    tensorboard: Path,
-    emit: Emit,
-    on_checkpoint: Callable[[Path], None] | None,
-) -> None:
-    """All epochs, with everything that happens between them."""
-    params, split = trainer.params, data.selection_split
-    images = len(trainer.training.images)
-    status = TrainingStatus(emit, params.num_epochs, len(trainer.slices), images, split, str(trainer.device))
-    with (
-        Curves(tensorboard) as curves,
-        Progress(params.mode, params.num_epochs, len(trainer.slices), _log, status.batch) as progress,
-    ):
-        for epoch in range(1, params.num_epochs + 1):
-            with warnings.catch_warnings():
-                # A schedule whose step() takes the epoch's metric makes torch suspect a wrong order of calls.
-                warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-                record, predictions = trainer.run_epoch(epoch, progress)
-            progress.epoch(record, trainer.images_per_second)
-            status.epoch(record)
-            curves.epoch(record, split, trainer.images_per_second)
-            if predictions is not None and params.eval_metric_compute_freq == "batch":
-                log_batches(_log, predictions, params.eval_batch_size)
-            if epoch % params.save_freq == 0 or epoch == params.num_epochs:
-                saved = save_checkpoint(checkpoints, epoch, trainer.state(epoch), params.keep_checkpoints)
-                status.checkpoint(epoch, saved)
-                if on_checkpoint is not None:
-                    on_checkpoint(saved)
-        curves.precision_recall(trainer.predict_with_best(), data.manifest.classes, trainer.best.epoch)
-
-
-@dataclass(frozen=True)
-class _Files:
-    weights: FileRecord
-    last_weights: FileRecord
-    export: FileRecord | None
-
-
-def _write_weights(
-    writer: ArtifactWriter, trainer: Trainer, data: Dataset, normalisation: Normalisation | None
-) -> _Files:
-    last = _portable(trainer.network.state_dict())
-    best = _portable(trainer.best.weights)
-    written = {}
-    for name, state in (("model.safetensors", best), ("last.safetensors", last)):
-        written[name] = writer.new_file(name)
-        save_file(state, written[name])
-    network = network_of(trainer.params)
-    network.load_state_dict(best)
-    exported = writer.new_file("model.pt2")
-    reason = export_for_serving(network, data.manifest.image, normalisation, exported)
-    if reason:
-        _log.warning("this network has no serving export: %s", reason)
-    return _Files(
-        weights=writer.record(written["model.safetensors"]),
-        last_weights=writer.record(written["last.safetensors"]),
-        export=None if reason else writer.record(exported),
-    )
-
-
-def _portable(state: State) -> State:
-    """Weights on the CPU in torch's usual memory order, so that equal weights are equal files."""
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
-
-
-def _manifest(
-    trainer: Trainer,
-    data: Dataset,
-    normalisation: Normalisation | None,
-    files: _Files,
-    seconds: float,
-    dataset_sha256: str,
-) -> ModelManifest:
-    params, best = trainer.params, trainer.best
-    return ModelManifest(
-        created_by=f"shutterline {__version__}",
-        classes=data.manifest.classes,
-        image=data.manifest.image,
-        normalisation=normalisation,
-        net_arch=[layer.model_dump(by_alias=True) for layer in params.net_arch],
-        parameters=_count(trainer.network),
-        weights=files.weights,
-        last_weights=files.last_weights,
-        export=files.export,
-        selection=Selection(epoch=best.epoch, split=data.selection_split, loss=best.loss, accuracy=best.accuracy),
-        history=trainer.history,
-        provenance=Provenance(
-            params=params.to_dict(),
-            params_sha256=params.digest(),
-            dataset_sha256=dataset_sha256,
-            device=describe_device(trainer.device),
-            versions={
-                "shutterline": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-            },
-            seconds=seconds,
-            images_per_second=trainer.images_per_second,
-        ),
-    )

@@ -78,14 +78,16 @@ class Checkpoint:
     """Training saved what it needs to go on.
 
     Attributes:
-        epoch: The epoch it was saved after, from 1.
+        epoch: The last epoch that is done, from 1; 0 in the first.
         epochs: Epochs in all.
         uri: Where it lies: a path or a bucket's URI.
+        batch: Batches of the next epoch that are done.
     """
 
     epoch: Count
     epochs: Count
     uri: str
+    batch: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,217 @@
+"""One checkpoint: a file of state and a manifest beside it, written so that none is ever half there.
+
+::
+
+    epoch-00003-batch-000017.pt     the state: tensors and plain data, read with ``weights_only=True``
+    epoch-00003-batch-000017.json   the manifest, written last: what it is of, and the SHA-256 of the state
+
+The state is written under another name, synced and renamed; then the manifest, likewise. A state without a manifest is
+nothing. A manifest vouches for itself, too: a bit that flips in it is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import torch
+from pydantic import Field, ValidationError
+
+from components.shared.artifacts import FileRecord, Record, fsync_directory, sha256_of, write_atomically
+
+_NAME = re.compile(r"epoch-([0-9]{5,})-batch-([0-9]{6,})")
+_SUFFIX = ".json"
+
+
+class CheckpointManifest(Record):
+    """What a checkpoint is of.
+
+    Attributes:
+        epoch: The epoch that was being trained, from 1; all before it are done.
+        batch: Batches of it that are done.
+        step: Steps of the optimiser.
+        finished: Whether the run had nothing left to train.
+        params: The run's options.
+        dataset_sha256: Of the dataset's manifest, and so of every file of it.
+        processes: How many trained together.
+        device: What they trained on.
+        torch: Its version.
+        state: The file of the state.
+    """
+
+    schema_version: Literal[1] = 1
+    kind: Literal["shutterline.checkpoint"] = "shutterline.checkpoint"
+    created_by: str
+    epoch: int = Field(ge=1)
+    batch: int = Field(ge=0)
+    step: int = Field(ge=0)
+    finished: bool
+    params: dict[str, Any]
+    dataset_sha256: str
+    processes: int = Field(ge=1)
+    device: str
+    torch: str
+    state: FileRecord | None = None
+
+    @property
+    def name(self) -> str:
+        """What both files are called, without suffix; names sort as checkpoints follow each other."""
+        return f"epoch-{self.epoch:05d}-batch-{self.batch:06d}"
+
+    @property
+    def place(self) -> str:
+        """How far the run was, for people."""
+        if self.finished:
+            return f"its end, after epoch {self.epoch - 1}"
+        return f"epoch {self.epoch}, batch {self.batch}" if self.batch else f"the beginning of epoch {self.epoch}"
+
+
+class DamagedError(Exception):
+    """A checkpoint that is not what was written; the text says why."""
+
+
+def write_checkpoint(directory: Path, manifest: CheckpointManifest, state: Mapping[str, Any]) -> Path:
+    """Write a checkpoint; once this returns it survives a power cut.
+
+    Args:
+        directory: Made if it is not there.
+        manifest: Without the file of the state.
+        state: Tensors on the CPU and plain data.
+
+    Returns:
+        The manifest's file.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{manifest.name}{_SUFFIX}"
+    file = path.with_suffix(".pt")
+    path.unlink(missing_ok=True)  # before its state is another
+    record = _write_state(file, dict(state))
+    write_atomically(path, _document(manifest.model_copy(update={"state": record})))
+    return path
+
+
+class _Hashed:
+    """A file that computes the SHA-256 of what is written to it: reading it again would take as long as writing."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.sha256.update(view)
+        self.bytes += len(view)
+        self._stream.write(view)
+        return len(view)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def _write_state(file: Path, state: dict[str, Any]) -> FileRecord:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb", buffering=0) as stream:
+            hashed = _Hashed(stream)
+            torch.save(state, hashed)  # type: ignore[arg-type] # it needs write and flush alone
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(file.parent)
+    return FileRecord(file=file.name, bytes=hashed.bytes, sha256=hashed.sha256.hexdigest())
+
+
+def _document(manifest: CheckpointManifest) -> bytes:
+    """A manifest's bytes: its canonical JSON, and the SHA-256 of that."""
+    document = manifest.model_dump(mode="json")
+    return _canonical({**document, "sha256": hashlib.sha256(_canonical(document)).hexdigest()})
+
+
+def _canonical(document: object) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """The manifests in a directory, as they follow each other."""
+    found = [path for path in directory.glob(f"epoch-*{_SUFFIX}") if _NAME.fullmatch(path.stem)]
+    return sorted(found, key=_order)
+
+
+def is_checkpoint_file(name: str) -> bool:
+    """Whether a name is that of one of a checkpoint's two files."""
+    path = Path(name)
+    return path.suffix in (_SUFFIX, ".pt") and _NAME.fullmatch(path.stem) is not None
+
+
+def _order(path: Path) -> tuple[int, ...]:
+    found = _NAME.fullmatch(path.stem)
+    return tuple(int(number) for number in found.groups()) if found else ()
+
+
+def read_checkpoint_manifest(path: Path) -> CheckpointManifest:
+    """Read a manifest and check it against itself.
+
+    Raises:
+        DamagedError: It cannot be read, or is not as it was written.
+    """
+    try:
+        data = path.read_bytes()
+        document = json.loads(data)
+        document.pop("sha256")
+        manifest = CheckpointManifest.model_validate(document)
+    except OSError as error:
+        raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from error
+    except (ValueError, AttributeError, KeyError, RecursionError, ValidationError) as error:
+        raise DamagedError(f"{path.name} is no manifest of a checkpoint") from error
+    if _document(manifest) != data or manifest.name != path.stem or manifest.state is None:
+        raise DamagedError(f"{path.name} is not as it was written")
+    return manifest
+
+
+def read_state(path: Path, manifest: CheckpointManifest) -> dict[str, Any]:
+    """Read the state of a checkpoint onto the CPU, after checking every byte; no code of it runs.
+
+    Args:
+        path: The manifest's file.
+        manifest: Read from it.
+
+    Raises:
+        DamagedError: The state is missing, or is not what was written.
+    """
+    if manifest.state is None:
+        raise DamagedError(f"{path.name} names no state")
+    file = path.with_name(manifest.state.file)
+    try:
+        size = file.stat().st_size
+        if size != manifest.state.bytes:
+            raise DamagedError(f"{file.name} has {size} bytes, and its manifest says {manifest.state.bytes}")
+        if sha256_of(file) != manifest.state.sha256:
+            raise DamagedError(f"the SHA-256 of {file.name} is not its manifest's")
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{file.name} is missing") from error
+    except OSError as error:
+        raise DamagedError(f"{file.name} cannot be read: {error.strerror}") from error
+    return state
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint by its manifest's file, which goes first: its state alone is nothing."""
+    path.unlink(missing_ok=True)
+    path.with_suffix(".pt").unlink(missing_ok=True)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what writers that were killed have left: unfinished files, and states without a manifest."""
+    for path in directory.glob(".epoch-*.tmp"):
+        path.unlink(missing_ok=True)
+    for path in directory.glob("epoch-*.pt"):
+        if _NAME.fullmatch(path.stem) and not path.with_suffix(_SUFFIX).exists():
+            path.unlink(missing_ok=True)

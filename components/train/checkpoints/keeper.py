@@ -1,0 +1,125 @@
+"""Keeps a run's checkpoints: the training thread hands over a copy of the state, a thread behind it does the rest."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from components.train.checkpoints.format import (
+    CheckpointManifest,
+    list_checkpoints,
+    remove_checkpoint,
+    remove_leftovers,
+    write_checkpoint,
+)
+from components.train.checkpoints.snapshot import Snapshot
+
+# Copies of the state: one is written while the next is made.
+_SNAPSHOTS = 2
+
+
+class CheckpointKeeper:
+    """Writes checkpoints behind the training thread; use as a context manager, which waits for the last one.
+
+    Args:
+        directory: Where they lie.
+        keep: How many of the newest stay.
+        on_saved: Called on the thread behind with each checkpoint's manifest file, once it is whole; whether it may be
+            told of.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        keep: int,
+        on_saved: Callable[[Path], bool] | None = None,
+    ) -> None:
+        self._directory = directory
+        self._keep = keep
+        self._on_saved = on_saved
+        self._free: queue.SimpleQueue[Snapshot] = queue.SimpleQueue()
+        for _ in range(_SNAPSHOTS):
+            self._free.put(Snapshot())
+        self._work: queue.SimpleQueue[tuple[Snapshot, CheckpointManifest, dict[str, Any]] | None] = queue.SimpleQueue()
+        self._saved: deque[tuple[CheckpointManifest, Path]] = deque()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self._directory)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for what is under way: the last checkpoint of a training that was ended is the one to go on from."""
+        self._work.put(None)
+        self._thread.join()
+        if error is None:
+            self._raise()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a checkpoint is still being written."""
+        return self._free.qsize() < _SNAPSHOTS
+
+    def save(self, manifest: CheckpointManifest, state: dict[str, Any]) -> None:
+        """Hand over a state; returns once it is copied, and waits only where two are being written already.
+
+        Raises:
+            OSError: An earlier one could not be written.
+        """
+        self._raise()
+        snapshot = self._free.get()
+        self._raise()
+        self._work.put((snapshot, manifest, snapshot.take(state)))
+
+    def saved(self) -> list[tuple[CheckpointManifest, Path]]:
+        """The checkpoints that have become whole since the last call, with their manifests' files.
+
+        Raises:
+            OSError: One could not be written.
+        """
+        self._raise()
+        found = []
+        while self._saved:
+            found.append(self._saved.popleft())
+        return found
+
+    def wait(self) -> None:
+        """Wait until everything handed over is written.
+
+        Raises:
+            OSError: It could not be.
+        """
+        taken = [self._free.get() for _ in range(_SNAPSHOTS)]
+        for snapshot in taken:
+            self._free.put(snapshot)
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            snapshot, manifest, state = work
+            try:
+                if self._error is None:
+                    path = write_checkpoint(self._directory, manifest, state)
+                    for old in list_checkpoints(self._directory)[: -self._keep]:
+                        remove_checkpoint(old)
+                    if self._on_saved is None or self._on_saved(path):
+                        self._saved.append((manifest, path))
+            except BaseException as error:  # it is raised where the training is
+                self._error = error
+            finally:
+                del state, work
+                self._free.put(snapshot)

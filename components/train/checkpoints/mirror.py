@@ -1,0 +1,114 @@
+"""Checkpoints in a bucket: a local directory of them is kept up there, and begun with what lies there."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from components.shared.artifacts import sha256_of
+from components.shared.errors import ShutterlineError
+from components.shared.storage.fetch import fetch_tree
+from components.shared.storage.listing import list_names
+from components.shared.storage.location import Location
+from components.shared.storage.publish import delete, write_file
+from components.train.checkpoints.format import (
+    DamagedError,
+    is_checkpoint_file,
+    read_checkpoint_manifest,
+    remove_checkpoint,
+)
+
+
+class CheckpointMirror:
+    """Keeps a bucket's place like a local directory of checkpoints; use as a context manager.
+
+    A checkpoint is there for training to go on from; that it cannot be uploaded is warned of and ends no training. That
+    the place cannot be written at all ends it, before it begins.
+
+    Args:
+        local: The directory.
+        place: What it stands for.
+        keep: How many of the newest stay there.
+        log: Gets warnings.
+    """
+
+    def __init__(self, local: Path, place: Location, keep: int, log: logging.Logger) -> None:
+        self._local = local
+        self._place = place
+        self._keep = keep
+        self._log = log
+        self._there: set[str] = set()  # names of manifests
+
+    def __enter__(self) -> Self:
+        probe, there = self._local / ".shutterline-writable", self._place.child(".shutterline-writable")
+        probe.touch()
+        write_file(there, probe)
+        delete(there)
+        probe.unlink()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is under way here that the keeper of the checkpoints has not waited for."""
+
+    def restore(self, *, start_over: bool = False) -> None:
+        """Fetch the newest checkpoint that is whole; damaged ones are passed over with a warning.
+
+        Args:
+            start_over: Remove what is there instead.
+
+        Raises:
+            StorageRefusedError: The place may not be read.
+            StorageUnavailableError: The store does not answer.
+        """
+        found = [name for name in list_names(self._place) if is_checkpoint_file(name)]
+        self._there = {name for name in found if name.endswith(".json")}
+        states = {Path(name).with_suffix(".json").name for name in found if name.endswith(".pt")}
+        for name in sorted(states - self._there if not start_over else states | self._there):
+            self._remove(name)  # of a writer that was killed before its manifest was there, or all
+        for name in sorted(self._there, reverse=True):
+            try:
+                self._fetch(name)
+            except DamagedError as error:
+                self._log.warning("a checkpoint in %s is damaged and passed over: %s", self._place, error)
+                remove_checkpoint(self._local / name)
+            else:
+                return
+
+    def _fetch(self, name: str) -> None:
+        """Fetch a checkpoint.
+
+        Raises:
+            DamagedError: It is not what was written.
+        """
+        path = fetch_tree(self._place.child(name), self._local)
+        manifest = read_checkpoint_manifest(path)
+        if manifest.state is None:
+            raise DamagedError(f"{name} names no state")
+        if manifest.state.file not in list_names(self._place):
+            raise DamagedError(f"{manifest.state.file} is missing")
+        state = fetch_tree(self._place.child(manifest.state.file), self._local)
+        if state.stat().st_size != manifest.state.bytes or sha256_of(state) != manifest.state.sha256:
+            raise DamagedError(f"{manifest.state.file} is not what its manifest says")
+
+    def saved(self, path: Path) -> bool:
+        """Upload a checkpoint by its manifest's file, which goes last; whether it is there."""
+        try:
+            for file in (path.with_suffix(".pt"), path):
+                write_file(self._place.child(file.name), file)
+            self._there.add(path.name)
+            for old in sorted(self._there)[: -self._keep]:
+                self._remove(old)
+        except (ShutterlineError, OSError) as error:
+            self._log.warning("a checkpoint was saved and not uploaded: %s", error)
+            return False
+        return True
+
+    def _remove(self, name: str) -> None:
+        """Remove a checkpoint there, its manifest first."""
+        for file in (name, Path(name).with_suffix(".pt").name):
+            delete(self._place.child(file))
+        self._there.discard(name)

@@ -1,0 +1,71 @@
+"""Where a run goes on: the newest checkpoint that is whole and its own."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.shared.params import Params
+from components.train.checkpoints.format import (
+    CheckpointManifest,
+    DamagedError,
+    list_checkpoints,
+    read_checkpoint_manifest,
+    read_state,
+    remove_checkpoint,
+    remove_leftovers,
+)
+from components.train.checkpoints.identity import differences, require_own
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint to go on from.
+
+    Attributes:
+        manifest: What it is of.
+        state: On the CPU.
+    """
+
+    manifest: CheckpointManifest
+    state: dict[str, Any]
+
+
+def find_checkpoint(
+    directory: Path, params: Params, dataset_sha256: str, log: logging.Logger, *, foreign_may_go: bool = False
+) -> Found | None:
+    """The newest checkpoint of a directory that is whole; damaged ones are passed over with a warning.
+
+    Args:
+        directory: Where the run keeps its checkpoints.
+        params: The run's.
+        dataset_sha256: Of the run's dataset.
+        log: Gets warnings.
+        foreign_may_go: Whether checkpoints of another run are removed, not refused.
+
+    Raises:
+        CheckpointError: The newest is of another run.
+    """
+    for path in reversed(list_checkpoints(directory)):
+        try:
+            manifest = read_checkpoint_manifest(path)
+            if foreign_may_go and any(differences(manifest, params, dataset_sha256)):
+                log.info(
+                    "the checkpoints in %s are of another run, whose model is replaced; they are removed", directory
+                )
+                start_over(directory)
+                return None
+            require_own(manifest, str(directory), params, dataset_sha256)
+            return Found(manifest, read_state(path, manifest))
+        except DamagedError as error:
+            log.warning("a checkpoint in %s is damaged and passed over: %s", directory, error)
+    return None
+
+
+def start_over(directory: Path) -> None:
+    """Remove every checkpoint of a directory."""
+    for path in list_checkpoints(directory):
+        remove_checkpoint(path)
+    remove_leftovers(directory)

@@ -1,0 +1,160 @@
+"""A trainer's state as tensors and plain data, and back: what a bit-exact continuation needs."""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from components.classifier.device import describe_device
+from components.shared.model import EpochRecord
+from components.shared.seeds import derived_seed
+from components.shared.version import __version__
+from components.train.checkpoints.format import CheckpointManifest
+from components.train.checkpoints.resume import Found
+from components.train.trainer import Best, Position, Trainer
+
+
+def manifest_of(trainer: Trainer, dataset_sha256: str) -> CheckpointManifest:
+    """What a checkpoint of a trainer's present state is of."""
+    position = trainer.position
+    return CheckpointManifest(
+        created_by=f"shutterline {__version__}",
+        epoch=position.epoch,
+        batch=position.batch,
+        step=position.step,
+        finished=trainer.is_finished,
+        params=trainer.params.to_dict(),
+        dataset_sha256=dataset_sha256,
+        processes=trainer.group.size,
+        device=describe_device(trainer.device),
+        torch=torch.__version__,
+    )
+
+
+def state_of(trainer: Trainer) -> dict[str, Any]:
+    """Everything a run is between two steps; every process of the group must call this at the same step.
+
+    Tensors are the trainer's own, not copies.
+    """
+    return {
+        "position": asdict(trainer.position),
+        "network": trainer.network.state_dict(),
+        "average": trainer.average.state_dict() if trainer.average is not None else None,
+        "optimiser": trainer.optimiser.state_dict(),
+        "schedules": trainer.schedules.state_dict(),
+        "best": asdict_of(trainer.best),
+        "history": [record.model_dump() for record in trainer.history],
+        "epoch": {
+            "order": trainer.order_state,
+            "weight": trainer.weight_sum,
+            # Each process has summed up its own images.
+            "sums": trainer.group.gathered((trainer.loss_sum.item(), trainer.right.item())),
+            "learning_rate": trainer.learning_rate,
+            "seconds": trainer.epoch_seconds,
+        },
+        "seconds": dict(trainer.stopwatch.seconds),
+        "generators": {
+            "flip": trainer.flipping.get_state(),
+            "mix": trainer.mixing.draws.getstate(),
+            "processes": trainer.group.gathered(_global_generators(trainer.device)),
+        },
+    }
+
+
+def asdict_of(best: Best) -> dict[str, Any]:
+    """The best epoch as plain data, its weights not copied."""
+    return {"epoch": best.epoch, "accuracy": best.accuracy, "loss": best.loss, "weights": best.weights}
+
+
+def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
+    """Go on from a checkpoint, bit by bit where device and number of processes are the same.
+
+    Args:
+        trainer: Fresh, of the same params and data.
+        found: The checkpoint.
+        log: Gets a warning where the rest cannot be bit-exact.
+    """
+    state = found.state
+    trainer.network.load_state_dict(state["network"])
+    if trainer.average is not None:
+        trainer.average.load_state_dict(state["average"])
+    trainer.optimiser.load_state_dict(state["optimiser"])
+    trainer.schedules.load_state_dict(state["schedules"])
+    trainer.best = Best(**state["best"])
+    trainer.history = [EpochRecord.model_validate(record) for record in state["history"]]
+    trainer.position = Position(**state["position"])
+    trainer.stopwatch.seconds.update(state["seconds"])
+    _restore_epoch(trainer, state["epoch"])
+    _restore_generators(trainer, state["generators"], found.manifest, log)
+
+
+def _restore_epoch(trainer: Trainer, epoch: dict[str, Any]) -> None:
+    trainer.shuffling.set_state(epoch["order"])
+    trainer.begin_epoch()
+    trainer.weight_sum.copy_(epoch["weight"])
+    sums = epoch["sums"]
+    if len(sums) == trainer.group.size:
+        loss, right = sums[trainer.group.rank]
+    else:  # of another number of processes: together they are what counts
+        first = trainer.group.is_first
+        loss, right = (sum(one[0] for one in sums), sum(one[1] for one in sums)) if first else (0.0, 0)
+    trainer.loss_sum.fill_(loss)
+    trainer.right.fill_(right)
+    trainer.learning_rate = epoch["learning_rate"]
+    trainer.epoch_seconds = epoch["seconds"]
+
+
+def _restore_generators(
+    trainer: Trainer, generators: dict[str, Any], manifest: CheckpointManifest, log: logging.Logger
+) -> None:
+    group, device = trainer.group, trainer.device
+    trainer.mixing.draws.setstate(_as_tuples(generators["mix"]))
+    same_kind = (generators["flip"].numel() == trainer.flipping.get_state().numel()) and (
+        manifest.device.startswith("cpu") == (device.type == "cpu")
+    )
+    if same_kind and len(generators["processes"]) == group.size:
+        trainer.flipping.set_state(generators["flip"])
+        _set_global_generators(generators["processes"][group.rank], device)
+        return
+    log.warning(
+        "the checkpoint was made by %d process(es) on %s; the run goes on with %d on %s, and from here on its random "
+        "numbers are others than they would have been",
+        manifest.processes,
+        manifest.device,
+        group.size,
+        describe_device(device),
+    )
+    seed = trainer.params.manual_seed
+    trainer.flipping.manual_seed(derived_seed(seed, f"flip/{manifest.step}"))
+    torch.manual_seed(derived_seed(seed, f"torch/{manifest.step}/{group.rank}"))
+
+
+def _global_generators(device: torch.device) -> dict[str, Any]:
+    """The states of the generators that layers and transforms share in a process."""
+    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), place, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def _set_global_generators(states: dict[str, Any], device: torch.device) -> None:
+    random.setstate(_as_tuples(states["python"]))
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def _as_tuples(state: Any) -> Any:
+    """A generator's state of Python's as it must be given back."""
+    version, numbers, gauss = state
+    return version, tuple(numbers), gauss

@@ -1,0 +1,422 @@
+"""The trainer: one run's network, data, optimiser and everything between two steps."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from components.classifier.augment import PerImageTransforms, random_flips
+from components.classifier.batches import ImageStore, Normaliser, batch_slices
+from components.classifier.inference import Predictions
+from components.classifier.losses import Criterion, counts_of
+from components.classifier.network import Network
+from components.classifier.optimisers import Schedules, build_optimiser, build_schedules, rehearse
+from components.shared.errors import DivergedError, ParamsError, Problem
+from components.shared.model import EpochRecord
+from components.shared.params import Params
+from components.shared.seeds import derived_seed
+from components.train.acceleration import Precision, choose_precision
+from components.train.evaluating import evaluated
+from components.train.group import ALONE, Group
+from components.train.mixing import Mixing
+from components.train.stopwatch import Stopwatch
+
+State = dict[str, Tensor]
+
+# Steps between two looks at the loss: each makes the host wait for the device.
+LOOK_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A split on the device.
+
+    Attributes:
+        images: Where its images are.
+        labels: int64, shape (images,), on the device.
+    """
+
+    images: ImageStore
+    labels: Tensor
+
+
+@dataclass
+class Best:
+    """The best evaluated epoch so far: highest accuracy, then lowest loss, then earliest."""
+
+    epoch: int = 0
+    accuracy: float = -1.0
+    loss: float = math.inf
+    weights: State = field(default_factory=dict)
+
+    def offer(self, epoch: int, accuracy: float, loss: float, network: Network) -> bool:
+        """Take an evaluated epoch if it is better; whether it was."""
+        if (accuracy, -loss) <= (self.accuracy, -self.loss):
+            return False
+        self.epoch, self.accuracy, self.loss = epoch, accuracy, loss
+        self.weights = weights_of(network)
+        return True
+
+
+@dataclass
+class Position:
+    """How far a run is.
+
+    Attributes:
+        epoch: The epoch that is being trained, from 1; one more than there are when all are done.
+        batch: Batches of it that are done.
+        step: Steps of the optimiser so far.
+        stale: Evaluations in a row that were not better than the best.
+        stopped: Whether it was stopped early.
+    """
+
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    stale: int = 0
+    stopped: bool = False
+
+
+def weights_of(network: Network) -> State:
+    """A copy of a network's weights and buffers, on the CPU."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
+
+
+class Trainer:
+    """One training run: network, data and the state between steps.
+
+    Args:
+        network: On `device`, initialised.
+        training: The training split.
+        held_out: The split that is evaluated every ``eval_freq`` epochs.
+        params: The run's options.
+        normalise: From stored images to network input.
+        device: Where everything is.
+        group: The processes that train together.
+        precision: Of the forward pass; by default as the params say.
+        compiled: Whether the network is compiled.
+
+    Raises:
+        ParamsError: Optimiser, schedules, loss or transforms cannot be built, or there are too few images.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        training: Labelled,
+        held_out: Labelled,
+        params: Params,
+        normalise: Normaliser,
+        device: torch.device,
+        group: Group = ALONE,
+        *,
+        precision: Precision | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.network = network
+        self.training = training
+        self.held_out = held_out
+        self.params = params
+        self.normalise = normalise
+        self.device = device
+        self.group = group
+        self.precision = precision or choose_precision(params, device)
+        self.criterion = Criterion(params, counts_of(training.labels.cpu(), params.n_classes), device)
+        self.optimiser = build_optimiser(params, network.parameters())
+        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.slices = list(batch_slices(len(training.images), params.batch_size, at_least=2 * group.size))
+        if self.slices[0].stop < group.size:
+            message = f"{len(training.images)} training images are too few for {group.size} processes"
+            raise ParamsError([Problem("batch_size", message)])
+        self._groups = _grouped(len(self.slices), params.gradient_accumulation_steps)
+        if problems := rehearse(params, len(self._groups)):
+            raise ParamsError(problems)
+        self.schedules: Schedules = build_schedules(params, self.optimiser, len(self._groups))
+        self.transforms = (
+            PerImageTransforms(params.additional_transforms, params.image_shape)
+            if params.additional_transforms
+            else None
+        )
+        # On the CPU, so that the order is the same on every device.
+        self.shuffling = torch.Generator().manual_seed(derived_seed(params.manual_seed, "shuffle"))
+        self.flipping = torch.Generator(device).manual_seed(derived_seed(params.manual_seed, "flip"))
+        self.mixing = Mixing(params, random.Random(derived_seed(params.manual_seed, "mix")))  # noqa: S311 - no secret
+        self.average: AveragedModel | None = None
+        if params.ema_decay:
+            decay = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(network, device, multi_avg_fn=decay, use_buffers=True)
+        self._model, self._unsynced = self._wrapped(compiled)
+        self.history: list[EpochRecord] = []
+        self.best = Best()
+        self.position = Position()
+        self.stopwatch = Stopwatch(device)
+        self.begin_epoch()
+
+    def _wrapped(self, compiled: bool) -> tuple[Callable[[Tensor], Tensor], Callable[[], Any]]:
+        """The network as a step calls it, and what keeps gradients from being averaged."""
+        model: Any = self.network
+        unsynced: Callable[[], Any] = nullcontext
+        if self.group.size > 1:
+            on = [self.device] if self.device.type == "cuda" else None
+            # Buffers of rank 0 at each forward pass: what is evaluated is one network, not one a process.
+            model = DistributedDataParallel(self.network, device_ids=on)
+            unsynced = model.no_sync
+        return torch.compile(model) if compiled else model, unsynced
+
+    def begin_epoch(self) -> None:
+        """Have nothing summed up yet, and remember where the order of the coming epoch is drawn from."""
+        self.order_state = self.shuffling.get_state()
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.weight_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.right = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.learning_rate = float(self.optimiser.param_groups[0]["lr"])
+        self.epoch_seconds = 0.0
+
+    @property
+    def evaluated_network(self) -> Network:
+        """What is evaluated and kept: the average of the weights where there is one."""
+        return cast("Network", self.average.module) if self.average is not None else self.network
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.position.stopped or self.position.epoch > self.params.num_epochs
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the optimiser in one epoch."""
+        return len(self._groups)
+
+    @property
+    def images_trained(self) -> int:
+        """Images of all batches that were trained so far."""
+        done = self.slices[self.position.batch - 1].stop if self.position.batch else 0
+        return len(self.history) * len(self.training.images) + done
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images per second of training time so far, evaluation not counted."""
+        return self.images_trained / max(self.stopwatch.training, 1e-9)
+
+    def epoch_order(self) -> Tensor:
+        """Indices of the training images in the order of the coming epoch; int64, on the CPU."""
+        count = len(self.training.images)
+        if self.params.shuffle_dataset:
+            return torch.randperm(count, generator=self.shuffling)
+        return torch.arange(count)
+
+    def prepared(self, images: Tensor, whole: slice) -> Tensor:
+        """Network input, float32 (batch, channels, height, width), of stored training images.
+
+        Args:
+            images: uint8, shape (batch, height, width, channels): this process's of a batch.
+            whole: The batch among the epoch's images.
+        """
+        if self.params.flip_images:
+            own = self.group.own(whole)
+            images = random_flips(
+                images,
+                self.params.flip_probability,
+                self.flipping,
+                of=whole.stop - whole.start,
+                begin=own.start - whole.start,
+            )
+        if self.transforms is not None:
+            return self.normalise.of_unit(self.transforms(images))
+        return self.normalise(images)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Network input and labels of some training images, as a step would get them."""
+        images = self.training.images.take(indices)
+        return self.prepared(images, slice(0, len(indices))), self.training.labels[indices.to(self.device)]
+
+    def train_rest(self, after_step: Callable[[], None]) -> None:
+        """Train what is left of the epoch.
+
+        Args:
+            after_step: Called after every step of the optimiser; may raise, and the position is then that step's.
+        """
+        self.network.train()
+        first = self.position.batch
+        order = self.epoch_order()
+        labels = self.training.labels[order.to(self.device)]
+        own = [self.group.own(part) for part in self.slices]
+        images = self.training.images.batches(order, own[first:])
+        try:
+            self.stopwatch.begin()
+            for begin, end in self._groups:
+                if end <= first:
+                    continue
+                seconds = self.stopwatch.training
+                self.stopwatch.begin_step()
+                weight = self.criterion.weight_of(labels[self.slices[begin].start : self.slices[end - 1].stop])
+                for index in range(begin, end):
+                    whole, part = self.slices[index], own[index]
+                    self._accumulate(self.prepared(next(images), whole), labels[part], weight, is_last=index == end - 1)
+                self._step()
+                self.position.batch = end
+                self.position.step += 1
+                self.epoch_seconds += self.stopwatch.training - seconds
+                after_step()
+        finally:
+            images.close()
+
+    def _accumulate(self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool) -> None:
+        """Add a batch's gradients; `weight` is of all batches that make one step."""
+        mixed = self.mixing(images, labels) if self.mixing.is_on else None
+        self.stopwatch.lap("data")
+        with nullcontext() if is_last else self._unsynced():
+            with self.precision.autocast(self.device):
+                logits = self._model(images if mixed is None else mixed.images).float()
+            losses = self.criterion(logits, labels)
+            if mixed is not None:
+                losses = torch.lerp(self.criterion(logits, mixed.others), losses, mixed.share)
+                labels = labels if mixed.share >= 0.5 else mixed.others
+            loss = losses.sum()
+            # Averaged over the processes by the gradients' exchange, and meant to be summed.
+            (loss * (self.group.size / weight)).backward()  # type: ignore[no-untyped-call]
+        # Sums stay on the device: reading a value here would make the host wait for every step.
+        self.loss_sum += loss.detach()
+        self.right += (logits.detach().argmax(dim=1) == labels).sum()
+        if is_last:
+            self.weight_sum += weight
+        self.stopwatch.lap("forward_backward")
+
+    def _step(self) -> None:
+        if self.params.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.params.max_grad_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        self.schedules.step_batch()
+        self.stopwatch.lap("optimiser")
+
+    @property
+    def loss_so_far(self) -> float:
+        """Mean loss of the epoch so far, of this process's images; the host waits for the device."""
+        share = self.loss_sum * self.group.size / self.weight_sum
+        return float(share.item())
+
+    def require_numbers(self) -> None:
+        """See that the loss is a number.
+
+        Raises:
+            DivergedError: It is not.
+        """
+        losses = self.group.gathered(self.loss_so_far) if self.position.batch else []
+        if wrong := [loss for loss in losses if not math.isfinite(loss)]:
+            raise self.diverged(f"the training loss became {wrong[0]}")
+
+    def require_finite_weights(self) -> None:
+        """See that what a checkpoint would keep is worth keeping.
+
+        Raises:
+            DivergedError: A weight is NaN or infinite.
+        """
+        self.require_numbers()
+        norms = torch.stack(torch._foreach_norm(list(self.network.parameters())))
+        if not all(self.group.gathered(bool(norms.isfinite().all()))):
+            raise self.diverged("a weight became NaN or infinite")
+
+    def diverged(self, what: str) -> DivergedError:
+        """The error of a run that has left the numbers, and what usually helps."""
+        position = self.position
+        where = f"epoch {position.epoch} of {self.params.num_epochs}, batch {position.batch} of {len(self.slices)}"
+        advice = [f"a lower learning_rate (now {self.learning_rate:g})"]
+        advice += [] if self.params.normalise_images else ["normalise_images: true"]
+        advice += [] if self.params.max_grad_norm else ["max_grad_norm: 1.0"]
+        advice += [] if self.params.warmup_epochs else ["warmup_epochs: 1"]
+        return DivergedError(f"{what} in {where}; {' or '.join(advice)} usually helps")
+
+    def end_epoch(self, poll: Callable[[], None] = lambda: None) -> tuple[EpochRecord, Predictions | None]:
+        """Evaluate if it is due, step the schedules, and go on to the next epoch.
+
+        Args:
+            poll: Called between chunks of the evaluation; may raise, and the epoch then has not ended.
+
+        Returns:
+            The epoch's record, and what the evaluation predicted.
+
+        Raises:
+            DivergedError: A loss is no longer a number.
+        """
+        epoch = self.position.epoch
+        self.stopwatch.begin()
+        sums = self.group.summed(torch.stack((self.loss_sum, self.right.to(torch.float64))))
+        loss, right = (sums / torch.stack((self.weight_sum, torch.full_like(self.weight_sum, self._count)))).tolist()
+        self.epoch_seconds += self._waited()
+        if not math.isfinite(loss):
+            raise self.diverged(f"the training loss became {loss}")
+        record = EpochRecord(
+            epoch=epoch,
+            learning_rate=self.learning_rate,
+            train_loss=loss,
+            train_accuracy=right,
+            images_per_second=self._count / max(self.epoch_seconds, 1e-9),
+        )
+        predictions = None
+        if epoch % self.params.eval_freq == 0 or epoch == self.params.num_epochs:
+            predictions = self.predictions(poll=poll)
+            metrics = predictions.metrics()
+            self.stopwatch.lap("evaluation")
+            if not math.isfinite(metrics.loss):
+                raise self.diverged(f"the evaluated loss became {metrics.loss}")
+            record = record.model_copy(update=metrics.as_dict())
+            better = self.best.offer(epoch, metrics.accuracy, metrics.loss, self.evaluated_network)
+            self.position.stale = 0 if better else self.position.stale + 1
+            self.position.stopped = self.position.stale == self.params.early_stopping_patience
+        self.schedules.step(record.loss, record.accuracy)
+        self.history.append(record)
+        self.position.epoch, self.position.batch = epoch + 1, 0
+        self.begin_epoch()
+        self.stopwatch.lap("other")
+        return record, predictions
+
+    @property
+    def _count(self) -> int:
+        return len(self.training.images)
+
+    def _waited(self) -> float:
+        """Seconds that the device still took for the steps once the host had asked for their sums."""
+        before = self.stopwatch.training
+        self.stopwatch.lap("forward_backward")
+        return self.stopwatch.training - before
+
+    def predictions(self, *, every_class: bool = False, poll: Callable[[], None] = lambda: None) -> Predictions:
+        """What the network says of the held-out images, each counted once whoever computed it."""
+        with self.precision.autocast(self.device):
+            return evaluated(
+                self.evaluated_network,
+                self.held_out.images,
+                self.held_out.labels,
+                self.normalise,
+                self.group,
+                every_class=every_class,
+                poll=poll,
+            )
+
+    def predict_with_best(self) -> Predictions:
+        """What the best weights say of the held-out images, with every class's probability."""
+        network = self.evaluated_network
+        last = weights_of(network)
+        network.load_state_dict(self.best.weights)
+        predictions = self.predictions(every_class=True)
+        network.load_state_dict(last)
+        return predictions
+
+
+def _grouped(batches: int, together: int) -> Sequence[tuple[int, int]]:
+    """First and last-but-one batch of each step of the optimiser."""
+    bounds = [*range(0, batches, together), batches]
+    return list(pairwise(bounds))

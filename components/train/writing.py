@@ -1,0 +1,114 @@
+"""The model directory: weights, export and manifest of a finished training."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import save_file
+
+from components.classifier.device import describe_device
+from components.classifier.export import export_for_serving
+from components.classifier.network import Network, network_of
+from components.shared.artifacts import ArtifactWriter, FileRecord, Normalisation
+from components.shared.dataset import Dataset
+from components.shared.model import ModelManifest, Provenance, Selection
+from components.shared.version import __version__
+from components.train.trainer import State, Trainer
+
+
+@dataclass(frozen=True)
+class WrittenFiles:
+    """The files of a model directory beside its manifest.
+
+    Attributes:
+        weights: Of the best evaluated epoch.
+        last_weights: After the last epoch.
+        export: The serving program, where the network has one.
+    """
+
+    weights: FileRecord
+    last_weights: FileRecord
+    export: FileRecord | None
+
+
+def write_weights(
+    writer: ArtifactWriter,
+    trainer: Trainer,
+    data: Dataset,
+    normalisation: Normalisation | None,
+    log: logging.Logger,
+) -> WrittenFiles:
+    """Write what a training has made, all but the manifest."""
+    last = _portable(trainer.evaluated_network.state_dict())
+    best = _portable(trainer.best.weights)
+    written = {}
+    for name, state in (("model.safetensors", best), ("last.safetensors", last)):
+        written[name] = writer.new_file(name)
+        save_file(state, written[name])
+    network = network_of(trainer.params)
+    network.load_state_dict(best)
+    exported = writer.new_file("model.pt2")
+    reason = export_for_serving(network, data.manifest.image, normalisation, exported)
+    if reason:
+        log.warning("this network has no serving export: %s", reason)
+    return WrittenFiles(
+        weights=writer.record(written["model.safetensors"]),
+        last_weights=writer.record(written["last.safetensors"]),
+        export=None if reason else writer.record(exported),
+    )
+
+
+def _portable(state: State) -> State:
+    """Weights on the CPU in torch's usual memory order, so that equal weights are equal files."""
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+
+def selection_of(trainer: Trainer, data: Dataset) -> Selection:
+    """Which epoch's weights the model has."""
+    best = trainer.best
+    return Selection(epoch=best.epoch, split=data.selection_split, loss=best.loss, accuracy=best.accuracy)
+
+
+def manifest_for(
+    trainer: Trainer,
+    data: Dataset,
+    normalisation: Normalisation | None,
+    files: WrittenFiles,
+    dataset_sha256: str,
+) -> ModelManifest:
+    """The manifest of what was written."""
+    params = trainer.params
+    return ModelManifest(
+        created_by=f"shutterline {__version__}",
+        classes=data.manifest.classes,
+        image=data.manifest.image,
+        normalisation=normalisation,
+        net_arch=[layer.model_dump(by_alias=True) for layer in params.net_arch],
+        parameters=count_parameters(trainer.network),
+        weights=files.weights,
+        last_weights=files.last_weights,
+        export=files.export,
+        selection=selection_of(trainer, data),
+        history=trainer.history,
+        provenance=Provenance(
+            params=params.to_dict(),
+            params_sha256=params.digest(),
+            dataset_sha256=dataset_sha256,
+            device=describe_device(trainer.device),
+            versions={
+                "shutterline": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+            },
+            seconds=sum(trainer.stopwatch.seconds.values()),
+            images_per_second=trainer.images_per_second,
+        ),
+    )
+
+
+def count_parameters(network: Network) -> int:
+    """Trainable parameters of a network."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
