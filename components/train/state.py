@@ -136,7 +136,8 @@ def _restore_generators(
 
 def _global_generators(device: torch.device) -> dict[str, Any]:
     """The states of the generators that layers and transforms share in a process."""
-    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    legacy: Any = np.random.get_state(legacy=True)
+    kind, keys, place, has_gauss, gauss = legacy
     return {
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), place, has_gauss, gauss),

@@ -107,8 +107,8 @@ class Checkpoints:
         directory: The same for every attempt of a run; None: beside the model, where checkpoints of another run go,
             as the model itself does.
         start_over: Remove what is there and begin anew.
-        on_saved: Called on a thread of its own with each checkpoint's manifest file, once it is whole; whether it may be
-            told of.
+        on_saved: Called on a thread of its own with each checkpoint's manifest file, once it is whole;
+            whether it may be told of.
     """
 
     directory: Path | None = None
@@ -277,8 +277,9 @@ class _Run:
             keeper = None
             if is_first:
                 keeper = stack.enter_context(CheckpointKeeper(directory, params.keep_checkpoints, checkpoints.on_saved))
-            for record in trainer.history if curves is not None else ():
-                curves.epoch(record, split)
+            for record in trainer.history:
+                if curves is not None:
+                    curves.epoch(record, split)
             loop = TrainingLoop(trainer, keeper, told, self.dataset_sha256, status, progress)
 
             def on_epoch(record: EpochRecord, predictions: Predictions | None) -> None:
@@ -347,7 +348,7 @@ def _synchronised(network: Any, device: torch.device) -> Any:
     """The network with batch statistics over all GPUs."""
     if device.type != "cuda":
         raise ParamsError([Problem("sync_batch_norm", "needs GPUs: torch's SyncBatchNorm does not run on the CPU")])
-    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
 
 
 def _has_room(parameters: int, device: torch.device) -> None:
