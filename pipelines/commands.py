@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         params = with_absolute_paths(params)
     target = _target(in_containers, params, data)
     out = options.out or _new_directory()
-    done = run_local(params, data, out, _show, target)
+    done = run_local(params, data, out, _show, target, start_over=options.start_over)
     if options.json:
         print_json(done.document)
     elif done.document["error"]:

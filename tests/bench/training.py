@@ -21,8 +21,8 @@ from components.classifier.optimisers import build_optimiser
 from components.shared.artifacts import Normalisation
 from components.shared.logs import step_logger
 from components.shared.params import Params
-from components.train.loop import Labelled, Trainer
 from components.train.progress import Progress
+from components.train.trainer import Labelled, Trainer
 from pipelines.params_files import EXAMPLES
 from tests.bench.measure import Ratio, compare, seconds
 from tests.examples import digits

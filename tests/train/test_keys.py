@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from components.classifier.batches import Normaliser, store_images
-from components.classifier.checkpoint import list_checkpoints, load_checkpoint
 from components.classifier.network import network_of
 from components.data_prep.prepare import prepare
 from components.evaluate.evaluate import evaluate
 from components.shared.dataset import open_dataset
 from components.shared.errors import DeviceError, InputError
 from components.shared.model import ModelManifest, open_model
-from components.train.loop import Labelled, Trainer
+from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, read_state
 from components.train.train import TrainResult, train
+from components.train.trainer import Labelled, Trainer
 from tests.examples import DIGITS, small
 
 
@@ -223,9 +223,11 @@ def test_save_freq_and_keep_checkpoints(dataset: Path, tmp_path: Path) -> None:
     result = trained(dataset, tmp_path, num_epochs=7, save_freq=2, keep_checkpoints=3)
 
     kept = list_checkpoints(result.checkpoints)
-    assert [file.name for file in kept] == ["epoch-00004.pt", "epoch-00006.pt", "epoch-00007.pt"]
-    state = load_checkpoint(kept[-1])
-    assert state["epoch"] == 7
+    # Named by what comes next: of seven epochs, the eighth.
+    assert [file.stem for file in kept] == [f"epoch-0000{epoch}-batch-000000" for epoch in (5, 7, 8)]
+    last = read_checkpoint_manifest(kept[-1])
+    assert last.finished
+    state = read_state(kept[-1], last)
     assert len(state["history"]) == 7
     assert set(state["network"]) == set(network_of(small()).state_dict())
 

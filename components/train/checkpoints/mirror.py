@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from components.shared.artifacts import sha256_of
 from components.shared.errors import ShutterlineError
 from components.shared.storage.fetch import fetch_tree
 from components.shared.storage.listing import list_names
@@ -16,8 +15,10 @@ from components.shared.storage.publish import delete, write_file
 from components.train.checkpoints.format import (
     DamagedError,
     is_checkpoint_file,
+    order_of,
     read_checkpoint_manifest,
     remove_checkpoint,
+    verified_state,
 )
 
 
@@ -69,7 +70,7 @@ class CheckpointMirror:
         states = {Path(name).with_suffix(".json").name for name in found if name.endswith(".pt")}
         for name in sorted(states - self._there if not start_over else states | self._there):
             self._remove(name)  # of a writer that was killed before its manifest was there, or all
-        for name in sorted(self._there, reverse=True):
+        for name in sorted(self._there, key=order_of, reverse=True):
             try:
                 self._fetch(name)
             except DamagedError as error:
@@ -90,9 +91,8 @@ class CheckpointMirror:
             raise DamagedError(f"{name} names no state")
         if manifest.state.file not in list_names(self._place):
             raise DamagedError(f"{manifest.state.file} is missing")
-        state = fetch_tree(self._place.child(manifest.state.file), self._local)
-        if state.stat().st_size != manifest.state.bytes or sha256_of(state) != manifest.state.sha256:
-            raise DamagedError(f"{manifest.state.file} is not what its manifest says")
+        fetch_tree(self._place.child(manifest.state.file), self._local)
+        verified_state(path, manifest)
 
     def saved(self, path: Path) -> bool:
         """Upload a checkpoint by its manifest's file, which goes last; whether it is there."""
@@ -100,7 +100,7 @@ class CheckpointMirror:
             for file in (path.with_suffix(".pt"), path):
                 write_file(self._place.child(file.name), file)
             self._there.add(path.name)
-            for old in sorted(self._there)[: -self._keep]:
+            for old in sorted(self._there, key=order_of)[: -self._keep]:
                 self._remove(old)
         except (ShutterlineError, OSError) as error:
             self._log.warning("a checkpoint was saved and not uploaded: %s", error)
