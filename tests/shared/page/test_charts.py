@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from components.evaluate.charts import Series, line_chart
+from components.shared.page.charts import Series, line_chart
 
 WIDTH, HEIGHT = 380, 230
 
