@@ -25,10 +25,11 @@ from components.shared.dataset import DATASET, Dataset, open_dataset, training_s
 from components.shared.errors import ArtifactError, ParamsError, Problem
 from components.shared.events.data import Emit, Succeeded, unheard
 from components.shared.logs import step_logger
-from components.shared.model import MODEL, ModelManifest, Provenance, Selection
+from components.shared.model import LEARNING_CURVES, MODEL, ModelManifest, Provenance, Selection
 from components.shared.params import Params
 from components.shared.version import __version__
 from components.train.curves import Curves
+from components.train.learning_curves import write_learning_curves
 from components.train.loop import Labelled, State, Trainer
 from components.train.progress import Progress
 from components.train.status import TrainingStatus
@@ -137,7 +138,7 @@ def train(
         _run(trainer, data, kept, model / "tensorboard", emit, on_checkpoint)
         seconds = time.perf_counter() - start
         files = _write_weights(writer, trainer, data, normalisation)
-        manifest = _manifest(trainer, data, normalisation, files, seconds, dataset_sha256)
+        manifest = _with_curves(writer, _manifest(trainer, data, normalisation, files, seconds, dataset_sha256))
         writer.commit(manifest)
     return TrainResult(
         model=model,
@@ -279,6 +280,13 @@ def _write_weights(
 def _portable(state: State) -> State:
     """Weights on the CPU in torch's usual memory order, so that equal weights are equal files."""
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+
+def _with_curves(writer: ArtifactWriter, manifest: ModelManifest) -> ModelManifest:
+    """Write the learning curves, and name them in the manifest."""
+    file = writer.new_file(LEARNING_CURVES)
+    write_learning_curves(file, manifest)
+    return manifest.model_copy(update={"learning_curves": writer.record(file)})
 
 
 def _manifest(
