@@ -46,7 +46,7 @@ def time_shares(speed: Speed) -> list[tuple[str, float]]:
 
 
 def speed_lines(speed: Speed) -> list[str]:
-    """The report in two lines, for a log."""
+    """The report in two lines, for a log: rates, and parts of the wall time where they are known."""
     rates = "; ".join(
         f"{name} {value}{f', {part} of it reached' if part else ''}"
         for name, value, part in speed_rows(speed)
@@ -54,7 +54,7 @@ def speed_lines(speed: Speed) -> list[str]:
     )
     facts = ", ".join(f"{name} {value}" for name, value in speed_facts(speed))
     shares = ", ".join(f"{name} {_percent(share)}" for name, share in time_shares(speed))
-    return [f"speed: {rates} ({facts})", f"time: {shares}"]
+    return [f"speed: {rates} ({facts})", *([f"time: {shares}"] if shares else [])]
 
 
 def speed_markdown(speed: Speed) -> str:
