@@ -124,11 +124,13 @@ def _ticks(axis: _Axis) -> list[float]:
 
 
 def _grid(axis: _Axis) -> str:
-    parts = []
+    parts, room = [], _LEFT - 6
     for tick in _ticks(axis):
-        y = axis.place(tick)
+        y, words = axis.place(tick), _number(tick)
+        # What stands beyond the edge is cut off: a long number is pressed into the room there is.
+        fit = f' textLength="{room}" lengthAdjust="spacingAndGlyphs"' if _wide(words) > room else ""
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="up" x="{_LEFT - 6}" y="{y + 4:.1f}">{_number(tick)}</text>')
+        parts.append(f'<text class="up" x="{_LEFT - 6}" y="{y + 4:.1f}"{fit}>{words}</text>')
     return "".join(parts)
 
 
@@ -139,8 +141,8 @@ def _epoch_ticks(axis: _Axis) -> str:
     ticks = [first, *(tick for tick in range(step * (first // step + 1), last + 1, step) if tick - first > step / 2)]
 
     def place(tick: int) -> float:
-        # A digit is 7 units wide, and what stands beyond the edge is cut off.
-        return min(axis.place(tick), _WIDTH - 3.5 * len(str(tick)))
+        # What stands beyond the edge is cut off.
+        return min(axis.place(tick), _WIDTH - _wide(str(tick)) / 2)
 
     return (
         "".join(
@@ -173,6 +175,11 @@ def _thinned(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
         lowest, highest = (choose(indices, key=lambda index: places[index][1]) for choose in (min, max))
         kept += sorted({indices[0], lowest, highest, indices[-1]})
     return [places[index] for index in kept]
+
+
+def _wide(number: str) -> float:
+    """Units that a number takes at the style's 12.5 px, in a wide font such as DejaVu Sans."""
+    return sum(4 if letter in ".-" else 8 for letter in number)
 
 
 def _number(value: float) -> str:
