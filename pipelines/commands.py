@@ -106,8 +106,8 @@ def result_table(document: dict[str, Any], out: Path) -> list[str]:
     width = max(len(name) for name, _ in rows)
     rule = "-" * (width + 10)
     lines = [rule, *(f"{name:<{width}}  {value:>8}" for name, value in rows), rule]
-    lines += [f"{name:<8} {out / file}" for name, file in (("model", "model"), ("result", "result.json"))]
-    return [*lines, f"{'report':<8} {out / 'report.html'}"]
+    places = {"model": "model", "result": "result.json", "curves": "learning-curves.html", "report": "report.html"}
+    return [*lines, *(f"{name:<8} {out / file}" for name, file in places.items())]
 
 
 def validate(options: argparse.Namespace) -> int:

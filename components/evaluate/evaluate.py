@@ -29,6 +29,7 @@ from components.shared.evaluation import EVALUATION, ClassRecord, EvaluationMani
 from components.shared.events.data import Emit, Progress, Succeeded, unheard
 from components.shared.logs import step_logger
 from components.shared.model import MODEL, Model, open_model, weight_files
+from components.shared.page.document import write_page
 from components.shared.params import Params
 from components.shared.version import __version__
 
@@ -124,8 +125,7 @@ def evaluate(*, model: Path, dataset: Path, evaluation: Path, params: Params, em
         _write_predictions(predictions_file, findings)
         report_file = writer.new_file("report.html")
         page = render_report(findings, mistakes, source.manifest, data.manifest)
-        # What UTF-8 cannot hold is half a character from a manifest's JSON; it must not end an evaluation.
-        report_file.write_bytes(page.encode("utf-8", "xmlcharrefreplace"))
+        write_page(report_file, page)
         manifest = _manifest(findings, source, data, writer.record(predictions_file), writer.record(report_file))
         writer.commit(manifest)
     return EvaluateResult(

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-# In the order in which they are shown.
-PARTS = ("data", "forward_backward", "optimiser", "evaluation", "checkpoints", "status", "other")
-STEP_PARTS = PARTS[:3]
+from components.shared.model import TIME_SHARES
+
+STEP_PARTS = TIME_SHARES[:3]
 
 # On a GPU every so many steps are timed on the device: an event costs some microseconds.
 _SAMPLED = 25
@@ -80,4 +80,4 @@ class Stopwatch:
             for part in STEP_PARTS:
                 seconds[part] = self.training * self._on_device[part] / sampled
         total = sum(seconds.values()) or 1.0
-        return {part: seconds[part] / total for part in PARTS}
+        return {part: seconds[part] / total for part in TIME_SHARES}

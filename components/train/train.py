@@ -22,7 +22,7 @@ from components.shared.dataset import DATASET, Dataset, open_dataset, training_s
 from components.shared.errors import ArtifactError, DivergedError, ParamsError, Problem
 from components.shared.events.data import Emit, Succeeded, unheard
 from components.shared.logs import step_logger
-from components.shared.model import MODEL, EpochRecord, Selection
+from components.shared.model import MODEL, EpochRecord, Selection, Speed
 from components.shared.params import Params
 from components.shared.seeds import derived_seed
 from components.shared.signals import Deferred, Terminated, ends_deferred
@@ -34,10 +34,18 @@ from components.train.curves import Curves
 from components.train.group import Group, joined
 from components.train.loop import TrainingLoop
 from components.train.progress import Progress
+from components.train.speed import measure_speed
+from components.train.speed_text import speed_lines
 from components.train.state import restore
 from components.train.status import TrainingStatus
 from components.train.trainer import Labelled, Trainer
-from components.train.writing import count_parameters, manifest_for, selection_of, write_weights
+from components.train.writing import (
+    count_parameters,
+    manifest_for,
+    selection_of,
+    with_learning_curves,
+    write_weights,
+)
 
 _log = step_logger("train")
 
@@ -158,13 +166,18 @@ def train(
         run = _Run(data, sha256_of(dataset / DATASET.manifest_file), params, device, group, table)
         kept = checkpoints.beside(model)
         resumed = run.resume(checkpoints, kept)
-        if not run.train(kept, checkpoints, model / "tensorboard", emit, told):
+        curves = stack.enter_context(Curves(model / "tensorboard")) if group.is_first else None
+        if not run.train(kept, checkpoints, curves, emit, told):
             # If it was this process that was told, its own handler of the signal says so when this block is left.
             raise Terminated
         trainer = run.trainer
         if writer is not None:
             files = write_weights(writer, trainer, data, run.normalisation, _log)
-            writer.commit(manifest_for(trainer, data, run.normalisation, files, run.dataset_sha256))
+        speed = run.speed()
+        if writer is not None and curves is not None:
+            curves.speed(speed, len(trainer.history))
+            manifest = manifest_for(trainer, data, run.normalisation, files, run.dataset_sha256, speed)
+            writer.commit(with_learning_curves(writer, manifest))
     return TrainResult(
         model=model,
         selection=selection_of(trainer, data),
@@ -218,9 +231,9 @@ class _Run:
 
         training, held_out = labelled("train"), labelled(data.selection_split)
         precision = choose_precision(params, device)
-        compiling = choose_compiling(
-            params, device, self.flops_per_image * len(training.images) * params.num_epochs / group.size
-        )
+        flops = self.flops_per_image * len(training.images) * params.num_epochs / group.size
+        compiling = choose_compiling(params, device, flops)
+        self.compiled = compiling.is_on
         trainer = Trainer(
             network,
             training,
@@ -262,7 +275,9 @@ class _Run:
         _log.info("going on from a checkpoint of %s", found.manifest.place)
         return found.manifest.place
 
-    def train(self, directory: Path, checkpoints: Checkpoints, tensorboard: Path, emit: Emit, told: Deferred) -> bool:
+    def train(
+        self, directory: Path, checkpoints: Checkpoints, curves: Curves | None, emit: Emit, told: Deferred
+    ) -> bool:
         """All that is left to train; whether that was all, and the process was not told to end."""
         trainer, params, split = self.trainer, self.params, self.data.selection_split
         is_first = trainer.group.is_first
@@ -272,7 +287,6 @@ class _Run:
             emit, params.num_epochs, batches, len(trainer.training.images), split, str(trainer.device), done
         )
         with ExitStack() as stack:
-            curves = stack.enter_context(Curves(tensorboard)) if is_first else None
             progress = stack.enter_context(Progress(params.mode, params.num_epochs, batches, _log, done))
             keeper = None
             if is_first:
@@ -304,6 +318,13 @@ class _Run:
                     keeper.wait()
                 loop.close()
             return is_done
+
+    def speed(self) -> Speed:
+        """How near training came to what is possible; the weights are no longer those of the training after it."""
+        found = measure_speed(self.trainer, self.flops_per_image, compiled=self.compiled)
+        for line in speed_lines(found):
+            _log.info("%s", line)
+        return found
 
 
 def _last_good(directory: Path) -> str:

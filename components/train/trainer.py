@@ -28,7 +28,7 @@ from components.shared.seeds import derived_seed
 from components.train.acceleration import Precision, choose_precision
 from components.train.evaluating import evaluated
 from components.train.group import ALONE, Group
-from components.train.mixing import Mixing
+from components.train.mixing import Mixed, Mixing
 from components.train.stopwatch import Stopwatch
 
 State = dict[str, Tensor]
@@ -215,22 +215,16 @@ class Trainer:
             return torch.randperm(count, generator=self.shuffling)
         return torch.arange(count)
 
-    def prepared(self, images: Tensor, whole: slice) -> Tensor:
+    def prepared(self, images: Tensor, of: int, begin: int = 0) -> Tensor:
         """Network input, float32 (batch, channels, height, width), of stored training images.
 
         Args:
             images: uint8, shape (batch, height, width, channels): this process's of a batch.
-            whole: The batch among the epoch's images.
+            of: How many images the whole batch has.
+            begin: Which of them is the first of these.
         """
         if self.params.flip_images:
-            own = self.group.own(whole)
-            images = random_flips(
-                images,
-                self.params.flip_probability,
-                self.flipping,
-                of=whole.stop - whole.start,
-                begin=own.start - whole.start,
-            )
+            images = random_flips(images, self.params.flip_probability, self.flipping, of=of, begin=begin)
         if self.transforms is not None:
             return self.normalise.of_unit(self.transforms(images))
         return self.normalise(images)
@@ -238,7 +232,7 @@ class Trainer:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Network input and labels of some training images, as a step would get them."""
         images = self.training.images.take(indices)
-        return self.prepared(images, slice(0, len(indices))), self.training.labels[indices.to(self.device)]
+        return self.prepared(images, len(indices)), self.training.labels[indices.to(self.device)]
 
     def train_rest(self, after_step: Callable[[], None]) -> None:
         """Train what is left of the epoch.
@@ -262,7 +256,8 @@ class Trainer:
                 weight = self.criterion.weight_of(labels[self.slices[begin].start : self.slices[end - 1].stop])
                 for index in range(begin, end):
                     whole, part = self.slices[index], own[index]
-                    self._accumulate(self.prepared(next(images), whole), labels[part], weight, is_last=index == end - 1)
+                    prepared = self.prepared(next(images), whole.stop - whole.start, part.start - whole.start)
+                    self._accumulate(prepared, labels[part], weight, is_last=index == end - 1)
                 self._step()
                 self.position.batch = end
                 self.position.step += 1
@@ -275,6 +270,12 @@ class Trainer:
         """Add a batch's gradients; `weight` is of all batches that make one step."""
         mixed = self.mixing(images, labels) if self.mixing.is_on else None
         self.stopwatch.lap("data")
+        self._backward(images, labels, mixed, weight, is_last=is_last)
+        self.stopwatch.lap("forward_backward")
+
+    def _backward(
+        self, images: Tensor, labels: Tensor, mixed: Mixed | None, weight: Tensor | int, *, is_last: bool
+    ) -> None:
         with nullcontext() if is_last else self._unsynced():
             with self.precision.autocast(self.device):
                 logits = self._model(images if mixed is None else mixed.images).float()
@@ -290,17 +291,34 @@ class Trainer:
         self.right += (logits.detach().argmax(dim=1) == labels).sum()
         if is_last:
             self.weight_sum += weight
-        self.stopwatch.lap("forward_backward")
+
+    def constant_step(self, images: Tensor, labels: Tensor) -> None:
+        """A step of the optimiser, all of its batches one and the same: what a step costs if its data costs nothing.
+
+        It changes weights and sums; for measurements after training.
+
+        Args:
+            images: Network input.
+            labels: int64, shape (batch,).
+        """
+        together = self.params.gradient_accumulation_steps
+        weight = self.criterion.weight_of(labels) * (together * self.group.size)
+        for index in range(together):
+            self._backward(images, labels, None, weight, is_last=index == together - 1)
+        self._optimise()
 
     def _step(self) -> None:
+        self._optimise()
+        self.schedules.step_batch()
+        self.stopwatch.lap("optimiser")
+
+    def _optimise(self) -> None:
         if self.params.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.params.max_grad_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.network)
-        self.schedules.step_batch()
-        self.stopwatch.lap("optimiser")
 
     @property
     def loss_so_far(self) -> float:

@@ -14,8 +14,9 @@ from components.classifier.export import export_for_serving
 from components.classifier.network import Network, network_of
 from components.shared.artifacts import ArtifactWriter, FileRecord, Normalisation
 from components.shared.dataset import Dataset
-from components.shared.model import ModelManifest, Provenance, Selection
+from components.shared.model import LEARNING_CURVES, ModelManifest, Provenance, Selection, Speed
 from components.shared.version import __version__
+from components.train.learning_curves import write_learning_curves
 from components.train.trainer import State, Trainer
 
 
@@ -78,6 +79,7 @@ def manifest_for(
     normalisation: Normalisation | None,
     files: WrittenFiles,
     dataset_sha256: str,
+    speed: Speed,
 ) -> ModelManifest:
     """The manifest of what was written."""
     params = trainer.params
@@ -105,8 +107,16 @@ def manifest_for(
             },
             seconds=sum(trainer.stopwatch.seconds.values()),
             images_per_second=trainer.images_per_second,
+            speed=speed,
         ),
     )
+
+
+def with_learning_curves(writer: ArtifactWriter, manifest: ModelManifest) -> ModelManifest:
+    """Write the learning curves, and name them in the manifest."""
+    file = writer.new_file(LEARNING_CURVES)
+    write_learning_curves(file, manifest)
+    return manifest.model_copy(update={"learning_curves": writer.record(file)})
 
 
 def count_parameters(network: Network) -> int:

@@ -315,7 +315,11 @@ def test_eval_metric_compute_freq_and_eval_batch_size(
 def test_eval_batch_size_never_changes_training(dataset: Path, tmp_path: Path) -> None:
     one, many = (manifest(dataset, tmp_path / str(size), eval_batch_size=size) for size in (1, 64))
 
-    assert one.history == many.history
+    # No two runs are equally fast.
+    first, second = (
+        [record.model_copy(update={"images_per_second": None}) for record in model.history] for model in (one, many)
+    )
+    assert first == second
     assert one.weights == many.weights
 
 
