@@ -23,12 +23,13 @@ _STEPS = 100_000
 
 
 def build_optimiser(params: Params, parameters: Iterable[Tensor]) -> Optimizer:
-    """The optimiser over a network's parameters.
+    """The optimiser over a network's parameters, those that are not frozen.
 
     Raises:
         ParamsError: ``optim_kwargs`` do not fit ``optim_class``.
     """
-    return _build_optimiser(params, parameters, lambda cls: cls)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return _build_optimiser(params, trained, lambda cls: cls)
 
 
 def _build_optimiser(
