@@ -10,19 +10,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.classifier.building import build
 from components.classifier.misfits import misfit, spelled_shape
-from components.shared.errors import ArtifactError, ParamsError, Problem
-from components.shared.model import Model
+from components.shared.errors import ParamsError, Problem
 from components.shared.params import Params
 from components.shared.params_types import LayerSpec, first_line
 
@@ -208,7 +205,7 @@ def _run(layer: nn.Module, spec: LayerSpec, place: str, given: Tensor, before: s
     except Exception as error:  # torch's own word on a misfit we have no better words for
         message = f"{spec.class_} gets {spelled_shape(shape)} from {before} and refuses it: {first_line(error)}"
         raise ParamsError([Problem(place, message)]) from error
-    wrong = _wrong_output(output, given.shape[0])
+    wrong = wrong_output(output, given.shape[0])
     if wrong:
         raise ParamsError([Problem(place, f"{spec.class_} {wrong}")])
     return output  # type: ignore[no-any-return]
@@ -233,7 +230,7 @@ def _differentiate(layers: list[nn.Module], batch: int, shape: tuple[int, ...]) 
             raise ParamsError([Problem("net_arch", message)]) from error
 
 
-def _wrong_output(output: object, batch: int) -> str | None:
+def wrong_output(output: object, batch: int) -> str | None:
     """Why an output cannot be passed on, if it cannot."""
     if not isinstance(output, Tensor):
         return f"gives a {type(output).__name__}, and a layer must give one tensor"
@@ -299,65 +296,21 @@ def build_network(net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, in
         ParamsError: As :func:`examine`.
     """
     table = examine(net_arch, image_shape, n_classes)
-    return Network(_layers(net_arch), table.features, n_classes, table.values)
+    return Network(layers_of(net_arch), table.features, n_classes, table.values)
 
 
-def _layers(net_arch: Sequence[LayerSpec]) -> nn.Sequential:
+def layers_of(net_arch: Sequence[LayerSpec]) -> nn.Sequential:
+    """The feature layers on the current default device, unexamined.
+
+    Raises:
+        ParamsError: A layer cannot be built.
+    """
     layers: list[Any] = [build(spec, f"net_arch[{index}]") for index, spec in enumerate(net_arch)]
     return nn.Sequential(*layers)
-
-
-def _values_of(features: nn.Sequential, image_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Features of one image, and the values all layers give for it, found by running them on blank ones."""
-    height, width, channels = image_shape
-    current, values = torch.zeros(_BATCH, channels, height, width), 0
-    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-        for layer in features:
-            with counted_values(layer) as counts:
-                current = layer(current)
-            if (wrong := _wrong_output(current, _BATCH)) is not None:
-                raise ValueError(f"{type(layer).__name__} {wrong}")
-            values += sum(counts) // _BATCH
-    in_features = current.numel() // _BATCH
-    return in_features, values + in_features
 
 
 def network_of(params: Params) -> Network:
     """The network of a run's params, its ``frozen_layers`` frozen."""
     network = build_network(params.net_arch, params.image_shape, params.n_classes)
     freeze(network, params.frozen_layers)
-    return network
-
-
-def load_network(model: Model, weights: Path | None = None) -> Network:
-    """The network of a model directory with its weights, on the CPU, in evaluation mode.
-
-    Args:
-        model: An opened model directory.
-        weights: Other weights than the model's own, such as ``last.safetensors``.
-
-    Raises:
-        ArtifactError: The weights do not fit the architecture that the manifest states.
-    """
-    manifest = model.manifest
-    file = weights or model.path / manifest.weights.file
-    try:
-        specs = [LayerSpec.model_validate(entry) for entry in manifest.net_arch]
-        stored, n_classes = load_file(file), len(manifest.classes)
-        # Layers without memory until the weights are theirs: a manifest may claim any size, a file only its own.
-        # Not by `examine`: running the meta device imports sympy, a second that a finished model need not wait.
-        with torch.device("meta"):
-            features = _layers(specs)
-            network = Network(features, stored["classifier.weight"].shape[1], n_classes, 0)
-        for name, tensor in network.state_dict().items():
-            if name in stored and stored[name].dtype != tensor.dtype:
-                raise ValueError(f"{name} is {stored[name].dtype} and must be {tensor.dtype}")
-        network.load_state_dict(stored, assign=True)
-        network.eval()
-        in_features, values = _values_of(features, manifest.image.as_tuple())
-        if in_features != network.classifier.in_features:
-            raise ValueError(f"the layers give {in_features} features and the classifier takes another number")
-        network.values_per_image = values + n_classes
-    except Exception as error:  # whatever layers raise that the weights were not trained with
-        raise ArtifactError(f"{file}: does not fit the architecture in model.json: {first_line(error)}") from error
     return network

@@ -6,6 +6,8 @@ Layout::
     model.safetensors    the weights of the best evaluated epoch: what the model is
     last.safetensors     the weights after the last epoch
     model.pt2            torch.export program for serving: uint8 NHWC images in, class probabilities out
+    network.pt2          of a network with a torchvision architecture, its graph, which evaluation runs without
+                         torchvision: normalised NCHW images in, logits out
     tensorboard/…        training curves; not part of the contract
 """
 
@@ -53,6 +55,16 @@ class EpochRecord(Record):
     f1: float | None = None
 
 
+class StartedFrom(Record):
+    """The weights that training started from."""
+
+    name: str = Field(description="Last part of the place that initial_weights names.")
+    sha256: str = Field(description="Of the file the weights were read from.")
+    tensors: int = Field(ge=1, description="Weights and buffers taken over, the classifying layer's included.")
+    initialised: int = Field(ge=0, description="Weights and buffers that stayed as they were initialised.")
+    classifier: bool = Field(description="Whether the classifying layer was taken over.")
+
+
 class Provenance(Record):
     """Where a model came from: everything needed to make it again."""
 
@@ -63,6 +75,7 @@ class Provenance(Record):
     versions: dict[str, str]
     seconds: float = Field(description="Wall time of the training loop.")
     images_per_second: float
+    started_from: StartedFrom | None = Field(None, description="None: from random weights by manual_seed.")
 
 
 class ModelManifest(Manifest):
@@ -77,6 +90,7 @@ class ModelManifest(Manifest):
     weights: FileRecord
     last_weights: FileRecord
     export: FileRecord | None
+    program: FileRecord | None = Field(None, description="The graph, where building the network needs torchvision.")
     selection: Selection
     history: list[EpochRecord]
     provenance: Provenance
@@ -99,8 +113,13 @@ def every_file(manifest: ModelManifest) -> Iterable[FileRecord]:
 
 
 def weight_files(manifest: ModelManifest) -> Iterable[FileRecord]:
-    """What evaluation reads: both sets of weights, not the export."""
-    return (manifest.weights, manifest.last_weights)
+    """What evaluation reads: both sets of weights and, where there is one, the program; not the export."""
+    return tuple(file for file in (manifest.weights, manifest.last_weights, manifest.program) if file is not None)
+
+
+def starting_weights(manifest: ModelManifest) -> Iterable[FileRecord]:
+    """What another training reads to start from."""
+    return (manifest.weights,)
 
 
 def open_model(path: Path, chosen: Callable[[ModelManifest], Iterable[FileRecord]] = every_file) -> Model:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 from components.classifier.check import network_problems
 from components.classifier.device import choose_device
+from components.classifier.initial_weights import WEIGHT_FILES
 from components.shared.dataset import DATASET, files_of_splits, training_splits
 from components.shared.events.data import Emit, unheard
 from components.shared.logs import step_logger
-from components.shared.model import MODEL
+from components.shared.model import MODEL, starting_weights
 from components.shared.params import Params
 from components.shared.staging import Staging
 from components.shared.step import Reported
-from components.shared.storage.location import Location, Place
+from components.shared.storage.location import Location, Place, place
 from components.train.mirror import CheckpointMirror
 from components.train.train import train
 
@@ -26,8 +28,9 @@ def train_staged(
 ) -> Reported:
     """As :func:`~components.train.train.train`, of and for directories that may lie in buckets.
 
-    Of the dataset the splits that training reads are fetched. Checkpoints in a bucket are uploaded while training goes
-    on. A model in a bucket keeps its checkpoints on this machine, unless `checkpoints` names a place for them.
+    Of the dataset the splits that training reads are fetched, and what ``initial_weights`` names in a bucket.
+    Checkpoints in a bucket are uploaded while training goes on. A model in a bucket keeps its checkpoints on this
+    machine, unless `checkpoints` names a place for them.
 
     Raises:
         ParamsError: The network, optimiser, schedules or transforms cannot be built, or do not fit the data.
@@ -42,6 +45,7 @@ def train_staged(
             network_problems(params)  # before anything is fetched or claimed
             choose_device(params.device)
         images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
+        start = _initial_weights(staging, params)
         kept = staging.directory(checkpoints) if checkpoints is not None else None
         mirror = CheckpointMirror(kept, checkpoints, _log) if kept and isinstance(checkpoints, Location) else None
         with mirror or nullcontext():
@@ -51,7 +55,18 @@ def train_staged(
                 model=output,
                 params=params,
                 checkpoints=kept,
+                initial_weights=start,
                 emit=staging.emit,
                 on_checkpoint=mirror.saved if mirror else None,
             )
         return staging.publish(result)
+
+
+def _initial_weights(staging: Staging, params: Params) -> Path | None:
+    """What training starts from, on this machine: of an earlier model its weights, checked against its manifest."""
+    if params.initial_weights is None:
+        return None
+    where = place(params.initial_weights)
+    if isinstance(where, Location) and where.name.lower().endswith(WEIGHT_FILES):
+        return staging.file(where)
+    return staging.artifact(where, MODEL, starting_weights)

@@ -13,19 +13,22 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from components.classifier.backbones import has_backbone
 from components.classifier.batch_log import log_batches
 from components.classifier.batches import Normaliser, free_bytes, store_images
 from components.classifier.check import network_problems
 from components.classifier.checkpoint import checkpoint_directory, save_checkpoint
 from components.classifier.device import choose_device, describe_device, make_repeatable
 from components.classifier.export import export_for_serving
+from components.classifier.initial_weights import start_network, told
 from components.classifier.network import Network, network_of
+from components.classifier.program import write_program
 from components.shared.artifacts import ArtifactWriter, FileRecord, Normalisation, sha256_of
 from components.shared.dataset import DATASET, Dataset, open_dataset, training_splits
 from components.shared.errors import ArtifactError, ParamsError, Problem
 from components.shared.events.data import Emit, Succeeded, unheard
 from components.shared.logs import step_logger
-from components.shared.model import MODEL, ModelManifest, Provenance, Selection
+from components.shared.model import MODEL, ModelManifest, Provenance, Selection, StartedFrom
 from components.shared.params import Params
 from components.shared.version import __version__
 from components.train.curves import Curves
@@ -96,6 +99,7 @@ def train(
     model: Path,
     params: Params,
     checkpoints: Path | None = None,
+    initial_weights: Path | None = None,
     emit: Emit = unheard,
     on_checkpoint: Callable[[Path], None] | None = None,
 ) -> TrainResult:
@@ -106,6 +110,7 @@ def train(
         model: Where the model directory is made; new, empty, or an earlier model that is replaced.
         params: The run's options.
         checkpoints: Where checkpoints are kept, in a directory of this run's own below it; by default beside `model`.
+        initial_weights: What ``initial_weights`` of the params names, fetched; by default the path that it is.
         emit: Gets the status of the step.
         on_checkpoint: Called with every checkpoint once it is written whole.
 
@@ -122,7 +127,7 @@ def train(
     with ArtifactWriter(model, MODEL) as writer:
         make_repeatable(params.manual_seed)
         normalisation = _normalisation(params, data)
-        trainer = _trainer(data, params, normalisation, device)
+        trainer, started_from = _trainer(data, params, normalisation, device, initial_weights)
         dataset_sha256 = sha256_of(dataset / DATASET.manifest_file)
         root = checkpoints if checkpoints is not None else model.with_name(f"{model.name}-checkpoints")
         kept = checkpoint_directory(root, params.digest(), dataset_sha256)
@@ -137,7 +142,7 @@ def train(
         _run(trainer, data, kept, model / "tensorboard", emit, on_checkpoint)
         seconds = time.perf_counter() - start
         files = _write_weights(writer, trainer, data, normalisation)
-        manifest = _manifest(trainer, data, normalisation, files, seconds, dataset_sha256)
+        manifest = _manifest(trainer, data, normalisation, files, seconds, dataset_sha256, started_from)
         writer.commit(manifest)
     return TrainResult(
         model=model,
@@ -183,12 +188,22 @@ def _normalisation(params: Params, data: Dataset) -> Normalisation | None:
     )
 
 
-def _trainer(data: Dataset, params: Params, normalisation: Normalisation | None, device: torch.device) -> Trainer:
+def _trainer(
+    data: Dataset,
+    params: Params,
+    normalisation: Normalisation | None,
+    device: torch.device,
+    initial_weights: Path | None,
+) -> tuple[Trainer, StartedFrom | None]:
     with torch.device("meta"):
         parameters = _count(network_of(params))
     _has_room(parameters, device)
     # Initialised on the CPU, so that every device starts from the same weights.
-    network = network_of(params).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network_of(params)
+    started_from = start_network(network, params, initial_weights)
+    if started_from is not None:
+        _log.info("%s", told(started_from))
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def labelled(name: Any) -> Labelled:
         split = data.splits[name]
@@ -196,7 +211,8 @@ def _trainer(data: Dataset, params: Params, normalisation: Normalisation | None,
         return Labelled(store_images(split, device), labels)
 
     held_out = labelled(data.selection_split)
-    return Trainer(network, labelled("train"), held_out, params, Normaliser(normalisation, device), device)
+    trainer = Trainer(network, labelled("train"), held_out, params, Normaliser(normalisation, device), device)
+    return trainer, started_from
 
 
 def _count(network: Network) -> int:
@@ -252,6 +268,7 @@ class _Files:
     weights: FileRecord
     last_weights: FileRecord
     export: FileRecord | None
+    program: FileRecord | None
 
 
 def _write_weights(
@@ -269,10 +286,17 @@ def _write_weights(
     reason = export_for_serving(network, data.manifest.image, normalisation, exported)
     if reason:
         _log.warning("this network has no serving export: %s", reason)
+    program = None
+    if has_backbone(trainer.params.net_arch):
+        program = writer.new_file("network.pt2")
+        if no_program := write_program(network, data.manifest.image, program):
+            program = None
+            _log.warning("this network is evaluated only where torchvision is installed: %s", no_program)
     return _Files(
         weights=writer.record(written["model.safetensors"]),
         last_weights=writer.record(written["last.safetensors"]),
         export=None if reason else writer.record(exported),
+        program=None if program is None else writer.record(program),
     )
 
 
@@ -288,6 +312,7 @@ def _manifest(
     files: _Files,
     seconds: float,
     dataset_sha256: str,
+    started_from: StartedFrom | None,
 ) -> ModelManifest:
     params, best = trainer.params, trainer.best
     return ModelManifest(
@@ -300,6 +325,7 @@ def _manifest(
         weights=files.weights,
         last_weights=files.last_weights,
         export=files.export,
+        program=files.program,
         selection=Selection(epoch=best.epoch, split=data.selection_split, loss=best.loss, accuracy=best.accuracy),
         history=trainer.history,
         provenance=Provenance(
@@ -314,5 +340,6 @@ def _manifest(
             },
             seconds=seconds,
             images_per_second=trainer.images_per_second,
+            started_from=started_from,
         ),
     )
