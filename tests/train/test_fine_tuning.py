@@ -183,7 +183,7 @@ def test_weights_come_from_a_bucket(bucket: Bucket, dataset: Path, tmp_path: Pat
     assert isinstance(file, Location)
     with Publication(model, MODEL) as publication:
         publication.publish(earlier)
-    write_file(earlier / "model.safetensors", file)
+    write_file(file, earlier / "model.safetensors")
     digest = sha256_of(earlier / "model.safetensors")
 
     assert (started("one", str(model)).name, started("one", str(model)).sha256) == ("7", digest)
