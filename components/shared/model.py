@@ -7,6 +7,8 @@ Layout::
     last.safetensors     the weights after the last epoch
     model.pt2            torch.export program for serving: uint8 NHWC images in, class probabilities out
     learning-curves.html loss, accuracy, learning rate and throughput of every epoch for people, one file
+    network.pt2          of a network with a torchvision architecture, its graph, which evaluation runs without
+                         torchvision: normalised NCHW images in, logits out
     tensorboard/…        training curves; not part of the contract
 """
 
@@ -90,6 +92,16 @@ class Speed(Record):
     processes: int = Field(ge=1, description="Processes that trained together; rates are those of all of them.")
 
 
+class StartedFrom(Record):
+    """The weights that training started from."""
+
+    name: str = Field(description="Last part of the place that initial_weights names.")
+    sha256: str = Field(description="Of the file the weights were read from.")
+    tensors: int = Field(ge=1, description="Weights and buffers taken over, the classifying layer's included.")
+    initialised: int = Field(ge=0, description="Weights and buffers that stayed as they were initialised.")
+    classifier: bool = Field(description="Whether the classifying layer was taken over.")
+
+
 class Provenance(Record):
     """Where a model came from: everything needed to make it again."""
 
@@ -101,6 +113,7 @@ class Provenance(Record):
     seconds: float = Field(description="Wall time of the training loop.")
     images_per_second: float
     speed: Speed | None = Field(default=None, description="The speed-of-light report; None: not measured.")
+    started_from: StartedFrom | None = Field(None, description="None: from random weights by manual_seed.")
 
 
 class ModelManifest(Manifest):
@@ -118,6 +131,7 @@ class ModelManifest(Manifest):
     learning_curves: FileRecord | None = Field(
         default=None, description="The learning curves as HTML; None in models of versions that wrote none."
     )
+    program: FileRecord | None = Field(None, description="The graph, where building the network needs torchvision.")
     selection: Selection
     history: list[EpochRecord]
     provenance: Provenance
@@ -140,8 +154,13 @@ def every_file(manifest: ModelManifest) -> Iterable[FileRecord]:
 
 
 def weight_files(manifest: ModelManifest) -> Iterable[FileRecord]:
-    """What evaluation reads: both sets of weights, not the export."""
-    return (manifest.weights, manifest.last_weights)
+    """What evaluation reads: both sets of weights and, where there is one, the program; not the export."""
+    return tuple(file for file in (manifest.weights, manifest.last_weights, manifest.program) if file is not None)
+
+
+def starting_weights(manifest: ModelManifest) -> Iterable[FileRecord]:
+    """What another training reads to start from."""
+    return (manifest.weights,)
 
 
 def open_model(path: Path, chosen: Callable[[ModelManifest], Iterable[FileRecord]] = every_file) -> Model:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from components.classifier.device import describe_device
-from components.shared.model import EpochRecord
+from components.shared.model import EpochRecord, StartedFrom
 from components.shared.seeds import derived_seed
 from components.shared.version import __version__
 from components.train.checkpoints.format import CheckpointManifest
@@ -58,6 +58,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
             "seconds": trainer.epoch_seconds,
         },
         "seconds": dict(trainer.stopwatch.seconds),
+        "started_from": trainer.started_from.model_dump() if trainer.started_from is not None else None,
         "generators": {
             "flip": trainer.flipping.get_state(),
             "mix": trainer.mixing.draws.getstate(),
@@ -89,6 +90,8 @@ def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
     trainer.history = [EpochRecord.model_validate(record) for record in state["history"]]
     trainer.position = Position(**state["position"])
     trainer.stopwatch.seconds.update(state["seconds"])
+    if state["started_from"] is not None:
+        trainer.started_from = StartedFrom.model_validate(state["started_from"])
     _restore_epoch(trainer, state["epoch"])
     _restore_generators(trainer, state["generators"], found.manifest, log)
 

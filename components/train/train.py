@@ -16,6 +16,7 @@ from components.classifier.batches import Normaliser, free_bytes, store_images
 from components.classifier.check import network_problems
 from components.classifier.device import choose_device, describe_device, make_repeatable
 from components.classifier.inference import Predictions
+from components.classifier.initial_weights import start_network, told
 from components.classifier.network import LayerTable, network_of
 from components.shared.artifacts import ArtifactWriter, Normalisation, sha256_of
 from components.shared.dataset import DATASET, Dataset, open_dataset, training_splits
@@ -134,6 +135,7 @@ def train(
     model: Path,
     params: Params,
     checkpoints: Path | Checkpoints | None = None,
+    initial_weights: Path | None = None,
     emit: Emit = unheard,
 ) -> TrainResult:
     """Train the network of `params` on a dataset directory and write a model directory.
@@ -146,6 +148,7 @@ def train(
         model: Where the model directory is made; new, empty, or an earlier model that is replaced.
         params: The run's options.
         checkpoints: Where checkpoints are kept; by default beside `model`.
+        initial_weights: What ``initial_weights`` of the params names, fetched; by default the path that it is.
         emit: Gets the status of the step.
 
     Raises:
@@ -161,13 +164,15 @@ def train(
     device = choose_device(params.device)
     data = open_dataset(dataset, training_splits)
     _fits(data, params)
-    with ends_deferred() as told, joined(device) as group, ExitStack() as stack:
+    with ends_deferred() as ending, joined(device) as group, ExitStack() as stack:
         writer = stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None
-        run = _Run(data, sha256_of(dataset / DATASET.manifest_file), params, device, group, table)
         kept = checkpoints.beside(model)
-        resumed = run.resume(checkpoints, kept)
+        dataset_sha256 = sha256_of(dataset / DATASET.manifest_file)
+        found = group.on_first(lambda: _checkpoint(checkpoints, kept, params, dataset_sha256))
+        run = _Run(data, dataset_sha256, params, device, group, table)
+        run.begin(found, initial_weights)
         curves = stack.enter_context(Curves(model / "tensorboard")) if group.is_first else None
-        if not run.train(kept, checkpoints, curves, emit, told):
+        if not run.train(kept, checkpoints, curves, emit, ending):
             # If it was this process that was told, its own handler of the signal says so when this block is left.
             raise Terminated
         trainer = run.trainer
@@ -188,7 +193,7 @@ def train(
         seconds=sum(trainer.stopwatch.seconds.values()),
         device=describe_device(device),
         checkpoints=kept,
-        resumed_from=resumed,
+        resumed_from=found.manifest.place if found is not None else None,
     )
 
 
@@ -212,12 +217,28 @@ class _Run:
         # Of one training image; a backward pass costs about twice its forward pass.
         self.flops_per_image = 2 * table.multiply_adds * FORWARD_AND_BACKWARD
         _has_room(table.parameters, device)
-        self.trainer = self._trainer(device, group)
+        self._device = device
+        self._group = group
 
-    def _trainer(self, device: torch.device, group: Group) -> Trainer:
-        params, data = self.params, self.data
+    def begin(self, found: Found | None, initial_weights: Path | None) -> None:
+        """Make the trainer: of a checkpoint, or anew.
+
+        Raises:
+            ParamsError: It cannot be built.
+        """
         # Initialised on the CPU, so that every device starts from the same weights.
-        network: Any = network_of(params)
+        network = network_of(self.params)
+        started_from = start_network(network, self.params, initial_weights) if found is None else None
+        if started_from is not None:
+            _log.info("%s", told(started_from))
+        self.trainer = self._trainer(network)
+        self.trainer.started_from = started_from
+        if found is not None:
+            restore(self.trainer, found, _log)
+            _log.info("going on from a checkpoint of %s", found.manifest.place)
+
+    def _trainer(self, network: Any) -> Trainer:
+        params, data, device, group = self.params, self.data, self._device, self._group
         network.to(device, memory_format=torch.channels_last)
         if params.sync_batch_norm and group.size > 1:
             network = _synchronised(network, device)
@@ -258,25 +279,8 @@ class _Run:
         )
         return trainer
 
-    def resume(self, checkpoints: Checkpoints, directory: Path) -> str | None:
-        """Go on from the newest checkpoint, if there is one; where that is, for people."""
-
-        def find() -> Found | None:
-            if checkpoints.start_over:
-                start_over(directory)
-            return find_checkpoint(
-                directory, self.params, self.dataset_sha256, _log, foreign_may_go=checkpoints.directory is None
-            )
-
-        found = self.trainer.group.on_first(find)
-        if found is None:
-            return None
-        restore(self.trainer, found, _log)
-        _log.info("going on from a checkpoint of %s", found.manifest.place)
-        return found.manifest.place
-
     def train(
-        self, directory: Path, checkpoints: Checkpoints, curves: Curves | None, emit: Emit, told: Deferred
+        self, directory: Path, checkpoints: Checkpoints, curves: Curves | None, emit: Emit, ending: Deferred
     ) -> bool:
         """All that is left to train; whether that was all, and the process was not told to end."""
         trainer, params, split = self.trainer, self.params, self.data.selection_split
@@ -294,7 +298,7 @@ class _Run:
             for record in trainer.history:
                 if curves is not None:
                     curves.epoch(record, split)
-            loop = TrainingLoop(trainer, keeper, told, self.dataset_sha256, status, progress)
+            loop = TrainingLoop(trainer, keeper, ending, self.dataset_sha256, status, progress)
 
             def on_epoch(record: EpochRecord, predictions: Predictions | None) -> None:
                 progress.epoch(record, trainer.images_per_second)
@@ -325,6 +329,13 @@ class _Run:
         for line in speed_lines(found):
             _log.info("%s", line)
         return found
+
+
+def _checkpoint(checkpoints: Checkpoints, directory: Path, params: Params, dataset_sha256: str) -> Found | None:
+    """The checkpoint to go on from, if there is one."""
+    if checkpoints.start_over:
+        start_over(directory)
+    return find_checkpoint(directory, params, dataset_sha256, _log, foreign_may_go=checkpoints.directory is None)
 
 
 def _last_good(directory: Path) -> str:

@@ -22,7 +22,7 @@ from components.classifier.losses import Criterion, counts_of
 from components.classifier.network import Network
 from components.classifier.optimisers import Schedules, build_optimiser, build_schedules, rehearse
 from components.shared.errors import DivergedError, ParamsError, Problem
-from components.shared.model import EpochRecord
+from components.shared.model import EpochRecord, StartedFrom
 from components.shared.params import Params
 from components.shared.seeds import derived_seed
 from components.train.acceleration import Precision, choose_precision
@@ -160,6 +160,7 @@ class Trainer:
         self.best = Best()
         self.position = Position()
         self.stopwatch = Stopwatch(device)
+        self.started_from: StartedFrom | None = None
         self.begin_epoch()
 
     def _wrapped(self, compiled: bool) -> tuple[Callable[[Tensor], Tensor], Callable[[], Any]]:

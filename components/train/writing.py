@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import save_file
 
+from components.classifier.backbones import has_backbone
 from components.classifier.device import describe_device
 from components.classifier.export import export_for_serving
 from components.classifier.network import Network, network_of
+from components.classifier.program import write_program
 from components.shared.artifacts import ArtifactWriter, FileRecord, Normalisation
 from components.shared.dataset import Dataset
 from components.shared.model import LEARNING_CURVES, ModelManifest, Provenance, Selection, Speed
@@ -28,11 +30,13 @@ class WrittenFiles:
         weights: Of the best evaluated epoch.
         last_weights: After the last epoch.
         export: The serving program, where the network has one.
+        program: The network's graph, where building it needs torchvision.
     """
 
     weights: FileRecord
     last_weights: FileRecord
     export: FileRecord | None
+    program: FileRecord | None
 
 
 def write_weights(
@@ -55,10 +59,18 @@ def write_weights(
     reason = export_for_serving(network, data.manifest.image, normalisation, exported)
     if reason:
         log.warning("this network has no serving export: %s", reason)
+    program = None
+    if has_backbone(trainer.params.net_arch):
+        file = writer.new_file("network.pt2")
+        if why := write_program(network, data.manifest.image, file):
+            log.warning("evaluating this model needs torchvision: its network has no program: %s", why)
+        else:
+            program = writer.record(file)
     return WrittenFiles(
         weights=writer.record(written["model.safetensors"]),
         last_weights=writer.record(written["last.safetensors"]),
         export=None if reason else writer.record(exported),
+        program=program,
     )
 
 
@@ -93,6 +105,7 @@ def manifest_for(
         weights=files.weights,
         last_weights=files.last_weights,
         export=files.export,
+        program=files.program,
         selection=selection_of(trainer, data),
         history=trainer.history,
         provenance=Provenance(
@@ -108,6 +121,7 @@ def manifest_for(
             seconds=sum(trainer.stopwatch.seconds.values()),
             images_per_second=trainer.images_per_second,
             speed=speed,
+            started_from=trainer.started_from,
         ),
     )
 

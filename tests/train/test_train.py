@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from components.classifier.batches import Normaliser, store_images
 from components.classifier.inference import predict
-from components.classifier.network import load_network
+from components.classifier.load import load_network
 from components.shared.dataset import open_dataset
 from components.shared.errors import ArtifactError, DivergedError, ParamsError
 from components.shared.model import open_model
