@@ -14,12 +14,14 @@ import torch
 from safetensors.torch import save_file
 
 from components.classifier.batch_log import log_batches
-from components.classifier.batches import Normaliser, free_bytes, store_images
+from components.classifier.batches import Normaliser
 from components.classifier.check import network_problems
 from components.classifier.checkpoint import checkpoint_directory, save_checkpoint
 from components.classifier.device import choose_device, describe_device, make_repeatable
+from components.classifier.device_memory import free_bytes
 from components.classifier.export import export_for_serving
 from components.classifier.network import Network, network_of
+from components.classifier.placement import store_images
 from components.shared.artifacts import ArtifactWriter, FileRecord, Normalisation, sha256_of
 from components.shared.dataset import DATASET, Dataset, open_dataset, training_splits
 from components.shared.errors import ArtifactError, ParamsError, Problem
@@ -193,7 +195,7 @@ def _trainer(data: Dataset, params: Params, normalisation: Normalisation | None,
     def labelled(name: Any) -> Labelled:
         split = data.splits[name]
         labels = torch.tensor(split.labels, device=device)
-        return Labelled(store_images(split, device), labels)
+        return Labelled(store_images(split, device).store, labels)
 
     held_out = labelled(data.selection_split)
     return Trainer(network, labelled("train"), held_out, params, Normaliser(normalisation, device), device)

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from components.classifier.batches import Normaliser, store_images
+from components.classifier.batches import Normaliser
 from components.classifier.inference import predict
 from components.classifier.network import load_network
+from components.classifier.placement import store_images
 from components.shared.dataset import open_dataset
 from components.shared.errors import ArtifactError, DivergedError, ParamsError
 from components.shared.model import open_model
@@ -55,7 +56,7 @@ def test_the_model_is_the_best_epoch_and_says_which(dataset: Path, tmp_path: Pat
         test = data.splits["test"]
         predictions = predict(
             load_network(model, weights),
-            store_images(test, cpu),
+            store_images(test, cpu).store,
             torch.tensor(test.labels),
             Normaliser(model.manifest.normalisation, cpu),
         )
