@@ -117,17 +117,18 @@ def hue_shifted(images: Tensor, shift: Tensor) -> Tensor:
     """
     if images.shape[1] == 1:
         return images
-    unit = tv.to_dtype(images, torch.float32, scale=True)
+    # Channel by channel in memory: what follows goes through each alone.
+    unit = tv.to_dtype(images.contiguous(), torch.float32, scale=True)
     hue, saturation, value = _hsv(unit)
-    hue = (hue + shift.to(torch.float32).view(-1, 1, 1)).remainder_(1.0)
+    hue = _fraction(hue + shift.to(torch.float32).view(-1, 1, 1))
     shifted: Tensor = tv.to_dtype(_rgb(hue, saturation, value), images.dtype, scale=True)
     return shifted
 
 
 def _hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Hue in 0..1, saturation and value, after torchvision's ``_rgb_to_hsv``, which follows Pillow's ``Convert.c``."""
-    red, green, _ = images.unbind(1)
-    lowest, highest = torch.aminmax(images, dim=1)
+    red, green, blue = images.unbind(1)
+    lowest, highest = torch.minimum(torch.minimum(red, green), blue), torch.maximum(torch.maximum(red, green), blue)
     grey = highest == lowest
     spread = highest - lowest
     one = torch.ones((), dtype=images.dtype, device=images.device)
@@ -140,27 +141,27 @@ def _hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     sixth = torch.where(
         is_red, from_blue - from_green, torch.where(is_green, from_red + 2.0 - from_blue, from_green + 4.0 - from_red)
     )
-    return (sixth * (1.0 / 6.0) + 1.0).fmod_(1.0), saturation, highest
+    return _fraction(sixth * (1.0 / 6.0) + 1.0), saturation, highest
+
+
+def _fraction(values: Tensor) -> Tensor:
+    """Values modulo 1."""
+    return values - values.floor()
 
 
 def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """Back again, after torchvision's ``_hsv_to_rgb``: the sixth of the circle says which channel gets what."""
-    sixth = hue * 6
-    sector = torch.floor(sixth)
-    part = sixth - sector
-    sector = sector.to(torch.int64).remainder_(6)
-    falling = ((1.0 - saturation * part) * value).clamp_(0.0, 1.0)
-    rising = ((saturation * part + (1.0 - saturation)) * value).clamp_(0.0, 1.0)
-    lowest = ((1.0 - saturation) * value).clamp_(0.0, 1.0)
-    among = torch.stack((value, lowest, falling, rising), dim=1)
-    # Of the six sectors' indices into these four, all channels'; 2 bits each, so that no table goes to the device.
-    picks = [_packed(row) for row in ((0, 2, 1, 1, 3, 0), (3, 0, 0, 2, 1, 1), (1, 1, 3, 0, 0, 2))]
-    chosen = torch.stack([torch.full_like(sector, pick).bitwise_right_shift_(2 * sector) for pick in picks], dim=1)
-    return among.gather(1, chosen.bitwise_and_(3))
+    """Back again: what torchvision's ``_hsv_to_rgb`` looks up by the sixth of the circle, as one formula.
 
-
-def _packed(row: tuple[int, ...]) -> int:
-    return sum(value << (2 * place) for place, value in enumerate(row))
+    A channel loses the share ``w`` of the colour: 0 where it is the strongest, 1 where it is the weakest, and between
+    by how far the hue has gone (https://en.wikipedia.org/wiki/HSL_and_HSV, HSV to RGB alternative).
+    """
+    # 5, 3, 1 for red, green, blue; made on the device, so that nothing is copied there.
+    turned = torch.arange(5, 0, -2, device=hue.device).view(1, 3, 1, 1) + (hue * 6).unsqueeze(1)
+    turned = torch.where(turned < 6, turned, turned - 6)
+    share = torch.minimum(turned, 4 - turned).clamp_(0, 1)
+    value = value.unsqueeze(1)
+    mixed = (1 - saturation.unsqueeze(1) * share).mul_(value).clamp_(0, 1)
+    return torch.where(share > 0, mixed, value)
 
 
 class Blur(Batched):
