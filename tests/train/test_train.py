@@ -171,7 +171,7 @@ def test_weights_do_not_depend_on_where_images_are_kept(
 ) -> None:
     train(dataset=dataset, model=tmp_path / "resident", params=small(flip_images=True))
     # As if the device had no room for the images.
-    monkeypatch.setattr("components.classifier.batches.free_bytes", lambda device: 0)
+    monkeypatch.setattr("components.classifier.placement.free_bytes", lambda device: 0)
     train(dataset=dataset, model=tmp_path / "mapped", params=small(flip_images=True))
 
     resident, mapped = (tmp_path / name / "model.safetensors" for name in ("resident", "mapped"))
