@@ -185,7 +185,7 @@ def where_chosen(chosen: Tensor, images: Tensor, change: Callable[[Tensor, Which
         images: Shape (batch, channels, height, width).
         change: Gets images and which of the batch they are; keeps shape and dtype.
     """
-    if images.device.type != "cpu":
+    if not _host_can_count(images.device):
         return torch.where(an_image_each(chosen), change(images, EVERY), images)
     which = chosen.nonzero().squeeze(1)
     if len(which) == 0:
@@ -195,3 +195,7 @@ def where_chosen(chosen: Tensor, images: Tensor, change: Callable[[Tensor, Which
     done = images.clone()
     done[which] = change(images[which], which)
     return done
+
+
+def _host_can_count(device: torch.device) -> bool:
+    return device.type == "cpu"

@@ -85,6 +85,19 @@ def test_each_outcome_comes_as_often(transform: Any) -> None:
     assert equally_often(found, expected)
 
 
+@pytest.mark.parametrize("transform", [*DISCRETE, v2.ColorJitter((1.6, 1.6), (0.5, 0.5), (1.9, 1.9))], ids=repr)
+def test_outcomes_are_the_same_where_the_host_cannot_count_the_chosen(
+    transform: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: every image is worked on, and the chosen ones are kept."""
+    images = pictures(1, 3, 2).expand(2000, -1, -1, -1)
+    found = outcomes(as_batch(transform, images))
+    monkeypatch.setattr("components.classifier.batched_parts._host_can_count", lambda device: False)
+    again = outcomes(as_batch(transform, images, seed=1))
+    assert set(again) == set(found)
+    assert equally_often(again, found)
+
+
 EVERY_KIND: list[Any] = [
     *DISCRETE,
     v2.ColorJitter(0.5, 0.5, 0.5, 0.2),
