@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from components.classifier.batch_log import log_batches
-from components.classifier.batches import ImageStore, Normaliser, store_images
+from components.classifier.batches import ImageStore, Normaliser
 from components.classifier.device import choose_device, describe_device, make_repeatable
 from components.classifier.inference import Predictions, predict
 from components.classifier.load import load_network
 from components.classifier.metrics import Integers, Metrics, confusion_matrix, per_class
 from components.classifier.network import Network
+from components.classifier.placement import store_images
 from components.evaluate.findings import Findings
 from components.evaluate.fit import check_fit
 from components.evaluate.mistakes import Mistake, surest_mistakes
@@ -145,7 +146,7 @@ def _findings(
 ) -> tuple[Findings, list[Mistake]]:
     """Put the test split through both networks."""
     manifest, split = model.manifest, data.splits["test"]
-    images = store_images(split, device)
+    images = store_images(split, device).store
     labels = torch.tensor(split.labels, device=device)
     normalise = Normaliser(manifest.normalisation, device)
     _log.info("%s test images of %d classes on %s", f"{len(split):,}", len(manifest.classes), describe_device(device))

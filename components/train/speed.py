@@ -70,7 +70,7 @@ def _constant_rate(trainer: Trainer) -> float:
     # As many in every process: they wait for each other.
     steps = group.from_first(max(_FEWEST, min(_MOST, int(budget / max(seconds(1), 1e-9)))))
     images_in_all = steps * (whole.stop - whole.start) * trainer.params.gradient_accumulation_steps
-    return images_in_all / max(seconds(steps), 1e-9)
+    return float(images_in_all / max(seconds(steps), 1e-9))
 
 
 @cache

@@ -62,7 +62,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "generators": {
             "flip": trainer.flipping.get_state(),
             "mix": trainer.mixing.draws.getstate(),
-            "processes": trainer.group.gathered(_global_generators(trainer.device)),
+            "processes": trainer.group.gathered(_own_generators(trainer)),
         },
     }
 
@@ -122,7 +122,7 @@ def _restore_generators(
     )
     if same_kind and len(generators["processes"]) == group.size:
         trainer.flipping.set_state(generators["flip"])
-        _set_global_generators(generators["processes"][group.rank], device)
+        _set_own_generators(trainer, generators["processes"][group.rank])
         return
     log.warning(
         "the checkpoint was made by %d process(es) on %s; the run goes on with %d on %s, and from here on its random "
@@ -134,14 +134,17 @@ def _restore_generators(
     )
     seed = trainer.params.manual_seed
     trainer.flipping.manual_seed(derived_seed(seed, f"flip/{manifest.step}"))
+    trainer.augmenting.manual_seed(derived_seed(seed, f"augment/{manifest.step}/{group.rank}"))
     torch.manual_seed(derived_seed(seed, f"torch/{manifest.step}/{group.rank}"))
 
 
-def _global_generators(device: torch.device) -> dict[str, Any]:
-    """The states of the generators that layers and transforms share in a process."""
+def _own_generators(trainer: Trainer) -> dict[str, Any]:
+    """The states of the generators that are each process's own, those that layers and transforms share among them."""
+    device = trainer.device
     legacy: Any = np.random.get_state(legacy=True)
     kind, keys, place, has_gauss, gauss = legacy
     return {
+        "augment": trainer.augmenting.get_state(),
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), place, has_gauss, gauss),
         "torch": torch.get_rng_state(),
@@ -149,7 +152,9 @@ def _global_generators(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _set_global_generators(states: dict[str, Any], device: torch.device) -> None:
+def _set_own_generators(trainer: Trainer, states: dict[str, Any]) -> None:
+    device = trainer.device
+    trainer.augmenting.set_state(states["augment"])
     random.setstate(_as_tuples(states["python"]))
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

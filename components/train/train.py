@@ -12,12 +12,14 @@ from typing import Any
 import torch
 
 from components.classifier.batch_log import log_batches
-from components.classifier.batches import Normaliser, free_bytes, store_images
+from components.classifier.batches import Normaliser
 from components.classifier.check import network_problems
 from components.classifier.device import choose_device, describe_device, make_repeatable
+from components.classifier.device_memory import free_bytes
 from components.classifier.inference import Predictions
 from components.classifier.initial_weights import start_network, told
 from components.classifier.network import LayerTable, network_of
+from components.classifier.placement import store_images
 from components.shared.artifacts import ArtifactWriter, Normalisation, sha256_of
 from components.shared.dataset import DATASET, Dataset, open_dataset, training_splits
 from components.shared.errors import ArtifactError, DivergedError, ParamsError, Problem
@@ -247,8 +249,9 @@ class _Run:
 
         def labelled(name: Any) -> Labelled:
             split = data.splits[name]
-            labels = torch.tensor(split.labels, device=device)
-            return Labelled(store_images(split, device), labels)
+            placed = store_images(split, device, params.data_placement)
+            _log.info("%s: %s", name, placed.reason)
+            return Labelled(placed.store, torch.tensor(split.labels, device=device))
 
         training, held_out = labelled("train"), labelled(data.selection_split)
         precision = choose_precision(params, device)
@@ -277,6 +280,8 @@ class _Run:
             "compiled" if compiling.is_on else "not compiled",
             compiling.reason,
         )
+        for line in trainer.transforms.lines(len(training.images)) if trainer.transforms is not None else ():
+            _log.info("%s", line)
         return trainer
 
     def train(

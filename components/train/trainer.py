@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from components.classifier.augment import PerImageTransforms, random_flips
+from components.classifier.augment import random_flips
+from components.classifier.augmentation import Augmentation
 from components.classifier.batches import ImageStore, Normaliser, batch_slices
 from components.classifier.inference import Predictions
 from components.classifier.losses import Criterion, counts_of
@@ -142,14 +143,15 @@ class Trainer:
         if problems := rehearse(params, len(self._groups)):
             raise ParamsError(problems)
         self.schedules: Schedules = build_schedules(params, self.optimiser, len(self._groups))
-        self.transforms = (
-            PerImageTransforms(params.additional_transforms, params.image_shape)
-            if params.additional_transforms
-            else None
-        )
+        self.transforms: Augmentation | None = None
+        if params.additional_transforms:
+            self.transforms = Augmentation(params.additional_transforms, params.image_shape, device)
         # On the CPU, so that the order is the same on every device.
         self.shuffling = torch.Generator().manual_seed(derived_seed(params.manual_seed, "shuffle"))
         self.flipping = torch.Generator(device).manual_seed(derived_seed(params.manual_seed, "flip"))
+        # Of this process alone: what others draw is for other images.
+        stream = f"augment/{group.rank}" if group.rank else "augment"
+        self.augmenting = torch.Generator(device).manual_seed(derived_seed(params.manual_seed, stream))
         self.mixing = Mixing(params, random.Random(derived_seed(params.manual_seed, "mix")))  # noqa: S311 - no secret
         self.average: AveragedModel | None = None
         if params.ema_decay:
@@ -227,7 +229,7 @@ class Trainer:
         if self.params.flip_images:
             images = random_flips(images, self.params.flip_probability, self.flipping, of=of, begin=begin)
         if self.transforms is not None:
-            return self.normalise.of_unit(self.transforms(images))
+            return self.normalise.of_unit(self.transforms(images, self.augmenting))
         return self.normalise(images)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -246,8 +248,7 @@ class Trainer:
         order = self.epoch_order()
         labels = self.training.labels[order.to(self.device)]
         own = [self.group.own(part) for part in self.slices]
-        images = self.training.images.batches(order, own[first:])
-        try:
+        with closing(self.training.images.batches(order, own[first:])) as images:
             self.stopwatch.begin()
             for begin, end in self._groups:
                 if end <= first:
@@ -264,8 +265,6 @@ class Trainer:
                 self.position.step += 1
                 self.epoch_seconds += self.stopwatch.training - seconds
                 after_step()
-        finally:
-            images.close()
 
     def _accumulate(self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool) -> None:
         """Add a batch's gradients; `weight` is of all batches that make one step."""

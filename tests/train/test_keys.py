@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from components.classifier.batches import Normaliser, store_images
+from components.classifier.batches import Normaliser
 from components.classifier.network import network_of
+from components.classifier.placement import store_images
 from components.data_prep.prepare import prepare
 from components.evaluate.evaluate import evaluate
 from components.shared.dataset import open_dataset
@@ -50,7 +51,7 @@ def trainer(dataset: Path, **changes: Any) -> Trainer:
     """A trainer that has not trained yet."""
     params, data, cpu = small(**changes), open_dataset(dataset), torch.device("cpu")
     training, held_out = (
-        Labelled(store_images(data.splits[name], cpu), torch.tensor(data.splits[name].labels))
+        Labelled(store_images(data.splits[name], cpu).store, torch.tensor(data.splits[name].labels))
         for name in ("train", "test")
     )
     normalise = Normaliser(data.manifest.normalisation, cpu)
