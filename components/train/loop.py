@@ -11,7 +11,7 @@ from components.shared.signals import Deferred
 from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.group import Agreement
 from components.train.progress import Progress
-from components.train.state import manifest_of, state_of
+from components.train.state import manifest_of, state_of, tensors_of
 from components.train.status import TrainingStatus
 from components.train.trainer import LOOK_EVERY, Trainer
 
@@ -53,6 +53,7 @@ class TrainingLoop:
         minutes = trainer.params.checkpoint_minutes
         self._every_s = minutes * 60 if minutes is not None else float("inf")
         self._saved_at = time.monotonic()
+        self._is_prepared = False
 
     def run(self, on_epoch: OnEpoch) -> bool:
         """Train.
@@ -94,6 +95,10 @@ class TrainingLoop:
             trainer.require_numbers()
         self._status.batch(trainer.position, lambda: trainer.loss_so_far)
         is_due = time.monotonic() - self._saved_at > self._every_s
+        if self._keeper is not None and not self._is_prepared:
+            # After its first step an optimiser has all of its state.
+            self._keeper.prepare(tensors_of(trainer))
+            self._is_prepared = True
         leave, save = self._agree(self._told.signal is not None, is_due and not self._is_busy)
         trainer.stopwatch.lap("status")
         if leave:

@@ -42,10 +42,8 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
     Tensors are the trainer's own, not copies.
     """
     return {
+        **tensors_of(trainer),
         "position": asdict(trainer.position),
-        "network": trainer.network.state_dict(),
-        "average": trainer.average.state_dict() if trainer.average is not None else None,
-        "optimiser": trainer.optimiser.state_dict(),
         "schedules": trainer.schedules.state_dict(),
         "best": asdict_of(trainer.best),
         "history": [record.model_dump() for record in trainer.history],
@@ -64,6 +62,15 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
             "mix": trainer.mixing.draws.getstate(),
             "processes": trainer.group.gathered(_own_generators(trainer)),
         },
+    }
+
+
+def tensors_of(trainer: Trainer) -> dict[str, Any]:
+    """The large part of the state."""
+    return {
+        "network": trainer.network.state_dict(),
+        "average": trainer.average.state_dict() if trainer.average is not None else None,
+        "optimiser": trainer.optimiser.state_dict(),
     }
 
 
