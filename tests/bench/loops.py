@@ -123,7 +123,7 @@ def _contenders(task: Task) -> Iterator[Contender]:
 def _by_workers(task: Task, loop: Callable[[Task, int], Generator[int]]) -> Callable[[int, int], float]:
     def measure(workers: int, batches: int) -> float:
         with as_torch_ships(), closing(loop(task, workers)) as steps:
-            return rate(steps, task.device, batches)
+            return rate(steps, task.device, batches, workers)
 
     return measure
 
@@ -132,7 +132,7 @@ def _chosen(
     task: Task, name: str, measure: Callable[[int, int], float], candidates: list[int], bound: str
 ) -> Contender:
     """A contender with the number of workers that it is fastest with."""
-    speeds = {workers: measure(workers, TRIAL) for workers in candidates}
+    speeds = {workers: measure(workers, max(TRIAL, 2 * workers)) for workers in candidates}
     best = max(speeds, key=speeds.__getitem__)
     label = f"{name}, {best} workers"
     return Contender(label, lambda batches: measure(best, batches), _batches(task, speeds[best]), bound)

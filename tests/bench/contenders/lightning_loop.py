@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.bench.contenders.task import Task
-from tests.bench.contenders.timing import WARM, synchronise
+from tests.bench.contenders.timing import synchronise, warm_steps
 
 
 class Classifier(LightningModule):
@@ -46,11 +46,12 @@ class Classifier(LightningModule):
 
 
 class Stopwatch(Callback):
-    """Times the steps after the first `WARM`."""
+    """Times `batches` steps after the first `warm`."""
 
-    def __init__(self, device: torch.device, batches: int) -> None:
+    def __init__(self, device: torch.device, warm: int, batches: int) -> None:
         self.device = device
-        self.last = WARM + batches
+        self.warm = warm
+        self.last = warm + batches
         self.steps = self.images = 0
         self.start = self.seconds = 0.0
 
@@ -58,9 +59,9 @@ class Stopwatch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.steps += 1
-        if self.steps > WARM:
+        if self.steps > self.warm:
             self.images += len(batch[1])
-        if self.steps in (WARM, self.last):
+        if self.steps in (self.warm, self.last):
             synchronise(self.device)
             now = time.perf_counter()
             self.seconds = now - self.start
@@ -73,7 +74,7 @@ def lightning_rate(task: Task, workers: int, batches: int) -> float:
     data = TensorDataset(images, torch.from_numpy(task.labels))
     size = task.params().batch_size
     loader = DataLoader(data, size, shuffle=True, num_workers=workers, pin_memory=task.on_gpu)
-    stopwatch = Stopwatch(task.device, batches)
+    stopwatch = Stopwatch(task.device, warm_steps(workers), batches)
     with warnings.catch_warnings():
         # It advises more workers and a validation loader.
         warnings.simplefilter("ignore")

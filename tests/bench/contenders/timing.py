@@ -8,9 +8,6 @@ from contextlib import contextmanager
 
 import torch
 
-# Untimed steps: as many as fill the queues of a DataLoader (two batches a worker) and start every kernel once.
-WARM = 6
-
 
 def synchronise(device: torch.device) -> None:
     """Wait until the device has done everything it was asked to."""
@@ -18,15 +15,21 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def rate(steps: Iterator[int], device: torch.device, batches: int) -> float:
+def warm_steps(workers: int) -> int:
+    """Untimed steps: every kernel has started, and as many as a DataLoader holds ready, two batches a worker."""
+    return 4 + 2 * workers
+
+
+def rate(steps: Iterator[int], device: torch.device, batches: int, workers: int = 0) -> float:
     """Images per second of a loop.
 
     Args:
         steps: Makes one training step each time it is asked and gives the number of its images, without end.
         device: Waited for at both ends.
         batches: Timed steps.
+        workers: Processes that make the batches.
     """
-    for _ in range(WARM):
+    for _ in range(warm_steps(workers)):
         next(steps)
     synchronise(device)
     start = time.perf_counter()
