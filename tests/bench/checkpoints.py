@@ -56,7 +56,7 @@ def saved_there(file: Path, held: dict[str, Any]) -> None:
 
 
 def stall(folder: Path) -> Ratio:
-    """(q) Seconds the training thread is held up by a checkpoint, against saving it there."""
+    """(o) Seconds the training thread is held up by a checkpoint, against saving it there."""
     held = state()
     ours, theirs = [], []
     with CheckpointKeeper(folder / "ours", keep=1) as keeper:
@@ -68,5 +68,5 @@ def stall(folder: Path) -> Ratio:
             keeper.save(manifest(round_ + 1), held)
             ours.append(time.perf_counter() - start)
             keeper.wait()
-    name = "(q) a checkpoint of 100 M parameters: stall / saving it there"
+    name = "(o) a checkpoint of 100 M parameters: stall / saving it there"
     return Ratio(name, ours, theirs, unit="s", bound="at most 0.15")
