@@ -19,7 +19,7 @@ from components.classifier.inference import Predictions
 from components.classifier.network import LayerTable, network_of
 from components.shared.artifacts import ArtifactWriter, Normalisation, sha256_of
 from components.shared.dataset import DATASET, Dataset, open_dataset, training_splits
-from components.shared.errors import ArtifactError, DivergedError, ParamsError, Problem
+from components.shared.errors import ArtifactError, DivergedError, InputError, ParamsError, Problem
 from components.shared.events.data import Emit, Succeeded, unheard
 from components.shared.logs import step_logger
 from components.shared.model import MODEL, EpochRecord, Selection
@@ -31,7 +31,7 @@ from components.train.checkpoints.format import list_checkpoints, read_checkpoin
 from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.checkpoints.resume import Found, find_checkpoint, start_over
 from components.train.curves import Curves
-from components.train.group import Group, joined
+from components.train.group import ALONE, Group, in_group, joined
 from components.train.loop import TrainingLoop
 from components.train.progress import Progress
 from components.train.state import restore
@@ -177,6 +177,29 @@ def train(
         checkpoints=kept,
         resumed_from=resumed,
     )
+
+
+def trial_trainer(dataset: Path, params: Params) -> Trainer:
+    """The trainer of a run as it begins, for trials: nothing is saved, and nothing is compiled.
+
+    Args:
+        dataset: A complete dataset directory.
+        params: The run's options.
+
+    Raises:
+        ParamsError: As :func:`train`.
+        ArtifactError: The dataset is incomplete or damaged.
+        DeviceError: The device or precision asked for is not there.
+        InputError: Several processes were started.
+    """
+    if in_group():
+        raise InputError("a trial runs in one process; start it without torchrun")
+    params = params.model_copy(update={"compile": "never"})  # which would take longer than the trial
+    table = network_problems(params)
+    device = choose_device(params.device)
+    data = open_dataset(dataset, training_splits)
+    _fits(data, params)
+    return _Run(data, sha256_of(dataset / DATASET.manifest_file), params, device, ALONE, table).trainer
 
 
 class _Run:

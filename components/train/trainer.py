@@ -271,13 +271,35 @@ class Trainer:
         finally:
             images.close()
 
-    def _accumulate(self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool) -> None:
+    def step_alone(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step of the optimiser outside of any epoch, group and schedule; the mean loss of its images before it.
+
+        For trials: what is summed up of the epoch is of no more use afterwards.
+
+        Args:
+            images: Network input, float32, shape (batch, channels, height, width).
+            labels: int64, shape (batch,).
+        """
+        weight, before = self.criterion.weight_of(labels), self.loss_sum.clone()
+        self._accumulate(images, labels, weight, is_last=True, model=self.network)
+        self._update()
+        return (self.loss_sum - before) / weight
+
+    def _accumulate(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        weight: Tensor | int,
+        *,
+        is_last: bool,
+        model: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Add a batch's gradients; `weight` is of all batches that make one step."""
         mixed = self.mixing(images, labels) if self.mixing.is_on else None
         self.stopwatch.lap("data")
         with nullcontext() if is_last else self._unsynced():
             with self.precision.autocast(self.device):
-                logits = self._model(images if mixed is None else mixed.images).float()
+                logits = (model or self._model)(images if mixed is None else mixed.images).float()
             losses = self.criterion(logits, labels)
             if mixed is not None:
                 losses = torch.lerp(self.criterion(logits, mixed.others), losses, mixed.share)
@@ -293,14 +315,17 @@ class Trainer:
         self.stopwatch.lap("forward_backward")
 
     def _step(self) -> None:
+        self._update()
+        self.schedules.step_batch()
+        self.stopwatch.lap("optimiser")
+
+    def _update(self) -> None:
         if self.params.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.params.max_grad_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.network)
-        self.schedules.step_batch()
-        self.stopwatch.lap("optimiser")
 
     @property
     def loss_so_far(self) -> float:
