@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -318,6 +318,9 @@ class _Run:
                 try:
                     is_done = loop.run(on_epoch)
                 except DivergedError as error:
+                    if keeper is not None:
+                        with suppress(OSError):  # what is told of is the loss
+                            keeper.wait()  # the last good state may still be on its way
                     raise DivergedError(f"{error}; {_last_good(directory)}") from error
             if is_done:
                 predictions = trainer.predict_with_best()
