@@ -30,6 +30,10 @@ STEPS = 500
 SHARE = 0.05
 # The outputs of a dead network differ from image to image by no more than rounding does.
 _ROUNDING = 1e-5
+# Of its start: a loss that stays above this has not moved.
+_MOVED = 0.98
+# Times its start: few images can be learnt at a rate that is too high for all of them.
+_RISEN = 3.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def smoke(dataset: Path, params: Params) -> Smoke:
     images = trainer.slices[0].stop
     if not losses[-1] <= goal:
         raise NotLearningError(
-            f"{images} images were not learnt by heart in {len(losses)} steps at learning_rate "
+            f"{images} images were not learnt by heart in {len(losses) - 1} steps at learning_rate "
             f"{params.learning_rate:g}: {told(losses)}, and it should be below {goal:.3g}; "
             f"{_diagnosis(trainer, losses)}"
         )
@@ -98,6 +102,13 @@ def smoke(dataset: Path, params: Params) -> Smoke:
         result.learning_rate,
         told(losses),
     )
+    if max(losses) > _RISEN * losses[0]:
+        _log.warning(
+            "on the way the loss rose to %.4g: learning_rate %g may be too high for whole epochs; "
+            "--find-learning-rate tells",
+            max(losses),
+            result.learning_rate,
+        )
     return result
 
 
@@ -158,6 +169,8 @@ def _diagnosis(trainer: Trainer, losses: list[float]) -> str:
             "the network says the same of every image: it is dead; either a layer lets nothing through, as a ReLU does "
             f"whose inputs are all negative, or {rate} is so high that the first steps have killed it{normalised}"
         )
+    if min(losses) > _MOVED * losses[0] and losses[0] >= last:
+        return f"the loss has hardly moved: {rate} is too low; --find-learning-rate finds a better one"
     tail = sum(losses[-50:]) / len(losses[-50:])
     before = sum(losses[-100:-50]) / max(1, len(losses[-100:-50]))
     if tail > losses[0] or tail > 2 * min(losses):

@@ -14,7 +14,7 @@ from components.shared.errors import ParamsError
 from components.train.acceleration import choose_compiling, choose_precision
 from components.train.train import train
 from tests.examples import small
-from tests.train.trials import epochs, trainer_of, weights
+from tests.train.trials import PLAIN_ARCH, epochs, trainer_of, weights
 
 CPU = torch.device("cpu")
 
@@ -53,7 +53,8 @@ def test_bf16_trains_and_evaluates_near_fp32(dataset: Path) -> None:
     ],
 )
 def test_a_fused_optimiser_makes_the_same_steps(dataset: Path, optimiser: str, kwargs: dict[str, Any]) -> None:
-    common = {"optim_class": f"torch.optim.{optimiser}", "num_epochs": 2}
+    # A bias before BatchNorm has no gradient but rounding errors, which Adam would magnify.
+    common: dict[str, Any] = {"optim_class": f"torch.optim.{optimiser}", "num_epochs": 2, "net_arch": PLAIN_ARCH}
     fused = trainer_of(dataset, **common, optim_kwargs=kwargs)
     plain = trainer_of(dataset, **common, optim_kwargs={**kwargs, "foreach": False})
     assert fused.optimiser.param_groups[0]["fused"] is True
@@ -78,9 +79,7 @@ def _line(caplog: pytest.LogCaptureFixture, dataset: Path, model: Path, **change
     return line
 
 
-def test_the_log_says_what_was_chosen_and_why(
-    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log_says_what_was_chosen_and_why(dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     line = _line(caplog, dataset, tmp_path / "one")
     assert line.endswith("fp32 (on the CPU), not compiled (on the CPU)")
     line = _line(caplog, dataset, tmp_path / "two", precision="bf16", compile="never")
@@ -104,9 +103,7 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_a_compiled_network_learns_the_same(
-    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_compiled_network_learns_the_same(dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from torch._dynamo.utils import counters
 
     from components.shared.model import open_model
