@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,30 @@ from components.train.checkpoints.mirror import CheckpointMirror
 from components.train.train import Checkpoints, train
 
 _log = step_logger("train")
+
+
+def trial_staged(
+    *, dataset: Place, params: Params, trial: Callable[[Path, Params], Reported], emit: Emit = unheard
+) -> Reported:
+    """A trial on a dataset that may lie in a bucket.
+
+    Args:
+        dataset: Where it lies.
+        params: The run's options.
+        trial: From the dataset's directory and the params to the result.
+        emit: Gets the status of the step.
+
+    Raises:
+        ShutterlineError: As the trial, and as :func:`train_staged` of the dataset.
+    """
+    with Staging(_log, emit, params) as staging:
+        if isinstance(dataset, Location):
+            network_problems(params)  # before anything is fetched
+            choose_device(params.device)
+        images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
+        if (start := _initial_weights(staging, params)) is not None:
+            params = params.model_copy(update={"initial_weights": str(start)})
+        return staging.publish(trial(images, params))
 
 
 def train_staged(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from components.classifier.network import LayerTable, network_of
 from components.classifier.placement import store_images
 from components.shared.artifacts import ArtifactWriter, Normalisation, sha256_of
 from components.shared.dataset import DATASET, Dataset, open_dataset, training_splits
-from components.shared.errors import ArtifactError, DivergedError, ParamsError, Problem
+from components.shared.errors import ArtifactError, DivergedError, InputError, ParamsError, Problem
 from components.shared.events.data import Emit, Succeeded, unheard
 from components.shared.logs import step_logger
 from components.shared.model import MODEL, EpochRecord, Selection, Speed
@@ -34,7 +34,7 @@ from components.train.checkpoints.format import list_checkpoints, read_checkpoin
 from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.checkpoints.resume import Found, find_checkpoint, start_over
 from components.train.curves import Curves
-from components.train.group import Group, joined
+from components.train.group import ALONE, Group, in_group, joined
 from components.train.loop import TrainingLoop
 from components.train.progress import Progress
 from components.train.speed import measure_speed
@@ -199,6 +199,31 @@ def train(
     )
 
 
+def trial_trainer(dataset: Path, params: Params) -> Trainer:
+    """The trainer of a run as it begins, for trials: nothing is saved, and nothing is compiled.
+
+    Args:
+        dataset: A complete dataset directory.
+        params: The run's options.
+
+    Raises:
+        ParamsError: As :func:`train`.
+        ArtifactError: The dataset is incomplete or damaged.
+        DeviceError: The device or precision asked for is not there.
+        InputError: Several processes were started.
+    """
+    if in_group():
+        raise InputError("a trial runs in one process; start it without torchrun")
+    params = params.model_copy(update={"compile": "never"})  # which would take longer than the trial
+    table = network_problems(params)
+    device = choose_device(params.device)
+    data = open_dataset(dataset, training_splits)
+    _fits(data, params)
+    run = _Run(data, sha256_of(dataset / DATASET.manifest_file), params, device, ALONE, table)
+    run.begin(None, None)
+    return run.trainer
+
+
 class _Run:
     """One attempt at a training: the trainer, and what is around it."""
 
@@ -318,6 +343,9 @@ class _Run:
                 try:
                     is_done = loop.run(on_epoch)
                 except DivergedError as error:
+                    if keeper is not None:
+                        with suppress(OSError):  # what is told of is the loss
+                            keeper.wait()  # the last good state may still be on its way
                     raise DivergedError(f"{error}; {_last_good(directory)}") from error
             if is_done:
                 predictions = trainer.predict_with_best()

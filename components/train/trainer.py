@@ -266,6 +266,21 @@ class Trainer:
                 self.epoch_seconds += self.stopwatch.training - seconds
                 after_step()
 
+    def step_alone(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step of the optimiser outside of any epoch, group and schedule; the mean loss of its images before it.
+
+        For trials: what is summed up of the epoch is of no more use afterwards.
+
+        Args:
+            images: Network input, float32, shape (batch, channels, height, width).
+            labels: int64, shape (batch,).
+        """
+        weight, before = self.criterion.weight_of(labels), self.loss_sum.clone()
+        mixed = self.mixing(images, labels) if self.mixing.is_on else None
+        self._backward(images, labels, mixed, weight, is_last=True, model=self.network)
+        self._update()
+        return (self.loss_sum - before) / weight
+
     def _accumulate(self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool) -> None:
         """Add a batch's gradients; `weight` is of all batches that make one step."""
         mixed = self.mixing(images, labels) if self.mixing.is_on else None
@@ -274,11 +289,18 @@ class Trainer:
         self.stopwatch.lap("forward_backward")
 
     def _backward(
-        self, images: Tensor, labels: Tensor, mixed: Mixed | None, weight: Tensor | int, *, is_last: bool
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mixed: Mixed | None,
+        weight: Tensor | int,
+        *,
+        is_last: bool,
+        model: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         with nullcontext() if is_last else self._unsynced():
             with self.precision.autocast(self.device):
-                logits = self._model(images if mixed is None else mixed.images).float()
+                logits = (model or self._model)(images if mixed is None else mixed.images).float()
             losses = self.criterion(logits, labels)
             if mixed is not None:
                 losses = torch.lerp(self.criterion(logits, mixed.others), losses, mixed.share)
@@ -305,14 +327,14 @@ class Trainer:
         weight = self.criterion.weight_of(labels) * (together * self.group.size)
         for index in range(together):
             self._backward(images, labels, None, weight, is_last=index == together - 1)
-        self._optimise()
+        self._update()
 
     def _step(self) -> None:
-        self._optimise()
+        self._update()
         self.schedules.step_batch()
         self.stopwatch.lap("optimiser")
 
-    def _optimise(self) -> None:
+    def _update(self) -> None:
         if self.params.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.params.max_grad_norm)
         self.optimiser.step()
