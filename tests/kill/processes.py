@@ -64,9 +64,13 @@ class Attempt:
                 self._signal(signal.SIGSTOP)
                 if has_trace(places):
                     return True
-                self._signal(signal.SIGCONT)
+                self.go_on()
             time.sleep(_LOOK)
         return False
+
+    def go_on(self) -> None:
+        """Let it go on after :meth:`reaches` has stopped it."""
+        self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill it, and all that it has started."""
