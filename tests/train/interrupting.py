@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from components.classifier.batches import Normaliser, store_images
@@ -138,3 +139,12 @@ def steps_kept(folder: Path) -> list[int]:
 def weights_in(folder: Path) -> tuple[str, str]:
     """SHA-256 of a model's two files of weights."""
     return sha256_of(folder / "model" / "model.safetensors"), sha256_of(folder / "model" / "last.safetensors")
+
+
+def heard_of(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the steps log from now on, once each, whatever handlers an earlier test left."""
+    steps = logging.getLogger("shutterline")
+    monkeypatch.setattr(steps, "handlers", [caplog.handler])
+    monkeypatch.setattr(steps, "propagate", False)
+    caplog.set_level(logging.INFO, logger="shutterline")
+    return caplog

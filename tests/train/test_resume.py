@@ -22,6 +22,7 @@ from tests.train.interrupting import (
     differing,
     ended,
     fresh_trainer,
+    heard_of,
     steps_kept,
     trained,
     trained_step_by_step,
@@ -48,11 +49,7 @@ def every_step_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     """What the steps log, whatever handlers an earlier test left."""
-    steps = logging.getLogger("shutterline")
-    monkeypatch.setattr(steps, "handlers", [caplog.handler])
-    monkeypatch.setattr(steps, "propagate", False)
-    caplog.set_level(logging.INFO, logger="shutterline")
-    return caplog
+    return heard_of(caplog, monkeypatch)
 
 
 @pytest.mark.usefixtures("every_step_speaks")

@@ -16,8 +16,11 @@ from components.shared.storage.publish import delete, write_file
 from components.train.checkpoints.format import (
     DamagedError,
     is_checkpoint_file,
+    order_of,
     read_checkpoint_manifest,
     remove_checkpoint,
+    superseded,
+    without_manifest,
 )
 
 
@@ -68,8 +71,11 @@ class CheckpointMirror:
         self._there = {name for name in found if name.endswith(".json")}
         states = {Path(name).with_suffix(".json").name for name in found if name.endswith(".pt")}
         for name in sorted(states - self._there if not start_over else states | self._there):
-            self._remove(name)  # of a writer that was killed before its manifest was there, or all
-        for name in sorted(self._there, reverse=True):
+            if not start_over:
+                state = Path(name).with_suffix(".pt").name
+                self._log.warning("a checkpoint in %s is passed over: %s", self._place, without_manifest(state))
+            self._remove(name)
+        for name in sorted(self._there, key=order_of, reverse=True):
             try:
                 self._fetch(name)
             except DamagedError as error:
@@ -100,7 +106,7 @@ class CheckpointMirror:
             for file in (path.with_suffix(".pt"), path):
                 write_file(self._place.child(file.name), file)
             self._there.add(path.name)
-            for old in sorted(self._there)[: -self._keep]:
+            for old in superseded(self._there, path.name, self._keep):
                 self._remove(old)
         except (ShutterlineError, OSError) as error:
             self._log.warning("a checkpoint was saved and not uploaded: %s", error)
