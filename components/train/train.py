@@ -29,7 +29,7 @@ from components.shared.signals import Deferred, Terminated, ends_deferred
 from components.train.acceleration import FORWARD_AND_BACKWARD, choose_compiling, choose_precision
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
 from components.train.checkpoints.keeper import CheckpointKeeper
-from components.train.checkpoints.resume import Found, find_checkpoint, start_over
+from components.train.checkpoints.resume import Found, find_checkpoint, refuse_foreign, start_over
 from components.train.curves import Curves
 from components.train.group import Group, joined
 from components.train.loop import TrainingLoop
@@ -153,10 +153,13 @@ def train(
     device = choose_device(params.device)
     data = open_dataset(dataset, training_splits)
     _fits(data, params)
+    digest, kept = sha256_of(dataset / DATASET.manifest_file), checkpoints.beside(model)
     with ends_deferred() as told, joined(device) as group, ExitStack() as stack:
+        if checkpoints.directory is not None and not checkpoints.start_over:
+            # Before the earlier model makes room for another.
+            group.on_first(lambda: refuse_foreign(kept, params, digest))
         writer = stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None
-        run = _Run(data, sha256_of(dataset / DATASET.manifest_file), params, device, group, table)
-        kept = checkpoints.beside(model)
+        run = _Run(data, digest, params, device, group, table)
         resumed = run.resume(checkpoints, kept)
         if not run.train(kept, checkpoints, model / "tensorboard", emit, told):
             # If it was this process that was told, its own handler of the signal says so when this block is left.
