@@ -41,7 +41,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for key, (suite, hit) in (pair for pair in report.user_properties if pair[0] == KILLED):
             told.setdefault(f"{key}: {suite}", []).append(hit)
     if told:
-        terminalreporter.section(f"runs killed, all with the uninterrupted run's weights ({SEED_VARIABLE}={settle_seed()})")
+        terminalreporter.section(
+            f"runs killed, all with the uninterrupted run's weights ({SEED_VARIABLE}={settle_seed()})"
+        )
     for suite, lives in told.items():
         kills = Counter(each for hit in lives for each in hit)
         counts = ", ".join(f"{count} {what}" for what, count in kills.most_common())

@@ -104,7 +104,9 @@ class Setting:
         return Uninterrupted(left_in(folder / "model"), time.monotonic() - begun)
 
 
-def settled(folder: Path, dataset: Path, launcher: Sequence[str] = ("-m", "components.train"), **params: Any) -> Setting:
+def settled(
+    folder: Path, dataset: Path, launcher: Sequence[str] = ("-m", "components.train"), **params: Any
+) -> Setting:
     """A training of these params."""
     return Setting(dataset, write_params(folder / "params.json", **{**PARAMS, **params}), launcher)
 

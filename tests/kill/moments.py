@@ -78,5 +78,7 @@ def drawn(draws: random.Random, life: float) -> Moment:
         life: Seconds from the start of the uninterrupted process to its end.
     """
     after = draws.uniform(0, 0.95 * life)
-    inside: Inside = draws.choice(("any time", "any time", "any time", "state", "state", "between", "manifest", "model"))
+    inside: Inside = draws.choice(
+        ("any time", "any time", "any time", "state", "state", "between", "manifest", "model")
+    )
     return Moment(after, inside)

@@ -79,7 +79,9 @@ def timeless(state: dict[str, Any]) -> dict[str, Any]:
     """A state without what depends on how fast it went."""
     kept = {key: value for key, value in state.items() if key != "seconds"}
     kept["epoch"] = {key: value for key, value in state["epoch"].items() if key != "seconds"}
-    kept["history"] = [{key: value for key, value in record.items() if key != "images_per_second"} for record in state["history"]]
+    kept["history"] = [
+        {key: value for key, value in record.items() if key != "images_per_second"} for record in state["history"]
+    ]
     return kept
 
 

@@ -118,7 +118,10 @@ STATES: dict[str, dict[str, Any]] = {
         ]
     },
     "other transforms": {
-        "additional_transforms": [transform("RandAugment", num_ops=2), transform("ElasticTransform", alpha=5.0, sigma=0.5)]
+        "additional_transforms": [
+            transform("RandAugment", num_ops=2),
+            transform("ElasticTransform", alpha=5.0, sigma=0.5),
+        ]
     },
 }
 

@@ -161,7 +161,9 @@ def test_when_all_are_damaged_the_run_begins_anew(
 
     assert result.resumed_from is None
     warned = warnings_in(heard)
-    assert [path.with_suffix(".pt").name in line for path, line in zip(reversed(kept), warned, strict=False)] == [True] * 3
+    assert [path.with_suffix(".pt").name in line for path, line in zip(reversed(kept), warned, strict=False)] == [
+        True
+    ] * 3
     assert "begins anew" in warned[-1]
     assert weights_in(broken) == whole
 
