@@ -1,7 +1,7 @@
 # `make run` and `make test` are all a newcomer needs; both install into .venv first.
 .DELETE_ON_ERROR:
 .PHONY: help install run test test-slow check format bench bench-gpu seeds services \
-	images supply-chain test-containers clean
+	images supply-chain test-containers test-kill clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,6 +24,7 @@ help:
 	@echo 'make images   build the images of the steps (needs a Docker engine); BUILD=… are options of docker/build.py'
 	@echo 'make supply-chain  SBOM and licences of the images'
 	@echo 'make test-containers  the tests of the images'
+	@echo 'make test-kill  trainings killed at random moments; SHUTTERLINE_KILLS=0.1 for a tenth of them'
 	@echo 'make install  everything for development into $(VENV)'
 	@echo 'make clean    remove $(VENV), caches and runs'
 
@@ -47,10 +48,10 @@ run: $(VENV)/.run
 	$(BIN)/shutterline run
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow and not containers' $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow and not containers and not kill' $(TESTS)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'slow and not containers' $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'slow and not containers and not kill' $(TESTS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -86,7 +87,10 @@ supply-chain: $(VENV)/.dev
 	$(BIN)/python docker/supply_chain.py
 
 test-containers: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --verbose -m containers $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --verbose -m 'containers and not kill' $(TESTS)
+
+test-kill: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --verbose -m kill tests/kill
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build runs

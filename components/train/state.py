@@ -127,22 +127,32 @@ def _restore_generators(
     same_kind = (generators["flip"].numel() == trainer.flipping.get_state().numel()) and (
         manifest.device.startswith("cpu") == (device.type == "cpu")
     )
-    if same_kind and len(generators["processes"]) == group.size:
+    is_same = same_kind and len(generators["processes"]) == group.size
+    _warn_of_other_ground(trainer, manifest, log, is_same)
+    if is_same:
         trainer.flipping.set_state(generators["flip"])
         _set_own_generators(trainer, generators["processes"][group.rank])
         return
-    log.warning(
-        "the checkpoint was made by %d process(es) on %s; the run goes on with %d on %s, and from here on its random "
-        "numbers are others than they would have been",
-        manifest.processes,
-        manifest.device,
-        group.size,
-        describe_device(device),
-    )
     seed = trainer.params.manual_seed
     trainer.flipping.manual_seed(derived_seed(seed, f"flip/{manifest.step}"))
     trainer.augmenting.manual_seed(derived_seed(seed, f"augment/{manifest.step}/{group.rank}"))
     torch.manual_seed(derived_seed(seed, f"torch/{manifest.step}/{group.rank}"))
+
+
+def _warn_of_other_ground(
+    trainer: Trainer, manifest: CheckpointManifest, log: logging.Logger, same_generators: bool
+) -> None:
+    """Warn of what keeps the rest of a run from being bit-exact."""
+    there = f"{manifest.processes} process(es) on {manifest.device} with torch {manifest.torch}"
+    here = f"{trainer.group.size} on {describe_device(trainer.device)} with torch {torch.__version__}"
+    if there.replace(" process(es)", "", 1) != here:
+        what = "its sums may be rounded otherwise" if same_generators else "its random numbers are others"
+        log.warning(
+            "the checkpoint was made by %s; the run goes on with %s, and from here on %s than they would have been",
+            there,
+            here,
+            what,
+        )
 
 
 def _own_generators(trainer: Trainer) -> dict[str, Any]:

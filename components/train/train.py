@@ -166,11 +166,16 @@ def train(
     device = choose_device(params.device)
     data = open_dataset(dataset, training_splits)
     _fits(data, params)
+    dataset_sha256, kept = sha256_of(dataset / DATASET.manifest_file), checkpoints.beside(model)
     with ends_deferred() as ending, joined(device) as group, ExitStack() as stack:
+        found = None
+        if not checkpoints.start_over:
+            # Before the earlier model makes room for another, which checkpoints of another run would hinder.
+            may_go = checkpoints.directory is None
+            found = group.on_first(lambda: find_checkpoint(kept, params, dataset_sha256, _log, foreign_may_go=may_go))
         writer = stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None
-        kept = checkpoints.beside(model)
-        dataset_sha256 = sha256_of(dataset / DATASET.manifest_file)
-        found = group.on_first(lambda: _checkpoint(checkpoints, kept, params, dataset_sha256))
+        if checkpoints.start_over and group.is_first:
+            start_over(kept)
         run = _Run(data, dataset_sha256, params, device, group, table)
         run.begin(found, initial_weights)
         curves = stack.enter_context(Curves(model / "tensorboard")) if group.is_first else None
@@ -362,13 +367,6 @@ class _Run:
         for line in speed_lines(found):
             _log.info("%s", line)
         return found
-
-
-def _checkpoint(checkpoints: Checkpoints, directory: Path, params: Params, dataset_sha256: str) -> Found | None:
-    """The checkpoint to go on from, if there is one."""
-    if checkpoints.start_over:
-        start_over(directory)
-    return find_checkpoint(directory, params, dataset_sha256, _log, foreign_may_go=checkpoints.directory is None)
 
 
 def _last_good(directory: Path) -> str:

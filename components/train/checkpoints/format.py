@@ -16,7 +16,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -62,7 +62,7 @@ class CheckpointManifest(Record):
 
     @property
     def name(self) -> str:
-        """What both files are called, without suffix; names sort as checkpoints follow each other."""
+        """What both files are called, without suffix."""
         return f"epoch-{self.epoch:05d}-batch-{self.batch:06d}"
 
     @property
@@ -153,7 +153,34 @@ def _canonical(document: object) -> bytes:
 def list_checkpoints(directory: Path) -> list[Path]:
     """The manifests in a directory, as they follow each other."""
     found = [path for path in directory.glob(f"epoch-*{_SUFFIX}") if _NAME.fullmatch(path.stem)]
-    return sorted(found, key=lambda path: order_of(path.name))
+    return sorted(found, key=order_of)
+
+
+def states_alone(directory: Path) -> list[Path]:
+    """The states in a directory that have no manifest: of a writer that was killed, or somebody removed it."""
+    found = [path for path in directory.glob("epoch-*.pt") if _NAME.fullmatch(path.stem)]
+    return sorted(path for path in found if not path.with_suffix(_SUFFIX).exists())
+
+
+def without_manifest(state: str) -> str:
+    """What is wrong with a state that has no manifest, for people; `state` is its file's name."""
+    manifest = Path(state).with_suffix(_SUFFIX).name
+    return f"{state} has no {manifest}, which is written last: its writer was killed, or the file was removed"
+
+
+def superseded(names: Iterable[str], newest: str, keep: int) -> list[str]:
+    """Which of some checkpoints may go, now that another one is whole.
+
+    Those that lie further on in the run stay: an attempt before this one left them, which this one has passed over
+    because they are damaged or could not be read, and they are not to take the place of what is whole.
+
+    Args:
+        names: Of the manifests' files.
+        newest: Of the one that was written last.
+        keep: How many stay up to that one.
+    """
+    until = order_of(newest)
+    return sorted((name for name in names if order_of(name) <= until), key=order_of)[:-keep]
 
 
 def is_checkpoint_file(name: str) -> bool:
@@ -162,8 +189,8 @@ def is_checkpoint_file(name: str) -> bool:
     return path.suffix in (_SUFFIX, ".pt") and _NAME.fullmatch(path.stem) is not None
 
 
-def order_of(name: str) -> tuple[int, ...]:
-    """What checkpoints are sorted by, from the name of a file: epochs beyond 99,999 have longer names."""
+def order_of(name: str | Path) -> tuple[int, ...]:
+    """What sorts checkpoints as they follow each other, by the name of a file of theirs."""
     found = _NAME.fullmatch(Path(name).stem)
     return tuple(int(number) for number in found.groups()) if found else ()
 
@@ -242,6 +269,5 @@ def remove_leftovers(directory: Path) -> None:
     """Remove what writers that were killed have left: unfinished files, and states without a manifest."""
     for path in directory.glob(".epoch-*.tmp"):
         path.unlink(missing_ok=True)
-    for path in directory.glob("epoch-*.pt"):
-        if _NAME.fullmatch(path.stem) and not path.with_suffix(_SUFFIX).exists():
-            path.unlink(missing_ok=True)
+    for path in states_alone(directory):
+        path.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from components.train.checkpoints.format import (
     list_checkpoints,
     remove_checkpoint,
     remove_leftovers,
+    superseded,
     write_checkpoint,
 )
 from components.train.checkpoints.snapshot import Snapshot
@@ -128,8 +129,9 @@ class CheckpointKeeper:
                     snapshot.prepare(state)
                 elif self._error is None:
                     path = write_checkpoint(self._directory, manifest, state)
-                    for old in list_checkpoints(self._directory)[: -self._keep]:
-                        remove_checkpoint(old)
+                    there = [each.name for each in list_checkpoints(self._directory)]
+                    for old in superseded(there, path.name, self._keep):
+                        remove_checkpoint(self._directory / old)
                     if self._on_saved is None or self._on_saved(path):
                         self._saved.append((manifest, path))
             except BaseException as error:  # it is raised where the training is

@@ -18,7 +18,9 @@ from components.train.checkpoints.format import (
     order_of,
     read_checkpoint_manifest,
     remove_checkpoint,
+    superseded,
     verified_state,
+    without_manifest,
 )
 
 
@@ -69,7 +71,10 @@ class CheckpointMirror:
         self._there = {name for name in found if name.endswith(".json")}
         states = {Path(name).with_suffix(".json").name for name in found if name.endswith(".pt")}
         for name in sorted(states - self._there if not start_over else states | self._there):
-            self._remove(name)  # of a writer that was killed before its manifest was there, or all
+            if not start_over:
+                state = Path(name).with_suffix(".pt").name
+                self._log.warning("a checkpoint in %s is passed over: %s", self._place, without_manifest(state))
+            self._remove(name)
         for name in sorted(self._there, key=order_of, reverse=True):
             try:
                 self._fetch(name)
@@ -100,7 +105,7 @@ class CheckpointMirror:
             for file in (path.with_suffix(".pt"), path):
                 write_file(self._place.child(file.name), file)
             self._there.add(path.name)
-            for old in sorted(self._there, key=order_of)[: -self._keep]:
+            for old in superseded(self._there, path.name, self._keep):
                 self._remove(old)
         except (ShutterlineError, OSError) as error:
             self._log.warning("a checkpoint was saved and not uploaded: %s", error)

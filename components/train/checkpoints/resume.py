@@ -16,6 +16,8 @@ from components.train.checkpoints.format import (
     read_state,
     remove_checkpoint,
     remove_leftovers,
+    states_alone,
+    without_manifest,
 )
 from components.train.checkpoints.identity import differences, require_own
 
@@ -48,7 +50,11 @@ def find_checkpoint(
     Raises:
         CheckpointError: The newest is of another run.
     """
-    for path in reversed(list_checkpoints(directory)):
+    alone = states_alone(directory)
+    for state in alone:
+        log.warning("a checkpoint in %s is passed over: %s", directory, without_manifest(state.name))
+    found = list_checkpoints(directory)
+    for path in reversed(found):
         try:
             manifest = read_checkpoint_manifest(path)
             if foreign_may_go and any(differences(manifest, params, dataset_sha256)):
@@ -61,6 +67,8 @@ def find_checkpoint(
             return Found(manifest, read_state(path, manifest))
         except DamagedError as error:
             log.warning("a checkpoint in %s is damaged and passed over: %s", directory, error)
+    if found or alone:
+        log.warning("no checkpoint in %s is whole; the run begins anew", directory)
     return None
 
 

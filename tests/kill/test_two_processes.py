@@ -1,0 +1,78 @@
+"""A training of two processes, killed as a whole or in one of them, leaves what the uninterrupted one leaves."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.kill.draws import draws_of, runs
+from tests.kill.lives import KILLED, Setting, Uninterrupted, hit_by, left_in, places_in, settled, survives
+from tests.kill.moments import drawn
+from tests.kill.processes import descendants_of
+
+pytestmark = pytest.mark.kill
+
+TORCHRUN = "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 3 -m components.train".split()
+
+# Without it torch 2.15 keeps one store for all attempts, in which gloo finds the addresses of processes that are gone:
+# starting again then fails now and then (torch.distributed.elastic.rendezvous.dynamic_rendezvous).
+FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+
+@pytest.fixture(scope="module")
+def two(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Setting, Uninterrupted]:
+    folder = tmp_path_factory.mktemp("two")
+    # Every step waits for the other process, so fewer take as long.
+    setting = replace(settled(folder, dataset, TORCHRUN, num_epochs=8), environment=FRESH_STORE)
+    return setting, setting.uninterrupted(folder)
+
+
+@pytest.mark.parametrize("number", runs(10))
+def test_a_killed_group(
+    two: tuple[Setting, Uninterrupted], number: int, tmp_path: Path, record_property: Callable[..., None]
+) -> None:
+    draws = draws_of("two", number)
+    if draws.random() < 0.5:
+        record_property(KILLED, ("two processes, all killed", survives(*two, tmp_path / "run", draws)))
+    else:
+        record_property(KILLED, ("two processes, one killed", lose_one(*two, tmp_path / "run", draws)))
+
+
+def lose_one(setting: Setting, whole: Uninterrupted, folder: Path, draws: random.Random) -> list[str]:
+    """Kill one process of a group once or twice; torchrun starts both again, and they go on.
+
+    Returns:
+        What was hit, by kill.
+    """
+    kills, hit = draws.randint(1, 2), list[str]()
+    attempt = setting.start(folder, 1)
+    while len(hit) < kills:
+        moment = drawn(draws, whole.life)
+        if not attempt.reaches(moment, places_in(folder)):
+            break
+        workers = [pid for pid in descendants_of(attempt.process.pid) if is_training(pid)]
+        if workers:
+            with suppress(ProcessLookupError):
+                os.kill(draws.choice(workers), signal.SIGKILL)
+                hit.append(hit_by(moment, attempt.said))
+        attempt.go_on()
+    code = attempt.end()
+    story = f"one was killed {len(hit)} times ({', '.join(hit)}):\n{attempt.said}"
+    assert code == 0, story
+    assert left_in(folder / "model") == whole.left, story
+    return hit
+
+
+def is_training(pid: int) -> bool:
+    """Whether a process is one of the group's, and no child that one of these has for a moment."""
+    with suppress(OSError):
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return any(entry.startswith(b"LOCAL_RANK=") for entry in environment)
+    return False

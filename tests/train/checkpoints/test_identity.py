@@ -1,0 +1,161 @@
+"""Whose a checkpoint is: one of other params or data is refused with what differs, unless told to start over."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared.errors import CheckpointError
+from components.shared.params import Params
+from components.train.__main__ import main
+from components.train.checkpoints.identity import FREE
+from components.train.train import Checkpoints
+from tests.examples import SMALL, small, write_digits, write_params
+from tests.train.interrupting import steps_kept, trained, weights_in
+
+
+def arch(channels: int) -> list[dict[str, Any]]:
+    """The small network with other channels."""
+    layers = copy.deepcopy(SMALL["net_arch"])
+    layers[0]["kwargs"]["out_channels"] = layers[1]["kwargs"]["num_features"] = channels
+    return list(layers)
+
+
+@pytest.fixture(scope="module")
+def done(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("done")
+    trained(dataset, folder, small())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"net_arch": arch(16)}, "net_arch[0].kwargs.out_channels: 8 there, 16 here"),
+        ({"net_arch": SMALL["net_arch"][:2]}, "net_arch: 3 entries there, 2 here"),
+        ({"optim_kwargs": {"weight_decay": 0.5}}, "optim_kwargs.weight_decay: 0.5 here alone"),
+        (
+            {"optim_class": "torch.optim.SGD"},
+            "optim_class: the text 'torch.optim.AdamW' there, the text 'torch.optim.SGD' here",
+        ),
+        ({"learning_rate": 0.02}, "learning_rate: 0.01 there, 0.02 here"),
+        ({"batch_size": 16}, "batch_size: 32 there, 16 here"),
+        ({"manual_seed": 1}, "manual_seed: 0 there, 1 here"),
+        ({"num_epochs": 3}, "num_epochs: 2 there, 3 here"),
+        ({"ema_decay": 0.9}, "ema_decay: 0.0 there, 0.9 here"),
+        ({"precision": "bf16"}, "precision: the text 'auto' there, the text 'bf16' here"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_other_params_are_refused_with_what_differs(
+    dataset: Path, done: Path, changes: dict[str, Any], told: str
+) -> None:
+    kept, weights = steps_kept(done), weights_in(done)
+
+    with pytest.raises(CheckpointError) as refused:
+        trained(dataset, done, small(**changes))
+
+    assert told in str(refused.value)
+    assert str(done / "checkpoints") in str(refused.value)
+    assert "--start-over" in str(refused.value)
+    assert (steps_kept(done), weights_in(done)) == (kept, weights), "what is there is left as it is"
+
+
+def test_other_data_is_refused(done: Path, tmp_path: Path) -> None:
+    other = write_digits(tmp_path / "other", 240)
+
+    with pytest.raises(CheckpointError, match=r"the dataset: SHA-256 \w{12}… there"):
+        trained(other, done, small())
+
+
+OTHERWISE: dict[str, Any] = {
+    "GOOGLE_APPLICATION_CREDENTIALS": "key.json",
+    "PUB_SUB_PROJECT": "vision-1",
+    "PUB_SUB_TOPIC": "runs",
+    "PUB_SUB_SUBSCRIPTION": "runs-sub",
+    "TIMEOUT": 7.0,
+    "KAFKA_HOST": "broker",
+    "KAFKA_TOPIC": "runs",
+    "device": "auto",
+    "mode": "notebook",
+    "eval_metric_compute_freq": "batch",
+    "eval_batch_size": 7,
+    "test_fraction": 0.3,
+    "validation_fraction": 0.1,
+    "max_unreadable": 0.5,
+    "on_status_error": "fail",
+    "save_freq": 1,
+    "checkpoint_minutes": None,
+    "keep_checkpoints": 1,
+    "compile": "never",
+    "data_placement": "host",
+}
+BROKERS = (("KAFKA_HOST", "KAFKA_TOPIC"), ("PUB_SUB_PROJECT", "PUB_SUB_TOPIC", "PUB_SUB_SUBSCRIPTION"))
+
+
+@pytest.mark.parametrize("key", sorted(FREE))
+def test_what_does_not_change_the_weights_does_not_hinder(dataset: Path, done: Path, key: str) -> None:
+    # A broker's options come together.
+    names = next((names for names in BROKERS if key in names), (key,))
+    before, params = weights_in(done), small(**{name: OTHERWISE[name] for name in names})
+    assert getattr(params, key) != getattr(small(), key)
+
+    result = trained(dataset, done, params)
+
+    assert result.resumed_from == "its end, after epoch 2"
+    assert weights_in(done) == before
+
+
+@pytest.mark.parametrize(
+    "key", ["save_freq", "checkpoint_minutes", "keep_checkpoints", "eval_batch_size", "data_placement"]
+)
+def test_what_is_free_changes_no_weight(dataset: Path, done: Path, tmp_path: Path, key: str) -> None:
+    trained(dataset, tmp_path, small(**{key: OTHERWISE[key]}))
+
+    assert weights_in(tmp_path) == weights_in(done)
+
+
+def test_every_free_key_is_an_option() -> None:
+    assert Params.model_fields.keys() >= FREE
+
+
+def test_the_command_line_refuses_and_starts_over_when_told(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(dataset, tmp_path, small())
+    params = write_params(tmp_path / "other.json", net_arch=arch(16), num_epochs=1)
+    command = ["--dataset", str(dataset), "--model", str(tmp_path / "model"), "--params", str(params)]
+    command += ["--checkpoints", str(tmp_path / "checkpoints")]
+
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "net_arch[0].kwargs.out_channels: 8 there, 16 here" in said
+    assert "num_epochs: 2 there, 1 here" in said
+    assert "Traceback" not in said
+    assert steps_kept(tmp_path) == [14]
+
+    assert main([*command, "--start-over"]) == 0
+    assert steps_kept(tmp_path) == [7]
+    assert "going on" not in capsys.readouterr().err
+
+
+def test_starting_over_begins_a_run_of_the_same_params_anew(dataset: Path, tmp_path: Path) -> None:
+    trained(dataset, tmp_path, small())
+    before = weights_in(tmp_path)
+
+    result = trained(dataset, tmp_path, small(), checkpoints=Checkpoints(tmp_path / "checkpoints", start_over=True))
+
+    assert result.resumed_from is None
+    assert weights_in(tmp_path) == before
+
+
+def test_checkpoints_beside_a_model_go_with_it_when_another_run_replaces_it(dataset: Path, tmp_path: Path) -> None:
+    trained(dataset, tmp_path, small(), checkpoints=None)
+    result = trained(dataset, tmp_path, small(learning_rate=0.02), checkpoints=None)
+
+    assert result.resumed_from is None
+    assert result.checkpoints == tmp_path / "model-checkpoints"

@@ -1,0 +1,152 @@
+"""Trainings that are interrupted between two steps and go on, in this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.classifier.batches import Normaliser, store_images
+from components.classifier.device import make_repeatable
+from components.classifier.network import network_of
+from components.shared.artifacts import sha256_of
+from components.shared.dataset import DATASET, open_dataset
+from components.shared.events.data import EventData, Progress
+from components.shared.params import Params
+from components.shared.signals import Terminated, sigterm_raises
+from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
+from components.train.checkpoints.resume import find_checkpoint
+from components.train.state import manifest_of, restore, state_of
+from components.train.train import TrainResult, train
+from components.train.trainer import Labelled, Trainer
+
+LOG = logging.getLogger("shutterline.train")
+
+
+class Interrupted(Exception):  # noqa: N818 - no fault: the test wants it
+    """Raised between two steps."""
+
+
+def fresh_trainer(dataset: Path, params: Params) -> Trainer:
+    """A trainer as `train` makes it, that has not trained yet."""
+    make_repeatable(params.manual_seed)
+    data, cpu = open_dataset(dataset), torch.device("cpu")
+    training, held_out = (
+        Labelled(store_images(data.splits[name], cpu), torch.tensor(data.splits[name].labels))
+        for name in ("train", "test")
+    )
+    normalise = Normaliser(data.manifest.normalisation, cpu)
+    return Trainer(network_of(params), training, held_out, params, normalise, cpu)
+
+
+def trained_through(dataset: Path, params: Params) -> dict[str, Any]:
+    """The state of a run that nothing interrupts."""
+    trainer = fresh_trainer(dataset, params)
+    while not trainer.is_finished:
+        trainer.train_rest(lambda: None)
+        trainer.end_epoch()
+    return timeless(state_of(trainer))
+
+
+def trained_step_by_step(dataset: Path, params: Params, checkpoints: Path) -> dict[str, Any]:
+    """The state of a run of which every step is an attempt of its own: each goes on from the last one's file."""
+    digest = sha256_of(dataset / DATASET.manifest_file)
+
+    def leave() -> None:
+        raise Interrupted
+
+    while True:
+        trainer = fresh_trainer(dataset, params)
+        if (found := find_checkpoint(checkpoints, params, digest, LOG)) is not None:
+            restore(trainer, found, LOG)
+        if trainer.is_finished:
+            return timeless(state_of(trainer))
+        try:
+            trainer.train_rest(leave)
+            trainer.end_epoch()
+        except Interrupted:
+            pass
+        write_checkpoint(checkpoints, manifest_of(trainer, digest), state_of(trainer))
+
+
+def timeless(state: dict[str, Any]) -> dict[str, Any]:
+    """A state without what depends on how fast it went."""
+    kept = {key: value for key, value in state.items() if key != "seconds"}
+    kept["epoch"] = {key: value for key, value in state["epoch"].items() if key != "seconds"}
+    kept["history"] = [
+        {key: value for key, value in record.items() if key != "images_per_second"} for record in state["history"]
+    ]
+    return kept
+
+
+def differing(one: Any, other: Any, path: str = "") -> list[str]:
+    """Where two states differ, to the bit."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [path]
+    if isinstance(one, dict) and isinstance(other, dict):
+        if one.keys() != other.keys():
+            return [f"{path}: {sorted(map(str, one.keys() ^ other.keys()))}"]
+        return [found for key in one for found in differing(one[key], other[key], f"{path}.{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        if len(one) != len(other):
+            return [f"{path}: {len(one)} and {len(other)} entries"]
+        pairs = enumerate(zip(one, other, strict=True))
+        return [found for index, pair in pairs for found in differing(*pair, f"{path}[{index}]")]
+    return [] if one == other else [f"{path}: {one!r} and {other!r}"]
+
+
+def trained(dataset: Path, folder: Path, params: Params, **changes: Any) -> TrainResult:
+    """Train with model and checkpoints in a folder."""
+    options: dict[str, Any] = {"checkpoints": folder / "checkpoints", **changes}
+    return train(dataset=dataset, model=folder / "model", params=params, **options)
+
+
+def ended(
+    dataset: Path, folder: Path, params: Params, when: Callable[[EventData], bool], number: int = signal.SIGTERM
+) -> None:
+    """Train until an event at which this process gets a signal to end; the training must leave for it.
+
+    Raises:
+        AssertionError: It went on to its end.
+    """
+
+    def emit(data: EventData) -> None:
+        if when(data):
+            os.kill(os.getpid(), number)
+
+    try:
+        with sigterm_raises():
+            trained(dataset, folder, params, emit=emit)
+    except Terminated:
+        return
+    raise AssertionError("it was told to end and went on to its end")
+
+
+def at_step(step: int) -> Callable[[EventData], bool]:
+    """Whether an event is of so many batches; each step tells one where `_SILENCE_S` is below 0."""
+    return lambda data: isinstance(data, Progress) and data.step == step
+
+
+def steps_kept(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, as they follow each other."""
+    return [read_checkpoint_manifest(path).step for path in list_checkpoints(folder / "checkpoints")]
+
+
+def weights_in(folder: Path) -> tuple[str, str]:
+    """SHA-256 of a model's two files of weights."""
+    return sha256_of(folder / "model" / "model.safetensors"), sha256_of(folder / "model" / "last.safetensors")
+
+
+def heard_of(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the steps log from now on, once each, whatever handlers an earlier test left."""
+    steps = logging.getLogger("shutterline")
+    monkeypatch.setattr(steps, "handlers", [caplog.handler])
+    monkeypatch.setattr(steps, "propagate", False)
+    caplog.set_level(logging.INFO, logger="shutterline")
+    return caplog

@@ -1,0 +1,245 @@
+"""A training that is interrupted goes on as if nothing had been, to the bit, whatever has a state."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.shared.allowed_classes import OPTIMIZERS, SCHEDULERS
+from components.shared.model import open_model
+from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
+from components.train.checkpoints.resume import find_checkpoint
+from components.train.state import manifest_of, restore, state_of
+from tests.configs import schedule, transform
+from tests.examples import SMALL, small, write_digits
+from tests.train.interrupting import (
+    LOG,
+    at_step,
+    differing,
+    ended,
+    fresh_trainer,
+    heard_of,
+    steps_kept,
+    trained,
+    trained_step_by_step,
+    trained_through,
+    weights_in,
+)
+
+DROPOUT = {"net_arch": [*SMALL["net_arch"], {"class": "torch.nn.Dropout", "kwargs": {"p": 0.3}}]}
+SGD = {"optim_class": "torch.optim.SGD", "optim_kwargs": {"momentum": 0.9}, "learning_rate": 0.05}
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps an epoch, in batches of 32, and 28 images to evaluate."""
+    return write_digits(tmp_path_factory.mktemp("few") / "dataset", 90)
+
+
+@pytest.fixture
+def every_step_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status of every step, not of every five seconds."""
+    monkeypatch.setattr("components.train.status._SILENCE_S", -1.0)
+
+
+@pytest.fixture
+def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the steps log, whatever handlers an earlier test left."""
+    return heard_of(caplog, monkeypatch)
+
+
+@pytest.mark.usefixtures("every_step_speaks")
+def test_a_run_told_to_end_at_every_step_makes_the_same_files(dataset: Path, tmp_path: Path) -> None:
+    params = small(**DROPOUT, flip_images=True, save_freq=5)
+    trained(dataset, tmp_path / "whole", params)
+    steps = 2 * 7  # 200 images in batches of 32
+
+    for step in range(1, steps + 1):
+        ended(dataset, tmp_path / "broken", params, at_step(step))
+        assert steps_kept(tmp_path / "broken")[-1] == step
+    result = trained(dataset, tmp_path / "broken", params)
+
+    assert result.resumed_from == "epoch 2, batch 7"
+    assert weights_in(tmp_path / "broken") == weights_in(tmp_path / "whole")
+
+
+LR = "learning_rate_schedule"
+SCHEDULE_KWARGS: dict[str, dict[str, Any]] = {
+    "ConstantLR": {"factor": 0.5, "total_iters": 2},
+    "CosineAnnealingLR": {"eta_min": 0.001},
+    "CosineAnnealingWarmRestarts": {"T_0": 2, "T_mult": 2},
+    "CyclicLR": {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 2, "mode": "triangular2"},
+    "ExponentialLR": {"gamma": 0.5},
+    "LinearLR": {"start_factor": 0.5, "total_iters": 3},
+    "MultiStepLR": {"milestones": [1, 3], "gamma": 0.1},
+    "OneCycleLR": {"max_lr": 0.1},
+    "PolynomialLR": {"total_iters": 5, "power": 2},
+    "ReduceLROnPlateau": {"mode": "min", "patience": 0, "threshold": 0.5},
+    "StepLR": {"step_size": 2, "gamma": 0.1},
+}
+STATES: dict[str, dict[str, Any]] = {
+    **{f"{name} by epoch": SGD | {LR: [schedule(name, **kwargs)]} for name, kwargs in SCHEDULE_KWARGS.items()},
+    **{
+        f"{name} by batch": SGD | {LR: [schedule(name, **kwargs) | {"interval": "batch"}]}
+        for name, kwargs in SCHEDULE_KWARGS.items()
+        if name != "ReduceLROnPlateau"
+    },
+    **{f"optimiser {name}": {"optim_class": f"torch.optim.{name}"} for name in sorted(OPTIMIZERS.allowed)},
+    "Adam with amsgrad": {"optim_class": "torch.optim.Adam", "optim_kwargs": {"amsgrad": True}},
+    "RMSprop with all": {
+        "optim_class": "torch.optim.RMSprop",
+        "optim_kwargs": {"centered": True, "momentum": 0.5, "weight_decay": 0.01},
+    },
+    "dropout": DROPOUT,
+    "flips": {"flip_images": True},
+    "no shuffling": {"shuffle_dataset": False},
+    "averaged weights": {"ema_decay": 0.9},
+    "mixup": {"mixup_alpha": 0.4},
+    "cutmix": {"cutmix_alpha": 1.0},
+    "mixup and cutmix": {"mixup_alpha": 0.4, "cutmix_alpha": 1.0},
+    "balanced classes": {"class_weights": "balanced"},
+    "label smoothing": {"loss": {"class": "torch.nn.CrossEntropyLoss", "kwargs": {"label_smoothing": 0.1}}},
+    "early stopping": {"early_stopping_patience": 1, "learning_rate": 1.0, "num_epochs": 8},
+    "warm-up": {"warmup_epochs": 1.5},
+    "accumulation": {"gradient_accumulation_steps": 2, "batch_size": 16},
+    "clipping": {"max_grad_norm": 0.1},
+    "rare evaluation": {"eval_freq": 2},
+    "a frozen layer": {"frozen_layers": 2},
+    "bfloat16": {"precision": "bf16"},
+    "transforms image by image": {
+        "additional_transforms": [
+            transform("RandomAffine", degrees=10, translate=[0.1, 0.1]),
+            transform("RandomErasing", p=0.5),
+            transform("GaussianBlur", kernel_size=3),
+        ]
+    },
+    "other transforms": {
+        "additional_transforms": [
+            transform("RandAugment", num_ops=2),
+            transform("ElasticTransform", alpha=5.0, sigma=0.5),
+        ]
+    },
+}
+
+
+# A process that begins at the end of an epoch makes torch suspect a wrong order of calls; `train` ignores it, too.
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
+@pytest.mark.parametrize("name", STATES)
+def test_every_step_may_be_an_attempt_of_its_own(few: Path, tmp_path: Path, name: str) -> None:
+    params = small(**{"num_epochs": 3, "flip_images": True, **STATES[name]})
+
+    whole = trained_through(few, params)
+    broken = trained_step_by_step(few, params, tmp_path)
+
+    assert len(list_checkpoints(tmp_path)) > 4
+    assert differing(whole, broken) == []
+
+
+def test_every_schedule_is_among_them() -> None:
+    assert sorted(SCHEDULE_KWARGS) == sorted(SCHEDULERS.allowed)
+
+
+def test_early_stopping_stops_where_it_would_have(few: Path, tmp_path: Path) -> None:
+    params = small(**STATES["early stopping"])
+
+    broken = trained_step_by_step(few, params, tmp_path)
+
+    assert broken["position"]["stopped"]
+    assert len(broken["history"]) < 8
+
+
+def test_a_finished_run_started_again_trains_nothing_and_writes_the_same_model(
+    dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
+) -> None:
+    trained(dataset, tmp_path, small())
+    before, manifest = weights_in(tmp_path), open_model(tmp_path / "model").manifest
+    heard.clear()
+
+    result = trained(dataset, tmp_path, small())
+
+    assert result.resumed_from == "its end, after epoch 2"
+    assert "epoch 1/2" not in heard.text
+    assert weights_in(tmp_path) == before
+    again = open_model(tmp_path / "model").manifest
+    assert (again.history, again.selection) == (manifest.history, manifest.selection)
+
+
+def test_a_finished_run_whose_model_is_gone_gets_it_again(dataset: Path, tmp_path: Path) -> None:
+    trained(dataset, tmp_path, small())
+    before = weights_in(tmp_path)
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+
+    trained(dataset, tmp_path, small())
+
+    assert weights_in(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({"processes": 4}, "4 process"),
+        ({"device": "cuda:0 (NVIDIA L4)"}, "NVIDIA L4"),
+        ({"torch": "2.0.1"}, "2.0.1"),
+    ],
+    ids=["processes", "device", "torch"],
+)
+def test_what_cannot_be_bit_exact_is_warned_of_and_goes_on(
+    few: Path, tmp_path: Path, heard: pytest.LogCaptureFixture, changes: dict[str, Any], warned: str
+) -> None:
+    params = small(flip_images=True)
+    trainer = fresh_trainer(few, params)
+    trainer.train_rest(lambda: None)
+    state = state_of(trainer)
+    if "processes" in changes:  # as four of them would have summed up
+        state["epoch"]["sums"] = [(0.25, 1)] * 4
+        state["generators"]["processes"] *= 4
+    write_checkpoint(tmp_path, manifest_of(trainer, "0" * 64).model_copy(update=changes), state)
+
+    found = find_checkpoint(tmp_path, params, "0" * 64, LOG)
+    assert found is not None
+    resumed = fresh_trainer(few, params)
+    restore(resumed, found, LOG)
+
+    (record,) = [record for record in heard.records if record.levelno >= logging.WARNING]
+    assert warned in record.getMessage()
+    assert differing(resumed.network.state_dict(), trainer.network.state_dict()) == []
+    if "processes" in changes:
+        assert (resumed.loss_sum.item(), resumed.right.item()) == (1.0, 4)
+    resumed.end_epoch()
+    resumed.train_rest(lambda: None)
+    resumed.end_epoch()
+    assert resumed.is_finished
+
+
+def test_the_same_software_and_hardware_warn_of_nothing(
+    dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        trained(dataset, tmp_path, small(save_freq=1))
+
+    assert [record for record in heard.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_checkpoint_loads_as_data_alone_and_names_its_place(dataset: Path, tmp_path: Path) -> None:
+    trained(dataset, tmp_path, small(ema_decay=0.9, KAFKA_HOST="localhost:1", KAFKA_TOPIC="runs", TIMEOUT=0.1))
+
+    path = list_checkpoints(tmp_path / "checkpoints")[-1]
+    manifest = read_checkpoint_manifest(path)
+    state = torch.load(path.with_suffix(".pt"), weights_only=True)
+
+    assert (manifest.finished, manifest.step, manifest.place) == (True, 14, "its end, after epoch 2")
+    assert state["position"] == {"epoch": 3, "batch": 0, "step": 14, "stale": 0, "stopped": False}
+
+
+def test_a_checkpoint_holds_no_secret(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = tmp_path / "key.json"
+    key.write_text('{"private_key": "hidden-words"}')
+    monkeypatch.setenv("SHUTTERLINE_KAFKA_PASSWORD", "hidden-words")
+    trained(dataset, tmp_path, small(GOOGLE_APPLICATION_CREDENTIALS=str(key)))
+
+    for file in (tmp_path / "checkpoints").iterdir():
+        assert b"hidden-words" not in file.read_bytes()
