@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from components.classifier.batches import Normaliser, store_images
+from components.classifier.batches import Normaliser
+from components.classifier.placement import store_images
 from components.classifier.device import make_repeatable
 from components.classifier.network import network_of
 from components.shared.artifacts import sha256_of
