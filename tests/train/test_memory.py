@@ -282,10 +282,10 @@ def test_an_evaluation_that_does_not_fit_says_so(dataset: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("trial", [smoke, find_learning_rate])
 def test_trials_answer_too(trial: Callable[[Path, Params], object], dataset: Path) -> None:
-    def full(self: Any, closure: Any = None) -> None:
+    def full(self: Tensor) -> None:
         raise RuntimeError(CPU_SAYS)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", full)
+        patch.setattr(Tensor, "backward", full)
         with pytest.raises(ParamsError, match="net_arch: not even a step on one image fits"):
             trial(dataset, small())
