@@ -18,6 +18,7 @@ from components.shared.errors import NotLearningError
 from components.shared.events.data import Succeeded
 from components.shared.logs import step_logger
 from components.shared.params import Params
+from components.train.memory import answering_out_of_memory
 from components.train.train import trial_trainer
 from components.train.trainer import Trainer
 
@@ -154,7 +155,7 @@ def _range_test(trainer: Trainer, rates: list[float]) -> list[float]:
     set_rate(trainer, rates[0])
     try:
         while True:
-            trainer.train_rest(after_step)
+            answering_out_of_memory(trainer, lambda: trainer.train_rest(after_step))
             trainer.position.batch = 0
             trainer.begin_epoch()
             summed = weighed = 0.0

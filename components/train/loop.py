@@ -10,7 +10,7 @@ from components.shared.model import EpochRecord
 from components.shared.signals import Deferred
 from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.group import Agreement
-from components.train.memory import answering_out_of_memory
+from components.train.memory import answering_evaluation, answering_out_of_memory
 from components.train.progress import Progress
 from components.train.state import manifest_of, state_of, tensors_of
 from components.train.status import TrainingStatus
@@ -67,14 +67,14 @@ class TrainingLoop:
 
         Raises:
             DivergedError: A loss or a weight is no longer a number.
-            ParamsError: A step does not fit in memory.
+            ParamsError: A step, or the evaluation, does not fit in memory.
             OSError: A checkpoint cannot be written.
         """
         trainer, params = self._trainer, self._trainer.params
         try:
             while not trainer.is_finished:
                 answering_out_of_memory(trainer, lambda: trainer.train_rest(self._after_step))
-                record, predictions = trainer.end_epoch(self._poll)
+                record, predictions = answering_evaluation(trainer, lambda: trainer.end_epoch(self._poll))
                 on_epoch(record, predictions)
                 trainer.stopwatch.lap("other")
                 self._status.epoch(record)

@@ -1,16 +1,20 @@
-"""Out of memory in a step of training: what batch size would have fitted is tried out and told."""
+"""Out of memory in training: what batch size would have fitted is tried out and told."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from components.classifier.device import describe_device
+from components.classifier.inference import chunk_size
 from components.shared.errors import ParamsError, Problem
 from components.shared.params_types import first_line
 from components.train.trainer import Trainer
+
+T = TypeVar("T")
 
 # How torch, and the libraries below it, say that memory was refused, where they have no error of its own for that.
 _SAID = (
@@ -32,7 +36,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
 
 
-def answering_out_of_memory(trainer: Trainer, train: Callable[[], None]) -> None:
+def answering_out_of_memory(trainer: Trainer, train: Callable[[], T]) -> T:
     """Do some steps of training; where they do not fit in memory, find out which batch size does.
 
     Args:
@@ -43,14 +47,46 @@ def answering_out_of_memory(trainer: Trainer, train: Callable[[], None]) -> None
         ParamsError: A step does not fit; the message says which batch size does.
     """
     try:
-        train()
-        return
+        return train()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        said = first_line(error).rpartition("DefaultCPUAllocator: ")[2]
+        said = _told(error)
     # Here the error is gone, and with its traceback everything that the step held on to.
     raise ParamsError([problem_of(trainer, said)])
+
+
+def answering_evaluation(trainer: Trainer, evaluate: Callable[[], T]) -> T:
+    """Evaluate; where that does not fit in memory, say so. No setting changes how many images that takes at once.
+
+    Args:
+        trainer: Of no use any more after an error.
+        evaluate: Evaluates it.
+
+    Raises:
+        ParamsError: The evaluation does not fit.
+    """
+    try:
+        return evaluate()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = _told(error)
+    count = min(chunk_size(trainer.evaluated_network), len(trainer.held_out.images))
+    message = (
+        f"evaluation puts {count} images at once through this network, which do not fit in the memory of "
+        f"{_memory(trainer)}; make the network smaller, or give it more memory ({said})"
+    )
+    raise ParamsError([Problem("net_arch", message)])
+
+
+def _told(error: BaseException) -> str:
+    """What torch said, without where in its code it did."""
+    return first_line(error).rpartition("DefaultCPUAllocator: ")[2]
+
+
+def _memory(trainer: Trainer) -> str:
+    return "this machine" if trainer.device.type == "cpu" else describe_device(trainer.device)
 
 
 def problem_of(trainer: Trainer, said: str) -> Problem:
@@ -64,7 +100,7 @@ def problem_of(trainer: Trainer, said: str) -> Problem:
     whole = max(trainer.slices, key=lambda part: part.stop - part.start)
     images, own = whole.stop - whole.start, trainer.group.own(whole)
     largest = own.stop - own.start
-    memory = "this machine" if trainer.device.type == "cpu" else describe_device(trainer.device)
+    memory = _memory(trainer)
     among = f" shared by {size} processes" if size > 1 else ""
     found = largest_that_fits(lambda count: _fits(trainer, count), largest)
     if found is None:

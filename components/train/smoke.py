@@ -20,6 +20,7 @@ from components.shared.errors import NotLearningError
 from components.shared.events.data import Succeeded
 from components.shared.logs import step_logger
 from components.shared.params import Params
+from components.train.memory import answering_out_of_memory
 from components.train.train import trial_trainer
 from components.train.trainer import Trainer
 
@@ -86,7 +87,8 @@ def smoke(dataset: Path, params: Params) -> Smoke:
     """
     begun = time.perf_counter()
     trainer = trial_trainer(dataset, _without_hindrance(params))
-    losses, goal = _learn(trainer, trainer.epoch_order()[trainer.slices[0]])
+    batch = trainer.epoch_order()[trainer.slices[0]]
+    losses, goal = answering_out_of_memory(trainer, lambda: _learn(trainer, batch))
     images = trainer.slices[0].stop
     if not losses[-1] <= goal:
         raise NotLearningError(

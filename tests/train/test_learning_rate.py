@@ -37,7 +37,7 @@ def test_each_step_is_a_step_of_training_at_its_rate(dataset: Path) -> None:
         gradients = torch.autograd.grad(loss, list(trainer.network.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(trainer.network.parameters(), gradients, strict=True):
-                parameter -= rate * gradient
+                parameter.sub_(rate * gradient)
     assert len(found.curve) > 80
     assert [one.rate for one in found.curve] == pytest.approx(RATES[: len(found.curve)])
     assert [one.loss for one in found.curve] == pytest.approx(losses, rel=0.01)

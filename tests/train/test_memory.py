@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from components.shared.dataset import DatasetWriter
 from components.shared.errors import ParamsError
 from components.shared.params import Params
 from components.train.group import Group
-from components.train.memory import answering_out_of_memory, is_out_of_memory, largest_that_fits, problem_of
+from components.train.learning_rate import find_learning_rate
+from components.train.memory import (
+    answering_evaluation,
+    answering_out_of_memory,
+    is_out_of_memory,
+    largest_that_fits,
+    problem_of,
+)
+from components.train.smoke import smoke
 from components.train.train import train
 from components.train.trainer import Trainer
 from tests.configs import layer
-from tests.examples import SMALL, small, write_digits
+from tests.examples import SMALL, digits, small
 from tests.train.trials import ONE_STEP, trainer_of
 
 GPU_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -223,12 +233,21 @@ def limited(dataset: Path, model: Path, mebibytes: int, **changes: Any) -> subpr
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def write_many(path: Path) -> Path:
+    """A dataset of 1200 images to train on, and a few to test."""
+    images, labels = digits()
+    with DatasetWriter(path, [str(digit) for digit in range(10)], (8, 8, 1)) as writer:
+        writer.add("train", images[:1200], labels[:1200])
+        writer.add("test", images[1200:1250], labels[1200:1250])
+        writer.commit(source="IDX files", test_split="held out", manual_seed=0, unreadable=[])
+    return path
+
+
 def test_under_a_real_limit_the_answer_is_true(tmp_path: Path) -> None:
-    data = write_digits(tmp_path / "data", 1797)
+    data = write_many(tmp_path / "data")
     refused = limited(data, tmp_path / "model", 450, batch_size=1024)
     assert refused.returncode == 2, refused.stderr
-    document = json.loads(refused.stdout)
-    (problem,) = document["error"]["problems"]
+    (problem,) = json.loads(refused.stdout)["error"]["problems"]
     assert problem["path"] == "batch_size"
     assert "Traceback" not in refused.stderr
     found = re.match(
@@ -243,3 +262,30 @@ def test_under_a_real_limit_the_answer_is_true(tmp_path: Path) -> None:
 
     trained = limited(data, tmp_path / "model", 450, batch_size=batch_size, gradient_accumulation_steps=steps)
     assert trained.returncode == 0, trained.stderr
+
+
+def test_an_evaluation_that_does_not_fit_says_so(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(dataset)
+
+    def full(**options: object) -> None:
+        raise RuntimeError(CPU_SAYS)
+
+    monkeypatch.setattr(trainer, "predictions", full)
+    trainer.train_rest(lambda: None)
+    with pytest.raises(ParamsError) as caught:
+        answering_evaluation(trainer, trainer.end_epoch)
+    (problem,) = caught.value.problems
+    assert problem.path == "net_arch"
+    assert problem.message.startswith("evaluation puts 100 images at once through this network, which do not fit in")
+    assert "(can't allocate memory: you tried to allocate 134217728 bytes" in problem.message
+
+
+@pytest.mark.parametrize("trial", [smoke, find_learning_rate])
+def test_trials_answer_too(trial: Callable[[Path, Params], object], dataset: Path) -> None:
+    def full(self: Tensor) -> None:
+        raise RuntimeError(CPU_SAYS)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "backward", full)
+        with pytest.raises(ParamsError, match="net_arch: not even a step on one image fits"):
+            trial(dataset, small())

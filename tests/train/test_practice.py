@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.classifier.inference import predict
-from components.shared.dataset import DatasetWriter
+from components.shared.dataset import DatasetWriter, SplitName
 from components.shared.model import open_model
 from components.train.train import train
 from tests.examples import digits, small
@@ -57,20 +57,25 @@ def _gradients(network: nn.Module, images: Tensor, labels: Tensor) -> list[Tenso
     return list(torch.autograd.grad(loss, list(network.parameters())))
 
 
+def _length(tensors: list[Tensor]) -> float:
+    """Of all of them together as one vector."""
+    return float(torch.cat([tensor.flatten() for tensor in tensors]).norm())
+
+
 def test_clipping_bounds_the_step(dataset: Path) -> None:
     for limit, clips in ((0.05, True), (1e6, False)):
         trainer = trainer_of(dataset, **ONE_STEP, max_grad_norm=limit)
         before = weights(trainer)
         gradients = _gradients(trainer.network, *whole_batch(trainer))
-        norm = torch.sqrt(sum(((gradient**2).sum() for gradient in gradients), torch.zeros(())))
+        norm = _length(gradients)
         assert (norm > limit) == clips
         epochs(trainer, 1)
 
-        scale = min(1.0, limit / float(norm))
+        scale = min(1.0, limit / norm)
         for old, new, gradient in zip(before, weights(trainer), gradients, strict=True):
             torch.testing.assert_close(new, old - 0.1 * scale * gradient, rtol=1e-4, atol=1e-6)
-        moved = torch.sqrt(sum(((a - b).square().sum() for a, b in zip(before, weights(trainer), strict=True))))
-        assert float(moved) == pytest.approx(0.1 * min(limit, float(norm)), rel=1e-3)
+        moved = _length([old - new for old, new in zip(before, weights(trainer), strict=True)])
+        assert moved == pytest.approx(0.1 * min(limit, norm), rel=1e-3)
 
 
 @pytest.mark.parametrize("balanced", [None, "balanced"])
@@ -98,8 +103,10 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(dataset: Path, bal
 
 
 def _one_hot_loss(logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
-    each = nn.BCEWithLogitsLoss(reduction="none")(logits, nn.functional.one_hot(labels, 10).float()).mean(dim=1)
-    return each.mean() if weight is None else (each * weight[labels]).sum() / weight[labels].sum()
+    each: Tensor = nn.BCEWithLogitsLoss(reduction="none")(logits, nn.functional.one_hot(labels, 10).float()).mean(dim=1)
+    if weight is None:
+        return each.mean()
+    return torch.sum(each * weight[labels]) / weight[labels].sum()
 
 
 def _expected_loss(loss: dict[str, Any], logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
@@ -152,12 +159,20 @@ def test_a_loss_trains(dataset: Path, loss: dict[str, Any]) -> None:
     assert trainer.best.loss == pytest.approx(predictions.losses.mean())
 
 
+# Of which images of the rare and of the common class each split is.
+SPLITS: tuple[tuple[SplitName, slice, slice], ...] = (
+    ("train", slice(4), slice(100)),
+    ("test", slice(50, None), slice(120, None)),
+)
+
+
 def test_balanced_weights_find_a_rare_class(tmp_path: Path) -> None:
     images, labels = digits()
     rare, common = images[labels == 9], images[labels == 8]
     with DatasetWriter(tmp_path / "data", ["eight", "nine"], (8, 8, 1)) as writer:
-        for split, few, many in (("train", rare[:4], common[:100]), ("test", rare[50:], common[120:])):
-            writer.add(split, np.concatenate([many, few]), np.array([0] * len(many) + [1] * len(few)))
+        for split, few, many in SPLITS:
+            images_of = np.concatenate([common[many], rare[few]])
+            writer.add(split, images_of, np.array([0] * len(common[many]) + [1] * len(rare[few])))
         writer.commit(source="IDX files", test_split="held out", manual_seed=0, unreadable=[])
     recall = {}
     for weighing in (None, "balanced"):
