@@ -40,14 +40,14 @@ def done(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"optim_kwargs": {"weight_decay": 0.5}}, "optim_kwargs.weight_decay: 0.5 here alone"),
         (
             {"optim_class": "torch.optim.SGD"},
-            'optim_class: the text 'torch.optim.AdamW' there, the text 'torch.optim.SGD' here',
+            "optim_class: the text 'torch.optim.AdamW' there, the text 'torch.optim.SGD' here",
         ),
         ({"learning_rate": 0.02}, "learning_rate: 0.01 there, 0.02 here"),
         ({"batch_size": 16}, "batch_size: 32 there, 16 here"),
         ({"manual_seed": 1}, "manual_seed: 0 there, 1 here"),
         ({"num_epochs": 3}, "num_epochs: 2 there, 3 here"),
         ({"ema_decay": 0.9}, "ema_decay: 0.0 there, 0.9 here"),
-        ({"precision": "bf16"}, 'precision: the text 'auto' there, the text 'bf16' here'),
+        ({"precision": "bf16"}, "precision: the text 'auto' there, the text 'bf16' here"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
