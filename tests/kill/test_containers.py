@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from tests.containers.engine import HARDENED, Docker, flags_of
 from tests.examples import write_params
 from tests.kill.draws import draws_of
 from tests.kill.draws import runs as numbers
-from tests.kill.lives import KILLED, PARAMS, Left, left_in
+from tests.kill.lives import KILLED, PARAMS, left_in
 
 pytestmark = [pytest.mark.kill, pytest.mark.containers]
 
@@ -63,58 +64,79 @@ def container(
     return Container(docker_engine, images["train"], dataset, write_params(folder / "params.json", **PARAMS))
 
 
-@pytest.fixture
-def whole(container: Container, runs: Path) -> tuple[Left, float]:
-    """What a container leaves that nothing happens to, and the seconds it takes."""
-    folder = runs / "whole"
+def folder_in(runs: Path, name: str) -> Path:
+    """A new folder that containers may write into."""
+    folder = runs / name
     folder.mkdir()
     shutil.chown(folder, runs.stat().st_uid, runs.stat().st_gid)
     folder.chmod(0o777)
-    begun = time.monotonic()
-    with container.started(folder) as name:
-        code, log = container.ended(name)
-    assert code == 0, log
-    return left_in(folder / "model"), time.monotonic() - begun
+    return folder
 
 
 @pytest.mark.parametrize("number", numbers(5))
 def test_a_killed_container(
-    container: Container, whole: tuple[Left, float], runs: Path, number: int, record_property: Callable[..., None]
+    container: Container, runs: Path, number: int, record_property: Callable[..., None]
 ) -> None:
     draws = draws_of("containers", number)
-    left, life = whole
-    kills = draws.randint(1, 2)
+    uninterrupted = folder_in(runs, "uninterrupted")
+    begun = time.monotonic()
+    with container.started(uninterrupted) as name:
+        code, log = container.ended(name)
+    life = time.monotonic() - begun
+    assert code == 0, log
+
     hit: list[str] = []
-    while True:
-        verb = draws.choice(("kill", "stop"))
-        had = list_checkpoints(runs / "checkpoints")
-        with container.started(runs) as name:
-            if len(hit) < kills:
-                was_running = interrupted(container, name, verb, draws.uniform(0, 0.9 * life))
-                code, log = container.ended(name)
-                if was_running and code != 0:
-                    assert code == {"kill": 137, "stop": 143}[verb], log
-                    assert "Traceback" not in log
-                    hit.append(f"docker {verb}")
-                    continue
-            code, log = container.ended(name)
-        story = f"{', '.join(hit)}, then:\n{log}"
-        assert code == 0, story
-        assert not had or "going on from a checkpoint" in log, story
-        assert left_in(runs / "model") == left, story
-        break
+    while not hit:  # one may be faster than the one whose life was measured
+        folder = folder_in(runs, f"{len(list(runs.iterdir()))}")
+        hit, log = survives(container, folder, draws, life)
+
+    story = f"{', '.join(hit)}, then:\n{log}"
+    assert left_in(folder / "model") == left_in(uninterrupted / "model"), story
     record_property(KILLED, ("in containers", hit))
 
 
-def interrupted(container: Container, name: str, verb: str, after: float) -> bool:
-    """Kill or stop a container after some seconds; whether it had not ended before."""
-    time.sleep(after)
-    if not container.engine.state(name)["Running"]:
-        return False
-    # What is still running ten seconds after it was asked to stop is killed, and its exit code is then 137.
-    words = ("kill",) if verb == "kill" else ("stop", "--time=10")
+def survives(container: Container, folder: Path, draws: random.Random, life: float) -> tuple[list[str], str]:
+    """Kill or stop a training's containers once or twice, and let the last one end.
+
+    Returns:
+        What was done to them, and what the last one said.
+    """
+    kills, hit = draws.randint(1, 2), list[str]()
+    while True:
+        had = list_checkpoints(folder / "checkpoints")
+        with container.started(folder) as name:
+            done = interrupted(container, name, draws, life) if len(hit) < kills else None
+            code, log = container.ended(name)
+        if done is not None and code != 0:
+            assert code in done.codes, log
+            assert "Traceback" not in log
+            hit.append(done.verb)
+            continue
+        assert code == 0, log
+        assert not had or "going on from a checkpoint" in log, log
+        return hit, log
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """What was done to a container, and the exit codes it may have then."""
+
+    verb: str
+    codes: tuple[int, ...]
+
+
+def interrupted(container: Container, name: str, draws: random.Random, life: float) -> Interruption | None:
+    """Kill or stop a container at a moment of its life; None where it had ended before."""
+    time.sleep(draws.uniform(0, 0.9 * life))
+    engine = container.engine
+    # A container's first process does not get a signal before it says what it does with it, and is killed later.
+    is_training = " images in batches of " in engine.logs(name)
+    verb = draws.choice(("kill", "stop"))
+    if not engine.state(name)["Running"]:
+        return None
     try:
-        container.engine.said(*words, name)
-    except RuntimeError:  # it has ended in between, and cannot be killed any more
-        return False
-    return True
+        engine.said(*(("kill",) if verb == "kill" else ("stop", "--time=10")), name)
+    except RuntimeError:  # it has ended in between
+        return None
+    codes = {"kill": (137,), "stop": (143,) if is_training else (143, 137)}
+    return Interruption(f"docker {verb}", codes[verb])
