@@ -76,9 +76,13 @@ def test_more_batches_make_a_finer_curve(dataset: Path) -> None:
 
 def test_what_would_set_the_rate_is_left_out(dataset: Path) -> None:
     plain = small(net_arch=PLAIN_ARCH)
-    changing = [{**schedule("ExponentialLR", gamma=0.5), "interval": "batch"}, schedule("StepLR", step_size=1)]
-    with_more = small(net_arch=PLAIN_ARCH, learning_rate_schedule=changing, warmup_epochs=1, ema_decay=0.9)
-    assert find_learning_rate(dataset, plain).curve == find_learning_rate(dataset, with_more).curve
+    # Over after the 14 steps of the run: a step more would be an error.
+    changing = [{**schedule("OneCycleLR", max_lr=1), "interval": "batch"}, schedule("StepLR", step_size=1)]
+    with_schedules = small(net_arch=PLAIN_ARCH, learning_rate_schedule=changing, ema_decay=0.9)
+    with_warmup = small(net_arch=PLAIN_ARCH, warmup_epochs=1)
+    expected = find_learning_rate(dataset, plain).curve
+    assert find_learning_rate(dataset, with_schedules).curve == expected
+    assert find_learning_rate(dataset, with_warmup).curve == expected
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -21,7 +21,6 @@ from components.shared.params import Params
 from components.train.group import Group
 from components.train.learning_rate import find_learning_rate
 from components.train.memory import (
-    answering_evaluation,
     answering_out_of_memory,
     is_out_of_memory,
     largest_that_fits,
@@ -264,16 +263,15 @@ def test_under_a_real_limit_the_answer_is_true(tmp_path: Path) -> None:
     assert trained.returncode == 0, trained.stderr
 
 
-def test_an_evaluation_that_does_not_fit_says_so(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = trainer_of(dataset)
-
-    def full(**options: object) -> None:
+def test_an_evaluation_that_does_not_fit_says_so(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
         raise RuntimeError(CPU_SAYS)
 
-    monkeypatch.setattr(trainer, "predictions", full)
-    trainer.train_rest(lambda: None)
+    monkeypatch.setattr("components.train.trainer.evaluated", full)
     with pytest.raises(ParamsError) as caught:
-        answering_evaluation(trainer, trainer.end_epoch)
+        train(dataset=dataset, model=tmp_path / "model", params=small())
     (problem,) = caught.value.problems
     assert problem.path == "net_arch"
     assert problem.message.startswith("evaluation puts 100 images at once through this network, which do not fit in")
