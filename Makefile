@@ -1,6 +1,6 @@
 # `make run` and `make test` are all a newcomer needs; both install into .venv first.
 .DELETE_ON_ERROR:
-.PHONY: help install run test test-slow check format bench seeds services \
+.PHONY: help install run test test-slow check format bench bench-gpu seeds services \
 	images supply-chain test-containers test-kill clean
 
 VENV := .venv
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-slow  the tests that take minutes, such as killing a training 20 times'
 	@echo 'make check    formatting, lint, types, import layers, the Dockerfile'
 	@echo 'make bench    measure speed against the usual ways, in ratios'
+	@echo 'make bench-gpu  the same for whole training loops, on a GPU of this machine'
 	@echo 'make seeds    accuracy of the example over ten seeds'
 	@echo 'make services Kafka, Pub/Sub, GCS and TensorBoard on this machine, until Ctrl-C'
 	@echo 'make images   build the images of the steps (needs a Docker engine); BUILD=… are options of docker/build.py'
@@ -66,6 +67,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
+
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python -m tests.bench --device cuda
 
 seeds: $(VENV)/.run
 	@for seed in 0 1 2 3 4 17 18 19 20 21; do \

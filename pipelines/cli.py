@@ -36,7 +36,9 @@ def build_parser() -> CommandParser:
     add_params_options(run, default="")
     run.add_argument("--data", metavar="DIR", help="images or IDX files, here or in a bucket (gs://…, s3://…); "
                      "default: the example's digits")  # fmt: skip
-    run.add_argument("--out", metavar="DIR", type=Path, help="directory of the run; default: runs/TIME")
+    run.add_argument("--out", metavar="DIR", type=Path, help="directory of the run; one that was interrupted goes on; "
+                     "default: runs/TIME")  # fmt: skip
+    run.add_argument("--start-over", action="store_true", help="train anew, whatever checkpoints are in DIR")
     add_runner_options(run)
     add_json_option(run)
 

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         params = with_absolute_paths(params)
     target = _target(in_containers, params, data)
     out = options.out or _new_directory()
-    done = run_local(params, data, out, _show, target)
+    done = run_local(params, data, out, _show, target, start_over=options.start_over)
     if options.json:
         print_json(done.document)
     elif done.document["error"]:
@@ -106,8 +106,8 @@ def result_table(document: dict[str, Any], out: Path) -> list[str]:
     width = max(len(name) for name, _ in rows)
     rule = "-" * (width + 10)
     lines = [rule, *(f"{name:<{width}}  {value:>8}" for name, value in rows), rule]
-    lines += [f"{name:<8} {out / file}" for name, file in (("model", "model"), ("result", "result.json"))]
-    return [*lines, f"{'report':<8} {out / 'report.html'}"]
+    places = {"model": "model", "result": "result.json", "curves": "learning-curves.html", "report": "report.html"}
+    return [*lines, *(f"{name:<8} {out / file}" for name, file in places.items())]
 
 
 def validate(options: argparse.Namespace) -> int:

@@ -1,9 +1,12 @@
-"""Random changes to training images: batched flips, and further transforms image by image."""
+"""Random changes to training images: batched flips, and further transforms image by image.
+
+:mod:`components.classifier.augmentation` runs those transforms batched where it can.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -74,29 +77,60 @@ class PerImageTransforms:
         Raises:
             ParamsError: A transform fails, or changes the shape of an image.
         """
+        return self.finished(self.apply(images.permute(0, 3, 1, 2), 0, len(self._transforms)))
+
+    @property
+    def transforms(self) -> Sequence[Any]:
+        """The transform objects, in order."""
+        return self._transforms
+
+    def apply(self, images: Iterable[Tensor], start: int, stop: int) -> list[Tensor]:
+        """Each image after the transforms from start to stop, of whatever shape and dtype they make it.
+
+        Args:
+            images: Each of shape (channels, height, width).
+            start: The first transform.
+            stop: The one after the last.
+
+        Raises:
+            ParamsError: A transform fails.
+        """
         done = []
-        for image in images.permute(0, 3, 1, 2):
+        for image in images:
             current: Tensor = self._as_image(image)
-            for index, transform in enumerate(self._transforms):
+            for index in range(start, stop):
                 try:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")
-                        current = transform(current)
+                        current = self._transforms[index](current)
+                except torch.OutOfMemoryError:
+                    raise
                 except Exception as error:  # whatever an allowed transform raises is about its kwargs or its place
                     raise self._problem(index, f"fails on an image: {first_line(error)}") from error
-            if tuple(current.shape) != self._shape:
-                raise self._problem(len(self._transforms) - 1, f"turns {self._shape} into {tuple(current.shape)}")
-            if current.dtype is torch.bool or current.is_complex():
-                raise self._problem(len(self._transforms) - 1, f"gives {current.dtype}, which no image is made of")
-            done.append(_as_unit(current.as_subclass(Tensor)))
-        return torch.stack(done)
+            done.append(current.as_subclass(Tensor))
+        return done
+
+    def finished(self, images: Iterable[Tensor]) -> Tensor:
+        """Images after all transforms as float32 in 0..1, shape (batch, channels, height, width).
+
+        Raises:
+            ParamsError: One has another shape than it should, or is made of no real numbers.
+        """
+        return torch.stack([self._finished(image) for image in images])
+
+    def _finished(self, image: Tensor) -> Tensor:
+        if tuple(image.shape) != self._shape:
+            raise self._problem(len(self._transforms) - 1, f"turns {self._shape} into {tuple(image.shape)}")
+        if image.dtype is torch.bool or image.is_complex():
+            raise self._problem(len(self._transforms) - 1, f"gives {image.dtype}, which no image is made of")
+        return as_unit(image)
 
     def _problem(self, index: int, message: str) -> ParamsError:
         return ParamsError([Problem(f"additional_transforms[{index}]", f"{self._specs[index].class_} {message}")])
 
 
-def _as_unit(image: Tensor) -> Tensor:
-    """An image as float32 in 0..1: integers are scaled, floats are taken to be in 0..1 already."""
+def as_unit(image: Tensor) -> Tensor:
+    """Images as float32 in 0..1: integers are scaled, floats are taken to be in 0..1 already."""
     if image.is_floating_point():
         return image.to(torch.float32)
     return image.to(torch.float32) / torch.iinfo(image.dtype).max

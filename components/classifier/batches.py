@@ -1,42 +1,42 @@
 """Batches cut from arrays on the device: no per-image Python, no worker processes.
 
 The images of a split are put on the device whole, as uint8, and a batch is one ``index_select``. Where they do not fit
-they stay in the memory map and each batch is cut on the host and copied.
+they stay in the memory map (:mod:`components.classifier.mapped_images`).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from components.shared.artifacts import Normalisation
-from components.shared.dataset import Split
 
 
 class ImageStore(Protocol):
-    """Somewhere batches are cut from."""
+    """Somewhere batches are cut from. All images are uint8, shape (batch, height, width, channels), on the device."""
 
     def __len__(self) -> int: ...
 
     def take(self, indices: Tensor) -> Tensor:
-        """Images at these indices: uint8, shape (batch, height, width, channels), on the device."""
-        ...
-
-    def span(self, start: int, stop: int) -> Tensor:
-        """Images from start to stop, in stored order."""
+        """Images at these indices, int64 on any device."""
         ...
 
     def batches(self, order: Tensor, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
-        """Batches of images."""
+        """The images at ``order[part]`` for each slice, in this order, made ahead of use where that helps.
+
+        Nothing random happens ahead. Whoever may stop before the end closes the generator (``contextlib.closing``).
+
+        Args:
+            order: Indices of images, int64, on the CPU.
+            slices: What of `order` makes each batch.
+        """
         ...
 
     def spans(self, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
-        """Batches in stored order."""
+        """The images of each slice in stored order, as :meth:`batches` gives them; the caller does not change them."""
         ...
 
 
@@ -56,79 +56,18 @@ class ResidentImages:
     def take(self, indices: Tensor) -> Tensor:
         """Images at these indices."""
         # Twenty times as fast as images[indices] on the CPU: one contiguous copy an image.
-        return self.images.index_select(0, indices)
-
-    def span(self, start: int, stop: int) -> Tensor:
-        """Images from start to stop, without a copy."""
-        return self.images[start:stop]
+        return self.images.index_select(0, indices.to(self.images.device))
 
     def batches(self, order: Tensor, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
-        """Batches of images."""
-        order = order.to(self.images.device)
+        """The images at ``order[part]`` for each slice."""
+        order = order.to(self.images.device)  # once, not batch by batch
         for part in slices:
-            yield self.take(order[part])
+            yield self.images.index_select(0, order[part])
 
     def spans(self, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
-        """Batches in stored order."""
+        """The images of each slice, without a copy."""
         for part in slices:
-            yield self.span(part.start, part.stop)
-
-
-class MappedImages:
-    """Images that stay on disk, mapped; each batch is cut on the host and copied to the device."""
-
-    def __init__(self, split: Split, device: torch.device) -> None:
-        self._shards = split.shards
-        self._starts = np.cumsum([0, *(len(shard) for shard in split.shards)])
-        self._device = device
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def take(self, indices: Tensor) -> Tensor:
-        """Images at these indices."""
-        wanted = indices.cpu().numpy()
-        batch = np.empty((len(wanted), *self._shards[0].shape[1:]), dtype=np.uint8)
-        shard_of = np.searchsorted(self._starts, wanted, side="right") - 1
-        for shard in np.unique(shard_of):
-            here = shard_of == shard
-            batch[here] = self._shards[shard][wanted[here] - self._starts[shard]]
-        return torch.from_numpy(batch).to(self._device)
-
-    def span(self, start: int, stop: int) -> Tensor:
-        """Images from start to stop."""
-        return self.take(torch.arange(start, min(stop, len(self))))
-
-    def batches(self, order: Tensor, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
-        """Batches of images."""
-        for part in slices:
-            yield self.take(order[part])
-
-    def spans(self, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
-        """Batches in stored order."""
-        for part in slices:
-            yield self.span(part.start, part.stop)
-
-
-def store_images(split: Split, device: torch.device) -> ImageStore:
-    """Put a split's images on the device if they take at most half of its free memory, else leave them mapped."""
-    size = sum(shard.nbytes for shard in split.shards)
-    if size > free_bytes(device) // 2:
-        return MappedImages(split, device)
-    # Shard by shard, so that the host never holds a second copy of the whole.
-    images = torch.empty((len(split), *split.shards[0].shape[1:]), dtype=torch.uint8, device=device)
-    start = 0
-    for shard in split.shards:
-        images[start : start + len(shard)] = torch.from_numpy(np.array(shard))
-        start += len(shard)
-    return ResidentImages(images)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes of memory free on a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+            yield self.images[part]
 
 
 class Normaliser:

@@ -15,12 +15,13 @@ import numbers
 import types
 import typing
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 
+from components.classifier.backbones import REFUSED_ARGUMENTS, builder_of, names_backbone
 from components.shared.allowed_classes import NESTING_TRANSFORMS
 from components.shared.errors import ParamsError, Problem
 from components.shared.params_types import ClassSpec, TransformSpec, described, first_line
@@ -36,8 +37,8 @@ _LARGEST = torch.finfo(torch.float32).max
 
 
 @cache
-def resolve(dotted: str) -> type[Any]:
-    """The class of an allowed dotted name.
+def resolve(dotted: str) -> Any:
+    """The class of an allowed dotted name; of an architecture of torchvision, the function that builds it.
 
     Raises:
         LookupError: The module or the class is not there in this installation.
@@ -47,9 +48,19 @@ def resolve(dotted: str) -> type[Any]:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise LookupError(f"{dotted} is not in this installation: {first_line(error)}") from error
+    if names_backbone(dotted):
+        return builder_of(found)
     if not isinstance(found, type):
         raise LookupError(f"{dotted} is not a class")
     return found
+
+
+def _refused_arguments(made: Any, named: Collection[str]) -> dict[str, str]:
+    """Arguments there are and nobody may give, each with the reason."""
+    if not isinstance(made, type):
+        return REFUSED_ARGUMENTS
+    places = _FORBIDDEN.keys() <= set(named) and issubclass(made, torch.nn.Module)
+    return _FORBIDDEN if places else {}
 
 
 def checked_kwargs(spec: ClassSpec, path: str, passed: Collection[str] = ()) -> tuple[dict[str, Any], list[Problem]]:
@@ -74,21 +85,22 @@ def fitted_kwargs(
         cls = resolve(dotted)
     except LookupError as error:
         return {}, [Problem(class_path, str(error))]
-    parameters = _parameters(cls)  # type: ignore[arg-type] # mypy: a type[Any] is hashable
+    parameters = _parameters(cls)
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     named = {
         name: parameter
         for name, parameter in parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
+    refused = _refused_arguments(cls, named)
     fitted: dict[str, Any] = {}
     problems = []
     for name, value in kwargs.items():
         where = f"{kwargs_path}.{name}"
         if name in passed:
             problems.append(Problem(where, f"must not be given; Shutterline passes it to {cls.__name__}"))
-        elif name in _FORBIDDEN and named.keys() >= _FORBIDDEN.keys() and issubclass(cls, torch.nn.Module):
-            problems.append(Problem(where, f"must not be given; {_FORBIDDEN[name]}"))
+        elif name in refused:
+            problems.append(Problem(where, f"must not be given; {refused[name]}"))
         elif name not in named:
             if open_ended:
                 fitted[name] = value
@@ -132,7 +144,7 @@ def build(spec: ClassSpec, path: str, **passed: Any) -> Any:
     return construct(resolve(spec.class_), f"{path}.kwargs", {**passed, **kwargs})
 
 
-def construct(cls: type[Any], path: str, kwargs: Mapping[str, Any]) -> Any:
+def construct(cls: Callable[..., Any], path: str, kwargs: Mapping[str, Any]) -> Any:
     """``cls(**kwargs)``, with a refusal by the class turned into a problem at `path`.
 
     Raises:
@@ -157,7 +169,7 @@ def _nested_transforms(value: object, path: str) -> tuple[list[Any], list[Proble
     return built, problems
 
 
-def _unknown_argument(cls: type[Any], name: str, known: list[str]) -> str:
+def _unknown_argument(cls: Any, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if near:
         return f"{cls.__name__} has no such argument; did you mean {near[0]}?"
@@ -165,7 +177,7 @@ def _unknown_argument(cls: type[Any], name: str, known: list[str]) -> str:
 
 
 @cache
-def _parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:
+def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
     if cls.__init__ is torch.nn.Module.__init__:  # (*args, **kwargs), of which it takes none
         return {}
     try:

@@ -121,4 +121,5 @@ def _examined(raw: Mapping[str, Any]) -> LayerTable | None:
     if any(value is None for value in values.values()):
         return None
     shape = (values["image_height"], values["image_width"], 3 if values["is_image_color"] else 1)
-    return examine(values["net_arch"], shape, values["n_classes"], values["batch_size"])
+    frozen = valid_value(raw, "frozen_layers") or 0
+    return examine(values["net_arch"], shape, values["n_classes"], values["batch_size"], frozen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,15 +76,15 @@ def predict(
     network.eval()
     predicted, losses, confidences, probabilities = [], [], [], []
     step = chunk_size(network)
-    with torch.inference_mode():
-        slices = [slice(start, min(start + step, len(images))) for start in range(0, len(images), step)]
-        for part, chunk in zip(slices, images.spans(slices), strict=True):
-            logits = network(normalise(chunk)).to(torch.float64)
+    chunks = [slice(start, min(start + step, len(images))) for start in range(0, len(images), step)]
+    with torch.inference_mode(), closing(images.spans(chunks)) as spans:
+        for chunk, part in zip(chunks, spans, strict=True):
+            logits = network(normalise(part)).to(torch.float64)
             log_probabilities = F.log_softmax(logits, dim=1)
             top = log_probabilities.max(dim=1)
             predicted.append(top.indices)
             confidences.append(top.values)
-            wanted = labels[part].unsqueeze(1)
+            wanted = labels[chunk].unsqueeze(1)
             if every_class:
                 probabilities.append(log_probabilities.exp())
             # 0 - x and not -x: a loss of nothing is 0, not -0.

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from components.classifier.backbones import is_backbone
+
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 
 
@@ -31,12 +33,35 @@ def misfit(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, 
     Returns:
         The argument to look at (empty if none) and the message, or None if no reason is known.
     """
+    if is_backbone(layer):
+        return _misfit_of_backbone(layer, shape, before)
     return (
         _wrong_rank(layer, shape, before)
         or _wrong_channels(layer, shape, before)
         or _too_small(layer, shape, before)
         or _along_batch(layer, shape)
     )
+
+
+def _misfit_of_backbone(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
+    """Images of another kind than an architecture of torchvision begins with."""
+    if len(shape) != 3:
+        return "", f"gets {spelled_shape(shape)} ({len(shape)} dimensions) from {before}, and needs 3: color images"
+    first = next(module for module in layer.modules() if isinstance(module, nn.Conv2d))
+    give, got = "give" if before == "the images" else "gives", shape[0]
+    if got != first.in_channels:
+        instead = "set is_image_color: true, or put" if before == "the images" and got == 1 else "put"
+        return "", (
+            f"is made for color images of {first.in_channels} channels, but {before} {give} {got} "
+            f"({spelled_shape(shape)}); {instead} a torch.nn.Conv2d with in_channels {got}, out_channels "
+            f"{first.in_channels} and kernel_size 1 before it"
+        )
+    # Of a vision transformer, whose positions are learned for one size of image.
+    side = getattr(layer, "image_size", None)
+    if side is not None and shape[1:] != (side, side):
+        size = f"set image_size to {shape[1]}" if shape[1] == shape[2] else "it takes square images only"
+        return "image_size", f"is made for images of {side}×{side}, but {before} {give} {spelled_shape(shape)}; {size}"
+    return None
 
 
 def _wrong_rank(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:

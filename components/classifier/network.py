@@ -6,23 +6,20 @@ any size is checked in milliseconds without memory.
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.classifier.building import build
 from components.classifier.misfits import misfit, spelled_shape
-from components.shared.errors import ArtifactError, ParamsError, Problem
-from components.shared.model import Model
+from components.shared.errors import ParamsError, Problem
 from components.shared.params import Params
 from components.shared.params_types import LayerSpec, first_line
 
@@ -38,18 +35,40 @@ class Network(nn.Module):
     Attributes:
         n_classes: Number of classes.
         values_per_image: Values all layers together give for one image; what evaluation sizes its chunks by.
+        frozen_layers: How many of the first feature layers are frozen; :func:`freeze` sets it.
     """
 
     def __init__(self, features: nn.Sequential, in_features: int, n_classes: int, values_per_image: int) -> None:
         super().__init__()
         self.n_classes = n_classes
         self.values_per_image = values_per_image
+        self.frozen_layers = 0
         self.features = features
         self.classifier = nn.Linear(in_features, n_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch of images."""
         return self.classifier(torch.flatten(self.features(images), 1))  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of every layer; frozen ones stay in evaluation mode."""
+        super().train(mode)
+        for layer in self.features[: self.frozen_layers]:
+            layer.eval()
+        return self
+
+
+def freeze(network: Network, layers: int) -> None:
+    """Keep the first feature layers as they are: no gradients, no new batch statistics, no dropout.
+
+    Args:
+        network: The network; it may be on any device.
+        layers: How many of its first feature layers; 0 for none, all of them to train the classifying layer alone.
+    """
+    network.frozen_layers = layers
+    for index, layer in enumerate(network.features):
+        layer.requires_grad_(index >= layers)
+    network.train(network.training)
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,7 @@ class LayerRow:
         output_shape: Shape of its output for one image.
         parameters: Number of trainable parameters.
         multiply_adds: Multiply-adds for one image, as torch's FLOP counter counts them (convolutions and products).
+        values: Values that the layer, or all modules within it, give for one image.
     """
 
     place: str
@@ -69,6 +89,7 @@ class LayerRow:
     output_shape: tuple[int, ...]
     parameters: int
     multiply_adds: int
+    values: int
 
 
 @dataclass(frozen=True)
@@ -87,6 +108,11 @@ class LayerTable:
     def multiply_adds(self) -> int:
         """Multiply-adds of the whole network for one image."""
         return sum(row.multiply_adds for row in self.rows)
+
+    @property
+    def values(self) -> int:
+        """Values that all layers together give for one image."""
+        return sum(row.values for row in self.rows)
 
     @property
     def features(self) -> int:
@@ -113,7 +139,11 @@ def _aligned(cells: tuple[str, ...], widths: list[int]) -> list[str]:
 
 
 def examine(
-    net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, int], n_classes: int, batch_size: int = _BATCH
+    net_arch: Sequence[LayerSpec],
+    image_shape: tuple[int, int, int],
+    n_classes: int,
+    batch_size: int = _BATCH,
+    frozen_layers: int = 0,
 ) -> LayerTable:
     """Build the network on the meta device and follow the shapes through it.
 
@@ -122,6 +152,7 @@ def examine(
         image_shape: Height, width, channels.
         n_classes: Classes of the appended Linear.
         batch_size: Images in a training batch; 1 is a batch of its own kind for batch statistics.
+        frozen_layers: How many of the first layers are frozen, and so have no trainable parameters.
 
     Raises:
         ParamsError: Naming the first layer that does not fit, with what it gets and what it needs.
@@ -139,6 +170,8 @@ def examine(
                 raise ParamsError([Problem(place, f"{spec.class_} is not a torch.nn.Module")])
             if isinstance(layer, _NormBase) and layer.momentum is None:
                 layer.momentum = 0.1  # for None torch reads a counter's value, which a meta tensor does not have
+            if index < frozen_layers:
+                layer.requires_grad_(False).eval()
             layers.append(layer)
             output = _run(layer, spec, place, current, before)
             try:
@@ -172,7 +205,7 @@ def _run(layer: nn.Module, spec: LayerSpec, place: str, given: Tensor, before: s
     except Exception as error:  # torch's own word on a misfit we have no better words for
         message = f"{spec.class_} gets {spelled_shape(shape)} from {before} and refuses it: {first_line(error)}"
         raise ParamsError([Problem(place, message)]) from error
-    wrong = _wrong_output(output, given.shape[0])
+    wrong = wrong_output(output, given.shape[0])
     if wrong:
         raise ParamsError([Problem(place, f"{spec.class_} {wrong}")])
     return output  # type: ignore[no-any-return]
@@ -197,7 +230,7 @@ def _differentiate(layers: list[nn.Module], batch: int, shape: tuple[int, ...]) 
             raise ParamsError([Problem("net_arch", message)]) from error
 
 
-def _wrong_output(output: object, batch: int) -> str | None:
+def wrong_output(output: object, batch: int) -> str | None:
     """Why an output cannot be passed on, if it cannot."""
     if not isinstance(output, Tensor):
         return f"gives a {type(output).__name__}, and a layer must give one tensor"
@@ -212,10 +245,10 @@ def _row(place: str, layer: nn.Module, name: str, given: Tensor, output: Tensor)
     """A table row; the layer runs again in evaluation mode, on two images and on one, which is counted."""
     training = layer.training
     layer.eval()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_fast_path():
         warnings.simplefilter("ignore")
         layer(given.new_empty(2, *given.shape[1:]))
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, counted_values(layer) as values:
             layer(given[:1])
     layer.train(training)
     return LayerRow(
@@ -224,7 +257,36 @@ def _row(place: str, layer: nn.Module, name: str, given: Tensor, output: Tensor)
         output_shape=tuple(output.shape[1:]),
         parameters=sum(parameter.numel() for parameter in layer.parameters() if parameter.requires_grad),
         multiply_adds=counter.get_total_flops() // 2,
+        values=sum(values),
     )
+
+
+@contextmanager
+def counted_values(layer: nn.Module) -> Iterator[list[int]]:
+    """The number of values that every module without modules of its own gives, call by call, while this is open."""
+    counts: list[int] = []
+
+    def count(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            counts.append(output.numel())
+
+    hooks = [module.register_forward_hook(count) for module in layer.modules() if not any(module.children())]
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Attention by operations that the FLOP counter knows, and not by torch's one of its own for evaluation."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def build_network(net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, int], n_classes: int) -> Network:
@@ -234,63 +296,21 @@ def build_network(net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, in
         ParamsError: As :func:`examine`.
     """
     table = examine(net_arch, image_shape, n_classes)
-    values = sum(math.prod(row.output_shape) for row in table.rows)
-    return Network(_layers(net_arch), table.features, n_classes, values)
+    return Network(layers_of(net_arch), table.features, n_classes, table.values)
 
 
-def _layers(net_arch: Sequence[LayerSpec]) -> nn.Sequential:
+def layers_of(net_arch: Sequence[LayerSpec]) -> nn.Sequential:
+    """The feature layers on the current default device, unexamined.
+
+    Raises:
+        ParamsError: A layer cannot be built.
+    """
     layers: list[Any] = [build(spec, f"net_arch[{index}]") for index, spec in enumerate(net_arch)]
     return nn.Sequential(*layers)
 
 
-def _values_of(features: nn.Sequential, image_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Features of one image, and the values all layers give for it, found by running them on blank ones."""
-    height, width, channels = image_shape
-    current, values = torch.zeros(_BATCH, channels, height, width), 0
-    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-        for layer in features:
-            current = layer(current)
-            if (wrong := _wrong_output(current, _BATCH)) is not None:
-                raise ValueError(f"{type(layer).__name__} {wrong}")
-            values += current.numel() // _BATCH
-    in_features = current.numel() // _BATCH
-    return in_features, values + in_features
-
-
 def network_of(params: Params) -> Network:
-    """The network of a run's params."""
-    return build_network(params.net_arch, params.image_shape, params.n_classes)
-
-
-def load_network(model: Model, weights: Path | None = None) -> Network:
-    """The network of a model directory with its weights, on the CPU, in evaluation mode.
-
-    Args:
-        model: An opened model directory.
-        weights: Other weights than the model's own, such as ``last.safetensors``.
-
-    Raises:
-        ArtifactError: The weights do not fit the architecture that the manifest states.
-    """
-    manifest = model.manifest
-    file = weights or model.path / manifest.weights.file
-    try:
-        specs = [LayerSpec.model_validate(entry) for entry in manifest.net_arch]
-        stored, n_classes = load_file(file), len(manifest.classes)
-        # Layers without memory until the weights are theirs: a manifest may claim any size, a file only its own.
-        # Not by `examine`: running the meta device imports sympy, a second that a finished model need not wait.
-        with torch.device("meta"):
-            features = _layers(specs)
-            network = Network(features, stored["classifier.weight"].shape[1], n_classes, 0)
-        for name, tensor in network.state_dict().items():
-            if name in stored and stored[name].dtype != tensor.dtype:
-                raise ValueError(f"{name} is {stored[name].dtype} and must be {tensor.dtype}")
-        network.load_state_dict(stored, assign=True)
-        network.eval()
-        in_features, values = _values_of(features, manifest.image.as_tuple())
-        if in_features != network.classifier.in_features:
-            raise ValueError(f"the layers give {in_features} features and the classifier takes another number")
-        network.values_per_image = values + n_classes
-    except Exception as error:  # whatever layers raise that the weights were not trained with
-        raise ArtifactError(f"{file}: does not fit the architecture in model.json: {first_line(error)}") from error
+    """The network of a run's params, its ``frozen_layers`` frozen."""
+    network = build_network(params.net_arch, params.image_shape, params.n_classes)
+    freeze(network, params.frozen_layers)
     return network

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from components.classifier.batch_log import log_batches
-from components.classifier.batches import ImageStore, Normaliser, store_images
+from components.classifier.batches import ImageStore, Normaliser
 from components.classifier.device import choose_device, describe_device, make_repeatable
 from components.classifier.inference import Predictions, predict
+from components.classifier.load import load_network
 from components.classifier.metrics import Integers, Metrics, confusion_matrix, per_class
-from components.classifier.network import Network, load_network
+from components.classifier.network import Network
+from components.classifier.placement import store_images
 from components.evaluate.findings import Findings
 from components.evaluate.fit import check_fit
 from components.evaluate.mistakes import Mistake, surest_mistakes
@@ -29,6 +31,7 @@ from components.shared.evaluation import EVALUATION, ClassRecord, EvaluationMani
 from components.shared.events.data import Emit, Progress, Succeeded, unheard
 from components.shared.logs import step_logger
 from components.shared.model import MODEL, Model, open_model, weight_files
+from components.shared.page.document import write_page
 from components.shared.params import Params
 from components.shared.version import __version__
 
@@ -124,8 +127,7 @@ def evaluate(*, model: Path, dataset: Path, evaluation: Path, params: Params, em
         _write_predictions(predictions_file, findings)
         report_file = writer.new_file("report.html")
         page = render_report(findings, mistakes, source.manifest, data.manifest)
-        # What UTF-8 cannot hold is half a character from a manifest's JSON; it must not end an evaluation.
-        report_file.write_bytes(page.encode("utf-8", "xmlcharrefreplace"))
+        write_page(report_file, page)
         manifest = _manifest(findings, source, data, writer.record(predictions_file), writer.record(report_file))
         writer.commit(manifest)
     return EvaluateResult(
@@ -144,7 +146,7 @@ def _findings(
 ) -> tuple[Findings, list[Mistake]]:
     """Put the test split through both networks."""
     manifest, split = model.manifest, data.splits["test"]
-    images = store_images(split, device)
+    images = store_images(split, device).store
     labels = torch.tensor(split.labels, device=device)
     normalise = Normaliser(manifest.normalisation, device)
     _log.info("%s test images of %d classes on %s", f"{len(split):,}", len(manifest.classes), describe_device(device))

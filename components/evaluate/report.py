@@ -1,31 +1,28 @@
 """The HTML report: one file that shows an evaluation to people, without scripts and without requests.
 
-Everything that comes from data (class names, paths, params) is escaped by :mod:`components.evaluate.markup`, and the
+Everything that comes from data (class names, paths, params) is escaped by :mod:`components.shared.page.markup`, and the
 page's content security policy forbids whatever could still try to run or to load.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from importlib.resources import files
+from collections.abc import Sequence
 
-from components.evaluate.charts import Series, line_chart
 from components.evaluate.findings import Findings
-from components.evaluate.markup import definitions, details, escaped, fixed, paragraph, percent, section
 from components.evaluate.mistakes import Mistake, png_data_uri
 from components.evaluate.tables import (
     MAX_MATRIX_CLASSES,
     class_table,
     confusion_table,
-    epochs_table,
     pairs_table,
     weights_table,
 )
 from components.shared.dataset import DatasetManifest
-from components.shared.model import EpochRecord, ModelManifest
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+from components.shared.model import ModelManifest
+from components.shared.page.document import html_document
+from components.shared.page.markup import definitions, details, escaped, fixed, paragraph, percent, section
+from components.shared.page.training import epochs_table, training_charts
 
 
 def render_report(
@@ -39,7 +36,6 @@ def render_report(
         model: Manifest of the evaluated model.
         dataset: Manifest of the dataset it was evaluated on.
     """
-    style = (files("components.evaluate") / "report.css").read_text(encoding="utf-8")
     body = "\n".join(
         [
             _headline(findings),
@@ -51,24 +47,7 @@ def render_report(
             _provenance(findings, model, dataset),
         ]
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Evaluation: accuracy {percent(findings.metrics.accuracy)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
+    return html_document(f"Evaluation: accuracy {percent(findings.metrics.accuracy)}", body)
 
 
 def _headline(findings: Findings) -> str:
@@ -131,41 +110,16 @@ def _mistakes(findings: Findings, mistakes: Sequence[Mistake]) -> str:
 
 
 def _training(model: ModelManifest) -> str:
-    history, split = model.history, model.selection.split
+    history, selection = model.history, model.selection
     if not history:
         return section("Training", "training", paragraph("The model says nothing of its training."))
 
-    def series(name: str, kind: str, value: Callable[[EpochRecord], float | None]) -> Series:
-        points = [(float(record.epoch), number) for record in history if (number := value(record)) is not None]
-        return Series(name, kind, points)
-
-    evaluated = f"{split} split"
-    selected = float(model.selection.epoch)
-    charts = [
-        line_chart(
-            "Loss",
-            [
-                series("training", "trained", lambda record: record.train_loss),
-                series(evaluated, "evaluated", lambda record: record.loss),
-            ],
-            selected,
-        ),
-        line_chart(
-            "Accuracy",
-            [
-                series("training", "trained", lambda record: record.train_accuracy),
-                series(evaluated, "evaluated", lambda record: record.accuracy),
-            ],
-            selected,
-        ),
-        line_chart("Learning rate", [series("learning rate", "rate", lambda record: record.learning_rate)], selected),
-    ]
     return section(
         "Training",
         "training",
-        paragraph(f"The upright line marks epoch {model.selection.epoch}, whose weights were selected."),
-        '<div class="charts">\n' + "\n".join(charts) + "\n</div>",
-        details("Every epoch as numbers", epochs_table(history, split)),
+        paragraph(f"The upright line marks epoch {selection.epoch}, whose weights were selected."),
+        training_charts(history, selection),
+        details("Every epoch as numbers", epochs_table(history, selection)),
     )
 
 

@@ -1,17 +1,15 @@
-"""The report's tables: classes, confusion matrix, most confused pairs, training epochs."""
+"""The report's tables: classes, confusion matrix, most confused pairs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from components.classifier.inference import Predictions
 from components.evaluate.findings import Findings
-from components.evaluate.markup import Cell, fixed, paragraph, percent, table
-from components.shared.model import EpochRecord
+from components.shared.page.markup import Cell, fixed, paragraph, percent, table
 
 # A wider matrix cannot be read; the most confused pairs say it better.
 MAX_MATRIX_CLASSES = 60
@@ -131,43 +129,4 @@ def pairs_table(findings: Findings) -> str:
     ]
     return table(
         "The pairs of classes confused most often", ("true", "taken for", "images", "of the class"), rows, "pairs"
-    )
-
-
-def epochs_table(history: Sequence[EpochRecord], split: str) -> str:
-    """Every epoch of training as numbers."""
-    rows = [
-        (
-            str(record.epoch),
-            f"{record.learning_rate:.4g}",
-            *(
-                fixed(value)
-                for value in (
-                    record.train_loss,
-                    record.train_accuracy,
-                    record.loss,
-                    record.accuracy,
-                    record.precision,
-                    record.recall,
-                    record.f1,
-                )
-            ),
-        )
-        for record in history
-    ]
-    return table(
-        f"Training, epoch by epoch; evaluated on the {split} split",
-        (
-            "epoch",
-            "learning rate",
-            "training loss",
-            "training accuracy",
-            "loss",
-            "accuracy",
-            "precision",
-            "recall",
-            "F1",
-        ),
-        rows,
-        "figures",
     )

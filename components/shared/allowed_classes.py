@@ -1,7 +1,8 @@
 """Which classes params may name, and why the others may not be.
 
-A config is data: it may choose among classes that turn one tensor into one tensor (layers), step parameters
-(optimisers), set a learning rate from an epoch count or a metric (schedulers) or change one image (transforms).
+A config is data: it may choose among classes that turn one tensor into one tensor (layers, and the architectures of
+torchvision without their heads), step parameters (optimisers), set a learning rate from an epoch count or a metric
+(schedulers) or change one image (transforms).
 Nothing here takes a callable, reads a file or runs code. The names are kept as text so that containers without
 torch can check a config too; a test holds them against the installed torch.
 
@@ -15,6 +16,7 @@ import difflib
 import os
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 MODULES_VARIABLE = "SHUTTERLINE_MODULES"
 
@@ -33,46 +35,64 @@ class ClassFamily:
         module: The module they live in, such as ``torch.nn``.
         allowed: Class names inside the module.
         refused: Class names that exist but cannot be used, each with the reason.
+        beside: Families of other modules whose members may be named in the same place.
+        members: What the members are called together: classes, or functions that build something.
     """
 
     kind: str
     module: str
     allowed: frozenset[str]
     refused: dict[str, str]
+    beside: tuple[ClassFamily, ...] = ()
+    members: str = "classes"
 
     def full_names(self) -> list[str]:
-        """Dotted names of all members, sorted."""
-        return [f"{self.module}.{name}" for name in sorted(self.allowed)]
+        """Dotted names of all members, sorted, and of those beside."""
+        own = [f"{self.module}.{name}" for name in sorted(self.allowed)]
+        return own + [name for family in self.beside for name in family.full_names()]
 
     def permits(self, dotted: str) -> bool:
         """Whether a config may name this class."""
         module, _, name = dotted.rpartition(".")
-        return (module == self.module and name in self.allowed) or module in operator_modules()
+        own = (module == self.module and name in self.allowed) or module in operator_modules()
+        return own or any(family.permits(dotted) for family in self.beside)
 
     def why_not(self, dotted: str) -> str:
         """The message for a name that :meth:`permits` denies."""
         module, _, name = dotted.rpartition(".")
-        if module in ("", self.module) and name in self.refused:
-            return f"{self.module}.{name} cannot be used as a {self.kind}: {self.refused[name]}"
+        for family in (self, *self.beside):
+            if module in ("", family.module) and name in family.refused:
+                return f"{family.module}.{name} cannot be used as a {family.kind}: {family.refused[name]}"
         message = f"{shortened(dotted)} is not an allowed {self.kind}"
         return f"{message}; did you mean {near}?" if (near := self.nearest(name)) else f"{message}; {self.hint()}"
 
     def nearest(self, name: str) -> str | None:
         """The dotted name of the member most like `name`, or None if none is close."""
-        by_folded = {member.casefold(): member for member in self.allowed}
+        by_folded = {dotted.rpartition(".")[2].casefold(): dotted for dotted in self.full_names()}
         close = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
-        return f"{self.module}.{by_folded[close[0]]}" if close else None
+        return by_folded[close[0]] if close else None
 
     def hint(self) -> str:
         """What may stand here instead."""
-        return f"allowed are classes of {self.module} such as {self.full_names()[0]}"
+        allowed = [
+            f"{family.members} of {family.module} such as {family.full_names()[0]}" for family in (self, *self.beside)
+        ]
+        return f"allowed are {', or '.join(allowed)}"
 
-    def name_of(self, cls: type) -> str:
-        """The dotted name under which a class object would be written in JSON or YAML."""
-        public = sys.modules.get(self.module)
-        if public is not None and getattr(public, cls.__name__, None) is cls:
-            return f"{self.module}.{cls.__name__}"
-        return f"{cls.__module__}.{cls.__qualname__}"
+    def holds(self, value: object) -> bool:
+        """Whether an object is what one of the modules calls by its name, be it a class or a function."""
+        name = getattr(value, "__name__", None)
+        if not isinstance(name, str):
+            return False
+        return any(getattr(sys.modules.get(family.module), name, None) is value for family in (self, *self.beside))
+
+    def name_of(self, value: Any) -> str:
+        """The dotted name under which a class, or a function that builds, would be written in JSON or YAML."""
+        name: str = value.__name__
+        for family in (self, *self.beside):
+            if getattr(sys.modules.get(family.module), name, None) is value:
+                return f"{family.module}.{name}"
+        return f"{value.__module__}.{value.__qualname__}"
 
 
 def operator_modules() -> frozenset[str]:
@@ -94,6 +114,51 @@ def _reasons(*groups: tuple[str, str]) -> dict[str, str]:
     """A mapping from each name of a space-separated group to the group's reason."""
     return {name: reason for names, reason in groups for name in names.split()}
 
+
+def _backbones() -> frozenset[str]:
+    """The image classifiers of torchvision that a network may begin with."""
+    sized = {
+        "convnext_": "base large small tiny",
+        "densenet": "121 161 169 201",
+        "efficientnet_": "b0 b1 b2 b3 b4 b5 b6 b7 v2_l v2_m v2_s",
+        "mnasnet": "0_5 0_75 1_0 1_3",
+        "mobilenet_": "v2 v3_large v3_small",
+        "regnet_x_": "16gf 1_6gf 32gf 3_2gf 400mf 800mf 8gf",
+        "regnet_y_": "128gf 16gf 1_6gf 32gf 3_2gf 400mf 800mf 8gf",
+        "resnet": "101 152 18 34 50",
+        "resnext": "101_32x8d 101_64x4d 50_32x4d",
+        "shufflenet_v2_": "x0_5 x1_0 x1_5 x2_0",
+        "squeezenet": "1_0 1_1",
+        "swin_": "b s t v2_b v2_s v2_t",
+        "vgg": "11 11_bn 13 13_bn 16 16_bn 19 19_bn",
+        "vit_": "b_16 b_32 h_14 l_16 l_32",
+        "wide_resnet": "101_2 50_2",
+    }
+    return frozenset(
+        {"alexnet", "maxvit_t"} | {f"{name}{size}" for name, sizes in sized.items() for size in sizes.split()}
+    )
+
+
+BACKBONES = ClassFamily(
+    kind="layer",
+    module="torchvision.models",
+    members="architectures",
+    allowed=_backbones(),
+    refused=_reasons(
+        ("googlenet inception_v3", "while it trains it gives the outputs of further heads beside its own"),
+        (
+            "AlexNet ConvNeXt DenseNet EfficientNet GoogLeNet Inception3 MNASNet MaxVit MobileNetV2 MobileNetV3 RegNet "
+            "ResNet ShuffleNetV2 SqueezeNet SwinTransformer VGG VisionTransformer",
+            "it is built from other modules; name an architecture such as torchvision.models.resnet18",
+        ),
+        (
+            "get_model get_model_builder get_model_weights get_weight list_models",
+            "name the architecture itself, such as torchvision.models.resnet18",
+        ),
+        ("Weights WeightsEnum", "nothing is downloaded: name a file by initial_weights"),
+        ("GoogLeNetOutputs InceptionOutputs", "it is not a module"),
+    ),
+)
 
 LAYERS = ClassFamily(
     kind="layer",
@@ -142,6 +207,7 @@ LAYERS = ClassFamily(
             "its shape is unknown until data arrives; use the class without Lazy and state the size",
         ),
     ),
+    beside=(BACKBONES,),
 )
 
 LOSSES = ClassFamily(

@@ -202,6 +202,7 @@ def step_command(
     *,
     in_pipeline: bool = False,
     docker: str,
+    misuse: Callable[[argparse.Namespace], str | None] = lambda options: None,
 ) -> int:
     """Run one component from its command line.
 
@@ -213,6 +214,7 @@ def step_command(
         output: The option that names what the step makes; its events are kept beside it.
         in_pipeline: Whether the step is a part of the pipeline even when it is started by hand.
         docker: How it is run in a container, for ``--help``.
+        misuse: Which options do not go together, in a line, or None.
 
     Returns:
         The exit code.
@@ -221,7 +223,14 @@ def step_command(
     add_params_options(parser)
     add_json_option(parser)
     parser.add_argument("--version", action="version", version=f"shutterline {__version__}")
-    return with_output(lambda: _step(step, parser.parse_args(argv), work, output, in_pipeline=in_pipeline))
+
+    def parsed() -> argparse.Namespace:
+        options = parser.parse_args(argv)
+        if (wrong := misuse(options)) is not None:
+            parser.error(wrong)
+        return options
+
+    return with_output(lambda: _step(step, parsed(), work, output, in_pipeline=in_pipeline))
 
 
 def _step(

@@ -4,6 +4,7 @@
 
     ShutterlineError                 exit code 1
     ├── DivergedError                the loss is no longer a number
+    ├── NotLearningError             a trial shows that the network would not learn
     ├── StatusUnavailableError       no broker answers at the start, and the params want that to be an error
     ├── StorageUnavailableError      a bucket's store does not answer, or sends wrong bytes, again and again
     ├── PlatformUnavailableError     Kubeflow or Vertex AI does not answer, or not now
@@ -39,6 +40,10 @@ class ShutterlineError(Exception):
 
 class DivergedError(ShutterlineError):
     """Training left the numbers: the loss is NaN or infinite."""
+
+
+class NotLearningError(ShutterlineError):
+    """A trial shows that the network does not learn as the params are; the message says what usually is wrong."""
 
 
 class StatusUnavailableError(ShutterlineError):

@@ -6,6 +6,9 @@ Layout::
     model.safetensors    the weights of the best evaluated epoch: what the model is
     last.safetensors     the weights after the last epoch
     model.pt2            torch.export program for serving: uint8 NHWC images in, class probabilities out
+    learning-curves.html loss, accuracy, learning rate and throughput of every epoch for people, one file
+    network.pt2          of a network with a torchvision architecture, its graph, which evaluation runs without
+                         torchvision: normalised NCHW images in, logits out
     tensorboard/…        training curves; not part of the contract
 """
 
@@ -29,6 +32,10 @@ from components.shared.artifacts import (
     verify_files,
 )
 
+LEARNING_CURVES = "learning-curves.html"
+# What training's wall time goes to, in the order of a step.
+TIME_SHARES = ("data", "forward_backward", "optimiser", "evaluation", "checkpoints", "status", "other")
+
 
 class Selection(Record):
     """How the model's weights were chosen among the evaluated epochs."""
@@ -51,7 +58,48 @@ class EpochRecord(Record):
     precision: float | None = None
     recall: float | None = None
     f1: float | None = None
-    images_per_second: float | None = Field(None, description="Training images a second in this epoch.")
+    images_per_second: float | None = Field(
+        default=None, description="Training images a second in this epoch, evaluation not counted; None: not measured."
+    )
+
+
+class Speed(Record):
+    """How near training came to the speed of light: to what its own network, and its device, could do at best.
+
+    A rate is None where it was not measured, or where no operation's cost is known.
+    """
+
+    samples_per_second: float = Field(description="Training images a second, evaluation not counted.")
+    flops_per_second: float | None = Field(
+        default=None,
+        description="Floating-point operations a second of forward and backward passes, a multiply-add as two.",
+    )
+    constant_tensor_samples_per_second: float | None = Field(
+        default=None,
+        description="Images a second of the same step fed one constant batch: what remains if data costs nothing.",
+    )
+    of_constant_tensor: float | None = Field(
+        default=None, description="`samples_per_second` as a part of that; 1 is the bound."
+    )
+    matmul_flops_per_second: float | None = Field(
+        default=None, description="What the device does in a large matrix product of the same precision, measured."
+    )
+    of_matmul: float | None = Field(default=None, description="`flops_per_second` as a part of that; 1 is the bound.")
+    precision: str = Field(description="Of the network's arithmetic: fp32 or bf16.")
+    compiled: bool = Field(description="Whether torch.compile made the step.")
+    data: str = Field(description='Where images lay: "resident" on the device, "mapped" from the host\'s disk.')
+    shares: dict[str, float] = Field(description="Parts of the wall time by `TIME_SHARES`; their sum is 1.")
+    processes: int = Field(ge=1, description="Processes that trained together; rates are those of all of them.")
+
+
+class StartedFrom(Record):
+    """The weights that training started from."""
+
+    name: str = Field(description="Last part of the place that initial_weights names.")
+    sha256: str = Field(description="Of the file the weights were read from.")
+    tensors: int = Field(ge=1, description="Weights and buffers taken over, the classifying layer's included.")
+    initialised: int = Field(ge=0, description="Weights and buffers that stayed as they were initialised.")
+    classifier: bool = Field(description="Whether the classifying layer was taken over.")
 
 
 class Provenance(Record):
@@ -64,6 +112,8 @@ class Provenance(Record):
     versions: dict[str, str]
     seconds: float = Field(description="Wall time of the training loop.")
     images_per_second: float
+    speed: Speed | None = Field(default=None, description="The speed-of-light report; None: not measured.")
+    started_from: StartedFrom | None = Field(None, description="None: from random weights by manual_seed.")
 
 
 class ModelManifest(Manifest):
@@ -78,6 +128,10 @@ class ModelManifest(Manifest):
     weights: FileRecord
     last_weights: FileRecord
     export: FileRecord | None
+    learning_curves: FileRecord | None = Field(
+        default=None, description="The learning curves as HTML; None in models of versions that wrote none."
+    )
+    program: FileRecord | None = Field(None, description="The graph, where building the network needs torchvision.")
     selection: Selection
     history: list[EpochRecord]
     provenance: Provenance
@@ -100,8 +154,13 @@ def every_file(manifest: ModelManifest) -> Iterable[FileRecord]:
 
 
 def weight_files(manifest: ModelManifest) -> Iterable[FileRecord]:
-    """What evaluation reads: both sets of weights, not the export."""
-    return (manifest.weights, manifest.last_weights)
+    """What evaluation reads: both sets of weights and, where there is one, the program; not the export."""
+    return tuple(file for file in (manifest.weights, manifest.last_weights, manifest.program) if file is not None)
+
+
+def starting_weights(manifest: ModelManifest) -> Iterable[FileRecord]:
+    """What another training reads to start from."""
+    return (manifest.weights,)
 
 
 def open_model(path: Path, chosen: Callable[[ModelManifest], Iterable[FileRecord]] = every_file) -> Model:

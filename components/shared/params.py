@@ -35,6 +35,7 @@ from components.shared.params_rules import (
     servers,
     unique_names,
     weights_of_classes,
+    weights_place,
     without_dropped_options,
 )
 from components.shared.params_text import as_form, as_json
@@ -197,7 +198,7 @@ class Params(Entry):
         description="Epochs, also in part, over which the learning rate rises from a hundredth to its own, step by "
         "step.",
     )
-    initial_weights: Text | None = Field(
+    initial_weights: Annotated[Text, AfterValidator(weights_place)] | None = Field(
         None,
         description="Where training starts from: an earlier model directory or a file of weights (.safetensors, .pth), "
         "here or in a bucket; null: random weights by manual_seed.",

@@ -9,9 +9,10 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from components.shared.allowed_classes import shortened
-from components.shared.errors import Problem
+from components.shared.errors import InputError, Problem
 from components.shared.events.targets import bootstrap_servers
 from components.shared.params_types import ScheduleSpec, described, real, refusal, refusals
+from components.shared.storage.location import place
 
 
 def credentials_reference(value: object) -> object:
@@ -70,6 +71,15 @@ def optimiser_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     if problems:
         raise refusals(problems)
     return kwargs
+
+
+def weights_place(value: str) -> str:
+    """A path, or a location in a bucket; nothing else is fetched from."""
+    try:
+        place(value)
+    except InputError as error:
+        raise refusal(str(error)) from error
+    return value
 
 
 def none_as_empty(value: object) -> object:

@@ -191,7 +191,7 @@ def class_name_in(family: ClassFamily) -> Callable[[object], str]:
     """A validator: a class of this family, as object or dotted name, gives the dotted name."""
 
     def name_of(value: object) -> str:
-        if isinstance(value, type):
+        if isinstance(value, type) or family.holds(value):
             name = family.name_of(value)
         elif isinstance(value, str):
             name = value
@@ -235,7 +235,10 @@ class ClassSpec(Entry):
 
 
 class LayerSpec(ClassSpec):
-    """One layer of ``net_arch``: a class of ``torch.nn`` that turns one tensor into one tensor."""
+    """One layer of ``net_arch``: a class of ``torch.nn`` that turns one tensor into one tensor.
+
+    Or an architecture of ``torchvision.models``, without its classifying head.
+    """
 
     family = LAYERS
 

@@ -118,6 +118,20 @@ class Staging:
         with self._watched("fetch", place) as progress:
             return fetch_tree(place, into, mirror=True, progress=progress)
 
+    def file(self, place: Place) -> Path:
+        """One file to read.
+
+        Raises:
+            StorageRefusedError: It is not there, or may not be read.
+            StorageUnavailableError: The storage does not answer.
+        """
+        if isinstance(place, Path):
+            return place
+        fetched = self.tree(place)
+        # Before its folder, which stands for the same place.
+        self._names = {str(fetched): str(place), **self._names}
+        return fetched
+
     def output(self, place: Place, kind: ArtifactKind) -> Path:
         """A directory for an artifact to write. A place in a bucket is claimed now, so that it fails now if it must.
 

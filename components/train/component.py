@@ -2,7 +2,7 @@
 
 # No postponed annotations here: kfp reads the artifact types from them.
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Metrics, Model, Output, OutputPath
+from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output, OutputPath
 
 from components.shared.images import image_of
 
@@ -13,6 +13,7 @@ def train(
     dataset: Input[Dataset],
     model: Output[Model],
     metrics: Output[Metrics],
+    learning_curves: Output[HTML],
     model_sha256: OutputPath(str),  # type: ignore[valid-type] # kfp's notation
     dataset_sha256: str = "",
     checkpoints: str = "",
@@ -24,17 +25,19 @@ def train(
         dataset: The dataset directory.
         model: The model directory.
         metrics: Held-out loss and accuracy of the chosen epoch.
+        learning_curves: Loss, accuracy, learning rate and throughput of every epoch, as HTML.
         model_sha256: SHA-256 of the model's weights, by which a cache knows it again.
         dataset_sha256: SHA-256 of the dataset; another one is refused.
         checkpoints: Where checkpoints are kept: a path or a bucket's URI; auto: beside the run's artifacts; empty:
             beside the model.
     """
+    import shutil
     from pathlib import Path
 
     from components.shared.artifacts import manifest_digest, read_manifest, require_same, write_json
     from components.shared.dataset import DATASET
     from components.shared.events.data import Emit
-    from components.shared.model import MODEL
+    from components.shared.model import LEARNING_CURVES, MODEL
     from components.shared.params import Params
     from components.shared.run import checkpoints_of_run, run_of_artifact, step_run
     from components.shared.step import Reported, run_step
@@ -63,3 +66,4 @@ def train(
     # In the store too, not in the platform's metadata alone; kfp's local cache takes an output without a file for lost.
     write_json(Path(metrics.path), report["metrics"])
     Path(model_sha256).write_text(read_manifest(Path(model.path), MODEL).weights.sha256, encoding="utf-8")
+    shutil.copyfile(Path(model.path) / LEARNING_CURVES, learning_curves.path)

@@ -1,4 +1,4 @@
-"""Training curves for TensorBoard: scalars of every epoch, precision-recall curves of the finished model."""
+"""Training curves for TensorBoard: scalars of every epoch, the speed, precision-recall curves of the finished model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from components.classifier.inference import Predictions
-from components.shared.model import EpochRecord
+from components.shared.model import EpochRecord, Speed
+from components.train.speed_text import speed_markdown
 
 # Each class has a curve of its own; beyond this many nobody looks at them one by one.
 MAX_CURVES = 100
@@ -52,6 +53,19 @@ class Curves:
         for tag, value in scalars.items():
             if value is not None:
                 self._writer.add_scalar(tag, value, record.epoch)
+
+    def speed(self, speed: Speed, epoch: int) -> None:
+        """Add the speed-of-light report: as text with all of it, and each figure as a scalar, to compare runs by.
+
+        Args:
+            speed: The report.
+            epoch: The last epoch, at which its figures stand.
+        """
+        self._writer.add_text("speed_of_light", speed_markdown(speed), epoch)
+        figures = {f"speed/{name}": value for name, value in speed.model_dump().items() if isinstance(value, float)}
+        figures |= {f"time/{name}": share for name, share in speed.shares.items()}
+        for tag, value in figures.items():
+            self._writer.add_scalar(tag, value, epoch)
 
     def precision_recall(self, predictions: Predictions, classes: list[str], epoch: int) -> None:
         """Add a precision-recall curve of every class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 
 import numpy as np
 from torch import Tensor
@@ -28,17 +29,15 @@ class _Part:
     def take(self, indices: Tensor) -> Tensor:
         return self._images.take(indices + self._start)
 
-    def span(self, start: int, stop: int) -> Tensor:
-        return self._images.span(start + self._start, stop + self._start)
-
     def batches(self, order: Tensor, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
         return self._images.batches(order + self._start, slices)
 
     def spans(self, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
         moved = [slice(part.start + self._start, part.stop + self._start) for part in slices]
-        for images in self._images.spans(moved):
-            self._poll()
-            yield images
+        with closing(self._images.spans(moved)) as spans:
+            for images in spans:
+                self._poll()
+                yield images
 
 
 def evaluated(

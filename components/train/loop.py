@@ -10,8 +10,9 @@ from components.shared.model import EpochRecord
 from components.shared.signals import Deferred
 from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.group import Agreement
+from components.train.memory import answering_evaluation, answering_out_of_memory
 from components.train.progress import Progress
-from components.train.state import manifest_of, state_of
+from components.train.state import manifest_of, state_of, tensors_of
 from components.train.status import TrainingStatus
 from components.train.trainer import LOOK_EVERY, Trainer
 
@@ -53,6 +54,7 @@ class TrainingLoop:
         minutes = trainer.params.checkpoint_minutes
         self._every_s = minutes * 60 if minutes is not None else float("inf")
         self._saved_at = time.monotonic()
+        self._is_prepared = False
 
     def run(self, on_epoch: OnEpoch) -> bool:
         """Train.
@@ -65,13 +67,14 @@ class TrainingLoop:
 
         Raises:
             DivergedError: A loss or a weight is no longer a number.
+            ParamsError: A step, or the evaluation, does not fit in memory.
             OSError: A checkpoint cannot be written.
         """
         trainer, params = self._trainer, self._trainer.params
         try:
             while not trainer.is_finished:
-                trainer.train_rest(self._after_step)
-                record, predictions = trainer.end_epoch(self._poll)
+                answering_out_of_memory(trainer, lambda: trainer.train_rest(self._after_step))
+                record, predictions = answering_evaluation(trainer, lambda: trainer.end_epoch(self._poll))
                 on_epoch(record, predictions)
                 trainer.stopwatch.lap("other")
                 self._status.epoch(record)
@@ -94,6 +97,10 @@ class TrainingLoop:
             trainer.require_numbers()
         self._status.batch(trainer.position, lambda: trainer.loss_so_far)
         is_due = time.monotonic() - self._saved_at > self._every_s
+        if self._keeper is not None and not self._is_prepared:
+            # After its first step an optimiser has all of its state.
+            self._keeper.prepare(tensors_of(trainer))
+            self._is_prepared = True
         leave, save = self._agree(self._told.signal is not None, is_due and not self._is_busy)
         trainer.stopwatch.lap("status")
         if leave:

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 from components.classifier.check import network_problems
 from components.classifier.device import choose_device
+from components.classifier.initial_weights import WEIGHT_FILES
 from components.shared.dataset import DATASET, files_of_splits, training_splits
 from components.shared.events.data import Emit, unheard
 from components.shared.logs import step_logger
-from components.shared.model import MODEL
+from components.shared.model import MODEL, starting_weights
 from components.shared.params import Params
 from components.shared.run import speaks
 from components.shared.staging import Staging
 from components.shared.step import Reported
-from components.shared.storage.location import Location, Place
+from components.shared.storage.location import Location, Place, place
 from components.train.checkpoints.mirror import CheckpointMirror
 from components.train.train import Checkpoints, train
 
 _log = step_logger("train")
+
+
+def trial_staged(
+    *, dataset: Place, params: Params, trial: Callable[[Path, Params], Reported], emit: Emit = unheard
+) -> Reported:
+    """A trial on a dataset that may lie in a bucket.
+
+    Args:
+        dataset: Where it lies.
+        params: The run's options.
+        trial: From the dataset's directory and the params to the result.
+        emit: Gets the status of the step.
+
+    Raises:
+        ShutterlineError: As the trial, and as :func:`train_staged` of the dataset.
+    """
+    with Staging(_log, emit, params) as staging:
+        if isinstance(dataset, Location):
+            network_problems(params)  # before anything is fetched
+            choose_device(params.device)
+        images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
+        if (start := _initial_weights(staging, params)) is not None:
+            params = params.model_copy(update={"initial_weights": str(start)})
+        return staging.publish(trial(images, params))
 
 
 def train_staged(
@@ -33,7 +60,8 @@ def train_staged(
 ) -> Reported:
     """As :func:`~components.train.train.train`, of and for directories that may lie in buckets.
 
-    Of the dataset the splits that training reads are fetched. Checkpoints in a bucket are uploaded while training goes
+    Of the dataset the splits that training reads are fetched, and what
+    ``initial_weights`` names in a bucket. Checkpoints in a bucket are uploaded while training goes
     on, and the newest is fetched before it begins. A model in a bucket keeps its checkpoints on this machine, unless
     `checkpoints` names a place for them. With `start_over` checkpoints that are there are removed.
 
@@ -51,6 +79,7 @@ def train_staged(
             network_problems(params)  # before anything is fetched or claimed
             choose_device(params.device)
         images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
+        start = _initial_weights(staging, params)
         kept = staging.directory(checkpoints) if checkpoints is not None else None
         mirror = None
         if kept is not None and isinstance(checkpoints, Location) and speaks():
@@ -64,6 +93,17 @@ def train_staged(
                 model=output,
                 params=params,
                 checkpoints=Checkpoints(kept, start_over, mirror.saved if mirror is not None else None),
+                initial_weights=start,
                 emit=staging.emit,
             )
         return staging.publish(result)
+
+
+def _initial_weights(staging: Staging, params: Params) -> Path | None:
+    """What training starts from, on this machine: of an earlier model its weights, checked against its manifest."""
+    if params.initial_weights is None:
+        return None
+    where = place(params.initial_weights)
+    if isinstance(where, Location) and where.name.lower().endswith(WEIGHT_FILES):
+        return staging.file(where)
+    return staging.artifact(where, MODEL, starting_weights)

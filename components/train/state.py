@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from components.classifier.device import describe_device
-from components.shared.model import EpochRecord
+from components.shared.model import EpochRecord, StartedFrom
 from components.shared.seeds import derived_seed
 from components.shared.version import __version__
 from components.train.checkpoints.format import CheckpointManifest
@@ -42,10 +42,8 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
     Tensors are the trainer's own, not copies.
     """
     return {
+        **tensors_of(trainer),
         "position": asdict(trainer.position),
-        "network": trainer.network.state_dict(),
-        "average": trainer.average.state_dict() if trainer.average is not None else None,
-        "optimiser": trainer.optimiser.state_dict(),
         "schedules": trainer.schedules.state_dict(),
         "best": asdict_of(trainer.best),
         "history": [record.model_dump() for record in trainer.history],
@@ -58,11 +56,21 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
             "seconds": trainer.epoch_seconds,
         },
         "seconds": dict(trainer.stopwatch.seconds),
+        "started_from": trainer.started_from.model_dump() if trainer.started_from is not None else None,
         "generators": {
             "flip": trainer.flipping.get_state(),
             "mix": trainer.mixing.draws.getstate(),
-            "processes": trainer.group.gathered(_global_generators(trainer.device)),
+            "processes": trainer.group.gathered(_own_generators(trainer)),
         },
+    }
+
+
+def tensors_of(trainer: Trainer) -> dict[str, Any]:
+    """The large part of the state."""
+    return {
+        "network": trainer.network.state_dict(),
+        "average": trainer.average.state_dict() if trainer.average is not None else None,
+        "optimiser": trainer.optimiser.state_dict(),
     }
 
 
@@ -89,6 +97,8 @@ def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
     trainer.history = [EpochRecord.model_validate(record) for record in state["history"]]
     trainer.position = Position(**state["position"])
     trainer.stopwatch.seconds.update(state["seconds"])
+    if state["started_from"] is not None:
+        trainer.started_from = StartedFrom.model_validate(state["started_from"])
     _restore_epoch(trainer, state["epoch"])
     _restore_generators(trainer, state["generators"], found.manifest, log)
 
@@ -121,10 +131,11 @@ def _restore_generators(
     _warn_of_other_ground(trainer, manifest, log, is_same)
     if is_same:
         trainer.flipping.set_state(generators["flip"])
-        _set_global_generators(generators["processes"][group.rank], device)
+        _set_own_generators(trainer, generators["processes"][group.rank])
         return
     seed = trainer.params.manual_seed
     trainer.flipping.manual_seed(derived_seed(seed, f"flip/{manifest.step}"))
+    trainer.augmenting.manual_seed(derived_seed(seed, f"augment/{manifest.step}/{group.rank}"))
     torch.manual_seed(derived_seed(seed, f"torch/{manifest.step}/{group.rank}"))
 
 
@@ -144,11 +155,13 @@ def _warn_of_other_ground(
         )
 
 
-def _global_generators(device: torch.device) -> dict[str, Any]:
-    """The states of the generators that layers and transforms share in a process."""
+def _own_generators(trainer: Trainer) -> dict[str, Any]:
+    """The states of the generators that are each process's own, those that layers and transforms share among them."""
+    device = trainer.device
     legacy: Any = np.random.get_state(legacy=True)
     kind, keys, place, has_gauss, gauss = legacy
     return {
+        "augment": trainer.augmenting.get_state(),
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), place, has_gauss, gauss),
         "torch": torch.get_rng_state(),
@@ -156,7 +169,9 @@ def _global_generators(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _set_global_generators(states: dict[str, Any], device: torch.device) -> None:
+def _set_own_generators(trainer: Trainer, states: dict[str, Any]) -> None:
+    device = trainer.device
+    trainer.augmenting.set_state(states["augment"])
     random.setstate(_as_tuples(states["python"]))
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-# In the order in which they are shown.
-PARTS = ("data", "forward_backward", "optimiser", "evaluation", "checkpoints", "status", "other")
-STEP_PARTS = PARTS[:3]
+from components.shared.model import TIME_SHARES
+
+STEP_PARTS = TIME_SHARES[:3]
 
 # On a GPU every so many steps are timed on the device: an event costs some microseconds.
 _SAMPLED = 25
@@ -27,7 +27,7 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device, seconds: dict[str, float] | None = None) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0) | (seconds or {})
+        self.seconds = dict.fromkeys(TIME_SHARES, 0.0) | (seconds or {})
         self._last = time.perf_counter()
         self._on_device = dict.fromkeys(STEP_PARTS, 0.0)
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
@@ -80,4 +80,4 @@ class Stopwatch:
             for part in STEP_PARTS:
                 seconds[part] = self.training * self._on_device[part] / sampled
         total = sum(seconds.values()) or 1.0
-        return {part: seconds[part] / total for part in PARTS}
+        return {part: seconds[part] / total for part in TIME_SHARES}

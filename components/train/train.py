@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,32 +12,43 @@ from typing import Any
 import torch
 
 from components.classifier.batch_log import log_batches
-from components.classifier.batches import Normaliser, free_bytes, store_images
+from components.classifier.batches import Normaliser
 from components.classifier.check import network_problems
 from components.classifier.device import choose_device, describe_device, make_repeatable
+from components.classifier.device_memory import free_bytes
 from components.classifier.inference import Predictions
+from components.classifier.initial_weights import start_network, told
 from components.classifier.network import LayerTable, network_of
+from components.classifier.placement import store_images
 from components.shared.artifacts import ArtifactWriter, Normalisation, sha256_of
 from components.shared.dataset import DATASET, Dataset, open_dataset, training_splits
-from components.shared.errors import ArtifactError, DivergedError, ParamsError, Problem
+from components.shared.errors import ArtifactError, DivergedError, InputError, ParamsError, Problem
 from components.shared.events.data import Emit, Succeeded, unheard
 from components.shared.logs import step_logger
-from components.shared.model import MODEL, EpochRecord, Selection
+from components.shared.model import MODEL, EpochRecord, Selection, Speed
 from components.shared.params import Params
 from components.shared.seeds import derived_seed
 from components.shared.signals import Deferred, Terminated, ends_deferred
 from components.train.acceleration import FORWARD_AND_BACKWARD, choose_compiling, choose_precision
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
 from components.train.checkpoints.keeper import CheckpointKeeper
-from components.train.checkpoints.resume import Found, find_checkpoint, refuse_foreign, start_over
+from components.train.checkpoints.resume import Found, find_checkpoint, start_over
 from components.train.curves import Curves
-from components.train.group import Group, joined
+from components.train.group import ALONE, Group, in_group, joined
 from components.train.loop import TrainingLoop
 from components.train.progress import Progress
+from components.train.speed import measure_speed
+from components.train.speed_text import speed_lines
 from components.train.state import restore
 from components.train.status import TrainingStatus
 from components.train.trainer import Labelled, Trainer
-from components.train.writing import count_parameters, manifest_for, selection_of, write_weights
+from components.train.writing import (
+    count_parameters,
+    manifest_for,
+    selection_of,
+    with_learning_curves,
+    write_weights,
+)
 
 _log = step_logger("train")
 
@@ -126,6 +137,7 @@ def train(
     model: Path,
     params: Params,
     checkpoints: Path | Checkpoints | None = None,
+    initial_weights: Path | None = None,
     emit: Emit = unheard,
 ) -> TrainResult:
     """Train the network of `params` on a dataset directory and write a model directory.
@@ -138,6 +150,7 @@ def train(
         model: Where the model directory is made; new, empty, or an earlier model that is replaced.
         params: The run's options.
         checkpoints: Where checkpoints are kept; by default beside `model`.
+        initial_weights: What ``initial_weights`` of the params names, fetched; by default the path that it is.
         emit: Gets the status of the step.
 
     Raises:
@@ -153,21 +166,30 @@ def train(
     device = choose_device(params.device)
     data = open_dataset(dataset, training_splits)
     _fits(data, params)
-    digest, kept = sha256_of(dataset / DATASET.manifest_file), checkpoints.beside(model)
-    with ends_deferred() as told, joined(device) as group, ExitStack() as stack:
-        if checkpoints.directory is not None and not checkpoints.start_over:
-            # Before the earlier model makes room for another.
-            group.on_first(lambda: refuse_foreign(kept, params, digest))
+    dataset_sha256, kept = sha256_of(dataset / DATASET.manifest_file), checkpoints.beside(model)
+    with ends_deferred() as ending, joined(device) as group, ExitStack() as stack:
+        found = None
+        if not checkpoints.start_over:
+            # Before the earlier model makes room for another, which checkpoints of another run would hinder.
+            may_go = checkpoints.directory is None
+            found = group.on_first(lambda: find_checkpoint(kept, params, dataset_sha256, _log, foreign_may_go=may_go))
         writer = stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None
-        run = _Run(data, digest, params, device, group, table)
-        resumed = run.resume(checkpoints, kept)
-        if not run.train(kept, checkpoints, model / "tensorboard", emit, told):
+        if checkpoints.start_over and group.is_first:
+            start_over(kept)
+        run = _Run(data, dataset_sha256, params, device, group, table)
+        run.begin(found, initial_weights)
+        curves = stack.enter_context(Curves(model / "tensorboard")) if group.is_first else None
+        if not run.train(kept, checkpoints, curves, emit, ending):
             # If it was this process that was told, its own handler of the signal says so when this block is left.
             raise Terminated
         trainer = run.trainer
         if writer is not None:
             files = write_weights(writer, trainer, data, run.normalisation, _log)
-            writer.commit(manifest_for(trainer, data, run.normalisation, files, run.dataset_sha256))
+        speed = run.speed()
+        if writer is not None and curves is not None:
+            curves.speed(speed, len(trainer.history))
+            manifest = manifest_for(trainer, data, run.normalisation, files, run.dataset_sha256, speed)
+            writer.commit(with_learning_curves(writer, manifest))
     return TrainResult(
         model=model,
         selection=selection_of(trainer, data),
@@ -178,8 +200,33 @@ def train(
         seconds=sum(trainer.stopwatch.seconds.values()),
         device=describe_device(device),
         checkpoints=kept,
-        resumed_from=resumed,
+        resumed_from=found.manifest.place if found is not None else None,
     )
+
+
+def trial_trainer(dataset: Path, params: Params) -> Trainer:
+    """The trainer of a run as it begins, for trials: nothing is saved, and nothing is compiled.
+
+    Args:
+        dataset: A complete dataset directory.
+        params: The run's options.
+
+    Raises:
+        ParamsError: As :func:`train`.
+        ArtifactError: The dataset is incomplete or damaged.
+        DeviceError: The device or precision asked for is not there.
+        InputError: Several processes were started.
+    """
+    if in_group():
+        raise InputError("a trial runs in one process; start it without torchrun")
+    params = params.model_copy(update={"compile": "never"})  # which would take longer than the trial
+    table = network_problems(params)
+    device = choose_device(params.device)
+    data = open_dataset(dataset, training_splits)
+    _fits(data, params)
+    run = _Run(data, sha256_of(dataset / DATASET.manifest_file), params, device, ALONE, table)
+    run.begin(None, None)
+    return run.trainer
 
 
 class _Run:
@@ -202,12 +249,28 @@ class _Run:
         # Of one training image; a backward pass costs about twice its forward pass.
         self.flops_per_image = 2 * table.multiply_adds * FORWARD_AND_BACKWARD
         _has_room(table.parameters, device)
-        self.trainer = self._trainer(device, group)
+        self._device = device
+        self._group = group
 
-    def _trainer(self, device: torch.device, group: Group) -> Trainer:
-        params, data = self.params, self.data
+    def begin(self, found: Found | None, initial_weights: Path | None) -> None:
+        """Make the trainer: of a checkpoint, or anew.
+
+        Raises:
+            ParamsError: It cannot be built.
+        """
         # Initialised on the CPU, so that every device starts from the same weights.
-        network: Any = network_of(params)
+        network = network_of(self.params)
+        started_from = start_network(network, self.params, initial_weights) if found is None else None
+        if started_from is not None:
+            _log.info("%s", told(started_from))
+        self.trainer = self._trainer(network)
+        self.trainer.started_from = started_from
+        if found is not None:
+            restore(self.trainer, found, _log)
+            _log.info("going on from a checkpoint of %s", found.manifest.place)
+
+    def _trainer(self, network: Any) -> Trainer:
+        params, data, device, group = self.params, self.data, self._device, self._group
         network.to(device, memory_format=torch.channels_last)
         if params.sync_batch_norm and group.size > 1:
             network = _synchronised(network, device)
@@ -216,14 +279,15 @@ class _Run:
 
         def labelled(name: Any) -> Labelled:
             split = data.splits[name]
-            labels = torch.tensor(split.labels, device=device)
-            return Labelled(store_images(split, device), labels)
+            placed = store_images(split, device, params.data_placement)
+            _log.info("%s: %s", name, placed.reason)
+            return Labelled(placed.store, torch.tensor(split.labels, device=device))
 
         training, held_out = labelled("train"), labelled(data.selection_split)
         precision = choose_precision(params, device)
-        compiling = choose_compiling(
-            params, device, self.flops_per_image * len(training.images) * params.num_epochs / group.size
-        )
+        flops = self.flops_per_image * len(training.images) * params.num_epochs / group.size
+        compiling = choose_compiling(params, device, flops)
+        self.compiled = compiling.is_on
         trainer = Trainer(
             network,
             training,
@@ -246,26 +310,13 @@ class _Run:
             "compiled" if compiling.is_on else "not compiled",
             compiling.reason,
         )
+        for line in trainer.transforms.lines(len(training.images)) if trainer.transforms is not None else ():
+            _log.info("%s", line)
         return trainer
 
-    def resume(self, checkpoints: Checkpoints, directory: Path) -> str | None:
-        """Go on from the newest checkpoint, if there is one; where that is, for people."""
-
-        def find() -> Found | None:
-            if checkpoints.start_over:
-                start_over(directory)
-            return find_checkpoint(
-                directory, self.params, self.dataset_sha256, _log, foreign_may_go=checkpoints.directory is None
-            )
-
-        found = self.trainer.group.on_first(find)
-        if found is None:
-            return None
-        restore(self.trainer, found, _log)
-        _log.info("going on from a checkpoint of %s", found.manifest.place)
-        return found.manifest.place
-
-    def train(self, directory: Path, checkpoints: Checkpoints, tensorboard: Path, emit: Emit, told: Deferred) -> bool:
+    def train(
+        self, directory: Path, checkpoints: Checkpoints, curves: Curves | None, emit: Emit, ending: Deferred
+    ) -> bool:
         """All that is left to train; whether that was all, and the process was not told to end."""
         trainer, params, split = self.trainer, self.params, self.data.selection_split
         is_first = trainer.group.is_first
@@ -275,7 +326,6 @@ class _Run:
             emit, params.num_epochs, batches, len(trainer.training.images), split, str(trainer.device), done
         )
         with ExitStack() as stack:
-            curves = stack.enter_context(Curves(tensorboard)) if is_first else None
             progress = stack.enter_context(Progress(params.mode, params.num_epochs, batches, _log, done))
             keeper = None
             if is_first:
@@ -283,7 +333,7 @@ class _Run:
             for record in trainer.history:
                 if curves is not None:
                     curves.epoch(record, split)
-            loop = TrainingLoop(trainer, keeper, told, self.dataset_sha256, status, progress)
+            loop = TrainingLoop(trainer, keeper, ending, self.dataset_sha256, status, progress)
 
             def on_epoch(record: EpochRecord, predictions: Predictions | None) -> None:
                 progress.epoch(record, trainer.images_per_second)
@@ -298,6 +348,9 @@ class _Run:
                 try:
                     is_done = loop.run(on_epoch)
                 except DivergedError as error:
+                    if keeper is not None:
+                        with suppress(OSError):  # what is told of is the loss
+                            keeper.wait()  # the last good state may still be on its way
                     raise DivergedError(f"{error}; {_last_good(directory)}") from error
             if is_done:
                 predictions = trainer.predict_with_best()
@@ -307,6 +360,13 @@ class _Run:
                     keeper.wait()
                 loop.close()
             return is_done
+
+    def speed(self) -> Speed:
+        """How near training came to what is possible; the weights are no longer those of the training after it."""
+        found = measure_speed(self.trainer, self.flops_per_image, compiled=self.compiled)
+        for line in speed_lines(found):
+            _log.info("%s", line)
+        return found
 
 
 def _last_good(directory: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
@@ -15,20 +15,21 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from components.classifier.augment import PerImageTransforms, random_flips
+from components.classifier.augment import random_flips
+from components.classifier.augmentation import Augmentation
 from components.classifier.batches import ImageStore, Normaliser, batch_slices
 from components.classifier.inference import Predictions
 from components.classifier.losses import Criterion, counts_of
 from components.classifier.network import Network
 from components.classifier.optimisers import Schedules, build_optimiser, build_schedules, rehearse
 from components.shared.errors import DivergedError, ParamsError, Problem
-from components.shared.model import EpochRecord
+from components.shared.model import EpochRecord, StartedFrom
 from components.shared.params import Params
 from components.shared.seeds import derived_seed
 from components.train.acceleration import Precision, choose_precision
 from components.train.evaluating import evaluated
 from components.train.group import ALONE, Group
-from components.train.mixing import Mixing
+from components.train.mixing import Mixed, Mixing
 from components.train.stopwatch import Stopwatch
 
 State = dict[str, Tensor]
@@ -142,14 +143,15 @@ class Trainer:
         if problems := rehearse(params, len(self._groups)):
             raise ParamsError(problems)
         self.schedules: Schedules = build_schedules(params, self.optimiser, len(self._groups))
-        self.transforms = (
-            PerImageTransforms(params.additional_transforms, params.image_shape)
-            if params.additional_transforms
-            else None
-        )
+        self.transforms: Augmentation | None = None
+        if params.additional_transforms:
+            self.transforms = Augmentation(params.additional_transforms, params.image_shape, device)
         # On the CPU, so that the order is the same on every device.
         self.shuffling = torch.Generator().manual_seed(derived_seed(params.manual_seed, "shuffle"))
         self.flipping = torch.Generator(device).manual_seed(derived_seed(params.manual_seed, "flip"))
+        # Of this process alone: what others draw is for other images.
+        stream = f"augment/{group.rank}" if group.rank else "augment"
+        self.augmenting = torch.Generator(device).manual_seed(derived_seed(params.manual_seed, stream))
         self.mixing = Mixing(params, random.Random(derived_seed(params.manual_seed, "mix")))  # noqa: S311 - no secret
         self.average: AveragedModel | None = None
         if params.ema_decay:
@@ -160,6 +162,7 @@ class Trainer:
         self.best = Best()
         self.position = Position()
         self.stopwatch = Stopwatch(device)
+        self.started_from: StartedFrom | None = None
         self.begin_epoch()
 
     def _wrapped(self, compiled: bool) -> tuple[Callable[[Tensor], Tensor], Callable[[], Any]]:
@@ -215,30 +218,24 @@ class Trainer:
             return torch.randperm(count, generator=self.shuffling)
         return torch.arange(count)
 
-    def prepared(self, images: Tensor, whole: slice) -> Tensor:
+    def prepared(self, images: Tensor, of: int, begin: int = 0) -> Tensor:
         """Network input, float32 (batch, channels, height, width), of stored training images.
 
         Args:
             images: uint8, shape (batch, height, width, channels): this process's of a batch.
-            whole: The batch among the epoch's images.
+            of: How many images the whole batch has.
+            begin: Which of them is the first of these.
         """
         if self.params.flip_images:
-            own = self.group.own(whole)
-            images = random_flips(
-                images,
-                self.params.flip_probability,
-                self.flipping,
-                of=whole.stop - whole.start,
-                begin=own.start - whole.start,
-            )
+            images = random_flips(images, self.params.flip_probability, self.flipping, of=of, begin=begin)
         if self.transforms is not None:
-            return self.normalise.of_unit(self.transforms(images))
+            return self.normalise.of_unit(self.transforms(images, self.augmenting))
         return self.normalise(images)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Network input and labels of some training images, as a step would get them."""
         images = self.training.images.take(indices)
-        return self.prepared(images, slice(0, len(indices))), self.training.labels[indices.to(self.device)]
+        return self.prepared(images, len(indices)), self.training.labels[indices.to(self.device)]
 
     def train_rest(self, after_step: Callable[[], None]) -> None:
         """Train what is left of the epoch.
@@ -251,8 +248,7 @@ class Trainer:
         order = self.epoch_order()
         labels = self.training.labels[order.to(self.device)]
         own = [self.group.own(part) for part in self.slices]
-        images = self.training.images.batches(order, own[first:])
-        try:
+        with closing(self.training.images.batches(order, own[first:])) as images:
             self.stopwatch.begin()
             for begin, end in self._groups:
                 if end <= first:
@@ -262,22 +258,49 @@ class Trainer:
                 weight = self.criterion.weight_of(labels[self.slices[begin].start : self.slices[end - 1].stop])
                 for index in range(begin, end):
                     whole, part = self.slices[index], own[index]
-                    self._accumulate(self.prepared(next(images), whole), labels[part], weight, is_last=index == end - 1)
+                    prepared = self.prepared(next(images), whole.stop - whole.start, part.start - whole.start)
+                    self._accumulate(prepared, labels[part], weight, is_last=index == end - 1)
                 self._step()
                 self.position.batch = end
                 self.position.step += 1
                 self.epoch_seconds += self.stopwatch.training - seconds
                 after_step()
-        finally:
-            images.close()
+
+    def step_alone(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step of the optimiser outside of any epoch, group and schedule; the mean loss of its images before it.
+
+        For trials: what is summed up of the epoch is of no more use afterwards.
+
+        Args:
+            images: Network input, float32, shape (batch, channels, height, width).
+            labels: int64, shape (batch,).
+        """
+        weight, before = self.criterion.weight_of(labels), self.loss_sum.clone()
+        mixed = self.mixing(images, labels) if self.mixing.is_on else None
+        self._backward(images, labels, mixed, weight, is_last=True, model=self.network)
+        self._update()
+        return (self.loss_sum - before) / weight
 
     def _accumulate(self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool) -> None:
         """Add a batch's gradients; `weight` is of all batches that make one step."""
         mixed = self.mixing(images, labels) if self.mixing.is_on else None
         self.stopwatch.lap("data")
+        self._backward(images, labels, mixed, weight, is_last=is_last)
+        self.stopwatch.lap("forward_backward")
+
+    def _backward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mixed: Mixed | None,
+        weight: Tensor | int,
+        *,
+        is_last: bool,
+        model: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         with nullcontext() if is_last else self._unsynced():
             with self.precision.autocast(self.device):
-                logits = self._model(images if mixed is None else mixed.images).float()
+                logits = (model or self._model)(images if mixed is None else mixed.images).float()
             losses = self.criterion(logits, labels)
             if mixed is not None:
                 losses = torch.lerp(self.criterion(logits, mixed.others), losses, mixed.share)
@@ -290,17 +313,34 @@ class Trainer:
         self.right += (logits.detach().argmax(dim=1) == labels).sum()
         if is_last:
             self.weight_sum += weight
-        self.stopwatch.lap("forward_backward")
+
+    def constant_step(self, images: Tensor, labels: Tensor) -> None:
+        """A step of the optimiser, all of its batches one and the same: what a step costs if its data costs nothing.
+
+        It changes weights and sums; for measurements after training.
+
+        Args:
+            images: Network input.
+            labels: int64, shape (batch,).
+        """
+        together = self.params.gradient_accumulation_steps
+        weight = self.criterion.weight_of(labels) * (together * self.group.size)
+        for index in range(together):
+            self._backward(images, labels, None, weight, is_last=index == together - 1)
+        self._update()
 
     def _step(self) -> None:
+        self._update()
+        self.schedules.step_batch()
+        self.stopwatch.lap("optimiser")
+
+    def _update(self) -> None:
         if self.params.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.params.max_grad_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.network)
-        self.schedules.step_batch()
-        self.stopwatch.lap("optimiser")
 
     @property
     def loss_so_far(self) -> float:

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import save_file
 
+from components.classifier.backbones import has_backbone
 from components.classifier.device import describe_device
 from components.classifier.export import export_for_serving
 from components.classifier.network import Network, network_of
+from components.classifier.program import write_program
 from components.shared.artifacts import ArtifactWriter, FileRecord, Normalisation
 from components.shared.dataset import Dataset
-from components.shared.model import ModelManifest, Provenance, Selection
+from components.shared.model import LEARNING_CURVES, ModelManifest, Provenance, Selection, Speed
 from components.shared.version import __version__
+from components.train.learning_curves import write_learning_curves
 from components.train.trainer import State, Trainer
 
 
@@ -27,11 +30,13 @@ class WrittenFiles:
         weights: Of the best evaluated epoch.
         last_weights: After the last epoch.
         export: The serving program, where the network has one.
+        program: The network's graph, where building it needs torchvision.
     """
 
     weights: FileRecord
     last_weights: FileRecord
     export: FileRecord | None
+    program: FileRecord | None
 
 
 def write_weights(
@@ -54,10 +59,18 @@ def write_weights(
     reason = export_for_serving(network, data.manifest.image, normalisation, exported)
     if reason:
         log.warning("this network has no serving export: %s", reason)
+    program = None
+    if has_backbone(trainer.params.net_arch):
+        file = writer.new_file("network.pt2")
+        if why := write_program(network, data.manifest.image, file):
+            log.warning("evaluating this model needs torchvision: its network has no program: %s", why)
+        else:
+            program = writer.record(file)
     return WrittenFiles(
         weights=writer.record(written["model.safetensors"]),
         last_weights=writer.record(written["last.safetensors"]),
         export=None if reason else writer.record(exported),
+        program=program,
     )
 
 
@@ -78,6 +91,7 @@ def manifest_for(
     normalisation: Normalisation | None,
     files: WrittenFiles,
     dataset_sha256: str,
+    speed: Speed,
 ) -> ModelManifest:
     """The manifest of what was written."""
     params = trainer.params
@@ -91,6 +105,7 @@ def manifest_for(
         weights=files.weights,
         last_weights=files.last_weights,
         export=files.export,
+        program=files.program,
         selection=selection_of(trainer, data),
         history=trainer.history,
         provenance=Provenance(
@@ -105,8 +120,17 @@ def manifest_for(
             },
             seconds=sum(trainer.stopwatch.seconds.values()),
             images_per_second=trainer.images_per_second,
+            speed=speed,
+            started_from=trainer.started_from,
         ),
     )
+
+
+def with_learning_curves(writer: ArtifactWriter, manifest: ModelManifest) -> ModelManifest:
+    """Write the learning curves, and name them in the manifest."""
+    file = writer.new_file(LEARNING_CURVES)
+    write_learning_curves(file, manifest)
+    return manifest.model_copy(update={"learning_curves": writer.record(file)})
 
 
 def count_parameters(network: Network) -> int:

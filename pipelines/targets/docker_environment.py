@@ -10,7 +10,7 @@ from pathlib import Path
 from components.shared.errors import InputError
 from components.shared.params import Params
 from components.shared.staging import SCRATCH_VARIABLE
-from components.shared.storage.location import Location, Place
+from components.shared.storage.location import Location, Place, place
 
 _NAMES = frozenset(
     {
@@ -49,13 +49,14 @@ def passed_on(environment: Mapping[str, str], params: Params, data: Place) -> di
         for name, value in environment.items()
         if name in _NAMES or name.startswith(_FAMILIES)
     }
-    scheme = data.scheme if isinstance(data, Location) else None
-    google = scheme == "gs" or params.PUB_SUB_TOPIC or "google" in passed.get("KAFKA_SASL_OAUTH_PROVIDER", "")
-    needed = [*(["GOOGLE_"] if google else []), *(["AWS_"] if scheme == "s3" else [])]
+    start = place(params.initial_weights) if params.initial_weights else None
+    schemes = {where.scheme for where in (data, start) if isinstance(where, Location)}
+    google = "gs" in schemes or params.PUB_SUB_TOPIC or "google" in passed.get("KAFKA_SASL_OAUTH_PROVIDER", "")
+    needed = [*(["GOOGLE_"] if google else []), *(["AWS_"] if "s3" in schemes else [])]
     home = Path(environment.get("HOME", "/"))
-    for name, place in _USUAL_PLACES.items():
-        if name.startswith(tuple(needed)) and name not in passed and (home / place).is_file():
-            passed[name] = str(home / place)
+    for name, usual in _USUAL_PLACES.items():
+        if name.startswith(tuple(needed)) and name not in passed and (home / usual).is_file():
+            passed[name] = str(home / usual)
     return passed
 
 
@@ -64,7 +65,7 @@ def named_files(passed: Mapping[str, str], params: Params) -> Iterator[Path]:
 
     Args:
         passed: Settings as `passed_on` gives them.
-        params: May name a credentials file, by an absolute path.
+        params: May name a credentials file, and weights to start from, which may be a directory; by absolute paths.
     """
     values = [value for name, value in passed.items() if _NAMES_A_FILE.fullmatch(name)]
     if params.GOOGLE_APPLICATION_CREDENTIALS:
@@ -72,14 +73,19 @@ def named_files(passed: Mapping[str, str], params: Params) -> Iterator[Path]:
     for value in values:
         if value and Path(value).is_file():
             yield Path(value)
+    start = place(params.initial_weights) if params.initial_weights else None
+    if isinstance(start, Path) and start.exists():
+        yield start
 
 
 def with_absolute_paths(params: Params) -> Params:
-    """Params whose credentials file is named so that a container finds it, which has another working directory."""
-    named = params.GOOGLE_APPLICATION_CREDENTIALS
-    if named is None:
-        return params
-    return params.model_copy(update={"GOOGLE_APPLICATION_CREDENTIALS": _absolute(named)})
+    """Params whose files are named so that a container finds them, which has another working directory."""
+    absolute = {}
+    if params.GOOGLE_APPLICATION_CREDENTIALS is not None:
+        absolute["GOOGLE_APPLICATION_CREDENTIALS"] = _absolute(params.GOOGLE_APPLICATION_CREDENTIALS)
+    if params.initial_weights is not None and isinstance(start := place(params.initial_weights), Path):
+        absolute["initial_weights"] = _absolute(str(start))
+    return params.model_copy(update=absolute) if absolute else params
 
 
 def loopbacks(passed: Mapping[str, str], params: Params) -> Iterator[str]:

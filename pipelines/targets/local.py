@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -42,7 +43,9 @@ class LocalRun:
     document: dict[str, Any]
 
 
-def run_local(params: Params, data: Place, out: Path, show: Callable[[str], None], target: Target) -> LocalRun:
+def run_local(
+    params: Params, data: Place, out: Path, show: Callable[[str], None], target: Target, *, start_over: bool = False
+) -> LocalRun:
     """Run the pipeline on this machine.
 
     Args:
@@ -51,13 +54,14 @@ def run_local(params: Params, data: Place, out: Path, show: Callable[[str], None
         out: Directory of the run; an earlier run's result in it is replaced, its other files stay.
         show: Gets each log line of the steps; everything else that is printed goes to ``kfp.log`` in `out`.
         target: What starts the steps.
+        start_over: Remove the checkpoints that are there, which a run of the same params would go on from.
 
     Raises:
         InputError: The directory cannot be written.
     """
     out = out.absolute()
     named = str(data.absolute() if isinstance(data, Path) else data)
-    _clear(out)
+    _clear(out, checkpoints=start_over)
     write_atomically(out / "params.json", (params.to_json(indent=2) + "\n").encode())
     start = time.perf_counter()
     with (out / "kfp.log").open("w", encoding="utf-8") as log, target.scratch(out) as scratch:
@@ -77,7 +81,7 @@ def run_local(params: Params, data: Place, out: Path, show: Callable[[str], None
     return LocalRun(exit_code, document)
 
 
-def _clear(out: Path) -> None:
+def _clear(out: Path, *, checkpoints: bool) -> None:
     """Remove what an earlier run of ours left to be looked at, result first, so that no old success survives."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -87,6 +91,8 @@ def _clear(out: Path) -> None:
                 (out / name).unlink()
         for step in STEPS:
             (out / "steps" / f"{step}.json").unlink(missing_ok=True)
+        if checkpoints and (out / "checkpoints").exists():
+            shutil.rmtree(out / "checkpoints")
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written: {error.strerror}") from error
 
@@ -114,7 +120,9 @@ def _through_kfp(params: Params, data: str, place: RunPlace, steps: Steps, shown
                 raise_on_error=False,
             )
             ours = LocalExecutionConfig.instance
-            steps.pipeline(params=params.to_json(), data=data, checkpoints=str(place.out / "checkpoints"))
+            # A run of other params in this directory is another run, with checkpoints of its own.
+            kept = place.out / "checkpoints" / params.digest()[:12]
+            steps.pipeline(params=params.to_json(), data=data, checkpoints=str(kept))
     except KeyboardInterrupt:
         return INTERRUPTED
     except Terminated:

@@ -19,6 +19,7 @@ STOPS = {INTERRUPTED: EXIT_INTERRUPTED, TERMINATED: EXIT_TERMINATED}
 LINKS: dict[str, tuple[StepName, str]] = {
     "dataset": ("data-prep", "data-prep/dataset"),
     "model": ("train", "train/model"),
+    "learning-curves.html": ("train", "train/model/learning-curves.html"),
     "evaluation": ("evaluate", "evaluate/evaluation"),
     "report.html": ("evaluate", "evaluate/evaluation/report.html"),
 }
@@ -40,7 +41,7 @@ def result_document(
         if tasks is not None and step in records and records[step].status == "succeeded":
             with suppress(OSError):  # a filesystem without links: the full path below is enough
                 (out / name).symlink_to(os.path.relpath(tasks / made, out))
-            artifacts[name.removesuffix(".html")] = str(tasks / made)
+            artifacts[name.removesuffix(".html").replace("-", "_")] = str(tasks / made)
     if (out / "checkpoints").is_dir():
         artifacts["checkpoints"] = str(out / "checkpoints")
     error = _error(records, trouble, place, steps)

@@ -18,10 +18,9 @@ from components.shared.events.data import Checkpoint, Emit, Progress, unheard
 from components.shared.events.event import Speaker, seal
 from components.shared.events.spool import Spool
 from components.shared.events.stream import StatusStream
-from components.shared.logs import step_logger
 from components.shared.params import Params
 from components.shared.status import transports_of
-from components.train.progress import Progress as ProgressBar
+from components.train.state import manifest_of
 from components.train.status import TrainingStatus
 from tests.bench.measure import Ratio, seconds
 from tests.bench.training import COUNT, images_28, reference, trainer_on
@@ -99,14 +98,12 @@ def training_with_status(folder: Path) -> Iterator[Ratio]:
         trainer = trainer_on(images, labels, params)
         make_repeatable(params.manual_seed)
         status = TrainingStatus(emit, params.num_epochs, len(trainer.slices), COUNT, "test", "cpu")
-        epochs = iter(range(1, 10_000))
 
         def epoch() -> None:
-            number = next(epochs)
-            with ProgressBar("script", 1, len(trainer.slices), step_logger("bench"), status.batch) as bar:
-                record, _ = trainer.run_epoch(number, bar)
+            trainer.train_rest(lambda: status.batch(trainer.position, lambda: trainer.loss_so_far))
+            record, _ = trainer.end_epoch()
             status.epoch(record)
-            status.checkpoint(number, folder)
+            status.checkpoint(manifest_of(trainer, ""), folder)
 
         return lambda: COUNT / seconds(epoch)
 

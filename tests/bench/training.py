@@ -19,10 +19,8 @@ from components.classifier.device import make_repeatable
 from components.classifier.network import network_of
 from components.classifier.optimisers import build_optimiser
 from components.shared.artifacts import Normalisation
-from components.shared.logs import step_logger
 from components.shared.params import Params
-from components.train.loop import Labelled, Trainer
-from components.train.progress import Progress
+from components.train.trainer import Labelled, Trainer
 from pipelines.params_files import EXAMPLES
 from tests.bench.measure import Ratio, compare, seconds
 from tests.examples import digits
@@ -96,8 +94,8 @@ def batch_rates(folder: Path) -> Iterator[Ratio]:
         def epochs() -> None:
             for _ in range(EPOCHS):
                 order = trainer.epoch_order()
-                for part in trainer.slices:
-                    trainer.batch(order[part])
+                for images in trainer.training.images.batches(order, trainer.slices):
+                    trainer.prepared(images, len(images))
 
         return EPOCHS * batches / seconds(epochs)
 
@@ -120,11 +118,13 @@ def training_rate() -> Ratio:
     network = network_of(params).to(memory_format=torch.channels_last)
     optimiser = build_optimiser(params, network.parameters())
     constant, constant_labels = trainer.batch(torch.arange(params.batch_size))
-    epochs = iter(range(1, 1000))
 
     def ours() -> float:
-        with Progress("script", 1, len(trainer.slices), step_logger("bench")) as progress:
-            return COUNT / seconds(lambda: trainer.run_epoch(next(epochs), progress))
+        def epoch() -> None:
+            trainer.train_rest(lambda: None)
+            trainer.end_epoch()
+
+        return COUNT / seconds(epoch)
 
     def bound() -> float:
         def steps() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from components.classifier import inference
-from components.classifier.batches import ImageStore, MappedImages, Normaliser, ResidentImages, store_images
+from components.classifier.batches import ImageStore, Normaliser, ResidentImages
 from components.classifier.inference import Predictions, chunk_size, predict
+from components.classifier.mapped_images import MappedImages
 from components.classifier.network import Network, network_of
+from components.classifier.placement import store_images
 from components.shared.artifacts import Normalisation
 from components.shared.dataset import DatasetWriter, Images, Labels, Split, open_dataset
 from components.shared.params import Params
@@ -123,17 +125,16 @@ def test_chunks_cover_every_image_once(network: Network, monkeypatch: pytest.Mon
     store = ResidentImages(torch.tensor(images))
     whole = predicted(network, store, labels)
     monkeypatch.setattr(inference, "_CHUNK_IMAGES", 7)
-    asked: list[tuple[int, int]] = []
+    asked: list[slice] = []
 
     class Watched(ResidentImages):
-        def span(self, start: int, stop: int) -> torch.Tensor:
-            part = super().span(start, stop)
-            asked.append((start, start + len(part)))
-            return part
+        def spans(self, slices: Sequence[slice]) -> Generator[torch.Tensor, None, None]:
+            asked.extend(slices)
+            return super().spans(slices)
 
     cut = predicted(network, Watched(torch.tensor(images)), labels)
 
-    assert asked == [(start, min(start + 7, count)) for start in range(0, count, 7)]
+    assert asked == [slice(start, min(start + 7, count)) for start in range(0, count, 7)]
     assert cut.labels.tolist() == labels.tolist()
     assert cut.predicted.tolist() == whole.predicted.tolist()
     np.testing.assert_allclose(cut.losses, whole.losses, rtol=1e-5)
@@ -168,34 +169,10 @@ def test_shards_change_nothing(network: Network, split_of: Callable[[Images, Lab
     for per_shard, shards in ((100, 1), (23, 1), (22, 2), (5, 5), (1, 23)):
         split = split_of(images, labels, per_shard)
         assert len(split.shards) == shards
-        stored = store_images(split, CPU)
+        stored = store_images(split, CPU).store
         assert isinstance(stored, ResidentImages)
         assert columns(predicted(network, stored, split.labels)) == expected
         assert columns(predicted(network, MappedImages(split, CPU), split.labels)) == expected
-
-
-def test_mapped_images_are_the_resident_ones(split_of: Callable[[Images, Labels, int], Split]) -> None:
-    images, labels = noise(23)
-    split = split_of(images, labels, 5)
-    mapped, resident = MappedImages(split, CPU), ResidentImages(torch.tensor(images))
-
-    assert len(mapped) == len(resident) == 23
-    for indices in ([0], [22, 0, 4, 5, 5, 9, 10], list(range(22, -1, -1))):
-        wanted = torch.tensor(indices)
-        assert torch.equal(mapped.take(wanted), resident.take(wanted))
-    for start, stop in ((0, 23), (3, 12), (5, 10), (20, 30), (22, 23)):
-        assert torch.equal(mapped.span(start, stop), resident.span(start, stop))
-
-
-def test_images_that_do_not_fit_stay_mapped(
-    split_of: Callable[[Images, Labels, int], Split], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images, labels = noise(8)
-    split = split_of(images, labels, 5)
-    monkeypatch.setattr("components.classifier.batches.free_bytes", lambda device: 2 * images.nbytes)
-    assert isinstance(store_images(split, CPU), ResidentImages)
-    monkeypatch.setattr("components.classifier.batches.free_bytes", lambda device: 2 * images.nbytes - 2)
-    assert isinstance(store_images(split, CPU), MappedImages)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 12, 1000])

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.classifier.network import Network, load_network, network_of
+from components.classifier.load import load_network
+from components.classifier.network import Network, network_of
 from components.shared.artifacts import ArtifactWriter, ImageShape, sha256_of
 from components.shared.errors import ArtifactError
 from components.shared.model import MODEL, Model, ModelManifest, Provenance, Selection, open_model

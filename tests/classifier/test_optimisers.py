@@ -25,7 +25,7 @@ def no_optimiser_steps() -> Iterator[None]:
         yield
 
 
-def started(*schedules: Entry, **changes: Any) -> tuple[Schedules, Optimizer]:
+def started(*schedules: Entry, steps_per_epoch: int = 1, **changes: Any) -> tuple[Schedules, Optimizer]:
     """The schedules over an SGD that starts at 1."""
     params = Params.from_dict(
         small(
@@ -37,7 +37,7 @@ def started(*schedules: Entry, **changes: Any) -> tuple[Schedules, Optimizer]:
         )
     )
     optimiser = build_optimiser(params, [torch.nn.Parameter(torch.zeros(2))])
-    return build_schedules(params, optimiser), optimiser
+    return build_schedules(params, optimiser, steps_per_epoch), optimiser
 
 
 def rate(optimiser: Optimizer) -> float:
@@ -72,8 +72,8 @@ def test_several_schedules_step_in_order_once_an_epoch() -> None:
         schedules.step(None, None)
         rates.append(rate(optimiser))
     assert rates == pytest.approx([0.5, 0.025, 0.0125, 0.000625])
-    assert [type(scheduler).__name__ for scheduler in schedules.schedulers] == ["ExponentialLR", "StepLR", "ConstantLR"]
-    assert [spec.name for spec in schedules.specs] == ["ExponentialLR", "StepLR", "ConstantLR"]
+    assert [type(scheduler).__name__ for scheduler in schedules.by_epoch] == ["ExponentialLR", "StepLR", "ConstantLR"]
+    assert schedules.by_batch == ()
 
 
 def test_without_schedules_the_learning_rate_stays() -> None:
@@ -138,6 +138,52 @@ def test_the_state_of_schedules_is_plain_data() -> None:
     assert (first["last_epoch"], second["best"]) == (1, 0.5)
 
 
+def test_schedules_of_a_batch_step_apart_from_those_of_an_epoch() -> None:
+    by_batch = {**schedule("ExponentialLR", gamma=0.5), "interval": "batch"}
+    schedules, optimiser = started(schedule("StepLR", step_size=1, gamma=0.1), by_batch)
+    rates = []
+    for step in (schedules.step_batch, schedules.step_batch, lambda: schedules.step(None, None)):
+        step()
+        rates.append(rate(optimiser))
+    assert rates == pytest.approx([0.5, 0.25, 0.025])
+    assert [type(scheduler).__name__ for scheduler in schedules.by_epoch] == ["StepLR"]
+    assert [type(scheduler).__name__ for scheduler in schedules.by_batch] == ["ExponentialLR"]
+
+
+@pytest.mark.parametrize("interval", ["epoch", "batch"])
+def test_schedules_without_a_length_are_as_long_as_the_run(interval: str) -> None:
+    steps = 10 if interval == "epoch" else 70
+    for entry in (schedule("CosineAnnealingLR"), schedule("OneCycleLR", max_lr=1.0)):
+        schedules, optimiser = started({**entry, "interval": interval}, steps_per_epoch=7)
+        rates = []
+        for _ in range(10):
+            for _ in range(7):
+                rates.append(rate(optimiser))
+                schedules.step_batch()
+            schedules.step(None, None)
+        (scheduler,) = schedules.by_epoch or schedules.by_batch
+        assert (getattr(scheduler, "T_max", None) or getattr(scheduler, "total_steps", None)) == steps
+        # A cosine would come to nothing with the step after the last, a cycle with the last.
+        assert min(rates) == rates[-1] < 0.03
+
+
+def test_a_given_length_is_kept() -> None:
+    schedules, _ = started(schedule("CosineAnnealingLR", T_max=3), schedule("OneCycleLR", max_lr=1.0, total_steps=20))
+    cosine, cycle = schedules.by_epoch
+    assert (cosine.T_max, cycle.total_steps) == (3, 20)  # type: ignore[attr-defined] # each has one of them
+
+
+def test_the_state_of_all_schedules_is_restored_in_order() -> None:
+    entries = (schedule("StepLR", step_size=2), {**schedule("ExponentialLR", gamma=0.9), "interval": "batch"})
+    there, _ = started(*entries, warmup_epochs=2, steps_per_epoch=3)
+    for _ in range(4):
+        there.step_batch()
+    there.step(None, None)
+    here, _ = started(*entries, warmup_epochs=2, steps_per_epoch=3)
+    here.load_state_dict(there.state_dict())
+    assert [state["last_epoch"] for state in here.state_dict()] == [1, 4, 4]
+
+
 def rehearsed(*schedules: Entry, **changes: Any) -> list[Problem]:
     config: dict[str, Any] = {"optim_class": "torch.optim.SGD", "learning_rate": 0.1, "num_epochs": 10}
     return rehearse(Params.from_dict(small(learning_rate_schedule=list(schedules), **{**config, **changes})))
@@ -146,6 +192,9 @@ def rehearsed(*schedules: Entry, **changes: Any) -> list[Problem]:
 def test_a_rehearsal_of_what_works_finds_nothing() -> None:
     assert rehearsed() == []
     assert rehearsed(schedule("OneCycleLR", max_lr=0.1, total_steps=10)) == []
+    assert rehearsed(schedule("OneCycleLR", max_lr=0.1)) == []
+    assert rehearsed({**schedule("OneCycleLR", max_lr=0.1), "interval": "batch"}, warmup_epochs=0) == []
+    assert rehearsed(schedule("CosineAnnealingLR"), warmup_epochs=2.5) == []
     assert rehearsed(schedule("CyclicLR", base_lr=0.01, max_lr=0.1), optim_class="torch.optim.Adam") == []
     assert rehearsed(schedule("CyclicLR", base_lr=0.01, max_lr=0.1, cycle_momentum=False)) == []
     assert rehearsed(schedule("ExponentialLR", gamma=0.9, last_epoch=-1)) == []
@@ -172,6 +221,12 @@ def test_a_rehearsal_of_what_works_finds_nothing() -> None:
             {},
             "learning_rate_schedule[0].kwargs.last_epoch",
             "must be -1: a run starts its schedules anew",
+        ),
+        (
+            [{**schedule("ReduceLROnPlateau"), "interval": "batch"}],
+            {},
+            "learning_rate_schedule[0].interval",
+            "must be epoch: ReduceLROnPlateau looks at evaluations",
         ),
         (
             [schedule("StepLR", step_size=0)],
@@ -256,7 +311,6 @@ def test_a_rehearsal_leaves_no_trace() -> None:
             {"learning_rate_schedule": [schedule("StepLR"), schedule("CosineAnnealingLR", Tmax=3)]},
             {
                 "learning_rate_schedule[0].kwargs.step_size": "is required by StepLR",
-                "learning_rate_schedule[1].kwargs.T_max": "is required by CosineAnnealingLR",
                 "learning_rate_schedule[1].kwargs.Tmax": "CosineAnnealingLR has no such argument; did you mean T_max?",
             },
         ),

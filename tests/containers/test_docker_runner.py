@@ -165,7 +165,7 @@ def test_paths_that_are_awkward_for_docker(
 
     assert code == 0, told
     open_model(Path(document["artifacts"]["model"]))
-    assert list((out / "checkpoints").glob("*/epoch-00001.pt"))
+    assert list((out / "checkpoints").glob("*/epoch-00002-batch-000000.json"))
     assert {path.name for path in tmp_path.iterdir()} == {"params.json", data.name, out.name}
 
 

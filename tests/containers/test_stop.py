@@ -71,7 +71,7 @@ def executor_input(params: Path) -> dict[str, Any]:
         },
         "outputs": {
             "parameters": {"model_sha256": {"outputFile": "/runs/model_sha256"}},
-            "artifacts": {"model": artifact("/runs/model"), "metrics": artifact("/runs/metrics")},
+            "artifacts": {name: artifact(f"/runs/{name}") for name in ("model", "metrics", "learning_curves")},
             "outputFile": "/runs/executor_output.json",
         },
     }

@@ -63,11 +63,12 @@ def test_a_run_through_a_bucket_is_the_run_through_paths(
     argv = ["--dataset", f"{uri}/dataset", "--model", f"{uri}/model", "--checkpoints", f"{uri}/kept", "--json"]
     assert train([*argv, *SHORT]) == 0
     report = told(capsys)["report"]
-    assert (report["model"], report["checkpoints"].rpartition("/")[0]) == (f"{uri}/model", f"{uri}/kept")
+    assert (report["model"], report["checkpoints"]) == (f"{uri}/model", f"{uri}/kept")
     assert bucket.read("out/model/model.safetensors") == (local / "model" / "model.safetensors").read_bytes()
     assert any(name.startswith("out/model/tensorboard/") for name in bucket.names("out/model/"))
-    kept = report["checkpoints"].removeprefix(f"{bucket.uri}/")
-    assert bucket.names("out/kept/") == [f"{kept}/epoch-00001.pt", f"{kept}/epoch-00002.pt"]
+    assert bucket.names("out/kept/") == [
+        f"out/kept/epoch-0000{epoch}-batch-000000.{suffix}" for epoch in (2, 3) for suffix in ("json", "pt")
+    ]
 
     places = ["--model", f"{uri}/model", "--dataset", f"{uri}/dataset", "--evaluation", f"{uri}/evaluation"]
     assert evaluate([*places, "--json", *SHORT]) == 0

@@ -55,7 +55,9 @@ def test_a_run_leaves_everything_where_it_says(tmp_path: Path, command: Command)
     assert open_dataset(Path(document["artifacts"]["dataset"])).manifest.manual_seed == SEED
     evaluation = open_evaluation(tmp_path / "out" / "evaluation")
     assert evaluation.manifest.metrics.accuracy == document["metrics"]["accuracy"]
-    assert (tmp_path / "out" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    for page, name in (("report.html", "report"), ("learning-curves.html", "learning_curves")):
+        assert (tmp_path / "out" / page).read_text().startswith("<!DOCTYPE html>")
+        assert (tmp_path / "out" / page).samefile(document["artifacts"][name])
     assert list((tmp_path / "out" / "checkpoints").glob("*/epoch-00003.pt"))
     # Each step's lines come through, and nothing of what kfp prints around them.
     assert "epoch 3/3" in done.stderr
@@ -87,6 +89,7 @@ def test_kfp_sees_its_own_kinds_of_artifacts(tmp_path: Path, capsys: pytest.Capt
         "data-prep/dataset": "system.Dataset",
         "train/model": "system.Model",
         "train/metrics": "system.Metrics",
+        "train/learning_curves": "system.HTML",
         "evaluate/evaluation": "system.Artifact",
         "evaluate/metrics": "system.Metrics",
         "evaluate/confusion": "system.ClassificationMetrics",
@@ -97,7 +100,8 @@ def test_kfp_sees_its_own_kinds_of_artifacts(tmp_path: Path, capsys: pytest.Capt
     rows = metadata["evaluate/confusion"]["confusionMatrix"]["rows"]
     confusion = np.array([row["row"] for row in rows])
     assert confusion.trace() / confusion.sum() == document["metrics"]["accuracy"]
-    assert (task / "evaluate" / "report").read_bytes() == (tmp_path / "out" / "report.html").read_bytes()
+    for output, shown in (("evaluate/report", "report.html"), ("train/learning_curves", "learning-curves.html")):
+        assert (task / output).read_bytes() == (tmp_path / "out" / shown).read_bytes()
 
 
 def as_classes(raw: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import torch
 from components.classifier.check import check, check_dict
 from components.shared.allowed_classes import (
     LAYERS,
+    LOSSES,
     MODULES_VARIABLE,
     NESTING_TRANSFORMS,
     OPTIMIZERS,
@@ -25,8 +26,8 @@ from components.shared.allowed_classes import (
 from components.shared.params import Params
 from tests.configs import layer, refused, schedule, small, transform
 
-FAMILIES = [LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS]
-each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.module)
+FAMILIES = [LAYERS, LOSSES, OPTIMIZERS, SCHEDULERS, TRANSFORMS]
+each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.kind)
 
 
 @each_family
@@ -38,11 +39,13 @@ def test_every_listed_name_exists(family: ClassFamily) -> None:
 
 @each_family
 def test_every_public_class_is_either_allowed_or_refused(family: ClassFamily) -> None:
+    # Losses and layers share torch.nn; what a loss is, torch tells by where it is made.
+    made_in = "torch.nn.modules.loss" if family is LOSSES else family.module
     module = importlib.import_module(family.module)
     public = {
         name
         for name, value in vars(module).items()
-        if isinstance(value, type) and not name.startswith("_") and value.__module__.startswith(family.module)
+        if isinstance(value, type) and not name.startswith("_") and value.__module__.startswith(made_in)
     }
     assert len(public) > 10
     assert sorted(public - family.allowed - family.refused.keys()) == []
@@ -52,6 +55,7 @@ def test_every_public_class_is_either_allowed_or_refused(family: ClassFamily) ->
 def test_allowed_classes_are_what_their_family_says() -> None:
     for family, base in (
         (LAYERS, torch.nn.Module),
+        (LOSSES, torch.nn.modules.loss._Loss),
         (OPTIMIZERS, torch.optim.Optimizer),
         (SCHEDULERS, torch.optim.lr_scheduler.LRScheduler),
         (TRANSFORMS, torch.nn.Module),
@@ -65,6 +69,8 @@ def entries(family: ClassFamily, name: str) -> dict[str, object]:
     """A config that names a class where its family belongs."""
     if family is OPTIMIZERS:
         return small(optim_class=name)
+    if family is LOSSES:
+        return small(loss={"class": name})
     if family is SCHEDULERS:
         return small(learning_rate_schedule=[{"name": "s", "class": name}])
     return small(**{"net_arch" if family is LAYERS else "additional_transforms": [{"class": name}]})
@@ -73,7 +79,7 @@ def entries(family: ClassFamily, name: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("family", "name"),
     [(family, name) for family in FAMILIES for name in sorted(family.refused)],
-    ids=lambda value: value.module if isinstance(value, ClassFamily) else value,
+    ids=lambda value: value.kind if isinstance(value, ClassFamily) else value,
 )
 def test_a_refused_name_gives_its_reason(family: ClassFamily, name: str) -> None:
     for written in (f"{family.module}.{name}", name):
@@ -98,6 +104,7 @@ def test_a_class_object_is_written_by_its_public_name(family: ClassFamily) -> No
         (OPTIMIZERS, "torch.optim.adam", "did you mean torch.optim.Adam?"),
         (SCHEDULERS, "CosineAnealingLR", "did you mean torch.optim.lr_scheduler.CosineAnnealingLR?"),
         (TRANSFORMS, "torchvision.transforms.RandomCrop", "did you mean torchvision.transforms.v2.RandomCrop?"),
+        (LOSSES, "torch.nn.CrossEntropy", "did you mean torch.nn.CrossEntropyLoss?"),
         (TRANSFORMS, "torch.load", "is not an allowed transform"),
     ],
 )

@@ -12,9 +12,10 @@ import torch
 from components.classifier.augment import PerImageTransforms
 from components.classifier.building import build
 from components.classifier.check import check_dict
+from components.classifier.losses import Criterion
 from components.classifier.misfits import misfit
 from components.classifier.optimisers import build_optimiser, build_schedules, rehearse
-from components.shared.allowed_classes import LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS
+from components.shared.allowed_classes import LAYERS, LOSSES, OPTIMIZERS, SCHEDULERS, TRANSFORMS
 from components.shared.params import Params
 from components.shared.params_types import LayerSpec, TransformSpec
 from tests.configs import Entry, layer, schedule, small, transform
@@ -202,7 +203,29 @@ def test_an_allowed_schedule_changes_the_learning_rate(name: str) -> None:
         rates.append(optimiser.param_groups[0]["lr"])
     assert all(math.isfinite(rate) and rate >= 0 for rate in rates)
     assert len(set(rates)) > 1
-    assert type(schedules.schedulers[0]) is getattr(torch.optim.lr_scheduler, name)
+    assert type(schedules.by_epoch[0]) is getattr(torch.optim.lr_scheduler, name)
+
+
+LOSS_KWARGS: dict[str, dict[str, Any]] = {
+    "BCEWithLogitsLoss": {},
+    "CrossEntropyLoss": {"label_smoothing": 0.1},
+    "MultiMarginLoss": {"p": 2, "margin": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES.allowed))
+def test_an_allowed_loss_falls_where_the_right_class_is_surer(name: str) -> None:
+    loss = {"class": f"torch.nn.{name}", "kwargs": LOSS_KWARGS[name]}
+    params, _ = check_dict(small(loss=loss, n_classes=3))
+    criterion = Criterion(params, [1, 1, 1], torch.device("cpu"))
+    logits = torch.tensor([[0.5, 0.0, -0.5]], requires_grad=True)
+    labels = torch.tensor([1])
+    losses = criterion(logits, labels)
+    assert losses.shape == (1,)
+    (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    assert gradient[0, 1] < 0
+    assert gradient[0, 0] > 0
+    assert criterion(logits.detach() - 0.1 * gradient, labels) < losses
 
 
 SIDE = 32

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from components.classifier.batches import Normaliser, store_images
+from components.classifier.batches import Normaliser
 from components.classifier.device import make_repeatable
 from components.classifier.network import network_of
+from components.classifier.placement import store_images
 from components.shared.artifacts import sha256_of
 from components.shared.dataset import DATASET, open_dataset
 from components.shared.events.data import EventData, Progress
@@ -38,7 +39,7 @@ def fresh_trainer(dataset: Path, params: Params) -> Trainer:
     make_repeatable(params.manual_seed)
     data, cpu = open_dataset(dataset), torch.device("cpu")
     training, held_out = (
-        Labelled(store_images(data.splits[name], cpu), torch.tensor(data.splits[name].labels))
+        Labelled(store_images(data.splits[name], cpu).store, torch.tensor(data.splits[name].labels))
         for name in ("train", "test")
     )
     normalise = Normaliser(data.manifest.normalisation, cpu)

@@ -10,9 +10,18 @@ import pytest
 from components.shared.events.data import Checkpoint, EventData, Progress, Succeeded
 from components.shared.model import EpochRecord, open_model
 from components.train import status
+from components.train.checkpoints.format import CheckpointManifest
 from components.train.status import TrainingStatus
 from components.train.train import train
+from components.train.trainer import Position
 from tests.examples import small, write_digits
+
+
+def checkpoint_at(epoch: int, batch: int) -> CheckpointManifest:
+    return CheckpointManifest(
+        created_by="a test", epoch=epoch, batch=batch, step=batch, finished=False, params={}, dataset_sha256="",
+        processes=1, device="cpu", torch="2",
+    )  # fmt: skip
 
 
 class Clock:
@@ -63,10 +72,12 @@ def test_every_epoch_and_every_checkpoint_of_a_real_training_is_told(dataset: Pa
         assert data.learning_rate == record.learning_rate
         assert data.samples_per_second is not None
         assert data.samples_per_second > 0
+    # It is told of when it is whole, which may be some steps later.
     kinds = [type(data).__name__ for data in told]
-    assert kinds == ["Progress", "Progress", "Progress", "Checkpoint", "Progress", "Checkpoint"]
+    assert kinds.index("Checkpoint") > 2
+    assert kinds[-1] == "Checkpoint"
     checkpoints = [data for data in told if isinstance(data, Checkpoint)]
-    assert [(data.epoch, data.epochs) for data in checkpoints] == [(3, 4), (4, 4)]
+    assert [(data.epoch, data.epochs, data.batch) for data in checkpoints] == [(3, 4, 0), (4, 4, 0)]
     assert there == [True, True]
     assert {Path(data.uri).parent for data in checkpoints} == {result.checkpoints}
 
@@ -99,6 +110,10 @@ def test_training_is_the_same_whether_somebody_listens_or_not(dataset: Path, tmp
         assert (tmp_path / "heard" / file).read_bytes() == (tmp_path / "unheard" / file).read_bytes()
 
 
+def at(epoch: int, batch: int) -> Position:
+    return Position(epoch=epoch, batch=batch)
+
+
 RECORD = EpochRecord(
     epoch=1, learning_rate=0.1, train_loss=0.5, train_accuracy=0.75, loss=0.25, accuracy=0.5, precision=0.5,
     recall=0.5, f1=0.5,
@@ -108,26 +123,34 @@ RECORD = EpochRecord(
 def test_a_long_epoch_says_something_after_a_silence(clock: Clock) -> None:
     told: list[EventData] = []
     training = TrainingStatus(told.append, epochs=2, steps_per_epoch=10, images=100, held_out="test", device="cpu")
-    for _ in range(4):
+    asked: list[str] = []
+
+    def loss() -> float:
+        asked.append("loss")
+        return 2.5
+
+    for batch in range(1, 5):
         clock.now += 1.25
-        training.batch()
+        training.batch(at(1, batch), loss)
     assert told == []  # five seconds are no silence yet
+    assert asked == []  # and nobody has waited for the device
 
     clock.now += 1.0
-    training.batch()
+    training.batch(at(1, 5), loss)
     assert told == [
         Progress(
             step=5, steps=20, unit="batches", epoch=1, epochs=2, samples_per_second=50 / 6.0, eta_seconds=6.0 / 5 * 15,
-            device="cpu",
+            losses={"train": 2.5}, device="cpu",
         )
     ]  # fmt: skip
+    assert asked == ["loss"]
 
     clock.now += 5.0
-    training.batch()
+    training.batch(at(1, 6), loss)
     assert len(told) == 1
-    for _ in range(4):
+    for batch in (7, 8, 9, 10):
         clock.now += 0.25
-        training.batch()
+        training.batch(at(1, batch), loss)
     # Five and a quarter seconds since the last word; and the silence begins anew with each word.
     assert [(data.step, data.samples_per_second) for data in progress_of(told)[1:]] == [(7, 20 / 5.25)]
 
@@ -139,10 +162,11 @@ def test_a_long_epoch_says_something_after_a_silence(clock: Clock) -> None:
     assert last.eta_seconds == 12.0 / 10 * 10
 
     clock.now += 6.0
-    training.batch()
-    # Within the second epoch, with the figures of the first.
+    training.batch(at(2, 1), loss)
+    # Within the second epoch: its own training loss so far, and the figures of the first.
     assert progress_of(told)[-1] == Progress(
-        step=11, steps=20, unit="batches", epoch=2, epochs=2, samples_per_second=10 / 6.0, losses=last.losses,
+        step=11, steps=20, unit="batches", epoch=2, epochs=2, samples_per_second=10 / 6.0,
+        losses={"train": 2.5, "test": 0.25},
         metrics=last.metrics, learning_rate=0.1, eta_seconds=18.0 / 11 * 9, device="cpu",
     )  # fmt: skip
 
@@ -164,8 +188,17 @@ def test_a_clock_that_does_not_move_divides_nothing_by_zero(clock: Clock) -> Non
     told: list[EventData] = []
     training = TrainingStatus(told.append, epochs=1, steps_per_epoch=1, images=1, held_out="test", device="cpu")
     training.epoch(RECORD)
-    training.checkpoint(1, Path("/c/1"))
+    training.checkpoint(checkpoint_at(2, 7), Path("/c/1"))
     (progress,) = progress_of(told)
     assert progress.samples_per_second is not None
     assert math.isfinite(progress.samples_per_second)
-    assert told[-1] == Checkpoint(1, 1, "/c/1")
+    assert told[-1] == Checkpoint(1, 1, "/c/1", 7)
+
+
+def test_what_an_earlier_attempt_has_trained_does_not_count_as_fast(clock: Clock) -> None:
+    told: list[EventData] = []
+    training = TrainingStatus(told.append, 2, 10, 100, "test", "cpu", done=10)
+    clock.now += 6.0
+    training.batch(at(2, 2), lambda: 1.0)
+    (progress,) = progress_of(told)
+    assert (progress.step, progress.samples_per_second, progress.eta_seconds) == (12, 20 / 6.0, 6.0 / 2 * 8)

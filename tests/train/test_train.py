@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from components.classifier.batches import Normaliser, store_images
+from components.classifier.batches import Normaliser
 from components.classifier.inference import predict
-from components.classifier.network import load_network
+from components.classifier.load import load_network
+from components.classifier.placement import store_images
 from components.shared.dataset import open_dataset
 from components.shared.errors import ArtifactError, DivergedError, ParamsError
 from components.shared.model import open_model
@@ -55,7 +56,7 @@ def test_the_model_is_the_best_epoch_and_says_which(dataset: Path, tmp_path: Pat
         test = data.splits["test"]
         predictions = predict(
             load_network(model, weights),
-            store_images(test, cpu),
+            store_images(test, cpu).store,
             torch.tensor(test.labels),
             Normaliser(model.manifest.normalisation, cpu),
         )
@@ -170,7 +171,7 @@ def test_weights_do_not_depend_on_where_images_are_kept(
 ) -> None:
     train(dataset=dataset, model=tmp_path / "resident", params=small(flip_images=True))
     # As if the device had no room for the images.
-    monkeypatch.setattr("components.classifier.batches.free_bytes", lambda device: 0)
+    monkeypatch.setattr("components.classifier.placement.free_bytes", lambda device: 0)
     train(dataset=dataset, model=tmp_path / "mapped", params=small(flip_images=True))
 
     resident, mapped = (tmp_path / name / "model.safetensors" for name in ("resident", "mapped"))
@@ -222,7 +223,7 @@ def test_the_command_line_prints_one_json_document(
     assert document["status"] == "succeeded"
     assert document["report"]["epochs"] == 1
     assert document["report"]["metrics"]["accuracy"] >= 0
-    assert Path(document["report"]["checkpoints"]).parent == tmp_path / "checkpoints"
+    assert Path(document["report"]["checkpoints"]) == tmp_path / "checkpoints"
 
 
 def test_weights_are_plain_float32_in_torchs_order(dataset: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from components.shared.artifacts import FileRecord, Record, fsync_directory, sha256_of, write_atomically
+from components.shared.params_types import first_line
 
 _NAME = re.compile(r"epoch-([0-9]{5,})-batch-([0-9]{6,})")
 _SUFFIX = ".json"
@@ -89,10 +91,20 @@ def write_checkpoint(directory: Path, manifest: CheckpointManifest, state: Mappi
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{manifest.name}{_SUFFIX}"
     file = path.with_suffix(".pt")
+    if _is_there(path, manifest):  # of a process that was told to end before its first step
+        return path
     path.unlink(missing_ok=True)  # before its state is another
     record = _write_state(file, dict(state))
     write_atomically(path, _document(manifest.model_copy(update={"state": record})))
     return path
+
+
+def _is_there(path: Path, manifest: CheckpointManifest) -> bool:
+    try:
+        there = read_checkpoint_manifest(path)
+        return there.model_copy(update={"state": None}) == manifest and verified_state(path, there).is_file()
+    except DamagedError:
+        return False
 
 
 class _Hashed:
@@ -203,8 +215,8 @@ def read_checkpoint_manifest(path: Path) -> CheckpointManifest:
     return manifest
 
 
-def read_state(path: Path, manifest: CheckpointManifest) -> dict[str, Any]:
-    """Read the state of a checkpoint onto the CPU, after checking every byte; no code of it runs.
+def verified_state(path: Path, manifest: CheckpointManifest) -> Path:
+    """The file of a checkpoint's state, after checking every byte of it.
 
     Args:
         path: The manifest's file.
@@ -222,11 +234,28 @@ def read_state(path: Path, manifest: CheckpointManifest) -> dict[str, Any]:
             raise DamagedError(f"{file.name} has {size} bytes, and its manifest says {manifest.state.bytes}")
         if sha256_of(file) != manifest.state.sha256:
             raise DamagedError(f"the SHA-256 of {file.name} is not its manifest's")
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DamagedError(f"{file.name} is missing") from error
     except OSError as error:
         raise DamagedError(f"{file.name} cannot be read: {error.strerror}") from error
+    return file
+
+
+def read_state(path: Path, manifest: CheckpointManifest) -> dict[str, Any]:
+    """Read the state of a checkpoint onto the CPU, after checking every byte; no code of it runs.
+
+    Args:
+        path: The manifest's file.
+        manifest: Read from it.
+
+    Raises:
+        DamagedError: The state is missing, is not what was written, or is more than tensors and plain data.
+    """
+    file = verified_state(path, manifest)
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise DamagedError(f"{file.name} is no state of a training: {first_line(error)}") from error
     return state
 
 

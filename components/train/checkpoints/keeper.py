@@ -20,8 +20,12 @@ from components.train.checkpoints.format import (
 )
 from components.train.checkpoints.snapshot import Snapshot
 
-# Copies of the state: one is written while the next is made.
+# Copies of the state: one is written while the next is made. The second is made only where saving is due that early.
 _SNAPSHOTS = 2
+
+
+# Without a manifest only memory is made ready.
+_Work = tuple[Snapshot, CheckpointManifest | None, dict[str, Any]]
 
 
 class CheckpointKeeper:
@@ -43,10 +47,10 @@ class CheckpointKeeper:
         self._directory = directory
         self._keep = keep
         self._on_saved = on_saved
-        self._free: queue.SimpleQueue[Snapshot] = queue.SimpleQueue()
+        self._free: queue.LifoQueue[Snapshot] = queue.LifoQueue()
         for _ in range(_SNAPSHOTS):
             self._free.put(Snapshot())
-        self._work: queue.SimpleQueue[tuple[Snapshot, CheckpointManifest, dict[str, Any]] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._saved: deque[tuple[CheckpointManifest, Path]] = deque()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
@@ -70,6 +74,14 @@ class CheckpointKeeper:
     def is_busy(self) -> bool:
         """Whether a checkpoint is still being written."""
         return self._free.qsize() < _SNAPSHOTS
+
+    def prepare(self, state: dict[str, Any]) -> None:
+        """Have memory for such a state ready before it is needed, without holding up the training.
+
+        Args:
+            state: Of the same shapes as the states to come; what is in it does not matter, and may change meanwhile.
+        """
+        self._work.put((self._free.get(), None, state))
 
     def save(self, manifest: CheckpointManifest, state: dict[str, Any]) -> None:
         """Hand over a state; returns once it is copied, and waits only where two are being written already.
@@ -113,7 +125,9 @@ class CheckpointKeeper:
         while (work := self._work.get()) is not None:
             snapshot, manifest, state = work
             try:
-                if self._error is None:
+                if manifest is None:
+                    snapshot.prepare(state)
+                elif self._error is None:
                     path = write_checkpoint(self._directory, manifest, state)
                     there = [each.name for each in list_checkpoints(self._directory)]
                     for old in superseded(there, path.name, self._keep):

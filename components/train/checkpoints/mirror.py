@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from components.shared.artifacts import sha256_of
 from components.shared.errors import ShutterlineError
 from components.shared.storage.fetch import fetch_tree
 from components.shared.storage.listing import list_names
@@ -20,6 +19,7 @@ from components.train.checkpoints.format import (
     read_checkpoint_manifest,
     remove_checkpoint,
     superseded,
+    verified_state,
     without_manifest,
 )
 
@@ -96,9 +96,8 @@ class CheckpointMirror:
             raise DamagedError(f"{name} names no state")
         if manifest.state.file not in list_names(self._place):
             raise DamagedError(f"{manifest.state.file} is missing")
-        state = fetch_tree(self._place.child(manifest.state.file), self._local)
-        if state.stat().st_size != manifest.state.bytes or sha256_of(state) != manifest.state.sha256:
-            raise DamagedError(f"{manifest.state.file} is not what its manifest says")
+        fetch_tree(self._place.child(manifest.state.file), self._local)
+        verified_state(path, manifest)
 
     def saved(self, path: Path) -> bool:
         """Upload a checkpoint by its manifest's file, which goes last; whether it is there."""

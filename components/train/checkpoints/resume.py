@@ -72,21 +72,6 @@ def find_checkpoint(
     return None
 
 
-def refuse_foreign(directory: Path, params: Params, dataset_sha256: str) -> None:
-    """Refuse another run's checkpoints before anything is replaced.
-
-    Raises:
-        CheckpointError: The newest whose manifest can be read is of another run.
-    """
-    for path in reversed(list_checkpoints(directory)):
-        try:
-            manifest = read_checkpoint_manifest(path)
-        except DamagedError:
-            continue
-        require_own(manifest, str(directory), params, dataset_sha256)
-        return
-
-
 def start_over(directory: Path) -> None:
     """Remove every checkpoint of a directory."""
     for path in list_checkpoints(directory):

@@ -1,4 +1,4 @@
-"""The few HTML forms the report is made of; every text passes through :func:`escaped` here."""
+"""The few HTML forms our pages are made of; every text passes through :func:`escaped` here."""
 
 from __future__ import annotations
 
@@ -33,8 +33,17 @@ def percent(share: float, digits: int = 2) -> str:
 
 
 def fixed(value: float | None) -> str:
-    """A figure with four digits after the point; a dash where there is none."""
-    return "–" if value is None else f"{value:.4f}"
+    """A figure with four digits after the point, in four digits where it is large; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
+
+
+def rate(value: float | None) -> str:
+    """Something a second, without digits that say nothing; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e12 else f"{value:.3g}"
 
 
 def section(heading: str, identifier: str, *parts: str) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
-from components.evaluate.markup import escaped
+from components.shared.page.markup import escaped
 
 _WIDTH, _HEIGHT = 380, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 34
 # With more points than this, marks on them would run together.
 _MAX_MARKS = 40
+# Columns of two units, each with at most four points: a line of any length is below 8 kB, and looks the same.
+_COLUMN = 2
 
 
 @dataclass(frozen=True)
@@ -121,11 +124,13 @@ def _ticks(axis: _Axis) -> list[float]:
 
 
 def _grid(axis: _Axis) -> str:
-    parts = []
+    parts, room = [], _LEFT - 6
     for tick in _ticks(axis):
-        y = axis.place(tick)
+        y, words = axis.place(tick), _number(tick)
+        # What stands beyond the edge is cut off: a long number is pressed into the room there is.
+        fit = f' textLength="{room}" lengthAdjust="spacingAndGlyphs"' if _wide(words) > room else ""
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="up" x="{_LEFT - 6}" y="{y + 4:.1f}">{_number(tick)}</text>')
+        parts.append(f'<text class="up" x="{_LEFT - 6}" y="{y + 4:.1f}"{fit}>{words}</text>')
     return "".join(parts)
 
 
@@ -134,17 +139,21 @@ def _epoch_ticks(axis: _Axis) -> str:
     first, last = math.ceil(axis.low), math.floor(axis.high)
     # The first epoch and round numbers after it.
     ticks = [first, *(tick for tick in range(step * (first // step + 1), last + 1, step) if tick - first > step / 2)]
+
+    def place(tick: int) -> float:
+        # What stands beyond the edge is cut off.
+        return min(axis.place(tick), _WIDTH - _wide(str(tick)) / 2)
+
     return (
         "".join(
-            f'<text class="along" x="{axis.place(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}">{tick}</text>'
-            for tick in ticks
+            f'<text class="along" x="{place(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}">{tick}</text>' for tick in ticks
         )
         + f'<text class="along" x="{(_LEFT + _WIDTH - _RIGHT) / 2:.1f}" y="{_HEIGHT - 3}">epoch</text>'
     )
 
 
 def _line(line: Series, across: _Axis, along: _Axis) -> str:
-    places = [(across.place(x), along.place(y)) for x, y in line.points]
+    places = _thinned([(across.place(x), along.place(y)) for x, y in line.points])
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     marks = places if len(places) <= _MAX_MARKS else []
     return f'<polyline class="{line.kind}" points="{path}"/>' + "".join(
@@ -152,8 +161,35 @@ def _line(line: Series, across: _Axis, along: _Axis) -> str:
     )
 
 
+def _thinned(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """What of a long line can be seen: the first, lowest, highest and last point of each narrow column.
+
+    Source: Jugel, Jerzak, Hackenbroich, Markl, "M4: A Visualization-Oriented Time Series Data Aggregation", Proceedings
+    of the VLDB Endowment 7 (10), 2014.
+    """
+    if len(places) <= 4 * (_WIDTH - _LEFT - _RIGHT) / _COLUMN:
+        return places
+    kept = []
+    for _, column in groupby(range(len(places)), lambda index: places[index][0] // _COLUMN):
+        indices = list(column)
+        lowest, highest = (choose(indices, key=lambda index: places[index][1]) for choose in (min, max))
+        kept += sorted({indices[0], lowest, highest, indices[-1]})
+    return [places[index] for index in kept]
+
+
+def _wide(number: str) -> float:
+    """Units that a number takes at the style's 12.5 px, in a wide font such as DejaVu Sans."""
+    return sum(4 if letter in ".-" else 8 for letter in number)
+
+
 def _number(value: float) -> str:
-    return f"{value:.6g}" if value == 0 or 1e-4 <= abs(value) < 1e5 else f"{value:.0e}".replace("e-0", "e-")
+    """A tick in few letters: 0.25, 1e-5, 120k."""
+    if value == 0 or 1e-4 <= abs(value) < 1e5:
+        return f"{value:.6g}"
+    if 1e5 <= abs(value) < 1e12:
+        power = next(power for power in (9, 6, 3) if abs(value) >= 10**power)
+        return f"{value / 10**power:.6g}{'kMG'[power // 3 - 1]}"
+    return f"{value:.3g}".replace("e-0", "e-").replace("e+", "e")
 
 
 def _spoken(title: str, lines: Sequence[Series]) -> str:

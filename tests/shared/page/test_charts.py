@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from components.evaluate.charts import Series, line_chart
+from components.shared.page.charts import Series, line_chart
 
 WIDTH, HEIGHT = 380, 230
 
@@ -51,11 +51,58 @@ def test_every_point_lies_inside(values: list[float], selected: int) -> None:
         ((1e-3, 1e-7), ["1e-7", "1e-6", "1e-5", "0.0001", "0.001"]),
         ((0.001, 0.001), ["0.0005", "0.001", "0.0015"]),
         ((0.0, 0.0), ["-0.5", "0", "0.5"]),
+        ((1e-5, 1e-5), ["5e-6", "1e-5", "1.5e-5"]),
+        ((120_000.0, 130_000.0), ["120k", "125k", "130k"]),
+        ((-2e6, 2e6), ["-2M", "0", "2M"]),
+        ((1e13, 3e13), ["1e13", "2e13", "3e13"]),
     ],
 )
 def test_ticks_are_round(values: tuple[float, ...], expected: list[str]) -> None:
     shown = ticks(chart(*values), "up")
     assert set(expected) <= set(shown)
+
+
+def test_long_numbers_are_pressed_into_the_room_there_is() -> None:
+    svg = chart(0.00296, 0.003)
+    assert re.findall(r'<text class="up"[^>]* textLength="46"[^>]*>([^<]*)</text>', svg) == ["0.00296", "0.00298"]
+    assert "textLength" not in chart(0.0001, 0.1)
+
+
+def test_ticks_of_a_narrow_range_differ() -> None:
+    shown = ticks(chart(120_000.0, 120_100.0), "up")
+    assert len(set(shown)) == len(shown) > 2
+
+
+@pytest.mark.parametrize("epochs", [1_000, 10_000, 1_000_000])
+def test_the_last_epochs_number_is_not_cut_off(epochs: int) -> None:
+    svg = line_chart("Loss", [Series("training", "trained", [(1, 1.0), (epochs, 2.0)])], 1)
+    last = re.findall(rf'<text class="along" x="([^"]*)" y="[^"]*">{epochs}</text>', svg)
+    assert float(last[0]) + 4 * len(str(epochs)) <= WIDTH
+
+
+@given(st.lists(st.integers(0, 1000), min_size=700, max_size=2000))
+@settings(max_examples=20, deadline=None)
+def test_a_long_line_keeps_its_ends_and_every_columns_extremes(values: list[int]) -> None:
+    drawn = places(chart(*map(float, values)))
+
+    def columns(points: list[tuple[float, float]]) -> dict[int, tuple[float, float]]:
+        heights: dict[int, list[float]] = {}
+        for x, y in points:
+            heights.setdefault(int(x // 20), []).append(y)
+        return {column: (min(found), max(found)) for column, found in heights.items()}
+
+    # Each short piece is drawn whole: a chart of few points is never thinned.
+    parts = [list(enumerate(values, start=1))[start : start + 100] for start in range(0, len(values), 100)]
+    frame = [(1, float(min(values))), (1, float(max(values))), (len(values), float(values[-1]))]
+    whole: list[tuple[float, float]] = []
+    for part in parts:
+        line = Series("training", "trained", [(float(x), float(y)) for x, y in part])
+        piece = line_chart("Loss", [line, Series("frame", "frame", frame)], 1)
+        whole += places(piece)
+    assert drawn[0] == whole[0]
+    assert drawn[-1] == whole[-1]
+    assert len(drawn) <= 4 * 158 + 4
+    assert columns(drawn) == columns(whole)
 
 
 def test_better_is_higher_on_the_page() -> None:

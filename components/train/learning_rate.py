@@ -1,0 +1,234 @@
+"""The learning-rate finder: trains for a moment at rates that rise from step to step, and looks at the loss.
+
+Source: Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3, the range test; with rates
+that rise exponentially instead of linearly, since good ones lie anywhere within decades.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.shared.errors import NotLearningError
+from components.shared.events.data import Succeeded
+from components.shared.logs import step_logger
+from components.shared.params import Params
+from components.train.memory import answering_out_of_memory
+from components.train.train import trial_trainer
+from components.train.trainer import Trainer
+
+_log = step_logger("train")
+
+LOWEST, HIGHEST = 1e-7, 10.0
+# Twelve to 25 a decade: fewer are too coarse to tell a slope, more only take longer.
+_STEPS = (100, 200)
+# Of the bell by which the loss is smoothed, as a share of the steps: a quarter of a decade.
+_SMOOTHING = 0.03
+# The loss has diverged when the mean of the last few is so many times the best such mean.
+_LAST_FEW, _DIVERGED = 5, 4.0
+# The loss must fall by this share of its start for its slope to mean anything.
+_LEAST_FALL = 0.05
+
+_ROWS, _COLUMNS = 12, 64
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One step of the test.
+
+    Attributes:
+        rate: Its learning rate.
+        loss: Training loss of its images.
+        smoothed: The loss without its noise.
+    """
+
+    rate: float
+    loss: float
+    smoothed: float
+
+
+@dataclass(frozen=True)
+class FoundRate:
+    """What a range test found.
+
+    Attributes:
+        steepest: The rate at which the loss falls most steeply: the suggestion.
+        below_lowest: A tenth of the rate at which the loss is lowest: a second opinion.
+        configured: The rate that the params have.
+        curve: All steps.
+        seconds: Wall time.
+    """
+
+    steepest: float
+    below_lowest: float
+    configured: float
+    curve: tuple[Tried, ...]
+    seconds: float
+
+    def report(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return {
+            "learning_rate": self.steepest,
+            "second_opinion": self.below_lowest,
+            "configured": self.configured,
+            "steps": len(self.curve),
+            "curve": [{"rate": one.rate, "loss": one.loss, "smoothed": one.smoothed} for one in self.curve],
+        }
+
+    def event(self, seconds: float) -> Succeeded:
+        """The result as the step's last status event."""
+        metrics: dict[str, float | None] = {"learning_rate": self.steepest, "second_opinion": self.below_lowest}
+        return Succeeded(seconds=seconds, metrics=metrics)
+
+    def lines(self) -> list[str]:
+        """The result as a chart for people."""
+        return [
+            *chart(self.curve, self.steepest),
+            f"learning_rate {self.steepest:g}: there the loss falls most steeply; the params have {self.configured:g}",
+            f"second opinion {self.below_lowest:g}: a tenth of the rate at which the loss is lowest",
+        ]
+
+
+class _Enough(Exception):  # noqa: N818 - no fault, and never seen outside
+    """The rate is as high as it is to be, or the loss has diverged."""
+
+
+def find_learning_rate(dataset: Path, params: Params) -> FoundRate:
+    """Find a learning rate for a run that has not begun: its network, data, batches, loss and optimiser.
+
+    Schedules and the warm-up are left out, since the test sets the rate; so is the average of the weights, which
+    changes no loss of training. Nothing is written.
+
+    Args:
+        dataset: A complete dataset directory.
+        params: The run's options.
+
+    Raises:
+        ParamsError: As for training.
+        ArtifactError: The dataset is incomplete or damaged.
+        DeviceError: The device or precision asked for is not there.
+        NotLearningError: The loss falls at no rate.
+    """
+    begun = time.perf_counter()
+    without = {"learning_rate_schedule": [], "warmup_epochs": 0.0, "ema_decay": 0.0, "learning_rate": LOWEST}
+    trainer = trial_trainer(dataset, params.model_copy(update=without))
+    low, high = _STEPS
+    rates = np.geomspace(LOWEST, HIGHEST, min(high, max(low, 2 * trainer.steps_per_epoch))).tolist()
+    losses = _range_test(trainer, rates)
+    found = suggestions(rates[: len(losses)], losses)
+    curve = tuple(map(Tried, rates, losses, smoothed(losses, len(rates) * _SMOOTHING)))
+    if found is None:
+        for line in chart(curve):
+            _log.info("%s", line)
+        raise NotLearningError(
+            f"the loss falls at no learning rate from {LOWEST:g} to {curve[-1].rate:g}, it begins at {losses[0]:.4g}; "
+            "--smoke tries to learn a single batch, and says what may be wrong"
+        )
+    result = FoundRate(*found, params.learning_rate, curve, time.perf_counter() - begun)
+    for line in result.lines():
+        _log.info("%s", line)
+    return result
+
+
+def _range_test(trainer: Trainer, rates: list[float]) -> list[float]:
+    """The loss of a step at each rate, up to where it diverges; of as many epochs as that takes."""
+    losses: list[float] = []
+    summed = weighed = 0.0
+
+    def after_step() -> None:
+        nonlocal summed, weighed
+        loss_sum, weight_sum = float(trainer.loss_sum), float(trainer.weight_sum)
+        loss = (loss_sum - summed) / (weight_sum - weighed)
+        summed, weighed = loss_sum, weight_sum
+        if not math.isfinite(loss):
+            raise _Enough
+        losses.append(loss)
+        if len(losses) == len(rates) or has_diverged(losses):
+            raise _Enough
+        set_rate(trainer, rates[len(losses)])
+
+    set_rate(trainer, rates[0])
+    try:
+        while True:
+            answering_out_of_memory(trainer, lambda: trainer.train_rest(after_step))
+            trainer.position.batch = 0
+            trainer.begin_epoch()
+            summed = weighed = 0.0
+    except _Enough:
+        return losses
+
+
+def set_rate(trainer: Trainer, rate: float) -> None:
+    """Have the coming steps made at a learning rate."""
+    for group in trainer.optimiser.param_groups:
+        group["lr"] = rate
+
+
+def has_diverged(losses: list[float]) -> bool:
+    """Whether the last few losses are far above both the best few and the first."""
+    if len(losses) < 2 * _LAST_FEW:
+        return False
+    means = np.convolve(losses, np.full(_LAST_FEW, 1 / _LAST_FEW), "valid")
+    return bool(means[-1] > max(_DIVERGED * means.min(), means[0]))
+
+
+def smoothed(losses: list[float], width: float) -> list[float]:
+    """Losses without their noise: each a mean of its neighbours, weighted by a bell `width` steps wide.
+
+    Neighbours of both sides, so that the curve is not shifted to higher rates, as a running mean would.
+    """
+    steps = np.arange(len(losses))
+    bell = np.exp(-0.5 * ((steps[:, None] - steps[None, :]) / width) ** 2)
+    mean: list[float] = (bell @ np.asarray(losses) / bell.sum(axis=1)).tolist()
+    return mean
+
+
+def suggestions(rates: list[float], losses: list[float]) -> tuple[float, float] | None:
+    """The rate of the steepest descent, and a tenth of the rate of the lowest loss, in two digits.
+
+    None where the loss does not fall.
+    """
+    if len(losses) < 2:
+        return None
+    # Of the decades that were to be tried, however many were.
+    spacing = math.log(rates[1] / rates[0])
+    width = _SMOOTHING * math.log(HIGHEST / LOWEST) / spacing
+    curve = np.asarray(smoothed(losses, width))
+    lowest = int(curve.argmin())
+    if lowest == 0 or curve[lowest] > (1 - _LEAST_FALL) * curve[0]:
+        return None
+    steepest = int(np.gradient(curve)[: lowest + 1].argmin())
+    return _two_digits(rates[steepest]), _two_digits(rates[lowest] / 10)
+
+
+def _two_digits(rate: float) -> float:
+    return float(f"{rate:.1e}")
+
+
+def chart(curve: tuple[Tried, ...], marked: float | None = None) -> list[str]:
+    """The smoothed loss over the rate as text; a column is marked by a line below the chart."""
+    if not curve:
+        return ["no loss is a number"]
+    values = np.asarray([one.smoothed for one in curve])
+    # What diverges would press the rest flat.
+    top, bottom = min(values.max(), 1.5 * values[0]), values.min()
+    logs = np.log10([one.rate for one in curve])
+    columns = np.linspace(math.log10(LOWEST), math.log10(HIGHEST), _COLUMNS)
+    heights = np.interp(columns, logs, np.clip(values, bottom, top), right=math.nan)
+    scale = (_ROWS - 1) / max(top - bottom, 1e-12)
+    cells = [[" "] * _COLUMNS for _ in range(_ROWS)]
+    for column, height in enumerate(heights):
+        if math.isfinite(height):
+            cells[round((top - height) * scale)][column] = "*"
+    labels = {0: f"{top:.4g}", _ROWS - 1: f"{bottom:.4g}"}
+    lines = [f"{labels.get(row, ''):>8} |{''.join(line)}".rstrip() for row, line in enumerate(cells)]
+    below = f"{LOWEST:g}".ljust(_COLUMNS - len(f"{HIGHEST:g}")) + f"{HIGHEST:g}"
+    if marked is not None:
+        at = int(np.abs(columns - math.log10(marked)).argmin())
+        lines.append(" " * (10 + at) + "^")
+    return [f"{'loss':>8}", *lines, f"{'':>9} {below}"]

@@ -1,0 +1,203 @@
+"""A run's transforms: batched where they can be, image by image where not, in order, and what torchvision sees."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from components.classifier.augment import PerImageTransforms
+from components.classifier.augmentation import Augmentation
+from components.shared.errors import ParamsError
+from components.shared.params_types import TransformSpec
+from tests.classifier.both_ways import CPU, alike, equally_often, outcomes
+from tests.configs import Entry, transform
+
+
+def specs(*entries: Entry) -> list[TransformSpec]:
+    return [TransformSpec.model_validate(entry) for entry in entries]
+
+
+def augmentation(*entries: Entry, shape: tuple[int, int, int] = (8, 8, 1)) -> Augmentation:
+    return Augmentation(specs(*entries), shape, CPU)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(count: int, shape: tuple[int, int, int] = (8, 8, 1), seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator(seed))
+
+
+def how(*entries: Entry, shape: tuple[int, int, int] = (8, 8, 1)) -> list[str]:
+    """Which transforms run how, without what it costs."""
+    return [line.split(":")[0] for line in augmentation(*entries, shape=shape).lines(60_000)]
+
+
+INVERT = transform("RandomInvert", p=1)
+# At a distortion of 0 it is there, and changes nothing.
+STRAIGHT = transform("RandomPerspective", distortion_scale=0, p=1)
+FIXED: list[Entry] = [
+    INVERT,
+    STRAIGHT,
+    transform("RandomSolarize", threshold=100, p=1),
+    transform("RandomHorizontalFlip", p=1),
+    transform("Resize", size=[8, 8]),
+    transform("Compose", transforms=[transform("Pad", padding=1), transform("CenterCrop", size=8)]),
+    transform("ToDtype", dtype="torch.float32", scale=True),
+]
+
+
+@given(st.lists(st.sampled_from(FIXED), min_size=1, max_size=6), st.sampled_from([1, 3]))
+@settings(max_examples=60, deadline=None)
+def test_any_mixture_without_chance_is_image_by_image_to_the_bit(entries: list[Entry], channels: int) -> None:
+    shape = (8, 8, channels)
+    if any("RandomSolarize" in str(entry) for entry in entries) and any("float32" in str(entry) for entry in entries):
+        entries = [entry for entry in entries if "RandomSolarize" not in str(entry)]  # 100 is no threshold for floats
+    images = noise(3, shape)
+    found = augmentation(*entries, shape=shape)(images, generator())
+    expected = PerImageTransforms(specs(*entries), shape)(images)
+    assert found.dtype is torch.float32
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("entries", "runs"),
+    [
+        ([INVERT], ["RandomInvert runs batched"]),
+        ([INVERT, transform("RandomErasing")], ["RandomInvert, RandomErasing run batched"]),
+        ([STRAIGHT], ["RandomPerspective runs image by image"]),
+        (
+            [INVERT, STRAIGHT, transform("AugMix"), INVERT, transform("RandomCrop", size=8, padding=1)],
+            [
+                "RandomInvert runs batched",
+                "RandomPerspective, AugMix run image by image",
+                "RandomInvert, RandomCrop run batched",
+            ],
+        ),
+        # Images differ in size between the two, so that they cannot be one batch.
+        (
+            [
+                INVERT,
+                transform("RandomResize", min_size=9, max_size=20),
+                transform("RandomInvert"),
+                transform("CenterCrop", size=8),
+            ],
+            ["RandomInvert runs batched", "RandomResize, RandomInvert, CenterCrop run image by image"],
+        ),
+        # So they do where some have become floats.
+        (
+            [
+                transform("RandomApply", transforms=[transform("ToDtype", dtype="torch.float32", scale=True)]),
+                transform("RandomHorizontalFlip"),
+            ],
+            ["RandomApply, RandomHorizontalFlip run image by image"],
+        ),
+        (
+            [transform("RandomApply", transforms=[INVERT]), transform("RandomApply", transforms=[STRAIGHT])],
+            ["RandomApply runs batched", "RandomApply runs image by image"],
+        ),
+    ],
+)
+def test_the_log_says_what_runs_how(entries: list[Entry], runs: list[str]) -> None:
+    assert how(*entries) == runs
+
+
+def test_the_log_says_what_it_costs() -> None:
+    lines = augmentation(INVERT, STRAIGHT).lines(60_000)
+    for line in lines:
+        assert re.fullmatch(r"Random\w+ runs [a-z ]+: [\d.e-]+ ms an image; about [\d.]+ s an epoch of 60,000", line)
+
+
+def test_trying_out_and_measuring_take_nothing_from_the_runs_random_numbers() -> None:
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    augmentation(transform("RandomRotation", degrees=30), transform("RandomPerspective"), INVERT).lines(100)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_batched_transforms_draw_from_the_generator_and_the_others_from_torch() -> None:
+    images = noise(40)
+    batched = augmentation(transform("RandomErasing"), transform("RandomCrop", size=8, padding=1))
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    first = batched(images, generator(1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(batched(images, generator(1)), first)
+    assert not torch.equal(batched(images, generator(2)), first)
+
+    singly = augmentation(transform("RandomPerspective"))
+    torch.manual_seed(0)
+    first = singly(images, generator(1))
+    assert not torch.equal(singly(images, generator(1)), first)
+    torch.manual_seed(0)
+    assert torch.equal(singly(images, generator(2)), first)
+
+
+def test_a_mixture_of_both_is_distributed_as_image_by_image() -> None:
+    entries = [
+        transform("RandomCrop", size=[3, 2], padding=1),
+        transform("RandomPerspective", p=0.5),
+        transform("RandomInvert", p=0.3),
+    ]
+    images = noise(1, (3, 2, 1)).expand(1500, -1, -1, -1)
+    found = augmentation(*entries, shape=(3, 2, 1))(images, generator())
+    torch.manual_seed(1)
+    expected = PerImageTransforms(specs(*entries), (3, 2, 1))(images)
+    assert alike(found.mean((1, 2, 3)), expected.mean((1, 2, 3)))
+    cut = [entry for entry in entries if "Perspective" not in str(entry)]
+    found = augmentation(*cut, shape=(3, 2, 1))(images, generator())
+    expected = PerImageTransforms(specs(*cut), (3, 2, 1))(images)
+    assert equally_often(outcomes(found), outcomes(expected))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "highest"),
+    [("torch.float32", True, 1.0), ("torch.float64", True, 1.0), ("torch.int32", True, 255 / 256)],
+)
+def test_whatever_numbers_a_transform_gives_end_in_0_to_1(dtype: str, scale: bool, highest: float) -> None:
+    images = torch.full((2, 8, 8, 1), 255, dtype=torch.uint8)
+    done = augmentation(transform("ToDtype", dtype=dtype, scale=scale))(images, generator())
+    assert done.dtype is torch.float32
+    assert set(done.flatten().tolist()) == {highest}
+
+
+def test_images_are_left_as_they_were() -> None:
+    images = noise(20, (8, 8, 3))
+    before = images.clone()
+    inplace = transform("RandomErasing", p=1, inplace=True)
+    augmentation(inplace, transform("ColorJitter", brightness=0.5), shape=(8, 8, 3))(images, generator())
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(
+    ("entries", "path", "message"),
+    [
+        ([transform("CenterCrop", size=4)], "additional_transforms[0]", "CenterCrop turns (1, 8, 8) into (1, 4, 4)"),
+        ([INVERT, transform("RandomCrop", size=9)], "additional_transforms[1]", "RandomCrop fails on an image: Requi"),
+        ([transform("ToDtype", dtype="torch.bool")], "additional_transforms[0]", "gives torch.bool, which no image"),
+        (
+            [INVERT, transform("Normalize", mean=[0.5], std=[0.5])],
+            "additional_transforms[1]",
+            "Normalize fails on an image: Input tensor should be a float tensor",
+        ),
+    ],
+)
+def test_a_transform_that_fails_is_named_before_training(entries: list[Entry], path: str, message: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        augmentation(*entries)
+    first = caught.value.problems[0]
+    assert first.path == path
+    assert message in first.message
+
+
+def test_a_transform_that_fails_only_now_and_then_is_named_when_it_does() -> None:
+    torch.manual_seed(0)
+    sometimes = augmentation(transform("RandomApply", transforms=[transform("RGB")], p=0.1))
+    with pytest.raises(ParamsError, match=r"additional_transforms\[0\]: torchvision.transforms.v2.RandomApply turns"):
+        sometimes(noise(200), generator())

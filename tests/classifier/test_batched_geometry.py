@@ -1,0 +1,232 @@
+"""Places in batches: torchvision's pixels by forced parameters, its outcomes as often by drawn ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.transforms import v2
+
+from tests.classifier.both_ways import alike, as_batch, equally_often, furthest, one_by_one, outcomes, pictures
+
+UNIT = v2.ToDtype(torch.float32, scale=True)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        v2.RandomCrop((5, 4), padding=1),
+        v2.RandomCrop((5, 4), padding=[1, 2]),
+        v2.RandomCrop((5, 4), padding=[0, 1, 2, 0], fill=9),
+        v2.RandomCrop((5, 4), padding=1, fill=[1, 2, 3]),
+        v2.RandomCrop((5, 4), padding=2, padding_mode="reflect"),
+        v2.RandomCrop((5, 4), padding=2, padding_mode="symmetric"),
+        v2.RandomCrop((5, 4), padding=2, padding_mode="edge"),
+        v2.RandomCrop((4, 4)),
+        v2.RandomCrop((7, 6), pad_if_needed=True),
+        v2.RandomCrop((7, 3), padding=[1, 0], pad_if_needed=True, fill=3),
+        v2.Compose([v2.Pad(2, fill=5), v2.RandomCrop((5, 4))]),
+        v2.Compose([UNIT, v2.RandomCrop((5, 4), padding=1, fill=0.5)]),
+    ],
+    ids=repr,
+)
+def test_each_crop_comes_as_often(transform: Any) -> None:
+    images = pictures(1, 5, 4).expand(2500, -1, -1, -1)
+    found, expected = as_batch(transform, images), one_by_one(transform, images)
+    assert found.dtype is expected.dtype
+    assert set(outcomes(found)) == set(outcomes(expected))
+    assert equally_often(outcomes(found), outcomes(expected))
+
+
+def test_a_crop_without_choice_is_torchvisions() -> None:
+    images = pictures(4, 5, 4)
+    for transform in (v2.RandomCrop((5, 4)), v2.RandomCrop((9, 8), padding=2, fill=[7, 8, 9])):
+        assert furthest(as_batch(transform, images), one_by_one(transform, images)) == 0
+
+
+def erased(images: Tensor) -> Tensor:
+    """Pixels that are not as they were: images were all 200."""
+    return (images != 200).any(1)
+
+
+def rectangles(images: Tensor) -> list[Hashable]:
+    """Top, left, height and width of what is erased in each image."""
+    found: list[Hashable] = []
+    for gone in erased(images):
+        rows, columns = gone.any(1).nonzero().flatten().tolist(), gone.any(0).nonzero().flatten().tolist()
+        if rows:
+            assert int(gone.sum()) == (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
+        found.append((rows[0], columns[0], len(rows), len(columns)) if rows else None)
+    return found
+
+
+ERASINGS: list[Any] = [
+    v2.RandomErasing(p=1),
+    v2.RandomErasing(p=0.4, scale=(0.1, 0.1), ratio=(1, 1)),
+    # Hardly ever fits in ten tries, so that many images stay as they are.
+    v2.RandomErasing(p=1, scale=(0.8, 1.0), ratio=(0.5, 2.0)),
+    v2.RandomErasing(p=1, scale=(0.0, 0.05), inplace=True),
+]
+
+
+@pytest.mark.parametrize("transform", ERASINGS, ids=repr)
+def test_what_is_erased_is_distributed_as_torchvisions(transform: Any) -> None:
+    images = torch.full((2500, 1, 6, 5), 200, dtype=torch.uint8)
+    # A copy for torchvision, which may erase in place.
+    found, expected = rectangles(as_batch(transform, images)), rectangles(one_by_one(transform, images.clone()))
+    for part in (lambda one: one, lambda one: one and one[:2], lambda one: one and one[2:], lambda one: one is None):
+        assert equally_often([part(one) for one in found], [part(one) for one in expected])
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(0, torch.uint8), (7.9, torch.uint8), ([1, 2, 3], torch.uint8), (0.25, torch.float32)]
+)
+def test_what_is_erased_gets_the_value(value: Any, dtype: torch.dtype) -> None:
+    images = torch.full((20, 3, 8, 8), 200, dtype=dtype)
+    transform = v2.RandomErasing(p=1, value=value)
+    found, expected = as_batch(transform, images), one_by_one(transform, images)
+    for channel in range(3):
+        assert set(found[:, channel].flatten().tolist()) == set(expected[:, channel].flatten().tolist())
+
+
+def test_erasing_by_noise_is_torchvisions_noise() -> None:
+    images = torch.full((600, 3, 8, 8), 200.0)
+    transform = v2.RandomErasing(p=1, value="random")
+    found, expected = as_batch(transform, images), one_by_one(transform, images)
+    assert alike(found[found != 200][:5000], expected[expected != 200][:5000])
+    # In uint8 a draw below 0 wraps around, as torchvision has it.
+    whole, kinds = (way(transform, images.to(torch.uint8)) for way in (as_batch, one_by_one))
+    assert {0, 1, 2, 254, 255} <= set(whole.flatten().tolist())
+    assert equally_often(whole[whole != 200][:5000].tolist(), kinds[kinds != 200][:5000].tolist())
+
+
+ANGLES = st.one_of(st.floats(-720, 720), st.sampled_from([0.0, 90.0, 180.0, 270.0, -90.0, 360.0, 45.0]))
+FILLS: list[Any] = [0, 50, [10, 20, 30], None]
+
+
+def smooth(count: int, height: int, width: int) -> Tensor:
+    """Pictures without sharp edges: a place read a millionth of a pixel off changes little."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    waves = [
+        100 + 60 * torch.sin(x / 4 + channel + y / (5 + number)) for number in range(count) for channel in range(3)
+    ]
+    return torch.stack(waves).view(count, 3, height, width).to(torch.uint8)
+
+
+def differing(found: Tensor, expected: Tensor) -> float:
+    """The share of pixels that differ."""
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    return float((found != expected).any(1).double().mean())
+
+
+@given(ANGLES, st.sampled_from(["nearest", "bilinear"]), st.sampled_from(FILLS), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_a_forced_rotation_is_torchvisions(angle: float, mode: str, fill: Any, centred: bool) -> None:
+    images = smooth(3, 11, 14)
+    transform = v2.RandomRotation((angle, angle), interpolation=mode, fill=fill, center=None if centred else [3, 5])
+    _same_but_for_rounding(transform, images, mode)
+
+
+@given(
+    ANGLES,
+    st.floats(0.3, 3),
+    st.floats(-40, 40),
+    st.floats(-40, 40),
+    st.sampled_from(["nearest", "bilinear"]),
+    st.sampled_from(FILLS),
+    st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_forced_affine_is_torchvisions(
+    angle: float, scale: float, shear_x: float, shear_y: float, mode: str, fill: Any, centred: bool
+) -> None:
+    images = smooth(3, 11, 14)
+    transform = v2.RandomAffine(
+        (angle, angle),
+        scale=(scale, scale),
+        shear=(shear_x, shear_x, shear_y, shear_y),
+        interpolation=mode,
+        fill=fill,
+        center=None if centred else [3, 5],
+    )
+    _same_but_for_rounding(transform, images, mode)
+
+
+def _same_but_for_rounding(transform: Any, images: Tensor, mode: str) -> None:
+    """Places are sums here and a matrix product there: float32 may round them to two sides of a pixel's edge."""
+    found, expected = as_batch(transform, images), one_by_one(transform, images)
+    if mode == "bilinear":
+        assert furthest(found, expected) <= 1
+    else:
+        # Where a multiple of 45° puts whole rows of places on the edge of two pixels, either is as near.
+        assert differing(found, expected) <= 0.2
+        inside = (found.int() - expected.int()).abs().amax(1) <= 45
+        assert float(inside.double().mean()) >= 0.9
+
+
+def test_by_an_angle_that_meets_no_edge_not_a_pixel_differs() -> None:
+    images = pictures(20, 28, 28)
+    for mode in ("nearest", "bilinear"):
+        for transform in (
+            v2.RandomRotation((17, 17), interpolation=mode, fill=3),
+            v2.RandomAffine((-23, -23), scale=(1.1, 1.1), shear=(7, 7), interpolation=mode),
+        ):
+            found, expected = as_batch(transform, images), one_by_one(transform, images)
+            assert differing(found, expected) <= 1e-3
+            both = v2.Compose([UNIT, transform])
+            found, expected = as_batch(both, images), one_by_one(both, images)
+            assert float(((found - expected).abs() > 1e-4).any(1).double().mean()) <= 1e-3
+
+
+def test_quarter_turns_are_turns() -> None:
+    images = pictures(5, 8, 8)
+    for angle, turns in ((0, 0), (90, 1), (180, 2), (270, 3), (-90, 3), (450, 1)):
+        transform = v2.RandomRotation((angle, angle))
+        assert torch.equal(as_batch(transform, images), torch.rot90(images, turns, (2, 3)))
+
+
+def test_each_shift_comes_as_often() -> None:
+    images = pictures(1, 6, 5).expand(2500, -1, -1, -1)
+    transform = v2.RandomAffine(0, translate=(0.4, 0.35), fill=9)
+    found, expected = outcomes(as_batch(transform, images)), outcomes(one_by_one(transform, images))
+    assert set(found) == set(expected)
+    assert equally_often(found, expected)
+
+
+def centre(images: Tensor) -> Tensor:
+    """Where the light of each image lies, as an angle around the middle."""
+    light = images.double().sum(1)
+    y, x = torch.meshgrid(torch.arange(11) - 5.0, torch.arange(11) - 5.0, indexing="ij")
+    return torch.atan2((light * y).sum((1, 2)), (light * x).sum((1, 2)))
+
+
+def amount(images: Tensor) -> Tensor:
+    return images.double().sum((1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("transform", "statistic"),
+    [
+        (v2.RandomRotation(50, interpolation="bilinear"), centre),
+        (v2.RandomRotation((100, 460), interpolation="bilinear"), centre),
+        (v2.RandomAffine((-60, 20), interpolation="bilinear"), centre),
+        (v2.RandomAffine(0, scale=(0.5, 1.5), interpolation="bilinear"), amount),
+        (v2.RandomAffine(0, shear=30, interpolation="bilinear"), centre),
+        (v2.RandomAffine(0, shear=(0, 0, -30, 30), interpolation="bilinear"), centre),
+        (v2.RandomAffine(20, (0.2, 0.2), (0.8, 1.2), 10, interpolation="bilinear"), centre),
+        (v2.RandomAffine(20, (0.2, 0.2), (0.8, 1.2), 10, interpolation="bilinear"), amount),
+    ],
+)
+def test_drawn_places_are_distributed_as_torchvisions(transform: Any, statistic: Callable[[Tensor], Tensor]) -> None:
+    image = torch.zeros(1, 1, 11, 11)
+    image[..., 2:5, 7:10] = 1  # a spot off the middle
+    images = image.expand(1500, -1, -1, -1)
+    found, expected = statistic(as_batch(transform, images)), statistic(one_by_one(transform, images))
+    assert not math.isclose(float(expected.std()), 0)
+    assert alike(found, expected)

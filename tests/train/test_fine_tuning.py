@@ -1,0 +1,199 @@
+"""Training that starts from weights: what it gains, what stays frozen, and a backbone from training to evaluation."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.models
+from safetensors.torch import load_file
+
+from components.evaluate.evaluate import evaluate
+from components.shared.artifacts import sha256_of
+from components.shared.dataset import DatasetWriter
+from components.shared.errors import ParamsError, StorageRefusedError
+from components.shared.evaluation import EvaluationManifest
+from components.shared.model import MODEL, StartedFrom, open_model
+from components.shared.params import Params
+from components.shared.storage.location import Location, place
+from components.shared.storage.publish import Publication, write_file
+from components.train.staged import train_staged
+from components.train.train import train
+from tests.examples import SMALL, small
+from tests.peers.object_store import Bucket
+
+
+@pytest.fixture(scope="module")
+def earlier(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the digits after 12 epochs."""
+    model = tmp_path_factory.mktemp("earlier") / "model"
+    train(dataset=dataset, model=model, params=small(num_epochs=12))
+    return model
+
+
+def first_accuracy(model: Path) -> float:
+    accuracy = open_model(model).manifest.history[0].accuracy
+    assert accuracy is not None
+    return accuracy
+
+
+def test_fine_tuning_begins_where_the_earlier_model_ended(dataset: Path, tmp_path: Path, earlier: Path) -> None:
+    train(dataset=dataset, model=tmp_path / "anew", params=small(num_epochs=1, learning_rate=0.001))
+    tuned = small(num_epochs=1, learning_rate=0.001, initial_weights=str(earlier))
+    train(dataset=dataset, model=tmp_path / "tuned", params=tuned)
+
+    assert first_accuracy(tmp_path / "anew") < 0.5
+    assert first_accuracy(tmp_path / "tuned") > 0.8
+    started = open_model(tmp_path / "tuned").manifest.provenance.started_from
+    assert started is not None
+    assert started.sha256 == sha256_of(earlier / "model.safetensors")
+    assert (started.name, started.classifier) == ("model", True)
+    assert open_model(tmp_path / "anew").manifest.provenance.started_from is None
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2, 3])
+def test_frozen_layers_keep_every_bit(dataset: Path, tmp_path: Path, earlier: Path, frozen: int) -> None:
+    params = small(initial_weights=str(earlier), frozen_layers=frozen, optim_kwargs={"weight_decay": 0.1})
+    result = train(dataset=dataset, model=tmp_path / "model", params=params)
+
+    before, after = load_file(earlier / "model.safetensors"), load_file(tmp_path / "model" / "last.safetensors")
+    kept = {name for name in before if torch.equal(before[name], after[name])}
+    assert kept == {name for name in before if name.startswith(tuple(f"features.{index}." for index in range(frozen)))}
+    trained = [name for name in before.keys() - kept if "running" not in name and "num_batches" not in name]
+    assert result.parameters == sum(before[name].numel() for name in trained)
+
+
+SIDE = 32
+COLORS = ["red", "green", "blue"]
+
+
+def write_colors(path: Path) -> Path:
+    """Noise, brighter in the color that is the image's class."""
+    random = np.random.default_rng(0)
+    with DatasetWriter(path, COLORS, (SIDE, SIDE, 3)) as writer:
+        for split, count in (("train", 48), ("test", 24)):
+            labels = np.arange(count) % 3
+            images = random.integers(0, 128, (count, SIDE, SIDE, 3), dtype=np.uint8)
+            images[np.arange(count), :, :, labels] += 100
+            writer.add(split, images, labels)  # type: ignore[arg-type]
+        writer.commit(source="noise", test_split="given", manual_seed=0, unreadable=[])
+    return path
+
+
+def color_params(**changes: Any) -> Params:
+    config = {
+        **SMALL,
+        "image_height": SIDE,
+        "image_width": SIDE,
+        "is_image_color": True,
+        "n_classes": 3,
+        "num_epochs": 1,
+        "batch_size": 16,
+        "learning_rate": 0.001,
+        "net_arch": [{"class": "torchvision.models.resnet18"}],
+    }
+    return Params.from_dict({**config, **changes})
+
+
+WITHOUT_TORCHVISION = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torchvision":
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Absent())
+from components.evaluate.__main__ import main
+code = main(sys.argv[1:])
+assert "torchvision" not in sys.modules
+sys.exit(code)
+"""
+
+
+def test_a_backbone_is_tuned_and_evaluated_without_torchvision(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    data, model = write_colors(tmp_path / "data"), tmp_path / "model"
+    params = color_params(initial_weights=str(tmp_path / "resnet18.pth"))
+
+    train(dataset=data, model=model, params=params)
+
+    manifest = open_model(model).manifest
+    assert manifest.program is not None
+    assert manifest.export is not None
+    assert manifest.provenance.started_from is not None
+    assert manifest.provenance.started_from.sha256 == sha256_of(tmp_path / "resnet18.pth")
+    here = evaluate(model=model, dataset=data, evaluation=tmp_path / "here", params=params)
+    assert here.metrics.loss == manifest.selection.loss
+    served = torch.export.load(model / "model.pt2").module()(torch.zeros(3, SIDE, SIDE, 3, dtype=torch.uint8))
+    assert served.shape == (3, 3)
+
+    (tmp_path / "params.json").write_text(params.to_json())
+    places = ["--model", str(model), "--dataset", str(data), "--evaluation", str(tmp_path / "there")]
+    command = [sys.executable, "-c", WITHOUT_TORCHVISION, *places, "--params", str(tmp_path / "params.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    there = EvaluationManifest.model_validate(json.loads((tmp_path / "there" / "evaluation.json").read_text()))
+    assert there.metrics == here.manifest.metrics
+    assert there.last_weights == here.manifest.last_weights
+    predictions = "predictions.csv"
+    assert (tmp_path / "there" / predictions).read_bytes() == (tmp_path / "here" / predictions).read_bytes()
+
+    # A model that has no program says what is missing.
+    document = json.loads((model / "model.json").read_text()) | {"program": None}
+    (model / "model.json").write_text(json.dumps(document))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert "its network needs torchvision, which is not installed here" in done.stderr
+
+
+def test_a_frozen_backbone_is_a_linear_probe(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    original = torchvision.models.resnet18().state_dict()
+    torch.save(original, tmp_path / "resnet18.pth")
+    params = color_params(initial_weights=str(tmp_path / "resnet18.pth"), frozen_layers=1)
+    result = train(dataset=write_colors(tmp_path / "data"), model=tmp_path / "model", params=params)
+
+    assert result.parameters == 512 * 3 + 3
+    after = load_file(tmp_path / "model" / "last.safetensors")
+    assert all(
+        torch.equal(after[f"features.0.{name}"], value)
+        for name, value in original.items()
+        if not name.startswith("fc.")
+    )
+
+
+def test_weights_come_from_a_bucket(bucket: Bucket, dataset: Path, tmp_path: Path, earlier: Path) -> None:
+    def started(name: str, weights: str) -> StartedFrom:
+        params = small(num_epochs=1, initial_weights=weights)
+        train_staged(dataset=dataset, model=tmp_path / name, params=params)
+        found = open_model(tmp_path / name).manifest.provenance.started_from
+        assert found is not None
+        return found
+
+    model, file = place(f"{bucket.uri}/models/7"), place(f"{bucket.uri}/files/w.safetensors")
+    assert isinstance(model, Location)
+    assert isinstance(file, Location)
+    with Publication(model, MODEL) as publication:
+        publication.publish(earlier)
+    write_file(file, earlier / "model.safetensors")
+    digest = sha256_of(earlier / "model.safetensors")
+
+    assert (started("one", str(model)).name, started("one", str(model)).sha256) == ("7", digest)
+    assert (started("two", str(file)).name, started("two", str(file)).sha256) == ("w.safetensors", digest)
+    with pytest.raises(StorageRefusedError, match="nothing is there"):
+        started("three", f"{bucket.uri}/models/8")
+    with pytest.raises(ParamsError) as caught:
+        train_staged(
+            dataset=dataset,
+            model=tmp_path / "four",
+            params=small(initial_weights=str(file), net_arch=[{"class": "torch.nn.ReLU"}]),
+        )
+    assert f"initial_weights: {file}: does not fit net_arch" in str(caught.value)

@@ -1,0 +1,91 @@
+"""The speed-of-light report in TensorBoard and in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from components.shared.model import Speed
+from components.train.curves import Curves
+from components.train.speed_text import speed_lines, speed_markdown, speed_rows, time_shares
+from tests.train.manifests import SPEED
+
+UNKNOWN = Speed(samples_per_second=12.3, precision="fp32", compiled=True, data="mapped", shares={}, processes=2)
+
+
+def test_tensorboard_shows_it_as_text_and_as_scalars(tmp_path: Path) -> None:
+    with Curves(tmp_path) as curves:
+        curves.speed(SPEED, epoch=7)
+
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0, "scalars": 0})
+    events.Reload()
+    (text,) = events.Tensors("speed_of_light/text_summary")
+    assert text.step == 7
+    assert text.tensor_proto.string_val[0].decode() == speed_markdown(SPEED)
+    scalars = {tag: events.Scalars(tag)[0] for tag in events.Tags()["scalars"]}
+    assert {scalar.step for scalar in scalars.values()} == {7}
+    rates = {name: value for name, value in SPEED.model_dump().items() if isinstance(value, float)}
+    expected = {f"speed/{name}": value for name, value in rates.items()}
+    expected |= {f"time/{name}": share for name, share in SPEED.shares.items()}
+    assert {tag: scalar.value for tag, scalar in scalars.items()} == pytest.approx(expected)
+    assert len(expected) == 6 + 7
+
+
+def test_tensorboard_shows_no_figure_that_was_not_measured(tmp_path: Path) -> None:
+    with Curves(tmp_path) as curves:
+        curves.speed(UNKNOWN, epoch=1)
+
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Tags()["scalars"] == ["speed/samples_per_second"]
+
+
+def test_the_text_is_tables_in_markdown() -> None:
+    rates, shares, facts = speed_markdown(SPEED).split("\n\n")
+
+    assert rates.splitlines()[3] == "| the same step fed a constant tensor | 130,000 images/s | 95.0 % |"
+    assert shares.splitlines()[3] == "| forward and backward | 70.0 % |"
+    assert facts.splitlines()[2] == "| precision | bf16 |"
+    for table in (rates, shares, facts):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_the_log_has_two_lines() -> None:
+    assert speed_lines(SPEED) == [
+        "speed: training 123,456 images/s; the same step fed a constant tensor 130,000 images/s, 95.0 % of it reached; "
+        "arithmetic of training 3.2 TFLOP/s; matrix products on this device 700 TFLOP/s, 0.5 % of it reached "
+        "(precision bf16, compiled no, images lay on the device, processes 1)",
+        "time: data 5.0 %, forward and backward 70.0 %, optimiser 10.0 %, evaluation 8.0 %, checkpoints 2.0 %, "
+        "status 1.0 %, other 4.0 %",
+    ]
+
+
+def test_the_log_leaves_out_what_was_not_measured() -> None:
+    assert speed_lines(UNKNOWN) == [
+        "speed: training 12.3 images/s (precision fp32, compiled yes, images lay on the host's disk, mapped, "
+        "processes 2)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [
+        (0.0, "0 FLOP/s"),
+        (999.4, "999 FLOP/s"),
+        (999.6, "1 kFLOP/s"),
+        (1.5e9, "1.5 GFLOP/s"),
+        (9.89e14, "989 TFLOP/s"),
+        (2e18, "2 EFLOP/s"),
+        (2e23, "2e+05 EFLOP/s"),
+    ],
+)
+def test_operations_have_the_prefix_that_fits(rate: float, shown: str) -> None:
+    assert speed_rows(SPEED.model_copy(update={"flops_per_second": rate}))[2][1] == shown
+
+
+def test_shares_stand_in_the_order_of_a_step_and_unknown_ones_last() -> None:
+    shares = {"other": 0.1, "weather": 0.2, "data": 0.3, "evaluation": 0.4}
+    names = [name for name, _ in time_shares(SPEED.model_copy(update={"shares": shares}))]
+    assert names == ["data", "evaluation", "other", "weather"]
