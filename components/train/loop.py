@@ -54,6 +54,7 @@ class TrainingLoop:
         minutes = trainer.params.checkpoint_minutes
         self._every_s = minutes * 60 if minutes is not None else float("inf")
         self._saved_at = time.monotonic()
+        self._saved_place: tuple[int, int] | None = None
         self._is_prepared = False
 
     def run(self, on_epoch: OnEpoch) -> bool:
@@ -119,8 +120,14 @@ class TrainingLoop:
         if self._told.signal is not None and self._trainer.group.size == 1:
             self._leave()
 
+    @property
+    def _place(self) -> tuple[int, int]:
+        """How far the run is; equal places have equal checkpoints."""
+        return self._trainer.position.epoch, self._trainer.position.batch
+
     def _leave(self) -> None:
-        self._save()
+        if self._place != self._saved_place:  # what is whole already is not written anew
+            self._save()
         if self._keeper is not None:
             self._keeper.wait()
             self._tell_saved()
@@ -134,7 +141,7 @@ class TrainingLoop:
         state = state_of(trainer)
         if self._keeper is not None:
             self._keeper.save(manifest_of(trainer, self._dataset_sha256), state)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_place = time.monotonic(), self._place
         trainer.stopwatch.lap("checkpoints")
 
     def _tell_saved(self) -> None:

@@ -145,7 +145,7 @@ def _warn_of_other_ground(
     """Warn of what keeps the rest of a run from being bit-exact."""
     there = f"{manifest.processes} process(es) on {manifest.device} with torch {manifest.torch}"
     here = f"{trainer.group.size} on {describe_device(trainer.device)} with torch {torch.__version__}"
-    if there.replace(" process(es)", "", 1) != here:
+    if trainer.group.is_first and there.replace(" process(es)", "", 1) != here:
         what = "its sums may be rounded otherwise" if same_generators else "its random numbers are others"
         log.warning(
             "the checkpoint was made by %s; the run goes on with %s, and from here on %s than they would have been",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -141,6 +143,26 @@ def test_every_step_may_be_an_attempt_of_its_own(few: Path, tmp_path: Path, name
 
 def test_every_schedule_is_among_them() -> None:
     assert sorted(SCHEDULE_KWARGS) == sorted(SCHEDULERS.allowed)
+
+
+def test_the_generators_that_all_share_go_on(few: Path, tmp_path: Path) -> None:
+    """No allowed transform draws from Python's or NumPy's today; one of a module that an operator names may."""
+
+    def drawn() -> list[float]:
+        normal = float(np.random.normal())
+        return [random.random(), random.gauss(0, 1), normal, torch.rand(()).item()]  # noqa: S311 - no secrets
+
+    trainer = fresh_trainer(few, small())
+    random.gauss(0, 1)
+    np.random.normal()
+    write_checkpoint(tmp_path, manifest_of(trainer, "0" * 64), state_of(trainer))
+    coming = drawn()
+
+    found = find_checkpoint(tmp_path, small(), "0" * 64, LOG)
+    assert found is not None
+    restore(fresh_trainer(few, small()), found, LOG)
+
+    assert drawn() == coming
 
 
 def test_early_stopping_stops_where_it_would_have(few: Path, tmp_path: Path) -> None:

@@ -195,6 +195,19 @@ def test_no_step_is_made_after_the_one_it_was_told_at(dataset: Path, tmp_path: P
     assert steps_kept(tmp_path) == [5, 6]
 
 
+def test_a_checkpoint_that_is_there_already_is_not_written_anew(dataset: Path, tmp_path: Path) -> None:
+    told = []
+
+    def when(data: object) -> bool:
+        if isinstance(data, Checkpoint):
+            told.append(data.uri)
+        return isinstance(data, Progress) and data.epoch == 1
+
+    ended(dataset, tmp_path, small(save_freq=1), when)
+
+    assert told == [str(tmp_path / "checkpoints" / "epoch-00002-batch-000000.json")]
+
+
 @pytest.mark.usefixtures("every_step_speaks")
 def test_ctrl_c_twice_ends_at_once(dataset: Path, tmp_path: Path) -> None:
     def twice(data: object) -> None:

@@ -102,6 +102,8 @@ class CheckpointMirror:
     def saved(self, path: Path) -> bool:
         """Upload a checkpoint by its manifest's file, which goes last; whether it is there."""
         try:
+            if path.name in self._there:  # saved once more: its manifest must not stand beside another state
+                delete(self._place.child(path.name))
             for file in (path.with_suffix(".pt"), path):
                 write_file(self._place.child(file.name), file)
             self._there.add(path.name)
