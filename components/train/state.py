@@ -121,14 +121,15 @@ def _restore_generators(
         trainer.flipping.set_state(generators["flip"])
         _set_global_generators(generators["processes"][group.rank], device)
         return
-    log.warning(
-        "the checkpoint was made by %d process(es) on %s; the run goes on with %d on %s, and from here on its random "
-        "numbers are others than they would have been",
-        manifest.processes,
-        manifest.device,
-        group.size,
-        describe_device(device),
-    )
+    if group.is_first:
+        log.warning(
+            "the checkpoint was made by %d process(es) on %s; the run goes on with %d on %s, and from here on its "
+            "random numbers are others than they would have been",
+            manifest.processes,
+            manifest.device,
+            group.size,
+            describe_device(device),
+        )
     seed = trainer.params.manual_seed
     trainer.flipping.manual_seed(derived_seed(seed, f"flip/{manifest.step}"))
     torch.manual_seed(derived_seed(seed, f"torch/{manifest.step}/{group.rank}"))

@@ -14,7 +14,7 @@ import torch
 from components.classifier.batch_log import log_batches
 from components.classifier.batches import Normaliser, free_bytes, store_images
 from components.classifier.check import network_problems
-from components.classifier.device import choose_device, describe_device, make_repeatable
+from components.classifier.device import describe_device, make_repeatable
 from components.classifier.inference import Predictions
 from components.classifier.network import LayerTable, network_of
 from components.shared.artifacts import ArtifactWriter, Normalisation, sha256_of
@@ -22,6 +22,7 @@ from components.shared.dataset import DATASET, Dataset, open_dataset, training_s
 from components.shared.errors import ArtifactError, DivergedError, ParamsError, Problem
 from components.shared.events.data import Emit, Succeeded, unheard
 from components.shared.logs import step_logger
+from components.shared.member import end_together
 from components.shared.model import MODEL, EpochRecord, Selection
 from components.shared.params import Params
 from components.shared.seeds import derived_seed
@@ -31,7 +32,7 @@ from components.train.checkpoints.format import list_checkpoints, read_checkpoin
 from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.checkpoints.resume import Found, find_checkpoint, start_over
 from components.train.curves import Curves
-from components.train.group import Group, joined
+from components.train.group import Group, joined, loss_before_signal, own_device
 from components.train.loop import TrainingLoop
 from components.train.progress import Progress
 from components.train.state import restore
@@ -146,20 +147,22 @@ def train(
         CheckpointError: Checkpoints of another run lie where this one is to keep its own.
         DeviceError: The device or precision asked for is not there.
         DivergedError: A loss or a weight became NaN or infinite; the last checkpoint is of before.
+        GroupLostError: Another process of the group ended.
     """
     if not isinstance(checkpoints, Checkpoints):
         checkpoints = Checkpoints(checkpoints)
-    table = network_problems(params)
-    device = choose_device(params.device)
-    data = open_dataset(dataset, training_splits)
-    _fits(data, params)
-    with ends_deferred() as told, joined(device) as group, ExitStack() as stack:
-        writer = stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None
-        run = _Run(data, sha256_of(dataset / DATASET.manifest_file), params, device, group, table)
+    with joined() as group, ExitStack() as stack:
+        table, device, data = group.together(lambda: _checked(params, dataset))
+        told = stack.enter_context(ends_deferred())
+        stack.enter_context(loss_before_signal(told))
+        writer = group.together(lambda: stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None)
+        digest = sha256_of(dataset / DATASET.manifest_file)
+        run = group.together(lambda: _Run(data, digest, params, device, group, table))
         kept = checkpoints.beside(model)
         resumed = run.resume(checkpoints, kept)
         if not run.train(kept, checkpoints, model / "tensorboard", emit, told):
             # If it was this process that was told, its own handler of the signal says so when this block is left.
+            end_together()
             raise Terminated
         trainer = run.trainer
         if writer is not None:
@@ -177,6 +180,15 @@ def train(
         checkpoints=kept,
         resumed_from=resumed,
     )
+
+
+def _checked(params: Params, dataset: Path) -> tuple[LayerTable, torch.device, Dataset]:
+    """What a training needs, all that can be refused early refused."""
+    table = network_problems(params)
+    device = own_device(params.device)
+    data = open_dataset(dataset, training_splits)
+    _fits(data, params)
+    return table, device, data
 
 
 class _Run:
