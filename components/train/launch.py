@@ -8,6 +8,7 @@ as Kubeflow Trainer does, the nodes find each other by them.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from components.shared.errors import DeviceError, GroupLostError, InputError
 from components.shared.member import (
@@ -31,7 +33,6 @@ from components.shared.run import RUN_VARIABLE
 from components.shared.signals import Terminated
 from components.shared.staging import SCRATCH_VARIABLE
 
-PROCESSES_VARIABLE = "SHUTTERLINE_PROCESSES"
 RESTARTS = 3
 _LAUNCHER_VARIABLE = "SHUTTERLINE_GROUP_LAUNCHER"  # its process id
 _NODES_VARIABLE = "PET_NNODES"  # torchrun's
@@ -57,6 +58,9 @@ def processes_for(wanted: str, device: str) -> int:
     if device != "cpu":
         import torch  # takes seconds, and is asked for no more than it must be
 
+        from components.classifier.device import choose_device
+
+        choose_device(device)
         gpus = torch.cuda.device_count()
     if wanted == "auto":
         return max(1, gpus)
@@ -65,7 +69,7 @@ def processes_for(wanted: str, device: str) -> int:
             f'device: "{device}" is one GPU, and --processes is {wanted}; set device to "cuda" or "auto", or '
             "--processes to 1"
         )
-    if int(wanted) > gpus and (gpus or device == "cuda"):
+    if 0 < gpus < int(wanted):
         raise DeviceError(
             f"--processes is {wanted}, and this node has {gpus} GPU(s); each process needs one: set --processes to auto"
         )
@@ -115,7 +119,7 @@ def launched(module: str, arguments: Sequence[str], *, processes: int, restarts:
 
 def _torchrun(words: Sequence[str]) -> BaseException | None:
     """Run a group; what went wrong, as far as torch elastic knows."""
-    from torch.distributed import run
+    run: Any = importlib.import_module("torch.distributed.run")  # has no types
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
