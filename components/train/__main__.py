@@ -15,7 +15,7 @@ from components.shared.params import Params, ParamsWarning
 from components.shared.run import step_run
 from components.shared.signals import Terminated, sigterm_raises
 from components.shared.step import Reported
-from components.train.launch import RESTARTS, begin_member, is_launcher, is_member, launched, processes_for
+from components.train.launch import RESTARTS, begin_member, has_nodes, is_launcher, is_member, launched, processes_for
 
 DOCKER = """\
 docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD/runs:/runs" IMAGE
@@ -49,7 +49,7 @@ class _Command:
 
     def elsewhere(self, options: argparse.Namespace) -> Outcome | None:
         """Start a group if there is to be one; what keeps it from its work is raised in :meth:`work`."""
-        if options.processes == "1" or is_member():
+        if is_member() or (options.processes == "1" and not has_nodes()):
             return None
         try:
             with sigterm_raises():

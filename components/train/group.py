@@ -172,7 +172,12 @@ def joined() -> Iterator[Group]:
     # Each tensor is exchanged where it lies.
     has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
     with _others_needed():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if has_nccl else "gloo", timeout=_PATIENCE)
+        store, rank, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # It outlives the processes, and an earlier start's addresses in it would be waited for for ever.
+            store = dist.PrefixStore(f"start-{member().restarts}", store)
+        backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
         control = dist.new_group(backend="gloo", timeout=_PATIENCE)
     joined_others()
     _joined.append(Group(dist.get_rank(), dist.get_world_size(), control))

@@ -78,7 +78,7 @@ def processes_for(wanted: str, device: str) -> int:
 
 def is_launcher(processes: int) -> bool:
     """Whether this process has others do the step: it is not one of them itself, and there is more than one."""
-    return not is_member() and (processes > 1 or _has_nodes())
+    return not is_member() and (processes > 1 or has_nodes())
 
 
 def is_member() -> bool:
@@ -86,7 +86,7 @@ def is_member() -> bool:
     return in_group() or is_started_by_elastic()
 
 
-def _has_nodes() -> bool:
+def has_nodes() -> bool:
     """Whether the platform says by torchrun's own variable that there are several nodes."""
     return os.environ.get(_NODES_VARIABLE, "") not in ("", "1", "1:1")
 
@@ -108,7 +108,7 @@ def launched(module: str, arguments: Sequence[str], *, processes: int, restarts:
     """
     with TemporaryDirectory(prefix="shutterline-group-") as name, _environment(Path(name), processes, run) as outcomes:
         options = [f"--nproc-per-node={processes}", f"--max-restarts={restarts}", f"--log-dir={name}/logs"]
-        if not _has_nodes():
+        if not has_nodes():
             options.append("--standalone")
         failure = _torchrun([*options, "-m", module, *arguments])
         outcome = outcome_in(outcomes)
@@ -180,6 +180,8 @@ def _environment(scratch: Path, processes: int, run: str) -> Iterator[Path]:
     # What the user has set is left as it is. torchrun's own answer for OMP_NUM_THREADS is one thread.
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     wishes = {SCRATCH_VARIABLE: str(scratch / "fetched"), RUN_VARIABLE: run, "OMP_NUM_THREADS": str(threads)}
+    # A store for each start: nodes may count starts differently, and must not read an earlier one's addresses.
+    wishes["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     added |= {name: value for name, value in wishes.items() if not os.environ.get(name)}
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)

@@ -137,7 +137,10 @@ class Trainer:
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.slices = list(batch_slices(len(training.images), params.batch_size, at_least=2 * group.size))
         if self.slices[0].stop < group.size:
-            message = f"{len(training.images)} training images are too few for {group.size} processes"
+            message = (
+                f"gives batches of {self.slices[0].stop}, which {group.size} processes cannot share; "
+                "use fewer processes or a larger batch"
+            )
             raise ParamsError([Problem("batch_size", message)])
         self._groups = _grouped(len(self.slices), params.gradient_accumulation_steps)
         if problems := rehearse(params, len(self._groups)):
