@@ -19,6 +19,7 @@ from components.shared.params import Params, ParamsWarning
 from components.shared.run import checkpoints_of_run, run_of_artifact, step_run
 from components.shared.signals import Terminated, sigterm_raises
 from components.shared.step import Reported, StepFailed, StepRecord, run_step
+from components.shared.storage.location import Place
 from components.train.launch import RESTARTS, begin_member, is_launcher, is_member, launched, processes_for
 
 PROCESSES_VARIABLE = "SHUTTERLINE_PROCESSES"
@@ -94,16 +95,18 @@ class PipelineTraining:
         return StepRecord.model_validate(outcome.document)
 
     def _train(self, params: Params, emit: Emit) -> Reported:
+        from components.train.group import joined
         from components.train.staged import train_staged
 
-        require_same(DATASET, manifest_digest(Path(self.dataset), DATASET), self.dataset_sha256)
-        return train_staged(
-            dataset=Path(self.dataset),
-            model=Path(self.model),
-            params=params,
-            checkpoints=checkpoints_of_run(self.checkpoints, self.model_uri),
-            emit=emit,
-        )
+        dataset, model = Path(self.dataset), Path(self.model)
+
+        def checked() -> Place | None:
+            require_same(DATASET, manifest_digest(dataset, DATASET), self.dataset_sha256)
+            return checkpoints_of_run(self.checkpoints, self.model_uri)
+
+        with joined() as group:
+            checkpoints = group.together(checked)
+            return train_staged(dataset=dataset, model=model, params=params, checkpoints=checkpoints, emit=emit)
 
 
 def main(words: Sequence[str]) -> int:
