@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from components.classifier.device import choose_device
 from components.shared.errors import DeviceError, GroupLostError, ShutterlineError
@@ -172,10 +174,10 @@ def joined() -> Iterator[Group]:
     # Each tensor is exchanged where it lies.
     has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
     with _others_needed():
-        store, rank, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
+        store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             # It outlives the processes, and an earlier start's addresses in it would be waited for for ever.
-            store = dist.PrefixStore(f"start-{member().restarts}", store)
+            store = PrefixStore(f"start-{member().restarts}", store)
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
         control = dist.new_group(backend="gloo", timeout=_PATIENCE)
