@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError, ParamsError
 from components.shared.events.data import Emit
 from components.shared.events.redaction import redact_message
+from components.shared.member import Outcome, is_launched, leave_outcome, speaks
 from components.shared.params import Params
 from components.shared.run import step_run
 from components.shared.step import Reported, StepFailed, StepName, run_step
@@ -203,6 +204,7 @@ def step_command(
     in_pipeline: bool = False,
     docker: str,
     misuse: Callable[[argparse.Namespace], str | None] = lambda options: None,
+    elsewhere: Callable[[argparse.Namespace], Outcome | None] | None = None,
 ) -> int:
     """Run one component from its command line.
 
@@ -215,6 +217,7 @@ def step_command(
         in_pipeline: Whether the step is a part of the pipeline even when it is started by hand.
         docker: How it is run in a container, for ``--help``.
         misuse: Which options do not go together, in a line, or None.
+        elsewhere: Has other processes do the step, if the options say so, and tells how they ended; None: they do not.
 
     Returns:
         The exit code.
@@ -230,7 +233,13 @@ def step_command(
             parser.error(wrong)
         return options
 
-    return with_output(lambda: _step(step, parsed(), work, output, in_pipeline=in_pipeline))
+    def run() -> int:
+        options = parsed()
+        if elsewhere is not None and (outcome := elsewhere(options)) is not None:
+            return _ended(outcome.document, outcome.exit_code, options)
+        return _step(step, options, work, output, in_pipeline=in_pipeline)
+
+    return with_output(run)
 
 
 def _step(
@@ -249,15 +258,18 @@ def _step(
             lambda: step_run(getattr(options, output) if output else None, in_pipeline=in_pipeline),
         )
     except StepFailed as failed:
-        if options.json:
-            document = failed.record.model_dump(mode="json")
-            if isinstance(failed.__cause__, ParamsError):
-                document["error"] = error_document(failed.__cause__)  # every problem by itself
-            print_json(document)
-        return int(failed.code or EXIT_OK)
-    if options.json:
-        print_json(record.model_dump(mode="json"))
-    return EXIT_OK
+        document = failed.record.model_dump(mode="json")
+        if isinstance(failed.__cause__, ParamsError):
+            document["error"] = error_document(failed.__cause__)  # every problem by itself
+        return _ended(document, int(failed.code or EXIT_OK), options)
+    return _ended(record.model_dump(mode="json"), EXIT_OK, options)
+
+
+def _ended(document: dict[str, Any], exit_code: int, options: argparse.Namespace) -> int:
+    """Print how the step ended if that is asked for; of a group of processes one does. Returns the exit code."""
+    if options.json and speaks() and not is_launched():
+        print_json(document)
+    return leave_outcome(document, exit_code)
 
 
 def error_document(error: BaseException) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     ShutterlineError                 exit code 1
     ├── DivergedError                the loss is no longer a number
     ├── NotLearningError             a trial shows that the network would not learn
+    ├── GroupLostError               another process of those that train together is gone
     ├── StatusUnavailableError       no broker answers at the start, and the params want that to be an error
     ├── StorageUnavailableError      a bucket's store does not answer, or sends wrong bytes, again and again
     ├── PlatformUnavailableError     Kubeflow or Vertex AI does not answer, or not now
@@ -44,6 +45,10 @@ class DivergedError(ShutterlineError):
 
 class NotLearningError(ShutterlineError):
     """A trial shows that the network does not learn as the params are; the message says what usually is wrong."""
+
+
+class GroupLostError(ShutterlineError):
+    """Another process of the group that trains together ended, and alone this one cannot go on."""
 
 
 class StatusUnavailableError(ShutterlineError):
@@ -126,6 +131,10 @@ class ParamsError(InputError):
         self.problems = tuple(problems)
         self.source = source
         super().__init__(self._text())
+
+    def __reduce__(self) -> tuple[type[ParamsError], tuple[tuple[Problem, ...], str | None]]:
+        """As one process of a group hands it to the others."""
+        return type(self), (self.problems, self.source)
 
     def _text(self) -> str:
         where = self.source or self.subject

@@ -7,6 +7,7 @@ import re
 import sys
 
 from components.shared.events.redaction import redact
+from components.shared.member import member, speaks
 
 # What a line of ours looks like, so that a runner can tell it from what kfp prints around it.
 LINE = re.compile(r"\d\d:\d\d:\d\d (?P<step>[a-z-]{4,9}) +(?:(?P<level>WARNING|ERROR) )?.*")
@@ -32,7 +33,8 @@ class _LineFormatter(logging.Formatter):
         step = record.name.removeprefix(f"{_ROOT}.")
         level = f"{record.levelname} " if record.levelno >= logging.WARNING else ""
         start = f"{self.formatTime(record, '%H:%M:%S')} {step:<9} {level}"
-        text = record.getMessage()
+        rank = member().rank
+        text = f"rank {rank}: {record.getMessage()}" if rank else record.getMessage()
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         # A file name of bytes that are no text must not break whatever reads the log as UTF-8.
@@ -51,9 +53,12 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def log_to_stderr() -> None:
-    """Print the log lines of every step; calling it again changes nothing."""
+    """Print the log lines of every step; calling it again changes nothing.
+
+    Of a group of processes the first tells what happens, the others only what is wrong.
+    """
     root = logging.getLogger(_ROOT)
-    root.setLevel(logging.INFO)
+    root.setLevel(logging.INFO if speaks() else logging.WARNING)
     root.propagate = False  # kfp's executor configures the root logger and would print each line twice
     if not any(isinstance(handler, _StderrHandler) for handler in root.handlers):
         handler = _StderrHandler()

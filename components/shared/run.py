@@ -17,6 +17,7 @@ from pathlib import Path
 
 from components.shared.errors import InputError
 from components.shared.events.event import is_run_id
+from components.shared.member import member
 from components.shared.storage.location import Place, place
 
 RUN_VARIABLE = "SHUTTERLINE_RUN_ID"
@@ -24,7 +25,7 @@ EVENTS_VARIABLE = "SHUTTERLINE_EVENTS"
 PIPELINE_NAME = "shutterline-image-classifier"
 CHECKPOINTS_AUTO = "auto"  # a place for checkpoints: beside the run's artifacts, wherever the platform keeps them
 _RETRY_VARIABLE = "KFP_RETRY_INDEX"  # Kubeflow's: which attempt of a retried step this is
-_RANK_VARIABLE = "RANK"  # torchrun's
+_ELASTIC_RUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # torchrun's: the same for every start of a group
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -66,26 +67,33 @@ def step_run(output: Place | None = None, *, in_pipeline: bool = False, platform
     if named and not is_run_id(named):
         raise InputError(f"{RUN_VARIABLE}: must be 1 to 128 letters, digits or the characters ._-, got {named!r}")
     directory = os.environ.get(EVENTS_VARIABLE)
-    retry = os.environ.get(_RETRY_VARIABLE, "")
     return StepRun(
-        run=named or as_run_id(platform_run) or new_run_id(),
+        run=named or as_run_id(platform_run) or _run_of_group() or new_run_id(),
         pipeline=PIPELINE_NAME if in_pipeline else None,
-        attempt=int(retry) if retry.isascii() and retry.isdigit() else 0,
+        attempt=_attempt(),
         events=Path(directory) if directory else _beside(output) if output else None,
         shared=bool(directory),
         host=socket.gethostname(),
     )
 
 
+def _attempt() -> int:
+    """The platform's attempt and, within it, how often torch elastic has started the group again, as one number."""
+    retry, one = os.environ.get(_RETRY_VARIABLE, ""), member()
+    attempt = int(retry) if retry.isascii() and retry.isdigit() else 0
+    return attempt * (one.max_restarts + 1) + one.restarts
+
+
+def _run_of_group() -> str:
+    """The id that torchrun's user gave the group, which it keeps when it is started again; empty if there is none."""
+    named = os.environ.get(_ELASTIC_RUN_VARIABLE, "")
+    return "" if named == "none" else as_run_id(named)
+
+
 def _beside(output: Place) -> Path:
     if isinstance(output, Path):
         return output.absolute().parent / "events"
     return Path(tempfile.gettempdir()) / f"shutterline-{os.getuid()}" / "events"
-
-
-def speaks() -> bool:
-    """Whether this process is the one of its group that tells how the step is doing: rank 0."""
-    return os.environ.get(_RANK_VARIABLE, "0") in ("0", "")
 
 
 def new_run_id() -> str:

@@ -12,8 +12,9 @@ from components.shared.events.spool import Spool, spools_of
 from components.shared.events.stream import DeliveryReport, StatusStream, make_spool
 from components.shared.events.targets import StatusTargets
 from components.shared.events.transport import Refused, Transport
+from components.shared.member import speaks
 from components.shared.params import Params
-from components.shared.run import StepRun, speaks
+from components.shared.run import StepRun
 from components.shared.version import __version__
 
 # The pipeline's steps in their order, as its first event names them.

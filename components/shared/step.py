@@ -24,6 +24,7 @@ from components.shared.errors import EXIT_FAILURE, ShutterlineError
 from components.shared.events.data import Cancelled, Emit, Error, EventData, Failed, PipelineEnded
 from components.shared.events.redaction import redact
 from components.shared.logs import log_to_stderr, step_logger
+from components.shared.member import speaks, tells_end
 from components.shared.params import Params, ParamsWarning
 from components.shared.run import StepRun, step_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, Termination, sigterm_kept
@@ -125,7 +126,8 @@ class _Frame:
             self._termination.arm()
             return self._run(params, work, run)
         except Terminated as error:  # also one that comes while another end is being made ready
-            self._log.error("cancelled: SIGTERM")
+            if speaks():
+                self._log.error("cancelled: SIGTERM")
             self._cancel(error, "SIGTERM", EXIT_TERMINATED)
 
     def _run(
@@ -144,7 +146,8 @@ class _Frame:
             report = result.report()
             last = result.event(self._seconds)
         except ShutterlineError as error:
-            self._log.error("failed: %s", error)
+            if tells_end(error):
+                self._log.error("failed: %s", error)
             self._fail(error, str(error), error.exit_code)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -154,7 +157,8 @@ class _Frame:
             self._log.error("failed: %s", message)
             self._fail(error, message, EXIT_FAILURE)
         except KeyboardInterrupt as error:
-            self._log.error("cancelled")
+            if speaks():
+                self._log.error("cancelled")
             self._cancel(error, "interrupted from the keyboard", EXIT_INTERRUPTED)
         except (Exception, SystemExit) as error:
             self._log.exception("failed: %s", type(error).__name__)
@@ -173,7 +177,7 @@ class _Frame:
                 params = Params.load(params)
             elif not isinstance(params, Params):
                 params = params()
-        for warning in caught:
+        for warning in caught if speaks() else ():
             self._log.warning("%s", warning.message)
         return params
 
@@ -238,8 +242,11 @@ class StepFailed(SystemExit):
 
 
 def _leave(record: StepRecord) -> None:
-    """Write the record where the run asks for it; a full disk there must not change how the step ended."""
-    if directory := os.environ.get(RECORDS_VARIABLE):
+    """Write the record where the run asks for it, of a group the first process alone.
+
+    A full disk there must not change how the step ended.
+    """
+    if speaks() and (directory := os.environ.get(RECORDS_VARIABLE)):
         with suppress(OSError):
             Path(directory).mkdir(parents=True, exist_ok=True)
             write_json(Path(directory) / f"{record.step}.json", record.model_dump(mode="json"))

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 from components.shared.command import CommandParser, add_place, step_command
+from components.shared.errors import EXIT_OK, ShutterlineError
 from components.shared.events.data import Emit
-from components.shared.params import Params
+from components.shared.member import Outcome
+from components.shared.params import Params, ParamsWarning
+from components.shared.run import step_run
+from components.shared.signals import Terminated, sigterm_raises
 from components.shared.step import Reported
+from components.train.launch import RESTARTS, begin_member, has_nodes, is_launcher, is_member, launched, processes_for
 
 DOCKER = """\
 docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD/runs:/runs" IMAGE
@@ -46,10 +52,69 @@ def _misuse(options: argparse.Namespace) -> str | None:
     asked = [name for name in TRIALS if getattr(options, name[2:].replace("-", "_"))]
     if not asked:
         return None
-    for name, given in (("--checkpoints", options.checkpoints is not None), ("--start-over", options.start_over)):
+    for name, given in (
+        ("--checkpoints", options.checkpoints is not None),
+        ("--start-over", options.start_over),
+        ("--processes", options.processes != "1"),
+    ):
         if given:
             return f"argument {name}: not allowed with argument {asked[0]}"
     return None
+
+
+class _Command:
+    """The work of the command line, by this process or by a group that it starts.
+
+    Args:
+        arguments: The command line's, which each process of the group gets as well.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = arguments
+        self._failure: BaseException | None = None
+
+    def elsewhere(self, options: argparse.Namespace) -> Outcome | None:
+        """Start a group if there is to be one; what keeps it from its work is raised in :meth:`work`."""
+        if is_member() or (options.processes == "1" and not has_nodes()):
+            return None
+        try:
+            with sigterm_raises():
+                params = _params(options)
+                processes = processes_for(options.processes, params.device)
+                if not is_launcher(processes):
+                    return None
+                from components.classifier.check import network_problems
+
+                network_problems(params)
+                return launched(
+                    "components.train",
+                    self._arguments,
+                    processes=processes,
+                    restarts=options.restarts,
+                    run=step_run(options.model).run,
+                )
+        except (ShutterlineError, Terminated, KeyboardInterrupt) as error:
+            self._failure = error
+            return None
+
+    def work(self, options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
+        """Train in this process."""
+        if self._failure is not None:
+            raise self._failure
+        return _work(options, params, emit)
+
+
+def _params(options: argparse.Namespace) -> Params:
+    """The params; what they warn of is told where the step begins."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParamsWarning)
+        return Params.load(options.params, options.overrides)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be a number from 0, got {text!r}")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,8 +150,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="train nothing: see whether the network can learn one batch by heart; exit code 1 if it cannot",
     )
+    parser.add_argument(
+        "--processes",
+        metavar="N",
+        default="1",
+        help="processes that train together on this node, one a GPU; auto: as many as it has GPUs; default: 1. "
+        "A process that torchrun has started joins the others as it is",
+    )
+    parser.add_argument(
+        "--restarts",
+        metavar="N",
+        type=_count,
+        default=RESTARTS,
+        help=f"how often they are started again, from the last checkpoint, where one is lost; default: {RESTARTS}",
+    )
+    if not begin_member():
+        return EXIT_OK
+    command = _Command(sys.argv[1:] if argv is None else argv)
     return step_command(
-        "train", parser, argv, _work, output=None if is_trial else "model", docker=DOCKER, misuse=_misuse
+        "train",
+        parser,
+        argv,
+        command.work,
+        output=None if is_trial else "model",
+        docker=DOCKER,
+        misuse=_misuse,
+        elsewhere=command.elsewhere,
     )
 
 

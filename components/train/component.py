@@ -34,32 +34,12 @@ def train(
     import shutil
     from pathlib import Path
 
-    from components.shared.artifacts import manifest_digest, read_manifest, require_same, write_json
-    from components.shared.dataset import DATASET
-    from components.shared.events.data import Emit
+    from components.shared.artifacts import read_manifest, write_json
     from components.shared.model import LEARNING_CURVES, MODEL
-    from components.shared.params import Params
-    from components.shared.run import checkpoints_of_run, run_of_artifact, step_run
-    from components.shared.step import Reported, run_step
-    from components.train.staged import train_staged
+    from components.train.in_pipeline import PipelineTraining
 
-    def work(checked: Params, emit: Emit) -> Reported:
-        require_same(DATASET, manifest_digest(Path(dataset.path), DATASET), dataset_sha256)
-        return train_staged(
-            dataset=Path(dataset.path),
-            model=Path(model.path),
-            params=checked,
-            checkpoints=checkpoints_of_run(checkpoints, model.uri),
-            emit=emit,
-        )
-
-    result, record = run_step(
-        "train",
-        params,
-        work,
-        lambda: step_run(Path(model.path), in_pipeline=True, platform_run=run_of_artifact(model.uri)),
-    )
-    report = result.report()
+    record = PipelineTraining(params, dataset.path, model.path, model.uri, dataset_sha256, checkpoints).run()
+    report = record.report
     model.metadata.update(report | {"framework": "pytorch", "seconds": record.seconds, "status": record.delivery})
     for name, value in report["metrics"].items():
         metrics.log_metric(name, value)

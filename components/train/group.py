@@ -8,15 +8,26 @@ processes that do not do the same at the same step wait for each other for ever.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from components.classifier.device import choose_device
+from components.shared.errors import DeviceError, GroupLostError, ShutterlineError
+from components.shared.member import end_together, in_group, joined_others, member, require_rendezvous
+from components.shared.params_types import first_line
+from components.shared.signals import Deferred
+from components.shared.staging import SCRATCH_VARIABLE
 
 T = TypeVar("T")
 
@@ -55,6 +66,12 @@ class Group:
             dist.all_reduce(values)
         return values
 
+    def share(self, values: Iterable[Tensor]) -> None:
+        """Put rank 0's values into every process's tensors."""
+        if self.size > 1:
+            for value in values:
+                dist.broadcast(value, src=0)
+
     def gathered(self, value: T) -> list[T]:
         """The values of all processes by rank."""
         if self.size == 1:
@@ -77,18 +94,28 @@ class Group:
         Raises:
             Exception: As rank 0's work.
         """
+        value: T | None = self.together(lambda: work() if self.is_first else None)
+        return self.from_first(value)  # type: ignore[return-value] # rank 0's own
+
+    def together(self, work: Callable[[], T]) -> T:
+        """This process's own work, which must wait for no other; an error in any process is raised in all of them.
+
+        Raises:
+            Exception: As the work of the first process that fails.
+        """
         if self.size == 1:
             return work()
-        outcome: tuple[T | None, Exception | None] = (None, None)
-        if self.is_first:
-            try:
-                outcome = work(), None
-            except Exception as error:  # is raised by all of them, below
-                outcome = None, error
-        value, failure = self.from_first(outcome)
-        if failure is not None:
-            raise failure
-        return value  # type: ignore[return-value] # rank 0's own
+        value, failure = None, None
+        try:
+            value = work()
+        except Exception as error:  # is raised below, and by the others
+            failure = error
+        failures = self.gathered(_portable(failure))
+        for rank, told in enumerate(failures):
+            if told is not None:
+                end_together()
+                raise failure if rank == self.rank and failure is not None else told
+        return value  # type: ignore[return-value] # nobody has failed
 
 
 ALONE = Group()
@@ -120,25 +147,114 @@ class Agreement:
         return tuple(bool(one) for one in asked.tolist())
 
 
-def in_group() -> bool:
-    """Whether torchrun, or what sets the same variables, has started this process."""
-    return int(os.environ.get("WORLD_SIZE", "1") or 1) > 1
+def _portable(error: Exception | None) -> Exception | None:
+    """An error as the others can have it."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    except Exception:  # what it refers to cannot leave the process
+        return ShutterlineError(f"{type(error).__name__}: {error}")
+    return error
+
+
+_joined: list[Group] = []
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Group]:
-    """Join the group that the environment tells of; without one, be alone.
+def joined() -> Iterator[Group]:
+    """Join the group that the environment tells of; without one, be alone. Within, joining again gives the same group.
 
-    Args:
-        device: This process's.
+    Raises:
+        InputError: The environment does not tell how to find the others.
+        GroupLostError: Another process ended.
     """
-    if not in_group():
-        yield ALONE
+    if _joined or not in_group():
+        yield _joined[0] if _joined else ALONE
         return
-    cuda = device.type == "cuda"
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE, device_id=device if cuda else None)
-    try:
+    require_rendezvous()
+    # Each tensor is exchanged where it lies.
+    has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    with _others_needed():
+        store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # It outlives the processes, and an earlier start's addresses in it would be waited for for ever.
+            store = PrefixStore(f"start-{member().restarts}", store)
+        backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
         control = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        yield Group(dist.get_rank(), dist.get_world_size(), control)
-    finally:
+    joined_others()
+    _joined.append(Group(dist.get_rank(), dist.get_world_size(), control))
+    try:
+        with _others_needed():
+            yield _joined[0]
+    except BaseException:
+        # What waits on a GPU for a process that is gone would keep this one from ending; the process ends anyway.
+        if not has_nccl:
+            dist.destroy_process_group()
+        raise
+    else:
         dist.destroy_process_group()
+    finally:
+        _joined.clear()
+
+
+@contextmanager
+def _others_needed() -> Iterator[None]:
+    """Within, what torch says when another process is gone is a `GroupLostError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo's errors have no type of their own, and name its source files.
+        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in ("gloo", "NCCL")):
+            raise
+        message = f"lost another of the {member().size} processes that train together: {first_line(error)}"
+        raise GroupLostError(message) from error
+
+
+@contextmanager
+def loss_before_signal(told: Deferred) -> Iterator[None]:
+    """Within, SIGTERM is forgotten where another process is gone: torchrun then ends the others, to start all again."""
+    try:
+        with _others_needed():
+            yield
+    except GroupLostError:
+        told.signal = None
+        raise
+
+
+@contextmanager
+def shared_scratch(group: Group) -> Iterator[None]:
+    """Within, the processes of a node fetch into one directory, and so what is fetched by one is there for the others.
+
+    The directory that the environment names stays; one that is made here goes with the first process of the node, as
+    what the others have mapped can.
+    """
+    if group.size == 1 or os.environ.get(SCRATCH_VARIABLE):
+        yield
+        return
+    one = member()
+    with ExitStack() as stack:
+        made = stack.enter_context(TemporaryDirectory(prefix="shutterline-")) if one.local_rank == 0 else ""
+        os.environ[SCRATCH_VARIABLE] = group.gathered(made)[group.rank - one.local_rank]
+        stack.callback(os.environ.pop, SCRATCH_VARIABLE, None)
+        yield
+
+
+def own_device(wanted: str) -> torch.device:
+    """The device of this process for the params' ``device``: in a group, one GPU for each process of a node.
+
+    Raises:
+        DeviceError: It is not there, or is one GPU for several processes.
+    """
+    one = member()
+    if one.size > 1 and wanted.startswith("cuda:"):
+        raise DeviceError(
+            f'device: "{wanted}" is one GPU, and {one.size} processes train together; set device to "cuda" or "auto"'
+        )
+    device = choose_device(wanted)
+    if one.size == 1 or device.type != "cuda":
+        return device
+    gpus = torch.cuda.device_count()
+    if max(one.local_size, one.local_rank + 1) > gpus:
+        raise DeviceError(f"{one.local_size} processes were started on a node with {gpus} GPU(s); each needs one")
+    torch.cuda.set_device(one.local_rank)
+    return torch.device("cuda", one.local_rank)

@@ -102,7 +102,7 @@ class TrainingLoop:
             # After its first step an optimiser has all of its state.
             self._keeper.prepare(tensors_of(trainer))
             self._is_prepared = True
-        leave, save = self._agree(self._told.signal is not None, is_due and not self._is_busy)
+        leave, save = self._agree(self._told.signal is not None, is_due and self._is_free)
         trainer.stopwatch.lap("status")
         if leave:
             self._leave()
@@ -112,8 +112,9 @@ class TrainingLoop:
             self._tell_saved()
 
     @property
-    def _is_busy(self) -> bool:
-        return self._keeper is not None and self._keeper.is_busy
+    def _is_free(self) -> bool:
+        """Whether a checkpoint could be written now; in a group, the process that writes says when."""
+        return self._keeper is not None and not self._keeper.is_busy
 
     def _poll(self) -> None:
         """Between two chunks of an evaluation, which is made again after a restart."""

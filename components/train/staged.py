@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from components.classifier.check import network_problems
-from components.classifier.device import choose_device
 from components.classifier.initial_weights import WEIGHT_FILES
 from components.shared.dataset import DATASET, files_of_splits, training_splits
 from components.shared.events.data import Emit, unheard
 from components.shared.logs import step_logger
+from components.shared.member import member
 from components.shared.model import MODEL, starting_weights
 from components.shared.params import Params
-from components.shared.run import speaks
 from components.shared.staging import Staging
 from components.shared.step import Reported
 from components.shared.storage.location import Location, Place, place
 from components.train.checkpoints.mirror import CheckpointMirror
+from components.train.group import joined, own_device, shared_scratch
 from components.train.train import Checkpoints, train
 
 _log = step_logger("train")
@@ -42,7 +43,7 @@ def trial_staged(
     with Staging(_log, emit, params) as staging:
         if isinstance(dataset, Location):
             network_problems(params)  # before anything is fetched
-            choose_device(params.device)
+            own_device(params.device)
         images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
         if (start := _initial_weights(staging, params)) is not None:
             params = params.model_copy(update={"initial_weights": str(start)})
@@ -73,29 +74,42 @@ def train_staged(
         DivergedError: The loss became NaN or infinite.
         StorageRefusedError: A place in a bucket is not there or may not be used.
         StorageUnavailableError: The storage does not answer.
+        GroupLostError: Another process of the group ended.
     """
-    with Staging(_log, emit, params) as staging:
-        if any(isinstance(place, Location) for place in (dataset, model, checkpoints)):
-            network_problems(params)  # before anything is fetched or claimed
-            choose_device(params.device)
-        images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
-        start = _initial_weights(staging, params)
-        kept = staging.directory(checkpoints) if checkpoints is not None else None
-        mirror = None
-        if kept is not None and isinstance(checkpoints, Location) and speaks():
-            mirror = CheckpointMirror(kept, checkpoints, params.keep_checkpoints, _log)
-        with mirror or nullcontext():
-            if mirror is not None:
+    with joined() as group, shared_scratch(group), Staging(_log, emit, params) as staging, ExitStack() as stack:
+        if group.is_first and member().restarts:
+            restarts = f"{member().restarts} of at most {member().max_restarts} times"
+            _log.warning("a process of the group was lost, and all were started again: %s", restarts)
+
+        def prepare() -> tuple[Path, Path, Checkpoints, Path | None]:
+            """Only the first process claims and writes; of the others' directories nothing is made or read."""
+            if any(isinstance(place, Location) for place in (dataset, model, checkpoints)):
+                network_problems(params)  # before anything is fetched or claimed
+                own_device(params.device)
+            images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
+            start = _initial_weights(staging, params)
+            if not group.is_first:
+                unused = Path(os.devnull)
+                return images, unused, Checkpoints(None if checkpoints is None else unused, start_over), start
+            kept = staging.directory(checkpoints) if checkpoints is not None else None
+            mirror = None
+            if kept is not None and isinstance(checkpoints, Location):
+                mirror = CheckpointMirror(kept, checkpoints, params.keep_checkpoints, _log)
+                stack.enter_context(mirror)
                 mirror.restore(start_over=start_over)
-            output = staging.output(model, MODEL)
-            result = train(
-                dataset=images,
-                model=output,
-                params=params,
-                checkpoints=Checkpoints(kept, start_over, mirror.saved if mirror is not None else None),
-                initial_weights=start,
-                emit=staging.emit,
-            )
+            saved = mirror.saved if mirror is not None else None
+            return images, staging.output(model, MODEL), Checkpoints(kept, start_over, saved), start
+
+        images, output, kept, start = group.together(prepare)
+        result = train(
+            dataset=images,
+            model=output,
+            params=params,
+            checkpoints=kept,
+            initial_weights=start,
+            emit=staging.emit,
+        )
+        stack.close()
         return staging.publish(result)
 
 

@@ -14,7 +14,7 @@ import torch
 from components.classifier.batch_log import log_batches
 from components.classifier.batches import Normaliser
 from components.classifier.check import network_problems
-from components.classifier.device import choose_device, describe_device, make_repeatable
+from components.classifier.device import describe_device, make_repeatable
 from components.classifier.device_memory import free_bytes
 from components.classifier.inference import Predictions
 from components.classifier.initial_weights import start_network, told
@@ -25,6 +25,7 @@ from components.shared.dataset import DATASET, Dataset, open_dataset, training_s
 from components.shared.errors import ArtifactError, DivergedError, InputError, ParamsError, Problem
 from components.shared.events.data import Emit, Succeeded, unheard
 from components.shared.logs import step_logger
+from components.shared.member import end_together, in_group
 from components.shared.model import MODEL, EpochRecord, Selection, Speed
 from components.shared.params import Params
 from components.shared.seeds import derived_seed
@@ -34,7 +35,7 @@ from components.train.checkpoints.format import list_checkpoints, read_checkpoin
 from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.checkpoints.resume import Found, find_checkpoint, start_over
 from components.train.curves import Curves
-from components.train.group import ALONE, Group, in_group, joined
+from components.train.group import ALONE, Group, joined, loss_before_signal, own_device
 from components.train.loop import TrainingLoop
 from components.train.progress import Progress
 from components.train.speed import measure_speed
@@ -159,28 +160,29 @@ def train(
         CheckpointError: Checkpoints of another run lie where this one is to keep its own.
         DeviceError: The device or precision asked for is not there.
         DivergedError: A loss or a weight became NaN or infinite; the last checkpoint is of before.
+        GroupLostError: Another process of the group ended.
     """
     if not isinstance(checkpoints, Checkpoints):
         checkpoints = Checkpoints(checkpoints)
-    table = network_problems(params)
-    device = choose_device(params.device)
-    data = open_dataset(dataset, training_splits)
-    _fits(data, params)
-    dataset_sha256, kept = sha256_of(dataset / DATASET.manifest_file), checkpoints.beside(model)
-    with ends_deferred() as ending, joined(device) as group, ExitStack() as stack:
+    kept = checkpoints.beside(model)
+    with joined() as group, ExitStack() as stack:
+        table, device, data, dataset_sha256 = group.together(lambda: _checked(params, dataset))
+        ending = stack.enter_context(ends_deferred())
+        stack.enter_context(loss_before_signal(ending))
         found = None
         if not checkpoints.start_over:
             # Before the earlier model makes room for another, which checkpoints of another run would hinder.
             may_go = checkpoints.directory is None
             found = group.on_first(lambda: find_checkpoint(kept, params, dataset_sha256, _log, foreign_may_go=may_go))
-        writer = stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None
+        writer = group.together(lambda: stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None)
         if checkpoints.start_over and group.is_first:
             start_over(kept)
         run = _Run(data, dataset_sha256, params, device, group, table)
-        run.begin(found, initial_weights)
+        group.together(lambda: run.begin(found, initial_weights))
         curves = stack.enter_context(Curves(model / "tensorboard")) if group.is_first else None
         if not run.train(kept, checkpoints, curves, emit, ending):
             # If it was this process that was told, its own handler of the signal says so when this block is left.
+            end_together()
             raise Terminated
         trainer = run.trainer
         if writer is not None:
@@ -220,13 +222,19 @@ def trial_trainer(dataset: Path, params: Params) -> Trainer:
     if in_group():
         raise InputError("a trial runs in one process; start it without torchrun")
     params = params.model_copy(update={"compile": "never"})  # which would take longer than the trial
-    table = network_problems(params)
-    device = choose_device(params.device)
-    data = open_dataset(dataset, training_splits)
-    _fits(data, params)
-    run = _Run(data, sha256_of(dataset / DATASET.manifest_file), params, device, ALONE, table)
+    table, device, data, dataset_sha256 = _checked(params, dataset)
+    run = _Run(data, dataset_sha256, params, device, ALONE, table)
     run.begin(None, None)
     return run.trainer
+
+
+def _checked(params: Params, dataset: Path) -> tuple[LayerTable, torch.device, Dataset, str]:
+    """What a training needs, all that can be refused early refused."""
+    table = network_problems(params)
+    device = own_device(params.device)
+    data = open_dataset(dataset, training_splits)
+    _fits(data, params)
+    return table, device, data, sha256_of(dataset / DATASET.manifest_file)
 
 
 class _Run:

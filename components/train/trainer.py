@@ -23,6 +23,7 @@ from components.classifier.losses import Criterion, counts_of
 from components.classifier.network import Network
 from components.classifier.optimisers import Schedules, build_optimiser, build_schedules, rehearse
 from components.shared.errors import DivergedError, ParamsError, Problem
+from components.shared.member import end_together
 from components.shared.model import EpochRecord, StartedFrom
 from components.shared.params import Params
 from components.shared.seeds import derived_seed
@@ -137,7 +138,10 @@ class Trainer:
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.slices = list(batch_slices(len(training.images), params.batch_size, at_least=2 * group.size))
         if self.slices[0].stop < group.size:
-            message = f"{len(training.images)} training images are too few for {group.size} processes"
+            message = (
+                f"gives batches of {self.slices[0].stop}, which {group.size} processes cannot share; "
+                "use fewer processes or a larger batch"
+            )
             raise ParamsError([Problem("batch_size", message)])
         self._groups = _grouped(len(self.slices), params.gradient_accumulation_steps)
         if problems := rehearse(params, len(self._groups)):
@@ -157,7 +161,10 @@ class Trainer:
         if params.ema_decay:
             decay = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(network, device, multi_avg_fn=decay, use_buffers=True)
-        self._model, self._unsynced = self._wrapped(compiled)
+        self._compiled = compiled
+        self._model: Callable[[Tensor], Tensor] = network
+        self._unsynced: Callable[[], Any] = nullcontext
+        self._is_connected = False
         self.history: list[EpochRecord] = []
         self.best = Best()
         self.position = Position()
@@ -165,16 +172,24 @@ class Trainer:
         self.started_from: StartedFrom | None = None
         self.begin_epoch()
 
-    def _wrapped(self, compiled: bool) -> tuple[Callable[[Tensor], Tensor], Callable[[], Any]]:
-        """The network as a step calls it, and what keeps gradients from being averaged."""
+    def _connect(self) -> None:
+        """Make the network what a step calls; in a group this waits for the others, so it is done last."""
+        if self._is_connected:
+            return
         model: Any = self.network
-        unsynced: Callable[[], Any] = nullcontext
         if self.group.size > 1:
             on = [self.device] if self.device.type == "cuda" else None
-            # Buffers of rank 0 at each forward pass: what is evaluated is one network, not one a process.
+            # Before each forward pass the buffers become rank 0's.
             model = DistributedDataParallel(self.network, device_ids=on)
-            unsynced = model.no_sync
-        return torch.compile(model) if compiled else model, unsynced
+            self._unsynced = model.no_sync
+        self._model = torch.compile(model) if self._compiled else model
+        self._is_connected = True
+
+    def _share_buffers(self) -> None:
+        """Make the batch statistics rank 0's: what is evaluated and kept is one network, not one a process."""
+        self.group.share(self.network.buffers())
+        if self.average is not None:
+            self.group.share(self.average.module.buffers())
 
     def begin_epoch(self) -> None:
         """Have nothing summed up yet, and remember where the order of the coming epoch is drawn from."""
@@ -243,6 +258,7 @@ class Trainer:
         Args:
             after_step: Called after every step of the optimiser; may raise, and the position is then that step's.
         """
+        self._connect()
         self.network.train()
         first = self.position.batch
         order = self.epoch_order()
@@ -371,6 +387,7 @@ class Trainer:
 
     def diverged(self, what: str) -> DivergedError:
         """The error of a run that has left the numbers, and what usually helps."""
+        end_together()  # what it follows from is the same in every process
         position = self.position
         where = f"epoch {position.epoch} of {self.params.num_epochs}, batch {position.batch} of {len(self.slices)}"
         advice = [f"a lower learning_rate (now {self.learning_rate:g})"]
@@ -405,6 +422,7 @@ class Trainer:
             train_accuracy=right,
             images_per_second=self._count / max(self.epoch_seconds, 1e-9),
         )
+        self._share_buffers()
         predictions = None
         if epoch % self.params.eval_freq == 0 or epoch == self.params.num_epochs:
             predictions = self.predictions(poll=poll)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from components.shared.errors import InputError
 from components.shared.events.event import is_run_id
+from components.shared.member import speaks
 from components.shared.run import (
     PIPELINE_NAME,
     StepRun,
@@ -19,7 +20,6 @@ from components.shared.run import (
     new_run_id,
     run_of_artifact,
     run_of_placeholders,
-    speaks,
     step_run,
 )
 from components.shared.step import StepFailed, run_step

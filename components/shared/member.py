@@ -1,0 +1,189 @@
+"""This process among those that do one step together, as torchrun's environment tells it; without torch.
+
+A group that ``components.train.launch`` has started has a directory besides, in which every process leaves how it
+ended: torch elastic itself knows no more of that than success and failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.shared.artifacts import write_json
+from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, GroupLostError, InputError
+
+OUTCOMES_VARIABLE = "SHUTTERLINE_GROUP_OUTCOMES"  # the launcher's: the directory
+_NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Member:
+    """This process in its group.
+
+    Attributes:
+        rank: From 0.
+        size: How many processes there are; 1: this one alone.
+        local_rank: From 0 on each node.
+        local_size: How many there are on this node.
+        restarts: How often the group was started again.
+        max_restarts: How often it may be.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    restarts: int = 0
+    max_restarts: int = 0
+
+
+def member() -> Member:
+    """Who this process is."""
+    return Member(
+        rank=_number("RANK", 0),
+        size=max(1, _number("WORLD_SIZE", 1)),
+        local_rank=_number("LOCAL_RANK", 0),
+        local_size=max(1, _number("LOCAL_WORLD_SIZE", 1)),
+        restarts=_number("TORCHELASTIC_RESTART_COUNT", 0),
+        max_restarts=_number("TORCHELASTIC_MAX_RESTARTS", 0),
+    )
+
+
+def _number(name: str, otherwise: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else otherwise
+
+
+def in_group() -> bool:
+    """Whether this process is one of several."""
+    return member().size > 1
+
+
+def speaks() -> bool:
+    """Whether this process is the one of its group that tells how the step is doing: rank 0."""
+    return member().rank == 0
+
+
+def require_rendezvous() -> None:
+    """See that a process that is told to be one of several can find the others.
+
+    Raises:
+        InputError: What torchrun would have set is missing.
+    """
+    missing = [name for name in _NEEDED if not os.environ.get(name)]
+    if missing:
+        raise InputError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {', '.join(missing)} is not set; start the processes by "
+            "torchrun or --processes, or set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each"
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one process of a group ended.
+
+    Attributes:
+        exit_code: What the step's process would end with.
+        document: The step's record as JSON data.
+        is_final: Whether starting the group again would change nothing.
+    """
+
+    exit_code: int
+    document: dict[str, Any]
+    is_final: bool
+
+
+class _Ending:
+    """How far this process and the others are one."""
+
+    is_joined = False  # they have found each other
+    is_shared = False  # every one of them ends for the same reason
+
+
+def joined_others() -> None:
+    """From now on the processes of the group can tell each other what is wrong."""
+    _Ending.is_joined = True
+
+
+def end_together() -> None:
+    """From now on this process ends as all others of its group do, and the first tells it."""
+    _Ending.is_shared = True
+
+
+def tells_end(error: BaseException) -> bool:
+    """Whether this process tells people about the error that it ends with.
+
+    The first always does, and one whose error is its own. Before they have found each other, what is wrong is wrong
+    for every process of a node, and one of them is enough.
+    """
+    if speaks():
+        return True
+    if _Ending.is_shared or isinstance(error, GroupLostError):
+        return False
+    return _Ending.is_joined or member().local_rank == 0
+
+
+def _outcomes() -> Path | None:
+    named = os.environ.get(OUTCOMES_VARIABLE)
+    return Path(named) if named else None
+
+
+def is_launched() -> bool:
+    """Whether the launcher waits for this process's outcome, and prints what is to be printed."""
+    return _outcomes() is not None and is_started_by_elastic()
+
+
+def is_started_by_elastic() -> bool:
+    """Whether torch elastic, by torchrun or by the launcher, has started this process."""
+    return "TORCHELASTIC_RESTART_COUNT" in os.environ
+
+
+def leave_outcome(document: dict[str, Any], exit_code: int) -> int:
+    """Leave how this process ends, where a launcher wants to know.
+
+    Args:
+        document: The step's record, or what ``--json`` prints.
+        exit_code: The step's.
+
+    Returns:
+        What the process is to end with: 0 also where all processes end with a failure that starting again would not
+        change, because torch elastic would.
+    """
+    directory = _outcomes() if is_launched() else None
+    if directory is None:
+        return exit_code
+    error = document.get("error") or {}
+    is_final = exit_code in (EXIT_OK, EXIT_BAD_INPUT) or error.get("type") == "DivergedError" or _Ending.is_shared
+    outcome = {"exit_code": exit_code, "document": document, "is_final": is_final}
+    write_json(directory / f"{member().local_rank}.json", outcome)
+    return EXIT_OK if is_final and _Ending.is_shared else exit_code
+
+
+def outcome_in(directory: Path) -> Outcome | None:
+    """How the processes of this node ended: for good before another end, then the lowest local rank's.
+
+    Args:
+        directory: The launcher's.
+    """
+    files = sorted(directory.glob("*.json"), key=lambda file: int(file.stem))
+    found = [Outcome(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    for_good = [outcome for outcome in found if outcome.is_final and outcome.exit_code != EXIT_OK]
+    return next(iter(for_good or found), None)
+
+
+def is_settled() -> bool:
+    """Whether an earlier start of this group has ended in a way that starting again does not change.
+
+    If not, what this process left at an earlier start goes.
+    """
+    directory = _outcomes() if is_launched() else None
+    if directory is None:
+        return False
+    outcome = outcome_in(directory)
+    if outcome is not None and outcome.is_final and outcome.exit_code != EXIT_OK:
+        return True
+    (directory / f"{member().local_rank}.json").unlink(missing_ok=True)
+    return False

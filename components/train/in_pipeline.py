@@ -1,0 +1,124 @@
+"""Training as a step of the pipeline: in this process, or on a node of several GPUs by a group of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from components.shared.artifacts import manifest_digest, require_same
+from components.shared.dataset import DATASET
+from components.shared.errors import EXIT_OK, ShutterlineError
+from components.shared.events.data import Emit
+from components.shared.member import leave_outcome
+from components.shared.params import Params, ParamsWarning
+from components.shared.run import checkpoints_of_run, run_of_artifact, step_run
+from components.shared.signals import Terminated, sigterm_raises
+from components.shared.step import Reported, StepFailed, StepRecord, run_step
+from components.shared.storage.location import Place
+from components.train.launch import RESTARTS, begin_member, is_launcher, is_member, launched, processes_for
+
+PROCESSES_VARIABLE = "SHUTTERLINE_PROCESSES"
+
+
+@dataclass(frozen=True)
+class PipelineTraining:
+    """What the pipeline hands to its training step.
+
+    Attributes:
+        params: The run's params as one JSON text.
+        dataset: The dataset directory.
+        model: The model directory to make.
+        model_uri: Where the platform keeps it, which tells the run.
+        dataset_sha256: SHA-256 of the dataset; another one is refused; empty: any.
+        checkpoints: As :func:`~components.shared.run.checkpoints_of_run` takes it.
+    """
+
+    params: str
+    dataset: str
+    model: str
+    model_uri: str
+    dataset_sha256: str = ""
+    checkpoints: str = ""
+
+    def run(self) -> StepRecord:
+        """Train: on all GPUs of the node, where the params' device is ``auto`` or ``cuda`` and there are several.
+
+        The environment variable ``SHUTTERLINE_PROCESSES`` names another number of processes.
+
+        Returns:
+            The step's record.
+
+        Raises:
+            StepFailed: A SystemExit with the step's exit code; the reason is logged.
+        """
+        failure: BaseException | None = None
+        try:
+            if not is_member() and (record := self._by_group()) is not None:
+                if record.exit_code:
+                    raise StepFailed(record, record.exit_code)
+                return record
+        except (ShutterlineError, Terminated, KeyboardInterrupt) as error:
+            failure = error
+
+        def work(params: Params, emit: Emit) -> Reported:
+            if failure is not None:
+                raise failure
+            return self._train(params, emit)
+
+        model = Path(self.model)
+        platform_run = run_of_artifact(self.model_uri)
+        _, record = run_step(
+            "train", self.params, work, lambda: step_run(model, in_pipeline=True, platform_run=platform_run)
+        )
+        return record
+
+    def _by_group(self) -> StepRecord | None:
+        """The record of a group of processes; None if there is to be none."""
+        with sigterm_raises(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ParamsWarning)  # told where the step begins
+            wanted = os.environ.get(PROCESSES_VARIABLE) or "auto"
+            processes = processes_for(wanted, Params.load(self.params).device)
+            if not is_launcher(processes):
+                return None
+            outcome = launched(
+                "components.train.in_pipeline",
+                [json.dumps(asdict(self))],
+                processes=processes,
+                restarts=RESTARTS,
+                run=step_run(platform_run=run_of_artifact(self.model_uri)).run,
+            )
+        return StepRecord.model_validate(outcome.document)
+
+    def _train(self, params: Params, emit: Emit) -> Reported:
+        from components.train.group import joined
+        from components.train.staged import train_staged
+
+        dataset, model = Path(self.dataset), Path(self.model)
+
+        def checked() -> Place | None:
+            require_same(DATASET, manifest_digest(dataset, DATASET), self.dataset_sha256)
+            return checkpoints_of_run(self.checkpoints, self.model_uri)
+
+        with joined() as group:
+            checkpoints = group.together(checked)
+            return train_staged(dataset=dataset, model=model, params=params, checkpoints=checkpoints, emit=emit)
+
+
+def main(words: Sequence[str]) -> int:
+    """One process of a group: train as the one argument says, a `PipelineTraining` as JSON."""
+    if not begin_member():
+        return EXIT_OK
+    try:
+        record = PipelineTraining(**json.loads(words[0])).run()
+    except StepFailed as failed:
+        record = failed.record
+    return leave_outcome(record.model_dump(mode="json"), record.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,209 @@
+"""All GPUs of a node by one command: torch elastic starts this command line once for each, and starts all again.
+
+What torchrun does is torch's own code, called from here so that the step ends as it does with one process: one
+message, one document, its exit code, its signals. Where a platform sets torchrun's variables ``PET_NNODES`` and so on,
+as Kubeflow Trainer does, the nodes find each other by them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from components.shared.errors import DeviceError, GroupLostError, InputError
+from components.shared.member import (
+    OUTCOMES_VARIABLE,
+    Outcome,
+    in_group,
+    is_launched,
+    is_settled,
+    is_started_by_elastic,
+    outcome_in,
+)
+from components.shared.run import RUN_VARIABLE
+from components.shared.signals import Terminated
+from components.shared.staging import SCRATCH_VARIABLE
+
+RESTARTS = 3
+_LAUNCHER_VARIABLE = "SHUTTERLINE_GROUP_LAUNCHER"  # its process id
+_NODES_VARIABLE = "PET_NNODES"  # torchrun's
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
+
+
+def processes_for(wanted: str, device: str) -> int:
+    """How many processes train on this node.
+
+    Args:
+        wanted: A number, or ``auto``: as many as there are GPUs; on the CPU, or on one GPU by name, one.
+        device: The params' ``device``.
+
+    Raises:
+        InputError: It is neither.
+        DeviceError: There are not so many GPUs.
+    """
+    if wanted != "auto" and not (wanted.isascii() and wanted.isdigit() and int(wanted) > 0):
+        raise InputError(f'--processes must be "auto" or a number from 1, got {wanted!r}')
+    if wanted == "1" or (wanted == "auto" and (device == "cpu" or device.startswith("cuda:"))):
+        return 1
+    gpus = 0
+    if device != "cpu":
+        import torch  # takes seconds, and is asked for no more than it must be
+
+        from components.classifier.device import choose_device
+
+        choose_device(device)
+        gpus = torch.cuda.device_count()
+    if wanted == "auto":
+        return max(1, gpus)
+    if device.startswith("cuda:"):
+        raise DeviceError(
+            f'device: "{device}" is one GPU, and --processes is {wanted}; set device to "cuda" or "auto", or '
+            "--processes to 1"
+        )
+    if 0 < gpus < int(wanted):
+        raise DeviceError(
+            f"--processes is {wanted}, and this node has {gpus} GPU(s); each process needs one: set --processes to auto"
+        )
+    return int(wanted)
+
+
+def is_launcher(processes: int) -> bool:
+    """Whether this process has others do the step: it is not one of them itself, and there is more than one."""
+    return not is_member() and (processes > 1 or has_nodes())
+
+
+def is_member() -> bool:
+    """Whether this process is one that somebody has started to do the step with others."""
+    return in_group() or is_started_by_elastic()
+
+
+def has_nodes() -> bool:
+    """Whether the platform says by torchrun's own variable that there are several nodes."""
+    return os.environ.get(_NODES_VARIABLE, "") not in ("", "1", "1:1")
+
+
+def launched(module: str, arguments: Sequence[str], *, processes: int, restarts: int, run: str) -> Outcome:
+    """Have a group of processes do the step, and start all of them again where one is lost.
+
+    Args:
+        module: What each of them runs, as by ``python -m``; it calls :func:`begin_member` first.
+        arguments: Its command line.
+        processes: How many on this node.
+        restarts: How often they may be started again.
+        run: The run's id, the same for every start.
+
+    Raises:
+        GroupLostError: Processes were lost again and again, and none could tell how it ended.
+        Terminated: The signal came, and none could tell how it ended.
+        KeyboardInterrupt: Likewise.
+    """
+    with TemporaryDirectory(prefix="shutterline-group-") as name, _environment(Path(name), processes, run) as outcomes:
+        options = [f"--nproc-per-node={processes}", f"--max-restarts={restarts}", f"--log-dir={name}/logs"]
+        if not has_nodes():
+            options.append("--standalone")
+        failure = _torchrun([*options, "-m", module, *arguments])
+        outcome = outcome_in(outcomes)
+    if outcome is not None and (failure is None or outcome.exit_code):
+        return outcome
+    raise failure or GroupLostError("the processes of the group have ended without a word of how")
+
+
+def _torchrun(words: Sequence[str]) -> BaseException | None:
+    """Run a group; what went wrong, as far as torch elastic knows."""
+    run: Any = importlib.import_module("torch.distributed.run")  # has no types
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    with _quiet("torch"), _signals_as_they_were():
+        try:
+            run.run(run.parse_args([*words]))
+        except ChildFailedError as error:
+            lost = [f"rank {rank} {_ended(one.exitcode)}" for rank, one in sorted(error.failures.items())]
+            return GroupLostError(f"processes of the group were lost: {', '.join(lost)}")
+        except SignalException as error:
+            return KeyboardInterrupt() if error.sigval == signal.SIGINT else Terminated()
+    return None
+
+
+def _ended(exit_code: int) -> str:
+    """How a process ended, for people."""
+    return f"by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"with exit code {exit_code}"
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Within, a library's log says nothing: its tables are for who writes launchers, and each process tells its end."""
+    loggers = [logging.getLogger(one) for one in (name, *logging.root.manager.loggerDict) if one.split(".")[0] == name]
+    for logger in loggers:
+        logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
+@contextmanager
+def _signals_as_they_were() -> Iterator[None]:
+    """After it, signals do what they did before: torch elastic takes them and does not give them back."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        before[signal.SIGQUIT] = signal.getsignal(signal.SIGQUIT)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _environment(scratch: Path, processes: int, run: str) -> Iterator[Path]:
+    """Within, what this process starts knows the group; yields where each leaves how it ended."""
+    outcomes = scratch / "outcomes"
+    outcomes.mkdir()
+    added = {OUTCOMES_VARIABLE: str(outcomes), _LAUNCHER_VARIABLE: str(os.getpid())}
+    # What the user has set is left as it is. torchrun's own answer for OMP_NUM_THREADS is one thread.
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    wishes = {SCRATCH_VARIABLE: str(scratch / "fetched"), RUN_VARIABLE: run, "OMP_NUM_THREADS": str(threads)}
+    # A store for each start: nodes may count starts differently, and must not read an earlier one's addresses.
+    wishes["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    added |= {name: value for name, value in wishes.items() if not os.environ.get(name)}
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield outcomes
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def begin_member() -> bool:
+    """Begin as a process of a group, if this is one; whether there is something to do.
+
+    There is not where all were started again although an earlier start has ended for good. A process whose launcher
+    is killed is killed with it: whoever kills it starts anew, and two groups must not write to one place.
+    """
+    if not is_launched():
+        return True
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != int(os.environ[_LAUNCHER_VARIABLE]):  # it was killed before that
+        os.kill(os.getpid(), signal.SIGKILL)
+    return not is_settled()

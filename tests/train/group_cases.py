@@ -1,0 +1,139 @@
+"""Trainings that one process and a group do alike; torchrun starts this module once for all of them.
+
+``python -m torch.distributed.run … -m tests.train.group_cases DATASET RESULTS`` leaves ``RESULTS/RANK.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from components.classifier.batches import Normaliser
+from components.classifier.device import make_repeatable
+from components.classifier.network import network_of
+from components.classifier.placement import store_images
+from components.shared.dataset import DatasetWriter, open_dataset
+from components.shared.errors import ShutterlineError
+from components.train.evaluating import evaluated
+from components.train.group import ALONE, Group, joined, own_device
+from components.train.train import train
+from components.train.trainer import Labelled, Trainer
+from tests.configs import layer, transform
+from tests.examples import digits, small
+
+CPU = torch.device("cpu")
+# Neither is a multiple of anything: nine batches of 32 and one of 13; evaluation takes 1024 images and 473.
+TRAINED, HELD_OUT = 301, 1497
+
+CONVOLUTION = layer("Conv2d", in_channels=1, out_channels=8, kernel_size=3, stride=2)
+PLAIN = {"net_arch": [CONVOLUTION, layer("ReLU")], "num_epochs": 4, "eval_freq": 1, "flip_images": True}
+
+CASES: dict[str, dict[str, Any]] = {
+    "flips, shuffled": PLAIN,
+    "accumulation, class weights": {
+        **PLAIN,
+        "gradient_accumulation_steps": 3,
+        "class_weights": "balanced",
+        "max_grad_norm": 1.0,
+    },
+    "image by image": {
+        **PLAIN,
+        "num_epochs": 2,
+        "additional_transforms": [transform("GaussianBlur", kernel_size=3, sigma=[1.0, 1.0])],
+    },
+    "average, mixup": {**PLAIN, "ema_decay": 0.9, "mixup_alpha": 0.4},
+    "batch statistics": {**PLAIN, "net_arch": [CONVOLUTION, layer("BatchNorm2d", num_features=8)], "ema_decay": 0.9},
+}
+
+
+def write_uneven(path: Path) -> Path:
+    """A dataset directory whose splits cannot be shared out evenly."""
+    images, labels = digits()
+    images, labels = np.concatenate((images, images[:1])), np.concatenate((labels, labels[:1]))
+    with DatasetWriter(path, [str(digit) for digit in range(10)], (8, 8, 1)) as writer:
+        writer.add("train", images[:TRAINED], labels[:TRAINED])
+        writer.add("test", images[TRAINED:], labels[TRAINED:])
+        writer.commit(source="IDX files", test_split="held out", manual_seed=0, unreadable=[])
+    return path
+
+
+def trained(dataset: Path, group: Group, **changes: Any) -> dict[str, Any]:
+    """Train one case; what this process has at the end."""
+    params = small(**changes)
+    make_repeatable(params.manual_seed)
+    data = open_dataset(dataset)
+
+    def labelled(name: Any) -> Labelled:
+        return Labelled(store_images(data.splits[name], CPU).store, torch.tensor(data.splits[name].labels))
+
+    normalise = Normaliser(None, CPU)
+    network = network_of(params).to(memory_format=torch.channels_last)
+    trainer = Trainer(network, labelled("train"), labelled("test"), params, normalise, CPU, group)
+    while not trainer.is_finished:
+        trainer.train_rest(lambda: None)
+        trainer.end_epoch()
+    together = trainer.predictions(every_class=True)
+    held_out = trainer.held_out
+    alone = evaluated(trainer.evaluated_network, held_out.images, held_out.labels, normalise, ALONE, every_class=True)
+    return {
+        "batches": [part.stop - part.start for part in trainer.slices],
+        "history": [record.model_dump(exclude={"images_per_second"}) for record in trainer.history],
+        "network": digest(trainer.network.state_dict()),
+        "evaluated": digest(trainer.evaluated_network.state_dict()),
+        "counted": len(together.labels),
+        "as one process": all(np.array_equal(asdict(together)[name], value) for name, value in asdict(alone).items()),
+    }
+
+
+def digest(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of weights and buffers."""
+    found = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        found.update(name.encode() + value.numpy().tobytes())
+    return found.hexdigest()
+
+
+def refused(dataset: Path, model: Path, **changes: Any) -> str:
+    """What a group says to params that it cannot use."""
+    try:
+        train(dataset=dataset, model=model, params=small(**changes))
+    except ShutterlineError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def main(dataset: Path, results: Path) -> None:
+    """Train every case in one group."""
+    with joined() as group:
+        found: dict[str, Any] = {name: trained(dataset, group, **changes) for name, changes in CASES.items()}
+        found["refused"] = {
+            "sync_batch_norm": refused(dataset, results / "model", sync_batch_norm=True),
+            "no dataset": refused(results / "nowhere", results / "model"),
+            "too few images": refused(dataset, results / "model", batch_size=1),
+        }
+
+        def fails() -> Path:
+            if group.rank == 1:
+                raise FileNotFoundError(2, "not there", "images")
+            return dataset
+
+        try:
+            group.together(fails)
+        except OSError as error:
+            found["of one"] = [type(error).__name__, error.filename]
+        try:
+            own_device("cuda:0")
+        except ShutterlineError as error:
+            found["one GPU"] = str(error)
+    (results / f"{group.rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

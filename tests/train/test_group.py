@@ -1,0 +1,85 @@
+"""Two processes with half of each batch each do what one process does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.train.group import ALONE
+from tests.train.group_cases import CASES, HELD_OUT, TRAINED, trained, write_uneven
+
+# A part's gradients are summed up in float32 before the parts are, and each addition may err by 6e-8 of its result.
+# Over the 40 steps here losses were seen to differ by up to 4e-8 of themselves; another BLAS may sum in other orders.
+TOLERANCE = 1e-6
+
+WITHOUT_STATISTICS = ["flips, shuffled", "accumulation, class weights", "image by image"]
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_uneven(tmp_path_factory.mktemp("uneven") / "dataset")
+
+
+@pytest.fixture(scope="module")
+def by_two(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found that torchrun has started."""
+    results = tmp_path_factory.mktemp("results")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", "tests.train.group_cases", str(uneven), str(results)]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((results / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("case", WITHOUT_STATISTICS)
+def test_the_curves_are_those_of_one_process(case: str, uneven: Path, by_two: list[dict[str, Any]]) -> None:
+    one = trained(uneven, ALONE, **CASES[case])
+    two = by_two[0][case]
+
+    assert two["batches"] == one["batches"] == [32] * 9 + [13]
+    assert len(two["history"]) == CASES[case]["num_epochs"]
+    for ours, theirs in zip(two["history"], one["history"], strict=True):
+        for name in ("train_loss", "loss"):
+            assert ours[name] == pytest.approx(theirs[name], rel=TOLERANCE)
+        counts = {name: value for name, value in ours.items() if name not in ("train_loss", "loss")}
+        assert counts == {name: value for name, value in theirs.items() if name not in ("train_loss", "loss")}
+        assert counts["train_accuracy"] * TRAINED == pytest.approx(round(counts["train_accuracy"] * TRAINED))
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_all_processes_end_with_the_same_weights(case: str, by_two: list[dict[str, Any]]) -> None:
+    first, second = (found[case] for found in by_two)
+
+    assert first == second
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_evaluation_counts_no_image_twice_and_is_that_of_one_process(case: str, by_two: list[dict[str, Any]]) -> None:
+    for found in by_two:
+        assert found[case]["counted"] == HELD_OUT
+        assert found[case]["as one process"]
+
+
+def test_statistics_of_a_part_are_others_than_those_of_the_batch(uneven: Path, by_two: list[dict[str, Any]]) -> None:
+    one = trained(uneven, ALONE, **CASES["batch statistics"])
+
+    last, theirs = by_two[0]["batch statistics"]["history"][-1], one["history"][-1]
+    assert last["train_loss"] != pytest.approx(theirs["train_loss"], rel=100 * TOLERANCE)
+    assert last["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.2), "and not very different"
+
+
+def test_what_one_process_cannot_use_all_refuse_alike(by_two: list[dict[str, Any]]) -> None:
+    first, second = by_two
+
+    assert first["refused"] == second["refused"]
+    assert "sync_batch_norm: needs GPUs" in first["refused"]["sync_batch_norm"]
+    assert first["refused"]["no dataset"].startswith("ArtifactError: ")
+    assert "2 processes cannot share" in first["refused"]["too few images"]
+    assert first["of one"] == second["of one"] == ["FileNotFoundError", "images"]
+    assert "set device to" in first["one GPU"]

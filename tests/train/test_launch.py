@@ -1,0 +1,272 @@
+"""One command for several processes: it ends as one step does, and goes on where a process was lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared.events.data import Cancelled, Failed
+from components.shared.events.event import StepEvent
+from components.shared.events.spool import events_in, spools_of
+from components.shared.model import open_model
+from components.train.__main__ import main
+from components.train.launch import processes_for
+from tests.examples import write_params
+from tests.train.group_cases import PLAIN, TRAINED, write_uneven
+
+# Long enough to be interrupted after the first checkpoint, which is written within a tenth of the run.
+LONG = {**PLAIN, "num_epochs": 200, "eval_freq": 50, "save_freq": 20, "flip_images": False, "keep_checkpoints": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, and params of a run that is long enough to be interrupted."""
+    folder = tmp_path_factory.mktemp("launch")
+    write_uneven(folder / "dataset")
+    write_params(folder / "params.json", **LONG)
+    return folder
+
+
+def command(folder: Path, model: Path, *words: str, processes: str = "2") -> list[str]:
+    places = ["--dataset", folder / "dataset", "--model", model, "--params", folder / "params.json"]
+    return [sys.executable, "-m", "components.train", *map(str, places), "--processes", processes, "--json", *words]
+
+
+def environment(model: Path, **variables: str) -> dict[str, str]:
+    """Everything that is fetched, made or told lies beside the model."""
+    told = {"OMP_NUM_THREADS": "1", "SHUTTERLINE_EVENTS": str(model.parent / f"{model.name}-events")}
+    return os.environ | told | variables
+
+
+@contextmanager
+def started(folder: Path, model: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A training by two processes that has saved its first checkpoint."""
+    (model.parent / "tmp").mkdir(exist_ok=True)
+    with subprocess.Popen(
+        command(folder, model, *words),
+        env=environment(model, TMPDIR=str(model.parent / "tmp")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as step:
+        saved = model.with_name(f"{model.name}-checkpoints")
+        while not list(saved.glob("*.json")):
+            assert step.poll() is None, step.stderr.read() if step.stderr else ""
+            time.sleep(0.01)
+        yield step
+
+
+def process_of_rank(rank: int, launcher: int) -> int:
+    """The process with a rank that a launcher has started."""
+    for found in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (found / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"RANK={rank}".encode() in variables and f"SHUTTERLINE_GROUP_LAUNCHER={launcher}".encode() in variables:
+            return int(found.name)
+    raise AssertionError(f"there is no rank {rank}")
+
+
+def weights(model: Path) -> tuple[bytes, bytes]:
+    return (model / "model.safetensors").read_bytes(), (model / "last.safetensors").read_bytes()
+
+
+def events(model: Path) -> list[StepEvent]:
+    return list(events_in(model.parent / f"{model.name}-events"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> Path:
+    """The model of a group that nothing happens to."""
+    model = folder / "undisturbed"
+    done = subprocess.run(command(folder, model), env=environment(model), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "succeeded"
+    assert done.stderr.count("started") == 1, "one process speaks"
+    assert [event.state for event in events(model) if event.is_terminal] == ["succeeded"]
+    return model
+
+
+def test_sigterm_ends_all_at_one_step_and_the_run_goes_on_to_the_same_weights(
+    folder: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    with started(folder, model) as step:
+        step.send_signal(signal.SIGTERM)
+        out, told = step.communicate()
+
+    assert step.returncode == 128 + signal.SIGTERM
+    assert json.loads(out)["status"] == "cancelled"
+    assert told.count("cancelled: SIGTERM") == 1
+    assert "Traceback" not in told
+    assert not list((tmp_path / "tmp").glob("shutterline-*")), "nothing temporary is left"
+    (cancelled,) = [event for event in events(model) if event.is_terminal]
+    assert isinstance(cancelled.data, Cancelled)
+    assert cancelled.data.exit_code == 143
+    assert not (model / "model.json").exists()
+
+    shutil.copytree(tmp_path / "model-checkpoints", tmp_path / "alone-checkpoints")
+    done = subprocess.run(command(folder, model), env=environment(model), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "going on from a checkpoint of epoch" in done.stderr
+    assert weights(model) == weights(undisturbed)
+
+    alone = tmp_path / "alone"
+    done = subprocess.run(command(folder, alone, processes="1"), env=environment(alone), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "the checkpoint was made by 2 process(es) on cpu" in done.stderr
+    for ours, theirs in zip(open_model(alone).manifest.history, open_model(undisturbed).manifest.history, strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-3)
+        assert ours.train_accuracy * TRAINED == pytest.approx(round(ours.train_accuracy * TRAINED))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lost_process_starts_all_again_from_the_last_checkpoint(
+    folder: Path, undisturbed: Path, tmp_path: Path, rank: int
+) -> None:
+    model = tmp_path / "model"
+    with started(folder, model) as step:
+        os.kill(process_of_rank(rank, step.pid), signal.SIGKILL)
+        out, told = step.communicate()
+
+    assert step.returncode == 0, told
+    assert json.loads(out)["status"] == "succeeded", "one document"
+    assert "all were started again: 1 of at most 3 times" in told
+    assert "Traceback" not in told
+    assert weights(model) == weights(undisturbed)
+    found = events(model)
+    assert len({event.run for event in found}) == 1
+    assert len({event.id for event in found}) == len(found)
+    assert Counter(event.attempt for event in found if event.state == "started") == {0: 1, 1: 1}
+    assert [event.state for event in found if event.attempt == 1 and event.is_terminal] == ["succeeded"]
+    failed = [event.data for event in found if event.attempt == 0 and event.is_terminal]
+    if rank == 1:  # the first saw it go; killed itself, it could say nothing more
+        assert isinstance(failed[0], Failed)
+        assert failed[0].error.type == "GroupLostError"
+
+
+def test_without_restarts_a_lost_process_ends_the_step(folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    with started(folder, model, "--restarts", "0") as step:
+        for rank in (0, 1):
+            os.kill(process_of_rank(rank, step.pid), signal.SIGKILL)
+        out, told = step.communicate()
+
+    assert step.returncode == 1
+    document = json.loads(out)
+    assert document["error"]["type"] == "GroupLostError"
+    assert "SIGKILL" in document["error"]["message"]
+    assert "Traceback" not in told
+    assert [event.state for event in events(model) if event.is_terminal] == ["failed"]
+
+
+def test_a_killed_launcher_leaves_no_process_behind(folder: Path, tmp_path: Path) -> None:
+    with started(folder, tmp_path / "model") as step:
+        members = [process_of_rank(rank, step.pid) for rank in (0, 1)]
+        step.kill()
+        step.communicate()
+
+    for _ in range(500):
+        if not any(Path(f"/proc/{one}/environ").exists() for one in members):
+            return
+        time.sleep(0.02)
+    raise AssertionError("it trains on without its launcher")
+
+
+def test_what_only_the_processes_see_is_told_once_and_not_tried_again(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    changes = {"optim_class": '"torch.optim.SGD"', "learning_rate": "1e30"}
+    words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    done = subprocess.run(command(folder, model, *words), env=environment(model), capture_output=True, text=True)
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["type"] == "DivergedError"
+    assert done.stderr.count("failed: ") == 1
+    assert "Traceback" not in done.stderr
+    assert [event.state for event in events(model)].count("started") == 1, "trying again would change nothing"
+
+    done = subprocess.run(
+        [*command(folder, model), "--dataset", str(tmp_path / "nowhere")],
+        env=environment(model),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("failed: ") == 1
+    assert done.stderr.count("\n") == 2, "that it started, and why it ended"
+    assert json.loads(done.stdout)["error"]["type"] == "ArtifactError"
+
+
+def test_bad_params_are_found_before_anything_is_started(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = command(folder, tmp_path / "model", "--set", "net_arch[0].kwargs.in_channels=3")[3:]
+
+    assert main(words) == 2
+    out, told = capsys.readouterr()
+    assert "net_arch[0].kwargs.in_channels" in json.loads(out)["error"]["message"]
+    assert told.count("failed: ") == 1
+    assert len(spools_of(tmp_path / "events")) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--processes", "many"], '--processes must be "auto" or a number from 1'),
+        (["--processes", "2", "--set", "device=cuda"], 'device: "cuda" was asked for, and'),
+        (["--processes", "2", "--set", "device=cuda:0"], 'device: "cuda:0" was asked for, and'),
+    ],
+)
+def test_processes_that_cannot_be(
+    folder: Path, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command(folder, tmp_path / "model")[3:], *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1", "auto"])
+def test_without_several_gpus_one_process_is_enough(device: str) -> None:
+    assert processes_for("auto", device) == 1
+
+
+def test_nodes_find_each_other_by_torchruns_variables(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    model = tmp_path / "model"
+
+    def node(rank: int) -> subprocess.Popen[str]:
+        # As a TrainJob's pods have them.
+        variables = {"PET_NNODES": "2", "PET_NODE_RANK": str(rank), "PET_MASTER_ADDR": "localhost"}
+        return subprocess.Popen(
+            command(folder, model, processes="1"),
+            env=environment(model, PET_MASTER_PORT=port, **variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    with node(0) as first, node(1) as second:
+        (document, told), (_, other) = first.communicate(), second.communicate()
+
+    assert (first.returncode, second.returncode) == (0, 0), told + other
+    report: dict[str, Any] = json.loads(document)["report"]
+    assert report["epochs"] == LONG["num_epochs"]
+    assert other == "", "only the first process speaks"
+    assert weights(model) == weights(undisturbed)
