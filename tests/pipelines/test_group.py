@@ -9,9 +9,11 @@ import pytest
 
 from components.shared.events.spool import events_in
 from components.shared.step import StepFailed
+from components.train.__main__ import main as train
 from components.train.in_pipeline import PROCESSES_VARIABLE, PipelineTraining
 from pipelines.cli import main
 from tests.examples import SMALL, write_digits, write_params
+from tests.peers.gcs import GcsBucket
 
 
 def test_the_training_step_is_done_by_a_group_and_ends_as_one_step(
@@ -23,8 +25,8 @@ def test_the_training_step_is_done_by_a_group_and_ends_as_one_step(
 
     code = main(["run", "--params", str(write_params(tmp_path / "params.json")), "--out", str(out), "--json"])
 
-    document, told = json.loads(capsys.readouterr().out), None
-    assert (code, told) == (0, None)
+    document = json.loads(capsys.readouterr().out)
+    assert code == 0
     assert document["steps"] == dict.fromkeys(["data-prep", "train", "evaluate", "exit"], "succeeded")
     checkpoints = [json.loads(file.read_text()) for file in out.rglob("epoch-*.json")]
     assert checkpoints
@@ -32,10 +34,36 @@ def test_the_training_step_is_done_by_a_group_and_ends_as_one_step(
     states = [event.state for event in events_in(out / "events") if event.step == "train"]
     assert (states[0], states[-1]) == ("started", "succeeded")
     assert states.count("started") == 1
-    metrics = json.loads(next(out.rglob("train/metrics")).read_text()) if list(out.rglob("train/metrics")) else None
-    assert metrics is None or set(metrics) == {"loss", "accuracy"}
+    assert json.loads((out / "model" / "model.json").read_text())["selection"]["accuracy"] > 0.1
 
 
+@pytest.mark.slow
+def test_a_node_fetches_its_data_once_and_publishes_once(
+    tmp_path: Path, gcs_bucket: GcsBucket, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    dataset = write_digits(tmp_path / "dataset")
+    for file in dataset.rglob("*"):
+        if file.is_file():
+            gcs_bucket.write(f"dataset/{file.relative_to(dataset).as_posix()}", file.read_bytes())
+    gcs_bucket.faults.clear()
+    params = str(write_params(tmp_path / "params.json", save_freq=1))
+    places = {name: f"{gcs_bucket.uri}/{name}" for name in ("dataset", "model", "checkpoints")}
+    words = [word for name, uri in places.items() for word in (f"--{name}", uri)]
+
+    assert train([*words, "--params", params, "--processes", "2", "--json"]) == 0
+
+    told = capfd.readouterr()
+    assert json.loads(told.out)["report"]["model"] == places["model"]
+    assert told.err.count(f"fetched {places['dataset']}") == 1
+    for file in dataset.rglob("*train*.npy"):
+        assert gcs_bucket.faults.bytes_read(f"dataset/{file.relative_to(dataset).as_posix()}") == file.stat().st_size
+    assert "model/model.json" in gcs_bucket.names("model/")
+    assert len([name for name in gcs_bucket.names("checkpoints/") if name.endswith(".json")]) == 2
+    assert gcs_bucket.faults.count("write", "model.safetensors") == 1
+
+
+@pytest.mark.slow
 def test_a_group_that_fails_fails_the_step_with_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

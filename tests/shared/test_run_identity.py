@@ -172,3 +172,17 @@ def test_of_a_group_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch, ra
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
     assert speaks() is says
+
+
+def test_a_group_that_was_started_again_is_another_attempt_of_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "night-7")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    found = []
+    for retry in (0, 1):
+        for restart in range(4):
+            monkeypatch.setenv("KFP_RETRY_INDEX", str(retry))
+            monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restart))
+            found.append(step_run())
+
+    assert [run.attempt for run in found] == list(range(8)), "as the platform's retries and torch's restarts follow"
+    assert {run.run for run in found} == {"night-7"}

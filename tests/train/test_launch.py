@@ -134,7 +134,22 @@ def test_sigterm_ends_all_at_one_step_and_the_run_goes_on_to_the_same_weights(
         assert ours.train_accuracy * TRAINED == pytest.approx(round(ours.train_accuracy * TRAINED))
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.slow
+def test_ctrl_c_ends_all_at_one_step(folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    with started(folder, model) as step:
+        step.send_signal(signal.SIGINT)
+        _, told = step.communicate()
+
+    assert step.returncode == 128 + signal.SIGINT
+    assert told.count("cancelled") == 1
+    assert "Traceback" not in told
+    assert [event.state for event in events(model) if event.is_terminal] == ["cancelled"]
+    saved = sorted((tmp_path / "model-checkpoints").glob("*.json"))
+    assert json.loads(saved[-1].read_text())["batch"] > 0 or len(saved) > 1, "of where it was interrupted"
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_lost_process_starts_all_again_from_the_last_checkpoint(
     folder: Path, undisturbed: Path, tmp_path: Path, rank: int
 ) -> None:
@@ -159,6 +174,7 @@ def test_a_lost_process_starts_all_again_from_the_last_checkpoint(
         assert failed[0].error.type == "GroupLostError"
 
 
+@pytest.mark.slow
 def test_without_restarts_a_lost_process_ends_the_step(folder: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     with started(folder, model, "--restarts", "0") as step:
@@ -174,6 +190,7 @@ def test_without_restarts_a_lost_process_ends_the_step(folder: Path, tmp_path: P
     assert [event.state for event in events(model) if event.is_terminal] == ["failed"]
 
 
+@pytest.mark.slow
 def test_a_killed_launcher_leaves_no_process_behind(folder: Path, tmp_path: Path) -> None:
     with started(folder, tmp_path / "model") as step:
         members = [process_of_rank(rank, step.pid) for rank in (0, 1)]
@@ -187,9 +204,7 @@ def test_a_killed_launcher_leaves_no_process_behind(folder: Path, tmp_path: Path
     raise AssertionError("it trains on without its launcher")
 
 
-def test_what_only_the_processes_see_is_told_once_and_not_tried_again(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_only_the_processes_see_is_told_once_and_not_tried_again(folder: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     changes = {"optim_class": '"torch.optim.SGD"', "learning_rate": "1e30"}
     words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
@@ -245,6 +260,7 @@ def test_without_several_gpus_one_process_is_enough(device: str) -> None:
     assert processes_for("auto", device) == 1
 
 
+@pytest.mark.slow
 def test_nodes_find_each_other_by_torchruns_variables(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
