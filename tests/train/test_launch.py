@@ -278,11 +278,13 @@ def test_nodes_find_each_other_by_the_platforms_variables(
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     model = tmp_path / "model"
+    # Four processes are more than a small machine has cores.
+    shorter = [] if processes == "1" else ["--set", "num_epochs=2", "--set", "save_freq=1"]
 
     def node(rank: int) -> subprocess.Popen[str]:
         variables = dict(zip(names, ("2", str(rank), "localhost", port), strict=True))
         return subprocess.Popen(
-            command(folder, model, processes=processes),
+            command(folder, model, *shorter, processes=processes),
             env=environment(model, **variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -294,7 +296,7 @@ def test_nodes_find_each_other_by_the_platforms_variables(
 
     assert (first.returncode, second.returncode) == (0, 0), told + other
     report: dict[str, Any] = json.loads(document)["report"]
-    assert report["epochs"] == LONG["num_epochs"]
+    assert report["epochs"] == (2 if shorter else LONG["num_epochs"])
     assert other == "", "only the first process speaks"
     (newest, *_) = sorted((tmp_path / "model-checkpoints").glob("*.json"), reverse=True)
     assert json.loads(newest.read_text())["processes"] == 2 * int(processes)
