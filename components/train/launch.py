@@ -28,6 +28,7 @@ from components.shared.member import (
     is_settled,
     is_started_by_elastic,
     outcome_in,
+    require_rendezvous,
 )
 from components.shared.run import RUN_VARIABLE
 from components.shared.signals import Terminated
@@ -82,13 +83,28 @@ def is_launcher(processes: int) -> bool:
 
 
 def is_member() -> bool:
-    """Whether this process is one that somebody has started to do the step with others."""
-    return in_group() or is_started_by_elastic()
+    """Whether this process is one of those of a node, as torchrun starts them.
+
+    RANK and WORLD_SIZE alone, as Vertex AI sets them, are of nodes: one process of each may join the others as it is.
+    """
+    return is_started_by_elastic() or (in_group() and "LOCAL_RANK" in os.environ)
 
 
 def has_nodes() -> bool:
     """Whether the platform says by torchrun's own variable that there are several nodes."""
     return os.environ.get(_NODES_VARIABLE, "") not in ("", "1", "1:1")
+
+
+def _nodes() -> list[str]:
+    """What torchrun must be told of the nodes, beside what it reads in the environment itself."""
+    if has_nodes():
+        return []
+    if not in_group():
+        return ["--standalone"]
+    require_rendezvous()
+    names = {"--nnodes": "WORLD_SIZE", "--node-rank": "RANK", "--master-addr": "MASTER_ADDR"}
+    names["--master-port"] = "MASTER_PORT"
+    return [f"{option}={os.environ[name]}" for option, name in names.items()]
 
 
 def launched(module: str, arguments: Sequence[str], *, processes: int, restarts: int, run: str) -> Outcome:
@@ -108,8 +124,7 @@ def launched(module: str, arguments: Sequence[str], *, processes: int, restarts:
     """
     with TemporaryDirectory(prefix="shutterline-group-") as name, _environment(Path(name), processes, run) as outcomes:
         options = [f"--nproc-per-node={processes}", f"--max-restarts={restarts}", f"--log-dir={name}/logs"]
-        if not has_nodes():
-            options.append("--standalone")
+        options += _nodes()
         failure = _torchrun([*options, "-m", module, *arguments])
         outcome = outcome_in(outcomes)
     if outcome is not None and (failure is None or outcome.exit_code):

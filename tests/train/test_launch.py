@@ -261,18 +261,31 @@ def test_without_several_gpus_one_process_is_enough(device: str) -> None:
 
 
 @pytest.mark.slow
-def test_nodes_find_each_other_by_torchruns_variables(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "processes"),
+    [
+        # As a TrainJob's pods have them.
+        (("PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"), "1"),
+        # As Vertex AI's worker pools have them: one process of each node joins, or starts others.
+        (("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"), "1"),
+        (("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"), "2"),
+    ],
+)
+def test_nodes_find_each_other_by_the_platforms_variables(
+    folder: Path, undisturbed: Path, tmp_path: Path, names: tuple[str, ...], processes: str
+) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     model = tmp_path / "model"
+    # Four processes are more than a small machine has cores.
+    shorter = [] if processes == "1" else ["--set", "num_epochs=2", "--set", "save_freq=1"]
 
     def node(rank: int) -> subprocess.Popen[str]:
-        # As a TrainJob's pods have them.
-        variables = {"PET_NNODES": "2", "PET_NODE_RANK": str(rank), "PET_MASTER_ADDR": "localhost"}
+        variables = dict(zip(names, ("2", str(rank), "localhost", port), strict=True))
         return subprocess.Popen(
-            command(folder, model, processes="1"),
-            env=environment(model, PET_MASTER_PORT=port, **variables),
+            command(folder, model, *shorter, processes=processes),
+            env=environment(model, **variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -283,6 +296,9 @@ def test_nodes_find_each_other_by_torchruns_variables(folder: Path, undisturbed:
 
     assert (first.returncode, second.returncode) == (0, 0), told + other
     report: dict[str, Any] = json.loads(document)["report"]
-    assert report["epochs"] == LONG["num_epochs"]
+    assert report["epochs"] == (2 if shorter else LONG["num_epochs"])
     assert other == "", "only the first process speaks"
-    assert weights(model) == weights(undisturbed)
+    (newest, *_) = sorted((tmp_path / "model-checkpoints").glob("*.json"), reverse=True)
+    assert json.loads(newest.read_text())["processes"] == 2 * int(processes)
+    if processes == "1":
+        assert weights(model) == weights(undisturbed)
