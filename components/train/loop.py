@@ -9,6 +9,7 @@ from components.classifier.inference import Predictions
 from components.shared.model import EpochRecord
 from components.shared.signals import Deferred
 from components.train.checkpoints.keeper import CheckpointKeeper
+from components.train.diverging import require_finite_weights, require_numbers
 from components.train.group import Agreement
 from components.train.memory import answering_evaluation, answering_out_of_memory
 from components.train.progress import Progress
@@ -95,7 +96,7 @@ class TrainingLoop:
         trainer = self._trainer
         self._progress.step(trainer.params.gradient_accumulation_steps)
         if trainer.position.step % LOOK_EVERY == 0:
-            trainer.require_numbers()
+            require_numbers(trainer)
         self._status.batch(trainer.position, lambda: trainer.loss_so_far)
         is_due = time.monotonic() - self._saved_at > self._every_s
         if self._keeper is not None and not self._is_prepared:
@@ -138,7 +139,7 @@ class TrainingLoop:
         """Hand the present state over to be written; every process of a group gets here at the same step."""
         trainer = self._trainer
         trainer.stopwatch.begin()
-        trainer.require_finite_weights()
+        require_finite_weights(trainer)
         state = state_of(trainer)
         if self._keeper is not None:
             self._keeper.save(manifest_of(trainer, self._dataset_sha256), state)

@@ -20,8 +20,9 @@ from components.shared.staging import Staging
 from components.shared.step import Reported
 from components.shared.storage.location import Location, Place, place
 from components.train.checkpoints.mirror import CheckpointMirror
+from components.train.checkpoints.place import Checkpoints
 from components.train.group import joined, own_device, shared_scratch
-from components.train.train import Checkpoints, train
+from components.train.train import train
 
 _log = step_logger("train")
 

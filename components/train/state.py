@@ -16,7 +16,8 @@ from components.shared.seeds import derived_seed
 from components.shared.version import __version__
 from components.train.checkpoints.format import CheckpointManifest
 from components.train.checkpoints.resume import Found
-from components.train.trainer import Best, Position, Trainer
+from components.train.position import Best, Position
+from components.train.trainer import Trainer
 
 
 def manifest_of(trainer: Trainer, dataset_sha256: str) -> CheckpointManifest:

@@ -9,7 +9,7 @@ from pathlib import Path
 from components.shared.events.data import Checkpoint, Emit, Progress
 from components.shared.model import EpochRecord
 from components.train.checkpoints.format import CheckpointManifest
-from components.train.trainer import Position
+from components.train.position import Position
 
 # An epoch that takes longer is not silent until its end.
 _SILENCE_S = 5.0

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
@@ -22,18 +22,17 @@ from components.classifier.inference import Predictions
 from components.classifier.losses import Criterion, counts_of
 from components.classifier.network import Network
 from components.classifier.optimisers import Schedules, build_optimiser, build_schedules, rehearse
-from components.shared.errors import DivergedError, ParamsError, Problem
-from components.shared.member import end_together
+from components.shared.errors import ParamsError, Problem
 from components.shared.model import EpochRecord, StartedFrom
 from components.shared.params import Params
 from components.shared.seeds import derived_seed
 from components.train.acceleration import Precision, choose_precision
+from components.train.diverging import diverged
 from components.train.evaluating import evaluated
 from components.train.group import ALONE, Group
 from components.train.mixing import Mixed, Mixing
+from components.train.position import Best, Position, weights_of
 from components.train.stopwatch import Stopwatch
-
-State = dict[str, Tensor]
 
 # Steps between two looks at the loss: each makes the host wait for the device.
 LOOK_EVERY = 100
@@ -50,48 +49,6 @@ class Labelled:
 
     images: ImageStore
     labels: Tensor
-
-
-@dataclass
-class Best:
-    """The best evaluated epoch so far: highest accuracy, then lowest loss, then earliest."""
-
-    epoch: int = 0
-    accuracy: float = -1.0
-    loss: float = math.inf
-    weights: State = field(default_factory=dict)
-
-    def offer(self, epoch: int, accuracy: float, loss: float, network: Network) -> bool:
-        """Take an evaluated epoch if it is better; whether it was."""
-        if (accuracy, -loss) <= (self.accuracy, -self.loss):
-            return False
-        self.epoch, self.accuracy, self.loss = epoch, accuracy, loss
-        self.weights = weights_of(network)
-        return True
-
-
-@dataclass
-class Position:
-    """How far a run is.
-
-    Attributes:
-        epoch: The epoch that is being trained, from 1; one more than there are when all are done.
-        batch: Batches of it that are done.
-        step: Steps of the optimiser so far.
-        stale: Evaluations in a row that were not better than the best.
-        stopped: Whether it was stopped early.
-    """
-
-    epoch: int = 1
-    batch: int = 0
-    step: int = 0
-    stale: int = 0
-    stopped: bool = False
-
-
-def weights_of(network: Network) -> State:
-    """A copy of a network's weights and buffers, on the CPU."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
 
 
 class Trainer:
@@ -364,38 +321,6 @@ class Trainer:
         share = self.loss_sum * self.group.size / self.weight_sum
         return float(share.item())
 
-    def require_numbers(self) -> None:
-        """See that the loss is a number.
-
-        Raises:
-            DivergedError: It is not.
-        """
-        losses = self.group.gathered(self.loss_so_far) if self.position.batch else []
-        if wrong := [loss for loss in losses if not math.isfinite(loss)]:
-            raise self.diverged(f"the training loss became {wrong[0]}")
-
-    def require_finite_weights(self) -> None:
-        """See that what a checkpoint would keep is worth keeping.
-
-        Raises:
-            DivergedError: A weight is NaN or infinite.
-        """
-        self.require_numbers()
-        norms = torch.stack(torch._foreach_norm(list(self.network.parameters())))
-        if not all(self.group.gathered(bool(norms.isfinite().all()))):
-            raise self.diverged("a weight became NaN or infinite")
-
-    def diverged(self, what: str) -> DivergedError:
-        """The error of a run that has left the numbers, and what usually helps."""
-        end_together()  # what it follows from is the same in every process
-        position = self.position
-        where = f"epoch {position.epoch} of {self.params.num_epochs}, batch {position.batch} of {len(self.slices)}"
-        advice = [f"a lower learning_rate (now {self.learning_rate:g})"]
-        advice += [] if self.params.normalise_images else ["normalise_images: true"]
-        advice += [] if self.params.max_grad_norm else ["max_grad_norm: 1.0"]
-        advice += [] if self.params.warmup_epochs else ["warmup_epochs: 1"]
-        return DivergedError(f"{what} in {where}; {' or '.join(advice)} usually helps")
-
     def end_epoch(self, poll: Callable[[], None] = lambda: None) -> tuple[EpochRecord, Predictions | None]:
         """Evaluate if it is due, step the schedules, and go on to the next epoch.
 
@@ -414,7 +339,7 @@ class Trainer:
         loss, right = (sums / torch.stack((self.weight_sum, torch.full_like(self.weight_sum, self._count)))).tolist()
         self.epoch_seconds += self._waited()
         if not math.isfinite(loss):
-            raise self.diverged(f"the training loss became {loss}")
+            raise diverged(self, f"the training loss became {loss}")
         record = EpochRecord(
             epoch=epoch,
             learning_rate=self.learning_rate,
@@ -429,7 +354,7 @@ class Trainer:
             metrics = predictions.metrics()
             self.stopwatch.lap("evaluation")
             if not math.isfinite(metrics.loss):
-                raise self.diverged(f"the evaluated loss became {metrics.loss}")
+                raise diverged(self, f"the evaluated loss became {metrics.loss}")
             record = record.model_copy(update=metrics.as_dict())
             better = self.best.offer(epoch, metrics.accuracy, metrics.loss, self.evaluated_network)
             self.position.stale = 0 if better else self.position.stale + 1

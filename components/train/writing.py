@@ -19,7 +19,8 @@ from components.shared.dataset import Dataset
 from components.shared.model import LEARNING_CURVES, ModelManifest, Provenance, Selection, Speed
 from components.shared.version import __version__
 from components.train.learning_curves import write_learning_curves
-from components.train.trainer import State, Trainer
+from components.train.position import State
+from components.train.trainer import Trainer
 
 
 @dataclass(frozen=True)

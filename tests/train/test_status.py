@@ -11,9 +11,9 @@ from components.shared.events.data import Checkpoint, EventData, Progress, Succe
 from components.shared.model import EpochRecord, open_model
 from components.train import status
 from components.train.checkpoints.format import CheckpointManifest
+from components.train.position import Position
 from components.train.status import TrainingStatus
 from components.train.train import train
-from components.train.trainer import Position
 from tests.examples import small, write_digits
 
 

@@ -12,7 +12,7 @@ from components.shared.errors import CheckpointError
 from components.shared.params import Params
 from components.train.__main__ import main
 from components.train.checkpoints.identity import FREE
-from components.train.train import Checkpoints
+from components.train.checkpoints.place import Checkpoints
 from tests.examples import SMALL, small, write_digits, write_params
 from tests.train.interrupting import steps_kept, trained, weights_in
 

@@ -1,0 +1,225 @@
+"""One attempt at a training: the trainer, and what is around it."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.classifier.batch_log import log_batches
+from components.classifier.batches import Normaliser
+from components.classifier.device import describe_device, make_repeatable
+from components.classifier.device_memory import free_bytes
+from components.classifier.inference import Predictions
+from components.classifier.initial_weights import start_network, told
+from components.classifier.network import LayerTable, network_of
+from components.classifier.placement import store_images
+from components.shared.artifacts import Normalisation
+from components.shared.dataset import Dataset
+from components.shared.errors import DivergedError, ParamsError, Problem
+from components.shared.events.data import Emit
+from components.shared.logs import step_logger
+from components.shared.model import EpochRecord, Speed
+from components.shared.params import Params
+from components.shared.seeds import derived_seed
+from components.shared.signals import Deferred
+from components.train.acceleration import FORWARD_AND_BACKWARD, choose_compiling, choose_precision
+from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
+from components.train.checkpoints.keeper import CheckpointKeeper
+from components.train.checkpoints.place import Checkpoints
+from components.train.checkpoints.resume import Found
+from components.train.curves import Curves
+from components.train.group import Group
+from components.train.loop import TrainingLoop
+from components.train.progress import Progress
+from components.train.speed import measure_speed
+from components.train.speed_text import speed_lines
+from components.train.state import restore
+from components.train.status import TrainingStatus
+from components.train.trainer import Labelled, Trainer
+from components.train.writing import (
+    count_parameters,
+)
+
+_log = step_logger("train")
+
+# Weights, gradients and the optimiser's two moments, float32 each: what an Adam-like optimiser needs at least.
+_BYTES_PER_PARAMETER = 16
+
+
+class Attempt:
+    """One attempt at a training: the trainer, and what is around it."""
+
+    def __init__(
+        self,
+        data: Dataset,
+        dataset_sha256: str,
+        params: Params,
+        device: torch.device,
+        group: Group,
+        table: LayerTable,
+    ) -> None:
+        make_repeatable(params.manual_seed)
+        self.data = data
+        self.dataset_sha256 = dataset_sha256
+        self.params = params
+        self.normalisation = _normalisation(params, data)
+        # Of one training image; a backward pass costs about twice its forward pass.
+        self.flops_per_image = 2 * table.multiply_adds * FORWARD_AND_BACKWARD
+        _has_room(table.parameters, device)
+        self._device = device
+        self._group = group
+
+    def begin(self, found: Found | None, initial_weights: Path | None) -> None:
+        """Make the trainer: of a checkpoint, or anew.
+
+        Raises:
+            ParamsError: It cannot be built.
+        """
+        # Initialised on the CPU, so that every device starts from the same weights.
+        network = network_of(self.params)
+        started_from = start_network(network, self.params, initial_weights) if found is None else None
+        if started_from is not None:
+            _log.info("%s", told(started_from))
+        self.trainer = self._trainer(network)
+        self.trainer.started_from = started_from
+        if found is not None:
+            restore(self.trainer, found, _log)
+            _log.info("going on from a checkpoint of %s", found.manifest.place)
+
+    def _trainer(self, network: Any) -> Trainer:
+        params, data, device, group = self.params, self.data, self._device, self._group
+        network.to(device, memory_format=torch.channels_last)
+        if params.sync_batch_norm and group.size > 1:
+            network = _synchronised(network, device)
+        if not group.is_first:  # each process drops its own
+            torch.manual_seed(derived_seed(params.manual_seed, f"torch/{group.rank}"))
+
+        def labelled(name: Any) -> Labelled:
+            split = data.splits[name]
+            placed = store_images(split, device, params.data_placement)
+            _log.info("%s: %s", name, placed.reason)
+            return Labelled(placed.store, torch.tensor(split.labels, device=device))
+
+        training, held_out = labelled("train"), labelled(data.selection_split)
+        precision = choose_precision(params, device)
+        flops = self.flops_per_image * len(training.images) * params.num_epochs / group.size
+        compiling = choose_compiling(params, device, flops)
+        self.compiled = compiling.is_on
+        trainer = Trainer(
+            network,
+            training,
+            held_out,
+            params,
+            Normaliser(self.normalisation, device),
+            device,
+            group,
+            precision=precision,
+            compiled=compiling.is_on,
+        )
+        _log.info(
+            "%s on %s: %d images in batches of %d; %s (%s), %s (%s)",
+            f"{count_parameters(network):,} parameters",
+            describe_device(device),
+            len(training.images),
+            params.batch_size,
+            precision.name,
+            precision.reason,
+            "compiled" if compiling.is_on else "not compiled",
+            compiling.reason,
+        )
+        for line in trainer.transforms.lines(len(training.images)) if trainer.transforms is not None else ():
+            _log.info("%s", line)
+        return trainer
+
+    def train(
+        self, directory: Path, checkpoints: Checkpoints, curves: Curves | None, emit: Emit, ending: Deferred
+    ) -> bool:
+        """All that is left to train; whether that was all, and the process was not told to end."""
+        trainer, params, split = self.trainer, self.params, self.data.selection_split
+        is_first = trainer.group.is_first
+        batches = len(trainer.slices)
+        done = (trainer.position.epoch - 1) * batches + trainer.position.batch
+        status = TrainingStatus(
+            emit, params.num_epochs, batches, len(trainer.training.images), split, str(trainer.device), done
+        )
+        with ExitStack() as stack:
+            progress = stack.enter_context(Progress(params.mode, params.num_epochs, batches, _log, done))
+            keeper = None
+            if is_first:
+                keeper = stack.enter_context(CheckpointKeeper(directory, params.keep_checkpoints, checkpoints.on_saved))
+            for record in trainer.history:
+                if curves is not None:
+                    curves.epoch(record, split)
+            loop = TrainingLoop(trainer, keeper, ending, self.dataset_sha256, status, progress)
+
+            def on_epoch(record: EpochRecord, predictions: Predictions | None) -> None:
+                progress.epoch(record, trainer.images_per_second)
+                if curves is not None:
+                    curves.epoch(record, split)
+                if predictions is not None and params.eval_metric_compute_freq == "batch":
+                    log_batches(_log, predictions, params.eval_batch_size)
+
+            with warnings.catch_warnings():
+                # A schedule whose step() takes the epoch's metric makes torch suspect a wrong order of calls.
+                warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+                try:
+                    is_done = loop.run(on_epoch)
+                except DivergedError as error:
+                    if keeper is not None:
+                        with suppress(OSError):  # what is told of is the loss
+                            keeper.wait()  # the last good state may still be on its way
+                    raise DivergedError(f"{error}; {_last_good(directory)}") from error
+            if is_done:
+                predictions = trainer.predict_with_best()
+                if curves is not None:
+                    curves.precision_recall(predictions, self.data.manifest.classes, trainer.best.epoch)
+                if keeper is not None:
+                    keeper.wait()
+                loop.close()
+            return is_done
+
+    def speed(self) -> Speed:
+        """How near training came to what is possible; the weights are no longer those of the training after it."""
+        found = measure_speed(self.trainer, self.flops_per_image, compiled=self.compiled)
+        for line in speed_lines(found):
+            _log.info("%s", line)
+        return found
+
+
+def _last_good(directory: Path) -> str:
+    """What is left of a run that left the numbers, for people."""
+    if not (found := list_checkpoints(directory)):
+        return "there is no checkpoint of before"
+    return f"the last good state, {read_checkpoint_manifest(found[-1]).place}, is kept in {directory}"
+
+
+def _normalisation(params: Params, data: Dataset) -> Normalisation | None:
+    """The normalisation of a run, "auto" resolved to the training images' own."""
+    if not params.normalise_images:
+        return None
+    own = data.manifest.normalisation
+    return Normalisation(
+        mean=own.mean if isinstance(params.normalise_mean, str) else params.normalise_mean,
+        std=own.std if isinstance(params.normalise_std, str) else params.normalise_std,
+    )
+
+
+def _synchronised(network: Any, device: torch.device) -> Any:
+    """The network with batch statistics over all GPUs."""
+    if device.type != "cuda":
+        raise ParamsError([Problem("sync_batch_norm", "needs GPUs: torch's SyncBatchNorm does not run on the CPU")])
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+
+
+def _has_room(parameters: int, device: torch.device) -> None:
+    """Refuse a network whose weights alone cannot fit, before memory is asked for."""
+    needed, free = parameters * _BYTES_PER_PARAMETER, free_bytes(device)
+    if needed > free:
+        message = (
+            f"has {parameters:,} parameters, which take at least {needed / 1e9:,.1f} GB; {free / 1e9:,.1f} GB are free"
+        )
+        raise ParamsError([Problem("net_arch", message)])
