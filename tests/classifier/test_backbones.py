@@ -186,7 +186,7 @@ def test_what_else_does_not_fit_a_backbone() -> None:
         (torchvision.models.get_model, "name the architecture itself"),
         (torch.load, "must name a class, got a function; allowed are classes of torch.nn such as"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_what_is_no_backbone_is_refused(named: object, message: str) -> None:
     assert message in refused(Params.from_dict, color({"class": named}))["net_arch[0].class"]

@@ -71,7 +71,9 @@ def wrapped(name: str) -> Callable[[State], Any]:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
 @pytest.mark.parametrize(
-    "form", [lambda state: state, wrapped("state_dict"), wrapped("model"), "module.", "_orig_mod."], ids=str
+    "form",
+    [lambda state: state, wrapped("state_dict"), wrapped("model"), "module.", "_orig_mod."],
+    ids=["plain", "state_dict", "model", "module", "compiled"],
 )
 def test_files_of_weights_as_people_save_them(tmp_path: Path, suffix: str, form: Any) -> None:
     earlier, file = trained(1), tmp_path / f"weights{suffix}"

@@ -8,7 +8,6 @@ import shutil
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,12 @@ pytestmark = pytest.mark.kill
 
 TORCHRUN = "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 3 -m components.train".split()
 
-# Without it torch 2.15 keeps one store for all attempts, in which gloo finds the addresses of processes that are gone:
-# starting again then fails now and then (torch.distributed.elastic.rendezvous.dynamic_rendezvous).
-FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-
 
 @pytest.fixture(scope="module")
 def two(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Setting, Uninterrupted]:
     folder = tmp_path_factory.mktemp("two")
     # Every step waits for the other process, so fewer take as long.
-    setting = replace(settled(folder, dataset, TORCHRUN, num_epochs=8), environment=FRESH_STORE)
+    setting = settled(folder, dataset, TORCHRUN, num_epochs=8)
     return setting, setting.uninterrupted(folder)
 
 
