@@ -52,6 +52,8 @@ def make_repeatable(manual_seed: int) -> None:
     # Filling fresh memory costs time and changes nothing that is read.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+    # What is called fp32 is fp32: torch's convolutions would round to TF32 on a GPU that has it.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def describe_device(device: torch.device) -> str:

@@ -135,6 +135,8 @@ def _read(file: Path) -> dict[str, Tensor]:
     for name, value in held.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise _refused(file, f"must hold tensors by name, and {described(name)} names {described(value)}")
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise _refused(file, f"{name} is no dense tensor with values")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise _refused(file, f"{name} has values that are not finite")
     tensors: dict[str, Tensor] = dict(held)

@@ -35,6 +35,8 @@ class MappedImages:
         self._starts = np.cumsum([0, *(len(shard) for shard in split.shards)])
         self._files = [_mapped_file(shard) for shard in split.shards]
         self._device = device
+        self._copying: torch.cuda.Stream | None = None
+        self._buffers: list[_Buffer] = []
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -91,8 +93,7 @@ class MappedImages:
         """As :meth:`_ahead`, through two pinned buffers and a stream of their own."""
         if not sizes:
             return
-        copying = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        buffers = [_Buffer(self._empty(max(sizes), pinned=True)) for _ in range(2)]
+        copying, buffers = self._on_the_way(max(sizes))
 
         def copied(at: int) -> tuple[Tensor, torch.cuda.Event]:
             buffer = buffers[at % len(buffers)]
@@ -111,6 +112,17 @@ class MappedImages:
             # The memory belongs to the copying stream, which must not reuse it before this one is done with it.
             batch.record_stream(current)
             yield batch
+
+    def _on_the_way(self, images: int) -> tuple[torch.cuda.Stream, list[_Buffer]]:
+        """The stream that copies and the buffers that it copies from, with room for so many images.
+
+        The same every time: torch keeps the memory that a stream has used for that stream alone.
+        """
+        if self._copying is None:
+            self._copying = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        if not self._buffers or len(self._buffers[0].images) < images:
+            self._buffers = [_Buffer(self._empty(images, pinned=True)) for _ in range(2)]
+        return self._copying, self._buffers
 
     def _gather(self, wanted: Indices, out: Images) -> None:
         """Write the images at these indices, in their order, into `out`.

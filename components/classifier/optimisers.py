@@ -53,7 +53,13 @@ def _build_optimiser(
     if problems:
         raise ParamsError(problems)
     cls = resolve(params.optim_class)
-    if fused and issubclass(cls, _FUSED) and not {"fused", "foreach"} & kwargs.keys():
+    # Not one of an operator's own, which may be built on torch's and take other arguments.
+    if (
+        fused
+        and cls.__module__.startswith("torch.optim")
+        and issubclass(cls, _FUSED)
+        and not {"fused", "foreach"} & kwargs.keys()
+    ):
         passed["fused"] = True
     optimiser: Optimizer = construct(adapt(cls), "optim_kwargs", {**kwargs, **passed})
     return optimiser

@@ -13,6 +13,7 @@ from components.classifier.device_memory import free_bytes
 from components.classifier.mapped_images import MappedImages
 from components.shared.dataset import Split
 from components.shared.errors import ParamsError, Problem
+from components.shared.member import member
 
 Placement = Literal["auto", "device", "host"]
 
@@ -46,7 +47,8 @@ def store_images(split: Split, device: torch.device, placement: Placement = "aut
     what = f"{spelled_bytes(size)} of images"
     if placement == "host":
         return Placed(MappedImages(split, device), f"{what} stay mapped on the host: data_placement is host")
-    free = free_bytes(device)
+    # The processes of a node find the same memory free, all at once; of a GPU each has its own.
+    free = free_bytes(device) // (member().local_size if device.type == "cpu" else 1)
     if placement == "device":
         if size > free:
             message = (

@@ -50,7 +50,7 @@ class EpochRecord(Record):
     """One epoch as training saw it; evaluation figures are None in epochs that were not evaluated."""
 
     epoch: int = Field(ge=1)
-    learning_rate: float
+    learning_rate: float = Field(description="At the epoch's first step.")
     train_loss: float
     train_accuracy: float
     loss: float | None = None

@@ -97,8 +97,9 @@ def weights_of_classes(value: object) -> list[float] | str | None:
     for index, item in enumerate(value):
         try:
             weights.append(real(item))
-            if weights[-1] <= 0:
-                problems.append((f"[{index}]", f"must be greater than 0, got {described(item)}"))
+            if not _SMALLEST <= weights[-1] <= _LARGEST:
+                rule = f"must be greater than 0, and from {_SMALLEST:g} to {_LARGEST:g}"
+                problems.append((f"[{index}]", f"{rule}, got {described(item)}"))
         except PydanticCustomError as error:
             problems.append((f"[{index}]", str(error)))
     if problems:
@@ -137,8 +138,9 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
     problems += _training_problems(raw)
     std = raw.get("normalise_std")
     for index, item in enumerate(std if isinstance(std, list | tuple) else []):
-        if isinstance(item, int | float) and not isinstance(item, bool) and item <= 0:
-            problems.append(Problem(f"normalise_std[{index}]", f"must be greater than 0, got {described(item)}"))
+        if isinstance(item, int | float) and not isinstance(item, bool) and not _SMALLEST <= item <= _LARGEST:
+            rule = "must be greater than 0" if item <= 0 else f"must be from {_SMALLEST:g} to {_LARGEST:g}"
+            problems.append(Problem(f"normalise_std[{index}]", f"{rule}, got {described(item)}"))
     for first, second in (
         ("PUB_SUB_TOPIC", "PUB_SUB_PROJECT"),
         ("PUB_SUB_SUBSCRIPTION", "PUB_SUB_PROJECT"),
@@ -150,6 +152,9 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
+# What is divided by, or summed up: far within what float32 can hold, also when it is squared or divided by 255.
+_SMALLEST, _LARGEST = 1e-12, 1e12
+
 # Schedules that set the learning rate whatever it was, and so would undo a warm-up.
 _ABSOLUTE = ("CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR")
 
@@ -158,16 +163,23 @@ def _training_problems(raw: Mapping[str, Any]) -> list[Problem]:
     """Options of training that do not go together."""
     problems = []
     classes, weights = raw.get("n_classes"), raw.get("class_weights")
-    if isinstance(weights, list | tuple) and isinstance(classes, int) and len(weights) != classes:
+    if isinstance(weights, list | tuple) and isinstance(classes, int | float) and len(weights) != classes:
         problems.append(
             Problem(
-                "class_weights", f"must have a number for each of the {classes} classes (n_classes), got {len(weights)}"
+                "class_weights",
+                f"must have a number for each of the {classes:g} classes (n_classes), got {len(weights)}",
             )
         )
     layers, frozen = raw.get("net_arch"), raw.get("frozen_layers")
-    if isinstance(layers, list | tuple) and isinstance(frozen, int) and frozen > len(layers):
-        problems.append(Problem("frozen_layers", f"must be at most the {len(layers)} layers of net_arch, got {frozen}"))
+    # KFP makes floats of whole numbers.
+    if isinstance(layers, list | tuple) and isinstance(frozen, int | float) and frozen > len(layers):
+        problems.append(
+            Problem("frozen_layers", f"must be at most the {len(layers)} layers of net_arch, got {described(frozen)}")
+        )
     schedules, warmup = raw.get("learning_rate_schedule"), raw.get("warmup_epochs")
+    epochs = raw.get("num_epochs")
+    if isinstance(warmup, int | float) and isinstance(epochs, int | float) and warmup > epochs:
+        problems.append(Problem("warmup_epochs", f"must be at most num_epochs, {epochs:g}, got {described(warmup)}"))
     if isinstance(warmup, int | float) and warmup > 0 and isinstance(schedules, list | tuple):
         for index, entry in enumerate(schedules):
             named = entry.get("class") if isinstance(entry, Mapping) else None

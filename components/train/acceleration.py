@@ -10,11 +10,10 @@ from typing import Literal
 
 import torch
 
+from components.classifier.network import LayerTable
 from components.shared.errors import DeviceError, ParamsError, Problem
 from components.shared.params import Params
 
-# A backward pass costs about twice its forward pass: gradients of inputs and of weights, each one product.
-FORWARD_AND_BACKWARD = 3
 # Compiling takes a minute or so and saves a part of every step. A GPU of today does this much in ten minutes or more;
 # counted in work and not in seconds, so that the same run decides the same way every time.
 _WORTH_COMPILING_FLOPS = 1e16
@@ -51,6 +50,19 @@ def choose_precision(params: Params, device: torch.device) -> Precision:
     if device.type == "cpu":
         return Precision("fp32", "on the CPU")
     return Precision("bf16", "this GPU has it") if has_bf16 else Precision("fp32", "this GPU has no bf16")
+
+
+def flops_of_training(table: LayerTable) -> int:
+    """Floating-point operations of one image's forward and backward pass, a multiply-add as two.
+
+    A layer's forward pass, the gradient of its weights and the gradient of its inputs are a product each, of the same
+    size. The second there is only where the weights are trained, the third where an earlier layer's are.
+    """
+    multiply_adds, is_behind = 0, False
+    for row in table.rows:
+        multiply_adds += row.multiply_adds * (1 + bool(row.parameters) + is_behind)
+        is_behind = is_behind or bool(row.parameters)
+    return 2 * multiply_adds
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from components.shared.model import EpochRecord, Speed
 from components.shared.params import Params
 from components.shared.seeds import derived_seed
 from components.shared.signals import Deferred
-from components.train.acceleration import FORWARD_AND_BACKWARD, choose_compiling, choose_precision
+from components.train.acceleration import choose_compiling, choose_precision, flops_of_training
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
 from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.checkpoints.place import Checkpoints
@@ -67,8 +67,7 @@ class Attempt:
         self.dataset_sha256 = dataset_sha256
         self.params = params
         self.normalisation = _normalisation(params, data)
-        # Of one training image; a backward pass costs about twice its forward pass.
-        self.flops_per_image = 2 * table.multiply_adds * FORWARD_AND_BACKWARD
+        self.flops_per_image = flops_of_training(table)
         _has_room(table.parameters, device)
         self._device = device
         self._group = group

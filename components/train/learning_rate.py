@@ -120,6 +120,11 @@ def find_learning_rate(dataset: Path, params: Params) -> FoundRate:
     low, high = _STEPS
     rates = np.geomspace(LOWEST, HIGHEST, min(high, max(low, 2 * trainer.steps_per_epoch))).tolist()
     losses = _range_test(trainer, rates)
+    if not losses:
+        raise NotLearningError(
+            "the loss is no number at the first step, whatever the learning rate; normalisation, class_weights or a "
+            "layer's arguments make values that float32 cannot hold"
+        )
     found = suggestions(rates[: len(losses)], losses)
     curve = tuple(map(Tried, rates, losses, smoothed(losses, len(rates) * _SMOOTHING)))
     if found is None:

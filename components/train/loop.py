@@ -138,7 +138,6 @@ class TrainingLoop:
     def _save(self) -> None:
         """Hand the present state over to be written; every process of a group gets here at the same step."""
         trainer = self._trainer
-        trainer.stopwatch.begin()
         require_finite_weights(trainer)
         state = state_of(trainer)
         if self._keeper is not None:

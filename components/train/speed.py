@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cache
 
 import torch
 
 from components.classifier.batches import ResidentImages
 from components.shared.model import Speed
+from components.train.memory import is_out_of_memory
 from components.train.trainer import Trainer
 
 # Seconds that measuring may take: a small part of the training, and never long.
@@ -32,22 +34,33 @@ def measure_speed(trainer: Trainer, flops_per_image: int, *, compiled: bool) -> 
     """
     achieved = trainer.images_per_second
     shares = trainer.stopwatch.shares()
-    constant = _constant_rate(trainer)
-    products = matmul_rate(trainer.device, trainer.precision.name) * trainer.group.size
+    constant = _where_it_fits(lambda: _constant_rate(trainer))
+    single = _where_it_fits(lambda: matmul_rate(trainer.device, trainer.precision.name))
+    products = single * trainer.group.size if single is not None else None
     flops = achieved * flops_per_image if flops_per_image else None
     return Speed(
         samples_per_second=achieved,
         flops_per_second=flops,
         constant_tensor_samples_per_second=constant,
-        of_constant_tensor=achieved / constant,
+        of_constant_tensor=achieved / constant if constant is not None else None,
         matmul_flops_per_second=products,
-        of_matmul=flops / products if flops is not None else None,
+        of_matmul=flops / products if flops is not None and products is not None else None,
         precision=trainer.precision.name,
         compiled=compiled,
         data="resident" if isinstance(trainer.training.images, ResidentImages) else "mapped",
         shares=shares,
         processes=trainer.group.size,
     )
+
+
+def _where_it_fits(measured: Callable[[], float]) -> float | None:
+    """A measurement, or None where it does not fit in memory: a finished training is not lost for it."""
+    try:
+        return measured()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
 
 
 def _constant_rate(trainer: Trainer) -> float:

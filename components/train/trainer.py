@@ -118,7 +118,9 @@ class Trainer:
         if params.ema_decay:
             decay = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(network, device, multi_avg_fn=decay, use_buffers=True)
-        self._compiled = compiled
+            # It is asked at every step whether there was one before: on a GPU the host would wait for the answer.
+            self.average.n_averaged = self.average.n_averaged.cpu()
+        self._compiled = self._is_to_compile = compiled
         self._model: Callable[[Tensor], Tensor] = network
         self._unsynced: Callable[[], Any] = nullcontext
         self._is_connected = False
@@ -259,7 +261,9 @@ class Trainer:
         mixed = self.mixing(images, labels) if self.mixing.is_on else None
         self.stopwatch.lap("data")
         self._backward(images, labels, mixed, weight, is_last=is_last)
-        self.stopwatch.lap("forward_backward")
+        # The first call compiles, which no later one does.
+        self.stopwatch.lap("other" if self._is_to_compile else "forward_backward")
+        self._is_to_compile = False
 
     def _backward(
         self,
@@ -314,12 +318,16 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.network)
+            for average, value in zip(self.average.module.buffers(), self.network.buffers(), strict=True):
+                if not value.is_floating_point():  # counters: an average of them would be cut off to whole numbers
+                    average.copy_(value)
 
     @property
     def loss_so_far(self) -> float:
         """Mean loss of the epoch so far, of this process's images; the host waits for the device."""
-        share = self.loss_sum * self.group.size / self.weight_sum
-        return float(share.item())
+        loss = float((self.loss_sum * self.group.size / self.weight_sum).item())
+        self.epoch_seconds += self._waited()
+        return loss
 
     def end_epoch(self, poll: Callable[[], None] = lambda: None) -> tuple[EpochRecord, Predictions | None]:
         """Evaluate if it is due, step the schedules, and go on to the next epoch.
