@@ -87,6 +87,11 @@ def none_as_empty(value: object) -> object:
     return [] if value is None else value
 
 
+def _range_of(value: float) -> str:
+    """What a number must be that is divided by, or summed up."""
+    return "must be greater than 0" if value <= 0 else f"must be from {_SMALLEST:g} to {_LARGEST:g}"
+
+
 def weights_of_classes(value: object) -> list[float] | str | None:
     """``"balanced"``, a positive number for each class, or nothing."""
     if value is None or value == "balanced":
@@ -98,8 +103,7 @@ def weights_of_classes(value: object) -> list[float] | str | None:
         try:
             weights.append(real(item))
             if not _SMALLEST <= weights[-1] <= _LARGEST:
-                rule = f"must be greater than 0, and from {_SMALLEST:g} to {_LARGEST:g}"
-                problems.append((f"[{index}]", f"{rule}, got {described(item)}"))
+                problems.append((f"[{index}]", f"{_range_of(weights[-1])}, got {described(item)}"))
         except PydanticCustomError as error:
             problems.append((f"[{index}]", str(error)))
     if problems:
@@ -139,8 +143,7 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
     std = raw.get("normalise_std")
     for index, item in enumerate(std if isinstance(std, list | tuple) else []):
         if isinstance(item, int | float) and not isinstance(item, bool) and not _SMALLEST <= item <= _LARGEST:
-            rule = "must be greater than 0" if item <= 0 else f"must be from {_SMALLEST:g} to {_LARGEST:g}"
-            problems.append(Problem(f"normalise_std[{index}]", f"{rule}, got {described(item)}"))
+            problems.append(Problem(f"normalise_std[{index}]", f"{_range_of(item)}, got {described(item)}"))
     for first, second in (
         ("PUB_SUB_TOPIC", "PUB_SUB_PROJECT"),
         ("PUB_SUB_SUBSCRIPTION", "PUB_SUB_PROJECT"),
@@ -164,18 +167,13 @@ def _training_problems(raw: Mapping[str, Any]) -> list[Problem]:
     problems = []
     classes, weights = raw.get("n_classes"), raw.get("class_weights")
     if isinstance(weights, list | tuple) and isinstance(classes, int | float) and len(weights) != classes:
-        problems.append(
-            Problem(
-                "class_weights",
-                f"must have a number for each of the {classes:g} classes (n_classes), got {len(weights)}",
-            )
-        )
+        message = f"must have a number for each of the {classes:g} classes (n_classes), got {len(weights)}"
+        problems.append(Problem("class_weights", message))
     layers, frozen = raw.get("net_arch"), raw.get("frozen_layers")
     # KFP makes floats of whole numbers.
     if isinstance(layers, list | tuple) and isinstance(frozen, int | float) and frozen > len(layers):
-        problems.append(
-            Problem("frozen_layers", f"must be at most the {len(layers)} layers of net_arch, got {described(frozen)}")
-        )
+        message = f"must be at most the {len(layers)} layers of net_arch, got {described(frozen)}"
+        problems.append(Problem("frozen_layers", message))
     schedules, warmup = raw.get("learning_rate_schedule"), raw.get("warmup_epochs")
     epochs = raw.get("num_epochs")
     if isinstance(warmup, int | float) and isinstance(epochs, int | float) and warmup > epochs:

@@ -323,3 +323,19 @@ def test_a_check_names_every_argument_that_does_not_fit(changes: dict[str, Any],
 def test_kwargs_that_do_not_fit_are_refused_when_built_too() -> None:
     params = Params.from_dict(small(optim_class="torch.optim.SGD", optim_kwargs={"momentun": 0.9}))
     assert "optim_kwargs.momentun" in refused(build_optimiser, params, [torch.nn.Parameter(torch.zeros(1))])
+
+
+class OwnAdam(torch.optim.Adam):
+    """An operator's own optimiser, which takes less than torch's."""
+
+    def __init__(self, params: Any, lr: float, beta1: float) -> None:
+        super().__init__(params, lr=lr, betas=(beta1, 0.999))
+
+
+def test_an_operators_optimiser_gets_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHUTTERLINE_MODULES", __name__)
+    params = Params.from_dict(small(optim_class=f"{__name__}.OwnAdam", optim_kwargs={"beta1": 0.8}))
+    assert rehearse(params) == []
+    optimiser = build_optimiser(params, [torch.nn.Parameter(torch.zeros(2))])
+    assert isinstance(optimiser, OwnAdam)
+    assert optimiser.defaults["betas"] == (0.8, 0.999)

@@ -33,6 +33,18 @@ def loss(name: str, **kwargs: Any) -> dict[str, Any]:
             {"class_weights[1]": "must be greater than 0, got 0"},
         ),
         (
+            {"class_weights": [1, 1e-60]},  # nothing in float32
+            {"class_weights[1]": "must be from 1e-12 to 1e+12, got 1e-60"},
+        ),
+        (
+            {"warmup_epochs": 3, "num_epochs": 2},
+            {"warmup_epochs": "must be at most num_epochs, 2, got 3"},
+        ),
+        (
+            {"frozen_layers": 99.0},
+            {"frozen_layers": "must be at most the 1 layers of net_arch, got 99.0"},
+        ),
+        (
             {"class_weights": "even"},
             {"class_weights": "must be \"balanced\" or a list of a number for each class, got the text 'even'"},
         ),
