@@ -4,6 +4,7 @@
 
     ShutterlineError                 exit code 1
     ├── DivergedError                the loss is no longer a number
+    ├── HostMemoryError              no memory for the copy that a checkpoint is written from
     ├── NotLearningError             a trial shows that the network would not learn
     ├── GroupLostError               another process of those that train together is gone
     ├── StatusUnavailableError       no broker answers at the start, and the params want that to be an error
@@ -43,6 +44,10 @@ class DivergedError(ShutterlineError):
     """Training left the numbers: the loss is NaN or infinite."""
 
 
+class HostMemoryError(ShutterlineError):
+    """This machine has no memory for the copy of the state that a checkpoint is written from."""
+
+
 class NotLearningError(ShutterlineError):
     """A trial shows that the network does not learn as the params are; the message says what usually is wrong."""
 
@@ -78,7 +83,18 @@ class ArtifactError(InputError):
 
 
 class CheckpointError(InputError):
-    """Checkpoints of other params or other data lie where this run keeps its own."""
+    """Checkpoints of other params or other data lie where this run keeps its own.
+
+    Attributes:
+        differences: What differs, in lines; empty where that is not what is wrong.
+    """
+
+    def __init__(self, message: str, differences: str = "") -> None:
+        super().__init__(message)
+        self.differences = differences
+
+    def __reduce__(self) -> tuple[type[CheckpointError], tuple[str, str]]:
+        return type(self), (str(self), self.differences)
 
 
 class DeviceError(InputError):

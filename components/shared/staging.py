@@ -54,6 +54,7 @@ class Staging:
         self._claims = ExitStack()  # and what else ends with the block
         self._outputs: list[_Output] = []
         self._names: dict[str, str] = {}  # local directory: the URI it stands for
+        self._fresh: list[Path] = []
         self._own: Path | None = None
         self._keep: set[Path] = set()
 
@@ -148,8 +149,15 @@ class Staging:
         return local
 
     def directory(self, place: Place) -> Path:
-        """A directory that stands for a place which something else keeps up."""
-        return place if isinstance(place, Path) else self._local(place, fresh=True)
+        """A directory for a place that something else keeps up; of a bucket's an empty one, which goes afterwards."""
+        if isinstance(place, Path):
+            return place
+        local = self._local(place, fresh=True)
+        # In containers every process has the same number, and what an earlier one left is not what lies there now.
+        shutil.rmtree(local)
+        local.mkdir()
+        self._fresh.append(local)
+        return local
 
     def publish(self, result: Reported) -> Reported:
         """Publish every output; returns the result in the user's names.
@@ -208,6 +216,8 @@ class Staging:
         for output in self._outputs:
             if output.local not in self._keep:
                 shutil.rmtree(output.local.parent, ignore_errors=True)
+        for local in self._fresh:
+            shutil.rmtree(local.parent, ignore_errors=True)
         if self._own is not None and not self._keep:
             shutil.rmtree(self._own, ignore_errors=True)
 

@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--checkpoints",
         required=False,
         help="where checkpoints are kept, the same for every attempt: one that was interrupted goes on; default: "
-        "beside the model, or on this machine if that is in a bucket",
+        "beside the model, in its bucket, too",
     )
     parser.add_argument(
         "--start-over", action="store_true", help="remove the checkpoints that are there, and begin anew"

@@ -27,10 +27,9 @@ from components.shared.params import Params
 from components.shared.seeds import derived_seed
 from components.shared.signals import Deferred
 from components.train.acceleration import choose_compiling, choose_precision, flops_of_training
-from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
 from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.checkpoints.place import Checkpoints
-from components.train.checkpoints.resume import Found
+from components.train.checkpoints.resume import Found, last_good
 from components.train.curves import Curves
 from components.train.group import Group
 from components.train.loop import TrainingLoop
@@ -172,14 +171,18 @@ class Attempt:
                         with suppress(OSError):  # what is told of is the loss
                             keeper.wait()  # the last good state may still be on its way
                     raise DivergedError(f"{error}; {_last_good(directory)}") from error
-            if is_done:
+            if is_done and not self.is_told(ending):
                 predictions = trainer.predict_with_best()
                 if curves is not None:
                     curves.precision_recall(predictions, self.data.manifest.classes, trainer.best.epoch)
                 if keeper is not None:
                     keeper.wait()
                 loop.close()
-            return is_done
+            return is_done and not self.is_told(ending)
+
+    def is_told(self, ending: Deferred) -> bool:
+        """Whether the process was told to end: what is left to do is done again from the last checkpoint."""
+        return ending.signal is not None and self.trainer.group.size == 1
 
     def speed(self) -> Speed:
         """How near training came to what is possible; the weights are no longer those of the training after it."""
@@ -191,9 +194,9 @@ class Attempt:
 
 def _last_good(directory: Path) -> str:
     """What is left of a run that left the numbers, for people."""
-    if not (found := list_checkpoints(directory)):
+    if (found := last_good(directory)) is None:
         return "there is no checkpoint of before"
-    return f"the last good state, {read_checkpoint_manifest(found[-1]).place}, is kept in {directory}"
+    return f"the last good state, {found.place}, is kept in {directory}"
 
 
 def _normalisation(params: Params, data: Dataset) -> Normalisation | None:

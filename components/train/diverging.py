@@ -42,7 +42,8 @@ def diverged(trainer: Trainer, what: str) -> DivergedError:
     end_together()  # what it follows from is the same in every process
     position = trainer.position
     where = f"epoch {position.epoch} of {trainer.params.num_epochs}, batch {position.batch} of {len(trainer.slices)}"
-    advice = [f"a lower learning_rate (now {trainer.params.learning_rate:g})"]
+    rate = float(trainer.optimiser.param_groups[0]["lr"])
+    advice = [f"a lower learning_rate (now {rate:g})"]
     advice += [] if trainer.params.normalise_images else ["normalise_images: true"]
     advice += [] if trainer.params.max_grad_norm else ["max_grad_norm: 1.0"]
     advice += [] if trainer.params.warmup_epochs else ["warmup_epochs: 1"]

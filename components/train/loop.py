@@ -56,7 +56,7 @@ class TrainingLoop:
         self._every_s = minutes * 60 if minutes is not None else float("inf")
         self._saved_at = time.monotonic()
         self._saved_place: tuple[int, int] | None = None
-        self._is_prepared = False
+        self._is_prepared = self._is_asked = False
 
     def run(self, on_epoch: OnEpoch) -> bool:
         """Train.
@@ -103,7 +103,10 @@ class TrainingLoop:
             # After its first step an optimiser has all of its state.
             self._keeper.prepare(tensors_of(trainer))
             self._is_prepared = True
-        leave, save = self._agree(self._told.signal is not None, is_due and self._is_free)
+        # In a group the answer comes a step later; until then it is not asked again.
+        asks = is_due and self._is_free and not self._is_asked
+        self._is_asked = self._is_asked or asks
+        leave, save = self._agree(self._told.signal is not None, asks)
         trainer.stopwatch.lap("status")
         if leave:
             self._leave()
@@ -142,7 +145,7 @@ class TrainingLoop:
         state = state_of(trainer)
         if self._keeper is not None:
             self._keeper.save(manifest_of(trainer, self._dataset_sha256), state)
-        self._saved_at, self._saved_place = time.monotonic(), self._place
+        self._saved_at, self._saved_place, self._is_asked = time.monotonic(), self._place, False
         trainer.stopwatch.lap("checkpoints")
 
     def _tell_saved(self) -> None:

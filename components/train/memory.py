@@ -10,30 +10,15 @@ import torch
 
 from components.classifier.device import describe_device
 from components.classifier.inference import chunk_size
+from components.classifier.out_of_memory import is_out_of_memory
 from components.shared.errors import ParamsError, Problem
 from components.shared.params_types import first_line
 from components.train.trainer import Trainer
 
 T = TypeVar("T")
 
-# How torch, and the libraries below it, say that memory was refused, where they have no error of its own for that.
-_SAID = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "std::bad_alloc",
-    "could not create a memory object",
-)
 # Of a CPU's library where its own memory is refused, and of other faults as well: it counts only in the trials.
 _SAID_IN_TRIALS = "could not create a primitive"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or the host, has no more memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
 
 
 def answering_out_of_memory(trainer: Trainer, train: Callable[[], T]) -> T:

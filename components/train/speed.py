@@ -9,8 +9,8 @@ from functools import cache
 import torch
 
 from components.classifier.batches import ResidentImages
+from components.classifier.out_of_memory import is_out_of_memory
 from components.shared.model import Speed
-from components.train.memory import is_out_of_memory
 from components.train.trainer import Trainer
 
 # Seconds that measuring may take: a small part of the training, and never long.

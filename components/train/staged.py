@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -62,10 +63,10 @@ def train_staged(
 ) -> Reported:
     """As :func:`~components.train.train.train`, of and for directories that may lie in buckets.
 
-    Of the dataset the splits that training reads are fetched, and what
-    ``initial_weights`` names in a bucket. Checkpoints in a bucket are uploaded while training goes
-    on, and the newest is fetched before it begins. A model in a bucket keeps its checkpoints on this machine, unless
-    `checkpoints` names a place for them. With `start_over` checkpoints that are there are removed.
+    Of the dataset the splits that training reads are fetched, and what ``initial_weights`` names in a bucket.
+    Checkpoints in a bucket are uploaded while training goes on, and the newest is fetched before it begins. Unless
+    `checkpoints` names a place for them they lie beside the model, in its bucket, too: of ``gs://b/model`` in
+    ``gs://b/model-checkpoints``. With `start_over` checkpoints that are there are removed.
 
     Raises:
         ParamsError: The network, optimiser, schedules or transforms cannot be built, or do not fit the data.
@@ -77,6 +78,9 @@ def train_staged(
         StorageUnavailableError: The storage does not answer.
         GroupLostError: Another process of the group ended.
     """
+    is_beside = checkpoints is None
+    if checkpoints is None and isinstance(model, Location) and model.key:
+        checkpoints = replace(model, key=f"{model.key}-checkpoints")
     with joined() as group, shared_scratch(group), Staging(_log, emit, params) as staging, ExitStack() as stack:
         if group.is_first and member().restarts:
             restarts = f"{member().restarts} of at most {member().max_restarts} times"
@@ -97,9 +101,16 @@ def train_staged(
             if kept is not None and isinstance(checkpoints, Location):
                 mirror = CheckpointMirror(kept, checkpoints, params.keep_checkpoints, _log)
                 stack.enter_context(mirror)
-                mirror.restore(start_over=start_over)
-            saved = mirror.saved if mirror is not None else None
-            return images, staging.output(model, MODEL), Checkpoints(kept, start_over, saved), start
+                if not start_over:
+                    mirror.restore()
+            kept_there = Checkpoints(
+                kept,
+                start_over,
+                on_saved=mirror.saved if mirror is not None else None,
+                on_cleared=mirror.clear if mirror is not None else None,
+                foreign_may_go=is_beside,
+            )
+            return images, staging.output(model, MODEL), kept_there, start
 
         images, output, kept, start = group.together(prepare)
         result = train(

@@ -14,7 +14,7 @@ from components.classifier.device import describe_device
 from components.classifier.network import LayerTable
 from components.shared.artifacts import ArtifactWriter, sha256_of
 from components.shared.dataset import DATASET, Dataset, open_dataset, training_splits
-from components.shared.errors import ArtifactError, InputError, ParamsError, Problem
+from components.shared.errors import ArtifactError, CheckpointError, InputError, ParamsError, Problem
 from components.shared.events.data import Emit, Succeeded, unheard
 from components.shared.logs import step_logger
 from components.shared.member import end_together, in_group
@@ -22,8 +22,8 @@ from components.shared.model import MODEL, Selection
 from components.shared.params import Params
 from components.shared.signals import Terminated, ends_deferred
 from components.train.attempt import Attempt
-from components.train.checkpoints.place import Checkpoints
-from components.train.checkpoints.resume import find_checkpoint, start_over
+from components.train.checkpoints.place import Checkpoints, held
+from components.train.checkpoints.resume import Found, find_checkpoint
 from components.train.curves import Curves
 from components.train.group import ALONE, joined, loss_before_signal, own_device
 from components.train.trainer import Trainer
@@ -129,16 +129,14 @@ def train(
         table, device, data, dataset_sha256 = group.together(lambda: _checked(params, dataset))
         ending = stack.enter_context(ends_deferred())
         stack.enter_context(loss_before_signal(ending))
-        found = None
-        if not checkpoints.start_over:
-            # Before the earlier model makes room for another, which checkpoints of another run would hinder.
-            may_go = checkpoints.directory is None
-            found = group.on_first(lambda: find_checkpoint(kept, params, dataset_sha256, _log, foreign_may_go=may_go))
+        group.together(lambda: stack.enter_context(held(kept, _log)) if group.is_first else None)
+        # Before the earlier model makes room for another, which checkpoints of another run would hinder.
+        found, is_to_clear = group.on_first(lambda: _checkpoint(checkpoints, kept, params, dataset_sha256))
         writer = group.together(lambda: stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None)
-        if checkpoints.start_over and group.is_first:
-            start_over(kept)
         run = Attempt(data, dataset_sha256, params, device, group, table)
         group.together(lambda: run.begin(found, initial_weights))
+        if is_to_clear:
+            group.together(lambda: checkpoints.clear(kept) if group.is_first else None)
         curves = stack.enter_context(Curves(model / "tensorboard")) if group.is_first else None
         if not run.train(kept, checkpoints, curves, emit, ending):
             # If it was this process that was told, its own handler of the signal says so when this block is left.
@@ -147,6 +145,8 @@ def train(
         trainer = run.trainer
         if writer is not None:
             files = write_weights(writer, trainer, data, run.normalisation, _log)
+        if run.is_told(ending):
+            raise Terminated
         speed = run.speed()
         if writer is not None and curves is not None:
             curves.speed(speed, len(trainer.history))
@@ -186,6 +186,29 @@ def trial_trainer(dataset: Path, params: Params) -> Trainer:
     run = Attempt(data, dataset_sha256, params, device, ALONE, table)
     run.begin(None, None)
     return run.trainer
+
+
+def _checkpoint(
+    checkpoints: Checkpoints, directory: Path, params: Params, dataset_sha256: str
+) -> tuple[Found | None, bool]:
+    """The checkpoint to go on from, if there is one; and whether what is there is to be removed.
+
+    Raises:
+        CheckpointError: What is there is of another run, and may not go.
+    """
+    if checkpoints.start_over:
+        return None, True
+    try:
+        return find_checkpoint(directory, params, dataset_sha256, _log), False
+    except CheckpointError as error:
+        if not checkpoints.may_go:
+            raise
+        _log.warning(
+            "%s: the checkpoints of another run are removed, as the model beside them is replaced; what differs:%s",
+            directory,
+            error.differences,
+        )
+        return None, True
 
 
 def _checked(params: Params, dataset: Path) -> tuple[LayerTable, torch.device, Dataset, str]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from components.classifier.out_of_memory import is_out_of_memory
 from components.shared.dataset import DatasetWriter
 from components.shared.errors import ParamsError
 from components.shared.params import Params
@@ -22,7 +23,6 @@ from components.train.group import Group
 from components.train.learning_rate import find_learning_rate
 from components.train.memory import (
     answering_out_of_memory,
-    is_out_of_memory,
     largest_that_fits,
     problem_of,
 )

@@ -16,6 +16,7 @@ import json
 import os
 import pickle
 import re
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -119,7 +120,9 @@ class _Hashed:
         view = memoryview(data).cast("B")
         self.sha256.update(view)
         self.bytes += len(view)
-        self._stream.write(view)
+        rest = view
+        while rest:  # Linux takes at most 2 GiB at once, and less where a disk is nearly full
+            rest = rest[self._stream.write(rest) :]
         return len(view)
 
     def flush(self) -> None:
@@ -127,7 +130,8 @@ class _Hashed:
 
 
 def _write_state(file: Path, state: dict[str, Any]) -> FileRecord:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    # In containers every process has the same number.
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb", buffering=0) as stream:
             hashed = _Hashed(stream)
@@ -208,7 +212,7 @@ def read_checkpoint_manifest(path: Path) -> CheckpointManifest:
         manifest = CheckpointManifest.model_validate(document)
     except OSError as error:
         raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from error
-    except (ValueError, AttributeError, KeyError, RecursionError, ValidationError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, ValidationError) as error:
         raise DamagedError(f"{path.name} is no manifest of a checkpoint") from error
     if _document(manifest) != data or manifest.name != path.stem or manifest.state is None:
         raise DamagedError(f"{path.name} is not as it was written")

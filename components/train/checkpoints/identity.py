@@ -38,7 +38,8 @@ def require_own(manifest: CheckpointManifest, where: str, params: Params, datase
         lines = "".join(f"\n  {line}" for line in found[:_SHOWN])
         raise CheckpointError(
             f"{where}: holds checkpoints of another run; name another place, or start over there by --start-over "
-            f"(start_over=True), which removes them. What differs:{lines}{more}"
+            f"(start_over=True), which removes them. What differs:{lines}{more}",
+            f"{lines}{more}",
         )
 
 

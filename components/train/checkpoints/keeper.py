@@ -6,10 +6,13 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from components.classifier.out_of_memory import is_out_of_memory
+from components.shared.errors import HostMemoryError
 from components.train.checkpoints.format import (
     CheckpointManifest,
     list_checkpoints,
@@ -56,7 +59,6 @@ class CheckpointKeeper:
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
 
     def __enter__(self) -> Self:
-        self._directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self._directory)
         self._thread.start()
         return self
@@ -88,11 +90,22 @@ class CheckpointKeeper:
 
         Raises:
             OSError: An earlier one could not be written.
+            HostMemoryError: There is no memory for the copy.
         """
         self._raise()
         snapshot = self._free.get()
-        self._raise()
-        self._work.put((snapshot, manifest, snapshot.take(state)))
+        try:
+            self._raise()
+            copied = snapshot.take(state)
+        except BaseException as error:
+            self._free.put(snapshot)
+            if is_out_of_memory(error):
+                raise HostMemoryError(
+                    "this machine has no memory for a copy of the training's state, which a checkpoint is written "
+                    "from; give the step more memory"
+                ) from error
+            raise
+        self._work.put((snapshot, manifest, copied))
 
     def saved(self) -> list[tuple[CheckpointManifest, Path]]:
         """The checkpoints that have become whole since the last call, with their manifests' files.
@@ -126,7 +139,8 @@ class CheckpointKeeper:
             snapshot, manifest, state = work
             try:
                 if manifest is None:
-                    snapshot.prepare(state)
+                    with suppress(RuntimeError, MemoryError):  # if there is none, saving says so
+                        snapshot.prepare(state)
                 elif self._error is None:
                     path = write_checkpoint(self._directory, manifest, state)
                     there = [each.name for each in list_checkpoints(self._directory)]

@@ -42,7 +42,7 @@ class CheckpointMirror:
         self._place = place
         self._keep = keep
         self._log = log
-        self._there: set[str] = set()  # names of manifests
+        self._there: set[str] = set()  # names of manifests, of states alone as well
 
     def __enter__(self) -> Self:
         probe, there = self._local / ".shutterline-writable", self._place.child(".shutterline-writable")
@@ -57,25 +57,20 @@ class CheckpointMirror:
     ) -> None:
         """Nothing is under way here that the keeper of the checkpoints has not waited for."""
 
-    def restore(self, *, start_over: bool = False) -> None:
+    def restore(self) -> None:
         """Fetch the newest checkpoint that is whole; damaged ones are passed over with a warning.
-
-        Args:
-            start_over: Remove what is there instead.
 
         Raises:
             StorageRefusedError: The place may not be read.
             StorageUnavailableError: The store does not answer.
         """
-        found = [name for name in list_names(self._place) if is_checkpoint_file(name)]
-        self._there = {name for name in found if name.endswith(".json")}
-        states = {Path(name).with_suffix(".json").name for name in found if name.endswith(".pt")}
-        for name in sorted(states - self._there if not start_over else states | self._there):
-            if not start_over:
-                state = Path(name).with_suffix(".pt").name
-                self._log.warning("a checkpoint in %s is passed over: %s", self._place, without_manifest(state))
-            self._remove(name)
-        for name in sorted(self._there, key=order_of, reverse=True):
+        manifests, states = self._listed()
+        self._there = manifests | states
+        for name in sorted(states - manifests, key=order_of):
+            # It goes when a newer one is saved. Now it may be a writer's who is still at it.
+            state = Path(name).with_suffix(".pt").name
+            self._log.warning("a checkpoint in %s is passed over: %s", self._place, without_manifest(state))
+        for name in sorted(manifests, key=order_of, reverse=True):
             try:
                 self._fetch(name)
             except DamagedError as error:
@@ -83,6 +78,24 @@ class CheckpointMirror:
                 remove_checkpoint(self._local / name)
             else:
                 return
+
+    def clear(self) -> None:
+        """Remove every checkpoint there.
+
+        Raises:
+            StorageRefusedError: The place may not be written.
+            StorageUnavailableError: The store does not answer.
+        """
+        manifests, states = self._listed()
+        for name in sorted(manifests | states, key=order_of):
+            self._remove(name)
+        self._there = set()
+
+    def _listed(self) -> tuple[set[str], set[str]]:
+        """What lies there, both by the names of manifests: those that are there, and those whose state is."""
+        found = [name for name in list_names(self._place) if is_checkpoint_file(name)]
+        states = {Path(name).with_suffix(".json").name for name in found if name.endswith(".pt")}
+        return {name for name in found if name.endswith(".json")}, states
 
     def _fetch(self, name: str) -> None:
         """Fetch a checkpoint.

@@ -1,10 +1,22 @@
-"""Where a run keeps its checkpoints."""
+"""Where a run keeps its checkpoints: one directory, one training at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from components.shared.errors import ArtifactError, CheckpointError
+from components.train.checkpoints.resume import remove_all
+
+LOCK = ".shutterline-training"
+# A pod that was told to end may still be at it while the next attempt begins: Kubernetes gives it 30 s.
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -12,17 +24,75 @@ class Checkpoints:
     """Where a run keeps its checkpoints, and what becomes of those of another.
 
     Attributes:
-        directory: The same for every attempt of a run; None: beside the model, where checkpoints of another run go,
-            as the model itself does.
+        directory: The same for every attempt of a run; None: beside the model.
         start_over: Remove what is there and begin anew.
         on_saved: Called on a thread of its own with each checkpoint's manifest file, once it is whole;
             whether it may be told of.
+        on_cleared: Called when all that was there has been removed.
+        foreign_may_go: Whether checkpoints of another run are removed, with a warning, as the model is that they lie
+            beside; None: where `directory` is.
     """
 
     directory: Path | None = None
     start_over: bool = False
     on_saved: Callable[[Path], bool] | None = None
+    on_cleared: Callable[[], None] | None = None
+    foreign_may_go: bool | None = None
+
+    @property
+    def may_go(self) -> bool:
+        """Whether checkpoints of another run are removed."""
+        return self.directory is None if self.foreign_may_go is None else self.foreign_may_go
 
     def beside(self, model: Path) -> Path:
         """The directory."""
         return self.directory if self.directory is not None else model.with_name(f"{model.name}-checkpoints")
+
+    def clear(self, directory: Path) -> None:
+        """Remove what is there."""
+        remove_all(directory)
+        if self.on_cleared is not None:
+            self.on_cleared()
+
+
+@contextmanager
+def held(directory: Path, log: logging.Logger) -> Iterator[None]:
+    """Make a directory for checkpoints and have it for this training alone.
+
+    Another training there is waited for as long as one that was told to end may take. Where a file system has no locks
+    there is none.
+
+    Raises:
+        ArtifactError: The directory cannot be made or written.
+        CheckpointError: Another training is at it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ArtifactError(f"{directory}: cannot hold checkpoints: {error.strerror}; name another place") from error
+    try:
+        _lock(descriptor, directory, log)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, directory: Path, log: logging.Logger) -> None:
+    until, is_told = time.monotonic() + _PATIENCE_S, False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise CheckpointError(
+                    f"{directory}: another training is keeping its checkpoints there; end it, or name another place"
+                ) from None
+            if not is_told:
+                log.warning("%s: another training is keeping its checkpoints there; waiting for its end", directory)
+                is_told = True
+            time.sleep(0.2)
+        except OSError:
+            return
+        else:
+            return

@@ -17,9 +17,10 @@ from components.train.checkpoints.format import (
     remove_checkpoint,
     remove_leftovers,
     states_alone,
+    verified_state,
     without_manifest,
 )
-from components.train.checkpoints.identity import differences, require_own
+from components.train.checkpoints.identity import require_own
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,7 @@ class Found:
     state: dict[str, Any]
 
 
-def find_checkpoint(
-    directory: Path, params: Params, dataset_sha256: str, log: logging.Logger, *, foreign_may_go: bool = False
-) -> Found | None:
+def find_checkpoint(directory: Path, params: Params, dataset_sha256: str, log: logging.Logger) -> Found | None:
     """The newest checkpoint of a directory that is whole; damaged ones are passed over with a warning.
 
     Args:
@@ -45,7 +44,6 @@ def find_checkpoint(
         params: The run's.
         dataset_sha256: Of the run's dataset.
         log: Gets warnings.
-        foreign_may_go: Whether checkpoints of another run are removed, not refused.
 
     Raises:
         CheckpointError: The newest is of another run.
@@ -57,12 +55,6 @@ def find_checkpoint(
     for path in reversed(found):
         try:
             manifest = read_checkpoint_manifest(path)
-            if foreign_may_go and any(differences(manifest, params, dataset_sha256)):
-                log.info(
-                    "the checkpoints in %s are of another run, whose model is replaced; they are removed", directory
-                )
-                start_over(directory)
-                return None
             require_own(manifest, str(directory), params, dataset_sha256)
             return Found(manifest, read_state(path, manifest))
         except DamagedError as error:
@@ -72,7 +64,19 @@ def find_checkpoint(
     return None
 
 
-def start_over(directory: Path) -> None:
+def last_good(directory: Path) -> CheckpointManifest | None:
+    """The newest checkpoint of a directory that is whole."""
+    for path in reversed(list_checkpoints(directory)):
+        try:
+            manifest = read_checkpoint_manifest(path)
+            verified_state(path, manifest)
+        except DamagedError:
+            continue
+        return manifest
+    return None
+
+
+def remove_all(directory: Path) -> None:
     """Remove every checkpoint of a directory."""
     for path in list_checkpoints(directory):
         remove_checkpoint(path)

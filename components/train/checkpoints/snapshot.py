@@ -19,12 +19,14 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
+        self._devices: set[torch.device] = set()
 
     def take(self, state: dict[str, Any]) -> dict[str, Any]:
         """A copy of a state whose tensors are this snapshot's own, until the next call."""
+        self._devices.clear()
         copied = {key: value if key == UNCHANGING else self._copy(value, key) for key, value in state.items()}
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.current_stream().synchronize()
+        for device in self._devices:  # not the current one alone, which need not be the one that trains
+            torch.cuda.current_stream(device).synchronize()
         return copied
 
     def prepare(self, state: dict[str, Any]) -> None:
@@ -47,5 +49,7 @@ class Snapshot:
             pinned = value.device.type == "cuda"
             kept = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, pin_memory=pinned)
             self._kept[path] = kept
+        if value.device.type == "cuda":
+            self._devices.add(value.device)
         kept.copy_(value.detach(), non_blocking=True)
         return kept

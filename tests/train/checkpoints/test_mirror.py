@@ -125,7 +125,7 @@ def test_starting_over_removes_what_is_there_and_nothing_else(gcs_bucket: Bucket
     gcs_bucket.write("kept/notes.txt", b"mine")
     with mirror_of(gcs_bucket, tmp_path / "one") as mirror:
         saved(mirror, tmp_path / "one", 1)
-        mirror.restore(start_over=True)
+        mirror.clear()
 
     assert kept_in(gcs_bucket) == ["notes.txt"]
 
