@@ -12,6 +12,7 @@ nothing. A manifest vouches for itself, too: a bit that flips in it is noticed.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -19,7 +20,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -108,24 +109,26 @@ def _is_there(path: Path, manifest: CheckpointManifest) -> bool:
         return False
 
 
-class _Hashed:
+class Hashed:
     """A file that computes the SHA-256 of what is written to it: reading it again would take as long as writing."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: io.RawIOBase) -> None:
         self._stream = stream
         self.sha256 = hashlib.sha256()
         self.bytes = 0
 
     def write(self, data: Any) -> int:
+        """Write all of it."""
         view = memoryview(data).cast("B")
         self.sha256.update(view)
         self.bytes += len(view)
         rest = view
         while rest:  # Linux takes at most 2 GiB at once, and less where a disk is nearly full
-            rest = rest[self._stream.write(rest) :]
+            rest = rest[self._stream.write(rest) or 0 :]
         return len(view)
 
     def flush(self) -> None:
+        """Hand on what a buffer holds."""
         self._stream.flush()
 
 
@@ -134,7 +137,7 @@ def _write_state(file: Path, state: dict[str, Any]) -> FileRecord:
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb", buffering=0) as stream:
-            hashed = _Hashed(stream)
+            hashed = Hashed(stream)
             torch.save(state, hashed)  # type: ignore[arg-type] # it needs write and flush alone
             os.fsync(stream.fileno())
         temporary.replace(file)

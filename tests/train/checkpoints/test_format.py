@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import pickle
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 
 from components.train.checkpoints.format import (
     DamagedError,
+    Hashed,
     list_checkpoints,
     read_checkpoint_manifest,
     read_state,
@@ -93,3 +96,27 @@ def test_reading_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(DamagedError, match=r"epoch-00001-batch-000000\.pt is no state of a training"):
         read_state(path, read_checkpoint_manifest(path))
     assert not (tmp_path / "intruded").exists()
+
+
+def test_a_system_that_takes_less_than_it_is_given_is_given_the_rest(tmp_path: Path) -> None:
+    taken = bytearray()
+
+    class Sparing(io.RawIOBase):
+        """As Linux is with more than 2 GiB at once."""
+
+        def write(self, data: Any) -> int:
+            piece = bytes(data[:7])
+            taken.extend(piece)
+            return len(piece)
+
+    hashed = Hashed(Sparing())
+    assert hashed.write(b"twenty-four bytes in all") == 24
+    assert bytes(taken) == b"twenty-four bytes in all"
+    assert (hashed.bytes, hashed.sha256.hexdigest()) == (24, hashlib.sha256(taken).hexdigest())
+
+
+def test_a_manifest_of_another_kind_is_damaged(tmp_path: Path) -> None:
+    for text in ("[]", "1", "{}", ""):
+        (tmp_path / "epoch-00001-batch-000000.json").write_text(text)
+        with pytest.raises(DamagedError, match="no manifest of a checkpoint"):
+            read_checkpoint_manifest(tmp_path / "epoch-00001-batch-000000.json")

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.shared.errors import HostMemoryError
 from components.train.checkpoints.format import read_checkpoint_manifest, read_state
 from components.train.checkpoints.keeper import CheckpointKeeper
+from components.train.checkpoints.snapshot import Snapshot
 from tests.train.checkpoints.making import manifest, names
 
 
@@ -68,3 +70,16 @@ def test_what_could_not_be_copied_elsewhere_is_not_told_of(tmp_path: Path) -> No
         keeper.save(manifest(1), {})
         keeper.wait()
         assert keeper.saved() == []
+
+
+def test_no_memory_for_a_copy_says_so_and_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Snapshot, state: dict[str, object]) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(Snapshot, "take", refuse)
+    with CheckpointKeeper(tmp_path, keep=1) as keeper:
+        keeper.prepare({})  # no fault yet: nothing is lost
+        with pytest.raises(HostMemoryError, match="no memory for a copy of the training's state"):
+            keeper.save(manifest(1), {})
+        keeper.wait()
+    assert names(tmp_path) == []

@@ -1,0 +1,57 @@
+"""Where checkpoints are kept: one training at a time, and a place that can be written."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from components.shared.errors import ArtifactError, CheckpointError
+from components.shared.model import open_model
+from components.train.checkpoints import place
+from components.train.checkpoints.format import write_checkpoint
+from components.train.checkpoints.place import held
+from components.train.checkpoints.resume import last_good
+from components.train.train import train
+from tests.examples import small
+from tests.train.checkpoints.making import manifest
+
+LOG = logging.getLogger("shutterline.train")
+
+
+def test_a_second_training_waits_and_then_says_who_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(place, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(LOG, "propagate", True)
+    with held(tmp_path / "kept", LOG):
+        with (
+            pytest.raises(CheckpointError, match="another training is keeping its checkpoints there"),
+            held(tmp_path / "kept", LOG),
+        ):
+            raise AssertionError
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{tmp_path}/kept: another training is keeping its checkpoints there; waiting for its end"
+        ]
+    with held(tmp_path / "kept", LOG):
+        pass
+
+
+def test_a_place_that_cannot_be_one_leaves_the_earlier_model_as_it_was(dataset: Path, tmp_path: Path) -> None:
+    train(dataset=dataset, model=tmp_path / "model", params=small())
+    (tmp_path / "file").touch()
+    for where in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ArtifactError, match=r"cannot hold checkpoints: .*; name another place"):
+            train(dataset=dataset, model=tmp_path / "model", params=small(), checkpoints=where)
+    open_model(tmp_path / "model")
+
+
+def test_the_last_good_one_is_whole(tmp_path: Path) -> None:
+    assert last_good(tmp_path) is None
+    for epoch in (1, 2, 3):
+        path = write_checkpoint(tmp_path, manifest(epoch), {"epoch": epoch})
+    path.with_suffix(".pt").write_bytes(b"damaged")
+    found = last_good(tmp_path)
+    assert found is not None
+    assert found.epoch == 2
