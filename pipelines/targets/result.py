@@ -42,7 +42,7 @@ def result_document(
             with suppress(OSError):  # a filesystem without links: the full path below is enough
                 (out / name).symlink_to(os.path.relpath(tasks / made, out))
             artifacts[name.removesuffix(".html").replace("-", "_")] = str(tasks / made)
-    if (out / "checkpoints").is_dir():
+    if any((out / "checkpoints").glob("*/epoch-*.json")):
         artifacts["checkpoints"] = str(out / "checkpoints")
     error = _error(records, trouble, place, steps)
     evaluated = records["evaluate"].report if "evaluate" in records else {}

@@ -33,8 +33,8 @@ def network_with(name: str, **kwargs: Any) -> Network:
     [
         ("resnet18", {}),
         ("shufflenet_v2_x0_5", {}),
-        ("swin_t", {}),
-        ("vit_b_32", {"image_size": 32}),
+        pytest.param("swin_t", {}, marks=pytest.mark.slow),
+        pytest.param("vit_b_32", {"image_size": 32}, marks=pytest.mark.slow),
     ],
 )
 def test_a_program_gives_the_networks_logits(tmp_path: Path, name: str, kwargs: dict[str, Any]) -> None:

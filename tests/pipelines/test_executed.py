@@ -77,7 +77,7 @@ def ends(events: Path) -> list[PipelineEnded]:
     ]
 
 
-@pytest.mark.parametrize("target", PLATFORMS)
+@pytest.mark.parametrize("target", ["kubeflow", pytest.param("vertex", marks=pytest.mark.slow)])
 def test_a_compiled_file_gives_the_bytes_that_the_python_pipeline_gives(
     tmp_path: Path, target: PlatformName, events: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from tests.examples import SMALL, write_digits, write_params
 from tests.peers.gcs import GcsBucket
 
 
+@pytest.mark.slow
 def test_the_training_step_is_done_by_a_group_and_ends_as_one_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

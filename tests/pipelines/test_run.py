@@ -58,7 +58,7 @@ def test_a_run_leaves_everything_where_it_says(tmp_path: Path, command: Command)
     for page, name in (("report.html", "report"), ("learning-curves.html", "learning_curves")):
         assert (tmp_path / "out" / page).read_text().startswith("<!DOCTYPE html>")
         assert (tmp_path / "out" / page).samefile(document["artifacts"][name])
-    assert list((tmp_path / "out" / "checkpoints").glob("*/epoch-00003.pt"))
+    assert list((tmp_path / "out" / "checkpoints").glob("*/epoch-00004-batch-000000.json"))
     # Each step's lines come through, and nothing of what kfp prints around them.
     assert "epoch 3/3" in done.stderr
     assert "pipeline succeeded" in done.stderr

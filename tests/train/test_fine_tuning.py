@@ -117,6 +117,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_a_backbone_is_tuned_and_evaluated_without_torchvision(tmp_path: Path) -> None:
     torch.manual_seed(3)
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")

@@ -101,6 +101,7 @@ def undisturbed(folder: Path) -> Path:
     return model
 
 
+@pytest.mark.slow
 def test_sigterm_ends_all_at_one_step_and_the_run_goes_on_to_the_same_weights(
     folder: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -149,7 +150,8 @@ def test_ctrl_c_ends_all_at_one_step(folder: Path, tmp_path: Path) -> None:
     assert json.loads(saved[-1].read_text())["batch"] > 0 or len(saved) > 1, "of where it was interrupted"
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.slow
 def test_a_lost_process_starts_all_again_from_the_last_checkpoint(
     folder: Path, undisturbed: Path, tmp_path: Path, rank: int
 ) -> None:
@@ -204,6 +206,7 @@ def test_a_killed_launcher_leaves_no_process_behind(folder: Path, tmp_path: Path
     raise AssertionError("it trains on without its launcher")
 
 
+@pytest.mark.slow
 def test_what_only_the_processes_see_is_told_once_and_not_tried_again(folder: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     changes = {"optim_class": '"torch.optim.SGD"', "learning_rate": "1e30"}

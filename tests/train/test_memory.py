@@ -111,6 +111,7 @@ def test_the_answer_names_the_batch_size_that_was_tried(dataset: Path) -> None:
     assert tried == [64, 32, 32]  # the second step is the first in which the optimiser keeps something
 
 
+@pytest.mark.slow
 def test_batches_that_are_accumulated_already_are_counted(dataset: Path) -> None:
     trainer = roomy(trainer_of(dataset, batch_size=64, gradient_accumulation_steps=3), 20, [])
     path, message = answer(trainer)
@@ -132,6 +133,7 @@ def test_in_a_group_each_process_has_its_part(dataset: Path) -> None:
     assert "32 would (tried): set batch_size to 32, and gradient_accumulation_steps to 4" in problem.message
 
 
+@pytest.mark.slow
 def test_where_nothing_fits_it_is_the_network(dataset: Path) -> None:
     tried: list[int] = []
     path, message = answer(roomy(trainer_of(dataset, batch_size=16), 0, tried))
@@ -278,6 +280,7 @@ def test_an_evaluation_that_does_not_fit_says_so(
     assert "(can't allocate memory: you tried to allocate 134217728 bytes" in problem.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trial", [smoke, find_learning_rate])
 def test_trials_answer_too(trial: Callable[[Path, Params], object], dataset: Path) -> None:
     def full(self: Tensor) -> None:
