@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from components.train.checkpoints.format import list_checkpoints
 from tests.kill.draws import draws_of, runs
 from tests.kill.lives import KILLED, Setting, Uninterrupted, hit_by, left_in, places_in, settled, survives
 from tests.kill.moments import drawn
@@ -51,7 +52,7 @@ def lose_one(setting: Setting, whole: Uninterrupted, folder: Path, draws: random
     Returns:
         What was hit, by kill.
     """
-    kills, hit = draws.randint(1, 2), list[str]()
+    kills, hit, had = draws.randint(1, 2), list[str](), list[bool]()
     attempt = setting.start(folder, 1)
     while len(hit) < kills:
         moment = drawn(draws, whole.life)
@@ -60,13 +61,19 @@ def lose_one(setting: Setting, whole: Uninterrupted, folder: Path, draws: random
         workers = [pid for pid in descendants_of(attempt.process.pid) if is_training(pid)]
         if workers:
             with suppress(ProcessLookupError):
+                there = list_checkpoints(folder / "checkpoints")
                 os.kill(draws.choice(workers), signal.SIGKILL)
+                had.append(bool(there))
                 hit.append(hit_by(moment, attempt.said))
         attempt.go_on()
     code = attempt.end()
     story = f"one was killed {len(hit)} times ({', '.join(hit)}):\n{attempt.said}"
     assert code == 0, story
     assert left_in(folder / "model") == whole.left, story
+    starts = attempt.said.split("all were started again")
+    # A kill that hits a process at its very end starts nothing again.
+    if len(starts) > 1 and had[len(starts) - 2]:
+        assert "going on from a checkpoint" in starts[-1], f"it began anew: its weights are right, and late\n{story}"
     return hit
 
 
