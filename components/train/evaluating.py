@@ -62,7 +62,8 @@ def evaluated(
         normalise: From stored images to network input.
         group: The processes.
         every_class: Keep the probability of every class.
-        poll: Called between chunks; what it raises ends the evaluation.
+        poll: Called between chunks; what it raises ends the evaluation. Every process calls it equally often and
+            before it waits for the others, so that it may ask them.
     """
     step = chunk_size(network)
     chunks = -(-len(images) // step)
@@ -72,6 +73,8 @@ def evaluated(
     if start < stop:
         part = _Part(images, start, stop, poll)
         own = predict(network, part, labels[start:stop], normalise, every_class=every_class)
+    for _ in range(-(-(stop - start) // step), -(-chunks // group.size)):  # one at most
+        poll()
     if group.size == 1 and own is not None:
         return own
     parts = [part for part in group.gathered(own) if part is not None]

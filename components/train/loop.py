@@ -121,8 +121,9 @@ class TrainingLoop:
         return self._keeper is not None and not self._keeper.is_busy
 
     def _poll(self) -> None:
-        """Between two chunks of an evaluation, which is made again after a restart."""
-        if self._told.signal is not None and self._trainer.group.size == 1:
+        """Between two chunks of an evaluation, which is made again after a restart; in every process as often."""
+        leave, _ = self._agree(self._told.signal is not None, False)
+        if leave:
             self._leave()
 
     @property
