@@ -16,6 +16,7 @@ from components.shared.artifacts import write_json
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, GroupLostError, InputError
 
 OUTCOMES_VARIABLE = "SHUTTERLINE_GROUP_OUTCOMES"  # the launcher's: the directory
+_BEGUN_ANEW = "begun-anew"  # there
 _NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -172,6 +173,21 @@ def outcome_in(directory: Path) -> Outcome | None:
     found = [Outcome(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
     for_good = [outcome for outcome in found if outcome.is_final and outcome.exit_code != EXIT_OK]
     return next(iter(for_good or found), None)
+
+
+def has_begun_anew() -> bool:
+    """Whether an earlier start of this group, whose words are the same, has removed what was there and saved its own.
+
+    As far as this process knows; without a launcher, any earlier start counts.
+    """
+    directory = _outcomes() if is_launched() else None
+    return (directory / _BEGUN_ANEW).exists() if directory is not None else member().restarts > 0
+
+
+def note_begun_anew() -> None:
+    """From now on what this group has saved is its own, for later starts as well."""
+    if is_launched() and (directory := _outcomes()) is not None:
+        (directory / _BEGUN_ANEW).touch()
 
 
 def is_settled() -> bool:

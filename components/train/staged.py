@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from components.classifier.check import network_problems
 from components.classifier.initial_weights import WEIGHT_FILES
 from components.shared.dataset import DATASET, files_of_splits, training_splits
-from components.shared.events.data import Emit, unheard
+from components.shared.events.data import Emit, EventData, Succeeded, unheard
 from components.shared.logs import step_logger
-from components.shared.member import member
+from components.shared.member import has_begun_anew, member, note_begun_anew
 from components.shared.model import MODEL, starting_weights
 from components.shared.params import Params
 from components.shared.staging import Staging
@@ -86,6 +87,9 @@ def train_staged(
             restarts = f"{member().restarts} of at most {member().max_restarts} times"
             _log.warning("a process of the group was lost, and all were started again: %s", restarts)
 
+        # Torch elastic starts all again with the same words, and what this run has saved since is its own.
+        anew = start_over and not any(group.gathered(has_begun_anew()))
+
         def prepare() -> tuple[Path, Path, Checkpoints, Path | None]:
             """Only the first process claims and writes; of the others' directories nothing is made or read."""
             if any(isinstance(place, Location) for place in (dataset, model, checkpoints)):
@@ -95,18 +99,19 @@ def train_staged(
             start = _initial_weights(staging, params)
             if not group.is_first:
                 unused = Path(os.devnull)
-                return images, unused, Checkpoints(None if checkpoints is None else unused, start_over), start
+                return images, unused, Checkpoints(None if checkpoints is None else unused, anew), start
             kept = staging.directory(checkpoints) if checkpoints is not None else None
             mirror = None
             if kept is not None and isinstance(checkpoints, Location):
                 mirror = CheckpointMirror(kept, checkpoints, params.keep_checkpoints, _log)
                 stack.enter_context(mirror)
-                if not start_over:
+                if not anew:
                     mirror.restore()
+            saved: Callable[[Path], bool] | None = mirror.saved if mirror is not None else None
             kept_there = Checkpoints(
                 kept,
-                start_over,
-                on_saved=mirror.saved if mirror is not None else None,
+                anew,
+                on_saved=_noting(saved) if anew else saved,
                 on_cleared=mirror.clear if mirror is not None else None,
                 foreign_may_go=is_beside,
             )
@@ -122,7 +127,41 @@ def train_staged(
             emit=staging.emit,
         )
         stack.close()
-        return staging.publish(result)
+        if group.size == 1:
+            return staging.publish(result)
+        # What the others have is not where the user's names say.
+        return group.on_first(lambda: _Said.of(staging.publish(result)))
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a result says, as another process can have it."""
+
+    told: dict[str, Any]
+    last: EventData
+
+    @classmethod
+    def of(cls, result: Reported) -> _Said:
+        """What a result says."""
+        return cls(result.report(), result.event(0))
+
+    def report(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return self.told
+
+    def event(self, seconds: float) -> EventData:
+        """The result as the step's last status event."""
+        return replace(self.last, seconds=seconds) if isinstance(self.last, Succeeded) else self.last
+
+
+def _noting(saved: Callable[[Path], bool] | None) -> Callable[[Path], bool]:
+    """As what is called with each checkpoint, after noting that there is one of this run."""
+
+    def noted(path: Path) -> bool:
+        note_begun_anew()
+        return saved is None or saved(path)
+
+    return noted
 
 
 def _initial_weights(staging: Staging, params: Params) -> Path | None:

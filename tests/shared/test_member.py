@@ -13,9 +13,11 @@ from components.shared.errors import GroupLostError, InputError, ParamsError, Pr
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.member import (
     Member,
+    has_begun_anew,
     is_settled,
     leave_outcome,
     member,
+    note_begun_anew,
     outcome_in,
     require_rendezvous,
     tells_end,
@@ -98,3 +100,19 @@ def test_the_others_log_what_is_wrong_and_who_they_are(capsys: pytest.CaptureFix
         logging.getLogger("shutterline").setLevel(before)
 
     assert capsys.readouterr().err.split(maxsplit=1)[1] == "train     WARNING rank 1: odd\n"
+
+
+def test_what_was_begun_anew_is_not_begun_anew_by_later_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert has_begun_anew(), "without a launcher: by any earlier start"
+    note_begun_anew()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert not has_begun_anew()
+
+    monkeypatch.setenv(module.OUTCOMES_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert not has_begun_anew(), "the first start ended before it had saved anything"
+    note_begun_anew()
+    assert has_begun_anew()
+    assert outcome_in(tmp_path) is None, "a mark is no outcome"
+    assert not is_settled()
+    assert has_begun_anew()

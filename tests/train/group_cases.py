@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,8 +24,12 @@ from components.classifier.network import network_of
 from components.classifier.placement import store_images
 from components.shared.dataset import DatasetWriter, open_dataset
 from components.shared.errors import ShutterlineError
+from components.shared.signals import Terminated, sigterm_raises
+from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
+from components.train.checkpoints.place import Checkpoints
 from components.train.evaluating import evaluated
 from components.train.group import ALONE, Group, joined, own_device
+from components.train.staged import train_staged
 from components.train.train import train
 from components.train.trainer import Labelled, Trainer
 from tests.configs import layer, transform
@@ -109,6 +116,32 @@ def refused(dataset: Path, model: Path, **changes: Any) -> str:
     return ""
 
 
+def left_while_evaluating(dataset: Path, model: Path, group: Group) -> dict[str, Any]:
+    """The second of two processes alone is told to end, in the second of its evaluations."""
+    evaluations = 0
+
+    def told_within(*arguments: Any, **options: Any) -> Any:
+        nonlocal evaluations
+        evaluations += 1
+        if evaluations == 2 and group.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluated(*arguments, **options)
+
+    is_terminated = False
+    # Five chunks: three for one process, two for the other.
+    with (
+        patch("components.classifier.inference._CHUNK_IMAGES", 300),
+        patch("components.train.trainer.evaluated", told_within),
+        sigterm_raises(),
+    ):
+        try:
+            train(dataset=dataset, model=model, params=small(**PLAIN, save_freq=1000))
+        except Terminated:
+            is_terminated = True
+    kept = [read_checkpoint_manifest(path).place for path in list_checkpoints(Checkpoints().beside(model))]
+    return {"terminated": is_terminated, "evaluations": evaluations, "kept": group.from_first(kept)}
+
+
 def main(dataset: Path, results: Path) -> None:
     """Train every case in one group."""
     with joined() as group:
@@ -128,6 +161,10 @@ def main(dataset: Path, results: Path) -> None:
             group.together(fails)
         except OSError as error:
             found["of one"] = [type(error).__name__, error.filename]
+        found["report"] = train_staged(
+            dataset=dataset, model=results / "staged", params=small(**{**PLAIN, "num_epochs": 1})
+        ).report()
+        found["left"] = left_while_evaluating(dataset, results / "left", group)
         try:
             own_device("cuda:0")
         except ShutterlineError as error:

@@ -83,3 +83,18 @@ def test_what_one_process_cannot_use_all_refuse_alike(by_two: list[dict[str, Any
     assert "2 processes cannot share" in first["refused"]["too few images"]
     assert first["of one"] == second["of one"] == ["FileNotFoundError", "images"]
     assert "set device to" in first["one GPU"]
+
+
+def test_what_one_process_is_told_ends_the_evaluation_of_all(by_two: list[dict[str, Any]]) -> None:
+    first, second = (found["left"] for found in by_two)
+
+    assert first == second
+    assert first == {"terminated": True, "evaluations": 2, "kept": ["epoch 2, batch 10"]}
+
+
+def test_every_process_reports_the_models_place(by_two: list[dict[str, Any]]) -> None:
+    first, second = (found["report"] for found in by_two)
+
+    assert first == second
+    assert Path(first["model"]).name == "staged"
+    assert Path(first["checkpoints"]).name == "staged-checkpoints"

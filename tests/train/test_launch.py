@@ -305,3 +305,16 @@ def test_nodes_find_each_other_by_the_platforms_variables(
     assert json.loads(newest.read_text())["processes"] == 2 * int(processes)
     if processes == "1":
         assert weights(model) == weights(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_group_that_starts_over_does_so_once(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    with started(folder, model, "--start-over") as step:
+        os.kill(process_of_rank(1, step.pid), signal.SIGKILL)
+        _, told = step.communicate()
+
+    assert step.returncode == 0, told
+    assert "all were started again: 1 of at most 3 times" in told
+    assert "going on from a checkpoint" in told
+    assert weights(model) == weights(undisturbed)

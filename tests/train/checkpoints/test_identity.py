@@ -13,6 +13,7 @@ from components.shared.params import Params
 from components.train.__main__ import main
 from components.train.checkpoints.identity import FREE
 from components.train.checkpoints.place import Checkpoints
+from components.train.staged import train_staged
 from tests.examples import SMALL, small, write_digits, write_params
 from tests.train.interrupting import steps_kept, trained, weights_in
 
@@ -159,3 +160,18 @@ def test_checkpoints_beside_a_model_go_with_it_when_another_run_replaces_it(data
 
     assert result.resumed_from is None
     assert result.checkpoints == tmp_path / "model-checkpoints"
+
+
+def test_a_group_that_is_started_again_goes_on_although_its_words_say_to_start_over(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(dataset, tmp_path, small(), checkpoints=tmp_path / "checkpoints")
+
+    def resumed_from() -> object:
+        model, checkpoints = tmp_path / "model", tmp_path / "checkpoints"
+        again = train_staged(dataset=dataset, model=model, params=small(), checkpoints=checkpoints, start_over=True)
+        return again.report()["resumed_from"]
+
+    assert resumed_from() is None
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # torchrun's
+    assert resumed_from() is not None
