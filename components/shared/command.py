@@ -205,6 +205,7 @@ def step_command(
     docker: str,
     misuse: Callable[[argparse.Namespace], str | None] = lambda options: None,
     elsewhere: Callable[[argparse.Namespace], Outcome | None] | None = None,
+    run_id: Callable[[], str] = lambda: "",
 ) -> int:
     """Run one component from its command line.
 
@@ -218,6 +219,7 @@ def step_command(
         docker: How it is run in a container, for ``--help``.
         misuse: Which options do not go together, in a line, or None.
         elsewhere: Has other processes do the step, if the options say so, and tells how they ended; None: they do not.
+        run_id: What the run was called there, so that it is not another one here; empty: it was not.
 
     Returns:
         The exit code.
@@ -237,7 +239,7 @@ def step_command(
         options = parsed()
         if elsewhere is not None and (outcome := elsewhere(options)) is not None:
             return _ended(outcome.document, outcome.exit_code, options)
-        return _step(step, options, work, output, in_pipeline=in_pipeline)
+        return _step(step, options, work, output, in_pipeline=in_pipeline, run_id=run_id())
 
     return with_output(run)
 
@@ -249,13 +251,16 @@ def _step(
     output: str | None,
     *,
     in_pipeline: bool,
+    run_id: str,
 ) -> int:
     try:
         _, record = run_step(
             step,
             lambda: Params.load(options.params, options.overrides),
             lambda params, emit: work(options, params, emit),
-            lambda: step_run(getattr(options, output) if output else None, in_pipeline=in_pipeline),
+            lambda: step_run(
+                getattr(options, output) if output else None, in_pipeline=in_pipeline, platform_run=run_id
+            ),
         )
     except StepFailed as failed:
         document = failed.record.model_dump(mode="json")

@@ -96,6 +96,11 @@ class Outcome:
     document: dict[str, Any]
     is_final: bool
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it ended because another one had."""
+        return (self.document.get("error") or {}).get("type") == GroupLostError.__name__
+
 
 class _Ending:
     """How far this process and the others are one."""

@@ -72,6 +72,7 @@ class _Command:
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = arguments
         self._failure: BaseException | None = None
+        self._run = ""
 
     def elsewhere(self, options: argparse.Namespace) -> Outcome | None:
         """Start a group if there is to be one; what keeps it from its work is raised in :meth:`work`."""
@@ -86,16 +87,21 @@ class _Command:
                 from components.classifier.check import network_problems
 
                 network_problems(params)
+                self._run = step_run(options.model).run
                 return launched(
                     "components.train",
                     self._arguments,
                     processes=processes,
                     restarts=options.restarts,
-                    run=step_run(options.model).run,
+                    run=self._run,
                 )
-        except (ShutterlineError, Terminated, KeyboardInterrupt) as error:
+        except (ShutterlineError, OSError, Terminated, KeyboardInterrupt) as error:
             self._failure = error
             return None
+
+    def run_id(self) -> str:
+        """The id that a group was started with; empty if none was."""
+        return self._run
 
     def work(self, options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
         """Train in this process."""
@@ -176,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         docker=DOCKER,
         misuse=_misuse,
         elsewhere=command.elsewhere,
+        run_id=command.run_id,
     )
 
 

@@ -7,12 +7,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from components.shared.artifacts import manifest_digest, require_same
 from components.shared.dataset import DATASET
-from components.shared.errors import EXIT_OK, ShutterlineError
+from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.events.data import Emit
 from components.shared.member import leave_outcome
 from components.shared.params import Params, ParamsWarning
@@ -57,12 +58,15 @@ class PipelineTraining:
             StepFailed: A SystemExit with the step's exit code; the reason is logged.
         """
         failure: BaseException | None = None
+        run = run_of_artifact(self.model_uri)
+        with suppress(InputError):  # which is told where the step begins
+            run = step_run(platform_run=run).run  # one id, whoever tells how the step ended
         try:
-            if not is_member() and (record := self._by_group()) is not None:
+            if not is_member() and (record := self._by_group(run)) is not None:
                 if record.exit_code:
                     raise StepFailed(record, record.exit_code)
                 return record
-        except (ShutterlineError, Terminated, KeyboardInterrupt) as error:
+        except (ShutterlineError, OSError, Terminated, KeyboardInterrupt) as error:
             failure = error
 
         def work(params: Params, emit: Emit) -> Reported:
@@ -71,13 +75,10 @@ class PipelineTraining:
             return self._train(params, emit)
 
         model = Path(self.model)
-        platform_run = run_of_artifact(self.model_uri)
-        _, record = run_step(
-            "train", self.params, work, lambda: step_run(model, in_pipeline=True, platform_run=platform_run)
-        )
+        _, record = run_step("train", self.params, work, lambda: step_run(model, in_pipeline=True, platform_run=run))
         return record
 
-    def _by_group(self) -> StepRecord | None:
+    def _by_group(self, run: str) -> StepRecord | None:
         """The record of a group of processes; None if there is to be none."""
         with sigterm_raises(), warnings.catch_warnings():
             warnings.simplefilter("ignore", ParamsWarning)  # told where the step begins
@@ -90,7 +91,7 @@ class PipelineTraining:
                 [json.dumps(asdict(self))],
                 processes=processes,
                 restarts=RESTARTS,
-                run=step_run(platform_run=run_of_artifact(self.model_uri)).run,
+                run=run,
             )
         return StepRecord.model_validate(outcome.document)
 

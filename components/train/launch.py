@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import io
 import logging
 import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from copy import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,13 +32,15 @@ from components.shared.member import (
     outcome_in,
     require_rendezvous,
 )
+from components.shared.params_types import first_line
 from components.shared.run import RUN_VARIABLE
 from components.shared.signals import Terminated
 from components.shared.staging import SCRATCH_VARIABLE
 
 RESTARTS = 3
 _LAUNCHER_VARIABLE = "SHUTTERLINE_GROUP_LAUNCHER"  # its process id
-_NODES_VARIABLE = "PET_NNODES"  # torchrun's
+_PREFIX = "PET_"  # torchrun's
+_NODES_VARIABLE = f"{_PREFIX}NNODES"
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
@@ -118,7 +122,8 @@ def launched(module: str, arguments: Sequence[str], *, processes: int, restarts:
         run: The run's id, the same for every start.
 
     Raises:
-        GroupLostError: Processes were lost again and again, and none could tell how it ended.
+        InputError: A variable of torchrun's cannot be used.
+        GroupLostError: Processes were lost again and again, and none could tell how it ended; or nodes did not come.
         Terminated: The signal came, and none could tell how it ended.
         KeyboardInterrupt: Likewise.
     """
@@ -127,7 +132,9 @@ def launched(module: str, arguments: Sequence[str], *, processes: int, restarts:
         options += _nodes()
         failure = _torchrun([*options, "-m", module, *arguments])
         outcome = outcome_in(outcomes)
-    if outcome is not None and (failure is None or outcome.exit_code):
+        is_told = (outcomes / "0.json").exists() or (outcome is not None and not outcome.is_lost)
+    # Of the others none tells that it has lost one, and nobody else does where the first was killed.
+    if outcome is not None and is_told and (failure is None or outcome.exit_code):
         return outcome
     raise failure or GroupLostError("the processes of the group have ended without a word of how")
 
@@ -139,14 +146,51 @@ def _torchrun(words: Sequence[str]) -> BaseException | None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     with _quiet("torch"), _signals_as_they_were():
+        arguments = _parsed(run, words)
         try:
-            run.run(run.parse_args([*words]))
+            run.run(arguments)
         except ChildFailedError as error:
             lost = [f"rank {rank} {_ended(one.exitcode)}" for rank, one in sorted(error.failures.items())]
             return GroupLostError(f"processes of the group were lost: {', '.join(lost)}")
         except SignalException as error:
             return KeyboardInterrupt() if error.sigval == signal.SIGINT else Terminated()
+        except OSError:  # such as a disk that is full
+            raise
+        except Exception as error:  # of the rendezvous, and it has many
+            said = first_line(error) or type(error).__name__
+            return GroupLostError(f"the processes of the nodes did not find each other: {said}")
     return None
+
+
+def _parsed(run: Any, words: Sequence[str]) -> Any:
+    """What torchrun makes of its options and variables.
+
+    Raises:
+        InputError: A variable cannot be used.
+    """
+    _require_numbers()
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            arguments = run.parse_args([*words])
+        run.config_from_args(copy(arguments))
+    except (SystemExit, AssertionError, ValueError, RuntimeError) as error:
+        message = said.getvalue().rpartition("error: ")[2].strip() or first_line(error)
+        named = ", ".join(sorted(name for name in os.environ if name.startswith(_PREFIX))) or "none is set"
+        raise InputError(f"torchrun cannot use its variables ({named}): {message}") from error
+    return arguments
+
+
+def _require_numbers() -> None:
+    nodes = os.environ.get(_NODES_VARIABLE, "1")
+    least, _, most = nodes.partition(":")
+    bounds = [int(text) if text.isascii() and text.isdigit() else 0 for text in (least, most or least)]
+    if nodes and not 0 < bounds[0] <= bounds[1]:
+        raise InputError(f"{_NODES_VARIABLE}: must be a number of nodes from 1, or MIN:MAX, got {nodes!r}")
+    for name in (f"{_PREFIX}NODE_RANK", f"{_PREFIX}MASTER_PORT"):
+        text = os.environ.get(name, "0")
+        if not (text.isascii() and text.isdigit()):
+            raise InputError(f"{name}: must be a number from 0, got {text!r}")
 
 
 def _ended(exit_code: int) -> str:

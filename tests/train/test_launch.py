@@ -190,6 +190,7 @@ def test_without_restarts_a_lost_process_ends_the_step(folder: Path, tmp_path: P
     assert "SIGKILL" in document["error"]["message"]
     assert "Traceback" not in told
     assert [event.state for event in events(model) if event.is_terminal] == ["failed"]
+    assert len({event.run for event in events(model)}) == 1, "it is told of the run that was lost"
 
 
 @pytest.mark.slow
@@ -256,6 +257,52 @@ def test_processes_that_cannot_be(
 ) -> None:
     assert main([*command(folder, tmp_path / "model")[3:], *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"PET_NNODES": "two"}, "PET_NNODES: must be a number of nodes from 1, or MIN:MAX, got 'two'"),
+        ({"PET_NNODES": "3:2"}, "PET_NNODES: must be a number of nodes from 1, or MIN:MAX, got '3:2'"),
+        ({"PET_NNODES": "2", "PET_NODE_RANK": "first"}, "PET_NODE_RANK: must be a number from 0, got 'first'"),
+        ({"PET_NNODES": "2", "PET_MONITOR_INTERVAL": "soon"}, "PET_MONITOR_INTERVAL, PET_NNODES): "),
+    ],
+)
+def test_a_platforms_variables_that_cannot_be(
+    folder: Path,
+    tmp_path: Path,
+    variables: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in {**variables, "SHUTTERLINE_RECORDS": str(tmp_path / "records")}.items():
+        monkeypatch.setenv(name, value)
+
+    assert main(command(folder, tmp_path / "model", processes="1")[3:]) == 2
+    out, told = capsys.readouterr()
+    assert json.loads(out)["error"]["type"] == "InputError"
+    assert message in json.loads(out)["error"]["message"]
+    assert told.count("failed: ") == 1
+    assert "Traceback" not in told
+    assert (tmp_path / "records" / "train.json").exists()
+
+
+def test_nodes_that_never_come(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    variables = {"PET_NNODES": "2", "PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": f"localhost:{port}"}
+    for name, value in {**variables, "PET_RDZV_CONF": "join_timeout=1"}.items():
+        monkeypatch.setenv(name, value)
+
+    assert main(command(folder, tmp_path / "model", processes="1")[3:]) == 1
+    out, told = capsys.readouterr()
+    assert json.loads(out)["error"]["type"] == "GroupLostError"
+    assert "the processes of the nodes did not find each other" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1", "auto"])
