@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.shared import errors
 from components.shared.artifacts import write_json
-from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, GroupLostError, InputError
+from components.shared.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_OK,
+    GroupLostError,
+    InputError,
+    ParamsError,
+    Problem,
+    ShutterlineError,
+)
 
 OUTCOMES_VARIABLE = "SHUTTERLINE_GROUP_OUTCOMES"  # the launcher's: the directory
 _BEGUN_ANEW = "begun-anew"  # there
@@ -195,16 +205,40 @@ def note_begun_anew() -> None:
         (directory / _BEGUN_ANEW).touch()
 
 
-def is_settled() -> bool:
-    """Whether an earlier start of this group has ended in a way that starting again does not change.
-
-    If not, what this process left at an earlier start goes.
-    """
+def settled() -> Outcome | None:
+    """How an earlier start of this group has ended, as far as this node knows; None: starting again may change it."""
     directory = _outcomes() if is_launched() else None
-    if directory is None:
-        return False
-    outcome = outcome_in(directory)
-    if outcome is not None and outcome.is_final and outcome.exit_code != EXIT_OK:
-        return True
-    (directory / f"{member().local_rank}.json").unlink(missing_ok=True)
-    return False
+    outcome = outcome_in(directory) if directory is not None else None
+    return outcome if outcome is not None and outcome.is_final and outcome.exit_code != EXIT_OK else None
+
+
+def forget_outcome() -> None:
+    """What this process left at an earlier start goes."""
+    if is_launched() and (directory := _outcomes()) is not None:
+        (directory / f"{member().local_rank}.json").unlink(missing_ok=True)
+
+
+def require_unsettled(outcomes: Iterable[Outcome | None]) -> None:
+    """See that no node knows of an end that starting again does not change; every process calls this alike.
+
+    Args:
+        outcomes: Of every process what :func:`settled` says.
+
+    Raises:
+        ShutterlineError: As the process that ended so.
+    """
+    if (outcome := next((one for one in outcomes if one is not None), None)) is not None:
+        end_together()
+        raise _error_of(outcome)
+
+
+def _error_of(outcome: Outcome) -> ShutterlineError:
+    """The error that a process has told, as another may raise it."""
+    told = outcome.document.get("error") or {}
+    kind, message = getattr(errors, told.get("type", ""), None), told.get("message", "")
+    problems = [Problem(**problem) for problem in told.get("problems") or ()]
+    if isinstance(kind, type) and issubclass(kind, ParamsError) and problems:
+        return kind(problems, told.get("source"))
+    if not isinstance(kind, type) or not issubclass(kind, ShutterlineError) or issubclass(kind, ParamsError):
+        kind = InputError if outcome.exit_code == EXIT_BAD_INPUT else ShutterlineError
+    return kind(message)

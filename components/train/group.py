@@ -24,7 +24,15 @@ from torch.distributed.rendezvous import rendezvous
 
 from components.classifier.device import choose_device
 from components.shared.errors import DeviceError, GroupLostError, ShutterlineError
-from components.shared.member import end_together, in_group, joined_others, member, require_rendezvous
+from components.shared.member import (
+    end_together,
+    in_group,
+    joined_others,
+    member,
+    require_rendezvous,
+    require_unsettled,
+    settled,
+)
 from components.shared.params_types import first_line
 from components.shared.signals import Deferred
 from components.shared.staging import SCRATCH_VARIABLE
@@ -166,6 +174,7 @@ def joined() -> Iterator[Group]:
     Raises:
         InputError: The environment does not tell how to find the others.
         GroupLostError: Another process ended.
+        ShutterlineError: An earlier start of the group ended so, and starting again does not change that.
     """
     if _joined or not in_group():
         yield _joined[0] if _joined else ALONE
@@ -185,6 +194,7 @@ def joined() -> Iterator[Group]:
     _joined.append(Group(dist.get_rank(), dist.get_world_size(), control))
     try:
         with _others_needed():
+            require_unsettled(_joined[0].gathered(settled()))
             yield _joined[0]
     except BaseException:
         # What waits on a GPU for a process that is gone would keep this one from ending; the process ends anyway.

@@ -25,12 +25,14 @@ from components.shared.errors import DeviceError, GroupLostError, InputError
 from components.shared.member import (
     OUTCOMES_VARIABLE,
     Outcome,
+    forget_outcome,
     in_group,
     is_launched,
-    is_settled,
     is_started_by_elastic,
+    member,
     outcome_in,
     require_rendezvous,
+    settled,
 )
 from components.shared.params_types import first_line
 from components.shared.run import RUN_VARIABLE
@@ -257,7 +259,8 @@ def _environment(scratch: Path, processes: int, run: str) -> Iterator[Path]:
 def begin_member() -> bool:
     """Begin as a process of a group, if this is one; whether there is something to do.
 
-    There is not where all were started again although an earlier start has ended for good. A process whose launcher
+    There is not where all were started again although an earlier start has ended for good; of several nodes the others
+    may not know, and are told once all have found each other. A process whose launcher
     is killed is killed with it: whoever kills it starts anew, and two groups must not write to one place.
     """
     if not is_launched():
@@ -265,4 +268,7 @@ def begin_member() -> bool:
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != int(os.environ[_LAUNCHER_VARIABLE]):  # it was killed before that
         os.kill(os.getpid(), signal.SIGKILL)
-    return not is_settled()
+    if settled() is None:
+        forget_outcome()
+        return True
+    return member().local_size < member().size

@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 
 from components.shared import member as module
-from components.shared.errors import GroupLostError, InputError, ParamsError, Problem
+from components.shared.errors import DivergedError, GroupLostError, InputError, ParamsError, Problem
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.member import (
     Member,
+    forget_outcome,
     has_begun_anew,
-    is_settled,
     leave_outcome,
     member,
     note_begun_anew,
     outcome_in,
     require_rendezvous,
+    require_unsettled,
+    settled,
     tells_end,
 )
 
@@ -67,7 +69,8 @@ def test_of_ends_the_one_counts_that_starting_again_does_not_change(
     diverged = {"error": {"type": "DivergedError", "message": "nan"}}
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert leave_outcome(lost, 1) == 1
-    assert not is_settled(), "and what was left at the earlier start goes"
+    assert settled() is None
+    forget_outcome()
     assert outcome_in(tmp_path) is None
 
     assert leave_outcome(lost, 1) == 1
@@ -77,7 +80,7 @@ def test_of_ends_the_one_counts_that_starting_again_does_not_change(
     outcome = outcome_in(tmp_path)
     assert outcome is not None
     assert outcome.document == diverged
-    assert is_settled()
+    assert settled() is not None
     module.end_together()
     assert leave_outcome(diverged, 1) == 0, "torch elastic has nothing to do where all end alike"
 
@@ -114,5 +117,26 @@ def test_what_was_begun_anew_is_not_begun_anew_by_later_starts(tmp_path: Path, m
     note_begun_anew()
     assert has_begun_anew()
     assert outcome_in(tmp_path) is None, "a mark is no outcome"
-    assert not is_settled()
+    assert settled() is None
     assert has_begun_anew()
+
+
+def test_what_one_node_knows_for_good_all_end_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(module.OUTCOMES_VARIABLE, str(tmp_path))
+    require_unsettled([None, None])
+    problem = {"path": "batch_size", "message": "does not fit; 16 would"}
+    error = {"type": "ParamsError", "message": "…", "source": "p.json", "problems": [problem]}
+    assert leave_outcome({"error": error}, 2) == 2
+
+    with pytest.raises(ParamsError, match=r"p\.json: batch_size: does not fit; 16 would"):
+        require_unsettled([None, settled()])
+    assert leave_outcome({"error": error}, 2) == 0, "all end so, and torch elastic starts nothing again"
+
+    forget_outcome()
+    leave_outcome({"error": {"type": "DivergedError", "message": "nan"}}, 1)
+    with pytest.raises(DivergedError, match="nan"):
+        require_unsettled([settled(), None])
+    forget_outcome()
+    leave_outcome({"error": {"type": "OddError", "message": "odd"}}, 2)
+    with pytest.raises(InputError, match="odd"):
+        require_unsettled([settled()])

@@ -365,3 +365,50 @@ def test_a_group_that_starts_over_does_so_once(folder: Path, undisturbed: Path, 
     assert "all were started again: 1 of at most 3 times" in told
     assert "going on from a checkpoint" in told
     assert weights(model) == weights(undisturbed)
+
+
+SCARCE = '''\
+import os
+import torch
+
+
+class Scarce(torch.nn.Identity):
+    """Of the second process, memory is not enough for more than eight images."""
+
+    def forward(self, images):
+        if os.environ.get("RANK") == "1" and self.training and images.device.type == "cpu" and len(images) > 8:
+            raise MemoryError("so little")
+        return images
+'''
+
+
+@pytest.mark.slow
+def test_what_one_node_ends_with_for_good_ends_the_other_at_once(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "scarce.py").write_text(SCARCE)
+    layers: Any = LONG["net_arch"]
+    net = [*layers, {"class": "scarce.Scarce", "kwargs": {}}]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+
+    def node(rank: int) -> subprocess.Popen[str]:
+        variables = {"PET_NNODES": "2", "PET_NODE_RANK": str(rank), "PET_MASTER_ADDR": "localhost"}
+        variables |= {"PET_MASTER_PORT": port, "SHUTTERLINE_MODULES": "scarce"}
+        variables["PYTHONPATH"] = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+        return subprocess.Popen(
+            command(folder, tmp_path / "model", "--set", f"net_arch={json.dumps(net)}", processes="1"),
+            env=environment(tmp_path / "model", **variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    with node(0) as first, node(1) as second:
+        (document, told), (other_document, other) = first.communicate(), second.communicate()
+
+    assert (first.returncode, second.returncode) == (2, 2), told + other
+    for each in (document, other_document):
+        (problem,) = json.loads(each)["error"]["problems"]
+        assert problem["path"] == "batch_size"
+        assert "8 would (tried)" in problem["message"] or "16 would (tried)" in problem["message"]
+    assert "all were started again" not in told, "they found each other, and ended"
