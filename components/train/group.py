@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from components.classifier.device import choose_device
@@ -36,6 +35,7 @@ from components.shared.member import (
 from components.shared.params_types import first_line
 from components.shared.signals import Deferred
 from components.shared.staging import SCRATCH_VARIABLE
+from components.train.meeting import unused
 
 T = TypeVar("T")
 
@@ -186,7 +186,7 @@ def joined() -> Iterator[Group]:
         store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             # It outlives the processes, and an earlier start's addresses in it would be waited for for ever.
-            store = PrefixStore(f"start-{member().restarts}", store)
+            store = unused(store, rank, size, _PATIENCE)
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
         control = dist.new_group(backend="gloo", timeout=_PATIENCE)
