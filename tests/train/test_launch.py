@@ -177,10 +177,11 @@ def test_a_lost_process_starts_all_again_from_the_last_checkpoint(
 
 
 @pytest.mark.slow
-def test_without_restarts_a_lost_process_ends_the_step(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [(0, 1), (0,)])
+def test_without_restarts_a_lost_process_ends_the_step(folder: Path, tmp_path: Path, killed: tuple[int, ...]) -> None:
     model = tmp_path / "model"
     with started(folder, model, "--restarts", "0") as step:
-        for rank in (0, 1):
+        for rank in killed:
             os.kill(process_of_rank(rank, step.pid), signal.SIGKILL)
         out, told = step.communicate()
 
@@ -188,6 +189,7 @@ def test_without_restarts_a_lost_process_ends_the_step(folder: Path, tmp_path: P
     document = json.loads(out)
     assert document["error"]["type"] == "GroupLostError"
     assert "SIGKILL" in document["error"]["message"]
+    assert told.count("failed: ") == 1
     assert "Traceback" not in told
     assert [event.state for event in events(model) if event.is_terminal] == ["failed"]
     assert len({event.run for event in events(model)}) == 1, "it is told of the run that was lost"
