@@ -167,9 +167,10 @@ class Attempt:
                 try:
                     is_done = loop.run(on_epoch)
                 except DivergedError as error:
-                    if keeper is not None:
-                        with suppress(OSError):  # what is told of is the loss
-                            keeper.wait()  # the last good state may still be on its way
+                    if keeper is None:  # of a process that has no place, and is not the one that speaks
+                        raise
+                    with suppress(OSError):  # what is told of is the loss
+                        keeper.wait()  # the last good state may still be on its way
                     raise DivergedError(f"{error}; {_last_good(directory)}") from error
             if is_done and not self.is_told(ending):
                 predictions = trainer.predict_with_best()
