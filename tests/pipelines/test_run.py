@@ -201,7 +201,7 @@ def test_paths_that_are_awkward_for_a_shell(tmp_path: Path, capsys: pytest.Captu
     assert code == 0, told
     open_model(Path(document["artifacts"]["model"]))
     open_model(tmp_path / name / "model")
-    assert list((tmp_path / name / "checkpoints").glob("*/epoch-00001.pt"))
+    assert list((tmp_path / name / "checkpoints").glob("*/epoch-00002-batch-000000.json"))
     # Nothing went anywhere else.
     assert {path.name for path in tmp_path.iterdir()} == {"params.json", name}
 
