@@ -112,7 +112,9 @@ def test_a_file_of_torchvision_goes_into_the_backbone(tmp_path: Path) -> None:
     assert start.initialised == len(before) - 100
 
 
-@pytest.mark.parametrize("name", ["vgg11", "densenet121", "vit_b_32"])
+@pytest.mark.parametrize(
+    "name", ["densenet121", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "vit_b_32"))]
+)
 def test_names_that_begin_like_ours_and_names_of_old_files(tmp_path: Path, name: str) -> None:
     kwargs = {"image_size": 32} if name == "vit_b_32" else {}
     torch.manual_seed(1)

@@ -77,7 +77,8 @@ def ends(events: Path) -> list[PipelineEnded]:
     ]
 
 
-@pytest.mark.parametrize("target", ["kubeflow", pytest.param("vertex", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("target", PLATFORMS)
 def test_a_compiled_file_gives_the_bytes_that_the_python_pipeline_gives(
     tmp_path: Path, target: PlatformName, events: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

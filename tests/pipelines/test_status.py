@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import jsonschema
+import pytest
 from cloudevents.core.bindings.kafka import KafkaMessage, from_structured_event
 from cloudevents.core.formats.json import JSONFormat
 
@@ -23,6 +24,7 @@ from tests.pipelines.conftest import Command
 PROJECT = "vision-1"
 
 
+@pytest.mark.slow
 def test_both_brokers_hold_the_same_events_of_a_run(
     tmp_path: Path, command: Command, kafka_broker: KafkaTopics, pubsub_emulator: PubSubTopics, topic: str
 ) -> None:

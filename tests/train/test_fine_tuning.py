@@ -155,6 +155,7 @@ def test_a_backbone_is_tuned_and_evaluated_without_torchvision(tmp_path: Path) -
     assert "its network needs torchvision, which is not installed here" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_is_a_linear_probe(tmp_path: Path) -> None:
     torch.manual_seed(3)
     original = torchvision.models.resnet18().state_dict()
@@ -171,6 +172,7 @@ def test_a_frozen_backbone_is_a_linear_probe(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_weights_come_from_a_bucket(bucket: Bucket, dataset: Path, tmp_path: Path, earlier: Path) -> None:
     def started(name: str, weights: str) -> StartedFrom:
         params = small(num_epochs=1, initial_weights=weights)

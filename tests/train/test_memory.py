@@ -99,6 +99,7 @@ def answer(trainer: Trainer) -> tuple[str, str]:
     return problem.path, problem.message
 
 
+@pytest.mark.slow
 def test_the_answer_names_the_batch_size_that_was_tried(dataset: Path) -> None:
     tried: list[int] = []
     trainer = roomy(trainer_of(dataset, batch_size=128), 40, tried)
@@ -120,6 +121,7 @@ def test_batches_that_are_accumulated_already_are_counted(dataset: Path) -> None
     assert "gradient_accumulation_steps to 12 to keep steps of 192 images" in message
 
 
+@pytest.mark.slow
 def test_a_batch_beyond_the_data_is_the_data(dataset: Path) -> None:
     _, message = answer(roomy(trainer_of(dataset, batch_size=4096), 60, []))
     assert message.startswith("200 images do not fit in the memory of this machine; 50 would")
@@ -147,6 +149,7 @@ def test_where_nothing_fits_it_is_the_network(dataset: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_statistics_of_one_value_do_not_fit(dataset: Path) -> None:
     arch = [layer("Conv2d", in_channels=1, out_channels=4, kernel_size=8), layer("BatchNorm2d", num_features=4)]
     tried: list[int] = []
@@ -244,6 +247,7 @@ def write_many(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_under_a_real_limit_the_answer_is_true(tmp_path: Path) -> None:
     data = write_many(tmp_path / "data")
     refused = limited(data, tmp_path / "model", 450, batch_size=1024)

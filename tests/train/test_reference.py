@@ -15,6 +15,7 @@ from tests.examples import DIGITS
 from tests.reference_params import params as reference
 
 
+@pytest.mark.slow
 def test_the_reference_without_its_repeated_block_trains(tmp_path: Path) -> None:
     raw: dict[str, Any] = copy.deepcopy(reference)
     del raw["net_arch"][8:12]
