@@ -21,7 +21,7 @@ from components.shared.events.event import StepEvent
 from components.shared.events.spool import events_in
 from components.shared.run import EVENTS_VARIABLE
 from pipelines.cli import main
-from pipelines.compiled import PlatformName
+from pipelines.compiled import PLATFORMS, PlatformName
 from tests.examples import DIGITS, write_params
 
 PAUSE_S = 1
