@@ -104,12 +104,15 @@ class Relay(Peer):
             await asyncio.gather(self._accepting, return_exceptions=True)
             self._listener.close()
             self._listener = None
-        for task, connection in list(self._live.items()):
+        live = list(self._live.items())
+        for task, connection in live:
             # Closing with no time to linger sends a reset.
             with contextlib.suppress(OSError):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             task.cancel()
-        await asyncio.gather(*self._live, return_exceptions=True)
+        await asyncio.gather(*(task for task, _ in live), return_exceptions=True)
+        for _, connection in live:
+            connection.close()  # of a task that was ended before it began, which has closed nothing
         self._open.set()
 
     async def _accept(self, listener: socket.socket) -> None:
