@@ -14,18 +14,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import pickle
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
 
-from components.shared.artifacts import FileRecord, Record, fsync_directory, sha256_of, write_atomically
+from components.shared.artifacts import FileRecord, Record, replacing, sha256_of, write_atomically
 from components.shared.params_types import first_line
 
 _NAME = re.compile(r"epoch-([0-9]{5,})-batch-([0-9]{6,})")
@@ -112,7 +110,7 @@ def _is_there(path: Path, manifest: CheckpointManifest) -> bool:
 class Hashed:
     """A file that computes the SHA-256 of what is written to it: reading it again would take as long as writing."""
 
-    def __init__(self, stream: io.RawIOBase) -> None:
+    def __init__(self, stream: io.RawIOBase | IO[bytes]) -> None:
         self._stream = stream
         self.sha256 = hashlib.sha256()
         self.bytes = 0
@@ -133,17 +131,9 @@ class Hashed:
 
 
 def _write_state(file: Path, state: dict[str, Any]) -> FileRecord:
-    # In containers every process has the same number.
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb", buffering=0) as stream:
-            hashed = Hashed(stream)
-            torch.save(state, hashed)  # type: ignore[arg-type] # it needs write and flush alone
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_directory(file.parent)
+    with replacing(file) as stream:
+        hashed = Hashed(stream)
+        torch.save(state, hashed)  # type: ignore[arg-type] # it needs write and flush alone
     return FileRecord(file=file.name, bytes=hashed.bytes, sha256=hashed.sha256.hexdigest())
 
 
