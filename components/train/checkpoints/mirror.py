@@ -72,7 +72,7 @@ class CheckpointMirror:
             self._log.warning("a checkpoint in %s is passed over: %s", self._place, without_manifest(state))
         for name in sorted(manifests, key=order_of, reverse=True):
             try:
-                self._fetch(name)
+                self._fetch(name, states)
             except DamagedError as error:
                 self._log.warning("a checkpoint in %s is damaged and passed over: %s", self._place, error)
                 remove_checkpoint(self._local / name)
@@ -97,8 +97,12 @@ class CheckpointMirror:
         states = {Path(name).with_suffix(".json").name for name in found if name.endswith(".pt")}
         return {name for name in found if name.endswith(".json")}, states
 
-    def _fetch(self, name: str) -> None:
+    def _fetch(self, name: str, states: set[str]) -> None:
         """Fetch a checkpoint.
+
+        Args:
+            name: Of its manifest.
+            states: Names of manifests whose state is there.
 
         Raises:
             DamagedError: It is not what was written.
@@ -107,7 +111,7 @@ class CheckpointMirror:
         manifest = read_checkpoint_manifest(path)
         if manifest.state is None:
             raise DamagedError(f"{name} names no state")
-        if manifest.state.file not in list_names(self._place):
+        if name not in states:
             raise DamagedError(f"{manifest.state.file} is missing")
         fetch_tree(self._place.child(manifest.state.file), self._local)
         verified_state(path, manifest)
