@@ -122,26 +122,55 @@ def survives(setting: Setting, whole: Uninterrupted, folder: Path, draws: random
     Returns:
         What was hit, by kill.
     """
+    return survives_where(
+        whole,
+        draws,
+        start=lambda number: setting.start(folder, number),
+        places=lambda number: places_in(folder),
+        checkpoints=lambda: list_checkpoints(folder / "checkpoints"),
+        forget=lambda: shutil.rmtree(folder),
+    )
+
+
+def survives_where(
+    whole: Uninterrupted,
+    draws: random.Random,
+    *,
+    start: Callable[[int], Attempt],
+    places: Callable[[int], Places],
+    checkpoints: Callable[[], Sequence[object]],
+    forget: Callable[[], None],
+) -> list[str]:
+    """As :func:`survives`, wherever the attempts are made.
+
+    Args:
+        whole: The uninterrupted run.
+        draws: Where the moments are drawn from.
+        start: Starts the attempt of a number.
+        places: Where it writes.
+        checkpoints: Those that are there.
+        forget: Removes what attempts have left.
+    """
     kills, hit = draws.randint(1, 3), list[str]()
     number = 0
     while True:
         number += 1
-        had = list_checkpoints(folder / "checkpoints")
-        attempt = setting.start(folder, number)
+        had = checkpoints()
+        attempt = start(number)
         if len(hit) < kills:
             moment = drawn(draws, whole.life)
-            if attempt.killed_at(moment, places_in(folder)):
+            if attempt.killed_at(moment, places(number)):
                 hit.append(hit_by(moment, attempt.said))
                 goes_on(attempt, had)
                 continue
             if not hit:  # it was faster than the one whose life was measured
-                shutil.rmtree(folder)
+                forget()
                 continue
         code = attempt.end()
         story = f"killed {len(hit)} times ({', '.join(hit)}), then:\n{attempt.said}"
         assert code == 0, story
         goes_on(attempt, had)
-        assert left_in(folder / "model") == whole.left, story
+        assert left_in(places(number).model) == whole.left, story
         return hit
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.kill.draws import draws_of, runs
-from tests.kill.lives import KILLED, Setting, Uninterrupted, goes_on, hit_by, left_in, settled
-from tests.kill.moments import Places, drawn
+from tests.kill.lives import KILLED, Setting, Uninterrupted, settled, survives_where
+from tests.kill.moments import Places
 from tests.kill.processes import Attempt
 from tests.peers.gcs import GcsBucket
 
@@ -45,30 +45,24 @@ def survives_elsewhere(
     Returns:
         What was hit, by kill.
     """
-    kills, hit = draws.randint(1, 3), list[str]()
-    number = 0
-    while True:
-        number += 1
-        machine = folder / f"machine-{number}"
-        had = whole_in(bucket)
-        attempt = started(setting, machine, bucket)
-        if len(hit) < kills:
-            moment = drawn(draws, whole.life)
-            if attempt.killed_at(moment, Places(machine, machine / "model")):
-                hit.append(hit_by(moment, attempt.said))
-                goes_on(attempt, had)
-                continue
-            if not hit:  # it was faster than the one whose life was measured
-                for name in bucket.names():
-                    bucket.delete(name)
-                continue
-        code = attempt.end()
-        story = f"killed {len(hit)} times ({', '.join(hit)}), then:\n{attempt.said}"
-        assert code == 0, story
-        goes_on(attempt, had)
-        assert left_in(machine / "model") == whole.left, story
-        assert len(whole_in(bucket)) == 3, bucket.names()
-        return hit
+
+    def machine(number: int) -> Path:
+        return folder / f"machine-{number}"
+
+    def forget() -> None:
+        for name in bucket.names():
+            bucket.delete(name)
+
+    hit = survives_where(
+        whole,
+        draws,
+        start=lambda number: started(setting, machine(number), bucket),
+        places=lambda number: Places(machine(number), machine(number) / "model"),
+        checkpoints=lambda: whole_in(bucket),
+        forget=forget,
+    )
+    assert len(whole_in(bucket)) == 3, bucket.names()
+    return hit
 
 
 def started(setting: Setting, machine: Path, bucket: GcsBucket) -> Attempt:
