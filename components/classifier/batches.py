@@ -15,10 +15,18 @@ from torch import Tensor
 from components.shared.artifacts import Normalisation
 
 
-class ImageStore(Protocol):
-    """Somewhere batches are cut from. All images are uint8, shape (batch, height, width, channels), on the device."""
+class StoredImages(Protocol):
+    """Images in their stored order. All are uint8, shape (batch, height, width, channels), on the device."""
 
     def __len__(self) -> int: ...
+
+    def spans(self, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
+        """The images of each slice, made ahead of use where that helps; the caller does not change them."""
+        ...
+
+
+class ImageStore(StoredImages, Protocol):
+    """Somewhere batches are cut from, in any order."""
 
     def take(self, indices: Tensor) -> Tensor:
         """Images at these indices, int64 on any device."""
@@ -33,10 +41,6 @@ class ImageStore(Protocol):
             order: Indices of images, int64, on the CPU.
             slices: What of `order` makes each batch.
         """
-        ...
-
-    def spans(self, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
-        """The images of each slice in stored order, as :meth:`batches` gives them; the caller does not change them."""
         ...
 
 

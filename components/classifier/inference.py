@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from components.classifier.batches import ImageStore, Normaliser
+from components.classifier.batches import Normaliser, StoredImages
 from components.classifier.metrics import Integers, Metrics, Reals, metrics_of
 from components.classifier.network import Network
 
@@ -61,7 +61,7 @@ def chunk_size(network: Network) -> int:
 
 
 def predict(
-    network: Network, images: ImageStore, labels: Tensor, normalise: Normaliser, *, every_class: bool = False
+    network: Network, images: StoredImages, labels: Tensor, normalise: Normaliser, *, every_class: bool = False
 ) -> Predictions:
     """Evaluate a network on every image of a split; the network's mode is restored.
 

@@ -26,7 +26,7 @@ from components.shared.model import EpochRecord, Speed
 from components.shared.params import Params
 from components.shared.seeds import derived_seed
 from components.shared.signals import Deferred
-from components.train.acceleration import choose_compiling, choose_precision, flops_of_training
+from components.train.acceleration import choose_compiling, flops_of_training
 from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.checkpoints.place import Checkpoints
 from components.train.checkpoints.resume import Found, last_good
@@ -39,9 +39,7 @@ from components.train.speed_text import speed_lines
 from components.train.state import restore
 from components.train.status import TrainingStatus
 from components.train.trainer import Labelled, Trainer
-from components.train.writing import (
-    count_parameters,
-)
+from components.train.writing import count_parameters
 
 _log = step_logger("train")
 
@@ -103,10 +101,8 @@ class Attempt:
             return Labelled(placed.store, torch.tensor(split.labels, device=device))
 
         training, held_out = labelled("train"), labelled(data.selection_split)
-        precision = choose_precision(params, device)
         flops = self.flops_per_image * len(training.images) * params.num_epochs / group.size
         compiling = choose_compiling(params, device, flops)
-        self.compiled = compiling.is_on
         trainer = Trainer(
             network,
             training,
@@ -115,7 +111,6 @@ class Attempt:
             Normaliser(self.normalisation, device),
             device,
             group,
-            precision=precision,
             compiled=compiling.is_on,
         )
         _log.info(
@@ -124,8 +119,8 @@ class Attempt:
             describe_device(device),
             len(training.images),
             params.batch_size,
-            precision.name,
-            precision.reason,
+            trainer.precision.name,
+            trainer.precision.reason,
             "compiled" if compiling.is_on else "not compiled",
             compiling.reason,
         )
@@ -187,7 +182,7 @@ class Attempt:
 
     def speed(self) -> Speed:
         """How near training came to what is possible; the weights are no longer those of the training after it."""
-        found = measure_speed(self.trainer, self.flops_per_image, compiled=self.compiled)
+        found = measure_speed(self.trainer, self.flops_per_image)
         for line in speed_lines(found):
             _log.info("%s", line)
         return found

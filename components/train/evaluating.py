@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 from torch import Tensor
 
-from components.classifier.batches import ImageStore, Normaliser
+from components.classifier.batches import Normaliser, StoredImages
 from components.classifier.inference import Predictions, chunk_size, predict
 from components.classifier.network import Network
 from components.train.group import Group
@@ -17,7 +17,7 @@ from components.train.group import Group
 class _Part:
     """Some of a store's images, one after the other, with a call between two chunks."""
 
-    def __init__(self, images: ImageStore, start: int, stop: int, poll: Callable[[], None]) -> None:
+    def __init__(self, images: StoredImages, start: int, stop: int, poll: Callable[[], None]) -> None:
         self._images = images
         self._start = start
         self._stop = stop
@@ -25,12 +25,6 @@ class _Part:
 
     def __len__(self) -> int:
         return self._stop - self._start
-
-    def take(self, indices: Tensor) -> Tensor:
-        return self._images.take(indices + self._start)
-
-    def batches(self, order: Tensor, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
-        return self._images.batches(order + self._start, slices)
 
     def spans(self, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
         moved = [slice(part.start + self._start, part.stop + self._start) for part in slices]
@@ -42,7 +36,7 @@ class _Part:
 
 def evaluated(
     network: Network,
-    images: ImageStore,
+    images: StoredImages,
     labels: Tensor,
     normalise: Normaliser,
     group: Group,

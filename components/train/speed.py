@@ -23,14 +23,13 @@ _SIDES = {"cpu": 1024, "cuda": 8192}
 _PRODUCTS = 3
 
 
-def measure_speed(trainer: Trainer, flops_per_image: int, *, compiled: bool) -> Speed:
+def measure_speed(trainer: Trainer, flops_per_image: int) -> Speed:
     """Measure what is possible, and compare.
 
     Args:
         trainer: Has trained; its weights are written, for they are other ones afterwards. Every process of a group
             calls this.
         flops_per_image: Of one image's forward and backward pass, a multiply-add as two; 0: not known.
-        compiled: Whether the network is compiled.
     """
     achieved = trainer.images_per_second
     shares = trainer.stopwatch.shares()
@@ -46,7 +45,7 @@ def measure_speed(trainer: Trainer, flops_per_image: int, *, compiled: bool) -> 
         matmul_flops_per_second=products,
         of_matmul=flops / products if flops is not None and products is not None else None,
         precision=trainer.precision.name,
-        compiled=compiled,
+        compiled=trainer.compiled,
         data="resident" if isinstance(trainer.training.images, ResidentImages) else "mapped",
         shares=shares,
         processes=trainer.group.size,

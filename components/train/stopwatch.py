@@ -26,8 +26,8 @@ class Stopwatch:
         seconds: By part, so far.
     """
 
-    def __init__(self, device: torch.device, seconds: dict[str, float] | None = None) -> None:
-        self.seconds = dict.fromkeys(TIME_SHARES, 0.0) | (seconds or {})
+    def __init__(self, device: torch.device) -> None:
+        self.seconds = dict.fromkeys(TIME_SHARES, 0.0)
         self._last = time.perf_counter()
         self._on_device = dict.fromkeys(STEP_PARTS, 0.0)
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None

@@ -26,7 +26,7 @@ from components.shared.errors import ParamsError, Problem
 from components.shared.model import EpochRecord, StartedFrom
 from components.shared.params import Params
 from components.shared.seeds import derived_seed
-from components.train.acceleration import Precision, choose_precision
+from components.train.acceleration import choose_precision
 from components.train.diverging import diverged
 from components.train.evaluating import evaluated
 from components.train.group import ALONE, Group
@@ -62,7 +62,6 @@ class Trainer:
         normalise: From stored images to network input.
         device: Where everything is.
         group: The processes that train together.
-        precision: Of the forward pass; by default as the params say.
         compiled: Whether the network is compiled.
 
     Raises:
@@ -79,7 +78,6 @@ class Trainer:
         device: torch.device,
         group: Group = ALONE,
         *,
-        precision: Precision | None = None,
         compiled: bool = False,
     ) -> None:
         self.network = network
@@ -89,7 +87,7 @@ class Trainer:
         self.normalise = normalise
         self.device = device
         self.group = group
-        self.precision = precision or choose_precision(params, device)
+        self.precision = choose_precision(params, device)
         self.criterion = Criterion(params, counts_of(training.labels.cpu(), params.n_classes), device)
         self.optimiser = build_optimiser(params, network.parameters())
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -120,7 +118,7 @@ class Trainer:
             self.average = AveragedModel(network, device, multi_avg_fn=decay, use_buffers=True)
             # It is asked at every step whether there was one before: on a GPU the host would wait for the answer.
             self.average.n_averaged = self.average.n_averaged.cpu()
-        self._compiled = self._is_to_compile = compiled
+        self.compiled = self._is_to_compile = compiled
         self._model: Callable[[Tensor], Tensor] = network
         self._unsynced: Callable[[], Any] = nullcontext
         self._is_connected = False
@@ -141,7 +139,7 @@ class Trainer:
             # Before each forward pass the buffers become rank 0's.
             model = DistributedDataParallel(self.network, device_ids=on)
             self._unsynced = model.no_sync
-        self._model = torch.compile(model) if self._compiled else model
+        self._model = torch.compile(model) if self.compiled else model
         self._is_connected = True
 
     def _share_buffers(self) -> None:

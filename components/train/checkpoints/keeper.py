@@ -140,7 +140,7 @@ class CheckpointKeeper:
             try:
                 if manifest is None:
                     with suppress(RuntimeError, MemoryError):  # if there is none, saving says so
-                        snapshot.prepare(state)
+                        snapshot.take(state)  # for its pages: the first copy is then as quick as any other
                 elif self._error is None:
                     path = write_checkpoint(self._directory, manifest, state)
                     there = [each.name for each in list_checkpoints(self._directory)]

@@ -29,10 +29,6 @@ class Snapshot:
             torch.cuda.current_stream(device).synchronize()
         return copied
 
-    def prepare(self, state: dict[str, Any]) -> None:
-        """Have the memory for such a state, its pages there: the first copy is then as quick as any other."""
-        self.take(state)
-
     def _copy(self, value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
             return self._copied(value, path)
