@@ -6,7 +6,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -139,10 +139,40 @@ class KafkaConnection:
         finally:
             admin.close()
 
+    def consumer(self, version: tuple[int, ...], group: str | None = None) -> Any:
+        """A consumer that waits for nobody yet, and decides nothing by itself; to be closed by `close_consumer`.
+
+        Args:
+            version: The brokers', as `check` found it.
+            group: The consumer group that it commits for.
+        """
+        from kafka import KafkaConsumer
+
+        return KafkaConsumer(
+            # With a version the constructor waits for nobody; one that fails leaves its thread behind.
+            **{"api_version": version} | self.arguments,
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # where to go on is decided here
+            allow_auto_create_topics=False,
+            check_crcs=False,  # in Python, 8 MB/s; what comes damaged over TCP is no event either
+            request_timeout_ms=10_000,
+            reconnect_backoff_max_ms=1_000,
+            metrics_enabled=False,
+        )
+
     def trouble(self, error: BaseException) -> Refused | Unavailable:
         """What an error that kafka-python raised or logged means."""
         final, message = _meaning(error, self.place)
         return Refused(message) if final else Unavailable(message)
+
+
+def close_consumer(consumer: Any) -> None:
+    """Close a consumer without waiting for its brokers."""
+    from kafka.errors import KafkaError
+
+    with suppress(KafkaError):
+        consumer.close(autocommit=False, timeout_ms=500)
 
 
 def _meaning(error: BaseException, place: str) -> tuple[bool, str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar, cast
 
-from components.shared.events.kafka.client import KafkaConnection, TopicDescription
+from components.shared.events.kafka.client import KafkaConnection, TopicDescription, close_consumer
 from components.shared.events.transport import Refused, Unavailable, patience_of
 from components.shared.events.watch import Message
 
@@ -70,7 +69,7 @@ class KafkaSource:
         """Close the connection; the place in the topic is kept for the next `receive`."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            _close(consumer)
+            close_consumer(consumer)
 
     def _asking(self, ask: Callable[[], ResultT]) -> ResultT:
         """Ask the broker; what the client raises comes out as ours."""
@@ -140,20 +139,7 @@ class KafkaSource:
         return self._consumer
 
     def _opened(self, version: tuple[int, ...], partitions: list[Any]) -> Any:
-        from kafka import KafkaConsumer
-
-        # With a version the constructor waits for nobody; one that fails leaves its thread behind.
-        consumer = KafkaConsumer(
-            **{"api_version": version} | self._connection.arguments,
-            group_id=self._group,
-            enable_auto_commit=False,
-            auto_offset_reset="none",  # where to go on is decided here
-            allow_auto_create_topics=False,
-            check_crcs=False,  # in Python, 8 MB/s; what comes damaged over TCP is no event either
-            request_timeout_ms=10_000,
-            reconnect_backoff_max_ms=1_000,
-            metrics_enabled=False,
-        )
+        consumer = self._connection.consumer(version, self._group)
         try:
             consumer.bootstrap(_ANSWER_S * 1000)
             places = self._places(consumer, partitions)
@@ -161,7 +147,7 @@ class KafkaSource:
             for partition, offset in places.items():
                 consumer.seek(partition, offset)
         except BaseException:
-            _close(consumer)
+            close_consumer(consumer)
             raise
         self._unacknowledged, self._next = places, dict(places)
         return consumer
@@ -198,10 +184,3 @@ class KafkaSource:
         milliseconds = max(0, int(moment.timestamp() * 1000))
         found = consumer.offsets_for_times(dict.fromkeys(partitions, milliseconds), timeout_ms=patience)
         return {each: found[each].offset if found[each] is not None else ends[each] for each in partitions}
-
-
-def _close(consumer: Any) -> None:
-    from kafka.errors import KafkaError
-
-    with suppress(KafkaError):
-        consumer.close(autocommit=False, timeout_ms=500)
