@@ -24,6 +24,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import google.auth
 import requests
 import urllib3
+from google.auth import environment_vars
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 from google.auth.transport.requests import Request as TokenRequest
@@ -69,10 +70,10 @@ class GcsStore:
         StorageRefusedError: There are no credentials, or they cannot be used.
     """
 
-    def __init__(self, bucket: str, transfer: Transfer) -> None:
+    def __init__(self, bucket: str, transfer: Transfer, credentials: str | None = None) -> None:
         self._bucket = bucket
         self._transfer = transfer
-        self._credentials, self._endpoint = _settings(str(transfer.location))
+        self._credentials, self._endpoint = _settings(str(transfer.location), credentials)
         self._pools = _Pools(pool_maxsize=workers() + 2)
         self._pool = self._pools.pool(self._endpoint)
         self._base = urlsplit(self._endpoint).path.rstrip("/")
@@ -337,18 +338,20 @@ class GcsStore:
         return f"gs://{self._bucket}/{key}".removesuffix("/")
 
 
-def _settings(uri: str) -> tuple[Any, str]:
-    """Credentials, and the address of the service, as the client finds them."""
+def _settings(uri: str, file: str | None) -> tuple[Any, str]:
+    """Credentials, and the service's address, as the client finds them; a file only where the environment has none."""
+    file = None if os.environ.get(environment_vars.CREDENTIALS) else file
     try:
         credentials: Any = AnonymousCredentials()  # type: ignore[no-untyped-call]
         if not os.environ.get(EMULATOR_VARIABLE):
-            credentials, _ = google.auth.default(scopes=Client.SCOPE)
+            load: Any = partial(google.auth.load_credentials_from_file, file) if file else google.auth.default
+            credentials, _ = load(scopes=Client.SCOPE)
         universe = {"universe_domain": credentials.universe_domain}
         client = Client(project="none", credentials=credentials, client_options=universe)
         endpoint = str(client.api_endpoint)
         client.close()
     except (GoogleAuthError, *ODD_FILE) as error:
-        raise StorageRefusedError(f"{uri}: no credentials: {redact(reason_of(error))}; {_LOG_IN}") from error
+        raise StorageRefusedError(f"{uri}: no credentials: {redact(reason_of(error, file))}; {_LOG_IN}") from error
     return credentials, endpoint if "://" in endpoint else f"http://{endpoint}"
 
 

@@ -207,7 +207,7 @@ class S3Store:
         """Raise what an error's answer means."""
         status, code = _status(error), _code(error)
         message = redact(shortened(str(error.response.get("Error", {}).get("Message", "")), 200)) or code
-        if status in (408, 409, 429) or status >= 500 or code in _WRONG_BYTES:
+        if status in (408, 409, 429) or (status >= 500 and status != 501) or code in _WRONG_BYTES:
             raise _later(error, f"the store answers {status} {code} {message}") from error
         if status == 412 or (status == 404 and code == "NoSuchKey"):
             raise Changed(uri) from error

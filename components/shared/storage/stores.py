@@ -8,8 +8,13 @@ from components.shared.storage.objects import ObjectStore
 from components.shared.storage.transfer import Transfer
 
 
-def connect(location: Location, transfer: Transfer) -> ObjectStore:
+def connect(location: Location, transfer: Transfer, credentials: str | None = None) -> ObjectStore:
     """The store of a location; its client is imported here, when it is first used.
+
+    Args:
+        location: In the bucket.
+        transfer: What the store is for.
+        credentials: A file of Google credentials, where the environment names none.
 
     Raises:
         StorageRefusedError: The client is not installed, or there are no credentials.
@@ -18,7 +23,7 @@ def connect(location: Location, transfer: Transfer) -> ObjectStore:
         if location.scheme == "gs":
             from components.shared.storage.gcs import GcsStore
 
-            return GcsStore(location.bucket, transfer)
+            return GcsStore(location.bucket, transfer, credentials)
         from components.shared.storage.s3 import S3Store
 
         return S3Store(location.bucket, transfer)

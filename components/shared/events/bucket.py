@@ -1,0 +1,453 @@
+"""A bucket's copy of a run's spools, so that what a step could not deliver outlives its pod.
+
+The step keeps its spool in a directory of its own; a thread puts it into the bucket whole, soon after it changed. A
+process that is killed loses the events of its last seconds there, at most. The bucket has no locks, and needs none:
+each spool is written by the process that claimed its name, ledgers only go forward, and an event that two processes
+deliver has the same id.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, NoReturn, TypeVar
+from uuid import uuid4
+
+from components.shared.artifacts import write_atomically
+from components.shared.errors import ShutterlineError, StorageRefusedError, StorageUnavailableError
+from components.shared.events.redaction import redact
+from components.shared.events.spool import SPOOL_SUFFIX
+from components.shared.storage.content import Content, content_type
+from components.shared.storage.location import Location
+from components.shared.storage.objects import ABSENT, Changed, ObjectStore, StoredObject
+from components.shared.storage.reading import below, read_small
+from components.shared.storage.stores import connect
+from components.shared.storage.transfer import Stopped, Transfer, run_all
+
+_LEDGER_SUFFIX = ".delivery.json"
+_NAME = re.compile(
+    r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]{0,127})\.(?P<step>[A-Za-z0-9_-]{1,64})\.(?P<attempt>[0-9]{1,9})"
+    rf"({re.escape(SPOOL_SUFFIX)}|{re.escape(_LEDGER_SUFFIX)})"
+)
+LARGEST_SPOOL = 64 << 20  # bytes; a run's has some hundred thousand
+
+_LOOK_S = 0.5
+_SOON_S = 1.0  # GCS takes one change of an object a second
+_PROGRESS_S = 10.0
+_PROGRESS = b'"type":"shutterline.step.progress"'
+_TRIES = 5  # at an object that others change, too
+
+T = TypeVar("T")
+
+
+class EventsBucket:
+    """Spools and ledgers of runs below a location in a bucket, and a local directory that has some of them.
+
+    Nothing is connected before the first use. May be used by one thread at a time.
+
+    Args:
+        location: Where the spools are in the bucket.
+        local: A directory of this process alone; made when it is needed.
+        timeout_s: How long :meth:`fetch`, :meth:`claim` and :meth:`put_ledgers` may take, and how long a put is tried.
+        log: Gets a line when the spool can no longer be put, and when it can again.
+        credentials: A file of Google credentials for ``gs://``, where the environment names none.
+    """
+
+    def __init__(
+        self, location: Location, local: Path, *, timeout_s: float, log: logging.Logger, credentials: str | None = None
+    ) -> None:
+        self.location = location
+        self.local = local
+        self._timeout_s = timeout_s
+        self._log = log
+        self._credentials = credentials
+        self._session: tuple[ObjectStore, Transfer] | None = None
+        self._connecting = threading.Lock()
+        self._own: Path | None = None
+        self._claimed: str | None = None  # name of our own spool there
+        self._put_bytes = 0  # of our own spool
+        self._ledgers: dict[str, bytes] = {}  # by the spool's name, as last fetched or put
+        self._thread: threading.Thread | None = None
+        self._ending = threading.Event()
+        self._away = False  # trouble that somebody was told of
+        self._whole = True
+
+    @property
+    def spool(self) -> str | None:
+        """The address of this process's spool in the bucket; None where it has none there."""
+        return str(self.location.child(self._claimed)) if self._claimed is not None else None
+
+    def fetch(self, run: str | None = None, *, name: str | None = None) -> list[Path]:
+        """Copy spools and their ledgers into the local directory; what is there already stays if it is as long.
+
+        Args:
+            run: Only those of one run.
+            name: Only this spool.
+
+        Returns:
+            The spools of the bucket that are in the local directory now, in the order of their names.
+
+        Raises:
+            StorageRefusedError: No such bucket, forbidden, no credentials.
+            StorageUnavailableError: The store does not answer in time.
+            OSError: The local directory cannot be written.
+        """
+        prefix = name.removesuffix(SPOOL_SUFFIX) if name else f"{run}." if run else ""
+        return self._in_time(lambda store, transfer: self._fetch(store, transfer, prefix, run, name))
+
+    def claim(self, run: str, step: str, attempt: int) -> int:
+        """Take the first free attempt of a step: no two processes get the same.
+
+        On a store that knows no conditional writes, two that ask at the same moment may.
+
+        Args:
+            run: The run's id.
+            step: The step's name.
+            attempt: The first number to try.
+
+        Raises:
+            StorageRefusedError: No such bucket, it may not be written, no credentials.
+            StorageUnavailableError: The store does not answer in time.
+        """
+        self._claimed = self._in_time(lambda store, _: self._claim(store, run, step, attempt))
+        return int(self._claimed.removesuffix(SPOOL_SUFFIX).rpartition(".")[2])
+
+    def start(self, spool: Path) -> None:
+        """Begin to put a spool, and every ledger that changes, in a thread of its own. Reads files and never raises.
+
+        Args:
+            spool: In the local directory; without a claim on its name, it gets the next free one in the bucket.
+        """
+        self._own = spool
+        if self._claimed != spool.name:
+            self._claimed = None
+        self._run()
+
+    def close(self, within_s: float) -> bool:
+        """Put what has changed since the last time, within a bound; whether the bucket has all of it. Never raises."""
+        if self._thread is None:
+            self._run()
+        assert self._thread is not None  # noqa: S101 - just started
+        self._ending.set()
+        self._thread.join(within_s)
+        if self._thread.is_alive():
+            self._abandon()
+            self._note(f"the store does not answer within {within_s:g} s")
+        return self._whole
+
+    def put_ledgers(self) -> None:
+        """Put every ledger that has changed since it was fetched.
+
+        Raises:
+            StorageRefusedError: The bucket may not be written.
+            StorageUnavailableError: The store does not answer in time.
+        """
+        self._in_time(self._put_ledgers)
+
+    # Fetching.
+
+    def _fetch(
+        self, store: ObjectStore, transfer: Transfer, prefix: str, run: str | None, name: str | None
+    ) -> list[Path]:
+        self.local.mkdir(parents=True, exist_ok=True)
+        start = below(self.location)
+        there: dict[str, StoredObject] = {}
+        for stored in store.list(start + prefix):
+            parts = _NAME.fullmatch(found := stored.key.removeprefix(start))
+            if parts is None or (run is not None and parts["run"] != run):
+                continue
+            if stored.bytes > LARGEST_SPOOL:
+                self._log.warning(
+                    "%s is passed over: it has %d MB, and a spool has at most %d",
+                    self.location.child(found),
+                    stored.bytes >> 20,
+                    LARGEST_SPOOL >> 20,
+                )
+                continue
+            there[found] = stored
+        spools = [found for found in there if found.endswith(SPOOL_SUFFIX) and name in (None, found)]
+        fetched: dict[str, Path] = {}
+        run_all(transfer, [partial(self._fetch_spool, store, transfer, there, found, fetched) for found in spools])
+        return [fetched[found] for found in spools if found in fetched]
+
+    def _fetch_spool(
+        self,
+        store: ObjectStore,
+        transfer: Transfer,
+        there: dict[str, StoredObject],
+        name: str,
+        fetched: dict[str, Path],
+    ) -> None:
+        path, ledger = self.local / name, _ledger_of(name)
+        if path != self._own and (not path.exists() or path.stat().st_size < there[name].bytes):
+            if ledger in there and not (self.local / ledger).exists():
+                self._ledgers[name] = self._read(store, transfer, there[ledger])
+                write_atomically(self.local / ledger, self._ledgers[name])
+            data = self._read(store, transfer, there[name])
+            if b"\n" not in data:  # no more than a claim
+                return
+            write_atomically(path, data)
+            self._ledgers.setdefault(name, b"")
+        if path.exists():
+            fetched[name] = path
+
+    def _read(self, store: ObjectStore, transfer: Transfer, stored: StoredObject) -> bytes:
+        """An object that its writer may replace meanwhile; nothing where it went away."""
+        found: StoredObject | None = stored
+        for _ in range(_TRIES):
+            if found is None or found.bytes > LARGEST_SPOOL:
+                break
+            try:
+                return read_small(store, transfer, self.location, found)
+            except Changed:
+                found = store.stat(stored.key)
+        return b""
+
+    # Writing.
+
+    def _claim(self, store: ObjectStore, run: str, step: str, attempt: int) -> str:
+        # Whose claim it is must be told apart where an answer is lost, and a line without an end is no event.
+        content = uuid4().hex.encode()
+        while True:
+            name = f"{run}.{step}.{attempt}{SPOOL_SUFFIX}"
+            key = self.location.child(name).key
+            with suppress(Changed):
+                if store.stat(key) is None:  # looked at first: a store without conditions would replace it
+                    _write(store, key, content, ABSENT)
+                    return name
+            attempt += 1
+
+    def _put(self) -> None:
+        """Our own spool, and every ledger that has changed; asks the store for nothing where nothing has.
+
+        Raises:
+            ShutterlineError: The bucket has not all of it.
+        """
+        if self._own is not None:
+            ledger = _bytes_of(self._own.with_name(_ledger_of(self._own.name)))  # first: never ahead of its spool
+            lines = _whole_lines(self._own)
+            if self._claimed is None:
+                run, step, attempt = self._own.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)
+                self._claimed = self._claim(self._connected()[0], run, step, int(attempt))
+            if len(lines) > self._put_bytes:
+                _write(self._connected()[0], self.location.child(self._claimed).key, lines, None)
+                self._put_bytes = len(lines)
+            if ledger not in (self._ledgers.get(self._own.name), b""):
+                self._put_ledger(*self._connected(), self._claimed, ledger)
+                self._ledgers[self._own.name] = ledger
+        if any(True for _ in self._changed_ledgers()):
+            self._put_ledgers(*self._connected())
+        if self._own is not None and self._own.stat().st_size > LARGEST_SPOOL:
+            raise ShutterlineError(f"{self._own.name} has more than {LARGEST_SPOOL >> 20} MB")
+
+    def _put_ledgers(self, store: ObjectStore, transfer: Transfer) -> None:
+        def put(name: str, ledger: bytes) -> None:
+            self._put_ledger(store, transfer, name, ledger)
+            self._ledgers[name] = ledger
+
+        run_all(transfer, [partial(put, name, ledger) for name, ledger in self._changed_ledgers()])
+
+    def _changed_ledgers(self) -> Iterator[tuple[str, bytes]]:
+        """Of spools that were fetched: names and ledgers."""
+        for name, before in list(self._ledgers.items()):
+            if self._own is None or name != self._own.name:
+                ledger = _bytes_of(self.local / _ledger_of(name))
+                if ledger not in (before, b""):
+                    yield name, ledger
+
+    def _put_ledger(self, store: ObjectStore, transfer: Transfer, spool: str, ledger: bytes) -> None:
+        key = self.location.child(_ledger_of(spool)).key
+        for _ in range(_TRIES):
+            found = store.stat(key)
+            with suppress(Changed):
+                there = read_small(store, transfer, self.location, found) if found and found.bytes < 1 << 20 else b""
+                merged = _forward(ledger, there)
+                if merged != there:
+                    _write(store, key, merged, found.version if found else ABSENT)
+                return
+        raise StorageUnavailableError(f"{self.location.child(_ledger_of(spool))}: others change it again and again")
+
+    # The thread.
+
+    def _run(self) -> None:
+        self._thread = threading.Thread(target=self._mirror, name="events-bucket", daemon=True)
+        self._thread.start()
+
+    def _mirror(self) -> None:
+        last, seen, soon = float("-inf"), 0, False
+        while True:
+            ending = self._ending.wait(_LOOK_S)
+            try:
+                if self._own is not None:
+                    more, seen = _tells_more_than_progress(self._own, seen)
+                    soon |= more
+                if ending or time.monotonic() - last >= (_SOON_S if soon and not self._away else _PROGRESS_S):
+                    soon = False
+                    self._put()
+                    self._note(None)
+                    last = time.monotonic()
+            except Stopped:
+                if self._ending.is_set():
+                    return
+            except Exception as error:  # whatever it is, it must cost nobody a training
+                self._note(_reason_of(error))
+                last = time.monotonic()
+            if ending:
+                self._let_go()
+                return
+
+    def _note(self, trouble: str | None) -> None:
+        """Tell a change of state, once."""
+        self._whole = trouble is None
+        if trouble is not None and not self._away:
+            self._log.warning(
+                "events cannot be kept in %s: %s; what is not delivered when the pod ends is lost",
+                self.location,
+                trouble,
+            )
+        elif trouble is None and self._away:
+            self._log.info("events are kept in %s again", self.location)
+        self._away = trouble is not None
+
+    # The connection.
+
+    def _connected(self) -> tuple[ObjectStore, Transfer]:
+        with self._connecting:
+            if self._session is None:
+                # The store's own patience ends first: its message says more.
+                transfer = Transfer(self.location, "up", patience_s=0.8 * self._timeout_s)
+                self._session = connect(self.location, transfer, self._credentials), transfer
+            return self._session
+
+    def _abandon(self) -> None:
+        """Let whatever waits for the store end soon, and begin anew next time."""
+        if self._session is not None:
+            self._session[1].stop()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session[0].close()
+
+    def _in_time(self, work: Callable[[ObjectStore, Transfer], T]) -> T:
+        """Do something in a thread, so that nothing that hangs, a name server or a token's, is waited for.
+
+        Raises:
+            StorageUnavailableError: It took too long, or the store does not answer.
+        """
+        answer: SimpleQueue[Callable[[], T]] = SimpleQueue()
+
+        def attempt() -> None:
+            try:
+                result = work(*self._connected())
+                answer.put(lambda: result)
+            except BaseException as error:
+                answer.put(partial(_raise, error))
+
+        threading.Thread(target=attempt, name="events-bucket-once", daemon=True).start()
+        try:
+            return answer.get(timeout=self._timeout_s)()
+        except (Empty, StorageUnavailableError) as error:
+            self._abandon()
+            self._away = True  # the caller's to tell
+            why = f"no answer within {self._timeout_s:g} s" if isinstance(error, Empty) else _reason_of(error)
+            raise StorageUnavailableError(f"events in {self.location}: {why}") from error
+
+
+def spool_name(location: Location) -> str | None:
+    """The name of the spool that a location in a bucket is; None where it is a prefix."""
+    return location.name if location.name.endswith(SPOOL_SUFFIX) and _NAME.fullmatch(location.name) else None
+
+
+def _ledger_of(spool: str) -> str:
+    return spool.removesuffix(SPOOL_SUFFIX) + _LEDGER_SUFFIX
+
+
+def _write(store: ObjectStore, key: str, data: bytes, version: str | None) -> None:
+    """Put an object in place of a version, where the store knows such conditions.
+
+    Raises:
+        Changed: Something else lies there.
+    """
+    content = Content(data, len(data), content_type(key))
+    try:
+        store.write(key, content, version)
+    except StorageRefusedError:
+        if version is None:
+            raise
+        store.write(key, content, None)  # it refuses the condition; or this, too
+
+
+def _bytes_of(file: Path) -> bytes:
+    """A file's bytes; none where it is not there."""
+    with suppress(FileNotFoundError):
+        return file.read_bytes()
+    return b""
+
+
+def _whole_lines(spool: Path) -> bytes:
+    with spool.open("rb") as stream:
+        data = stream.read(LARGEST_SPOOL)
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _tells_more_than_progress(spool: Path, start: int) -> tuple[bool, int]:
+    """Whether a spool has events from an offset on that should not wait, and the offset of what was not looked at."""
+    with spool.open("rb") as stream:
+        stream.seek(start)
+        data = stream.read(1 << 20)
+    whole = data.rfind(b"\n") + 1
+    return any(_PROGRESS not in line for line in data[:whole].splitlines()), start + whole
+
+
+def _forward(ledger: bytes, there: bytes) -> bytes:
+    """A ledger that is behind neither our own nor the bucket's; a damaged one says nothing."""
+    ours, theirs = _targets_of(ledger), _targets_of(there)
+    if not ours:
+        return there
+    merged = {
+        name: theirs[name] if _is_ahead(theirs.get(name), target) else target
+        for name, target in (theirs | ours).items()
+    }
+    return there if merged == theirs else json.dumps({"schema_version": 1, "targets": merged}).encode() + b"\n"
+
+
+def _is_ahead(theirs: dict[str, Any] | None, ours: dict[str, Any]) -> bool:
+    """Whether the same broker's topic has more by the bucket's ledger."""
+    return (
+        theirs is not None
+        and all(theirs.get(key) == ours.get(key) for key in ("servers", "topic"))
+        and theirs["delivered"] > ours["delivered"]
+    )
+
+
+def _targets_of(ledger: bytes) -> dict[str, dict[str, Any]]:
+    try:
+        targets = json.loads(ledger)["targets"].items()
+        return {name: target for name, target in targets if isinstance(target["delivered"], int)}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _reason_of(error: Exception) -> str:
+    """Why something failed, on one line, without the advice for who waits for it."""
+    if isinstance(error, StorageUnavailableError) and error.__cause__ is not None:
+        return redact(str(error.__cause__))
+    if isinstance(error, ShutterlineError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return redact(f"{type(error).__name__}: {error}")
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
