@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError
 
 _REPLAY = """\
 Deliver what the brokers of a run do not have yet, in order, under the same ids. A spool remembers which brokers it was
-meant for and how far each has come, so repeating is harmless."""
+meant for and how far each has come, so repeating is harmless. Of a bucket's spools that is put back there."""
 
 
 def add_events_parser(commands: Any) -> None:
@@ -21,7 +22,12 @@ def add_events_parser(commands: Any) -> None:
     events = commands.add_parser("events", help="deliver status events later; print their JSON Schema")
     actions = events.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=CommandParser)
     replay = actions.add_parser("replay", help="deliver what a run could not", description=_REPLAY)
-    replay.add_argument("spools", metavar="SPOOL", nargs="+", type=Path, help="spool, or directory of spools")
+    replay.add_argument(
+        "spools",
+        metavar="SPOOL",
+        nargs="+",
+        help="spool, or directory or bucket's prefix of spools: path, gs://… or s3://…",
+    )
     replay.add_argument("--params", metavar="FILE", help="deliver to the brokers of these params instead")
     replay.add_argument("--timeout", metavar="SECONDS", type=float, default=30.0, help="how long to try; default: 30")
     add_json_option(replay)
@@ -44,6 +50,7 @@ def _replay(options: argparse.Namespace) -> int:
     from components.shared.logs import log_to_stderr, step_logger
     from components.shared.params import Params
     from components.shared.status import transport_of
+    from components.shared.storage.location import place
 
     if not 0 < options.timeout < 1e6:
         raise InputError(f"--timeout: must be a number of seconds above 0, got {options.timeout:g}")
@@ -53,13 +60,10 @@ def _replay(options: argparse.Namespace) -> int:
         if not targets:
             raise InputError(f"--params {options.params}: names no broker")
     log_to_stderr()
-    done = replay(
-        find_spools(options.spools),
-        transport_of,
-        targets=targets,
-        timeout_s=options.timeout,
-        log=step_logger("events"),
-    )
+    log = step_logger("events")
+    with tempfile.TemporaryDirectory(prefix="shutterline-events-") as scratch:
+        found = find_spools(map(place, options.spools), Path(scratch), log)
+        done = replay(found, transport_of, targets=targets, timeout_s=options.timeout, log=log)
     left = sum(entry.undelivered for entry in done)
     if options.json:
         print_json({"status": "undelivered" if left else "delivered", "spools": [asdict(entry) for entry in done]})

@@ -86,7 +86,9 @@ class EventsBucket:
         return str(self.location.child(self._claimed)) if self._claimed is not None else None
 
     def fetch(self, run: str | None = None, *, name: str | None = None) -> list[Path]:
-        """Copy spools and their ledgers into the local directory; what is there already stays if it is as long.
+        """Copy spools and their ledgers into the local directory; one that is there stays unless the bucket's has more.
+
+        A spool that its step has claimed and put nothing into is a file without a line.
 
         Args:
             run: Only those of one run.
@@ -174,30 +176,23 @@ class EventsBucket:
                 continue
             there[found] = stored
         spools = [found for found in there if found.endswith(SPOOL_SUFFIX) and name in (None, found)]
-        fetched: dict[str, Path] = {}
-        run_all(transfer, [partial(self._fetch_spool, store, transfer, there, found, fetched) for found in spools])
-        return [fetched[found] for found in spools if found in fetched]
+        run_all(transfer, [partial(self._fetch_spool, store, transfer, there, found) for found in spools])
+        return [self.local / found for found in spools]
 
-    def _fetch_spool(
-        self,
-        store: ObjectStore,
-        transfer: Transfer,
-        there: dict[str, StoredObject],
-        name: str,
-        fetched: dict[str, Path],
-    ) -> None:
+    def _fetch_spool(self, store: ObjectStore, transfer: Transfer, there: dict[str, StoredObject], name: str) -> None:
         path, ledger = self.local / name, _ledger_of(name)
-        if path != self._own and (not path.exists() or path.stat().st_size < there[name].bytes):
+        if path == self._own:
+            return
+        here = _bytes_of(path)
+        if not path.exists() or 0 < len(here) < there[name].bytes:
+            # A ledger that is here stays: it may be open, and one that is behind costs no more than a second delivery.
             if ledger in there and not (self.local / ledger).exists():
-                self._ledgers[name] = self._read(store, transfer, there[ledger])
-                write_atomically(self.local / ledger, self._ledgers[name])
+                write_atomically(self.local / ledger, self._read(store, transfer, there[ledger]))
             data = self._read(store, transfer, there[name])
-            if b"\n" not in data:  # no more than a claim
-                return
-            write_atomically(path, data)
-            self._ledgers.setdefault(name, b"")
-        if path.exists():
-            fetched[name] = path
+            # What this process writes itself is never replaced: the bucket's copy of it is a part of it, or a claim.
+            if not path.exists() or (b"\n" in data and (data.startswith(here) or b"\n" not in here)):
+                write_atomically(path, data)
+        self._ledgers.setdefault(name, _bytes_of(self.local / ledger))
 
     def _read(self, store: ObjectStore, transfer: Transfer, stored: StoredObject) -> bytes:
         """An object that its writer may replace meanwhile; nothing where it went away."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.shared.errors import ArtifactError, InputError
+from components.shared.errors import ArtifactError, InputError, ShutterlineError
+from components.shared.events.bucket import EventsBucket, spool_name
 from components.shared.events.courier import Courier, Signal
 from components.shared.events.redaction import redact
-from components.shared.events.spool import Spool, spools_of
+from components.shared.events.spool import SPOOL_SUFFIX, Spool, spools_of
 from components.shared.events.transport import Transport
+from components.shared.storage.location import Location, Place
+from components.shared.storage.transfer import timeout_s as storage_timeout_s
 
 # A call that was given the rest of the time ends a little after it; the files must be open until then.
 _LAST_CALL_S = 2.0
@@ -25,7 +29,7 @@ class Replayed:
     """What a replay did for one spool and one broker.
 
     Attributes:
-        spool: The spool's file.
+        spool: The spool's file, or its address in a bucket.
         broker: Which: ``kafka`` or ``pubsub``.
         place: Where it is, for people.
         delivered: Events that it took now.
@@ -41,39 +45,82 @@ class Replayed:
     trouble: str | None
 
 
-def find_spools(paths: Iterable[Path]) -> list[Path]:
-    """The spools that are meant: files, and all of a directory.
+@dataclass(frozen=True)
+class FoundSpool:
+    """A spool to deliver.
+
+    Attributes:
+        path: Its file; of a bucket's, what was fetched.
+        address: Where it is for whoever named it.
+        bucket: That it was fetched from; None for a file of this machine.
+    """
+
+    path: Path
+    address: str
+    bucket: EventsBucket | None = None
+
+
+def find_spools(places: Iterable[Place], scratch: Path, log: logging.Logger) -> list[FoundSpool]:
+    """The spools that are meant: files, all of a directory, objects, and all below a location in a bucket.
+
+    Args:
+        places: Where to look.
+        scratch: An empty directory for what is fetched from buckets.
+        log: Gets a line for what is passed over.
 
     Raises:
-        InputError: A path is not there, or a directory has none.
+        InputError: A path or an object is not there, or a directory or location has no spools.
+        StorageRefusedError: No such bucket, forbidden, no credentials.
+        StorageUnavailableError: The store does not answer.
     """
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise InputError(f"{path}: is not there")
-        spools = spools_of(path) if path.is_dir() else [path]
-        if not spools:
-            raise InputError(f"{path}: has no spools; a run keeps them in its directory events/")
-        found += spools
-    return list({path.absolute(): path for path in found}.values())  # a spool and its directory may both be named
+    found: list[FoundSpool] = []
+    for place in places:
+        found += _in_bucket(place, scratch, log) if isinstance(place, Location) else _in_directory(place)
+    # A spool and its directory may both be named.
+    return list({spool.address if spool.bucket else str(spool.path.absolute()): spool for spool in found}.values())
+
+
+def _in_directory(path: Path) -> list[FoundSpool]:
+    if not path.exists():
+        raise InputError(f"{path}: is not there")
+    spools = spools_of(path) if path.is_dir() else [path]
+    if not spools:
+        raise InputError(f"{path}: has no spools; a run keeps them in its directory events/")
+    return [FoundSpool(spool, str(spool)) for spool in spools]
+
+
+def _in_bucket(location: Location, scratch: Path, log: logging.Logger) -> list[FoundSpool]:
+    name = spool_name(location)
+    parent = Location(location.scheme, location.bucket, location.key.rpartition("/")[0]) if name else location
+    local = Path(tempfile.mkdtemp(dir=scratch))
+    bucket = EventsBucket(parent, local, timeout_s=storage_timeout_s(), log=log)
+    bucket.fetch(name=name)
+    # One without a line was claimed by a step that has not come to put an event there.
+    if not (spools := [spool for spool in spools_of(local) if b"\n" in spool.read_bytes()]):
+        raise InputError(
+            f"{location}: is not there, or holds no events"
+            if name
+            else f"{location}: has no spools with events (RUN.STEP.ATTEMPT{SPOOL_SUFFIX}); check the address"
+        )
+    return [FoundSpool(spool, str(parent.child(spool.name)), bucket) for spool in spools]
 
 
 def replay(
-    paths: Sequence[Path],
+    found: Sequence[FoundSpool],
     transport_of: Callable[[str, dict[str, Any]], Transport],
     *,
     targets: dict[str, dict[str, Any]] | None = None,
     timeout_s: float,
     log: logging.Logger,
 ) -> list[Replayed]:
-    """Deliver what the spools' brokers do not have yet.
+    """Deliver what the spools' brokers do not have yet; ledgers of a bucket's spools are put back, spools never.
 
     Args:
-        paths: Spools, in the order to deliver them.
+        found: Spools, in the order to deliver them.
         transport_of: From a broker's name and target to its transport.
         targets: Brokers to deliver to; by default those that each spool was meant for.
         timeout_s: How long to try.
-        log: Gets a line when a broker's state changes.
+        log: Gets a line when a broker's state changes, and where a ledger cannot be put back.
 
     Raises:
         ArtifactError: A file is no spool, is in use, or names no broker.
@@ -82,9 +129,10 @@ def replay(
     spools: list[Spool] = []
     couriers: list[Courier] = []
     try:
-        for path in paths:
-            spools.append(_opened(path))
-            _aim(spools[-1], targets or {})
+        for one in found:
+            spools.append(_opened(one))
+            _aim(spools[-1], one.address, targets or {})
+        addresses = {spool.path: one.address for spool, one in zip(spools, found, strict=True)}
         routes: dict[str, tuple[Transport, list[Spool]]] = {}
         for spool in spools:
             for name in targets or spool.ledger.targets:
@@ -95,25 +143,36 @@ def replay(
                 routes[key][1].append(spool)
         signal = Signal()
         couriers += [Courier(transport, meant, signal, log) for transport, meant in routes.values()]
-        return _deliver(list(routes.values()), couriers, signal, timeout_s)
+        return _deliver(list(routes.values()), addresses, couriers, signal, timeout_s)
     finally:
+        if couriers:
+            _put_back(found, log)
         # A courier that still waits for its client may yet write to its ledger; the process's end closes the files.
         if not any(courier.is_alive() for courier in couriers):
             for spool in spools:
                 spool.close()
 
 
-def _opened(path: Path) -> Spool:
+def _opened(found: FoundSpool) -> Spool:
     try:
-        spool = Spool.open(path, unlocked=True)  # who asks for it knows that the step is over
+        spool = Spool.open(found.path, unlocked=True)  # who asks for it knows that the step is over
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be opened: {error.strerror}") from error
+        raise ArtifactError(f"{found.address}: cannot be opened: {error.strerror}") from error
     if spool is None:
-        raise ArtifactError(f"{path}: its step is still running and delivers it itself")
+        raise ArtifactError(f"{found.address}: its step is still running and delivers it itself")
     return spool
 
 
-def _aim(spool: Spool, targets: dict[str, dict[str, Any]]) -> None:
+def _put_back(found: Sequence[FoundSpool], log: logging.Logger) -> None:
+    for bucket in {id(one.bucket): one.bucket for one in found if one.bucket is not None}.values():
+        try:
+            bucket.put_ledgers()
+        except (ShutterlineError, OSError) as error:
+            log.warning("%s; the next replay delivers the same events again, under the same ids", error)
+        bucket.close(0)
+
+
+def _aim(spool: Spool, address: str, targets: dict[str, dict[str, Any]]) -> None:
     """Settle where a spool goes; what a topic already has it does not get again, and no other broker is forgotten."""
     known = spool.ledger.targets
     spool.ledger.targets = known | {
@@ -121,7 +180,7 @@ def _aim(spool: Spool, targets: dict[str, dict[str, Any]]) -> None:
         for name, target in targets.items()
     }
     if not spool.ledger.targets:
-        raise ArtifactError(f"{spool.path}: its run named no broker; name one by --params")
+        raise ArtifactError(f"{address}: its run named no broker; name one by --params")
 
 
 def _same(known: dict[str, Any] | None, target: dict[str, Any]) -> bool:
@@ -129,7 +188,11 @@ def _same(known: dict[str, Any] | None, target: dict[str, Any]) -> bool:
 
 
 def _deliver(
-    routes: list[tuple[Transport, list[Spool]]], couriers: list[Courier], signal: Signal, timeout_s: float
+    routes: list[tuple[Transport, list[Spool]]],
+    addresses: dict[Path | None, str],
+    couriers: list[Courier],
+    signal: Signal,
+    timeout_s: float,
 ) -> list[Replayed]:
     signal.no_more()
     deadline = time.monotonic() + timeout_s
@@ -144,5 +207,5 @@ def _deliver(
         for spool, count in zip(spools, counts, strict=True):
             left = spool.undelivered(transport.name)
             trouble = redact(str(courier.trouble or "no answer in time")) if left else None
-            done.append(Replayed(str(spool.path), transport.name, transport.place, count - left, left, trouble))
+            done.append(Replayed(addresses[spool.path], transport.name, transport.place, count - left, left, trouble))
     return done

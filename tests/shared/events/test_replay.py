@@ -52,7 +52,7 @@ class Brokers:
 
 
 def replayed(brokers: Callable[..., Any], *paths: Path, timeout_s: float = PATIENCE_S, **more: Any) -> list[Replayed]:
-    return replay(find_spools(paths), brokers, timeout_s=timeout_s, log=LOG, **more)
+    return replay(find_spools(paths, Path(), LOG), brokers, timeout_s=timeout_s, log=LOG, **more)
 
 
 def ids(step: str, *numbers: int) -> list[str]:
@@ -165,9 +165,9 @@ def test_a_spool_without_a_broker_wants_one_named(tmp_path: Path) -> None:
 
 def test_what_is_not_there_or_holds_nothing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere: is not there"):
-        find_spools([tmp_path / "nowhere"])
+        find_spools([tmp_path / "nowhere"], tmp_path, LOG)
     with pytest.raises(InputError, match="has no spools; a run keeps them in its directory events/"):
-        find_spools([tmp_path])
+        find_spools([tmp_path], tmp_path, LOG)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ArtifactError, match=r"notes\.txt: is not a spool"):
         replayed(Brokers(), tmp_path / "notes.txt")
