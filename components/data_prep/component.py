@@ -25,18 +25,21 @@ def data_prep(
     from pathlib import Path
 
     from components.data_prep.staged import prepare_staged
+    from components.shared.addresses import addresses_of
     from components.shared.artifacts import manifest_digest
     from components.shared.dataset import DATASET
-    from components.shared.run import run_of_artifact, step_run
+    from components.shared.kfp_metadata import metadata_of
+    from components.shared.run import step_run
     from components.shared.step import run_step
     from components.shared.storage.location import place
 
     output = Path(dataset.path)
-    result, record = run_step(
+    _, record = run_step(
         "data-prep",
         params,
         lambda checked, emit: prepare_staged(data=place(data), dataset=output, params=checked, emit=emit),
-        lambda: step_run(output, in_pipeline=True, platform_run=run_of_artifact(dataset.uri)),
+        lambda: step_run(output, in_pipeline=True, artifact=dataset.uri),
+        addresses_of((dataset.path, dataset.uri)),
     )
-    dataset.metadata.update(result.report() | {"seconds": record.seconds, "status": record.delivery})
+    dataset.metadata.update(metadata_of(record))
     Path(dataset_sha256).write_text(manifest_digest(output, DATASET), encoding="utf-8")

@@ -37,12 +37,14 @@ def evaluate(
 
     from components.evaluate.evaluate import EvaluateResult
     from components.evaluate.evaluate import evaluate as run_evaluation
+    from components.shared.addresses import addresses_of
     from components.shared.artifacts import manifest_digest, read_manifest, require_same, write_json
     from components.shared.dataset import DATASET
     from components.shared.events.data import Emit
+    from components.shared.kfp_metadata import metadata_of, scalars
     from components.shared.model import MODEL
     from components.shared.params import Params
-    from components.shared.run import run_of_artifact, step_run
+    from components.shared.run import step_run
     from components.shared.step import run_step
 
     def work(checked: Params, emit: Emit) -> EvaluateResult:
@@ -60,15 +62,17 @@ def evaluate(
         "evaluate",
         params,
         work,
-        lambda: step_run(Path(evaluation.path), in_pipeline=True, platform_run=run_of_artifact(evaluation.uri)),
+        lambda: step_run(Path(evaluation.path), in_pipeline=True, artifact=evaluation.uri),
+        addresses_of(*((artifact.path, artifact.uri) for artifact in (model, dataset, evaluation))),
     )
-    for name, value in result.metrics.as_dict().items():
+    figures = scalars(result.metrics.as_dict())
+    for name, value in figures.items():
         metrics.log_metric(name, value)
     # In the store too, not in the platform's metadata alone; kfp's local cache takes an output without a file for lost.
-    write_json(Path(metrics.path), result.metrics.as_dict())
+    write_json(Path(metrics.path), figures)
     matrix = result.confusion.tolist() if len(result.classes) <= 100 else None
     write_json(Path(confusion.path), {"classes": len(result.classes), "confusion": matrix})
     if matrix is not None:  # it travels as metadata, and no UI draws a larger one
         confusion.log_confusion_matrix(result.classes, matrix)
-    evaluation.metadata.update({"seconds": record.seconds, "status": record.delivery})
+    evaluation.metadata.update(metadata_of(record))
     shutil.copyfile(result.report_file, report.path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -291,9 +291,14 @@ class Params(Entry):
         """
         return as_form(self.model_dump(by_alias=True, exclude_defaults=True))
 
-    def digest(self) -> str:
-        """SHA-256 of the params, hexadecimal; equal for equal params however they were written, 5 or 5.0."""
-        canonical = json.dumps(_one_spelling(self.to_dict()), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    def digest(self, without: Collection[str] = ()) -> str:
+        """SHA-256 of the params, hexadecimal; equal for equal params however they were written, 5 or 5.0.
+
+        Args:
+            without: Keys that are left out.
+        """
+        plain = _one_spelling({key: value for key, value in self.to_dict().items() if key not in without})
+        canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property

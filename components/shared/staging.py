@@ -14,14 +14,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from components.shared.addresses import Addresses
 from components.shared.artifacts import ArtifactKind, FileRecord
 from components.shared.errors import InputError, ShutterlineError
-from components.shared.events.data import Checkpoint, Emit, EventData, Progress, Succeeded
+from components.shared.events.data import Emit, EventData, Progress
 from components.shared.params import Params
 from components.shared.step import Reported
 from components.shared.storage.fetch import fetch_artifact, fetch_tree
@@ -53,7 +54,7 @@ class Staging:
         self._credentials = params.GOOGLE_APPLICATION_CREDENTIALS
         self._claims = ExitStack()  # and what else ends with the block
         self._outputs: list[_Output] = []
-        self._names: dict[str, str] = {}  # local directory: the URI it stands for
+        self._addresses = Addresses()  # of local directories: the URI each stands for
         self._fresh: list[Path] = []
         self._own: Path | None = None
         self._keep: set[Path] = set()
@@ -73,13 +74,11 @@ class Staging:
         finally:
             self._clear()
         if isinstance(error, ShutterlineError):
-            error.args = tuple(self.spoken(part) if isinstance(part, str) else part for part in error.args)
+            error.args = tuple(self._addresses.document(error.args))
 
     def emit(self, data: EventData) -> None:
         """Tell status, paths in it by the user's names."""
-        if isinstance(data, Checkpoint):
-            data = replace(data, uri=self.spoken(data.uri))
-        self._emit(data)
+        self._emit(self._addresses.event(data))
 
     def artifact(
         self,
@@ -129,8 +128,7 @@ class Staging:
         if isinstance(place, Path):
             return place
         fetched = self.tree(place)
-        # Before its folder, which stands for the same place.
-        self._names = {str(fetched): str(place), **self._names}
+        self._addresses.add(str(fetched), str(place))
         return fetched
 
     def output(self, place: Place, kind: ArtifactKind) -> Path:
@@ -181,13 +179,7 @@ class Staging:
                     output.place,
                 )
                 raise error
-        return _Spoken(result, self.spoken) if self._names else result
-
-    def spoken(self, text: str) -> str:
-        """A text with the places that the user named in it."""
-        for local, uri in self._names.items():
-            text = text.replace(local, uri)
-        return text
+        return _Addressed(result, self._addresses) if self._addresses else result
 
     def _local(self, location: Location, *, fresh: bool = False) -> Path:
         """A directory for what lies at a place: the same at every attempt, so that one goes on where another broke."""
@@ -201,7 +193,7 @@ class Staging:
                 f"{local}: cannot be made, and {location} needs room on this machine: {error.strerror}; "
                 f"{SCRATCH_VARIABLE} names a directory for that"
             ) from error
-        self._names[str(local)] = str(location)
+        self._addresses.add(str(local), str(location))
         return local
 
     def _root(self) -> Path:
@@ -298,23 +290,18 @@ def size(count: float) -> str:
     raise AssertionError
 
 
-class _Spoken:
+class _Addressed:
     """A result in the user's names."""
 
-    def __init__(self, result: Reported, spoken: Callable[[str], str]) -> None:
+    def __init__(self, result: Reported, addresses: Addresses) -> None:
         self._result = result
-        self._spoken = spoken
+        self._addresses = addresses
 
     def report(self) -> dict[str, Any]:
         """The result as JSON data."""
-        return {
-            name: self._spoken(value) if isinstance(value, str) else value
-            for name, value in self._result.report().items()
-        }
+        report: dict[str, Any] = self._addresses.document(self._result.report())
+        return report
 
     def event(self, seconds: float) -> EventData:
         """The result as the step's last status event."""
-        data = self._result.event(seconds)
-        if isinstance(data, Succeeded):
-            return replace(data, artifacts={name: self._spoken(uri) for name, uri in data.artifacts.items()})
-        return data
+        return self._addresses.event(self._result.event(seconds))

@@ -12,13 +12,14 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from components.shared.addresses import Addresses
 from components.shared.artifacts import write_json
 from components.shared.errors import EXIT_FAILURE, ShutterlineError
 from components.shared.events.data import Cancelled, Emit, Error, EventData, Failed, PipelineEnded
@@ -85,6 +86,7 @@ def run_step(
     params: Params | str | Callable[[], Params],
     work: Callable[[Params, Emit], ResultT],
     run: Callable[[], StepRun] = step_run,
+    addresses: Mapping[str, str] | None = None,
 ) -> tuple[ResultT, StepRecord]:
     """Run a step's work in its frame.
 
@@ -93,6 +95,7 @@ def run_step(
         params: The run's options, their JSON text as a pipeline carries it, or what loads them.
         work: From checked params, and what takes its status, to the result.
         run: Finds out which run the step belongs to.
+        addresses: Address by local path: what events, the record and its error messages name the paths by.
 
     Returns:
         The work's result and the step's record.
@@ -102,15 +105,16 @@ def run_step(
     """
     log_to_stderr()
     with sigterm_kept() as termination:
-        return _Frame(step, termination).run(params, work, run)
+        return _Frame(step, termination, Addresses(addresses)).run(params, work, run)
 
 
 class _Frame:
     """One start of one step."""
 
-    def __init__(self, step: StepName, termination: Termination) -> None:
+    def __init__(self, step: StepName, termination: Termination, addresses: Addresses) -> None:
         self._step = step
         self._termination = termination
+        self._addresses = addresses
         self._process = os.getpid()
         self._log = step_logger(step)
         self._start = time.perf_counter()
@@ -142,9 +146,11 @@ class _Frame:
             self._status.open(params)
             self._log.info("started")
             self._status.check(params.on_status_error)
-            result = work(params, self._status.emit)
-            report = result.report()
-            last = result.event(self._seconds)
+            status, addresses = self._status, self._addresses
+            emit = (lambda data: status.emit(addresses.event(data))) if addresses else status.emit
+            result = work(params, emit)
+            report = addresses.document(result.report())
+            last = addresses.event(result.event(self._seconds))
         except ShutterlineError as error:
             if tells_end(error):
                 self._log.error("failed: %s", error)
@@ -164,7 +170,10 @@ class _Frame:
             self._log.exception("failed: %s", type(error).__name__)
             self._fail(error, str(error), EXIT_FAILURE)
         record = StepRecord(step=self._step, status="succeeded", seconds=self._seconds, report=report)
-        return result, self._end(record, last)
+        record = self._end(record, last)
+        if self._step == "exit":
+            self._require_published(record)
+        return result, record
 
     @property
     def _seconds(self) -> float:
@@ -182,14 +191,13 @@ class _Frame:
         return params
 
     def _fail(self, error: BaseException, message: str, exit_code: int) -> NoReturn:
-        told = _told(error, message)
+        told = self._told(error, message)
         data = Failed(self._seconds, Error(told.type, told.message), exit_code)
         self._end_badly("failed", data, error, told, exit_code)
 
     def _cancel(self, error: BaseException, reason: str, exit_code: int) -> NoReturn:
-        self._end_badly(
-            "cancelled", Cancelled(self._seconds, reason, exit_code), error, _told(error, reason), exit_code
-        )
+        told = self._told(error, reason)
+        self._end_badly("cancelled", Cancelled(self._seconds, reason, exit_code), error, told, exit_code)
 
     def _end_badly(
         self,
@@ -201,14 +209,32 @@ class _Frame:
     ) -> NoReturn:
         record = StepRecord(step=self._step, status=status, seconds=data.seconds, exit_code=exit_code, error=told)
         event: EventData = data
-        if self._step == "exit":  # which speaks for the pipeline alone
-            event = PipelineEnded(self._pipeline, status, "", f"the exit step {status}: {told.message}", [])
+        if self._step == "exit":  # whose own end says nothing of the pipeline's
+            event = PipelineEnded(self._pipeline, "unknown", "", f"the exit step {status}: {told.message}", [])
         record = self._end(record, event)
         raise StepFailed(record, exit_code) from error
+
+    def _told(self, error: BaseException, message: str) -> StepError:
+        # A file's name may hold bytes that are no text, and a record is JSON.
+        text = self._addresses.text(message).encode("utf-8", "backslashreplace").decode("utf-8")
+        return StepError(type=type(error).__name__, message=redact(text))
 
     @property
     def _pipeline(self) -> str:
         return (self._status.run.pipeline if self._status else None) or ""
+
+    def _require_published(self, record: StepRecord) -> None:
+        """The exit step's one duty: its event is at every broker, or where a replay finds it."""
+        delivery = record.delivery or {}
+        missing = [broker["place"] for broker in delivery.get("brokers", {}).values() if broker["undelivered"]]
+        if not missing or delivery.get("kept"):
+            return
+        message = f"the pipeline's end is not at {', '.join(missing)}, and is kept nowhere else"
+        self._log.error("failed: %s", message)
+        error = StepError(type="StatusUnavailableError", message=message)
+        record = record.model_copy(update={"status": "failed", "exit_code": EXIT_FAILURE, "error": error})
+        _leave(record)
+        raise StepFailed(record, EXIT_FAILURE)
 
     def _end(self, record: StepRecord, last: EventData) -> StepRecord:
         """Say the last word, exactly once, and leave the record."""
@@ -216,17 +242,11 @@ class _Frame:
         if os.getpid() != self._process:
             return record  # a forked worker that came out of the work this way; the step is not its to end
         if self._status is not None:
-            record = record.model_copy(update={"delivery": self._status.end(last)})
+            record = record.model_copy(update={"delivery": self._addresses.document(self._status.end(last))})
         _leave(record)
         if record.status == "succeeded":
             self._log.info("succeeded in %.1f s", record.seconds)
         return record
-
-
-def _told(error: BaseException, message: str) -> StepError:
-    # A file's name may hold bytes that are no text, and a record is JSON.
-    text = message.encode("utf-8", "backslashreplace").decode("utf-8")
-    return StepError(type=type(error).__name__, message=redact(text))
 
 
 class StepFailed(SystemExit):
@@ -249,7 +269,9 @@ def _leave(record: StepRecord) -> None:
     if speaks() and (directory := os.environ.get(RECORDS_VARIABLE)):
         with suppress(OSError):
             Path(directory).mkdir(parents=True, exist_ok=True)
-            write_json(Path(directory) / f"{record.step}.json", record.model_dump(mode="json"))
+            # As the standard of JSON has it: a number that is not finite becomes null.
+            document = json.loads(record.model_dump_json())
+            write_json(Path(directory) / f"{record.step}.json", document)
 
 
 def read_records(directory: Path) -> dict[str, StepRecord]:

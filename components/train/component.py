@@ -35,15 +35,19 @@ def train(
     from pathlib import Path
 
     from components.shared.artifacts import read_manifest, write_json
+    from components.shared.kfp_metadata import metadata_of, scalars
     from components.shared.model import LEARNING_CURVES, MODEL
     from components.train.in_pipeline import PipelineTraining
 
-    record = PipelineTraining(params, dataset.path, model.path, model.uri, dataset_sha256, checkpoints).run()
-    report = record.report
-    model.metadata.update(report | {"framework": "pytorch", "seconds": record.seconds, "status": record.delivery})
-    for name, value in report["metrics"].items():
+    training = PipelineTraining(
+        params, dataset.path, model.path, model.uri, dataset_sha256, checkpoints, dataset_uri=dataset.uri
+    )
+    record = training.run()
+    model.metadata.update(metadata_of(record, framework="pytorch"))
+    figures = scalars(record.report["metrics"])
+    for name, value in figures.items():
         metrics.log_metric(name, value)
     # In the store too, not in the platform's metadata alone; kfp's local cache takes an output without a file for lost.
-    write_json(Path(metrics.path), report["metrics"])
+    write_json(Path(metrics.path), figures)
     Path(model_sha256).write_text(read_manifest(Path(model.path), MODEL).weights.sha256, encoding="utf-8")
     shutil.copyfile(Path(model.path) / LEARNING_CURVES, learning_curves.path)

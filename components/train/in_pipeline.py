@@ -11,13 +11,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from components.shared.addresses import addresses_of
 from components.shared.artifacts import manifest_digest, require_same
+from components.shared.claims import require_writable
 from components.shared.dataset import DATASET
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.events.data import Emit
 from components.shared.member import leave_outcome
 from components.shared.params import Params, ParamsWarning
-from components.shared.run import checkpoints_of_run, run_of_artifact, step_run
+from components.shared.run import CHECKPOINTS_AUTO, checkpoints_of_run, run_of_artifact, step_run
 from components.shared.signals import Terminated, sigterm_raises
 from components.shared.step import Reported, StepFailed, StepRecord, run_step
 from components.shared.storage.location import Place
@@ -37,6 +39,7 @@ class PipelineTraining:
         model_uri: Where the platform keeps it, which tells the run.
         dataset_sha256: SHA-256 of the dataset; another one is refused; empty: any.
         checkpoints: As :func:`~components.shared.run.checkpoints_of_run` takes it.
+        dataset_uri: Where the platform keeps the dataset; empty: at its path.
     """
 
     params: str
@@ -45,6 +48,7 @@ class PipelineTraining:
     model_uri: str
     dataset_sha256: str = ""
     checkpoints: str = ""
+    dataset_uri: str = ""
 
     def run(self) -> StepRecord:
         """Train: on all GPUs of the node, where the params' device is ``auto`` or ``cuda`` and there are several.
@@ -60,7 +64,7 @@ class PipelineTraining:
         failure: BaseException | None = None
         run = run_of_artifact(self.model_uri)
         with suppress(InputError):  # which is told where the step begins
-            run = step_run(platform_run=run).run  # one id, whoever tells how the step ended
+            run = step_run(artifact=self.model_uri).run  # one id, whoever tells how the step ended
         try:
             if not is_member() and (record := self._by_group(run)) is not None:
                 if record.exit_code:
@@ -74,8 +78,13 @@ class PipelineTraining:
                 raise failure
             return self._train(params, emit)
 
-        model = Path(self.model)
-        _, record = run_step("train", self.params, work, lambda: step_run(model, in_pipeline=True, platform_run=run))
+        _, record = run_step(
+            "train",
+            self.params,
+            work,
+            lambda: step_run(Path(self.model), in_pipeline=True, artifact=self.model_uri, platform_run=run),
+            addresses_of((self.dataset, self.dataset_uri), (self.model, self.model_uri)),
+        )
         return record
 
     def _by_group(self, run: str) -> StepRecord | None:
@@ -96,14 +105,19 @@ class PipelineTraining:
         return StepRecord.model_validate(outcome.document)
 
     def _train(self, params: Params, emit: Emit) -> Reported:
+        from components.train.checkpoints.identity import training_id
         from components.train.group import joined
         from components.train.staged import train_staged
 
         dataset, model = Path(self.dataset), Path(self.model)
 
         def checked() -> Place | None:
-            require_same(DATASET, manifest_digest(dataset, DATASET), self.dataset_sha256)
-            return checkpoints_of_run(self.checkpoints, self.model_uri)
+            digest = manifest_digest(dataset, DATASET)
+            require_same(DATASET, digest, self.dataset_sha256)
+            kept = checkpoints_of_run(self.checkpoints, self.model_uri, training_id(params, digest))
+            if isinstance(kept, Path) and group.is_first:
+                require_writable("checkpoints", kept, kept if self.checkpoints == CHECKPOINTS_AUTO else kept.parent)
+            return kept
 
         with joined() as group:
             checkpoints = group.together(checked)

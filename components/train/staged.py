@@ -12,6 +12,7 @@ from typing import Any
 
 from components.classifier.check import network_problems
 from components.classifier.initial_weights import WEIGHT_FILES
+from components.shared.claims import require_writable
 from components.shared.dataset import DATASET, files_of_splits, training_splits
 from components.shared.events.data import Emit, EventData, Succeeded, unheard
 from components.shared.logs import step_logger
@@ -95,18 +96,20 @@ def train_staged(
             if any(isinstance(place, Location) for place in (dataset, model, checkpoints)):
                 network_problems(params)  # before anything is fetched or claimed
                 own_device(params.device)
+            kept, mirror = None, None
+            if checkpoints is not None and group.is_first:
+                kept = staging.directory(checkpoints)
+                if isinstance(checkpoints, Location):
+                    mirror = stack.enter_context(CheckpointMirror(kept, checkpoints, params.keep_checkpoints, _log))
+                else:
+                    require_writable("checkpoints", kept)
             images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
             start = _initial_weights(staging, params)
             if not group.is_first:
                 unused = Path(os.devnull)
                 return images, unused, Checkpoints(None if checkpoints is None else unused, anew), start
-            kept = staging.directory(checkpoints) if checkpoints is not None else None
-            mirror = None
-            if kept is not None and isinstance(checkpoints, Location):
-                mirror = CheckpointMirror(kept, checkpoints, params.keep_checkpoints, _log)
-                stack.enter_context(mirror)
-                if not anew:
-                    mirror.restore()
+            if mirror is not None and not anew:
+                mirror.restore()
             saved: Callable[[Path], bool] | None = mirror.saved if mirror is not None else None
             kept_there = Checkpoints(
                 kept,

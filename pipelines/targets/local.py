@@ -120,9 +120,7 @@ def _through_kfp(params: Params, data: str, place: RunPlace, steps: Steps, shown
                 raise_on_error=False,
             )
             ours = LocalExecutionConfig.instance
-            # A run of other params in this directory is another run, with checkpoints of its own.
-            kept = place.out / "checkpoints" / params.digest()[:12]
-            steps.pipeline(params=params.to_json(), data=data, checkpoints=str(kept))
+            steps.pipeline(params=params.to_json(), data=data, checkpoints=str(place.out / "checkpoints"))
     except KeyboardInterrupt:
         return INTERRUPTED
     except Terminated:

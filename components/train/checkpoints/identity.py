@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,16 @@ FREE = frozenset(
     "on_status_error save_freq checkpoint_minutes keep_checkpoints compile data_placement".split()
 )
 _SHOWN = 8
+
+
+def training_id(params: Params, dataset_sha256: str) -> str:
+    """Name for what a training computes: 16 hexadecimal digits, the same where :func:`differences` finds none.
+
+    Args:
+        params: The run's.
+        dataset_sha256: Of the dataset's manifest.
+    """
+    return hashlib.sha256(f"{params.digest(without=FREE)} {dataset_sha256}".encode()).hexdigest()[:16]
 
 
 def require_own(manifest: CheckpointManifest, where: str, params: Params, dataset_sha256: str) -> None:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.shared.errors import ArtifactError, CheckpointError
+from components.shared.claims import unwritable
+from components.shared.errors import CheckpointError
 from components.train.checkpoints.resume import remove_all
 
 LOCK = ".shutterline-training"
@@ -63,14 +64,14 @@ def held(directory: Path, log: logging.Logger) -> Iterator[None]:
     there is none.
 
     Raises:
-        ArtifactError: The directory cannot be made or written.
+        InputError: The directory cannot be made or written.
         CheckpointError: Another training is at it.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise ArtifactError(f"{directory}: cannot hold checkpoints: {error.strerror}; name another place") from error
+        raise unwritable("checkpoints", directory, error) from error
     try:
         _lock(descriptor, directory, log)
         yield
