@@ -28,7 +28,11 @@ docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/runs" -e SHUTTERLINE_R
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     return report_end(
-        state=options.state, run=step_run(in_pipeline=True), message=options.message, targets=params.status_targets
+        state=options.state,
+        run=step_run(in_pipeline=True),
+        message=options.message,
+        targets=params.status_targets,
+        credentials=params.GOOGLE_APPLICATION_CREDENTIALS,
     )
 
 

@@ -2,12 +2,15 @@
 
 # No postponed annotations here: kfp reads the types from them.
 from kfp import dsl
+from kfp.dsl import Artifact, Output
 
 from components.shared.images import image_of
 
 
 @dsl.component(base_image=image_of("data-prep"), install_kfp_package=False)
-def exit_step(params: str, job_id: str, job_name: str, status: dsl.PipelineTaskFinalStatus) -> None:
+def exit_step(
+    params: str, job_id: str, job_name: str, status: dsl.PipelineTaskFinalStatus, end: Output[Artifact]
+) -> None:
     """Report how the pipeline ended.
 
     Args:
@@ -15,17 +18,29 @@ def exit_step(params: str, job_id: str, job_name: str, status: dsl.PipelineTaskF
         job_id: The platform's id of this run.
         job_name: The platform's name of this run.
         status: What the platform says of the pipeline.
+        end: How the pipeline ended, as JSON.
     """
+    from pathlib import Path
+
     from components.exit_step.report import report_end
+    from components.shared.artifacts import write_json
     from components.shared.run import run_of_placeholders, step_run
     from components.shared.step import run_step
 
-    run = step_run(in_pipeline=True, platform_run=run_of_placeholders(job_id, job_name))
-    run_step(
+    platform_run = run_of_placeholders(job_id, job_name)
+    run = step_run(in_pipeline=True, artifact=end.uri, platform_run=platform_run)
+    result, _ = run_step(
         "exit",
         params,
         lambda checked, emit: report_end(
-            state=status.state, run=run, message=status.error_message or "", targets=checked.status_targets
+            state=status.state,
+            run=run,
+            message=status.error_message or "",
+            targets=checked.status_targets,
+            credentials=checked.GOOGLE_APPLICATION_CREDENTIALS,
         ),
         lambda: run,
     )
+    report = result.report()
+    end.metadata.update({name: report[name] for name in ("outcome", "state", "reason")} | report["steps"])
+    write_json(Path(end.path), report)

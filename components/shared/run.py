@@ -6,25 +6,30 @@ asked for; a step that was started by itself is a run of its own.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
 import socket
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 from components.shared.errors import InputError
 from components.shared.events.event import is_run_id
-from components.shared.member import member
-from components.shared.storage.location import Place, place
+from components.shared.member import is_started_by_elastic, member
+from components.shared.storage.location import Location, Place, place
 
 RUN_VARIABLE = "SHUTTERLINE_RUN_ID"
 EVENTS_VARIABLE = "SHUTTERLINE_EVENTS"
 PIPELINE_NAME = "shutterline-image-classifier"
 CHECKPOINTS_AUTO = "auto"  # a place for checkpoints: beside the run's artifacts, wherever the platform keeps them
-_RETRY_VARIABLE = "KFP_RETRY_INDEX"  # Kubeflow's: which attempt of a retried step this is
+EVENTS_AUTO = "auto"  # a location for events: beside the run's artifacts, likewise
+# Kubeflow Pipelines sets these in every step. The index starts at 0 again after a retry by hand, when the pod has its
+# old name; the UID is new. A pod's host name is no name: Kubernetes cuts it at 63 characters, the same for every step.
+RETRY_VARIABLE, POD_NAME_VARIABLE, POD_UID_VARIABLE = "KFP_RETRY_INDEX", "KFP_POD_NAME", "KFP_POD_UID"
 _ELASTIC_RUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # torchrun's: the same for every start of a group
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -37,10 +42,13 @@ class StepRun:
     Attributes:
         run: The run's id.
         pipeline: Name of the pipeline; None for a step that was started by itself.
-        attempt: The platform's number of this attempt, from 0.
+        attempt: The platform's number of this attempt, from 0; status counts on from the attempts it learns of.
         events: Directory for the spool; None: there is none.
         shared: Whether the other steps of the run keep their events there too.
-        host: Machine or pod.
+        host: Machine, or the pod's name.
+        process: Id that no other process has.
+        bucket: Location in a bucket that the directory is a copy of; None: there is none.
+        platform_run: The platform's own id of the run; empty where it has none.
     """
 
     run: str
@@ -49,37 +57,75 @@ class StepRun:
     events: Path | None
     shared: bool
     host: str
+    process: str = field(default_factory=lambda: _process_id(), compare=False)
+    bucket: Location | None = None
+    platform_run: str = ""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nobody named the run, so that nothing of it can have happened before."""
+        return not (self.platform_run or os.environ.get(RUN_VARIABLE) or _run_of_group())
 
 
-def step_run(output: Place | None = None, *, in_pipeline: bool = False, platform_run: str = "") -> StepRun:
+def step_run(
+    output: Place | None = None, *, in_pipeline: bool = False, artifact: str = "", platform_run: str = ""
+) -> StepRun:
     """Who we are.
 
     Args:
-        output: What the step makes; without a directory named by the environment, events are kept beside it. Where it
-            lies in a bucket they are kept among this machine's temporary files.
+        output: What the step makes; without a location named by the environment, events are kept beside it. Where it
+            is in a bucket they are kept among this machine's temporary files.
         in_pipeline: Whether the step runs as part of the pipeline.
-        platform_run: The platform's id of the run, if it is known.
+        artifact: Where the platform keeps one of the step's artifacts, which gives the run's id and its location.
+        platform_run: The platform's id of the run, where it is known otherwise.
 
     Raises:
-        InputError: The environment's run id cannot be one.
+        InputError: The environment's run id or location for events cannot be one.
     """
     named = os.environ.get(RUN_VARIABLE)
     if named and not is_run_id(named):
         raise InputError(f"{RUN_VARIABLE}: must be 1 to 128 letters, digits or the characters ._-, got {named!r}")
-    directory = os.environ.get(EVENTS_VARIABLE)
+    platform_run = run_of_artifact(artifact) or as_run_id(platform_run)
+    events = _events_of_run(artifact)
+    bucket = events if isinstance(events, Location) else None
     return StepRun(
-        run=named or as_run_id(platform_run) or _run_of_group() or new_run_id(),
+        run=named or platform_run or _run_of_group() or new_run_id(),
         pipeline=PIPELINE_NAME if in_pipeline else None,
         attempt=_attempt(),
-        events=Path(directory) if directory else _beside(output) if output else None,
-        shared=bool(directory),
-        host=socket.gethostname(),
+        events=_copy_of(events) if isinstance(events, Location) else events or (_beside(output) if output else None),
+        shared=events is not None,
+        host=os.environ.get(POD_NAME_VARIABLE) or socket.gethostname(),
+        bucket=bucket,
+        platform_run=platform_run,
     )
+
+
+def _events_of_run(artifact: str) -> Place | None:
+    """Where the environment says that all steps keep the run's events; None if it does not."""
+    named = os.environ.get(EVENTS_VARIABLE)
+    if not named:
+        return None
+    try:
+        return beside_artifacts(artifact, "events") if named == EVENTS_AUTO else place(named)
+    except InputError as error:
+        raise InputError(f"{EVENTS_VARIABLE}: {error}") from error
+
+
+def _copy_of(location: Location) -> Path:
+    """The directory of this machine that stands for a location; each process has its own."""
+    digest = hashlib.sha256(str(location).encode()).hexdigest()[:16]
+    return _temporary() / f"events-{digest}-{os.getpid()}"
+
+
+def _process_id() -> str:
+    """An id that no other process has: the pod's, where the pod runs one process; else a random one."""
+    pod = os.environ.get(POD_UID_VARIABLE, "")
+    return pod if pod and not is_started_by_elastic() else uuid4().hex
 
 
 def _attempt() -> int:
     """The platform's attempt and, within it, how often torch elastic has started the group again, as one number."""
-    retry, one = os.environ.get(_RETRY_VARIABLE, ""), member()
+    retry, one = os.environ.get(RETRY_VARIABLE, ""), member()
     attempt = int(retry) if retry.isascii() and retry.isdigit() else 0
     return attempt * (one.max_restarts + 1) + one.restarts
 
@@ -93,7 +139,11 @@ def _run_of_group() -> str:
 def _beside(output: Place) -> Path:
     if isinstance(output, Path):
         return output.absolute().parent / "events"
-    return Path(tempfile.gettempdir()) / f"shutterline-{os.getuid()}" / "events"
+    return _temporary() / "events"
+
+
+def _temporary() -> Path:
+    return Path(tempfile.gettempdir()) / f"shutterline-{os.getuid()}"
 
 
 def new_run_id() -> str:
@@ -119,24 +169,45 @@ def run_of_artifact(uri: str) -> str:
     return as_run_id(parts[-3]) if len(parts) >= 4 else ""
 
 
-def checkpoints_of_run(named: str, artifact: str) -> Place | None:
+def checkpoints_of_run(named: str, artifact: str, training: str) -> Place | None:
     """Where a run's training keeps its checkpoints, the same for every attempt.
 
     Args:
-        named: What the user said: a place, ``auto``: ``checkpoints`` beside the run's artifacts, or nothing.
+        named: What the user said: a place, ``auto``: ``checkpoints`` beside the run's artifacts, or nothing. All runs
+            may share a place: each pair of params and dataset has a directory of its own there.
         artifact: Where the platform keeps one of the step's artifacts, as for :func:`run_of_artifact`.
+        training: Name of the directory for this pair of params and dataset.
 
     Raises:
         InputError: It is no place, or the artifact's does not tell the run's.
     """
+    if not named:
+        return None
     if named != CHECKPOINTS_AUTO:
-        return place(named) if named else None
+        shared = place(named)
+        return shared.child(training) if isinstance(shared, Location) else shared / training
+    try:
+        return beside_artifacts(artifact, "checkpoints")
+    except InputError as error:
+        raise InputError(f"checkpoints: {error}") from error
+
+
+def beside_artifacts(artifact: str, name: str) -> Place:
+    """A location beside a run's artifacts, the same for every step and attempt.
+
+    Args:
+        artifact: Where the platform keeps one of them, as for :func:`run_of_artifact`.
+        name: What is kept there.
+
+    Raises:
+        InputError: The artifact's location does not tell the run's.
+    """
     address, run = artifact.split("?")[0], run_of_artifact(artifact)
     parts = address.split("/")
     depth = next((index for index in (-4, -3) if len(parts) >= -index and as_run_id(parts[index]) == run), None)
     if not run or depth is None:
-        raise InputError(f"checkpoints: {CHECKPOINTS_AUTO} needs a run's place, and {address} is none; name another")
-    return place("/".join([*parts[: depth + 1], "checkpoints"]))
+        raise InputError(f"auto needs the location of a run's artifacts, and {address or 'nothing'} is none; name one")
+    return place("/".join([*parts[: depth + 1], name]))
 
 
 def run_of_placeholders(job_id: str, job_name: str) -> str:

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
-from components.shared.errors import ArtifactError, StatusRefusedError, StatusUnavailableError
-from components.shared.events.data import EventData, PipelineStarted, StepStarted
+from components.shared.claims import unwritable
+from components.shared.errors import (
+    ArtifactError,
+    InputError,
+    StatusRefusedError,
+    StatusUnavailableError,
+    StorageRefusedError,
+    StorageUnavailableError,
+)
+from components.shared.events.bucket import EventsBucket
+from components.shared.events.data import (
+    Cancelled,
+    EventData,
+    Failed,
+    PipelineEnded,
+    PipelineStarted,
+    StepOutcome,
+    StepStarted,
+)
 from components.shared.events.event import PIPELINE, Speaker
+from components.shared.events.history import History, HistoryReader, bucket_of
 from components.shared.events.spool import Spool, spools_of
 from components.shared.events.stream import DeliveryReport, StatusStream, make_spool
 from components.shared.events.targets import StatusTargets
 from components.shared.events.transport import Refused, Transport
+from components.shared.kubeflow_api import NoAnswerError, ask_run, is_kubeflow
 from components.shared.member import speaks
 from components.shared.params import Params
+from components.shared.pipeline_end import end_after_retry
 from components.shared.run import StepRun
 from components.shared.version import __version__
 
 # The pipeline's steps in their order, as its first event names them.
 PIPELINE_STEPS = ("data-prep", "train", "evaluate")
+
+# What a directory that belongs to somebody else answers; a full disk may have room again.
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_LAST_PUT_S = 3.0
+_PLATFORM_S = 1.0
 
 
 class Status:
@@ -35,23 +64,39 @@ class Status:
         self._step = step
         self._log = log
         self._stream: StatusStream | None = None
+        self._bucket: EventsBucket | None = None
+        self._history = History.empty(run.run)
         self._refusals: list[StatusRefusedError] = []
         self._timeout_s = 0.0
+        self._answers_by = 0.0
 
     def open(self, params: Params | None) -> None:
         """Begin the stream and say that the step has started.
 
         Args:
             params: Name the brokers; None where the params themselves are bad: then there is the spool alone.
+
+        Raises:
+            InputError: The location for the run's events may not be written.
         """
         if not speaks():
             return
         run, targets = self.run, params.status_targets if params else StatusTargets()
-        first = self._is_first()
-        speaker = Speaker(run.run, PIPELINE if self._step == "exit" else self._step, run.attempt, run.host)
-        speaker, spool = make_spool(run.events, speaker, targets.as_ledger(), self._log)
-        transports, self._refusals = transports_of(targets)
         self._timeout_s = targets.timeout_s
+        self._answers_by = time.monotonic() + targets.timeout_s
+        speaks_for = PIPELINE if self._step == "exit" else self._step
+        refused = self._open_bucket(params)
+        # The exit step reads what there is at its own time, so here its attempt is known by the folder alone.
+        asks_kafka = self._step != "exit" and not run.is_new
+        # Trouble with a broker is warned of where its answer is waited for.
+        reader = HistoryReader(run, targets, self._log, logging.DEBUG)
+        self._history = reader.read(PIPELINE_STEPS, targets.timeout_s / 2, asks_kafka=asks_kafka)
+        attempt = max(run.attempt, self._history.next_attempt(speaks_for))
+        attempt = self._claimed(speaks_for, attempt)
+        speaker = Speaker(run.run, speaks_for, attempt, run.process)
+        first = self._is_first(attempt)
+        speaker, spool, unspooled = make_spool(run.events, speaker, targets.as_ledger(), self._log)
+        transports, self._refusals = transports_of(targets)
         self._stream = StatusStream(
             speaker,
             spool,
@@ -65,13 +110,47 @@ class Status:
             self._stream.emit(PipelineStarted(run.pipeline, list(PIPELINE_STEPS), __version__, run.host, digest))
         if self._step != "exit":
             self._stream.emit(StepStarted(__version__, run.host, digest, run.pipeline))
+            if unspooled is not None and run.shared and run.bucket is None and unspooled.errno in _NOT_ALLOWED:
+                refused = unwritable("events", run.events or Path(), unspooled)
+            if refused is not None:
+                raise refused
+        if self._bucket is not None and spool.path is not None:
+            self._bucket.start(spool.path)
 
-    def _is_first(self) -> bool:
-        """Whether this is the first step of its pipeline to speak, as far as can be seen from here."""
+    def _open_bucket(self, params: Params | None) -> InputError | None:
+        """Fetch what the bucket has of the run's events, where they are kept in one; why it cannot be used at all."""
         run = self.run
+        if run.bucket is None or run.events is None:
+            return None
+        bucket = bucket_of(run, params.GOOGLE_APPLICATION_CREDENTIALS if params else None, self._log)
+        try:
+            bucket.fetch(run.run)
+            self._bucket = bucket
+        except StorageRefusedError as error:
+            if self._step != "exit":  # which ends nothing any more
+                return error
+            self._log.warning("%s", error)
+        except (StorageUnavailableError, OSError) as error:
+            self._log.warning("%s; going on, what is not delivered when the step ends is lost", error)
+        return None
+
+    def _claimed(self, step: str, attempt: int) -> int:
+        """The attempt that no other process has, by what the bucket has of them."""
+        if self._bucket is None:
+            return attempt
+        try:
+            return self._bucket.claim(self.run.run, step, attempt)
+        except (StorageRefusedError, StorageUnavailableError) as error:
+            self._log.warning("%s; going on, what is not delivered when the step ends is lost", error)
+            self._bucket = None
+            return attempt
+
+    def _is_first(self, attempt: int) -> bool:
+        """Whether this is the first step of its pipeline to speak, as far as can be seen from here."""
+        run, view = self.run, self._history.view
         if run.shared and run.events is not None:
             return not spools_of(run.events, run.run)
-        return self._step == PIPELINE_STEPS[0] and run.attempt == 0
+        return self._step == PIPELINE_STEPS[0] and attempt == 0 and view.began is None
 
     def _earlier(self, transports: list[Transport], targets: dict[str, dict[str, Any]]) -> list[Spool]:
         """Spools of this run that nobody is at and that some broker does not have whole."""
@@ -105,7 +184,8 @@ class Status:
         if self._stream is None or self._step == "exit":  # which has said nothing yet, and stops nothing any more
             return
         refused, silent = [str(error) for error in self._refusals], []
-        answers = self._stream.first_answers(self._timeout_s)
+        # A part of the time may have gone to reading earlier events, of which a slow broker's answer is no part.
+        answers = self._stream.first_answers(max(self._answers_by - time.monotonic(), self._timeout_s / 2))
         for place in self._stream.places:
             trouble = (
                 answers.get(place) if place in answers else f"{place} does not answer within {self._timeout_s:g} s"
@@ -133,11 +213,14 @@ class Status:
             The delivery report as JSON data; None in a process that does not speak.
         """
         if self._stream is None and self.run.shared:
-            self.open(None)  # the params were bad, and whoever looks at the run is to know
+            with suppress(InputError):  # the params were bad, and that is what is reported
+                self.open(None)
         if self._stream is None:
             return None
         stream, self._stream = self._stream, None
         stream.emit(data)
+        if (end := self._new_end(data, stream.speaker)) is not None:
+            stream.emit(end)
         try:
             try:
                 report = stream.close(self._timeout_s)
@@ -146,8 +229,30 @@ class Status:
         except Exception:  # a defect of ours; how the step ended stays as it is
             self._log.exception("the delivery of status could not be ended")
             return None
+        is_kept = self.run.shared and report.spool is not None and not report.unspooled
+        if self.run.bucket is not None:
+            is_kept = self._bucket is not None and self._bucket.close(max(_LAST_PUT_S, self._timeout_s)) and is_kept
         self._tell(report)
-        return report.as_dict()
+        return report.as_dict() | {"kept": is_kept}
+
+    def _new_end(self, data: EventData, speaker: Speaker) -> PipelineEnded | None:
+        """The pipeline's new end, where its exit task has reported one before; None where it still will.
+
+        Kubeflow runs no exit task again that had succeeded: after a retry by hand the last step to run speaks for it.
+        """
+        step = self._step
+        is_last = step == PIPELINE_STEPS[-1] or isinstance(data, Failed | Cancelled)
+        if self.run.pipeline is None or step not in PIPELINE_STEPS or not is_last:
+            return None
+        platform = None
+        if is_kubeflow() and self.run.platform_run:
+            with suppress(NoAnswerError):
+                platform = ask_run(self.run.platform_run, _PLATFORM_S, is_over=False)
+        was_retried = platform is not None and platform.retried
+        if self._history.view.ended is None and not was_retried:
+            return None
+        own = StepOutcome(step, "unknown", speaker.attempt, None, speaker.source)
+        return end_after_retry(PIPELINE_STEPS, self._history, platform, own, data).event(0)
 
     def _tell(self, report: DeliveryReport) -> None:
         for broker in report.brokers.values():

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.exit_step.__main__ import main
-from components.exit_step.report import OUTCOMES, report_end
-from components.shared.errors import InputError
+from components.exit_step.report import report_end
 from components.shared.events.data import (
     Cancelled,
     Error,
@@ -22,8 +21,10 @@ from components.shared.events.data import (
     Succeeded,
 )
 from components.shared.events.event import Speaker, StepEvent, seal
+from components.shared.pipeline_end import OUTCOMES
 from components.shared.run import EVENTS_VARIABLE, PIPELINE_NAME, RUN_VARIABLE, StepRun
 from tests.examples import write_params
+from tests.peers.ports import claim_port
 
 RUN = "run-7"
 STARTED: tuple[State, EventData] = ("started", StepStarted("0", "pod", pipeline=PIPELINE_NAME))
@@ -50,9 +51,12 @@ def test_every_platforms_word_has_one_meaning(state: str, outcome: str) -> None:
     assert report_end(state=state, run=at(None)).outcome == outcome
 
 
-def test_an_unknown_word_is_refused() -> None:
-    with pytest.raises(InputError, match="'DONE' is not a final state"):
-        report_end(state="DONE", run=at(None))
+@pytest.mark.parametrize("state", ["DONE", "RUNNING", "", None])
+def test_what_nothing_tells_is_unknown(state: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    end = report_end(state=state, run=at(None))
+    assert end.outcome == "unknown"
+    assert end.reason == "neither its events nor the platform say how it ended"
+    assert {step.outcome for step in end.steps} == {"unknown"}
 
 
 def test_a_steps_own_error_is_told_before_the_platforms(tmp_path: Path) -> None:
@@ -64,8 +68,8 @@ def test_a_steps_own_error_is_told_before_the_platforms(tmp_path: Path) -> None:
 
     assert end.reason == "train: no room"
     assert end.steps == [
-        StepOutcome("data-prep", "succeeded", 0),
-        StepOutcome("train", "failed", 0, Error("X", "no room")),
+        StepOutcome("data-prep", "succeeded", 0, None, f"/shutterline/runs/{RUN}/data-prep/pod"),
+        StepOutcome("train", "failed", 0, Error("X", "no room"), f"/shutterline/runs/{RUN}/train/pod"),
         StepOutcome("evaluate", "not started"),
     ]
     assert report_end(state="FAILED", message="Task failed.", run=at(None)).reason == "Task failed."
@@ -105,7 +109,7 @@ def test_the_last_attempt_counts(tmp_path: Path) -> None:
     spool(tmp_path, "train", STARTED, FAILED)
     spool(tmp_path, "train", STARTED, SUCCEEDED, attempt=1)
     steps = report_end(state="SUCCEEDED", run=at(tmp_path)).steps
-    assert steps[1] == StepOutcome("train", "succeeded", 1)
+    assert (steps[1].outcome, steps[1].attempt) == ("succeeded", 1)
 
 
 def test_another_runs_events_in_the_same_directory_count_for_nothing(tmp_path: Path) -> None:
@@ -140,17 +144,41 @@ def test_the_command_line_says_it_as_json_and_as_the_pipelines_last_event(
     assert [step.outcome for step in event.data.steps] == ["cached", "succeeded", "cached"]
 
 
-def test_an_exit_step_that_cannot_do_its_work_still_ends_the_pipeline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_read_says_nothing_of_steps_without_events(tmp_path: Path) -> None:
+    (tmp_path / "events").write_text("not a directory")
+    end = report_end(state="FAILED", run=at(tmp_path / "events"))
+    assert (end.outcome, {step.outcome for step in end.steps}) == ("failed", {"unknown"})
+
+
+def test_a_step_that_was_killed_before_its_first_event_may_have_been_started(tmp_path: Path) -> None:
+    spool(tmp_path, "data-prep", STARTED, SUCCEEDED)
+    (tmp_path / f"{RUN}.train.0.jsonl").touch()
+    end = report_end(state="FAILED", run=at(tmp_path))
+    assert [step.outcome for step in end.steps] == ["succeeded", "unknown", "unknown"]
+
+
+def test_the_exit_step_succeeds_whatever_the_pipeline_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = write_params(tmp_path / "params.json")
     monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events"))
     monkeypatch.setenv(RUN_VARIABLE, RUN)
-
-    assert main(["--state", "DONE", "--params", str(params)]) == 2
-
-    lines = (tmp_path / "events" / f"{RUN}.pipeline.0.jsonl").read_bytes().splitlines()
-    began, event = (StepEvent.from_bytes(line) for line in lines)
+    for state in ("FAILED", "DONE", "RUNNING"):
+        assert main(["--state", state, "--params", str(params)]) == 0
+    lines = [path.read_bytes().splitlines() for path in sorted((tmp_path / "events").glob("*.jsonl"))]
+    began, *ends = [StepEvent.from_bytes(line) for spooled in lines for line in spooled]
     assert began.state == "started", "no step came before it"
-    assert event.state == "failed"
-    assert "the exit step failed: status.state: 'DONE'" in event.data.reason
+    assert [event.state for event in ends] == ["failed", "unknown", "unknown"]
+    assert len({event.identity for event in ends}) == 3
+
+
+def test_an_exit_step_whose_event_is_nowhere_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], leaky_kafka_client: None
+) -> None:
+    server = f"127.0.0.1:{claim_port()}"
+    params = write_params(tmp_path / "params.json", KAFKA_HOST=server, KAFKA_TOPIC="status", TIMEOUT=0.5)
+    monkeypatch.setenv(RUN_VARIABLE, RUN)
+    monkeypatch.delenv(EVENTS_VARIABLE, raising=False)
+    assert main(["--state", "SUCCEEDED", "--params", str(params)]) == 1
+    missing = f"failed: the pipeline's end is not at Kafka {server} topic status, and is kept nowhere else"
+    assert missing in capsys.readouterr().err
+    monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events"))
+    assert main(["--state", "SUCCEEDED", "--params", str(params)]) == 0

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from components.shared.errors import InputError
-from components.shared.events.event import is_run_id
+from components.shared.events.event import Speaker, is_run_id
 from components.shared.member import speaks
 from components.shared.run import (
     PIPELINE_NAME,
@@ -31,7 +31,8 @@ TASK_UUID = "ffffffff-0000-1111-2222-333333333333"
 
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SHUTTERLINE_RUN_ID", "SHUTTERLINE_EVENTS", "KFP_RETRY_INDEX", "RANK"):
+    names = ("SHUTTERLINE_RUN_ID", "SHUTTERLINE_EVENTS", "KFP_RETRY_INDEX", "KFP_POD_NAME", "KFP_POD_UID", "RANK")
+    for name in names:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -44,20 +45,71 @@ def test_a_step_that_was_started_by_itself_is_a_run_of_its_own(tmp_path: Path) -
 
 def test_the_platform_is_believed_and_the_environment_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert step_run(in_pipeline=True, platform_run=UUID) == StepRun(
-        UUID, PIPELINE_NAME, 0, None, shared=False, host=socket.gethostname()
+        UUID, PIPELINE_NAME, 0, None, shared=False, host=socket.gethostname(), platform_run=UUID
     )
     monkeypatch.setenv("SHUTTERLINE_RUN_ID", "named.by-us_1")
     monkeypatch.setenv("SHUTTERLINE_EVENTS", str(tmp_path / "shared"))
     monkeypatch.setenv("KFP_RETRY_INDEX", "3")
     assert step_run(tmp_path / "model", platform_run=UUID) == StepRun(
-        "named.by-us_1", None, 3, tmp_path / "shared", shared=True, host=socket.gethostname()
+        "named.by-us_1", None, 3, tmp_path / "shared", shared=True, host=socket.gethostname(), platform_run=UUID
     )
 
 
 def test_what_the_environment_leaves_empty_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SHUTTERLINE_RUN_ID", "SHUTTERLINE_EVENTS", "KFP_RETRY_INDEX"):
         monkeypatch.setenv(name, "")
-    assert step_run(platform_run=UUID) == StepRun(UUID, None, 0, None, shared=False, host=socket.gethostname())
+    assert step_run(platform_run=UUID) == StepRun(
+        UUID, None, 0, None, shared=False, host=socket.gethostname(), platform_run=UUID
+    )
+    assert not step_run(platform_run=UUID).is_new
+    assert step_run().is_new
+
+
+def test_no_two_starts_have_one_id_and_a_pods_is_its_uid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod's host name is cut at 63 characters and the same for all steps of a run; its name is used again by Retry."""
+    assert step_run().process != step_run().process
+    monkeypatch.setenv("KFP_POD_NAME", "shutterline-image-classifier-hqblv-retry-system-container-impl-1920548461")
+    monkeypatch.setenv("KFP_POD_UID", TASK_UUID)
+    found = step_run()
+    assert (found.process, found.host) == (
+        TASK_UUID, "shutterline-image-classifier-hqblv-retry-system-container-impl-1920548461",
+    )  # fmt: skip
+    assert Speaker("run", "train", 0, found.process).source == f"/shutterline/runs/run/train/{TASK_UUID}"
+    # Torch elastic starts several processes in one pod, and again.
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert TASK_UUID not in (step_run().process, step_run().process)
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3", "minio"])
+def test_events_may_be_in_a_bucket_or_beside_the_runs_artifacts(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setenv("SHUTTERLINE_EVENTS", f"{scheme}://bucket/events")
+    found = step_run()
+    assert str(found.bucket) == f"{scheme.replace('minio', 's3')}://bucket/events"
+    assert found.shared
+    assert found.events is not None
+    monkeypatch.setenv("SHUTTERLINE_EVENTS", "auto")
+    artifact = f"{scheme}://mlpipeline/v2/artifacts/image-classifier/{UUID}/train/{TASK_UUID}/model"
+    expected = f"{scheme.replace('minio', 's3')}://mlpipeline/v2/artifacts/image-classifier/{UUID}/events"
+    assert str(step_run(artifact=artifact).bucket) == expected
+    local = step_run(artifact="/home/me/out/image-classifier-7/train/model")
+    assert (local.events, local.bucket) == (Path("/home/me/out/image-classifier-7/events"), None)
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        ("auto", "auto needs the location of a run's artifacts, and nothing is none; name one"),
+        ("ftp://host/events", "ftp:// is not known here"),
+        ("s3://B/events", "that is no bucket's name"),
+    ],
+)
+def test_a_location_that_events_cannot_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, named: str, reason: str
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_EVENTS", named)
+    with pytest.raises(InputError, match="^SHUTTERLINE_EVENTS: ") as refused:
+        step_run()
+    assert reason in str(refused.value)
 
 
 @pytest.mark.parametrize(("index", "attempt"), [("0", 0), ("12", 12), ("-1", 0), ("1.5", 0), ("two", 0), (" 1", 0)])
@@ -133,15 +185,18 @@ def test_an_artifacts_place_tells_the_run(uri: str, run: str) -> None:
     ],
 )
 def test_checkpoints_lie_beside_the_runs_artifacts_whatever_the_attempt(artifact: str, expected: str) -> None:
-    assert str(checkpoints_of_run("auto", artifact)) == expected
-    assert str(checkpoints_of_run("auto", artifact.replace(TASK_UUID, UUID))) == expected  # another attempt's
-    assert str(checkpoints_of_run("gs://bucket/kept", artifact)) == "gs://bucket/kept"
-    assert checkpoints_of_run("", artifact) is None
+    assert str(checkpoints_of_run("auto", artifact, "0f1e")) == expected
+    assert str(checkpoints_of_run("auto", artifact.replace(TASK_UUID, UUID), "0f1e")) == expected  # another attempt's
+    assert str(checkpoints_of_run("gs://bucket/kept", artifact, "0f1e")) == "gs://bucket/kept/0f1e"
+    assert str(checkpoints_of_run("/shared/kept", artifact, "0f1e")) == "/shared/kept/0f1e"
+    assert checkpoints_of_run("", artifact, "0f1e") is None
 
 
 def test_checkpoints_beside_artifacts_need_a_runs_place() -> None:
-    with pytest.raises(InputError, match=r"^checkpoints: auto needs a run's place, and model is none"):
-        checkpoints_of_run("auto", "model")
+    with pytest.raises(
+        InputError, match="^checkpoints: auto needs the location of a run's artifacts, and model is none"
+    ):
+        checkpoints_of_run("auto", "model", "0f1e")
 
 
 def test_the_exit_step_finds_the_same_run_by_the_jobs_names() -> None:

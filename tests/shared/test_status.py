@@ -97,7 +97,7 @@ def test_a_step_that_succeeds_says_so_once(events: Path) -> None:
     assert done == Succeeded(done.seconds, {"accuracy": 0.5}, {"model": "/out"})
     (path,) = spools_of(events)
     assert record.delivery == {
-        "run": "run-1", "events": 3, "spool": str(path), "unspooled": 0, "dropped": 0, "brokers": {},
+        "run": "run-1", "events": 3, "spool": str(path), "unspooled": 0, "dropped": 0, "brokers": {}, "kept": True,
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """What each event tells: one frozen record per kind, and the JSON Schema they publish.
 
-Every kind has a version of its own schema in :data:`SCHEMA_VERSION`. A field may be added within a version; renaming,
-removing or changing the meaning of one makes a new version. Readers pass over fields they do not know.
+Every kind has a version of its own schema in :data:`SCHEMA_VERSION`. A field or a kind may be added within a version;
+renaming, removing or changing the meaning of one makes a new version. Readers pass over what they do not know.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pydantic import Field, TypeAdapter
 
 SCHEMA_VERSION = 1
 
-State = Literal["started", "progress", "checkpoint", "succeeded", "failed", "cancelled"]
+# "unknown" is a pipeline's alone: it is over, and nothing that could be read says how.
+State = Literal["started", "progress", "checkpoint", "succeeded", "failed", "cancelled", "unknown"]
 # How a step can have ended, for whoever looks at a whole run: the states above, and four words for silence.
 Outcome = Literal["succeeded", "failed", "cancelled", "killed", "cached", "not started", "unknown"]
-TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "unknown"})
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -31,7 +32,7 @@ class StepStarted:
 
     Attributes:
         version: Of Shutterline.
-        host: Machine or pod.
+        host: Machine, or the pod's name, by which `kubectl logs` finds it.
         params_sha256: Digest of the run's params; equal for equal params.
         pipeline: Name of the pipeline the step belongs to; null for a step that was run by itself.
     """
@@ -173,32 +174,36 @@ class StepOutcome:
 
     Attributes:
         step: Its name.
-        outcome: Its terminal event's state; or why there is none: killed (it began and never ended), cached (the
-            pipeline went on without it), not started, or unknown (its events cannot be seen from here).
-        attempt: The last attempt seen, from 0; null if it never spoke.
-        error: Why it failed, if it said so.
+        outcome: Its terminal event's state; or why there is none: killed (it began and never ended), cached (its
+            result was there already), not started, or unknown (nothing that could be read says it).
+        attempt: The last attempt seen, from 0; null if no event of it was seen.
+        error: Why it did not succeed: its own error, or the platform's reason.
+        source: CloudEvents source of that attempt's events; null if no event of it was seen.
     """
 
     step: str
     outcome: Outcome
     attempt: Count | None = None
     error: Error | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineEnded:
-    """A pipeline is over: succeeded, failed or cancelled.
+    """A pipeline is over: succeeded, failed, cancelled, or unknown where nothing that could be read says how.
+
+    A pipeline that is retried on its platform goes on after this, and ends once more.
 
     Attributes:
         pipeline: Its name.
         outcome: In our words; the event's state says the same.
-        platform_state: The platform's own word for it.
-        reason: Why it did not succeed; empty if it did.
+        platform_state: The platform's own name of it; empty where it gave none.
+        reason: Why it did not succeed, or is not known; empty if it succeeded.
         steps: How each step ended, in order.
     """
 
     pipeline: str
-    outcome: Literal["succeeded", "failed", "cancelled"]
+    outcome: Literal["succeeded", "failed", "cancelled", "unknown"]
     platform_state: str
     reason: str
     steps: list[StepOutcome]
@@ -229,6 +234,7 @@ KINDS: dict[tuple[Subject, State], type[Any]] = {
     ("pipeline", "succeeded"): PipelineEnded,
     ("pipeline", "failed"): PipelineEnded,
     ("pipeline", "cancelled"): PipelineEnded,
+    ("pipeline", "unknown"): PipelineEnded,
 }
 
 

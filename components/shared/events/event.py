@@ -54,19 +54,19 @@ class Speaker:
     Attributes:
         run: The run's id: letters, digits and ``._-``; the message's key.
         step: The step's name, or ``pipeline``.
-        attempt: From 0, one more for every time the step was started again.
-        host: Machine or pod.
+        attempt: From 0, one more for every time the step was started again, as far as that can be learned.
+        process: Id of the process, which no other one has.
     """
 
     run: str
     step: str
     attempt: int
-    host: str
+    process: str
 
     @property
     def source(self) -> str:
         """CloudEvents source: with the id it names one event, even of two processes that know nothing of each other."""
-        return f"/shutterline/runs/{self.run}/{quote(self.step)}/{quote(self.host, safe='')}"
+        return f"/shutterline/runs/{self.run}/{quote(self.step)}/{quote(self.process, safe='')}"
 
 
 @dataclass(frozen=True, slots=True)

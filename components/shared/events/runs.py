@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import cmp_to_key
 from typing import Literal
 
 from components.shared.events.data import (
@@ -15,13 +16,18 @@ from components.shared.events.data import (
     PipelineStarted,
     Progress,
     State,
-    StepOutcome,
     StepStarted,
     Succeeded,
 )
 from components.shared.events.event import PIPELINE, StepEvent
 
-RunState = Literal["running", "succeeded", "failed", "cancelled"]
+RunState = Literal["running", "succeeded", "failed", "cancelled", "unknown"]
+
+# A step at work is heard of every 5 s, and longer silences are pods that wait for a node. After so much of it nobody
+# who has the events alone knows whether the run still goes on.
+SILENCE = timedelta(minutes=15)
+
+_Process = tuple[str, int]  # source and attempt
 
 
 @dataclass
@@ -30,14 +36,16 @@ class StepView:
 
     Attributes:
         step: Its name.
-        attempt: The newest attempt seen, from 0.
+        attempt: The newest attempt seen, from 0: its own number, or one more than the attempt before it where it could
+            not learn that there was one.
         state: The newest attempt's last state; ``started`` stays until it has progress.
-        started: When the newest attempt began, if that was seen.
         last: Time of its last event.
+        started: When the newest attempt began, if that was seen.
         progress: The newest attempt's last progress.
         checkpoint: The newest checkpoint.
         end: The terminal event's data, once there is one.
-        in_pipeline: Whether the step said that it belongs to a pipeline.
+        in_pipeline: Whether the step reported that it belongs to a pipeline.
+        source: CloudEvents source of the newest attempt.
     """
 
     step: str
@@ -49,18 +57,19 @@ class StepView:
     checkpoint: Checkpoint | None = None
     end: Succeeded | Failed | Cancelled | None = None
     in_pipeline: bool = False
+    source: str = field(default="", compare=False)
 
 
 @dataclass
 class RunView:
-    """What is known of one run; changed by :meth:`add`, event by event.
+    """What is known of one run; changed by :meth:`add`, event by event, in whatever order brokers deliver them.
 
     Attributes:
         run: Its id.
         steps: By name, in the order they were first seen.
-        began: What the pipeline said when it started, if it did.
-        ended: What it said at its end.
-        state: Of the run as a whole.
+        began: What the pipeline reported when it started, if it did.
+        ended: What it reported at its newest end.
+        state: Of the run as a whole, by the newest facts: a step that starts after the pipeline's end goes on with it.
         last: Time of the last event.
     """
 
@@ -70,80 +79,98 @@ class RunView:
     ended: PipelineEnded | None = None
     state: RunState = "running"
     last: datetime | None = None
+    _ended_at: datetime | None = field(default=None, repr=False, compare=False)
+    # Of each step every process that was heard of, with the time of its first event.
+    _processes: dict[str, dict[_Process, datetime]] = field(default_factory=dict, repr=False, compare=False)
 
     def add(self, event: StepEvent) -> None:
         """Take in one event. Events of an attempt come in order; an older attempt's no longer change anything."""
         self.last = event.time if self.last is None else max(self.last, event.time)
-        if event.step == PIPELINE:
-            self._pipeline(event)
-            return
+        if event.step != PIPELINE:
+            self._step(event)
+        elif isinstance(event.data, PipelineStarted):
+            self.began = event.data
+        elif isinstance(event.data, PipelineEnded) and (self._ended_at is None or event.time >= self._ended_at):
+            self.ended, self._ended_at = event.data, event.time
+        self.state = self._state()
+
+    def _step(self, event: StepEvent) -> None:
+        process = (event.source, event.attempt)
+        processes = self._processes.setdefault(event.step, {})
+        processes[process] = min(event.time, processes.get(process, event.time))
+        newest, number = _newest(processes)
         view = self.steps.get(event.step)
-        if view is None or event.attempt > view.attempt:
+        if view is not None and process != newest:
+            view.attempt = number  # an older attempt that was heard of late
+            return
+        if view is None or view.source != event.source or view.attempt != number:
             saved = view.checkpoint if view is not None else None
-            # A dict keeps the place of a name it already has.
+            # A dict keeps the position of a name it already has.
             view = self.steps[event.step] = StepView(
-                event.step, event.attempt, event.state, event.time, checkpoint=saved
+                event.step, number, event.state, event.time, checkpoint=saved, source=event.source
             )
-        elif event.attempt < view.attempt or view.end is not None:
+        elif view.end is not None:
             return
         view.state, view.last = event.state, event.time
         data = event.data
         if isinstance(data, StepStarted):
             view.started, view.in_pipeline = event.time, data.pipeline is not None
-            if self.ended is None:
-                self.state = "running"
         elif isinstance(data, Progress):
             view.progress = data
         elif isinstance(data, Checkpoint):
             view.checkpoint = data
         elif isinstance(data, Succeeded | Failed | Cancelled):
             view.end = data
-            if view.started is not None and not view.in_pipeline and self.began is None and self.ended is None:
-                # A step that said it was run by itself is all there is of its run.
-                self.state = _run_state(event.state)
 
-    def _pipeline(self, event: StepEvent) -> None:
-        if isinstance(event.data, PipelineStarted):
-            self.began = event.data
-            if self.ended is None:
-                self.state = "running"
-        elif isinstance(event.data, PipelineEnded):
-            self.ended = event.data
-            self.state = _run_state(event.state)
+    def _state(self) -> RunState:
+        if self.ended is not None and not self._goes_on(self.ended):
+            return self.ended.outcome
+        if self.began is None and self.ended is None and not any(view.in_pipeline for view in self.steps.values()):
+            # A step that reported that it was run by itself is all there is of its run.
+            begun = [view for view in self.steps.values() if view.started is not None]
+            newest = max(begun, key=lambda view: view.started or view.last, default=None)
+            if newest is not None and newest.end is not None:
+                return _run_state(newest.state)
+        return "running"
+
+    def _goes_on(self, ended: PipelineEnded) -> bool:
+        """Whether a step began after the pipeline's end, as after a retry; not one that the end is known to count."""
+        counted = {step.source for step in ended.steps}
+        ended_at = self._ended_at
+        return ended_at is not None and any(
+            source not in counted and begun > ended_at
+            for processes in self._processes.values()
+            for (source, _), begun in processes.items()
+        )
+
+    def state_at(self, now: datetime) -> RunState:
+        """The run's state as somebody who has its events alone knows it: after a long silence, unknown."""
+        silent = self.last is not None and now - self.last > SILENCE
+        return "unknown" if self.state == "running" and silent else self.state
 
     @property
     def is_done(self) -> bool:
-        """Whether the run is over: its pipeline said so, or the one step that it consists of."""
+        """Whether the run is over: its pipeline reported so, or the one step that it consists of."""
         return self.state != "running"
 
-    def outcomes(self, steps: Sequence[str], *, pipeline_succeeded: bool, seen: bool) -> list[StepOutcome]:
-        """How each step of a finished pipeline ended.
 
-        Args:
-            steps: The pipeline's steps in order.
-            pipeline_succeeded: What the platform says of the whole.
-            seen: Whether the steps' events could be read; otherwise silence means nothing.
-        """
-        spoke = [index for index, step in enumerate(steps) if step in self.steps]
-        outcomes = []
-        for index, step in enumerate(steps):
-            view = self.steps.get(step)
-            if view is not None:
-                outcomes.append(_outcome_of(view))
-            elif pipeline_succeeded or (spoke and index < max(spoke)):
-                # The pipeline went past it, so its result was there without it being run.
-                outcomes.append(StepOutcome(step, "cached" if seen else "unknown"))
-            else:
-                outcomes.append(StepOutcome(step, "not started" if seen else "unknown"))
-        return outcomes
+def _newest(processes: dict[_Process, datetime]) -> tuple[_Process, int]:
+    """The newest process of a step, and the number of its attempt.
 
+    The time of the first event decides: a platform's number of an attempt starts at 0 again after a retry by hand. Of
+    one source, as torch elastic's restarts have it, the attempt's number does.
+    """
 
-def _outcome_of(view: StepView) -> StepOutcome:
-    if isinstance(view.end, Failed):
-        return StepOutcome(view.step, "failed", view.attempt, view.end.error)
-    if view.end is None:
-        return StepOutcome(view.step, "killed", view.attempt)
-    return StepOutcome(view.step, "succeeded" if isinstance(view.end, Succeeded) else "cancelled", view.attempt)
+    def compare(one: _Process, other: _Process) -> int:
+        if one[0] != other[0] and processes[one] != processes[other]:
+            return -1 if processes[one] < processes[other] else 1
+        return (one[1] > other[1]) - (one[1] < other[1])
+
+    ordered = sorted(processes, key=cmp_to_key(compare))
+    number = -1
+    for _, attempt in ordered:
+        number = max(number + 1, attempt)
+    return ordered[-1], number
 
 
 def _run_state(state: State) -> RunState:

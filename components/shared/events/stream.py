@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -33,7 +33,7 @@ from components.shared.events.data import (
     Succeeded,
 )
 from components.shared.events.event import PIPELINE, Speaker, seal
-from components.shared.events.redaction import Redactor, redact
+from components.shared.events.redaction import Redactor
 from components.shared.events.spool import Spool
 from components.shared.events.transport import DeliveryError, Transport
 
@@ -66,13 +66,15 @@ class BrokerReport:
         place: Which broker and topic.
         delivered: Events that it has taken.
         undelivered: Events that are in the spool alone.
-        trouble: What it said last, if there are any.
+        trouble: Why, if there are any.
+        set_aside: Those of them that it refuses for their size.
     """
 
     place: str
     delivered: int
     undelivered: int
     trouble: str | None = None
+    set_aside: int = 0
 
 
 @dataclass(frozen=True)
@@ -228,8 +230,13 @@ class StatusStream:
         for courier in self._couriers:
             delivered = self._delivered(courier.transport.name)
             undelivered = self._events + queued - delivered
-            trouble = redact(str(courier.trouble or "no answer in time")) if undelivered else None
-            brokers[courier.transport.name] = BrokerReport(courier.transport.place, delivered, undelivered, trouble)
+            brokers[courier.transport.name] = BrokerReport(
+                courier.transport.place,
+                delivered,
+                undelivered,
+                courier.why_not(self._spool, undelivered),
+                len(self._spool.ledger.aside(courier.transport.name)),
+            )
         return DeliveryReport(
             run=self.speaker.run,
             events=self._events + queued,
@@ -280,10 +287,12 @@ class StatusStream:
         self._signal.more()
 
     def _seal(self, queued: _Queued, redact: Redactor) -> bytes:
-        if isinstance(queued.data, PipelineStarted):
-            # The pipeline's own first event; the step that comes first speaks it.
-            pipeline = Speaker(self.speaker.run, PIPELINE, 0, self.speaker.host)
-            line = seal(pipeline, 0, "started", queued.nanoseconds, queued.data, redact)
+        speaker, data = self.speaker, queued.data
+        starts = isinstance(data, PipelineStarted)
+        if starts or (isinstance(data, PipelineEnded) and speaker.step != PIPELINE):
+            # The pipeline's own: the first step publishes its start, and after a retry the last step its new end.
+            pipeline = Speaker(speaker.run, PIPELINE, speaker.attempt, speaker.process)
+            line = seal(pipeline, 0 if starts else 1, queued.state, queued.nanoseconds, data, redact)
         else:
             line = seal(self.speaker, self._sequence, queued.state, queued.nanoseconds, queued.data, redact)
             self._sequence += 1
@@ -300,13 +309,17 @@ def _meant_for(transport: Transport, earlier: Sequence[Spool], own: Spool) -> li
 
 def make_spool(
     directory: Path | None, speaker: Speaker, targets: dict[str, dict[str, Any]], log: logging.Logger
-) -> tuple[Speaker, Spool]:
-    """A spool in a directory or, where there is none to write, in memory; and the speaker with the attempt it got."""
+) -> tuple[Speaker, Spool, OSError | None]:
+    """A spool in a directory or, where there is none to write, in memory.
+
+    Returns:
+        The speaker with the attempt that it got; the spool; and why it is in memory, where it should not be.
+    """
     if directory is None:
-        return speaker, Spool.in_memory(speaker.attempt, targets)
+        return speaker, Spool.in_memory(speaker.attempt, targets), None
     try:
         spool = Spool.create(directory, speaker.run, speaker.step, speaker.attempt, targets)
     except OSError as error:
         log.warning("status has no spool: %s: %s; it is kept in memory until the step ends", directory, error.strerror)
-        return speaker, Spool.in_memory(speaker.attempt, targets)
-    return Speaker(speaker.run, speaker.step, spool.attempt, speaker.host), spool
+        return speaker, Spool.in_memory(speaker.attempt, targets), error
+    return replace(speaker, attempt=spool.attempt), spool, None

@@ -87,7 +87,7 @@ DATA: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("pipeline", "started"): st.builds(
         PipelineStarted, WORDS, st.lists(WORDS, max_size=4), WORDS, WORDS, st.none() | WORDS
     ),
-    **{("pipeline", state): ended(state) for state in ("succeeded", "failed", "cancelled")},
+    **{("pipeline", state): ended(state) for state in ("succeeded", "failed", "cancelled", "unknown")},
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from components.shared.events.data import (
     Cancelled,
     Checkpoint,
-    Error,
     Failed,
     PipelineEnded,
     PipelineStarted,
@@ -22,7 +21,7 @@ from components.shared.events.data import (
     Succeeded,
 )
 from components.shared.events.event import PIPELINE, StepEvent
-from components.shared.events.runs import RunView, StepView, fold
+from components.shared.events.runs import SILENCE, RunView, StepView, fold
 from tests.shared.events.told import A_SECOND, END, START, STEPS, Ending, Voice, a_pipeline, a_step, parsed, progress
 
 ENDINGS: list[Ending] = ["succeeded", "failed", "cancelled"]
@@ -35,18 +34,18 @@ def at(seconds: int) -> datetime:
     return datetime.fromtimestamp(START // A_SECOND, UTC) + timedelta(seconds=seconds)
 
 
-def attempt(number: int, *told: Any, step: str = "train", begin_s: int = 0) -> list[StepEvent]:
+def attempt(number: int, *told: Any, step: str = "train", begin_s: int = 0, process: str = "pod-1") -> list[StepEvent]:
     """The events of one attempt, a second apart, from what it told."""
-    voice = Voice("run-1", step, number, START + begin_s * A_SECOND)
+    voice = Voice("run-1", step, number, START + begin_s * A_SECOND, process)
     states = {StepStarted: "started", PipelineStarted: "started", Checkpoint: "checkpoint"}
     ends = {Succeeded: "succeeded", Failed: "failed", Cancelled: "cancelled"}
     names: dict[type, Any] = {**states, **ends}
     return parsed([voice.says(names.get(type(data), "progress"), data) for data in told])
 
 
-def ended(outcome: Ending, *outcomes: StepOutcome) -> list[StepEvent]:
+def ended(outcome: Ending | Literal["unknown"], *outcomes: StepOutcome, begin_s: int = 0) -> list[StepEvent]:
     end = PipelineEnded("image-classifier", outcome, outcome.upper(), "", list(outcomes))
-    voice = Voice("run-1", PIPELINE)
+    voice = Voice("run-1", PIPELINE, begin=START + begin_s * A_SECOND)
     voice.says("started", BEGUN)
     return parsed([voice.says(outcome, end)])
 
@@ -128,9 +127,8 @@ def test_other_runs_are_passed_over() -> None:
 
 def streams_of(ending: Ending) -> list[list[StepEvent]]:
     """A pipeline with a retried training: what is said in order, attempt by attempt."""
-    pipeline = parsed([line for line in a_pipeline("run-1", ending) if b'"subject":"pipeline"' in line])
     return [
-        pipeline,
+        ended(ending, begin_s=100),
         attempt(0, IN_PIPELINE, progress(1, 1), END["succeeded"], step="data-prep"),
         attempt(0, IN_PIPELINE, progress(1, 3), Checkpoint(1, 3, "gs://b/1"), END["failed"], begin_s=10),
         attempt(1, IN_PIPELINE, progress(1, 3), Checkpoint(1, 3, "gs://b/again"), END[ending], begin_s=20),
@@ -162,55 +160,50 @@ def test_the_fold_can_be_looked_at_after_every_event() -> None:
     assert view.last == max(times)
 
 
-def outcomes(events: list[StepEvent], *, pipeline_succeeded: bool = False, seen: bool = True) -> list[StepOutcome]:
-    return fold("run-1", events).outcomes(STEPS, pipeline_succeeded=pipeline_succeeded, seen=seen)
-
-
-def test_every_step_has_an_outcome() -> None:
-    prepared = attempt(0, IN_PIPELINE, END["succeeded"], step="data-prep")
-    error = Error("DataError", "images/cat.png: is not an image; leave it out")
-    done = StepOutcome("data-prep", "succeeded", 0)
-    missing = StepOutcome("evaluate", "not started")
-
-    failed = attempt(3, IN_PIPELINE, END["failed"])
-    assert outcomes([*prepared, *failed]) == [done, StepOutcome("train", "failed", 3, error), missing]
-    cancelled = attempt(0, IN_PIPELINE, END["cancelled"])
-    assert outcomes([*prepared, *cancelled]) == [done, StepOutcome("train", "cancelled", 0), missing]
-
-
-def test_a_step_that_began_and_never_ended_was_killed() -> None:
-    killed = attempt(0, IN_PIPELINE, progress(1, 3))
-    assert outcomes(killed)[1] == StepOutcome("train", "killed", 0)
-    assert outcomes([*attempt(0, IN_PIPELINE, END["failed"]), *attempt(1, IN_PIPELINE)])[1] == StepOutcome(
-        "train", "killed", 1
-    )
-
-
-def test_a_silent_step_that_the_pipeline_went_past_was_cached() -> None:
-    trained = attempt(0, IN_PIPELINE, END["failed"])
-    assert [outcome.outcome for outcome in outcomes(trained)] == ["cached", "failed", "not started"]
-    evaluated = [
-        *attempt(0, IN_PIPELINE, END["succeeded"], step="data-prep"),
-        *attempt(0, IN_PIPELINE, step="evaluate"),
-    ]
-    assert [outcome.outcome for outcome in outcomes(evaluated)] == ["succeeded", "cached", "killed"]
-    assert [outcome.outcome for outcome in outcomes([], pipeline_succeeded=True)] == ["cached"] * 3
-    assert [outcome.outcome for outcome in outcomes([])] == ["not started"] * 3
-
-
-def test_silence_means_nothing_where_the_events_cannot_be_seen() -> None:
-    trained = attempt(0, IN_PIPELINE, END["succeeded"])
-    for pipeline_succeeded in (True, False):
-        assert outcomes(trained, pipeline_succeeded=pipeline_succeeded, seen=False) == [
-            StepOutcome("data-prep", "unknown"),
-            StepOutcome("train", "succeeded", 0),
-            StepOutcome("evaluate", "unknown"),
-        ]
-
-
-def test_a_pipeline_that_has_ended_is_not_running_again_because_of_late_words() -> None:
-    late = attempt(0, IN_PIPELINE, progress(1, 3), begin_s=50)
+def test_events_from_before_a_pipelines_end_that_arrive_late_change_nothing() -> None:
+    late = attempt(0, IN_PIPELINE, progress(1, 3), begin_s=-50)
     view = fold("run-1", [*ended("cancelled"), *late])
     assert (view.state, view.is_done, view.steps["train"].state) == ("cancelled", True, "progress")
-    # A pipeline that is retried as a whole ends again, and the last word counts.
-    assert fold("run-1", [*ended("failed"), *late, *ended("succeeded")]).state == "succeeded"
+
+
+def test_a_step_that_starts_after_the_pipelines_end_goes_on_with_the_run() -> None:
+    retried = attempt(0, IN_PIPELINE, progress(1, 3), begin_s=50)
+    view = fold("run-1", [*ended("failed"), *retried])
+    assert (view.state, view.is_done) == ("running", False)
+    assert fold("run-1", [*ended("failed"), *retried, *ended("succeeded", begin_s=90)]).state == "succeeded"
+
+
+def test_a_step_that_the_end_counts_does_not_go_on_with_the_run_whatever_its_nodes_clock_says() -> None:
+    evaluated = attempt(0, IN_PIPELINE, END["succeeded"], step="evaluate", begin_s=50)
+    counted = StepOutcome("evaluate", "succeeded", 0, None, evaluated[0].source)
+    assert fold("run-1", [*evaluated, *ended("succeeded", counted)]).state == "succeeded"
+
+
+def test_the_newest_of_two_ends_counts_in_whatever_order_they_arrive() -> None:
+    first, second = ended("failed"), ended("succeeded", begin_s=60)
+    assert fold("run-1", [*first, *second]).state == fold("run-1", [*second, *first]).state == "succeeded"
+
+
+def test_a_pipeline_whose_end_is_unknown_is_over() -> None:
+    view = fold("run-1", ended("unknown"))
+    assert (view.state, view.is_done) == ("unknown", True)
+
+
+def test_a_new_process_is_a_new_attempt_although_it_could_not_learn_of_the_one_before() -> None:
+    """Kubeflow's Retry: the same attempt number 0, the same pod name, another process."""
+    first = attempt(0, IN_PIPELINE, Checkpoint(2, 3, "gs://b/2"), END["failed"], process="uid-1")
+    again = attempt(0, IN_PIPELINE, progress(3, 3), END["succeeded"], begin_s=60, process="uid-2")
+    for events in ([*first, *again], [*again, *first], [first[0], *again, *first[1:]]):
+        view = fold("run-1", events).steps["train"]
+        assert (view.attempt, view.state, view.started) == (1, "succeeded", at(60))
+    retried = attempt(2, IN_PIPELINE, begin_s=30, process="uid-3")  # a platform's third, before the retry by hand
+    assert fold("run-1", [*first, *retried, *again]).steps["train"].attempt == 3
+
+
+def test_after_a_long_silence_nobody_knows_whether_a_run_goes_on() -> None:
+    view = fold("run-1", attempt(0, IN_PIPELINE, progress(1, 3)))
+    assert view.last is not None
+    assert view.state_at(view.last + SILENCE) == "running"
+    assert view.state_at(view.last + SILENCE * 1.1) == "unknown"
+    done = fold("run-1", ended("failed"))
+    assert done.state_at(at(10**6)) == "failed"

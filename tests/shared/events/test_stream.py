@@ -75,7 +75,7 @@ def test_a_pipelines_start_is_told_by_whoever_comes_first(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled"])
 def test_a_pipelines_end_is_its_second_event(tmp_path: Path, outcome: Any) -> None:
-    speaker, spool = make_spool(tmp_path, Speaker("run-1", "pipeline", 0, "pod-1"), {}, LOG)
+    speaker, spool, _ = make_spool(tmp_path, Speaker("run-1", "pipeline", 0, "pod-1"), {}, LOG)
     status = StatusStream(speaker, spool, [], log=LOG, first_sequence=1)
     status.emit(PipelineEnded("image-classifier", outcome, outcome.upper(), "", []))
     status.close(PATIENCE_S)

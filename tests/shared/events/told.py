@@ -33,8 +33,8 @@ A_SECOND = 1_000_000_000
 class Voice:
     """One attempt of one step, counting its events."""
 
-    def __init__(self, run: str, step: str, attempt: int = 0, begin: int = START) -> None:
-        self._speaker = Speaker(run, step, attempt, "pod-1")
+    def __init__(self, run: str, step: str, attempt: int = 0, begin: int = START, process: str = "pod-1") -> None:
+        self._speaker = Speaker(run, step, attempt, process)
         self._sequence = 0
         self._now = begin
 

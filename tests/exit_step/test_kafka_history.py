@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from components.shared.events.event import Speaker, seal
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.targets import StatusTargets
 from components.shared.events.transport import patience_of, sealed
-from tests.exit_step.test_report import FAILED, RUN, STARTED, SUCCEEDED, at
+from tests.exit_step.test_report import FAILED, RUN, STARTED, SUCCEEDED, at, spool
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.ports import claim_port
 
@@ -33,8 +34,26 @@ def test_the_broker_knows_what_the_exit_step_cannot_see(kafka_broker: KafkaTopic
 
     end = report_end(state="FAILED", run=at(None), targets=targets)
 
-    assert [step.outcome for step in end.steps] == ["cached", "failed", "not started"]
+    # Of a silent step nothing follows: the broker may have been away while it ran.
+    assert [step.outcome for step in end.steps] == ["unknown", "failed", "unknown"]
     assert end.reason == "train: no room"
+
+
+def test_what_kafka_has_and_the_folder_lacks_counts(kafka_broker: KafkaTopics, topic: str, tmp_path: Path) -> None:
+    """Of a folder that could not be written for a while; then nothing follows of the steps that it lacks."""
+    kafka_broker.create_topic(topic)
+    spool(tmp_path, "data-prep", STARTED, SUCCEEDED)
+    tell(kafka_broker, topic, "data-prep", STARTED, SUCCEEDED)
+    targets = StatusTargets(kafka_servers=(kafka_broker.bootstrap,), kafka_topic=topic)
+    end = report_end(state="FAILED", run=at(tmp_path), targets=targets)
+    assert [step.outcome for step in end.steps] == ["succeeded", "not started", "not started"]
+
+    tell(kafka_broker, topic, "train", STARTED)
+    end = report_end(state="FAILED", run=at(tmp_path), targets=targets)
+    assert [step.outcome for step in end.steps] == ["succeeded", "unknown", "unknown"]
+    # Kubeflow hands on RUNNING of a run that was terminated, and train had begun.
+    end = report_end(state="RUNNING", run=at(tmp_path), targets=targets)
+    assert (end.outcome, end.reason) == ("failed", "train was killed")
 
 
 def test_a_broker_that_cannot_be_read_leaves_it_unknown(

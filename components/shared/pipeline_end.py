@@ -1,0 +1,211 @@
+"""How a pipeline ended: decided from its events, from Kubeflow's API, and from the state that the platform handed on.
+
+An outcome is true, or it is ``unknown``: silence counts only where every step's events could have been read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from components.shared.events.data import Cancelled, Error, EventData, Failed, PipelineEnded, StepOutcome, Succeeded
+from components.shared.events.history import History
+from components.shared.events.redaction import redact
+from components.shared.events.runs import StepView
+from components.shared.kubeflow_run import RunReport, TaskReport
+from components.shared.run import PIPELINE_NAME
+
+Outcome = Literal["succeeded", "failed", "cancelled", "unknown"]
+
+# Local runners and Vertex AI report SUCCEEDED, Kubeflow COMPLETE, or SUCCEEDED without its metadata store; all report
+# FAILED. Every other state, as Kubeflow's RUNNING of runs that were cached or terminated, is no end: then it is decided
+# without it.
+OUTCOMES: dict[str, Outcome] = {
+    "SUCCEEDED": "succeeded",
+    "COMPLETE": "succeeded",
+    "COMPLETED": "succeeded",
+    "CACHED": "succeeded",
+    "SKIPPED": "succeeded",
+    "FAILED": "failed",
+    "ERROR": "failed",
+    "CANCELLED": "cancelled",
+    "CANCELED": "cancelled",
+}
+
+_NO_REASON = "the platform gave no reason"
+
+
+@dataclass(frozen=True)
+class PipelineEnd:
+    """How a pipeline ended.
+
+    Attributes:
+        outcome: In our words.
+        state: In the platform's.
+        reason: Why it did not succeed or is not known, as precisely as is known; empty if it succeeded.
+        steps: How each step ended, those without an event of their own included.
+    """
+
+    outcome: Outcome
+    state: str
+    reason: str
+    steps: list[StepOutcome]
+
+    def report(self) -> dict[str, Any]:
+        """The end as JSON data."""
+        steps = {step.step: step.outcome for step in self.steps}
+        return {"outcome": self.outcome, "state": self.state, "reason": self.reason, "steps": steps}
+
+    def event(self, seconds: float) -> PipelineEnded:
+        """The end as the pipeline's last status event."""
+        return PipelineEnded(PIPELINE_NAME, self.outcome, self.state, self.reason, self.steps)
+
+
+def pipeline_end(
+    steps: Sequence[str], history: History, *, platform: RunReport | None = None, state: str = "", message: str = ""
+) -> PipelineEnd:
+    """Decide how a pipeline ended.
+
+    Args:
+        steps: Its steps in order.
+        history: Its events.
+        platform: What Kubeflow's API knows; None: it was not asked, or did not answer.
+        state: The state that the platform handed to the exit task; empty if it has none.
+        message: The platform's error message, which Kubeflow leaves empty.
+    """
+    outcome = _by_platform(platform) or OUTCOMES.get(state.upper())
+    outcomes = _outcomes(steps, history, platform, outcome)
+    if outcome is None:
+        outcome = _by_steps(outcomes)
+    if outcome == "failed" and _was_cancelled(outcomes):
+        outcome = "cancelled"  # platforms that have no such state call it failed
+    if outcome == "succeeded":
+        return PipelineEnd(outcome, state, "", outcomes)
+    # A platform's message may quote what a container was given.
+    reason = _reason(outcomes) or redact(message)
+    if outcome == "unknown":
+        reason = f"neither its events nor the platform say how it ended{f': {reason}' if reason else ''}"
+    return PipelineEnd(outcome, state, reason or _NO_REASON, outcomes)
+
+
+def end_after_retry(
+    steps: Sequence[str], history: History, platform: RunReport | None, own: StepOutcome, data: EventData
+) -> PipelineEnd:
+    """The new end of a pipeline that was retried on its platform, decided by the last step to run.
+
+    Args:
+        steps: The pipeline's steps in order.
+        history: Its events.
+        platform: What Kubeflow's API knows; None: it was not asked, or did not answer.
+        own: The step that decides.
+        data: How that step ends.
+    """
+    if isinstance(data, Succeeded):
+        own = replace(own, outcome="succeeded")
+    else:
+        error = data.error if isinstance(data, Failed) else None
+        own = replace(own, outcome="failed" if isinstance(data, Failed) else "cancelled", error=error)
+    index = steps.index(own.step)
+    # It ran, so all before it went well.
+    before = _outcomes(steps[:index], history, platform, "succeeded")
+    outcomes = [*before, own, *(StepOutcome(step, "not started") for step in steps[index + 1 :])]
+    outcome = _by_steps([own])
+    return PipelineEnd(outcome, "", "" if outcome == "succeeded" else _reason(outcomes), outcomes)
+
+
+def _by_platform(platform: RunReport | None) -> Outcome | None:
+    if platform is None:
+        return None
+    if platform.state in ("cancelling", "cancelled"):
+        return "cancelled"
+    return None if platform.body in ("running", "unknown") else platform.body
+
+
+def _by_steps(outcomes: Sequence[StepOutcome]) -> Outcome:
+    """The outcome of the whole where the platform gives none: the last step's success is the pipeline's."""
+    found = [step.outcome for step in outcomes]
+    if found[-1] == "succeeded":
+        return "succeeded"
+    if "failed" in found or "killed" in found:
+        return "failed"
+    return "cancelled" if "cancelled" in found else "unknown"
+
+
+def _outcomes(
+    steps: Sequence[str], history: History, platform: RunReport | None, outcome: Outcome | None
+) -> list[StepOutcome]:
+    tasks: Mapping[str, TaskReport] = platform.tasks if platform is not None else {}
+    last_seen = max((index for index, step in enumerate(steps) if step in history.view.steps), default=-1)
+    found = []
+    for index, step in enumerate(steps):
+        view = history.view.steps.get(step)
+        known = _of_task(tasks.get(step), view, step)
+        if known is None and view is not None:
+            known = _of_events(view, history, outcome)
+        if known is None:
+            known = StepOutcome(step, _of_silence(history, outcome, was_passed=index < last_seen))
+        found.append(known)
+    return found
+
+
+def _of_task(task: TaskReport | None, view: StepView | None, step: str) -> StepOutcome | None:
+    """How a step ended by the platform, with its own error where it has one; None where the platform does not say."""
+    if task is None or task.state in ("waiting", "running", "unknown"):
+        return None
+    if task.state == "skipped":
+        return StepOutcome(step, "not started")
+    seen = StepOutcome(step, "unknown", None if view is None else view.attempt, None, view and view.source)
+    if task.state != "failed":
+        return replace(seen, outcome=task.state)
+    if view is not None and isinstance(view.end, Failed):
+        return replace(seen, outcome="failed", error=view.end.error)
+    reason = redact(task.message) or _NO_REASON
+    if view is not None and isinstance(view.end, Succeeded):
+        error = Error("PlatformError", f"succeeded by its own events, and failed on the platform: {reason}")
+        return replace(seen, outcome="failed", error=error)
+    was_killed = view is not None and view.end is None
+    return replace(seen, outcome="killed" if was_killed else "failed", error=Error("PlatformError", reason))
+
+
+def _of_events(view: StepView, history: History, outcome: Outcome | None) -> StepOutcome:
+    seen = StepOutcome(view.step, "unknown", view.attempt, None, view.source)
+    if outcome == "succeeded" or isinstance(view.end, Succeeded):
+        return replace(seen, outcome="succeeded")  # of a pipeline that succeeded, whatever was seen of it
+    if isinstance(view.end, Failed):
+        return replace(seen, outcome="failed", error=view.end.error)
+    if isinstance(view.end, Cancelled):
+        return replace(seen, outcome="cancelled")
+    # It began, and the pipeline is over. Its end may be with a broker that is away; a state such as RUNNING is what
+    # Kubeflow hands on of a run that was terminated.
+    return replace(seen, outcome="killed") if history.is_whole or outcome is None else seen
+
+
+def _of_silence(
+    history: History, outcome: Outcome | None, *, was_passed: bool
+) -> Literal["cached", "not started", "unknown"]:
+    if not history.is_whole:
+        return "unknown"
+    if was_passed or outcome == "succeeded":
+        return "cached"  # the pipeline went past it, so its result was there without it
+    # Without a state of the platform nothing tells a run that came from the cache from one that never began.
+    return "unknown" if outcome is None and not history.view.steps else "not started"
+
+
+def _was_cancelled(steps: Sequence[StepOutcome]) -> bool:
+    outcomes = {step.outcome for step in steps}
+    return "cancelled" in outcomes and not outcomes & {"failed", "killed"}
+
+
+def _reason(steps: Sequence[StepOutcome]) -> str:
+    """Why a pipeline ended: a step's own error says more than the platform's "task failed"."""
+    reasons = []
+    for step in steps:
+        error = f": {step.error.message}" if step.error else ""
+        if step.outcome == "killed":
+            reasons.append(f"{step.step} was killed{error}")
+        elif step.outcome == "cancelled":
+            reasons.append(f"{step.step} was cancelled")
+        elif error:
+            reasons.append(f"{step.step}{error}")
+    return "; ".join(reasons)
