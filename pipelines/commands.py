@@ -188,26 +188,29 @@ def compile_pipeline(options: argparse.Namespace) -> int:
 def _settings(options: argparse.Namespace, params: Params) -> AnySettings | None:
     """The settings of the platform asked for; None: no platform was."""
     if options.target is None:
-        if options.settings is not None:
-            raise InputError("--settings needs --target, kubeflow or vertex")
+        for name in ("settings", "cache"):
+            if getattr(options, name):
+                raise InputError(f"--{name} needs --target, kubeflow or vertex")
         return None
     from pipelines.settings.read import read_settings, settings_warnings
 
     settings = read_settings(options.settings, options.target, params)
     for warning in settings_warnings(settings, params):
         _show(f"warning: {warning}")
-    return settings
+    return settings.with_cached_data() if options.cache else settings
 
 
 def show_settings(options: argparse.Namespace) -> int:
     """``shutterline settings``."""
-    from pipelines.settings.read import SETTINGS, read_settings
+    from pipelines.settings.read import SETTINGS, read_settings, settings_warnings
 
     if options.schema:
         print_json(SETTINGS[options.target].model_json_schema(by_alias=True))
         return EXIT_OK
     params = load_checked(options.params or str(EXAMPLE_PARAMS), options.overrides).params
     settings = read_settings(options.settings, options.target, params)
+    for warning in settings_warnings(settings, params):
+        _show(f"warning: {warning}")
     document = settings.document()
     if options.json:
         print_json(document)

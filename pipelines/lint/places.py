@@ -9,10 +9,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from components.shared.events.redaction import names_a_secret
+from components.shared.params import Params
 from components.shared.run import CHECKPOINTS_AUTO
 from pipelines.compiled import PLACEHOLDER
 from pipelines.lint.finding import Note, error, warning
-from pipelines.lint.view import Executor, Step, View, child, listing, text
+from pipelines.lint.view import Executor, Step, View, child, listing, mapping, text, walk
 
 _CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 _CHECKPOINTS = re.compile(r"(checkpoint|ckpt)s?([_-]?(dir|directory|folder|path|place|root))?", re.IGNORECASE)
@@ -21,6 +22,9 @@ _WRITTEN = ("checkpoints", "checkpoint_dir", "checkpoints_dir", "checkpoint_path
 _OPTION = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
 # The authorities that every image trusts.
 _OF_THE_IMAGE = "/etc/ssl"
+# Labels and taints of nodes that may be taken away: cloud.google.com/gke-spot, eks.amazonaws.com/capacityType: SPOT, …
+_SPOT = re.compile(r"(?<![a-z])(spot|preemptible)(?![a-z])", re.IGNORECASE)
+_SELDOM_MINUTES = 5
 _PROVIDING = ("secretAsVolume", "configMapAsVolume", "pvcMount")
 
 
@@ -38,7 +42,8 @@ def checkpoint_place(view: View) -> Iterator[Note]:
 
     Empty (warning): beside the model, until the pod ends. A path on Kubeflow where no claim is mounted, on Vertex AI
     one outside ``/gcs/`` (errors; warnings where an input or an option may as well name what the step only reads). A
-    bucket's place and ``auto`` outlive it.
+    bucket's place and ``auto`` outlive it. On Kubeflow's spot nodes also those that are saved seldom (warning): a
+    container whose pod is deleted gets no time to save, because KFP's launcher ends at once on SIGTERM.
     """
     for step in view.steps:
         for name, given in step.values.items():
@@ -51,9 +56,28 @@ def checkpoint_place(view: View) -> Iterator[Note]:
                 yield from _checkpoint_path(view, step.executor, given.where, given.value, error)
             elif _is_path(given.value) and given.value.startswith("/"):
                 yield from _checkpoint_path(view, step.executor, given.where, given.value, warning)
+        if view.target == "kubeflow" and step.executor.ours == "train" and _on_spot(step.executor):
+            yield from _seldom_saved(step)
     for executor in view.containers:
         for where, path in _checkpoint_options(executor):
             yield from _checkpoint_path(view, executor, where, path, warning)
+
+
+def _on_spot(executor: Executor) -> bool:
+    placed = (executor.kubernetes.get("nodeSelector"), executor.kubernetes.get("tolerations"))
+    return any(_SPOT.search(f"{where} {item}") for part in placed for where, _, item in walk(part, ""))
+
+
+def _seldom_saved(step: Step) -> Iterator[Note]:
+    minutes = _params_of(step).get("checkpoint_minutes", Params.model_fields["checkpoint_minutes"].default)
+    if minutes is not None and (not isinstance(minutes, int | float) or minutes <= _SELDOM_MINUTES):
+        return  # what is no number is a finding of the rule params
+    often = "after epochs only" if minutes is None else f"every {minutes:g} minutes"
+    yield warning(
+        step.values["params"].where if "params" in step.values else step.where,
+        f"training on spot nodes saves {often}, and Kubernetes gives it no time to save when its pod is deleted",
+        f"set checkpoint_minutes to {_SELDOM_MINUTES} or less: --set checkpoint_minutes=2",
+    )
 
 
 def _checkpoint_options(executor: Executor) -> Iterator[tuple[str, str]]:
@@ -117,18 +141,23 @@ def credentials_file(view: View) -> Iterator[Note]:
 
 def _credentials_of(step: Step) -> Iterator[tuple[str, str, str]]:
     """Place, name and path of the files."""
-    given = step.values.get("params")
-    if step.executor.ours and given is not None and isinstance(given.value, str):
-        try:
-            params = json.loads(given.value)
-        except (ValueError, RecursionError):
-            params = None
-        path = params.get(_CREDENTIALS) if isinstance(params, dict) else None
-        if isinstance(path, str):
-            yield given.where, _CREDENTIALS, path
+    path = _params_of(step).get(_CREDENTIALS)
+    if isinstance(path, str):
+        yield step.values["params"].where, _CREDENTIALS, path
     for where, name, value in step.executor.environment:
         if name == _CREDENTIALS or _names_a_file(name):
             yield f"{where}.value", name, value
+
+
+def _params_of(step: Step) -> dict[str, Any]:
+    """The params of a step of ours, as far as they are known and readable."""
+    given = step.values.get("params")
+    if not step.executor.ours or given is None or not isinstance(given.value, str):
+        return {}
+    try:
+        return mapping(json.loads(given.value))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _names_a_file(variable: str) -> bool:

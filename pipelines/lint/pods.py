@@ -69,22 +69,26 @@ def shared_memory(view: View) -> Iterator[Note]:
 
 
 def security(view: View) -> Iterator[Note]:
-    """Steps that may run as root.
+    """Steps that run as root (warning) although root is refused (error), and foreign images, which may be root's.
 
-    Of ``runAsNonRoot`` KFP's driver takes no notice (2.17: it sets user and group), so a user id alone decides.
+    Our images name user 10001. Without a user id another image runs as its own user; where that is root, Kubernetes
+    does not start it where ``runAsNonRoot`` holds, which KFP takes from the file or from its installation since 2.16.
     """
     for executor in _steps(view):
         context = mapping(executor.kubernetes.get("securityContext"))
         where = f"{executor.kubernetes_where}.securityContext"
-        user = written(context.get("runAsUser"))
-        advice = "set a user id other than 0: run_as_user under security in the settings"
-        if user == "0":
+        user, refused = written(context.get("runAsUser")), context.get("runAsNonRoot") is True
+        advice = "set another user id in the image, or by securityContext (Kubeflow Pipelines 2.16 or later)"
+        if user == "0" and refused:
+            yield error(where, "the user is root and root is refused, so Kubernetes does not start the step", advice)
+        elif user == "0":
             yield warning(where, "the step runs as root", advice)
-        elif not user and context.get("runAsNonRoot") is True:
-            message = "runAsNonRoot does not reach the pod, so the step runs as whoever its image says, perhaps root"
+        elif not user and not refused and not executor.ours:
+            message = (
+                "the step runs as its image's user; if that is root, it does not start where Kubeflow Pipelines 2.16 "
+                "or later is set to refuse root, and runs as root elsewhere"
+            )
             yield warning(where, message, advice)
-        elif not user:
-            yield warning(where, "the step runs as whoever its image says, which may be root", advice)
 
 
 def pod_conflicts(view: View) -> Iterator[Note]:

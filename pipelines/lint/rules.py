@@ -6,6 +6,7 @@ rule                      looks for
 ir-schema                 what KFP's own parser does not take
 dangling-reference        references to what is not there, and what nothing refers to
 foreign-platform          a file, or part of it, for another platform
+backend                   fields that older releases of Kubeflow Pipelines refuse
 secret-value              values of secrets
 unpinned-image            images without a digest
 local-image               images that a cluster hardly can pull
@@ -32,6 +33,7 @@ from __future__ import annotations
 
 from components.shared.events.redaction import REDACTED, redact
 from pipelines.compiled import CompiledPipeline, PlatformName
+from pipelines.lint.backend import backend
 from pipelines.lint.finding import Finding, Rule
 from pipelines.lint.hardware import (
     foreign_accelerator,
@@ -56,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     Rule("ir-schema", "what KFP's own parser does not take", ir_schema),
     Rule("dangling-reference", "references to what is not there, and what nothing refers to", dangling_reference),
     Rule("foreign-platform", "a file, or part of it, for another platform", foreign_platform),
+    Rule("backend", "fields that older releases of Kubeflow Pipelines refuse", backend),
     Rule("secret-value", "values of secrets", secret_value),
     Rule("unpinned-image", "images without a digest", unpinned_image),
     Rule("local-image", "images that a cluster hardly can pull", local_image),

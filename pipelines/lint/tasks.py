@@ -23,8 +23,9 @@ def _container_steps(view: View) -> Iterator[Step]:
 def cached_side_effects(view: View) -> Iterator[Note]:
     """Steps served from a cache although they are run for what they do beside.
 
-    The exit step; a step without outputs, such as a notification; our data prep, whose input is a place: what lies
-    there may change while its name stays; a step of KFP's that makes a claim of a fixed name.
+    The exit step; a step without outputs, such as a notification; our data prep, whose input is a location: what is
+    there may change while its name stays; a step of KFP's that makes a claim of a fixed name. That training and
+    evaluation are cached is no finding: on Kubeflow they are served only behind a data prep that was served itself.
     """
     advice = "turn caching off for it: set_caching_options(False), cache: false in the settings"
     for step in view.steps:
@@ -45,8 +46,8 @@ def cached_side_effects(view: View) -> Iterator[Note]:
             message = "a step without outputs is run for what it does, and the cache would do without"
             yield warning(where, message, advice)
         elif step.executor.ours == "data_prep":
-            message = "data prep is cached by the name of the place it reads, whatever lies there now"
-            yield warning(where, message, advice)
+            message = "data prep is cached by the name of the location it reads, whatever is there now"
+            yield warning(where, message, f"where what is below that name may change, {advice}")
 
 
 def _is_given(step: Step, name: str) -> bool:
@@ -60,7 +61,10 @@ def retries(view: View) -> Iterator[Note]:
     """Retries that harm or do not help.
 
     Without a pause, so that an outage of a minute ends them all; of the exit step, which would tell the end twice; on
-    Kubeflow of a step with accelerators within an hour of its first start, its own work included.
+    Kubeflow of a step with accelerators within an hour of its first start, its own work included, and of an attempt
+    that a time limit ends: a stock 2.17 sets Argo's ``retryPolicy`` to OnError, which repeats a step whose pod was
+    deleted, and none that failed: by its exit code, OOMKilled, evicted, at its time limit. Up to 2.16 it is Argo's own,
+    OnFailure, which does the reverse.
     """
     for step in _container_steps(view):
         if step.retries <= 0:
@@ -78,3 +82,9 @@ def retries(view: View) -> Iterator[Note]:
             message = f"no retry begins later than {window} s after the first start, the step's own work included"
             advice = "set backoff_max_duration (retry.window_s in the settings) to longer than the training"
             yield warning(f"{where}.backoffMaxDuration", message, advice)
+        if view.target == "kubeflow" and step.executor.kubernetes.get("activeDeadlineSeconds"):
+            message = "an attempt that its time limit ends is not repeated by a stock Kubeflow Pipelines 2.17"
+            advice = (
+                "leave the retries or the limit out, or set retryPolicy: Always in the workflow controller's defaults"
+            )
+            yield warning(f"{step.executor.kubernetes_where}.activeDeadlineSeconds", message, advice)

@@ -120,6 +120,11 @@ class PlatformSettings(SettingsRecord):
         """One step's settings, put together."""
         return getattr(self, STEP_FIELDS[name])
 
+    def with_cached_data(self) -> Self:
+        """These settings with data prep served from the cache, for data that never change below one name."""
+        field = STEP_FIELDS["data-prep"]
+        return self.model_copy(update={field: self.step("data-prep").model_copy(update={"cache": True})})
+
     def put_together(self, defaults: Self) -> Self:
         """These settings on top of the defaults: of a step the defaults, then every-step, then its own."""
         whole = merged(defaults, self)

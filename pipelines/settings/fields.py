@@ -21,16 +21,18 @@ from pydantic import (
     model_validator,
 )
 
+from components.shared.claims import CLAIMS_VARIABLE
 from components.shared.errors import InputError
 from components.shared.events.redaction import redact
 from components.shared.params_types import Whole, described, refusal, refusals
 from components.shared.run import CHECKPOINTS_AUTO
 from components.shared.storage.location import place
+from pipelines.compiled import TARGET_VARIABLE
 from pipelines.quantities import CPU, MEMORY, bytes_of, processors
 from pipelines.secret_texts import is_secret, name_of_label, secret_shape
 
 CPU_RULE = "must be a number of processors such as 4, 0.5 or 500m"
-_CHECKPOINTS_RULE = f'must be "{CHECKPOINTS_AUTO}", gs://bucket/…, s3://bucket/… or an absolute path'
+_DURABLE_RULE = f'must be "{CHECKPOINTS_AUTO}", gs://bucket/…, s3://bucket/… or an absolute path'
 MEMORY_RULE = "must be a whole number with a unit, such as 16Gi, 512Mi or 64G"
 
 # RFC 1123: what Kubernetes takes for names of most objects, and of volumes and the like.
@@ -242,7 +244,7 @@ def _variable_names(value: Any) -> Any:
     for key in value:
         if not isinstance(key, str) or not VARIABLE.fullmatch(key):
             problems.append((f".{key}", "is no name of an environment variable"))
-        elif key.startswith(("SHUTTERLINE_TARGET", "KFP_")):
+        elif key.startswith((TARGET_VARIABLE, CLAIMS_VARIABLE, "KFP_")):
             problems.append((f".{key}", "is set by the platform or by compile"))
     if problems:
         raise refusals(problems)
@@ -261,20 +263,22 @@ def _no_secrets(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
-def checkpoint_place(value: object) -> str:
-    """A place that outlives the machine a step runs on: ``auto``, a bucket's, or a directory, perhaps of a volume."""
+def durable_location(value: object) -> str:
+    """Where files outlive the machine of a step: ``auto``, in a bucket, or in a directory, perhaps of a volume."""
     if not isinstance(value, str):
-        raise refusal(f"{_CHECKPOINTS_RULE}, got {described(value)}")
+        raise refusal(f"{_DURABLE_RULE}, got {described(value)}")
     if value == CHECKPOINTS_AUTO:
         return value
     if _looks_secret("", value):
-        raise refusal(f"{_CHECKPOINTS_RULE}; this looks like a secret")
+        raise refusal(f"{_DURABLE_RULE}; this looks like a secret")
+    if "{{" in value:
+        raise refusal("must not have {{ in it, by which KFP marks what it fills in")
     try:
         named = place(value)
     except InputError as error:
-        raise refusal(f"{_CHECKPOINTS_RULE}: {error}") from error
+        raise refusal(f"{_DURABLE_RULE}: {error}") from error
     if isinstance(named, Path) and not (named.is_absolute() and ".." not in named.parts):
-        raise refusal(f"{_CHECKPOINTS_RULE}, got {described(value)}")
+        raise refusal(f"{_DURABLE_RULE}, got {described(value)}")
     return str(named)
 
 

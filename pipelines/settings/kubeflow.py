@@ -13,6 +13,7 @@ from components.shared.params_types import Truth, Whole, refusal
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName
 from pipelines.quantities import bytes_of, processors
+from pipelines.settings.backends import FIRST_BACKEND
 from pipelines.settings.common import STEP_FIELDS, PlatformSettings, Retry, StepSettings
 from pipelines.settings.fields import (
     Annotations,
@@ -28,12 +29,17 @@ from pipelines.settings.fields import (
     TaintValue,
     VariableNames,
     VolumeName,
-    checkpoint_place,
+    durable_location,
 )
 
 # Of the memory-backed /dev/shm: the pod's volume, and where it is mounted.
 SHM_VOLUME = "shm"
 SHM_PATH = "/dev/shm"  # noqa: S108 - the mount point that the C library names, nothing is written by us
+
+# In the JSON Schema of a key: the first release of Kubeflow Pipelines that takes it, where that is not the oldest.
+BACKEND = "x-kubeflow-pipelines"
+_SUB_PATH_SINCE = FIRST_BACKEND["PvcMount.sub_path"]
+_SECURITY_SINCE = FIRST_BACKEND["KubernetesExecutorConfig.security_context"]
 
 _RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 SECRET_KEY = re.compile(r"[-._A-Za-z0-9]{1,253}")
@@ -94,18 +100,20 @@ class Volume(SettingsRecord):
 
     claim: VolumeName = Field(description="Name of the claim, which must exist.")
     path: MountPath = Field(description="Directory where it is mounted.")
-    sub_path: SubPath | None = Field(None, description="Directory inside the volume; none: all of it.")
+    sub_path: SubPath | None = Field(
+        None,
+        description=f"Directory inside the volume; none: all of it. Needs Kubeflow Pipelines {_SUB_PATH_SINCE}.",
+        json_schema_extra={BACKEND: _SUB_PATH_SINCE},
+    )
 
 
 class Security(SettingsRecord):
-    """Who the container runs as. KFP drops every capability and forbids privilege escalation by itself."""
+    """Who the container runs as, other than the image says. KFP drops every capability by itself since 2.16."""
 
-    run_as_user: _IDENTITY | None = Field(None, description="User id; the images are made for any.")
-    run_as_group: _IDENTITY | None = Field(None, description="Group id.")
+    run_as_user: _IDENTITY | None = Field(None, description="User id; the images are made for any, and say 10001.")
+    run_as_group: _IDENTITY | None = Field(None, description="Group id; the images say 10001.")
     run_as_non_root: Truth | None = Field(
-        None,
-        description="Whether root is refused. It is written into the file; the driver of KFP 2.17 sets user and group, "
-        "and takes no notice of it.",
+        None, description="Whether a container whose user is root is refused; those of the images are not."
     )
 
 
@@ -130,7 +138,12 @@ class KubeflowStep(StepSettings):
     pull_secrets: list[ObjectName] = Field(default_factory=list, description="Secrets that images are pulled with.")
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(None, description="When images are pulled.")
     timeout_s: Seconds | None = Field(None, description="Seconds after which one attempt is ended.")
-    security: Security | None = Field(None, description="Who the container runs as.")
+    security: Security | None = Field(
+        None,
+        description="Who the container runs as, where that is not the image's own user. Needs Kubeflow Pipelines "
+        f"{_SECURITY_SINCE}.",
+        json_schema_extra={BACKEND: _SECURITY_SINCE},
+    )
 
     def problems(self) -> list[Problem]:
         """What contradicts itself, once everything is put together."""
@@ -196,16 +209,17 @@ class KubeflowSettings(PlatformSettings):
     """A settings file for Kubeflow Pipelines."""
 
     target: Literal["kubeflow"] = Field("kubeflow", description="The platform.")
-    checkpoints: Annotated[str, BeforeValidator(checkpoint_place)] | None = Field(
+    checkpoints: Annotated[str, BeforeValidator(durable_location)] | None = Field(
         None,
         description='Where training keeps its checkpoints: a directory of a volume, gs://…, s3://…, or "auto": beside '
         "the run's artifacts, which steps must then have credentials for. Each pair of params and dataset has its own "
         "directory there. Without it they end with the pod.",
     )
-    events: MountPath | None = Field(
+    events: Annotated[str, BeforeValidator(durable_location)] | None = Field(
         None,
-        description="Directory of a volume of all steps where a run's status events are kept, so that a later step "
-        "delivers what an earlier one could not, and the exit step knows how each ended.",
+        description="Where a run's status events are kept, so that a later step delivers what an earlier one could "
+        "not, and the exit step knows how each ended: a directory of a volume of all steps; or gs://…, s3://… or "
+        '"auto": beside the run\'s artifacts, which steps must then have credentials for.',
     )
     every_step: KubeflowStep | None = Field(None, alias="every-step", description="What all steps get.")
     data_prep: KubeflowStep = Field(default_factory=KubeflowStep, alias="data-prep", description="Data prep.")
@@ -223,20 +237,20 @@ class KubeflowSettings(PlatformSettings):
             found.append(
                 Problem("checkpoints", f"no volume of train holds {self.checkpoints}; add it to train.volumes")
             )
-        if self.events:
+        if self.events is not None:
             found += [
                 Problem(f"{name}.env.{EVENTS_VARIABLE}", "is what the key events sets; only one can be meant")
                 for name, step in steps.items()
                 if EVENTS_VARIABLE in (*step.env, *step.secret_env)
             ]
-            without = [name for name, step in steps.items() if not step.keeps(self.events)]
+            on_volume = self.events.startswith("/")
+            without = [name for name, step in steps.items() if on_volume and not step.keeps(self.events)]
             if without:
                 found.append(Problem("events", f"no volume of {', '.join(without)} holds {self.events}"))
         return found
 
 
 _WEEK_S = 7 * 24 * 3600
-_NON_ROOT = Security(run_as_user=10001, run_as_group=10001, run_as_non_root=True)
 
 
 def kubeflow_defaults(*, gpu: bool) -> KubeflowSettings:
@@ -247,7 +261,7 @@ def kubeflow_defaults(*, gpu: bool) -> KubeflowSettings:
     """
 
     def step(cpu: str, memory: str, retry: Retry, *, cache: bool) -> KubeflowStep:
-        return KubeflowStep(cpu=cpu, memory=memory, cache=cache, retry=retry, security=_NON_ROOT)
+        return KubeflowStep(cpu=cpu, memory=memory, cache=cache, retry=retry)
 
     # A step publishes whole or not at all, so repeating it is safe; the exit step would tell the end twice.
     again = Retry(times=2, pause_s=30, factor=2.0, window_s=24 * 3600)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from components.shared.params_problems import as_problems
 from components.shared.params_source import read_params_file
 from pipelines.compiled import PLATFORM_TITLES, PLATFORMS, PlatformName
 from pipelines.settings.common import EVERY_STEP, STEP_FIELDS
-from pipelines.settings.kubeflow import KubeflowSettings, KubeflowStep, kubeflow_defaults
+from pipelines.settings.kubeflow import BACKEND, KubeflowSettings, KubeflowStep, kubeflow_defaults
 from pipelines.settings.vertex import VertexSettings, VertexStep, vertex_defaults
 
 AnySettings = KubeflowSettings | VertexSettings
@@ -88,13 +88,30 @@ def _accelerated(step: KubeflowStep | VertexStep) -> bool:
 
 
 def settings_warnings(settings: AnySettings, params: Params) -> list[str]:
-    """What is allowed and costs money for nothing."""
-    told = []
+    """What is allowed and costs money for nothing, and what not every release of the platform takes."""
+    newer = {key: release for step in STEP_FIELDS for key, release in _newer_keys(settings.step(step))}
+    told = [
+        f"{', '.join(sorted(key for key in newer if newer[key] == release))}: Kubeflow Pipelines before {release} "
+        "refuses a pipeline compiled with this"
+        for release in sorted({*newer.values()})
+    ]
     if params.device == "cpu" and _accelerated(settings.train):
         told.append("train: an accelerator is rented, but the params say device cpu")
     if _accelerated(settings.evaluate):
         told.append("evaluate: an accelerator is rented, which only an image built with --cuda-evaluate uses")
     return told
+
+
+def _newer_keys(settings: BaseModel, where: str = "") -> Iterator[tuple[str, str]]:
+    """The keys with a value that not every release of Kubeflow Pipelines takes, and the first release that does."""
+    for name, field in type(settings).model_fields.items():
+        given, key, extra = getattr(settings, name), f"{where}{name}", field.json_schema_extra
+        said = given.model_dump(exclude_none=True) if isinstance(given, BaseModel) else given
+        if said and isinstance(extra, dict) and BACKEND in extra:
+            yield key, str(extra[BACKEND])
+        for inner in given if isinstance(given, list) else [given]:
+            if isinstance(inner, BaseModel):
+                yield from _newer_keys(inner, f"{key}.")
 
 
 def _unknown(where: tuple[int | str, ...], target: PlatformName) -> str:

@@ -8,9 +8,10 @@ from pydantic import BeforeValidator, Field
 
 from components.shared.errors import Problem
 from components.shared.params_types import Whole, described, refusal
+from components.shared.run import CHECKPOINTS_AUTO, EVENTS_AUTO, EVENTS_VARIABLE
 from components.shared.step import StepName
 from pipelines.settings.common import STEP_FIELDS, PlatformSettings, Retry, StepSettings
-from pipelines.settings.fields import SettingsRecord, checkpoint_place
+from pipelines.settings.fields import SettingsRecord, durable_location
 from pipelines.vertex_limits import ACCELERATORS, MAX_RETRY_WINDOW_S, machine_problem
 
 
@@ -51,7 +52,7 @@ class VertexStep(StepSettings):
 
 
 def _durable(value: object) -> str:
-    named = checkpoint_place(value)
+    named = durable_location(value)
     if named.startswith("/") and not named.startswith("/gcs/"):
         raise refusal('must be "auto" or gs://bucket/…: a path ends with its machine')
     return named
@@ -65,6 +66,11 @@ class VertexSettings(PlatformSettings):
         None,
         description='Where training keeps its checkpoints: gs://…, or "auto", the default: beside the artifacts.',
     )
+    events: Annotated[str, BeforeValidator(_durable)] | None = Field(
+        None,
+        description="Where the events that a step could not deliver are kept, for a later step, the exit step and "
+        '`shutterline events replay` to deliver: gs://…, or "auto", the default: beside the artifacts.',
+    )
     every_step: VertexStep | None = Field(None, alias="every-step", description="What all steps get.")
     data_prep: VertexStep = Field(default_factory=VertexStep, alias="data-prep", description="Data prep.")
     train: VertexStep = Field(default_factory=VertexStep, description="Training.")
@@ -74,11 +80,18 @@ class VertexSettings(PlatformSettings):
     def problems(self) -> list[Problem]:
         """What contradicts itself, once everything is put together."""
         steps: dict[StepName, VertexStep] = {name: self.step(name) for name in STEP_FIELDS}
-        return [
+        found = [
             Problem(f"{name}.{problem.path}", problem.message)
             for name, step in steps.items()
             for problem in step.problems()
         ]
+        if self.events is not None:
+            found += [
+                Problem(f"{name}.env.{EVENTS_VARIABLE}", "is what the key events sets; only one can be meant")
+                for name, step in steps.items()
+                if EVENTS_VARIABLE in step.env
+            ]
+        return found
 
 
 def vertex_defaults(*, gpu: bool) -> VertexSettings:
@@ -95,7 +108,8 @@ def vertex_defaults(*, gpu: bool) -> VertexSettings:
     again = Retry(times=2, pause_s=30, factor=2.0, window_s=MAX_RETRY_WINDOW_S)
     training = step("4", "15G", again, cache=True)
     return VertexSettings(
-        checkpoints="auto",
+        checkpoints=CHECKPOINTS_AUTO,
+        events=EVENTS_AUTO,
         # What its input names may have changed, which a cache cannot see.
         data_prep=step("4", "16G", again, cache=False),
         train=training.model_copy(update={"accelerator": Accelerator(type="NVIDIA_TESLA_T4")}) if gpu else training,

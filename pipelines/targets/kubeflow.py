@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from components.shared.claims import CLAIMS_VARIABLE
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName
 from pipelines.settings.kubeflow import SHM_PATH, SHM_VOLUME, KubeflowSettings, KubeflowStep
@@ -21,7 +23,11 @@ def configure_kubeflow(settings: KubeflowSettings, step_name: StepName, task: An
     from kfp import kubernetes
 
     step: KubeflowStep = settings.step(step_name)
-    set_common(task, step, "kubeflow", {EVENTS_VARIABLE: settings.events} if settings.events else {})
+    variables = {EVENTS_VARIABLE: settings.events} if settings.events else {}
+    if step.volumes:
+        claims = {volume.path: volume.claim for volume in step.volumes}
+        variables[CLAIMS_VARIABLE] = json.dumps(claims, sort_keys=True)
+    set_common(task, step, "kubeflow", variables)
     if request := step.cpu_request:
         task.set_cpu_request(request)
     if request := step.memory_request:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName
 from pipelines.settings.vertex import VertexSettings, VertexStep
 from pipelines.targets.task_options import set_common
@@ -18,6 +19,6 @@ def configure_vertex(settings: VertexSettings, step_name: StepName, task: Any) -
         task: kfp's PipelineTask.
     """
     step: VertexStep = settings.step(step_name)
-    set_common(task, step, "vertex", {})
+    set_common(task, step, "vertex", {EVENTS_VARIABLE: settings.events} if settings.events else {})
     if accelerator := step.accelerates:
         task.set_accelerator_type(accelerator.type).set_accelerator_limit(accelerator.count)

@@ -44,9 +44,13 @@ class Pipeline:
 
     def kubernetes(self, step: str) -> Document:
         """What the second document says of a step; the document is made where there is none."""
+        found: Document = self.platform()["deploymentSpec"]["executors"].setdefault(f"exec-{step}", {})
+        return found
+
+    def platform(self) -> Document:
+        """What the second document says of Kubernetes; likewise."""
         self.second = self.second or {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {}}}}}
-        executors = self.second["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        found: Document = executors.setdefault(f"exec-{step}", {})
+        found: Document = self.second["platforms"]["kubernetes"]
         return found
 
     def task(self, name: str) -> Document:
@@ -59,7 +63,7 @@ class Pipeline:
         return found
 
     def set_env(self, step: str, name: str, value: str) -> None:
-        self.container(step)["env"].append({"name": name, "value": value})
+        self.container(step)["env"].insert(1, {"name": name, "value": value})  # behind the first on either platform
 
     def write(self, file: Path) -> Path:
         documents = [self.spec] if self.second is None else [self.spec, self.second]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,11 @@ def kubernetes(step: str = "train", **values: Any) -> Change:
     return lambda pipeline: pipeline.kubernetes(step).update(values)
 
 
+def foreign(step: str) -> Change:
+    """The step as one of somebody else: what is run is not ours."""
+    return lambda pipeline: pipeline.container(step).update(command=["work"], args=[])
+
+
 def without_kubernetes(key: str, step: str = "train") -> Change:
     return lambda pipeline: pipeline.kubernetes(step).pop(key)
 
@@ -93,6 +99,17 @@ def params(**values: Any) -> Change:
         for key, value in values.items():
             text = text.replace("{", f'{{"{key}": {value},', 1)
         pipeline.input("params")["defaultValue"] = text
+
+    return change
+
+
+def spot(step: str = "train", **values: Any) -> Change:
+    """A step on spot nodes, and what the params say."""
+
+    def change(pipeline: Pipeline) -> None:
+        pipeline.kubernetes(step)["nodeSelector"] = {"labels": {"cloud.google.com/gke-spot": "true"}}
+        said = json.loads(pipeline.input("params")["defaultValue"])
+        pipeline.input("params")["defaultValue"] = json.dumps(said | values)
 
     return change
 

@@ -10,6 +10,7 @@ from tests.pipelines.lint.cases import (
     claim,
     default,
     env,
+    foreign,
     image,
     kubernetes,
     makes_a_claim,
@@ -19,6 +20,7 @@ from tests.pipelines.lint.cases import (
     resources,
     secret,
     shm,
+    spot,
     struct,
     takes,
     task,
@@ -199,20 +201,15 @@ FOUND: dict[str, Found] = {
     "shared memory on disk": Found(
         "shared-memory", "kubeflow", shm("2Gi", medium=""), "warning", f"{PLATFORM}.exec-train.emptyDirMounts[0]"
     ),
-    "anyone": Found(
-        "security", "kubeflow", without_kubernetes("securityContext"), "warning",
-        f"{PLATFORM}.exec-train.securityContext",
+    "a foreign image's user": Found(
+        "security", "kubeflow", foreign("train"), "warning", f"{PLATFORM}.exec-train.securityContext"
     ),
     "root": Found(
         "security", "kubeflow", kubernetes(securityContext={"runAsUser": "0"}), "warning",
         f"{PLATFORM}.exec-train.securityContext",
     ),
-    "root that is said to be refused": Found(
-        "security", "kubeflow", kubernetes(securityContext={"runAsUser": "0", "runAsNonRoot": True}), "warning",
-        f"{PLATFORM}.exec-train.securityContext",
-    ),
-    "whoever it is, root refused": Found(
-        "security", "kubeflow", kubernetes(securityContext={"runAsNonRoot": True}), "warning",
+    "root, which is refused": Found(
+        "security", "kubeflow", kubernetes(securityContext={"runAsUser": "0", "runAsNonRoot": True}), "error",
         f"{PLATFORM}.exec-train.securityContext",
     ),
     "shared memory in a unit that Kubernetes has not": Found(
@@ -265,6 +262,23 @@ FOUND: dict[str, Found] = {
     ),
     "a variable with a hyphen": Found("names", "vertex", env("MY-NAME", "x"), "error", f"{TRAIN}.env[1].name"),
     "a variable twice": Found("names", "kubeflow", both(env("A", ""), env("A", "")), "warning", f"{TRAIN}.env[2].name"),
+    "a user that older backends are not told of": Found(
+        "backend", "kubeflow", kubernetes("evaluate", securityContext={"runAsUser": "7"}), "warning",
+        f"{PLATFORM}.exec-evaluate.securityContext",
+    ),
+    "a part of a claim, by the field's other name": Found(
+        "backend", "kubeflow", kubernetes(pvcMount=[claim("a", "/a"), claim("b", "/b") | {"sub_path": "c"}]), "warning",
+        f"{PLATFORM}.exec-train.pvcMount[1].sub_path",
+    ),
+    "an input's allowed values": Found(
+        "backend", "kubeflow", lambda p: p.input("data").update(literals=["gs://a", "gs://b"]), "warning",
+        "root.inputDefinitions.parameters.data.literals",
+    ),
+    "how long a workflow is kept": Found(
+        "backend", "kubeflow",
+        lambda p: p.platform().update(pipelineConfig={"resourceTtlOnSuccess": 60}), "warning",
+        "platforms.kubernetes.pipelineConfig.resourceTtlOnSuccess",
+    ),
     "a cached exit step": Found(
         "cached-side-effects", "vertex", task("exit-step", cachingOptions={"enableCache": True}), "warning",
         "root.dag.tasks.exit-step.cachingOptions.enableCache",
@@ -290,9 +304,20 @@ FOUND: dict[str, Found] = {
         "retries", "kubeflow", lambda p: p.task("train")["retryPolicy"].update(backoffMaxDuration="3600s"), "warning",
         f"{TASKS}.train.retryPolicy.backoffMaxDuration",
     ),
+    "retries after a time limit": Found(
+        "retries", "kubeflow", kubernetes(activeDeadlineSeconds="60"), "warning",
+        f"{PLATFORM}.exec-train.activeDeadlineSeconds",
+    ),
     "a claim that the cache has": Found(
         "cached-side-effects", "kubeflow", makes_a_claim(pvc_name="work"), "warning",
         f"{TASKS}.createpvc.cachingOptions.enableCache",
+    ),
+    "checkpoints seldom on spot nodes": Found(
+        "checkpoint-place", "kubeflow", spot(), "warning", "root.inputDefinitions.parameters.params.defaultValue"
+    ),
+    "checkpoints after epochs alone on spot nodes": Found(
+        "checkpoint-place", "kubeflow", spot(checkpoint_minutes=None), "warning",
+        "root.inputDefinitions.parameters.params.defaultValue",
     ),
     "a checkpoint in the pod, perhaps": Found(
         "checkpoint-place", "kubeflow", option("--checkpoint-dir=/work/c"), "warning", f"{TRAIN}.args[4]"

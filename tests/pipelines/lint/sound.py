@@ -10,6 +10,7 @@ from tests.pipelines.lint.cases import (
     claim,
     default,
     env,
+    foreign,
     image,
     kubernetes,
     makes_a_claim,
@@ -18,6 +19,7 @@ from tests.pipelines.lint.cases import (
     rename,
     resources,
     secret,
+    spot,
     struct,
     task,
     without_kubernetes,
@@ -61,7 +63,16 @@ SOUND: dict[str, Sound] = {
         "shared-memory", "kubeflow",
         both(without_kubernetes("emptyDirMounts"), lambda p: p.resources("train").pop("accelerator")),
     ),
-    "a user": Sound("security", "kubeflow", kubernetes(securityContext={"runAsUser": "1000"})),
+    "our image's own user": Sound("security", "kubeflow", kubernetes(securityContext={"runAsGroup": "0"})),
+    "a foreign image by a user id": Sound(
+        "security", "kubeflow", both(foreign("train"), kubernetes(securityContext={"runAsUser": "1000"}))
+    ),
+    "a foreign image, root refused": Sound(
+        "security", "kubeflow", both(foreign("train"), kubernetes(securityContext={"runAsNonRoot": True}))
+    ),
+    "a whole claim": Sound("backend", "kubeflow", kubernetes(pvcMount=[claim("shared", "/shared")])),
+    "a label of any key": Sound("backend", "kubeflow", kubernetes(podMetadata={"labels": {"subPath": "x"}})),
+    "what Vertex AI is not asked about": Sound("backend", "vertex", kubernetes(securityContext={"runAsUser": "7"})),
     "two secrets": Sound(
         "pod-conflicts", "kubeflow", kubernetes(secretAsVolume=[secret("a", "/a"), secret("b", "/b")])
     ),
@@ -90,6 +101,10 @@ SOUND: dict[str, Sound] = {
     "retries of a task that ignores what failed": Sound(
         "retries", "vertex", task("evaluate", triggerPolicy={"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"})
     ),
+    "a time limit without retries": Sound(
+        "retries", "kubeflow",
+        both(kubernetes(activeDeadlineSeconds="60"), lambda p: p.task("train").pop("retryPolicy")),
+    ),
     "no retries": Sound("retries", "vertex", task("train", retryPolicy={"maxRetryCount": 0, "backoffDuration": "0s"})),
     "a checkpoint by name": Sound("checkpoint-place", "kubeflow", option("--checkpoint", "resnet50")),
     "a checkpoint by an option, on a claim": Sound(
@@ -104,6 +119,8 @@ SOUND: dict[str, Sound] = {
         "checkpoint-place", "kubeflow",
         both(default("checkpoints", "/shared/checkpoints"), kubernetes(pvcMount=[claim("shared", "/shared")])),
     ),
+    "spot nodes and checkpoints often": Sound("checkpoint-place", "kubeflow", spot(checkpoint_minutes=2)),
+    "evaluation on spot nodes": Sound("checkpoint-place", "kubeflow", spot("evaluate")),
     "data in a bucket": Sound("data-place", "vertex", default("data", "gs://bucket/images")),
     "data on a claim": Sound(
         "data-place", "kubeflow",

@@ -10,7 +10,7 @@ import pipelines.lint.rules
 from pipelines.compiled import PLATFORMS, PlatformName
 from pipelines.lint.rules import RULES
 from tests.pipelines.lint.bases import Pipeline, findings
-from tests.pipelines.lint.cases import AWS_KEY, PRIVATE_KEY, accelerator, both, env, image, option, params
+from tests.pipelines.lint.cases import AWS_KEY, PRIVATE_KEY, accelerator, both, env, foreign, image, option, params
 from tests.pipelines.lint.found import FOUND
 from tests.pipelines.lint.sound import SOUND
 
@@ -81,8 +81,7 @@ def test_a_secret_that_the_parser_quotes_is_not_shown() -> None:
 def test_errors_come_first_and_in_the_order_of_the_rules() -> None:
     pipeline = Pipeline("kubeflow")
     both(accelerator("NVIDIA_L4"), env("PASSWORD", "x" * 9), option("a"), params(batch_siz="3"))(pipeline)
-    pipeline.kubernetes("train").pop("securityContext")
-    pipeline.kubernetes("evaluate").pop("securityContext")
+    both(foreign("train"), foreign("evaluate"))(pipeline)
     pipeline.container("train")["image"] = "registry.example/train:1.0"
 
     found = [(finding.rule, finding.where.split(".")[-2]) for finding in findings(pipeline)]
