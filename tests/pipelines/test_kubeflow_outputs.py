@@ -1,0 +1,191 @@
+"""What the components leave on Kubeflow: metadata that its launcher takes, and addresses that others can open."""
+
+# No postponed annotations here: kfp reads the artifact types from them.
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl
+from kfp.dsl import Metrics, Model, Output, OutputPath
+
+from components.data_prep.component import data_prep
+from components.evaluate.component import evaluate
+from components.shared.dataset import open_dataset
+from components.shared.events.data import Checkpoint, Failed, Succeeded
+from components.shared.kfp_metadata import scalars
+from components.shared.step import StepFailed
+from components.train.component import train
+from components.train.in_pipeline import PROCESSES_VARIABLE
+from tests.examples import DIGITS, SMALL, write_digits
+from tests.peers.kfp_launcher import LauncherRefusedError
+from tests.peers.kfp_pod import Pod
+from tests.peers.kfp_pod import pod as pod
+
+FROM_PREP = {"dataset": "data-prep"}
+
+
+def params(**changes: Any) -> str:
+    return json.dumps({**SMALL, "num_epochs": 1, **changes})
+
+
+def with_dataset(pod: Pod) -> Pod:
+    """A pod into which the launcher has fetched a dataset."""
+    write_digits(pod.path("data-prep", "dataset"))
+    return pod
+
+
+def artifacts_of(pod: Pod, step: str) -> dict[str, str]:
+    """What the step's last event says that it made."""
+    (data,) = [event.data for event in pod.events if event.step == step and isinstance(event.data, Succeeded)]
+    return data.artifacts
+
+
+def test_every_step_names_artifacts_by_their_uris_and_publishes_scalars(pod: Pod) -> None:
+    pod.run(data_prep, params=params(), data=str(DIGITS))
+    pod.run(train, params=params(), inputs=FROM_PREP)
+    pod.run(evaluate, params=params(), inputs={**FROM_PREP, "model": "train"})
+
+    told = [file.read_text() for folder in ("events", "steps") for file in (pod.folder / folder).glob("*.json*")]
+    assert len(told) >= 6
+    for text in (*told, json.dumps(pod.made)):
+        assert str(pod.mount) not in text
+    model, evaluation = pod.uri("train", "model"), pod.uri("evaluate", "evaluation")
+    assert artifacts_of(pod, "data-prep") == {"dataset": pod.uri("data-prep", "dataset")}
+    # Nobody outside the pod can open what no volume or bucket was named for.
+    assert artifacts_of(pod, "train") == {"model": model, "checkpoints": "pod:/model-checkpoints"}
+    assert artifacts_of(pod, "evaluate") == {"evaluation": evaluation, "report": f"{evaluation}/report.html"}
+    (saved,) = [event.data.uri for event in pod.events if isinstance(event.data, Checkpoint)]
+    assert saved == "pod:/model-checkpoints/epoch-00002-batch-000000.json"
+    assert pod.record("train")["report"]["model"] == model
+
+    published = {
+        f"{step}/{name}": pod.metadata(step, name) for step, one in pod.made.items() for name in one["artifacts"]
+    }
+    assert published["data-prep/dataset"].keys() == {
+        "dataset", "source", "test_split", "unreadable", "seconds", "events", "undelivered",
+    }  # fmt: skip
+    assert published["train/model"].keys() == {
+        "model", "best_epoch", "selected_on", "train_loss", "epochs", "parameters", "images_per_second", "device",
+        "framework", "seconds", "events", "undelivered",
+    }  # fmt: skip
+    assert published["evaluate/evaluation"].keys() == {
+        "evaluation", "report_file", "predictions_file", "split", "images", "selected_epoch", "selected_on",
+        "optimistic", "device", "images_per_second", "seconds", "events", "undelivered",
+    }  # fmt: skip
+    assert published["evaluate/evaluation"]["report_file"] == f"{evaluation}/report.html"
+    assert published["train/metrics"].keys() == {"loss", "accuracy"}
+    assert published["evaluate/metrics"].keys() == {"loss", "accuracy", "precision", "recall", "f1"}
+    assert published.pop("evaluate/confusion").keys() == {"confusionMatrix"}  # a class of kfp's own
+    assert {type(value) for one in published.values() for value in one.values()} <= {str, int, float, bool}
+    # What is no scalar is in the artifact's own files.
+    manifest = open_dataset(pod.path("data-prep", "dataset")).manifest
+    report = pod.record("data-prep")["report"]
+    assert report["classes"] == manifest.classes
+    assert report["image_shape"] == list(manifest.image.as_tuple())
+    counts = {name: sum(shard.count for shard in split.images) for name, split in manifest.splits.items()}
+    assert report["counts"] == counts
+
+
+def test_an_error_names_an_artifact_by_its_uri(pod: Pod) -> None:
+    with_dataset(pod)
+    pod.path("train", "model").mkdir(parents=True)
+
+    with pytest.raises(StepFailed) as failed:
+        pod.run(evaluate, params=params(), inputs={**FROM_PREP, "model": "train"})
+
+    assert failed.value.record.error is not None
+    message = failed.value.record.error.message
+    assert message.startswith(f"{pod.uri('train', 'model')}: is not a complete model")
+    assert [event.data.error.message for event in pod.events if isinstance(event.data, Failed)] == [message]
+
+
+@pytest.mark.slow
+def test_a_group_names_them_likewise(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROCESSES_VARIABLE, "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    with_dataset(pod).run(train, params=params(), inputs=FROM_PREP, checkpoints=str(pod.folder / "shared"))
+
+    assert artifacts_of(pod, "train")["model"] == pod.uri("train", "model") == pod.metadata("train", "model")["model"]
+    assert all(str(pod.mount) not in file.read_text() for file in (pod.folder / "events").iterdir())
+
+
+def test_all_runs_share_a_place_for_checkpoints_and_the_same_run_goes_on(pod: Pod) -> None:
+    shared = pod.folder / "shared"
+
+    def trained(**changes: Any) -> str | None:
+        """Where the training went on."""
+        pod.run(train, params=params(**changes), inputs=FROM_PREP, checkpoints=str(shared))
+        return pod.record("train")["report"]["resumed_from"]  # type: ignore[no-any-return]
+
+    with_dataset(pod)
+    assert trained() is None
+    assert trained(learning_rate=0.02) is None
+    # Who is told, and how much is kept, changes nothing of what is computed.
+    assert trained(keep_checkpoints=1, checkpoint_minutes=5) == "its end, after epoch 1"
+    assert len(list(shared.iterdir())) == 2
+    write_digits(pod.path("data-prep", "dataset"), 600)
+    assert trained() is None
+    assert len(list(shared.iterdir())) == 3
+    (started,) = {Path(event.data.uri).parents[1] for event in pod.events if isinstance(event.data, Checkpoint)}
+    assert started == shared
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"resumed_from": None, "classes": ["0"], "metrics": {"loss": 0.1}}, {}),
+        ({"loss": float("nan"), "least": -float("inf")}, {"loss": "nan", "least": "-inf"}),
+        ({"done": True, "epochs": 20, "loss": 0.25}, {"done": True, "epochs": 20, "loss": 0.25}),
+        ({"seed": 2**53 + 1}, {"seed": "9007199254740993"}),  # a double would round it
+        ({"model": "/minio/mlpipeline/x/model", "checkpoints": "pod:/model-checkpoints"}, {}),
+        ({"model": "minio://mlpipeline/x/model"}, {"model": "minio://mlpipeline/x/model"}),
+        ({"name": os.fsdecode(b"\xff")}, {"name": "\\udcff"}),
+    ],
+)  # fmt: skip
+def test_metadata_is_what_the_launcher_can_store(values: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert scalars(values) == expected
+
+
+# What 0.5.0 did, and what else the launcher refuses; none of it is refused by kfp's executor.
+
+
+@dsl.component(base_image="none")
+def reports_as_before(model: Output[Model]) -> None:
+    """As train of 0.5.0, its report as it was."""
+    report = {"model": model.path, "resumed_from": None, "best_epoch": 20, "metrics": {"loss": 0.001}}
+    model.metadata.update(report | {"framework": "pytorch", "seconds": 13.4, "status": {"events": 23, "spool": None}})
+    Path(model.path).write_text("weights")
+
+
+@dsl.component(base_image="none")
+def measures_nothing(metrics: Output[Metrics]) -> None:
+    metrics.log_metric("loss", float("nan"))
+    Path(metrics.path).write_text("{}")
+
+
+@dsl.component(base_image="none")
+def links_a_directory(model: Output[Model]) -> None:
+    Path(model.path, "versions", "1").mkdir(parents=True)
+    Path(model.path, "latest").symlink_to("versions/1")
+
+
+@dsl.component(base_image="none")
+def makes_nothing(model: Output[Model], model_sha256: OutputPath(str)) -> None:  # type: ignore[valid-type]
+    pass
+
+
+@pytest.mark.parametrize(
+    ("component", "message"),
+    [
+        (reports_as_before, r"^model\.metadata\.resumed_from: unknown/unsupported value type .*NullValue$"),
+        (measures_nothing, "failed to unmarshall ExecutorOutput: NaN is no JSON"),
+        (links_a_directory, "output artifact model: .*/latest is a link to a directory"),
+        (makes_nothing, "output parameter model_sha256: there is no .*; output artifact model: there is no "),
+    ],
+)  # fmt: skip
+def test_what_the_launcher_refuses_fails_a_test(pod: Pod, component: Any, message: str) -> None:
+    with pytest.raises(LauncherRefusedError, match=message):
+        pod.run(component)
