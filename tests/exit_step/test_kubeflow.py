@@ -1,0 +1,138 @@
+"""The exit step in a pod of Kubeflow's: what its API answered, recorded on a real cluster, decides how a run ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared.events.data import PipelineEnded
+from components.shared.events.event import StepEvent
+from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
+from tests.exit_step.test_platforms import KUBEFLOW, call, ended, outcomes
+from tests.exit_step.test_report import FAILED, RUN, STARTED, SUCCEEDED, spool
+from tests.peers.http_faults import Hold, Refuse
+from tests.peers.kubeflow_runs import KubeflowRuns
+
+COMPLETE = KUBEFLOW | {"state": "COMPLETE", "error": {}}
+FINAL_FAILED = KUBEFLOW | {"state": "FAILED", "error": {}}
+RUNNING = KUBEFLOW | {"state": "RUNNING", "error": {}}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeflowRuns]:
+    """Kubeflow's API, and the environment of a step's pod."""
+    with KubeflowRuns() as server:
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
+        monkeypatch.setenv("KFP_POD_NAME", "shutterline-image-classifier-87mwd-system-container-impl-3560414139")
+        monkeypatch.setenv("KFP_POD_UID", "3b1c0f5e-0000-4000-8000-000000000001")
+        yield server
+
+
+@pytest.fixture
+def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that all steps share."""
+    (tmp_path / "events").mkdir()
+    monkeypatch.setenv(RUN_VARIABLE, RUN)
+    monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events"))
+    return tmp_path / "events"
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the exit step keeps its own events, and those of no other step can be read."""
+    monkeypatch.setenv(RUN_VARIABLE, RUN)
+    monkeypatch.delenv(EVENTS_VARIABLE, raising=False)
+    return tmp_path
+
+
+def reported(server: KubeflowRuns, name: str, folder: Path, status: dict[str, Any]) -> PipelineEnded:
+    """What the exit step reports of a recorded run, as far as Kubeflow knows it while that step runs."""
+    server.run, server.workflow = KubeflowRuns(name).run, KubeflowRuns(name).workflow
+    call(folder, status)
+    report = json.loads((folder / "kfp" / "run" / "exit-step" / "end").read_text())
+    return PipelineEnded("", report["outcome"], report["state"], report["reason"], list(report["steps"].items()))
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "outcome", "reason", "steps"),
+    [
+        ("succeeded", COMPLETE, "succeeded", "", ["succeeded", "succeeded", "succeeded"]),
+        # Its final status is RUNNING, for which 0.5.0 published pipeline.failed.
+        ("cached", RUNNING, "succeeded", "", ["cached", "cached", "cached"]),
+        ("oom-killed", FINAL_FAILED, "failed", "train: main: OOMKilled (exit code 1)",
+         ["succeeded", "failed", "not started"]),
+        ("failed", FINAL_FAILED, "failed", "train: main: Error (exit code 1)", ["succeeded", "failed", "not started"]),
+        ("terminated", RUNNING, "cancelled", "train was cancelled", ["succeeded", "cancelled", "not started"]),
+        ("retried", COMPLETE, "succeeded", "", ["succeeded", "succeeded", "succeeded"]),
+    ],
+)  # fmt: skip
+def test_without_an_event_kubeflow_itself_says_how_a_run_ended(
+    api: KubeflowRuns, alone: Path, name: str, status: dict[str, Any], outcome: str, reason: str, steps: list[str]
+) -> None:
+    end = reported(api, name, alone, status)
+    assert (end.outcome, end.reason) == (outcome, reason)
+    assert [state for _, state in end.steps] == steps  # type: ignore[misc] # pairs of the report
+
+
+def test_argos_reason_and_the_steps_own_error_are_both_in_the_event(api: KubeflowRuns, events: Path) -> None:
+    spool(events, "data-prep", STARTED, SUCCEEDED)
+    spool(events, "train", STARTED)
+    assert reported(api, "oom-killed", events.parent, FINAL_FAILED).reason == (
+        "train was killed: main: OOMKilled (exit code 1)"
+    )
+    assert outcomes(ended(events).data) == ["succeeded", "killed", "not started"]
+    spool(events, "train", STARTED, FAILED)
+    assert reported(api, "failed", events.parent, FINAL_FAILED).reason == "train: no room"
+
+
+def test_a_step_that_succeeded_by_its_events_and_failed_on_the_platform_is_reported_as_that(
+    api: KubeflowRuns, events: Path
+) -> None:
+    """0.5.0: the launcher could not store the metadata of a training that had succeeded."""
+    spool(events, "data-prep", STARTED, SUCCEEDED)
+    spool(events, "train", STARTED, SUCCEEDED)
+    assert reported(api, "failed", events.parent, FINAL_FAILED).reason == (
+        "train: succeeded by its own events, and failed on the platform: main: Error (exit code 1)"
+    )
+
+
+def test_without_argos_workflow_the_states_are_there_without_reasons(api: KubeflowRuns, alone: Path) -> None:
+    api.run = KubeflowRuns("oom-killed").run
+    call(alone, FINAL_FAILED)
+    report = json.loads((alone / "kfp" / "run" / "exit-step" / "end").read_text())
+    assert (report["outcome"], report["reason"]) == ("failed", "train: the platform gave no reason")
+
+
+@pytest.mark.parametrize("effect", [Refuse(401), Refuse(503), Hold()], ids=["401", "503", "never"])
+def test_an_api_that_does_not_answer_leaves_it_to_the_rest_in_bounded_time(
+    api: KubeflowRuns, alone: Path, effect: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.inject(effect, times=None)
+    call(alone, RUNNING)
+    report = json.loads((alone / "kfp" / "run" / "exit-step" / "end").read_text())
+    assert report["outcome"] == "unknown"
+    assert "WARNING Kubeflow cannot be asked how its run ended: http://" in capsys.readouterr().err
+    call(alone, FINAL_FAILED)
+    report = json.loads((alone / "kfp" / "run" / "exit-step" / "end").read_text())
+    assert (report["outcome"], set(report["steps"].values())) == ("failed", {"unknown"})
+
+
+def test_a_token_that_kubernetes_keeps_for_the_api_is_sent(
+    api: KubeflowRuns, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.token = "header.payload.signature"  # noqa: S105 - of this test
+    (tmp_path / "token").write_text(f"{api.token}\n")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    assert reported(api, "cached", alone, RUNNING).outcome == "succeeded"
+
+
+def test_the_end_counts_the_processes_that_it_knows_of(api: KubeflowRuns, events: Path) -> None:
+    spool(events, "train", STARTED, SUCCEEDED)
+    reported(api, "succeeded", events.parent, COMPLETE)
+    event: StepEvent = ended(events)
+    assert [step.source for step in event.data.steps] == [None, f"/shutterline/runs/{RUN}/train/pod", None]
+    assert event.source == f"/shutterline/runs/{RUN}/pipeline/3b1c0f5e-0000-4000-8000-000000000001"
