@@ -76,6 +76,7 @@ class Broker:
         self._sequence = itertools.count(1)
         self._topics: dict[str, list[Message]] = {}
         self._subscriptions: dict[str, _Subscription] = {}
+        self.largest_request = 10_000_000  # bytes of a Publish call, as the service has it
 
     def published(self, topic: str) -> list[Message]:
         with self._lock:
@@ -90,6 +91,13 @@ class Broker:
                     grpc.StatusCode.INVALID_ARGUMENT,
                     "One or more messages in the publish request is empty. Each message must contain either non-empty "
                     "data, or at least one attribute.",
+                )
+            size = len(types.PublishRequest.serialize(request))
+            if size > self.largest_request:
+                raise RefusedError(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    f"The value for request_size is too large. You passed {size} in the request, but the maximum value "
+                    f"is {self.largest_request}.",
                 )
             now = datetime.now(UTC)
             ids = []

@@ -1,23 +1,27 @@
 """A courier brings one broker the events of its spools, in order, in a thread of its own.
 
 A window of events is sent and waited for before the next one, so the order is kept whatever fails; while it is under
-way the next window fills. One broker's trouble therefore never delays the other's courier, nor whoever emits.
+way the next window fills. An event that the broker refuses for its size is set aside in the spool's ledger, and those
+behind it go on. One broker's trouble therefore never delays the other's courier, nor whoever emits.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from components.shared.backoff import pause_s
+from components.shared.events.redaction import redact
 from components.shared.events.spool import Spool
 from components.shared.events.transport import (
     DeliveryError,
     Patience,
     Refused,
     Sealed,
+    TooLarge,
     Transport,
     Unavailable,
     patience_of,
@@ -71,8 +75,9 @@ class Courier(threading.Thread):
         transport: The broker.
         spools: Those of earlier steps, then our own, which still grows.
         signal: From the emitting side.
-        log: Gets a line when the broker's state changes.
+        log: Gets a line when the broker's state changes, and for the first event that is set aside.
         on_end: Called when it is done with the spools.
+        again: Whether to try events, too, that were set aside earlier.
 
     Attributes:
         answered: Set after the first attempt, whatever came of it.
@@ -86,6 +91,8 @@ class Courier(threading.Thread):
         signal: Signal,
         log: logging.Logger,
         on_end: Callable[[], None] | None = None,
+        *,
+        again: bool = False,
     ) -> None:
         super().__init__(name=f"status-{transport.name}", daemon=True)
         self.transport = transport
@@ -95,17 +102,21 @@ class Courier(threading.Thread):
         self._signal = signal
         self._log = log
         self._on_end = on_end
+        self._again = again
+        self._has_told_of_aside = False
         self._quiet = True  # the first trouble is told by whoever waits for the answer
 
     def run(self) -> None:
         """Deliver until everything is there or the time is over."""
         try:
             for spool in self._spools:
+                if self._again and not self._deliver_aside(spool):
+                    return
                 while True:
                     start = spool.ledger.delivered(self.transport.name)
                     lines = self._read(spool, start)
                     if lines:
-                        if not self._deliver(spool, lines):
+                        if not self._deliver(spool, start, lines):
                             return
                     elif spool is not self._spools[-1] or not self._wait_for_more(spool, start):
                         break
@@ -135,8 +146,31 @@ class Courier(threading.Thread):
                 self._signal.changed.wait(_LOOK_S)
         return own.log.end > position and self._signal.remaining_s > 0
 
-    def _deliver(self, spool: Spool, lines: list[bytes]) -> bool:
-        """Send a window until the broker has it; False if the time is over before."""
+    def why_not(self, spool: Spool, undelivered: int) -> str | None:
+        """Why the broker does not have so many events of a spool, for people; None if there are none."""
+        aside = len(spool.ledger.aside(self.transport.name))
+        reasons = [f"{aside} set aside: {spool.ledger.why_aside(self.transport.name)}"] if aside else []
+        if undelivered > aside:
+            reasons.append(str(self.trouble or "no answer in time"))
+        return redact("; ".join(reasons)) if reasons else None
+
+    def _deliver_aside(self, spool: Spool) -> bool:
+        """Send again, one by one, what was set aside; False if the time is over before."""
+        return all(
+            self._deliver(spool, start, self._read(spool, start)[:1], again=True)
+            for start in spool.ledger.aside(self.transport.name)
+        )
+
+    def _deliver(self, spool: Spool, start: int, lines: list[bytes], *, again: bool = False) -> bool:
+        """Send a window, or what was set aside, until the broker has it; False if the time is over before.
+
+        Args:
+            spool: Where the lines are from.
+            start: Offset of the first one.
+            lines: Whole ones.
+            again: Whether they were set aside.
+        """
+        name, ledger = self.transport.name, spool.ledger
         failures = refusals = 0
         # A line that is no event, which only a damaged spool has, is passed over with the event before it.
         window = [(line, _event(line)) for line in lines]
@@ -154,9 +188,16 @@ class Courier(threading.Thread):
                 taken, trouble = 0, Unavailable(f"{self.transport.place}: {type(error).__name__}: {error}")
             done = _lines_of(window, taken)
             if done:
-                size = sum(len(line) for line, _ in window[:done])
-                spool.ledger.advance(self.transport.name, spool.ledger.delivered(self.transport.name) + size)
+                if again:
+                    ledger.take_back(name, start)
+                start += sum(len(line) for line, _ in window[:done])
+                if not again:
+                    ledger.advance(name, start)
                 window = window[done:]
+            if isinstance(trouble, TooLarge) and window:
+                (line, _), *window = window
+                self._set_aside(spool, start, line, trouble)
+                start, trouble = start + len(line), None
             self._note(trouble)
             ending = self._signal.deadline is not None
             refusals = refusals + 1 if ending and isinstance(trouble, Refused) else 0
@@ -166,6 +207,17 @@ class Courier(threading.Thread):
                 self._pause(failures)
                 failures += 1
         return True
+
+    def _set_aside(self, spool: Spool, start: int, line: bytes, trouble: TooLarge) -> None:
+        """Let an event stay in the spool that the broker refuses."""
+        spool.ledger.set_aside(self.transport.name, start, start + len(line), str(trouble))
+        if not self._has_told_of_aside:
+            self._has_told_of_aside = True
+            self._log.warning(
+                "%s: %s; it stays in the spool, and other events are delivered",
+                json.loads(line)["id"],
+                trouble,
+            )
 
     def _patience(self) -> Patience:
         """For one attempt."""

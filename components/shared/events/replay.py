@@ -14,7 +14,6 @@ from typing import Any
 from components.shared.errors import ArtifactError, InputError, ShutterlineError
 from components.shared.events.bucket import EventsBucket, spool_name
 from components.shared.events.courier import Courier, Signal
-from components.shared.events.redaction import redact
 from components.shared.events.spool import SPOOL_SUFFIX, Spool, spools_of
 from components.shared.events.transport import Transport
 from components.shared.storage.location import Location, Place
@@ -34,7 +33,8 @@ class Replayed:
         place: Where it is, for people.
         delivered: Events that it took now.
         undelivered: Events that it still does not have.
-        trouble: What it said last, if there are any.
+        trouble: Why, if there are any.
+        set_aside: Those of them that it refuses for their size.
     """
 
     spool: str
@@ -43,6 +43,7 @@ class Replayed:
     delivered: int
     undelivered: int
     trouble: str | None
+    set_aside: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def replay(
                     routes[key] = (transport_of(name, target), [])
                 routes[key][1].append(spool)
         signal = Signal()
-        couriers += [Courier(transport, meant, signal, log) for transport, meant in routes.values()]
+        couriers += [Courier(transport, meant, signal, log, again=True) for transport, meant in routes.values()]
         return _deliver(list(routes.values()), addresses, couriers, signal, timeout_s)
     finally:
         if couriers:
@@ -169,14 +170,13 @@ def _put_back(found: Sequence[FoundSpool], log: logging.Logger) -> None:
             bucket.put_ledgers()
         except (ShutterlineError, OSError) as error:
             log.warning("%s; the next replay delivers the same events again, under the same ids", error)
-        bucket.close(0)
 
 
 def _aim(spool: Spool, address: str, targets: dict[str, dict[str, Any]]) -> None:
     """Settle where a spool goes; what a topic already has it does not get again, and no other broker is forgotten."""
     known = spool.ledger.targets
     spool.ledger.targets = known | {
-        name: target | {"delivered": known[name]["delivered"] if _same(known.get(name), target) else 0}
+        name: (known[name] if _same(known.get(name), target) else {"delivered": 0}) | target
         for name, target in targets.items()
     }
     if not spool.ledger.targets:
@@ -206,6 +206,9 @@ def _deliver(
     for (transport, spools), counts, courier in zip(routes, before, couriers, strict=True):
         for spool, count in zip(spools, counts, strict=True):
             left = spool.undelivered(transport.name)
-            trouble = redact(str(courier.trouble or "no answer in time")) if left else None
-            done.append(Replayed(addresses[spool.path], transport.name, transport.place, count - left, left, trouble))
+            aside = len(spool.ledger.aside(transport.name))
+            why = courier.why_not(spool, left)
+            done.append(
+                Replayed(addresses[spool.path], transport.name, transport.place, count - left, left, why, aside)
+            )
     return done

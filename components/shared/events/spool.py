@@ -124,9 +124,9 @@ class EventLog:
 
 
 class Ledger:
-    """How far each broker has come with a spool; survives the process, not necessarily its last word.
+    """How far each broker has come with a spool, and which events it refused; it survives the process.
 
-    A ledger that lags behind only means that some events are sent twice, under the same ids.
+    Not necessarily its last word: one that lags behind only means that some events are sent twice, under the same ids.
     """
 
     def __init__(self, descriptor: int | None, targets: Mapping[str, dict[str, Any]]) -> None:
@@ -135,7 +135,7 @@ class Ledger:
         self.targets: dict[str, dict[str, Any]] = {name: {"delivered": 0, **target} for name, target in targets.items()}
 
     def delivered(self, name: str) -> int:
-        """Bytes of the spool that a broker has."""
+        """Bytes of the spool that a broker has, but for what it set aside."""
         return int(self.targets[name]["delivered"])
 
     def advance(self, name: str, offset: int) -> None:
@@ -143,6 +143,39 @@ class Ledger:
         with self._lock:
             self.targets[name]["delivered"] = offset
             self.write()
+
+    def set_aside(self, name: str, start: int, end: int, why: str) -> None:
+        """A broker has the spool up to an event and refuses that event.
+
+        Args:
+            name: The broker's.
+            start: Offset of the event's line.
+            end: Offset behind it.
+            why: For people.
+        """
+        with self._lock:
+            target = self.targets[name]
+            target["delivered"] = max(self.delivered(name), end)
+            target["set_aside"] = sorted({*self.aside(name), start})
+            target["why"] = why
+            self.write()
+
+    def take_back(self, name: str, start: int) -> None:
+        """An event that was set aside is so no more: the broker has it."""
+        with self._lock:
+            target = self.targets[name]
+            target["set_aside"] = [offset for offset in self.aside(name) if offset != start]
+            if not target["set_aside"]:
+                del target["set_aside"], target["why"]
+            self.write()
+
+    def aside(self, name: str) -> list[int]:
+        """Offsets of the events that a broker refuses for what they are, in order."""
+        return list(self.targets[name].get("set_aside", ()))
+
+    def why_aside(self, name: str) -> str:
+        """Why the last of them was refused, for people."""
+        return str(self.targets[name].get("why", ""))
 
     def write(self) -> None:
         """Put the ledger on disk, as far as the disk takes it."""
@@ -253,8 +286,8 @@ class Spool:
         return cls(path, int(parts[2]), log, Ledger(ledger, targets), tuple(descriptors))
 
     def undelivered(self, name: str) -> int:
-        """Events that a broker does not have yet."""
-        return self.log.count(self.ledger.delivered(name))
+        """Events that a broker does not have yet, those that were set aside included."""
+        return self.log.count(self.ledger.delivered(name)) + len(self.ledger.aside(name))
 
     def close(self) -> None:
         """Let go of the files, and so of the lock."""
@@ -343,7 +376,7 @@ def _whole_lines(descriptor: int) -> int:
 def _read_targets(descriptor: int) -> dict[str, dict[str, Any]]:
     """The targets of a ledger; none if a crash left it unreadable."""
     try:
-        document = json.loads(os.pread(descriptor, 65536, 0) or b"{}")
+        document = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0) or b"{}")
         targets = document.get("targets", {})
         return {name: target for name, target in targets.items() if _is_target(target)}
     except (ValueError, AttributeError, RecursionError):
@@ -356,4 +389,9 @@ def _is_target(target: Any) -> bool:
         and isinstance(target.get("topic"), str)
         and isinstance(target.get("delivered"), int)
         and target["delivered"] >= 0
+        and _is_aside(target.get("set_aside", []), target["delivered"])
     )
+
+
+def _is_aside(offsets: Any, delivered: int) -> bool:
+    return isinstance(offsets, list) and all(isinstance(each, int) and 0 <= each < delivered for each in offsets)

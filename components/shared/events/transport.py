@@ -29,6 +29,10 @@ class Refused(DeliveryError):  # noqa: N818 - the broker's answer
     """The broker answers no, and will until a setting is changed: topic, permission, credentials."""
 
 
+class TooLarge(DeliveryError):  # noqa: N818 - the broker's answer
+    """The broker refuses the event that follows the delivered ones, for its size; those behind it may be taken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sealed:
     """An event as it is sent.
@@ -84,6 +88,7 @@ class Transport(Protocol):
         Raises:
             Unavailable: Not now.
             Refused: Not until somebody changes a setting.
+            TooLarge: One of the events not until the broker's limit is raised.
         """
         ...
 

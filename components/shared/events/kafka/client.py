@@ -107,8 +107,38 @@ class KafkaConnection:
         Raises:
             KafkaError: There is no such topic, or nobody answers; as kafka-python says it.
         """
+        from kafka.errors import for_code
+
+        with self._admin(timeout_s) as admin:
+            # A producer's question would make the topic where brokers make them by themselves; this one does not.
+            (described,) = admin.describe_topics([self.topic])
+            if code := described["error_code"]:
+                raise for_code(code)(self.topic)
+            partitions = tuple(each["partition_index"] for each in described["partitions"])
+            return TopicDescription(admin.config["api_version"], partitions)
+
+    def size_limit(self, timeout_s: float) -> int | None:
+        """The most bytes that the topic takes in a batch; None where nobody says it, as without DescribeConfigs."""
+        from kafka.admin import ConfigResource, ConfigResourceType
+        from kafka.errors import KafkaError
+
+        name = "max.message.bytes"
+        asked = ConfigResource(ConfigResourceType.TOPIC, self.topic, [name])
+        with suppress(KafkaError, LookupError, ValueError), self._admin(timeout_s) as admin:
+            # By default it leaves out what is a default of the broker; a refusal it shows as no settings.
+            answer = admin.describe_configs([asked], config_filter="all")
+            return int(answer["topic"][self.topic][name]["value"])
+        return None
+
+    @contextmanager
+    def _admin(self, timeout_s: float) -> Iterator[Any]:
+        """An admin client.
+
+        Raises:
+            KafkaError: Nobody answers; as kafka-python says it.
+        """
         from kafka import KafkaAdminClient
-        from kafka.errors import KafkaError, for_code
+        from kafka.errors import KafkaError
         from kafka.net.compat import KafkaNetClient
 
         made: list[Any] = []
@@ -130,12 +160,7 @@ class KafkaConnection:
                 opened.close()  # a constructor that fails leaves a thread and its sockets behind
             raise
         try:
-            # A producer's question would make the topic where brokers make them by themselves; this one does not.
-            (described,) = admin.describe_topics([self.topic])
-            if code := described["error_code"]:
-                raise for_code(code)(self.topic)
-            partitions = tuple(each["partition_index"] for each in described["partitions"])
-            return TopicDescription(admin.config["api_version"], partitions)
+            yield admin
         finally:
             admin.close()
 

@@ -1,7 +1,9 @@
 """Sealed events to a Kafka topic.
 
 A window is one batch of an idempotent producer with one request in flight: the broker takes all of it or nothing, and
-the next window is only made when this one was taken. A producer that failed in any way is thrown away: an expired batch
+the next window is only made when this one was taken. The client halves a batch that is larger than the topic takes, in
+order, until all of it is taken or one event alone is refused; every event behind that one then fails as well, with the
+same error, whatever its size. A producer that failed in any way is thrown away: an expired batch
 leaves kafka-python's unusable, and one that waits for a broker which accepts and never answers turns a core. So in an
 outage there is no producer, and the brokers are probed instead.
 """
@@ -15,12 +17,12 @@ from typing import Any
 
 from components.shared.events.event import CONTENT_TYPE
 from components.shared.events.kafka.client import KafkaConnection
-from components.shared.events.transport import Patience, Sealed, Unavailable
-
-_CONTENT_TYPE = ("content-type", CONTENT_TYPE.encode())
+from components.shared.events.transport import Patience, Sealed, TooLarge, Unavailable
 
 # Above one window, so that a window is one batch.
 _BATCH_BYTES = 1_000_000
+_REQUEST_BYTES = 30_000_000  # what an event may have is the topic's to say; the client's memory is 32 MiB
+_LIMIT_S = 3.0  # to ask for the topic's limit
 # A window that is not answered for so long is not waited for any more: the brokers are asked how they are instead.
 _ANSWER_S = 10.0
 _GLANCE_S = 0.2  # how often a wait looks whether it is to end
@@ -45,6 +47,8 @@ class KafkaTransport:
         self._connection = KafkaConnection(servers, topic)
         self.place = self._connection.place
         self._producer: Any = None
+        self._has_asked_for_limit = False
+        self._limit: int | None = None
 
     def send(self, events: Sequence[Sealed], patience: Patience) -> None:
         """Publish a window."""
@@ -54,7 +58,7 @@ class KafkaTransport:
             if self._producer is None:
                 self._connect(patience)
             self._publish(events, patience)
-        except KafkaError as error:
+        except KafkaError as error:  # of connecting
             self.close()
             raise self._connection.trouble(error) from error
         except BaseException:
@@ -62,26 +66,43 @@ class KafkaTransport:
             raise
 
     def _publish(self, events: Sequence[Sealed], patience: Patience) -> None:
-        from kafka.errors import KafkaError
+        from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
         given_up = time.monotonic() + _ANSWER_S
-        futures = [
-            self._producer.send(
-                self._connection.topic,
-                key=event.key.encode(),
-                value=event.body,
-                headers=[_CONTENT_TYPE] + [(f"ce_{name}", text.encode()) for name, text in event.attributes.items()],
-            )
-            for event in events
-        ]
+        futures: list[Any] = []
+        with suppress(MessageSizeTooLargeError):  # above the client's own limit; those before it are sent
+            for event in events:
+                futures.append(
+                    self._producer.send(
+                        self._connection.topic, key=event.key.encode(), value=event.body, headers=_headers(event)
+                    )
+                )
         while (left := min(patience(), given_up - time.monotonic())) > 0 and not all(one.is_done for one in futures):
             with suppress(KafkaError):  # the futures tell what became of the events
                 self._producer.flush(timeout=min(left, _GLANCE_S))
-        for future in futures:
+        for number, future in enumerate(futures):
             if not future.is_done:
-                raise Unavailable(f"{self.place} does not answer")
+                raise Unavailable(f"{self.place} does not answer", number)
             if future.failed():
-                raise future.exception
+                if isinstance(future.exception, MessageSizeTooLargeError | RecordListTooLargeError):
+                    raise self._too_large(events, number, patience)
+                trouble = self._connection.trouble(future.exception)
+                trouble.delivered = number
+                raise trouble from future.exception
+        if len(futures) < len(events):
+            raise self._too_large(events, len(futures), patience)
+
+    def _too_large(self, events: Sequence[Sealed], number: int, patience: Patience) -> TooLarge:
+        """That an event is, with its size and, where its user may ask for it, the topic's limit."""
+        from kafka.record.default_records import DefaultRecordBatchBuilder
+
+        event = events[number]
+        size = DefaultRecordBatchBuilder.estimate_size_in_bytes(event.key.encode(), event.body, _headers(event))
+        if not self._has_asked_for_limit:
+            self._has_asked_for_limit = True
+            self._limit = self._connection.size_limit(min(patience(), _LIMIT_S))
+        of = "" if self._limit is None else f" of {self._limit:,}"
+        return TooLarge(f"{self.place}: an event of {size:,} bytes is above its max.message.bytes{of}", number)
 
     def _connect(self, patience: Patience) -> None:
         from kafka import KafkaProducer
@@ -93,6 +114,7 @@ class KafkaTransport:
             enable_idempotence=True,
             max_in_flight_requests_per_connection=1,
             batch_size=_BATCH_BYTES,
+            max_request_size=_REQUEST_BYTES,
             linger_ms=50,  # a window is flushed at once; this only keeps its beginning from leaving alone
             max_block_ms=round(_ANSWER_S * 1000),
             request_timeout_ms=_REQUEST_MS,
@@ -113,3 +135,8 @@ class KafkaTransport:
             producer._sender.force_close()
             producer._sender.join(0.5)
             producer.close(timeout=0)
+
+
+def _headers(event: Sealed) -> list[tuple[str, bytes]]:
+    attributes = [(f"ce_{name}", text.encode()) for name, text in event.attributes.items()]
+    return [("content-type", CONTENT_TYPE.encode()), *attributes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from functools import partial
 from pathlib import Path
@@ -147,6 +148,16 @@ def _of_file(file: str) -> google.auth.credentials.Credentials:
             warnings.simplefilter("ignore", DeprecationWarning)
             found, _ = google.auth.load_credentials_from_file(file, scopes=scopes)  # type: ignore[no-untyped-call]
     return found
+
+
+def is_too_large(error: Exception) -> bool:
+    """Whether a publish call was refused for the size of what it brings: 10 MB for the service, 4 MB for others."""
+    from google.api_core import exceptions
+
+    # "The value for request_size is too large…", "Request payload size exceeds the limit…" (Google), "Received message
+    # larger than max…" (gRPC's own limit, an emulator's); the same codes mean other things with other texts.
+    refused = isinstance(error, exceptions.InvalidArgument | exceptions.ResourceExhausted)
+    return refused and re.search(r"too large|exceeds the limit|larger than max", str(error)) is not None
 
 
 def explain(error: Exception, place: str, action: str) -> tuple[bool, str]:

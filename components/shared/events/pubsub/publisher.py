@@ -1,7 +1,8 @@
 """Sealed events to a Pub/Sub topic.
 
-One call publishes one window and is retried by our own delivery, so the client's batching, its futures and its paused
-ordering keys are not used: the order is kept because a window is only sent when the one before it was taken.
+One call publishes one window, or a part of one that is too large, and is retried by our own delivery, so the client's
+batching, its futures and its paused ordering keys are not used: the order is kept because a window is only sent when
+the one before it was taken.
 """
 
 from __future__ import annotations
@@ -11,8 +12,14 @@ from typing import Any
 
 from components.shared.errors import StatusRefusedError
 from components.shared.events.event import CONTENT_TYPE
-from components.shared.events.pubsub.client import check_credentials_file, explain, open_channel, require_client
-from components.shared.events.transport import Patience, Refused, Sealed, Unavailable
+from components.shared.events.pubsub.client import (
+    check_credentials_file,
+    explain,
+    is_too_large,
+    open_channel,
+    require_client,
+)
+from components.shared.events.transport import DeliveryError, Patience, Refused, Sealed, TooLarge, Unavailable
 
 _LATE_LIMIT = 5  # calls in a row that ran out of time
 
@@ -43,7 +50,24 @@ class PubSubTransport:
         self._client: Any = None
 
     def send(self, events: Sequence[Sealed], patience: Patience) -> None:
-        """Publish a window in one call."""
+        """Publish a window in one call, or in several that are smaller where the service refuses it for its size."""
+        done, most = 0, len(events)
+        while done < len(events):
+            part = events[done : done + most]
+            try:
+                self._publish(part, patience)
+            except TooLarge as error:
+                if len(part) == 1:
+                    error.delivered = done
+                    raise
+                most = len(part) // 2
+            except DeliveryError as error:
+                error.delivered = done
+                raise
+            else:
+                done += len(part)
+
+    def _publish(self, events: Sequence[Sealed], patience: Patience) -> None:
         from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, RetryError
         from google.auth.exceptions import GoogleAuthError
         from google.pubsub_v1.types import PubsubMessage
@@ -66,6 +90,11 @@ class PubSubTransport:
         except StatusRefusedError as error:
             raise Refused(str(error)) from error
         except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
+            if is_too_large(error):
+                self._late = 0
+                size = sum(len(PubsubMessage.serialize(message)) for message in messages)
+                said = " ".join(str(error).split())
+                raise TooLarge(f"{self.place}: an event of {size:,} bytes is too large: {said}") from error
             # A slow connection needs several calls to come up; one that stays silent may be half dead, and one that
             # failed is: the next attempt makes its own.
             self._late = self._late + 1 if isinstance(error, DeadlineExceeded) else _LATE_LIMIT
