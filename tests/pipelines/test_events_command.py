@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,13 @@ from components.shared.errors import StatusRefusedError
 from components.shared.events import courier
 from components.shared.events.event import event_schema
 from components.shared.events.transport import Refused
+from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
 from pipelines.cli import main
 from tests.configs import small
-from tests.shared.events.transports import PATIENCE_S, ScriptedTransport, left_spool, lines_of, stream_to
+from tests.peers.http_faults import Refuse
+from tests.peers.noida import DurableKafkaBroker
+from tests.peers.object_store import Bucket
+from tests.shared.events.transports import PATIENCE_S, ScriptedTransport, left_spool, lines_of, stream_to, until
 
 Told = pytest.CaptureFixture[str]
 
@@ -85,6 +93,7 @@ def test_what_stays_undelivered_is_told_and_exits_1(tmp_path: Path, capsys: Told
                 "delivered": 0,
                 "undelivered": 2,
                 "trouble": "kafka status: no such topic",
+                "set_aside": 0,
             }
         ],
     }
@@ -155,6 +164,90 @@ def test_wrong_credentials_exit_2(tmp_path: Path, capsys: Told, monkeypatch: pyt
     monkeypatch.setattr(status, "transport_of", refuse)
     path = left_spool(tmp_path, lines_of(1), "kafka")
     assert bad(capsys, str(path)) == "error: KAFKA_SASL_PASSWORD is missing\n"
+
+
+# The real frame around work that only reports progress, so that it starts in half a second.
+TALKING = """
+import os, sys, time
+from components.shared.events.data import Checkpoint, Progress
+from components.shared.run import step_run
+from components.shared.step import run_step
+
+def work(params, emit):
+    for epoch in range(1, 6):
+        emit(Progress(epoch, 5, "batches", epoch, 5, metrics={"accuracy": 0.5}))
+    emit(Checkpoint(5, 5, "gs://bucket/" + os.environ["SOME_API_KEY"]))
+    time.sleep(600)
+
+run_step("train", open(sys.argv[1]).read(), work, lambda: step_run(in_pipeline=True))
+"""
+
+
+def test_what_a_killed_step_left_in_a_bucket_is_delivered(
+    bucket: Bucket, tmp_path: Path, capsys: Told, topic: str, leaky_kafka_client: None
+) -> None:
+    events = f"{bucket.uri}/runs/7/events"
+    with DurableKafkaBroker() as broker:
+        broker.create_topic(topic)
+        broker.kill()
+        params = params_file(tmp_path, KAFKA_HOST=broker.bootstrap, KAFKA_TOPIC=topic, TIMEOUT=1)
+        environment = {EVENTS_VARIABLE: events, RUN_VARIABLE: "run-1", "SOME_API_KEY": "hunter2-hunter2"}
+        command = [sys.executable, "-c", TALKING, params]
+        step = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE)
+        try:
+            spool = f"{events}/run-1.train.0.jsonl"
+            name = spool.removeprefix(f"{bucket.uri}/")
+            until(
+                lambda: step.poll() is not None or (name in bucket.names() and b"step.checkpoint" in bucket.read(name))
+            )
+        finally:
+            step.kill()
+            said = step.communicate()[1]
+        assert step.returncode == -signal.SIGKILL, said
+        left = bucket.read(name)
+        assert b"hunter2" not in b"".join(bucket.objects().values())
+        broker.start()
+
+        assert main(["events", "replay", events]) == 0
+        count = left.count(b"\n")
+        assert capsys.readouterr().out.startswith(f"{spool}: {count} events to Kafka")
+        assert [record.value for record in broker.records(topic)] == left.splitlines()
+        assert bucket.read(name) == left
+
+        for named in (events, f"{events}/", spool):
+            assert main(["events", "replay", named]) == 0
+            assert capsys.readouterr().out.startswith(f"{spool}: 0 events to Kafka")
+        assert len(broker.records(topic)) == count
+
+
+@pytest.mark.parametrize("bucket", ["gs"], indirect=True)
+def test_what_in_a_bucket_cannot_be_replayed_exits_2_with_one_line(bucket: Bucket, capsys: Told) -> None:
+    bucket.write("empty/run-1.train.0.jsonl", b"a claim")
+    scheme = bucket.uri.partition("://")[0]
+    assert f"{bucket.uri}/empty: has no spools with events (RUN.STEP.ATTEMPT.jsonl); check the address" in bad(
+        capsys, f"{bucket.uri}/empty"
+    )
+    assert "run-1.train.1.jsonl: is not there, or holds no events" in bad(
+        capsys, f"{bucket.uri}/empty/run-1.train.1.jsonl"
+    )
+    assert "there is no bucket no-such-bucket-here" in bad(capsys, f"{scheme}://no-such-bucket-here/events")
+    assert "azure:// is not known here" in bad(capsys, "azure://bucket/events")
+
+
+@pytest.mark.parametrize("bucket", ["gs"], indirect=True)
+def test_a_ledger_that_cannot_be_put_back_is_told_and_the_events_are_there(
+    bucket: Bucket, tmp_path: Path, brokers: Brokers, capsys: Told
+) -> None:
+    path = left_spool(tmp_path, lines_of(3), "kafka")
+    for file in tmp_path.iterdir():
+        bucket.write(f"events/{file.name}", file.read_bytes())
+    bucket.faults.inject(Refuse(403), "write", times=None)
+    assert main(["events", "replay", f"{bucket.uri}/events"]) == 0
+    told = capsys.readouterr()
+    assert told.out == f"{bucket.uri}/events/{path.name}: 3 events to kafka status\n"
+    assert told.err.count("\n") == 1
+    assert "the next replay delivers the same events again, under the same ids" in told.err
+    assert len(brokers["kafka"].taken) == 3
 
 
 @pytest.mark.parametrize(

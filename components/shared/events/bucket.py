@@ -146,13 +146,16 @@ class EventsBucket:
         return self._whole
 
     def put_ledgers(self) -> None:
-        """Put every ledger that has changed since it was fetched.
+        """Put every ledger that has changed since it was fetched, and end the connection.
 
         Raises:
             StorageRefusedError: The bucket may not be written.
             StorageUnavailableError: The store does not answer in time.
         """
-        self._in_time(self._put_ledgers)
+        try:
+            self._in_time(self._put_ledgers)
+        finally:
+            self._let_go()
 
     # Fetching.
 
@@ -232,16 +235,22 @@ class EventsBucket:
             if self._claimed is None:
                 run, step, attempt = self._own.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)
                 self._claimed = self._claim(self._connected()[0], run, step, int(attempt))
+            if not self._put_bytes:  # whenever the process is killed, a spool without a ledger would name no broker
+                self._put_own_ledger(ledger)
             if len(lines) > self._put_bytes:
                 _write(self._connected()[0], self.location.child(self._claimed).key, lines, None)
                 self._put_bytes = len(lines)
-            if ledger not in (self._ledgers.get(self._own.name), b""):
-                self._put_ledger(*self._connected(), self._claimed, ledger)
-                self._ledgers[self._own.name] = ledger
+            self._put_own_ledger(ledger)
         if any(True for _ in self._changed_ledgers()):
             self._put_ledgers(*self._connected())
         if self._own is not None and self._own.stat().st_size > LARGEST_SPOOL:
             raise ShutterlineError(f"{self._own.name} has more than {LARGEST_SPOOL >> 20} MB")
+
+    def _put_own_ledger(self, ledger: bytes) -> None:
+        assert self._own is not None and self._claimed is not None  # noqa: S101, PT018 - the caller has both
+        if ledger not in (self._ledgers.get(self._own.name), b""):
+            self._put_ledger(*self._connected(), self._claimed, ledger)
+            self._ledgers[self._own.name] = ledger
 
     def _put_ledgers(self, store: ObjectStore, transfer: Transfer) -> None:
         def put(name: str, ledger: bytes) -> None:
@@ -263,7 +272,9 @@ class EventsBucket:
         for _ in range(_TRIES):
             found = store.stat(key)
             with suppress(Changed):
-                there = read_small(store, transfer, self.location, found) if found and found.bytes < 1 << 20 else b""
+                there = (
+                    read_small(store, transfer, self.location, found) if found and found.bytes < LARGEST_SPOOL else b""
+                )
                 merged = _forward(ledger, there)
                 if merged != there:
                     _write(store, key, merged, found.version if found else ABSENT)

@@ -15,6 +15,7 @@ import socket
 import ssl
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -345,7 +346,9 @@ def _settings(uri: str, file: str | None) -> tuple[Any, str]:
         credentials: Any = AnonymousCredentials()  # type: ignore[no-untyped-call]
         if not os.environ.get(EMULATOR_VARIABLE):
             load: Any = partial(google.auth.load_credentials_from_file, file) if file else google.auth.default
-            credentials, _ = load(scopes=Client.SCOPE)
+            with warnings.catch_warnings():  # of files from strangers; this one is named by whoever starts the run
+                warnings.simplefilter("ignore", DeprecationWarning)
+                credentials, _ = load(scopes=Client.SCOPE)
         universe = {"universe_domain": credentials.universe_domain}
         client = Client(project="none", credentials=credentials, client_options=universe)
         endpoint = str(client.api_endpoint)
