@@ -41,7 +41,7 @@ class Pod:
     @property
     def events(self) -> list[StepEvent]:
         """What the steps told."""
-        return events_in(self.folder / "events")
+        return list(events_in(self.folder / "events"))
 
     def record(self, step: str) -> dict[str, Any]:
         """A step's record."""

@@ -3,6 +3,7 @@
 # No postponed annotations here: kfp reads the artifact types from them.
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,6 @@ def test_metadata_is_what_the_launcher_can_store(values: dict[str, Any], expecte
 # What 0.5.0 did, and what else the launcher refuses; none of it is refused by kfp's executor.
 
 
-@dsl.component(base_image="none")
 def reports_as_before(model: Output[Model]) -> None:
     """As train of 0.5.0, its report as it was."""
     report = {"model": model.path, "resumed_from": None, "best_epoch": 20, "metrics": {"loss": 0.001}}
@@ -160,25 +160,22 @@ def reports_as_before(model: Output[Model]) -> None:
     Path(model.path).write_text("weights")
 
 
-@dsl.component(base_image="none")
 def measures_nothing(metrics: Output[Metrics]) -> None:
     metrics.log_metric("loss", float("nan"))
     Path(metrics.path).write_text("{}")
 
 
-@dsl.component(base_image="none")
 def links_a_directory(model: Output[Model]) -> None:
     Path(model.path, "versions", "1").mkdir(parents=True)
     Path(model.path, "latest").symlink_to("versions/1")
 
 
-@dsl.component(base_image="none")
 def makes_nothing(model: Output[Model], model_sha256: OutputPath(str)) -> None:  # type: ignore[valid-type]
     pass
 
 
 @pytest.mark.parametrize(
-    ("component", "message"),
+    ("function", "message"),
     [
         (reports_as_before, r"^model\.metadata\.resumed_from: unknown/unsupported value type .*NullValue$"),
         (measures_nothing, "failed to unmarshall ExecutorOutput: NaN is no JSON"),
@@ -186,6 +183,7 @@ def makes_nothing(model: Output[Model], model_sha256: OutputPath(str)) -> None: 
         (makes_nothing, "output parameter model_sha256: there is no .*; output artifact model: there is no "),
     ],
 )  # fmt: skip
-def test_what_the_launcher_refuses_fails_a_test(pod: Pod, component: Any, message: str) -> None:
+def test_what_the_launcher_refuses_fails_a_test(pod: Pod, function: Callable[..., None], message: str) -> None:
+    component = dsl.component(function, base_image="none")
     with pytest.raises(LauncherRefusedError, match=message):
         pod.run(component)
