@@ -1,0 +1,287 @@
+"""Random histories of a run on a platform, against a model of it: every event is true, or says that it does not know.
+
+The model is Kubeflow's as it was seen (2.16.1 and 2.17.0): pods that are deleted are started again, exit codes are not;
+Retry by hand starts the failed steps with a retry index of 0 and the same pod name, and never an exit task that had
+succeeded; the state that is handed to the exit task is RUNNING where everything came from the cache or the run was
+terminated. Each process has its own luck with the broker, the folder of events and Kubeflow's API.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import event as note
+from hypothesis import strategies as st
+
+from components.exit_step import report as exit_report
+from components.exit_step.report import report_end
+from components.shared import status as status_module
+from components.shared.events import courier
+from components.shared.events.data import Error, EventData, Failed, Progress, Succeeded
+from components.shared.events.event import PIPELINE, StepEvent
+from components.shared.events.kafka import history as kafka_history
+from components.shared.events.replay import find_spools, replay
+from components.shared.events.runs import RunView, fold
+from components.shared.events.spool import events_in, spools_of
+from components.shared.events.transport import Patience, Sealed, Unavailable
+from components.shared.kubeflow_api import NoAnswerError
+from components.shared.kubeflow_run import RunReport, TaskReport, TaskState
+from components.shared.params import Params
+from components.shared.run import EVENTS_VARIABLE, RETRY_VARIABLE, step_run
+from components.shared.status import PIPELINE_STEPS, Status
+from components.shared.step import StepFailed, run_step
+from tests.configs import small
+
+RUN = "0a1b2c3d-4e5f-6789-abcd-ef0123456789"
+PARAMS = Params.from_dict(small(KAFKA_HOST="localhost", KAFKA_TOPIC="status", TIMEOUT=0.1))
+LOG = logging.getLogger("tests.histories")
+HOUR = timedelta(hours=1)
+FATES = ["succeeds", "fails", "killed", "killed at once", "deleted", "terminated"]
+
+
+@dataclass(frozen=True)
+class Luck:
+    """What one process meets."""
+
+    broker_at_start: bool = True
+    broker_at_end: bool = True
+    folder: bool = True
+    api: bool = True
+
+
+LUCK = st.builds(Luck, st.booleans(), st.booleans(), st.booleans(), st.booleans()) | st.just(Luck())
+
+
+@dataclass
+class Broker:
+    """A topic in memory, and whether it can be reached."""
+
+    records: list[bytes] = field(default_factory=list)
+    is_up: bool = True
+
+    name = "kafka"
+    place = "kafka in memory"
+
+    def send(self, events: Sequence[Sealed], patience: Patience) -> None:
+        if not self.is_up:
+            raise Unavailable("kafka in memory does not answer")
+        self.records += [event.body for event in events]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def read(self, *_: object, **__: object) -> kafka_history.History:
+        return kafka_history.History(list(self.records) if self.is_up else [], self.is_up, "" if self.is_up else "away")
+
+
+@dataclass
+class World:
+    """A platform, the run on it, and what the run's processes have emitted."""
+
+    folder: Path | None
+    broker: Broker = field(default_factory=Broker)
+    states: dict[str, TaskState] = field(default_factory=lambda: dict.fromkeys(PIPELINE_STEPS, "waiting"))
+    terminated: bool = False
+    retried: bool = False
+    exit_succeeded: bool = False
+    luck: Luck = field(default_factory=Luck)
+    truths: list[str] = field(default_factory=list)  # after each phase
+    heard: int = 0  # records at the broker when the last phase began
+
+    @property
+    def truth(self) -> str:
+        """How the run ended, by the platform."""
+        if self.terminated:
+            return "cancelled"
+        done = all(state in ("succeeded", "cached") for state in self.states.values())
+        return "succeeded" if done else "failed"
+
+    def ask(self, run: str, within_s: float, *, is_over: bool) -> RunReport:
+        """Kubeflow's API, as a process of the run meets it."""
+        if not self.luck.api:
+            raise NoAnswerError("no API here")
+        body = {"cancelled": "cancelled", "succeeded": "succeeded", "failed": "failed"}[self.truth]
+        tasks = {step: TaskReport(step, state) for step, state in self.states.items()}
+        state = "cancelling" if self.terminated else "running"
+        return RunReport(state, tasks, self.retried, body if is_over else "running")  # type: ignore[arg-type] # its words
+
+    def environment(self, patch: pytest.MonkeyPatch, attempt: int) -> None:
+        patch.setenv("KFP_POD_NAME", "shutterline-image-classifier-x-retry-system-container-impl-1")
+        patch.setenv("KFP_POD_UID", str(uuid4()))
+        patch.setenv(RETRY_VARIABLE, str(attempt))
+        if self.folder is None:
+            patch.delenv(EVENTS_VARIABLE, raising=False)
+        else:
+            # A file in the way, as nobody can write below one, root neither.
+            patch.setenv(EVENTS_VARIABLE, str(self.folder if self.luck.folder else self.folder / "file" / "events"))
+        self.broker.is_up = self.luck.broker_at_start
+
+    def process(self, patch: pytest.MonkeyPatch, step: str, attempt: int, fate: str, luck: Luck) -> None:
+        """One pod of a step."""
+        self.luck, self.states[step] = luck, "running"
+        self.environment(patch, attempt)
+        if fate != "killed at once":
+            status = Status(step, step_run(in_pipeline=True, platform_run=RUN), LOG)
+            status.open(PARAMS)
+            status.check("warn")
+            status.emit(Progress(1, 2))
+            self.broker.is_up = luck.broker_at_end
+            end: EventData | None = {
+                "succeeds": Succeeded(1.0),
+                "fails": Failed(1.0, Error("DataError", "no images"), 2),
+            }.get(fate)
+            if end is not None:
+                status.end(end)
+            else:
+                kill(status)
+        self.states[step] = "succeeded" if fate == "succeeds" else "cancelled" if fate == "terminated" else "failed"
+
+    def phase(self, patch: pytest.MonkeyPatch, draw: Draw) -> None:
+        """All steps that have not succeeded, in order, until one does not."""
+        self.heard = len(self.broker.records)
+        cached = not self.retried
+        for step in PIPELINE_STEPS:
+            if self.states[step] in ("succeeded", "cached"):
+                continue
+            if cached and draw.one_in(3):
+                self.states[step] = "cached"
+                continue
+            cached = False
+            for attempt in range(3):
+                fate = draw.fate()
+                self.process(patch, step, attempt, fate, draw.luck())
+                if fate != "deleted":
+                    break
+            if fate == "terminated":
+                self.terminated = True
+            if self.states[step] != "succeeded":
+                break
+        for step, state in self.states.items():
+            if state in ("waiting", "running"):
+                self.states[step] = "skipped"
+
+    def exit(self, patch: pytest.MonkeyPatch, luck: Luck) -> None:
+        """The exit task, with the state that Kubeflow hands it."""
+        self.luck = luck
+        self.environment(patch, 0)
+        is_cached = all(state == "cached" for state in self.states.values())
+        state = "RUNNING" if self.terminated or is_cached else "COMPLETE" if self.truth == "succeeded" else "FAILED"
+        run = step_run(in_pipeline=True, platform_run=RUN)
+
+        def work(params: Params, emit: object) -> exit_report.PipelineEnd:
+            self.broker.is_up = luck.broker_at_end
+            return report_end(state=state, run=run, targets=params.status_targets)
+
+        with suppress(StepFailed):  # it could not publish
+            run_step("exit", PARAMS, work, lambda: run)
+            self.exit_succeeded = True
+
+
+def kill(status: Status) -> None:
+    """As SIGKILL: what is spooled stays, and nobody reports an end."""
+    stream = status._stream
+    assert stream is not None
+    stream.close(0.05)
+
+
+@dataclass
+class Draw:
+    """Hypothesis's choices, one by one."""
+
+    data: st.DataObject
+
+    def fate(self) -> str:
+        return self.data.draw(st.sampled_from(["succeeds"] * 6 + FATES[1:]))
+
+    def luck(self) -> Luck:
+        return self.data.draw(LUCK)
+
+    def one_in(self, number: int) -> bool:
+        return self.data.draw(st.integers(1, number)) == 1
+
+
+@pytest.fixture(scope="module")
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_FIRST_PAUSE_S", "_LONGEST_PAUSE_S"):
+            patch.setattr(courier, name, 0.005)
+        yield patch
+
+
+@pytest.mark.slow
+@settings(max_examples=200, suppress_health_check=list(HealthCheck), deadline=None)
+@given(st.data(), st.booleans())
+def test_every_history_is_told_as_it_was_or_as_unknown(
+    patch: pytest.MonkeyPatch, data: st.DataObject, kept: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        world = World(Path(directory) / "events" if kept else None)
+        if world.folder is not None:
+            world.folder.mkdir()
+            (world.folder / "file").touch()
+        patch.setattr(status_module, "transport_of", lambda name, target: world.broker)
+        patch.setattr(status_module, "ask_run", world.ask)
+        patch.setattr(exit_report, "ask_run", world.ask)
+        patch.setattr(kafka_history, "read_history", world.broker.read)
+        draw = Draw(data)
+
+        world.phase(patch, draw)
+        world.exit(patch, draw.luck())
+        world.truths.append(world.truth)
+        for _ in range(2):
+            if world.truth == "succeeded" or not draw.one_in(2):
+                break
+            # Retry by hand: what had succeeded stays, the rest runs again, the exit task only if it had failed.
+            world.retried, world.terminated = True, False
+            world.states = {
+                step: state if state in ("succeeded", "cached") else "waiting" for step, state in world.states.items()
+            }
+            world.phase(patch, draw)
+            if not world.exit_succeeded:
+                world.exit(patch, draw.luck())
+            world.truths.append(world.truth)
+        judge(world)
+
+
+def judge(world: World) -> None:
+    """Compare what was published with the model."""
+    spooled = list(events_in(world.folder)) if world.folder is not None else []
+    published = [StepEvent.from_bytes(body) for body in world.broker.records]
+    distinct: dict[tuple[str, str], StepEvent] = {}
+    for event in (*spooled, *published):
+        assert distinct.setdefault(event.identity, event) == event, "one identity for two events"
+
+    world.broker.is_up = True
+    if world.folder is not None and spools_of(world.folder, RUN):
+        found = find_spools([world.folder], world.folder, LOG)
+        done = replay(found, lambda name, target: world.broker, timeout_s=5, log=LOG)
+        assert sum(entry.undelivered for entry in done) == 0
+        published = [StepEvent.from_bytes(body) for body in world.broker.records]
+        assert {event.identity for event in spooled} <= {event.identity for event in published}, "undelivered and lost"
+
+    view = fold(RUN, published)
+    ends = sorted((event for event in published if event.step == PIPELINE and event.is_terminal), key=lambda e: e.time)
+    allowed = {*world.truths, "unknown"}
+    if world.terminated or "cancelled" in world.truths:
+        allowed.add("failed")  # of a run that was terminated, where Kubeflow cannot be asked
+    assert {event.state for event in ends} <= allowed
+
+    if world.retried and len(world.broker.records) == world.heard:
+        return  # nothing of the last phase was ever published: nobody who reads events can know of it
+    note(f"the run {world.truth}{' after a Retry' if world.retried else ''}; watch: {state_of(view)}")
+    last = {world.truth, "unknown"} | ({"failed"} if world.terminated else set())
+    assert state_of(view) in last, (world.truths, [(event.id, event.state) for event in published])
+
+
+def state_of(view: RunView) -> str:
+    """What `watch` shows long after the last event."""
+    return view.state_at(view.last + HOUR) if view.last is not None else "unknown"
