@@ -17,7 +17,7 @@ import pytest
 from components.shared.errors import ArtifactError
 from components.shared.events.data import Emit, EventData, Progress
 from components.shared.events.event import StepEvent
-from components.shared.events.replay import Replayed, replay
+from components.shared.events.replay import FoundSpool, Replayed, replay
 from components.shared.params import Params
 from components.shared.run import StepRun
 from components.shared.status import transport_of
@@ -104,7 +104,9 @@ def replayed(done: Trained) -> list[Replayed]:
     """Deliver the rest, as ``shutterline events replay`` does."""
     for _ in range(300):
         with suppress(ArtifactError):
-            return replay([done.spool], transport_of, timeout_s=20.0, log=logging.getLogger("test"))
+            return replay(
+                [FoundSpool(done.spool, str(done.spool))], transport_of, timeout_s=20.0, log=logging.getLogger("test")
+            )
         time.sleep(0.1)  # the step's process would be gone by now; here its thread ends with its call
     raise AssertionError("the spool is still in use")
 
