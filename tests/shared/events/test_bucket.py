@@ -129,6 +129,18 @@ def test_a_claim_whose_answer_is_lost_is_ones_own(bucket: Bucket, opened: Opened
     assert opened().claim("run-1", "train", 0) == 1
 
 
+def test_a_claim_that_another_process_made_meanwhile_is_not_ones_own(bucket: Bucket, opened: Opened) -> None:
+    hold = Hold()
+    bucket.faults.inject(Refuse(503), "write")
+    bucket.faults.inject(hold, "write")  # the next attempt at it
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(opened().claim, "run-1", "train", 0)
+        hold.reached.wait(PATIENCE_S)
+        assert opened().claim("run-1", "train", 0) == 0
+        hold.release.set()
+        assert slow.result() == 1
+
+
 def test_a_store_without_conditions_replaces_nothing(s3_bucket: S3Bucket, tmp_path: Path) -> None:
     s3_bucket.write(f"{FOLDER}/run-1.train.0.jsonl", b"another attempt's\n")
     process = EventsBucket(location_of(s3_bucket), tmp_path, timeout_s=PATIENCE_S, log=LOG)
