@@ -469,19 +469,15 @@ def _lives(details: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[str, da
 
 
 def _earlier(life: list[tuple[str, datetime | None]]) -> tuple[PodAttempt, ...]:
-    """What a task did before a Retry of the run, whose pods and messages are gone."""
+    """What a task did before a Retry of the run, whose pods, times and messages are gone."""
     found: list[PodAttempt] = []
-    began: datetime | None = None
-    end: tuple[str, datetime | None] | None = None
-    for state, when in life:
+    end = ""
+    for state, _ in life:
         if state in _FINAL:
-            end = state, when
-        elif state in _GOING_ON:
-            if end is not None:
-                pod: PodState = "succeeded" if end[0] == "SUCCEEDED" else "failed"
-                found.append(PodAttempt(len(found), "", pod, "", began, end[1]))
-                began, end = None, None
-            began = began or when
+            end = state
+        elif state in _GOING_ON and end:
+            found.append(PodAttempt(len(found), "", "succeeded" if end == "SUCCEEDED" else "failed"))
+            end = ""
     return tuple(found)
 
 

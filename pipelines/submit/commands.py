@@ -14,7 +14,7 @@ from components.shared.signals import EXIT_INTERRUPTED
 from pipelines.compiled import CompiledPipeline, PlatformName, read_compiled
 from pipelines.lint.report import lines_of
 from pipelines.lint.rules import lint
-from pipelines.submit.follow import follow
+from pipelines.submit.follow import Followed, ending, follow, log_lines, look, utc_now
 from pipelines.submit.kubeflow_access import Access, dry_access, read_access
 from pipelines.submit.names import (
     check_name,
@@ -24,8 +24,9 @@ from pipelines.submit.names import (
     submit_run,
     version_name,
 )
-from pipelines.submit.options import check_following, shown_options, target_of
+from pipelines.submit.options import check_following, check_status, shown_options, target_of
 from pipelines.submit.platform import Platform, RunRequest, Submitted
+from pipelines.submit.step_text import rows, run_words, table
 from pipelines.submit.values import check_file_has_no_secret, check_no_secret, checked_params, run_values
 from pipelines.submit.vertex.request import staging_place
 
@@ -60,6 +61,9 @@ def upload(options: argparse.Namespace) -> int:
 
 def submit(options: argparse.Namespace) -> int:
     """``shutterline submit``."""
+    check_status(options)
+    if options.status is not None:
+        return _status(options)
     pipeline = read_compiled(options.file)
     target = target_of(options, pipeline)
     check_following(options)
@@ -86,11 +90,51 @@ def submit(options: argparse.Namespace) -> int:
         return EXIT_OK
     ended = follow(platform, run, options.timeout)
     if options.json:
-        document: dict[str, Any] = {"status": ended.status, "target": target, "run": asdict(run)}
-        document["run"]["state"] = ended.progress.state
-        document |= {"tasks": dict(ended.progress.tasks), "error": ended.progress.error or None}
-        print_json(_redacted(document))
+        print_json(_document(target, run, ended))
     return ended.exit_code
+
+
+def _status(options: argparse.Namespace) -> int:
+    """``shutterline submit --status RUN``."""
+    target = target_of(options, None)
+    access = _access(options, target)
+    check_no_secret("--status", options.status)
+    platform = _platform(options, access)
+    try:
+        run = platform.find(options.status)
+        found = look(platform, run)
+    except KeyboardInterrupt:
+        return _interrupted(options, {"target": target, "run": {"name": options.status}})
+    progress = found.progress
+    if options.json:
+        print_json(_document(target, run, found))
+        return found.exit_code
+    _say(f"{run.name} {run_words(progress)}: {run.url or run.id}")
+    for line in table(rows(progress, utc_now())):
+        _say(f"  {line}")
+    for name, log in found.logs.items():
+        for line in log_lines(name, log):
+            _say(line)
+    if found.exit_code:
+        tell(ending(run, progress))
+    return found.exit_code
+
+
+def _document(target: PlatformName, run: Submitted, found: Followed) -> Any:
+    """What is known of a run, as JSON data."""
+    progress = found.progress
+    document: dict[str, Any] = {"status": found.status, "target": target, "run": asdict(run)}
+    document["run"]["state"] = progress.state
+    document |= {"tasks": progress.tasks, "error": progress.error or None, "retried": progress.retried}
+    document["steps"] = {}
+    for name, step in progress.steps.items():
+        told = document["steps"][name] = asdict(step)
+        for attempt in told["attempts"]:
+            for key in ("started", "finished"):
+                attempt[key] = attempt[key] and attempt[key].isoformat()
+        if (log := found.logs.get(name)) is not None:
+            told["log"] = {"lines": log.own, "launcher": log.launcher, "succeeded": log.succeeded}
+    return _redacted(document)
 
 
 def _check(pipeline: CompiledPipeline, target: PlatformName, *, unchecked: bool) -> None:
@@ -134,12 +178,13 @@ def _access(options: argparse.Namespace, target: PlatformName) -> Access | None:
     return access
 
 
-def _platform(options: argparse.Namespace, access: Access | None, pipeline: CompiledPipeline) -> Platform:
+def _platform(options: argparse.Namespace, access: Access | None, pipeline: CompiledPipeline | None = None) -> Platform:
     """The platform; its client takes a second or two to import, and nothing is connected yet."""
+    if pipeline is not None:
+        check_file_has_no_secret(pipeline, *(access.secrets if access is not None else ()))
     experiment = getattr(options, "experiment", None)
     service_account = getattr(options, "service_account", None)
     if access is None:
-        check_file_has_no_secret(pipeline)
         from pipelines.submit.vertex.platform import VertexPlatform
 
         return VertexPlatform(
@@ -151,7 +196,6 @@ def _platform(options: argparse.Namespace, access: Access | None, pipeline: Comp
             endpoint=options.endpoint,
             experiment=experiment,
         )
-    check_file_has_no_secret(pipeline, *access.secrets)
     from pipelines.submit.kubeflow import KubeflowPlatform
 
     return KubeflowPlatform(
@@ -179,6 +223,8 @@ def _redacted(value: Any) -> Any:
     """A result without secrets: some of its texts are a server's."""
     if isinstance(value, dict):
         return {key: _redacted(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(each) for each in value]
     return redact(value) if isinstance(value, str) else value
 
 

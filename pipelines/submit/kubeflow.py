@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
+from uuid import UUID
 
 from kfp_server_api import (  # type: ignore[import-untyped] # it publishes no types
     ApiClient,
@@ -19,20 +21,24 @@ from kfp_server_api import (  # type: ignore[import-untyped] # it publishes no t
     V2beta1RuntimeConfig,
 )
 
-from components.shared.errors import PlatformRefusedError
+from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError
+from components.shared.kubeflow_run import RunReport, read_run
 from pipelines.compiled import PLATFORM_TITLES, CompiledPipeline
 from pipelines.submit.kubeflow_access import Access, api_host, experiment_name, ui_address
 from pipelines.submit.kubeflow_answers import AlreadyExists, Answers
 from pipelines.submit.kubeflow_client import KubeflowClient
 from pipelines.submit.kubeflow_content import as_sent, digest_of_file, digest_of_version, with_caching
 from pipelines.submit.kubeflow_proxy import proxy_to
-from pipelines.submit.kubeflow_tasks import is_ending, progress_of, run_state
 from pipelines.submit.names import check_name, version_name
 from pipelines.submit.patience import Later, Patience
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded
+from pipelines.submit.step_text import message_words
 from pipelines.submit.values import check_no_secret
+from pipelines.watch_text import printable
 
 _API = "/apis/v2beta1"
+_OLD_API = "/apis/v1beta1"
+_LOGS_API = "/apis/v1alpha1"
 _PLAIN = ApiClient.sanitize_for_serialization
 _SHOWN = 12  # digits of a digest
 
@@ -73,6 +79,7 @@ class KubeflowPlatform:
         check_no_secret(named_by, self._experiment)
         self._service_account = service_account
         self._ui = ui_address(self._host)
+        self._tells_workflows = True
         answers = Answers(self._host, namespace, access.told, proxy_to(self._host))
         self._client = KubeflowClient(self._host, access, answers)
 
@@ -100,18 +107,56 @@ class KubeflowPlatform:
             f"run {request.name}",
             "run_id",
         )
-        state = "cancelled" if is_ending(run) else run_state(run)
+        state = read_run(_plain(run)).state
+        state = "cancelled" if state == "cancelling" else state
         if existed and state not in ("failed", "cancelled"):
             self._check_same(run, request, version_id)
-        return Submitted(run.run_id, request.name, state, f"{self._ui}/#/runs/details/{run.run_id}", existed)
+        return Submitted(run.run_id, request.name, state, self._page(run.run_id), existed)
 
     def progress(self, run: str, patience: Patience | None = None) -> Progress:
         """How the run of that id is doing."""
         patient = patience or Patience()
-        found = patient.persist(
-            lambda: self._client.call(patient, self._client.api.runs.run_service_get_run, run_id=run)
-        )
-        return progress_of(self._client.identified(found, "run_id"))
+        return _progress_of(read_run(*patient.persist(lambda: self._answers_for(patient, run))))
+
+    def find(self, run: str) -> Submitted:
+        """The run of that id, or the newest of that name.
+
+        Raises:
+            PlatformRefusedError: There is none.
+        """
+        patience = Patience()
+        if _is_id(run):
+            found = patience.persist(lambda: self._client.get(patience, f"{_API}/runs/{quote(run, safe='')}"))
+        else:
+            found = _plain(patience.persist(lambda: self._find_run(patience, None, run)) or {})
+        if not found:
+            where = f" in namespace {self._namespace}" if self._namespace else ""
+            raise PlatformRefusedError(f"{self._host}: there is no run of the name or id {printable(run, 60)}{where}")
+        self._client.identified(found, "run_id")
+        name = printable(str(found.get("display_name") or run), 128)
+        return Submitted(found["run_id"], name, read_run(found).state, self._page(found["run_id"]), True)
+
+    def log(self, run: str, pod: str, patience: Patience) -> str | None:
+        """The end of a pod's log; None where the API or a gateway does not give it, or the pod is gone."""
+        return self._client.tail(patience, f"{_LOGS_API}/runs/{quote(run, safe='')}/nodes/{quote(pod, safe='')}/log")
+
+    def _answers_for(self, patience: Patience, run: str) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+        """What v2beta1 and, where it is there, v1beta1 answer for a run."""
+        place = f"runs/{quote(run, safe='')}"
+        found = self._client.identified(self._client.get(patience, f"{_API}/{place}"), "run_id")
+        if not self._tells_workflows:
+            return found, None
+        try:
+            return found, self._client.get(patience, f"{_OLD_API}/{place}")
+        except InputError:  # 404, 403 or a page
+            self._tells_workflows = False
+        except PlatformUnavailableError:  # 500, 501
+            pass
+        return found, None
+
+    def _page(self, run: str) -> str:
+        """Where a person sees a run."""
+        return f"{self._ui}/#/runs/details/{run}"
 
     # Dry runs. Ids that the API gives are in braces.
 
@@ -256,13 +301,14 @@ class KubeflowPlatform:
             )
         return experiment
 
-    def _find_run(self, patience: Patience, experiment_id: str, name: str) -> Any | None:
-        """The newest run of that name: Kubeflow allows several."""
+    def _find_run(self, patience: Patience, experiment_id: str | None, name: str) -> Any | None:
+        """The newest run of that name, of an experiment or any: Kubeflow allows several."""
         found = self._client.listed(
             patience,
             self._client.api.runs.run_service_list_runs,
             "runs",
             experiment_id=experiment_id,
+            namespace=self._namespace if experiment_id is None else None,
             filter=_named("display_name", name),
             sort_by="created_at desc",
         )
@@ -281,7 +327,7 @@ class KubeflowPlatform:
         ):
             raise PlatformRefusedError(
                 f"--name {request.name}: another run has that name, of another pipeline or with other values or "
-                f"account; choose another name, or leave it out ({self._ui}/#/runs/details/{run.run_id})"
+                f"account; choose another name, or leave it out ({self._page(run.run_id)})"
             )
 
     def _make(
@@ -314,6 +360,21 @@ class KubeflowPlatform:
             attempt, lost=f"Whether {what} was made is not known; to repeat this is harmless"
         )
         return self._client.identified(made, key), existed
+
+
+def _progress_of(report: RunReport) -> Progress:
+    failed = [step for step in report.tasks.values() if step.state == "failed" and not step.exit_task]
+    errors = [f"{step.name}: {message_words(step.message)}" for step in failed if step.message]
+    if not errors and report.state == "failed" and report.message:
+        errors.append(message_words(report.message))
+    return Progress(report.state, report.tasks, "; ".join(errors), report.retried)
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
 
 
 def _with_caching_of(request: RunRequest) -> CompiledPipeline:

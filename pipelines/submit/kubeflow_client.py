@@ -7,7 +7,9 @@ a timeout and prints nothing; so kfp.Client says where to connect and signs in, 
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import urllib3
+from kfp_server_api import ApiException  # type: ignore[import-untyped] # it publishes no types
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kfp's own deprecations
@@ -32,6 +35,9 @@ from pipelines.submit.patience import Patience
 _CONNECT_S = 10.0
 _PAGE_SIZE = 100
 _MOST_PAGES = 100
+_PIECE = 64 * 1024
+# Of a text that is read to its end, what is kept, and where its reading is given up.
+_TAIL, _MOST = 1024 * 1024, 256 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -168,6 +174,68 @@ class KubeflowClient:
         self._heard = True
         return result
 
+    def get(self, patience: Patience, path: str) -> dict[str, Any]:
+        """What the API answers, as it is: the generated models know neither every version's fields nor its states.
+
+        Args:
+            patience: Says how long it may take.
+            path: Below the host, such as ``/apis/v2beta1/runs/ID``.
+
+        Raises:
+            Later: Not now.
+            InputError: It is refused, or what answers is no API.
+            PlatformUnavailableError: The server failed.
+        """
+        try:
+            response = self._open(path, patience.request_s())
+            body = response.read().decode("utf-8", "replace")
+            response.release_conn()
+            if not 200 <= response.status < 300:
+                refused = ApiException(status=response.status)
+                refused.body, refused.headers = body, response.headers
+                raise refused
+        except FAILURES as failure:
+            raise self._answers.error(failure, creates=False, heard=self._heard) from failure
+        if not is_json(body):
+            raise self._answers.no_api("answers with a page")
+        self._heard = True
+        document: dict[str, Any] = json.loads(body)
+        return document
+
+    def tail(self, patience: Patience, path: str) -> str | None:
+        """The last MiB of a text; None where it is not to be had, for whatever reason, or has no end in that time."""
+        seconds = patience.request_s()
+        end, kept, total = time.monotonic() + seconds, b"", 0
+        try:
+            response = self._open(path, seconds)
+            try:
+                if response.status != 200 or "html" in response.headers.get("Content-Type", ""):
+                    return None
+                for piece in response.stream(_PIECE):
+                    kept, total = (kept + piece)[-_TAIL:], total + len(piece)
+                    if total > _MOST or time.monotonic() > end:
+                        return None
+            finally:
+                response.close()
+        except FAILURES:
+            return None
+        return kept.decode("utf-8", "replace")
+
+    def _open(self, path: str, seconds: float) -> Any:
+        """Ask as the generated API does: through its pool, with what it sends to sign in."""
+        transport = self.api.pipelines.api_client
+        headers = dict(transport.default_headers)
+        if transport.cookie:
+            headers["Cookie"] = transport.cookie
+        transport.update_params_for_auth(headers, [], ["Bearer"])
+        return transport.rest_client.pool_manager.request(
+            "GET",
+            f"{transport.configuration.host}{path}",
+            headers=headers,
+            preload_content=False,
+            timeout=urllib3.Timeout(connect=min(_CONNECT_S, seconds), read=seconds),
+        )
+
     def identified(self, thing: T, key: str) -> T:
         """What the API has told of, which then has an id: other services answer with JSON as well.
 
@@ -178,7 +246,7 @@ class KubeflowClient:
         Raises:
             PlatformRefusedError: It has none.
         """
-        if not getattr(thing, key, None):
+        if not (thing.get(key) if isinstance(thing, dict) else getattr(thing, key, None)):
             raise self._answers.no_api(f"answers without a {key}")
         return thing
 

@@ -28,8 +28,9 @@ credentials:
   SHUTTERLINE_SUBMIT_TIMEOUT: seconds for which a platform that does not answer is asked again; default: 60
 
 exit codes:
-  0    done; with --follow: the run succeeded
-  1    the platform does not answer; with --follow: the run failed or was cancelled, or --timeout came first
+  0    done; with --follow: the run succeeded; with --status: it succeeded, or goes on
+  1    the platform does not answer; with --follow and --status: the run failed or was cancelled; with --follow:
+       --timeout came first
   2    bad input, or the platform refuses: one message says what to change
   130  interrupted; with --follow the run goes on
 """
@@ -42,6 +43,11 @@ _OF_PLATFORM: dict[PlatformName, tuple[str, ...]] = {
 _SHOWN = (
     "namespace", "token_file", "ca_file", "project", "location", "staging_bucket", "network", "endpoint", "experiment",
     "service_account",
+)  # fmt: skip
+# What --status has no use for.
+_OF_A_START = (
+    "params", "data", "checkpoints", "name", "again", "experiment", "service_account", "no_cache", "follow", "timeout",
+    "dry_run", "unchecked",
 )  # fmt: skip
 _NEEDED: dict[PlatformName, tuple[str, ...]] = {"kubeflow": (), "vertex": ("project", "location", "staging_bucket")}
 
@@ -61,7 +67,8 @@ def add_submit_parser(commands: Any) -> None:
     parser: CommandParser = commands.add_parser(
         "submit", help="upload a compiled pipeline and run it there", description=_SUBMIT
     )
-    _add_common(parser)
+    file = _add_common(parser)
+    file.nargs = "?"  # --status needs none
     add = parser.add_argument
     add("--params", metavar="FILE", default="", help="params as .json, .yaml or .py; default: those in the file")
     add("--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[],
@@ -73,13 +80,16 @@ def add_submit_parser(commands: Any) -> None:
     add("--experiment", metavar="E", help="what the run is filed under; default on Kubeflow: shutterline")
     add("--service-account", metavar="S", help="account that the run has; default: the platform's")
     add("--no-cache", action="store_true", help="let no step be served from the cache")
-    add("--follow", action="store_true", help="stay until the run is done, and tell how it goes")
+    add("--follow", action="store_true", help="stay until the run is done, and show its steps")
     add("--timeout", metavar="SECONDS", type=float, help="with --follow: for how long at most; that is exit code 1")
+    add("--status", metavar="RUN", help="start nothing: show the steps of the run of that name or id once, and why one "
+        "waits or failed")  # fmt: skip
+    parser.set_defaults(refuse=parser.error)
 
 
-def _add_common(parser: CommandParser) -> None:
+def _add_common(parser: CommandParser) -> argparse.Action:
     parser.epilog = _EPILOG
-    parser.add_argument("file", metavar="PIPELINE.yaml", type=Path, help="what `shutterline compile` wrote")
+    file = parser.add_argument("file", metavar="PIPELINE.yaml", type=Path, help="what `shutterline compile` wrote")
     parser.add_argument("--target", choices=PLATFORMS, help="the platform; default: the one the file was compiled for")
     parser.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON, and send nothing")
     parser.add_argument(
@@ -99,18 +109,26 @@ def _add_common(parser: CommandParser) -> None:
     vertex.add_argument("--staging-bucket", metavar="gs://…", help="bucket for pipelines and what runs write")
     vertex.add_argument("--network", metavar="N", help="network of the machines: projects/NUMBER/global/networks/NAME")
     vertex.add_argument("--endpoint", metavar="HOST", help="who answers in the place of the location's own endpoint")
+    return file
 
 
-def target_of(options: argparse.Namespace, pipeline: CompiledPipeline) -> PlatformName:
+def target_of(options: argparse.Namespace, pipeline: CompiledPipeline | None) -> PlatformName:
     """The platform that is meant.
+
+    Args:
+        options: Of the command.
+        pipeline: What is uploaded; None: nothing, and the platform is Vertex AI where an option of its is given.
 
     Raises:
         InputError: Neither option nor file says which, they contradict each other, or an option is the other's.
     """
-    target: PlatformName | None = options.target or pipeline.target
-    if target is None:
+    target: PlatformName | None = options.target
+    if pipeline is None:
+        vertex = any(getattr(options, name) is not None for name in _OF_PLATFORM["vertex"])
+        target = target or ("vertex" if vertex else "kubeflow")
+    elif (target := target or pipeline.target) is None:
         raise InputError(f"{pipeline.file}: does not say for which platform it is; say --target kubeflow or vertex")
-    if pipeline.target not in (None, target):
+    elif pipeline.target not in (None, target):
         raise InputError(
             f"{pipeline.file}: compiled for {PLATFORM_TITLES[pipeline.target]}; compile it with --target {target}"
         )
@@ -124,6 +142,26 @@ def target_of(options: argparse.Namespace, pipeline: CompiledPipeline) -> Platfo
     if missing:
         raise InputError(f"{', '.join(missing)}: needed for {PLATFORM_TITLES[target]}")
     return target
+
+
+def check_status(options: argparse.Namespace) -> None:
+    """See that ``--status`` or a file is there, and that nothing is asked for that a look at a run has no use for.
+
+    Raises:
+        InputError: An option is of a run that is started.
+        SystemExit: There is neither.
+    """
+    if options.status is None:
+        if options.file is None:
+            options.refuse("the following arguments are required: PIPELINE.yaml")
+        return
+    given = ["PIPELINE.yaml"] if options.file is not None else []
+    given += [_option(dest) for dest in _OF_A_START if getattr(options, dest)]
+    given += ["--set"] if options.overrides else []
+    if given:
+        raise InputError(f"--status: looks at a run that is there, and takes no {', '.join(given)}")
+    if not options.status.strip():
+        raise InputError("--status: must be the name or id of a run")
 
 
 def shown_options(options: argparse.Namespace) -> Iterator[tuple[str, str]]:

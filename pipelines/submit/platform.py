@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from components.shared.kubeflow_run import TaskReport, TaskState
 from pipelines.compiled import CompiledPipeline
 from pipelines.submit.patience import Patience
 
-RunState = Literal["pending", "running", "succeeded", "failed", "cancelled", "paused", "unknown"]
+RunState = Literal["pending", "running", "cancelling", "succeeded", "failed", "cancelled", "paused", "unknown"]
 DONE: frozenset[RunState] = frozenset({"succeeded", "failed", "cancelled"})
-
-TaskState = Literal["pending", "running", "succeeded", "cached", "failed", "cancelled", "skipped", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,20 @@ class Progress:
 
     Attributes:
         state: The run's.
-        tasks: Each task's by its name, in the order they began.
+        steps: Each task by its name, in the order they began.
         error: What the platform says went wrong, without secrets; empty if nothing did.
+        retried: Whether it ended once and was run again.
     """
 
     state: RunState
-    tasks: Mapping[str, TaskState]
+    steps: Mapping[str, TaskReport]
     error: str = ""
+    retried: bool = False
+
+    @property
+    def tasks(self) -> dict[str, TaskState]:
+        """Each task's state."""
+        return {name: step.state for name, step in self.steps.items()}
 
 
 class Platform(Protocol):
@@ -105,6 +111,14 @@ class Platform(Protocol):
 
     def progress(self, run: str, patience: Patience | None = None) -> Progress:
         """How the run of that id is doing; without a patience, in the time that the environment gives."""
+        ...
+
+    def find(self, run: str) -> Submitted:
+        """The run of that id, or the newest of that name."""
+        ...
+
+    def log(self, run: str, pod: str, patience: Patience) -> str | None:
+        """The end of a pod's log; None where the platform does not give it."""
         ...
 
     def upload_requests(self, pipeline: CompiledPipeline, name: str, version: str) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """A Kubeflow Pipelines API, held to its official description.
 
 Bodies and parameters are checked against the models and methods of kfp_server_api, which are generated from it, and
-answers are made of those models; pipelines are parsed strictly as the protobuf of kfp-pipeline-spec.
+answers are made of those models; pipelines are parsed strictly as the protobuf of kfp-pipeline-spec. How runs go is
+what a real Kubeflow 2.17.0 answered, replayed from tests/cases/kubeflow.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import HTTP
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
+from uuid import UUID
 
 import kfp_server_api as api  # type: ignore[import-untyped] # it publishes no types
 import yaml
@@ -36,6 +39,7 @@ _PLAIN: dict[str, Any] = {
 }
 _LONGEST = {"pipeline": 128, "version": 127}  # the columns of the server's database
 _BEGAN = datetime(2026, 11, 23, tzinfo=UTC)
+_CASES = Path(__file__).parents[1] / "cases" / "kubeflow"
 
 
 class Wrong(Exception):  # noqa: N818 - an answer, not a fault
@@ -63,24 +67,44 @@ class Sent:
 
 
 @dataclass
-class Act:
-    """What a run is like when it is asked for: its state, its tasks' details, its error."""
+class Moment:
+    """What the API answers for a run at one moment.
 
-    state: str
-    tasks: list[Any] = field(default_factory=list)
-    error: str = ""
+    Attributes:
+        run: By v2beta1.
+        manifest: Argo's workflow, which v1beta1 answers as a text; None: none was made yet.
+        logs: Of tasks, by their names: of the newest pod, by v1alpha1.
+    """
+
+    run: dict[str, Any]
+    manifest: dict[str, Any] | None = None
+    logs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> dict[str, Any]:
+        """The workflow's nodes by their names."""
+        return {node["name"]: node for node in (self.manifest or {}).get("status", {}).get("nodes", {}).values()}
+
+    def log(self, pod: str) -> str | None:
+        """The log of a pod, whose name is made as Argo makes it."""
+        for name, node in self.nodes.items():
+            parts = (self.manifest or {})["metadata"]["name"], node["templateName"], node["id"].rpartition("-")[2]
+            if node["type"] == "Pod" and pod == "-".join(parts):
+                return next((text for task, text in self.logs.items() if f".{task}(" in name), None)
+        return None
 
 
-def node(name: str, state: str, *children: str, error: str = "", minute: int = 0) -> Any:
-    """A task's detail as Kubeflow makes them of Argo's nodes."""
-    return api.V2beta1PipelineTaskDetail(
-        display_name=name,
-        state=state,
-        pod_name=f"pod-{name}",
-        start_time=(_BEGAN + timedelta(minutes=minute)).isoformat(),
-        child_tasks=[api.PipelineTaskDetailChildTask(pod_name=f"pod-{child}") for child in children] or None,
-        error=api.GoogleRpcStatus(code=13, message=error) if error else None,
-    )
+def moment(name: str) -> Moment:
+    """One that was recorded; with train's log, where that was."""
+    run, old = (json.loads((_CASES / f"{name}.{kind}.json").read_text("utf-8")) for kind in ("run", "v1beta1"))
+    log = _CASES / f"{name}.train.log"
+    logs = {"train": log.read_text("utf-8")} if log.exists() else {}
+    return Moment(run, json.loads(old["pipeline_runtime"]["workflow_manifest"]), logs)
+
+
+def bare(state: str) -> Moment:
+    """A run of which the API tells its state alone, as right after it was made."""
+    return Moment({"state": state, "state_history": [{"state": state, "update_time": "2026-11-23T00:00:00Z"}]})
 
 
 class KfpApi(HttpFaults):
@@ -92,7 +116,8 @@ class KfpApi(HttpFaults):
         namespaces: Those there are; empty: a deployment for one user.
         forbidden: Those that this user may not see.
         page: A page that is answered to everything instead, its status and its body; a Location with status 302.
-        script: What runs are like, one act a question; the last one stays.
+        script: What runs are like, one moment a question to v2beta1; the last one stays.
+        missing: Of v1beta1 and v1alpha1 those that are not there.
         pipelines, versions, experiments, runs: The models of what is there, in the order of making.
         sent: Every request.
         problems: Where a request did not follow the description; a test shows that there are none.
@@ -105,7 +130,8 @@ class KfpApi(HttpFaults):
         self.namespaces: list[str] = []
         self.forbidden: list[str] = []
         self.page: tuple[int, bytes] | None = None
-        self.script: list[Act] = []
+        self.script: list[Moment] = []
+        self.missing: set[str] = set()
         self.page_size = 100
         self.pipelines: list[Any] = []
         self.versions: list[Any] = []
@@ -114,12 +140,15 @@ class KfpApi(HttpFaults):
         self.sent: list[Sent] = []
         self.problems: list[str] = []
         self._made = 0
+        self._moment = bare("PENDING")
 
     # What the relay asks.
 
     def meaning(self, request: Request) -> tuple[Operation, str]:
         if request.method == "POST":
             return "write", request.path
+        if not request.path.startswith(_ROOT):
+            return "other", request.path
         return "read" if re.search(r"/runs/[^/]+$", request.path) else "list", request.path
 
     def refusal(self, status: int) -> Answer:
@@ -140,7 +169,8 @@ class KfpApi(HttpFaults):
             return Answer(status, [*headers, ("Location", "/dex/auth")] if status == 302 else headers, body)
         try:
             self._admit(request)
-            return _json(200, _plain(self._do(request)))
+            done = self._do(request)
+            return done if isinstance(done, Answer) else _json(200, _plain(done))
         except Wrong as wrong:
             return _json(wrong.status, _error(wrong.status, str(wrong)))
 
@@ -162,6 +192,8 @@ class KfpApi(HttpFaults):
             ("GET", r"/runs", self._list_runs),
             ("POST", r"/runs", self._create_run),
             ("GET", r"/runs/([^/]+)", self._get_run),
+            ("GET", r"/apis/(v1beta1)/runs/([^/]+)", self._get_old_run),
+            ("GET", r"/apis/(v1alpha1)/runs/([^/]+)/nodes/([^/]+)/log", self._get_log),
         ):
             if method == what[0] and (found := re.fullmatch(pattern, what[1])):
                 do_it: Callable[..., Any] = do
@@ -237,7 +269,9 @@ class KfpApi(HttpFaults):
 
     def _list_runs(self, request: Request) -> Any:
         query = self._query(request, api.RunServiceApi.run_service_list_runs)
-        found = [each for each in self.runs if each.experiment_id == query.get("experiment_id")]
+        if "experiment_id" not in query:
+            self._namespace(query.get("namespace", ""))
+        found = [each for each in self.runs if query.get("experiment_id") in (None, each.experiment_id)]
         if query.get("sort_by") == "created_at desc":
             found.reverse()
         rows, token = self._page(query, found)
@@ -261,21 +295,40 @@ class KfpApi(HttpFaults):
         for name, definition in inputs.items():
             if name not in given and "defaultValue" not in definition and not definition.get("isOptional"):
                 raise Wrong(400, f"parameter {name} is not optional, yet has neither default value nor user value")
-        body.run_id, body.created_at, body.state = self._id("run"), self._now(), "PENDING"
+        self._made += 1
+        body.run_id, body.created_at, body.state = str(UUID(int=self._made)), self._now(), "PENDING"
         body.storage_state = "AVAILABLE"
         self.runs.append(body)
         return body
 
     def _get_run(self, request: Request, run_id: str) -> Any:
         self._query(request, api.RunServiceApi.run_service_get_run)
+        run = self._made_run(run_id)
+        if not self.script:
+            return run
+        self._moment = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        run.state = self._moment.run["state"]
+        return self._moment.run | {"run_id": run_id, "display_name": run.display_name}
+
+    def _get_old_run(self, request: Request, version: str, run_id: str) -> Any:
+        run = self._made_run(run_id)
+        if version in self.missing:
+            raise Wrong(404, "Not Found")
+        manifest = self._moment.manifest
+        runtime = {} if manifest is None else {"workflow_manifest": json.dumps(manifest)}
+        return {"run": {"id": run_id, "name": run.display_name}, "pipeline_runtime": runtime}
+
+    def _get_log(self, request: Request, version: str, run_id: str, pod: str) -> Any:
+        self._made_run(run_id)
+        log = self._moment.log(pod)
+        if version in self.missing or log is None:
+            raise Wrong(404 if version in self.missing else 500, "Not Found")
+        return Answer(200, [("Content-Type", "text/plain")], log.encode())
+
+    def _made_run(self, run_id: str) -> Any:
         run = next((each for each in self.runs if each.run_id == run_id), None)
         if run is None:
             raise Wrong(404, f"Run {run_id} not found")
-        if self.script:
-            act = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-            run.state = act.state
-            run.error = api.GoogleRpcStatus(code=13, message=act.error) if act.error else None
-            run.run_details = api.V2beta1RunDetails(task_details=act.tasks)
         return run
 
     # What they have in common.

@@ -153,6 +153,26 @@ class VertexPlatform:
         except NotFound as error:
             raise PlatformRefusedError(f"Vertex AI has no run {run}, or no longer") from error
 
+    def find(self, run: str) -> Submitted:
+        """The job of that id or resource name.
+
+        Raises:
+            InputError: There is no such job, or the credentials cannot be used.
+            PlatformUnavailableError: Vertex AI does not answer.
+        """
+        patience = Patience()
+        service = self._connected()
+        name = run if "/" in run else f"{self._project.parent}/pipelineJobs/{run}"
+        try:
+            job = patience.persist(lambda: service.get(name, patience))
+        except NotFound as error:
+            raise PlatformRefusedError(f"Vertex AI has no run {name}, or no longer") from error
+        return Submitted(job.name, job.name.rpartition("/")[2], state_of(job), console_url(job), existed=True)
+
+    def log(self, run: str, pod: str, patience: Patience) -> str | None:
+        """None: Vertex AI keeps logs in Cloud Logging, to which its error messages lead."""
+        return None
+
     def _check_upload(self, pipeline: CompiledPipeline, name: str, version: str) -> None:
         check_file(pipeline)
         check_part("--name", name)

@@ -6,7 +6,8 @@ from google.cloud.aiplatform_v1.types import PipelineJob, PipelineState, Pipelin
 
 from components.shared.allowed_classes import shortened
 from components.shared.events.redaction import redact
-from pipelines.submit.platform import Progress, RunState, TaskState
+from components.shared.kubeflow_run import PodAttempt, PodState, TaskReport, TaskState
+from pipelines.submit.platform import Progress, RunState
 
 _LONGEST = 1000  # characters of an error
 
@@ -23,7 +24,7 @@ _RUN_STATES: dict[int, RunState] = {
 
 _Task = PipelineTaskDetail.State
 _TASK_STATES: dict[int, TaskState] = {
-    _Task.PENDING: "pending",
+    _Task.PENDING: "waiting",
     _Task.RUNNING: "running",
     _Task.SUCCEEDED: "succeeded",
     _Task.CANCEL_PENDING: "running",
@@ -33,6 +34,12 @@ _TASK_STATES: dict[int, TaskState] = {
     # "Specifies task was skipped due to cache hit", says the API's reference.
     _Task.SKIPPED: "cached",
     _Task.NOT_TRIGGERED: "skipped",
+}
+_ATTEMPTS: dict[TaskState, PodState] = {
+    "running": "running",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "cancelled": "failed",
 }
 
 
@@ -54,19 +61,27 @@ def progress_of(job: PipelineJob) -> Progress:
     job_id = job.name.rpartition("/")[2]
     tasks = [detail for detail in details if detail.task_id not in groups and detail.task_name != job_id]
     tasks.sort(key=_began)
-    states: dict[str, TaskState] = {}
+    steps: dict[str, TaskReport] = {}
     errors = []
     for detail in tasks:
         name, number = detail.task_name, 2
-        while name in states:  # iterations of a loop
+        while name in steps:  # iterations of a loop
             name, number = f"{detail.task_name} {number}", number + 1
-        states[name] = _TASK_STATES.get(detail.state, "unknown")
-        if states[name] == "failed" and detail.error.message:
+        steps[name] = _step(name, detail)
+        if steps[name].state == "failed" and detail.error.message:
             errors.append(f"{name}: {detail.error.message}")
     state = state_of(job)
     if job.error.message and not errors:
         errors.append(job.error.message)
-    return Progress(state, states, shortened(redact(" ".join("; ".join(errors).split())), _LONGEST))
+    return Progress(state, steps, shortened(redact(" ".join("; ".join(errors).split())), _LONGEST))
+
+
+def _step(name: str, detail: PipelineTaskDetail) -> TaskReport:
+    """A task; the API names no pods and tells of one attempt."""
+    state = _TASK_STATES.get(detail.state, "unknown")
+    made = _ATTEMPTS.get(state)
+    attempts = (PodAttempt(0, "", made, "", detail.start_time, detail.end_time),) if made else ()
+    return TaskReport(name, state, attempts, detail.error.message if state == "failed" else "")
 
 
 def _began(detail: PipelineTaskDetail) -> tuple[bool, float]:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.submit import follow
-from tests.peers.http_faults import Hold, LoseAnswer, Refuse, Request
-from tests.peers.kfp_api import Act, KfpApi, node
+from pipelines.submit.kubeflow import KubeflowPlatform
+from pipelines.submit.kubeflow_access import Access
+from pipelines.submit.platform import Submitted
+from tests.peers.http_faults import Answer, Hold, LoseAnswer, Refuse, Request
+from tests.peers.kfp_api import KfpApi, bare, moment
 from tests.pipelines.submit.conftest import Submit, Told, unresolved
+from tests.pipelines.submit.transcripts import KEPT, document
+from tests.pipelines.terminal import OnTerminal
 
 
 def lines(err: str) -> list[str]:
@@ -21,57 +28,150 @@ def lines(err: str) -> list[str]:
     return [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in err.splitlines()]
 
 
-# As Argo's nodes look for an exit handler around two tasks, of which the first came from the cache.
-DRIVERS = [
-    node("shutterline-x7k2m", "RUNNING", "root-driver"),
-    node("root-driver", "SUCCEEDED", "root"),
-    node("root", "RUNNING", "exit-handler-1-driver", "exit-step"),
-    node("exit-handler-1-driver", "SUCCEEDED", "data-prep-driver", minute=1),
-    node("data-prep-driver", "SUCCEEDED", "data-prep", minute=2),
-    node("data-prep", "SUCCEEDED", "executor", "train-driver", minute=3),
-    node("executor", "SKIPPED", minute=4),
-    node("train-driver", "SUCCEEDED", "train", minute=5),
-]
-TRAINING = [*DRIVERS, node("train", "RUNNING", minute=6)]
-TRAINED = [*DRIVERS, node("train", "SUCCEEDED", minute=6), node("exit-step", "SUCCEEDED", minute=7)]
-FAILED = [*DRIVERS, node("train", "FAILED", minute=6, error="exit code 1: CUDA out of memory")]
+def test_what_is_told_of_the_recorded_runs_is_what_is_kept() -> None:
+    """After a change of words, what the module prints replaces what is kept."""
+    assert document() == KEPT.read_text("utf-8")
 
 
 def test_every_change_is_told_once_until_the_run_is_done(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    kfp_api.script = [Act("PENDING"), Act("PENDING"), Act("RUNNING", TRAINING), Act("RUNNING", TRAINING)]
-    kfp_api.script.append(Act("SUCCEEDED", TRAINED))
-    assert submit("--follow", "--name", "night") == 0
+    kfp_api.script = [bare("PENDING"), bare("PENDING"), moment("pod-deleted-running"), moment("pod-deleted-running")]
+    kfp_api.script.append(moment("terminated"))
+    assert submit("--follow", "--name", "night") == 1
     out, err = capsys.readouterr()
     assert out == f"submitted night: {kfp_api.url}/#/runs/details/{kfp_api.runs[0].run_id}\n"
-    assert lines(err) == [
-        "night pending",
-        "data-prep cached",
-        "train running",
-        "night running",
-        "train succeeded",
-        "exit-step succeeded",
-        "night succeeded",
+    told = lines(err)
+    assert [line.partition(" (pod")[0] for line in told if line.startswith("train")] == [
+        "train attempt 1 failed after 21 s: pod deleted",
+        "train attempt 2 running",
+        "train attempt 2 cancelled after 1 min 01 s: Error (exit code 143)",
     ]
+    assert [line for line in told if line.startswith("night")] == ["night pending", "night running", "night cancelled"]
 
 
-@pytest.mark.parametrize(("state", "word"), [("FAILED", "failed"), ("CANCELED", "cancelled")])
-def test_a_run_that_does_not_succeed_ends_with_the_platforms_error(
-    kfp_api: KfpApi, submit: Submit, capsys: Told, state: str, word: str
+def test_a_run_that_is_retried_while_it_is_followed_again_tells_the_first_attempts_end_once(
+    kfp_api: KfpApi, submit: Submit, capsys: Told
 ) -> None:
-    kfp_api.script = [Act(state, FAILED)]
+    kfp_api.script = [moment("failed")]
+    assert submit("--follow", "--name", "night") == 1
+    kfp_api.script = [moment("retrying"), moment("retried")]
+    capsys.readouterr()
+    run = Submitted(kfp_api.runs[0].run_id, "night", "running", "", True)
+    assert follow.follow(KubeflowPlatform(kfp_api.url, Access()), run, None).exit_code == 0
+    told = lines(capsys.readouterr().err)
+    assert told.count("train attempt 1 failed") == 1
+    assert told[-1] == "night succeeded after a Retry"
+
+
+def test_a_step_says_what_it_waits_for_only_when_that_takes_long(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    kfp_api.script = [moment("unschedulable")] * 3 + [moment("succeeded")]
+    assert submit("--follow", "--name", "night") == 0
+    assert "Unschedulable" not in capsys.readouterr().err
+
+
+def test_json_has_each_steps_state_and_its_attempts(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    kfp_api.script = [moment("oom-killed")]
     assert submit("--follow", "--name", "night", "--json") == 1
     out, err = capsys.readouterr()
-    why = "train: exit code 1: CUDA out of memory"
-    assert lines(err)[-1].startswith(f"error: night {word}: {why}; see http://")
+    why = "train: OOMKilled (exit code 1)"
+    assert lines(err)[-1].startswith(
+        f"error: night failed: {why}; raise the step's memory in the settings; see http://"
+    )
     document = json.loads(out)
-    assert (document["status"], document["run"]["state"], document["error"]) == (word, word, why)
-    assert document["tasks"] == {"data-prep": "cached", "train": "failed"}
+    assert (document["status"], document["run"]["state"], document["error"]) == ("failed", "failed", why)
+    assert document["tasks"] == {
+        "data-prep": "succeeded",
+        "train": "failed",
+        "evaluate": "skipped",
+        "exit-step": "succeeded",
+    }
+    train = document["steps"]["train"]
+    assert train["attempts"] == [
+        {
+            "number": 0,
+            "pod": "shutterline-image-classifier-9vrr8-retry-system-container-impl-460352997",
+            "state": "failed",
+            "message": "main: OOMKilled (exit code 1)",
+            "started": "2026-11-28T06:31:32+00:00",
+            "finished": "2026-11-28T06:31:37+00:00",
+        }
+    ]
+    assert train["log"] == {
+        "lines": [],
+        "launcher": "failed to execute component: signal: killed",
+        "succeeded": False,
+    }
 
 
 def test_a_run_that_says_nothing_of_its_failure(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    kfp_api.script = [Act("FAILED")]
+    kfp_api.script = [bare("FAILED")]
     assert submit("--follow", "--name", "night") == 1
     assert "error: night failed; the platform does not say why; see http://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("refusal", [Refuse(403), Refuse(404), Refuse(500), Refuse(501), LoseAnswer(), "page", "large"])
+def test_without_logs_and_workflows_what_is_known_is_told(
+    kfp_api: KfpApi, submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch, refusal: Any
+) -> None:
+    kfp_api.script = [failed := moment("failed")]
+    if refusal == "page":
+        monkeypatch.setattr(kfp_api, "_get_log", lambda *_: Answer(200, [("Content-Type", "text/html")], b"<p>"))
+    elif refusal == "large":
+        failed.logs["train"] = "x" * 100_000
+        monkeypatch.setattr("pipelines.submit.kubeflow_client._MOST", 99_999)
+    else:
+        kfp_api.inject(refusal, "other", skip=1, times=None)  # the workflow is told, the log is not
+    assert submit("--follow", "--name", "night") == 1
+    err = capsys.readouterr().err
+    assert "train failed after 8 s: Error (exit code 1)" in err
+    assert "last lines" not in err
+    assert err.count("#/runs/details/") == 1
+
+
+def test_where_kubeflow_no_longer_tells_workflows_it_is_asked_for_one_once(
+    kfp_api: KfpApi, submit: Submit, capsys: Told
+) -> None:
+    kfp_api.missing = {"v1beta1", "v1alpha1"}
+    kfp_api.script = [moment("pod-deleted-pending"), moment("terminating"), moment("terminated")]
+    assert submit("--follow", "--name", "night") == 1
+    assert sum("v1beta1" in sent.path for sent in kfp_api.sent) == 1
+    assert "train cancelled" in capsys.readouterr().err
+
+
+def test_a_workflow_that_is_not_told_now_is_an_outage(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    kfp_api.script = [moment("cached")]
+    kfp_api.inject(Refuse(503), "other", times=2)
+    assert submit("--follow", "--name", "night") == 0
+    err = capsys.readouterr().err
+    assert err.count("is asked for again") == 1
+    assert "train cached" in err
+
+
+def test_the_end_of_a_long_log_is_what_counts(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    kfp_api.script = [failed := moment("failed")]
+    failed.logs["train"] = "".join(f"line {number}\n" for number in range(300_000)) + "\x1b[31mlast\n"
+    assert submit("--follow", "--name", "night") == 1
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  | ")]
+    assert shown == [*(f"  | line {number}" for number in range(299_981, 300_000)), "  | last"]
+
+
+def test_on_a_terminal_each_step_is_one_row_that_is_drawn_again(
+    kfp_api: KfpApi, kubeflow_file: Path, tmp_path: Path
+) -> None:
+    kfp_api.script = [moment("pod-deleted-running"), moment("oom-killed")]
+    command = [sys.executable, "-m", "pipelines.cli", "submit", kubeflow_file, "--host", kfp_api.url]
+    terminal = OnTerminal([*command, "--name", "night", "--follow"], {}, size=(160, 40))
+    assert terminal.ended(60) == 1
+    text = terminal.screen.text
+    rows = [" ".join(line.split()[:4]) for line in text.splitlines() if line.startswith("  ")]
+    assert rows == [
+        "data-prep succeeded in 4",
+        "train failed after 5",
+        "evaluate not started",
+        "exit-step succeeded in 7",
+    ]
+    assert "train wrote nothing of its own; its launcher: failed to execute component: signal: killed" in text
+    assert "attempt 2 running for " in terminal.raw
+    assert text.splitlines()[-2].startswith("error: night failed: train: OOMKilled (exit code 1)")
 
 
 def test_an_outage_is_told_once_and_waited_for(
@@ -81,7 +181,7 @@ def test_an_outage_is_told_once_and_waited_for(
     monkeypatch.setattr(follow, "_LONGEST_PAUSE_S", 0.001)
     assert submit("--name", "night") == 0
     capsys.readouterr()
-    kfp_api.script = [Act("RUNNING", TRAINING), Act("SUCCEEDED", TRAINED)]
+    kfp_api.script = [moment("pod-deleted-pending"), moment("succeeded")]
     fault = kfp_api.inject(Refuse(503), "read", skip=1, times=100)
     kfp_api.inject(LoseAnswer(), "read", times=2)
     assert submit("--name", "night", "--follow") == 0
@@ -93,7 +193,7 @@ def test_an_outage_is_told_once_and_waited_for(
 
 
 def test_an_outage_is_told_when_it_begins(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    kfp_api.script = [Act("SUCCEEDED", TRAINED)]
+    kfp_api.script = [moment("succeeded")]
     kfp_api.inject(Refuse(503), "read", times=3)
     assert submit("--name", "night", "--follow") == 0
     told = lines(capsys.readouterr().err)
@@ -114,7 +214,7 @@ def test_a_name_that_is_lost_on_the_way_is_an_outage(
 
     get_run = kfp_api._get_run
     monkeypatch.setattr(kfp_api, "_get_run", lose)
-    kfp_api.script = [Act("SUCCEEDED", TRAINED)]
+    kfp_api.script = [moment("succeeded")]
     kfp_api.inject(LoseAnswer(), "read")
     assert submit("--name", "night", "--follow") == 0
     told = lines(capsys.readouterr().err)
@@ -126,7 +226,7 @@ def test_a_quota_is_an_outage_too(
     kfp_api: KfpApi, submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.1")
-    kfp_api.script = [Act("RUNNING", TRAINING)]
+    kfp_api.script = [moment("pod-deleted-pending")]
     kfp_api.inject(Refuse(429), "read", times=None)
     assert submit("--name", "night", "--follow", "--timeout", "0.5") == 1
     assert "error: night is not done after 0.5 s (--timeout)" in capsys.readouterr().err
@@ -141,7 +241,7 @@ def test_a_request_that_is_held_does_not_outlast_the_timeout(kfp_api: KfpApi, su
 
 
 def test_a_timeout_ends_the_following_and_not_the_run(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    kfp_api.script = [Act("RUNNING", TRAINING)]
+    kfp_api.script = [moment("pod-deleted-pending")]
     assert submit("--follow", "--name", "night", "--timeout", "0.2", "--json") == 1
     out, err = capsys.readouterr()
     assert "error: night is not done after 0.2 s (--timeout); it goes on: http://" in err
@@ -156,7 +256,7 @@ def test_ctrl_c_ends_the_following_and_not_the_run(
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    kfp_api.script = [Act("RUNNING", TRAINING)]
+    kfp_api.script = [moment("pod-deleted-pending")]
     monkeypatch.setattr("pipelines.submit.follow.time.sleep", interrupt)
     assert submit("--follow", "--name", "night") == 130
     assert lines(capsys.readouterr().err)[-1].startswith("no longer followed; night goes on: http://")
@@ -166,7 +266,7 @@ def test_ctrl_c_ends_the_following_and_not_the_run(
 
 def test_a_run_that_is_there_is_followed_too(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
     assert submit("--name", "night") == 0
-    kfp_api.script = [Act("SUCCEEDED", TRAINED)]
+    kfp_api.script = [moment("succeeded")]
     assert submit("--name", "night", "--follow") == 0
     assert len(kfp_api.runs) == 1
 

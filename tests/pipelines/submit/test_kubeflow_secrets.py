@@ -9,7 +9,7 @@ import kfp.client.auth
 import pytest
 
 from pipelines.cli import main
-from tests.peers.kfp_api import Act, KfpApi, node
+from tests.peers.kfp_api import KfpApi, bare, moment
 from tests.pipelines.conftest import Command
 from tests.pipelines.submit.conftest import Submit, Told
 
@@ -45,14 +45,18 @@ def test_no_secret_is_in_a_request_or_in_what_is_printed(
     kfp_api: KfpApi, submit: Submit, capsys: Told, options: list[str]
 ) -> None:
     error = f"login with {PASSWORD} failed; sent Bearer {TOKEN}"
-    kfp_api.script = [Act("FAILED", [node("train", "FAILED", error=error)], error=error)]
+    kfp_api.script = [failed := moment("failed")]
+    for node in failed.nodes.values():
+        node["message"] = node.get("message") and f"main: {error}"
+    failed.logs = {"train": f"12:00:00 train     ERROR failed: {error}\nsasl.password={PASSWORD}\n"}
     assert submit(*options) == (1 if options == ["--follow"] else 0)
     out, err = capsys.readouterr()
     assert_unseen(out + err)
     assert_unsent(kfp_api)
     assert len(kfp_api.runs) == (0 if options == ["--dry-run"] else 1)
     if options == ["--follow"]:
-        assert "login with [redacted] failed" in err
+        assert "train failed after 8 s: login with [redacted] failed" in err
+        assert "  | 12:00:00 train     ERROR failed: login with [redacted] failed" in err
 
 
 @pytest.mark.usefixtures("planted")
@@ -204,7 +208,7 @@ def test_a_tokens_file_is_read_again_when_it_is_replaced(
         return create(request)  # type: ignore[arg-type] # handed on as it is
 
     monkeypatch.setattr(kfp_api, "_create_run", replaced)
-    kfp_api.script = [Act("SUCCEEDED")]
+    kfp_api.script = [bare("SUCCEEDED")]
     assert submit("--token-file", str(file), "--follow") == 0
     out, err = capsys.readouterr()
     assert_unseen(out + err)

@@ -10,7 +10,8 @@ import pytest
 from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
 
 from components.shared.errors import PlatformRefusedError, PlatformUnavailableError
-from pipelines.submit.platform import DONE, Progress, RunRequest, RunState, TaskState
+from components.shared.kubeflow_run import TaskState
+from pipelines.submit.platform import DONE, Progress, RunRequest, RunState
 from pipelines.submit.vertex.platform import VertexPlatform
 from tests.peers.vertex_api import LOCATION, NUMBER, VertexApi
 from tests.peers.vertex_faults import Break, Refuse
@@ -52,12 +53,12 @@ def test_tasks_are_told_in_the_order_in_which_they_began(platform: VertexPlatfor
 
     progress = platform.progress(job.name)
 
-    assert progress == Progress("running", progress.tasks)
+    assert progress == Progress("running", progress.steps)
     assert list(progress.tasks.items()) == [
         ("data-prep", "cached"),
         ("train", "running"),
         ("evaluate", "skipped"),
-        ("exit-step", "pending"),
+        ("exit-step", "waiting"),
     ]
 
 
@@ -100,6 +101,7 @@ def test_each_state_of_a_job_has_its_word(platform: VertexPlatform, job: Any, st
 def test_each_state_of_a_task_has_its_word(platform: VertexPlatform, job: Any, state: Any) -> None:
     words = {
         "STATE_UNSPECIFIED": "unknown",
+        "PENDING": "waiting",
         "CANCEL_PENDING": "running",
         "CANCELLING": "running",
         # A cache hit, as the API's reference says.

@@ -1,0 +1,71 @@
+"""A run's steps live on a terminal. All text is set as it is, never read as markup: it comes from elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.submit import follow
+from pipelines.submit.platform import Progress, Submitted
+from pipelines.submit.step_text import rows, run_words
+
+_STYLES = {"running": "cyan", "succeeded": "green", "cached": "green", "failed": "bold red", "cancelled": "yellow"}
+
+
+class LiveSteps:
+    """Draws a run's steps again while it is open, and leaves their last state there.
+
+    Args:
+        run: Which.
+        frame_s: Seconds between two drawings.
+    """
+
+    def __init__(self, run: Submitted, frame_s: float) -> None:
+        self._run = run
+        self._frame_s = frame_s
+        self._progress = Progress("unknown", {})
+        self._waited: frozenset[str] = frozenset()
+        console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._draw()
+        self._live.stop()
+
+    def show(self, progress: Progress, waited: frozenset[str]) -> bool:
+        """Draw how the run is doing; whether a state changed."""
+        before, self._progress, self._waited = self._progress, progress, waited
+        self._draw()
+        return before.state != progress.state or before.tasks != progress.tasks
+
+    def pause(self, seconds: float) -> None:
+        """Wait, drawing."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(self._frame_s, left))
+            self._draw()
+
+    def _draw(self) -> None:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        grid.add_column()
+        grid.add_column(overflow="fold", style="dim")
+        states = list(self._progress.tasks.values())
+        for name, state, pod in rows(self._progress, follow.utc_now(), waited=self._waited):
+            style = _STYLES.get(states.pop(0), "") if name else "dim"
+            grid.add_row(Text(f"  {name}"), Text(state, style), Text(pod))
+        style = _STYLES.get(self._progress.state, "")
+        heading = Text.assemble(self._run.name, " ", (run_words(self._progress), style))
+        self._live.update(Group(heading, grid), refresh=True)
