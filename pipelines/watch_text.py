@@ -127,7 +127,7 @@ def event_words(data: Any) -> list[str]:
 
 def event_line(event: StepEvent) -> str:
     """An event on one line, for logs and pipes."""
-    attempt = f" (attempt {event.attempt})" if event.attempt else ""
+    attempt = f" (attempt {count(event.attempt + 1)})" if event.attempt else ""
     told = ", ".join(event_words(event.data))
     return f"{clock(event.time)} {name(event.run)} {name(event.step)}{attempt} {event.state}" + (
         f": {told}" if told else ""

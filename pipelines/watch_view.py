@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
@@ -130,7 +130,8 @@ class LiveView:
 
     def _everything(self) -> list[RenderableType]:
         unicode = self._console.encoding.startswith("utf")
-        blocks = [run_block(view, since, unicode) for view, since in self._runs.newest_last()]
+        now = datetime.now(UTC)
+        blocks = [run_block(view, since, unicode, now) for view, since in self._runs.newest_last()]
         return [*blocks, _footer(self._place, self._counts, self._trouble)]
 
 
@@ -157,15 +158,16 @@ class _Fitting:
             yield Segment.line()
 
 
-def run_block(run: RunView, since: datetime, unicode: bool = True) -> Group:
+def run_block(run: RunView, since: datetime, unicode: bool = True, now: datetime | None = None) -> Group:
     """One run: a heading, a row for each step, and the errors in full.
 
     Args:
         run: What is known of it.
         since: The time of its first event.
         unicode: Whether the terminal has more than ASCII.
+        now: The present time, by which a run is silent; None: its last event's.
     """
-    parts: list[RenderableType] = [_heading(run, since, unicode)]
+    parts: list[RenderableType] = [_heading(run, since, unicode, now or run.last)]
     rows = Table.grid(padding=(0, 1, 0, 0))
     rows.add_column(no_wrap=True, width=13)
     rows.add_column(no_wrap=True, max_width=24)
@@ -179,9 +181,12 @@ def run_block(run: RunView, since: datetime, unicode: bool = True) -> Group:
     return Group(*parts)
 
 
-def _heading(run: RunView, since: datetime, unicode: bool) -> Text:
-    word, style = _symbol(run.state, unicode)
+def _heading(run: RunView, since: datetime, unicode: bool, now: datetime | None) -> Text:
+    state = run.state if now is None else run.state_at(now)
+    word, style = _symbol(state, unicode)
     text = Text.assemble((name(run.run), "bold"), "  ", (word, style))
+    if state != run.state and run.last is not None and now is not None:
+        text.append(f"  no event for {elapsed(run.last, now)}", style)
     pipeline = run.ended.pipeline if run.ended else run.began.pipeline if run.began else None
     if pipeline:
         text.append(f"  {name(pipeline)}")
@@ -199,6 +204,8 @@ def _symbol(state: str, unicode: bool) -> tuple[str, str]:
 def _steps(run: RunView) -> Iterable[tuple[str, StepView | None, StepOutcome | None]]:
     """Every step there is word of, in the pipeline's order."""
     outcomes = {each.step: each for each in (run.ended.steps if run.ended else [])[:_STEPS]}
+    if not run.is_done:  # it was retried, and goes on behind its end
+        outcomes = {step: each for step, each in outcomes.items() if each.outcome in ("succeeded", "cached")}
     announced = (run.began.steps if run.began else [])[:_STEPS]
     for step in dict.fromkeys([*announced, *outcomes, *run.steps]):
         yield step, run.steps.get(step), outcomes.get(step)
@@ -209,7 +216,8 @@ def _row(step: str, view: StepView | None, outcome: StepOutcome | None, unicode:
         word, style = _symbol(outcome.outcome if outcome else "waiting", unicode)
         return [Text(word, style), Text(name(step), style), "", ""]
     if view.end is not None:
-        state: str = view.state
+        # A step that succeeded by its own events may have failed on the platform.
+        state: str = "failed" if outcome is not None and outcome.outcome == "failed" else view.state
         words = event_words(view.end)
     else:
         state = outcome.outcome if outcome is not None else "running"
@@ -223,7 +231,7 @@ def _row(step: str, view: StepView | None, outcome: StepOutcome | None, unicode:
     if view.progress is not None:
         done = share(view.progress.step, view.progress.steps)
         bar = ProgressBar(total=1.0, completed=1.0 if state == "succeeded" else done, width=_BAR_WIDTH)
-    attempt = f" #{view.attempt}" if view.attempt else ""
+    attempt = f" attempt {count(view.attempt + 1)}" if view.attempt else ""
     return [Text(word, style), Text(f"{name(step)}{attempt}"), bar, Text(", ".join(words))]
 
 
@@ -236,7 +244,7 @@ def _errors(run: RunView) -> Iterable[str]:
         if error is not None:
             told = True
             yield f"{name(step)}: {name(error.type)}: {paragraphs(error.message)}"
-    if run.ended is not None and run.ended.reason and not told:
+    if run.ended is not None and run.is_done and run.ended.reason and not told:
         yield paragraphs(run.ended.reason)
 
 

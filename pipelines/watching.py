@@ -30,11 +30,16 @@ A subscription of Pub/Sub remembers what was shown, for all who use it: give eac
 
 exit codes:
   0    the run succeeded (--until-done), or --timeout came to its end without --until-done
-  1    the run failed, --timeout came first, or the reader of the output went away
+  1    the run failed, how it ended is not known, --timeout came first, or the reader of the output went away
   2    bad input: options, params, topic, subscription, permission or credentials; one message says which
   130  the run was cancelled, or the watching was, by Ctrl-C (143 by SIGTERM)
 """
-_EXIT_CODES = {"succeeded": EXIT_OK, "failed": EXIT_FAILURE, "cancelled": EXIT_INTERRUPTED}
+_EXIT_CODES = {
+    "succeeded": EXIT_OK,
+    "failed": EXIT_FAILURE,
+    "cancelled": EXIT_INTERRUPTED,
+    "unknown": EXIT_FAILURE,
+}
 
 
 def add_watch_parser(commands: Any) -> None:

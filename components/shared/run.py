@@ -112,9 +112,9 @@ def _events_of_run(artifact: str) -> Place | None:
 
 
 def _copy_of(location: Location) -> Path:
-    """The directory of this machine that stands for a location; each process has its own."""
+    """A directory for this process's copy of a location: another process's number may be the same in a container."""
     digest = hashlib.sha256(str(location).encode()).hexdigest()[:16]
-    return _temporary() / f"events-{digest}-{os.getpid()}"
+    return _temporary() / f"events-{digest}-{uuid4().hex}"
 
 
 def _process_id() -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from components.shared.claims import unwritable
 from components.shared.errors import (
@@ -49,6 +50,8 @@ _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _LAST_PUT_S = 3.0
 _PLATFORM_S = 1.0
 
+T = TypeVar("T")
+
 
 class Status:
     """What one start of a step tells; silent in every process of a group but the first.
@@ -65,6 +68,7 @@ class Status:
         self._log = log
         self._stream: StatusStream | None = None
         self._bucket: EventsBucket | None = None
+        self._refused: InputError | None = None
         self._history = History.empty(run.run)
         self._refusals: list[StatusRefusedError] = []
         self._timeout_s = 0.0
@@ -85,7 +89,7 @@ class Status:
         self._timeout_s = targets.timeout_s
         self._answers_by = time.monotonic() + targets.timeout_s
         speaks_for = PIPELINE if self._step == "exit" else self._step
-        refused = self._open_bucket(params)
+        self._open_bucket(params)
         # The exit step reads what there is at its own time, so here its attempt is known by the folder alone.
         asks_kafka = self._step != "exit" and not run.is_new
         # Trouble with a broker is warned of where its answer is waited for.
@@ -111,39 +115,37 @@ class Status:
         if self._step != "exit":
             self._stream.emit(StepStarted(__version__, run.host, digest, run.pipeline))
             if unspooled is not None and run.shared and run.bucket is None and unspooled.errno in _NOT_ALLOWED:
-                refused = unwritable("events", run.events or Path(), unspooled)
-            if refused is not None:
-                raise refused
+                self._refused = unwritable("events", run.events or Path(), unspooled)
+            if self._refused is not None:
+                raise self._refused
         if self._bucket is not None and spool.path is not None:
             self._bucket.start(spool.path)
 
-    def _open_bucket(self, params: Params | None) -> InputError | None:
-        """Fetch what the bucket has of the run's events, where they are kept in one; why it cannot be used at all."""
-        run = self.run
-        if run.bucket is None or run.events is None:
-            return None
-        bucket = bucket_of(run, params.GOOGLE_APPLICATION_CREDENTIALS if params else None, self._log)
-        try:
-            bucket.fetch(run.run)
-            self._bucket = bucket
-        except StorageRefusedError as error:
-            if self._step != "exit":  # which ends nothing any more
-                return error
-            self._log.warning("%s", error)
-        except (StorageUnavailableError, OSError) as error:
-            self._log.warning("%s; going on, what is not delivered when the step ends is lost", error)
-        return None
+    def _open_bucket(self, params: Params | None) -> None:
+        """Fetch what the bucket has of the run's events, where they are kept in one."""
+        if self.run.bucket is not None:
+            self._bucket = bucket_of(self.run, params.GOOGLE_APPLICATION_CREDENTIALS if params else None, self._log)
+            self._with_bucket(lambda bucket: bucket.fetch(self.run.run))
 
     def _claimed(self, step: str, attempt: int) -> int:
         """The attempt that no other process has, by what the bucket has of them."""
+        return self._with_bucket(lambda bucket: bucket.claim(self.run.run, step, attempt)) or attempt
+
+    def _with_bucket(self, ask: Callable[[EventsBucket], T]) -> T | None:
+        """Ask the bucket: a warning where it does not answer; where it refuses, the end of any step but the exit step."""
         if self._bucket is None:
-            return attempt
+            return None
         try:
-            return self._bucket.claim(self.run.run, step, attempt)
-        except (StorageRefusedError, StorageUnavailableError) as error:
-            self._log.warning("%s; going on, what is not delivered when the step ends is lost", error)
+            return ask(self._bucket)
+        except StorageRefusedError as error:
             self._bucket = None
-            return attempt
+            if self._step == "exit":
+                self._log.warning("%s", error)
+            else:
+                self._refused = error
+        except (StorageUnavailableError, OSError) as error:
+            self._log.warning("%s; going on, and it is tried again", error)
+        return None
 
     def _is_first(self, attempt: int) -> bool:
         """Whether this is the first step of its pipeline to speak, as far as can be seen from here."""
@@ -230,9 +232,12 @@ class Status:
             self._log.exception("the delivery of status could not be ended")
             return None
         is_kept = self.run.shared and report.spool is not None and not report.unspooled
+        spool = report.spool
         if self.run.bucket is not None:
             is_kept = self._bucket is not None and self._bucket.close(max(_LAST_PUT_S, self._timeout_s)) and is_kept
-        self._tell(report)
+            if is_kept and self._bucket is not None:
+                spool = self._bucket.spool  # the directory that it is a copy of ends with the pod
+        self._tell(report, spool)
         return report.as_dict() | {"kept": is_kept}
 
     def _new_end(self, data: EventData, speaker: Speaker) -> PipelineEnded | None:
@@ -254,7 +259,7 @@ class Status:
         own = StepOutcome(step, "unknown", speaker.attempt, None, speaker.source)
         return end_after_retry(PIPELINE_STEPS, self._history, platform, own, data).event(0)
 
-    def _tell(self, report: DeliveryReport) -> None:
+    def _tell(self, report: DeliveryReport, spool: str | None) -> None:
         for broker in report.brokers.values():
             if broker.undelivered:
                 self._log.warning(
@@ -263,10 +268,10 @@ class Status:
                     report.events,
                     broker.place,
                     broker.trouble,
-                    f"; deliver them later: shutterline events replay {report.spool}" if report.spool else "",
+                    f"; deliver them later: shutterline events replay {spool}" if spool else "",
                 )
-        if report.spool and (lost := report.dropped + report.unspooled):
-            self._log.warning("%d status events are not in the spool %s", lost, report.spool)
+        if spool and (lost := report.dropped + report.unspooled):
+            self._log.warning("%d status events are not in the spool %s", lost, spool)
 
 
 def transports_of(targets: StatusTargets) -> tuple[list[Transport], list[StatusRefusedError]]:

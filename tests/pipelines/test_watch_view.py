@@ -7,12 +7,13 @@ import re
 import signal
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Literal
 
 import pytest
 from rich.console import Console
 
-from components.shared.events.data import Checkpoint, PipelineEnded, StepOutcome
+from components.shared.events.data import Checkpoint, Error, PipelineEnded, StepOutcome, StepStarted
 from components.shared.events.event import PIPELINE
 from components.shared.events.runs import fold
 from components.shared.events.watch import Counts
@@ -22,7 +23,7 @@ from pipelines.watch_view import LiveView, Runs, run_block
 from tests.pipelines.terminal import OnTerminal, Screen
 from tests.pipelines.test_watch_command import HOSTILE, hostile
 from tests.pipelines.watchers import LONG_S, WATCH, publish
-from tests.shared.events.told import STEPS, Voice, a_pipeline, a_step, parsed, progress
+from tests.shared.events.told import A_SECOND, START, STEPS, Voice, a_pipeline, a_step, parsed, progress
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,38 @@ def test_the_bar_grows_with_the_progress() -> None:
     assert len(set(drawn_bars)) == 11
 
 
+def test_a_run_that_was_retried_goes_on_behind_its_end() -> None:
+    again = Voice("run-1", "train", begin=START + 60 * A_SECOND, process="pod-2")
+    started = again.says("started", StepStarted("1.0", "pod-2", None, "image-classifier"))
+    assert [line.split(" image-classifier")[0] for line in rows([*a_pipeline("run-1", "failed"), started])] == [
+        "run-1 ▶ running",
+        "✔ succeeded data-prep in 12 s, accuracy 0.98",
+        "▶ running train attempt 2",
+        "· waiting evaluate",
+    ]
+
+
+def test_a_run_that_nothing_is_heard_of_is_unknown() -> None:
+    events = parsed(a_pipeline("run-1")[:8])
+    view = fold("run-1", events)
+    assert view.last is not None
+    console = Console(file=io.StringIO(), width=150)
+    console.print(run_block(view, events[0].time, now=view.last + timedelta(minutes=20)))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().startswith("run-1  ? unknown  no event for 20 min 00 s  image-classifier")
+
+
+def test_a_step_that_succeeded_by_its_events_and_failed_on_the_platform() -> None:
+    bodies = a_pipeline("run-1")[:-1]
+    why = "succeeded by its own events, and failed on the platform: main: Error (exit code 1)"
+    outcomes = [StepOutcome("train", "failed", 0, Error("PlatformError", why))]
+    end = PipelineEnded("image-classifier", "failed", "FAILED", f"train: {why}", outcomes)
+    bodies.append(Voice("run-1", PIPELINE, begin=START + 60 * A_SECOND).says("failed", end))
+    shown = rows(bodies)
+    assert "✘ failed train in 12 s, accuracy 0.98" in shown
+    assert shown[-1] == f"train: PlatformError: {why}"
+
+
 def test_a_failed_pipeline_shows_its_errors_in_full() -> None:
     text = drawn(a_pipeline("run-1", "failed"), 60)
 
@@ -96,7 +129,7 @@ def test_a_later_attempt_and_its_checkpoint_are_named() -> None:
 
     text = drawn([voice.says("checkpoint", Checkpoint(4, 10, "gs://b/c")), voice.says("progress", progress(5, 10))])
 
-    assert "train #2" in text
+    assert "train attempt 3" in text
     assert "checkpoint of epoch 4" in " ".join(text.split())
 
 

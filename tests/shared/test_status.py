@@ -236,7 +236,8 @@ def test_brokers_get_everything_and_the_record_says_so(events: Path, brokers: di
     record = ended("train", works, BOTH)
     assert record.delivery is not None
     assert record.delivery["brokers"] == {
-        name: {"place": f"{name} in memory", "delivered": 3, "undelivered": 0, "trouble": None} for name in brokers
+        name: {"place": f"{name} in memory", "delivered": 3, "undelivered": 0, "trouble": None, "set_aside": 0}
+        for name in brokers
     }
     for broker in brokers.values():
         assert [StepEvent.from_bytes(body) for body in broker.taken] == list(events_in(events))

@@ -155,7 +155,7 @@ class EventsBucket:
         try:
             self._in_time(self._put_ledgers)
         finally:
-            self._let_go()
+            self.disconnect()
 
     # Fetching.
 
@@ -307,7 +307,7 @@ class EventsBucket:
                 self._note(_reason_of(error))
                 last = time.monotonic()
             if ending:
-                self._let_go()
+                self.disconnect()
                 return
 
     def _note(self, trouble: str | None) -> None:
@@ -337,9 +337,10 @@ class EventsBucket:
         """Let whatever waits for the store end soon, and begin anew next time."""
         if self._session is not None:
             self._session[1].stop()
-        self._let_go()
+        self.disconnect()
 
-    def _let_go(self) -> None:
+    def disconnect(self) -> None:
+        """Close the connection; the next use opens another."""
         session, self._session = self._session, None
         if session is not None:
             session[0].close()

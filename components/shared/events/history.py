@@ -115,6 +115,7 @@ class HistoryReader:
         try:
             if self.bucket is not None:
                 self.bucket.fetch(self.run.run)
+                self.bucket.disconnect()
             return bounded(read, _FOLDER_S)
         except (OSError, TimeoutError, StorageRefusedError, StorageUnavailableError) as error:
             self.log.log(self.level, "events of earlier steps cannot be read: %s", error)
