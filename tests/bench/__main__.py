@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help=f"cpu, or cuda for the benchmarks {ON_A_GPU}")
     asked = parser.parse_args()
     device = choose_device(asked.device)
-    letters = asked.letters or (ON_A_GPU if device.type == "cuda" else "abcdefghijklmno")
+    letters = asked.letters or (ON_A_GPU if device.type == "cuda" else "abcdefghijklmnop")
     logging.disable(logging.INFO)
     cpu = platform.processor() or platform.machine()
     print(f"{os.cpu_count()} cores ({cpu}), Python {platform.python_version()}, torch {torch.__version__},", end=" ")
@@ -96,6 +96,10 @@ def _rows(letters: str, directory: Path, device: torch.device) -> Iterator[str]:
 
         (directory / "checkpoints").mkdir()
         yield stall(directory / "checkpoints").line()
+    if "p" in letters:
+        from tests.bench.exit_step import exit_step_time
+
+        yield exit_step_time()
     if set(letters) & set(ON_A_GPU):
         yield from _loops(letters, directory, device)
 
