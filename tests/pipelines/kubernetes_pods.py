@@ -2,8 +2,8 @@
 
 What maps to what was read in KFP's driver (backend/src/v2/driver: driver.go, k8s.go) and in its Argo compiler
 (backend/src/v2/compiler/argocompiler: security_context.go); the translation is our own. What KFP adds of itself, the
-launcher and its volumes, is left out, but for the container's security, which a step's own is put on top of. The driver
-takes no notice of runAsNonRoot, pod affinity and enabledSharedMemory.
+launcher and its volumes, is left out, but for the container's security since 2.16, which a step's own is put on top of.
+The driver takes no notice of pod affinity and enabledSharedMemory.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _toleration(entry: Document) -> Document:
 
 
 def _security(asked: Document | None) -> Document:
-    """The container's: no step gains privileges or has capabilities; who it runs as is its own."""
+    """The container's: no step gains privileges or has capabilities; who it runs as, the file says, or the image."""
     context: Document = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -152,4 +152,6 @@ def _security(asked: Document | None) -> Document:
     for key in ("runAsUser", "runAsGroup"):
         if asked and key in asked:
             context[key] = int(asked[key])
+    if asked and "runAsNonRoot" in asked:
+        context["runAsNonRoot"] = asked["runAsNonRoot"]
     return context

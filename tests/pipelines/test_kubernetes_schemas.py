@@ -1,11 +1,13 @@
 """What the Kubernetes half of a compiled file asks for is what Kubernetes' published schemas allow."""
 
 # No postponed annotations here: kfp reads the types from them.
+import re
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped] # publishes no types
 import pytest
+import yaml
 from kfp import compiler, dsl, kubernetes
 
 from pipelines.cli import main
@@ -14,6 +16,7 @@ from pipelines.lint.rules import lint
 from tests.pipelines.conftest import ROOT
 from tests.pipelines.kubernetes_pods import pods
 
+MANIFESTS = ROOT / "pipelines" / "examples" / "kubernetes"
 SETTINGS = sorted((ROOT / "pipelines" / "examples" / "settings").glob("kubeflow-*.yaml"))
 # The oldest that Kubeflow's releases of the last two years name, and the newest whose schemas are here.
 VERSIONS = ("1.29.0", kubernetes_validate.latest_version())
@@ -59,10 +62,12 @@ def test_the_pods_of_the_defaults_conform_and_have_what_training_needs(tmp_path:
     assert main_container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert {volume["name"]: volume["emptyDir"]["medium"] for volume in train["volumes"]} == {"shm": "Memory"}
     assert main_container["volumeMounts"] == [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - where it must be
-    for pod in made.values():
-        security = pod["spec"]["containers"][0]["securityContext"]
-        assert security["runAsUser"] > 0
-        assert security["capabilities"] == {"drop": ["ALL"]}
+    for pod in made.values():  # the image's own user, and nothing that 2.15 would refuse the file for
+        assert pod["spec"]["containers"][0]["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
 
 
 def everything() -> Any:
@@ -111,7 +116,33 @@ def test_the_pod_of_all_that_kfp_kubernetes_has_conforms(tmp_path: Path) -> None
     (pod,) = pods(pipeline).values()
     assert len(pod["spec"]["volumes"]) == 5
     assert len(pod["spec"]["containers"][0]["env"]) == 3
-    assert {finding.rule for finding in lint(pipeline, None)} == {"unpinned-image"}
+    assert {finding.rule for finding in lint(pipeline, None)} == {"unpinned-image", "backend"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_claim_and_the_job_that_hands_it_over_conform_and_fit_the_examples(version: str) -> None:
+    (claim,) = yaml.safe_load_all((MANIFESTS / "claim.yaml").read_text())
+    (job,) = yaml.safe_load_all((MANIFESTS / "claim-owner.yaml").read_text())
+
+    for manifest in (claim, job):
+        kubernetes_validate.validate(manifest, version, strict=True)
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsUser"] == 0, "nobody else may give a directory away"
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]}
+    assert container["command"][-2:] == ["10001:10001", container["volumeMounts"][0]["mountPath"]]
+    (volume,) = pod["volumes"]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert claim["metadata"]["name"] == "shutterline"
+    for file in SETTINGS:
+        assert "sub_path" not in file.read_text(), "the job would have to hand over the same directory"
+
+
+def test_the_user_that_a_claim_is_handed_to_is_the_images() -> None:
+    users = re.findall(r"^USER (.*)$", (ROOT / "docker" / "Dockerfile").read_text(), re.MULTILINE)
+
+    assert set(users) == {"10001:10001"}
 
 
 def test_the_schemas_refuse_what_is_wrong(tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ import pytest
 import yaml
 
 from pipelines.compiled import read_compiled
-from tests.pipelines.settings.compiling import compile_file, example_files, platform_of, printed
+from tests.pipelines.settings.compiling import (
+    EXAMPLES,
+    compile_file,
+    example_files,
+    places_of,
+    platform_of,
+    printed,
+)
 from tests.pipelines.test_golden import GOLDEN
 
 # The others are compiled by tests/pipelines/test_golden.py.
@@ -54,12 +61,31 @@ def test_all_that_an_example_says_is_what_its_steps_get(capsys: pytest.CaptureFi
     assert said["target"] == platform_of(file)
 
 
-def test_there_is_an_example_for_each_card_and_for_spot_capacity_and_secrets() -> None:
+def test_there_is_an_example_for_each_card_and_for_a_stock_installation_spot_capacity_and_secrets() -> None:
     cards = {
         f"{target}-{card}" for target in ("kubeflow", "vertex") for card in ("t4", "l4", "a100", "h100", "secrets")
     }
 
-    assert {file.stem for file in example_files()} == cards | {"kubeflow-spot"}
+    assert {file.stem for file in example_files()} == cards | {"kubeflow-spot", "kubeflow-standard"}
+
+
+def test_on_a_stock_installation_checkpoints_and_events_are_beside_the_artifacts(tmp_path: Path) -> None:
+    standard = EXAMPLES / "kubeflow-standard.yaml"
+    pipeline = read_compiled(compile_file("kubeflow", standard, tmp_path / "pipeline.yaml"))
+
+    assert pipeline.inputs["checkpoints"]["defaultValue"] == "auto"
+    for step in ("data-prep", "train", "evaluate", "exit"):
+        places = places_of(pipeline, step)
+        assert places["environment"]["SHUTTERLINE_EVENTS"] == "auto"
+        assert places["environment"]["AWS_ENDPOINT_URL"].startswith("http://seaweedfs.kubeflow.svc:")
+        assert {
+            (entry["secretName"], pair["secretKey"], pair["envVar"])
+            for entry in places["kubernetes"]["secretAsEnv"]
+            for pair in entry["keyToEnv"]
+        } == {
+            ("mlpipeline-minio-artifact", "accesskey", "AWS_ACCESS_KEY_ID"),
+            ("mlpipeline-minio-artifact", "secretkey", "AWS_SECRET_ACCESS_KEY"),
+        }
 
 
 def test_every_example_says_why_and_stands_in_the_readme() -> None:

@@ -159,7 +159,7 @@ def test_every_field_beside_the_steps_is_known_here() -> None:
     steps = {"every_step", "data_prep", "train", "evaluate", "exit"}
 
     assert set(KubeflowSettings.model_fields) - steps == {"target", "checkpoints", "events"}
-    assert set(VertexSettings.model_fields) - steps == {"target", "checkpoints"}
+    assert set(VertexSettings.model_fields) - steps == {"target", "checkpoints", "events"}
 
 
 def test_each_step_gets_its_own_and_all_get_the_target_and_the_place_of_events(tmp_path: Path) -> None:
@@ -174,7 +174,48 @@ def test_each_step_gets_its_own_and_all_get_the_target_and_the_place_of_events(t
     for step, its_own in own.items():
         places = places_of(pipeline, step)
         assert at(places, "container/resources/resourceCpuLimit") == its_own["cpu"]
-        assert places["environment"] == {"SHUTTERLINE_EVENTS": "/shared/events", "SHUTTERLINE_TARGET": "kubeflow"}
+        assert places["environment"] == {
+            "SHUTTERLINE_CLAIMS": '{"/shared": "shared"}',
+            "SHUTTERLINE_EVENTS": "/shared/events",
+            "SHUTTERLINE_TARGET": "kubeflow",
+        }
+
+
+def test_a_step_knows_its_claims_in_one_order_whatever_order_they_were_written_in(tmp_path: Path) -> None:
+    volumes = [{"claim": "scratch", "path": "/b", "sub_path": "x"}, {"claim": "data", "path": "/a"}]
+    pipeline = compiled_with(tmp_path, "kubeflow", {"train": {"volumes": volumes}})
+
+    assert places_of(pipeline, "train")["environment"]["SHUTTERLINE_CLAIMS"] == '{"/a": "data", "/b": "scratch"}'
+    assert "SHUTTERLINE_CLAIMS" not in places_of(pipeline, "evaluate")["environment"]
+
+
+@pytest.mark.parametrize(
+    ("target", "said", "expected"),
+    [
+        ("kubeflow", {}, None),
+        ("kubeflow", {"events": "auto"}, "auto"),
+        ("kubeflow", {"events": "s3://a-bucket/events/"}, "s3://a-bucket/events"),
+        ("vertex", {}, "auto"),
+        ("vertex", {"events": "gs://a-bucket/events"}, "gs://a-bucket/events"),
+        ("vertex", {"events": None}, None),
+    ],
+)
+def test_events_are_kept_where_the_settings_say(
+    tmp_path: Path, target: PlatformName, said: dict[str, Any], expected: str | None
+) -> None:
+    pipeline = compiled_with(tmp_path, target, said)
+
+    for step in ("data-prep", "train", "evaluate", "exit"):
+        assert places_of(pipeline, step)["environment"].get("SHUTTERLINE_EVENTS") == expected, step
+
+
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_data_prep_is_cached_on_request(tmp_path: Path, target: PlatformName) -> None:
+    pipeline = compiled_with(tmp_path, target, {"data-prep": {"cpu": "1"}}, "--cache")
+
+    cached = {step for step in ("data-prep", "train", "evaluate", "exit")
+              if places_of(pipeline, step)["task"]["cachingOptions"] == {"enableCache": True}}  # fmt: skip
+    assert cached == {"data-prep", "train", "evaluate"}
 
 
 def test_checkpoints_of_the_command_line_go_before_those_of_settings(tmp_path: Path) -> None:

@@ -214,3 +214,5 @@ def test_settings_without_a_target_are_refused(tmp_path: Path, capsys: pytest.Ca
     assert main(["compile", "--settings", str(file), "-o", str(tmp_path / "pipeline.yaml")]) == 2
 
     assert "--settings needs --target, kubeflow or vertex" in capsys.readouterr().err
+    assert main(["compile", "--cache", "-o", str(tmp_path / "pipeline.yaml")]) == 2
+    assert "--cache needs --target, kubeflow or vertex" in capsys.readouterr().err
