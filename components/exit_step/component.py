@@ -24,12 +24,13 @@ def exit_step(
 
     from components.exit_step.report import report_end
     from components.shared.artifacts import write_json
+    from components.shared.kfp_metadata import metadata_of
     from components.shared.run import run_of_placeholders, step_run
     from components.shared.step import run_step
 
     platform_run = run_of_placeholders(job_id, job_name)
     run = step_run(in_pipeline=True, artifact=end.uri, platform_run=platform_run)
-    result, _ = run_step(
+    _, record = run_step(
         "exit",
         params,
         lambda checked, emit: report_end(
@@ -41,6 +42,5 @@ def exit_step(
         ),
         lambda: run,
     )
-    report = result.report()
-    end.metadata.update({name: report[name] for name in ("outcome", "state", "reason")} | report["steps"])
-    write_json(Path(end.path), report)
+    end.metadata.update(metadata_of(record, **record.report["steps"]))
+    write_json(Path(end.path), record.report)
