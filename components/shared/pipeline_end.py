@@ -117,9 +117,9 @@ def end_after_retry(
 def _by_platform(platform: RunReport | None) -> Outcome | None:
     if platform is None:
         return None
-    if platform.state in ("cancelling", "cancelled"):
+    if platform.state in ("cancelling", "cancelled") or platform.body == "cancelled":
         return "cancelled"
-    return None if platform.body in ("running", "unknown") else platform.body
+    return platform.body if platform.body in ("succeeded", "failed") else None
 
 
 def _by_steps(outcomes: Sequence[StepOutcome]) -> Outcome:
@@ -155,8 +155,10 @@ def _of_task(task: TaskReport | None, view: StepView | None, step: str) -> StepO
         return None
     if task.state == "skipped":
         return StepOutcome(step, "not started")
-    seen = StepOutcome(step, "unknown", None if view is None else view.attempt, None, view and view.source)
-    if task.state != "failed":
+    seen = StepOutcome(step, "unknown")
+    if view is not None:
+        seen = replace(seen, attempt=view.attempt, source=view.source)
+    if task.state in ("succeeded", "cached", "cancelled"):
         return replace(seen, outcome=task.state)
     if view is not None and isinstance(view.end, Failed):
         return replace(seen, outcome="failed", error=view.end.error)

@@ -132,7 +132,7 @@ class Status:
         return self._with_bucket(lambda bucket: bucket.claim(self.run.run, step, attempt)) or attempt
 
     def _with_bucket(self, ask: Callable[[EventsBucket], T]) -> T | None:
-        """Ask the bucket: a warning where it does not answer; where it refuses, the end of any step but the exit step."""
+        """Ask the bucket; without an answer a warning is logged, and a refusal ends any step but the exit step."""
         if self._bucket is None:
             return None
         try:

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from components.shared.events.data import PipelineEnded
 from components.shared.events.event import StepEvent
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
 from tests.exit_step.test_platforms import KUBEFLOW, call, ended, outcomes
 from tests.exit_step.test_report import FAILED, RUN, STARTED, SUCCEEDED, spool
 from tests.peers.http_faults import Hold, Refuse
-from tests.peers.kubeflow_runs import KubeflowRuns
+from tests.peers.kubeflow_runs import KubeflowRuns, recorded
 
 COMPLETE = KUBEFLOW | {"state": "COMPLETE", "error": {}}
 FINAL_FAILED = KUBEFLOW | {"state": "FAILED", "error": {}}
@@ -49,12 +48,16 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def reported(server: KubeflowRuns, name: str, folder: Path, status: dict[str, Any]) -> PipelineEnded:
+def reported(server: KubeflowRuns, name: str, folder: Path, status: dict[str, Any]) -> dict[str, Any]:
     """What the exit step reports of a recorded run, as far as Kubeflow knows it while that step runs."""
-    server.run, server.workflow = KubeflowRuns(name).run, KubeflowRuns(name).workflow
+    server.run, server.workflow = recorded(name)
+    return report_of(folder, status)
+
+
+def report_of(folder: Path, status: dict[str, Any]) -> dict[str, Any]:
     call(folder, status)
-    report = json.loads((folder / "kfp" / "run" / "exit-step" / "end").read_text())
-    return PipelineEnded("", report["outcome"], report["state"], report["reason"], list(report["steps"].items()))
+    report: dict[str, Any] = json.loads((folder / "kfp" / "run" / "exit-step" / "end").read_text())
+    return report
 
 
 @pytest.mark.parametrize(
@@ -74,19 +77,19 @@ def test_without_an_event_kubeflow_itself_says_how_a_run_ended(
     api: KubeflowRuns, alone: Path, name: str, status: dict[str, Any], outcome: str, reason: str, steps: list[str]
 ) -> None:
     end = reported(api, name, alone, status)
-    assert (end.outcome, end.reason) == (outcome, reason)
-    assert [state for _, state in end.steps] == steps  # type: ignore[misc] # pairs of the report
+    assert (end["outcome"], end["reason"]) == (outcome, reason)
+    assert list(end["steps"].values()) == steps
 
 
 def test_argos_reason_and_the_steps_own_error_are_both_in_the_event(api: KubeflowRuns, events: Path) -> None:
     spool(events, "data-prep", STARTED, SUCCEEDED)
     spool(events, "train", STARTED)
-    assert reported(api, "oom-killed", events.parent, FINAL_FAILED).reason == (
+    assert reported(api, "oom-killed", events.parent, FINAL_FAILED)["reason"] == (
         "train was killed: main: OOMKilled (exit code 1)"
     )
     assert outcomes(ended(events).data) == ["succeeded", "killed", "not started"]
     spool(events, "train", STARTED, FAILED)
-    assert reported(api, "failed", events.parent, FINAL_FAILED).reason == "train: no room"
+    assert reported(api, "failed", events.parent, FINAL_FAILED)["reason"] == "train: no room"
 
 
 def test_a_step_that_succeeded_by_its_events_and_failed_on_the_platform_is_reported_as_that(
@@ -95,15 +98,14 @@ def test_a_step_that_succeeded_by_its_events_and_failed_on_the_platform_is_repor
     """0.5.0: the launcher could not store the metadata of a training that had succeeded."""
     spool(events, "data-prep", STARTED, SUCCEEDED)
     spool(events, "train", STARTED, SUCCEEDED)
-    assert reported(api, "failed", events.parent, FINAL_FAILED).reason == (
+    assert reported(api, "failed", events.parent, FINAL_FAILED)["reason"] == (
         "train: succeeded by its own events, and failed on the platform: main: Error (exit code 1)"
     )
 
 
 def test_without_argos_workflow_the_states_are_there_without_reasons(api: KubeflowRuns, alone: Path) -> None:
-    api.run = KubeflowRuns("oom-killed").run
-    call(alone, FINAL_FAILED)
-    report = json.loads((alone / "kfp" / "run" / "exit-step" / "end").read_text())
+    api.run, _ = recorded("oom-killed")
+    report = report_of(alone, FINAL_FAILED)
     assert (report["outcome"], report["reason"]) == ("failed", "train: the platform gave no reason")
 
 
@@ -112,12 +114,9 @@ def test_an_api_that_does_not_answer_leaves_it_to_the_rest_in_bounded_time(
     api: KubeflowRuns, alone: Path, effect: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.inject(effect, times=None)
-    call(alone, RUNNING)
-    report = json.loads((alone / "kfp" / "run" / "exit-step" / "end").read_text())
-    assert report["outcome"] == "unknown"
+    assert report_of(alone, RUNNING)["outcome"] == "unknown"
     assert "WARNING Kubeflow cannot be asked how its run ended: http://" in capsys.readouterr().err
-    call(alone, FINAL_FAILED)
-    report = json.loads((alone / "kfp" / "run" / "exit-step" / "end").read_text())
+    report = report_of(alone, FINAL_FAILED)
     assert (report["outcome"], set(report["steps"].values())) == ("failed", {"unknown"})
 
 
@@ -127,7 +126,7 @@ def test_a_token_that_kubernetes_keeps_for_the_api_is_sent(
     api.token = "header.payload.signature"  # noqa: S105 - of this test
     (tmp_path / "token").write_text(f"{api.token}\n")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
-    assert reported(api, "cached", alone, RUNNING).outcome == "succeeded"
+    assert reported(api, "cached", alone, RUNNING)["outcome"] == "succeeded"
 
 
 def test_the_end_counts_the_processes_that_it_knows_of(api: KubeflowRuns, events: Path) -> None:

@@ -36,6 +36,7 @@ from components.shared.events.transport import Patience, Sealed, Unavailable
 from components.shared.kubeflow_api import NoAnswerError
 from components.shared.kubeflow_run import RunReport, TaskReport, TaskState
 from components.shared.params import Params
+from components.shared.pipeline_end import PipelineEnd
 from components.shared.run import EVENTS_VARIABLE, RETRY_VARIABLE, step_run
 from components.shared.status import PIPELINE_STEPS, Status
 from components.shared.step import StepFailed, run_step
@@ -135,10 +136,11 @@ class World:
             status.check("warn")
             status.emit(Progress(1, 2))
             self.broker.is_up = luck.broker_at_end
-            end: EventData | None = {
+            ends: dict[str, EventData] = {
                 "succeeds": Succeeded(1.0),
                 "fails": Failed(1.0, Error("DataError", "no images"), 2),
-            }.get(fate)
+            }
+            end = ends.get(fate)
             if end is not None:
                 status.end(end)
             else:
@@ -177,7 +179,7 @@ class World:
         state = "RUNNING" if self.terminated or is_cached else "COMPLETE" if self.truth == "succeeded" else "FAILED"
         run = step_run(in_pipeline=True, platform_run=RUN)
 
-        def work(params: Params, emit: object) -> exit_report.PipelineEnd:
+        def work(params: Params, emit: object) -> PipelineEnd:
             self.broker.is_up = luck.broker_at_end
             return report_end(state=state, run=run, targets=params.status_targets)
 

@@ -136,7 +136,7 @@ def test_in_the_first_life_of_a_run_the_exit_task_alone_ends_the_pipeline(
 ) -> None:
     api.run, api.workflow = KubeflowRuns("succeeded").run, KubeflowRuns("succeeded").workflow
     for step in ("data-prep", "train", "evaluate"):
-        pods.step(step)  # type: ignore[arg-type] # the names of steps
+        pods.step(step)
     assert [event.state for event in published(kafka_broker, topic) if event.step == "pipeline"] == ["started"]
 
 

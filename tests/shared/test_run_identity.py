@@ -66,7 +66,7 @@ def test_what_the_environment_leaves_empty_is_not_said(monkeypatch: pytest.Monke
 
 
 def test_no_two_starts_have_one_id_and_a_pods_is_its_uid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pod's host name is cut at 63 characters and the same for all steps of a run; its name is used again by Retry."""
+    """A pod's host name is cut at 63 characters, so that all steps have the same; Retry uses a pod's name again."""
     assert step_run().process != step_run().process
     monkeypatch.setenv("KFP_POD_NAME", "shutterline-image-classifier-hqblv-retry-system-container-impl-1920548461")
     monkeypatch.setenv("KFP_POD_UID", TASK_UUID)
@@ -107,7 +107,7 @@ def test_a_location_that_events_cannot_have_is_refused(
     monkeypatch: pytest.MonkeyPatch, named: str, reason: str
 ) -> None:
     monkeypatch.setenv("SHUTTERLINE_EVENTS", named)
-    with pytest.raises(InputError, match="^SHUTTERLINE_EVENTS: ") as refused:
+    with pytest.raises(InputError, match=r"^SHUTTERLINE_EVENTS: ") as refused:
         step_run()
     assert reason in str(refused.value)
 
@@ -193,9 +193,8 @@ def test_checkpoints_lie_beside_the_runs_artifacts_whatever_the_attempt(artifact
 
 
 def test_checkpoints_beside_artifacts_need_a_runs_place() -> None:
-    with pytest.raises(
-        InputError, match="^checkpoints: auto needs the location of a run's artifacts, and model is none"
-    ):
+    reason = r"^checkpoints: auto needs the location of a run's artifacts, and model is none"
+    with pytest.raises(InputError, match=reason):
         checkpoints_of_run("auto", "model", "0f1e")
 
 

@@ -51,7 +51,7 @@ def test_a_later_step_delivers_what_an_earlier_pod_could_not(
     away = Params.from_dict(small(KAFKA_HOST=f"127.0.0.1:{claim_port()}", KAFKA_TOPIC=topic, TIMEOUT=0.5))
     back = Params.from_dict(small(KAFKA_HOST=kafka_broker.bootstrap, KAFKA_TOPIC=topic, TIMEOUT=10))
     for name in ("data-prep", "train"):
-        record = step(name, away)  # type: ignore[arg-type] # a step's name
+        record = step(name, away)
         assert record.delivery is not None
         assert record.delivery["kept"] is True
     step("train", away, DataError("no images"))
@@ -94,7 +94,7 @@ def test_a_bucket_that_may_not_be_used_ends_a_step_before_its_work(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for operation in ("list", "write"):
-        fault = bucket.faults.inject(Refuse(403), operation, times=None)  # type: ignore[arg-type] # an operation
+        fault = bucket.faults.inject(Refuse(403), operation, times=None)
         record = step("train", Params.from_dict(small()), AssertionError("worked"))
         bucket.faults.clear()
         assert (record.exit_code, record.error and record.error.type) == (2, "StorageRefusedError"), operation
