@@ -38,7 +38,8 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def compile_for(target: PlatformName, tmp_path: Path, settings: dict[str, Any] | None = None) -> Path:
     """Compile a small run for a platform, on the CPU, with short pauses."""
     write_params(tmp_path / "params.json", num_epochs=1)
-    written = {"target": target, "every-step": {"retry": {"pause_s": PAUSE_S}}, **(settings or {})}
+    # No location for events: the environment's is for every step.
+    written = {"target": target, "events": None, "every-step": {"retry": {"pause_s": PAUSE_S}}, **(settings or {})}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(written))
     file = tmp_path / f"{target}.yaml"
     options = ["--params", tmp_path / "params.json", "--settings", tmp_path / "settings.yaml", "-o", file]
@@ -179,10 +180,10 @@ def test_a_dataset_other_than_the_one_that_was_made_is_refused(
     tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = compile_for("kubeflow", tmp_path, {"every-step": {"retry": {"times": 0}}})
-    document, platforms = yaml.safe_load_all(file.read_text())
+    document, *platforms = yaml.safe_load_all(file.read_text())
     train = document["components"]["comp-exit-handler-1"]["dag"]["tasks"]["train"]
     train["inputs"]["parameters"]["dataset_sha256"] = {"runtimeValue": {"constant": "0" * 64}}
-    file.write_text(yaml.safe_dump_all([document, platforms]))
+    file.write_text(yaml.safe_dump_all([document, *platforms]))
 
     trouble = execute(file, tmp_path / "root")
 

@@ -75,7 +75,7 @@ def test_kfp_sees_its_own_kinds_of_artifacts(tmp_path: Path, capsys: pytest.Capt
     assert code == 0, told
     task = Path(document["artifacts"]["model"]).parents[1]
     metadata = {}
-    for step in ("data-prep", "train", "evaluate"):
+    for step in ("data-prep", "train", "evaluate", "exit-step"):
         output = json.loads((task / step / "executor_output.json").read_text())
         for name, listed in output["artifacts"].items():
             metadata[f"{step}/{name}"] = listed["artifacts"][0]["metadata"]
@@ -94,6 +94,7 @@ def test_kfp_sees_its_own_kinds_of_artifacts(tmp_path: Path, capsys: pytest.Capt
         "evaluate/metrics": "system.Metrics",
         "evaluate/confusion": "system.ClassificationMetrics",
         "evaluate/report": "system.HTML",
+        "exit-step/end": "system.Artifact",
     }
     assert metadata.keys() == kinds.keys()
     assert metadata["evaluate/metrics"] == document["metrics"]
