@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-RunState = Literal["pending", "running", "cancelling", "succeeded", "failed", "cancelled", "unknown"]
+RunState = Literal["pending", "running", "cancelling", "succeeded", "failed", "cancelled", "paused", "unknown"]
 BodyState = Literal["running", "succeeded", "failed", "cancelled", "unknown"]
 TaskState = Literal["waiting", "running", "succeeded", "cached", "failed", "cancelled", "skipped", "unknown"]
 PodState = Literal["waiting", "running", "succeeded", "failed"]
@@ -23,7 +23,7 @@ ENDED: frozenset[RunState] = frozenset({"succeeded", "failed", "cancelled"})
 
 _RUN_STATES: dict[str, RunState] = {
     "PENDING": "pending",
-    "PAUSED": "pending",
+    "PAUSED": "paused",
     "RUNNING": "running",
     "SUCCEEDED": "succeeded",
     "FAILED": "failed",

@@ -19,10 +19,10 @@ from components.shared.errors import (
     PlatformRefusedError,
     PlatformUnavailableError,
 )
-from components.shared.kubeflow_run import TaskReport
+from components.shared.kubeflow_run import ENDED, TaskReport
 from components.shared.signals import EXIT_INTERRUPTED
 from pipelines.submit.patience import Patience
-from pipelines.submit.platform import DONE, Platform, Progress, Submitted
+from pipelines.submit.platform import Platform, Progress, Submitted
 from pipelines.submit.pod_log import PodLog, read_log
 from pipelines.submit.step_text import attempt_name, attempt_words, pod_of, run_words, step_words
 
@@ -86,10 +86,13 @@ def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Follo
     following = _Following(platform, run, timeout_s)
     try:
         with _view(run) as view:
-            return following.until_done(view)
+            ended, closing = following.until_done(view)
     except KeyboardInterrupt:
         tell(f"no longer followed; {run.name} goes on: {run.url}")
         return Followed(following.last, EXIT_INTERRUPTED, "interrupted", following.logs.read)
+    if closing:
+        tell(closing)
+    return ended
 
 
 def look(platform: Platform, run: Submitted) -> Followed:
@@ -131,7 +134,8 @@ class _Following:
         self._away = False
         self._waiting = _Waiting()
 
-    def until_done(self, view: View) -> Followed:
+    def until_done(self, view: View) -> tuple[Followed, str]:
+        """How it ended, and what is to be said of that."""
         end = None if self._timeout_s is None else time.monotonic() + self._timeout_s
         pause = _FIRST_PAUSE_S
         while True:
@@ -144,15 +148,12 @@ class _Following:
                     if (log := self.logs.get(step, left)) is not None:
                         for line in log_lines(name, log):
                             tell(line)
-                if self.last.state in DONE:
+                if self.last.state in ENDED:
                     return self._done()
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
-                tell(
-                    f"error: {self._run.name} is not done after {self._timeout_s:g} s (--timeout); it goes on: "
-                    f"{self._run.url}"
-                )
-                return Followed(self.last, EXIT_FAILURE, "timeout", self.logs.read)
+                late = f"error: {self._run.name} is not done after {self._timeout_s:g} s (--timeout); it goes on: "
+                return Followed(self.last, EXIT_FAILURE, "timeout", self.logs.read), f"{late}{self._run.url}"
             view.pause(pause if left is None else min(pause, left))
             pause = min(_LONGEST_PAUSE_S, pause * _GROWTH)
 
@@ -175,12 +176,11 @@ class _Following:
             tell(f"{why}; {self._run.name} is asked for again")
         self._away = True
 
-    def _done(self) -> Followed:
-        progress = self.last
-        succeeded = progress.state == "succeeded"
-        if not succeeded:
-            tell(ending(self._run, progress))
-        return Followed(progress, EXIT_OK if succeeded else EXIT_FAILURE, progress.state, self.logs.read)
+    def _done(self) -> tuple[Followed, str]:
+        progress, logs = self.last, self.logs.read
+        if progress.state == "succeeded":
+            return Followed(progress, EXIT_OK, progress.state, logs), ""
+        return Followed(progress, EXIT_FAILURE, progress.state, logs), ending(self._run, progress)
 
 
 def ending(run: Submitted, progress: Progress) -> str:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from components.shared.kubeflow_run import TaskReport, TaskState
+from components.shared.kubeflow_run import RunState, TaskReport, TaskState
 from pipelines.compiled import CompiledPipeline
 from pipelines.submit.patience import Patience
-
-RunState = Literal["pending", "running", "cancelling", "succeeded", "failed", "cancelled", "paused", "unknown"]
-DONE: frozenset[RunState] = frozenset({"succeeded", "failed", "cancelled"})
 
 
 @dataclass(frozen=True)

@@ -295,8 +295,7 @@ class KfpApi(HttpFaults):
         for name, definition in inputs.items():
             if name not in given and "defaultValue" not in definition and not definition.get("isOptional"):
                 raise Wrong(400, f"parameter {name} is not optional, yet has neither default value nor user value")
-        self._made += 1
-        body.run_id, body.created_at, body.state = str(UUID(int=self._made)), self._now(), "PENDING"
+        body.run_id, body.created_at, body.state = self._id("run"), self._now(), "PENDING"
         body.storage_state = "AVAILABLE"
         self.runs.append(body)
         return body
@@ -335,7 +334,7 @@ class KfpApi(HttpFaults):
 
     def _id(self, kind: str) -> str:
         self._made += 1
-        return f"{kind}-{self._made:04}"
+        return str(UUID(int=self._made)) if kind == "run" else f"{kind}-{self._made:04}"
 
     def _now(self) -> str:
         return (_BEGAN + timedelta(seconds=self._made)).isoformat()

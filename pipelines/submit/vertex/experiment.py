@@ -11,8 +11,8 @@ from typing import Any
 from google.cloud.aiplatform_v1.types import Context, MetadataStore, PipelineJob
 
 from components.shared.errors import PlatformRefusedError
+from components.shared.kubeflow_run import ENDED
 from pipelines.submit.patience import Later, Patience
-from pipelines.submit.platform import DONE
 from pipelines.submit.vertex.answers import AlreadyExists, NotFound
 from pipelines.submit.vertex.job import console_url
 from pipelines.submit.vertex.progress import state_of
@@ -63,7 +63,7 @@ def associate(service: Service, project: Project, experiment: str, job: Pipeline
         run = now.job_detail.pipeline_run_context.name
         if run:
             _add(service, _name(project, experiment), run, patience)
-        elif state_of(now) not in DONE:
+        elif state_of(now) not in ENDED:
             raise Later(f"{job.name} has no context yet", done=True)
 
     def attempt() -> None:

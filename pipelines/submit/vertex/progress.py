@@ -6,8 +6,8 @@ from google.cloud.aiplatform_v1.types import PipelineJob, PipelineState, Pipelin
 
 from components.shared.allowed_classes import shortened
 from components.shared.events.redaction import redact
-from components.shared.kubeflow_run import PodAttempt, PodState, TaskReport, TaskState
-from pipelines.submit.platform import Progress, RunState
+from components.shared.kubeflow_run import PodAttempt, PodState, RunState, TaskReport, TaskState
+from pipelines.submit.platform import Progress
 
 _LONGEST = 1000  # characters of an error
 

@@ -21,7 +21,8 @@ Submit = Callable[..., int]
 @pytest.fixture(scope="session")
 def kubeflow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline compiled for Kubeflow: two documents."""
-    return write_compiled(tmp_path_factory.mktemp("compiled"), "kubeflow", data="gs://bucket/digits")
+    settings = "every-step: {labels: {team: vision}}\n"  # which the platform's document says
+    return write_compiled(tmp_path_factory.mktemp("compiled"), "kubeflow", settings, data="gs://bucket/digits")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-from google.cloud.aiplatform_v1.types import PipelineState
+from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
 
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE
 from pipelines.cli import main
@@ -53,6 +53,30 @@ def test_upload_and_submit_may_be_repeated(
         assert [key for key in first if first[key] != again[key]]  # it says that it was there
     assert len(gcs_bucket.names()) == 1
     assert len(vertex.jobs) == 1
+
+
+@pytest.mark.parametrize(("state", "code"), [("RUNNING", 0), ("SUCCEEDED", 0), ("FAILED", 1)])
+def test_a_run_is_looked_at(
+    vertex: VertexApi,
+    compiled: CompiledPipeline,
+    where: list[str],
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    code: int,
+) -> None:
+    assert main(["submit", str(compiled.file), *where, "--data", DATA, "--name", "a-run"]) == 0
+    job = vertex.jobs["a-run"]
+    job.state = getattr(PipelineState, f"PIPELINE_STATE_{state}")
+    job.job_detail.task_details = [PipelineTaskDetail(task_id=2, task_name="train", state=state)]
+    capsys.readouterr()
+    for run in ("a-run", job.name):
+        assert main(["submit", "--status", run, *where]) == code
+        out, err = capsys.readouterr()
+        assert out.startswith(f"a-run {state.lower()}: https://")
+        assert f"\n  train  {state.lower()}" in out
+        assert err.startswith("error: a-run failed; the platform does not say why; see https://") == bool(code)
+    assert main(["submit", "--status", "no-run", *where]) == EXIT_BAD_INPUT
+    assert "Vertex AI has no run " in capsys.readouterr().err
 
 
 def test_another_run_is_started_when_asked_for(

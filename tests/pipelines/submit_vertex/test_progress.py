@@ -10,8 +10,8 @@ import pytest
 from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
 
 from components.shared.errors import PlatformRefusedError, PlatformUnavailableError
-from components.shared.kubeflow_run import TaskState
-from pipelines.submit.platform import DONE, Progress, RunRequest, RunState
+from components.shared.kubeflow_run import ENDED, RunState, TaskState
+from pipelines.submit.platform import Progress, RunRequest
 from pipelines.submit.vertex.platform import VertexPlatform
 from tests.peers.vertex_api import LOCATION, NUMBER, VertexApi
 from tests.peers.vertex_faults import Break, Refuse
@@ -94,7 +94,7 @@ def test_each_state_of_a_job_has_its_word(platform: VertexPlatform, job: Any, st
 
     assert found == words[state.name.removeprefix("PIPELINE_STATE_")]
     assert found in get_args(RunState)
-    assert (found in DONE) == (state.name.rpartition("_")[2] in ("SUCCEEDED", "FAILED", "CANCELLED"))
+    assert (found in ENDED) == (state.name.rpartition("_")[2] in ("SUCCEEDED", "FAILED", "CANCELLED"))
 
 
 @pytest.mark.parametrize("state", list(State), ids=lambda state: state.name)
