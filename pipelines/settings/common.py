@@ -16,7 +16,7 @@ EVERY_STEP = "every-step"
 
 
 class Retry(SettingsRecord):
-    """How a step that failed or was preempted is started again."""
+    """How a step is started again."""
 
     times: Annotated[Whole, Field(ge=0, le=20)] | None = Field(None, description="How often; 0: not at all.")
     pause_s: Annotated[Whole, Field(ge=1, le=3600)] | None = Field(
@@ -41,7 +41,11 @@ class StepSettings(SettingsRecord):
     cache: Truth | None = Field(
         None, description="Whether an earlier result for the same inputs is taken instead of running the step."
     )
-    retry: Retry | None = Field(None, description="How a step that failed or was preempted is started again.")
+    retry: Retry | None = Field(
+        None,
+        description="How a step is started again; after which ends, the platform says. Kubeflow Pipelines 2.17 as it is "
+        "installed: where the pod was deleted, not where the step failed; up to 2.16 where it failed.",
+    )
 
     def problems(self) -> list[Problem]:
         """What contradicts itself, once everything is put together."""

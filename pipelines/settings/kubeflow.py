@@ -102,7 +102,7 @@ class Volume(SettingsRecord):
     path: MountPath = Field(description="Directory where it is mounted.")
     sub_path: SubPath | None = Field(
         None,
-        description=f"Directory inside the volume; none: all of it. Needs Kubeflow Pipelines {_SUB_PATH_SINCE}.",
+        description=f"Directory inside the volume; none: all of it. Needs Kubeflow Pipelines {_SUB_PATH_SINCE} or later.",
         json_schema_extra={BACKEND: _SUB_PATH_SINCE},
     )
 
@@ -137,11 +137,11 @@ class KubeflowStep(StepSettings):
     annotations: Annotations = Field(default_factory=dict, description="Annotations of the pod.")
     pull_secrets: list[ObjectName] = Field(default_factory=list, description="Secrets that images are pulled with.")
     pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(None, description="When images are pulled.")
-    timeout_s: Seconds | None = Field(None, description="Seconds after which one attempt is ended.")
+    timeout_s: Seconds | None = Field(None, description="Seconds after which one attempt is ended, as failed.")
     security: Security | None = Field(
         None,
         description="Who the container runs as, where that is not the image's own user. Needs Kubeflow Pipelines "
-        f"{_SECURITY_SINCE}.",
+        f"{_SECURITY_SINCE} or later.",
         json_schema_extra={BACKEND: _SECURITY_SINCE},
     )
 
