@@ -50,7 +50,7 @@ _SHAPES = (
 
 # Where a weak secret is one: the beginnings of such values, with their opening quote. Options are --db-password and
 # -password; in the text of a list the value follows as '--password', 'status'.
-_FULL_NAME = r"[\w.-]{0,64}(?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|private[_-]?key|access[_-]?key)[\w.-]{0,64}"
+_FULL_NAME = r"[\w.-]{0,64}(?:password|passwd|passphrase|pwd|secret|token|(?:api|private|access)[_-]?key)[\w.-]{0,64}"
 _WEAK_PLACES = (
     r"://(?:[^/\s:@]*:)?(?=[^/\s@]*@)",
     r"[?&][^\s?&=#]+=",
