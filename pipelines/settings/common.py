@@ -43,8 +43,8 @@ class StepSettings(SettingsRecord):
     )
     retry: Retry | None = Field(
         None,
-        description="How a step is started again; after which ends, the platform says. Kubeflow Pipelines 2.17 as it is "
-        "installed: where the pod was deleted, not where the step failed; up to 2.16 where it failed.",
+        description="How a step is started again; after which ends, the platform says. Kubeflow Pipelines 2.17 as it "
+        "is installed: where the pod was deleted, not where the step failed; up to 2.16 where it failed.",
     )
 
     def problems(self) -> list[Problem]:

@@ -102,7 +102,8 @@ class Volume(SettingsRecord):
     path: MountPath = Field(description="Directory where it is mounted.")
     sub_path: SubPath | None = Field(
         None,
-        description=f"Directory inside the volume; none: all of it. Needs Kubeflow Pipelines {_SUB_PATH_SINCE} or later.",
+        description="Directory inside the volume; none: all of it. Needs Kubeflow Pipelines "
+        f"{_SUB_PATH_SINCE} or later.",
         json_schema_extra={BACKEND: _SUB_PATH_SINCE},
     )
 
