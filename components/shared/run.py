@@ -68,13 +68,19 @@ class StepRun:
 
 
 def step_run(
-    output: Place | None = None, *, in_pipeline: bool = False, artifact: str = "", platform_run: str = ""
+    output: Place | None = None,
+    *,
+    in_pipeline: bool = False,
+    artifact: str = "",
+    platform_run: str = "",
+    durable: Place | None = None,
 ) -> StepRun:
     """Who we are.
 
     Args:
         output: What the step makes; without a location named by the environment, events are kept beside it. Where it
             is in a bucket they are kept among this machine's temporary files.
+        durable: Where the step's events are kept instead, as with its checkpoints: there the next attempt finds them.
         in_pipeline: Whether the step runs as part of the pipeline.
         artifact: Where the platform keeps one of the step's artifacts, which gives the run's id and its location.
         platform_run: The platform's id of the run, where it is known otherwise.
@@ -86,16 +92,16 @@ def step_run(
     if named and not is_run_id(named):
         raise InputError(f"{RUN_VARIABLE}: must be 1 to 128 letters, digits or the characters ._-, got {named!r}")
     platform_run = run_of_artifact(artifact) or as_run_id(platform_run)
-    events = _events_of_run(artifact)
-    bucket = events if isinstance(events, Location) else None
+    shared = _events_of_run(artifact)
+    events = shared or durable
     return StepRun(
         run=named or platform_run or _run_of_group() or new_run_id(),
         pipeline=PIPELINE_NAME if in_pipeline else None,
         attempt=_attempt(),
         events=_copy_of(events) if isinstance(events, Location) else events or (_beside(output) if output else None),
-        shared=events is not None,
+        shared=shared is not None,
         host=os.environ.get(POD_NAME_VARIABLE) or socket.gethostname(),
-        bucket=bucket,
+        bucket=events if isinstance(events, Location) else None,
         platform_run=platform_run,
     )
 
@@ -190,6 +196,26 @@ def checkpoints_of_run(named: str, artifact: str, training: str) -> Place | None
         return beside_artifacts(artifact, "checkpoints")
     except InputError as error:
         raise InputError(f"checkpoints: {error}") from error
+
+
+def events_of_checkpoints(named: str, artifact: str) -> Place | None:
+    """Where events are kept that outlive the pod as checkpoints do; None where those end with the pod.
+
+    Args:
+        named: As for :func:`checkpoints_of_run`.
+        artifact: Likewise.
+    """
+    try:
+        where = beside_artifacts(artifact, "events") if named == CHECKPOINTS_AUTO else place(named) if named else None
+    except InputError:  # which is reported where the checkpoints are opened
+        return None
+    if isinstance(where, Path):
+        there = next(parent for parent in (where.absolute(), *where.absolute().parents) if parent.exists())
+        if not os.access(there, os.W_OK, effective_ids=True):  # likewise
+            return None
+    if named == CHECKPOINTS_AUTO or where is None:
+        return where
+    return where / "events" if isinstance(where, Path) else where.child("events")
 
 
 def beside_artifacts(artifact: str, name: str) -> Place:

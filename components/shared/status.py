@@ -99,7 +99,7 @@ class Status:
         attempt = self._claimed(speaks_for, attempt)
         speaker = Speaker(run.run, speaks_for, attempt, run.process)
         first = self._is_first(attempt)
-        speaker, spool, unspooled = make_spool(run.events, speaker, targets.as_ledger(), self._log)
+        speaker, spool, unspooled = make_spool(run.events, speaker, targets.as_ledger())
         transports, self._refusals = transports_of(targets)
         self._stream = StatusStream(
             speaker,
@@ -114,12 +114,21 @@ class Status:
             self._stream.emit(PipelineStarted(run.pipeline, list(PIPELINE_STEPS), __version__, run.host, digest))
         if self._step != "exit":
             self._stream.emit(StepStarted(__version__, run.host, digest, run.pipeline))
-            if unspooled is not None and run.shared and run.bucket is None and unspooled.errno in _NOT_ALLOWED:
-                self._refused = unwritable("events", run.events or Path(), unspooled)
-            if self._refused is not None:
-                raise self._refused
+        if unspooled is not None:
+            self._note_unspooled(unspooled)
+        if self._refused is not None:
+            raise self._refused
         if self._bucket is not None and spool.path is not None:
             self._bucket.start(spool.path)
+
+    def _note_unspooled(self, error: OSError) -> None:
+        """A directory that may not be written ends the step, the exit step aside; any other trouble is warned of."""
+        directory, is_denied = self.run.events or Path(), error.errno in _NOT_ALLOWED
+        if is_denied and self.run.shared and self.run.bucket is None and self._step != "exit":
+            self._refused = unwritable("events", directory, error)
+        else:
+            why = f"{directory}: {error.strerror}"
+            self._log.warning("status has no spool: %s; it is kept in memory until the step ends", why)
 
     def _open_bucket(self, params: Params | None) -> None:
         """Fetch what the bucket has of the run's events, where they are kept in one."""

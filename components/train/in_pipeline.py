@@ -19,7 +19,13 @@ from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.events.data import Emit
 from components.shared.member import leave_outcome
 from components.shared.params import Params, ParamsWarning
-from components.shared.run import CHECKPOINTS_AUTO, checkpoints_of_run, run_of_artifact, step_run
+from components.shared.run import (
+    CHECKPOINTS_AUTO,
+    checkpoints_of_run,
+    events_of_checkpoints,
+    run_of_artifact,
+    step_run,
+)
 from components.shared.signals import Terminated, sigterm_raises
 from components.shared.step import Reported, StepFailed, StepRecord, run_step
 from components.shared.storage.location import Place
@@ -82,7 +88,13 @@ class PipelineTraining:
             "train",
             self.params,
             work,
-            lambda: step_run(Path(self.model), in_pipeline=True, artifact=self.model_uri, platform_run=run),
+            lambda: step_run(
+                Path(self.model),
+                in_pipeline=True,
+                artifact=self.model_uri,
+                platform_run=run,
+                durable=events_of_checkpoints(self.checkpoints, self.model_uri),
+            ),
             addresses_of((self.dataset, self.dataset_uri), (self.model, self.model_uri)),
         )
         return record

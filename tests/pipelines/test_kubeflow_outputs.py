@@ -15,7 +15,9 @@ from components.data_prep.component import data_prep
 from components.evaluate.component import evaluate
 from components.shared.dataset import open_dataset
 from components.shared.events.data import Checkpoint, Failed, Succeeded
+from components.shared.events.spool import events_in
 from components.shared.kfp_metadata import scalars
+from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepFailed
 from components.train.component import train
 from components.train.in_pipeline import PROCESSES_VARIABLE
@@ -132,6 +134,16 @@ def test_all_runs_share_a_place_for_checkpoints_and_the_same_run_goes_on(pod: Po
     assert len(list(shared.iterdir())) == 3
     (started,) = {Path(event.data.uri).parents[1] for event in pod.events if isinstance(event.data, Checkpoint)}
     assert started == shared
+
+
+def test_the_attempts_before_are_learned_where_the_checkpoints_are(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a folder for all steps and without Kafka."""
+    with_dataset(pod)
+    monkeypatch.delenv(EVENTS_VARIABLE)
+    for _ in range(2):
+        pod.run(train, params=params(), inputs=FROM_PREP, checkpoints=str(pod.folder / "shared"))
+    started = [event for event in events_in(pod.folder / "shared" / "events") if event.state == "started"]
+    assert [(event.step, event.attempt) for event in started] == [("train", 0), ("train", 1)]
 
 
 @pytest.mark.parametrize(

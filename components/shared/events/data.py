@@ -81,7 +81,7 @@ class Checkpoint:
     Attributes:
         epoch: The last epoch that is done, from 1; 0 in the first.
         epochs: Epochs in all.
-        uri: Where it lies: a path or a bucket's URI.
+        uri: Where it lies: a path, a bucket's URI, or pod:/PATH for what ends with the pod.
         batch: Batches of the next epoch that are done.
     """
 

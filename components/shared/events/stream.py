@@ -308,7 +308,7 @@ def _meant_for(transport: Transport, earlier: Sequence[Spool], own: Spool) -> li
 
 
 def make_spool(
-    directory: Path | None, speaker: Speaker, targets: dict[str, dict[str, Any]], log: logging.Logger
+    directory: Path | None, speaker: Speaker, targets: dict[str, dict[str, Any]]
 ) -> tuple[Speaker, Spool, OSError | None]:
     """A spool in a directory or, where there is none to write, in memory.
 
@@ -320,6 +320,5 @@ def make_spool(
     try:
         spool = Spool.create(directory, speaker.run, speaker.step, speaker.attempt, targets)
     except OSError as error:
-        log.warning("status has no spool: %s: %s; it is kept in memory until the step ends", directory, error.strerror)
         return speaker, Spool.in_memory(speaker.attempt, targets), error
     return replace(speaker, attempt=spool.attempt), spool, None

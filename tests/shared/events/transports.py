@@ -153,7 +153,7 @@ def stream_to(
 ) -> StatusStream:
     """A step's stream to brokers."""
     names = targets(*(transport.name for transport in transports), topic=topic)
-    speaker, spool, _ = make_spool(directory, Speaker(run, step, 0, "pod-1"), names, LOG)
+    speaker, spool, _ = make_spool(directory, Speaker(run, step, 0, "pod-1"), names)
     return StatusStream(speaker, spool, transports, earlier=earlier, log=LOG)
 
 
