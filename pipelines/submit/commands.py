@@ -14,7 +14,7 @@ from components.shared.signals import EXIT_INTERRUPTED
 from pipelines.compiled import CompiledPipeline, PlatformName, read_compiled
 from pipelines.lint.report import lines_of
 from pipelines.lint.rules import lint
-from pipelines.submit.follow import Followed, ending, follow, log_lines, look, utc_now
+from pipelines.submit.follow import Followed, ending, follow, log_lines, look
 from pipelines.submit.kubeflow_access import Access, dry_access, read_access
 from pipelines.submit.names import (
     check_name,
@@ -26,7 +26,7 @@ from pipelines.submit.names import (
 )
 from pipelines.submit.options import check_following, check_status, shown_options, target_of
 from pipelines.submit.platform import Platform, RunRequest, Submitted
-from pipelines.submit.step_text import rows, run_words, table
+from pipelines.submit.step_text import rows, run_words, table, utc_now
 from pipelines.submit.values import check_file_has_no_secret, check_no_secret, checked_params, run_values
 from pipelines.submit.vertex.request import staging_place
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Protocol
 
 from components.shared.command import tell
@@ -276,8 +275,3 @@ class _Lines:
 
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)
-
-
-def utc_now() -> datetime:
-    """The time here."""
-    return datetime.now(UTC)

@@ -8,12 +8,10 @@ from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from pipelines.submit import follow
 from pipelines.submit.platform import Progress, Submitted
-from pipelines.submit.step_text import rows, run_words
+from pipelines.submit.step_text import rows, run_words, utc_now, widths
 
 _STYLES = {"running": "cyan", "succeeded": "green", "cached": "green", "failed": "bold red", "cancelled": "yellow"}
 
@@ -58,14 +56,13 @@ class LiveSteps:
             self._draw()
 
     def _draw(self) -> None:
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(no_wrap=True)
-        grid.add_column()
-        grid.add_column(overflow="fold", style="dim")
-        states = list(self._progress.tasks.values())
-        for name, state, pod in rows(self._progress, follow.utc_now(), waited=self._waited):
-            style = _STYLES.get(states.pop(0), "") if name else "dim"
-            grid.add_row(Text(f"  {name}"), Text(state, style), Text(pod))
-        style = _STYLES.get(self._progress.state, "")
-        heading = Text.assemble(self._run.name, " ", (run_words(self._progress), style))
-        self._live.update(Group(heading, grid), refresh=True)
+        lines = rows(self._progress, utc_now(), waited=self._waited)
+        names, states = widths(lines)
+        styles = [_STYLES.get(state, "") for state in self._progress.tasks.values()]
+        heading = Text.assemble(self._run.name, " ", (run_words(self._progress), _STYLES.get(self._progress.state, "")))
+        drawn = [heading]
+        for name, state, pod in lines:
+            line = Text.assemble(f"  {name:<{names}}  ", (f"{state:<{states}}", styles.pop(0) if name else "dim"))
+            fits = len(line) + 2 + len(pod) <= self._live.console.width
+            drawn.append(line.append(f"  {pod}" if fits else f"\n    {pod}" if pod else "", "dim"))
+        self._live.update(Group(*drawn), refresh=True)

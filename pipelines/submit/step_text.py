@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 from components.shared.events.redaction import redact
 from components.shared.kubeflow_run import PodAttempt, TaskReport
@@ -14,6 +14,11 @@ _LONGEST = 300  # characters of a message
 _IMAGE = re.compile(r'image "([^"]+)"')
 # What the scheduler adds about evicting others.
 _ASIDE = re.compile(r"\. +(?:no new claims|preemption:).*")
+
+
+def utc_now() -> datetime:
+    """The time here."""
+    return datetime.now(UTC)
 
 
 def message_words(message: str) -> str:
@@ -94,11 +99,15 @@ def rows(progress: Progress, now: datetime, *, waited: frozenset[str] | None = N
     return found
 
 
+def widths(lines: list[tuple[str, str, str]]) -> tuple[int, int]:
+    """Of the columns of names and states: one long message does not push every pod out of sight."""
+    names, states = (max((len(line[column]) for line in lines), default=0) for column in (0, 1))
+    return names, min(states, 60)
+
+
 def table(lines: list[tuple[str, str, str]]) -> list[str]:
     """Rows as lines of text, in columns."""
-    names, states = (max((len(line[column]) for line in lines), default=0) for column in (0, 1))
-    # One long message does not push every pod out of sight.
-    states = min(states, 60)
+    names, states = widths(lines)
     return [f"{name:<{names}}  {state:<{states}}  {pod}".rstrip() for name, state, pod in lines]
 
 
