@@ -14,12 +14,21 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.facts import FACTS
+
 # Tests never judge time: an example may take as long as a busy machine needs.
 settings.register_profile("shutterline", deadline=None, print_blob=True)
 settings.load_profile("shutterline")
 
 BAD_INPUT = "bad input"
 FAULT = "fault"
+FACT = "fact"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each report carry the facts that its test is about."""
+    for item in items:
+        item.user_properties += [(FACT, mark.args[0]) for mark in item.iter_markers(FACT)]
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +65,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
     if faults := recorded(FAULT):
         _tell_faults(terminalreporter, faults)
+    if recorded(FACT):
+        _tell_facts(terminalreporter)
     rows = recorded(BAD_INPUT)
     if not rows:
         return
@@ -63,6 +74,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     width = max(len(name) for name, _ in rows)
     for name, message in sorted(map(tuple, rows)):
         terminalreporter.write_line(f"{name:<{width}}  {message}")
+
+
+def _tell_facts(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of what a real Kubeflow did with 0.5.0: what happens now, and the tests of it that ran here."""
+    terminalreporter.section("what a real Kubeflow did with 0.5.0, what happens now, by which tests")
+    for number, (before, now) in FACTS.items():
+        lines = {}
+        for outcome in ("passed", "failed", "error"):
+            for report in terminalreporter.stats.get(outcome, []):
+                if (FACT, number) in report.user_properties:
+                    name = report.nodeid.partition("[")[0]
+                    lines[name, outcome] = lines.get((name, outcome), 0) + 1
+        terminalreporter.write_line(f"{number:>2}  0.5.0: {before}")
+        terminalreporter.write_line(f"    now:   {now}")
+        for (name, outcome), times in sorted(lines.items()):
+            terminalreporter.write_line(f"    {outcome}: {name}{f' ({times})' if times > 1 else ''}")
 
 
 def _tell_faults(terminalreporter: pytest.TerminalReporter, rows: list[dict[str, Any]]) -> None:

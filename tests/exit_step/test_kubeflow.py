@@ -60,6 +60,7 @@ def report_of(folder: Path, status: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.fact(2)
 @pytest.mark.parametrize(
     ("name", "status", "outcome", "reason", "steps"),
     [
@@ -81,6 +82,7 @@ def test_without_an_event_kubeflow_itself_says_how_a_run_ended(
     assert list(end["steps"].values()) == steps
 
 
+@pytest.mark.fact(7)
 def test_argos_reason_and_the_steps_own_error_are_both_in_the_event(api: KubeflowRuns, events: Path) -> None:
     spool(events, "data-prep", STARTED, SUCCEEDED)
     spool(events, "train", STARTED)
@@ -92,6 +94,7 @@ def test_argos_reason_and_the_steps_own_error_are_both_in_the_event(api: Kubeflo
     assert reported(api, "failed", events.parent, FINAL_FAILED)["reason"] == "train: no room"
 
 
+@pytest.mark.fact(1)
 def test_a_step_that_succeeded_by_its_events_and_failed_on_the_platform_is_reported_as_that(
     api: KubeflowRuns, events: Path
 ) -> None:

@@ -65,6 +65,7 @@ def test_what_the_environment_leaves_empty_is_not_said(monkeypatch: pytest.Monke
     assert step_run().is_new
 
 
+@pytest.mark.fact(5)
 def test_no_two_starts_have_one_id_and_a_pods_is_its_uid(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pod's host name is cut at 63 characters, so that all steps have the same; Retry uses a pod's name again."""
     assert step_run().process != step_run().process

@@ -44,6 +44,7 @@ def ended(state: str, params: Params) -> StepRecord:
                     lambda: run)[1]  # fmt: skip
 
 
+@pytest.mark.fact(13)
 def test_a_later_step_delivers_what_an_earlier_pod_could_not(
     bucket: Bucket, kafka_broker: KafkaTopics, topic: str, leaky_kafka_client: None
 ) -> None:
