@@ -28,6 +28,7 @@ def lines(err: str) -> list[str]:
     return [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in err.splitlines()]
 
 
+@pytest.mark.fact(7)
 def test_what_is_told_of_the_recorded_runs_is_what_is_kept() -> None:
     """After a change of words, what the module prints replaces what is kept."""
     assert document() == KEPT.read_text("utf-8")
@@ -62,6 +63,7 @@ def test_a_run_that_is_retried_while_it_is_followed_again_tells_the_first_attemp
     assert told[-1] == "night succeeded after a Retry"
 
 
+@pytest.mark.fact(7)
 def test_a_step_says_what_it_waits_for_only_when_that_takes_long(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
     kfp_api.script = [moment("unschedulable")] * 3 + [moment("succeeded")]
     assert submit("--follow", "--name", "night") == 0
