@@ -192,11 +192,8 @@ def test_a_step_knows_its_claims_in_one_order_whatever_order_they_were_written_i
 @pytest.mark.parametrize(
     ("target", "said", "expected"),
     [
-        ("kubeflow", {}, None),
-        ("kubeflow", {"events": "auto"}, "auto"),
         ("kubeflow", {"events": "s3://a-bucket/events/"}, "s3://a-bucket/events"),
         ("vertex", {}, "auto"),
-        ("vertex", {"events": "gs://a-bucket/events"}, "gs://a-bucket/events"),
         ("vertex", {"events": None}, None),
     ],
 )
@@ -209,9 +206,8 @@ def test_events_are_kept_where_the_settings_say(
         assert places_of(pipeline, step)["environment"].get("SHUTTERLINE_EVENTS") == expected, step
 
 
-@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
-def test_data_prep_is_cached_on_request(tmp_path: Path, target: PlatformName) -> None:
-    pipeline = compiled_with(tmp_path, target, {"data-prep": {"cpu": "1"}}, "--cache")
+def test_data_prep_is_cached_on_request(tmp_path: Path) -> None:
+    pipeline = compiled_with(tmp_path, "kubeflow", {"data-prep": {"cpu": "1"}}, "--cache")
 
     cached = {step for step in ("data-prep", "train", "evaluate", "exit")
               if places_of(pipeline, step)["task"]["cachingOptions"] == {"enableCache": True}}  # fmt: skip
