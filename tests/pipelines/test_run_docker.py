@@ -84,9 +84,11 @@ def succeeding(created: dict[str, Any]) -> tuple[str, int]:
     file = Path(outputs["outputFile"])
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"artifacts": outputs.get("artifacts", {})}))
-    for parameter in outputs.get("parameters", {}).values():
-        Path(parameter["outputFile"]).parent.mkdir(parents=True, exist_ok=True)
-        Path(parameter["outputFile"]).write_text("")
+    made = [each["outputFile"] for each in outputs.get("parameters", {}).values()]
+    made += [each["artifacts"][0]["uri"] for each in outputs.get("artifacts", {}).values()]
+    for path in map(Path, made):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
     return f"12:00:00 {step_of(created):<9} done\n", 0
 
 

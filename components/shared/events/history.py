@@ -79,17 +79,17 @@ class HistoryReader:
     bucket: EventsBucket | None = None
     _kept: list[StepEvent] = field(default_factory=list)
 
-    def read(self, steps: Sequence[str], kafka_s: float, *, asks_kafka: bool = True) -> History:
+    def read(self, steps: Sequence[str], kafka_s: float) -> History:
         """Read the folder and, unless it says how each step ended, Kafka.
 
         Args:
-            steps: The run's steps.
-            kafka_s: Seconds for Kafka.
-            asks_kafka: Whether Kafka may be asked at all.
+            steps: The run's steps; none: the folder alone is enough where there is one.
+            kafka_s: Seconds for Kafka; 0: it is not asked.
         """
         is_readable = self._read_folder()
         view = fold(self.run.run, self._kept)
-        if asks_kafka and not all(step in view.steps and view.steps[step].end is not None for step in steps):
+        is_enough = is_readable and all(step in view.steps and view.steps[step].end is not None for step in steps)
+        if kafka_s > 0 and not is_enough:
             kept = {event.identity for event in self._kept}
             further = [event for event in self._at_kafka(kafka_s) if event.identity not in kept]
             lacks = {(event.step, event.source) for event in further} - {(e.step, e.source) for e in self._kept}
@@ -110,7 +110,9 @@ class HistoryReader:
                 path.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)[1] for path in spools_of(directory, self.run.run)
             }
             is_heard = begun <= {event.step for event in self._kept} | {PIPELINE}
-            return directory.is_dir() and os.access(directory, os.R_OK | os.W_OK) and is_heard
+            # One that is not there yet has no events, if it can be made.
+            there = next(parent for parent in (directory, *directory.parents) if parent.exists())
+            return there.is_dir() and os.access(there, os.R_OK | os.W_OK) and is_heard
 
         try:
             if self.bucket is not None:
