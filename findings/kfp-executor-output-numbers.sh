@@ -26,6 +26,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 143' INT TERM
 cd "$work"
+mkdir tmp
+export TMPDIR="$work/tmp" # KFP's tasks leave folders there
 
 "${PYTHON:-python3}" -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check \
