@@ -86,6 +86,8 @@ def _tell_facts(terminalreporter: pytest.TerminalReporter) -> None:
                 if (FACT, number) in report.user_properties:
                     name = report.nodeid.partition("[")[0]
                     lines[name, outcome] = lines.get((name, outcome), 0) + 1
+        if not lines:  # of a part of the tests
+            continue
         terminalreporter.write_line(f"{number:>2}  0.5.0: {before}")
         terminalreporter.write_line(f"    now:   {now}")
         for (name, outcome), times in sorted(lines.items()):

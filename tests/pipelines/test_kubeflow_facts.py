@@ -1,0 +1,64 @@
+"""What the desk says before a run of what Kubeflow does with retries, spot nodes and its cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.cli import main
+from tests.examples import write_params
+from tests.facts import FACTS
+
+README = (Path(__file__).parents[2] / "pipelines" / "README.md").read_text(encoding="utf-8")
+Told = pytest.CaptureFixture[str]
+
+
+def compiled(folder: Path, capsys: Told, settings: dict[str, Any], *options: str) -> tuple[dict[str, Any], str]:
+    """The compiled file's tasks, and what `validate` prints of it."""
+    (folder / "settings.yaml").write_text(yaml.safe_dump({"target": "kubeflow", **settings}))
+    params, file = write_params(folder / "params.json"), folder / "pipeline.yaml"
+    given = ["--params", str(params), "--settings", str(folder / "settings.yaml"), "-o", str(file), *options]
+    assert main(["compile", "--target", "kubeflow", *given]) == 0
+    capsys.readouterr()
+    assert main(["validate", str(file)]) == 0
+    document = next(yaml.safe_load_all(file.read_text()))
+    return document["components"]["comp-exit-handler-1"]["dag"]["tasks"], " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.fact(8)
+def test_retries_are_said_to_be_for_pods_that_are_lost(tmp_path: Path, capsys: Told) -> None:
+    _, told = compiled(tmp_path, capsys, {"train": {"timeout_s": 600}})
+    assert "an attempt that its time limit ends is not repeated by a stock Kubeflow Pipelines 2.17" in told
+    assert "`retryPolicy: OnError`" in README
+    _, told = compiled(tmp_path, capsys, {"every-step": {"retry": {"times": 0}}, "train": {"timeout_s": 600}})
+    assert "is not repeated" not in told
+
+
+@pytest.mark.fact(9)
+def test_a_pod_is_said_to_get_no_time_to_save(tmp_path: Path, capsys: Told) -> None:
+    spot = {"train": {"node_selector": {"cloud.google.com/gke-spot": "true"}}}
+    _, told = compiled(tmp_path, capsys, spot)
+    assert "Kubernetes gives it no time to save when its pod is deleted" in told
+    assert "30 s" not in README
+    _, told = compiled(tmp_path, capsys, spot, "--set", "checkpoint_minutes=2")
+    assert "no time to save" not in told
+
+
+@pytest.mark.fact(10)
+def test_what_is_cached_and_what_must_be_for_that(tmp_path: Path, capsys: Told) -> None:
+    tasks, _ = compiled(tmp_path, capsys, {})
+    assert not tasks["data-prep"]["cachingOptions"].get("enableCache")
+    tasks, told = compiled(tmp_path, capsys, {}, "--cache")
+    assert all(tasks[step]["cachingOptions"]["enableCache"] for step in ("data-prep", "train", "evaluate"))
+    assert "data prep is cached by the name of the location it reads, whatever is there now" in told
+    assert "only served behind a data prep that was served itself" in " ".join(README.split())
+
+
+def test_every_fact_has_a_test() -> None:
+    tests = Path(__file__).parents[1].rglob("test_*.py")
+    marked = {int(number) for file in tests for number in re.findall(r"@pytest\.mark\.fact\((\d+)\)", file.read_text())}
+    assert marked == set(FACTS)
