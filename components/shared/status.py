@@ -68,6 +68,7 @@ class Status:
         self._log = log
         self._stream: StatusStream | None = None
         self._bucket: EventsBucket | None = None
+        self._is_fetched = False
         self._refused: InputError | None = None
         self._history = History.empty(run.run)
         self._refusals: list[StatusRefusedError] = []
@@ -134,10 +135,12 @@ class Status:
         """Fetch what the bucket has of the run's events, where they are kept in one."""
         if self.run.bucket is not None:
             self._bucket = bucket_of(self.run, params.GOOGLE_APPLICATION_CREDENTIALS if params else None, self._log)
-            self._with_bucket(lambda bucket: bucket.fetch(self.run.run))
+            self._is_fetched = self._with_bucket(lambda bucket: bucket.fetch(self.run.run)) is not None
 
     def _claimed(self, step: str, attempt: int) -> int:
-        """The attempt that no other process has, by what the bucket has of them."""
+        """The attempt that no other process has, by what the bucket has of them; one that was silent is not asked."""
+        if not self._is_fetched:
+            return attempt
         return self._with_bucket(lambda bucket: bucket.claim(self.run.run, step, attempt)) or attempt
 
     def _with_bucket(self, ask: Callable[[EventsBucket], T]) -> T | None:
