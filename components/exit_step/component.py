@@ -20,6 +20,7 @@ def exit_step(
         status: What the platform says of the pipeline.
         end: How the pipeline ended, as JSON.
     """
+    from functools import cache, partial
     from pathlib import Path
 
     from components.exit_step.report import report_end
@@ -29,18 +30,19 @@ def exit_step(
     from components.shared.step import run_step
 
     platform_run = run_of_placeholders(job_id, job_name)
-    run = step_run(in_pipeline=True, artifact=end.uri, platform_run=platform_run)
+    # Once, since each has a copy of a bucket's events, and where a wrong setting is reported.
+    run = cache(partial(step_run, in_pipeline=True, artifact=end.uri, platform_run=platform_run))
     _, record = run_step(
         "exit",
         params,
         lambda checked, emit: report_end(
             state=status.state,
-            run=run,
+            run=run(),
             message=status.error_message or "",
             targets=checked.status_targets,
             credentials=checked.GOOGLE_APPLICATION_CREDENTIALS,
         ),
-        lambda: run,
+        run,
     )
     end.metadata.update(metadata_of(record, **record.report["steps"]))
     write_json(Path(end.path), record.report)

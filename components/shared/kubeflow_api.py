@@ -8,6 +8,7 @@ why a pod failed. By the standard library, since the images hold no client of Ku
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -74,11 +75,13 @@ def _get(url: str, end: float) -> Mapping[str, Any]:
     left = end - time.monotonic()
     if left <= 0:
         raise NoAnswerError(f"{url}: no time left")
-    request = urllib.request.Request(url, headers=_credentials())  # noqa: S310 - http or https, by the line above
     # A proxy leads out of the cluster, and this address is inside it.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def ask() -> bytes:
+        request = urllib.request.Request(url)  # noqa: S310 - of the cluster, or what its settings name
+        for name, value in _credentials().items():
+            request.add_unredirected_header(name, value)  # for this API, not for whatever it redirects to
         with opener.open(request, timeout=left) as answer:
             return cast("bytes", answer.read(_LARGEST_ANSWER))
 
@@ -87,7 +90,7 @@ def _get(url: str, end: float) -> Mapping[str, Any]:
     except urllib.error.HTTPError as error:
         error.close()
         raise NoAnswerError(f"{url}: answers {error.code}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise NoAnswerError(f"{url}: {reason}") from error
     if not isinstance(document, dict):

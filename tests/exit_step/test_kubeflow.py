@@ -11,9 +11,10 @@ import pytest
 
 from components.shared.events.event import StepEvent
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
+from components.shared.step import StepFailed
 from tests.exit_step.test_platforms import KUBEFLOW, call, ended, outcomes
 from tests.exit_step.test_report import FAILED, RUN, STARTED, SUCCEEDED, spool
-from tests.peers.http_faults import Hold, Refuse
+from tests.peers.http_faults import Answer, Hold, Refuse, Request
 from tests.peers.kubeflow_runs import KubeflowRuns, recorded
 
 COMPLETE = KUBEFLOW | {"state": "COMPLETE", "error": {}}
@@ -143,6 +144,55 @@ def test_a_token_that_kubernetes_keeps_for_the_api_is_sent(
     (tmp_path / "token").write_text(f"{api.token}\n")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
     assert reported(api, "cached", alone, RUNNING)["outcome"] == "succeeded"
+
+
+@pytest.mark.parametrize("answer", [
+    Answer(200, [(f"X-{number}", "1") for number in range(200)]), Answer(200, [], b"[" * 100_000),
+], ids=["headers", "depth"])  # fmt: skip
+def test_an_answer_that_is_none_of_kubeflows_is_no_answer(
+    api: KubeflowRuns, alone: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "answer", lambda request: answer)
+    assert report_of(alone, FINAL_FAILED)["outcome"] == "failed"
+
+
+@pytest.mark.parametrize("address", ["://", "http://[", "http://host:no-port", "a host"])
+def test_an_address_that_is_none_is_no_answer(alone: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KFP_POD_NAME", "pod")
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", address)
+    assert report_of(alone, FINAL_FAILED)["outcome"] == "failed"
+
+
+def test_a_token_is_sent_to_no_other_host(
+    api: KubeflowRuns, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("header.payload.signature")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    sent = []
+    with KubeflowRuns() as other:
+
+        def redirected(request: Request) -> Answer:
+            sent.append(request.header("Authorization"))
+            return Answer(302, [("Location", f"{other.url}/")])
+
+        def elsewhere(request: Request) -> Answer:
+            sent.append(request.header("Authorization"))
+            return Answer(200, [], b"{}")
+
+        monkeypatch.setattr(api, "answer", redirected)
+        monkeypatch.setattr(other, "answer", elsewhere)
+        report_of(alone, RUNNING)
+    assert sent[:2] == ["Bearer header.payload.signature", ""]
+
+
+def test_a_wrong_setting_ends_the_exit_step_with_one_message(
+    alone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(RUN_VARIABLE, "a b")
+    with pytest.raises(StepFailed) as failed:
+        call(alone, RUNNING)
+    assert failed.value.code == 2
+    assert "ERROR failed: SHUTTERLINE_RUN_ID: must be " in capsys.readouterr().err
 
 
 def test_the_end_counts_the_processes_that_it_knows_of(api: KubeflowRuns, events: Path) -> None:
