@@ -83,7 +83,7 @@ def pipeline_end(
     if outcome == "succeeded":
         return PipelineEnd(outcome, state, "", outcomes)
     # A platform's message may quote what a container was given.
-    reason = _reason(outcomes) or redact(message)
+    reason = _reason(outcomes) or _quoted(message)
     if outcome == "unknown":
         reason = f"neither its events nor the platform say how it ended{f': {reason}' if reason else ''}"
     return PipelineEnd(outcome, state, reason or _NO_REASON, outcomes)
@@ -162,7 +162,7 @@ def _of_task(task: TaskReport | None, view: StepView | None, step: str) -> StepO
         return replace(seen, outcome=task.state)
     if view is not None and isinstance(view.end, Failed):
         return replace(seen, outcome="failed", error=view.end.error)
-    reason = redact(task.message) or _NO_REASON
+    reason = _quoted(task.message) or _NO_REASON
     if view is not None and isinstance(view.end, Succeeded):
         error = Error("PlatformError", f"succeeded by its own events, and failed on the platform: {reason}")
         return replace(seen, outcome="failed", error=error)
@@ -192,6 +192,11 @@ def _of_silence(
         return "cached"  # the pipeline went past it, so its result was there without it
     # Without a state of the platform nothing tells a run that came from the cache from one that never began.
     return "unknown" if outcome is None and not history.view.steps else "not started"
+
+
+def _quoted(text: str) -> str:
+    """A platform's text without secrets, and as UTF-8 has it: reports are JSON files."""
+    return redact(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _was_cancelled(steps: Sequence[StepOutcome]) -> bool:

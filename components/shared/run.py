@@ -32,6 +32,7 @@ EVENTS_AUTO = "auto"  # a location for events: beside the run's artifacts, likew
 RETRY_VARIABLE, POD_NAME_VARIABLE, POD_UID_VARIABLE = "KFP_RETRY_INDEX", "KFP_POD_NAME", "KFP_POD_UID"
 _ELASTIC_RUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # torchrun's: the same for every start of a group
 
+_RETRY = re.compile("[0-9]{1,6}")  # an event's id has room for nine digits
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -132,7 +133,7 @@ def _process_id() -> str:
 def _attempt() -> int:
     """The platform's attempt and, within it, how often torch elastic has started the group again, as one number."""
     retry, one = os.environ.get(RETRY_VARIABLE, ""), member()
-    attempt = int(retry) if retry.isascii() and retry.isdigit() else 0
+    attempt = int(retry) if _RETRY.fullmatch(retry) else 0
     return attempt * (one.max_restarts + 1) + one.restarts
 
 
@@ -209,13 +210,20 @@ def events_of_checkpoints(named: str, artifact: str) -> Place | None:
         where = beside_artifacts(artifact, "events") if named == CHECKPOINTS_AUTO else place(named) if named else None
     except InputError:  # which is reported where the checkpoints are opened
         return None
-    if isinstance(where, Path):
-        there = next(parent for parent in (where.absolute(), *where.absolute().parents) if parent.exists())
-        if not os.access(there, os.W_OK, effective_ids=True):  # likewise
-            return None
+    if isinstance(where, Path) and not _is_writable(where.absolute()):  # likewise
+        return None
     if named == CHECKPOINTS_AUTO or where is None:
         return where
     return where / "events" if isinstance(where, Path) else where.child("events")
+
+
+def _is_writable(directory: Path) -> bool:
+    """Whether a directory is there and may be written, or can be made."""
+    try:
+        there = next(parent for parent in (directory, *directory.parents) if parent.exists())
+    except OSError:  # of one above it that may not be entered
+        return False
+    return os.access(there, os.W_OK, effective_ids=True)
 
 
 def beside_artifacts(artifact: str, name: str) -> Place:

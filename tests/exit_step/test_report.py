@@ -75,6 +75,8 @@ def test_a_steps_own_error_is_told_before_the_platforms(tmp_path: Path) -> None:
     ]
     assert report_end(state="FAILED", message="Task failed.", run=at(None)).reason == "Task failed."
     assert report_end(state="FAILED", run=at(None)).reason == "the platform gave no reason"
+    # A command line's words may be no UTF-8, and the report is JSON.
+    assert report_end(state="FAILED", message="caf\udce9", run=at(None)).reason == "caf\\udce9"
 
 
 def test_a_step_that_never_ended_was_killed_even_in_the_middle_of_a_line(tmp_path: Path) -> None:

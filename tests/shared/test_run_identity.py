@@ -17,6 +17,7 @@ from components.shared.run import (
     StepRun,
     as_run_id,
     checkpoints_of_run,
+    events_of_checkpoints,
     new_run_id,
     run_of_artifact,
     run_of_placeholders,
@@ -76,6 +77,7 @@ def test_no_two_starts_have_one_id_and_a_pods_is_its_uid(monkeypatch: pytest.Mon
         TASK_UUID, "shutterline-image-classifier-hqblv-retry-system-container-impl-1920548461",
     )  # fmt: skip
     assert Speaker("run", "train", 0, found.process).source == f"/shutterline/runs/run/train/{TASK_UUID}"
+    assert Speaker("run", "train", 0, "/\udcff").source == "/shutterline/runs/run/train/%2F%3F"
     # Torch elastic starts several processes in one pod, and again.
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert TASK_UUID not in (step_run().process, step_run().process)
@@ -113,7 +115,9 @@ def test_a_location_that_events_cannot_have_is_refused(
     assert reason in str(refused.value)
 
 
-@pytest.mark.parametrize(("index", "attempt"), [("0", 0), ("12", 12), ("-1", 0), ("1.5", 0), ("two", 0), (" 1", 0)])
+@pytest.mark.parametrize(
+    ("index", "attempt"), [("0", 0), ("12", 12), ("-1", 0), ("1.5", 0), ("two", 0), (" 1", 0), ("9" * 5000, 0)]
+)
 def test_the_attempt_is_the_platforms(monkeypatch: pytest.MonkeyPatch, index: str, attempt: int) -> None:
     monkeypatch.setenv("KFP_RETRY_INDEX", index)
     assert step_run().attempt == attempt
@@ -241,3 +245,9 @@ def test_a_group_that_was_started_again_is_another_attempt_of_the_same_run(monke
 
     assert [run.attempt for run in found] == list(range(8)), "as the platform's retries and torch's restarts follow"
     assert {run.run for run in found} == {"night-7"}
+
+
+def test_checkpoints_whose_path_cannot_be_looked_at_keep_no_events(tmp_path: Path) -> None:
+    """What is wrong with it, such as one above it that may not be entered, is said where checkpoints are opened."""
+    assert events_of_checkpoints(str(tmp_path / "new"), "") == tmp_path / "new" / "events"
+    assert events_of_checkpoints(str(tmp_path / ("x" * 300) / "checkpoints"), "") is None

@@ -66,7 +66,7 @@ class Speaker:
     @property
     def source(self) -> str:
         """CloudEvents source: with the id it names one event, even of two processes that know nothing of each other."""
-        return f"/shutterline/runs/{self.run}/{quote(self.step)}/{quote(self.process, safe='')}"
+        return f"/shutterline/runs/{self.run}/{quote(self.step)}/{quote(self.process, safe='', errors='replace')}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ class HistoryReader:
             is_heard = begun <= {event.step for event in self._kept} | {PIPELINE}
             # One that is not there yet has no events, if it can be made.
             there = next(parent for parent in (directory, *directory.parents) if parent.exists())
-            return there.is_dir() and os.access(there, os.R_OK | os.W_OK) and is_heard
+            return there.is_dir() and os.access(there, os.R_OK | os.W_OK, effective_ids=True) and is_heard
 
         try:
             if self.bucket is not None:

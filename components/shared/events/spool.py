@@ -303,7 +303,7 @@ def spools_of(directory: Path, run: str | None = None) -> list[Path]:
     found = []
     with suppress(OSError):
         for path in directory.glob(f"*{SPOOL_SUFFIX}") if directory.is_dir() else []:
-            if run is None or path.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)[0] == run:
+            if run is None or path.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)[:-2] == [run]:
                 with suppress(FileNotFoundError):  # somebody clears up
                     found.append((_begin(path), path.stat().st_mtime_ns, path.name, path))
     return [path for *_, path in sorted(found)]

@@ -154,7 +154,15 @@ def test_a_folder_of_that_name_cannot_be_opened_and_holds_no_events(tmp_path: Pa
 
 
 def test_spools_are_found_by_run_oldest_first(tmp_path: Path) -> None:
-    names = ["run-1.train.0", "run-1.data-prep.0", "run-10.train.0", "run-1.x.train.0", "run-1.train.1"]
+    names = [
+        "run-1.train.0",
+        "run-1.data-prep.0",
+        "run-10.train.0",
+        "run-1.x.train.0",
+        "run-1.train.1",
+        "run-1",
+        "run-1.x",
+    ]
     for age, name in enumerate(names):
         (tmp_path / f"{name}.jsonl").touch()
         os.utime(tmp_path / f"{name}.jsonl", ns=(0, age))
