@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -94,7 +95,7 @@ class Status:
         # The exit step reads what there is at its own time, so here its attempt is known by the folder alone.
         kafka_s = 0.0 if self._step == "exit" or run.is_new else targets.timeout_s / 2
         # Trouble with a broker is warned of where its answer is waited for.
-        reader = HistoryReader(run, targets, self._log, logging.DEBUG)
+        reader = HistoryReader(replace(run, shared=self._is_shared), targets, self._log, logging.DEBUG)
         self._history = reader.read((), kafka_s)
         attempt = max(run.attempt, self._history.next_attempt(speaks_for))
         attempt = self._claimed(speaks_for, attempt)
@@ -137,6 +138,11 @@ class Status:
             self._bucket = bucket_of(self.run, params.GOOGLE_APPLICATION_CREDENTIALS if params else None, self._log)
             self._is_fetched = self._with_bucket(lambda bucket: bucket.fetch(self.run.run)) is not None
 
+    @property
+    def _is_shared(self) -> bool:
+        """Whether the folder has the other steps' events: a bucket's copy only if the bucket could be read."""
+        return self.run.shared and (self.run.bucket is None or self._is_fetched)
+
     def _claimed(self, step: str, attempt: int) -> int:
         """The attempt that no other process has, by what the bucket has of them; one that was silent is not asked."""
         if not self._is_fetched:
@@ -162,7 +168,7 @@ class Status:
     def _is_first(self, attempt: int) -> bool:
         """Whether this is the first step of its pipeline to speak, as far as can be seen from here."""
         run, view = self.run, self._history.view
-        if run.shared and run.events is not None:
+        if self._is_shared and run.events is not None:
             return not spools_of(run.events, run.run)
         return self._step == PIPELINE_STEPS[0] and attempt == 0 and view.began is None
 

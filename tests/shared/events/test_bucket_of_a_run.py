@@ -100,3 +100,29 @@ def test_a_bucket_that_may_not_be_used_ends_a_step_before_its_work(
         bucket.faults.clear()
         assert (record.exit_code, record.error and record.error.type) == (2, "StorageRefusedError"), operation
         assert fault.happened
+
+
+@pytest.mark.fact(4)
+def test_while_a_bucket_is_silent_steps_learn_from_kafka_what_was_before(
+    bucket: Bucket, kafka_broker: KafkaTopics, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.shared.events.history._BUCKET_S", 0.5)
+    kafka_broker.create_topic(topic)
+    params = Params.from_dict(small(KAFKA_HOST=kafka_broker.bootstrap, KAFKA_TOPIC=topic, TIMEOUT=10))
+    step("data-prep", params, DataError("no images"))
+    ended("FAILED", params)
+    before = len(list(kafka_broker.records(topic)))
+    bucket.faults.inject(Refuse(503), "list", times=None)
+    for name in ("data-prep", "train", "evaluate"):
+        step(name, params)
+    bucket.faults.clear()
+    events = [StepEvent.from_bytes(record.value) for record in kafka_broker.records(topic)]
+    assert [(e.step, e.attempt, e.state) for e in events[before:]] == [
+        ("data-prep", 1, "started"),
+        ("data-prep", 1, "succeeded"),
+        ("train", 0, "started"),
+        ("train", 0, "succeeded"),
+        ("evaluate", 0, "started"),
+        ("evaluate", 0, "succeeded"),
+        ("pipeline", 0, "succeeded"),
+    ]
