@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 import os
@@ -66,9 +65,6 @@ def watch(options: argparse.Namespace) -> int:
     """``shutterline watch``."""
     from pipelines.watch_options import open_source
 
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show must not end the watching
-            stream.reconfigure(errors="backslashreplace")
     try:
         with sigterm_raises(), closing(open_source(options)) as source:
             return _follow(source, options)

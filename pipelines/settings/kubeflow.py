@@ -14,7 +14,7 @@ from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName
 from pipelines.quantities import bytes_of, processors
 from pipelines.settings.backends import FIRST_BACKEND
-from pipelines.settings.common import STEP_FIELDS, PlatformSettings, Retry, StepSettings
+from pipelines.settings.common import EVERY_STEP, STEP_FIELDS, PlatformSettings, Retry, StepSettings
 from pipelines.settings.fields import (
     Annotations,
     Cpu,
@@ -247,7 +247,9 @@ class KubeflowSettings(PlatformSettings):
             on_volume = self.events.startswith("/")
             without = [name for name, step in steps.items() if on_volume and not step.keeps(self.events)]
             if without:
-                found.append(Problem("events", f"no volume of {', '.join(without)} holds {self.events}"))
+                where = without[0] if len(without) == 1 else EVERY_STEP
+                advice = f"no volume of {', '.join(without)} holds {self.events}; add it to {where}.volumes"
+                found.append(Problem("events", advice))
         return found
 
 

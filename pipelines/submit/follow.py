@@ -24,6 +24,7 @@ from pipelines.submit.patience import Patience
 from pipelines.submit.platform import Platform, Progress, Submitted
 from pipelines.submit.pod_log import PodLog, read_log
 from pipelines.submit.step_text import attempt_name, attempt_words, pod_of, run_words, step_words
+from pipelines.watch_text import printable
 
 _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 15.0
@@ -111,7 +112,7 @@ def look(platform: Platform, run: Submitted) -> Followed:
 
 def log_lines(name: str, log: PodLog) -> Iterator[str]:
     """What to show of the log of a step that failed."""
-    launcher = log.launcher or "it gives no reason in the log"
+    name, launcher = printable(name), log.launcher or "it gives no reason in the log"
     if log.succeeded:
         yield f"{name} succeeded by its own log and failed on the platform: {launcher}"
     elif not log.own:
@@ -184,7 +185,7 @@ class _Following:
 
 def ending(run: Submitted, progress: Progress) -> str:
     """What to tell of a run that did not succeed."""
-    why = f": {progress.error}" if progress.error else ""
+    why = f": {printable(progress.error)}" if progress.error else ""
     if not why and progress.state == "failed":
         why = "; the platform does not say why"
     if "OOMKilled" in why:
@@ -262,7 +263,7 @@ class _Lines:
             self._shown[""] = words
             lines.append(f"{self._run.name} {words}")
         for line in lines:
-            tell(f"{time.strftime('%H:%M:%S')} {line}")
+            tell(f"{time.strftime('%H:%M:%S')} {printable(line)}")
         return bool(lines)
 
     def _of_attempts(self, name: str, step: TaskReport) -> Iterator[str]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from pipelines.submit.platform import Progress, Submitted
 from pipelines.submit.step_text import rows, run_words, utc_now, widths
 
+_DONE = ("succeeded", "cached", "skipped")
 _STYLES = {"running": "cyan", "succeeded": "green", "cached": "green", "failed": "bold red", "cancelled": "yellow"}
 
 
@@ -39,7 +40,7 @@ class LiveSteps:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._draw()
+        self._draw(whole=True)
         self._live.stop()
 
     def show(self, progress: Progress, waited: frozenset[str]) -> bool:
@@ -55,14 +56,32 @@ class LiveSteps:
             time.sleep(min(self._frame_s, left))
             self._draw()
 
-    def _draw(self) -> None:
+    def _draw(self, *, whole: bool = False) -> None:
         lines = rows(self._progress, utc_now(), waited=self._waited)
         names, states = widths(lines)
         styles = [_STYLES.get(state, "") for state in self._progress.tasks.values()]
         heading = Text.assemble(self._run.name, " ", (run_words(self._progress), _STYLES.get(self._progress.state, "")))
-        drawn = [heading]
+        drawn: list[Text] = []
+        done: list[bool] = []
+        ended = [state in _DONE for state in self._progress.tasks.values()]
         for name, state, pod in lines:
             line = Text.assemble(f"  {name:<{names}}  ", (f"{state:<{states}}", styles.pop(0) if name else "dim"))
             fits = len(line) + 2 + len(pod) <= self._live.console.width
             drawn.append(line.append(f"  {pod}" if fits else f"\n    {pod}" if pod else "", "dim"))
-        self._live.update(Group(*drawn), refresh=True)
+            done.append(ended.pop(0) if name else True)
+        self._live.update(Group(heading, *(drawn if whole else self._fitting(drawn, done))), refresh=True)
+
+    def _fitting(self, drawn: list[Text], done: list[bool]) -> list[Text]:
+        """What the terminal has room for: it would cut off the end, where steps go on."""
+        console = self._live.console
+        room = console.height - 3  # the heading, what is said of the rest, and the cursor's own line
+        heights = [len(line.wrap(console, console.width)) for line in drawn]
+        if sum(heights) <= room:
+            return drawn
+        kept = set(range(len(drawn)))
+        for index in sorted(kept, key=lambda index: (not done[index], index)):
+            if sum(heights[each] for each in kept) <= room:
+                break
+            kept.remove(index)
+        left_out = len(drawn) - len(kept)
+        return [*(drawn[index] for index in sorted(kept)), Text(f"  and {left_out:,} lines that are not shown", "dim")]

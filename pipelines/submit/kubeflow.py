@@ -41,6 +41,7 @@ _OLD_API = "/apis/v1beta1"
 _LOGS_API = "/apis/v1alpha1"
 _PLAIN = ApiClient.sanitize_for_serialization
 _SHOWN = 12  # digits of a digest
+_MOST_REFUSALS = 3  # of v1beta1, where it has never answered, before the rest is shown without it
 
 T = TypeVar("T")
 
@@ -80,6 +81,8 @@ class KubeflowPlatform:
         self._service_account = service_account
         self._ui = ui_address(self._host)
         self._tells_workflows = True
+        self._told_workflow = False
+        self._refusals = 0
         answers = Answers(self._host, namespace, access.told, proxy_to(self._host))
         self._client = KubeflowClient(self._host, access, answers)
 
@@ -147,7 +150,13 @@ class KubeflowPlatform:
         if not self._tells_workflows:
             return found, None
         try:
-            return found, self._client.get(patience, f"{_OLD_API}/{place}")
+            workflow = self._client.get(patience, f"{_OLD_API}/{place}")
+            self._told_workflow = True
+            return found, workflow
+        except Later:  # an outage, or a gateway that has nobody to ask: 503 for ever
+            self._refusals += 1
+            if self._told_workflow or self._refusals < _MOST_REFUSALS:
+                raise
         except InputError:  # 404, 403 or a page
             self._tells_workflows = False
         except PlatformUnavailableError:  # 500, 501

@@ -69,6 +69,14 @@ def test_no_standard_output_is_one_message(tmp_path: Path, arguments: str) -> No
     assert err == "error: standard output is closed; lead it somewhere, such as to /dev/null\n"
 
 
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+    params = Path("pipelines/examples/digits.json").resolve()
+    code, out, err = in_a_shell(f"PYTHONIOENCODING=ascii {SHUTTERLINE} validate {params}", tmp_path)
+
+    assert (code, err) == (0, "")
+    assert "1\\xd78\\xd78" in out
+
+
 @pytest.mark.parametrize("where", ["> /dev/full", ">&-"])
 def test_a_steps_document_that_cannot_be_written_is_one_message(tmp_path: Path, where: str) -> None:
     step = f"{sys.executable} -m components.data_prep --data . --dataset out --params missing.json --json"

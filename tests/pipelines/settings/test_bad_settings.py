@@ -199,12 +199,17 @@ BAD: dict[tuple[PlatformName, str], tuple[Settings, str, str]] = {
     ("kubeflow", "events outside a volume"): (
         {"events": "/e"},
         "events",
-        "no volume of data-prep, train, evaluate, exit",
+        "no volume of data-prep, train, evaluate, exit holds /e; add it to every-step.volumes",
     ),
     ("kubeflow", "events in a volume of one step"): (
         {"events": "/shared/e", "train": {"volumes": [_HERE]}},
         "events",
-        "no volume of data-prep, evaluate, exit holds /shared/e",
+        "no volume of data-prep, evaluate, exit holds /shared/e; add it to every-step.volumes",
+    ),
+    ("kubeflow", "events in a volume that one step gave up"): (
+        {"events": "/shared/e", "every-step": {"volumes": [_HERE]}, "exit": {"volumes": None}},
+        "events",
+        "no volume of exit holds /shared/e; add it to exit.volumes",
     ),
     ("kubeflow", "events by two ways"): (
         {"events": "/shared/e", "every-step": {"volumes": [_HERE], "env": {"SHUTTERLINE_EVENTS": "/x"}}},

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from components.shared.kubeflow_run import TaskReport
 from pipelines.submit import follow
+from pipelines.submit.follow_view import LiveSteps
 from pipelines.submit.kubeflow import KubeflowPlatform
 from pipelines.submit.kubeflow_access import Access
-from pipelines.submit.platform import Submitted
+from pipelines.submit.platform import Progress, Submitted
 from tests.peers.http_faults import Answer, Hold, LoseAnswer, Refuse, Request
-from tests.peers.kfp_api import KfpApi, bare, moment
+from tests.peers.kfp_api import KfpApi, Moment, bare, moment
 from tests.pipelines.submit.conftest import Submit, Told, unresolved
 from tests.pipelines.submit.transcripts import KEPT, document
 from tests.pipelines.terminal import OnTerminal
@@ -148,6 +150,26 @@ def test_a_workflow_that_is_not_told_now_is_an_outage(kfp_api: KfpApi, submit: S
     assert "train cached" in err
 
 
+def test_a_workflow_that_is_never_told_is_done_without(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    kfp_api.script = [moment("oom-killed")]
+    kfp_api.inject(Refuse(503), "other", times=None)
+    assert submit("--name", "night", "--follow") == 1
+    err = capsys.readouterr().err
+    assert err.count("is asked for again") == 1
+    assert "train failed" in err
+
+
+def test_nothing_that_a_terminal_obeys_comes_from_the_platform(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    task = {"display_name": "\x1b[31mtr\x1b[0main", "state": "FAILED", "error": {"message": "\x1b[2Jboom"}}
+    kfp_api.script = [Moment({"state": "FAILED", "run_details": {"task_details": [task]}})]
+    for command in (["--follow"], ["--follow", "--json"]):
+        assert submit("--name", "night", *command) == 1
+        out, err = capsys.readouterr()
+        assert "\x1b" not in out + err
+        assert "train failed: boom" in err
+        assert "error: night" in err
+
+
 def test_the_end_of_a_long_log_is_what_counts(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
     kfp_api.script = [failed := moment("failed")]
     failed.logs["train"] = "".join(f"line {number}\n" for number in range(300_000)) + "\x1b[31mlast\n"
@@ -174,6 +196,23 @@ def test_on_a_terminal_each_step_is_one_row_that_is_drawn_again(
     assert "train wrote nothing of its own; its launcher: failed to execute component: signal: killed" in text
     assert "attempt 2 running for " in terminal.raw
     assert text.index("error: night failed: train: OOMKilled (exit code 1)") > text.index("exit-step")
+
+
+def test_on_a_low_terminal_steps_that_go_on_are_seen_and_at_the_end_all(
+    capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "60", "LINES": "10"}.items():
+        monkeypatch.setenv(name, value)
+    steps = {f"done-{number}": TaskReport(f"done-{number}", "succeeded") for number in range(30)}
+    steps = {"train": TaskReport("train", "running")} | steps | {"evaluate": TaskReport("evaluate", "running")}
+    with LiveSteps(Submitted("1", "night", "running", "", True), 0.01) as view:
+        view.show(Progress("running", steps), frozenset())
+        drawn = capsys.readouterr().err
+    assert "train" in drawn
+    assert "evaluate" in drawn
+    assert "25 lines that are not shown" in drawn
+    whole = capsys.readouterr().err
+    assert all(f"done-{number} " in whole for number in range(30))
 
 
 def test_an_outage_is_told_once_and_waited_for(
