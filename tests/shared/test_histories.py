@@ -25,13 +25,14 @@ from hypothesis import strategies as st
 from components.exit_step import report as exit_report
 from components.exit_step.report import report_end
 from components.shared import status as status_module
+from components.shared.errors import InputError
 from components.shared.events import courier
 from components.shared.events.data import Error, EventData, Failed, Progress, Succeeded
 from components.shared.events.event import PIPELINE, StepEvent
 from components.shared.events.kafka import history as kafka_history
 from components.shared.events.replay import find_spools, replay
 from components.shared.events.runs import RunView, fold
-from components.shared.events.spool import events_in, spools_of
+from components.shared.events.spool import events_in
 from components.shared.events.transport import Patience, Sealed, Unavailable
 from components.shared.kubeflow_api import NoAnswerError
 from components.shared.kubeflow_run import RunReport, TaskReport, TaskState
@@ -40,7 +41,11 @@ from components.shared.pipeline_end import PipelineEnd
 from components.shared.run import EVENTS_VARIABLE, RETRY_VARIABLE, step_run
 from components.shared.status import PIPELINE_STEPS, Status
 from components.shared.step import StepFailed, run_step
+from components.shared.storage.location import place
 from tests.configs import small
+from tests.peers.fixtures import gcs_bucket as gcs_bucket
+from tests.peers.fixtures import gcs_server as gcs_server
+from tests.peers.gcs import GcsBucket
 
 RUN = "0a1b2c3d-4e5f-6789-abcd-ef0123456789"
 PARAMS = Params.from_dict(small(KAFKA_HOST="localhost", KAFKA_TOPIC="status", TIMEOUT=0.1))
@@ -89,6 +94,7 @@ class World:
     """A platform, the run on it, and what the run's processes have emitted."""
 
     folder: Path | None
+    bucket: str = ""  # address in one, instead
     broker: Broker = field(default_factory=Broker)
     states: dict[str, TaskState] = field(default_factory=lambda: dict.fromkeys(PIPELINE_STEPS, "waiting"))
     terminated: bool = False
@@ -119,7 +125,9 @@ class World:
         patch.setenv("KFP_POD_NAME", "shutterline-image-classifier-x-retry-system-container-impl-1")
         patch.setenv("KFP_POD_UID", str(uuid4()))
         patch.setenv(RETRY_VARIABLE, str(attempt))
-        if self.folder is None:
+        if self.bucket:
+            patch.setenv(EVENTS_VARIABLE, self.bucket)
+        elif self.folder is None:
             patch.delenv(EVENTS_VARIABLE, raising=False)
         else:
             # A file in the way, as nobody can write below one, root neither.
@@ -190,9 +198,11 @@ class World:
 
 def kill(status: Status) -> None:
     """As SIGKILL: what is spooled stays, and nobody reports an end."""
-    stream = status._stream
+    stream, bucket = status._stream, status._bucket
     assert stream is not None
     stream.close(0.05)
+    if bucket is not None:
+        bucket.close(5)  # its thread would have put what is some seconds old
 
 
 @dataclass
@@ -230,41 +240,60 @@ def test_every_history_is_told_as_it_was_or_as_unknown(
         if world.folder is not None:
             world.folder.mkdir()
             (world.folder / "file").touch()
-        patch.setattr(status_module, "transport_of", lambda name, target: world.broker)
-        patch.setattr(status_module, "ask_run", world.ask)
-        patch.setattr(exit_report, "ask_run", world.ask)
-        patch.setattr(kafka_history, "read_history", world.broker.read)
-        draw = Draw(data)
+        happen(world, patch, Draw(data))
+        judge(world, Path(directory))
 
+
+@pytest.mark.slow
+@settings(max_examples=20, suppress_health_check=list(HealthCheck), deadline=None)
+@given(st.data())
+def test_so_it_is_with_events_in_a_bucket(
+    patch: pytest.MonkeyPatch, gcs_bucket: GcsBucket, data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        world = World(None, bucket=f"{gcs_bucket.uri}/{uuid4()}")
+        happen(world, patch, Draw(data))
+        judge(world, Path(directory))
+
+
+def happen(world: World, patch: pytest.MonkeyPatch, draw: Draw) -> None:
+    """A run from its start to its end, and as often again as somebody retries it."""
+    patch.setattr(status_module, "transport_of", lambda name, target: world.broker)
+    patch.setattr(status_module, "ask_run", world.ask)
+    patch.setattr(exit_report, "ask_run", world.ask)
+    patch.setattr(kafka_history, "read_history", world.broker.read)
+    world.phase(patch, draw)
+    world.exit(patch, draw.luck())
+    world.truths.append(world.truth)
+    for _ in range(2):
+        if world.truth == "succeeded" or not draw.one_in(2):
+            break
+        # Retry by hand: what had succeeded stays, the rest runs again, the exit task only if it had failed.
+        world.retried, world.terminated = True, False
+        world.states = {
+            step: state if state in ("succeeded", "cached") else "waiting" for step, state in world.states.items()
+        }
         world.phase(patch, draw)
-        world.exit(patch, draw.luck())
+        if not world.exit_succeeded:
+            world.exit(patch, draw.luck())
         world.truths.append(world.truth)
-        for _ in range(2):
-            if world.truth == "succeeded" or not draw.one_in(2):
-                break
-            # Retry by hand: what had succeeded stays, the rest runs again, the exit task only if it had failed.
-            world.retried, world.terminated = True, False
-            world.states = {
-                step: state if state in ("succeeded", "cached") else "waiting" for step, state in world.states.items()
-            }
-            world.phase(patch, draw)
-            if not world.exit_succeeded:
-                world.exit(patch, draw.luck())
-            world.truths.append(world.truth)
-        judge(world)
 
 
-def judge(world: World) -> None:
+def judge(world: World, scratch: Path) -> None:
     """Compare what was published with the model."""
-    spooled = list(events_in(world.folder)) if world.folder is not None else []
+    (scratch / "fetched").mkdir()
+    where = place(world.bucket) if world.bucket else world.folder
+    found = []
+    with suppress(InputError):  # nothing was kept
+        found = find_spools([where], scratch / "fetched", LOG) if where is not None else []
+    spooled = [event for directory in {spool.path.parent for spool in found} for event in events_in(directory)]
     published = [StepEvent.from_bytes(body) for body in world.broker.records]
     distinct: dict[tuple[str, str], StepEvent] = {}
     for event in (*spooled, *published):
         assert distinct.setdefault(event.identity, event) == event, "one identity for two events"
 
     world.broker.is_up = True
-    if world.folder is not None and spools_of(world.folder, RUN):
-        found = find_spools([world.folder], world.folder, LOG)
+    if found:
         done = replay(found, lambda name, target: world.broker, timeout_s=5, log=LOG)
         assert sum(entry.undelivered for entry in done) == 0
         published = [StepEvent.from_bytes(body) for body in world.broker.records]
