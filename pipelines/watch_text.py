@@ -21,6 +21,7 @@ from components.shared.events.event import TEXT_LIMIT, StepEvent
 from components.shared.events.watch import Counts
 
 _NAME_LIMIT = 60
+_HOST_LIMIT = 253  # a pod's name, whole, as kubectl wants it
 _SHOWN_FIGURES = 4
 # Control sequences of terminals, as a whole: without its first character the rest of one would stand in the text.
 _ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b.?")
@@ -106,7 +107,7 @@ def event_words(data: Any) -> list[str]:
     """What the data of an event tells."""
     match data:
         case StepStarted():
-            return [f"on {name(data.host)}"]
+            return [f"on {printable(data.host, _HOST_LIMIT)}"]
         case Progress():
             return progress_words(data)
         case Checkpoint():

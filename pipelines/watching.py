@@ -39,6 +39,8 @@ _EXIT_CODES = {
     "cancelled": EXIT_INTERRUPTED,
     "unknown": EXIT_FAILURE,
 }
+# After a run's end: without a message for so long, all that is there was read; on a busy topic, after so long at most.
+_QUIET_S, _LONGEST_S = 0.2, 5.0
 
 
 def add_watch_parser(commands: Any) -> None:
@@ -86,10 +88,20 @@ def _let_go_of_output() -> None:
 
 
 class _Ending:
-    """When to stop, and with which exit code."""
+    """When to stop, and with which exit code.
 
-    def __init__(self, options: argparse.Namespace, place: str) -> None:
+    Args:
+        options: Of the command.
+        place: What is watched.
+        reads_on: Whether to read what is behind the run's end already: a Retry, after which the run goes on or has
+            another end. Not where somebody else would not be shown it then.
+    """
+
+    def __init__(self, options: argparse.Namespace, place: str, *, reads_on: bool) -> None:
         self._place = place
+        self._reads_on = reads_on
+        self._seen, self._seen_at = 0, 0.0
+        self._done_at: float | None = None
         self._until_done: bool = options.until_done
         self._run: str | None = options.run
         self._view: RunView | None = None
@@ -105,9 +117,19 @@ class _Ending:
         if self._view is not None and event.run == self._view.run:
             self._view.add(event)
 
-    def is_reached(self) -> bool:
+    def is_reached(self, counts: Counts) -> bool:
         """Whether to stop now."""
-        return (self._view is not None and self._view.is_done) or time.monotonic() >= self._end
+        now = time.monotonic()
+        seen = counts.shown + counts.duplicates + counts.others + counts.foreign
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, now
+        if now >= self._end:
+            return True
+        if self._view is None or not self._view.is_done:
+            self._done_at = None
+            return False
+        self._done_at = self._done_at or now
+        return not self._reads_on or now - self._seen_at >= _QUIET_S or now - self._done_at >= _LONGEST_S
 
     def exit_code(self) -> int:
         """The exit code, once the end is reached; what people should know goes to standard error."""
@@ -199,7 +221,10 @@ def _face(place: str, as_json: bool) -> _Face:
 
 
 def _follow(source: Source, options: argparse.Namespace) -> int:
-    ending = _Ending(options, source.place)
+    from components.shared.events.kafka.subscriber import KafkaSource
+
+    forgets = isinstance(source, KafkaSource) and options.group is None
+    ending = _Ending(options, source.place, reads_on=forgets)
     with _face(source.place, options.json) as face:
 
         def take(event: StepEvent) -> None:
@@ -208,7 +233,7 @@ def _follow(source: Source, options: argparse.Namespace) -> int:
 
         def until(counts: Counts) -> bool:
             face.tick(counts)
-            return ending.is_reached()
+            return ending.is_reached(counts)
 
         counts = follow(
             source,

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from components.shared.events.data import Error, Failed, PipelineStarted, StepStarted
+from components.shared.events.data import Error, Failed, PipelineEnded, PipelineStarted, StepOutcome, StepStarted
 from components.shared.events.event import PIPELINE
 from tests.peers.noida import DurableKafkaBroker
 from tests.pipelines.watchers import LONG_S, lines_of, parsed, publish, watched, watching
-from tests.shared.events.told import Ending, Voice, a_pipeline, a_step, foreign, progress
+from tests.shared.events.told import A_SECOND, END, START, STEPS, Ending, Voice, a_pipeline, a_step, foreign, progress
 
 # kafka-python leaves the sockets of failed connections to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -93,6 +93,25 @@ def test_the_exit_code_is_the_runs_outcome(
     done = watched("--kafka", status, "--json", "--until-done", "--run", "mine")
 
     assert (done.returncode, parsed(done.stdout.splitlines())) == (code, parsed(bodies))
+
+
+def test_a_run_that_was_retried_has_its_newest_outcome(status: str) -> None:
+    again = Voice("run-1", "train", begin=START + 60 * A_SECOND, process="a-pod-of-" + 70 * "x")
+    retry = [again.says("started", StepStarted("1.0", "a-pod-of-" + 70 * "x", None, "image-classifier"))]
+    publish(status, [*a_pipeline("run-1", "failed"), *retry])
+
+    going_on = watched("--kafka", status, "--until-done", "--run", "run-1", "--timeout", "2")
+    retry += [again.says("succeeded", END["succeeded"])]
+    outcomes = [StepOutcome(step, "succeeded") for step in STEPS]
+    end = PipelineEnded("image-classifier", "succeeded", "SUCCEEDED", "", outcomes)
+    retry += [Voice("run-1", PIPELINE, begin=START + 90 * A_SECOND, process="pod-2").says("succeeded", end)]
+    publish(status, retry[1:])
+    done = watched("--kafka", status, "--until-done", "--run", "run-1")
+
+    assert (going_on.returncode, done.returncode) == (1, 0)
+    assert "no end of run-1 within 2 s" in going_on.stderr
+    assert f"train started: on a-pod-of-{70 * 'x'}\n" in done.stdout, "whole, as kubectl wants it"
+    assert len(done.stdout.splitlines()) == 12 + len(retry)
 
 
 def test_without_a_run_the_first_one_that_comes_is_waited_for(status: str) -> None:
