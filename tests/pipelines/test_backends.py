@@ -98,6 +98,7 @@ def newer_keys() -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_other_setting_is_known_to_the_oldest(tmp_path: Path) -> None:
     rows = {key: row for key, row in KUBEFLOW.items() if not key.startswith(tuple(newer_keys()))}
     said = everything_said(rows)

@@ -131,6 +131,7 @@ def test_data_prep_is_not_cached_unless_asked_because_data_may_change_in_its_pla
     assert [step.outcome for step in ends(events)[-1].steps if step.step == "data-prep"] == ["succeeded"]
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_is_repeated_and_the_pipeline_goes_on(
     tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -236,6 +236,7 @@ def test_weights_are_plain_float32_in_torchs_order(dataset: Path, tmp_path: Path
     assert weights["classifier.weight"].dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(24, 120), (0, 0)])
 def test_a_terminal_shows_a_bar(dataset: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=3)

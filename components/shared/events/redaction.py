@@ -35,7 +35,8 @@ def _without_value(setting: re.Match[str]) -> str:
     return setting[0] if _NOT_SECRET_NAME.search(name) else f"{name}{sign}{quote}{REDACTED}"
 
 
-_NAME = r"(?i)\b(\w*(?:password|passwd|secret|token|api_?key|private_key)\w*)"
+# Looked through once: the word may be of many thousand characters, and hold such a name many times.
+_NAME = r"(?i)\b(?=\w*(?:password|passwd|secret|token|api_?key|private_key))(\w++)"
 _VALUE = r"(\\?['\"]?)(?!\[redacted\])([^\s'\",;&)}\]]{4,})"
 _SETTING = (re.compile(rf"{_NAME}(\\?['\"]?\s*[=:]\s*){_VALUE}"), _without_value)
 # A message of ours is about what stands before its colon, and goes on in words: "secret: must be the name of one".

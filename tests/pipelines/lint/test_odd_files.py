@@ -84,6 +84,7 @@ def written(
         return [finding for target in targets for finding in lint(compiled, target)]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), target=st.sampled_from(PLATFORMS))
 def test_no_change_of_a_file_ends_in_a_traceback(tmp_path: Path, data: st.DataObject, target: PlatformName) -> None:

@@ -122,6 +122,7 @@ def shown(target: PlatformName, said: Any, directory: Path) -> tuple[int, str, s
     return code, out.getvalue(), err.getvalue()
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(target=st.sampled_from(["kubeflow", "vertex"]), said=_ANY_SETTINGS)
 @example(target="kubeflow", said={"target": ["kubeflow"]})

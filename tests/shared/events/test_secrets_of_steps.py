@@ -125,6 +125,7 @@ def end(command: Command, tmp_path: Path, params: dict[str, str], **given: str) 
     return command("-m", "components.exit_step", *arguments, **given | {"PYTHONPATH": str(ROOT)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accepted", [0, 1], ids=["us", "Kafka's client"])
 def test_training_that_a_broker_refuses_repeating_the_password_tells_it_to_nobody(
     brokers: Brokers,
@@ -160,6 +161,7 @@ def test_the_exit_step_leaves_none_of_the_platforms_message_or_the_brokers(
     assert leaks(left) == []
 
 
+@pytest.mark.slow
 def test_steps_whose_secrets_were_fetched_leave_none(
     brokers: Brokers, manager: SecretManager, fetched: dict[str, str], tmp_path: Path, command: Command
 ) -> None:
