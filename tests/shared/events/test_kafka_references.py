@@ -285,7 +285,7 @@ def test_a_step_that_gets_no_secret_ends_before_its_work_with_one_message(
     for name, value in (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": reference}).items():
         monkeypatch.setenv(name, value)
 
-    ended = a_step(KAFKA_HOST="127.0.0.1:9", KAFKA_TOPIC="status", on_status_error="fail", TIMEOUT=20)
+    ended = a_step(KAFKA_HOST="127.0.0.1:9", KAFKA_TOPIC="status", on_status_error="fail", TIMEOUT=3)
 
     assert ended.code == (EXIT_FAILURE if is_away else EXIT_BAD_INPUT)
     assert not ended.worked
