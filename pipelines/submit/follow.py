@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ _GROWTH = 1.3  # from 2 s to 15 s within a minute and a half
 _FRAME_S = 1.0
 _LOG_S = 10.0
 _MOST_LOGS = 3  # of the iterations of a loop all may fail
+# The launcher's last word where the step failed by itself: its own lines say more.
+_OF_THE_STEP = re.compile(r"failed to execute component: exit status \d+$")
 # A pod that is made in less than this is no news.
 _WAITS_S = 20.0
 
@@ -112,14 +115,17 @@ def look(platform: Platform, run: Submitted) -> Followed:
 
 def log_lines(name: str, log: PodLog) -> Iterator[str]:
     """What to show of the log of a step that failed."""
-    name, launcher = printable(name), log.launcher or "it gives no reason in the log"
+    name = printable(name)
+    launcher = f": {log.launcher}" if log.launcher else " gives no reason"
     if log.succeeded:
-        yield f"{name} succeeded by its own log and failed on the platform: {launcher}"
+        yield f"{name} succeeded by its own log and failed on the platform; its launcher{launcher}"
     elif not log.own:
-        yield f"{name} wrote nothing of its own; its launcher: {launcher}"
+        yield f"{name} wrote nothing of its own; its launcher{launcher}"
     if log.own:
         yield f"the last lines of {name}:"
         yield from (f"  | {line}" for line in log.own)
+        if log.launcher and not log.succeeded and not _OF_THE_STEP.search(log.launcher):
+            yield f"its launcher{launcher}"
 
 
 class _Following:

@@ -170,6 +170,22 @@ def test_nothing_that_a_terminal_obeys_comes_from_the_platform(kfp_api: KfpApi, 
         assert "error: night" in err
 
 
+def test_what_the_launcher_failed_at_is_told_behind_the_steps_own_lines(
+    kfp_api: KfpApi, submit: Submit, capsys: Told
+) -> None:
+    kfp_api.script = [failed := moment("failed")]
+    fatal = "F1128 06:36:53.119872      15 main.go:59] "
+    for why, told in {
+        "failed to upload: AccessDenied": ["its launcher: failed to upload: AccessDenied"],
+        "failed to execute component: exit status 3": [],
+    }.items():
+        failed.logs["train"] = f"ours\n{fatal}{why}\n"
+        submit("--name", "night", "--again", "--follow")
+        err = capsys.readouterr().err
+        assert [line for line in err.splitlines() if "launcher" in line] == told
+        assert "  | ours\n" in err
+
+
 def test_the_end_of_a_long_log_is_what_counts(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
     kfp_api.script = [failed := moment("failed")]
     failed.logs["train"] = "".join(f"line {number}\n" for number in range(300_000)) + "\x1b[31mlast\n"
