@@ -9,6 +9,9 @@ from components.shared.events.redaction import redact
 from pipelines.watch_text import printable
 
 _LINES = 20
+# Lines that secrets are looked for in: of a private key that begins above the last ones each line looks like none. One
+# of RSA with 16,384 bits has 197.
+_LOOKED_AT = 220
 _LONGEST = 400  # characters of a line
 _ARGO = re.compile(r"time=\S+ level=\w+ ")
 _LAUNCHER = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [\w./-]+:\d+\] ?(.*)")
@@ -49,8 +52,9 @@ def read_log(text: str) -> PodLog:
             own.append(line)
     while own and not own[-1].strip():
         own.pop()
+    lines = redact("\n".join(own[-_LOOKED_AT:])).splitlines()[-_LINES:]
     return PodLog(
-        tuple(printable(line, _LONGEST) for line in redact("\n".join(own[-_LINES:])).splitlines()),
+        tuple(printable(line, _LONGEST) for line in lines),
         printable(redact(launcher), _LONGEST),
         any(_SUCCEEDED.fullmatch(line) for line in own),
     )

@@ -186,6 +186,16 @@ def test_what_the_launcher_failed_at_is_told_behind_the_steps_own_lines(
         assert "  | ours\n" in err
 
 
+def test_of_a_key_that_begins_above_the_last_lines_none_is_shown(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    kfp_api.script = [failed := moment("failed")]
+    key = ["-----BEGIN RSA PRIVATE KEY-----", *["MIIEvQIBADANBgkq"] * 50, "-----END RSA PRIVATE KEY-----"]
+    failed.logs["train"] = "\n".join([*key, "boom", ""])
+    assert submit("--follow", "--name", "night") == 1
+    err = capsys.readouterr().err
+    assert "  | boom" in err
+    assert "MIIE" not in err
+
+
 def test_the_end_of_a_long_log_is_what_counts(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
     kfp_api.script = [failed := moment("failed")]
     failed.logs["train"] = "".join(f"line {number}\n" for number in range(300_000)) + "\x1b[31mlast\n"
