@@ -262,13 +262,14 @@ class Status:
         """The pipeline's new end, where its exit task has reported one before; None where it still will.
 
         Kubeflow runs no exit task again that had succeeded: after a retry by hand the last step to run speaks for it.
+        Elsewhere the exit step runs again with the others, as where a run's id is used twice.
         """
         step = self._step
         is_last = step == PIPELINE_STEPS[-1] or isinstance(data, Failed | Cancelled)
-        if self.run.pipeline is None or step not in PIPELINE_STEPS or not is_last:
+        if self.run.pipeline is None or step not in PIPELINE_STEPS or not is_last or not is_kubeflow():
             return None
         platform = None
-        if is_kubeflow() and self.run.platform_run:
+        if self.run.platform_run:
             with suppress(NoAnswerError):
                 platform = ask_run(self.run.platform_run, _PLATFORM_S, is_over=False)
         was_retried = platform is not None and platform.retried

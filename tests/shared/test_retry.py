@@ -163,3 +163,15 @@ def test_the_platforms_own_retries_and_those_by_hand_count_on(
     started = [event for event in published(kafka_broker, topic) if event.state == "started" and event.step == "train"]
     assert [event.attempt for event in started] == [0, 1, 2, 3]
     assert len({event.source for event in started}) == 4
+
+
+@pytest.mark.usefixtures("kept")
+def test_outside_kubeflow_the_exit_step_alone_ends_a_run_whose_id_is_used_again(
+    pods: Pods, kafka_broker: KafkaTopics, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pods, "_pod", lambda index: None)
+    monkeypatch.delenv("KFP_POD_NAME", raising=False)
+    for _ in range(2):
+        pods.step("evaluate")
+        pods.exit("SUCCEEDED")
+    assert [(event.step, event.state) for event in published(kafka_broker, topic)].count(("pipeline", "succeeded")) == 2

@@ -107,6 +107,8 @@ def test_while_a_bucket_is_silent_steps_learn_from_kafka_what_was_before(
     bucket: Bucket, kafka_broker: KafkaTopics, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("components.shared.events.history._BUCKET_S", 0.5)
+    monkeypatch.setenv("KFP_POD_NAME", "pod")
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", f"http://127.0.0.1:{claim_port()}")
     kafka_broker.create_topic(topic)
     params = Params.from_dict(small(KAFKA_HOST=kafka_broker.bootstrap, KAFKA_TOPIC=topic, TIMEOUT=10))
     step("data-prep", params, DataError("no images"))
