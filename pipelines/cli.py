@@ -60,7 +60,7 @@ def build_parser() -> CommandParser:
     compile_.add_argument("--data", metavar="PLACE", help="default of the pipeline's input data: gs://… or s3://…")
     compile_.add_argument("--checkpoints", metavar="PLACE", help="default of its input checkpoints; default: as the "
                           "settings say")  # fmt: skip
-    compile_.add_argument("--cache", action="store_true", help="serve data prep from the cache too, and with it the "
+    compile_.add_argument("--cache", action="store_true", help="with --target: serve data prep from the cache too, and with it the "
                           "steps behind it: for data that never change below one name")  # fmt: skip
     add_images_option(compile_)
     compile_.add_argument(

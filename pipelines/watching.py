@@ -25,7 +25,8 @@ Show runs as their steps tell of them: live on a terminal, one line an event els
 Events are acknowledged once they were shown. A broker that is away is waited for."""
 _EPILOG = """\
 A subscription of Pub/Sub remembers what was shown, for all who use it: give each purpose one of its own, since what
---run passes over is not shown to another watcher either. On Kafka nothing is remembered without --group.
+--run passes over is not shown to another watcher either. On Kafka nothing is remembered without --group, and there
+--until-done reads on to the newest event: a run that was retried behind its end goes on, or has another end.
 
 exit codes:
   0    the run succeeded (--until-done), or --timeout came to its end without --until-done
