@@ -60,8 +60,8 @@ def build_parser() -> CommandParser:
     compile_.add_argument("--data", metavar="PLACE", help="default of the pipeline's input data: gs://… or s3://…")
     compile_.add_argument("--checkpoints", metavar="PLACE", help="default of its input checkpoints; default: as the "
                           "settings say")  # fmt: skip
-    compile_.add_argument("--cache", action="store_true", help="with --target: serve data prep from the cache too, and with it the "
-                          "steps behind it: for data that never change below one name")  # fmt: skip
+    compile_.add_argument("--cache", action="store_true", help="with --target: serve data prep from the cache too, and "
+                          "with it the steps behind it: for data that never change below one name")  # fmt: skip
     add_images_option(compile_)
     compile_.add_argument(
         "--unchecked", action="store_true", help="write the file although `shutterline validate` finds errors in it"
