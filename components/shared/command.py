@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import os
 import sys
@@ -166,6 +167,9 @@ def with_output(work: Callable[[], int]) -> int:
         The work's exit code; 1 where standard output takes no more. Of a reader such as head, which has seen enough,
         nothing is said.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show must not end a command
+            stream.reconfigure(errors="backslashreplace")
     # What is opened next would have its number, and get what is printed.
     if sys.stdout is None:
         tell("error: standard output is closed; lead it somewhere, such as to /dev/null")
