@@ -13,6 +13,7 @@ from components.shared.events.kafka.client import KafkaConnection, close_consume
 from components.shared.events.transport import DeliveryError, Unavailable, patience_of
 
 _WINDOW = 2_000
+_CONTACT_S = 2.0  # a broker that has said nothing by then is away, however long the reading may take
 _GLANCE_S = 0.2  # how often a wait looks whether it is to end
 
 
@@ -103,7 +104,8 @@ class _Reading:
         from kafka import TopicPartition
         from kafka.errors import KafkaError
 
-        described = connection.check(self._patience)
+        contact = patience_of(_CONTACT_S)
+        described = connection.check(lambda: min(self._patience(), contact()))
         partitions = [TopicPartition(self._topic, number) for number in described.partitions]
         try:
             consumer = connection.consumer(described.version)
