@@ -5,6 +5,7 @@ An outcome is true, or it is ``unknown``: silence counts only where every step's
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -34,6 +35,8 @@ OUTCOMES: dict[str, Outcome] = {
 }
 
 _NO_REASON = "the platform gave no reason"
+# As Argo words it where a step had no time to report anything.
+_KILLED = re.compile(r"OOMKilled|exit code 1(37|43)|deleted|[Ee]victed|DeadlineExceeded")
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def _outcomes(
     found = []
     for index, step in enumerate(steps):
         view = history.view.steps.get(step)
-        known = _of_task(tasks.get(step), view, step)
+        known = _of_task(tasks.get(step), view, step, is_whole=history.is_whole)
         if known is None and view is not None:
             known = _of_events(view, history, outcome)
         if known is None:
@@ -149,7 +152,7 @@ def _outcomes(
     return found
 
 
-def _of_task(task: TaskReport | None, view: StepView | None, step: str) -> StepOutcome | None:
+def _of_task(task: TaskReport | None, view: StepView | None, step: str, *, is_whole: bool) -> StepOutcome | None:
     """How a step ended by the platform, with its own error where it has one; None where the platform does not say."""
     if task is None or task.state in ("waiting", "running", "unknown"):
         return None
@@ -166,7 +169,8 @@ def _of_task(task: TaskReport | None, view: StepView | None, step: str) -> StepO
     if view is not None and isinstance(view.end, Succeeded):
         error = Error("PlatformError", f"succeeded by its own events, and failed on the platform: {reason}")
         return replace(seen, outcome="failed", error=error)
-    was_killed = view is not None and view.end is None
+    # Without an event of its end: it was killed, or the event of its end is with a broker that is away.
+    was_killed = view is not None and view.end is None and (is_whole or _KILLED.search(task.message) is not None)
     return replace(seen, outcome="killed" if was_killed else "failed", error=Error("PlatformError", reason))
 
 

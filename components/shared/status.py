@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from components.shared.claims import unwritable
 from components.shared.errors import (
+    EXIT_BAD_INPUT,
     ArtifactError,
     InputError,
     StatusRefusedError,
@@ -37,7 +38,7 @@ from components.shared.events.stream import DeliveryReport, StatusStream, make_s
 from components.shared.events.targets import StatusTargets
 from components.shared.events.transport import Refused, Transport
 from components.shared.kubeflow_api import NoAnswerError, ask_run, is_kubeflow
-from components.shared.member import speaks
+from components.shared.member import is_started_by_elastic, member, speaks
 from components.shared.params import Params
 from components.shared.pipeline_end import end_after_retry
 from components.shared.run import StepRun
@@ -265,8 +266,7 @@ class Status:
         Elsewhere the exit step runs again with the others, as where a run's id is used twice.
         """
         step = self._step
-        is_last = step == PIPELINE_STEPS[-1] or isinstance(data, Failed | Cancelled)
-        if self.run.pipeline is None or step not in PIPELINE_STEPS or not is_last or not is_kubeflow():
+        if self.run.pipeline is None or step not in PIPELINE_STEPS or not is_kubeflow() or not self._is_last(data):
             return None
         platform = None
         if self.run.platform_run:
@@ -277,6 +277,13 @@ class Status:
             return None
         own = StepOutcome(step, "unknown", speaker.attempt, None, speaker.source)
         return end_after_retry(PIPELINE_STEPS, self._history, platform, own, data).event(0)
+
+    def _is_last(self, data: EventData) -> bool:
+        """Whether nothing of the pipeline runs after a step that ends so; torch elastic starts a group's again."""
+        if not isinstance(data, Failed):
+            return isinstance(data, Cancelled) or self._step == PIPELINE_STEPS[-1]
+        one = member()
+        return not is_started_by_elastic() or one.restarts >= one.max_restarts or data.exit_code == EXIT_BAD_INPUT
 
     def _tell(self, report: DeliveryReport, spool: str | None) -> None:
         for broker in report.brokers.values():

@@ -12,9 +12,11 @@ import pytest
 from components.shared.events.event import StepEvent
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
 from components.shared.step import StepFailed
+from tests.exit_step.test_kafka_history import tell
 from tests.exit_step.test_platforms import KUBEFLOW, call, ended, outcomes
 from tests.exit_step.test_report import FAILED, RUN, STARTED, SUCCEEDED, spool
 from tests.peers.http_faults import Answer, Hold, Refuse, Request
+from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.kubeflow_runs import KubeflowRuns, recorded
 
 COMPLETE = KUBEFLOW | {"state": "COMPLETE", "error": {}}
@@ -68,8 +70,8 @@ def as_the_exit_step_sees_it(run: dict[str, Any], workflow: dict[str, Any]) -> t
     return run, workflow
 
 
-def report_of(folder: Path, status: dict[str, Any]) -> dict[str, Any]:
-    call(folder, status)
+def report_of(folder: Path, status: dict[str, Any], **params: Any) -> dict[str, Any]:
+    call(folder, status, **params)
     report: dict[str, Any] = json.loads((folder / "kfp" / "run" / "exit-step" / "end").read_text())
     return report
 
@@ -106,6 +108,20 @@ def test_argos_reason_and_the_steps_own_error_are_both_in_the_event(api: Kubeflo
     assert outcomes(ended(events).data) == ["succeeded", "killed", "not started"]
     spool(events, "train", STARTED, FAILED)
     assert reported(api, "failed", events.parent, FINAL_FAILED)["reason"] == "train: no room"
+
+
+def test_a_step_whose_end_is_with_a_broker_that_is_away_was_not_killed(
+    api: KubeflowRuns, alone: Path, kafka_broker: KafkaTopics, topic: str
+) -> None:
+    kafka_broker.create_topic(topic)
+    tell(kafka_broker, topic, "train", STARTED)
+    told = {"KAFKA_HOST": kafka_broker.bootstrap, "KAFKA_TOPIC": topic, "TIMEOUT": 10}
+    for name, reason in {
+        "failed": "train: main: Error (exit code 1)",
+        "oom-killed": "train was killed: main: OOMKilled (exit code 1)",
+    }.items():
+        api.run, api.workflow = as_the_exit_step_sees_it(*recorded(name))
+        assert report_of(alone, FINAL_FAILED, **told)["reason"] == reason
 
 
 @pytest.mark.fact(1)

@@ -133,6 +133,19 @@ def test_a_retry_that_fails_again_ends_the_pipeline_anew_too(pods: Pods, kafka_b
     assert [step.outcome for step in last.data.steps] == ["succeeded", "failed", "not started"]
 
 
+def test_a_retry_that_torch_elastic_starts_again_has_not_ended(
+    pods: Pods, kafka_broker: KafkaTopics, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pods.exit("FAILED")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    for restart, ends in ((0, 1), (1, 2)):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restart))
+        pods.step("train", RuntimeError("lost"))
+        assert [event.state for event in published(kafka_broker, topic) if event.step == "pipeline"] == [
+            "failed"
+        ] * ends
+
+
 def test_in_the_first_life_of_a_run_the_exit_task_alone_ends_the_pipeline(
     pods: Pods, kafka_broker: KafkaTopics, topic: str, api: KubeflowRuns
 ) -> None:
