@@ -85,6 +85,7 @@ def retries(view: View) -> Iterator[Note]:
         if view.target == "kubeflow" and step.executor.kubernetes.get("activeDeadlineSeconds"):
             message = "an attempt that its time limit ends is not repeated by a stock Kubeflow Pipelines 2.17"
             advice = (
-                "leave the retries or the limit out, or set retryPolicy: Always in the workflow controller's defaults"
+                "pods that are deleted are; where the limit shall be repeated too, set retryPolicy: Always in the "
+                "workflow controller's defaults"
             )
             yield warning(f"{step.executor.kubernetes_where}.activeDeadlineSeconds", message, advice)
