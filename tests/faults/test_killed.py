@@ -130,7 +130,8 @@ def test_a_step_killed_at_20_random_moments(
                 brokers, command, tmp_path / str(number), f"run-{number}", moments.uniform(0.1, 1.6), monkeypatch
             )
         )
-    assert set(outcomes) <= {"killed", "not started"}
+    # Unknown where it was killed between making its spool and its first event.
+    assert set(outcomes) <= {"killed", "not started", "unknown"}
     assert outcomes.count("killed") >= 10, "most had begun"
 
 
@@ -156,5 +157,6 @@ def test_a_training_killed_at_20_random_moments(
                 monkeypatch,
             )
         )
-    assert set(outcomes) <= {"killed", "not started"}
+    # Unknown where it was killed between making its spool and its first event.
+    assert set(outcomes) <= {"killed", "not started", "unknown"}
     assert outcomes.count("killed") >= 10, "most had begun"

@@ -66,6 +66,7 @@ def test_a_fused_optimiser_makes_the_same_steps(dataset: Path, optimiser: str, k
 
 def _line(caplog: pytest.LogCaptureFixture, dataset: Path, model: Path, **changes: Any) -> str:
     """The line in which a training says how it computes."""
+    caplog.clear()
     logger = logging.getLogger("shutterline.train")
     logger.addHandler(caplog.handler)  # which an earlier test may have cut off from the root
     try:
