@@ -127,7 +127,6 @@ class _Frame:
         run: Callable[[], StepRun],
     ) -> tuple[ResultT, StepRecord]:
         try:
-            self._termination.arm()
             return self._run(params, work, run)
         except Terminated as error:  # also one that comes while another end is being made ready
             if speaks():
@@ -142,6 +141,8 @@ class _Frame:
     ) -> tuple[ResultT, StepRecord]:
         try:
             self._status = Status(self._step, run(), self._log)
+            # SIGTERM is deferred until here: before, nobody could report how the step ended.
+            self._termination.arm()
             params = self._checked(params)
             self._status.open(params)
             self._log.info("started")
