@@ -41,6 +41,8 @@ from tests.peers.http_faults import (
 from tests.peers.object_store import Bucket
 from tests.peers.ports import claim_port
 
+pytestmark = pytest.mark.slow  # 90 s together
+
 BURSTS = {
     "503": (Refuse(503), 4),
     "429": (Refuse(429), 4),

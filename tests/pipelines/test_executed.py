@@ -100,6 +100,7 @@ def test_a_compiled_file_gives_the_bytes_that_the_python_pipeline_gives(
     assert ends(events)[-1].outcome == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_second_run_is_served_from_the_cache_and_its_events_say_so(
     tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,6 +167,7 @@ def test_the_search_finds_each_disguise_in_each_place(tmp_path: Path) -> None:
     assert sorted(Path(entry.partition(": ")[0]).name for entry in found) == ["artifact", "log"]
 
 
+@pytest.mark.slow
 def test_a_run_that_succeeds_leaves_no_secret(
     brokers: Brokers, secured: dict[str, str], tmp_path: Path, command: Command
 ) -> None:
@@ -234,6 +235,7 @@ def test_the_records_of_such_a_run_hold_none(
     assert leaks(records_in(left)) == []
 
 
+@pytest.mark.slow
 def test_a_run_with_wrong_credentials_leaves_none(
     brokers: Brokers, secured: dict[str, str], tmp_path: Path, command: Command
 ) -> None:
