@@ -17,6 +17,7 @@ from components.shared.params import Params
 from components.shared.params_schema import json_schema
 from components.shared.storage.location import Place, place
 from pipelines.compiled import parse_compiled
+from pipelines.compiled_yaml import Dumper
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS, Checked, CheckElsewhere, load_checked
 from pipelines.run_options import DockerOptions, docker_options, images_named_by
 from pipelines.targets.steps import Target
@@ -238,5 +239,4 @@ def _as_yaml(params: Params) -> str:
 
 
 def _yaml(document: dict[str, Any]) -> str:
-    text: str = yaml.safe_dump(document, sort_keys=False, width=110, default_flow_style=None)
-    return text
+    return str(yaml.dump(document, Dumper=Dumper, sort_keys=False, width=110, default_flow_style=None))

@@ -5,6 +5,7 @@ Values are those that kfp and Vertex AI's library see, so YAML 1.1's, read by Py
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,19 @@ def _check_size(documents: list[Any]) -> None:
             open_.add(id(item))
             stack.append((item, True))
             stack += [(part, False) for part in inner]
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes what readers of YAML 1.1 and 1.2 understand alike, texts of several lines as blocks."""
+
+
+# A number to readers of YAML 1.2, such as Kubeflow's, but a text to PyYAML, which would write it without quotes.
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+|0x[0-9a-fA-F]+")
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in value else "'" if _NUMBER.fullmatch(value) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+Dumper.add_representer(str, _text)

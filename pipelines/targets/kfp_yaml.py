@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from components.shared.step import StepName
 from components.shared.storage.location import place
 from components.shared.version import __version__
 from pipelines.compiled import PLATFORM_TITLES, secret_named_by
-from pipelines.compiled_yaml import documents_of
+from pipelines.compiled_yaml import Dumper, documents_of
 from pipelines.settings.kubeflow import KubeflowSettings
 from pipelines.settings.read import AnySettings
 from pipelines.targets.kfp_start import started_itself
@@ -124,7 +123,7 @@ def compiled_pipeline(defaults: Defaults, images: Mapping[ImageStep, Image], set
         target=PLATFORM_TITLES[settings.target] if settings else "any platform",
         version=__version__,
     )
-    return text + str(yaml.dump_all(documents, Dumper=_Dumper, sort_keys=True, width=120, allow_unicode=True))
+    return text + str(yaml.dump_all(documents, Dumper=Dumper, sort_keys=True, width=120, allow_unicode=True))
 
 
 # The first lines are kfp's: its loader takes a component's description from them.
@@ -134,22 +133,6 @@ _HEADER = """\
 # Description: {description}
 # Compiled for {target} by Shutterline {version}; `shutterline validate` checks it, `shutterline submit` runs it.
 """
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as blocks, as a person would."""
-
-
-# A number to readers of YAML 1.2, such as Kubeflow's, but a text to PyYAML, which would write it without quotes.
-_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+|0x[0-9a-fA-F]+")
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value else "'" if _NUMBER.fullmatch(value) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _text)
 
 
 def _configure(images: Mapping[ImageStep, Image], settings: AnySettings | None, step: StepName, task: Any) -> None:

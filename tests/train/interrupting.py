@@ -149,5 +149,6 @@ def heard_of(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) 
     steps = logging.getLogger("shutterline")
     monkeypatch.setattr(steps, "handlers", [caplog.handler])
     monkeypatch.setattr(steps, "propagate", False)
+    monkeypatch.setattr(caplog.handler, "filters", [logging.Filter("shutterline")])  # a client's thread may be left
     caplog.set_level(logging.INFO, logger="shutterline")
     return caplog
