@@ -7,11 +7,14 @@ import random
 
 from components.shared.errors import InputError
 
+# Its own: the state of Python's is part of a training's, and threads that wait for a broker must leave it alone.
+_DRAWS = random.Random()  # noqa: S311 - spreads attempts, guards nothing
+
 
 def pause_s(failures: int, first_s: float, longest_s: float) -> float:
     """How long to wait after so many failures in a row, from 0: twice as long each time, with jitter."""
     longest = min(longest_s, first_s * 2 ** min(failures, 10))
-    return random.uniform(longest / 2, longest)  # noqa: S311 - spreads attempts, guards nothing
+    return _DRAWS.uniform(longest / 2, longest)
 
 
 def seconds_from(variable: str, default_s: float) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import random
 import struct
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -16,11 +17,16 @@ import pytest
 from kafka import KafkaProducer
 from kafka.protocol.consumer import FetchResponse
 
+from components.shared.backoff import pause_s
 from components.shared.events.kafka.history import History, read_history
+from components.shared.events.kafka.publisher import KafkaTransport
+from components.shared.events.transport import DeliveryError, patience_of, sealed
 from tests.peers.kafka_relay import KafkaRelay
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.mock_kafka import MockCluster
 from tests.peers.noida import DurableKafkaBroker
+from tests.peers.ports import claim_port
+from tests.shared.events.transports import lines_of
 
 LONG_S = 60.0
 FETCH = 1
@@ -192,3 +198,19 @@ def test_a_partition_that_does_not_answer_leaves_the_others(
     assert found.complete is False
     assert "not read to its end in 1 s" in found.trouble
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_broker_whatever_it_does_changes_the_state_of_pythons_generator(
+    kafka_broker: KafkaTopics, topic: str, leaky_kafka_client: None
+) -> None:
+    """It is part of a training's: an outage must not make another model."""
+    kafka_broker.create_topic(topic)
+    before = random.getstate()
+    for server in (kafka_broker.bootstrap, f"127.0.0.1:{claim_port()}"):
+        transport = KafkaTransport([server], topic)
+        with suppress(DeliveryError):
+            transport.send([sealed(line) for line in lines_of(3)], patience_of(2))
+        transport.close()
+        read_history([server], topic, since="beginning", within_s=2)
+        pause_s(3, 0.1, 1.0)
+    assert random.getstate() == before

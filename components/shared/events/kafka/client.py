@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +22,7 @@ from components.shared.logs import silence
 
 # Enough for a broker that is seconds away; a call of this client cannot be cut short.
 _CONNECT_S = 12.0
+_OWN_RANDOM = random.Random()  # noqa: S311 - pauses, not secrets
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class KafkaConnection:
     @property
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments for kafka-python's clients."""
+        _give_own_random()
         return {"bootstrap_servers": list(self.servers), **login_arguments(self.settings)}
 
     @property
@@ -190,6 +194,13 @@ class KafkaConnection:
         """What an error that kafka-python raised or logged means."""
         final, message = _meaning(error, self.place)
         return Refused(message) if final else Unavailable(message)
+
+
+def _give_own_random() -> None:
+    """Give kafka-python a generator of its own: it draws its pauses from Python's, whose state training saves."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("kafka.") and getattr(module, "random", None) is random:
+            vars(module)["random"] = _OWN_RANDOM
 
 
 def close_consumer(consumer: Any) -> None:
