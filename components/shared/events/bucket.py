@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from components.shared.artifacts import write_atomically
+from components.shared.bounded import bounded
 from components.shared.errors import ShutterlineError, StorageRefusedError, StorageUnavailableError
 from components.shared.events.redaction import redact
 from components.shared.events.spool import SPOOL_SUFFIX
@@ -351,22 +351,12 @@ class EventsBucket:
         Raises:
             StorageUnavailableError: It took too long, or the store does not answer.
         """
-        answer: SimpleQueue[Callable[[], T]] = SimpleQueue()
-
-        def attempt() -> None:
-            try:
-                result = work(*self._connected())
-                answer.put(lambda: result)
-            except BaseException as error:
-                answer.put(partial(_raise, error))
-
-        threading.Thread(target=attempt, name="events-bucket-once", daemon=True).start()
         try:
-            return answer.get(timeout=self._timeout_s)()
-        except (Empty, StorageUnavailableError) as error:
+            return bounded(lambda: work(*self._connected()), self._timeout_s)
+        except (TimeoutError, StorageUnavailableError) as error:
             self._abandon()
             self._away = True  # the caller's to tell
-            why = f"no answer within {self._timeout_s:g} s" if isinstance(error, Empty) else _reason_of(error)
+            why = f"no answer within {self._timeout_s:g} s" if isinstance(error, TimeoutError) else _reason_of(error)
             raise StorageUnavailableError(f"events in {self.location}: {why}") from error
 
 
@@ -454,7 +444,3 @@ def _reason_of(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
     return redact(f"{type(error).__name__}: {error}")
-
-
-def _raise(error: BaseException) -> NoReturn:
-    raise error
