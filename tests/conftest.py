@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests import mended
 from tests.facts import FACTS
 
 # Tests never judge time: an example may take as long as a busy machine needs.
@@ -26,8 +27,9 @@ FACT = "fact"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each report carry the facts that its test is about."""
+    """Let each report carry the facts and mended inputs that its test is about."""
     for item in items:
+        mended.keep_marks(item)
         item.user_properties += [(FACT, mark.args[0]) for mark in item.iter_markers(FACT)]
 
 
@@ -67,6 +69,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         _tell_faults(terminalreporter, faults)
     if recorded(FACT):
         _tell_facts(terminalreporter)
+    mended.print_table(terminalreporter)
     rows = recorded(BAD_INPUT)
     if not rows:
         return
