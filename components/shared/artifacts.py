@@ -18,12 +18,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from components.shared.allowed_classes import shortened
 from components.shared.errors import ArtifactError
+from components.shared.files import Output, is_full, naming, open_regular, writing
+from components.shared.strict_json import MAX_BYTES, read_json
 
 WRITING_MARKER = ".shutterline-writing"
 _RELATIVE_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
@@ -38,7 +40,7 @@ def _inside(file: str) -> str:
 class Record(BaseModel):
     """A part of a manifest: known keys only, never changed after it is made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FileRecord(Record):
@@ -96,23 +98,27 @@ def _file_records(value: object) -> Iterator[FileRecord]:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with open_regular(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type] # a FileIO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A stream whose content replaces a file: a reader, or a power cut, sees the old one or the whole new one."""
+def replacing(path: Path) -> Iterator[Output]:
+    """A stream whose content replaces a file: a reader, or a power cut, sees the old one or the whole new one.
+
+    Raises:
+        OSError: It cannot be written; with its name.
+    """
     # Not by the process's number, which in containers all of them share.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        with naming(path):
+            with writing(temporary) as output:
+                yield output
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a file system that has become read-only, which is not to hide why
+            temporary.unlink(missing_ok=True)
     fsync_directory(path.parent)
 
 
@@ -138,7 +144,11 @@ def write_json(path: Path, document: object) -> None:
     Raises:
         ValueError: The document holds NaN or infinity.
     """
-    write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(path, _as_json(document))
+
+
+def _as_json(document: object) -> bytes:
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,9 @@ class ArtifactWriter:
             self._take_over()
             (self.path / WRITING_MARKER).touch()
         except OSError as error:
+            if is_full(error):
+                error.filename = error.filename or str(self.path)
+                raise
             name = f"{'an' if self._kind.name[0] in 'aeiou' else 'a'} {self._kind.name}"
             raise ArtifactError(f"{self.path}: cannot be written as {name}: {error.strerror}") from error
         return self
@@ -180,10 +193,10 @@ class ArtifactWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._committed:
-            for file in reversed(self._written):
-                file.unlink(missing_ok=True)
-                if file.parent != self.path:
-                    with suppress(OSError):
+            for file in (self.path / self._kind.manifest_file, *reversed(self._written)):
+                with suppress(OSError):  # a file system that has become read-only, which is not to hide why
+                    file.unlink(missing_ok=True)
+                    if file.parent != self.path:
                         file.parent.rmdir()
         with suppress(OSError):
             # What a step leaves beside its artifact keeps the marker, so that the next attempt may take over.
@@ -216,7 +229,7 @@ class ArtifactWriter:
         """The path for a new file of the artifact; its folders exist, an older file of that name does not."""
         path = self.path / _inside(name)
         # Before the file itself, so that after a kill the next attempt knows what to clear away.
-        with (self.path / WRITING_MARKER).open("a", encoding="utf-8") as marker:
+        with naming(self.path / WRITING_MARKER), (self.path / WRITING_MARKER).open("a", encoding="utf-8") as marker:
             marker.write(f"{name}\n")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -225,17 +238,27 @@ class ArtifactWriter:
 
     def record(self, path: Path) -> FileRecord:
         """The manifest's entry for a finished file, after making it durable."""
-        with path.open("rb+") as stream:
+        with naming(path), path.open("rb+") as stream:
             os.fsync(stream.fileno())
         return FileRecord(
             file=path.relative_to(self.path).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path)
         )
 
     def commit(self, manifest: Manifest) -> None:
-        """Write the manifest: from here on the artifact is whole."""
+        """Write the manifest: from here on the artifact is whole.
+
+        Raises:
+            ArtifactError: The manifest is larger than one may be.
+        """
         for folder in {file.parent for file in self._written} | {self.path}:
             fsync_directory(folder)
-        write_json(self.path / self._kind.manifest_file, manifest.model_dump(mode="json"))
+        file, text = self.path / self._kind.manifest_file, _as_json(manifest.model_dump(mode="json"))
+        if len(text) > MAX_BYTES:
+            raise ArtifactError(
+                f"{file}: would have {len(text):,} bytes, and a manifest has at most {MAX_BYTES:,}; make the "
+                f"{self._kind.name} of fewer classes, or of images of which fewer are unreadable"
+            )
+        write_atomically(file, text)
         self._committed = True
 
 
@@ -247,7 +270,7 @@ def read_manifest(path: Path, kind: ArtifactKind) -> Any:
     """
     file = path / kind.manifest_file
     try:
-        text = file.read_text(encoding="utf-8")
+        document = read_json(file)
     except (FileNotFoundError, NotADirectoryError):
         if not path.is_dir():
             raise ArtifactError(f"{path}: there is no such {kind.name} directory") from None
@@ -257,17 +280,15 @@ def read_manifest(path: Path, kind: ArtifactKind) -> Any:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ArtifactError(f"{file}: is not JSON ({shortened(str(error), 100)}); the file is damaged") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != 1:
+    if version != 1 or not isinstance(version, int) or isinstance(version, bool):
         raise ArtifactError(
             f"{file}: has schema_version {shortened(version)}, and this version reads 1; make the {kind.name} again"
         )
     try:
-        return kind.manifest_type.model_validate(document)
+        return kind.manifest_type.model_validate(document, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = shortened(".".join(str(part) for part in first["loc"]), 100)

@@ -6,6 +6,7 @@ is a number and ``no`` is a text; PyYAML alone follows YAML 1.1, where both are 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -17,6 +18,8 @@ import yaml
 
 from components.shared.allowed_classes import shortened
 from components.shared.errors import ParamsError, Problem
+from components.shared.files import read_regular
+from components.shared.strict_json import StrictJsonError, no_constant, parse_json, unique_keys
 
 MAX_BYTES = 10 * 1024 * 1024
 MAX_VALUES = 100_000
@@ -48,14 +51,13 @@ def read_params_file(path: str | Path, what: str = "params") -> dict[str, Any]:
         hint = "; the shutterline command reads .py files too" if suffix == ".py" else ""
         fail(f"a file of {what} ends in .json, .yaml or .yml{hint}", source)
     try:
-        with file.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
+        raw = read_regular(file, MAX_BYTES)
     except FileNotFoundError:
         fail("there is no such file", source)
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EFBIG:
+            fail(f"is larger than {MAX_BYTES // 1024**2} MiB, too large for {what}", source)
         fail(f"cannot be read: {getattr(error, 'strerror', None) or error}", source)
-    if len(raw) > MAX_BYTES:
-        fail(f"is larger than {MAX_BYTES // 1024**2} MiB, too large for {what}", source)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -72,13 +74,11 @@ def from_json(text: str, source: str | None = None, what: str = "params") -> dic
     if not text.strip():
         fail("is empty", source)
     try:
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = parse_json(text)
     except json.JSONDecodeError as error:
         fail(f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}", source)
-    except _Refused as error:
+    except StrictJsonError as error:
         fail(str(error), source)
-    except RecursionError:
-        fail("is nested too deep", source)
     except ValueError:  # Python's limit on the digits of one integer
         fail("holds an integer of thousands of digits", source)
     return _one_mapping(value, source, what)
@@ -125,23 +125,6 @@ def with_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str
             fail("must be key=value, such as num_epochs=5", f"--set {shortened(override)}")
         _assign(result, way, _override_value(value.strip(), key), f"--set {shortened(override)}")
     return result
-
-
-class _Refused(Exception):  # noqa: N818 - never leaves this module
-    pass
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise _Refused(f"has the key {shortened(key)!r} twice in one mapping")
-        result[key] = value
-    return result
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise _Refused(f"{name} is not a number a run can use")
 
 
 def _one_mapping(value: object, source: str | None, what: str) -> dict[str, Any]:
@@ -216,10 +199,10 @@ def _override_value(text: str, key: str) -> object:
         return _PYTHON_WORDS[text]
     constants: list[str] = []  # refused once the whole text is JSON: NaN-free is a name
     try:
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=constants.append)
+        value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=constants.append)
         for constant in constants:
-            _no_constant(constant)
-    except _Refused as error:
+            no_constant(constant)
+    except StrictJsonError as error:
         fail(str(error), f"--set {shortened(key)}")
     except RecursionError:
         fail("is nested too deep", f"--set {shortened(key)}")

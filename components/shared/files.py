@@ -1,0 +1,164 @@
+"""Files as steps read and write them: regular ones alone, of a bounded size, and every error with the file's name."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+_KINDS = (
+    (stat.S_ISDIR, "Is a directory"),
+    (stat.S_ISFIFO, "is a pipe, not a file"),
+    (stat.S_ISSOCK, "is a socket, not a file"),
+    (stat.S_ISCHR, "is a device, not a file"),
+    (stat.S_ISBLK, "is a device, not a file"),
+)
+
+
+def open_regular(path: str | Path) -> IO[bytes]:
+    """Open a regular file for reading, unbuffered; anything else is refused, as a pipe, which might be waited for.
+
+    Raises:
+        OSError: It cannot be opened, or is a directory, a pipe, a socket or a device.
+    """
+    # Opening a device may do something to it, so it is looked at before; and after, as it may be another by then.
+    _require_regular(path, Path(path).stat().st_mode)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _require_regular(path, os.fstat(descriptor).st_mode)
+        return os.fdopen(descriptor, "rb", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _require_regular(path: str | Path, mode: int) -> None:
+    for is_kind, message in _KINDS:
+        if is_kind(mode):
+            raise OSError(errno.EISDIR if is_kind is stat.S_ISDIR else errno.EINVAL, message, str(path))
+
+
+def read_regular(path: str | Path, limit: int) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        path: The file.
+        limit: Bytes that it may have.
+
+    Raises:
+        OSError: As :func:`open_regular`, or it is larger.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size <= limit:
+            # Not `read()` without a number: a file may grow meanwhile, and those of /proc have no size.
+            parts, left = [], limit + 1
+            while left and (part := stream.read(left)):
+                parts.append(part)
+                left -= len(part)
+            if left:
+                return b"".join(parts)
+    raise OSError(errno.EFBIG, f"is larger than {limit:,} bytes", str(path))
+
+
+class Output:
+    """A file that is being written: counts and hashes what it is given, and keeps its first error for `check`.
+
+    A write never raises: torch's writers of archives, in C++, lose the error or end the whole process (torch 2.15,
+    ``torch.export.save``), and numpy's loses its number.
+
+    Args:
+        stream: Open for writing, unbuffered.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._error: OSError | None = None
+        self.sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: Any) -> int:
+        """Write all of it."""
+        view = memoryview(data).cast("B")
+        self.bytes += len(view)
+        if self._error is None:
+            self.sha256.update(view)
+            rest = view
+            try:
+                while rest:  # Linux takes at most 2 GiB at once, and less where a disk is nearly full
+                    rest = rest[self._stream.write(rest) or 0 :]
+            except OSError as error:
+                self._error = error
+        return len(view)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def check(self) -> None:
+        """See that everything arrived.
+
+        Raises:
+            OSError: The first that a write has met.
+        """
+        if self._error is not None:
+            raise self._error
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within, an error of the file system has the name of a file, which a write by descriptor leaves out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Output]:
+    """A new file, durable when the block is left; its mode is what the umask gives.
+
+    Raises:
+        OSError: It cannot be written; with its name.
+    """
+    with naming(path), path.open("wb", buffering=0) as stream:
+        output = Output(stream)
+        yield output
+        output.check()
+        os.fsync(stream.fileno())
+
+
+# What a disk answers that takes no more, with what to do.
+_FULL = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "the user's quota is used up: free some space, or have it raised",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EROFS: "name a location that may be written",
+}
+# What it answers that fails, where it is known of which file.
+_FAILING = {
+    errno.EIO: "the disk fails: see the system's log",
+    errno.ESTALE: "the server of the file system lost it: see that it is mounted",
+}
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error says that a file system takes no more, and not that something else is wrong with a path."""
+    return error.errno in _FULL and error.errno != errno.EROFS
+
+
+def disk_message(error: OSError) -> str | None:
+    """What to say of an error of a disk, in one line with what to do; None of an error that is something else."""
+    what = _FULL.get(error.errno or 0) or (_FAILING.get(error.errno or 0) if error.filename else None)
+    if what is None:
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    size = f" (limit {limit:,} bytes)" if error.errno == errno.EFBIG and limit != resource.RLIM_INFINITY else ""
+    return f"{error.strerror}{size}: {error.filename or 'while writing'}; {what} and run the step again"
