@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +10,7 @@ from typing import Literal, TypeVar
 from components.shared.backoff import pause_s, seconds_from
 from components.shared.errors import StorageUnavailableError
 from components.shared.events.redaction import redact
+from components.shared.limits import usable_cpus
 from components.shared.storage.location import Location
 from components.shared.storage.objects import Transient
 from components.shared.storage.progress import OnProgress, TransferProgress
@@ -184,7 +184,7 @@ def workers() -> int:
     Small objects wait for the store's answers, so more threads than cores; past some the interpreter's lock is what
     they wait for: measured on 2 cores, 4 to 16 make no difference against a store on the same machine.
     """
-    return min(32, 4 * (os.cpu_count() or 1) + 4)
+    return min(32, 4 * usable_cpus() + 4)
 
 
 def run_all(transfer: Transfer, tasks: Iterable[Callable[[], None]]) -> None:

@@ -1,15 +1,14 @@
-"""Free memory: the machine's, within the limits of every control group around the process."""
+"""Free memory and CPUs: the machine's, within the limits of every control group around the process."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-import torch
 
-from components.classifier.device_memory import free_bytes
+from components.shared.limits import free_memory, usable_cpus
 
-CPU = torch.device("cpu")
 GIB = 2**30
 
 
@@ -36,7 +35,10 @@ class Kernel:
         self.write(f"cgroup/memory{group}/memory.stat", f"cache 5\ninactive_file 1\ntotal_inactive_file {cache}\n")
 
     def free(self) -> int:
-        return free_bytes(CPU, proc=self.proc, cgroups=self.cgroups)
+        return free_memory(proc=self.proc, cgroups=self.cgroups)
+
+    def cpus(self) -> int:
+        return usable_cpus(proc=self.proc, cgroups=self.cgroups)
 
 
 @pytest.fixture
@@ -104,4 +106,50 @@ def test_what_cannot_be_read_limits_nothing(kernel: Kernel, text: str) -> None:
 
 
 def test_this_machine_has_some() -> None:
-    assert 2**20 < free_bytes(CPU) < 2**50
+    assert 2**20 < free_memory() < 2**50
+
+
+def _one_cpu_of(kernel: Kernel, version: int, quota: str) -> None:
+    """A container on many CPUs, within groups of a quota of 100 ms periods."""
+    if version == 2:
+        kernel.write("proc/self/cgroup", "0::/pod/container\n")
+        kernel.write("cgroup/pod/cpu.max", f"{quota.replace('-1', 'max')} 100000\n")
+        kernel.write("cgroup/pod/container/cpu.max", "max 100000\n")
+    else:
+        kernel.write("proc/self/cgroup", "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n")
+        kernel.write("cgroup/cpu,cpuacct/docker/abc/cpu.cfs_quota_us", f"{quota}\n")
+        kernel.write("cgroup/cpu,cpuacct/docker/abc/cpu.cfs_period_us", "100000\n")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_cpus_are_those_of_the_machine_without_a_quota(kernel: Kernel, version: int) -> None:
+    assert kernel.cpus() == len(os.sched_getaffinity(0))
+    _one_cpu_of(kernel, version, "-1")
+    assert kernel.cpus() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.mended(
+    15,
+    input="a container limited to one CPU or less, on a node with many",
+    before="16 decoding threads, which hold 16 images",
+    now="as many threads as the quota has CPUs",
+)
+def test_a_quota_of_cpus_counts_rounded_up(kernel: Kernel, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    for quota, expected in (("100000", 1), ("50000", 1), ("150000", 2), ("400000", 4), ("6400000", 64), ("-1", 64)):
+        _one_cpu_of(kernel, version, quota)
+        assert kernel.cpus() == expected
+
+
+def test_only_the_cpus_that_the_process_may_run_on_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert usable_cpus() == 1
+
+
+@pytest.mark.parametrize("text", ["", "what?", "100000", "100000 0", "0 100000"])
+def test_a_quota_that_cannot_be_read_limits_nothing(kernel: Kernel, text: str) -> None:
+    kernel.write("proc/self/cgroup", "0::/\n")
+    kernel.write("cgroup/cpu.max", text)
+    assert kernel.cpus() == len(os.sched_getaffinity(0))
