@@ -45,7 +45,7 @@ def print_table(reporter: pytest.TerminalReporter) -> None:
     rows: dict[tuple[int, str, str, str], list[str]] = {}
     for outcome in ("passed", "failed", "error"):
         for report in reporter.stats.get(outcome, []):
-            for key, value in report.user_properties:
+            for key, value in getattr(report, "user_properties", ()):  # of a module that cannot be collected: none
                 if key == MARK:
                     rows.setdefault(tuple(value), []).append(outcome)
     if not rows:

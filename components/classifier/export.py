@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from components.classifier.batches import Normaliser
 from components.classifier.network import Network
 from components.shared.artifacts import ImageShape, Normalisation
+from components.shared.files import writing
 from components.shared.params_types import first_line
 
 
@@ -38,15 +40,20 @@ def export_for_serving(network: Network, image: ImageShape, normalisation: Norma
 
     Returns:
         Empty, or the reason why this network cannot be exported; then there is no file.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     serving = Serving(network, normalisation).eval()
     example = torch.zeros(2, *image.as_tuple(), dtype=torch.uint8)
+    archive = io.BytesIO()  # where torch.export.save cannot write, it ends the process (torch 2.15)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # torch's own deprecations inside its exporter
             program = torch.export.export(serving, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-            torch.export.save(program, file)
+            torch.export.save(program, archive)
     except Exception as error:  # an operator the exporter does not know; the model itself is fine
-        file.unlink(missing_ok=True)
         return first_line(error)
+    with writing(file) as output:
+        output.write(archive.getbuffer())
     return ""

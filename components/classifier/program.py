@@ -12,6 +12,7 @@ torch's ATen library, plain names, and symbols for sizes.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import warnings
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from components.classifier.network import Network
 from components.shared.artifacts import ImageShape
+from components.shared.files import writing
 from components.shared.params_types import first_line
 
 _VALUES_FILE = "values_per_image"
@@ -83,9 +85,13 @@ def write_program(network: Network, image: ImageShape, file: Path) -> str:
 
     Returns:
         Empty, or the reason why this network cannot be written; then there is no file.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     network.eval()
     example = torch.zeros(2, image.channels, image.height, image.width)
+    archive = io.BytesIO()  # where torch.export.save cannot write, it ends the process (torch 2.15)
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -93,13 +99,14 @@ def write_program(network: Network, image: ImageShape, file: Path) -> str:
             torch.backends.mha.set_fastpath_enabled(False)  # attention by operators that every torch has
             program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
             _only_the_graph(program)
-            torch.export.save(program, file, extra_files={_VALUES_FILE: str(network.values_per_image)})
-            _look_through(file)
+            torch.export.save(program, archive, extra_files={_VALUES_FILE: str(network.values_per_image)})
+            _look_through(archive)
     except Exception as error:  # an operator the exporter does not know; the model itself is fine
-        file.unlink(missing_ok=True)
         return first_line(error)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+    with writing(file) as output:
+        output.write(archive.getbuffer())
     return ""
 
 
@@ -139,7 +146,7 @@ def load_program(file: Path, weights: dict[str, Tensor], n_classes: int) -> Prog
     return ProgramNetwork(module, n_classes, int(extra[_VALUES_FILE]))
 
 
-def _look_through(file: Path) -> None:
+def _look_through(file: Path | io.BytesIO) -> None:
     """Refuse a program in which anything is more than data.
 
     Raises:

@@ -29,6 +29,7 @@ from components.shared.dataset import DATASET, Dataset, evaluation_splits, open_
 from components.shared.errors import ArtifactError
 from components.shared.evaluation import EVALUATION, ClassRecord, EvaluationManifest, LastWeights, MetricsRecord
 from components.shared.events.data import Emit, Progress, Succeeded, unheard
+from components.shared.files import naming
 from components.shared.logs import step_logger
 from components.shared.model import MODEL, Model, open_model, weight_files
 from components.shared.page.document import write_page
@@ -39,6 +40,10 @@ _log = step_logger("evaluate")
 
 # A matrix of 2,000 classes is 4 million numbers, 40 MB of JSON; predictions.csv holds the same in a line an image.
 _MAX_CONFUSION_CLASSES = 2000
+
+# What a spreadsheet takes for a formula, which may run a program (OWASP, CSV injection); and the apostrophe itself, so
+# that no two names become one.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @dataclass(frozen=True)
@@ -225,14 +230,19 @@ def _in_a_line(metrics: Metrics) -> str:
 
 def _write_predictions(file: Path, findings: Findings) -> None:
     """A line for each image in stored order; numbers as Python writes them, which loses no digit."""
-    predictions, names = findings.predictions, findings.classes
+    predictions, names = findings.predictions, [_as_cell(name) for name in findings.classes]
     columns = (predictions.labels, predictions.predicted, predictions.confidences, predictions.losses)
-    with file.open("w", encoding="utf-8", newline="") as stream:
+    with naming(file), file.open("w", encoding="utf-8", newline="") as stream:
         lines = csv.writer(stream, lineterminator="\n")
         lines.writerow(("index", "label", "predicted", "confidence", "loss"))
         rows = zip(*(column.tolist() for column in columns), strict=True)
         for index, (label, predicted, confidence, loss) in enumerate(rows):
             lines.writerow((index, names[label], names[predicted], confidence, loss))
+
+
+def _as_cell(name: str) -> str:
+    """A class's name as a spreadsheet shows it: one that begins as a formula does gets an apostrophe before it."""
+    return f"'{name}" if name.startswith(_FORMULA) else name
 
 
 def _manifest(

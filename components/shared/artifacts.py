@@ -40,7 +40,7 @@ def _inside(file: str) -> str:
 class Record(BaseModel):
     """A part of a manifest: known keys only, never changed after it is made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FileRecord(Record):

@@ -33,6 +33,7 @@ from components.shared.artifacts import (
     verify_files,
 )
 from components.shared.errors import ArtifactError
+from components.shared.files import writing
 from components.shared.version import __version__
 
 SHARD_BYTES = 256 * 1024**2
@@ -64,6 +65,26 @@ class UnreadableImage(Record):
     reason: str
 
 
+class LeftOut(Record):
+    """What of the data folder was not read.
+
+    Each is bounded: names beyond the most frequent are counted together.
+    """
+
+    files: dict[str, int] = Field(default_factory=dict, description="Files that are not read, by their ending.")
+    images: dict[str, int] = Field(default_factory=dict, description="Images that were not used, by the reason.")
+    folders: dict[str, int] = Field(default_factory=dict, description="Folders that are no data, by their name.")
+    files_in_folders: int = Field(0, ge=0, description="Files in these, up to 10,000 of each folder.")
+
+    def by_name(self) -> dict[str, int]:
+        """All counts in one: endings as they are, folders with a slash, and images with the reason."""
+        return {
+            **self.files,
+            **{f"images {reason}": count for reason, count in self.images.items()},
+            **{f"{name}/": count for name, count in self.folders.items()},
+        }
+
+
 class DatasetManifest(Manifest):
     """``dataset.json``."""
 
@@ -76,6 +97,14 @@ class DatasetManifest(Manifest):
     test_split: Literal["given", "held out"] = Field(description="Whether the data brought a test split.")
     manual_seed: int = Field(description="What images were held out by.")
     unreadable: list[UnreadableImage]
+    # Datasets of 0.6 and earlier lack what follows.
+    validation_split: Literal["given", "held out"] | None = Field(
+        None, description="Whether the data brought a validation split; null: there is none."
+    )
+    split_folders: dict[SplitName, str] = Field(
+        default_factory=dict, description="The folder of each split that the data brought; empty: the data folder."
+    )
+    left_out: LeftOut = Field(default_factory=LeftOut)
 
 
 DATASET = ArtifactKind("dataset", "dataset.json", DatasetManifest)
@@ -180,7 +209,8 @@ class DatasetWriter:
         images = self._pending.pop(split)[: self._filled.pop(split)]
         shards = self._shards.setdefault(split, [])
         file = self._writer.new_file(f"{split}/images-{len(shards):05d}.npy")
-        np.save(file, images, allow_pickle=False)
+        with writing(file) as output:
+            np.save(output, images, allow_pickle=False)
         shards.append(ShardRecord(count=len(images), **self._writer.record(file).model_dump()))
 
     def commit(
@@ -190,6 +220,9 @@ class DatasetWriter:
         test_split: Literal["given", "held out"],
         manual_seed: int,
         unreadable: list[UnreadableImage],
+        validation_split: Literal["given", "held out"] | None = None,
+        split_folders: dict[SplitName, str] | None = None,
+        left_out: LeftOut | None = None,
     ) -> DatasetManifest:
         """Write what is pending and the manifest; the dataset is whole from here on."""
         splits: dict[SplitName, SplitRecord] = {}
@@ -198,7 +231,8 @@ class DatasetWriter:
                 self._write_shard(split)
             labels = np.concatenate(self._labels[split])
             file = self._writer.new_file(f"{split}/labels.npy")
-            np.save(file, labels, allow_pickle=False)
+            with writing(file) as output:
+                np.save(output, labels, allow_pickle=False)
             splits[split] = SplitRecord(
                 count=len(labels),
                 class_counts=np.bincount(labels, minlength=len(self._classes)).tolist(),
@@ -216,6 +250,9 @@ class DatasetWriter:
             test_split=test_split,
             manual_seed=manual_seed,
             unreadable=unreadable,
+            validation_split=validation_split,
+            split_folders=split_folders or {},
+            left_out=left_out or LeftOut(),
         )
         self._writer.commit(manifest)
         return manifest

@@ -7,7 +7,6 @@ message and no traceback; 130 interrupted; 143 terminated; 1 anything else.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
@@ -24,12 +23,14 @@ from components.shared.artifacts import write_json
 from components.shared.errors import EXIT_FAILURE, ShutterlineError
 from components.shared.events.data import Cancelled, Emit, Error, EventData, Failed, PipelineEnded
 from components.shared.events.redaction import redact
+from components.shared.files import disk_message
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.member import speaks, tells_end
 from components.shared.params import Params, ParamsWarning
 from components.shared.run import StepRun, step_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, Termination, sigterm_kept
 from components.shared.status import Status
+from components.shared.strict_json import read_json
 
 RECORDS_VARIABLE = "SHUTTERLINE_RECORDS"
 
@@ -157,10 +158,9 @@ class _Frame:
                 self._log.error("failed: %s", error)
             self._fail(error, str(error), error.exit_code)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if (message := disk_message(error)) is None:
                 self._log.exception("failed: %s", type(error).__name__)
                 self._fail(error, str(error), EXIT_FAILURE)
-            message = f"{error.strerror}: {error.filename or 'while writing'}; free some space and run the step again"
             self._log.error("failed: %s", message)
             self._fail(error, message, EXIT_FAILURE)
         except KeyboardInterrupt as error:
@@ -280,6 +280,6 @@ def read_records(directory: Path) -> dict[str, StepRecord]:
     records: dict[str, StepRecord] = {}
     for file in sorted(directory.glob("*.json")) if directory.is_dir() else []:
         with suppress(OSError, ValueError, ValidationError):
-            record = StepRecord.model_validate(json.loads(file.read_text(encoding="utf-8")))
+            record = StepRecord.model_validate(read_json(file))
             records[record.step] = record
     return records

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import time
 import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from components.classifier.inference import Predictions
+from components.shared.files import Output, naming
 from components.shared.model import EpochRecord, Speed
 from components.train.speed_text import speed_markdown
 
@@ -17,25 +21,52 @@ MAX_CURVES = 100
 
 
 class Curves:
-    """Writes TensorBoard event files into a directory, replacing an earlier run's; use as a context manager."""
+    """Writes a TensorBoard event file into a directory, replacing an earlier run's; use as a context manager.
+
+    Events are torch's, records are tensorboard's; the file is written here, because the thread that tensorboard's own
+    writer has prints a traceback where the disk is full.
+
+    Raises:
+        OSError: The file cannot be written; with its name.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._writer: Any = None
+        # The name that TensorBoard looks for.
+        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.0"
+        self._file = directory / name
+        self._records: Any = None
 
     def __enter__(self) -> Self:
         shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(parents=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside tensorboard's own imports
-            from torch.utils.tensorboard import SummaryWriter  # 0.7 s, paid once training is certain to start
+            # 0.7 s, paid once training is certain to start
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.summary.writer.record_writer import RecordWriter
+            from torch.utils.tensorboard import summary
 
-            self._writer = SummaryWriter(str(self._directory))
+        self._event = Event
+        self._summary: Any = summary
+        self._stream = self._file.open("wb", buffering=0)
+        self._output = Output(self._stream)
+        self._records = RecordWriter(self._output)
+        self._write(file_version="brain.Event:2")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        self._stream.close()
+
+    def _write(self, **content: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+        with naming(self._file):
+            self._output.check()
+
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        self._write(summary=self._summary.scalar(tag, value), step=step)
 
     def epoch(self, record: EpochRecord, split: str) -> None:
         """Add an epoch's scalars; `split` names the evaluated split."""
@@ -52,7 +83,7 @@ class Curves:
         }
         for tag, value in scalars.items():
             if value is not None:
-                self._writer.add_scalar(tag, value, record.epoch)
+                self._scalar(tag, value, record.epoch)
 
     def speed(self, speed: Speed, epoch: int) -> None:
         """Add the speed-of-light report: as text with all of it, and each figure as a scalar, to compare runs by.
@@ -61,17 +92,17 @@ class Curves:
             speed: The report.
             epoch: The last epoch, at which its figures stand.
         """
-        self._writer.add_text("speed_of_light", speed_markdown(speed), epoch)
+        self._write(summary=self._summary.text("speed_of_light", speed_markdown(speed)), step=epoch)
         figures = {f"speed/{name}": value for name, value in speed.model_dump().items() if isinstance(value, float)}
         figures |= {f"time/{name}": share for name, share in speed.shares.items()}
         for tag, value in figures.items():
-            self._writer.add_scalar(tag, value, epoch)
+            self._scalar(tag, value, epoch)
 
     def precision_recall(self, predictions: Predictions, classes: list[str], epoch: int) -> None:
         """Add a precision-recall curve of every class."""
         if predictions.probabilities is None:
             return
         for index, name in enumerate(classes[:MAX_CURVES]):
-            self._writer.add_pr_curve(
-                f"precision_recall/{name}", predictions.labels == index, predictions.probabilities[:, index], epoch
-            )
+            truths, shares = predictions.labels == index, predictions.probabilities[:, index]
+            curve = self._summary.pr_curve(f"precision_recall/{name}", truths, shares)
+            self._write(summary=curve, step=epoch)

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from components.classifier.backbones import has_backbone
 from components.classifier.device import describe_device
@@ -16,6 +16,7 @@ from components.classifier.network import Network, network_of
 from components.classifier.program import write_program
 from components.shared.artifacts import ArtifactWriter, FileRecord, Normalisation
 from components.shared.dataset import Dataset
+from components.shared.files import writing
 from components.shared.model import LEARNING_CURVES, ModelManifest, Provenance, Selection, Speed
 from components.shared.version import __version__
 from components.train.learning_curves import write_learning_curves
@@ -53,7 +54,9 @@ def write_weights(
     written = {}
     for name, state in (("model.safetensors", best), ("last.safetensors", last)):
         written[name] = writer.new_file(name)
-        save_file(state, written[name])
+        # Not save_file: its file has the mode 0600, and a kill leaves one of a name that nobody knows.
+        with writing(written[name]) as output:
+            output.write(save(state))
     network = network_of(trainer.params)
     network.load_state_dict(best)
     exported = writer.new_file("model.pt2")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from components.shared.files import writing
 from components.shared.page.markup import escaped
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -49,4 +50,5 @@ def write_page(file: Path, page: str) -> None:
     What UTF-8 cannot hold is half a character from a manifest's JSON: it is written as a reference, as it must not end
     a step.
     """
-    file.write_bytes(page.encode("utf-8", "xmlcharrefreplace"))
+    with writing(file) as output:
+        output.write(page.encode("utf-8", "xmlcharrefreplace"))

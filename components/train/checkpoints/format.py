@@ -12,19 +12,20 @@ nothing. A manifest vouches for itself, too: a bit that flips in it is noticed.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
 
 from components.shared.artifacts import FileRecord, Record, replacing, sha256_of, write_atomically
+from components.shared.files import read_regular
 from components.shared.params_types import first_line
+from components.shared.strict_json import MAX_BYTES, parse_json
 
 _NAME = re.compile(r"epoch-([0-9]{5,})-batch-([0-9]{6,})")
 _SUFFIX = ".json"
@@ -107,34 +108,10 @@ def _is_there(path: Path, manifest: CheckpointManifest) -> bool:
         return False
 
 
-class Hashed:
-    """A file that computes the SHA-256 of what is written to it: reading it again would take as long as writing."""
-
-    def __init__(self, stream: io.RawIOBase | IO[bytes]) -> None:
-        self._stream = stream
-        self.sha256 = hashlib.sha256()
-        self.bytes = 0
-
-    def write(self, data: Any) -> int:
-        """Write all of it."""
-        view = memoryview(data).cast("B")
-        self.sha256.update(view)
-        self.bytes += len(view)
-        rest = view
-        while rest:  # Linux takes at most 2 GiB at once, and less where a disk is nearly full
-            rest = rest[self._stream.write(rest) or 0 :]
-        return len(view)
-
-    def flush(self) -> None:
-        """Hand on what a buffer holds."""
-        self._stream.flush()
-
-
 def _write_state(file: Path, state: dict[str, Any]) -> FileRecord:
-    with replacing(file) as stream:
-        hashed = Hashed(stream)
-        torch.save(state, hashed)  # type: ignore[arg-type] # it needs write and flush alone
-    return FileRecord(file=file.name, bytes=hashed.bytes, sha256=hashed.sha256.hexdigest())
+    with replacing(file) as output:
+        torch.save(state, output)  # type: ignore[arg-type] # it needs write and flush alone
+    return FileRecord(file=file.name, bytes=output.bytes, sha256=output.sha256.hexdigest())
 
 
 def _document(manifest: CheckpointManifest) -> bytes:
@@ -199,13 +176,13 @@ def read_checkpoint_manifest(path: Path) -> CheckpointManifest:
         DamagedError: It cannot be read, or is not as it was written.
     """
     try:
-        data = path.read_bytes()
-        document = json.loads(data)
+        data = read_regular(path, MAX_BYTES)
+        document = parse_json(data)
         document.pop("sha256")
         manifest = CheckpointManifest.model_validate(document)
     except OSError as error:
         raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, ValidationError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, ValidationError) as error:
         raise DamagedError(f"{path.name} is no manifest of a checkpoint") from error
     if _document(manifest) != data or manifest.name != path.stem or manifest.state is None:
         raise DamagedError(f"{path.name} is not as it was written")

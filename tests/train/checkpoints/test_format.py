@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from components.shared.files import Output
 from components.train.checkpoints.format import (
     DamagedError,
-    Hashed,
     list_checkpoints,
     read_checkpoint_manifest,
     read_state,
@@ -109,7 +109,7 @@ def test_a_system_that_takes_less_than_it_is_given_is_given_the_rest(tmp_path: P
             taken.extend(piece)
             return len(piece)
 
-    hashed = Hashed(Sparing())
+    hashed = Output(Sparing())
     assert hashed.write(b"twenty-four bytes in all") == 24
     assert bytes(taken) == b"twenty-four bytes in all"
     assert (hashed.bytes, hashed.sha256.hexdigest()) == (24, hashlib.sha256(taken).hexdigest())
