@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from components.shared.allowed_classes import shortened
 from components.shared.errors import ArtifactError
 from components.shared.files import Output, is_full, naming, open_regular, writing
+from components.shared.locks import HeldError, locked
 from components.shared.strict_json import MAX_BYTES, read_json
 
 WRITING_MARKER = ".shutterline-writing"
@@ -164,10 +165,10 @@ class ArtifactWriter:
     """Writes one artifact directory; use as a context manager.
 
     Leaving the block without :meth:`commit` removes what was written. A directory that holds anything but an earlier
-    artifact of the same kind, or an interrupted attempt at one, is refused.
+    artifact of the same kind, or an interrupted attempt at one, is refused; so is one that another process is writing.
 
     Raises:
-        ArtifactError: The directory holds something else or cannot be written.
+        ArtifactError: The directory holds something else, is being written or cannot be written.
     """
 
     def __init__(self, path: Path, kind: ArtifactKind) -> None:
@@ -175,23 +176,34 @@ class ArtifactWriter:
         self._kind = kind
         self._written: list[Path] = []
         self._committed = False
+        self._lock = ExitStack()
 
     def __enter__(self) -> Self:
+        name = f"{'an' if self._kind.name[0] in 'aeiou' else 'a'} {self._kind.name}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._require_own()
+            self._lock.enter_context(locked(self.path / WRITING_MARKER))
             self._take_over()
-            (self.path / WRITING_MARKER).touch()
+        except HeldError as error:
+            raise ArtifactError(
+                f"{self.path}: {error} is writing {name} there; wait for its end, end it, or name another directory"
+            ) from error
         except OSError as error:
+            self._lock.close()
             if is_full(error):
                 error.filename = error.filename or str(self.path)
                 raise
-            name = f"{'an' if self._kind.name[0] in 'aeiou' else 'a'} {self._kind.name}"
             raise ArtifactError(f"{self.path}: cannot be written as {name}: {error.strerror}") from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with self._lock:
+            self._leave()
+
+    def _leave(self) -> None:
         if not self._committed:
             for file in (self.path / self._kind.manifest_file, *reversed(self._written)):
                 with suppress(OSError):  # a file system that has become read-only, which is not to hide why
@@ -203,23 +215,23 @@ class ArtifactWriter:
             if self._committed or set(self.path.iterdir()) == {self.path / WRITING_MARKER}:
                 (self.path / WRITING_MARKER).unlink(missing_ok=True)
 
-    def _take_over(self) -> None:
-        """Accept an empty directory, an earlier artifact of this kind or an interrupted attempt, and clear it."""
-        manifest = self.path / self._kind.manifest_file
-        marker = self.path / WRITING_MARKER
+    def _require_own(self) -> None:
+        """Accept an empty directory, an earlier artifact of this kind or an interrupted attempt."""
+        manifest, marker = self.path / self._kind.manifest_file, self.path / WRITING_MARKER
         if not manifest.exists() and not marker.exists() and any(self.path.iterdir()):
             raise ArtifactError(
                 f"{self.path}: is not empty and holds no {self._kind.name} to replace; name an empty or new directory"
             )
+
+    def _take_over(self) -> None:
+        """Clear away an earlier artifact, and what an interrupted attempt has left."""
+        manifest, marker = self.path / self._kind.manifest_file, self.path / WRITING_MARKER
         names = []
         if manifest.exists():
             with suppress(ArtifactError):  # a damaged manifest names nothing we may delete
                 names += [record.file for record in read_manifest(self.path, self._kind).files()]
             manifest.unlink()
-        if marker.exists():
-            names += [
-                name for name in marker.read_text(errors="replace").splitlines() if _RELATIVE_FILE.fullmatch(name)
-            ]
+        names += [name for name in marker.read_text(errors="replace").splitlines() if _RELATIVE_FILE.fullmatch(name)]
         root = self.path.resolve()
         for name in names:
             if (self.path / name).parent.resolve().is_relative_to(root):  # a folder may be a link to elsewhere

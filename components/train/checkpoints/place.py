@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.shared.claims import unwritable
 from components.shared.errors import CheckpointError
+from components.shared.locks import HeldError, locked
 from components.train.checkpoints.resume import remove_all
 
 LOCK = ".shutterline-training"
@@ -67,33 +65,18 @@ def held(directory: Path, log: logging.Logger) -> Iterator[None]:
         InputError: The directory cannot be made or written.
         CheckpointError: Another training is at it.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise unwritable("checkpoints", directory, error) from error
-    try:
-        _lock(descriptor, directory, log)
-        yield
-    finally:
-        os.close(descriptor)
 
+    def say(error: HeldError) -> None:
+        log.warning("%s: another training keeps its checkpoints there, %s; waiting for its end", directory, error)
 
-def _lock(descriptor: int, directory: Path, log: logging.Logger) -> None:
-    until, is_told = time.monotonic() + _PATIENCE_S, False
-    while True:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise CheckpointError(
-                    f"{directory}: another training is keeping its checkpoints there; end it, or name another place"
-                ) from None
-            if not is_told:
-                log.warning("%s: another training is keeping its checkpoints there; waiting for its end", directory)
-                is_told = True
-            time.sleep(0.2)
-        except OSError:
-            return
-        else:
-            return
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(directory / LOCK, patience_s=_PATIENCE_S, on_wait=say))
+        except HeldError as error:
+            raise CheckpointError(
+                f"{directory}: another training keeps its checkpoints there, {error}; end it, or name another place"
+            ) from error
+        except OSError as error:
+            raise unwritable("checkpoints", directory, error) from error
+        yield

@@ -1,0 +1,205 @@
+"""One writer of a directory at a time: a lock that ends with its process, however that ends, and names its holder.
+
+The lock is ``flock`` on a file in the directory. It belongs to the open file, so it keeps out other processes, other
+containers and other threads alike; NFS and cluster file systems extend it to other machines.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import shlex
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from components.shared.events.redaction import redact
+
+_LONGEST_COMMAND = 120
+_PAUSE_S = 0.2
+_log = logging.getLogger("shutterline.locks")
+# A forked worker would hold its parent's locks for as long as it lives.
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock.
+
+    Attributes:
+        pid: Number of the process; in a container, the container's.
+        host: Name of the machine or container.
+        since: UTC, as ISO 8601 has it.
+        command: What the process was started by.
+        kernel: Id of the running kernel, the same in every container on it; empty where it has none.
+    """
+
+    pid: int
+    host: str
+    since: str
+    command: str
+    kernel: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since} ({self.command})"
+
+
+class HeldError(Exception):
+    """Another process holds a lock.
+
+    Attributes:
+        holder: Who; None where it has not written that yet.
+    """
+
+    def __init__(self, holder: Holder | None) -> None:
+        super().__init__(str(holder or "another process"))
+        self.holder = holder
+
+
+@contextmanager
+def locked(
+    file: Path, *, patience_s: float = 0.0, on_wait: Callable[[HeldError], None] = lambda error: None
+) -> Iterator[bool]:
+    """Hold the lock of a file; made if it is not there, and its lines are kept behind the holder's.
+
+    Args:
+        file: The file.
+        patience_s: Seconds to wait for another holder's end.
+        on_wait: Called once before waiting.
+
+    Yields:
+        Whether there is a lock; not where a file system has none, which is warned of.
+
+    Raises:
+        HeldError: Another process holds it.
+        OSError: The file cannot be made or written.
+    """
+    until, is_waiting = time.monotonic() + patience_s, False
+    while True:
+        try:
+            descriptor, is_locked = _opened(file)
+            break
+        except BlockingIOError:
+            error = HeldError(holder_of(file))
+            if time.monotonic() >= until:
+                raise error from None
+            if not is_waiting:
+                on_wait(error)
+                is_waiting = True
+            time.sleep(_PAUSE_S)
+    try:
+        with suppress(OSError):  # of a full disk: the lock is one without its holder's name, too
+            _sign(descriptor)
+        yield is_locked
+    finally:
+        _close(descriptor)
+
+
+def _opened(file: Path) -> tuple[int, bool]:
+    """A file's descriptor, and whether it is locked.
+
+    Raises:
+        BlockingIOError: Another process has it.
+    """
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        _held.add(descriptor)
+        try:
+            is_locked = _lock(descriptor, file)
+        except BaseException:
+            _close(descriptor)
+            raise
+        if is_locked is not None:
+            return descriptor, is_locked
+        _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    if descriptor in _held:  # not in a forked worker, where the number may be another file's by now
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, file: Path) -> bool | None:
+    """Lock an open file; false where there are no locks, None where the path names another file by now.
+
+    A writer that ends removes its file, so another one may wait for what has no name any more.
+
+    Raises:
+        BlockingIOError: Another process has it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True if os.path.samestat(os.fstat(descriptor), file.stat()) else None
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESTALE):  # the latter is NFS's, for what another machine removed
+            return None
+        _log.warning("%s: has no lock (%s), so a second writer there would not be noticed", file, error.strerror)
+        return False
+
+
+def _sign(descriptor: int) -> None:
+    lines = os.pread(descriptor, os.fstat(descriptor).st_size, 0).splitlines(keepends=True)
+    document = json.dumps(asdict(_this_process())).encode()
+    data = b"".join([document, b"\n", *(line for line in lines if not line.startswith(b"{"))])
+    os.pwrite(descriptor, data, 0)
+    os.ftruncate(descriptor, len(data))
+
+
+def _this_process() -> Holder:
+    command = redact(shlex.join(sys.orig_argv))
+    if len(command) > _LONGEST_COMMAND:
+        command = f"{command[:_LONGEST_COMMAND]}…"
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return Holder(os.getpid(), socket.gethostname(), since, command, _kernel())
+
+
+def _kernel() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
+
+
+def holder_of(file: Path) -> Holder | None:
+    """Who has signed a lock's file last; it may have ended since. None: nobody has."""
+    try:
+        with file.open("rb") as stream:
+            return Holder(**json.loads(stream.readline(4096)))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def when_released(file: Path, then: Callable[[], None]) -> None:
+    """Call something, on a thread of its own, once a lock that another process holds is released, or now if it is.
+
+    Nothing happens where the lock cannot be seen: in a virtual machine that only shares the directory.
+    """
+    holder = holder_of(file)
+    if holder is None or not holder.kernel or holder.kernel != _kernel():
+        return
+
+    def wait() -> None:
+        with suppress(OSError):
+            with file.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH)
+            then()
+
+    threading.Thread(target=wait, name="wait for a lock", daemon=True).start()

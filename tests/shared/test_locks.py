@@ -1,0 +1,210 @@
+"""One writer of a directory: the second is refused with who the first is, and a lock ends with its process."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from components.data_prep.__main__ import main as data_prep
+from components.shared.artifacts import WRITING_MARKER, ArtifactWriter
+from components.shared.dataset import DATASET, open_dataset
+from components.shared.errors import ArtifactError
+from components.shared.evaluation import EVALUATION
+from components.shared.locks import HeldError, holder_of, locked, when_released
+from components.shared.model import MODEL
+from tests.examples import DIGITS, write_digits, write_params
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 60.0
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from components.shared.locks import locked
+
+with locked(Path(sys.argv[1])) as is_locked:
+    print(is_locked, flush=True)
+    if "fork" in sys.argv:
+        import os
+        if os.fork() == 0:
+            print("forked", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def held_elsewhere(file: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds a lock."""
+    command = [sys.executable, "-c", HOLDING, str(file), *words]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "True\n"
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_the_second_is_told_who_the_first_is_until_that_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    with held_elsewhere(file) as process:
+        with pytest.raises(HeldError) as refused, locked(file):
+            raise AssertionError
+        holder = refused.value.holder
+        assert holder is not None
+        assert (holder.pid, holder.host) == (process.pid, os.uname().nodename)
+        assert sys.executable in holder.command
+        process.kill()
+        process.wait()
+        with locked(file) as is_locked:
+            assert is_locked
+            mine = holder_of(file)
+            assert mine is not None
+            assert mine.pid == os.getpid()
+
+
+def test_a_forked_worker_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    with held_elsewhere(file, "fork") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "forked\n"
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with locked(file) as is_locked:
+            assert is_locked
+
+
+def test_two_threads_of_one_process_are_two_writers(tmp_path: Path) -> None:
+    with locked(tmp_path / "lock"), pytest.raises(HeldError, match=str(os.getpid())), locked(tmp_path / "lock"):
+        raise AssertionError
+
+
+def test_an_error_of_the_work_is_not_taken_for_a_lock(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError, match="work"), locked(tmp_path / "lock"):
+        raise BlockingIOError("work")
+    with locked(tmp_path / "lock"):
+        pass
+
+
+def test_a_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    waited: list[object] = []
+    with locked(file):
+
+        def wait() -> None:
+            with locked(file, patience_s=PATIENCE_S, on_wait=waited.append):
+                waited.append(file.exists())
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        while not waited:
+            time.sleep(0.01)
+        file.unlink()  # as a writer does that ends
+    thread.join(PATIENCE_S)
+    assert waited[1:] == [True]
+
+
+def test_where_a_file_system_has_no_locks_there_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(logging.getLogger("shutterline"), "propagate", True)
+    with locked(tmp_path / "lock") as is_locked:
+        assert not is_locked
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "a second writer there would not be noticed" in record.getMessage()
+
+
+def test_a_release_is_noticed_however_the_holder_ends(tmp_path: Path) -> None:
+    file, released = tmp_path / "lock", threading.Event()
+    with held_elsewhere(file) as process:
+        when_released(file, released.set)
+        assert not released.wait(0.1)
+        process.kill()
+        assert released.wait(PATIENCE_S)
+    with locked(file):
+        pass
+
+
+def test_a_lock_of_another_kernel_is_not_watched(tmp_path: Path) -> None:
+    file, released = tmp_path / "lock", threading.Event()
+    with locked(file):
+        pass
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"kernel": "another"}) + "\n")
+    when_released(file, released.set)
+    assert not released.wait(0.1)
+
+
+@pytest.mark.mended(
+    13,
+    input="a second data prep into one dataset directory",
+    before="both wrote; the second took the first one's files away",
+    now="exit code 2: who writes there, since when",
+)
+@pytest.mark.slow
+def test_the_second_of_two_data_preps_is_refused_20_times_of_20(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = str(write_params(tmp_path / "params.json", image_height=96, image_width=96))  # some time to write
+    for number in range(20):
+        dataset = tmp_path / f"dataset-{number}"
+        words = ["--data", str(DIGITS), "--dataset", str(dataset), "--params", params]
+        with subprocess.Popen(
+            [sys.executable, "-m", "components.data_prep", *words], cwd=ROOT, stderr=subprocess.DEVNULL
+        ) as first:
+            marker = dataset / WRITING_MARKER
+            while holder_of(marker) is None:
+                assert first.poll() is None
+                time.sleep(0.001)
+            first.send_signal(signal.SIGSTOP)
+            is_at_it = marker.exists()  # or it had ended in that moment
+            try:
+                code = data_prep(words)
+            finally:
+                first.send_signal(signal.SIGCONT)
+            told = capsys.readouterr().err
+            assert first.wait(PATIENCE_S) == 0
+        assert is_at_it, "the machine is too slow for this test"
+        assert code == 2, told
+        assert f"{dataset}: process {first.pid} on " in told
+        assert "is writing a dataset there; wait for its end, end it, or name another directory" in told
+        assert "Traceback" not in told
+        open_dataset(dataset)
+
+
+@pytest.mark.parametrize("kind", [DATASET, MODEL, EVALUATION], ids=lambda kind: str(kind.name))
+def test_every_kind_of_artifact_has_one_writer(tmp_path: Path, kind: object) -> None:
+    assert kind in (DATASET, MODEL, EVALUATION)
+    with ArtifactWriter(tmp_path / "made", kind) as writer:
+        with (
+            pytest.raises(ArtifactError, match=rf"process {os.getpid()} on .* is writing an? {kind.name} there"),
+            ArtifactWriter(tmp_path / "made", kind),
+        ):
+            raise AssertionError
+        assert writer.new_file("weights").parent.is_dir()
+    with ArtifactWriter(tmp_path / "made", kind):
+        pass
+
+
+def test_a_lock_is_no_part_of_an_artifact(tmp_path: Path) -> None:
+    write_digits(tmp_path / "dataset")
+    write_digits(tmp_path / "dataset")  # which replaces it
+    assert not list((tmp_path / "dataset").rglob(".*"))
