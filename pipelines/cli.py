@@ -12,6 +12,7 @@ from components.shared.command import (
     add_json_option,
     add_params_options,
     error_document,
+    not_empty,
     print_json,
     tell,
     with_output,
@@ -33,10 +34,10 @@ def build_parser() -> CommandParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
 
     run = commands.add_parser("run", help="run the whole pipeline on this machine", description=_RUN)
-    add_params_options(run, default="")
-    run.add_argument("--data", metavar="DIR", help="images or IDX files, here or in a bucket (gs://…, s3://…); "
-                     "default: the example's digits")  # fmt: skip
-    run.add_argument("--out", metavar="DIR", type=Path, help="directory of the run; one that was interrupted goes on; "
+    add_params_options(run, default="the example's, which are for its digits alone")
+    run.add_argument("--data", metavar="DIR", type=not_empty, help="images or IDX files, here or in a bucket (gs://…, "
+                     "s3://…), with --params for them; default: the example's digits")  # fmt: skip
+    run.add_argument("--out", metavar="DIR", type=_path, help="directory of the run; one that was interrupted goes on; "
                      "default: runs/TIME")  # fmt: skip
     run.add_argument("--start-over", action="store_true", help="train anew, whatever checkpoints are in DIR")
     add_runner_options(run)
@@ -52,11 +53,12 @@ def build_parser() -> CommandParser:
     add_json_option(validate)
 
     compile_ = commands.add_parser("compile", help="write the pipeline as KFP YAML", description=_COMPILE)
-    add_params_options(compile_, default="")
-    compile_.add_argument("-o", "--output", metavar="FILE", type=Path, default=Path("pipeline.yaml"),
+    add_params_options(compile_, default="the example's, which are for its digits alone")
+    compile_.add_argument("-o", "--output", metavar="FILE", type=_path, default=Path("pipeline.yaml"),
                           help="YAML file to write; default: pipeline.yaml")  # fmt: skip
     add_target_options(compile_)
-    compile_.add_argument("--data", metavar="PLACE", help="default of the pipeline's input data: gs://… or s3://…")
+    compile_.add_argument("--data", metavar="PLACE", type=not_empty, help="default of the pipeline's input data: "
+                          "gs://… or s3://…, with --params for them")  # fmt: skip
     compile_.add_argument("--checkpoints", metavar="PLACE", help="default of its input checkpoints; default: as the "
                           "settings say")  # fmt: skip
     compile_.add_argument("--cache", action="store_true", help="with --target: serve data prep from the cache too, and "
@@ -68,7 +70,7 @@ def build_parser() -> CommandParser:
     add_json_option(compile_)
 
     settings = commands.add_parser("settings", help="print what every step gets of a platform", description=_SETTINGS)
-    add_params_options(settings, default="")
+    add_params_options(settings, default="the example's")
     add_target_options(settings, required=True)
     settings.add_argument("--schema", action="store_true", help="print the JSON Schema of settings instead")
     add_json_option(settings)
@@ -113,6 +115,10 @@ Print the settings of a platform as compile uses them: defaults, what the file s
 Processors, memory, accelerators, environment, cache, retries; on Kubeflow also secrets, volumes, placement."""
 
 
+def _path(text: str) -> Path:
+    return Path(not_empty(text))
+
+
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help="change one of the params"
@@ -132,6 +138,13 @@ def _done(options: argparse.Namespace) -> int:
         if options.json:
             print_json({"status": "failed", "error": error_document(error)})
         return error.exit_code
+    except OSError as error:
+        if error.filename is None or (message := disk_message(error)) is None:
+            raise
+        tell(f"error: {message}")
+        if options.json:
+            print_json({"status": "failed", "error": {"type": type(error).__name__, "message": message}})
+        return EXIT_FAILURE
     except KeyboardInterrupt:
         tell("interrupted")
         if options.json:

@@ -18,7 +18,13 @@ from components.shared.params_schema import json_schema
 from components.shared.storage.location import Place, place
 from pipelines.compiled import parse_compiled
 from pipelines.compiled_yaml import Dumper
-from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS, Checked, CheckElsewhere, load_checked
+from pipelines.params_files import (
+    EXAMPLE_DATA,
+    Checked,
+    CheckElsewhere,
+    load_checked,
+    params_or_example,
+)
 from pipelines.run_options import DockerOptions, docker_options, images_named_by
 from pipelines.targets.steps import Target
 
@@ -44,7 +50,7 @@ def _warn(checked: Checked) -> None:
 def run(options: argparse.Namespace) -> int:
     """``shutterline run``."""
     in_containers, data = docker_options(options), place(options.data or str(EXAMPLE_DATA))
-    check = CheckElsewhere(options.params or str(EXAMPLE_PARAMS), options.overrides)
+    check = CheckElsewhere(params_or_example(options.params, options.data), options.overrides)
     from pipelines.targets.local import load_kfp, run_local
 
     load_kfp()  # most of a second, in which the check goes on
@@ -149,7 +155,7 @@ def validate(options: argparse.Namespace) -> int:
 def compile_pipeline(options: argparse.Namespace) -> int:
     """``shutterline compile``; what lint finds errors in is not written, unless it shall be all the same."""
     images = images_named_by(options.images)
-    check = CheckElsewhere(options.params or str(EXAMPLE_PARAMS), options.overrides)
+    check = CheckElsewhere(params_or_example(options.params, options.data), options.overrides)
     from pipelines.lint.report import lines_of
     from pipelines.lint.rules import lint
     from pipelines.targets.kfp_yaml import Defaults, check_output, compiled_pipeline, load_kfp, write_pipeline
@@ -208,7 +214,7 @@ def show_settings(options: argparse.Namespace) -> int:
     if options.schema:
         print_json(SETTINGS[options.target].model_json_schema(by_alias=True))
         return EXIT_OK
-    params = load_checked(options.params or str(EXAMPLE_PARAMS), options.overrides).params
+    params = load_checked(params_or_example(options.params), options.overrides).params
     settings = read_settings(options.settings, options.target, params)
     for warning in settings_warnings(settings, params):
         _show(f"warning: {warning}")
@@ -225,7 +231,7 @@ def show_params(options: argparse.Namespace) -> int:
     if options.schema:
         print_json(json_schema())
         return EXIT_OK
-    params = load_checked(options.params or str(EXAMPLE_PARAMS), options.overrides).params
+    params = load_checked(params_or_example(options.params), options.overrides).params
     if options.format == "yaml" and not options.json:
         sys.stdout.write(_as_yaml(params))
     else:

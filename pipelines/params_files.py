@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.shared import params_source
-from components.shared.errors import ParamsError, Problem, ShutterlineError
+from components.shared.errors import InputError, ParamsError, Problem, ShutterlineError
 from components.shared.params import Params, ParamsWarning, read_raw
 from components.shared.params_types import first_line
 
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parent / "examples"
 EXAMPLE_PARAMS = EXAMPLES / "digits.json"
 EXAMPLE_DATA = EXAMPLES / "digits"
+# What has to be set anew for other data than the example's.
+OF_THE_DATA = ("image_height", "image_width", "is_image_color", "n_classes", "net_arch")
+HOW_TO_GET_PARAMS = (
+    "`shutterline params > params.json` writes the example's to begin with; set "
+    f"{', '.join(OF_THE_DATA[:-1])} and {OF_THE_DATA[-1]} as your images need them, and add --params params.json"
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,35 @@ class Checked:
     params: Params
     table: LayerTable | None
     warnings: list[str]
+
+
+def params_or_example(params: str | None, data: str | None = None) -> str:
+    """What ``--params`` names; without it the example's params, which are for the example's data alone.
+
+    Args:
+        params: ``--params``, if it is given.
+        data: ``--data``, if it is given.
+
+    Raises:
+        InputError: There is ``--data`` of one's own, and no ``--params``.
+    """
+    if params is None and data is not None and Path(data).resolve() != EXAMPLE_DATA.resolve():
+        raise InputError(
+            f"--data needs --params: without it the example's digits decide the network; {HOW_TO_GET_PARAMS}"
+        )
+    return params or str(EXAMPLE_PARAMS)
+
+
+def are_example(text: str) -> bool:
+    """Whether the network and the images of params, a JSON text, are the example's; of what are no params: no."""
+    example = Params.load(str(EXAMPLE_PARAMS))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ParamsWarning)
+            params = Params.from_dict(params_source.from_json(text, None), None)
+    except ParamsError:
+        return False
+    return all(getattr(params, key) == getattr(example, key) for key in OF_THE_DATA)
 
 
 class CheckElsewhere:

@@ -108,14 +108,21 @@ class CommandParser(argparse.ArgumentParser):
         (file or sys.stdout).write(self.format_help())
 
 
-def add_params_options(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Add ``--params`` and ``--set``; without `default`, ``--params`` is required."""
+def not_empty(text: str) -> str:
+    """What an option names, which an unset variable of a shell does not; for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; is a variable of your shell not set?")
+    return text
+
+
+def add_params_options(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    """Add ``--params`` and ``--set``; without `default`, a text for the help, ``--params`` is required."""
     parser.add_argument(
         "--params",
         metavar="FILE",
+        type=not_empty,
         required=default is None,
-        default=default,
-        help="params as .json or .yaml, or a JSON text" + ("" if default is None else "; default: the example's"),
+        help="params as .json or .yaml, or a JSON text" + (f"; default: {default}" if default else ""),
     )
     parser.add_argument(
         "--set",

@@ -27,7 +27,13 @@ from pipelines.submit.names import (
 from pipelines.submit.options import check_following, check_status, shown_options, target_of
 from pipelines.submit.platform import Platform, RunRequest, Submitted
 from pipelines.submit.step_text import rows, run_words, table, utc_now
-from pipelines.submit.values import check_file_has_no_secret, check_no_secret, checked_params, run_values
+from pipelines.submit.values import (
+    check_file_has_no_secret,
+    check_no_secret,
+    checked_params,
+    require_params_for_data,
+    run_values,
+)
 from pipelines.submit.vertex.request import staging_place
 
 
@@ -150,6 +156,8 @@ def _check(pipeline: CompiledPipeline, target: PlatformName, *, unchecked: bool)
 
 
 def _request(options: argparse.Namespace, pipeline: CompiledPipeline) -> RunRequest:
+    if options.data is not None and not options.params:
+        require_params_for_data(pipeline)
     checked = checked_params(pipeline, options.params, options.overrides)
     for warning in checked.warnings if checked else ():
         tell(f"warning: {warning}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.shared.command import CommandParser, add_json_option
+from components.shared.command import CommandParser, add_json_option, not_empty
 from components.shared.errors import InputError
 from pipelines.compiled import PLATFORM_TITLES, PLATFORMS, CompiledPipeline, PlatformName
 
@@ -70,10 +70,10 @@ def add_submit_parser(commands: Any) -> None:
     file = _add_common(parser)
     file.nargs = "?"  # --status needs none
     add = parser.add_argument
-    add("--params", metavar="FILE", default="", help="params as .json, .yaml or .py; default: those in the file")
+    add("--params", metavar="FILE", type=not_empty, help="params as .json, .yaml or .py; default: those in the file")
     add("--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[],
         help="change one of the params; repeatable")  # fmt: skip
-    add("--data", metavar="PLACE", help="where the images are; default: as the file says")
+    add("--data", metavar="PLACE", type=not_empty, help="where the images are; default: as the file says")
     add("--checkpoints", metavar="PLACE", help="where checkpoints are kept; default: as the file says")
     add("--name", metavar="RUN", help="name of the run; default: the pipeline's and a digest")
     add("--again", action="store_true", help="start another run although one is there")

@@ -11,17 +11,17 @@ from components.shared.params import Params
 from components.shared.run import CHECKPOINTS_AUTO
 from components.shared.storage.location import place
 from pipelines.compiled import CompiledPipeline, secret_named_by
-from pipelines.params_files import Checked, load_checked, text_checked
+from pipelines.params_files import HOW_TO_GET_PARAMS, Checked, are_example, load_checked, text_checked
 
 _OPTIONS = {"params": "--params", "data": "--data", "checkpoints": "--checkpoints"}
 
 
-def checked_params(pipeline: CompiledPipeline, source: str, overrides: list[str]) -> Checked | None:
+def checked_params(pipeline: CompiledPipeline, source: str | None, overrides: list[str]) -> Checked | None:
     """The params that options give, completely checked; None: the file's own are to be used.
 
     Args:
         pipeline: Has the params that ``--set`` changes where no others are given.
-        source: What ``--params`` says; empty without it.
+        source: What ``--params`` says, if it is given.
         overrides: What ``--set`` says, each.
 
     Raises:
@@ -37,6 +37,20 @@ def checked_params(pipeline: CompiledPipeline, source: str, overrides: list[str]
         raise InputError(f"--set: {pipeline.file} has no params of its own to change; name some by --params")
     # As the steps take it: a file from elsewhere must not name another one here, which may be code.
     return text_checked(default, f"{pipeline.file}: its params", overrides)
+
+
+def require_params_for_data(pipeline: CompiledPipeline) -> None:
+    """See that data that an option names are not for the example's params, which a file compiled without others has.
+
+    Raises:
+        InputError: The file's params are the example's.
+    """
+    default: Any = pipeline.inputs.get("params", {}).get("defaultValue")
+    if isinstance(default, str) and are_example(default):
+        raise InputError(
+            f"--data needs --params: those in {pipeline.file} are the example's digits', and decide the network; "
+            f"compile it with --params, or: {HOW_TO_GET_PARAMS}"
+        )
 
 
 def run_values(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
+from pipelines.params_files import EXAMPLE_DATA
 from tests.conftest import BAD_INPUT
 from tests.examples import SMALL
 from tests.pipelines.conftest import Command
@@ -54,7 +55,7 @@ BAD_PARAMS: dict[str, tuple[str | bytes, str]] = {
     "params: a list": ("[1, 2]", "must hold one mapping"),
     "params: a key twice": ('{"batch_size": 1, "batch_size": 2}', "twice"),
     "params: NaN": (key().replace("0.01", "NaN"), "NaN is not a number"),
-    "params: infinity by overflow": (key().replace("0.01", "1e999"), "learning_rate: must be a finite number"),
+    "params: infinity by overflow": (key().replace("0.01", "1e999"), "1e999 is beyond what a number can be"),
     "params: an integer of 5,000 digits": (key().replace("0.01", "9" * 5000), "thousands of digits"),
     "params: nested 100,000 deep": ("[" * 100_000, "nested too deep"),
     "params: Latin-1": (key().encode() + b"\xe9", "is not UTF-8"),
@@ -205,3 +206,85 @@ def test_the_same_in_a_process_of_its_own(tmp_path: Path, command: Command) -> N
         assert "a window of 9×9 needs at least 9×9" in done.stderr
         assert "Traceback" not in done.stderr
         assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(
+            ["run", "--data", "photos"],
+            marks=pytest.mark.mended(
+                9,
+                input="run --data photos, without --params",
+                before="trained the example's digit network on the photos",
+                now="refused; the message names how to get params, and what to set in them",
+            ),
+        ),
+        ["run", "--data", "photos", "--set", "n_classes=2"],
+        ["run", "--runner", "docker", "--data", "gs://bucket/photos"],
+        pytest.param(
+            ["compile", "--data", "gs://bucket/photos"],
+            marks=pytest.mark.mended(
+                9,
+                input="compile --data gs://…, without --params",
+                before="wrote a pipeline of the digit network and the photos",
+                now="refused, as run",
+            ),
+        ),
+        pytest.param(
+            ["submit", "pipeline.yaml", "--data", "gs://bucket/photos", "--host", "http://localhost:1"],
+            marks=pytest.mark.mended(
+                9,
+                input="submit --data gs://… of a file compiled without --params",
+                before="started a run of the digit network on the photos",
+                now="refused, as run; a file compiled with params of one's own is submitted",
+            ),
+        ),
+    ],
+    ids=lambda arguments: " ".join(arguments[:3]),
+)
+def test_data_without_params_is_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "submit":
+        assert main(["compile", "--target", "kubeflow", "-o", "pipeline.yaml"]) == 0
+        capsys.readouterr()
+
+    message = refused(arguments, capsys)
+
+    assert message.startswith("--data needs --params: ")
+    for word in ("digits", "`shutterline params > params.json`", "image_height", "n_classes", "net_arch"):
+        assert word in message
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["pipeline.yaml"] * (arguments[0] == "submit")
+
+
+def test_the_examples_data_need_no_params(tmp_path: Path) -> None:
+    link = tmp_path / "digits"
+    link.symlink_to(EXAMPLE_DATA)
+    for data in (str(link), f"{EXAMPLE_DATA}/"):
+        assert main(["compile", "--unchecked", "--data", data, "-o", str(tmp_path / "pipeline.yaml")]) == 0
+
+
+@pytest.mark.parametrize("option", ["--params", "--data", "--out"])
+@pytest.mark.mended(
+    9,
+    input='run --params "$UNSET", run --data "$UNSET"',
+    before="trained the example on its digits",
+    now="refused: the option is empty; is a variable of your shell not set?",
+)
+def test_an_option_of_a_variable_that_is_not_set_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["run", option, ""])
+
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert f"argument {option}: is empty; is a variable of your shell not set?" in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -138,7 +138,7 @@ def test_the_pipeline_takes_its_data_from_a_bucket_and_keeps_its_checkpoints_in_
 ) -> None:
     for file in EXAMPLE_DATA.iterdir():
         gcs_bucket.write(f"digits/{file.name}", file.read_bytes())
-    changed = ["--set", "num_epochs=1", "--set", "device=cpu"]
+    changed = ["--params", EXAMPLE_PARAMS, "--set", "num_epochs=1", "--set", "device=cpu"]
     done = command(
         "-m", "pipelines.cli", "run", "--data", f"{gcs_bucket.uri}/digits", "--out", "out", "--json", *changed
     )

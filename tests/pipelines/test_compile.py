@@ -14,6 +14,7 @@ from components.shared.model import open_model
 from components.shared.params import Params
 from components.shared.version import __version__
 from pipelines.cli import main
+from pipelines.params_files import EXAMPLE_PARAMS
 from tests.examples import DIGITS, SMALL, write_params
 
 SEED = 2**62 + 1
@@ -98,7 +99,7 @@ def test_a_secret_of_this_environment_is_in_no_compiled_file(
         ["--data", f"gs://bucket/{secret}"],
         ["--set", f"KAFKA_HOST={secret}.example.com", "--set", "KAFKA_TOPIC=t"],
     ):
-        assert main(["compile", "-o", str(file), *way]) == 2
+        assert main(["compile", "--params", str(EXAMPLE_PARAMS), "-o", str(file), *way]) == 2
         out, err = capsys.readouterr()
         assert "the secret that KAFKA_SASL_PASSWORD has here" in err
         assert secret not in out + err
@@ -109,11 +110,12 @@ def test_a_secret_of_this_environment_is_in_no_compiled_file(
 
 
 def test_compile_tells_what_would_go_wrong_on_the_platform(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sound = ["compile", "--target", "kubeflow", "--data", "gs://bucket/photos", "-o", str(tmp_path / "sound.yaml")]
+    kubeflow = ["compile", "--target", "kubeflow", "--params", str(EXAMPLE_PARAMS)]
+    sound = [*kubeflow, "--data", "gs://bucket/photos", "-o", str(tmp_path / "sound.yaml")]
     assert main(sound) == 0
     assert "warnings; `shutterline validate" in capsys.readouterr().out
 
-    wrong = ["compile", "--target", "kubeflow", "--data", "/home/me/photos", "-o", str(tmp_path / "wrong.yaml")]
+    wrong = [*kubeflow, "--data", "/home/me/photos", "-o", str(tmp_path / "wrong.yaml")]
     assert main([*wrong, "--json"]) == 2
     document = json.loads(capsys.readouterr().out)
     assert document["status"] == "failed"
@@ -148,7 +150,12 @@ def test_a_link_stays_one_to_the_file_that_is_written(tmp_path: Path) -> None:
 def test_what_kfp_would_fill_in_is_no_place(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
     file = tmp_path / "pipeline.yaml"
 
-    assert main(["compile", "-o", str(file), option, "gs://bucket/{{$.pipeline_job_name}}"]) == 2
+    assert (
+        main(
+            ["compile", "--params", str(EXAMPLE_PARAMS), "-o", str(file), option, "gs://bucket/{{$.pipeline_job_name}}"]
+        )
+        == 2
+    )
 
     assert f"{option.removeprefix('--')} gs://bucket/" in capsys.readouterr().err
     assert not file.exists()

@@ -18,6 +18,7 @@ from components.shared.images import ImageStep, image_of
 from components.shared.step import StepError, StepName, StepRecord
 from components.shared.version import __version__
 from pipelines.cli import main
+from pipelines.params_files import EXAMPLE_PARAMS
 from tests.conftest import BAD_INPUT
 from tests.examples import DIGITS, write_params
 from tests.pipelines.docker_server import DockerServer
@@ -431,7 +432,9 @@ def test_data_in_a_bucket_is_passed_on_with_the_login_it_needs(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("SHUTTERLINE_SCRATCH", str(tmp_path / "fetched"))
 
-    code, _, said = told(capsys, "run", "--runner", "docker", "--data", data, "--out", tmp_path / "out")
+    code, _, said = told(
+        capsys, "run", "--runner", "docker", "--params", EXAMPLE_PARAMS, "--data", data, "--out", tmp_path / "out"
+    )
 
     assert code == 0, said
     created = engine.created[0]

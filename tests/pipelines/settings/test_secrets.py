@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.compiled import PlatformName
+from pipelines.params_files import EXAMPLE_PARAMS
 from tests.pipelines.lint.cases import AWS_KEY
 from tests.pipelines.settings.compiling import write_settings
 
@@ -133,7 +134,8 @@ def test_a_file_that_would_hold_a_secret_is_not_written(
 ) -> None:
     output = tmp_path / "pipeline.yaml"
 
-    assert main(["compile", "--target", "vertex", "-o", str(output), *options]) == 2
+    params = ["--params", str(EXAMPLE_PARAMS)]
+    assert main(["compile", "--target", "vertex", *params, "-o", str(output), *options]) == 2
 
     told = capfd.readouterr()
     assert "(secret-value)" in told.err
@@ -141,7 +143,7 @@ def test_a_file_that_would_hold_a_secret_is_not_written(
     assert GITHUB_TOKEN not in told.out + told.err
     assert AWS_KEY not in told.out + told.err
     assert not output.exists()
-    assert main(["compile", "--target", "vertex", "-o", str(output), *options, "--json", "--unchecked"]) == 0
+    assert main(["compile", "--target", "vertex", *params, "-o", str(output), *options, "--json", "--unchecked"]) == 0
     document = json.loads(capfd.readouterr().out)
     assert (document["status"], document["pipeline"]) == ("compiled", str(output))
     assert [finding["rule"] for finding in document["findings"] if finding["severity"] == "error"] == ["secret-value"]
