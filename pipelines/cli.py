@@ -17,7 +17,8 @@ from components.shared.command import (
     tell,
     with_output,
 )
-from components.shared.errors import ShutterlineError
+from components.shared.errors import EXIT_FAILURE, ShutterlineError
+from components.shared.files import disk_message
 from components.shared.signals import EXIT_INTERRUPTED
 from components.shared.version import __version__
 from pipelines.compiled import PLATFORMS

@@ -15,6 +15,7 @@ import yaml
 
 from components.shared.artifacts import write_atomically
 from components.shared.errors import InputError
+from components.shared.files import is_full
 from components.shared.images import Image, ImageStep
 from components.shared.params import Params
 from components.shared.step import StepName
@@ -60,12 +61,15 @@ def write_pipeline(file: Path, text: str) -> None:
 
     Raises:
         InputError: It cannot be written.
+        OSError: The disk is full.
     """
     try:
         place = file.resolve()
         place.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(place, text.encode())
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        if isinstance(error, OSError) and is_full(error):
+            raise
         raise InputError(f"--output {file}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 

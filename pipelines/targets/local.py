@@ -13,10 +13,11 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from components.shared.artifacts import write_atomically, write_json
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
+from components.shared.files import Output, disk_message, is_full, naming
 from components.shared.logs import LINE
 from components.shared.params import Params
 from components.shared.run import RUN_VARIABLE, new_run_id
@@ -58,14 +59,16 @@ def run_local(
 
     Raises:
         InputError: The directory cannot be written.
+        OSError: The disk is full.
     """
     out = out.absolute()
     named = str(data.absolute() if isinstance(data, Path) else data)
     _clear(out, checkpoints=start_over)
     write_atomically(out / "params.json", (params.to_json(indent=2) + "\n").encode())
     start = time.perf_counter()
-    with (out / "kfp.log").open("w", encoding="utf-8") as log, target.scratch(out) as scratch:
+    with (out / "kfp.log").open("wb", buffering=0) as stream, target.scratch(out) as scratch:
         place = RunPlace(os.environ.get(RUN_VARIABLE) or new_run_id(), out, Path(scratch))
+        log = Output(stream)
         shown = _LineFilter(log, show)
         with target.steps(place) as steps:
             with stopped_with(steps) as stop:
@@ -74,6 +77,7 @@ def run_local(
                     trouble = INTERRUPTED if stop.signal == signal.SIGINT else TERMINATED
                 if trouble and "exit" not in read_records(place.records):
                     steps.say_the_end("CANCELLED" if trouble in STOPS else "FAILED", trouble, shown.write)
+            trouble = trouble or _trouble_of(log, place)
             document = result_document(read_records(place.records), trouble, place, steps)
     document["seconds"]["total"] = round(time.perf_counter() - start, 3)
     write_json(out / RESULT_FILE, document)
@@ -94,7 +98,19 @@ def _clear(out: Path, *, checkpoints: bool) -> None:
         if checkpoints and (out / "checkpoints").exists():
             shutil.rmtree(out / "checkpoints")
     except OSError as error:
+        if is_full(error):
+            raise
         raise InputError(f"--out {out}: cannot be written: {error.strerror}") from error
+
+
+def _trouble_of(log: Output, place: RunPlace) -> str | None:
+    """Why the log is not whole; None: it is."""
+    try:
+        with naming(place.log):
+            log.check()
+    except OSError as error:
+        return disk_message(error) or str(error)
+    return None
 
 
 def load_kfp() -> None:
@@ -143,17 +159,17 @@ class _LineFilter(io.TextIOBase):
     kfp prints, around every step, its whole input and output and each line indented by some spaces.
     """
 
-    def __init__(self, log: TextIO, show: Callable[[str], None]) -> None:
+    def __init__(self, log: Output, show: Callable[[str], None]) -> None:
         self._log = log
         self._show = show
         self._partial = ""
 
     def write(self, text: str) -> int:
-        self._log.write(text)
+        # The name of a file may have bytes that are no text.
+        self._log.write(text.encode("utf-8", "backslashreplace"))
         *lines, self._partial = (self._partial + text).split("\n")
         for line in lines:
             shown = line.lstrip(" ")
             if LINE.fullmatch(shown):
-                self._log.flush()
                 self._show(shown)
         return len(text)
