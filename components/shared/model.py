@@ -66,7 +66,9 @@ class EpochRecord(Record):
 class Speed(Record):
     """How near training came to the speed of light: to what its own network, and its device, could do at best.
 
-    A rate is None where it was not measured, or where no operation's cost is known.
+    Bounds are measured after training, in rounds of training's own steps, steps on one random batch, and matrix
+    products; a part is the median of the rounds' ratios. A figure is None where it was not measured or could not be;
+    `why_not` says why.
     """
 
     samples_per_second: float = Field(description="Training images a second, evaluation not counted.")
@@ -76,15 +78,28 @@ class Speed(Record):
     )
     constant_tensor_samples_per_second: float | None = Field(
         default=None,
-        description="Images a second of the same step fed one constant batch: what remains if data costs nothing.",
+        description="Images a second of the same step fed one random batch that is on the device: what remains if data "
+        "costs nothing. Up to version 0.6 a batch of training images.",
     )
     of_constant_tensor: float | None = Field(
-        default=None, description="`samples_per_second` as a part of that; 1 is the bound."
+        default=None, description="Rate of training's own steps as a part of that, measured by turns; 1 is the bound."
+    )
+    of_constant_tensor_range: list[float] | None = Field(
+        default=None, description="Lowest and highest of the rounds' ratios."
     )
     matmul_flops_per_second: float | None = Field(
         default=None, description="What the device does in a large matrix product of the same precision, measured."
     )
-    of_matmul: float | None = Field(default=None, description="`flops_per_second` as a part of that; 1 is the bound.")
+    of_matmul: float | None = Field(
+        default=None, description="Arithmetic of training's own steps as a part of that, by turns; 1 is the bound."
+    )
+    of_matmul_range: list[float] | None = Field(
+        default=None, description="Lowest and highest of the rounds' ratios."
+    )
+    rounds: int = Field(default=0, ge=0, description="Rounds that were measured; 0: none, or once, up to version 0.6.")
+    why_not: dict[str, str] = Field(
+        default={}, description="By figure, `of_constant_tensor` and `of_matmul`: why it is None."
+    )
     precision: str = Field(description="Of the network's arithmetic: fp32 or bf16.")
     compiled: bool = Field(description="Whether torch.compile made the step.")
     data: str = Field(description='Where images lay: "resident" on the device, "mapped" from the host\'s disk.')

@@ -101,7 +101,10 @@ def _speed(speed: Speed | None) -> str:
     return section(
         "Speed of light",
         "speed",
-        paragraph("How near training came to what the same network, and this device, can do at best."),
+        paragraph(
+            "How near training came to what the same network, and this device, can do at best: medians of rounds that "
+            "measure both by turns."
+        ),
         table("Rates, and what part of each bound training reached", ("", "rate", "reached"), speed_rows(speed)),
         _time(speed),
         definitions(speed_facts(speed), "facts"),

@@ -15,16 +15,24 @@ _NONE = "–"
 
 
 def speed_rows(speed: Speed) -> list[tuple[str, str, str]]:
-    """Every rate: what it is of, the rate itself, and what part of it training reached; a dash where not measured."""
+    """Every rate: what it is of, the rate itself, and what part of it training reached.
+
+    A bound that could not be measured has the reason in the rate's place, or a dash where none is known.
+    """
+    batch, product = speed.of_constant_tensor_range, speed.of_matmul_range
     return [
         ("training", _images(speed.samples_per_second), ""),
         (
-            "the same step fed a constant tensor",
-            _images(speed.constant_tensor_samples_per_second),
-            _part(speed.of_constant_tensor),
+            "the same step fed one random batch",
+            speed.why_not.get("of_constant_tensor") or _images(speed.constant_tensor_samples_per_second),
+            _part(speed.of_constant_tensor, batch, speed.rounds),
         ),
         ("arithmetic of training", _flops(speed.flops_per_second), ""),
-        ("matrix products on this device", _flops(speed.matmul_flops_per_second), _part(speed.of_matmul)),
+        (
+            "matrix products on this device",
+            speed.why_not.get("of_matmul") or _flops(speed.matmul_flops_per_second),
+            _part(speed.of_matmul, product, speed.rounds),
+        ),
     ]
 
 
@@ -47,14 +55,23 @@ def time_shares(speed: Speed) -> list[tuple[str, float]]:
 
 def speed_lines(speed: Speed) -> list[str]:
     """The report in two lines, for a log: rates, and parts of the wall time where they are known."""
-    rates = "; ".join(
-        f"{name} {value}{f', {part} of it reached' if part else ''}"
-        for name, value, part in speed_rows(speed)
-        if value != _NONE
-    )
-    facts = ", ".join(f"{name} {value}" for name, value in speed_facts(speed))
     shares = ", ".join(f"{name} {_percent(share)}" for name, share in time_shares(speed))
-    return [f"speed: {rates} ({facts})", *([f"time: {shares}"] if shares else [])]
+    reasons = {speed.why_not.get("of_constant_tensor"), speed.why_not.get("of_matmul")}
+    if len(reasons) == 1 and (reason := reasons.pop()):
+        report = f"speed: {reason}"
+    else:
+        rates = "; ".join(
+            _in_words(*row, is_rate=row[1] not in reasons) for row in speed_rows(speed) if row[1] != _NONE
+        )
+        facts = ", ".join(f"{name} {value}" for name, value in speed_facts(speed))
+        report = f"speed: {rates} ({facts})"
+    return [report, *([f"time: {shares}"] if shares else [])]
+
+
+def _in_words(name: str, value: str, part: str, *, is_rate: bool) -> str:
+    if not is_rate:
+        return f"{name}: {value}"
+    return f"{name} {value}" + ("" if part in ("", _NONE) else f", {part} of it reached")
 
 
 def speed_markdown(speed: Speed) -> str:
@@ -79,8 +96,12 @@ def _flops(value: float | None) -> str:
     return f"{value:.3g} {_PREFIXES[power]}FLOP/s"
 
 
-def _part(share: float | None) -> str:
-    return _NONE if share is None else _percent(share)
+def _part(share: float | None, spread: list[float] | None, rounds: int) -> str:
+    if share is None:
+        return _NONE
+    if spread is None:  # of a version that measured once
+        return _percent(share)
+    return f"{_percent(share)} ({_percent(spread[0])} to {_percent(spread[1])} in {rounds} rounds)"
 
 
 def _percent(share: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -228,11 +228,7 @@ class Trainer:
                     continue
                 seconds = self.stopwatch.training
                 self.stopwatch.begin_step()
-                weight = self.criterion.weight_of(labels[self.slices[begin].start : self.slices[end - 1].stop])
-                for index in range(begin, end):
-                    whole, part = self.slices[index], own[index]
-                    prepared = self.prepared(next(images), whole.stop - whole.start, part.start - whole.start)
-                    self._accumulate(prepared, labels[part], weight, is_last=index == end - 1)
+                self._gradients(images, labels, own, begin, end)
                 self._step()
                 self.position.batch = end
                 self.position.step += 1
@@ -253,6 +249,14 @@ class Trainer:
         self._backward(images, labels, mixed, weight, is_last=True, model=self.network)
         self._update()
         return (self.loss_sum - before) / weight
+
+    def _gradients(self, images: Iterator[Tensor], labels: Tensor, own: Sequence[slice], begin: int, end: int) -> None:
+        """Add the gradients of the batches that make one step."""
+        weight = self.criterion.weight_of(labels[self.slices[begin].start : self.slices[end - 1].stop])
+        for index in range(begin, end):
+            whole, part = self.slices[index], own[index]
+            prepared = self.prepared(next(images), whole.stop - whole.start, part.start - whole.start)
+            self._accumulate(prepared, labels[part], weight, is_last=index == end - 1)
 
     def _accumulate(self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool) -> None:
         """Add a batch's gradients; `weight` is of all batches that make one step."""
@@ -289,20 +293,43 @@ class Trainer:
         if is_last:
             self.weight_sum += weight
 
-    def constant_step(self, images: Tensor, labels: Tensor) -> None:
-        """A step of the optimiser, all of its batches one and the same: what a step costs if its data costs nothing.
+    def timed_steps(self, count: int, resident: tuple[Tensor, Tensor] | None = None) -> Generator[int]:
+        """Steps of the optimiser outside of any epoch and schedule; for measurements after training.
 
-        It changes weights and sums; for measurements after training.
+        They change weights, sums and generators, and the position not.
 
         Args:
-            images: Network input.
-            labels: int64, shape (batch,).
+            count: How many, all of equally many batches.
+            resident: Network input and labels that every batch is then; None: training images, by training's own path.
+
+        Yields:
+            Images of the step, those of all processes, when the host is done with it.
         """
-        together = self.params.gradient_accumulation_steps
-        weight = self.criterion.weight_of(labels) * (together * self.group.size)
-        for index in range(together):
-            self._backward(images, labels, None, weight, is_last=index == together - 1)
-        self._update()
+        groups = [pair for pair in self._groups if self._images_of(pair) == self._images_of(self._groups[0])]
+        together = groups[0][1] - groups[0][0]
+        if resident is not None:
+            images, labels = resident
+            weight = self.criterion.weight_of(labels) * (together * self.group.size)
+            for _ in range(count):
+                for index in range(together):
+                    self._backward(images, labels, None, weight, is_last=index == together - 1)
+                self._update()
+                yield together * (self.slices[0].stop - self.slices[0].start)
+            return
+        own = [self.group.own(part) for part in self.slices]
+        while count > 0:
+            order, used = self.epoch_order(), groups[:count]
+            labels = self.training.labels[order.to(self.device)]
+            with closing(self.training.images.batches(order, own[: used[-1][1]])) as batches:
+                for begin, end in used:
+                    self._gradients(batches, labels, own, begin, end)
+                    self._update()
+                    yield self._images_of((begin, end))
+            count -= len(used)
+
+    def _images_of(self, group: tuple[int, int]) -> int:
+        """Images of the batches that make one step."""
+        return self.slices[group[1] - 1].stop - self.slices[group[0]].start
 
     def _step(self) -> None:
         self._update()

@@ -63,6 +63,25 @@ def test_a_model_of_an_earlier_version_opens(model: Path) -> None:
     assert {record.images_per_second for record in manifest.history} == {None}
 
 
+def test_the_speed_of_version_0_6_is_read_back(model: Path) -> None:
+    def earlier(document: dict[str, Any]) -> None:
+        speed = document["provenance"]["speed"]
+        for name in ("of_constant_tensor_range", "of_matmul_range", "rounds", "why_not"):
+            del speed[name]
+        speed["of_constant_tensor"] = 25.92
+
+    change(model, earlier)
+
+    speed = open_model(model).manifest.provenance.speed
+    assert speed is not None
+    assert (speed.of_constant_tensor, speed.of_constant_tensor_range, speed.rounds, speed.why_not) == (
+        25.92,
+        None,
+        0,
+        {},
+    )
+
+
 def test_a_model_that_replaces_another_takes_its_learning_curves_away(model: Path) -> None:
     with pytest.raises(RuntimeError), ArtifactWriter(model, MODEL):
         raise RuntimeError

@@ -181,6 +181,17 @@ def test_bounds_that_were_not_measured_are_dashes() -> None:
     assert "None" not in page.text()
 
 
+def test_a_bound_that_could_not_be_measured_has_its_reason() -> None:
+    reason = "not measurable here (ratios 0.62 to 1.31)"
+    changes = {"constant_tensor_samples_per_second": None, "of_constant_tensor": None}
+    speed = SPEED.model_copy(update={**changes, "why_not": {"of_constant_tensor": reason}})
+
+    page = page_of(manifest_of(history_of(3), speed=speed))
+
+    assert reason in page.text()
+    assert "130,000 images/s" not in page.text()
+
+
 def test_text_from_outside_is_only_ever_text() -> None:
     evil = "</style><script>alert(1)</script>\ud800"
     provenance = manifest_of([]).provenance.model_copy(

@@ -45,7 +45,8 @@ def test_tensorboard_shows_no_figure_that_was_not_measured(tmp_path: Path) -> No
 def test_the_text_is_tables_in_markdown() -> None:
     rates, shares, facts = speed_markdown(SPEED).split("\n\n")
 
-    assert rates.splitlines()[3] == "| the same step fed a constant tensor | 130,000 images/s | 95.0 % |"
+    row = "| the same step fed one random batch | 130,000 images/s | 95.0 % (93.0 % to 98.0 % in 5 rounds) |"
+    assert rates.splitlines()[3] == row
     assert shares.splitlines()[3] == "| forward and backward | 70.0 % |"
     assert facts.splitlines()[2] == "| precision | bf16 |"
     for table in (rates, shares, facts):
@@ -54,8 +55,9 @@ def test_the_text_is_tables_in_markdown() -> None:
 
 def test_the_log_has_two_lines() -> None:
     assert speed_lines(SPEED) == [
-        "speed: training 123,456 images/s; the same step fed a constant tensor 130,000 images/s, 95.0 % of it reached; "
-        "arithmetic of training 3.2 TFLOP/s; matrix products on this device 700 TFLOP/s, 0.5 % of it reached "
+        "speed: training 123,456 images/s; the same step fed one random batch 130,000 images/s, "
+        "95.0 % (93.0 % to 98.0 % in 5 rounds) of it reached; arithmetic of training 3.2 TFLOP/s; matrix products "
+        "on this device 700 TFLOP/s, 0.5 % (0.4 % to 0.5 % in 5 rounds) of it reached "
         "(precision bf16, compiled no, images lay on the device, processes 1)",
         "time: data 5.0 %, forward and backward 70.0 %, optimiser 10.0 %, evaluation 8.0 %, checkpoints 2.0 %, "
         "status 1.0 %, other 4.0 %",
@@ -67,6 +69,34 @@ def test_the_log_leaves_out_what_was_not_measured() -> None:
         "speed: training 12.3 images/s (precision fp32, compiled yes, images lay on the host's disk, mapped, "
         "processes 2)"
     ]
+
+
+def unmeasured(reason: str, *figures: str) -> Speed:
+    nothing = ("constant_tensor_samples_per_second", "matmul_flops_per_second")
+    gone = [*nothing, *figures, *(f"{figure}_range" for figure in figures)]
+    return SPEED.model_copy(update={**dict.fromkeys(gone), "why_not": dict.fromkeys(figures, reason)})
+
+
+def test_the_reason_stands_in_a_figures_place() -> None:
+    reason = "not measurable here (ratios 0.62 to 1.31)"
+    speed = unmeasured(reason, "of_constant_tensor")
+
+    assert f"; the same step fed one random batch: {reason}; arithmetic" in speed_lines(speed)[0]
+    assert speed_rows(speed)[1] == ("the same step fed one random batch", reason, "–")
+    assert f"| the same step fed one random batch | {reason} | – |" in speed_markdown(speed)
+
+
+def test_what_keeps_all_of_it_from_being_measured_is_one_short_line() -> None:
+    reason = "not measured in a run under 30 s"
+    lines = speed_lines(unmeasured(reason, "of_constant_tensor", "of_matmul"))
+
+    assert [line.partition(", ")[0] for line in lines] == [f"speed: {reason}", "time: data 5.0 %"]
+
+
+def test_a_model_of_version_0_6_has_no_range_and_no_reason() -> None:
+    fields = SPEED.model_dump(exclude={"of_constant_tensor_range", "of_matmul_range", "rounds", "why_not"})
+
+    assert speed_rows(Speed.model_validate(fields))[1][2] == "95.0 %"
 
 
 @pytest.mark.parametrize(
