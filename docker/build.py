@@ -41,6 +41,7 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
         prog="docker/build.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
         epilog="exit codes: 0 built; 2 something to be changed first: no engine, no base, no torch; 1 a build failed",
     )
     parser.add_argument("--prefix", default="", help="before the tags, such as registry.example/team/")

@@ -193,7 +193,10 @@ def _terminated(number: int, frame: object) -> None:
 def main() -> int:
     """Run the script and return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="docker/services.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="docker/services.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     ports = {"kafka": 9092, "pubsub": 8085, "gcs": 4443, "tensorboard": 6006}
     for name, port in ports.items():

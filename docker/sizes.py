@@ -136,7 +136,7 @@ def show(sizes: dict[str, Size]) -> str:
 
 def main() -> int:
     """Print the sizes of the images that a build wrote to a file; 1 if one is above its limit."""
-    parser = argparse.ArgumentParser(description="Print how large the images are.")
+    parser = argparse.ArgumentParser(description="Print how large the images are.", allow_abbrev=False)
     parser.add_argument("images", type=Path, metavar="FILE", help="what docker/build.py wrote")
     parser.add_argument("--json", action="store_true", help="as JSON")
     options = parser.parse_args()

@@ -135,7 +135,9 @@ def licence_table(bom: Bom, of: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Write an SBOM and a licence table of every image, and print the tables."""
     parser = argparse.ArgumentParser(
-        prog="docker/supply_chain.py", description="Write a CycloneDX SBOM of every image, and list its licences."
+        prog="docker/supply_chain.py",
+        description="Write a CycloneDX SBOM of every image, and list its licences.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "images",

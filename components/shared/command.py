@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -67,6 +69,17 @@ environment:
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EAGAIN)
 
 
+# As argparse words it; Python 3.12 and newer write the choices without quotes.
+_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+_WORD = re.compile(r"[\w-]+")
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), folded, 1)
+    return f"; did you mean {folded[near[0]]}?" if near else ""
+
+
 class CommandParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and exit code 2, with ``--json`` a document, too.
 
@@ -93,15 +106,35 @@ class CommandParser(argparse.ArgumentParser):
         self._words = sys.argv[1:] if args is None else list(args)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
-        """End with one line."""
+        """End with one line, which suggests what a mistyped command, choice or option may have meant."""
+        if (choice := _CHOICE.search(message)) is not None:
+            message += _did_you_mean(choice[1], _WORD.findall(choice[2]))
+        elif message.startswith("the following arguments are required"):
+            unknown = [word for word in self._words if word.startswith("--") and not self._knows(word)]
+            if meant := self._meant(unknown):
+                message += f"; {' '.join(unknown)} is not one of them{meant}"
         tell(f"{self.prog}: error: {message} (see {self.prog} --help)")
         if self.has_documents and "--json" in self._words:
             print_json({"status": "failed", "error": error_document(InputError(message))})
         self.exit(EXIT_BAD_INPUT)
+
+    def _knows(self, word: str) -> bool:
+        return word.partition("=")[0] in self._option_string_actions
+
+    def _meant(self, words: Sequence[str]) -> str:
+        """What words that are no options of this command may have meant."""
+        for word in words:
+            name = word.partition("=")[0]
+            key = name.lstrip("-").replace("-", "_")
+            if name.startswith("--") and key in Params.model_fields and "--set" in self._option_string_actions:
+                return f"; set params by --set {key}=VALUE"
+            if name.startswith("-") and (meant := _did_you_mean(name, list(self._option_string_actions))):
+                return meant
+        return ""
 
     def print_help(self, file: Any = None) -> None:
         """Print the help; argparse itself passes over what cannot be written."""

@@ -128,6 +128,47 @@ def test_a_wrong_command_line_is_a_document_too(
     assert document["error"]["message"] in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        pytest.param(
+            "rn",
+            "run",
+            marks=pytest.mark.mended(
+                19,
+                input="a command that is mistyped: shutterline rn",
+                before="a list of the commands",
+                now="that list; did you mean run?",
+            ),
+        ),
+        ("Validate", "validate"),
+        ("events repaly spool", "replay"),
+        ("compile --target kubflow", "kubeflow"),
+        ("params --formt yaml", "--format"),
+        ("run --start_over", "--start-over"),
+        ("submit pipeline.yaml --dryrun", "--dry-run"),
+    ],
+)
+def test_what_is_mistyped_is_answered_with_what_was_meant(
+    capsys: pytest.CaptureFixture[str], arguments: str, meant: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert f"; did you mean {meant}? (see shutterline " in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", ["jump", "run --epochs 2", "params one two"])
+def test_what_is_near_nothing_gets_no_suggestion(capsys: pytest.CaptureFixture[str], arguments: str) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments.split())
+
+    assert "did you mean" not in capsys.readouterr().err
+
+
 def test_the_output_of_watch_is_for_events_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["watch", "--bogus", "--json"])
