@@ -19,7 +19,7 @@ from components.shared.command import (
 )
 from components.shared.errors import EXIT_FAILURE, ShutterlineError
 from components.shared.files import disk_message
-from components.shared.signals import EXIT_INTERRUPTED
+from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
 from components.shared.version import __version__
 from pipelines.compiled import PLATFORMS
 from pipelines.events_command import add_events_parser
@@ -127,13 +127,14 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 2 bad input, 130 interrupted, 1 anything else."""
+    """Run the command line and return its exit code: 0 done, 2 bad input, 130 or 143 interrupted, 1 anything else."""
     return with_output(lambda: _done(build_parser().parse_args(argv)))
 
 
 def _done(options: argparse.Namespace) -> int:
     try:
-        return _COMMANDS[options.command](options)
+        with sigterm_raises():
+            return _COMMANDS[options.command](options)
     except ShutterlineError as error:
         tell(f"error: {error}")
         if options.json:
@@ -151,6 +152,11 @@ def _done(options: argparse.Namespace) -> int:
         if options.json:
             print_json({"status": "interrupted"})
         return EXIT_INTERRUPTED
+    except Terminated as error:
+        tell(f"terminated by {error.signal.name}")
+        if options.json:
+            print_json({"status": "terminated"})
+        return EXIT_TERMINATED
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,9 @@ def _say(line: str = "") -> None:
 
 def _show(line: str) -> None:
     """Show a line beside the result, such as the steps' log."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # of a terminal that was closed
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 def _warn(checked: Checked) -> None:

@@ -32,7 +32,7 @@ exit codes:
   0    the run succeeded (--until-done), or --timeout came to its end without --until-done
   1    the run failed, how it ended is not known, --timeout came first, or the reader of the output went away
   2    bad input: options, params, topic, subscription, permission or credentials; one message says which
-  130  the run was cancelled, or the watching was, by Ctrl-C (143 by SIGTERM)
+  130  the run was cancelled, or the watching was, by Ctrl-C (143 by SIGTERM or SIGHUP)
 """
 _EXIT_CODES = {
     "succeeded": EXIT_OK,

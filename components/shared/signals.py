@@ -1,4 +1,8 @@
-"""Signals as a step sees them: SIGTERM is an exception, the first signal counts, and last words are not interrupted."""
+"""Signals as a step sees them: SIGTERM is an exception, the first signal counts, and last words are not interrupted.
+
+SIGHUP, which a terminal sends that is closed, is the same as SIGTERM. A signal that was ignored when the process began,
+as ``nohup`` has SIGHUP ignored, stays so.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +12,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
+TERMINATING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(BaseException):
-    """The process was told to end: SIGTERM. No `Exception`, so that nothing takes it for an error to handle."""
+    """The process was told to end. No `Exception`, so that nothing takes it for an error to handle.
+
+    Attributes:
+        signal: SIGTERM or SIGHUP.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__()
+        self.signal = signal.Signals(number)
 
 
 class Termination:
-    """What SIGTERM does at the moment: it is kept, it raises `Terminated` once, or it is past caring for.
+    """What SIGTERM and SIGHUP do at the moment: the first is kept, or raises `Terminated`, or none counts any more.
 
     A flag that the handler looks at, because changing handlers leaves moments in between.
     """
 
     def __init__(self) -> None:
         self._state: Literal["kept", "raises", "over"] = "kept"
-        self._came = False
+        self._came: int | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
         if self._state == "raises":
             self._state = "over"
-            raise Terminated
-        self._came = True
+            raise Terminated(number)
+        self._came = self._came or number
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """The handler of SIGINT: what comes after it, while the work is being left, does not change how the step ended.
@@ -52,9 +65,9 @@ class Termination:
             Terminated: It has come already.
         """
         self._state = "raises"  # first: one that comes between the two lines must not be kept for good
-        if self._came:
+        if self._came is not None:
             self._state = "over"
-            raise Terminated
+            raise Terminated(self._came)
 
     def disarm(self) -> None:
         """From now on it changes nothing: what is under way is the ending, and that is bounded."""
@@ -63,28 +76,38 @@ class Termination:
 
 @contextmanager
 def sigterm_kept() -> Iterator[Termination]:
-    """Within, SIGTERM does what the yielded object says; in another thread than the main one, nothing changes."""
+    """Within, SIGTERM and SIGHUP do what the yielded object says.
+
+    Outside the main thread, and of signals that are ignored, nothing changes.
+    """
     termination = Termination()
     if threading.current_thread() is not threading.main_thread():
         yield termination
         return
-    before = signal.getsignal(signal.SIGTERM)
-    if before is not signal.SIG_IGN:  # whoever started us may have asked that it be ignored
-        signal.signal(signal.SIGTERM, termination.handle)
+    before = not_ignored(*TERMINATING)
+    for number in before:
+        signal.signal(number, termination.handle)
     interrupting = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interrupting:
         signal.signal(signal.SIGINT, termination.interrupt)
     try:
         yield termination
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if interrupting:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def not_ignored(*numbers: signal.Signals) -> dict[signal.Signals, Any]:
+    """The handlers of signals, without those that are ignored, and those that were not set from Python."""
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    return {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+
+
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Within, SIGTERM raises `Terminated`, once."""
+    """Within, SIGTERM and SIGHUP raise `Terminated`, once."""
     with sigterm_kept() as termination:
         termination.arm()
         yield
@@ -95,13 +118,13 @@ class Deferred:
     """Whether the process was told to end while that was put off.
 
     Attributes:
-        signal: SIGTERM or SIGINT once it came; None before.
+        signal: SIGTERM, SIGHUP or SIGINT once it came; None before.
     """
 
     signal: signal.Signals | None = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler of SIGTERM."""
+        """The signal handler of SIGTERM and SIGHUP."""
         self.signal = self.signal or signal.Signals(number)
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -117,25 +140,24 @@ class Deferred:
 
 @contextmanager
 def ends_deferred() -> Iterator[Deferred]:
-    """Within, SIGTERM and the first Ctrl-C are noted, for the work to end at a moment of its own; after it they act.
+    """Within, SIGTERM, SIGHUP and the first Ctrl-C are noted, for the work to end at a moment of its own.
 
+    After it they act.
     In another thread than the main one, and of signals that somebody has asked to be ignored, nothing changes.
     """
     deferred = Deferred()
     if threading.current_thread() is not threading.main_thread():
         yield deferred
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    handlers = {signal.SIGTERM: deferred.note, signal.SIGINT: deferred.interrupt}
-    # A handler that is None was not set from Python, and could not be put back.
-    changed = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    handlers = dict.fromkeys(TERMINATING, deferred.note) | {signal.SIGINT: deferred.interrupt}
+    before = not_ignored(*handlers)
     try:
-        for number in changed:
+        for number in before:
             signal.signal(number, handlers[number])
         yield deferred
     finally:
-        for number in changed:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if deferred.signal is not None:
             noted, deferred.signal = deferred.signal, None
             signal.raise_signal(noted)

@@ -28,6 +28,7 @@ from components.shared.logs import log_to_stderr, step_logger
 from components.shared.member import speaks, tells_end
 from components.shared.params import Params, ParamsWarning
 from components.shared.run import StepRun, step_run
+from components.shared.run_lock import end_with_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, Termination, sigterm_kept
 from components.shared.status import Status
 from components.shared.strict_json import read_json
@@ -106,6 +107,7 @@ def run_step(
     """
     log_to_stderr()
     with sigterm_kept() as termination:
+        end_with_run()
         return _Frame(step, termination, Addresses(addresses)).run(params, work, run)
 
 
@@ -131,8 +133,8 @@ class _Frame:
             return self._run(params, work, run)
         except Terminated as error:  # also one that comes while another end is being made ready
             if speaks():
-                self._log.error("cancelled: SIGTERM")
-            self._cancel(error, "SIGTERM", EXIT_TERMINATED)
+                self._log.error("cancelled: %s", error.signal.name)
+            self._cancel(error, error.signal.name, EXIT_TERMINATED)
 
     def _run(
         self,

@@ -26,6 +26,7 @@ from components.shared.run import (
     run_of_artifact,
     step_run,
 )
+from components.shared.run_lock import end_with_run
 from components.shared.signals import Terminated, sigterm_raises
 from components.shared.step import Reported, StepFailed, StepRecord, run_step
 from components.shared.storage.location import Place
@@ -67,6 +68,7 @@ class PipelineTraining:
         Raises:
             StepFailed: A SystemExit with the step's exit code; the reason is logged.
         """
+        end_with_run()
         failure: BaseException | None = None
         run = run_of_artifact(self.model_uri)
         with suppress(InputError):  # which is told where the step begins

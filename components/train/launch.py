@@ -36,13 +36,14 @@ from components.shared.member import (
 )
 from components.shared.params_types import first_line
 from components.shared.run import RUN_VARIABLE
-from components.shared.signals import Terminated
+from components.shared.signals import Terminated, not_ignored
 from components.shared.staging import SCRATCH_VARIABLE
 
 RESTARTS = 3
 _LAUNCHER_VARIABLE = "SHUTTERLINE_GROUP_LAUNCHER"  # its process id
 _PREFIX = "PET_"  # torchrun's
 _NODES_VARIABLE = f"{_PREFIX}NNODES"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # torch elastic's
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
@@ -155,7 +156,7 @@ def _torchrun(words: Sequence[str]) -> BaseException | None:
             lost = [f"rank {rank} {_ended(one.exitcode)}" for rank, one in sorted(error.failures.items())]
             return GroupLostError(f"processes of the group were lost: {', '.join(lost)}")
         except SignalException as error:
-            return KeyboardInterrupt() if error.sigval == signal.SIGINT else Terminated()
+            return KeyboardInterrupt() if error.sigval == signal.SIGINT else Terminated(error.sigval)
         except OSError:  # such as a disk that is full
             raise
         except Exception as error:  # of the rendezvous, and it has many
@@ -222,8 +223,7 @@ def _signals_as_they_were() -> Iterator[None]:
     """After it, signals do what they did before: torch elastic takes them and does not give them back."""
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-        before[signal.SIGQUIT] = signal.getsignal(signal.SIGQUIT)
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
     finally:
@@ -243,6 +243,8 @@ def _environment(scratch: Path, processes: int, run: str) -> Iterator[Path]:
     wishes = {SCRATCH_VARIABLE: str(scratch / "fetched"), RUN_VARIABLE: run, "OMP_NUM_THREADS": str(threads)}
     # A store for each start: nodes may count starts differently, and must not read an earlier one's addresses.
     wishes["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    # Torch elastic itself takes SIGHUP although nohup has it ignored.
+    wishes["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in not_ignored(*_SIGNALS))
     added |= {name: value for name, value in wishes.items() if not os.environ.get(name)}
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)

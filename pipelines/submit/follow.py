@@ -20,7 +20,7 @@ from components.shared.errors import (
     PlatformUnavailableError,
 )
 from components.shared.kubeflow_run import ENDED, TaskReport
-from components.shared.signals import EXIT_INTERRUPTED
+from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
 from pipelines.submit.patience import Patience
 from pipelines.submit.platform import Platform, Progress, Submitted
 from pipelines.submit.pod_log import PodLog, read_log
@@ -45,8 +45,8 @@ class Followed:
 
     Attributes:
         progress: The last that was heard of the run.
-        exit_code: 0 it succeeded, 1 it did not or time was up, 130 Ctrl-C.
-        status: The run's state; or ``timeout``, ``interrupted``: then the run goes on.
+        exit_code: 0 it succeeded, 1 it did not or time was up, 130 Ctrl-C, 143 SIGTERM or SIGHUP.
+        status: The run's state; or ``timeout``, ``interrupted``, ``terminated``: then the run goes on.
         logs: What steps that failed wrote, where the platform gives it.
     """
 
@@ -88,10 +88,12 @@ def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Follo
     """
     following = _Following(platform, run, timeout_s)
     try:
-        with _view(run) as view:
+        with sigterm_raises(), _view(run) as view:
             ended, closing = following.until_done(view)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as error:
         tell(f"no longer followed; {run.name} goes on: {run.url}")
+        if isinstance(error, Terminated):
+            return Followed(following.last, EXIT_TERMINATED, "terminated", following.logs.read)
         return Followed(following.last, EXIT_INTERRUPTED, "interrupted", following.logs.read)
     if closing:
         tell(closing)

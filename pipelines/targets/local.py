@@ -6,11 +6,10 @@ import importlib
 import io
 import os
 import shutil
-import signal
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from components.shared.files import Output, disk_message, is_full, naming
 from components.shared.logs import LINE
 from components.shared.params import Params
 from components.shared.run import RUN_VARIABLE, new_run_id
+from components.shared.run_lock import run_locked
 from components.shared.signals import Terminated
 from components.shared.step import read_records
 from components.shared.storage.location import Place
-from pipelines.targets.result import INTERRUPTED, LINKS, STEPS, STOPS, TERMINATED, result_document
+from pipelines.targets.result import INTERRUPTED, LINKS, REASONS, STEPS, STOPS, result_document
 from pipelines.targets.steps import RunPlace, Steps, Target
 from pipelines.targets.stopping import stopped_with
 
@@ -58,23 +58,43 @@ def run_local(
         start_over: Remove the checkpoints that are there, which a run of the same params would go on from.
 
     Raises:
-        InputError: The directory cannot be written.
+        InputError: The directory cannot be written, or another run is under way there.
         OSError: The disk is full.
     """
     out = out.absolute()
     named = str(data.absolute() if isinstance(data, Path) else data)
-    _clear(out, checkpoints=start_over)
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with _writing(out):
+            lock = stack.enter_context(run_locked(out))
+        return _run_alone(params, named, out, show, target, lock, start_over=start_over)
+
+
+def _run_alone(
+    params: Params,
+    named: str,
+    out: Path,
+    show: Callable[[str], None],
+    target: Target,
+    lock: Path | None,
+    *,
+    start_over: bool,
+) -> LocalRun:
+    """Run the pipeline in a directory that no other run is at."""
+    with _writing(out):
+        _clear(out, checkpoints=start_over)
     write_atomically(out / "params.json", (params.to_json(indent=2) + "\n").encode())
     start = time.perf_counter()
     with (out / "kfp.log").open("wb", buffering=0) as stream, target.scratch(out) as scratch:
-        place = RunPlace(os.environ.get(RUN_VARIABLE) or new_run_id(), out, Path(scratch))
+        place = RunPlace(os.environ.get(RUN_VARIABLE) or new_run_id(), out, Path(scratch), lock)
         log = Output(stream)
         shown = _LineFilter(log, show)
         with target.steps(place) as steps:
             with stopped_with(steps) as stop:
                 trouble = _through_kfp(params, named, place, steps, shown)
                 if stop.signal is not None:
-                    trouble = INTERRUPTED if stop.signal == signal.SIGINT else TERMINATED
+                    trouble = REASONS[stop.signal]
                 if trouble and "exit" not in read_records(place.records):
                     steps.say_the_end("CANCELLED" if trouble in STOPS else "FAILED", trouble, shown.write)
             trouble = trouble or _trouble_of(log, place)
@@ -87,16 +107,21 @@ def run_local(
 
 def _clear(out: Path, *, checkpoints: bool) -> None:
     """Remove what an earlier run of ours left to be looked at, result first, so that no old success survives."""
+    (out / RESULT_FILE).unlink(missing_ok=True)
+    for name in LINKS:
+        if (out / name).is_symlink():
+            (out / name).unlink()
+    for step in STEPS:
+        (out / "steps" / f"{step}.json").unlink(missing_ok=True)
+    if checkpoints and (out / "checkpoints").exists():
+        shutil.rmtree(out / "checkpoints")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Within, a run's directory that cannot be written is what the user named."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / RESULT_FILE).unlink(missing_ok=True)
-        for name in LINKS:
-            if (out / name).is_symlink():
-                (out / name).unlink()
-        for step in STEPS:
-            (out / "steps" / f"{step}.json").unlink(missing_ok=True)
-        if checkpoints and (out / "checkpoints").exists():
-            shutil.rmtree(out / "checkpoints")
+        yield
     except OSError as error:
         if is_full(error):
             raise
@@ -139,8 +164,8 @@ def _through_kfp(params: Params, data: str, place: RunPlace, steps: Steps, shown
             steps.pipeline(params=params.to_json(), data=data, checkpoints=str(place.out / "checkpoints"))
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Terminated:
-        return TERMINATED
+    except Terminated as error:
+        return REASONS[error.signal]
     except ShutterlineError as error:
         shown.write(f"\n{error}\n")
         return str(error)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
 from components.shared.errors import EXIT_FAILURE
-from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
+from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, TERMINATING
 from components.shared.step import StepName, StepRecord
 from pipelines.targets.steps import RunPlace, Steps
 
 STEPS: tuple[StepName, ...] = get_args(StepName)  # in the order they run
-INTERRUPTED, TERMINATED = "interrupted from the keyboard", "told to end by SIGTERM"
-STOPS = {INTERRUPTED: EXIT_INTERRUPTED, TERMINATED: EXIT_TERMINATED}
+INTERRUPTED = "interrupted from the keyboard"
+# What a run that was told to end says of it, by the signal, and its exit code.
+REASONS = {signal.SIGINT: INTERRUPTED} | {number: f"told to end by {number.name}" for number in TERMINATING}
+STOPS = {reason: EXIT_INTERRUPTED if reason == INTERRUPTED else EXIT_TERMINATED for reason in REASONS.values()}
 # What a finished run shows at the top of its directory: the step that makes it, and where kfp keeps it.
 LINKS: dict[str, tuple[StepName, str]] = {
     "dataset": ("data-prep", "data-prep/dataset"),

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
+from components.shared.run_lock import RUN_LOCK_VARIABLE
 from components.shared.step import RECORDS_VARIABLE, StepName
 
 
@@ -22,11 +23,13 @@ class RunPlace:
         run: The run's id.
         out: The run's directory, absolute.
         scratch: Directory for temporary files of the steps; gone after the run.
+        lock: File of the lock that the run holds; None where there are no locks.
     """
 
     run: str
     out: Path
     scratch: Path
+    lock: Path | None = None
 
     @property
     def records(self) -> Path:
@@ -45,6 +48,7 @@ class RunPlace:
             RUN_VARIABLE: self.run,
             EVENTS_VARIABLE: str(self.out / "events"),
             RECORDS_VARIABLE: str(self.records),
+            RUN_LOCK_VARIABLE: str(self.lock or ""),
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(self.scratch),
         }

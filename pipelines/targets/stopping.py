@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a local run is under way: its step ends in good order, and so does the pipeline.
+"""Ctrl-C, SIGTERM and SIGHUP while a local run is under way: its step ends in good order, and so does the pipeline.
 
 kfp reads a step's output until the step ends, and runs the exit step after one that failed. So the first signal is only
 passed on to the step; kfp does the rest. A second one ends everything at once.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from components.shared.signals import Terminated
+from components.shared.signals import TERMINATING, Terminated, not_ignored
 from pipelines.targets.steps import Steps
 
 
@@ -31,7 +31,7 @@ class Stop:
         """The signal handler."""
         if self.signal is not None or not self._steps.under_way():
             self.signal = self.signal or signal.Signals(number)
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
         self.signal = signal.Signals(number)
         self._steps.end(self.signal)
 
@@ -43,7 +43,9 @@ def stopped_with(steps: Steps) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = not_ignored(signal.SIGINT, *TERMINATING)
+    for number in before:
+        signal.signal(number, stop.handle)
     try:
         yield stop
     finally:

@@ -76,7 +76,7 @@ class _SubprocessSteps:
 
     def end(self, number: signal.Signals) -> None:
         steps = _descendants(os.getpid())
-        if number == signal.SIGTERM:
+        if number != signal.SIGINT:
             _terminate(steps)
         else:
             timer = threading.Timer(_GRACE_S, _terminate, [steps])

@@ -21,7 +21,7 @@ from components.shared.events.data import Emit
 from components.shared.events.spool import events_in
 from components.shared.params import Params
 from components.shared.run import StepRun
-from components.shared.signals import Terminated, sigterm_raises
+from components.shared.signals import Terminated, ends_deferred, sigterm_raises
 from components.shared.step import StepFailed, run_step
 from tests.configs import small
 from tests.shared.events.transports import PATIENCE_S, Gate, ScriptedTransport, until
@@ -210,6 +210,57 @@ def test_sigterm_stays_ignored_where_whoever_started_us_wants_it_so(tmp_path: Pa
     assert told(tmp_path) == ["started", "succeeded"]
 
 
+@pytest.mark.mended(
+    13,
+    input="SIGHUP, as when a terminal is closed or ssh is cut",
+    before="the step died without a checkpoint or an event",
+    now="as SIGTERM: checkpoint, cancelled, exit code 143",
+)
+def test_sighup_is_sigterm(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGHUP)
+
+    def work(params: Params, emit: Emit) -> Result:
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(60)
+        return Result()
+
+    assert ended(tmp_path, work) == 143
+    assert told(tmp_path) == ["started", "cancelled"]
+    *_, last = events_in(tmp_path)
+    assert (last.data.reason, last.data.exit_code) == ("SIGHUP", 143)
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+def test_sighup_that_nohup_has_ignored_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+
+        def work(params: Params, emit: Emit) -> Result:
+            with ends_deferred() as deferred:
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(0.01)
+                assert deferred.signal is None
+            return Result()
+
+        assert ended(tmp_path, work) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_was_put_off_acts_as_what_it_was(number: signal.Signals) -> None:
+    def put_off() -> None:
+        with ends_deferred() as deferred:
+            os.kill(os.getpid(), number)
+            time.sleep(0)
+            assert deferred.signal is number
+
+    with pytest.raises(KeyboardInterrupt if number is signal.SIGINT else Terminated) as ended_by, sigterm_raises():
+        put_off()
+    assert getattr(ended_by.value, "signal", signal.SIGINT) is number
+
+
 def test_in_another_thread_a_step_runs_and_leaves_signals_alone(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     handlers = []
@@ -293,7 +344,7 @@ run_step("train", PARAMS, work, lambda: StepRun("run-1", None, 0, Path(sys.argv[
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)])
 def test_a_process_that_is_told_to_stop_ends_with_the_signals_code(tmp_path: Path, number: int, code: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", WAITING, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
