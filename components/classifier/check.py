@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from components.classifier.augment import PerImageTransforms
 from components.classifier.building import checked_kwargs, fitted_kwargs
 from components.classifier.losses import PASSED, Criterion
 from components.classifier.network import LayerTable, examine
-from components.classifier.optimisers import RunLength, as_long_as, rehearse
+from components.classifier.rates import rehearse
+from components.classifier.schedules import RunLength, as_long_as
 from components.shared import params_source
 from components.shared.errors import ParamsError, Problem
-from components.shared.params import Params, in_document_order, read_raw, valid_entries, valid_value
+from components.shared.params import Params, ParamsWarning, in_document_order, read_raw, valid_entries, valid_value
 from components.shared.params_types import ScheduleSpec
 
-# Values of an image that transforms are tried on: 1024×1024 in grayscale.
-_LARGEST_TRIED = 2**20
+# Keys that rates follow from.
+_RATES = ("optim", "learning_rate", "milestones", "warmup")
 
 
 def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> tuple[Params, LayerTable]:
@@ -41,6 +41,7 @@ def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ())
 def check_dict(raw: Mapping[str, Any], name: str | None = None) -> tuple[Params, LayerTable]:
     """As :func:`check`, for options that are already a dict."""
     problems: list[Problem] = []
+    notes: list[str] = []
     params: Params | None = None
     params_source.check_size(raw, name)  # what is too large would take too long to look into any further
     try:
@@ -56,26 +57,34 @@ def check_dict(raw: Mapping[str, Any], name: str | None = None) -> tuple[Params,
             table = _examined(raw)
         except ParamsError as error:
             problems += error.problems
-    if params is not None and not any(problem.path.startswith(("optim", "learning_rate")) for problem in problems):
-        problems += rehearse(params)
+    if params is not None and not any(problem.path.startswith(_RATES) for problem in problems):
+        rehearsal = rehearse(params)
+        problems += rehearsal.problems
+        notes += rehearsal.notes
     if params is not None and not any(problem.path.startswith("loss") for problem in problems):
         problems += _loss_problems(params)
     if params is not None and not any(problem.path.startswith("additional_transforms") for problem in problems):
-        problems += _transform_problems(params)
+        found, idle = _transform_problems(params)
+        problems += found
+        notes += idle
     if problems or params is None or table is None:
         raise ParamsError(in_document_order(problems), name)
+    for note in notes:
+        warnings.warn(note, ParamsWarning, stacklevel=2)
     return params, table
 
 
-def _transform_problems(params: Params) -> list[Problem]:
-    """What keeps the transforms from being built, or from turning a blank image into an image of the same shape."""
-    if not params.additional_transforms or math.prod(params.image_shape) > _LARGEST_TRIED:
-        return []  # without importing torchvision, or running for minutes: training tries them too
+def _transform_problems(params: Params) -> tuple[list[Problem], list[str]]:
+    """What keeps the transforms from leaving training images comparable to held-out ones; and what has no effect."""
+    if not params.additional_transforms:
+        return [], []
+    # Imported here: torchvision costs seconds, and most runs name no transform.
+    from components.classifier.rehearsal import rehearse_transforms
+
     try:
-        PerImageTransforms(params.additional_transforms, params.image_shape)
+        return [], rehearse_transforms(params.additional_transforms, params.image_shape)
     except ParamsError as error:
-        return list(error.problems)
-    return []
+        return list(error.problems), []
 
 
 def _loss_problems(params: Params) -> list[Problem]:
@@ -90,10 +99,14 @@ def _loss_problems(params: Params) -> list[Problem]:
 def network_problems(params: Params) -> LayerTable:
     """Check params that are already sound by themselves against torch; the layer table of their network.
 
+    What has no effect is logged by training, which knows its steps.
+
     Raises:
         ParamsError: As :func:`check`.
     """
-    return check_dict(params.to_dict())[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParamsWarning)
+        return check_dict(params.to_dict())[1]
 
 
 def _kwargs_problems(raw: Mapping[str, Any]) -> list[Problem]:

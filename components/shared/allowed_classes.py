@@ -252,7 +252,12 @@ SCHEDULERS = ClassFamily(
     ),
     refused=_reasons(
         ("LambdaLR MultiplicativeLR", "it takes a function, and a config is data"),
-        ("ChainedScheduler SequentialLR", "list the schedules in learning_rate_schedule itself"),
+        ("ChainedScheduler", "list the schedules in learning_rate_schedule itself: they act together"),
+        (
+            "SequentialLR",
+            "list the schedules in learning_rate_schedule itself, and its milestones in the key milestones: each "
+            "schedule acts alone, from its milestone on",
+        ),
         ("LRScheduler", "it is the base of the others"),
     ),
 )

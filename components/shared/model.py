@@ -51,6 +51,8 @@ class EpochRecord(Record):
 
     epoch: int = Field(ge=1)
     learning_rate: float = Field(description="At the epoch's first step.")
+    lowest_learning_rate: float | None = Field(default=None, description="Of the epoch's steps; None: not recorded.")
+    highest_learning_rate: float | None = Field(default=None, description="Of the epoch's steps; None: not recorded.")
     train_loss: float
     train_accuracy: float
     loss: float | None = None

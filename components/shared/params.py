@@ -32,6 +32,7 @@ from components.shared.params_rules import (
     following,
     none_as_empty,
     optimiser_kwargs,
+    rising,
     servers,
     unique_names,
     weights_of_classes,
@@ -136,8 +137,9 @@ class Params(Entry):
         list[ScheduleSpec], BeforeValidator(none_as_empty), AfterValidator(unique_names)
     ] = Field(
         default_factory=list,
-        description="Schedules, each stepped once an epoch in order, or with interval: batch after every optimiser "
-        "step; ReduceLROnPlateau with the evaluated loss (mode min) or accuracy (mode max).",
+        description="Schedules, which multiply the rate together, each stepped once an epoch in order, or with "
+        "interval: batch after every optimiser step; ReduceLROnPlateau with the evaluated loss (mode min) or accuracy "
+        "(mode max).",
     )
     device: Annotated[Text, AfterValidator(following(DEVICE_RULE))] = Field(
         "auto", description='"cpu", "cuda", "cuda:N" or "auto": a GPU if there is one.'
@@ -197,6 +199,11 @@ class Params(Entry):
         0.0,
         description="Epochs, also in part, over which the learning rate rises from a hundredth to its own, step by "
         "step.",
+    )
+    milestones: Annotated[list[_Positive], BeforeValidator(none_as_empty), AfterValidator(rising)] = Field(
+        default_factory=list,
+        description="Let the schedules act one after the other: after so many epochs the next takes over and begins "
+        "with learning_rate. [5]: the first has 5 epochs, the second the rest. Empty: all act together.",
     )
     initial_weights: Annotated[Text, AfterValidator(weights_place)] | None = Field(
         None,

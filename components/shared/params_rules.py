@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from pydantic_core import PydanticCustomError
@@ -44,13 +45,21 @@ def servers(value: str) -> str:
 
 
 def unique_names(schedules: list[ScheduleSpec]) -> list[ScheduleSpec]:
-    """No two schedules of one name."""
+    """No two schedules of one name, where they have names."""
     seen = set()
     for index, name in enumerate(schedule.name for schedule in schedules):
-        if name in seen:
+        if name is not None and name in seen:
             raise refusal(f"the name {shortened(name)!r} is taken by an earlier entry", f"[{index}].name")
         seen.add(name)
     return schedules
+
+
+def rising(epochs: list[int]) -> list[int]:
+    """Each later than the one before."""
+    for index, (before, epoch) in enumerate(pairwise(epochs), 1):
+        if epoch <= before:
+            raise refusal(f"must be later than the one before, {before}, got {epoch}", f"[{index}]")
+    return epochs
 
 
 def optimiser_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -158,8 +167,9 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
 # What is divided by, or summed up: far within what float32 can hold, also when it is squared or divided by 255.
 _SMALLEST, _LARGEST = 1e-12, 1e12
 
-# Schedules that set the learning rate whatever it was, and so would undo a warm-up.
-_ABSOLUTE = ("CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR")
+# Schedules of torch that set the learning rate whatever it was, and so undo what acts beside them. A test asks torch's
+# schedules; `rehearse` asks those of a run, with their arguments.
+ABSOLUTE_SCHEDULES = ("CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR")
 
 
 def _training_problems(raw: Mapping[str, Any]) -> list[Problem]:
@@ -178,11 +188,40 @@ def _training_problems(raw: Mapping[str, Any]) -> list[Problem]:
     epochs = raw.get("num_epochs")
     if isinstance(warmup, int | float) and isinstance(epochs, int | float) and warmup > epochs:
         problems.append(Problem("warmup_epochs", f"must be at most num_epochs, {epochs:g}, got {described(warmup)}"))
-    if isinstance(warmup, int | float) and warmup > 0 and isinstance(schedules, list | tuple):
-        for index, entry in enumerate(schedules):
-            named = entry.get("class") if isinstance(entry, Mapping) else None
-            name = named.__name__ if isinstance(named, type) else str(named).rpartition(".")[2]
-            if name in _ABSOLUTE:
-                message = f"{name} sets the learning rate whatever it was; set warmup_epochs to 0"
-                problems.append(Problem(f"learning_rate_schedule[{index}].class", message))
+    if isinstance(schedules, list | tuple):
+        problems += _schedule_problems(schedules, warmup, raw.get("milestones"), epochs)
     return problems
+
+
+def _schedule_problems(
+    schedules: Sequence[Any], warmup: object, milestones: object, epochs: object
+) -> Iterator[Problem]:
+    """Schedules that undo each other, and milestones that do not fit them."""
+    names = []
+    for entry in schedules:
+        named = entry.get("class") if isinstance(entry, Mapping) else None
+        names.append(named.__name__ if isinstance(named, type) else str(named).rpartition(".")[2])
+    if milestones and isinstance(milestones, list | tuple):
+        if len(milestones) != len(schedules) - 1:
+            message = f"must be one fewer than the {len(schedules)} schedules of learning_rate_schedule"
+            yield Problem("milestones", f"{message}, got {len(milestones)}")
+        last = milestones[-1]
+        if isinstance(epochs, int | float) and isinstance(last, int | float) and last >= epochs:
+            message = f"must be less than num_epochs, {epochs:g}, for the last schedule to have epochs"
+            yield Problem(f"milestones[{len(milestones) - 1}]", f"{message}, got {described(last)}")
+        first = milestones[0]
+        if isinstance(warmup, int | float) and isinstance(first, int | float) and warmup > first:
+            message = f"must end by the first of milestones, {first:g}, where another schedule takes over"
+            yield Problem("warmup_epochs", f"{message}; got {described(warmup)}")
+        together = 1
+    else:
+        together = len(names)
+    for index, name in enumerate(names[:together]):
+        if name not in ABSOLUTE_SCHEDULES:
+            continue
+        what = f"{name} sets the learning rate whatever it was"
+        if isinstance(warmup, int | float) and warmup > 0:
+            yield Problem(f"learning_rate_schedule[{index}].class", f"{what}; set warmup_epochs to 0")
+        elif together > 1:
+            message = f"{what}, and would undo the other schedules; give each its own epochs by milestones"
+            yield Problem(f"learning_rate_schedule[{index}].class", f"{message}, or leave one out")

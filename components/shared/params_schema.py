@@ -15,7 +15,7 @@ def json_schema() -> dict[str, Any]:
     schema = Params.model_json_schema(by_alias=True)
     # After a validator of ours pydantic writes a bound in its own words, which JSON Schema does not know.
     for declared in schema["properties"].values():
-        for part in (declared, *declared.get("anyOf", ())):
+        for part in (declared, *declared.get("anyOf", ()), declared.get("items", {})):
             for bound in _SCHEMA_BOUNDS.keys() & part.keys():
                 part[_SCHEMA_BOUNDS[bound]] = part.pop(bound)
     for spec in (LayerSpec, LossSpec, ScheduleSpec, TransformSpec):

@@ -246,12 +246,13 @@ class LayerSpec(ClassSpec):
 class ScheduleSpec(ClassSpec):
     """One learning-rate schedule of ``torch.optim.lr_scheduler``.
 
-    OneCycleLR without ``total_steps`` and CosineAnnealingLR without ``T_max`` last as long as the run.
+    OneCycleLR without ``total_steps``, CosineAnnealingLR without ``T_max`` and PolynomialLR without ``total_iters``
+    last as long as the run, or with ``milestones`` as the epochs that are theirs.
     """
 
     family = SCHEDULERS
 
-    name: Text = Field(description="What logs call it; must be unique.")
+    name: Text | None = Field(None, description="What you call it; unique where it is given.")
     interval: Literal["epoch", "batch"] = Field(
         "epoch", description="Stepped after every epoch, or after every step of the optimiser."
     )

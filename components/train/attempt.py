@@ -124,6 +124,8 @@ class Attempt:
             "compiled" if compiling.is_on else "not compiled",
             compiling.reason,
         )
+        for note in trainer.notes:
+            _log.warning("%s", note)
         for line in trainer.transforms.lines(len(training.images)) if trainer.transforms is not None else ():
             _log.info("%s", line)
         return trainer
@@ -150,7 +152,7 @@ class Attempt:
             loop = TrainingLoop(trainer, keeper, ending, self.dataset_sha256, status, progress)
 
             def on_epoch(record: EpochRecord, predictions: Predictions | None) -> None:
-                progress.epoch(record, trainer.images_per_second)
+                progress.epoch(record)
                 if curves is not None:
                     curves.epoch(record, split)
                 if predictions is not None and params.eval_metric_compute_freq == "batch":

@@ -52,7 +52,11 @@ class Curves:
         self._stream = self._file.open("wb", buffering=0)
         self._output = Output(self._stream)
         self._records = RecordWriter(self._output)
-        self._write(file_version="brain.Event:2")
+        try:
+            self._write(file_version="brain.Event:2")
+        except OSError:
+            self._stream.close()
+            raise
         return self
 
     def __exit__(
@@ -81,6 +85,11 @@ class Curves:
             f"recall/{split}": record.recall,
             f"f1/{split}": record.f1,
         }
+        if record.lowest_learning_rate != record.highest_learning_rate:
+            scalars |= {
+                "learning_rate/lowest": record.lowest_learning_rate,
+                "learning_rate/highest": record.highest_learning_rate,
+            }
         for tag, value in scalars.items():
             if value is not None:
                 self._scalar(tag, value, record.epoch)

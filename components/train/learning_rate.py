@@ -115,7 +115,8 @@ def find_learning_rate(dataset: Path, params: Params) -> FoundRate:
         NotLearningError: The loss falls at no rate.
     """
     begun = time.perf_counter()
-    without = {"learning_rate_schedule": [], "warmup_epochs": 0.0, "ema_decay": 0.0, "learning_rate": LOWEST}
+    without = {"learning_rate_schedule": [], "milestones": [], "warmup_epochs": 0.0, "ema_decay": 0.0}
+    without |= {"learning_rate": LOWEST}
     trainer = trial_trainer(dataset, params.model_copy(update=without))
     low, high = _STEPS
     rates = np.geomspace(LOWEST, HIGHEST, min(high, max(low, 2 * trainer.steps_per_epoch))).tolist()

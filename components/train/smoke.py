@@ -127,6 +127,7 @@ def _without_hindrance(params: Params) -> Params:
             "cutmix_alpha": 0.0,
             "ema_decay": 0.0,
             "learning_rate_schedule": [],
+            "milestones": [],
             "warmup_epochs": 0.0,
             "loss": loss,
         }

@@ -54,6 +54,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
             # Each process has summed up its own images.
             "sums": trainer.group.gathered((trainer.loss_sum.item(), trainer.right.item())),
             "learning_rate": trainer.learning_rate,
+            "rates": trainer.rates,
             "seconds": trainer.epoch_seconds,
         },
         "seconds": dict(trainer.stopwatch.seconds),
@@ -92,8 +93,9 @@ def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
     trainer.network.load_state_dict(state["network"])
     if trainer.average is not None:
         trainer.average.load_state_dict(state["average"])
+    # Before the optimiser, whose rates it sets.
+    trainer.schedules.load_state_dict(state["schedules"], state["position"]["epoch"] - 1)
     trainer.optimiser.load_state_dict(state["optimiser"])
-    trainer.schedules.load_state_dict(state["schedules"])
     trainer.best = Best(**state["best"])
     trainer.history = [EpochRecord.model_validate(record) for record in state["history"]]
     trainer.position = Position(**state["position"])
@@ -117,6 +119,7 @@ def _restore_epoch(trainer: Trainer, epoch: dict[str, Any]) -> None:
     trainer.loss_sum.fill_(loss)
     trainer.right.fill_(right)
     trainer.learning_rate = epoch["learning_rate"]
+    trainer.rates = epoch.get("rates")
     trainer.epoch_seconds = epoch["seconds"]
 
 

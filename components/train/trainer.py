@@ -21,7 +21,9 @@ from components.classifier.batches import ImageStore, Normaliser, batch_slices
 from components.classifier.inference import Predictions
 from components.classifier.losses import Criterion, counts_of
 from components.classifier.network import Network
-from components.classifier.optimisers import Schedules, build_optimiser, build_schedules, rehearse
+from components.classifier.optimisers import build_optimiser
+from components.classifier.rates import rehearse
+from components.classifier.schedules import Schedules
 from components.shared.errors import ParamsError, Problem
 from components.shared.model import EpochRecord, StartedFrom
 from components.shared.params import Params
@@ -99,9 +101,11 @@ class Trainer:
             )
             raise ParamsError([Problem("batch_size", message)])
         self._groups = _grouped(len(self.slices), params.gradient_accumulation_steps)
-        if problems := rehearse(params, len(self._groups)):
-            raise ParamsError(problems)
-        self.schedules: Schedules = build_schedules(params, self.optimiser, len(self._groups))
+        rehearsal = rehearse(params, len(self._groups))
+        if rehearsal.problems:
+            raise ParamsError(rehearsal.problems)
+        self.notes = rehearsal.notes
+        self.schedules = Schedules(params, self.optimiser, len(self._groups))
         self.transforms: Augmentation | None = None
         if params.additional_transforms:
             self.transforms = Augmentation(params.additional_transforms, params.image_shape, device)
@@ -154,8 +158,13 @@ class Trainer:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.weight_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.right = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.learning_rate = float(self.optimiser.param_groups[0]["lr"])
+        self.learning_rate = self._rate
+        self.rates: tuple[float, float] | None = (math.inf, -math.inf)
         self.epoch_seconds = 0.0
+
+    @property
+    def _rate(self) -> float:
+        return float(self.optimiser.param_groups[0]["lr"])
 
     @property
     def evaluated_network(self) -> Network:
@@ -332,6 +341,9 @@ class Trainer:
         return self.slices[group[1] - 1].stop - self.slices[group[0]].start
 
     def _step(self) -> None:
+        if self.rates is not None:  # of an epoch that a version began which did not keep them
+            lowest, highest = self.rates
+            self.rates = min(lowest, self._rate), max(highest, self._rate)
         self._update()
         self.schedules.step_batch()
         self.stopwatch.lap("optimiser")
@@ -376,6 +388,8 @@ class Trainer:
         record = EpochRecord(
             epoch=epoch,
             learning_rate=self.learning_rate,
+            lowest_learning_rate=self.rates[0] if self.rates is not None else None,
+            highest_learning_rate=self.rates[1] if self.rates is not None else None,
             train_loss=loss,
             train_accuracy=right,
             images_per_second=self._count / max(self.epoch_seconds, 1e-9),

@@ -14,7 +14,9 @@ from components.classifier.building import build
 from components.classifier.check import check_dict
 from components.classifier.losses import Criterion
 from components.classifier.misfits import misfit
-from components.classifier.optimisers import build_optimiser, build_schedules, rehearse
+from components.classifier.optimisers import build_optimiser
+from components.classifier.rates import rehearse
+from components.classifier.schedules import Schedules
 from components.shared.allowed_classes import LAYERS, LOSSES, OPTIMIZERS, SCHEDULERS, TRANSFORMS
 from components.shared.params import Params
 from components.shared.params_types import LayerSpec, TransformSpec
@@ -154,7 +156,7 @@ OPTIMISER_KWARGS: dict[str, dict[str, Any]] = {
 def test_an_allowed_optimiser_makes_a_step(name: str) -> None:
     for kwargs in ({}, OPTIMISER_KWARGS[name]):
         params = Params.from_dict(small(optim_class=f"torch.optim.{name}", optim_kwargs=kwargs, learning_rate=0.01))
-        assert rehearse(params) == []
+        assert rehearse(params).problems == []
         weight = torch.nn.Parameter(torch.ones(3, 2))
         optimiser = build_optimiser(params, [weight])
         assert type(optimiser) is getattr(torch.optim, name)
@@ -192,9 +194,9 @@ def test_an_allowed_schedule_changes_the_learning_rate(name: str) -> None:
             learning_rate_schedule=[schedule(name, **SCHEDULE_KWARGS[name])],
         )
     )
-    assert rehearse(params) == []
+    assert rehearse(params).problems == []
     optimiser = build_optimiser(params, [torch.nn.Parameter(torch.ones(1))])
-    schedules = build_schedules(params, optimiser)
+    schedules = Schedules(params, optimiser)
     rates = [optimiser.param_groups[0]["lr"]]
     for _ in range(5):
         with warnings.catch_warnings():

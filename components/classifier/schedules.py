@@ -1,0 +1,187 @@
+"""The learning-rate schedules of a run: all together, or by ``milestones`` one after the other.
+
+Together they multiply: the rate of a step is ``learning_rate`` times the factor of each schedule. With ``milestones``
+the first has the epochs up to the first milestone, the second those up to the second, and so on, as in torch's
+SequentialLR; each begins as it would begin a run, with ``learning_rate``, and lasts its own epochs. (SequentialLR
+itself takes no ReduceLROnPlateau, and has all schedules built at the start, where OneCycleLR and CyclicLR set the rates
+and the momentum of the others.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
+
+from components.classifier.building import build
+from components.shared.errors import ParamsError, Problem
+from components.shared.params import Params
+from components.shared.params_types import ScheduleSpec
+
+# A warm-up begins with this share of the learning rate.
+_WARMUP_START = 0.01
+
+# What says how long a schedule lasts, where an entry may leave it out: then it lasts all of its epochs.
+_LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps", "PolynomialLR": "total_iters"}
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How long schedules last that last as long as they can.
+
+    Attributes:
+        epochs: Their epochs.
+        steps_per_epoch: Steps of the optimiser in one epoch.
+    """
+
+    epochs: int
+    steps_per_epoch: int = 1
+
+
+def as_long_as(spec: ScheduleSpec, length: RunLength) -> ScheduleSpec:
+    """An entry in which what says how long it lasts, and was left out, is filled in."""
+    argument = _LENGTHS.get(spec.short_name)
+    if argument is None or spec.kwargs.keys() & {argument, "epochs", "steps_per_epoch"}:
+        return spec
+    steps = length.epochs * (length.steps_per_epoch if spec.interval == "batch" else 1)
+    return spec.model_copy(update={"kwargs": {**spec.kwargs, argument: steps}})
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Epochs in which the same schedules act.
+
+    Attributes:
+        begin: Epochs before it.
+        end: Epochs up to its end.
+        indices: Which of ``learning_rate_schedule`` act in it.
+        warmup: Epochs of the warm-up, which is at the start of a run.
+    """
+
+    begin: int
+    end: int
+    indices: tuple[int, ...]
+    warmup: float
+
+    @property
+    def epochs(self) -> int:
+        """How many they are."""
+        return self.end - self.begin
+
+
+def stretches(params: Params) -> list[Stretch]:
+    """The stretches of a run: one, or with ``milestones`` one for each schedule."""
+    bounds = pairwise([0, *params.milestones, params.num_epochs])
+    if not params.milestones:
+        return [Stretch(*next(bounds), tuple(range(len(params.learning_rate_schedule))), params.warmup_epochs)]
+    return [
+        Stretch(begin, end, (index,), 0.0 if index else params.warmup_epochs)
+        for index, (begin, end) in enumerate(bounds)
+    ]
+
+
+class Schedules:
+    """The learning-rate schedules over an optimiser, each stepped once an epoch or once a step of the optimiser.
+
+    ReduceLROnPlateau looks at the evaluated metric, the loss in mode min and the accuracy in mode max, and so is
+    stepped in evaluated epochs only.
+
+    Args:
+        params: Name them.
+        optimiser: Whose learning rate they change.
+        steps_per_epoch: Its steps in an epoch.
+        plan: Which schedules act when; by default as the params say.
+
+    Attributes:
+        by_epoch: Those that act now and are stepped after every epoch, in order.
+        by_batch: Those that act now and are stepped after every step of the optimiser; a warm-up is the last of them.
+
+    Raises:
+        ParamsError: The kwargs do not fit the class.
+    """
+
+    by_epoch: tuple[LRScheduler, ...]
+    by_batch: tuple[LRScheduler, ...]
+
+    def __init__(
+        self, params: Params, optimiser: Optimizer, steps_per_epoch: int = 1, plan: Sequence[Stretch] | None = None
+    ) -> None:
+        self._params = params
+        self._optimiser = optimiser
+        self._steps_per_epoch = steps_per_epoch
+        self._stretches = {stretch.begin: stretch for stretch in plan or stretches(params)}
+        self._own = [{key: value for key, value in group.items() if key != "params"} for group in self._groups]
+        self._epochs = 0
+        self._begin(self._stretches[0])
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return self._optimiser.param_groups
+
+    def _begin(self, stretch: Stretch) -> None:
+        """Let a stretch's schedules act, on an optimiser as the params say it."""
+        for group, own in zip(self._groups, self._own, strict=True):
+            for key in group.keys() - own.keys() - {"params"}:
+                del group[key]  # where torch's schedules keep what they began with
+            group.update(own)
+        length = RunLength(stretch.epochs, self._steps_per_epoch)
+        by_epoch, by_batch = [], []
+        for index in stretch.indices:
+            spec, path = self._params.learning_rate_schedule[index], f"learning_rate_schedule[{index}]"
+            if spec.kwargs.get("last_epoch", -1) != -1:
+                raise ParamsError([Problem(f"{path}.kwargs.last_epoch", "must be -1: a run starts its schedules anew")])
+            scheduler = build(as_long_as(spec, length), path, optimizer=self._optimiser)
+            if spec.interval == "epoch":
+                by_epoch.append(scheduler)
+            elif isinstance(scheduler, ReduceLROnPlateau):
+                message = "must be epoch: ReduceLROnPlateau looks at evaluations"
+                raise ParamsError([Problem(f"{path}.interval", message)])
+            else:
+                by_batch.append(scheduler)
+        if stretch.warmup:
+            steps = max(1, round(stretch.warmup * self._steps_per_epoch))
+            by_batch.append(LinearLR(self._optimiser, start_factor=_WARMUP_START, total_iters=steps))
+        self.by_epoch, self.by_batch = tuple(by_epoch), tuple(by_batch)
+
+    def step(self, loss: float | None, accuracy: float | None) -> None:
+        """End an epoch; `loss` and `accuracy` are None where it was not evaluated."""
+        self._epochs += 1
+        if (following := self._stretches.get(self._epochs)) is not None:
+            self._begin(following)
+            return
+        for scheduler in self.by_epoch:
+            if isinstance(scheduler, ReduceLROnPlateau):
+                metric = loss if scheduler.mode == "min" else accuracy
+                if metric is not None:
+                    scheduler.step(metric)
+            else:
+                scheduler.step()
+
+    def step_batch(self) -> None:
+        """End a step of the optimiser."""
+        for scheduler in self.by_batch:
+            scheduler.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The state of each schedule that acts now, in order."""
+        return [scheduler.state_dict() for scheduler in self._acting()]
+
+    def load_state_dict(self, states: list[dict[str, Any]], epochs: int) -> None:
+        """Go on from what :meth:`state_dict` gave; before the optimiser does, whose rates this sets.
+
+        Args:
+            states: The states.
+            epochs: Epochs that had ended.
+        """
+        self._epochs = epochs
+        self._begin(self._stretches[max(begin for begin in self._stretches if begin <= epochs)])
+        for scheduler, state in zip(self._acting(), states, strict=True):
+            scheduler.load_state_dict(state)
+
+    def _acting(self) -> Iterator[LRScheduler]:
+        yield from self.by_epoch
+        yield from self.by_batch

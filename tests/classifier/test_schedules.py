@@ -1,0 +1,502 @@
+"""The rate of every step of every pair and triple of schedules, against plain Python; or they are refused."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations_with_replacement, product
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from components.classifier.check import check_dict
+from components.classifier.optimisers import build_optimiser
+from components.classifier.rates import rehearse
+from components.classifier.schedules import Schedules
+from components.shared.allowed_classes import SCHEDULERS
+from components.shared.errors import ParamsError
+from components.shared.params import Params, ParamsWarning
+from components.shared.params_rules import ABSOLUTE_SCHEDULES
+from tests.configs import Entry, refused, schedule, small
+
+RATE, EPOCHS, STEPS = 0.1, 12, 3
+
+
+@pytest.fixture(autouse=True)
+def no_optimiser_steps() -> Iterator[None]:
+    """torch warns where schedules step and the optimiser does not; that is what these tests do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        yield
+
+
+class Member(NamedTuple):
+    """A schedule, and what it is in plain Python.
+
+    Attributes:
+        entry: Of ``learning_rate_schedule``.
+        rate: Its rate alone, of steps done (epochs, or with interval: batch steps) and of how many there are.
+        multiplies: Whether that is RATE times a factor, so that it may act beside others.
+    """
+
+    entry: Entry
+    rate: Callable[[int, int], float]
+    multiplies: bool = True
+
+
+def cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def one_cycle(t: int, steps: int) -> float:
+    top = 0.3 * steps - 1
+    if t <= top:
+        return cosine(0.2 / 25, 0.2, t / top)
+    return cosine(0.2, 0.2 / 25 / 1e4, (t - top) / (steps - 1 - top))
+
+
+def triangle(t: int, _steps: int) -> float:
+    return 0.01 + 0.19 * (1 - abs((t % 6) - 3) / 3)
+
+
+MEMBERS = {
+    "constant": Member(schedule("ConstantLR", factor=0.5, total_iters=4), lambda t, _: RATE * (0.5 if t < 4 else 1)),
+    "linear": Member(schedule("LinearLR", start_factor=0.25), lambda t, _: RATE * (0.25 + 0.75 * min(t, 5) / 5)),
+    "exponential": Member(schedule("ExponentialLR", gamma=0.9), lambda t, _: RATE * 0.9**t),
+    "step": Member(schedule("StepLR", step_size=3, gamma=0.5), lambda t, _: RATE * 0.5 ** (t // 3)),
+    "multistep": Member(
+        schedule("MultiStepLR", milestones=[2, 7]), lambda t, _: RATE * 0.1 ** sum(t >= step for step in (2, 7))
+    ),
+    "polynomial": Member(schedule("PolynomialLR"), lambda t, n: RATE * (1 - t / n)),
+    "square": Member(schedule("PolynomialLR", power=2.0), lambda t, n: RATE * (1 - t / n) ** 2),
+    "cosine": Member(schedule("CosineAnnealingLR"), lambda t, n: cosine(RATE, 0, t / n)),
+    "plateau": Member(  # the loss stands still: the third evaluation is the second in a row that is no better
+        schedule("ReduceLROnPlateau", patience=1, factor=0.5), lambda t, _: RATE * 0.5 ** max(0, (t - 1) // 2)
+    ),
+    "exponential by batch": Member(
+        {**schedule("ExponentialLR", gamma=0.97), "interval": "batch"}, lambda t, _: RATE * 0.97**t
+    ),
+    "cosine by batch": Member(
+        {**schedule("CosineAnnealingLR"), "interval": "batch"}, lambda t, n: cosine(RATE, 0, t / n)
+    ),
+    "cosine to a floor": Member(
+        schedule("CosineAnnealingLR", eta_min=0.01), lambda t, n: cosine(RATE, 0.01, t / n), multiplies=False
+    ),
+    "cosine that rises again": Member(
+        schedule("CosineAnnealingLR", T_max=4), lambda t, _: cosine(RATE, 0, t / 4), multiplies=False
+    ),
+    "warm restarts": Member(
+        schedule("CosineAnnealingWarmRestarts", T_0=4), lambda t, _: cosine(RATE, 0, t % 4 / 4), multiplies=False
+    ),
+    "cyclic": Member(schedule("CyclicLR", base_lr=0.01, max_lr=0.2, step_size_up=3), triangle, multiplies=False),
+    "one cycle": Member(schedule("OneCycleLR", max_lr=0.2), one_cycle, multiplies=False),
+    "one cycle by batch": Member(
+        {**schedule("OneCycleLR", max_lr=0.2), "interval": "batch"}, one_cycle, multiplies=False
+    ),
+}
+
+
+def config_of(names: Sequence[str], **changes: Any) -> Entry:
+    entries = [{**MEMBERS[name].entry, "name": None} for name in names]
+    config: Entry = {
+        "optim_class": "torch.optim.SGD",
+        "optim_kwargs": {"momentum": 0.9},
+        "learning_rate": RATE,
+        "num_epochs": EPOCHS,
+        "learning_rate_schedule": entries,
+    }
+    return small(**{**config, **changes})
+
+
+def rates_of(params: Params) -> list[float]:
+    """The rate of every step, as training steps them; every epoch is evaluated, and the loss stands still."""
+    optimiser = build_optimiser(params, [torch.nn.Parameter(torch.zeros(1))])
+    schedules = Schedules(params, optimiser, STEPS)
+    found = []
+    for _ in range(params.num_epochs):
+        for _ in range(STEPS):
+            found.append(optimiser.param_groups[0]["lr"])
+            schedules.step_batch()
+        schedules.step(loss=1.0, accuracy=0.5)
+    return found
+
+
+def alone(name: str, epochs: int = EPOCHS) -> list[float]:
+    """The rate of every step in plain Python."""
+    member = MEMBERS[name]
+    if member.entry.get("interval") == "batch":
+        return [member.rate(step, epochs * STEPS) for step in range(epochs * STEPS)]
+    return [member.rate(epoch, epochs) for epoch in range(epochs) for _ in range(STEPS)]
+
+
+def accepted(config: Entry) -> Params | None:
+    try:
+        params = Params.from_dict(config)
+    except ParamsError:
+        return None
+    return None if rehearse(params, STEPS).problems else params
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_each_alone_has_the_rates_of_plain_python(name: str) -> None:
+    params = accepted(config_of([name]))
+    assert params is not None
+    assert rates_of(params) == pytest.approx(alone(name), rel=1e-9, abs=1e-12)
+
+
+def test_every_class_that_is_allowed_is_among_them() -> None:
+    assert {member.entry["class"] for member in MEMBERS.values()} == set(SCHEDULERS.full_names())
+
+
+@pytest.mark.mended(
+    2,
+    input="CosineAnnealingWarmRestarts and LinearLR together",
+    before="0.1 became 0.32",
+    now="refused: what sets the rate undoes the others; milestones give each its own epochs",
+)
+@pytest.mark.mended(
+    2,
+    input="any two or three of the eleven classes of schedules together",
+    before="rates that nobody had meant wherever one of them sets the rate",
+    now="refused, or the product of what each does alone",
+)
+@pytest.mark.parametrize(("count", "warmup"), [(2, 0), (3, 0), (1, 2), (2, 2)])
+def test_together_they_are_refused_or_multiply(count: int, warmup: int) -> None:
+    taken = 0
+    rising = [0.01 + 0.99 * min(1.0, step / (warmup * STEPS)) if warmup else 1.0 for step in range(EPOCHS * STEPS)]
+    for names in combinations_with_replacement(MEMBERS, count):
+        params = accepted(config_of(names, warmup_epochs=warmup))
+        assert (params is not None) == all(MEMBERS[name].multiplies for name in names), names
+        if params is None:
+            continue
+        taken += 1
+        expected = [
+            RATE * factor * math.prod(rate / RATE for rate in rates)
+            for factor, *rates in zip(rising, *(alone(name) for name in names), strict=True)
+        ]
+        assert rates_of(params) == pytest.approx(expected, rel=1e-9, abs=1e-12), names
+    assert taken == math.comb(11 + count - 1, count)
+
+
+@pytest.mark.mended(
+    2,
+    input="one schedule after the other, as torch's SequentialLR",
+    before="SequentialLR was refused, and its message led to schedules that act together",
+    now="milestones: each schedule acts alone, from its milestone on",
+)
+def test_with_milestones_each_has_its_own_epochs() -> None:
+    for names in product(MEMBERS, repeat=2):
+        params = accepted(config_of(names, milestones=[5]))
+        assert params is not None, names
+        expected = alone(names[0], 5) + alone(names[1], EPOCHS - 5)
+        assert rates_of(params) == pytest.approx(expected, rel=1e-9, abs=1e-12), names
+    for names in (("linear", "cosine to a floor", "plateau"), ("one cycle", "warm restarts", "one cycle by batch")):
+        params = accepted(config_of(names, milestones=[5, 6.0]))
+        assert params is not None
+        expected = [rate for name, epochs in zip(names, (5, 1, 6), strict=True) for rate in alone(name, epochs)]
+        assert rates_of(params) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_milestones_are_those_of_torchs_sequential() -> None:
+    """Where torch's own is right: it sets up all schedules at once, and takes no ReduceLROnPlateau."""
+    by_epoch = ["constant", "linear", "exponential", "step", "multistep", "warm restarts"]
+    for names in product(by_epoch, repeat=2):
+        optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
+        parts = [
+            getattr(lr_scheduler, entry["class"].rpartition(".")[2])(optimiser, **entry["kwargs"])
+            for entry in (MEMBERS[name].entry for name in names)
+        ]
+        torchs = lr_scheduler.SequentialLR(optimiser, parts, milestones=[5])
+        found = []
+        for _ in range(EPOCHS):
+            found.append(optimiser.param_groups[0]["lr"])
+            torchs.step()
+        params = Params.from_dict(config_of(names, milestones=[5]))
+        assert rates_of(params)[::STEPS] == pytest.approx(found), names
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS.allowed))
+def test_the_list_of_what_sets_the_rate_is_what_torchs_schedules_do(name: str) -> None:
+    """Asked of the schedule itself: from half the rate, does it give half of every rate?"""
+    (entry, *_) = (member.entry for member in MEMBERS.values() if member.entry["class"].endswith(f".{name}"))
+    params = Params.from_dict(config_of([]) | {"learning_rate_schedule": [entry]})
+
+    def course(times: float) -> list[float]:
+        optimiser = build_optimiser(params, [torch.nn.Parameter(torch.zeros(1))])
+        schedules = Schedules(params, optimiser)
+        optimiser.param_groups[0]["lr"] *= times
+        rates = []
+        for _ in range(EPOCHS):
+            rates.append(optimiser.param_groups[0]["lr"])
+            schedules.step_batch()
+            schedules.step(1.0, 0.5)
+        return rates
+
+    multiplies = course(0.5) == pytest.approx([rate / 2 for rate in course(1.0)])
+    assert multiplies == (name not in ABSOLUTE_SCHEDULES)
+
+
+def test_a_milestone_gives_back_the_optimisers_own_momentum() -> None:
+    params = Params.from_dict(config_of(["one cycle", "step"], milestones=[4]))
+    optimiser = build_optimiser(params, [torch.nn.Parameter(torch.zeros(1))])
+    schedules = Schedules(params, optimiser)
+    momenta = []
+    for _ in range(5):
+        momenta.append(optimiser.param_groups[0]["momentum"])
+        schedules.step(1.0, 0.5)
+    assert momenta[0] == 0.95
+    assert momenta[4] == 0.9
+    assert "max_lr" not in optimiser.param_groups[0]
+
+
+@pytest.mark.parametrize("names", [("one cycle by batch", "cyclic", "plateau"), ("linear", "warm restarts", "cosine")])
+@pytest.mark.parametrize("ended", range(EPOCHS))
+def test_a_state_goes_on_where_it_was(names: tuple[str, ...], ended: int) -> None:
+    params = Params.from_dict(config_of(names, milestones=[3, 7]))
+
+    def fresh() -> tuple[Schedules, torch.optim.Optimizer]:
+        optimiser = build_optimiser(params, [torch.nn.Parameter(torch.zeros(1))])
+        return Schedules(params, optimiser, STEPS), optimiser
+
+    def go(schedules: Schedules, optimiser: torch.optim.Optimizer, epochs: int) -> list[tuple[float, float]]:
+        seen = []
+        for _ in range(epochs):
+            for _ in range(STEPS):
+                seen.append((optimiser.param_groups[0]["lr"], optimiser.param_groups[0]["momentum"]))
+                schedules.step_batch()
+            schedules.step(1.0, 0.5)
+        return seen
+
+    whole = go(*fresh(), EPOCHS)
+    schedules, optimiser = fresh()
+    go(schedules, optimiser, ended)
+    again, optimiser_again = fresh()
+    again.load_state_dict(schedules.state_dict(), ended)
+    optimiser_again.load_state_dict(optimiser.state_dict())
+    assert go(again, optimiser_again, EPOCHS - ended) == whole[ended * STEPS :]
+
+
+def message(*names: str, **changes: Any) -> dict[str, str]:
+    return refused(check_dict, config_of(names, **changes))
+
+
+def test_a_refusal_says_what_to_do() -> None:
+    assert message("warm restarts", "linear") == {
+        "learning_rate_schedule[0].class": "CosineAnnealingWarmRestarts sets the learning rate whatever it was, and "
+        "would undo the other schedules; give each its own epochs by milestones, or leave one out"
+    }
+    assert message("step", "cosine to a floor") == {
+        "learning_rate_schedule[1].class": "CosineAnnealingLR sets the learning rate whatever "
+        "learning_rate_schedule[0] made it: halved before, it is 0.04932 and not 0.04923 in epoch 2; give each "
+        "schedule its own epochs by milestones, or leave one out"
+    }
+    assert (
+        "whatever warmup_epochs made it"
+        in message("cosine to a floor", warmup_epochs=1)["learning_rate_schedule[0].class"]
+    )
+    told = SCHEDULERS.why_not("torch.optim.lr_scheduler.SequentialLR")
+    assert "its milestones in the key milestones: each schedule acts alone, from its milestone on" in told
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "found"),
+    [
+        (["step"], {"milestones": [2]}, {"milestones": "must be one fewer than the 1 schedules"}),
+        ([], {"milestones": [2]}, {"milestones": "must be one fewer than the 0 schedules"}),
+        (["step"] * 3, {"milestones": [4, 4]}, {"milestones[1]": "must be later than the one before, 4, got 4"}),
+        (["step"] * 2, {"milestones": [12]}, {"milestones[0]": "must be less than num_epochs, 12, for the last"}),
+        (["step"] * 2, {"milestones": [0]}, {"milestones[0]": "must be at least 1, got 0"}),
+        (["step"] * 2, {"milestones": [1.5]}, {"milestones[0]": "must be a whole number, got 1.5"}),
+        (["step"] * 2, {"milestones": 5}, {"milestones": "must be a list"}),
+        (
+            ["step"] * 2,
+            {"milestones": [2], "warmup_epochs": 3},
+            {"warmup_epochs": "must end by the first of milestones, 2, where another schedule takes over; got 3"},
+        ),
+        (
+            ["one cycle", "step"],
+            {"milestones": [5], "warmup_epochs": 1},
+            {"learning_rate_schedule[0].class": "OneCycleLR sets the learning rate whatever it was; set warmup_epochs"},
+        ),
+        (
+            ["step", "cyclic"],
+            {"milestones": [5], "optim_class": "torch.optim.RMSprop", "optim_kwargs": {}},
+            {"learning_rate_schedule": "torch.optim.RMSprop fails in epoch 6 of 12: no 'momentum_buffer' in the"},
+        ),
+    ],
+)
+def test_milestones_that_do_not_fit_are_refused(
+    names: list[str], changes: dict[str, Any], found: dict[str, str]
+) -> None:
+    problems = message(*names, **changes)
+    assert problems.keys() == found.keys()
+    for path, text in found.items():
+        assert problems[path].startswith(text)
+
+
+ODD = [
+    pytest.param(
+        schedule("ExponentialLR", gamma=-0.5),
+        "kwargs",
+        "ExponentialLR makes the learning rate -0.05 in epoch 2",
+        marks=pytest.mark.mended(
+            2, input="gamma: -0.5", before="every second epoch climbed the loss", now="refused with rate and epoch"
+        ),
+    ),
+    (schedule("ExponentialLR", gamma=1e38), "kwargs", "ExponentialLR makes the learning rate inf in epoch 10"),
+    (schedule("StepLR", step_size=-1), "kwargs.step_size", "step_size must be at least 1, got -1"),
+    pytest.param(
+        schedule("LinearLR", total_iters=0),
+        "kwargs.total_iters",
+        "total_iters must be at least 1, got 0",
+        marks=pytest.mark.mended(
+            2, input="LinearLR with total_iters: 0", before="a third of the rate for ever", now="refused"
+        ),
+    ),
+    (schedule("CosineAnnealingLR", T_max=-3), "kwargs.T_max", "T_max must be at least 1, got -3"),
+    (
+        schedule("CosineAnnealingLR", eta_min=1),
+        "kwargs.eta_min",
+        "must be at most learning_rate, 0.1, which falls to it; got 1",
+    ),
+    (schedule("MultiStepLR", milestones=[1.5]), "kwargs.milestones", "must be whole numbers"),
+    (
+        schedule("CyclicLR", base_lr=0.1, max_lr=1, step_size_up=-2, step_size_down=1),
+        "kwargs",
+        "step_size_up + step_size_down must be at least 1, got -1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("entry", "where", "text"), ODD)
+def test_arguments_that_mean_nothing_are_refused(entry: Entry, where: str, text: str) -> None:
+    found = refused(check_dict, config_of([]) | {"learning_rate_schedule": [entry]})
+    assert found == {f"learning_rate_schedule[0].{where}": text}
+
+
+def test_a_rate_of_nothing_in_every_epoch_is_refused() -> None:
+    entry = schedule("ConstantLR", factor=0, total_iters=20)
+    found = refused(check_dict, config_of([]) | {"learning_rate_schedule": [entry]})
+    assert found == {"learning_rate_schedule": "the learning rate is 0 in every epoch"}
+
+
+NOTED = [
+    pytest.param(
+        schedule("StepLR", step_size=30),
+        {},
+        ["StepLR): has no effect in its 12 epochs: the rate stays 0.1"],
+        marks=pytest.mark.mended(
+            2, input="StepLR with step_size 30 in 12 epochs", before="no effect, not a word", now="logged"
+        ),
+    ),
+    (
+        schedule("MultiStepLR", milestones=[6, 30, 60]),
+        {},
+        ["MultiStepLR): milestones 30, 60 are not reached in its 12 epochs"],
+    ),
+    (
+        schedule("LinearLR", total_iters=20),
+        {},
+        ["LinearLR): total_iters 20 is longer than its 12 epochs; the rate ends at 0.07"],
+    ),
+    (
+        schedule("CosineAnnealingLR", T_max=4),
+        {},
+        [
+            "CosineAnnealingLR): T_max 4 is shorter than its 12 epochs; the rate rises again in epoch 6",
+            "the learning rate is 0 in epoch 5: nothing is trained",
+        ],
+    ),
+    pytest.param(
+        schedule("PolynomialLR", total_iters=5),
+        {},
+        ["the learning rate is 0 in epochs 6 to 12: nothing is trained"],
+        marks=pytest.mark.mended(
+            2, input="PolynomialLR with total_iters: 5 in 12 epochs", before="rate 0 from epoch 6", now="logged"
+        ),
+    ),
+    pytest.param(
+        schedule("ReduceLROnPlateau", patience=10),
+        {"eval_freq": 5},
+        [
+            "ReduceLROnPlateau): has no effect: patience 10 asks for 12 evaluations before the last of its 12 epochs, "
+            "and eval_freq 5 makes 2"
+        ],
+        marks=pytest.mark.mended(
+            2, input="ReduceLROnPlateau that is never evaluated often enough", before="no effect", now="logged"
+        ),
+    ),
+    (
+        schedule("OneCycleLR", max_lr=0.2),
+        {},
+        [
+            "OneCycleLR): learning_rate 0.1 has no effect; the rates are its own, 8e-07 to 0.1989",
+            "OneCycleLR): moves the optimiser's momentum, 0.9, between 0.8506 and 0.95; cycle_momentum: false keeps it",
+        ],
+    ),
+    (schedule("ExponentialLR", gamma=0.9), {}, []),
+    (schedule("CosineAnnealingLR"), {}, []),
+    pytest.param(
+        schedule("PolynomialLR"),
+        {},
+        [],
+        marks=pytest.mark.mended(
+            2, input="PolynomialLR without total_iters", before="rate 0 from epoch 6", now="lasts as long as the run"
+        ),
+    ),
+    # By batch nothing can be said before the data is there.
+    (schedule("StepLR", step_size=30) | {"interval": "batch"}, {}, []),
+]
+
+
+@pytest.mark.parametrize(("entry", "changes", "notes"), NOTED)
+def test_what_has_no_effect_is_noted(entry: Entry, changes: dict[str, Any], notes: list[str]) -> None:
+    config = config_of([], **changes) | {"learning_rate_schedule": [entry]}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ParamsWarning)
+        check_dict(config)
+    told = [str(warning.message) for warning in caught]
+    assert len(told) == len(notes)
+    for line, note in zip(told, notes, strict=True):
+        assert line.startswith("learning_rate_schedule")
+        assert line.endswith(note)
+
+
+def test_steps_that_are_known_are_looked_at() -> None:
+    entry = {**schedule("StepLR", step_size=30), "interval": "batch"}
+    params = Params.from_dict(config_of([]) | {"learning_rate_schedule": [entry]})
+    assert rehearse(params, 3).notes == []
+    assert rehearse(params, 2).notes == [
+        "learning_rate_schedule[0] (StepLR): has no effect in its 24 steps: the rate stays 0.1"
+    ]
+
+
+@pytest.mark.mended(2, input="ReduceLROnPlateau beside OneCycleLR", before="no effect", now="refused")
+def test_a_plateau_beside_what_sets_the_rate_is_refused() -> None:
+    assert set(message("plateau", "one cycle")) == {"learning_rate_schedule[1].class"}
+
+
+def test_a_floor_of_a_plateau_is_the_rates() -> None:
+    entries = [schedule("ReduceLROnPlateau", patience=0, factor=0.1, min_lr=0.01), schedule("ExponentialLR", gamma=0.9)]
+    params = Params.from_dict(config_of([]) | {"learning_rate_schedule": entries})
+    assert rehearse(params).problems == []
+    expected, rate = [], RATE
+    for epoch in range(EPOCHS):
+        expected.append(rate)
+        if epoch and rate > max(rate * 0.1, 0.01) + 1e-8:
+            rate = max(rate * 0.1, 0.01)
+        rate *= 0.9
+    assert rates_of(params)[::STEPS] == pytest.approx(expected)
+
+
+@pytest.mark.mended(3, input="a schedule without name", before="refused: name is required", now="name is optional")
+def test_a_name_is_optional() -> None:
+    entry = schedule("StepLR", step_size=3)
+    del entry["name"]
+    params = Params.from_dict(config_of([]) | {"learning_rate_schedule": [entry, entry]})
+    assert [spec.name for spec in params.learning_rate_schedule] == [None, None]
+    assert Params.load(params.to_json()) == params
+    assert Params.load(params.to_form()) == params
