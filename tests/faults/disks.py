@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,3 +21,14 @@ def small_file_system(folder: Path, size: str) -> Iterator[Path]:
     need(mounted.returncode == 0, "this machine lets nobody mount a file system")
     yield folder
     subprocess.run(["/bin/umount", "--lazy", folder], check=True)
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Within, no file of this process grows beyond so many bytes, as with ``ulimit -f``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
