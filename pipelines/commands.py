@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from components.shared.command import print_json, tell
+from components.shared.data_folder import FOLLOW_LINKS_VARIABLE, lies_within
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
 from components.shared.params import Params
 from components.shared.params_schema import json_schema
@@ -52,6 +55,7 @@ def _warn(checked: Checked) -> None:
 def run(options: argparse.Namespace) -> int:
     """``shutterline run``."""
     in_containers, data = docker_options(options), place(options.data or str(EXAMPLE_DATA))
+    _check_places(options, data, in_containers)
     check = CheckElsewhere(params_or_example(options.params, options.data), options.overrides)
     from pipelines.targets.local import load_kfp, run_local
 
@@ -65,16 +69,60 @@ def run(options: argparse.Namespace) -> int:
         params = with_absolute_paths(params)
     target = _target(in_containers, params, data)
     out = options.out or _new_directory()
-    done = run_local(params, data, out, _show, target, start_over=options.start_over)
+    with _following_links(follow=options.follow_links):
+        done = run_local(params, data, out, _show, target, start_over=options.start_over)
     if options.json:
         print_json(done.document)
     elif done.document["error"]:
         error = done.document["error"]
-        tell(f"error: {error['step'] or 'pipeline'} failed: {error['message']}")
+        how = "was cancelled" if done.document["status"] == "cancelled" else "failed"
+        why = ", for the reason above" if done.is_reported else f": {error['message']}"
+        tell(f"error: {error['step'] or 'pipeline'} {how}{why}; log: {out / 'kfp.log'}")
     else:
         for line in result_table(done.document, out):
             _say(line)
     return done.exit_code
+
+
+def _check_places(options: argparse.Namespace, data: Place, in_containers: DockerOptions | None) -> None:
+    """Hold the run's directory against the data before anything is written.
+
+    Raises:
+        InputError: One lies in the other, or links shall be followed where they lead nowhere.
+    """
+    from pipelines.targets.result import LINKS
+
+    out = options.out or Path("runs")
+    if lies_within(out, data):
+        raise InputError(
+            f"--out {out}: lies in the data, {data}, where the next run would read it; name another directory"
+        )
+    for name in (*LINKS, "checkpoints", "events", "kfp", "steps"):
+        if isinstance(data, Path) and lies_within(data, out / name) and not (out / name).is_symlink():
+            raise InputError(
+                f"--data {data}: lies in {out / name}, which the run writes; name another directory by --out"
+            )
+    if options.follow_links and in_containers:
+        raise InputError(
+            "--follow-links: a container sees the data folder alone, where links that leave it lead nowhere; copy what "
+            "they lead to, or leave --runner docker out"
+        )
+
+
+@contextmanager
+def _following_links(*, follow: bool) -> Iterator[None]:
+    """Tell data prep whether links may lead out of the data folder; the params of a run do not say it."""
+    if not follow:
+        yield
+        return
+    before = os.environ.get(FOLLOW_LINKS_VARIABLE)
+    os.environ[FOLLOW_LINKS_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[FOLLOW_LINKS_VARIABLE]
+        if before is not None:
+            os.environ[FOLLOW_LINKS_VARIABLE] = before
 
 
 def _target(in_containers: DockerOptions | None, params: Params, data: Place) -> Target:

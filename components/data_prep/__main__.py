@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from components.shared.command import CommandParser, add_place, step_command
+from components.shared.data_folder import overlap_problem
 from components.shared.events.data import Emit
 from components.shared.params import Params
 from components.shared.step import Reported
@@ -16,9 +17,10 @@ Read images and labels, and write them as one dataset directory.
 
 DATA holds one of:
   IDX files         train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or .gz; optionally t10k-…
-  a folder a class  <class>/*.png, or train/<class>/*.png and optionally test/<class>/*.png
-  info.csv          train/info.csv with the columns files and type; optionally test/info.csv
+  a folder a class  <class>/*.png, or train/<class>/*.png and optionally test/<class>/*.png, val/<class>/*.png
+  info.csv          train/info.csv with the columns files and type; optionally test/info.csv, val/info.csv
 
+Folders of splits may be written in any case, and as training, testing, valid, validation, dev, eval, train_set, …
 Without a test split in the data, test_fraction of every class is held out.
 """
 
@@ -40,14 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="python -m components.data_prep", description=DESCRIPTION)
     add_place(parser, "--data", help="folder with images and labels")
     add_place(parser, "--dataset", help="dataset directory to write; an earlier one goes")
-    return step_command("data-prep", parser, argv, _work, output="dataset", docker=DOCKER)
+    parser.add_argument(
+        "--follow-links",
+        action="store_true",
+        help="read what links lead to outside of DATA, too; in a container it must be mounted at its own path",
+    )
+    return step_command("data-prep", parser, argv, _work, output="dataset", docker=DOCKER, misuse=_misuse)
+
+
+def _misuse(options: argparse.Namespace) -> str | None:
+    """Before the step's events are written beside the dataset."""
+    problem = overlap_problem(options.data, options.dataset)
+    return f"--dataset {problem}" if problem else None
 
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     # NumPy and Pillow load here, so that --help and a wrong config need not wait for them.
     from components.data_prep.staged import prepare_staged
 
-    return prepare_staged(data=options.data, dataset=options.dataset, params=params, emit=emit)
+    return prepare_staged(
+        data=options.data, dataset=options.dataset, params=params, emit=emit, follow_links=options.follow_links
+    )
 
 
 if __name__ == "__main__":

@@ -1,33 +1,43 @@
-"""A folder per class: ``DATA/<class>/…``, or ``DATA/train/<class>/…`` and optionally ``DATA/test/<class>/…``."""
+"""A folder per class: ``DATA/<class>/…``, or ``DATA/train/<class>/…`` and optionally so in ``test`` and ``val``."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from components.data_prep.folder_tree import Folder, ImagesOnce, raise_problem
 from components.data_prep.image_files import ImageFileSplit
-from components.data_prep.images import image_extensions
+from components.data_prep.left_out import (
+    IN_NO_CLASS,
+    IN_NO_SPLIT,
+    LeftOutCounter,
+    advice,
+    lost_pictures,
+    paths_below,
+    pictures_in_words,
+)
 from components.data_prep.source import (
+    SPLITS,
+    Pictures,
     Source,
+    SourceSplit,
     check_class_count,
-    check_test_classes,
+    check_known_classes,
     class_name_problem,
+    composed,
     in_class_order,
-    leads_inside,
     listed,
-    reading,
     shown,
 )
-from components.shared.artifacts import WRITING_MARKER
-from components.shared.dataset import DATASET
+from components.data_prep.split_folders import split_in, split_of
+from components.shared.dataset import SplitName
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
 
-SPLIT_FOLDERS = ("train", "test")
+_log = step_logger("data-prep")
 
 
 @dataclass(frozen=True)
@@ -35,81 +45,221 @@ class ClassFolders:
     """Where the class folders are.
 
     Attributes:
-        train: The folder that holds the class folders for training.
-        test: The same for testing, where there is one.
-        unread: Folders beside them that hold no class.
+        splits: The folder that holds the class folders of each split, by its name; the empty name is the data folder.
+        unlabelled: Folders named after a split that hold images and no class folder.
+        unread: Other folders beside those of the splits that hold images.
     """
 
-    train: Path
-    test: Path | None
-    unread: tuple[str, ...]
+    splits: dict[SplitName, tuple[str, Folder]]
+    unlabelled: dict[str, Folder] = field(default_factory=dict)
+    unread: dict[str, Folder] = field(default_factory=dict)
 
 
-def folders_in(folder: Path) -> list[str]:
-    """Names of the folders directly in a folder, sorted, but for those that are none of the data.
-
-    These are hidden ones, dataset directories, and what file systems put at the root of a volume.
-    """
-    with reading(folder), os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-        return [
-            name
-            for name in names
-            if name != "lost+found"
-            and not any((folder / name / mark).exists() for mark in (DATASET.manifest_file, WRITING_MARKER))
-        ]
-
-
-def find_class_folders(data: Path) -> ClassFolders | None:
-    """The class folders of a data folder, if at least one holds an image."""
-    names = folders_in(data)
-    # "train" may be a class, too, beside others: then it holds images and no folders.
-    if "train" in names and (folders_in(data / "train") or set(names) <= set(SPLIT_FOLDERS)):
-        unread = tuple(name for name in names if name not in SPLIT_FOLDERS)
-        layout = ClassFolders(data / "train", data / "test" if "test" in names else None, unread)
-    else:
-        layout = ClassFolders(data, None, ())
-    return layout if any(has_images(layout.train / name, data) for name in folders_in(layout.train)) else None
-
-
-def has_images(folder: Path, data: Path) -> bool:
-    """Whether there is an image file in a folder of `data` or below it."""
-    return next(image_files(folder, data), None) is not None
-
-
-def open_class_folders(data: Path, layout: ClassFolders, n_classes: int) -> Source:
-    """The source made of class folders: files listed, none opened.
+def find_class_folders(data: Path, root: Folder) -> ClassFolders | None:
+    """The class folders of a data folder, if at least one holds an image, or something that cannot be read.
 
     Args:
-        data: The folder no link may lead out of.
+        data: The data folder, for messages.
+        root: What is in it.
+
+    Raises:
+        DataError: Folders may be splits or classes, or two of them name one split.
+    """
+    for name, folder in root.folders.items():
+        if split_of(name):
+            raise_problem(folder, data / name)
+    holding = root.with_images()
+    splits = _with_class_folders(holding)
+    if splits:
+        return _find_splits(data, root, holding, splits)
+    if not holding:
+        there = any(folder.has_problems() for folder in root.folders.values())
+        return ClassFolders({"train": ("", root)}) if there else None
+    if all(split_of(name) for name in holding):  # images of splits, in no class folder
+        return None
+    _check_are_classes(data, holding)
+    return ClassFolders({"train": ("", root)})
+
+
+def _with_class_folders(holding: dict[str, Folder]) -> dict[str, SplitName]:
+    """The folders that are named after a split and hold folders with images."""
+    return {name: split for name, folder in holding.items() if (split := split_of(name)) and any(folder.with_images())}
+
+
+def _find_splits(data: Path, root: Folder, holding: dict[str, Folder], splits: dict[str, SplitName]) -> ClassFolders:
+    where = shown(data)
+    named: dict[SplitName, list[str]] = {}
+    for name, split in splits.items():
+        named.setdefault(split, []).append(name)
+    unlabelled = {name: folder for name, folder in holding.items() if split_of(name) and name not in splits}
+    unread = {name: folder for name, folder in holding.items() if not split_of(name)}
+    for name in root.folders:  # one without an image may be a split that is still to be filled
+        if (other := split_of(name)) and name not in holding:
+            named.setdefault(other, [name])
+    for split, names in named.items():
+        alike = names + [name for name in unlabelled if split_of(name) == split]
+        if len(alike) > 1:
+            raise DataError(
+                f"{where}: {' and '.join(shown(name) for name in alike)} both name the {split} split; rename or remove "
+                "all but one, so that it is clear which counts"
+            )
+    if "train" not in splits.values():
+        raise _no_train(data, holding, splits)
+    if unread and len(splits) == 1:
+        raise DataError(
+            f"{where}: {shown(next(iter(splits)))} holds class folders, as a split does, and beside it "
+            f"{listed(list(unread))} hold(s) images: it is not clear whether these are splits or classes; "
+            f"{_renaming(unread)}where all are classes, put them below a folder {shown(data / 'train')}; else move "
+            "what is no split out of the data folder"
+        )
+    found = {split: (named[split][0], root.folders[named[split][0]]) for split in SPLITS if split in named}
+    return ClassFolders(found, unlabelled, unread)
+
+
+def _no_train(data: Path, holding: dict[str, Folder], splits: dict[str, SplitName]) -> DataError:
+    given = " and ".join(f"{shown(name)} ({split})" for name, split in splits.items())
+    start = f"{shown(data)}: holds the split(s) {given}, and none for training; "
+    if unlabelled := [name for name in holding if split_of(name) == "train"]:
+        return DataError(f"{start}{unlabelled[0]} holds images in no class folder; put each into a folder of its class")
+    others = {name: folder for name, folder in holding.items() if name not in splits}
+    if others:
+        renaming = (
+            _renaming(others) or f"rename the folder with the training images ({listed(list(others))}) to train; "
+        )
+        return DataError(f"{start}{renaming}where all are classes, put them below a folder train")
+    name = next(iter(splits))
+    advice = f"; or, if its images are to be trained on, give --data {shown(data / name)}" if len(splits) == 1 else ""
+    return DataError(f"{start}add the training images as train/, or rename the folder that holds them to train{advice}")
+
+
+def _renaming(folders: Collection[str]) -> str:
+    """What to rename of folders whose names hold the word of a split."""
+    renamed = [f"{shown(name)} to {split}" for name in folders if (split := split_in(name))]
+    return f"rename {listed(renamed)}; " if renamed else ""
+
+
+def _check_are_classes(data: Path, holding: dict[str, Folder]) -> None:
+    """See that the folders of a data folder are classes.
+
+    Raises:
+        DataError: They look like splits, or hold splits, or the classes lie one folder deeper.
+    """
+    where = shown(data)
+    deeper = {name: folder for name, folder in holding.items() if any(folder.with_images())}
+    meant = {name: split for name in deeper if (split := split_in(name))}
+    if len(set(meant.values())) > 1:
+        raise DataError(
+            f"{where}: {listed(list(meant))} hold folders with images, and their names sound like splits; "
+            f"{_renaming(meant)}where they are classes, put all class folders below a folder train"
+        )
+    inner = {
+        name: {split for inside in folder.with_images() if (split := split_of(inside))}
+        for name, folder in holding.items()
+    }
+    if len(inner) > 1 and all(inner.values()) and len(set().union(*inner.values())) > 1:
+        first = next(iter(holding))
+        below = next(name for name in holding[first].with_images() if split_of(name))
+        raise DataError(
+            f"{where}: every class folder holds folders named after splits, such as {shown(f'{first}/{below}')}; put "
+            f"the splits above the classes, as {shown(f'{below}/{first}')}; where they are none, rename them"
+        )
+    if len(holding) == 1 and deeper:
+        raise deeper_error(data, holding)
+
+
+def deeper_error(data: Path, holding: dict[str, Folder]) -> DataError:
+    """The error that the classes of a data folder lie below the one folder in it."""
+    path = data
+    while len(holding) == 1 and not _with_class_folders(holding):
+        ((name, folder),) = holding.items()
+        if folder.images or not any(folder.with_images()):
+            break
+        path, holding = path / name, folder.with_images()
+    if path == data:
+        path = data / next(iter(holding))
+    return DataError(f"{shown(data)}: the classes lie one folder deeper or more; give --data {shown(path)}")
+
+
+def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes: int) -> Source:
+    """The source made of class folders: files listed, none opened but those whose ending does not say what they are.
+
+    Args:
+        data: The folder.
+        root: What is in it.
         layout: What :func:`find_class_folders` found there.
         n_classes: How many classes there must be.
 
     Raises:
-        DataError: A class without images, unusable names, classes that disagree, links that lead outside.
+        DataError: A class without images, unusable names, classes that disagree, links that may not be followed.
     """
-    if layout.unread:
-        step_logger("data-prep").warning(
-            "not read, being neither train nor test: folder(s) %s of %s", listed(layout.unread), shown(data)
-        )
-    train = _files_by_class(layout.train, data)
-    if empty := [name for name, files in train.items() if not files]:
+    _check_not_deeper(data, layout)
+    reader = _Reader(data)
+    by_split = {split: reader.files_by_class(split, name, folder) for split, (name, folder) in layout.splits.items()}
+    train_folder = data / layout.splits["train"][0]
+    if empty := [name for name, files in by_split["train"].items() if not files]:
+        lost = [reader.pictures["train", name] for name in empty if reader.pictures["train", name].count]
+        instead = f"; {pictures_in_words(lost)} cannot be read: {advice(_endings(lost))}" if lost else ""
         raise DataError(
-            f"{shown(layout.train)}: class folder(s) without an image: {listed(empty)}; an image is a file with an "
-            "image's ending, such as .png; add images or remove the folder"
+            f"{shown(train_folder)}: class folder(s) without an image: {listed(empty)}; an image is a file with an "
+            f"image's ending, such as .png; add images or remove the folder{instead}"
         )
-    classes = in_class_order(train)
-    check_class_count(layout.train, classes, n_classes)
-    test = None
-    if layout.test is not None:
-        by_class = _files_by_class(layout.test, data)
-        check_test_classes(layout.test, by_class, classes)
+    classes = in_class_order(by_split["train"])
+    check_class_count(train_folder, classes, n_classes)
+    splits: dict[SplitName, SourceSplit] = {}
+    for split, (name, _) in layout.splits.items():
+        by_class = by_split[split]
+        check_known_classes(data / name, by_class, classes)
         if not any(by_class.values()):
-            raise DataError(f"{shown(layout.test)}: holds no image; remove the folder to have test images held out")
-        test = _as_split(data, by_class, classes)
+            lost = [found for (of, _), found in reader.pictures.items() if of == split and found.count]
+            instead = f"; {pictures_in_words(lost)} cannot be read: {advice(_endings(lost))}" if lost else ""
+            raise DataError(
+                f"{shown(data / name)}: holds no image; remove the folder to have {split} images held out{instead}"
+            )
+        splits[split] = _as_split(data, by_class, classes)
+    if again := reader.once.check_links():
+        _log.warning(
+            "%d image(s) are links to images that are read under another name, too, and so are read twice", again
+        )
+    counter = _count_left_out(root, layout, reader)
     return Source(
-        path=data, name="a folder per class", classes=classes, train=_as_split(data, train, classes), test=test
+        path=data,
+        name="a folder per class",
+        classes=classes,
+        splits=splits,
+        folders={split: name for split, (name, _) in layout.splits.items()},
+        left_out=counter.counted(),
+        pictures=tuple(found for found in reader.pictures.values() if found.count),
     )
+
+
+def _endings(pictures: Collection[Pictures]) -> set[str]:
+    return {ending for found in pictures for ending in found.endings}
+
+
+def _check_not_deeper(data: Path, layout: ClassFolders) -> None:
+    """See that the folder of a split holds classes.
+
+    Raises:
+        DataError: Its one folder holds them, or the splits once more.
+    """
+    train_name, train = layout.splits["train"]
+    if not train_name:
+        return  # find_class_folders has seen to it
+    known = {composed(name) for name in train.folders}
+    for name, folder in layout.splits.values():
+        holding, where = folder.with_images(), shown(data / name)
+        once_more = _with_class_folders(holding)
+        if once_more and len(once_more) == len(holding):
+            raise DataError(
+                f"{where}: holds {listed(list(once_more))} with class folders, which are splits in a split; give "
+                f"--data {where}, or move the class folders up"
+            )
+        only = next(iter(holding)) if len(holding) == 1 else ""
+        if only and any(holding[only].with_images()) and (folder is train or composed(only) not in known):
+            raise DataError(
+                f"{where}: the classes lie one folder deeper, in {shown(f'{name}/{only}')}; move them up, or, without "
+                f"other splits, give --data {shown(data / name / only)}"
+            )
 
 
 def _as_split(data: Path, by_class: dict[str, list[str]], classes: tuple[str, ...]) -> ImageFileSplit:
@@ -119,62 +269,53 @@ def _as_split(data: Path, by_class: dict[str, list[str]], classes: tuple[str, ..
     return ImageFileSplit(data, files, np.repeat(np.arange(len(classes), dtype=np.int64), counts))
 
 
-def _files_by_class(folder: Path, data: Path) -> dict[str, list[str]]:
-    """Sorted image paths, relative to `data`, by the name of their class folder."""
-    if not leads_inside(folder, data):
-        raise DataError(f"{shown(folder)}: is a link that leads out of {shown(data)}; copy what it leads to")
-    loose = _loose_images(folder)
-    if loose:
-        step_logger("data-prep").warning(
-            "not read, being in no class folder: %d image(s) of %s, such as %s",
-            len(loose),
-            shown(folder),
-            shown(loose[0]),
+class _Reader:
+    """Lists the images of each split by class."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.once = ImagesOnce(data)
+        self.pictures: dict[tuple[str, str], Pictures] = {}
+
+    def files_by_class(self, split: SplitName, path: str, folder: Folder) -> dict[str, list[str]]:
+        """Sorted image paths, relative to the data folder, by the name of their class in NFC."""
+        raise_problem(folder, self.data / path)
+        by_class: dict[str, list[str]] = {}
+        names: dict[str, str] = {}
+        for name, inner in folder.folders.items():
+            where = self.data / path
+            if problem := class_name_problem(name):
+                raise DataError(f"{shown(where)}: the folder name {shown(name)} {problem}; rename it")
+            of_class = composed(name)
+            if of_class in by_class:
+                raise DataError(
+                    f"{shown(where)}: the folders {names[of_class]!a} and {name!a} differ in Unicode "
+                    "composition alone, and so name one class; put their images into one of them"
+                )
+            below = f"{path}/{name}" if path else name
+            by_class[of_class] = self.once.below(inner, below, split, of_class)
+            lost = lost_pictures(inner, below)
+            self.pictures[split, of_class] = replace(lost, read=len(by_class[of_class]))
+            names[of_class] = name
+        return by_class
+
+
+def _count_left_out(root: Folder, layout: ClassFolders, reader: _Reader) -> LeftOutCounter:
+    """Count the images that are of no class or of no split."""
+    counter = LeftOutCounter(root)
+    unused: dict[str, list[str]] = {}
+    for path, folder in paths_below(root):
+        if not reader.once.is_read(folder):
+            reason = IN_NO_SPLIT if path.partition("/")[0] in layout.unread else IN_NO_CLASS
+            unused.setdefault(reason, []).extend(f"{path}/{name}" if path else name for name in folder.images)
+    for reason, files in unused.items():
+        counter.add_images(reason, files)
+    if layout.unread:
+        _log.warning("not read, being no split: folder(s) %s of %s", listed(list(layout.unread)), shown(reader.data))
+    for name in layout.unlabelled:
+        _log.warning(
+            "%s: holds images in no class folder, which have no label and cannot be a %s split",
+            shown(reader.data / name),
+            split_of(name),
         )
-    by_class = {}
-    for name in folders_in(folder):
-        if problem := class_name_problem(name):
-            raise DataError(f"{shown(folder)}: the folder name {shown(name)} {problem}; rename it")
-        start = (folder / name).relative_to(data).as_posix()
-        by_class[name] = sorted(f"{start}/{file}" for file in image_files(folder / name, data))
-    return by_class
-
-
-def _loose_images(folder: Path) -> list[str]:
-    with reading(folder), os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if _is_image_name(entry.name) and entry.is_file())
-
-
-def _is_image_name(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in image_extensions()
-
-
-def image_files(folder: Path, data: Path) -> Iterator[str]:
-    """Image files in a folder and the folders below it, relative to it, in no particular order.
-
-    Raises:
-        DataError: A link leads out of `data` or back to a folder that was read already, or a file is no plain file.
-    """
-    seen: set[str] = set()
-    waiting = [""]
-    while waiting:
-        start = waiting.pop()
-        here = folder / start
-        if not leads_inside(here, data):
-            raise DataError(f"{shown(here)}: is a link that leads out of {shown(data)}; copy what it leads to")
-        if (real := os.path.realpath(here)) in seen:
-            raise DataError(f"{shown(here)}: is a link to a folder that is read already; remove the link")
-        seen.add(real)
-        with reading(here), os.scandir(here) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".")]
-        for entry in found:
-            with reading(Path(entry.path)):
-                is_folder, is_file = entry.is_dir(), entry.is_file()
-            if is_folder:
-                waiting.append(f"{start}{entry.name}/")
-            elif _is_image_name(entry.name):
-                if entry.is_symlink() and not leads_inside(entry.path, data):
-                    raise DataError(f"{shown(entry.path)}: is a link that leads out of {shown(data)}; copy the file")
-                if not is_file:
-                    raise DataError(f"{shown(entry.path)}: is not a file, or a link that leads nowhere; remove it")
-                yield f"{start}{entry.name}"
+    return counter

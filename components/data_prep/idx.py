@@ -21,13 +21,23 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from components.data_prep.folder_tree import Folder, leads_out_of
 from components.data_prep.image_files import DECODING_THREADS
-from components.data_prep.images import MAX_PIXELS, fitted
-from components.data_prep.source import BATCH_BYTES, Batch, Source, listed, shown
-from components.shared.dataset import Images, Labels
+from components.data_prep.images import MAX_PIXELS
+from components.data_prep.left_out import BESIDE_IDX, LeftOutCounter, paths_below
+from components.data_prep.pixels import WHITE, Background, fitted
+from components.data_prep.source import BATCH_BYTES, SPLITS, Batch, Source, SourceSplit, leads_inside, listed, shown
+from components.data_prep.split_folders import WORDS, split_of
+from components.shared.dataset import Images, Labels, SplitName
 from components.shared.errors import DataError
 
-NAME = re.compile(r"(?P<split>train|t10k)-(?P<content>images|labels)[-.]idx[0-9]-ubyte(?:\.gz)?")
+NAME = re.compile(
+    rf"(?P<split>t10k|{'|'.join(word for words in WORDS.values() for word in words)})-(?P<content>images|labels)"
+    r"[-.]idx[0-9]-ubyte(?:\.gz)?",
+    re.IGNORECASE,
+)
+# How MNIST and its kin name the splits.
+_WRITTEN: dict[SplitName, str] = {"train": "train", "validation": "validation", "test": "t10k"}
 
 _UINT8 = 0x08
 _OTHER_TYPES = {0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
@@ -61,21 +71,27 @@ class IdxFile:
         return 4 + 4 * len(self.dims)
 
 
-def find_idx_files(folder: Path) -> dict[tuple[str, str], list[Path]]:
-    """Files with MNIST's names directly in a folder, by split (train, t10k) and content (images, labels)."""
-    found: dict[tuple[str, str], list[Path]] = {}
+def find_idx_files(folder: Path) -> dict[tuple[SplitName, str], list[Path]]:
+    """Files with MNIST's names directly in a folder, by split and content (images, labels)."""
+    found: dict[tuple[SplitName, str], list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if match := NAME.fullmatch(path.name):
-            found.setdefault((match["split"], match["content"]), []).append(path)
+        if (match := NAME.fullmatch(path.name)) and (split := _split_of(match["split"])):
+            found.setdefault((split, match["content"].lower()), []).append(path)
     return found
 
 
-def open_idx(folder: Path, n_classes: int) -> Source:
+def _split_of(word: str) -> SplitName | None:
+    return "test" if word.lower() == "t10k" else split_of(word)
+
+
+def open_idx(folder: Path, root: Folder, n_classes: int, *, follow_links: bool) -> Source:
     """The source made of a folder's IDX files: labels read, image headers checked.
 
     Args:
         folder: Where :func:`find_idx_files` found some.
+        root: What else is in it.
         n_classes: Classes are named ``0`` to ``n_classes - 1``.
+        follow_links: Whether links may lead out of the folder.
 
     Raises:
         DataError: A file is missing, there twice, not IDX, damaged, or labels and images disagree.
@@ -87,6 +103,8 @@ def open_idx(folder: Path, n_classes: int) -> Source:
             raise DataError(
                 f"{shown(folder)}: {names} are both there; remove all but one, so that it is clear which counts"
             )
+        if not follow_links and not leads_inside(paths[0], folder):
+            raise DataError(f"{shown(paths[0])}: {leads_out_of(folder, 'the file')}")
     train = _open_pair(folder, "train", found, n_classes)
     counts = np.bincount(train.labels, minlength=n_classes)
     if missing := [str(label) for label, count in enumerate(counts) if count == 0]:
@@ -94,22 +112,34 @@ def open_idx(folder: Path, n_classes: int) -> Source:
             f"{shown(folder)}: {len(missing)} class(es) have no training image: {listed(missing)}; the labels are "
             f"0 to {train.labels.max()}, and params say n_classes = {n_classes}; correct n_classes or the data"
         )
-    has_test = any(split == "t10k" for split, _ in found)
+    splits: dict[SplitName, SourceSplit] = {"train": train}
+    for held_out in SPLITS[1:]:
+        if any(split == held_out for split, _ in found):
+            splits[held_out] = _open_pair(folder, held_out, found, n_classes)
+    counter = LeftOutCounter(root)
+    counter.add_images(
+        BESIDE_IDX,
+        [f"{path}/{name}" if path else name for path, inner in paths_below(root) for name in inner.images],
+    )
     return Source(
         path=folder,
         name="IDX files",
         classes=tuple(str(label) for label in range(n_classes)),
-        train=train,
-        test=_open_pair(folder, "t10k", found, n_classes) if has_test else None,
+        splits=splits,
+        folders=dict.fromkeys(splits, ""),
+        left_out=counter.counted({f"{root.real}/{path.name}" for paths in found.values() for path in paths}),
     )
 
 
-def _open_pair(folder: Path, split: str, found: dict[tuple[str, str], list[Path]], n_classes: int) -> IdxSplit:
+def _open_pair(
+    folder: Path, split: SplitName, found: dict[tuple[SplitName, str], list[Path]], n_classes: int
+) -> IdxSplit:
+    named = _WRITTEN[split]
     for content, other, digit in (("images", "labels", 3), ("labels", "images", 1)):
         if (split, content) not in found:
             reason = f"{found[split, other][0].name} is there without it" if (split, other) in found else "it is needed"
             raise DataError(
-                f"{shown(folder)}: there is no {split}-{content}-idx{digit}-ubyte, plain or .gz, and {reason}"
+                f"{shown(folder)}: there is no {named}-{content}-idx{digit}-ubyte, plain or .gz, and {reason}"
             )
     labels = read_header(found[split, "labels"][0])
     if len(labels.dims) != 1:
@@ -226,8 +256,10 @@ class IdxSplit:
     file: IdxFile
     labels: Labels
 
-    def batches(self, shape: tuple[int, int, int], skip: Collection[int]) -> Iterator[Batch]:
-        """Read the file from front to back; see :class:`SourceSplit`. No image of an IDX file is unreadable."""
+    def batches(
+        self, shape: tuple[int, int, int], skip: Collection[int], background: Background = WHITE
+    ) -> Iterator[Batch]:
+        """Read the file from front to back; see :class:`SourceSplit`. No image is unreadable or transparent."""
         count, height, width, *rest = self.file.dims
         stored = (height, width, rest[0] if rest else 1)
         per_batch = max(1, BATCH_BYTES // max(math.prod(stored), math.prod(shape)))
@@ -253,7 +285,7 @@ def _brought_to(image: Images, shape: tuple[int, int, int]) -> Images:
 
 
 def _is_gzip(path: Path) -> bool:
-    return path.suffix == ".gz"
+    return path.suffix.lower() == ".gz"
 
 
 @contextmanager

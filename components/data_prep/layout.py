@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.data_prep.class_folders import (
-    SPLIT_FOLDERS,
-    find_class_folders,
-    folders_in,
-    has_images,
-    open_class_folders,
-)
+from components.data_prep.class_folders import deeper_error, find_class_folders, open_class_folders
+from components.data_prep.folder_tree import Folder, raise_problem, read_tree
 from components.data_prep.idx import find_idx_files, open_idx
-from components.data_prep.info_csv import FILE_NAME, open_info_csv
+from components.data_prep.info_csv import FILE_NAME, find_tables, is_table, open_info_csv
 from components.data_prep.source import Source, listed, reading, shown
+from components.data_prep.split_folders import split_of
 from components.shared.dataset import DATASET
 from components.shared.errors import DataError
+from components.shared.logs import step_logger
 
 LAYOUTS = (
     "IDX files (train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or .gz), "
@@ -24,12 +21,13 @@ LAYOUTS = (
 )
 
 
-def open_source(data: Path, n_classes: int) -> Source:
+def open_source(data: Path, n_classes: int, *, follow_links: bool = False) -> Source:
     """Recognise a data folder and open it as a source.
 
     Args:
         data: The folder.
         n_classes: How many classes the params expect.
+        follow_links: Whether links may lead out of the folder.
 
     Raises:
         DataError: Not a folder, none of the layouts or several, or one whose content cannot be used.
@@ -42,16 +40,16 @@ def open_source(data: Path, n_classes: int) -> Source:
         if (data / DATASET.manifest_file).exists():
             raise DataError(f"{shown(data)}: is a dataset directory already; give it to train as it is")
         has_idx = bool(find_idx_files(data))
-        has_table = (data / "train" / FILE_NAME).exists()
-        if not has_table and (data / "test" / FILE_NAME).exists():
-            raise DataError(f"{shown(data)}: test/{FILE_NAME} is there, and train/{FILE_NAME} is not; add it")
-    folders = None if has_table else find_class_folders(data)
-    # Folders below train/ and test/ hold the images that the tables name; only others can be classes.
-    others = [name for name in folders_in(data) if name not in SPLIT_FOLDERS] if has_table else []
-    beside_table = any(has_images(data / name, data) for name in others)
+    root = read_tree(data, follow_links=follow_links)
+    if "" in root.problems:
+        raise_problem(root, data)
+    tables = find_tables(data, root)
+    folders = None if tables else find_class_folders(data, root)
+    # Folders of splits hold the images that the tables name; only others can be classes.
+    beside_table = tables and any(folder.has_images() for name, folder in root.folders.items() if not split_of(name))
     kinds = {
         "IDX files": has_idx,
-        f"train/{FILE_NAME}": has_table,
+        f"{shown(tables['train'].folder) if tables else 'train'}/{FILE_NAME}": bool(tables),
         "a folder per class": folders is not None or beside_table,
     }
     found = [kind for kind, there in kinds.items() if there]
@@ -60,14 +58,40 @@ def open_source(data: Path, n_classes: int) -> Source:
             f"{shown(data)}: holds {' and '.join(found)}, and it must be clear which counts; it may be {LAYOUTS}"
         )
     if has_idx:
-        return open_idx(data, n_classes)
-    if has_table:
-        return open_info_csv(data, n_classes)
+        return open_idx(data, root, n_classes, follow_links=follow_links)
+    if tables:
+        return open_info_csv(data, root, tables, n_classes, follow_links=follow_links)
     if folders is not None:
-        return open_class_folders(data, folders, n_classes)
+        if any(is_table(name) for name in root.others):
+            step_logger("data-prep").warning(
+                "%s: %s is not read, lying in no folder of a split; the classes are the folders", shown(data), FILE_NAME
+            )
+        return open_class_folders(data, root, folders, n_classes)
+    raise _unknown(data, root)
+
+
+def _unknown(data: Path, root: Folder) -> DataError:
+    """The error that a folder has none of the layouts, with what is likely to be done."""
+    for path, folder in sorted((name, inner) for name, inner in root.folders.items()):
+        if (data / path).is_dir() and _is_layout(data / path, folder):
+            return deeper_error(data, {path: folder})
     with reading(data):
         content = sorted(path.name + "/" * path.is_dir() for path in data.iterdir())
-    raise DataError(
+    unlabelled = [name for name, folder in root.with_images().items() if split_of(name)]
+    advice = (
+        f"; {listed(unlabelled)} hold(s) images in no class folder, which have no label: put each into a folder of its "
+        "class"
+        if unlabelled
+        else ""
+    )
+    return DataError(
         f"{shown(data)}: holds no images in a layout that is known (it holds {listed(content) or 'nothing'}); "
-        f"it may be {LAYOUTS}"
+        f"it may be {LAYOUTS}{advice}"
+    )
+
+
+def _is_layout(data: Path, folder: Folder) -> bool:
+    """Whether a folder has IDX files or tables."""
+    return bool(find_idx_files(data)) or any(
+        is_table(name) for inner in folder.folders.values() for name in inner.others
     )

@@ -8,22 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from components.data_prep.layout import open_source
+from components.data_prep.left_out import advice, log_left_out, pictures_in_words
 from components.data_prep.source import Batch, Source, SourceSplit, listed, shown
 from components.data_prep.split import Mask, assign_splits
-from components.shared.dataset import DatasetManifest, DatasetWriter, SplitName, UnreadableImage
-from components.shared.errors import DataError
+from components.shared.data_folder import overlap_problem
+from components.shared.dataset import DatasetManifest, DatasetWriter, LeftOut, SplitName, UnreadableImage
+from components.shared.errors import ArtifactError, DataError
 from components.shared.events.data import Emit, Progress, Succeeded, unheard
 from components.shared.logs import step_logger
 from components.shared.params import Params
 
+Origin = Literal["given", "held out"]
+
 _WARNINGS_SHOWN = 10
 _PROGRESS_SECONDS = 30.0
 _STATUS_SECONDS = 2.0
+_CLASSES_SHOWN = 20
+_NAME_WIDTH = 40
 
 _log = step_logger("data-prep")
 
@@ -40,6 +46,9 @@ class PrepareResult:
         unreadable: How many images were set aside.
         source: What the images came from, such as ``IDX files``.
         test_split: Whether the data brought its test split, or it was held out.
+        validation_split: The same of the validation split; None where there is none.
+        class_counts: Images of each class in each split.
+        left_out: What of the data folder was not read.
     """
 
     dataset: Path
@@ -48,7 +57,10 @@ class PrepareResult:
     image_shape: tuple[int, int, int]
     unreadable: int
     source: str
-    test_split: Literal["given", "held out"]
+    test_split: Origin
+    validation_split: Origin | None
+    class_counts: dict[SplitName, dict[str, int]]
+    left_out: LeftOut
 
     def report(self) -> dict[str, Any]:
         """The result as JSON data."""
@@ -60,6 +72,9 @@ class PrepareResult:
             "unreadable": self.unreadable,
             "source": self.source,
             "test_split": self.test_split,
+            "validation_split": self.validation_split,
+            "class_counts": {split: dict(counts) for split, counts in self.class_counts.items()},
+            "left_out": self.left_out.model_dump(),
         }
 
     def event(self, seconds: float) -> Succeeded:
@@ -68,10 +83,13 @@ class PrepareResult:
             seconds=seconds,
             metrics={f"{split}_images": float(count) for split, count in self.counts.items()},
             artifacts={"dataset": str(self.dataset)},
+            left_out=self.left_out.by_name(),
         )
 
 
-def prepare(*, data: Path, dataset: Path, params: Params, emit: Emit = unheard) -> PrepareResult:
+def prepare(
+    *, data: Path, dataset: Path, params: Params, emit: Emit = unheard, follow_links: bool = False
+) -> PrepareResult:
     """Read images and labels and write them as a dataset directory.
 
     The same data and params give the same bytes. Images that cannot be read are left out as if they were not there,
@@ -83,23 +101,25 @@ def prepare(*, data: Path, dataset: Path, params: Params, emit: Emit = unheard) 
         params: ``image_height``, ``image_width``, ``is_image_color`` and ``n_classes``; ``manual_seed``,
             ``test_fraction`` and ``validation_fraction`` where images are held out; ``max_unreadable``.
         emit: Gets the status of the step.
+        follow_links: Whether links may lead out of the data folder.
 
     Raises:
         DataError: The data cannot be used; one line says what, where and what to do.
-        ArtifactError: The dataset directory cannot be written.
+        ArtifactError: The dataset directory cannot be written, or lies in the data folder or around it.
     """
-    source = open_source(data, params.n_classes)
-    _log.info(
-        "%s: %d training and %s test images in %d classes",
-        source.name,
-        len(source.train.labels),
-        "no" if source.test is None else len(source.test.labels),
-        len(source.classes),
-    )
+    if problem := overlap_problem(data, dataset):
+        raise ArtifactError(problem)
+    source = open_source(data, params.n_classes, follow_links=follow_links)
+    _log_source(source, params)
+    _check_pictures(source, params.max_unreadable)
     preparation = _Preparation(source, dataset, params, emit)
     manifest = None
     while manifest is None:
         manifest = preparation.write()
+    class_counts = {
+        name: dict(zip(manifest.classes, split.class_counts, strict=True)) for name, split in manifest.splits.items()
+    }
+    _log_counts(manifest.classes, class_counts)
     return PrepareResult(
         dataset=dataset,
         classes=tuple(manifest.classes),
@@ -108,7 +128,66 @@ def prepare(*, data: Path, dataset: Path, params: Params, emit: Emit = unheard) 
         unreadable=len(manifest.unreadable),
         source=manifest.source,
         test_split=manifest.test_split,
+        validation_split=manifest.validation_split,
+        class_counts=class_counts,
+        left_out=manifest.left_out,
     )
+
+
+def _log_source(source: Source, params: Params) -> None:
+    """Say what there is, which folder is taken for which split, and which options have no effect on it."""
+    found = ", ".join(f"{len(split.labels)} {name} images" for name, split in source.splits.items())
+    _log.info("%s: %s in %d classes", source.name, found, len(source.classes))
+    if renamed := [
+        f"{shown(folder)} as {split}" for split, folder in source.folders.items() if folder not in ("", split)
+    ]:
+        _log.info("folders of splits: %s", ", ".join(renamed))
+    log_left_out(source.left_out)
+    if "validation" in source.splits and params.validation_fraction > 0:
+        _log.warning(
+            "validation_fraction %g has no effect: the data brings its validation split", params.validation_fraction
+        )
+
+
+def _log_counts(classes: list[str], counts: dict[SplitName, dict[str, int]]) -> None:
+    """The number of images of each class in each split as a table, and the classes that a split lacks."""
+    splits = [split for split in get_args(SplitName) if split in counts]
+    rows = [["class", *splits], *([shown(name), *(str(counts[split][name]) for split in splits)] for name in classes)]
+    total = ["all", *(str(sum(counts[split].values())) for split in splits)]
+    left = len(rows) - 1 - _CLASSES_SHOWN
+    table = [*rows[: 1 + _CLASSES_SHOWN], total]
+    widths = [max(len(row[column][:_NAME_WIDTH]) for row in table) for column in range(len(total))]
+    for row in table:
+        if row is total and left > 0:
+            _log.info("and %d more class(es)", left)
+        first, *numbers = row
+        cells = (f"{number:>{width}}" for number, width in zip(numbers, widths[1:], strict=True))
+        _log.info("%s  %s", f"{first[:_NAME_WIDTH]:<{widths[0]}}", "  ".join(cells))
+    for split in splits:
+        if lacking := [name for name in classes if not counts[split][name]]:
+            _log.warning("%s has no image of %d class(es): %s", split, len(lacking), listed(lacking))
+
+
+def _check_pictures(source: Source, allowed: float) -> None:
+    """Hold the pictures that are not read for their ending against the share that may be unreadable.
+
+    Raises:
+        DataError: They are too many of all, or more than are read of one class.
+    """
+    if not source.pictures:
+        return
+    lost = sum(found.count for found in source.pictures)
+    read = sum(len(split.labels) for split in source.splits.values())
+    mostly = [found for found in source.pictures if found.count > found.read and found.share > allowed]
+    what = pictures_in_words(source.pictures)
+    todo = advice({ending for found in source.pictures for ending in found.endings})
+    if mostly or lost / (lost + read) > allowed:
+        of = f"{mostly[0].share:.2%} of {shown(mostly[0].path)}" if mostly else f"{lost / (lost + read):.2%} of all"
+        raise DataError(
+            f"{shown(source.path)}: {lost} picture(s) cannot be read, being {what}; they are {of}, and max_unreadable "
+            f"is {allowed:.2%}; {todo}, or raise max_unreadable to leave them out"
+        )
+    _log.warning("%d picture(s) are not read: %s; %s", lost, what, todo)
 
 
 class _Preparation:
@@ -126,13 +205,11 @@ class _Preparation:
         self._dataset = dataset
         self._params = params
         self._emit = emit
-        self._splits: dict[SplitName, SourceSplit] = {"train": source.train}
+        self._splits = source.splits
         self._fractions: dict[SplitName, float] = {}
-        if source.test is None:
+        if "test" not in source.splits:
             self._fractions["test"] = params.test_fraction
-        else:
-            self._splits["test"] = source.test
-        if params.validation_fraction > 0:
+        if "validation" not in source.splits and params.validation_fraction > 0:
             self._fractions["validation"] = params.validation_fraction
         # By split of the source, then by position in it.
         self._unreadable: dict[SplitName, dict[int, UnreadableImage]] = {name: {} for name in self._splits}
@@ -163,10 +240,17 @@ class _Preparation:
                     return None
             return writer.commit(
                 source=self._source.name,
-                test_split="held out" if self._source.test is None else "given",
+                test_split="held out" if "test" in self._fractions else "given",
+                validation_split=self._origin("validation"),
+                split_folders={split: shown(folder) for split, folder in self._source.folders.items()},
+                left_out=self._source.left_out,
                 manual_seed=self._params.manual_seed,
                 unreadable=[image for found in self._unreadable.values() for _, image in sorted(found.items())],
             )
+
+    def _origin(self, split: SplitName) -> Origin | None:
+        """Where a split comes from; None where there is none."""
+        return "given" if split in self._splits else "held out" if split in self._fractions else None
 
     def _tell(self, done: int, total: int, *, final: bool = False) -> None:
         """Progress, not more often than somebody can look at it."""
@@ -183,15 +267,18 @@ class _Preparation:
         n_classes = len(self._source.classes)
         self._check_counts(np.bincount(labels[readable], minlength=n_classes).tolist())
         train = assign_splits(labels, readable, n_classes, self._fractions, self._params.manual_seed)
-        if self._source.test is None:
-            return {"train": train}
-        readable = self._readable("test")
-        if not readable.any():
-            raise DataError(
-                f"{shown(self._source.path)}: no test image can be read; mend them, or remove the test split to have "
-                "one held out"
-            )
-        return {"train": train, "test": {"test": readable}}
+        assigned: dict[SplitName, dict[SplitName, Mask]] = {"train": train}
+        for split in self._splits:
+            if split == "train":
+                continue
+            readable = self._readable(split)
+            if not readable.any():
+                raise DataError(
+                    f"{shown(self._source.path)}: no {split} image can be read; mend them, or remove the {split} split "
+                    "to have one held out"
+                )
+            assigned[split] = {split: readable}
+        return assigned
 
     def _check_counts(self, counts: list[int]) -> None:
         """Hold the number of readable training images in each class against the number of splits.
@@ -236,18 +323,20 @@ class _Preparation:
         Raises:
             DataError: They are too many.
         """
-        count = self._unreadable_count()
-        total = sum(len(split.labels) for split in self._splits.values())
-        if count > _WARNINGS_SHOWN:
-            _log.warning("set aside %d images in all", count)
+        lost = sum(pictures.count for pictures in self._source.pictures)
+        count = self._unreadable_count() + lost
+        total = sum(len(split.labels) for split in self._splits.values()) + lost
+        if count - lost > _WARNINGS_SHOWN:
+            _log.warning("set aside %d images in all", count - lost)
         if count / total > self._params.max_unreadable:
             found = next(found for found in self._unreadable.values() if found)
             first = found[min(found)]
             where = shown(self._source.path)
+            with_lost = f", {lost} of them for their ending" if lost else ""
             raise DataError(
-                f"{where}: {count} of {total} images cannot be read ({count / total:.2%}), and max_unreadable is "
-                f"{self._params.max_unreadable:.2%}; the first is {first.file}: {first.reason}; mend or remove "
-                "them, or raise max_unreadable"
+                f"{where}: {count} of {total} images cannot be read ({count / total:.2%}{with_lost}), and "
+                f"max_unreadable is {self._params.max_unreadable:.2%}; the first is {first.file}: {first.reason}; mend "
+                "or remove them, or raise max_unreadable"
             )
 
 

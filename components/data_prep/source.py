@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from components.data_prep.pixels import WHITE, Background, Note
 from components.shared.allowed_classes import shortened
-from components.shared.dataset import Images, Labels, UnreadableImage
+from components.shared.dataset import Images, Labels, LeftOut, SplitName, UnreadableImage
 from components.shared.errors import DataError
 
 Positions = npt.NDArray[np.int64]
@@ -21,6 +23,9 @@ Positions = npt.NDArray[np.int64]
 # Images travel from a source to the dataset in batches of about this many bytes: large enough that NumPy's work per
 # batch outweighs Python's, small enough that memory does not grow with the data.
 BATCH_BYTES = 4 * 1024**2
+
+# The order in which splits are read.
+SPLITS: tuple[SplitName, ...] = ("train", "test", "validation")
 
 _CLASS_NAME_LENGTH = 200
 
@@ -33,11 +38,13 @@ class Batch:
         positions: Which images of the split these are, int64 of shape (n,), ascending.
         images: uint8 of shape (n, height, width, channels).
         unreadable: Images of this stretch that could not be read, by position; `positions` leaves them out.
+        noted: Of how many images of this stretch there is something to report.
     """
 
     positions: Positions
     images: Images
     unreadable: dict[int, UnreadableImage]
+    noted: Mapping[Note, int] = field(default_factory=dict)
 
 
 class SourceSplit(Protocol):
@@ -48,17 +55,47 @@ class SourceSplit(Protocol):
         """int64 of shape (n,): the class of every image, readable or not."""
         ...
 
-    def batches(self, shape: tuple[int, int, int], skip: Collection[int]) -> Iterator[Batch]:
+    def batches(
+        self, shape: tuple[int, int, int], skip: Collection[int], background: Background = WHITE
+    ) -> Iterator[Batch]:
         """Read all images in order, but for those at the positions in `skip`.
 
         Args:
             shape: Height, width, channels that every image is brought to.
             skip: Positions that are known to be unreadable.
+            background: What is behind transparent parts.
 
         Raises:
             DataError: The data is damaged in a way that setting single images aside does not mend.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures in the folder of one class that are not read.
+
+    Attributes:
+        path: The folder's path below the data folder.
+        endings: How many there are of each ending.
+        example: The path of one of them; empty where there is none.
+        read: How many images of that folder are read.
+    """
+
+    path: str
+    endings: dict[str, int]
+    example: str
+    read: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(self.endings.values())
+
+    @property
+    def share(self) -> float:
+        """Their share of all pictures of that folder."""
+        return self.count / (self.count + self.read)
 
 
 @dataclass(frozen=True)
@@ -68,16 +105,25 @@ class Source:
     Attributes:
         path: The data folder.
         name: What the manifest calls it, such as ``IDX files``.
-        classes: Class names; labels index them.
-        train: Training images.
-        test: Test images, where the data brings some.
+        classes: Class names, in NFC; labels index them.
+        splits: The splits that the data brings, ``train`` always, in the order train, test, validation.
+        folders: The folder of each, below the data folder; empty where its class folders lie in that itself.
+        left_out: What is not read.
+        pictures: Of it, the pictures that training would lack, by class folder.
     """
 
     path: Path
     name: str
     classes: tuple[str, ...]
-    train: SourceSplit
-    test: SourceSplit | None
+    splits: dict[SplitName, SourceSplit]
+    folders: dict[SplitName, str] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    pictures: tuple[Pictures, ...] = ()
+
+    @property
+    def train(self) -> SourceSplit:
+        """Training images."""
+        return self.splits["train"]
 
 
 def shown(path: object) -> str:
@@ -103,6 +149,11 @@ def reading(path: Path) -> Iterator[None]:
 def leads_inside(path: str | Path, root: str | Path) -> bool:
     """Whether a path, every link followed, ends at or below `root`."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form, NFC, in which names that look the same are the same."""
+    return unicodedata.normalize("NFC", name)
 
 
 def class_name_problem(name: str) -> str | None:
@@ -141,15 +192,26 @@ def check_class_count(where: Path, classes: Collection[str], n_classes: int) -> 
         )
 
 
-def check_test_classes(where: Path, test: Collection[str], classes: Collection[str]) -> None:
-    """Hold the classes of the test split against those of the training split.
+def check_known_classes(where: Path, held_out: Collection[str], classes: Collection[str]) -> None:
+    """Hold the classes of the test or validation split against those of the training split.
 
     Raises:
-        DataError: A class is in the test split alone.
+        DataError: A class is in that split alone.
     """
     known = set(classes)
-    if unknown := [name for name in in_class_order(test) if name not in known]:
+    if unknown := [name for name in in_class_order(held_out) if name not in known]:
+        by_form = {_loosely(name): name for name in classes}
+        alike = [(name, by_form[_loosely(name)]) for name in unknown if _loosely(name) in by_form]
+        advice = "".join(
+            f"; {shortened(name)} and {shortened(other)} of train differ in case or spaces alone: rename one of them"
+            for name, other in alike[:3]
+        )
         raise DataError(
             f"{shown(where)}: holds {len(unknown)} class(es) that train does not have ({listed(unknown)}); "
-            f"a model can be tested only on classes it was trained on, here {listed(classes)}"
+            f"a model can be tested only on classes it was trained on, here {listed(classes)}{advice}"
         )
+
+
+def _loosely(name: str) -> str:
+    """A class name without what is easily mistyped."""
+    return composed(" ".join(name.casefold().split()))

@@ -54,6 +54,7 @@ environment:
   SHUTTERLINE_RUN_ID           id of the run that this step belongs to; default: one is made
   SHUTTERLINE_EVENTS           directory for status events that all steps of a run share; default: beside the output
   SHUTTERLINE_RECORDS          directory that gets a record of how the step ended
+  SHUTTERLINE_FOLLOW_LINKS     1: data prep reads what links in the data lead to outside of it, as with --follow-links
   SHUTTERLINE_SCRATCH          directory for what is fetched from buckets; what is there is not fetched again
   SHUTTERLINE_STORAGE_TIMEOUT  seconds without a byte from a bucket after which it is given up; default: 120
   SHUTTERLINE_MODULES          modules of your own whose classes params may name

@@ -383,7 +383,7 @@ FOLDERS: list[BadData] = [
     BadData(
         "a link to a folder above",
         _folders(lambda data: (data / "cat" / "again").symlink_to("..")),
-        "again/cat: is a link to a folder that is read already",
+        "cat/again: is a link to a folder above it, which would be read without end",
     ),
     BadData(
         "a link that leads nowhere",

@@ -18,6 +18,8 @@ from components.shared.params import Params
 
 Pixels = npt.NDArray[np.uint8]
 
+NOTHING_LEFT_OUT = {"files": {}, "images": {}, "folders": {}, "files_in_folders": 0}
+
 
 def params(**changes: Any) -> Params:
     """Params for images of 4×4 in two classes, held out by half, with `changes`."""

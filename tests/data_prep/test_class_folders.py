@@ -9,7 +9,16 @@ import pytest
 from components.data_prep.prepare import prepare
 from components.shared.dataset import open_dataset
 from components.shared.logs import log_to_stderr
-from tests.data_prep.building import class_folders, params, plain, random_pixels, save, stored, values_of
+from tests.data_prep.building import (
+    NOTHING_LEFT_OUT,
+    class_folders,
+    params,
+    plain,
+    random_pixels,
+    save,
+    stored,
+    values_of,
+)
 
 
 def test_a_folder_per_class_with_its_own_test_split(tmp_path: Path) -> None:
@@ -26,6 +35,9 @@ def test_a_folder_per_class_with_its_own_test_split(tmp_path: Path) -> None:
         "unreadable": 0,
         "source": "a folder per class",
         "test_split": "given",
+        "validation_split": None,
+        "class_counts": {"train": {"cat": 3, "dog": 2}, "test": {"cat": 1, "dog": 2}},
+        "left_out": NOTHING_LEFT_OUT,
     }
     assert values_of(tmp_path / "out", "train") == [0, 1, 2, 3, 4]
     assert stored(tmp_path / "out", "train")[1] == [0, 0, 0, 1, 1]
@@ -105,20 +117,23 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params()).classes == ("bus", "train")
 
 
-def test_folders_beside_train_and_test_are_named_in_a_warning(
+def test_folders_beside_those_of_splits_are_named_in_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_to_stderr()
     class_folders(tmp_path / "data" / "train", {"a": 2, "b": 2})
-    class_folders(tmp_path / "data" / "val", {"a": 2, "b": 2})
+    class_folders(tmp_path / "data" / "test", {"a": 1, "b": 1})
+    class_folders(tmp_path / "data" / "more", {"a": 2, "b": 3})
     save(tmp_path / "data" / "train" / "loose.png", plain(1))
 
     result = prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
 
-    assert result.counts == {"train": 2, "test": 2}
+    assert result.counts == {"train": 4, "test": 2}
+    assert result.left_out.images == {"in no class folder": 1, "in no split's folder": 5}
     told = capsys.readouterr().err
-    assert "not read, being neither train nor test: folder(s) val" in told
-    assert "not read, being in no class folder: 1 image(s)" in told
+    assert "not read, being no split: folder(s) more" in told
+    assert "not read, being in no split's folder: 5 image(s), such as more/a/0000.png" in told
+    assert "not read, being in no class folder: 1 image(s), such as train/loose.png" in told
 
 
 def test_links_inside_the_data_folder_are_followed(tmp_path: Path) -> None:
@@ -139,11 +154,13 @@ def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:
 
 def test_a_dataset_directory_below_the_data_is_no_class(tmp_path: Path) -> None:
     data = class_folders(tmp_path / "data", {"a": 2, "b": 2})
+    prepare(data=data, dataset=tmp_path / "out", params=params())
+    (tmp_path / "out").rename(data / "prepared")  # as 0.5.0 wrote it
 
-    for _ in range(2):
-        prepare(data=data, dataset=data / "prepared", params=params())
+    result = prepare(data=data, dataset=tmp_path / "out", params=params())
 
-    assert open_dataset(data / "prepared").manifest.classes == ["a", "b"]
+    assert result.classes == ("a", "b")
+    assert result.left_out.folders == {"a dataset directory": 1}
 
 
 def test_a_file_name_of_any_bytes_is_read(tmp_path: Path) -> None:

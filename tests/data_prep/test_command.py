@@ -11,7 +11,7 @@ from components.data_prep.__main__ import main
 from components.data_prep.prepare import prepare
 from components.shared.dataset import open_dataset
 from components.shared.errors import ArtifactError
-from tests.data_prep.building import class_folders, files_of, params, params_json
+from tests.data_prep.building import NOTHING_LEFT_OUT, class_folders, files_of, params, params_json
 
 
 def test_the_command_writes_a_dataset_and_reports_it_as_json(
@@ -33,6 +33,9 @@ def test_the_command_writes_a_dataset_and_reports_it_as_json(
         "unreadable": 0,
         "source": "a folder per class",
         "test_split": "held out",
+        "validation_split": None,
+        "class_counts": {"train": {"a": 3, "b": 3}, "test": {"a": 1, "b": 1}},
+        "left_out": NOTHING_LEFT_OUT,
     }
     assert open_dataset(tmp_path / "out").manifest.splits["train"].count == 6
 
@@ -59,11 +62,13 @@ def test_an_earlier_dataset_is_replaced_whole(tmp_path: Path) -> None:
 def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     data = class_folders(tmp_path / "data", {"a": 2, "b": 2})
 
+    other = class_folders(tmp_path / "other", {"a": 1})
+
     with pytest.raises(ArtifactError, match="is not empty and holds no dataset to replace"):
-        prepare(data=data, dataset=data, params=params())
+        prepare(data=data, dataset=other, params=params())
     with pytest.raises(ArtifactError, match="cannot be written as a dataset"):
-        prepare(data=data, dataset=data / "a" / "0000.png", params=params())
-    assert len(files_of(data)) == 4
+        prepare(data=data, dataset=other / "a" / "0000.png", params=params())
+    assert len(files_of(other)) == 1
 
 
 def test_an_interruption_leaves_nothing_that_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

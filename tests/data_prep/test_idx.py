@@ -9,7 +9,16 @@ import pytest
 from components.data_prep.prepare import prepare
 from components.shared.dataset import open_dataset
 from components.shared.errors import DataError
-from tests.data_prep.building import files_of, idx_bytes, idx_folder, params, random_pixels, stored, write_idx
+from tests.data_prep.building import (
+    NOTHING_LEFT_OUT,
+    files_of,
+    idx_bytes,
+    idx_folder,
+    params,
+    random_pixels,
+    stored,
+    write_idx,
+)
 
 LABELS = [0, 1, 0, 1, 1, 0]
 
@@ -30,6 +39,9 @@ def test_images_and_labels_keep_every_value_and_their_order(tmp_path: Path, end:
         "unreadable": 0,
         "source": "IDX files",
         "test_split": "given",
+        "validation_split": None,
+        "class_counts": {"train": {"0": 3, "1": 3}, "test": {"0": 1, "1": 2}},
+        "left_out": NOTHING_LEFT_OUT,
     }
     images, labels = stored(tmp_path / "out", "train")
     np.testing.assert_array_equal(images, train[..., None])

@@ -53,7 +53,7 @@ class Progress:
         unit: What is counted.
         epoch: Epochs begun, from 1; null outside training.
         epochs: Epochs in all.
-        samples_per_second: Images a second since the last progress.
+        samples_per_second: Images a second: of the epoch's training where an epoch ended, else since the last progress.
         losses: Mean loss by split: of training, and of the held-out split where the epoch evaluated it.
         metrics: Figures by name, such as accuracy on the held-out split.
         learning_rate: Of the epoch.
@@ -99,11 +99,13 @@ class Succeeded:
         seconds: Wall time of its work.
         metrics: Final figures by name.
         artifacts: Paths or URIs of what it made, by name.
+        left_out: Data prep's: how much of the data was not read, by ending, folder or reason; bounded.
     """
 
     seconds: Seconds
     metrics: dict[str, Measured] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, Count] | None = None
 
 
 @dataclass(frozen=True, slots=True)

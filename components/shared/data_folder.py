@@ -1,0 +1,51 @@
+"""The data folder as commands and data prep see it: what may not be written in it, and whether links lead out of it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from components.shared.storage.location import Location, Place
+
+# 1: links may lead out of the data folder, as with --follow-links.
+FOLLOW_LINKS_VARIABLE = "SHUTTERLINE_FOLLOW_LINKS"
+
+
+def lies_within(inner: Place, outer: Place) -> bool:
+    """Whether a place is another one or lies below it, links followed; neither needs to be there.
+
+    Args:
+        inner: A path or a location in a bucket.
+        outer: The same; one in a bucket never holds a path, and the other way round.
+    """
+    if isinstance(inner, Location) or isinstance(outer, Location):
+        return (
+            isinstance(inner, Location)
+            and isinstance(outer, Location)
+            and (inner.scheme, inner.bucket) == (outer.scheme, outer.bucket)
+            and f"{inner.key}/".startswith(f"{outer.key}/" if outer.key else "")
+        )
+    real = Path(os.path.realpath(inner))
+    if real.is_relative_to(os.path.realpath(outer)):
+        return True
+    # One folder may have two paths: by a bind mount, or where a file system takes A and a for one name.
+    for folder in (real, *real.parents):
+        with suppress(OSError):
+            if folder.samefile(outer):
+                return True
+    return False
+
+
+def overlap_problem(data: Place, output: Place) -> str | None:
+    """Why a step that reads one place cannot write the other, in a line; None if it can.
+
+    Args:
+        data: What is read: a folder, or a prefix in a bucket.
+        output: The directory that is written.
+    """
+    if lies_within(output, data):
+        return f"{output}: lies in the data, {data}, where the next run would read it; name another directory"
+    if lies_within(data, output):
+        return f"{output}: holds the data, {data}, which would be in the way of what is written; name another directory"
+    return None
