@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+import textwrap
 
 from components.shared.events.redaction import redact
 from components.shared.member import member, speaks
@@ -28,6 +30,29 @@ def silence(name: str) -> None:
         logger.addHandler(logging.NullHandler())
 
 
+def fitted(text: str, columns: int, indent: str = "    ") -> str:
+    """A log line as lines of at most so many characters, for a terminal, which itself would break words.
+
+    It is broken between parts that two spaces divide, else between words. A word that is longer than a line, such as
+    a path that somebody copies, stays whole.
+    """
+    if len(text) <= columns:
+        return text
+    # What is short may end a line early; prose is filled.
+    *parts, last = re.split(r"(?<=\S)  (?=\S)", text)
+    lines = [parts[0] if parts else ""]
+    for part in [*parts[1:], last]:
+        if len(joined := f"{lines[-1]}  {part}" if lines[-1] else part) <= columns:
+            lines[-1] = joined
+        elif len(indent) + len(part) <= columns and len(lines[-1]) > columns // 3:
+            lines.append(indent + part)
+        else:
+            lines[-1:] = textwrap.wrap(
+                joined, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+            )
+    return "\n".join(lines)
+
+
 class _LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         step = record.name.removeprefix(f"{_ROOT}.")
@@ -35,10 +60,20 @@ class _LineFormatter(logging.Formatter):
         start = f"{self.formatTime(record, '%H:%M:%S')} {step:<9} {level}"
         rank = member().rank
         text = f"rank {rank}: {record.getMessage()}" if rank else record.getMessage()
+        text = text.replace("\n", f"\n{start}")  # by which a reader of the steps' lines alone knows it for one
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         # A file name of bytes that are no text must not break whatever reads the log as UTF-8.
-        return redact((start + text).encode("utf-8", "backslashreplace").decode("utf-8"))
+        line, *more = redact((start + text).encode("utf-8", "backslashreplace").decode("utf-8")).split("\n")
+        return "\n".join([line if (columns := _columns()) is None else fitted(line, columns), *more])
+
+
+def _columns() -> int | None:
+    """How wide the terminal is that the log goes to; None where it is none, or does not say."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or None
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]

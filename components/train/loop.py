@@ -94,7 +94,7 @@ class TrainingLoop:
 
     def _after_step(self) -> None:
         trainer = self._trainer
-        self._progress.step(trainer.params.gradient_accumulation_steps)
+        self._progress.reach((trainer.position.epoch - 1) * len(trainer.slices) + trainer.position.batch)
         if trainer.position.step % LOOK_EVERY == 0:
             require_numbers(trainer)
         self._status.batch(trainer.position, lambda: trainer.loss_so_far)

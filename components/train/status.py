@@ -64,16 +64,18 @@ class TrainingStatus:
         """An epoch has ended."""
         self._last = record
         self._step = record.epoch * self._steps_per_epoch
-        self._tell(record.epoch, record.train_loss)
+        self._tell(record.epoch, record.train_loss, record.images_per_second)
 
     def checkpoint(self, manifest: CheckpointManifest, saved: Path) -> None:
         """A checkpoint has become whole."""
         self._emit(Checkpoint(manifest.epoch - 1, self._epochs, str(saved), manifest.batch))
 
-    def _tell(self, epoch: int, train_loss: float) -> None:
+    def _tell(self, epoch: int, train_loss: float, images_per_second: float | None = None) -> None:
         now, last = time.monotonic(), self._last
         steps = self._epochs * self._steps_per_epoch
-        images = (self._step - self._told_step) * self._images / self._steps_per_epoch
+        if images_per_second is None:
+            images = (self._step - self._told_step) * self._images / self._steps_per_epoch
+            images_per_second = images / max(now - self._told, 1e-9)
         losses: dict[str, float | None] = {"train": train_loss}
         metrics: dict[str, float | None] = {}
         if last is not None:
@@ -89,7 +91,7 @@ class TrainingStatus:
                 unit="batches",
                 epoch=epoch,
                 epochs=self._epochs,
-                samples_per_second=images / max(now - self._told, 1e-9),
+                samples_per_second=images_per_second,
                 losses=losses,
                 metrics=metrics,
                 learning_rate=last.learning_rate if last else None,

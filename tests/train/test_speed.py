@@ -267,3 +267,14 @@ def test_an_average_keeps_the_counters_of_the_network(dataset: Path) -> None:
     assert trainer.evaluated_network.state_dict()["features.1.num_batches_tracked"] == steps
     assert trainer.average is not None
     assert trainer.average.n_averaged.device.type == "cpu"
+
+
+def test_an_epochs_images_a_second_are_of_that_epoch(dataset: Path, tmp_path: Path, caplog: Any) -> None:
+    with caplog.at_level("INFO", "shutterline.train"):
+        train(dataset=dataset, model=tmp_path / "model", params=small(num_epochs=5))
+
+    history = open_model(tmp_path / "model").manifest.history
+    lines = [line for line in caplog.messages if line.startswith("epoch ")]
+    assert [line.rpartition("  ")[2] for line in lines] == [
+        f"{each.images_per_second:,.0f} images/s" for each in history
+    ]

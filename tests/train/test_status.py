@@ -45,6 +45,12 @@ def progress_of(told: list[EventData]) -> list[Progress]:
     return [data for data in told if isinstance(data, Progress)]
 
 
+@pytest.mark.mended(
+    17,
+    input="the epoch lines, and the status events at their ends, of a training that slows down",
+    before="images a second of the whole run so far; with the evaluation's seconds counted in the events",
+    now="that epoch's images by the seconds that it was trained in",
+)
 def test_every_epoch_and_every_checkpoint_of_a_real_training_is_told(dataset: Path, tmp_path: Path) -> None:
     told: list[EventData] = []
     there: list[bool] = []
@@ -70,8 +76,7 @@ def test_every_epoch_and_every_checkpoint_of_a_real_training_is_told(dataset: Pa
             name: getattr(record, name) for name in figures
         }
         assert data.learning_rate == record.learning_rate
-        assert data.samples_per_second is not None
-        assert data.samples_per_second > 0
+        assert data.samples_per_second == record.images_per_second
     # It is told of when it is whole, which may be some steps later.
     kinds = [type(data).__name__ for data in told]
     assert kinds.index("Checkpoint") > 2
@@ -169,6 +174,17 @@ def test_a_long_epoch_says_something_after_a_silence(clock: Clock) -> None:
         losses={"train": 2.5, "test": 0.25},
         metrics=last.metrics, learning_rate=0.1, eta_seconds=18.0 / 11 * 9, device="cpu",
     )  # fmt: skip
+
+
+def test_an_epochs_rate_is_its_own_whatever_was_told_within_it(clock: Clock) -> None:
+    told: list[EventData] = []
+    training = TrainingStatus(told.append, epochs=1, steps_per_epoch=10, images=100, held_out="test", device="cpu")
+    clock.now += 6.0
+    training.batch(at(1, 9), lambda: 1.0)
+    clock.now += 100.0  # the evaluation
+    training.epoch(RECORD.model_copy(update={"images_per_second": 12.5}))
+
+    assert [data.samples_per_second for data in progress_of(told)] == [90 / 6.0, 12.5]
 
 
 def test_the_last_epoch_leaves_nothing_to_wait_for(clock: Clock) -> None:

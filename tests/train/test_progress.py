@@ -1,0 +1,130 @@
+"""What a person sees of a training on a terminal: every epoch's line stays, a bar below it, nothing wrapped or cut."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.shared.logs import fitted
+from tests.examples import small, write_digits
+from tests.pipelines.terminal import OnTerminal
+
+# A training as Progress sees it, without torch: ten epochs of a hundred batches, resumed in the second.
+TRAINING = """
+import sys
+from components.shared.logs import log_to_stderr, step_logger
+from components.shared.model import EpochRecord
+from components.train.progress import Progress
+
+log_to_stderr()
+log = step_logger("train")
+with Progress("script", 10, 100, log, 150) as progress:
+    for batches in range(152, 1001, 2):
+        progress.reach(batches)
+        if batches == 500:
+            log.warning("Kafka localhost:9092 topic status: does not answer; events wait in the spool %s", "x" * 30)
+        if batches % 100 == 0:
+            progress.epoch(EpochRecord(
+                epoch=batches // 100, learning_rate=0.00123, train_loss=0.51234, train_accuracy=0.87654, loss=0.56789,
+                accuracy=0.81234, images_per_second=12345.6,
+            ))
+        if batches in (402, 998):
+            progress._bar.refresh()
+            sys.stderr.flush()
+"""
+EPOCH = "epoch {}/10 loss 0.5123 accuracy 0.8765 held-out loss 0.5679 accuracy 0.8123 lr 0.00123 12,346 images/s"
+
+
+def lines_of(terminal: OnTerminal) -> list[str]:
+    return [line.rstrip() for line in terminal.screen.lines]
+
+
+@pytest.mark.mended(
+    18,
+    input="python -m components.train on a terminal of 80 columns",
+    before="a bar whose figures are cut; after it nothing of any epoch is on the screen",
+    now="a line of loss and accuracy of every epoch stays, and the bar below ends within the 80",
+)
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_every_epoch_stays_on_the_screen_and_nothing_wraps(columns: int) -> None:
+    terminal = OnTerminal([sys.executable, "-c", TRAINING], {"TZ": "UTC"}, size=(columns, 24))
+    assert terminal.ended(60) == 0, terminal.screen.text
+
+    lines = lines_of(terminal)
+    assert max(map(len, lines)) <= columns
+    text = " ".join(" ".join(lines).split())
+    for epoch in range(2, 11):
+        assert EPOCH.format(epoch) in text
+    assert f"topic status: does not answer; events wait in the spool {'x' * 30}" in text
+    # What was drawn over since: the bar, within its terminal, with the whole of its figures.
+    bars = [part for part in re.split(r"[\r\n]|\x1b\[A", terminal.raw) if "%|" in part]
+    assert max(map(len, bars)) <= columns
+    assert any(re.fullmatch(r"epoch 10/10: 100%\|.*\| 998/1000 \[\d\d:\d\d<\d\d:\d\d\]", bar) for bar in bars), bars[-1]
+    assert not any("%|" in line for line in lines), "the bar is gone at the end"
+
+
+def test_a_low_count_of_columns_has_a_shorter_bar() -> None:
+    terminal = OnTerminal([sys.executable, "-c", TRAINING], {}, size=(40, 24))
+    assert terminal.ended(60) == 0
+
+    assert max(map(len, lines_of(terminal))) <= 40 + len("x" * 30)
+    bars = [part for part in re.split(r"[\r\n]|\x1b\[A", terminal.raw) if "%|" in part]
+    assert any(re.fullmatch(r"epoch 10/10: 100%\|.*\|", bar) for bar in bars)
+
+
+def test_a_script_that_shows_no_log_shows_its_epochs() -> None:
+    script = TRAINING.replace("log_to_stderr()\n", "")
+    terminal = OnTerminal([sys.executable, "-c", script], {}, size=(120, 24))
+    assert terminal.ended(60) == 0
+
+    assert sum("accuracy 0.8123" in line for line in lines_of(terminal)) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.mended(
+    18,
+    input="python -m components.train on a terminal, gradient_accumulation_steps that do not divide an epoch's batches",
+    before="a bar that runs beyond its end",
+    now="the batches that there are",
+)
+def test_a_real_training_leaves_loss_and_accuracy_of_every_epoch(tmp_path: Path) -> None:
+    data = write_digits(tmp_path / "dataset")
+    params = small(num_epochs=4, gradient_accumulation_steps=3).to_json()
+    command = [sys.executable, "-m", "components.train", "--dataset", str(data), "--model", str(tmp_path / "model")]
+    terminal = OnTerminal([*command, "--params", params], {}, size=(80, 24))
+    assert terminal.ended(120) == 0, terminal.screen.text
+
+    history = json.loads((tmp_path / "model" / "model.json").read_text())["history"]
+    assert max(map(len, lines_of(terminal))) <= 80
+    text = " ".join(terminal.screen.text.split())
+    for record in history:
+        line = f"epoch {record['epoch']}/4 loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}"
+        assert line in text
+        # Of that epoch alone, as the model's history has it.
+        assert f"{record['images_per_second']:,.0f} images/s" in text
+    assert "speed: not measured in a run under 30 s" in text
+    assert "succeeded in" in text
+    counts = [int(count) for count in re.findall(r"\| (\d+)/28 ", terminal.raw)]
+    assert counts
+    assert max(counts) <= 28
+
+
+def test_a_line_is_broken_between_its_parts_or_else_its_words() -> None:
+    epoch = "12:34:56 train     epoch 3/30  loss 0.1234  accuracy 0.9876  held-out loss 0.1234  accuracy 0.9876"
+    prose = "12:34:56 evaluate  " + "a word and another " * 9
+    path = "12:34:56 train     in " + "/a" * 60
+
+    assert fitted(epoch, 200) == epoch
+    assert fitted(epoch, 80).split("\n") == [
+        "12:34:56 train     epoch 3/30  loss 0.1234  accuracy 0.9876",
+        "    held-out loss 0.1234  accuracy 0.9876",
+    ]
+    assert fitted(prose, 80).split("\n")[0].startswith("12:34:56 evaluate  a word")
+    assert all(len(line) <= 80 for line in fitted(prose, 80).split("\n"))
+    assert "/a" * 60 in fitted(path, 80), "what somebody copies stays whole"
+    for text in (epoch, prose, path):
+        assert fitted(text, 80).split() == text.split()
