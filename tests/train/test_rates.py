@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
+from components.shared.model import EpochRecord, open_model
+from components.train.train import train
 from tests.configs import Entry, schedule
+from tests.examples import small
+from tests.train.interrupting import heard_of
 from tests.train.trials import PLAIN_ARCH, rates, trainer_of
 
 # 200 images in batches of 32 are 7 steps an epoch.
@@ -70,3 +76,58 @@ def test_a_cosine_by_epoch_is_as_long_as_the_run(dataset: Path) -> None:
     found = rates(trainer_of(dataset, **RUN, learning_rate_schedule=[schedule("CosineAnnealingLR")]), 3)
     assert found[::7] == pytest.approx(_torchs(CosineAnnealingLR, 3, T_max=3))
     assert len(set(found)) == 3
+
+
+@pytest.mark.mended(
+    2,
+    input="a rate that moves within an epoch: a warm-up, interval: batch",
+    before="the log had the rate of the epoch's first step alone",
+    now="lowest and highest rate of every epoch in log, model.json and TensorBoard",
+)
+def test_the_lowest_and_the_highest_rate_of_each_epoch_are_kept(
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = heard_of(caplog, monkeypatch)
+    entries = [by_batch("OneCycleLR", max_lr=0.2), schedule("StepLR", step_size=1)]
+    train(
+        dataset=dataset,
+        model=tmp_path / "model",
+        params=small(**RUN, learning_rate_schedule=entries, milestones=[2]),
+    )
+
+    steps = _torchs(OneCycleLR, 14, max_lr=0.2, total_steps=14)
+    expected = [(min(epoch), max(epoch)) for epoch in (steps[:7], steps[7:], [0.1])]
+    history = open_model(tmp_path / "model").manifest.history
+    assert [(record.lowest_learning_rate, record.highest_learning_rate) for record in history] == [
+        pytest.approx(pair) for pair in expected
+    ]
+    lines = [line for line in heard.messages if line.startswith("epoch ")]
+    shown = [f"{low:.3g} to {high:.3g}" if low < high else f"{low:.3g}" for low, high in expected]
+    assert [line.rpartition("lr ")[2].partition("  ")[0] for line in lines] == shown
+    assert shown[2] == "0.1"
+    events = EventAccumulator(str(tmp_path / "model" / "tensorboard"))
+    events.Reload()
+    for tag, position in (("learning_rate/lowest", 0), ("learning_rate/highest", 1)):
+        values = [event.value for event in events.Scalars(tag)]
+        assert values == pytest.approx([pair[position] for pair in expected[:2]])
+
+
+def test_an_epoch_of_an_earlier_version_says_nothing_of_them() -> None:
+    record = EpochRecord.model_validate({"epoch": 1, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 0.5})
+    assert (record.lowest_learning_rate, record.highest_learning_rate) == (None, None)
+
+
+@pytest.mark.mended(
+    2,
+    input="a schedule that has no effect on the data at hand",
+    before="not a word",
+    now="logged where training begins",
+)
+def test_training_logs_what_has_no_effect(
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = heard_of(caplog, monkeypatch)
+    entry = by_batch("StepLR", step_size=21)
+    train(dataset=dataset, model=tmp_path / "model", params=small(**RUN, learning_rate_schedule=[entry]))
+    warnings = [record.getMessage() for record in heard.records if record.levelno == logging.WARNING]
+    assert "learning_rate_schedule[0] (StepLR): has no effect in its 21 steps: the rate stays 0.1" in warnings

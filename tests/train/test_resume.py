@@ -107,6 +107,17 @@ STATES: dict[str, dict[str, Any]] = {
     "label smoothing": {"loss": {"class": "torch.nn.CrossEntropyLoss", "kwargs": {"label_smoothing": 0.1}}},
     "early stopping": {"early_stopping_patience": 1, "learning_rate": 1.0, "num_epochs": 8},
     "warm-up": {"warmup_epochs": 1.5},
+    "milestones": SGD
+    | {
+        LR: [
+            schedule("LinearLR", total_iters=2) | {"interval": "batch"},
+            schedule("OneCycleLR", max_lr=0.1) | {"interval": "batch"},
+            schedule("ReduceLROnPlateau", patience=0, threshold=0.5),
+        ],
+        "milestones": [1, 3],
+        "num_epochs": 5,
+        "warmup_epochs": 0.5,
+    },
     "accumulation": {"gradient_accumulation_steps": 2, "batch_size": 16},
     "clipping": {"max_grad_norm": 0.1},
     "rare evaluation": {"eval_freq": 2},
