@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-import os
+from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from components.data_prep.decoding_memory import DecodingMemory, decoding_memory
 from components.data_prep.images import UnreadableImageError, read_image
+from components.data_prep.pixels import WHITE, Background, Note
 from components.data_prep.source import BATCH_BYTES, Batch, shown
 from components.shared.dataset import Images, Labels, UnreadableImage
+from components.shared.limits import usable_cpus
 
-# Pillow releases the interpreter's lock while it decodes and resizes. Each thread holds one whole image.
-DECODING_THREADS = min(16, os.cpu_count() or 1)
+# Pillow releases the interpreter's lock while it decodes and resizes. Each thread holds one whole image, of those that
+# fit in memory together.
+DECODING_THREADS = min(16, usable_cpus())
 
 
 @dataclass(frozen=True)
@@ -27,13 +32,17 @@ class ImageFileSplit:
         root: The folder that `files` are relative to.
         files: One path an image, with ``/`` between its parts.
         labels: int64 of shape (n,).
+        memory: What the images take together while they are decoded.
     """
 
     root: Path
     files: list[str]
     labels: Labels
+    memory: DecodingMemory = field(default_factory=decoding_memory, compare=False)
 
-    def batches(self, shape: tuple[int, int, int], skip: Collection[int]) -> Iterator[Batch]:
+    def batches(
+        self, shape: tuple[int, int, int], skip: Collection[int], background: Background = WHITE
+    ) -> Iterator[Batch]:
         """Decode the files with several threads, in order; see :class:`SourceSplit`."""
         wanted = [position for position in range(len(self.files)) if position not in skip]
         # Threads wait for each other at the end of a batch: it is larger here, and one image a thread at least.
@@ -42,7 +51,8 @@ class ImageFileSplit:
             for start in range(0, len(wanted), per_batch):
                 positions = np.array(wanted[start : start + per_batch], dtype=np.int64)
                 images = np.empty((len(positions), *shape), dtype=np.uint8)
-                reasons = list(pool.map(self._read_into, images, positions))
+                noted: list[Note] = []  # appending is atomic
+                reasons = list(pool.map(partial(self._read_into, background, noted), images, positions))
                 readable = np.array([reason is None for reason in reasons])
                 unreadable = {
                     int(position): UnreadableImage(file=shown(self.files[position]), reason=reason)
@@ -51,12 +61,13 @@ class ImageFileSplit:
                 }
                 if unreadable:
                     positions, images = positions[readable], images[readable]
-                yield Batch(positions, images, unreadable)
+                yield Batch(positions, images, unreadable, Counter(noted))
 
-    def _read_into(self, image: Images, position: int) -> str | None:
+    def _read_into(self, background: Background, noted: list[Note], image: Images, position: int) -> str | None:
         """Decode one file into its place; the reason if it is unreadable."""
         try:
-            image[...] = read_image(self.root / self.files[position], image.shape)
+            file = self.root / self.files[position]
+            image[...] = read_image(file, image.shape, background, self.memory, noted.append)
         except UnreadableImageError as error:
             return str(error)
         return None

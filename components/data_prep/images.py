@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import re
 import struct
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import IO
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
+from components.data_prep import tiff
+from components.data_prep.decoding_memory import DecodingMemory, decoding_memory
+from components.data_prep.pixels import WHITE, Background, Meaning, Note, OnNote, fitted, unheard
 from components.data_prep.source import shown
 from components.shared.allowed_classes import shortened
 from components.shared.dataset import Images
@@ -19,12 +24,22 @@ from components.shared.errors import DataError
 # Pillow knows some forty formats by content. These are the ones pictures come in; the others are left out because a
 # damaged file must not be taken for an obscure format, and because EPS is drawn by an external program.
 FORMATS = (
-    *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI"),
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI"),
     *("TGA", "TIFF", "WEBP"),
 )
+# Pillow is built with or without the libraries of these.
+_LIBRARIES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 
-# Where Pillow begins to warn of a decompression bomb: 9,459 × 9,459 pixels, 268 MB as RGB, for every decoding thread.
+# Where Pillow begins to warn of a decompression bomb: 9,459 × 9,459 pixels, 268 MB as RGB.
 MAX_PIXELS = 1024**3 // 4 // 3
+# What JPEG can hold, and what params allow an image to be resized to.
+MAX_SIDE = 2**16 - 1
+
+# Bytes that decoding takes for a pixel at its peak, and what is computed from it until it is resized; the largest of
+# any color mode, orientation and transparency, measured with Pillow 13.0 and pillow-heif 1.8.
+_BYTES_PER_PIXEL = 20
+_BYTES_PER_PIXEL_OF = {"AVIF": 28, "HEIF": 28, "JPEG2000": 40, "TIFF": 28, "WEBP": 28}
 
 _EXIF_ORIENTATION = 0x0112
 # How to bring an image upright, by its EXIF orientation; 1 is upright.
@@ -37,6 +52,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Those whose further frames are pictures like the first; MPO's are a second view, PSD's are layers.
+_ANIMATED = ("AVIF", "GIF", "HEIF", "PNG", "TIFF", "WEBP")
 
 
 class UnreadableImageError(Exception):
@@ -45,47 +62,81 @@ class UnreadableImageError(Exception):
 
 @cache
 def image_extensions() -> frozenset[str]:
-    """File name endings that mean an image, in lower case with their dot."""
-    return frozenset(Image.registered_extensions())
+    """File name endings of the formats that can be read here, in lower case with their dot."""
+    known = {"MPO", *_formats()}  # MPO is JPEG with more behind it, and read as such
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in known)
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of ``FORMATS`` that this build of Pillow can read."""
+    """Those of ``FORMATS`` that can be read here: HEIF by pillow-heif, the others as Pillow is built."""
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    with suppress(ImportError):  # an extra
+        from pillow_heif import register_heif_opener
+
+        # Images are decoded side by side already.
+        register_heif_opener(decode_threads=1)
+    return tuple(
+        name for name in FORMATS if name in Image.OPEN and (name not in _LIBRARIES or features.check(_LIBRARIES[name]))
+    )
 
 
-def read_image(file: Path, shape: tuple[int, int, int]) -> Images:
+def read_image(
+    file: Path,
+    shape: tuple[int, int, int],
+    background: Background = WHITE,
+    memory: DecodingMemory | None = None,
+    note: OnNote = unheard,
+) -> Images:
     """Decode an image file: its first frame, brought upright, in 1 or 3 channels, resized.
 
     Args:
         file: Any of the formats in ``FORMATS``, whatever its name.
         shape: Height, width, channels.
+        background: Red, green and blue of what is behind transparent parts.
+        memory: What it shares with images that are decoded at the same time.
+        note: Gets what is done with it that somebody may want to hear of.
 
     Returns:
         uint8 of that shape.
 
     Raises:
-        UnreadableImageError: The content is not an image that can be decoded.
+        UnreadableImageError: The content is not an image that can be decoded, or would be decoded wrongly.
         DataError: The operating system does not hand the file out.
     """
+    memory = memory or decoding_memory()
+    for alone in (False, True):
+        notes: list[Note] = []
+        with suppress(MemoryError):  # others were being decoded: once more, with none of them
+            image = _read(file, shape, background, memory, notes, alone)
+            for each in notes:
+                note(each)
+            return image
+    raise UnreadableImageError("needs more memory to be decoded than is free; give the step more memory")
+
+
+def _read(
+    file: Path,
+    shape: tuple[int, int, int],
+    background: Background,
+    memory: DecodingMemory,
+    notes: list[Note],
+    alone: bool,
+) -> Images:
     try:
-        with file.open("rb") as stream:
-            if not stream.read(1):
-                raise UnreadableImageError("is empty")
-            stream.seek(0)
-            with Image.open(stream, formats=_formats()) as image:
-                if (pixels := image.width * image.height) > MAX_PIXELS:
-                    raise UnreadableImageError(
-                        f"has {pixels} pixels, more than {MAX_PIXELS}; it is taken for a decompression bomb"
-                    )
+        with file.open("rb") as stream, _opened(stream) as image:
+            _check_size(image)
+            meaning = _meaning(image, stream)
+            # A damaged second frame is not read, and its number says nothing of the first.
+            with suppress(OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError, EOFError, struct.error):
+                if image.format in _ANIMATED and getattr(image, "is_animated", False):
+                    notes.append("more frames")
+            needed = _needed_bytes(image, shape, os.fstat(stream.fileno()).st_size)
+            with memory.reserve(max(needed, memory.total) if alone else needed):
                 image.load()
-                return fitted(_upright(image), shape)
+                return fitted(_upright(image), shape, background, meaning, notes.append)
     except (UnreadableImageError, MemoryError):
         raise
-    except UnidentifiedImageError:
-        raise UnreadableImageError("is not an image in a known format") from None
     except Image.DecompressionBombError:
         raise UnreadableImageError(f"has more than {MAX_PIXELS} pixels; it is taken for a decompression bomb") from None
     except Exception as error:
@@ -96,9 +147,108 @@ def read_image(file: Path, shape: tuple[int, int, int]) -> Images:
         raise UnreadableImageError(_reason(error)) from error
 
 
+def _opened(stream: IO[bytes]) -> Image.Image:
+    """An image, its header read.
+
+    Raises:
+        UnreadableImageError: It is none in a format that can be read here.
+    """
+    if not (head := stream.read(12)):
+        raise UnreadableImageError("is empty")
+    stream.seek(0)
+    try:
+        return Image.open(stream, formats=_formats())
+    except UnidentifiedImageError:
+        if kind := tiff.kind_of(stream):
+            reason = f"is a TIFF of a kind that cannot be read ({kind}); {tiff.ADVICE}"
+        elif "HEIF" not in _formats() and head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+            reason = "is HEIC, which is read after pip install 'shutterline[heic]'; or convert it to JPEG"
+        else:
+            reason = "is not an image in a known format"
+        raise UnreadableImageError(reason) from None
+
+
+def _check_size(image: Image.Image) -> None:
+    """Refuse what is too large, by the header alone."""
+    if (pixels := image.width * image.height) > MAX_PIXELS:
+        raise UnreadableImageError(f"has {pixels} pixels, more than {MAX_PIXELS}; it is taken for a decompression bomb")
+    if max(image.size) > MAX_SIDE:
+        raise UnreadableImageError(f"is {image.width}×{image.height} pixels, and a side may have {MAX_SIDE}")
+
+
+def _needed_bytes(image: Image.Image, shape: tuple[int, int, int], file_bytes: int) -> int:
+    """An upper bound of what an image takes until it has its shape."""
+    whole = _BYTES_PER_PIXEL_OF.get(image.format or "")
+    # Resizing goes through an image of the new width and the old height; those of the table are read whole.
+    resized = (image.height + shape[0]) * shape[1] * 4
+    return image.width * image.height * (whole or _BYTES_PER_PIXEL) + resized + (file_bytes if whole else 0)
+
+
+def _meaning(image: Image.Image, stream: IO[bytes]) -> Meaning:
+    """How an image's values are meant, by what its file says and Pillow does not.
+
+    Raises:
+        ValueError: They would not be read right.
+    """
+    place = stream.tell()
+    stream.seek(0)
+    head = stream.read(26)
+    try:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            return tiff.meaning_of(image, MAX_PIXELS)
+        match image.format:
+            case "PNG" if "transparency" in image.info:
+                depth, mode = head[24], image.mode
+                if depth == 16 and mode == "RGB":
+                    raise ValueError(
+                        "is a PNG of 16 bits with one transparent color, which cannot be told from its neighbours in "
+                        "8 bits; save it with an alpha channel"
+                    )
+                if depth < 8 and mode == "L":  # Pillow has scaled the pixels, and not this
+                    image.info["transparency"] = image.info["transparency"] * 255 // (2**depth - 1)
+            case "JPEG" | "MPO" if image.mode == "CMYK" and "adobe" not in image.info:
+                raise ValueError("is a JPEG in CMYK that does not say whether 0 is ink or none; save it as RGB")
+            case "JPEG2000" if image.mode != "I;16" and (bits := _bits_of_jpeg2000(stream)) > 8:
+                raise ValueError(
+                    f"is a JPEG 2000 of {bits} bits per color, whose brightest values the decoder makes black; save it "
+                    "with 8 bits"
+                )
+            case "TGA" if not head[17] & 15:
+                return Meaning(alpha="none")  # its fourth channel, or bit, has no meaning
+            case "PSD":
+                if struct.unpack(">H", head[24:26]) == (7,):
+                    raise ValueError("is a PSD of several channels without a color mode; save it as RGB")
+                # Photoshop saves layers merged on white; without layers a fourth channel is a saved selection.
+                return Meaning(alpha="on white" if _is_transparent_psd(stream) else "none")
+        return Meaning()
+    finally:
+        stream.seek(place)
+
+
+def _bits_of_jpeg2000(stream: IO[bytes]) -> int:
+    """The largest bit depth of the components of a JPEG 2000 codestream (ISO/IEC 15444-1, A.5.1)."""
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        start = data.find(b"\xff\x4f\xff\x51")
+        (components,) = struct.unpack(">H", data[start + 40 : start + 42])
+        return max((data[start + 42 + 3 * index] & 0x7F) + 1 for index in range(components))
+
+
+def _is_transparent_psd(stream: IO[bytes]) -> bool:
+    """Whether the first extra channel of a PSD is the transparency of the merged picture (a negative layer count)."""
+    stream.seek(26)
+    for _ in range(2):  # color mode data, image resources
+        (length,) = struct.unpack(">I", stream.read(4))
+        stream.seek(length, os.SEEK_CUR)
+    lengths_and_count = stream.read(10)
+    sections, layers, count = struct.unpack(">IIh", lengths_and_count)
+    return bool(sections and layers and count < 0)
+
+
 def _reason(error: Exception) -> str:
     """An exception as one line that is the same in every run."""
     text = re.sub(r"0x[0-9a-fA-F]{6,}", "…", " ".join(str(error).split()))
+    if text.startswith("decoder error"):  # libtiff's number of it says nothing
+        return "cannot be decoded: it is damaged, or its compression is not supported here"
     return shortened(text or type(error).__name__, 200)
 
 
@@ -109,44 +259,3 @@ def _upright(image: Image.Image) -> Image.Image:
         orientation = image.getexif().get(_EXIF_ORIENTATION)
     method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if method is None else image.transpose(method)
-
-
-def fitted(image: Image.Image, shape: tuple[int, int, int]) -> Images:
-    """A decoded image as uint8 of `shape` (height, width, channels).
-
-    Transparency is dropped, colour becomes grey by the ITU-R 601 luma, and the size changes by area-aware bilinear
-    interpolation, only where it differs.
-
-    Raises:
-        ValueError: The image's values have no meaning in 8 bits.
-    """
-    height, width, channels = shape
-    mode = "RGB" if channels == 3 else "L"
-    if image.mode == "I" or image.mode.startswith("I;") or image.mode == "F":
-        image = _in_8_bits(image)
-    # A palette's transparent entry would otherwise travel along and make conversions guess.
-    image.info.pop("transparency", None)
-    if image.mode != mode:
-        image = image.convert(mode)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(shape)
-
-
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    """A grayscale image of wider values, scaled to 0..255 rather than clipped.
-
-    Integers count as 16-bit: 0..65535. Floating-point numbers count as 0..1 where all lie there, else as 0..255.
-    """
-    values = np.asarray(image)
-    if values.dtype.kind == "f":
-        low, high = float(values.min()), float(values.max())
-        if not 0 <= low <= high <= 255:  # false for NaN as well
-            raise ValueError(f"holds floating-point values from {low:g} to {high:g}, neither 0 to 1 nor 0 to 255")
-        scaled = np.rint(values * 255 if high <= 1 else values)
-    else:
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high > 65535:
-            raise ValueError(f"holds integers from {low} to {high}, and 16-bit grey ends at 65535")
-        scaled = (values.astype(np.uint32) + 128) // 257
-    return Image.fromarray(scaled.astype(np.uint8))

@@ -1,0 +1,61 @@
+"""How much memory images may take while they are decoded, over all threads together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from components.shared.limits import free_memory
+
+
+class DecodingMemory:
+    """A number of bytes that threads share.
+
+    Args:
+        total: What all may take together. One that needs more waits until it is alone.
+        limit: What one may take at most.
+
+    Attributes:
+        peak: The most bytes that were taken at once.
+    """
+
+    def __init__(self, total: int, limit: int) -> None:
+        self.total = total
+        self.limit = limit
+        self.peak = 0
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserve(self, count: int) -> Iterator[None]:
+        """Wait until so many bytes are free, and hold them.
+
+        Raises:
+            ValueError: They are more than one may take; nothing is waited for.
+        """
+        if count > self.limit:
+            raise ValueError(
+                f"needs {_megabytes(count)} of memory to be decoded, and {_megabytes(self.limit)} are free; make it "
+                "smaller, or give the step more memory"
+            )
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + count <= self.total)
+            self._taken += count
+            self.peak = max(self.peak, self._taken)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= count
+                self._changed.notify_all()
+
+
+def decoding_memory() -> DecodingMemory:
+    """Half of the memory that is free to this process; the dataset's arrays need some of the rest."""
+    free = free_memory()
+    return DecodingMemory(free // 2, free)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

@@ -1,0 +1,164 @@
+"""A decoded image of any mode becomes 8-bit grey or RGB: wider values scaled, transparent parts on a background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops
+
+from components.shared.dataset import Images
+
+Background = tuple[int, int, int]
+WHITE: Background = (255, 255, 255)
+
+# What is done with an image that somebody may want to hear of, and how a log says it of a number of images.
+Note = Literal["transparent", "wholly transparent", "dark", "more frames"]
+NOTES: dict[Note, str] = {
+    "transparent": "have transparent parts, which are composited on alpha_background",
+    "wholly transparent": "are wholly transparent: nothing but alpha_background is left of them",
+    "dark": "have 16-bit grey values below 4,096 alone and become nearly black; if they are of 12 bits, multiply by 16",
+    "more frames": "hold more than one frame or page, of which the first is read",
+}
+_DARK = 4096
+
+OnNote = Callable[[Note], object]
+
+
+def unheard(note: Note) -> None:
+    """Take a note, and do nothing."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How the values of a decoded image are meant, where its mode does not say so.
+
+    Attributes:
+        bits: Of a wide integer: white is the largest number of so many bits.
+        inverted: Whether 0 is white in wide integers.
+        swapped: Whether the bytes of wide values are in the wrong order.
+        unsigned: Whether integers of 32 bits are unsigned.
+        alpha: ``real``; ``none``: what looks like an alpha channel is something else; ``on white``: the colors are
+            composited on white already.
+    """
+
+    bits: int = 16
+    inverted: bool = False
+    swapped: bool = False
+    unsigned: bool = False
+    alpha: Literal["real", "none", "on white"] = "real"
+
+
+def fitted(
+    image: Image.Image,
+    shape: tuple[int, int, int],
+    background: Background = WHITE,
+    meaning: Meaning | None = None,
+    note: OnNote = unheard,
+) -> Images:
+    """A decoded image as uint8 of `shape` (height, width, channels).
+
+    Transparent parts are composited on the background, before anything else is changed; what is opaque keeps its
+    values. Colour becomes grey by the ITU-R 601 luma, and the size changes by area-aware bilinear interpolation, only
+    where it differs.
+
+    Args:
+        image: The image; it may be changed.
+        shape: Height, width, channels.
+        background: Red, green and blue of 0 to 255; in grey images their luma.
+        meaning: Of the image's values.
+        note: Gets what is done beside.
+
+    Raises:
+        ValueError: The image's values have no meaning in 8 bits.
+    """
+    height, width, channels = shape
+    mode = "RGB" if channels == 3 else "L"
+    meaning = meaning or Meaning()
+    if image.mode in ("RGBa", "La"):
+        image = image.convert(image.mode.upper())
+    alpha = _alpha(image) if meaning.alpha != "none" else None
+    # A palette's transparent entry would otherwise travel along and make conversions guess.
+    image.info.pop("transparency", None)
+    if image.mode == "I" or image.mode.startswith("I;") or image.mode == "F":
+        image = _in_8_bits(image, meaning, note)
+    if image.mode in ("LAB", "HSV") and mode == "L":
+        image = image.convert("RGB")  # Pillow has no other way from these to grey
+    if image.mode != mode:
+        image = image.convert(mode)
+    if alpha is not None:
+        note("transparent" if alpha.getextrema() != (0, 0) else "wholly transparent")
+        image = _composited(image, alpha, background, meaning.alpha == "on white")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(shape)
+
+
+def luma(color: Background) -> int:
+    """The grey of a color, as Pillow rounds it."""
+    grey = Image.new("RGB", (1, 1), color).convert("L").getpixel((0, 0))
+    assert isinstance(grey, int)  # noqa: S101 - the one band of mode L
+    return grey
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is, 0 to 255, as mode L; None if all are 255."""
+    if not image.has_transparency_data:
+        return None
+    if image.mode.startswith("I;16"):  # of PNG: one grey value is transparent
+        opaque = np.asarray(image) != image.info["transparency"]
+        alpha = Image.fromarray(opaque.astype(np.uint8) * np.uint8(255))
+    elif image.mode in ("RGBA", "LA", "PA"):
+        alpha = image.getchannel("A")
+    else:
+        alpha = image.convert("RGBA").getchannel("A")
+    lowest, _ = alpha.getextrema()
+    return None if lowest == 255 else alpha
+
+
+def _composited(image: Image.Image, alpha: Image.Image, background: Background, on_white: bool) -> Image.Image:
+    """An image of mode L or RGB on a background."""
+    color: Background | int = background if image.mode == "RGB" else luma(background)
+    if not on_white:
+        canvas = Image.new(image.mode, image.size, color)
+        canvas.paste(image, mask=alpha)
+        return canvas
+    # Of the white that shows through, as much is taken away as the background is darker.
+    lacking = Image.new(image.mode, image.size, 0 if isinstance(color, int) else (0, 0, 0))
+    darker = 255 - color if isinstance(color, int) else tuple(255 - value for value in color)
+    lacking.paste(darker, (0, 0, *image.size), ImageChops.invert(alpha))
+    return ImageChops.subtract(image, lacking)
+
+
+def _in_8_bits(image: Image.Image, meaning: Meaning, note: OnNote) -> Image.Image:
+    """A grayscale image of wider values, scaled to 0..255 rather than clipped.
+
+    Integers count as 16-bit unless their file says otherwise: 0..65535. Floating-point numbers count as 0..1 where all
+    lie there, else as 0..255.
+    """
+    values: npt.NDArray[np.generic] = np.asarray(image)
+    if meaning.swapped:
+        values = values.byteswap()
+    if meaning.unsigned and values.dtype == np.int32:
+        values = values.view(np.uint32)
+    if values.dtype.kind == "f":
+        low, high = float(values.min()), float(values.max())
+        if not 0 <= low <= high <= 255:  # false for NaN as well
+            raise ValueError(f"holds floating-point values from {low:g} to {high:g}, neither 0 to 1 nor 0 to 255")
+        scaled = np.rint(values * 255 if high <= 1 else values)
+    else:
+        low, high = int(values.min()), int(values.max())
+        white = 2 ** min(meaning.bits, 16) - 1
+        if low < 0 or high > white:
+            raise ValueError(
+                f"holds integers from {low} to {high}, and {min(meaning.bits, 16)}-bit grey ends at {white}"
+            )
+        if white == 65535 and 0 < high < _DARK and not meaning.inverted:
+            note("dark")
+        scaled = (values.astype(np.uint32) * 255 + white // 2) // white
+        if meaning.inverted:
+            scaled = 255 - scaled
+    return Image.fromarray(scaled.astype(np.uint8))
