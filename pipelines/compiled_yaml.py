@@ -5,11 +5,14 @@ Values are those that kfp and Vertex AI's library see, so YAML 1.1's, read by Py
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from components.shared.files import read_regular
 
 # kfp's loaders are made for files of some kilobytes; a file that is larger than that is something else.
 LARGEST = 32 * 2**20
@@ -36,12 +39,11 @@ def text_of(file: Path) -> str:
         UnreadableError: It cannot be read, is too large or is no text.
     """
     try:
-        with file.open("rb") as stream:  # whatever a device says its size is
-            data = stream.read(LARGEST + 1)
+        data = read_regular(file, LARGEST)
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EFBIG:
+            raise UnreadableError(f"is larger than {LARGEST // 2**20} MiB, so it is no compiled pipeline") from error
         raise UnreadableError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if len(data) > LARGEST:
-        raise UnreadableError(f"is larger than {LARGEST // 2**20} MiB, so it is no compiled pipeline")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

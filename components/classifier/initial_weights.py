@@ -116,6 +116,8 @@ def _read(file: Path) -> dict[str, Tensor]:
     """The tensors of a file, by the names of the module that they belong to."""
     if not file.exists():
         raise _refused(file, "there is no such file or model directory")
+    if not file.is_file():  # torch would wait for a pipe's other end
+        raise _refused(file, "is no file")
     readers: dict[str, Callable[[Path], Any]] = {".safetensors": load_file, ".pth": _torch_file, ".pt": _torch_file}
     reader = readers.get(file.suffix.lower())
     if reader is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import resource
 import stat
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+_SHELL_PIPE = re.compile(r"/dev/stdin|/(dev|proc/self)/fd/[0-9]+")
 _KINDS = (
     (stat.S_ISDIR, "Is a directory"),
     (stat.S_ISFIFO, "is a pipe, not a file"),
@@ -21,12 +23,18 @@ _KINDS = (
 )
 
 
-def open_regular(path: str | Path) -> IO[bytes]:
+def open_regular(path: str | Path, *, shell_pipes: bool = False) -> IO[bytes]:
     """Open a regular file for reading, unbuffered; anything else is refused, as a pipe, which might be waited for.
+
+    Args:
+        path: The file.
+        shell_pipes: Whether a pipe that is open already will do, ``/dev/stdin`` or what a shell makes of ``<(…)``.
 
     Raises:
         OSError: It cannot be opened, or is a directory, a pipe, a socket or a device.
     """
+    if shell_pipes and _SHELL_PIPE.fullmatch(str(path)) and stat.S_ISFIFO(Path(path).stat().st_mode):
+        return Path(path).open("rb", buffering=0)
     # Opening a device may do something to it, so it is looked at before; and after, as it may be another by then.
     _require_regular(path, Path(path).stat().st_mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -44,17 +52,18 @@ def _require_regular(path: str | Path, mode: int) -> None:
             raise OSError(errno.EISDIR if is_kind is stat.S_ISDIR else errno.EINVAL, message, str(path))
 
 
-def read_regular(path: str | Path, limit: int) -> bytes:
+def read_regular(path: str | Path, limit: int, *, shell_pipes: bool = False) -> bytes:
     """The content of a regular file.
 
     Args:
         path: The file.
         limit: Bytes that it may have.
+        shell_pipes: As for :func:`open_regular`.
 
     Raises:
         OSError: As :func:`open_regular`, or it is larger.
     """
-    with open_regular(path) as stream:
+    with open_regular(path, shell_pipes=shell_pipes) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size <= limit:
             # Not `read()` without a number: a file may grow meanwhile, and those of /proc have no size.

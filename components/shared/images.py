@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from components.shared.errors import InputError
+from components.shared.strict_json import read_json
 from components.shared.version import __version__
 
 ImageStep = Literal["data-prep", "train", "evaluate"]
@@ -64,7 +64,7 @@ def read_images(file: Path) -> dict[ImageStep, Image]:
         return InputError(f"--images {file}: {why}; `make images` writes such a file")
 
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = read_json(file)
     except OSError as error:
         raise refuse(f"cannot be read: {error.strerror}") from error
     except ValueError as error:  # of JSON, or of UTF-8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import ssl
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 from components.shared.errors import InputError
 from components.shared.events.redaction import redact, register_secret
+from components.shared.files import read_regular
 from pipelines.watch_text import printable
 
 TOKEN_VARIABLE = "SHUTTERLINE_KFP_TOKEN"  # noqa: S105 - the variable's name
@@ -134,12 +136,11 @@ def read_token(file: Path, where: str) -> str:
         InputError: It cannot be read, or holds none.
     """
     try:
-        with file.open("rb") as stream:
-            data = stream.read(_LARGEST_TOKEN + 1)
+        data = read_regular(file, _LARGEST_TOKEN, shell_pipes=True)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise InputError(f"{where}: {error.strerror}, so it is no token") from error
         raise InputError(f"{where}: cannot be read: {error.strerror}") from error
-    if len(data) > _LARGEST_TOKEN:
-        raise InputError(f"{where}: is larger than {_LARGEST_TOKEN} bytes, so it is no token")
     return _header(data.decode("ascii", "replace"), where)
 
 

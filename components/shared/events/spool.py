@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import threading
@@ -20,9 +21,13 @@ from typing import Any, Self
 
 from components.shared.errors import ArtifactError
 from components.shared.events.event import EventError, StepEvent
+from components.shared.files import open_regular
 
 SPOOL_SUFFIX = ".jsonl"
 _LEDGER_SUFFIX = ".delivery.json"
+
+# What others may have put into a directory that many write to is neither followed nor waited for.
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 WINDOW_EVENTS = 256
 _WINDOW_BYTES = 256 * 1024
@@ -226,13 +231,13 @@ class Spool:
         while True:
             path = directory / f"{run}.{step}.{attempt}{SPOOL_SUFFIX}"
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+                descriptor = os.open(path, _FLAGS | os.O_EXCL, 0o644)
                 break
             except FileExistsError:
                 attempt += 1
         descriptors = [descriptor]
         try:
-            ledger = os.open(_ledger_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            ledger = os.open(_ledger_of(path), _FLAGS, 0o644)
             descriptors.append(ledger)
             with suppress(OSError):  # a filesystem without locks: the next step will leave this spool to a replay
                 _lock(ledger)
@@ -267,10 +272,11 @@ class Spool:
         parts = path.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)
         if not path.name.endswith(SPOOL_SUFFIX) or len(parts) != 3 or not parts[2].isdecimal():
             raise ArtifactError(f"{path}: is not a spool; its name would be RUN.STEP.ATTEMPT{SPOOL_SUFFIX}")
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open_regular(path) as stream:
+            descriptor = os.dup(stream.fileno())
         descriptors = [descriptor]
         try:
-            ledger = os.open(_ledger_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            ledger = os.open(_ledger_of(path), _FLAGS, 0o644)
             descriptors.append(ledger)
             if not _lock_if_any(ledger, unlocked):
                 for opened in descriptors:
@@ -312,8 +318,8 @@ def spools_of(directory: Path, run: str | None = None) -> list[Path]:
 def _begin(path: Path) -> str:
     """The time of a spool's first event as text that sorts; empty where it cannot be read."""
     try:
-        with path.open("rb") as stream:
-            return str(json.loads(stream.readline(_WINDOW_BYTES))["time"])
+        with open_regular(path) as stream:
+            return str(json.loads(os.pread(stream.fileno(), _WINDOW_BYTES, 0).split(b"\n", 1)[0])["time"])
     except FileNotFoundError:
         raise
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -328,7 +334,7 @@ def events_in(directory: Path | None, run: str | None = None) -> Iterator[StepEv
         run: Only those of one run.
     """
     for path in spools_of(directory, run) if directory is not None else []:
-        with suppress(OSError), path.open("rb") as stream:
+        with suppress(OSError), open_regular(path) as raw, io.BufferedReader(raw) as stream:  # type: ignore[type-var]
             for line in stream:
                 with suppress(EventError):  # a last line that a killed step did not finish
                     yield StepEvent.from_bytes(line.rstrip(b"\n"))

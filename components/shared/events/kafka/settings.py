@@ -21,10 +21,13 @@ from typing import Any
 from components.shared.errors import StatusRefusedError, StatusUnavailableError
 from components.shared.events.redaction import register_secret
 from components.shared.events.transport import Unavailable
+from components.shared.files import read_regular
 from components.shared.secret_manager import REFERENCE_FORM, fetch_secret, is_reference
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
+
+_LARGEST_FILE = 1024**2  # a system's whole bundle of certificates is a quarter of that
 
 VARIABLES = {
     "KAFKA_SECURITY_PROTOCOL": f"{', '.join(PROTOCOLS)}; default: PLAINTEXT",
@@ -250,7 +253,7 @@ def _text_of(name: str, source: str) -> str:
     try:
         if is_reference(source):
             return fetch_secret(name, source, is_public=name == "KAFKA_SSL_CAFILE").decode()
-        return Path(source).read_text(encoding="utf-8")
+        return read_regular(source, _LARGEST_FILE).decode()
     except OSError as error:
         raise StatusRefusedError(f"{name}: {source} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import warnings
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.shared.errors import StatusRefusedError
@@ -15,6 +13,7 @@ from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import register_secret
 from components.shared.events.transport import Unavailable
 from components.shared.logs import silence
+from components.shared.strict_json import read_json
 
 if TYPE_CHECKING:
     import google.auth.credentials
@@ -56,13 +55,13 @@ def check_credentials_file(file: str | None) -> None:
         return
     name = "GOOGLE_APPLICATION_CREDENTIALS"
     try:
-        document = json.loads(Path(file).read_text(encoding="utf-8"))
+        document = read_json(file)
     except FileNotFoundError as error:
         raise StatusRefusedError(f"{name}: there is no file {file}; mount it, or leave the key out to use the "
                                  "application default credentials") from error  # fmt: skip
     except OSError as error:
         raise StatusRefusedError(f"{name}: {file} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise StatusRefusedError(f"{name}: {file} is not a JSON file of credentials") from error
     if not isinstance(document, dict) or not isinstance(document.get("type"), str):
         raise StatusRefusedError(f'{name}: {file} is not a file of Google credentials: it has no "type"')
@@ -141,7 +140,7 @@ def _of_file(file: str) -> google.auth.credentials.Credentials:
 
     found: google.auth.credentials.Credentials
     scopes = list(_SCOPES)
-    if json.loads(Path(file).read_text(encoding="utf-8"))["type"] == "service_account":
+    if read_json(file)["type"] == "service_account":
         found = service_account.Credentials.from_service_account_file(file, scopes=scopes)  # type: ignore[no-untyped-call]
     else:
         with warnings.catch_warnings():  # of files from strangers; this one is named by whoever starts the run
