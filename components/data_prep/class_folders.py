@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.data_prep.folder_tree import Folder, ImagesOnce, raise_problem
+from components.data_prep.folder_tree import Folder, ImagesOnce, paths_below, raise_problem
 from components.data_prep.image_files import ImageFileSplit
 from components.data_prep.left_out import (
     IN_NO_CLASS,
@@ -16,7 +16,6 @@ from components.data_prep.left_out import (
     LeftOutCounter,
     advice,
     lost_pictures,
-    paths_below,
     pictures_in_words,
 )
 from components.data_prep.source import (
@@ -164,10 +163,10 @@ def _check_are_classes(data: Path, holding: dict[str, Folder]) -> None:
             f"the splits above the classes, as {shown(f'{below}/{first}')}; where they are none, rename them"
         )
     if len(holding) == 1 and deeper:
-        raise deeper_error(data, holding)
+        raise _deeper(data, holding)
 
 
-def deeper_error(data: Path, holding: dict[str, Folder]) -> DataError:
+def _deeper(data: Path, holding: dict[str, Folder]) -> DataError:
     """The error that the classes of a data folder lie below the one folder in it."""
     path = data
     while len(holding) == 1 and not _with_class_folders(holding):

@@ -208,6 +208,17 @@ def is_image_name(name: str) -> bool:
     return ending_of(name) in image_extensions()
 
 
+def paths_below(folder: Folder, path: str = "") -> Iterator[tuple[str, Folder]]:
+    """A folder and every one below it, each once, with its path; `path` is the first one's."""
+    waiting, seen = [(path, folder)], set()
+    while waiting:
+        where, here = waiting.pop()
+        if here.real not in seen:
+            seen.add(here.real)
+            yield where, here
+            waiting += [(f"{where}/{name}" if where else name, inner) for name, inner in here.folders.items()]
+
+
 @dataclass(frozen=True)
 class _Reached:
     """Where a folder or a linked image was reached: by which path, and for which split and class."""

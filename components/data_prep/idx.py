@@ -21,10 +21,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from components.data_prep.folder_tree import Folder, leads_out_of
+from components.data_prep.folder_tree import Folder, leads_out_of, paths_below
 from components.data_prep.image_files import DECODING_THREADS
 from components.data_prep.images import MAX_PIXELS
-from components.data_prep.left_out import BESIDE_IDX, LeftOutCounter, paths_below
+from components.data_prep.left_out import BESIDE_IDX, LeftOutCounter
 from components.data_prep.pixels import WHITE, Background, fitted
 from components.data_prep.source import BATCH_BYTES, SPLITS, Batch, Source, SourceSplit, leads_inside, listed, shown
 from components.data_prep.split_folders import WORDS, split_of

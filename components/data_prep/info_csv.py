@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from components.data_prep.folder_tree import Folder, leads_out_of, raise_problem
+from components.data_prep.folder_tree import Folder, leads_out_of, paths_below, raise_problem
 from components.data_prep.image_files import ImageFileSplit
-from components.data_prep.left_out import NOT_IN_TABLE, LeftOutCounter, paths_below
+from components.data_prep.left_out import NOT_IN_TABLE, LeftOutCounter
 from components.data_prep.source import (
     SPLITS,
     Source,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.data_prep.class_folders import deeper_error, find_class_folders, open_class_folders
-from components.data_prep.folder_tree import Folder, raise_problem, read_tree
-from components.data_prep.idx import find_idx_files, open_idx
+from components.data_prep.class_folders import find_class_folders, open_class_folders
+from components.data_prep.folder_tree import Folder, paths_below, raise_problem, read_tree
+from components.data_prep.idx import NAME, find_idx_files, open_idx
 from components.data_prep.info_csv import FILE_NAME, find_tables, is_table, open_info_csv
 from components.data_prep.source import Source, listed, reading, shown
 from components.data_prep.split_folders import split_of
@@ -72,9 +72,9 @@ def open_source(data: Path, n_classes: int, *, follow_links: bool = False) -> So
 
 def _unknown(data: Path, root: Folder) -> DataError:
     """The error that a folder has none of the layouts, with what is likely to be done."""
-    for path, folder in sorted((name, inner) for name, inner in root.folders.items()):
-        if (data / path).is_dir() and _is_layout(data / path, folder):
-            return deeper_error(data, {path: folder})
+    for path, folder in sorted(paths_below(root), key=lambda found: (found[0].count("/"), found[0])):
+        if path and _is_layout(folder):
+            return DataError(f"{shown(data)}: the data lie deeper; give --data {shown(data / path)}")
     with reading(data):
         content = sorted(path.name + "/" * path.is_dir() for path in data.iterdir())
     unlabelled = [name for name, folder in root.with_images().items() if split_of(name)]
@@ -90,8 +90,8 @@ def _unknown(data: Path, root: Folder) -> DataError:
     )
 
 
-def _is_layout(data: Path, folder: Folder) -> bool:
+def _is_layout(folder: Folder) -> bool:
     """Whether a folder has IDX files or tables."""
-    return bool(find_idx_files(data)) or any(
-        is_table(name) for inner in folder.folders.values() for name in inner.others
+    return any(NAME.fullmatch(name) for name in folder.others) or any(
+        split_of(split) and any(map(is_table, inner.others)) for split, inner in folder.folders.items()
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
-from components.data_prep.folder_tree import COUNTED_FILES, Folder, ending_of
+from components.data_prep.folder_tree import COUNTED_FILES, Folder, ending_of, paths_below
 from components.data_prep.images import image_extensions
 from components.data_prep.source import Pictures, listed, shown
 from components.shared.dataset import LeftOut
@@ -144,17 +144,6 @@ def lost_pictures(folder: Folder, path: str) -> Pictures:
             lost += [*first, *(file for file in files[_TRIED_FIRST:] if _is_picture(folders[file[0]].real, file[1]))]
     endings = Counter(shown_ending(name) for _, name in lost)
     return Pictures(path, dict(endings), min((f"{where}/{name}" for where, name in lost), default=""))
-
-
-def paths_below(folder: Folder, path: str = "") -> Iterator[tuple[str, Folder]]:
-    """A folder and every one below it, each once, with its path; `path` is the first one's."""
-    waiting, seen = [(path, folder)], set()
-    while waiting:
-        where, here = waiting.pop()
-        if here.real not in seen:
-            seen.add(here.real)
-            yield where, here
-            waiting += [(f"{where}/{name}" if where else name, inner) for name, inner in here.folders.items()]
 
 
 def _candidates(folder: Folder) -> Iterable[str]:

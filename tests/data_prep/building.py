@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import struct
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from components.data_prep.__main__ import main
 from components.shared.dataset import open_dataset
 from components.shared.params import Params
 
@@ -112,3 +115,36 @@ def files_of(dataset: Path) -> dict[str, bytes]:
     return {
         path.relative_to(dataset).as_posix(): path.read_bytes() for path in sorted(dataset.rglob("*")) if path.is_file()
     }
+
+
+def tree(folder: Path, *files: str, first: int = 0) -> Path:
+    """Files below a folder: plain images, valued `first`, `first` + 1, …, and where the ending is another, a text.
+
+    A path with ``×`` and a number stands for so many files: ``cat/×3.png`` is ``cat/0.png`` to ``cat/2.png``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    value = first
+    for file in files:
+        start, many, end = file.partition("×")
+        count, dot, ending = end.partition(".")
+        for name in [f"{start}{number}{dot}{ending}" for number in range(int(count))] if many else [file]:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix.lower() == ".png":
+                save(path, plain(value))
+                value += 1
+            else:
+                path.write_text("text")
+    return folder
+
+
+def refusal(data: Path, dataset: Path, *options: str, **changes: Any) -> str:
+    """What the command says of data that it refuses: exit code 2, one message and nothing written."""
+    told = io.StringIO()
+    with redirect_stderr(told), redirect_stdout(io.StringIO()) as printed:
+        code = main(["--data", str(data), "--dataset", str(dataset), "--params", params_json(**changes), *options])
+    errors = [line for line in told.getvalue().splitlines() if " ERROR " in line]
+    assert (code, len(errors), printed.getvalue()) == (2, 1, ""), told.getvalue()
+    assert "Traceback" not in told.getvalue()
+    assert not (dataset / "dataset.json").exists()
+    return errors[0].partition(" failed: ")[2].replace(f"{data}", "DATA")
