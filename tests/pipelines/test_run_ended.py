@@ -1,0 +1,163 @@
+"""`shutterline run` that is killed or hung up takes its steps with it, and a second one in its directory is refused."""
+
+from __future__ import annotations
+
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.shared.events.spool import events_in
+from components.shared.run_lock import RUN_LOCK_VARIABLE, run_locked
+from components.train.checkpoints.format import list_checkpoints
+from pipelines.cli import main
+from pipelines.params_files import EXAMPLE_DATA
+from tests.examples import write_params
+from tests.pipelines.runs_ended import TOKEN, Run, end_of_all
+
+ROOT = Path(__file__).parents[2]
+
+# As `run` starts a step: below a shell, with the lock's file in the environment, its output read by the run.
+STARTING = f"""
+import os, subprocess, sys
+from pathlib import Path
+from components.shared.run_lock import run_locked
+
+out = Path(sys.argv[1])
+with run_locked(out) as lock:
+    os.environ["{RUN_LOCK_VARIABLE}"] = str(lock)
+    command = ["sh", "-c", '"$0" -c "$1" "$2"; true', sys.executable, sys.argv[2], str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as step:
+        print("begun", flush=True)
+        step.wait()
+"""
+STEP = """
+import sys, threading
+from pathlib import Path
+from components.shared.run import StepRun
+from components.shared.step import run_step
+from tests.shared.test_step import PARAMS, Result
+
+run_step("train", PARAMS, lambda params, emit: threading.Event().wait(), lambda: StepRun(
+    "run-1", None, 0, Path(sys.argv[1]) / "events", True, "pod-1"))
+"""
+
+
+@pytest.mark.mended(
+    13,
+    input="kill -9 of shutterline run",
+    before="its training went on for hours, unseen",
+    now="the step ends as by SIGTERM: checkpoint, cancelled",
+)
+@pytest.mark.slow
+def test_a_step_ends_with_its_run_20_times_of_20(tmp_path: Path) -> None:
+    moments, states = random.Random(13), []  # noqa: S311 - moments, not secrets
+    for number in range(20):
+        out = tmp_path / str(number)
+        out.mkdir()
+        environment = os.environ | {TOKEN: str(out)}
+        command = [sys.executable, "-c", STARTING, str(out), STEP]
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as run:
+            assert run.stdout is not None
+            assert run.stdout.readline() == b"begun\n"
+            time.sleep(moments.uniform(0, 2))
+            run.kill()
+        end_of_all(out)
+        states.append([event.state for event in events_in(out / "events")])
+        with run_locked(out):  # nobody holds it any more
+            pass
+    # Nothing where it was killed before its step had begun.
+    assert set(map(tuple, states)) <= {(), ("started", "cancelled")}
+    assert states.count(["started", "cancelled"]) >= 5
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """A run that trains."""
+    params = write_params(tmp_path / "params.json", num_epochs=100_000, save_freq=100_000, checkpoint_minutes=None)
+    with Run(tmp_path / "out", params) as run:
+        run.until("epoch 3/")
+        yield run
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_a_checkpoint_and_goes_on(run: Run) -> None:
+    run.process.kill()
+    run.process.wait()
+    end_of_all(run.out)
+
+    (directory,) = (run.out / "checkpoints").iterdir()
+    assert len(list_checkpoints(directory)) == 1
+    states = [(event.step, event.state) for event in events_in(run.out / "events") if event.is_terminal]
+    assert states == [("data-prep", "succeeded"), ("train", "cancelled")]
+
+
+ON_A_TERMINAL = "import os, sys; os.login_tty(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+
+
+@pytest.mark.mended(
+    13,
+    input="the terminal of shutterline run is closed",
+    before="the command died; its training went on or was cut off",
+    now="as SIGTERM: checkpoint, cancelled, the pipeline's end, exit code 143",
+)
+@pytest.mark.slow
+def test_a_run_whose_terminal_is_closed_ends_in_good_order(tmp_path: Path) -> None:
+    params = write_params(tmp_path / "params.json", num_epochs=100_000)
+    master, terminal = pty.openpty()
+    command = [sys.executable, "-m", "pipelines.cli", "run", "--params", params, "--data", EXAMPLE_DATA]
+    # As a shell in a terminal's window starts it: the terminal is its controlling one, and its only output.
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL, str(terminal), *map(str, command), "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        env=os.environ | {TOKEN: str(tmp_path / "out")},
+        pass_fds=[terminal],
+    )
+    os.close(terminal)
+    read = b""
+    while b"epoch 3/" not in read:
+        read += os.read(master, 4096)
+    os.close(master)
+
+    assert process.wait(60) == 143
+    end_of_all(tmp_path / "out")
+    last = [event for event in events_in(tmp_path / "out" / "events") if event.is_terminal]
+    assert [(event.step, event.state) for event in last] == [
+        ("data-prep", "succeeded"),
+        ("train", "cancelled"),
+        ("pipeline", "cancelled"),
+    ]
+
+
+@pytest.mark.slow
+def test_a_hung_up_run_goes_on_where_nohup_has_it_ignored(tmp_path: Path) -> None:
+    params = write_params(tmp_path / "params.json", num_epochs=30)
+    with Run(tmp_path / "out", params, "nohup") as run:
+        run.until("epoch 3/")
+        os.killpg(run.process.pid, signal.SIGHUP)
+        assert run.process.wait(120) == 0
+
+
+@pytest.mark.mended(
+    13,
+    input="a second shutterline run --out X while one is at it",
+    before="both wrote there, and each took the other's result away",
+    now="exit code 2: who is running there, since when",
+)
+@pytest.mark.slow
+def test_the_second_of_two_runs_is_refused_20_times_of_20(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    params = str(run.params)
+    for _ in range(20):
+        assert main(["run", "--params", params, "--data", str(EXAMPLE_DATA), "--out", str(run.out)]) == 2
+        told = capsys.readouterr().err
+        assert f"error: --out {run.out}: process {run.process.pid} on " in told
+        assert "is running there; wait for its end, end it, or name another directory" in told
+        assert "Traceback" not in told
+    assert run.process.poll() is None
