@@ -9,7 +9,7 @@ from components.shared.events.targets import StatusTargets
 from components.shared.kubeflow_api import NoAnswerError, ask_run, is_kubeflow
 from components.shared.kubeflow_run import RunReport
 from components.shared.logs import step_logger
-from components.shared.pipeline_end import OUTCOMES, PipelineEnd, pipeline_end
+from components.shared.pipeline_end import OUTCOMES, PLATFORM_ERROR, PipelineEnd, pipeline_end
 from components.shared.run import StepRun
 from components.shared.status import PIPELINE_STEPS
 
@@ -46,14 +46,23 @@ def report_end(
     if (state or "").upper() not in OUTCOMES:
         _log.warning("the platform's state %r is no end of a pipeline; it ended %s", state or "", end.outcome)
     for step in end.steps:
-        _remark(step)
+        _remark(step, end.reason)
     if end.outcome == "succeeded":
         _log.info("pipeline succeeded")
     elif end.outcome == "unknown":
         _log.warning("pipeline unknown: %s", end.reason)
+    elif end.outcome == "cancelled":
+        _log.info("pipeline cancelled: %s", end.reason)
+    elif ended := [f"{step.step} {step.outcome}" for step in end.steps if _has_logged(step)]:
+        _log.info("pipeline %s: %s", end.outcome, ", ".join(ended))
     else:
         _log.error("pipeline %s: %s", end.outcome, end.reason)
     return end
+
+
+def _has_logged(step: StepOutcome) -> bool:
+    """Whether a step's own log says why it failed: it is not the platform's word."""
+    return step.outcome == "failed" and step.error is not None and step.error.type != PLATFORM_ERROR
 
 
 def _platform(run: StepRun) -> RunReport | None:
@@ -66,13 +75,13 @@ def _platform(run: StepRun) -> RunReport | None:
         return None
 
 
-def _remark(step: StepOutcome) -> None:
+def _remark(step: StepOutcome, reason: str) -> None:
     """Log what became of a step that did not report its end itself."""
-    if step.outcome == "killed":
+    if step.outcome == "killed" and f"{step.step} was killed" not in reason:
         _log.warning("%s began and never ended: it was killed", step.step)
     elif step.outcome == "cached":
         _log.info("%s did not run: its result was there already", step.step)
     elif step.outcome == "not started":
-        _log.warning("%s was not started", step.step)
+        _log.info("%s was not started", step.step)
     elif step.outcome == "unknown":
         _log.warning("%s: how it ended is not known: no event of its end can be read from here", step.step)

@@ -34,6 +34,7 @@ OUTCOMES: dict[str, Outcome] = {
     "CANCELED": "cancelled",
 }
 
+PLATFORM_ERROR = "PlatformError"  # type of an error that the platform reports, not the step
 _NO_REASON = "the platform gave no reason"
 # As Argo words it where a step had no time to report anything.
 _KILLED = re.compile(r"OOMKilled|exit code 1(37|43)|deleted|[Ee]victed|DeadlineExceeded")
@@ -167,11 +168,11 @@ def _of_task(task: TaskReport | None, view: StepView | None, step: str, *, is_wh
         return replace(seen, outcome="failed", error=view.end.error)
     reason = _quoted(task.message) or _NO_REASON
     if view is not None and isinstance(view.end, Succeeded):
-        error = Error("PlatformError", f"succeeded by its own events, and failed on the platform: {reason}")
+        error = Error(PLATFORM_ERROR, f"succeeded by its own events, and failed on the platform: {reason}")
         return replace(seen, outcome="failed", error=error)
     # Without an event of its end: it was killed, or the event of its end is with a broker that is away.
     was_killed = view is not None and view.end is None and (is_whole or _KILLED.search(task.message) is not None)
-    return replace(seen, outcome="killed" if was_killed else "failed", error=Error("PlatformError", reason))
+    return replace(seen, outcome="killed" if was_killed else "failed", error=Error(PLATFORM_ERROR, reason))
 
 
 def _of_events(view: StepView, history: History, outcome: Outcome | None) -> StepOutcome:

@@ -38,10 +38,12 @@ class LocalRun:
     Attributes:
         exit_code: 0 done, 2 bad input, 130 interrupted, 143 terminated, 1 anything else.
         document: What result.json holds.
+        is_reported: Whether the log lines that were shown hold the error's message.
     """
 
     exit_code: int
     document: dict[str, Any]
+    is_reported: bool
 
 
 def run_local(
@@ -102,7 +104,7 @@ def _run_alone(
     document["seconds"]["total"] = round(time.perf_counter() - start, 3)
     write_json(out / RESULT_FILE, document)
     exit_code = EXIT_OK if document["status"] == "succeeded" else document["error"]["exit_code"]
-    return LocalRun(exit_code, document)
+    return LocalRun(exit_code, document, document["error"] is not None and shown.holds(document["error"]["message"]))
 
 
 def _clear(out: Path, *, checkpoints: bool) -> None:
@@ -188,6 +190,11 @@ class _LineFilter(io.TextIOBase):
         self._log = log
         self._show = show
         self._partial = ""
+        self._errors: list[str] = []
+
+    def holds(self, message: str) -> bool:
+        """Whether errors that were shown hold every line of a message."""
+        return all(any(shown.endswith(line) for shown in self._errors) for line in message.splitlines())
 
     def write(self, text: str) -> int:
         # The name of a file may have bytes that are no text.
@@ -195,6 +202,8 @@ class _LineFilter(io.TextIOBase):
         *lines, self._partial = (self._partial + text).split("\n")
         for line in lines:
             shown = line.lstrip(" ")
-            if LINE.fullmatch(shown):
+            if (found := LINE.fullmatch(shown)) is not None:
+                if found["level"] == "ERROR":
+                    self._errors.append(shown)
                 self._show(shown)
         return len(text)

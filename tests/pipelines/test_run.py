@@ -157,7 +157,8 @@ def test_a_step_that_fails_is_told_and_leaves_nothing_that_opens(
     assert document["error"]["step"] == "train"
     assert document["error"]["type"] == "DivergedError"
     assert document["steps"] == {"data-prep": "succeeded", "train": "failed", "exit": "succeeded"}
-    assert "pipeline failed: train: the training loss became" in told
+    assert "train     ERROR failed: the training loss became" in told
+    assert "pipeline failed: train failed" in told
     assert "Traceback" not in told
     assert set(document["artifacts"]) == {"dataset"}
     (model,) = (tmp_path / "out" / "kfp").glob("*/train/model")

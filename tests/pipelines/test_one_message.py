@@ -1,0 +1,132 @@
+"""One failure is one message: the log of the step that failed has it, and the last line says which step that is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from components.shared.errors import ParamsError, Problem
+from components.shared.logs import LINE
+from pipelines.cli import main
+from tests.examples import write_digits, write_params
+from tests.pipelines.conftest import Command
+from tests.shared.test_command import ARGUMENTS
+from tests.shared.test_command import command as trial
+
+# A layer of the user's own, which is checked on torch's meta device and fails where there are real images.
+LAYER = """
+import os, signal, torch
+
+class Layer(torch.nn.Identity):
+    def forward(self, images):
+        if images.device.type != "meta":
+            FAIL
+        return images
+"""
+FAILURES = {
+    "raises": 'raise RuntimeError("the layer is out of order")',
+    "is killed": "os.kill(os.getpid(), signal.SIGKILL)",
+}
+
+
+def assert_once(err: str, message: str, step: str, log: Path) -> None:
+    """The message is there once, in the step's line, and the last line says what failed without it."""
+    assert err.count(message) == 1, err
+    (line,) = [line for line in err.splitlines() if message in line]
+    found = LINE.fullmatch(line)
+    assert found is not None
+    assert (found["step"], found["level"]) == (step, "ERROR")
+    assert err.splitlines()[-1] == f"error: {step} failed, for the reason above; log: {log}"
+    assert err.count("ERROR") == 1, err
+    assert "Traceback" not in err
+
+
+@pytest.mark.mended(
+    19,
+    input="run --data of a folder that is not there",
+    before="the message thrice: by data-prep, by the exit step, by run",
+    now="once, by data-prep; the last line names the step and its log",
+)
+def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params, out = write_params(tmp_path / "params.json"), tmp_path / "out"
+
+    assert main(["run", "--params", str(params), "--data", str(tmp_path / "none"), "--out", str(out)]) == 2
+
+    assert_once(capsys.readouterr().err, f"{tmp_path / 'none'}: there is no such", "data-prep", out / "kfp.log")
+
+
+@pytest.mark.mended(
+    19,
+    input="run with a learning rate of 1e30",
+    before="that the loss is no number, thrice",
+    now="once, by train; the last line names the step and its log",
+)
+def test_a_loss_that_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params = write_params(tmp_path / "params.json", optim_class="torch.optim.SGD", learning_rate=1e30)
+
+    assert main(["run", "--params", str(params), "--out", str(tmp_path / "out")]) == 1
+
+    assert_once(capsys.readouterr().err, "the training loss became", "train", tmp_path / "out" / "kfp.log")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [("raises", "error: train failed: the layer is out of order; log: "), ("is killed", "error: train failed: ")],
+)
+@pytest.mark.mended(
+    19,
+    input="run, whose train fails without a message of its own: a bug, a kill",
+    before="three messages, two of them without the reason",
+    now="the last line says the step, the reason and the log",
+)
+def test_what_no_step_could_log(tmp_path: Path, command: Command, failure: str, message: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "my_layers.py").write_text(LAYER.replace("FAIL", FAILURES[failure]))
+    params = write_params(
+        tmp_path / "params.json", net_arch=[{"class": "my_layers.Layer", "kwargs": {}}], num_epochs=1, device="cpu"
+    )
+    path = os.pathsep.join([str(tmp_path / "mine"), os.environ.get("PYTHONPATH", "")])
+
+    done = command(
+        *("-m", "pipelines.cli", "run", "--params", params, "--out", "out"),
+        SHUTTERLINE_MODULES="my_layers",
+        PYTHONPATH=path,
+    )
+
+    assert done.returncode == 1
+    *log, last = done.stderr.splitlines()
+    assert last.startswith(message)
+    assert last.endswith("; log: out/kfp.log")
+    assert last.removeprefix("error: train failed: ") not in "\n".join(log)
+    assert sum("ERROR" in line for line in log) == 1, done.stderr
+
+
+def test_every_line_of_a_message_is_a_line_of_the_steps_log(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ParamsError([Problem("momentum", "is unknown"), Problem("batch_size", "must be at least 1")])
+
+    assert trial(*ARGUMENTS, error=error) == 2
+
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert [line.partition("ERROR ")[2] for line in lines] == [
+        "failed: params has 2 problems:",
+        "  momentum: is unknown",
+        "  batch_size: must be at least 1",
+    ]
+    assert all(LINE.fullmatch(line) for line in lines)
+
+
+@pytest.mark.slow
+def test_a_group_says_what_is_wrong_once(tmp_path: Path, command: Command) -> None:
+    dataset, params = write_digits(tmp_path / "dataset"), write_params(tmp_path / "params.json", n_classes=4)
+
+    done = command(
+        *("-m", "components.train", "--dataset", dataset, "--model", tmp_path / "model"),
+        *("--params", params, "--processes", "2"),
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.count("n_classes: is 4") == 1, done.stderr
+    assert done.stderr.count("ERROR") == 1, done.stderr
