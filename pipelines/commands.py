@@ -187,6 +187,7 @@ def validate(options: argparse.Namespace) -> int:
                 "warnings": checked.warnings,
                 "layers": layers,
                 "parameters": table.parameters if table else None,
+                "trainable_parameters": table.trainable if table else None,
                 "multiply_adds": table.multiply_adds if table else None,
                 "status_targets": targets,
                 "params": checked.params.to_dict(),

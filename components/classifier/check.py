@@ -67,6 +67,10 @@ def check_dict(raw: Mapping[str, Any], name: str | None = None) -> tuple[Params,
         found, idle = _transform_problems(params)
         problems += found
         notes += idle
+    if params is not None and table is not None:
+        found, idle = frozen_layers(params, table)
+        problems += found
+        notes += idle
     if problems or params is None or table is None:
         raise ParamsError(in_document_order(problems), name)
     for note in notes:
@@ -85,6 +89,28 @@ def _transform_problems(params: Params) -> tuple[list[Problem], list[str]]:
         return [], rehearse_transforms(params.additional_transforms, params.image_shape)
     except ParamsError as error:
         return list(error.problems), []
+
+
+def frozen_layers(params: Params, table: LayerTable) -> tuple[list[Problem], list[str]]:
+    """What keeps frozen layers from being of use, and whether freezing them has an effect."""
+    frozen = table.rows[: params.frozen_layers]
+    if not frozen:
+        return [], []
+    kept = next((row for row in frozen if row.parameters or row.buffers), None)
+    if kept is None:
+        where = f"frozen_layers: the first {len(frozen)} layers of net_arch have no parameters"
+        if any("Dropout" in row.name for row in frozen):
+            return [], [f"{where}; freezing them only turns dropout off"]
+        return [], [f"{where}; freezing them has no effect"]
+    if params.initial_weights is not None:
+        return [], []
+    count = sum(row.parameters for row in frozen)
+    random = f", {count:,} random parameters in all" if count else ""
+    message = (
+        f"would keep {kept.place} ({kept.name}) as it is initialised{random}; name the weights that it is to keep by "
+        "initial_weights, or set frozen_layers to 0"
+    )
+    return [Problem("frozen_layers", message)], []
 
 
 def _loss_problems(params: Params) -> list[Problem]:

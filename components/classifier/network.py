@@ -79,7 +79,9 @@ class LayerRow:
         place: Where the layer stands: ``net_arch[0]``, or ``appended``.
         name: Its class name.
         output_shape: Shape of its output for one image.
-        parameters: Number of trainable parameters.
+        parameters: Number of parameters.
+        trainable: How many of them are trained: none in a frozen layer.
+        buffers: Number of values that it keeps besides, such as batch statistics.
         multiply_adds: Multiply-adds for one image, as torch's FLOP counter counts them (convolutions and products).
         values: Values that the layer, or all modules within it, give for one image.
     """
@@ -88,6 +90,8 @@ class LayerRow:
     name: str
     output_shape: tuple[int, ...]
     parameters: int
+    trainable: int
+    buffers: int
     multiply_adds: int
     values: int
 
@@ -101,8 +105,13 @@ class LayerTable:
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters of the whole network."""
+        """Parameters of the whole network."""
         return sum(row.parameters for row in self.rows)
+
+    @property
+    def trainable(self) -> int:
+        """Parameters of the whole network that are trained."""
+        return sum(row.trainable for row in self.rows)
 
     @property
     def multiply_adds(self) -> int:
@@ -126,11 +135,13 @@ class LayerTable:
         for row in self.rows:
             shape = spelled_shape(row.output_shape)
             body.append((row.place, row.name, shape, f"{row.parameters:,}", f"{row.multiply_adds:,}"))
-        body.append(("total", "", "", f"{self.parameters:,}", f"{self.multiply_adds:,}"))
+        feet = [("total", "", "", f"{self.parameters:,}", f"{self.multiply_adds:,}")]
+        feet.append(("trainable", "", "", f"{self.trainable:,}", ""))
+        body += feet
         widths = [max(len(line[column]) for line in [head, *body]) for column in range(len(head))]
         rule = "  ".join("-" * width for width in widths)
         lines = ["  ".join(_aligned(line, widths)).rstrip() for line in [head, *body]]
-        return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+        return [lines[0], rule, *lines[1 : -len(feet)], rule, *lines[-len(feet) :]]
 
 
 def _aligned(cells: tuple[str, ...], widths: list[int]) -> list[str]:
@@ -255,7 +266,9 @@ def _row(place: str, layer: nn.Module, name: str, given: Tensor, output: Tensor)
         place=place,
         name=name,
         output_shape=tuple(output.shape[1:]),
-        parameters=sum(parameter.numel() for parameter in layer.parameters() if parameter.requires_grad),
+        parameters=sum(parameter.numel() for parameter in layer.parameters()),
+        trainable=sum(parameter.numel() for parameter in layer.parameters() if parameter.requires_grad),
+        buffers=sum(buffer.numel() for buffer in layer.buffers()),
         multiply_adds=counter.get_total_flops() // 2,
         values=sum(values),
     )

@@ -60,8 +60,8 @@ def flops_of_training(table: LayerTable) -> int:
     """
     multiply_adds, is_behind = 0, False
     for row in table.rows:
-        multiply_adds += row.multiply_adds * (1 + bool(row.parameters) + is_behind)
-        is_behind = is_behind or bool(row.parameters)
+        multiply_adds += row.multiply_adds * (1 + bool(row.trainable) + is_behind)
+        is_behind = is_behind or bool(row.trainable)
     return 2 * multiply_adds
 
 

@@ -11,6 +11,7 @@ import torch
 
 from components.classifier.batch_log import log_batches
 from components.classifier.batches import Normaliser
+from components.classifier.check import frozen_layers
 from components.classifier.device import describe_device, make_repeatable
 from components.classifier.device_memory import free_bytes
 from components.classifier.inference import Predictions
@@ -43,8 +44,9 @@ from components.train.writing import count_parameters
 
 _log = step_logger("train")
 
-# Weights, gradients and the optimiser's two moments, float32 each: what an Adam-like optimiser needs at least.
-_BYTES_PER_PARAMETER = 16
+# Weights, and of what is trained gradients and the optimiser's two moments, float32 each: what an Adam-like optimiser
+# needs at least.
+_BYTES_PER_PARAMETER, _BYTES_MORE_TO_TRAIN = 4, 12
 
 
 class Attempt:
@@ -65,9 +67,11 @@ class Attempt:
         self.params = params
         self.normalisation = _normalisation(params, data)
         self.flops_per_image = flops_of_training(table)
-        _has_room(table.parameters, device)
+        _has_room(table, device)
         self._device = device
         self._group = group
+        for note in frozen_layers(params, table)[1]:
+            _log.warning("%s", note)
 
     def begin(self, found: Found | None, initial_weights: Path | None) -> None:
         """Make the trainer: of a checkpoint, or anew.
@@ -126,8 +130,14 @@ class Attempt:
         )
         for note in trainer.notes:
             _log.warning("%s", note)
-        for line in trainer.transforms.lines(len(training.images)) if trainer.transforms is not None else ():
-            _log.info("%s", line)
+        if trainer.transforms is not None and params.additional_transforms:
+            # Imported here: torchvision costs seconds, and most runs name no transform.
+            from components.classifier.rehearsal import rehearse_transforms
+
+            for line in rehearse_transforms(params.additional_transforms, params.image_shape):
+                _log.warning("%s", line)
+            for line in trainer.transforms.lines(len(training.images)):
+                _log.info("%s", line)
         return trainer
 
     def train(
@@ -215,11 +225,9 @@ def _synchronised(network: Any, device: torch.device) -> Any:
     return torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
 
 
-def _has_room(parameters: int, device: torch.device) -> None:
+def _has_room(table: LayerTable, device: torch.device) -> None:
     """Refuse a network whose weights alone cannot fit, before memory is asked for."""
-    needed, free = parameters * _BYTES_PER_PARAMETER, free_bytes(device)
-    if needed > free:
-        message = (
-            f"has {parameters:,} parameters, which take at least {needed / 1e9:,.1f} GB; {free / 1e9:,.1f} GB are free"
-        )
-        raise ParamsError([Problem("net_arch", message)])
+    needed = table.parameters * _BYTES_PER_PARAMETER + table.trainable * _BYTES_MORE_TO_TRAIN
+    if needed > (free := free_bytes(device)):
+        message = f"has {table.parameters:,} parameters, which take at least {needed / 1e9:,.1f} GB"
+        raise ParamsError([Problem("net_arch", f"{message}; {free / 1e9:,.1f} GB are free")])

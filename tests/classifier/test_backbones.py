@@ -193,12 +193,13 @@ def test_what_is_no_backbone_is_refused(named: object, message: str) -> None:
 
 
 def test_frozen_layers_have_no_trainable_parameters() -> None:
-    params, table = check(
-        color(backbone("resnet18"), layer("Linear", in_features=512, out_features=4), frozen_layers=1)
-    )
-    assert [row.parameters for row in table.rows] == [0, 512 * 4 + 4, 0, 4 * 2 + 2]
+    arch = [backbone("resnet18"), layer("Linear", in_features=512, out_features=4)]
+    params, table = check(color(*arch, frozen_layers=1, initial_weights="resnet18.pth"))
+    assert [row.trainable for row in table.rows] == [0, 512 * 4 + 4, 0, 4 * 2 + 2]
+    assert [row.parameters for row in table.rows] == [11_176_512, 512 * 4 + 4, 0, 4 * 2 + 2]
     network = network_of(params)
-    assert sum(one.numel() for one in network.parameters() if one.requires_grad) == table.parameters
+    assert sum(one.numel() for one in network.parameters() if one.requires_grad) == table.trainable
+    assert sum(one.numel() for one in network.parameters()) == table.parameters
 
 
 def test_frozen_layers_stay_in_evaluation_mode() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +15,9 @@ from hypothesis import strategies as st
 
 from components.classifier.check import check_dict, network_problems
 from components.classifier.network import LayerTable, build_network, examine, network_of
-from components.shared.params import Params
+from components.shared.params import Params, ParamsWarning
 from components.shared.params_types import LayerSpec
+from pipelines.cli import main
 from tests.configs import Entry, digits_config, layer, refused, small
 
 
@@ -75,9 +79,10 @@ def test_the_table_prints_as_aligned_lines() -> None:
     assert lines[0].split() == ["layer", "class", "output", "parameters", "multiply-adds"]
     assert lines[2].split() == ["input", "3×9×8"]
     assert lines[3].split() == ["net_arch[0]", "Conv2d", "6×5×9", "108", "4,860"]
-    assert lines[-2] == lines[1]
-    assert lines[-1].split() == ["total", "365", "5,100"]
-    assert len({len(line) for line in [lines[0], *lines[3:]]}) == 1
+    assert lines[-3] == lines[1]
+    assert lines[-2].split() == ["total", "365", "5,100"]
+    assert lines[-1].split() == ["trainable", "365"]
+    assert len({len(line) for line in [lines[0], *lines[3:-1]]}) == 1
 
 
 def test_the_network_is_what_the_table_says() -> None:
@@ -205,3 +210,78 @@ def test_checked_params_are_checked_again_by_whoever_trains() -> None:
     network_problems(Params.from_dict(digits_config()))
     wrong = Params.from_dict(small(net_arch=[layer("Linear", in_features=9, out_features=4)]))
     assert set(refused(network_problems, wrong)) == {"net_arch[0].kwargs.in_features"}
+
+
+FROZEN_ARCH = [
+    layer("Dropout", p=0.5),
+    layer("ReLU"),
+    layer("Conv2d", in_channels=1, out_channels=2, kernel_size=3),
+    layer("Flatten"),
+]
+
+
+@pytest.mark.mended(
+    3,
+    input="validate with frozen_layers",
+    before="frozen layers had 0 parameters, and the total was the trainable ones alone",
+    now="all parameters and the trainable ones, in the table and as JSON",
+)
+def test_validate_prints_all_parameters_and_the_trainable_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "params.json"
+    file.write_text(json.dumps(small(net_arch=FROZEN_ARCH, frozen_layers=3, initial_weights="earlier")))
+
+    assert main(["validate", str(file)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["net_arch[2]", "Conv2d", "2×6×6", "20", "648"] in lines
+    assert ["total", "166", "792"] in lines
+    assert ["trainable", "146"] in lines
+
+    assert main(["validate", str(file), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["parameters"], document["trainable_parameters"]) == (166, 146)
+    assert [(row["parameters"], row["trainable"]) for row in document["layers"]][2::3] == [(20, 0), (146, 146)]
+
+
+@pytest.mark.mended(
+    3,
+    input="frozen_layers on layers with random weights",
+    before="kept the random weights through the training, exit 0",
+    now="refused: name the weights by initial_weights",
+)
+@pytest.mark.parametrize(
+    ("arch", "frozen", "what"),
+    [
+        (FROZEN_ARCH, 3, "net_arch[2] (Conv2d) as it is initialised, 20 random parameters in all"),
+        (FROZEN_ARCH, 4, "net_arch[2] (Conv2d) as it is initialised, 20 random parameters in all"),
+        (
+            [layer("BatchNorm2d", num_features=1, affine=False)],
+            1,
+            "net_arch[0] (BatchNorm2d) as it is initialised",
+        ),
+    ],
+)
+def test_random_weights_are_not_frozen(arch: list[Entry], frozen: int, what: str) -> None:
+    config = small(net_arch=arch, frozen_layers=frozen)
+    assert refused(check_dict, config) == {
+        "frozen_layers": f"would keep {what}; name the weights that it is to keep by initial_weights, or set "
+        "frozen_layers to 0"
+    }
+    check_dict(config | {"initial_weights": "earlier"})
+
+
+@pytest.mark.mended(
+    3, input="frozen_layers on a ReLU", before="no effect, and not a word", now="logged that it has no effect"
+)
+@pytest.mark.parametrize(
+    ("arch", "effect"),
+    [
+        (FROZEN_ARCH[:2], "freezing them only turns dropout off"),
+        ([layer("ReLU"), layer("Flatten")], "freezing them has no effect"),
+    ],
+)
+def test_frozen_layers_without_parameters_are_noted(arch: list[Entry], effect: str) -> None:
+    message = f"frozen_layers: the first 2 layers of net_arch have no parameters; {effect}"
+    with pytest.warns(ParamsWarning, match=re.escape(message)):
+        check_dict(small(net_arch=arch, frozen_layers=2))
