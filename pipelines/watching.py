@@ -164,13 +164,15 @@ class _Face(Protocol):
 class _Lines:
     """A line an event on standard output, all else on standard error."""
 
-    def __init__(self, place: str, as_json: bool) -> None:
+    def __init__(self, place: str, as_json: bool, run: str | None) -> None:
         self._place = place
         self._as_json = as_json
+        self._run = run
         self._counts = Counts()
 
     def __enter__(self) -> Self:
-        self._tell(f"watching {self._place}")
+        run = "any run" if self._run is None else f"run {self._run}"
+        self._tell(f"watching {self._place}, waiting for events of {run}")
         return self
 
     def __exit__(
@@ -207,9 +209,9 @@ class _Lines:
         sys.stderr.flush()
 
 
-def _face(place: str, as_json: bool) -> _Face:
+def _face(place: str, as_json: bool, run: str | None) -> _Face:
     if as_json or not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
-        return _Lines(place, as_json)
+        return _Lines(place, as_json, run)
     try:
         from rich.console import Console
     except ImportError as error:
@@ -218,7 +220,7 @@ def _face(place: str, as_json: bool) -> _Face:
         ) from error
     from pipelines.watch_view import LiveView
 
-    return LiveView(place, Console(highlight=False, markup=False, emoji=False))
+    return LiveView(place, Console(highlight=False, markup=False, emoji=False), run)
 
 
 def _follow(source: Source, options: argparse.Namespace) -> int:
@@ -226,7 +228,7 @@ def _follow(source: Source, options: argparse.Namespace) -> int:
 
     forgets = isinstance(source, KafkaSource) and options.group is None
     ending = _Ending(options, source.place, reads_on=forgets)
-    with _face(source.place, options.json) as face:
+    with _face(source.place, options.json, options.run) as face:
 
         def take(event: StepEvent) -> None:
             face.event(event)

@@ -202,6 +202,57 @@ def test_no_run_has_more_steps_than_a_screen_has_use_for() -> None:
     assert len(view.steps) == 50
 
 
+ITEMS = ("run-1", "▶ running", "image-classifier", "✔ succeeded", "data-prep", "in 12 s", "accuracy 0.98", "epoch 1/3",
+         "100/300 batches", "train loss 0.5", "accuracy 0.5", "learning rate 0.001", "51,234 images/s", "2 s left",
+         "· waiting", "evaluate")  # fmt: skip
+
+
+@pytest.mark.mended(
+    18,
+    input="watch on a terminal of 80 columns",
+    before="what a step tells wrapped word by word into a third of the width",
+    now="each figure whole, on the step's line or the one below",
+)
+@pytest.mark.parametrize("width", [50, 60, 80, 100, 120, 180])
+def test_no_figure_is_cut_or_wrapped(width: int) -> None:
+    lines = drawn(a_pipeline("run-1")[:8], width).splitlines()
+
+    assert max(map(len, lines)) <= width
+    for item in ITEMS:
+        assert any(item in line for line in lines), item
+    assert "…" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("told", "awaited"),
+    [
+        (1, "data-prep to start"),
+        (2, "the next event of data-prep"),
+        (6, "train to start"),
+        (8, "the next event of train"),
+        (11, "evaluate to start"),
+    ],
+)
+def test_a_run_says_what_it_waits_for(told: int, awaited: str) -> None:
+    events = parsed(a_pipeline("run-1")[:told])
+    view = fold("run-1", events)
+    assert view.last is not None
+    console = Console(file=io.StringIO(), width=80)
+    console.print(run_block(view, events[0].time, now=view.last + timedelta(seconds=12), is_followed=True))
+    assert isinstance(console.file, io.StringIO)
+
+    assert f"  waiting for {awaited}, last event 12 s ago " in console.file.getvalue()
+
+
+def test_after_a_failed_step_the_exit_step_is_waited_for() -> None:
+    events = parsed(a_pipeline("run-1", "failed")[:-1])
+    console = Console(file=io.StringIO(), width=80)
+    console.print(run_block(fold("run-1", events), events[0].time, now=events[-1].time, is_followed=True))
+    assert isinstance(console.file, io.StringIO)
+
+    assert "waiting for the exit step to report the end" in console.file.getvalue()
+
+
 class Terminal(io.StringIO):
     """Where a view draws to: all that was written, and how often."""
 
@@ -242,6 +293,29 @@ def test_a_view_tells_counts_and_trouble() -> None:
         "(the last is not JSON), broker away 1 time"
     ) in text.replace("\n", " ")
     assert "✔ succeeded   train" in text
+
+
+@pytest.mark.mended(
+    18,
+    input="watch, and nothing comes",
+    before="a line of 0 events that never changes",
+    now="what it waits for, and for how long: connecting; waiting for events of run-9, 12 s",
+)
+def test_a_view_ticks_by_itself_and_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_view, "_FRAME_S", 0.02)
+    terminal = Terminal()
+    console = Console(file=terminal, force_terminal=True, width=80, height=24, color_system=None)
+
+    with LiveView("Kafka localhost:9092 topic status", console, "run-9") as view:
+        view.tick(Counts())
+        assert "connecting, 0 s" in screen_of(terminal)
+        view.tick(Counts())
+        end = time.monotonic() + LONG_S
+        while "waiting for events of run run-9, 1 s" not in screen_of(terminal) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert "waiting for events of run run-9, 1 s" in screen_of(terminal)
+
+    assert "waiting" not in screen_of(terminal), "it waits no longer"
 
 
 def test_drawing_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +360,8 @@ def test_a_run_higher_than_the_terminal_keeps_its_heading_and_its_end() -> None:
 
     assert lines[0].startswith("run-1")
     assert len(lines) <= 8
-    assert "step-29" in lines[-3]
+    assert "step-29" in lines[-5], "its last step, with the words that are no part of its line"
+    assert lines[-3].startswith("  waiting for the next event of step-0, step-1, step-2, last event ")
 
 
 def test_a_real_terminal_shows_steps_progress_and_errors(status: str) -> None:
@@ -316,6 +391,25 @@ def test_a_real_terminal_shows_steps_progress_and_errors(status: str) -> None:
     assert "12 events, 1 foreign (the last is not JSON)" in text
     assert text.count("run-1") == 1, "drawn in one place"
     assert "\x1b[?25h" in on.raw, "the cursor is back"
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_narrow_real_terminal_wraps_nothing(status: str, columns: int) -> None:
+    publish(status, a_pipeline("run-1")[:8])
+    options = ("--kafka", status, "--run", "run-1")
+
+    on = OnTerminal([*WATCH, *options], {"PYTHONIOENCODING": "utf-8"}, size=(columns, 24))
+    try:
+        end = time.monotonic() + LONG_S
+        while "last event" not in on.screen.text and time.monotonic() < end:
+            time.sleep(0.05)
+        assert "waiting for the next event of train" in on.screen.text
+        assert max(map(len, on.screen.text.splitlines())) <= columns
+        assert all(any(item in line for line in on.screen.lines) for item in ITEMS[7:14])
+        on.process.send_signal(signal.SIGINT)
+        assert on.ended(LONG_S) == 130
+    finally:
+        on.process.kill()
 
 
 def test_ctrl_c_on_a_terminal_leaves_the_last_state_there(status: str) -> None:
