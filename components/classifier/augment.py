@@ -51,12 +51,15 @@ class PerImageTransforms:
     Args:
         specs: The transforms, in order.
         image_shape: Height, width, channels, which they must keep.
+        try_out: Whether to see at once if they do.
 
     Raises:
         ParamsError: A transform cannot be built, or changes the shape of an image.
     """
 
-    def __init__(self, specs: Sequence[TransformSpec], image_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], *, try_out: bool = True
+    ) -> None:
         # Imported here: torchvision costs seconds, and most runs name no transform.
         from torchvision import tv_tensors
 
@@ -65,8 +68,9 @@ class PerImageTransforms:
         self._specs = specs
         height, width, channels = image_shape
         self._shape = (channels, height, width)
-        with torch.random.fork_rng(devices=[]):
-            self(torch.zeros(2, *image_shape, dtype=torch.uint8))
+        if try_out:
+            with torch.random.fork_rng(devices=[]):
+                self(torch.zeros(2, *image_shape, dtype=torch.uint8))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Transformed images as float32 in 0..1, shape (batch, channels, height, width).
@@ -120,7 +124,7 @@ class PerImageTransforms:
 
     def _finished(self, image: Tensor) -> Tensor:
         if tuple(image.shape) != self._shape:
-            raise self._problem(len(self._transforms) - 1, f"turns {self._shape} into {tuple(image.shape)}")
+            raise self._problem(len(self._transforms) - 1, size_message(self._shape, tuple(image.shape)))
         if image.dtype is torch.bool or image.is_complex():
             raise self._problem(len(self._transforms) - 1, f"gives {image.dtype}, which no image is made of")
         return as_unit(image)
@@ -134,3 +138,17 @@ def as_unit(image: Tensor) -> Tensor:
     if image.is_floating_point():
         return image.to(torch.float32)
     return image.to(torch.float32) / torch.iinfo(image.dtype).max
+
+
+def size_message(wanted: tuple[int, int, int], got: tuple[int, ...]) -> str:
+    """What is wrong with images of another shape, and what to set instead.
+
+    Args:
+        wanted: Channels, height, width of the run's images.
+        got: The shape that a transform makes of it.
+    """
+    if len(got) == 3 and got[0] != wanted[0]:
+        advice = f"set is_image_color: {str(got[0] == 3).lower()}, which goes for the images of every split"
+    else:
+        advice = "set image_height and image_width, to which data prep resizes the images of every split"
+    return f"turns {wanted} into {got}; {advice}"

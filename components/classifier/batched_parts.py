@@ -47,8 +47,6 @@ class Always(Batched):
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The images, each transformed by draws of its own."""
-        if getattr(self._transform, "inplace", False):
-            images = images.clone()
         done: Tensor = self._transform.transform(images, self._transform.make_params([images]))
         return done.as_subclass(Tensor)
 

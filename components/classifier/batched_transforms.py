@@ -19,7 +19,6 @@ _ALWAYS = frozenset(
         v2.ConvertImageDtype,
         v2.Grayscale,
         v2.Identity,
-        v2.Normalize,
         v2.Pad,
         v2.RGB,
         v2.ToDtype,
@@ -77,6 +76,12 @@ def batched(transform: Any, device: torch.device) -> Batched | None:
         return Sometimes(Always(transform), transform.p)
     maker = _MAKERS.get(kind)
     return None if maker is None else maker(transform, device)
+
+
+def is_never_random(transform: Any) -> bool:
+    """Whether a transform is known to leave nothing to chance."""
+    kind = type(transform)
+    return kind in _ALWAYS or kind is v2.Resize or (kind in _SOMETIMES and transform.p in (0, 1))
 
 
 def keeps_batches_uniform(transform: Any) -> bool:

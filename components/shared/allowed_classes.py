@@ -267,7 +267,7 @@ TRANSFORMS = ClassFamily(
     module="torchvision.transforms.v2",
     allowed=frozenset(
         "AugMix AutoAugment CenterCrop ColorJitter Compose ConvertImageDtype ElasticTransform GaussianBlur "
-        "GaussianNoise Grayscale Identity JPEG Normalize Pad RGB RandAugment RandomAdjustSharpness RandomAffine "
+        "GaussianNoise Grayscale Identity JPEG Pad RGB RandAugment RandomAdjustSharpness RandomAffine "
         "RandomApply RandomAutocontrast RandomChannelPermutation RandomChoice RandomCrop RandomEqualize "
         "RandomErasing RandomGrayscale RandomHorizontalFlip RandomInvert RandomOrder RandomPerspective "
         "RandomPhotometricDistort RandomPosterize RandomResize RandomResizedCrop RandomRotation "
@@ -277,6 +277,11 @@ TRANSFORMS = ClassFamily(
     refused=_reasons(
         ("Lambda", "it takes a function, and a config is data"),
         ("LinearTransformation", "it takes tensors, and a config is data"),
+        (
+            "Normalize",
+            "it would go for training images alone; set normalise_images, normalise_mean and normalise_std, which go "
+            "for the images of every split",
+        ),
         ("CutMix MixUp", "it mixes several images and their labels; transforms here see one image"),
         ("FiveCrop TenCrop UniformTemporalSubsample", "it does not turn one image into one image"),
         (

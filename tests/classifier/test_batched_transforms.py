@@ -39,8 +39,7 @@ EXACT: list[Any] = [
     v2.ToDtype(torch.int32, scale=True),
     v2.ToImage(),
     v2.ToPureTensor(),
-    v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])]),
-    v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.4], inplace=True)]),
+    v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.RandomInvert(p=1)]),
     v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.RandomPosterize(2, p=1), v2.RandomSolarize(0.5, p=1)]),
     v2.RandomApply([v2.RandomInvert(p=1), v2.RandomHorizontalFlip(p=1)], p=1),
     v2.RandomChoice([v2.RandomInvert(p=1), v2.RandomHorizontalFlip(p=1)], p=[0, 1]),
@@ -53,7 +52,7 @@ CASES = [
     (transform, channels)
     for channels in (1, 3)
     for transform in EXACT
-    if channels == 3 or not any(three in repr(transform) for three in ("0.1, 0.2", "fill=[1, 2, 3]"))
+    if channels == 3 or "fill=[1, 2, 3]" not in repr(transform)
 ]
 
 

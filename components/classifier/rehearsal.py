@@ -1,0 +1,484 @@
+"""Whether ``additional_transforms`` leave training images comparable to held-out ones, which never go through them.
+
+The transforms are run on known images (black, white, one tone, a gradient) by several draws of chance, with every
+branch taken that chance may take. What comes out must be images as training reads them:
+
+- uint8, or floats in 0..1; half of that range may be left at either end, as by noise that is not clipped;
+- of the size and the channels that the params say;
+- now and then about as black, white and coloured as they were: what is always darker or inverted is another scale;
+- with something left to see: black and white differ, and so does the gradient within itself.
+
+What does the same on every draw must change nothing, since training would see it always and evaluation never. That
+goes for all transforms with nothing random taken together: a fixed ``Resize`` may well lead to a random crop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product, takewhile
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.classifier.augment import PerImageTransforms, as_unit, size_message
+from components.classifier.batched_transforms import is_never_random
+from components.shared.errors import ParamsError, Problem
+from components.shared.params_types import TransformSpec
+
+# Side of the images that are tried first; they tell all where no transform names a size.
+_SIDE = 64
+# Values of the largest image that is tried in its own size: 4096×4096 in grayscale, which takes seconds.
+_LARGEST_TRIED = 2**24
+# Values of an image, evenly from all of it, whose statistics are looked at.
+_LOOKED_AT = 2**14
+# Rows of an orthogonal array that takes any two of 15 choices between yes and no through all four cases.
+_DRAWS = 16
+
+_READ = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NUMBERS = (*_READ, torch.bool, torch.int8, torch.int16, torch.int32, torch.int64)
+# In shares of 0..1: how far values may leave it, how near a level counts as reached, how much must be left to see.
+_BEYOND, _NEAR, _LEFT = 0.5, 0.15, 0.1
+# Of the pixels of an image so many show what became of a level; the rest may be filled, erased or noise.
+_SHARE = 0.01
+# One and a half grey levels: what rounding may do to an image.
+_SAME = 1.5 / 255
+
+_LEVELS = {"black": (0, 0, 0), "white": (255, 255, 255), "a tone": (200, 120, 40)}
+_OF_COLOUR = frozenset({"Grayscale", "RGB", "RandomGrayscale"})
+_OF_SIZE = frozenset({"CenterCrop", "Pad", "RandomCrop", "RandomResize", "RandomShortestSize", "Resize", "ScaleJitter"})
+
+
+def rehearse_transforms(specs: Sequence[TransformSpec], image_shape: tuple[int, int, int]) -> list[str]:
+    """Try a run's transforms on known images.
+
+    The verdict depends on the arguments alone, and torch's generators are left as they were.
+
+    Args:
+        specs: The transforms, in order; at least one.
+        image_shape: Height, width, channels of the run's images.
+
+    Returns:
+        What has no effect, a line each; or that images of more than 2^24 values were not tried.
+
+    Raises:
+        ParamsError: A transform cannot be built, fails, or makes training images other than held-out ones; of several
+            the first after which they are.
+    """
+    height, width, channels = image_shape
+    is_tried = math.prod(image_shape) <= _LARGEST_TRIED
+    PerImageTransforms(specs, image_shape, try_out=False)
+    with torch.random.fork_rng(devices=[]):
+        if max(height, width) > _SIDE:
+            trial = _of_reduced(specs, (min(height, _SIDE), min(width, _SIDE), channels))
+            if trial is not None and is_tried:
+                _Trial(specs, image_shape, is_sized_only=True).check()
+        else:
+            trial = None
+        if trial is None and not is_tried:
+            return [f"additional_transforms were not tried: images of {height}×{width} are too large for that"]
+        trial = trial or _Trial(specs, image_shape)
+        trial.check()
+        return trial.without_effect()
+
+
+def _of_reduced(specs: Sequence[TransformSpec], image_shape: tuple[int, int, int]) -> _Trial | None:
+    """The trial on small images; None where transforms name a size, so that it tells nothing of larger ones."""
+    try:
+        trial = _Trial(specs, image_shape)
+    except ParamsError:
+        return None
+    return trial if trial.keeps_size() else None
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A transform that chance applies or leaves out, or that has chance choose among others.
+
+    Attributes:
+        transform: The transform.
+        among: Indices of those it chooses among; empty: it is applied or not.
+    """
+
+    transform: Any
+    among: tuple[int, ...]
+
+    @property
+    def ways(self) -> int:
+        return len(self.among) or 2
+
+    def take(self, way: int) -> None:
+        """Leave nothing to chance."""
+        if self.among:
+            self.transform.p = [float(number == self.among[way]) for number in range(len(self.transform.p))]
+        else:
+            self.transform.p = float(way)
+
+
+def _inside(transform: Any) -> Iterator[Any]:
+    """A transform, and all that it holds."""
+    yield transform
+    held = getattr(transform, "transforms", None)
+    for inner in held if isinstance(held, list | tuple) else ():
+        yield from _inside(inner)
+
+
+def _choices(transforms: Sequence[Any]) -> Iterator[_Choice]:
+    for transform in (inner for outer in transforms for inner in _inside(outer)):
+        chance = getattr(transform, "p", None) if type(transform).__module__.startswith("torchvision.") else None
+        if isinstance(chance, list):
+            among = tuple(number for number, share in enumerate(chance) if share > 0)
+            if len(among) > 1:
+                yield _Choice(transform, among)
+        elif chance is not None and 0 < chance < 1:
+            yield _Choice(transform, ())
+
+
+def _ways(choices: Sequence[_Choice], draw: int) -> tuple[int, ...]:
+    """Which way each choice goes: two of them go all pairs of ways before 16 draws times the most ways are over."""
+    if len(choices) == 1:
+        return (draw % choices[0].ways,)
+    block, row = divmod(draw, _DRAWS)
+    return tuple(
+        (block + row * number) % choice.ways if choice.among else (row & (number % (_DRAWS - 1) + 1)).bit_count() & 1
+        for number, choice in enumerate(choices)
+    )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a transform gave for one image by one draw.
+
+    Attributes:
+        draw: The draw.
+        dtype: Of the values.
+        shape: Of the image.
+        lowest: Of all values, as they are; NaN, as the rest, where they are no real numbers.
+        highest: Of all values, as they are.
+        mean: Of all values, white being 1; this and the rest of images of the right shape alone.
+        spread: Their standard deviation, white being 1.
+        medians: Of each channel, white being 1.
+        off: Of each channel how far the nearest hundredth of its pixels is from what went in, white being 1.
+    """
+
+    draw: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    lowest: float = math.nan
+    highest: float = math.nan
+    mean: float = math.nan
+    spread: float = math.nan
+    medians: tuple[float, ...] = ()
+    off: tuple[float, ...] = ()
+
+    @property
+    def white(self) -> int:
+        """What white is in this dtype."""
+        return 1 if self.dtype.is_floating_point else 255
+
+
+def _seen(image: Tensor, known: Tensor, draw: int) -> _Seen:
+    """What there is to see of what came out, where a known image went in."""
+    shape = tuple(image.shape)
+    if image.dtype not in _NUMBERS or not image.numel():
+        return _Seen(draw, image.dtype, shape)
+    values = image.float()
+    lowest, highest = (float(value) for value in values.aminmax())
+    if shape != known.shape:
+        return _Seen(draw, image.dtype, shape, lowest, highest)
+    step = max(1, values.numel() // _LOOKED_AT)
+    unit = (values if image.is_floating_point() else values / 255).flatten(1)[:, ::step]
+    off = (unit - as_unit(known[:, 0, :1])).abs()
+    return _Seen(
+        draw,
+        image.dtype,
+        shape,
+        lowest,
+        highest,
+        float(unit.mean()),
+        float(unit.std(correction=0)),
+        tuple(unit.median(1).values.tolist()),
+        tuple(off.kthvalue(math.ceil(_SHARE * off.shape[1])).values.tolist()),
+    )
+
+
+def _known_images(channels: int, height: int, width: int) -> list[Tensor]:
+    """The levels, and last a gradient with some texture that no flip, turn or stretch of tones gives back."""
+    flat = [
+        torch.tensor(level[:channels] if channels > 1 else level[1:2], dtype=torch.uint8)
+        .view(-1, 1, 1)
+        .expand(-1, height, width)
+        for level in _LEVELS.values()
+    ]
+    down, across = torch.linspace(0, 1, height).view(1, -1, 1), torch.linspace(0, 1, width).view(1, 1, -1)
+    texture = torch.rand(channels, height, width, generator=torch.Generator().manual_seed(0))
+    tint = torch.linspace(0, 0.2, channels).view(-1, 1, 1)
+    return [*flat, ((0.1 + 0.3 * down + 0.2 * across + tint + 0.1 * texture) * 255).to(torch.uint8)]
+
+
+class _Trial:
+    """Transforms run on known images of one size: what each gave, by every draw.
+
+    Args:
+        specs: The transforms.
+        image_shape: Height, width, channels.
+        is_sized_only: Whether one draw will do, to see what sizes come out.
+
+    Raises:
+        ParamsError: A transform cannot be built, or fails.
+    """
+
+    def __init__(
+        self, specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], *, is_sized_only: bool = False
+    ) -> None:
+        height, width, channels = image_shape
+        self._shape = (channels, height, width)
+        self._is_sized_only = is_sized_only
+        self._chain = PerImageTransforms(specs, image_shape, try_out=False)
+        self._names = [spec.class_ for spec in specs]
+        self._last = len(specs) - 1
+        self._is_never_random = [is_never_random(transform) for transform in self._chain.transforms]
+        self._choices = list(_choices(self._chain.transforms))
+        self._draws = _DRAWS * max([1, *(len(choice.among) for choice in self._choices)])
+        self._images = _known_images(*self._shape)[: 1 if is_sized_only else None]
+        self._wrapping: set[int] = set()
+        self._watch_noise()
+        # By transform and image: what went in and came out by the first draw, and what was seen by every draw.
+        self._first = [[(image, image) for image in self._images] for _ in specs]
+        self._seen: list[list[list[_Seen]]] = [[[] for _ in self._images] for _ in specs]
+        enough = max([1, *(choice.ways - 1 for choice in self._choices)])
+        for draw in range(self._draws):
+            self._try(draw)
+            if is_sized_only or self._size_problem(self._last):
+                break
+            # One choice has gone all ways, and there is nothing to say against what came out.
+            if len(self._choices) < 2 and draw >= enough and not any(self._judged(self._last)):
+                break
+        is_judged = not is_sized_only and self._size_problem(self._last) is None
+        self._fixed = [is_judged and self._is_fixed(index) for index in range(len(specs))]
+
+    def _watch_noise(self) -> None:
+        """Note where noise goes into uint8 unclipped: what leaves 0..255 comes in again at the other end."""
+        for index, transform in enumerate(self._chain.transforms):
+            for inner in _inside(transform):
+                if type(inner).__name__ == "GaussianNoise" and not inner.clip:
+
+                    def note(_: Any, given: tuple[Tensor, ...], index: int = index) -> None:
+                        if given[0].dtype is torch.uint8:
+                            self._wrapping.add(index)
+
+                    inner.register_forward_pre_hook(note)
+
+    def _try(self, draw: int) -> None:
+        for number, image in enumerate(self._images):
+            current = image
+            self._draw(draw)
+            for index in range(self._last + 1):
+                done = self._chain.apply([current], index, index + 1)[0]
+                if not draw:
+                    self._first[index][number] = (current, done)
+                self._seen[index][number].append(_seen(done, image, draw))
+                current = done
+            if not draw and self._size_problem(self._last):
+                return
+
+    def _draw(self, draw: int) -> None:
+        """Make chance the same for every image."""
+        torch.manual_seed(draw)
+        for choice, way in zip(self._choices, _ways(self._choices, draw), strict=True):
+            choice.take(way)
+
+    def _is_fixed(self, index: int) -> bool:
+        """Whether a transform does the same to an image on every draw."""
+        if self._is_never_random[index]:
+            return True
+        for draw, (image, before) in product(range(1, self._draws), self._first[index]):
+            self._draw(draw)
+            done = self._chain.apply([image], index, index + 1)[0]
+            if (done.shape, done.dtype) != (before.shape, before.dtype) or not torch.equal(done, before):
+                return False
+        return True
+
+    def keeps_size(self) -> bool:
+        """Whether what came out has the height and width of what went in."""
+        return all(seen.shape[1:] == self._shape[1:] for seen in self._all(self._last))
+
+    def check(self) -> None:
+        """Judge what was seen.
+
+        Raises:
+            ParamsError: Training images would be other than held-out ones.
+        """
+        if (found := self._problem()) is not None:
+            index, message = found
+            raise ParamsError([Problem(f"additional_transforms[{index}]", f"{self._names[index]} {message}")])
+
+    def _problem(self) -> tuple[int, str] | None:
+        """The transform after which images are off, and what is wrong."""
+        if self._is_sized_only:
+            return self._traced(self._size_problem)
+        found = (
+            self._traced(self._size_problem)
+            or self._traced(self._value_problem)
+            or self._wrapped()
+            or self._always()
+            or self._traced(self._level_problem)
+            or self._traced(self._left_problem)
+        )
+        # What is on another scale is what the transforms after it were not made for.
+        for index in range(found[0] if found is not None else 0):
+            if (message := self._value_problem(index)) is not None:
+                return index, message
+        return found
+
+    def _traced(self, judge: Callable[[int], str | None]) -> tuple[int, str] | None:
+        """What is wrong in the end, and the transform since which it is."""
+        if judge(self._last) is None:
+            return None
+        index = self._last - len(list(takewhile(judge, reversed(range(self._last)))))
+        return index, str(judge(index))
+
+    def _judged(self, index: int) -> Iterator[str | None]:
+        yield from (judge(index) for judge in (self._value_problem, self._level_problem, self._left_problem))
+
+    def _all(self, index: int) -> list[_Seen]:
+        return [seen for of_image in self._seen[index] for seen in of_image]
+
+    def _holds(self, index: int) -> set[str]:
+        """Class names of a transform and of those in it."""
+        return {type(inner).__name__ for inner in _inside(self._chain.transforms[index])}
+
+    def _size_problem(self, index: int) -> str | None:
+        other = next((seen.shape for seen in self._all(index) if seen.shape != self._shape), None)
+        return None if other is None else size_message(self._shape, other)
+
+    def _value_problem(self, index: int) -> str | None:
+        """Values of another dtype, or on another scale, than those that are read."""
+        found = self._all(index)
+        for dtype in dict.fromkeys(seen.dtype for seen in found):
+            of_dtype = [seen for seen in found if seen.dtype is dtype]
+            lowest, highest = min(seen.lowest for seen in of_dtype), max(seen.highest for seen in of_dtype)
+            name, white = str(dtype).removeprefix("torch."), of_dtype[0].white
+            span = f"up to {highest:.4g}" if lowest >= 0 else f"from {lowest:.4g} to {highest:.4g}"
+            if dtype not in _READ:
+                values = "" if math.isnan(highest) else f", values {span},"
+                advice = self._scale_advice(index, "dtype: torch.float32 and scale: true")
+                return f"gives {name}{values} where uint8 or floats in 0..1 are read; {advice}"
+            if not (math.isfinite(lowest) and math.isfinite(highest)):
+                return f"gives values as {name} that are not finite"
+            if lowest < -_BEYOND * white or highest > (1 + _BEYOND) * white:
+                return f"gives values {span} as {name} where 0..{white} is read; {self._scale_advice(index)}"
+        if (dark := self._dark(found)) is not None:
+            name = str(dark.dtype).removeprefix("torch.")
+            return (
+                f"gives values up to {dark.highest:.4g} as {name} where 0..{dark.white} is read; "
+                f"{self._scale_advice(index)}"
+            )
+        return None
+
+    def _dark(self, found: Sequence[_Seen]) -> _Seen | None:
+        """The brightest there is where, whichever way a choice goes, nothing is bright."""
+        for number in range(len(self._choices) or 1):
+            ways: dict[int, list[_Seen]] = {}
+            for seen in found:
+                way = _ways(self._choices, seen.draw)[number] if self._choices else 0
+                ways.setdefault(way, []).append(seen)
+            for of_way in ways.values():
+                brightest = max(of_way, key=lambda seen: seen.highest / seen.white)
+                if brightest.highest < _LEFT * brightest.white:
+                    return brightest
+        return None
+
+    def _scale_advice(self, index: int, kwargs: str = "scale: true") -> str:
+        holds = self._holds(index)
+        if "ToDtype" in holds:
+            return f"set {kwargs} in the kwargs of ToDtype"
+        if "ConvertImageDtype" in holds:
+            return "set dtype: torch.float32 in its kwargs"
+        if "GaussianNoise" in holds:
+            return "set clip: true"
+        if any(hasattr(inner, "fill") or hasattr(inner, "value") for inner in _inside(self._chain.transforms[index])):
+            return "choose what it fills with on that scale"
+        return "normalise_mean and normalise_std normalise the images of every split"
+
+    def _wrapped(self) -> tuple[int, str] | None:
+        if not self._wrapping:
+            return None
+        message = "adds noise to uint8 unclipped, which makes black white and white black; set clip: true"
+        return min(self._wrapping), message
+
+    def _always(self) -> tuple[int, str] | None:
+        """The first of the transforms without chance by which, taken together, images are other than they were."""
+        resizing = {index for index, images in enumerate(self._first) if any(a.shape != b.shape for a, b in images)}
+        fixed = [index for index, is_fixed in enumerate(self._fixed) if is_fixed]
+        if not resizing <= set(fixed):  # such as to a random crop: sizes are its business, too
+            fixed = [index for index in fixed if index not in resizing]
+        changed = [False] * len(fixed)
+        self._draw(0)
+        for image in self._images:
+            current = image
+            for number, index in enumerate(fixed):
+                try:
+                    current = self._chain.apply([current], index, index + 1)[0]
+                except ParamsError:  # it needs the others
+                    return None
+                changed[number] |= not _alike(current, image)
+        if not any(changed[-1:]):
+            return None
+        index = fixed[len(fixed) - len(list(takewhile(bool, reversed(changed))))]
+        return index, f"does the same to every training image and to no held-out image; {self._always_advice(index)}"
+
+    def _always_advice(self, index: int) -> str:
+        if self._holds(index) & _OF_COLOUR:
+            return "set is_image_color: false, which makes the images of every split gray"
+        if self._holds(index) & _OF_SIZE:
+            return "data prep resizes the images of every split to image_height and image_width"
+        return "apply it with a probability below 1 (its p, or that of a RandomApply), or change the data themselves"
+
+    def _level_problem(self, index: int) -> str | None:
+        """A level that no draw leaves about where it was."""
+        for name, image, of_image in zip(_LEVELS, self._images, self._seen[index], strict=False):
+            for channel, wanted in enumerate(as_unit(image[:, 0, 0]).tolist()):
+                found = [(seen.medians[channel], seen.off[channel]) for seen in of_image if seen.off]
+                if not found:
+                    continue
+                lowest, highest = min(median for median, _ in found), max(median for median, _ in found)
+                if min(off for _, off in found) > _NEAR and not lowest <= wanted <= highest:
+                    span = f"{lowest:.2f}" + (f" to {highest:.2f}" if f"{lowest:.2f}" != f"{highest:.2f}" else "")
+                    return (
+                        f"turns {name}, {wanted:.2f}, into {span} on every draw, and held-out images keep theirs; "
+                        "choose arguments by which some images stay about as they are"
+                    )
+        return None
+
+    def _left_problem(self, index: int) -> str | None:
+        """Next to no difference between black and white, or within the gradient."""
+        black, white, _, gradient = self._seen[index]
+        contrast = [abs(high.mean - low.mean) for low, high in zip(black, white, strict=True)]
+        before = float(as_unit(self._images[-1]).std(correction=0))
+        if sum(contrast) < _LEFT * len(contrast):
+            return "leaves next to nothing of an image: black and white come out alike"
+        if max(seen.spread for seen in gradient) < _LEFT * before:
+            return "leaves next to nothing of an image: it comes out in one tone"
+        return None
+
+    def without_effect(self) -> list[str]:
+        """Lines on what gave every image back as it was, whatever chance did."""
+        if all(self._fixed):
+            return ["additional_transforms have no effect: images come out as they were"]
+        return [
+            f"additional_transforms[{index}]: {self._names[index]} has no effect: images come out as they were"
+            for index, images in enumerate(self._first)
+            if self._fixed[index] and all(a.dtype is b.dtype and torch.equal(a, b) for a, b in images)
+        ]
+
+
+def _alike(image: Tensor, before: Tensor) -> bool:
+    """Whether an image is as it was, but for its dtype and for rounding."""
+    if image.shape != before.shape or image.dtype is torch.bool or image.is_complex():
+        return False
+    if torch.equal(image.double(), before.double()):
+        return True
+    return bool((as_unit(image) - as_unit(before)).abs().max() <= _SAME)
