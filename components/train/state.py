@@ -11,6 +11,9 @@ import numpy as np
 import torch
 
 from components.classifier.device import describe_device
+from components.classifier.out_of_memory import is_out_of_memory
+from components.shared.allowed_classes import shortened
+from components.shared.errors import CheckpointError
 from components.shared.model import EpochRecord, StartedFrom
 from components.shared.seeds import derived_seed
 from components.shared.version import __version__
@@ -88,7 +91,23 @@ def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
         trainer: Fresh, of the same params and data.
         found: The checkpoint.
         log: Gets a warning where the rest cannot be bit-exact.
+
+    Raises:
+        CheckpointError: What it holds is not of such a trainer.
     """
+    try:
+        _restore(trainer, found, log)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        why = shortened(" ".join(str(error).split()), 200)
+        raise CheckpointError(
+            f"the checkpoint of {found.manifest.place} is not one of this training ({why}); remove it, "
+            "or start over by --start-over (start_over=True)"
+        ) from error
+
+
+def _restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
     state = found.state
     trainer.network.load_state_dict(state["network"])
     if trainer.average is not None:

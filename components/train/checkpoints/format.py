@@ -15,7 +15,7 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,14 @@ from components.shared.strict_json import MAX_BYTES, parse_json
 
 _NAME = re.compile(r"epoch-([0-9]{5,})-batch-([0-9]{6,})")
 _SUFFIX = ".json"
+# What a state consists of: components.train.state.
+_STATE: dict[str, Any] = {
+    **dict.fromkeys(("network", "average", "optimiser", "schedules", "history", "seconds", "started_from")),
+    "position": dict.fromkeys(("epoch", "batch", "step")),
+    "best": dict.fromkeys(("epoch", "accuracy", "loss", "weights")),
+    "epoch": dict.fromkeys(("order", "weight", "sums", "learning_rate", "seconds")),
+    "generators": dict.fromkeys(("flip", "mix", "processes")),
+}
 
 
 class CheckpointManifest(Record):
@@ -231,6 +239,28 @@ def read_state(path: Path, manifest: CheckpointManifest) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise DamagedError(f"{file.name} is no state of a training: {first_line(error)}") from error
     return state
+
+
+def require_keys(path: Path, state: Mapping[str, Any]) -> None:
+    """See that a state has every part that a training goes on from.
+
+    Args:
+        path: The manifest's file.
+        state: As :func:`read_state` gives it.
+
+    Raises:
+        DamagedError: A part is missing, as of a state that another version or another program has written.
+    """
+    if missing := list(_missing(_STATE, state, "")):
+        raise DamagedError(f"{path.with_suffix('.pt').name} lacks {', '.join(missing)}")
+
+
+def _missing(wanted: Mapping[str, Any], there: Any, where: str) -> Iterator[str]:
+    for key, inner in wanted.items():
+        if not isinstance(there, Mapping) or key not in there:
+            yield f"{where}{key}"
+        elif inner:
+            yield from _missing(inner, there[key], f"{where}{key}.")
 
 
 def remove_checkpoint(path: Path) -> None:

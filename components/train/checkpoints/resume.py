@@ -16,6 +16,7 @@ from components.train.checkpoints.format import (
     read_state,
     remove_checkpoint,
     remove_leftovers,
+    require_keys,
     states_alone,
     verified_state,
     without_manifest,
@@ -56,7 +57,9 @@ def find_checkpoint(directory: Path, params: Params, dataset_sha256: str, log: l
         try:
             manifest = read_checkpoint_manifest(path)
             require_own(manifest, str(directory), params, dataset_sha256)
-            return Found(manifest, read_state(path, manifest))
+            found_there = Found(manifest, read_state(path, manifest))
+            require_keys(path, found_there.state)
+            return found_there
         except DamagedError as error:
             log.warning("a checkpoint in %s is damaged and passed over: %s", directory, error)
     if found or alone:

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
+from components.shared.errors import CheckpointError
+from components.train.checkpoints.format import (
+    list_checkpoints,
+    read_checkpoint_manifest,
+    read_state,
+    remove_checkpoint,
+    write_checkpoint,
+)
 from components.train.checkpoints.resume import find_checkpoint
 from tests.examples import SMALL, small
 from tests.train.interrupting import LOG, at_step, ended, heard_of, steps_kept, trained, weights_in
@@ -181,6 +188,47 @@ def test_a_damaged_one_does_not_take_the_place_of_one_that_is_whole(
 
     assert result.resumed_from == "epoch 3, batch 2"
     assert weights_in(broken) == whole
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """A checkpoint with another state, and a manifest of that."""
+    manifest = read_checkpoint_manifest(path)
+    state = read_state(path, manifest)
+    change(state)
+    remove_checkpoint(path)
+    write_checkpoint(path.parent, manifest.model_copy(update={"state": None}), state)
+
+
+@pytest.mark.mended(
+    15,
+    input="a checkpoint whose state lacks a key, as another version or program writes it",
+    before="a KeyError with a traceback, exit 1, at every attempt",
+    now="a damaged one: passed over with a warning that names the key, and the one before is gone on from",
+)
+@pytest.mark.parametrize(
+    "key",
+    "network average optimiser schedules history seconds started_from position position.batch best best.weights epoch "
+    "epoch.order epoch.sums generators generators.flip generators.processes".split(),
+)
+def test_a_checkpoint_without_a_key_is_a_damaged_one(broken: Path, heard: pytest.LogCaptureFixture, key: str) -> None:
+    *_, before, newest = list_checkpoints(broken / "checkpoints")
+    outer, _, inner = key.partition(".")
+    rewritten(newest, lambda state: state[outer].pop(inner) if inner else state.pop(outer))
+
+    found = find_checkpoint(broken / "checkpoints", small(**PARAMS), digest_of(broken), LOG)
+
+    assert found is not None
+    assert found.manifest.name == before.stem
+    (warned,) = warnings_in(heard)
+    assert "is damaged and passed over" in warned
+    assert f"{newest.stem}.pt lacks {key}" in warned
+
+
+def test_a_checkpoint_of_other_values_is_refused_with_what_to_do(dataset: Path, broken: Path) -> None:
+    rewritten(list_checkpoints(broken / "checkpoints")[-1], lambda state: state["network"].popitem())
+
+    with pytest.raises(CheckpointError, match=r"is not one of this training \(.*Missing key.*\); remove it, or start"):
+        trained(dataset, broken, small(**PARAMS))
 
 
 def test_what_lies_there_besides_is_left_alone(dataset: Path, broken: Path, whole: tuple[str, str]) -> None:
