@@ -46,7 +46,7 @@ def choose_precision(params: Params, device: torch.device) -> Precision:
     if params.precision == "bf16" and not has_bf16:
         raise DeviceError(f'precision: "bf16" was asked for, and {device} has none; set precision to "auto" or "fp32"')
     if params.precision != "auto":
-        return Precision(params.precision, "asked for")
+        return Precision(params.precision, "as precision says")
     if device.type == "cpu":
         return Precision("fp32", "on the CPU")
     return Precision("bf16", "this GPU has it") if has_bf16 else Precision("fp32", "this GPU has no bf16")
@@ -93,9 +93,9 @@ def choose_compiling(params: Params, device: torch.device, flops: float) -> Comp
     if params.compile == "always":
         if missing:
             raise ParamsError([Problem("compile", f'is "always", and {missing}; set "auto" or "never"')])
-        return Compiling(True, "asked for")
+        return Compiling(True, "as compile says")
     if params.compile == "never":
-        return Compiling(False, "asked for")
+        return Compiling(False, "as compile says")
     if device.type == "cpu":
         return Compiling(False, "on the CPU")
     if flops < _WORTH_COMPILING_FLOPS:

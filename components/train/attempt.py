@@ -27,7 +27,7 @@ from components.shared.model import EpochRecord, Speed
 from components.shared.params import Params
 from components.shared.seeds import derived_seed
 from components.shared.signals import Deferred
-from components.train.acceleration import choose_compiling, flops_of_training
+from components.train.acceleration import Compiling, choose_compiling, flops_of_training
 from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.checkpoints.place import Checkpoints
 from components.train.checkpoints.resume import Found, last_good
@@ -50,7 +50,7 @@ _BYTES_PER_PARAMETER, _BYTES_MORE_TO_TRAIN = 4, 12
 
 
 class Attempt:
-    """One attempt at a training: the trainer, and what is around it."""
+    """One attempt at a training: the trainer, and what is around it; of a trial, nothing is compiled."""
 
     def __init__(
         self,
@@ -60,6 +60,8 @@ class Attempt:
         device: torch.device,
         group: Group,
         table: LayerTable,
+        *,
+        is_trial: bool = False,
     ) -> None:
         make_repeatable(params.manual_seed)
         self.data = data
@@ -70,6 +72,7 @@ class Attempt:
         _has_room(table, device)
         self._device = device
         self._group = group
+        self._is_trial = is_trial
         for note in frozen_layers(params, table)[1]:
             _log.warning("%s", note)
 
@@ -106,7 +109,10 @@ class Attempt:
 
         training, held_out = labelled("train"), labelled(data.selection_split)
         flops = self.flops_per_image * len(training.images) * params.num_epochs / group.size
-        compiling = choose_compiling(params, device, flops)
+        if self._is_trial:
+            compiling = Compiling(False, "which would take longer than the trial")
+        else:
+            compiling = choose_compiling(params, device, flops)
         trainer = Trainer(
             network,
             training,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from components.shared.params import Params
 from components.shared.signals import Terminated, ends_deferred
 from components.train.attempt import Attempt
 from components.train.checkpoints.place import Checkpoints, held
-from components.train.checkpoints.resume import Found, find_checkpoint
+from components.train.checkpoints.resume import Found, find_checkpoint, saved_text
 from components.train.curves import Curves
 from components.train.group import ALONE, joined, loss_before_signal, own_device
 from components.train.trainer import Trainer
@@ -127,11 +128,14 @@ def train(
     kept = checkpoints.beside(model)
     with joined() as group, ExitStack() as stack:
         table, device, data, dataset_sha256 = group.together(lambda: _checked(params, dataset))
+        if group.is_first:
+            named = checkpoints.named or str(kept)
+            stack.enter_context(_telling_what_is_saved(lambda: saved_text(kept, named, params, dataset_sha256)))
         ending = stack.enter_context(ends_deferred())
         stack.enter_context(loss_before_signal(ending))
         group.together(lambda: stack.enter_context(held(kept, _log)) if group.is_first else None)
         # Before the earlier model makes room for another, which checkpoints of another run would hinder.
-        found, is_to_clear = group.on_first(lambda: _checkpoint(checkpoints, kept, params, dataset_sha256))
+        found, is_to_clear = group.on_first(lambda: _checkpoint(checkpoints, kept, model, params, dataset_sha256))
         writer = group.together(lambda: stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None)
         run = Attempt(data, dataset_sha256, params, device, group, table)
         group.together(lambda: run.begin(found, initial_weights))
@@ -181,15 +185,14 @@ def trial_trainer(dataset: Path, params: Params) -> Trainer:
     """
     if in_group():
         raise InputError("a trial runs in one process; start it without torchrun")
-    params = params.model_copy(update={"compile": "never"})  # which would take longer than the trial
     table, device, data, dataset_sha256 = _checked(params, dataset)
-    run = Attempt(data, dataset_sha256, params, device, ALONE, table)
+    run = Attempt(data, dataset_sha256, params, device, ALONE, table, is_trial=True)
     run.begin(None, None)
     return run.trainer
 
 
 def _checkpoint(
-    checkpoints: Checkpoints, directory: Path, params: Params, dataset_sha256: str
+    checkpoints: Checkpoints, directory: Path, model: Path, params: Params, dataset_sha256: str
 ) -> tuple[Found | None, bool]:
     """The checkpoint to go on from, if there is one; and whether what is there is to be removed.
 
@@ -201,14 +204,26 @@ def _checkpoint(
     try:
         return find_checkpoint(directory, params, dataset_sha256, _log), False
     except CheckpointError as error:
-        if not checkpoints.may_go:
+        if not checkpoints.may_go(model):
             raise
         _log.warning(
-            "%s: the checkpoints of another run are removed, as the model beside them is replaced; what differs:%s",
+            "%s: the checkpoints of another run, which is finished, are removed, as its model beside them is replaced; "
+            "what differs:%s",
             directory,
             error.differences,
         )
         return None, True
+
+
+@contextmanager
+def _telling_what_is_saved(saved: Callable[[], str]) -> Iterator[None]:
+    """Whoever interrupts the training is told by the exception's note how far it is saved."""
+    try:
+        yield
+    except (Terminated, KeyboardInterrupt) as error:
+        with suppress(OSError):
+            error.add_note(saved())
+        raise
 
 
 def _checked(params: Params, dataset: Path) -> tuple[LayerTable, torch.device, Dataset, str]:

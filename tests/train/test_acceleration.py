@@ -84,7 +84,7 @@ def test_the_log_says_what_was_chosen_and_why(dataset: Path, tmp_path: Path, cap
     line = _line(caplog, dataset, tmp_path / "one")
     assert line.endswith("fp32 (on the CPU), not compiled (on the CPU)")
     line = _line(caplog, dataset, tmp_path / "two", precision="bf16", compile="never")
-    assert line.endswith("bf16 (asked for), not compiled (asked for)")
+    assert line.endswith("bf16 (as precision says), not compiled (as compile says)")
 
 
 def test_compiling_is_off_where_it_does_not_pay() -> None:
@@ -113,7 +113,7 @@ def test_a_compiled_network_learns_the_same(dataset: Path, tmp_path: Path, caplo
     before = counters["stats"]["unique_graphs"]
     line = _line(caplog, dataset, tmp_path / "compiled", compile="always")
     assert counters["stats"]["unique_graphs"] > before
-    assert line.endswith("compiled (asked for)")
+    assert line.endswith("compiled (as compile says)")
     plain, compiled = (open_model(tmp_path / name).manifest.history[0] for name in ("plain", "compiled"))
     assert compiled.train_loss == pytest.approx(plain.train_loss, rel=1e-3)
     assert compiled.loss == pytest.approx(plain.loss or 0.0, rel=1e-3)

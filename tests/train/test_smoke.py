@@ -91,6 +91,12 @@ def test_a_success_on_odd_ways_is_warned_of(dataset: Path, tmp_path: Path, capsy
     assert "WARNING" not in capsys.readouterr().err
 
 
+@pytest.mark.mended(
+    19,
+    input="train --smoke, --find-learning-rate: a log line at the start",
+    before="not compiled (asked for), which nobody asked",
+    now="not compiled (which would take longer than the trial)",
+)
 def test_the_command_says_in_how_many_steps_and_leaves_no_file(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +110,8 @@ def test_the_command_says_in_how_many_steps_and_leaves_no_file(
     report = json.loads(out)["report"]
     assert f"32 images were learnt by heart in {report['steps']} steps at learning_rate 0.01: loss " in err
     assert len(report["losses"]) == report["steps"] + 1
+    assert "not compiled (which would take longer than the trial)" in err
+    assert "as compile says" not in err
 
 
 def test_a_model_that_is_named_is_not_made(dataset: Path, tmp_path: Path) -> None:
