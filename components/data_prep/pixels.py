@@ -18,8 +18,8 @@ WHITE: Background = (255, 255, 255)
 # What is done with an image that somebody may want to hear of, and how a log says it of a number of images.
 Note = Literal["transparent", "wholly transparent", "dark", "more frames"]
 NOTES: dict[Note, str] = {
-    "transparent": "have transparent parts, which are composited on alpha_background",
-    "wholly transparent": "are wholly transparent: nothing but alpha_background is left of them",
+    "transparent": "have transparent parts, which are composited on {background} (alpha_background)",
+    "wholly transparent": "are wholly transparent: nothing but {background} (alpha_background) is left of them",
     "dark": "have 16-bit grey values below 4,096 alone and become nearly black; if they are of 12 bits, multiply by 16",
     "more frames": "hold more than one frame or page, of which the first is read",
 }

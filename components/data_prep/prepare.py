@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 
 from components.data_prep.layout import open_source
 from components.data_prep.left_out import advice, log_left_out, pictures_in_words
+from components.data_prep.pixels import NOTES, Note
 from components.data_prep.source import Batch, Source, SourceSplit, listed, shown
 from components.data_prep.split import Mask, assign_splits
 from components.shared.data_folder import overlap_problem
@@ -99,7 +101,8 @@ def prepare(
         data: Folder with IDX files, a folder per class, or ``train/info.csv``.
         dataset: Directory to write: new, empty, or an earlier dataset, which is replaced.
         params: ``image_height``, ``image_width``, ``is_image_color`` and ``n_classes``; ``manual_seed``,
-            ``test_fraction`` and ``validation_fraction`` where images are held out; ``max_unreadable``.
+            ``test_fraction`` and ``validation_fraction`` where images are held out; ``max_unreadable``;
+            ``alpha_background``.
         emit: Gets the status of the step.
         follow_links: Whether links may lead out of the data folder.
 
@@ -143,6 +146,8 @@ def _log_source(source: Source, params: Params) -> None:
     ]:
         _log.info("folders of splits: %s", ", ".join(renamed))
     log_left_out(source.left_out)
+    if source.name == "IDX files" and params.alpha_background != "white":
+        _log.warning("alpha_background %s has no effect: IDX images are never transparent", params.alpha_background)
     if "validation" in source.splits and params.validation_fraction > 0:
         _log.warning(
             "validation_fraction %g has no effect: the data brings its validation split", params.validation_fraction
@@ -218,6 +223,7 @@ class _Preparation:
         """Write the whole dataset; None if images turned out unreadable and what is held out must be drawn anew."""
         known = {name: len(found) for name, found in self._unreadable.items()}
         self._told, self._told_images = time.monotonic(), 0
+        self._noted: Counter[Note] = Counter()
         assigned = self._assigned()
         shape = self._params.image_shape
         with DatasetWriter(self._dataset, list(self._source.classes), shape) as writer, _no_decoder_warnings():
@@ -238,12 +244,18 @@ class _Preparation:
                 if self._fractions and len(self._unreadable["train"]) > known["train"]:
                     _log.info("holding out anew, without the images that were set aside")
                     return None
+            noted: dict[str, int] = {}
+            for note, text in NOTES.items():
+                if count := self._noted[note]:
+                    noted[note] = count
+                    _log.warning("%d image(s) %s", count, text.format(background=self._params.alpha_background))
             return writer.commit(
                 source=self._source.name,
                 test_split="held out" if "test" in self._fractions else "given",
                 validation_split=self._origin("validation"),
                 split_folders={split: shown(folder) for split, folder in self._source.folders.items()},
                 left_out=self._source.left_out,
+                noted=noted,
                 manual_seed=self._params.manual_seed,
                 unreadable=[image for found in self._unreadable.values() for _, image in sorted(found.items())],
             )
@@ -304,7 +316,8 @@ class _Preparation:
         """Batches of one split; what is unreadable is remembered, what takes long is reported."""
         found = self._unreadable[name]
         reported = time.monotonic()
-        for batch in split.batches(self._params.image_shape, frozenset(found)):
+        for batch in split.batches(self._params.image_shape, frozenset(found), self._params.background):
+            self._noted.update(batch.noted)
             for position, image in batch.unreadable.items():
                 found[position] = image
                 if self._unreadable_count() <= _WARNINGS_SHOWN:

@@ -11,7 +11,7 @@ Layout::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -98,6 +98,10 @@ class DatasetManifest(Manifest):
     manual_seed: int = Field(description="What images were held out by.")
     unreadable: list[UnreadableImage]
     # Datasets of 0.6 and earlier lack what follows.
+    noted: dict[str, int] = Field(
+        default_factory=dict,
+        description="How many images were changed, or shown in part, by data prep: 'transparent' and the like.",
+    )
     validation_split: Literal["given", "held out"] | None = Field(
         None, description="Whether the data brought a validation split; null: there is none."
     )
@@ -223,6 +227,7 @@ class DatasetWriter:
         validation_split: Literal["given", "held out"] | None = None,
         split_folders: dict[SplitName, str] | None = None,
         left_out: LeftOut | None = None,
+        noted: Mapping[str, int] | None = None,
     ) -> DatasetManifest:
         """Write what is pending and the manifest; the dataset is whole from here on."""
         splits: dict[SplitName, SplitRecord] = {}
@@ -253,6 +258,7 @@ class DatasetWriter:
             validation_split=validation_split,
             split_folders=split_folders or {},
             left_out=left_out or LeftOut(),
+            noted=dict(noted or {}),
         )
         self._writer.commit(manifest)
         return manifest

@@ -43,6 +43,7 @@ from components.shared.params_text import as_form, as_json
 from components.shared.params_types import (
     EXACT_FLOAT_LIMIT,
     ClassSpec,
+    ColorOfBackground,
     Entry,
     KeywordArguments,
     LayerSpec,
@@ -234,6 +235,11 @@ class Params(Entry):
     max_unreadable: Annotated[Real, Field(ge=0, le=1)] = Field(
         0.01, description="Share of image files that may be unreadable; they are set aside and listed."
     )
+    alpha_background: ColorOfBackground = Field(
+        "white",
+        description="What transparent parts of images are composited on: white, black, or 1 (grey) or 3 (RGB) whole "
+        "numbers of 0 to 255; a grayscale run takes a color's luma.",
+    )
     on_status_error: Literal["warn", "fail"] = Field(
         "warn",
         description="When a broker does not answer as a step starts: warn and keep status in the spool, or fail the "
@@ -317,6 +323,14 @@ class Params(Entry):
     def image_shape(self) -> tuple[int, int, int]:
         """Shape of one stored image: height, width, channels."""
         return self.image_height, self.image_width, self.channels
+
+    @property
+    def background(self) -> tuple[int, int, int]:
+        """Red, green and blue of 0 to 255 that transparent parts of images are composited on."""
+        if isinstance(self.alpha_background, str):
+            return (255, 255, 255) if self.alpha_background == "white" else (0, 0, 0)
+        red, green, blue = self.alpha_background * (3 // len(self.alpha_background))
+        return red, green, blue
 
     @property
     def status_targets(self) -> StatusTargets:

@@ -120,10 +120,35 @@ def reals_or_auto(value: object) -> list[float] | str:
     return numbers_
 
 
+def color_of_background(value: object) -> list[int] | str:
+    """``"white"``, ``"black"``, or 1 or 3 whole numbers of 0 to 255."""
+    if isinstance(value, str) and value in ("white", "black"):
+        return value
+    if not isinstance(value, list | tuple):
+        raise refusal(f'must be "white", "black" or a list of whole numbers from 0 to 255, got {described(value)}')
+    levels, problems = [], []
+    for index, item in enumerate(value):
+        try:
+            levels.append(whole(item))
+            if not 0 <= levels[-1] <= 255:
+                problems.append((f"[{index}]", f"must be from 0 to 255, got {described(item)}"))
+        except PydanticCustomError as error:
+            problems.append((f"[{index}]", str(error)))
+    if problems:
+        raise refusals(problems)
+    if len(levels) not in (1, 3):
+        raise refusal(f"must have 1 number (grey) or 3 (red, green, blue), got {len(levels)}")
+    return levels
+
+
 Whole = Annotated[int, BeforeValidator(whole)]
 Real = Annotated[float, BeforeValidator(real)]
 Truth = Annotated[bool, BeforeValidator(truth)]
 Text = Annotated[str, BeforeValidator(text)]
+ColorOfBackground = Annotated[
+    Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=1, max_length=3)] | Literal["white", "black"],
+    BeforeValidator(color_of_background),
+]
 RealsOrAuto = Annotated[list[float] | Literal["auto"], BeforeValidator(reals_or_auto)]
 
 

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from components.shared.errors import ParamsError
 from components.shared.params import Params, ParamsWarning
 from pipelines.params_files import EXAMPLE_PARAMS
 from tests.configs import REFERENCE_PARAMS, layer, schedule, small, transform
@@ -83,6 +84,7 @@ EVERY_KEY: dict[str, Any] = {
     "checkpoint_minutes": 2.5,
     "keep_checkpoints": 20,
     "max_unreadable": 0.21,
+    "alpha_background": [1, 2, 3],
     "on_status_error": "fail",
 }
 
@@ -225,6 +227,7 @@ def test_defaults_are_those_of_the_key_list() -> None:
         "checkpoint_minutes": 10.0,
         "keep_checkpoints": 3,
         "max_unreadable": 0.01,
+        "alpha_background": "white",
         "on_status_error": "warn",
     }
 
@@ -353,3 +356,25 @@ def test_any_plain_kwargs_survive_and_hold_no_placeholder(kwargs: dict[str, Any]
     # repr, because 1, 1.0 and True are equal.
     assert repr(again.net_arch[0].kwargs) == repr(kwargs)
     assert again.digest() == params.digest()
+
+
+@pytest.mark.parametrize(
+    ("value", "background"),
+    [
+        ("white", (255, 255, 255)),
+        ("black", (0, 0, 0)),
+        ([7], (7, 7, 7)),
+        ([7.0, 8, 255], (7, 8, 255)),
+        ((0, 128, 1), (0, 128, 1)),
+    ],
+)
+def test_what_is_behind_transparent_parts_is_a_color(value: Any, background: tuple[int, int, int]) -> None:
+    assert Params.from_dict(small(alpha_background=value)).background == background
+
+
+def test_every_wrong_level_of_a_color_is_named() -> None:
+    with pytest.raises(ParamsError) as refused:
+        Params.from_dict(small(alpha_background=[256, -1, 0.5]))
+    assert "alpha_background[0]: must be from 0 to 255, got 256" in str(refused.value)
+    assert "alpha_background[1]: must be from 0 to 255, got -1" in str(refused.value)
+    assert "alpha_background[2]: must be a whole number" in str(refused.value)
