@@ -28,6 +28,7 @@ from components.shared.params import Params
 from components.shared.seeds import derived_seed
 from components.shared.signals import Deferred
 from components.train.acceleration import Compiling, choose_compiling, flops_of_training
+from components.train.checkpoints.identity import epochs_of
 from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.checkpoints.place import Checkpoints
 from components.train.checkpoints.resume import Found, last_good
@@ -92,6 +93,29 @@ class Attempt:
         if found is not None:
             restore(self.trainer, found, _log)
             _log.info("going on from a checkpoint of %s", found.manifest.place)
+            self._tell_of_other_length(found)
+
+    def _tell_of_other_length(self, found: Found) -> None:
+        """Warn of what a run that was to have another number of epochs does otherwise."""
+        there, here = epochs_of(found.manifest), self.params.num_epochs
+        if there == here or not self._group.is_first:
+            return
+        if self.trainer.position.stopped:
+            epoch = self.trainer.position.epoch - 1
+            _log.warning("num_epochs is %d, and early stopping had ended the run after epoch %d", here, epoch)
+        elif self._compiling(there).is_on != self.trainer.compiled:
+            _log.warning(
+                "num_epochs was %d and is %d, so that the network is %s from here on, and its sums may be rounded "
+                "otherwise; compile decides it",
+                there,
+                here,
+                "compiled" if self.trainer.compiled else "not compiled",
+            )
+
+    def _compiling(self, epochs: int) -> Compiling:
+        """Whether the network of a run of so many epochs is compiled."""
+        flops = self.flops_per_image * self.data.manifest.splits["train"].count * epochs / self._group.size
+        return choose_compiling(self.params, self._device, flops)
 
     def _trainer(self, network: Any) -> Trainer:
         params, data, device, group = self.params, self.data, self._device, self._group
@@ -108,11 +132,10 @@ class Attempt:
             return Labelled(placed.store, torch.tensor(split.labels, device=device))
 
         training, held_out = labelled("train"), labelled(data.selection_split)
-        flops = self.flops_per_image * len(training.images) * params.num_epochs / group.size
         if self._is_trial:
             compiling = Compiling(False, "which would take longer than the trial")
         else:
-            compiling = choose_compiling(params, device, flops)
+            compiling = self._compiling(params.num_epochs)
         trainer = Trainer(
             network,
             training,

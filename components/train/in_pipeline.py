@@ -26,7 +26,7 @@ from components.shared.run import (
     run_of_artifact,
     step_run,
 )
-from components.shared.run_lock import end_with_run
+from components.shared.run_lock import RUN_LOCK_VARIABLE, end_with_run
 from components.shared.signals import Terminated, sigterm_raises
 from components.shared.step import Reported, StepFailed, StepRecord, run_step
 from components.shared.storage.location import Place
@@ -120,6 +120,7 @@ class PipelineTraining:
 
     def _train(self, params: Params, emit: Emit) -> Reported:
         from components.train.checkpoints.identity import training_id
+        from components.train.checkpoints.resume import require_alone
         from components.train.group import joined
         from components.train.staged import train_staged
 
@@ -129,6 +130,8 @@ class PipelineTraining:
             digest = manifest_digest(dataset, DATASET)
             require_same(DATASET, digest, self.dataset_sha256)
             kept = checkpoints_of_run(self.checkpoints, self.model_uri, training_id(params, digest))
+            if isinstance(kept, Path) and RUN_LOCK_VARIABLE in os.environ:
+                kept = require_alone(kept, params, digest)
             if isinstance(kept, Path) and group.is_first:
                 require_writable("checkpoints", kept, kept if self.checkpoints == CHECKPOINTS_AUTO else kept.parent)
             return kept

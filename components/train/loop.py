@@ -76,6 +76,8 @@ class TrainingLoop:
         try:
             while not trainer.is_finished:
                 answering_out_of_memory(trainer, lambda: trainer.train_rest(self._after_step))
+                if self._has_extra_evaluation and self._place != self._saved_place:
+                    self._save()  # what a run of more epochs can go on from, which has no evaluation here
                 record, predictions = answering_evaluation(trainer, lambda: trainer.end_epoch(self._poll))
                 on_epoch(record, predictions)
                 trainer.stopwatch.lap("other")
@@ -114,6 +116,12 @@ class TrainingLoop:
             self._save()
         if self._keeper is not None:
             self._tell_saved()
+
+    @property
+    def _has_extra_evaluation(self) -> bool:
+        """Whether the epoch is evaluated only because it is the last."""
+        params, epoch = self._trainer.params, self._trainer.position.epoch
+        return epoch == params.num_epochs and epoch % params.eval_freq != 0
 
     @property
     def _is_free(self) -> bool:

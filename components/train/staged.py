@@ -14,6 +14,7 @@ from components.classifier.check import network_problems
 from components.classifier.initial_weights import WEIGHT_FILES
 from components.shared.claims import require_writable
 from components.shared.dataset import DATASET, files_of_splits, training_splits
+from components.shared.errors import InputError
 from components.shared.events.data import Emit, EventData, Succeeded, unheard
 from components.shared.logs import step_logger
 from components.shared.member import has_begun_anew, member, note_begun_anew
@@ -22,6 +23,7 @@ from components.shared.params import Params
 from components.shared.staging import Staging
 from components.shared.step import Reported
 from components.shared.storage.location import Location, Place, place
+from components.train.checkpoints.format import list_checkpoints
 from components.train.checkpoints.mirror import CheckpointMirror
 from components.train.checkpoints.place import Checkpoints
 from components.train.group import joined, own_device, shared_scratch
@@ -72,7 +74,7 @@ def train_staged(
 
     Raises:
         ParamsError: The network, optimiser, schedules or transforms cannot be built, or do not fit the data.
-        CheckpointError: Checkpoints of another run lie there.
+        CheckpointError: Checkpoints of another run lie there, or another training is at it.
         ArtifactError: The dataset cannot be used, or the model directory cannot be written.
         DeviceError: The device asked for is not there.
         DivergedError: The loss became NaN or infinite.
@@ -108,15 +110,19 @@ def train_staged(
             if not group.is_first:
                 unused = Path(os.devnull)
                 return images, unused, Checkpoints(None if checkpoints is None else unused, anew), start
-            if mirror is not None and not anew:
+            is_whole = None if is_beside else False
+            if mirror is not None and kept is not None and not anew:
                 mirror.restore()
+                if is_beside and isinstance(model, Location) and list_checkpoints(kept):
+                    is_whole = _is_whole(staging, model)  # before it is claimed, from where on no reader opens it
             saved: Callable[[Path], bool] | None = mirror.saved if mirror is not None else None
             kept_there = Checkpoints(
                 kept,
                 anew,
                 on_saved=_noting(saved) if anew else saved,
                 on_cleared=mirror.clear if mirror is not None else None,
-                foreign_may_go=is_beside,
+                named=None if checkpoints is None else str(checkpoints),
+                beside_whole_model=is_whole,
             )
             return images, staging.output(model, MODEL), kept_there, start
 
@@ -165,6 +171,14 @@ def _noting(saved: Callable[[Path], bool] | None) -> Callable[[Path], bool]:
         return saved is None or saved(path)
 
     return noted
+
+
+def _is_whole(staging: Staging, model: Location) -> bool:
+    try:
+        staging.artifact(model, MODEL, lambda manifest: ())
+    except InputError:
+        return False
+    return True
 
 
 def _initial_weights(staging: Staging, params: Params) -> Path | None:

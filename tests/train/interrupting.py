@@ -109,7 +109,12 @@ def trained(dataset: Path, folder: Path, params: Params, **changes: Any) -> Trai
 
 
 def ended(
-    dataset: Path, folder: Path, params: Params, when: Callable[[EventData], bool], number: int = signal.SIGTERM
+    dataset: Path,
+    folder: Path,
+    params: Params,
+    when: Callable[[EventData], bool],
+    number: int = signal.SIGTERM,
+    **changes: Any,
 ) -> None:
     """Train until an event at which this process gets a signal to end; the training must leave for it.
 
@@ -123,7 +128,7 @@ def ended(
 
     try:
         with sigterm_raises():
-            trained(dataset, folder, params, emit=emit)
+            trained(dataset, folder, params, emit=emit, **changes)
     except Terminated:
         return
     raise AssertionError("it was told to end and went on to its end")

@@ -8,10 +8,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.shared.artifacts import WRITING_MARKER, read_manifest
 from components.shared.claims import unwritable
-from components.shared.errors import CheckpointError
+from components.shared.errors import ArtifactError, CheckpointError
 from components.shared.locks import HeldError, locked
-from components.train.checkpoints.resume import remove_all
+from components.shared.model import MODEL
+from components.train.checkpoints.resume import newest, remove_all
 
 LOCK = ".shutterline-training"
 # A pod that was told to end may still be at it while the next attempt begins: Kubernetes gives it 30 s.
@@ -28,20 +30,35 @@ class Checkpoints:
         on_saved: Called on a thread of its own with each checkpoint's manifest file, once it is whole;
             whether it may be told of.
         on_cleared: Called when all that was there has been removed.
-        foreign_may_go: Whether checkpoints of another run are removed, with a warning, as the model is that they lie
-            beside; None: where `directory` is.
+        named: What the user calls the place, where `directory` only stands for it.
+        beside_whole_model: Whether they lie beside a whole model, which this run replaces; None: where `directory` is,
+            and a whole model lies there.
     """
 
     directory: Path | None = None
     start_over: bool = False
     on_saved: Callable[[Path], bool] | None = None
     on_cleared: Callable[[], None] | None = None
-    foreign_may_go: bool | None = None
+    named: str | None = None
+    beside_whole_model: bool | None = None
 
-    @property
-    def may_go(self) -> bool:
-        """Whether checkpoints of another run are removed."""
-        return self.directory is None if self.foreign_may_go is None else self.foreign_may_go
+    def may_go(self, model: Path) -> bool:
+        """Whether checkpoints of another run are removed, as the model that they lie beside is replaced.
+
+        Only where that run is finished and its model is whole: what was not trained to its end is kept.
+        """
+        found = newest(self.beside(model))
+        if found is None or not found.finished:
+            return False
+        if self.beside_whole_model is not None:
+            return self.beside_whole_model
+        if self.directory is not None or (model / WRITING_MARKER).exists():
+            return False
+        try:
+            read_manifest(model, MODEL)
+        except ArtifactError:
+            return False
+        return True
 
     def beside(self, model: Path) -> Path:
         """The directory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from components.train.checkpoints.format import (
     verified_state,
     without_manifest,
 )
-from components.train.checkpoints.identity import require_own
+from components.train.checkpoints.identity import differences, of_another_length, of_another_run, require_own
 
 
 @dataclass(frozen=True)
@@ -47,24 +48,63 @@ def find_checkpoint(directory: Path, params: Params, dataset_sha256: str, log: l
         log: Gets warnings.
 
     Raises:
-        CheckpointError: The newest is of another run.
+        CheckpointError: The newest is of another run, or none is one that a run of so many epochs comes by.
     """
     alone = states_alone(directory)
     for state in alone:
         log.warning("a checkpoint in %s is passed over: %s", directory, without_manifest(state.name))
-    found = list_checkpoints(directory)
+    found, reason = list_checkpoints(directory), None
     for path in reversed(found):
         try:
             manifest = read_checkpoint_manifest(path)
             require_own(manifest, str(directory), params, dataset_sha256)
+            if (other := of_another_length(manifest, params)) is not None:
+                reason = reason or other
+                continue
             found_there = Found(manifest, read_state(path, manifest))
             require_keys(path, found_there.state)
             return found_there
         except DamagedError as error:
             log.warning("a checkpoint in %s is damaged and passed over: %s", directory, error)
+    if reason is not None:
+        raise of_another_run(str(directory), [f"{reason}; no checkpoint of before is kept"])
     if found or alone:
         log.warning("no checkpoint in %s is whole; the run begins anew", directory)
     return None
+
+
+def newest(directory: Path) -> CheckpointManifest | None:
+    """The newest checkpoint of a directory whose manifest can be read; its state is not looked at."""
+    for path in reversed(list_checkpoints(directory)):
+        with suppress(DamagedError):
+            return read_checkpoint_manifest(path)
+    return None
+
+
+def saved_text(directory: Path, named: str, params: Params, dataset_sha256: str) -> str:
+    """How far a run is saved, for people; `named` is the directory's name for them."""
+    manifest = newest(directory)
+    if manifest is None or any(differences(manifest, params, dataset_sha256)):
+        return "nothing was saved yet"
+    return f"{manifest.place} is saved in {named}"
+
+
+def require_alone(directory: Path, params: Params, dataset_sha256: str) -> Path:
+    """Where a training keeps its checkpoints in the directory of one run, in which there are none of another training.
+
+    Args:
+        directory: Named by what is computed, as by :func:`~components.train.checkpoints.identity.training_id`.
+        params: The run's.
+        dataset_sha256: Of the run's dataset.
+
+    Raises:
+        CheckpointError: There are some beside it, of other params or another dataset.
+    """
+    for other in sorted(directory.parent.glob("*/")) if directory.parent.is_dir() else ():
+        if other.name != directory.name and (manifest := newest(other)) is not None:
+            require_own(manifest, str(other), params, dataset_sha256)
+            return other  # it has the name of another version
+    return directory
 
 
 def last_good(directory: Path) -> CheckpointManifest | None:

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
+from components.shared.artifacts import WRITING_MARKER
 from components.shared.errors import CheckpointError
 from components.shared.params import Params
 from components.train.__main__ import main
+from components.train.checkpoints.format import list_checkpoints
 from components.train.checkpoints.identity import FREE
 from components.train.checkpoints.place import Checkpoints
 from components.train.staged import train_staged
 from tests.examples import SMALL, small, write_digits, write_params
-from tests.train.interrupting import steps_kept, trained, weights_in
+from tests.train.interrupting import at_step, ended, steps_kept, trained, weights_in
 
 
 def arch(channels: int) -> list[dict[str, Any]]:
@@ -46,7 +48,7 @@ def done(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"learning_rate": 0.02}, "learning_rate: 0.01 there, 0.02 here"),
         ({"batch_size": 16}, "batch_size: 32 there, 16 here"),
         ({"manual_seed": 1}, "manual_seed: 0 there, 1 here"),
-        ({"num_epochs": 3}, "num_epochs: 2 there, 3 here"),
+        ({"num_epochs": 1}, "num_epochs: 1 here, and epoch 2 is trained there; ask for at least 2"),
         ({"ema_decay": 0.9}, "ema_decay: 0.0 there, 0.9 here"),
         ({"precision": "bf16"}, "precision: the text 'auto' there, the text 'bf16' here"),
     ],
@@ -88,6 +90,7 @@ OTHERWISE: dict[str, Any] = {
     "test_fraction": 0.3,
     "validation_fraction": 0.1,
     "max_unreadable": 0.5,
+    "alpha_background": "black",
     "on_status_error": "fail",
     "save_freq": 1,
     "checkpoint_minutes": None,
@@ -135,7 +138,7 @@ def test_the_command_line_refuses_and_starts_over_when_told(
     assert main(command) == 2
     said = capsys.readouterr().err
     assert "net_arch[0].kwargs.out_channels: 8 there, 16 here" in said
-    assert "num_epochs: 2 there, 1 here" in said
+    assert "num_epochs: 1 here, and epoch 2 is trained there" in said
     assert "Traceback" not in said
     assert steps_kept(tmp_path) == [14]
 
@@ -154,12 +157,48 @@ def test_starting_over_begins_a_run_of_the_same_params_anew(dataset: Path, tmp_p
     assert weights_in(tmp_path) == before
 
 
-def test_checkpoints_beside_a_model_go_with_it_when_another_run_replaces_it(dataset: Path, tmp_path: Path) -> None:
+def test_checkpoints_of_a_finished_run_go_with_its_model_when_another_run_replaces_it(
+    dataset: Path, tmp_path: Path
+) -> None:
     trained(dataset, tmp_path, small(), checkpoints=None)
     result = trained(dataset, tmp_path, small(learning_rate=0.02), checkpoints=None)
 
     assert result.resumed_from is None
     assert result.checkpoints == tmp_path / "model-checkpoints"
+
+
+@pytest.mark.mended(
+    12,
+    input="an option changed after an interruption, checkpoints in the default place",
+    before="they were removed with a warning, and training began anew",
+    now="refused as in a named place: what differs, --start-over",
+)
+def test_checkpoints_of_an_unfinished_run_are_kept_in_the_default_place(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.train.status._SILENCE_S", -1.0)
+    directory = tmp_path / "model-checkpoints"
+    ended(dataset, tmp_path, small(), at_step(5), checkpoints=None)
+    before = [path.read_bytes() for path in list_checkpoints(directory)]
+    assert before
+
+    with pytest.raises(CheckpointError, match=r"(?s)model-checkpoints: .*--start-over.*learning_rate: 0.01 there"):
+        trained(dataset, tmp_path, small(learning_rate=0.02), checkpoints=None)
+    assert [path.read_bytes() for path in list_checkpoints(directory)] == before
+
+    over = Checkpoints(start_over=True)
+    assert trained(dataset, tmp_path, small(learning_rate=0.02), checkpoints=over).resumed_from is None
+
+
+def test_checkpoints_whose_model_was_not_written_are_those_of_an_unfinished_run(dataset: Path, tmp_path: Path) -> None:
+    trained(dataset, tmp_path, small(), checkpoints=None)
+    (tmp_path / "model" / "model.json").unlink()
+    (tmp_path / "model" / WRITING_MARKER).touch()  # as a kill at the end leaves it
+
+    with pytest.raises(CheckpointError, match="holds checkpoints of another run"):
+        trained(dataset, tmp_path, small(learning_rate=0.02), checkpoints=None)
+
+    assert trained(dataset, tmp_path, small(), checkpoints=None).resumed_from == "its end, after epoch 2"
 
 
 def test_a_group_that_is_started_again_goes_on_although_its_words_say_to_start_over(
