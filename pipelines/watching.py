@@ -8,9 +8,9 @@ import math
 import os
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TextIO
 
 from components.shared.command import CommandParser, tell
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError, ShutterlineError
@@ -139,7 +139,7 @@ class _Ending:
         if self._view is not None and self._view.is_done:
             return _EXIT_CODES[self._view.state]
         run = self._run or (self._view.run if self._view else "any run")
-        sys.stderr.write(f"error: {self._place}: no end of {run} within {self._timeout:g} s\n")
+        tell(f"error: {self._place}: no end of {run} within {self._timeout:g} s")
         return EXIT_FAILURE
 
 
@@ -205,12 +205,18 @@ class _Lines:
             raise ShutterlineError(f"standard output cannot be written: {error.strerror}") from error
 
     def _tell(self, line: str) -> None:
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # a reader that has seen enough, or a full disk, ends no watching
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+
+
+def is_live(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that can be drawn on."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def _face(place: str, as_json: bool, run: str | None) -> _Face:
-    if as_json or not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+    if as_json or not is_live(sys.stdout):
         return _Lines(place, as_json, run)
     try:
         from rich.console import Console

@@ -7,7 +7,10 @@ import os
 import torch
 
 from components.shared.errors import DeviceError
+from components.shared.limits import usable_cpus
 from components.shared.seeds import derived_seed
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def choose_device(wanted: str, *, cpu_build_is_enough: bool = False) -> torch.device:
@@ -46,6 +49,7 @@ def make_repeatable(manual_seed: int) -> None:
     """Seed torch's global generators and choose deterministic algorithms: same seed, same machine, same bits."""
     # cuBLAS asks for this before its first call; see torch's notes on reproducibility.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    _heed_container()
     torch.manual_seed(derived_seed(manual_seed, "torch"))
     # As use_deterministic_algorithms(True, warn_only=True), which imports torch's compiler besides, over a second.
     torch.set_deterministic_debug_mode("warn")
@@ -54,6 +58,12 @@ def make_repeatable(manual_seed: int) -> None:
     torch.backends.cudnn.benchmark = False
     # What is called fp32 is fp32: torch's convolutions would round to TF32 on a GPU that has it.
     torch.backends.cudnn.allow_tf32 = False
+
+
+def _heed_container() -> None:
+    """Have torch start no more threads than the container has CPUs; a number that the user has set stays."""
+    if not any(os.environ.get(name) for name in _THREAD_VARIABLES):
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
 
 
 def describe_device(device: torch.device) -> str:

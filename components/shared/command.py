@@ -13,11 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from textwrap import indent
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError, ParamsError
 from components.shared.events.data import Emit
 from components.shared.events.redaction import redact_message
+from components.shared.logs import for_stderr, open_standard_streams
 from components.shared.member import Outcome, is_launched, leave_outcome, speaks
 from components.shared.params import Params
 from components.shared.run import step_run
@@ -197,7 +198,8 @@ def print_json(document: object) -> None:
 def tell(line: str) -> None:
     """Tell people something on standard error, without secrets; nothing happens where that takes no more."""
     with suppress(AttributeError, OSError):  # the first where there is none
-        sys.stderr.write(f"{redact_message(line)}\n")
+        lines = redact_message(line).split("\n")
+        sys.stderr.write("\n".join(map(for_stderr, lines)) + "\n")
         sys.stderr.flush()
 
 
@@ -208,6 +210,7 @@ def with_output(work: Callable[[], int]) -> int:
         The work's exit code; 1 where standard output takes no more. Of a reader such as head, which has seen enough,
         nothing is said.
     """
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show must not end a command
             stream.reconfigure(errors="backslashreplace")
@@ -221,19 +224,24 @@ def with_output(work: Callable[[], int]) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        _let_go_of_output()
+        _let_go_of(sys.stdout)
     except OSError as error:
         if error.filename is not None or error.errno not in _UNWRITABLE:
             raise
         tell(f"error: standard output, or a file, cannot be written: {error.strerror}")
-        _let_go_of_output()
+        _let_go_of(sys.stdout)
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _let_go_of(sys.stderr)
     return EXIT_FAILURE
 
 
-def _let_go_of_output() -> None:
-    """Python flushes standard output once more at its end, and would complain that nobody takes it."""
+def _let_go_of(stream: TextIO) -> None:
+    """Python flushes its streams once more at its end, and would complain that nobody takes it, by exit code 120."""
     with suppress(OSError, ValueError):  # in a test it may have no number
-        number = sys.stdout.fileno()
+        number = stream.fileno()
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, number)
         os.close(null)

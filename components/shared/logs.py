@@ -65,15 +65,35 @@ class _LineFormatter(logging.Formatter):
             text += "\n" + self.formatException(record.exc_info)
         # A file name of bytes that are no text must not break whatever reads the log as UTF-8.
         line, *more = redact((start + text).encode("utf-8", "backslashreplace").decode("utf-8")).split("\n")
-        return "\n".join([line if (columns := _columns()) is None else fitted(line, columns), *more])
+        return "\n".join([for_stderr(line), *more])
+
+
+def for_stderr(line: str) -> str:
+    """A line as it is for standard error: broken where that is a terminal, and not as wide."""
+    columns = _columns()
+    return line if columns is None else fitted(line, columns)
 
 
 def _columns() -> int | None:
-    """How wide the terminal is that the log goes to; None where it is none, or does not say."""
+    """How wide the terminal of standard error is; None where it is none, or does not say."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or None
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def open_standard_streams() -> None:
+    """Have descriptors 0, 1 and 2 open, and a `sys.stderr`, whatever this process was started with.
+
+    The next file that is opened would have the number of one that is closed, and get what libraries print in C.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -86,12 +106,17 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         self.stream = sys.stderr
         super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
+        if not isinstance(sys.exc_info()[1], OSError):  # which nobody could be told of but by this stream
+            super().handleError(record)
+
 
 def log_to_stderr() -> None:
     """Print the log lines of every step; calling it again changes nothing.
 
     Of a group of processes the first tells what happens, the others only what is wrong.
     """
+    open_standard_streams()
     root = logging.getLogger(_ROOT)
     root.setLevel(logging.INFO if speaks() else logging.WARNING)
     root.propagate = False  # kfp's executor configures the root logger and would print each line twice

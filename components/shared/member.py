@@ -6,7 +6,6 @@ ended: torch elastic itself knows no more of that than success and failure.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from components.shared.errors import (
     Problem,
     ShutterlineError,
 )
+from components.shared.strict_json import read_json
 
 OUTCOMES_VARIABLE = "SHUTTERLINE_GROUP_OUTCOMES"  # the launcher's: the directory
 _BEGUN_ANEW = "begun-anew"  # there
@@ -52,12 +52,14 @@ class Member:
 
 
 def member() -> Member:
-    """Who this process is."""
+    """Who this process is; without a ``WORLD_SIZE`` of several it is the first, whatever ``RANK`` says."""
+    size = max(1, _number("WORLD_SIZE", 1))
+    is_several = size > 1
     return Member(
-        rank=_number("RANK", 0),
-        size=max(1, _number("WORLD_SIZE", 1)),
-        local_rank=_number("LOCAL_RANK", 0),
-        local_size=max(1, _number("LOCAL_WORLD_SIZE", 1)),
+        rank=_number("RANK", 0) if is_several else 0,
+        size=size,
+        local_rank=_number("LOCAL_RANK", 0) if is_several else 0,
+        local_size=max(1, _number("LOCAL_WORLD_SIZE", 1)) if is_several else 1,
         restarts=_number("TORCHELASTIC_RESTART_COUNT", 0),
         max_restarts=_number("TORCHELASTIC_MAX_RESTARTS", 0),
     )
@@ -66,6 +68,15 @@ def member() -> Member:
 def _number(name: str, otherwise: int) -> int:
     text = os.environ.get(name, "")
     return int(text) if text.isascii() and text.isdigit() else otherwise
+
+
+def ignored_rank() -> str | None:
+    """What to say of a ``RANK`` that says nothing, as one that another program left; None where there is none."""
+    rank, size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    if in_group() or rank in ("", "0"):
+        return None
+    there = f"WORLD_SIZE is {size}" if size else "WORLD_SIZE is not set"
+    return f"RANK is {rank}, and is ignored: {there}, so this process is alone"
 
 
 def in_group() -> bool:
@@ -82,7 +93,7 @@ def require_rendezvous() -> None:
     """See that a process that is told to be one of several can find the others.
 
     Raises:
-        InputError: What torchrun would have set is missing.
+        InputError: What torchrun would have set is missing, or makes no sense.
     """
     missing = [name for name in _NEEDED if not os.environ.get(name)]
     if missing:
@@ -90,6 +101,8 @@ def require_rendezvous() -> None:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {', '.join(missing)} is not set; start the processes by "
             "torchrun or --processes, or set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each"
         )
+    if member().rank >= member().size:
+        raise InputError(f"RANK is {member().rank}, and must be less than WORLD_SIZE, which is {member().size}")
 
 
 @dataclass(frozen=True)
@@ -185,7 +198,7 @@ def outcome_in(directory: Path) -> Outcome | None:
         directory: The launcher's.
     """
     files = sorted(directory.glob("*.json"), key=lambda file: int(file.stem))
-    found = [Outcome(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    found = [Outcome(**read_json(file)) for file in files]
     for_good = [outcome for outcome in found if outcome.is_final and outcome.exit_code != EXIT_OK]
     return next(iter(for_good or found), None)
 

@@ -6,13 +6,16 @@ asked for; a step that was started by itself is a run of its own.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import re
 import secrets
 import socket
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -32,6 +35,7 @@ EVENTS_AUTO = "auto"  # a location for events: beside the run's artifacts, likew
 RETRY_VARIABLE, POD_NAME_VARIABLE, POD_UID_VARIABLE = "KFP_RETRY_INDEX", "KFP_POD_NAME", "KFP_POD_UID"
 _ELASTIC_RUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # torchrun's: the same for every start of a group
 
+_NO_DIRECTORY = (errno.ELOOP, errno.ENOTDIR)
 _RETRY = re.compile("[0-9]{1,6}")  # an event's id has room for nine digits
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -150,7 +154,42 @@ def _beside(output: Place) -> Path:
 
 
 def _temporary() -> Path:
-    return Path(tempfile.gettempdir()) / f"shutterline-{os.getuid()}"
+    """This user's own directory among the machine's temporary files, where others may have put something first.
+
+    Raises:
+        InputError: No temporary file can be made.
+    """
+    try:
+        directory = Path(tempfile.gettempdir()) / f"shutterline-{os.getuid()}"
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            return _another(directory, "is a link or a file" if error.errno in _NO_DIRECTORY else error.strerror)
+        try:
+            found = os.fstat(descriptor)
+            if found.st_uid != os.geteuid():
+                return _another(directory, f"belongs to user {found.st_uid}")
+            if found.st_mode & 0o077:
+                os.fchmod(descriptor, 0o700)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise InputError(
+            f"no temporary file can be made ({error.strerror or error}); TMPDIR names a directory for them, and "
+            f"{EVENTS_VARIABLE} one for events"
+        ) from error
+    return directory
+
+
+def _another(directory: Path, why: str | None) -> Path:
+    """A new directory of this user's own instead, in which nothing of an earlier step is."""
+    made = Path(tempfile.mkdtemp(prefix="shutterline-"))
+    logging.getLogger("shutterline.events").warning(
+        "%s %s, and is not used; events are kept in %s", directory, why, made
+    )
+    return made
 
 
 def new_run_id() -> str:

@@ -25,7 +25,7 @@ from components.shared.events.data import Cancelled, Emit, Error, EventData, Fai
 from components.shared.events.redaction import redact
 from components.shared.files import disk_message
 from components.shared.logs import log_to_stderr, step_logger
-from components.shared.member import speaks, tells_end
+from components.shared.member import ignored_rank, speaks, tells_end
 from components.shared.params import Params, ParamsWarning
 from components.shared.run import StepRun, step_run
 from components.shared.run_lock import end_with_run
@@ -106,6 +106,8 @@ def run_step(
         StepFailed: A SystemExit with the exit code, when the work failed; the reason is logged.
     """
     log_to_stderr()
+    if (ignored := ignored_rank()) is not None:
+        step_logger(step).warning("%s", ignored)
     with sigterm_kept() as termination:
         end_with_run()
         return _Frame(step, termination, Addresses(addresses)).run(params, work, run)

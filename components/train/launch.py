@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from components.shared.errors import DeviceError, GroupLostError, InputError
+from components.shared.limits import usable_cpus
 from components.shared.member import (
     OUTCOMES_VARIABLE,
     Outcome,
@@ -239,7 +240,7 @@ def _environment(scratch: Path, processes: int, run: str) -> Iterator[Path]:
     outcomes.mkdir()
     added = {OUTCOMES_VARIABLE: str(outcomes), _LAUNCHER_VARIABLE: str(os.getpid())}
     # What the user has set is left as it is. torchrun's own answer for OMP_NUM_THREADS is one thread.
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = max(1, usable_cpus() // processes)
     wishes = {SCRATCH_VARIABLE: str(scratch / "fetched"), RUN_VARIABLE: run, "OMP_NUM_THREADS": str(threads)}
     # A store for each start: nodes may count starts differently, and must not read an earlier one's addresses.
     wishes["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"

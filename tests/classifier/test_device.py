@@ -13,8 +13,48 @@ import torch
 
 from components.classifier.device import choose_device, describe_device, make_repeatable
 from components.shared.errors import DeviceError
+from tests.peers.fixtures import need
 
 GPUS = torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+THREADS = """
+import os, sys, torch
+from components.classifier.device import make_repeatable
+if len(sys.argv) > 1:
+    open(os.path.join(sys.argv[1], "cgroup.procs"), "w").write(str(os.getpid()))
+make_repeatable(0)
+print(torch.get_num_threads())
+"""
+
+
+def threads(group: Path | None, **variables: str) -> int:
+    words = [] if group is None else [str(group)]
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | variables
+    done = subprocess.run([sys.executable, "-c", THREADS, *words], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.mended(
+    15,
+    input="a container with a limit of one CPU on a machine of many",
+    before="torch starts as many threads as the machine has cores, which wait for each other",
+    now="as many as the container's CPU quota, unless OMP_NUM_THREADS is set",
+)
+def test_torch_has_no_more_threads_than_the_container_has_cpus() -> None:
+    group = Path(f"/sys/fs/cgroup/cpu/shutterline-{os.getpid()}")
+    need(os.geteuid() == 0 and group.parent.is_dir(), "a group with a quota needs root and cgroups of version 1")
+    need((os.cpu_count() or 1) > 1, "more than one core")
+    group.mkdir()
+    try:
+        (group / "cpu.cfs_period_us").write_text("100000")
+        (group / "cpu.cfs_quota_us").write_text("100000")
+        assert threads(group) == 1
+        assert threads(group, OMP_NUM_THREADS="2") == 2, "what the user has set stays"
+        assert threads(None) > 1
+    finally:
+        group.rmdir()
 
 
 def test_auto_is_a_gpu_where_there_is_one() -> None:

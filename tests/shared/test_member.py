@@ -49,6 +49,12 @@ def test_what_is_missing_to_find_the_others_is_named(monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match="WORLD_SIZE is 2, and MASTER_PORT is not set"):
         require_rendezvous()
 
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    require_rendezvous()
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(InputError, match="RANK is 2, and must be less than WORLD_SIZE, which is 2"):
+        require_rendezvous()
+
 
 def test_an_error_is_told_by_one_process_or_by_the_one_that_has_it() -> None:
     error = InputError("no")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
+import stat
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +29,7 @@ from components.shared.run import (
     step_run,
 )
 from components.shared.step import StepFailed, run_step
+from components.shared.storage.location import place
 from tests.shared.test_step import PARAMS, Result
 
 UUID = "0a1b2c3d-4e5f-6789-abcd-ef0123456789"
@@ -32,8 +38,8 @@ TASK_UUID = "ffffffff-0000-1111-2222-333333333333"
 
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("SHUTTERLINE_RUN_ID", "SHUTTERLINE_EVENTS", "KFP_RETRY_INDEX", "KFP_POD_NAME", "KFP_POD_UID", "RANK")
-    for name in names:
+    names = "SHUTTERLINE_RUN_ID SHUTTERLINE_EVENTS KFP_RETRY_INDEX KFP_POD_NAME KFP_POD_UID RANK LOCAL_RANK WORLD_SIZE"
+    for name in names.split():
         monkeypatch.delenv(name, raising=False)
 
 
@@ -228,9 +234,94 @@ def test_generated_ids_differ() -> None:
 
 @pytest.mark.parametrize(("rank", "says"), [(None, True), ("", True), ("0", True), ("1", False), ("7", False)])
 def test_of_a_group_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch, rank: str | None, says: bool) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
     assert speaks() is says
+
+
+@pytest.mark.mended(
+    15,
+    input="RANK=1 in the environment of one process, without WORLD_SIZE",
+    before="the step works without a word: no log, no events, no record, no --json",
+    now="RANK is ignored, and a warning says so",
+)
+@pytest.mark.parametrize(
+    ("size", "there"), [(None, "is not set"), ("", "is not set"), ("1", "is 1"), ("two", "is two"), ("-2", "is -2")]
+)
+def test_a_rank_of_no_group_is_ignored(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, size: str | None, there: str
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    if size is not None:
+        monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.setenv("SHUTTERLINE_RECORDS", str(tmp_path))
+
+    run_step("train", PARAMS, lambda params, emit: Result())
+
+    logged = capsys.readouterr().err.splitlines()
+    expected = f"train     WARNING RANK is 1, and is ignored: WORLD_SIZE {there}, so this process is alone"
+    assert logged[0].endswith(expected)
+    assert logged[1].endswith("train     started")
+    assert (tmp_path / "train.json").exists()
+
+
+MALLORY = 4711
+
+
+def foreign(directory: Path) -> None:
+    directory.mkdir(mode=0o777)
+    os.chown(directory, MALLORY, MALLORY)
+
+
+def linked(directory: Path) -> None:
+    directory.with_name("elsewhere").mkdir()
+    directory.symlink_to(directory.with_name("elsewhere"))
+
+
+@pytest.mark.mended(
+    15,
+    input="a shared /tmp where another user has put a folder, a link or a file at shutterline-UID",
+    before="events are written into it, through the link, readable for everyone",
+    now="not used: a new folder of mode 0700, and a warning that names both",
+)
+@pytest.mark.parametrize("put", [foreign, linked, Path.touch, os.mkfifo], ids=lambda put: put.__name__)
+def test_events_are_kept_in_no_folder_of_another_user(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, put: Callable[[Path], object]
+) -> None:
+    if put is foreign and os.geteuid() != 0:
+        pytest.skip("giving a folder away needs root")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    usual = tmp_path / f"shutterline-{os.getuid()}"
+    put(usual)
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(logging.getLogger("shutterline"), "propagate", True)
+    caplog.clear()
+
+    events = step_run(place("gs://bucket/model")).events
+
+    assert events is not None
+    assert usual not in events.parents
+    assert stat.S_IMODE(events.parent.stat().st_mode) == 0o700
+    (warned,) = set(caplog.messages)
+    assert warned.startswith(f"{usual} ")
+    assert warned.endswith(f"and is not used; events are kept in {events.parent}")
+    assert sorted(tmp_path.iterdir()) == sorted([*before, events.parent])
+
+
+@pytest.mark.parametrize("mode", [None, 0o777, 0o755])
+def test_the_folder_of_events_is_the_users_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: int | None
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    usual = tmp_path / f"shutterline-{os.getuid()}"
+    if mode is not None:
+        usual.mkdir()
+        usual.chmod(mode)  # as 0.5.0 left it
+
+    assert step_run(place("gs://bucket/model")).events == usual / "events"
+    assert stat.S_IMODE(usual.stat().st_mode) == 0o700
 
 
 def test_a_group_that_was_started_again_is_another_attempt_of_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.shared.artifacts import ArtifactKind
-from components.shared.command import CommandParser, place_option
+from components.shared.command import CommandParser, place_option, tell
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.storage.fetch import fetch_artifact, fetch_tree
 from components.shared.storage.location import Location
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except ShutterlineError as error:
-        sys.stderr.write(f"error: {error}\n")
+        tell(f"error: {error}")
         return error.exit_code
 
 
