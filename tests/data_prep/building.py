@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,13 @@ def params_json(**changes: Any) -> str:
 
 def random_pixels(*shape: int, seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def on_background(shown: Pixels, alpha: Pixels, background: Sequence[int] = (255, 255, 255)) -> Pixels:
+    """Pixels (height, width, 3) as they show on a background, by an alpha channel (height, width)."""
+    share = alpha[..., None] / 255
+    mixed: Pixels = np.rint(shown * share + np.array(background) * (1 - share)).astype(np.uint8)
+    return mixed
 
 
 def plain(value: int, height: int = 4, width: int = 4) -> Pixels:

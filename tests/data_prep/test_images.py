@@ -12,7 +12,7 @@ from PIL import Image
 
 from components.data_prep.images import MAX_PIXELS, UnreadableImageError, read_image
 from components.shared.errors import DataError
-from tests.data_prep.building import Pixels, plain, random_pixels, save
+from tests.data_prep.building import Pixels, on_background, plain, random_pixels, save
 
 COLOR = random_pixels(6, 8, 3)
 GREY = random_pixels(6, 8, seed=1)
@@ -31,7 +31,7 @@ LOSSLESS = [
 
 
 def _in_mode(mode: str) -> tuple[Image.Image, Pixels]:
-    """An image of a mode, and the values it shows as RGB."""
+    """An image of a mode, and the values it shows as RGB, on white where it is transparent."""
     grey = Image.fromarray(GREY)
     as_rgb = np.repeat(GREY[..., None], 3, axis=2)
     alpha = Image.fromarray(random_pixels(6, 8, seed=2))
@@ -42,7 +42,7 @@ def _in_mode(mode: str) -> tuple[Image.Image, Pixels]:
         case "L":
             return grey, as_rgb
         case "LA":
-            return Image.merge("LA", (grey, alpha)), as_rgb
+            return Image.merge("LA", (grey, alpha)), on_background(as_rgb, np.asarray(alpha))
         case "P":
             image = Image.fromarray(GREY // 16).convert("P")
             palette = random_pixels(16, 3, seed=3)
@@ -60,7 +60,7 @@ def _in_mode(mode: str) -> tuple[Image.Image, Pixels]:
         case "RGBA":
             image = Image.fromarray(COLOR)
             image.putalpha(alpha)
-            return image, COLOR
+            return image, on_background(COLOR, np.asarray(alpha))
         case _:
             return Image.fromarray(COLOR), COLOR
 
@@ -68,6 +68,8 @@ def _in_mode(mode: str) -> tuple[Image.Image, Pixels]:
 @pytest.mark.parametrize(("end", "mode"), LOSSLESS)
 def test_every_format_and_mode_keeps_its_values(tmp_path: Path, end: str, mode: str) -> None:
     image, expected = _in_mode(mode)
+    if end == "bmp" and mode == "RGBA":
+        expected = COLOR  # Pillow writes it without masks, and then the fourth byte has no meaning
     options: dict[str, dict[str, Any]] = {
         "webp": {"lossless": True, "exact": True},
         "jp2": {"irreversible": False},
@@ -78,9 +80,9 @@ def test_every_format_and_mode_keeps_its_values(tmp_path: Path, end: str, mode: 
     color = read_image(tmp_path / f"x.{end}", (6, 8, 3))
     grey = read_image(tmp_path / f"x.{end}", (6, 8, 1))
 
-    np.testing.assert_array_equal(color, expected)
+    np.testing.assert_allclose(color, expected, atol=mode in ("LA", "RGBA"))
     luma = expected @ np.array([0.299, 0.587, 0.114])
-    np.testing.assert_allclose(grey[..., 0], luma, atol=1)
+    np.testing.assert_allclose(grey[..., 0], luma, atol=1 + (mode in ("LA", "RGBA")))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
@@ -98,14 +100,6 @@ def test_of_an_animation_the_first_frame_counts(tmp_path: Path) -> None:
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
 
         assert np.unique(read_image(tmp_path / name, (4, 4, 1))).tolist() == [10], name
-
-
-@pytest.mark.parametrize("transparency", [3, bytes([0, 128, 255])])
-def test_a_transparent_palette_entry_keeps_its_color(tmp_path: Path, transparency: int | bytes) -> None:
-    image, expected = _in_mode("P")
-    image.save(tmp_path / "x.png", transparency=transparency)
-
-    np.testing.assert_array_equal(read_image(tmp_path / "x.png", (6, 8, 3)), expected)
 
 
 @pytest.mark.parametrize("kind", ["big-endian", "little-endian"])
@@ -239,9 +233,19 @@ def _encoded(kind: str) -> bytes:
         (_png(4, 4, data=b"not zlib"), "broken data stream"),
         (_png(20_000, 20_000, data=zlib.compress(bytes(100))), f"has more than {MAX_PIXELS} pixels"),
         (_png(10_000, 10_000, data=zlib.compress(bytes(100))), f"has 100000000 pixels, more than {MAX_PIXELS}"),
+        pytest.param(
+            _png(70_000, 10, data=zlib.compress(bytes(100))),
+            "is 70000×10 pixels, and a side may have 65535",
+            marks=pytest.mark.mended(
+                15,
+                input="an image of 70,000×10 pixels",
+                before="decoded and resized, by an intermediate image as long as that side",
+                now="set aside: a side may have 65,535 pixels, as in JPEG",
+            ),
+        ),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", "is not an image in a known format"),
     ],
-    ids=["empty", "text", "cut PNG", "cut JPEG", "cut BMP", "header", "no zlib", "bomb", "large", "EPS"],
+    ids="empty,text,cut PNG,cut JPEG,cut BMP,header,no zlib,bomb,large,long,EPS".split(","),
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_what_cannot_be_decoded_is_unreadable_for_a_reason_of_one_line(

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
 
 from components.data_prep.decoding_memory import DecodingMemory
 from components.data_prep.images import UnreadableImageError, read_image
-from tests.data_prep.building import Pixels
+from components.data_prep.pixels import Note
+from tests.data_prep.building import Pixels, save
 from tests.data_prep.tiffs import COLOR, GREY, Tiff, tiffs
 
 MEMORY = DecodingMemory(2**34, 2**34)
@@ -33,8 +33,9 @@ def _read_grid(grid: Iterable[Tiff], path: Path) -> tuple[Counter[str], list[str
         try:
             read = read_image(path, shape, memory=MEMORY).reshape(seen.shape)
         except UnreadableImageError as error:
-            assert len(str(error)) > 10, tiff
             found["set aside"] += 1
+            if not str(error).isprintable() or len(str(error)) < 20:
+                wrong.append(f"{tiff}: {error}")
             continue
         off = int(abs(read.astype(int) - seen).max())
         found["right" if off <= tiff.steps else "wrong"] += 1
@@ -46,8 +47,8 @@ def _read_grid(grid: Iterable[Tiff], path: Path) -> tuple[Counter[str], list[str
 @pytest.mark.mended(
     7,
     input="TIFFs of every color space, bit depth, sign, planes, compression and byte order that tifffile writes",
-    before="a third of those that it read were wrong, without a message",
-    now="each is read right within a grey level, or set aside with the reason",
+    before="of 1,806 that it read, 726 were wrong, without a message",
+    now="1,620 are read right within a grey level, the others are set aside with the reason",
 )
 def test_a_tiff_is_read_right_or_set_aside(tmp_path: Path) -> None:
     found, wrong = _read_grid(tiffs(), tmp_path / "x.tif")
@@ -61,3 +62,232 @@ def test_every_tiff_is_read_right_or_set_aside(tmp_path: Path) -> None:
     found, wrong = _read_grid(tiffs(all_of_them=True), tmp_path / "x.tif")
     assert wrong == []
     assert found["right"] > 1500
+
+
+TWELVE: Pixels = np.rint(GREY.astype(float) * 4095 / 255).astype(np.uint16)
+
+
+def _mended(**texts: str) -> pytest.MarkDecorator:
+    return pytest.mark.mended(7, **texts)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "expected"),
+    [
+        pytest.param(
+            np.moveaxis(COLOR, -1, 0).astype(np.uint16) * 257,
+            {"photometric": "rgb"},
+            COLOR,
+            marks=_mended(
+                input="a TIFF of 16-bit RGB in separate planes, uncompressed",
+                before="striped nonsense, exit 0",
+                now="as its 8-bit twin",
+            ),
+        ),
+        pytest.param(
+            GREY.astype(np.uint16) * 257,
+            {"photometric": "miniswhite"},
+            255 - GREY,
+            marks=_mended(input="a TIFF of 16-bit WhiteIsZero", before="the negative, exit 0", now="as its 8-bit twin"),
+        ),
+        pytest.param(
+            TWELVE,
+            {"photometric": "minisblack", "bitspersample": 12},
+            GREY,
+            marks=_mended(
+                input="a TIFF of 12-bit grey", before="a sixteenth of its light, exit 0", now="scaled by 4,095"
+            ),
+        ),
+        pytest.param(
+            (GREY / 255).astype(np.float32),
+            {"photometric": "minisblack", "byteorder": ">", "compression": "lzw"},
+            GREY,
+            marks=_mended(
+                input="a big-endian compressed TIFF of floating-point values",
+                before="refused, or noise: the decoder swaps the bytes once too often",
+                now="as its 8-bit twin",
+            ),
+        ),
+        (GREY.astype(np.int32) * 257, {"photometric": "minisblack", "byteorder": ">"}, GREY),
+        (GREY.astype(np.uint32) * 257, {"photometric": "minisblack"}, GREY),
+    ],
+    ids="planes of 16 bits,white is 0,12 bits,big-endian floats,big-endian integers,unsigned 32 bits".split(","),
+)
+def test_a_tiff_is_read_as_its_8_bit_twin(
+    tmp_path: Path, values: Any, options: dict[str, Any], expected: Pixels
+) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", values, **options)
+    shape = (*expected.shape[:2], 3 if expected.ndim == 3 else 1)
+
+    read = read_image(tmp_path / "x.tif", shape, memory=MEMORY).reshape(expected.shape)
+
+    np.testing.assert_allclose(read.astype(int), expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "reason"),
+    [
+        pytest.param(
+            (GREY.astype(int) - 128).astype(np.int8),
+            {"photometric": "minisblack"},
+            "BlackIsZero, 8-bit signed values: it is not known which values are black and white; save it with 8 bits",
+            marks=_mended(
+                input="a TIFF of signed 8-bit values",
+                before="read as unsigned: middle grey is black, exit 0",
+                now="set aside: it is not known which values are black and white",
+            ),
+        ),
+        pytest.param(
+            GREY.astype(np.int16) * 100,
+            {"photometric": "minisblack"},
+            "BlackIsZero, 16-bit signed values: it is not known",
+            marks=_mended(
+                input="a TIFF of signed 16-bit values, such as Hounsfield units",
+                before="half as bright where no value was negative",
+                now="set aside: it is not known which values are black and white",
+            ),
+        ),
+        (
+            (GREY / 255).astype(np.float32),
+            {"photometric": "miniswhite"},
+            "WhiteIsZero, 32-bit floating-point values, in which 0 is white and no value is black",
+        ),
+        (
+            (GREY / 255).astype(np.float64),
+            {"photometric": "minisblack"},
+            r"of a kind that cannot be read \(BlackIsZero, 64-bit floating-point values, raw compression\)",
+        ),
+        (
+            GREY.astype(np.uint16) * 257,
+            {"photometric": "miniswhite", "byteorder": ">"},
+            r"of a kind that cannot be read \(WhiteIsZero, 16-bit unsigned values, raw compression\)",
+        ),
+        (GREY, {"photometric": "minisblack", "subfiletype": 1}, "whose first page is a thumbnail or a mask"),
+        (
+            GREY,
+            {"photometric": "minisblack", "compression": "packbits", "predictor": True},
+            "a TIFF with a predictor and packbits compression",
+        ),
+        (
+            np.full((32, 48), 2**32 - 1, np.uint32),
+            {"photometric": "minisblack"},
+            "holds integers from 4294967295 to 4294967295, and 16-bit grey ends at 65535",
+        ),
+        (COLOR, {"photometric": "rgb", "compression": "webp"}, "is damaged, or its compression is not supported here"),
+    ],
+    ids="int8,int16,floats of white 0,doubles,big-endian white 0,thumbnail,predictor,uint32,WebP".split(","),
+)
+def test_what_would_be_read_wrong_is_set_aside_with_the_reason(
+    tmp_path: Path, values: Any, options: dict[str, Any], reason: str
+) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", values, **options)
+    with pytest.raises(UnreadableImageError, match=reason) as caught:
+        read_image(tmp_path / "x.tif", (*values.shape[:2], 1), memory=MEMORY)
+    assert str(caught.value).isprintable()
+
+
+def _tagged(tags: list[tuple[int, int, int, int]], data: bytes, more: bytes = b"") -> bytes:
+    """A TIFF made by hand: entries (tag, type, count, value or offset), then `more` at byte 1000, `data` at 3000."""
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags)) + bytes(4)
+    head = b"II*\0" + struct.pack("<I", 8) + directory
+    return head.ljust(1000, b"\0") + more.ljust(2000, b"\0") + data
+
+
+def _by_hand(
+    width: int, height: int, photometric: int | None, data: bytes, *more: tuple[int, int, int, int], tail: bytes = b""
+) -> bytes:
+    tags = [
+        *((256, 3, 1, width), (257, 3, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (273, 4, 1, 3000)),
+        *((277, 3, 1, 1), (278, 3, 1, height), (279, 4, 1, len(data))),
+    ]
+    if photometric is not None:
+        tags.append((262, 3, 1, photometric))
+    given = {tag[0] for tag in more}
+    return _tagged([*(tag for tag in tags if tag[0] not in given), *more], data, tail)
+
+
+def test_colors_of_a_palette_may_be_8_bit_numbers(tmp_path: Path) -> None:
+    palette = np.random.default_rng(0).integers(0, 256, (256, 3))
+    colors = struct.pack("<768H", *palette.T.reshape(-1))
+    (tmp_path / "x.tif").write_bytes(_by_hand(16, 16, 3, bytes(range(256)), (320, 3, 768, 1000), tail=colors))
+
+    read = read_image(tmp_path / "x.tif", (16, 16, 3), memory=MEMORY)
+
+    np.testing.assert_array_equal(read, palette.reshape(16, 16, 3))
+
+
+def test_chroma_of_less_resolution_is_put_in_its_place(tmp_path: Path) -> None:
+    # Uncompressed YCbCr, subsampled 2×2: four Y, one Cb, one Cr. All but grey at the left, red at the right.
+    block = {False: bytes([100] * 4 + [128, 128]), True: bytes([76] * 4 + [85, 255])}
+    data = b"".join(block[column >= 4] for _ in range(8) for column in range(8))
+    tags = ((258, 3, 3, 1000), (277, 3, 1, 3), (530, 3, 2, 2 | 2 << 16))
+    (tmp_path / "x.tif").write_bytes(_by_hand(16, 16, 6, data, *tags, tail=struct.pack("<3H", 8, 8, 8)))
+
+    read = read_image(tmp_path / "x.tif", (16, 16, 3), memory=MEMORY).astype(int)
+
+    assert abs(read[:, :7] - 100).max() <= 2
+    assert abs(read[:, 9:] - (254, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (_by_hand(4, 4, None, bytes(16)), "does not say whether 0 is black or white"),
+        (_by_hand(4, 4, 4, bytes(16)), r"of a kind that cannot be read \(Transparency Mask, 8-bit"),
+        (_by_hand(4, 4, 32803, bytes(16)), r"of a kind that cannot be read \(CFA, 8-bit"),
+        (
+            _by_hand(4, 4, 2, bytes(64), (258, 3, 4, 1000), (277, 3, 1, 4), tail=struct.pack("<4H", 8, 8, 8, 8)),
+            "of 4 channels that does not say what the fourth is",
+        ),
+        (
+            _by_hand(4, 4, 5, bytes(64), (258, 3, 4, 1000), (277, 3, 1, 4), (332, 3, 1, 2), tail=bytes([8, 0] * 4)),
+            "of other inks than cyan, magenta, yellow and black",
+        ),
+        (_by_hand(4, 4, 1, bytes(16), (322, 4, 1, 2**20), (323, 4, 1, 2**20)), "whose tiles have 1099511627776 pixels"),
+    ],
+    ids="no photometric,mask,raw of a camera,fourth channel,inks,huge tiles".split(","),
+)
+def test_tags_that_leave_a_doubt_are_a_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "x.tif").write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=reason):
+        read_image(tmp_path / "x.tif", (4, 4, 1), memory=MEMORY)
+
+
+@pytest.mark.mended(
+    7,
+    input="a picture in LAB, in a grayscale run",
+    before="set aside: no conversion from LAB to L",
+    now="by way of RGB",
+)
+def test_lab_becomes_grey(tmp_path: Path) -> None:
+    lab = np.zeros((8, 8, 3), np.uint8)
+    lab[..., 0] = np.linspace(0, 255, 64).reshape(8, 8).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "x.tif", lab, photometric="cielab")
+
+    color = read_image(tmp_path / "x.tif", (8, 8, 3), memory=MEMORY).astype(int)
+    grey = read_image(tmp_path / "x.tif", (8, 8, 1), memory=MEMORY)[..., 0]
+
+    assert np.ptp(color, axis=2).max() <= 2
+    np.testing.assert_allclose(grey, color @ np.array([0.299, 0.587, 0.114]), atol=1)
+    assert grey[0, 0] == 0
+    assert grey[7, 7] == 255
+
+
+@pytest.mark.mended(
+    7,
+    input="12-bit values in 16-bit pictures, and several pages",
+    before="nearly black, and one page of several, without a word",
+    now="the same, counted in the log: scaled by the full range of 16 bits, the first page read",
+)
+def test_what_may_not_be_meant_is_noted(tmp_path: Path) -> None:
+    notes: list[Note] = []
+    tifffile.imwrite(tmp_path / "x.tif", np.stack([TWELVE, TWELVE]), photometric="minisblack")
+
+    read = read_image(tmp_path / "x.tif", (32, 48, 1), memory=MEMORY, note=notes.append)
+
+    assert read.max() == 15
+    assert notes == ["more frames", "dark"]
+
+    save(tmp_path / "y.png", np.zeros((4, 4), np.uint16))
+    read_image(tmp_path / "y.png", (4, 4, 1), memory=MEMORY, note=notes.append)
+    assert len(notes) == 2

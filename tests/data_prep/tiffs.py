@@ -84,7 +84,7 @@ class Tiff:
             case "miniswhite":
                 seen, stored = 255 - GREY, GREY
             case "palette":
-                indices = GREY >> max(0, 8 - self.bits)
+                indices = GREY >> np.uint8(max(0, 8 - self.bits))
                 seen, stored = np.rint(np.linspace(0, 255, 2**self.bits)[indices]).astype(np.uint8), indices
             case "separated":
                 seen, stored = COLOR, np.concatenate([255 - COLOR, np.zeros_like(GREY)[..., None]], axis=-1)
@@ -115,11 +115,12 @@ class Tiff:
         if self.values == "float":
             return (stored / 255).astype(f"f{self.bits // 8}")
         white = 2**self.bits - 1
-        wide = np.rint(stored.astype(np.longdouble) * (white / np.longdouble(255)))
+        wide: npt.NDArray[Any] = np.rint(stored.astype(np.longdouble) * (white / np.longdouble(255)))
         size = next(size for size in (1, 2, 4, 8) if size * 8 >= self.bits)
         if self.values == "int":
-            return (wide - 2 ** (self.bits - 1)).astype(f"i{size}")
-        return wide.astype(f"u{size}")
+            wide = wide - 2 ** (self.bits - 1)
+        values: npt.NDArray[Any] = wide.astype(f"{'i' if self.values == 'int' else 'u'}{size}")
+        return values
 
     @property
     def steps(self) -> int:

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.data_prep.images import UnreadableImageError, read_image
+from components.data_prep.pixels import Note
+from components.data_prep.prepare import prepare
+from components.shared.dataset import open_dataset
+from components.shared.logs import log_to_stderr
+from tests.data_prep.building import Pixels, on_background, params, random_pixels, save, stored
+
+HEIGHT, WIDTH = 6, 8
+COLOR = random_pixels(HEIGHT, WIDTH, 3)
+GREY = random_pixels(HEIGHT, WIDTH, seed=1)
+ALPHA = random_pixels(HEIGHT, WIDTH, seed=2)
+ALPHA[0] = 0
+ALPHA[1] = 255
+WHITE, BLACK, TEAL = (255, 255, 255), (0, 0, 0), (10, 140, 130)
+Shown = tuple[bytes, Pixels, Pixels]  # a file, its colors, its alpha channel
+
+
+def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def _rgba(kind: str, **options: Any) -> Shown:
+    return _saved(Image.fromarray(np.dstack([COLOR, ALPHA])), kind, **options), COLOR, ALPHA
+
+
+def _as_rgb(grey: Pixels) -> Pixels:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _la(kind: str) -> Shown:
+    grey_and_alpha = Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(ALPHA)))
+    return _saved(grey_and_alpha, kind), _as_rgb(GREY), ALPHA
+
+
+def _palette(kind: str, transparency: int | bytes) -> Shown:
+    indices = GREY // 16
+    palette = random_pixels(16, 3, seed=3)
+    image = Image.fromarray(indices).convert("P")
+    image.putpalette(palette.tobytes())
+    opacity = np.full(16, 255, np.uint8)
+    if isinstance(transparency, int):
+        opacity[transparency] = 0
+    else:
+        opacity[: len(transparency)] = np.frombuffer(transparency, np.uint8)
+    return _saved(image, kind, transparency=transparency), palette[indices], opacity[indices]
+
+
+def _png(depth: int, color_type: int, rows: list[bytes], transparent: bytes = b"") -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, color_type, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    middle = chunk(b"tRNS", transparent) if transparent else b""
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + middle + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def _grey_png(depth: int) -> Shown:
+    """A PNG of so many bits in which one grey value is transparent."""
+    values = (GREY.astype(np.uint32) * (2**depth - 1) // 255).astype(np.uint16)
+    transparent = int(values[2, 3])
+    bits = (values[..., None] >> np.arange(depth - 1, -1, -1)) & 1
+    rows = [np.packbits(row.reshape(-1)).tobytes() for row in bits.astype(np.uint8)]
+    shown = np.rint(values * (255 / (2**depth - 1))).astype(np.uint8)
+    alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
+    return _png(depth, 0, rows, struct.pack(">H", transparent)), _as_rgb(shown), alpha
+
+
+def _color_png() -> Shown:
+    """A PNG in which one color is transparent."""
+    color = COLOR.copy()
+    color[3, :4] = (1, 2, 3)
+    alpha = np.where((color == (1, 2, 3)).all(axis=2), 0, 255).astype(np.uint8)
+    return _png(8, 2, [row.tobytes() for row in color], struct.pack(">HHH", 1, 2, 3)), color, alpha
+
+
+def _16_bit_png() -> Shown:
+    values = np.dstack([COLOR, ALPHA]).astype(">u2") * 257
+    return _png(16, 6, [row.astype(">u2").tobytes() for row in values]), COLOR, ALPHA
+
+
+def _psd(layers: int) -> bytes:
+    """A PSD whose fourth channel is the transparency of its layers (a negative number), or a saved selection."""
+    merged = on_background(COLOR, ALPHA)  # as Photoshop saves it
+    header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 4, HEIGHT, WIDTH, 8, 3)
+    section = struct.pack(">Ih", 4, layers) + bytes(2)
+    planes = np.moveaxis(np.dstack([merged, ALPHA]), -1, 0).tobytes()
+    return header + bytes(8) + struct.pack(">I", len(section)) + section + struct.pack(">H", 0) + planes
+
+
+def _tga(alpha_bits: int) -> bytes:
+    header = struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, WIDTH, HEIGHT, 32, 0x20 | alpha_bits)
+    return header + np.dstack([COLOR[..., ::-1], ALPHA]).tobytes()
+
+
+EXACT: dict[str, Callable[[], Shown]] = {
+    "PNG RGBA": lambda: _rgba("PNG"),
+    "PNG LA": lambda: _la("PNG"),
+    "PNG RGBA 16-bit": _16_bit_png,
+    "PNG palette, one entry": lambda: _palette("PNG", 3),
+    "PNG palette, some entries in part": lambda: _palette("PNG", bytes([0, 128, 255, 7])),
+    **{f"PNG {depth}-bit grey, one value": partial(_grey_png, depth) for depth in (1, 2, 4, 8, 16)},
+    "PNG RGB, one color": _color_png,
+    "GIF": lambda: _palette("GIF", 3),
+    "TIFF RGBA": lambda: _rgba("TIFF"),
+    "TIFF LA": lambda: _la("TIFF"),
+    "WebP": lambda: _rgba("WEBP", lossless=True, exact=True),
+    "ICO": lambda: _rgba("ICO", sizes=[(WIDTH, HEIGHT)]),
+    "SGI": lambda: _rgba("SGI"),
+    "DDS": lambda: _rgba("DDS"),
+    "QOI": lambda: _rgba("QOI"),
+    "JPEG 2000": lambda: _rgba("JPEG2000", irreversible=False),
+    "TGA": lambda: (_tga(8), COLOR, ALPHA),
+}
+
+
+@pytest.mark.parametrize("background", [WHITE, BLACK, TEAL])
+@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.mended(
+    7,
+    input="pictures whose shape is in the alpha channel: PNG, GIF, WebP, TIFF, ICO, SGI, DDS, QOI, JPEG 2000, TGA, of "
+    "every mode, palettes and single transparent colors among them",
+    before="the channel was dropped: black everywhere",
+    now="composited on alpha_background, white if not set",
+)
+def test_transparent_parts_show_the_background(tmp_path: Path, kind: str, background: tuple[int, int, int]) -> None:
+    data, color, alpha = EXACT[kind]()
+    (tmp_path / "x").write_bytes(data)
+    notes: list[Note] = []
+
+    shown = read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), background, note=notes.append)
+    grey = read_image(tmp_path / "x", (HEIGHT, WIDTH, 1), background)
+
+    expected = on_background(color, alpha, background)
+    np.testing.assert_allclose(shown.astype(int), expected, atol=1)
+    np.testing.assert_allclose(grey[..., 0], expected @ np.array([0.299, 0.587, 0.114]), atol=2)
+    assert notes == ["transparent"]
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+@pytest.mark.parametrize("background", [WHITE, TEAL])
+def test_so_do_those_of_lossy_formats(tmp_path: Path, kind: str, background: tuple[int, int, int]) -> None:
+    square = np.zeros((32, 32, 4), np.uint8)
+    square[8:24, 8:24] = (200, 30, 30, 255)
+    (tmp_path / "x").write_bytes(_saved(Image.fromarray(square), kind, quality=95))
+
+    shown = read_image(tmp_path / "x", (32, 32, 3), background).astype(int)
+
+    assert abs(shown[:5] - background).max() <= 3
+    assert abs(shown[12:20, 12:20] - (200, 30, 30)).max() <= 8
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in EXACT if kind.split()[-1] not in ("entry", "part", "value", "color", "GIF")]
+)
+def test_an_opaque_alpha_channel_changes_nothing(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.ALPHA", np.full_like(ALPHA, 255))
+    data, color, _ = EXACT[kind]()
+    (tmp_path / "x").write_bytes(data)
+    notes: list[Note] = []
+
+    shown = read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), TEAL, note=notes.append)
+
+    np.testing.assert_array_equal(shown, color)
+    assert notes == []
+
+
+def test_a_background_in_grey_is_its_luma(tmp_path: Path) -> None:
+    save(tmp_path / "x.png", np.zeros((4, 4, 4), np.uint8))
+    assert np.unique(read_image(tmp_path / "x.png", (4, 4, 1), (255, 0, 0))).tolist() == [76]
+    assert np.unique(read_image(tmp_path / "x.png", (4, 4, 1), (9, 9, 9))).tolist() == [9]
+
+
+def test_parts_are_composited_before_the_size_changes(tmp_path: Path) -> None:
+    # Black next to transparent green: resized first, green would show between them.
+    picture = np.zeros((8, 8, 4), np.uint8)
+    picture[:, 4:] = (0, 255, 0, 0)
+    picture[:, :4, 3] = 255
+    save(tmp_path / "x.png", picture)
+
+    shown = read_image(tmp_path / "x.png", (2, 2, 3)).astype(int)
+
+    assert np.ptp(shown, axis=2).max() == 0
+
+
+@pytest.mark.parametrize("background", [WHITE, BLACK, TEAL])
+@pytest.mark.mended(
+    7,
+    input="a PSD with transparent layers",
+    before="the picture as it is on white",
+    now="composited on alpha_background, without the white that Photoshop mixed in",
+)
+def test_a_psd_is_on_white_already(tmp_path: Path, background: tuple[int, int, int]) -> None:
+    (tmp_path / "x").write_bytes(_psd(-1))
+    shown = read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), background)
+    np.testing.assert_allclose(shown.astype(int), on_background(COLOR, ALPHA, background), atol=2)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [(_psd(2), on_background(COLOR, ALPHA)), (_psd(0), on_background(COLOR, ALPHA)), (_tga(0), COLOR)],
+    ids=["PSD of two layers", "PSD without layers", "TGA of no alpha bits"],
+)
+def test_a_fourth_channel_that_is_no_alpha_is_passed_over(tmp_path: Path, data: bytes, expected: Pixels) -> None:
+    (tmp_path / "x").write_bytes(data)
+    notes: list[Note] = []
+    np.testing.assert_array_equal(read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), TEAL, note=notes.append), expected)
+    assert notes == []
+
+
+def test_one_transparent_color_of_16_bits_is_set_aside(tmp_path: Path) -> None:
+    rows = [(row.astype(">u2") * 257).astype(">u2").tobytes() for row in COLOR]
+    (tmp_path / "x").write_bytes(_png(16, 2, rows, struct.pack(">HHH", 1, 2, 3)))
+    with pytest.raises(UnreadableImageError, match="a PNG of 16 bits with one transparent color"):
+        read_image(tmp_path / "x", (HEIGHT, WIDTH, 3))
+
+
+def _shapes(folder: Path) -> Path:
+    """Black pictures whose shape is in the alpha channel alone, as in a collection of icons."""
+    row, column = np.mgrid[:16, :16]
+    shapes = {"circle": (row - 8) ** 2 + (column - 8) ** 2 < 36, "square": (abs(row - 8) < 6) & (abs(column - 8) < 6)}
+    for name, inside in shapes.items():
+        for index in range(4):
+            picture = np.zeros((16, 16, 4), np.uint8)
+            picture[..., 3] = np.where(inside, 255, 0)
+            save(folder / name / f"{index}.png", picture)
+    save(folder / "circle" / "empty.png", np.zeros((16, 16, 4), np.uint8))
+    save(folder / "circle" / "opaque.png", np.full((16, 16, 4), 255, np.uint8))
+    return folder
+
+
+@pytest.mark.mended(
+    7,
+    input="a folder of black icons on transparent ground",
+    before="10 pictures of zeros, exit 0",
+    now="black on white; the log and the manifest count the pictures that were composited, and those of nothing",
+)
+def test_data_prep_counts_what_is_composited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_stderr()
+    data = _shapes(tmp_path / "data")
+
+    prepare(data=data, dataset=tmp_path / "white", params=params(image_height=16, image_width=16))
+
+    log = capsys.readouterr().err
+    assert "WARNING 8 image(s) have transparent parts, which are composited on white (alpha_background)" in log
+    assert "WARNING 1 image(s) are wholly transparent: nothing but white (alpha_background) is left of them" in log
+    assert open_dataset(tmp_path / "white").manifest.noted == {"transparent": 8, "wholly transparent": 1}
+    images = np.concatenate([stored(tmp_path / "white", split)[0] for split in ("train", "test")])
+    assert all(np.unique(image).tolist() in ([0, 255], [255]) for image in images)
+
+    changed = params(image_height=16, image_width=16, is_image_color=True, alpha_background=[0, 90, 200])
+    prepare(data=data, dataset=tmp_path / "blue", params=changed)
+
+    assert "composited on [0, 90, 200] (alpha_background)" in capsys.readouterr().err
+    images = np.concatenate([stored(tmp_path / "blue", split)[0] for split in ("train", "test")])
+    assert sorted(np.unique(images[..., 2]).tolist()) == [0, 200, 255]
+
+
+def test_data_without_transparency_has_no_word_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_stderr()
+    for name in ("a", "b"):
+        for index in range(3):
+            save(tmp_path / "data" / name / f"{index}.png", np.full((4, 4, 4), 255, np.uint8))
+
+    prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+
+    assert "image(s)" not in capsys.readouterr().err
+    assert open_dataset(tmp_path / "out").manifest.noted == {}
