@@ -108,8 +108,8 @@ def _find_splits(data: Path, root: Folder, holding: dict[str, Folder], splits: d
         raise DataError(
             f"{where}: {shown(next(iter(splits)))} holds class folders, as a split does, and beside it "
             f"{listed(list(unread))} hold(s) images: it is not clear whether these are splits or classes; "
-            f"{_renaming(unread)}where all are classes, put them below a folder {shown(data / 'train')}; else move "
-            "what is no split out of the data folder"
+            f"{_renaming(unread, splits.values())}where all are classes, put them below a folder "
+            f"{shown(data / 'train')}; else move what is no split out of the data folder"
         )
     found = {split: (named[split][0], root.folders[named[split][0]]) for split in SPLITS if split in named}
     return ClassFolders(found, unlabelled, unread)
@@ -123,7 +123,8 @@ def _no_train(data: Path, holding: dict[str, Folder], splits: dict[str, SplitNam
     others = {name: folder for name, folder in holding.items() if name not in splits}
     if others:
         renaming = (
-            _renaming(others) or f"rename the folder with the training images ({listed(list(others))}) to train; "
+            _renaming(others, splits.values())
+            or f"rename the folder with the training images ({listed(list(others))}) to train; "
         )
         return DataError(f"{start}{renaming}where all are classes, put them below a folder train")
     name = next(iter(splits))
@@ -131,9 +132,9 @@ def _no_train(data: Path, holding: dict[str, Folder], splits: dict[str, SplitNam
     return DataError(f"{start}add the training images as train/, or rename the folder that holds them to train{advice}")
 
 
-def _renaming(folders: Collection[str]) -> str:
-    """What to rename of folders whose names hold the word of a split."""
-    renamed = [f"{shown(name)} to {split}" for name in folders if (split := split_in(name))]
+def _renaming(folders: Collection[str], taken: Collection[SplitName] = ()) -> str:
+    """What to rename of folders whose names hold the word of a split that is not taken."""
+    renamed = [f"{shown(name)} to {split}" for name in folders if (split := split_in(name)) and split not in taken]
     return f"rename {listed(renamed)}; " if renamed else ""
 
 

@@ -33,7 +33,7 @@ _DATASET_FOLDER = "a dataset directory"
 COUNTED_FILES = 10_000
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Folder:
     """One folder, by its real path; several names may lead to it.
 

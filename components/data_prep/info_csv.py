@@ -289,9 +289,12 @@ class _Files:
         path = Path(file)
         if path.is_absolute():
             raise DataError(f"{where}: {shown(file)} is an absolute path; write it relative to {shown(self._folder)}")
-        # What is written must stay below the folder; a link in it may lead out where links are followed.
-        if not Path(os.path.normpath(self._root / path)).is_relative_to(self._root):
-            raise self._leads_out(file, where)
+        # What is written must stay below the folder; where links are followed, those alone may lead out of it.
+        written = Path(os.path.normpath(self._root / path))
+        if not written.is_relative_to(self._root):
+            raise DataError(f"{where}: {shown(file)} leads out of {shown(self._folder)}; images stay below it")
+        if self._follow_links:
+            path = written.relative_to(self._root)
         try:
             try:
                 real, mode = self._looked_up(path)
@@ -308,13 +311,13 @@ class _Files:
         except OSError as error:
             raise DataError(f"{where}: {shown(file)} cannot be read: {error.strerror}") from error
         if mode is None:
-            raise self._leads_out(file, where)
+            raise DataError(
+                f"{where}: {shown(file)} leads out of {shown(self._folder)} by a link; copy the file, or give "
+                "--follow-links"
+            )
         if not stat.S_ISREG(mode):
             raise DataError(f"{where}: {shown(file)} is not a file")
         return file, real
-
-    def _leads_out(self, file: str, where: str) -> DataError:
-        return DataError(f"{where}: {shown(file)} leads out of {shown(self._folder)}; images stay below it")
 
     def _looked_up(self, path: Path) -> tuple[Path, int | None]:
         """The real path and mode of a file; without a mode, it lies elsewhere and links are not followed."""

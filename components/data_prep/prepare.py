@@ -16,7 +16,7 @@ import numpy as np
 from components.data_prep.layout import open_source
 from components.data_prep.left_out import advice, log_left_out, pictures_in_words
 from components.data_prep.pixels import NOTES, Note
-from components.data_prep.source import Batch, Source, SourceSplit, listed, shown
+from components.data_prep.source import Batch, Source, SourceSplit, alike, listed, shown
 from components.data_prep.split import Mask, assign_splits
 from components.shared.data_folder import overlap_problem
 from components.shared.dataset import DatasetManifest, DatasetWriter, LeftOut, SplitName, UnreadableImage
@@ -145,6 +145,8 @@ def _log_source(source: Source, params: Params) -> None:
         f"{shown(folder)} as {split}" for split, folder in source.folders.items() if folder not in ("", split)
     ]:
         _log.info("folders of splits: %s", ", ".join(renamed))
+    if similar := alike(source.classes):
+        _log.warning("%d classes differ from another in case or spaces alone: %s", len(similar), listed(similar))
     log_left_out(source.left_out)
     if source.name == "IDX files" and params.alpha_background != "white":
         _log.warning("alpha_background %s has no effect: IDX images are never transparent", params.alpha_background)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -201,15 +202,21 @@ def check_known_classes(where: Path, held_out: Collection[str], classes: Collect
     known = set(classes)
     if unknown := [name for name in in_class_order(held_out) if name not in known]:
         by_form = {_loosely(name): name for name in classes}
-        alike = [(name, by_form[_loosely(name)]) for name in unknown if _loosely(name) in by_form]
+        pairs = [(name, by_form[_loosely(name)]) for name in unknown if _loosely(name) in by_form]
         advice = "".join(
             f"; {shortened(name)} and {shortened(other)} of train differ in case or spaces alone: rename one of them"
-            for name, other in alike[:3]
+            for name, other in pairs[:3]
         )
         raise DataError(
             f"{shown(where)}: holds {len(unknown)} class(es) that train does not have ({listed(unknown)}); "
             f"a model can be tested only on classes it was trained on, here {listed(classes)}{advice}"
         )
+
+
+def alike(classes: Collection[str]) -> list[str]:
+    """The class names that differ from another in case or spaces alone."""
+    forms = Counter(_loosely(name) for name in classes)
+    return [name for name in classes if forms[_loosely(name)] > 1]
 
 
 def _loosely(name: str) -> str:

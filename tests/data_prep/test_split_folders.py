@@ -198,6 +198,10 @@ def test_images_of_a_split_without_labels_are_counted_and_not_used(
             ("train/cat/×2.png", "train/dog/×2.png", "my-test-2/cat/0.png", "my-test-2/dog/0.png"),
             "rename my-test-2 to test; where all are classes",
         ),
+        (
+            ("train/cat/×2.png", "train/dog/×2.png", "train_backup/cat/0.png"),
+            "whether these are splits or classes; where all are classes",
+        ),
         pytest.param(
             ("test/cat/×2.png", "test/dog/×2.png"),
             "holds the split(s) test (test), and none for training; add the training images as train/, or rename the "

@@ -1,0 +1,461 @@
+"""Unicode names, outputs that lie in the data, and links."""
+
+from __future__ import annotations
+
+import os
+import socket
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.data_prep.__main__ import main
+from components.data_prep.prepare import prepare
+from components.shared.dataset import open_dataset
+from components.shared.errors import ArtifactError, DataError
+from components.shared.logs import log_to_stderr
+from pipelines.cli import main as shutterline
+from tests.data_prep.building import (
+    class_folders,
+    files_of,
+    idx_folder,
+    info_csv,
+    params,
+    params_json,
+    plain,
+    refusal,
+    save,
+    tree,
+    values_of,
+)
+
+NFC, NFD = "café", unicodedata.normalize("NFD", "café")
+TWO_OF_EACH = ("cat/×2.png", "dog/×2.png")
+
+
+def _mended(given: str, before: str, now: str) -> pytest.MarkDecorator:
+    return pytest.mark.mended(8, input=given, before=before, now=now)
+
+
+@_mended("train/café as Linux writes it, test/café as macOS does", '"train does not have café"', "one class")
+@pytest.mark.parametrize(("train", "held_out"), [(NFC, NFD), (NFD, NFC)])
+def test_class_names_match_whatever_their_composition(tmp_path: Path, train: str, held_out: str) -> None:
+    data = tree(tmp_path / "data", f"train/{train}/×2.png", "train/tea/×2.png")
+    tree(data, f"test/{held_out}/0.png", "test/tea/0.png", f"val/{held_out}/0.png", first=100)
+
+    result = prepare(data=data, dataset=tmp_path / "out", params=params())
+
+    assert result.classes == (NFC, "tea")
+    assert result.class_counts == {
+        "train": {NFC: 2, "tea": 2},
+        "test": {NFC: 1, "tea": 1},
+        "validation": {NFC: 1, "tea": 0},
+    }
+    assert open_dataset(tmp_path / "out").manifest.classes == [NFC, "tea"]
+
+
+@_mended("two class folders café of different composition", "two classes", "refused: both by their characters")
+def test_two_folders_of_one_class_are_refused(tmp_path: Path) -> None:
+    message = refusal(tree(tmp_path / "data", f"{NFC}/×2.png", f"{NFD}/×2.png"), tmp_path / "out")
+
+    assert (
+        r"the folders 'cafe\u0301' and 'caf\xe9' differ in Unicode composition alone, and so name one class" in message
+    )
+
+
+@_mended("a table with café in both compositions, as file and as type", "no such file; two classes", "one class; found")
+def test_a_tables_files_and_types_match_whatever_their_composition(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to_stderr()
+    rows = f"{NFC}/0.png,{NFC}\n{NFC}/{NFC}.png,{NFD}\n2.png,tea\n3.png,tea\n"
+    data = info_csv(tmp_path / "data" / "train", f"files,type\n{rows}", ["2.png", "3.png"]).parent
+    tree(data / "train", f"{NFD}/0.png", f"{NFD}/{NFD}.png")
+
+    result = prepare(data=data, dataset=tmp_path / "out", params=params())
+
+    assert (result.classes, result.counts) == ((NFC, "tea"), {"train": 2, "test": 2})
+    assert result.left_out.images == {}
+    assert "2 file(s) were found by names that differ in Unicode composition alone" in capsys.readouterr().err
+
+
+def test_a_tables_file_that_may_be_two_is_refused(tmp_path: Path) -> None:
+    # Neither composed nor decomposed as a whole, and so neither of the two.
+    half, composed = "e\u0301\u00e9.png", "\u00e9\u00e9.png"
+    data = info_csv(tmp_path / "data" / "train", f"files,type\n{half},a\n").parent
+    tree(data / "train", composed, unicodedata.normalize("NFD", composed))
+
+    message = refusal(data, tmp_path / "out")
+
+    assert r"'e\u0301\xe9.png' may be 'e\u0301e\u0301.png' or '\xe9\xe9.png' on disk" in message
+
+
+@_mended("train/cat and test/Cat", '"train does not have Cat"', "refused: differ in case alone, rename one")
+@pytest.mark.parametrize("other", ["Cat", "CAT", " cat", "cat "])
+def test_classes_that_differ_in_case_or_spaces_are_named_together(tmp_path: Path, other: str) -> None:
+    data = tree(tmp_path / "data", "train/cat/×2.png", "train/dog/×2.png", f"test/{other}/0.png")
+
+    message = refusal(data, tmp_path / "out")
+
+    assert f"holds 1 class(es) that train does not have ({other})" in message
+    assert f"{other} and cat of train differ in case or spaces alone: rename one of them" in message
+
+
+@_mended("class folders cat and Cat", "two classes, nothing is logged", "two classes, and a warning names them")
+def test_classes_alike_are_named_in_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_stderr()
+    data = tree(tmp_path / "data", "Cat/×2.png", "cat/×2.png", "dog/×2.png")
+
+    assert prepare(data=data, dataset=tmp_path / "out", params=params(n_classes=3)).classes == ("Cat", "cat", "dog")
+
+    assert "WARNING 2 classes differ from another in case or spaces alone: Cat, cat" in capsys.readouterr().err
+
+
+@_mended("--dataset below --data", "written into the data, exit 0", "refused before anything is written")
+@_mended("--data below --dataset", "written around the data", "refused before anything is written")
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("data", "lies in the data"),
+        ("data/out", "lies in the data"),
+        ("data/cat/deeper/out", "lies in the data"),
+        ("data/../data/out", "lies in the data"),
+        ("link/out", "lies in the data"),
+        ("into/out", "lies in the data"),
+        (".", "holds the data"),
+    ],
+)
+def test_an_output_in_or_around_the_data_is_refused_before_anything_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    dataset: str,
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = tree(Path("data"), *TWO_OF_EACH)
+    Path("link").symlink_to("data")
+    Path("into").symlink_to("data/cat")
+    before = files_of(tmp_path)
+
+    with pytest.raises(SystemExit) as ended:
+        main(["--data", str(data), "--dataset", dataset, "--params", params_json()])
+    with pytest.raises(ArtifactError, match=expected):
+        prepare(data=data, dataset=Path(dataset), params=params())
+
+    told = capsys.readouterr().err
+    assert (ended.value.code, told.count("error:"), told.count("\n")) == (2, 1, 1)
+    assert f"--dataset {Path(dataset)}: {expected}" in told
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("dataset", ["data-out", "dat", "out/data"])
+def test_an_output_beside_the_data_is_written(tmp_path: Path, dataset: str) -> None:
+    data = tree(tmp_path / "data", *TWO_OF_EACH)
+
+    assert prepare(data=data, dataset=tmp_path / dataset, params=params()).counts == {"train": 2, "test": 2}
+
+
+def test_an_output_in_the_data_of_a_bucket_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--data", "gs://bucket/photos", "--dataset", "gs://bucket/photos/out", "--params", params_json()])
+
+    assert ended.value.code == 2
+    assert "--dataset gs://bucket/photos/out: lies in the data, gs://bucket/photos" in capsys.readouterr().err
+
+
+@_mended(
+    "shutterline run --out below --data", "the run's files beside the images", "refused before anything is written"
+)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--data", "data", "--out", "data/out"], "error: --out data/out: lies in the data, data"),
+        (["--data", "data", "--out", "link/out"], "error: --out link/out: lies in the data, data"),
+        (["--data", ".", "--out", "out"], "error: --out out: lies in the data, ."),
+        (["--data", "."], "error: --out runs: lies in the data, ."),
+        (["--data", "kept/checkpoints/data", "--out", "kept"], "lies in kept/checkpoints, which the run writes"),
+    ],
+)
+def test_a_run_in_the_data_is_refused_before_anything_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for data in ("data", "kept/checkpoints/data"):
+        tree(Path(data), *TWO_OF_EACH)
+    Path("link").symlink_to("data")
+    before = sorted(tmp_path.rglob("*"))
+
+    code = shutterline(["run", *options, "--params", params_json()])
+
+    told = capsys.readouterr().err
+    assert (code, told.count("\n")) == (2, 1)
+    assert expected in told
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_links_are_not_followed_into_containers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tree(tmp_path / "data", *TWO_OF_EACH)
+    options = ["--data", str(data), "--out", str(tmp_path / "out"), "--params", params_json()]
+
+    assert shutterline(["run", "--runner", "docker", "--follow-links", *options]) == 2
+
+    assert "--follow-links: a container sees the data folder alone" in capsys.readouterr().err
+
+
+def test_class_folders_linked_within_the_data_are_followed(tmp_path: Path) -> None:
+    data = tree(tmp_path / "data", "store/cat/×2.png", "store/dog/×2.png", "train/bee/×2.png", "test/bee/0.png")
+    for name in ("cat", "dog"):
+        (data / "train" / name).symlink_to(f"../store/{name}")
+
+    result = prepare(data=data, dataset=tmp_path / "out", params=params(n_classes=3))
+
+    assert result.class_counts["train"] == {"bee": 2, "cat": 2, "dog": 2}
+    assert result.left_out.images == {}
+
+
+def _two_classes(data: Path) -> None:
+    (data / "puppy").symlink_to("dog")
+
+
+def _two_splits(data: Path) -> None:
+    for name in ("cat", "dog"):
+        (data / name).rename(data.parent / name)
+        (data / "train").mkdir(exist_ok=True)
+        (data.parent / name).rename(data / "train" / name)
+    (data / "test").mkdir()
+    (data / "test" / "cat").symlink_to("../train/cat")
+
+
+def _round(data: Path) -> None:
+    (data / "cat" / "more").symlink_to("../dog")
+    (data / "dog" / "more").symlink_to("../cat")
+
+
+def _image_of_two_classes(data: Path) -> None:
+    (data / "dog" / "x.png").symlink_to("../cat/0.png")
+
+
+def _one_target(data: Path) -> None:
+    save(data / ".store" / "x.png", plain(1))
+    (data / "dog" / "x.png").symlink_to("../.store/x.png")
+    (data / "cat" / "y.png").symlink_to("../.store/x.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param(
+            lambda data: (data / "cat" / "again").symlink_to("../.."),
+            "DATA/cat/again: is a link that leads out of",
+        ),
+        pytest.param(
+            lambda data: (data / "cat" / "again").symlink_to("."),
+            "DATA/cat/again: is a link to a folder above it, which would be read without end; remove the link",
+        ),
+        pytest.param(
+            _round,
+            "is by a link the same folder as cat, which is read already, and an image has one class and one split",
+        ),
+        pytest.param(
+            _two_classes,
+            "DATA/puppy: is by a link the same folder as dog, which is read already",
+            marks=_mended(
+                "two class folders that are one by a link", "the same images in two classes", "refused: both"
+            ),
+        ),
+        pytest.param(
+            _two_splits,
+            "DATA/test/cat: is by a link the same folder as train/cat",
+            marks=_mended("test/cat a link to train/cat", "tested on the training images", "refused: both named"),
+        ),
+        pytest.param(
+            _image_of_two_classes,
+            "DATA/dog/x.png: is a link to the same image as cat/0.png, and an image has one class and one split",
+            marks=_mended("dog/x.png a link to cat/0.png", "the same image in two classes", "refused: both named"),
+        ),
+        pytest.param(_one_target, "is a link to the same image as cat/y.png"),
+        pytest.param(
+            lambda data: (data / "fox").symlink_to("nowhere"), "DATA/fox: is a link that leads nowhere; remove it"
+        ),
+    ],
+    ids=["out", "itself", "round", "two classes", "two splits", "an image of two classes", "one target", "nowhere"],
+)
+def test_links_that_read_an_image_twice_or_without_end_are_refused(
+    tmp_path: Path, change: Callable[[Path], object], expected: str
+) -> None:
+    data = tree(tmp_path / "data", *TWO_OF_EACH)
+    change(data)
+
+    assert expected in refusal(data, tmp_path / "out", n_classes=3 if (data / "puppy").exists() else 2)
+
+
+def test_images_linked_twice_in_a_class_are_counted_in_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to_stderr()
+    data = tree(tmp_path / "data", *TWO_OF_EACH)
+    (data / "cat" / "2.png").symlink_to("1.png")
+
+    prepare(data=data, dataset=tmp_path / "out", params=params())
+
+    assert "1 image(s) are links to images that are read under another name, too" in capsys.readouterr().err
+
+
+def _linked(tmp_path: Path, kind: str) -> tuple[Path, str]:
+    """Data of a kind with something that lies outside by a link, and the link."""
+    outside, data = tmp_path / "outside", tmp_path / "data"
+    names = [f"{number}.png" for number in range(4)]
+    if kind == "class":
+        tree(outside, "×2.png")
+        (tree(data, "dog/×2.png") / "cat").symlink_to(outside)
+        return data, "cat"
+    if kind == "split":
+        tree(outside, *TWO_OF_EACH)
+        data.mkdir()
+        (data / "train").symlink_to(outside)
+        return data, "train"
+    if kind == "image":
+        save(outside / "x.png", plain(1))
+        (tree(data, "cat/0.png", "dog/×2.png") / "cat" / "x.png").symlink_to(outside / "x.png")
+        return data, "cat/x.png"
+    if kind == "table":
+        info_csv(outside, "files,type\n0.png,a\n1.png,a\n2.png,b\n3.png,b\n")
+        (tree(data, *(f"train/{name}" for name in names)) / "train" / "info.csv").symlink_to(outside / "info.csv")
+        return data, "train/info.csv"
+    if kind == "table's image":
+        save(outside / "x.png", plain(1))
+        info_csv(data / "train", "files,type\n0.png,a\nx.png,a\n2.png,b\n3.png,b\n", names)
+        (data / "train" / "x.png").symlink_to(outside / "x.png")
+        return data, "train"
+    idx_folder(data, np.stack([plain(index) for index in range(4)]), [0, 1, 0, 1])
+    (data / "train-labels-idx1-ubyte").rename(tmp_path / "labels")
+    (data / "train-labels-idx1-ubyte").symlink_to(tmp_path / "labels")
+    return data, "train-labels-idx1-ubyte"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            "class",
+            marks=_mended("a class folder linked from another disk", "refused", "refused, or read with --follow-links"),
+        ),
+        "split",
+        "image",
+        "table",
+        "table's image",
+        pytest.param(
+            "idx", marks=_mended("an IDX file linked from outside", "followed", "refused, or read with --follow-links")
+        ),
+    ],
+)
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_what_leaves_the_data_needs_follow_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, how: str
+) -> None:
+    data, link = _linked(tmp_path, kind)
+    arguments = ["--data", str(data), "--dataset", str(tmp_path / "out"), "--params", params_json()]
+
+    message = refusal(data, tmp_path / "out")
+    monkeypatch.setenv("SHUTTERLINE_FOLLOW_LINKS", "1" if how == "variable" else "0")
+    code = main([*arguments, "--follow-links"] if how == "option" else arguments)
+
+    assert message.startswith(f"DATA/{link}")
+    assert "out of" in message
+    assert code == 0
+    assert len(values_of(tmp_path / "out", "train")) == 2
+
+
+def test_links_out_of_the_data_and_back_end(tmp_path: Path) -> None:
+    data, _ = _linked(tmp_path, "class")
+    (tmp_path / "outside" / "back").symlink_to(data)
+
+    with pytest.raises(DataError, match="is by a link the same folder as"):
+        prepare(data=data, dataset=tmp_path / "out", params=params(), follow_links=True)
+
+
+def test_a_path_of_a_table_never_leads_out(tmp_path: Path) -> None:
+    save(tmp_path / "secret.png", plain(1))
+    data = info_csv(tmp_path / "data" / "train", "files,type\n../../secret.png,a\n").parent
+
+    assert "../../secret.png leads out of" in refusal(data, tmp_path / "out", "--follow-links")
+
+    (tmp_path / "elsewhere" / "images").mkdir(parents=True)
+    save(tmp_path / "elsewhere" / "secret.png", plain(1))
+    (data / "train" / "images").symlink_to(tmp_path / "elsewhere" / "images")
+    info_csv(data / "train", "files,type\nimages/../secret.png,a\n")
+
+    assert "there is no file images/../secret.png" in refusal(data, tmp_path / "out", "--follow-links")
+
+
+def test_a_wrong_value_of_the_variable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHUTTERLINE_FOLLOW_LINKS", "yes")
+    data = tree(tmp_path / "data", *TWO_OF_EACH)
+
+    assert "SHUTTERLINE_FOLLOW_LINKS: must be 1 or 0, got yes" in refusal(data, tmp_path / "out")
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        before = Path.cwd()
+        os.chdir(path.parent)  # its name may have 108 bytes
+        try:
+            made.bind(path.name)
+        finally:
+            os.chdir(before)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, _socket, lambda path: path.symlink_to("/dev/zero")])
+@pytest.mark.parametrize(
+    "file", ["cat/x.png", "train/info.csv", "train-images-idx3-ubyte", "train/a/x.jpg", "test/a/x.png"]
+)
+def test_pipes_sockets_and_devices_are_refused_at_once(
+    tmp_path: Path, file: str, make: Callable[[Path], object]
+) -> None:
+    data = tmp_path / "data"
+    if file.startswith("train-"):
+        idx_folder(data, np.stack([plain(index) for index in range(4)]), [0, 1, 0, 1])
+        (data / file).unlink()
+    elif file.startswith("cat"):
+        class_folders(data, {"cat": 2, "dog": 2})
+    else:
+        tree(data, "train/a/×2.png", "train/b/×2.png", *(["test/a/0.png"] if file.startswith("test") else []))
+    make(data / file)
+
+    for _ in range(20):
+        message = refusal(data, tmp_path / "out")
+        assert message.startswith(f"DATA/{file}: is ")
+
+
+def test_a_pipe_of_another_ending_is_no_image(tmp_path: Path) -> None:
+    data = tree(tmp_path / "data", *TWO_OF_EACH)
+    os.mkfifo(data / "cat" / "queue")
+    os.mkfifo(data / "cat" / "queue.txt")
+
+    result = prepare(data=data, dataset=tmp_path / "out", params=params())
+
+    assert result.left_out.files == {"no plain files": 2}
+
+
+@pytest.mark.slow
+def test_a_run_follows_links_out_of_the_data_if_asked_to(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, _ = _linked(tmp_path, "class")
+    monkeypatch.delenv("SHUTTERLINE_FOLLOW_LINKS", raising=False)
+    options = ["--data", str(data), "--out", str(tmp_path / "run"), "--params", params_json()]
+
+    refused = shutterline(["run", *options])
+    followed = shutterline(["run", *options, "--follow-links"])
+
+    assert (refused, followed) == (2, 0)
+    assert "cat: is a link that leads out of" in capfd.readouterr().err
+    assert "SHUTTERLINE_FOLLOW_LINKS" not in os.environ
+    assert open_dataset(tmp_path / "run" / "dataset").manifest.classes == ["cat", "dog"]
