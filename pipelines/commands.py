@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +30,12 @@ from pipelines.params_files import (
     params_or_example,
 )
 from pipelines.run_options import DockerOptions, docker_options, images_named_by
-from pipelines.targets.steps import Target
+from pipelines.targets.steps import RunPlace, Target
+from pipelines.watching import is_live
 
 if TYPE_CHECKING:
     from pipelines.settings.read import AnySettings
+    from pipelines.targets.local import Lines
 
 
 def _say(line: str = "") -> None:
@@ -45,6 +47,25 @@ def _show(line: str) -> None:
     with suppress(OSError):  # of a terminal that was closed
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
+
+
+class _PlainLines:
+    """The lines that a run's steps log, one after the other."""
+
+    def __call__(self, line: str) -> None:
+        _show(line)
+
+    def running(self, place: RunPlace) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def _lines() -> Lines:
+    """Where the steps' lines go: on a terminal above a live view of the steps, unless plain text is asked for."""
+    if not is_live(sys.stderr) or os.environ.get("NO_COLOR"):
+        return _PlainLines()
+    from pipelines.run_view import LiveLines
+
+    return LiveLines(sys.stderr)
 
 
 def _warn(checked: Checked) -> None:
@@ -67,10 +88,11 @@ def run(options: argparse.Namespace) -> int:
         from pipelines.targets.docker_environment import with_absolute_paths
 
         params = with_absolute_paths(params)
-    target = _target(in_containers, params, data)
+    show = _lines()
+    target = _target(in_containers, params, data, show)
     out = options.out or _new_directory()
     with _following_links(follow=options.follow_links):
-        done = run_local(params, data, out, _show, target, start_over=options.start_over)
+        done = run_local(params, data, out, show, target, start_over=options.start_over)
     if options.json:
         print_json(done.document)
     elif done.document["error"]:
@@ -125,7 +147,7 @@ def _following_links(*, follow: bool) -> Iterator[None]:
             os.environ[FOLLOW_LINKS_VARIABLE] = before
 
 
-def _target(in_containers: DockerOptions | None, params: Params, data: Place) -> Target:
+def _target(in_containers: DockerOptions | None, params: Params, data: Place, show: Callable[[str], None]) -> Target:
     """What starts the steps; a Docker engine is asked whether it can."""
     if in_containers is None:
         from pipelines.targets.subprocess_steps import SubprocessTarget
@@ -133,7 +155,7 @@ def _target(in_containers: DockerOptions | None, params: Params, data: Place) ->
         return SubprocessTarget()
     from pipelines.targets.docker_steps import DockerTarget
 
-    return DockerTarget(in_containers, params, data, _show)
+    return DockerTarget(in_containers, params, data, show)
 
 
 def _new_directory() -> Path:

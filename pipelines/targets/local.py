@@ -9,10 +9,10 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from components.shared.artifacts import write_atomically, write_json
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
@@ -46,8 +46,20 @@ class LocalRun:
     is_reported: bool
 
 
+class Lines(Protocol):
+    """Where people see what the steps log."""
+
+    def __call__(self, line: str) -> None:
+        """Show a line."""
+        ...
+
+    def running(self, place: RunPlace) -> AbstractContextManager[None]:
+        """Within, a run is under way."""
+        ...
+
+
 def run_local(
-    params: Params, data: Place, out: Path, show: Callable[[str], None], target: Target, *, start_over: bool = False
+    params: Params, data: Place, out: Path, show: Lines, target: Target, *, start_over: bool = False
 ) -> LocalRun:
     """Run the pipeline on this machine.
 
@@ -55,7 +67,7 @@ def run_local(
         params: Checked params.
         data: Folder of images or IDX files, here or in a bucket.
         out: Directory of the run; an earlier run's result in it is replaced, its other files stay.
-        show: Gets each log line of the steps; everything else that is printed goes to ``kfp.log`` in `out`.
+        show: Shows each log line of the steps; everything else that is printed goes to ``kfp.log`` in `out`.
         target: What starts the steps.
         start_over: Remove the checkpoints that are there, which a run of the same params would go on from.
 
@@ -77,7 +89,7 @@ def _run_alone(
     params: Params,
     named: str,
     out: Path,
-    show: Callable[[str], None],
+    show: Lines,
     target: Target,
     lock: Path | None,
     *,
@@ -92,7 +104,7 @@ def _run_alone(
         place = RunPlace(os.environ.get(RUN_VARIABLE) or new_run_id(), out, Path(scratch), lock)
         log = Output(stream)
         shown = _LineFilter(log, show)
-        with target.steps(place) as steps:
+        with show.running(place), target.steps(place) as steps:
             with stopped_with(steps) as stop:
                 trouble = _through_kfp(params, named, place, steps, shown)
                 if stop.signal is not None:
