@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parent / "examples"
 EXAMPLE_PARAMS = EXAMPLES / "digits.json"
 EXAMPLE_DATA = EXAMPLES / "digits"
+# Linux takes 131,072 bytes for one argument. In it are the params, as a text within JSON, and where every artifact is.
+MAX_ARGUMENT = 100 * 1024
 # What has to be set anew for other data than the example's.
 OF_THE_DATA = ("image_height", "image_width", "is_image_color", "n_classes", "net_arch")
 HOW_TO_GET_PARAMS = (
@@ -106,6 +108,7 @@ class CheckElsewhere:
 
         Raises:
             ParamsError: With every problem found.
+            InputError: The check needs an extra that is not installed.
             ShutterlineError: The check itself broke.
         """
         if self._checked is not None:
@@ -116,6 +119,8 @@ class CheckElsewhere:
             if document["status"] == "valid":
                 return Checked(Params.from_dict(document["params"]), None, document["warnings"])
             refused = document["error"]
+            if refused["type"] == InputError.__name__:
+                raise InputError(refused["message"])
             problems = [Problem(problem["path"], problem["message"]) for problem in refused["problems"]]
         except (ValueError, KeyError) as error:
             raise ShutterlineError(f"the check of the params broke off:\n{told.strip()}") from error
@@ -156,8 +161,21 @@ def _checked(raw: dict[str, Any], name: str | None, overrides: Sequence[str]) ->
             from components.classifier.check import check_dict
 
             params, table = check_dict(raw, name)
+    _require_argument(params, name)
     ignored = [str(warning.message) for warning in caught if issubclass(warning.category, ParamsWarning)]
     return Checked(params, table, ignored)
+
+
+def _require_argument(params: Params, name: str | None) -> None:
+    """See that a pipeline can hand the params to its steps, which it does inside one argument of a command."""
+    size = max(len(json.dumps(text)) for text in (params.to_json(), params.to_form()))
+    if size > MAX_ARGUMENT:
+        params_source.fail(
+            f"take {size:,} bytes as an argument of a pipeline's step, and at most {MAX_ARGUMENT:,} reach it; write many "
+            "layers of net_arch as one class of a module of yours (SHUTTERLINE_MODULES), or run the steps by python -m "
+            "components.…, whose --params FILE may be larger",
+            name,
+        )
 
 
 def read_python(path: Path) -> tuple[dict[str, Any], str]:
