@@ -18,6 +18,7 @@ from components.shared.command import (
     with_output,
 )
 from components.shared.errors import EXIT_FAILURE, ShutterlineError
+from components.shared.extras import extras_named, require_extras
 from components.shared.files import disk_message
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
 from components.shared.version import __version__
@@ -134,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _done(options: argparse.Namespace) -> int:
     try:
-        with sigterm_raises():
+        with sigterm_raises(), extras_named(f"shutterline {options.command}", "pipelines", "train"):
             return _COMMANDS[options.command](options)
     except ShutterlineError as error:
         tell(f"error: {error}")
@@ -161,6 +162,8 @@ def _done(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    steps = () if options.runner == "docker" else ("data-prep", "train", "evaluate")
+    require_extras("shutterline run", "pipelines", *steps)
     from pipelines.commands import run
 
     return run(options)

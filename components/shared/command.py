@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TextIO
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError, ParamsError
 from components.shared.events.data import Emit
 from components.shared.events.redaction import redact_message
+from components.shared.extras import extras_named
 from components.shared.logs import for_stderr, open_standard_streams
 from components.shared.member import Outcome, is_launched, leave_outcome, speaks
 from components.shared.params import Params
@@ -306,11 +307,15 @@ def _step(
     in_pipeline: bool,
     run_id: str,
 ) -> int:
+    def worked(params: Params, emit: Emit) -> Reported:
+        with extras_named(f"the step {step}", "status" if step == "exit" else step):
+            return work(options, params, emit)
+
     try:
         _, record = run_step(
             step,
             lambda: Params.load(options.params, options.overrides),
-            lambda params, emit: work(options, params, emit),
+            worked,
             lambda: step_run(
                 getattr(options, output) if output else None, in_pipeline=in_pipeline, platform_run=run_id
             ),

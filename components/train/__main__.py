@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from components.shared.command import CommandParser, add_place, step_command
 from components.shared.errors import EXIT_OK, ShutterlineError
 from components.shared.events.data import Emit
+from components.shared.extras import extras_named
 from components.shared.member import Outcome
 from components.shared.params import Params, ParamsWarning
 from components.shared.run import step_run
@@ -79,7 +80,7 @@ class _Command:
         if is_member() or (options.processes == "1" and not has_nodes()):
             return None
         try:
-            with sigterm_raises():
+            with sigterm_raises(), extras_named("the step train", "train"):
                 params = _params(options)
                 processes = processes_for(options.processes, params.device)
                 if not is_launcher(processes):

@@ -10,6 +10,7 @@ from pathlib import Path
 from components.shared.artifacts import ArtifactKind
 from components.shared.command import CommandParser, place_option, tell
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
+from components.shared.extras import extras_named
 from components.shared.storage.fetch import fetch_artifact, fetch_tree
 from components.shared.storage.location import Location
 from components.shared.storage.publish import Publication
@@ -65,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     down.add_argument("--kind", choices=["dataset", "model", "evaluation", "files"], required=True)
     options = parser.parse_args(argv)
     try:
-        return _run(options)
+        with extras_named(f"to {options.verb} an artifact", "storage", "data-prep"):
+            return _run(options)
     except ShutterlineError as error:
         tell(f"error: {error}")
         return error.exit_code
