@@ -1,8 +1,12 @@
-"""Where training starts from: an earlier model of ours, or a file of weights.
+"""Where training starts from: an earlier model or run of ours, or a file of weights, as whoever trained has saved it.
 
 A file's names are those of our network (``features.0.weight``, ``classifier.bias``), or the own names of an
-architecture of torchvision (``layer1.0.conv1.weight``), which then go into the first such layer. Everything fits or
-nothing is loaded; only the classifying layer, which another number of classes makes another one, may stay behind.
+architecture of torchvision (``layer1.0.conv1.weight``), which then go into the first such layer. Around them there may
+be what others put there: a dict with epoch and optimiser (``model_state_dict``, ``state_dict``, ``model`` or any other
+key), and names of wrappers before every name in any order (DistributedDataParallel's ``module.``, torch.compile's
+``_orig_mod.``, a LightningModule's attribute, an AveragedModel's ``module.`` beside its ``n_averaged``). What fits is
+found by its names and shapes. Everything fits or nothing is loaded; only the classifying layer, which another number of
+classes makes another one, may stay behind.
 """
 
 from __future__ import annotations
@@ -10,8 +14,8 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +27,43 @@ from components.classifier.backbones import head_name, is_backbone
 from components.classifier.misfits import spelled_shape
 from components.classifier.network import Network
 from components.shared.artifacts import sha256_of
+from components.shared.dataset import DATASET
 from components.shared.errors import ParamsError, Problem
-from components.shared.model import StartedFrom, open_model, starting_weights
+from components.shared.model import MODEL, StartedFrom, open_model, starting_weights
 from components.shared.params import Params
 from components.shared.params_types import described, first_line
 from components.shared.storage.location import Location, place
 
-WEIGHT_FILES = (".safetensors", ".pth", ".pt")
+# Lightning writes .ckpt, Hugging Face .bin, torch's example of ImageNet .pth.tar, and .th is an old one.
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".th")
 
 _KEY = "initial_weights"
-_SHOWN = 3  # names of tensors in a message
+_LAST = "last.safetensors"
+_SHOWN, _UNUSED_SHOWN = 3, 12  # names in a message
+_DEPTH = 4  # of dicts within each other in a file
 
-# What wraps a state dict in a checkpoint, and what wrappers of a module put before every name.
-_WRAPPERS = ("state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
+_SHARDED = (
+    "holds DTensors, parts of tensors of a group; save what get_model_state_dict of "
+    "torch.distributed.checkpoint.state_dict gives with StateDictOptions(full_state_dict=True)"
+)
+
+# What torch puts into names, wherever the module that it wraps is.
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+# A classifying layer by its usual names, which says nothing to another number of classes.
+_HEAD = re.compile(r"(fc|heads?|head\.fc|classifier|linear|last_linear)\.(weight|bias)")
+_AVERAGE = re.compile(r"(^|[._])(ema|swa|avg|average|averaged|teacher)([._]|$)", re.IGNORECASE)
+# A part of a file with fewer of its tensors is not looked into for the network.
+_PART = 0.1
+
+# What checkpoints hold beside tensors and does nothing; each is read as an object without any content or code.
+_INERT = (
+    *("argparse.Namespace", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta"),
+    *(f"pathlib.{kind}Path" for kind in ("Posix", "Windows", "PurePosix", "PureWindows")),
+    *(f"pathlib._local.{kind}Path" for kind in ("Posix", "Windows", "PurePosix", "PureWindows")),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *("numpy.ndarray", "numpy.dtype"),
+)
+_REFUSED_GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 # Names of old files of torchvision, which its own loading renames, too: DenseNet's and the vision transformers'.
 _OLD_NAMES = (
@@ -51,23 +78,21 @@ def load_initial_weights(network: Network, path: Path) -> StartedFrom:
 
     Args:
         network: As it was initialised; on any device. Frozen layers take their weights, too.
-        path: A model directory, or a file that ends with one of :data:`WEIGHT_FILES`.
+        path: A model directory, the directory of a run, or a file that ends with one of :data:`WEIGHT_FILES`.
 
     Returns:
         What was taken.
 
     Raises:
         ParamsError: At ``initial_weights``: there is no such file, it holds no weights, it cannot be read without
-            running code, or its weights are not those of this network.
+            running code, its weights are not those of this network or leave a frozen layer random, or several sets of
+            weights fit.
         ArtifactError: The model directory is incomplete or damaged.
     """
-    file = path
-    if path.is_dir():
-        model = open_model(path, starting_weights)
-        file = path / model.manifest.weights.file
-    found = _read(file)
+    file = _file_of(path)
     target = network.state_dict()
-    chosen = _matched(network, target, found, path)
+    part, chosen = _matched(network, target, _read(file), path)
+    _require_frozen(network, chosen, path)
     digest = sha256_of(file)
     with torch.no_grad():
         for name, tensor in chosen.items():
@@ -78,6 +103,9 @@ def load_initial_weights(network: Network, path: Path) -> StartedFrom:
         tensors=len(chosen),
         initialised=len(target) - len(chosen),
         classifier="classifier.weight" in chosen,
+        key=part.key,
+        prefix=part.prefix,
+        unused=list(part.unused),
     )
 
 
@@ -104,72 +132,238 @@ def start_network(network: Network, params: Params, fetched: Path | None = None)
 def told(start: StartedFrom) -> str:
     """What was taken, for the log."""
     layer = "with" if start.classifier else "without"
+    source = f" (its {start.key})" if start.key else ""
+    prefix = f", without {start.prefix} before their names" if start.prefix else ""
     left = f"; {start.initialised} start at random" if start.initialised else ""
-    return f"starting from {start.name}: {start.tensors} weights, {layer} the classifying layer{left}"
+    shown = ", ".join(start.unused[:_UNUSED_SHOWN])
+    more = f" and {len(start.unused) - _UNUSED_SHOWN} more" if len(start.unused) > _UNUSED_SHOWN else ""
+    unused = f"; not used of it: {shown}{more}" if start.unused else ""
+    taken = f"{start.tensors} weights{prefix}, {layer} the classifying layer"
+    return f"starting from {start.name}{source}: {taken}{left}{unused}"
 
 
 def _refused(path: Path, message: str) -> ParamsError:
     return ParamsError([Problem(_KEY, f"{path}: {message}")])
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by the names of the module that they belong to."""
+def _file_of(path: Path) -> Path:
+    """The file that the weights are in; of a model directory it is checked.
+
+    Raises:
+        ParamsError: It is a directory of something else.
+        ArtifactError: The model directory is incomplete or damaged.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / MODEL.manifest_file).exists():
+        if (path / MODEL.name / MODEL.manifest_file).exists():  # the directory of a run
+            return _file_of(path / MODEL.name)
+        if (path / DATASET.manifest_file).exists():
+            raise _refused(path, "is a dataset; name a model directory or a file of weights")
+        if any(path.glob("epoch-*-batch-*.pt")):
+            message = (
+                "holds checkpoints, from which the training that wrote them goes on by --checkpoints; name a model"
+            )
+            raise _refused(path, message)
+        if any(path.glob("*.distcp")):
+            message = "holds a distributed checkpoint; torch.distributed.checkpoint.format_utils.dcp_to_torch_save"
+            raise _refused(path, f"{message} makes one file of it, which can be named")
+        files = sorted(file.name for file in path.iterdir() if file.suffix.lower() in WEIGHT_FILES)
+        if files and _LAST not in files:  # which only a model of ours has
+            raise _refused(path, f"is no model directory; name the file of weights in it: {', '.join(files)}")
+    return path / open_model(path, starting_weights).manifest.weights.file
+
+
+def _read(file: Path) -> Mapping[Any, Any]:
+    """What a file holds: tensors by name, or dicts of them."""
     if not file.exists():
         raise _refused(file, "there is no such file or model directory")
-    if not file.is_file():  # torch would wait for a pipe's other end
-        raise _refused(file, "is no file")
-    readers: dict[str, Callable[[Path], Any]] = {".safetensors": load_file, ".pth": _torch_file, ".pt": _torch_file}
-    reader = readers.get(file.suffix.lower())
-    if reader is None:
+    if file.suffix.lower() not in WEIGHT_FILES:
         raise _refused(file, f"is no file of weights; its name must end with {', '.join(WEIGHT_FILES)}")
     try:
-        held = reader(file)
+        held = load_file(file) if file.suffix.lower() == ".safetensors" else _torch_file(file)
     except Exception as error:  # torch's reader raises what it likes on bytes that torch did not write
-        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(file):
-            message = "holds more than tensors, and reading it could run code; save the module's state_dict() alone"
-            raise _refused(file, message) from error
+        if "DTensor" in str(error):
+            raise _refused(file, _SHARDED) from error
+        named = _REFUSED_GLOBAL.search(str(error))
+        if named or (isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(file)):
+            message = f"holds more than tensors, and reading it could run code{f' ({named[1]})' if named else ''}"
+            raise _refused(file, f"{message}; save the module's state_dict() alone") from error
         raise _refused(file, f"cannot be read: {first_line(error)}; it is damaged, or no file of weights") from error
-    for wrapper in _WRAPPERS:
-        if isinstance(held, Mapping) and isinstance(held.get(wrapper), Mapping):
-            held = held[wrapper]
     if not isinstance(held, Mapping) or not held:
         raise _refused(file, f"must hold tensors by name, as state_dict() gives them, got {described(held)}")
-    for name, value in held.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise _refused(file, f"must hold tensors by name, and {described(name)} names {described(value)}")
-        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
-            raise _refused(file, f"{name} is no dense tensor with values")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise _refused(file, f"{name} has values that are not finite")
-    tensors: dict[str, Tensor] = dict(held)
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
+    return held
+
+
+class _Inert:
+    """Stands for an object that is not needed: made of anything, it keeps nothing."""
+
+    def __new__(cls, *_arguments: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_arguments: object) -> None:
+        pass
+
+    def __setstate__(self, _state: object) -> None:
+        pass
 
 
 def _torch_file(file: Path) -> Any:
-    return torch.load(file, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals([(_Inert, name) for name in _INERT]):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Tensors of a file that may be a network's.
+
+    Attributes:
+        key: Where in the file their dict is, such as ``state_dict``; empty: the file itself.
+        prefix: What was before each of their names.
+        tensors: By the names behind that.
+        unused: What is beside them in the file.
+    """
+
+    key: str
+    prefix: str
+    tensors: Mapping[str, Tensor]
+    unused: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return " ".join(filter(None, (self.key, self.prefix and f"{self.prefix}*"))) or "the file's own names"
+
+    @property
+    def is_average(self) -> bool:
+        """Whether it is called an average of the weights."""
+        return _AVERAGE.search(self.key) is not None or _AVERAGE.search(self.prefix) is not None
+
+
+def _parts(held: Mapping[Any, Any], key: str = "", unused: tuple[str, ...] = (), depth: int = 0) -> Iterator[_Part]:
+    """All tensors of a file that may be a network's: of each dict the whole, then what has a prefix in common."""
+    tensors = {name: value for name, value in held.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if tensors:
+        beside = (*unused, *(shown for name in held if (shown := str(name)) not in tensors))
+        yield from _prefixed(_Part(key, "", tensors, beside))
+    for name, value in held.items():
+        if isinstance(name, str) and isinstance(value, Mapping) and depth < _DEPTH:
+            beside = (*unused, *(str(other) for other in held if other != name))
+            yield from _parts(value, f"{key}.{name}" if key else name, beside, depth + 1)
+
+
+def _prefixed(part: _Part) -> Iterator[_Part]:
+    """A part, and what is left of it behind each prefix that many of its names have."""
+    yield part
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in part.tensors.items():
+        first, dot, rest = name.partition(".")
+        if dot and not first.isdigit():  # a number is a place within a network, and no wrapper's
+            groups.setdefault(first, {})[rest] = value
+    for first, inner in groups.items():
+        if len(inner) >= _PART * len(part.tensors):
+            beside = _grouped(name for name in part.tensors if not name.startswith(f"{first}."))
+            yield from _prefixed(_Part(part.key, f"{part.prefix}{first}.", inner, (*part.unused, *beside)))
+
+
+def _without_wrappers(held: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What a file holds, without what torch puts into the middle of names where layers are wrapped one by one."""
+
+    def plain(name: Any) -> Any:
+        return ".".join(part for part in name.split(".") if part not in _WRAPPERS) if isinstance(name, str) else name
+
+    return {
+        plain(name): _without_wrappers(value) if isinstance(value, Mapping) else value for name, value in held.items()
+    }
+
+
+def _grouped(names: Iterable[str]) -> list[str]:
+    """Names of tensors, those with a beginning in common as one: ``criterion.weight``, ``decoder.* (12)``."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.partition(".")[0], []).append(name)
+    return [of[0] if len(of) == 1 else f"{first}.* ({len(of)})" for first, of in groups.items()]
 
 
 def _matched(
-    network: Network, target: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path
-) -> dict[str, Tensor]:
-    """The tensors to load, by their names in the network.
+    network: Network, target: Mapping[str, Tensor], held: Mapping[Any, Any], path: Path
+) -> tuple[_Part, dict[str, Tensor]]:
+    """The part of a file to load, and its tensors by their names in the network.
 
     Raises:
-        ParamsError: They are not this network's.
+        ParamsError: Nothing is this network's, or several parts are.
     """
-    as_ours = _Naming(target.keys(), found, "classifier", whole=True)
-    namings = [as_ours]
+    parts = list(_parts(held))
+    if not parts:
+        name, value = next(iter(held.items()))
+        raise _refused(path, f"must hold tensors by name, and {described(name)} names {described(value)}")
+    readings = [(part, naming) for part in parts for naming in _namings(network, target, part.tensors)]
+    fitting = [(part, naming) for part, naming in readings if not naming.problems(target)]
+    if not fitting and any(_WRAPPERS & set(name.split(".")) for part in parts for name in part.tensors):
+        return _matched(network, target, _without_wrappers(held), path)
+    if not fitting:
+        part, naming = max(readings, key=lambda reading: (reading[1].known, len(reading[0].tensors)))
+        _require_values(part, path)
+        raise _refused(path, f"does not fit net_arch: {'; '.join(naming.problems(target))}")
+    fitting.sort(key=lambda reading: reading[0].is_average)
+    chosen, naming = fitting[0]
+    taken = naming.chosen(target)
+    others = [part for part, other in fitting[1:] if not _equal(taken, other.chosen(target))]
+    if rivals := [part.name for part in others if part.is_average == chosen.is_average]:
+        message = f"holds several sets of weights that fit ({', '.join([chosen.name, *rivals])})"
+        raise _refused(path, f"{message}; save the one that is meant in a file of its own")
+    _require_values(chosen, path)
+    rest = [name for name in chosen.unused if name not in {part.key for part in others}]
+    rest += [f"{part.name} (an average of the weights, which fits too)" for part in others]
+    return replace(chosen, unused=tuple(rest)), taken
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def _require_values(part: _Part, path: Path) -> None:
+    """Refuse tensors that cannot be weights."""
+    for name, value in part.tensors.items():
+        if type(value).__name__ == "DTensor":
+            raise _refused(path, _SHARDED)
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise _refused(path, f"{part.prefix}{name} is no dense tensor with values")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise _refused(path, f"{part.prefix}{name} has values that are not finite")
+
+
+def _require_frozen(network: Network, chosen: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse to freeze layers that the file has no weights for."""
+    for index, layer in enumerate(network.features[: network.frozen_layers]):
+        left = [
+            name
+            for name in (f"features.{index}.{own}" for own in layer.state_dict())
+            if name not in chosen and not name.endswith(".num_batches_tracked")
+        ]
+        if left:
+            message = (
+                f"has nothing for net_arch[{index}], which frozen_layers: {network.frozen_layers} would keep random "
+                f"({_listed('missing', left)}); freeze only layers that it has weights for"
+            )
+            raise _refused(path, message)
+
+
+def _namings(network: Network, target: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[_Naming]:
+    """The ways to read names: as our network's, and as those of its first architecture of torchvision."""
+    yield _Naming(target.keys(), found, "classifier", whole=True)
     backbone = next(((index, layer) for index, layer in enumerate(network.features) if is_backbone(layer)), None)
     if backbone is not None:
         index, layer = backbone
         start = f"features.{index}."
-        moved = {f"{start}{name}": value for name, value in _current_names(layer, found).items()}
+        own = layer.state_dict().keys()
+        moved = {
+            f"{start}{name}": value
+            for name, value in _current_names(layer, found).items()
+            if name in own or not _HEAD.fullmatch(name)
+        }
         wanted = [name for name in target if name.startswith(start)]
-        namings.append(_Naming(wanted, moved, f"{start}{head_name(layer)}", whole=False))
-    return max(namings, key=lambda naming: naming.known).chosen(target, path)
+        yield _Naming(wanted, moved, f"{start}{head_name(layer)}", whole=False)
 
 
 def _current_names(layer: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -204,13 +398,13 @@ class _Naming:
         """How many of the names are the network's."""
         return len(self.found.keys() & set(self.wanted))
 
-    def chosen(self, target: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-        """The tensors to load.
+    @property
+    def _body(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.found.items() if not name.startswith(f"{self.head}.")}
 
-        Raises:
-            ParamsError: Some are missing, unexpected, or of another shape or type.
-        """
-        body = {name: value for name, value in self.found.items() if not name.startswith(f"{self.head}.")}
+    def problems(self, target: Mapping[str, Tensor]) -> list[str]:
+        """What is missing, unexpected, or of another shape or type; empty where all fit."""
+        body = self._body
         wanted = [name for name in self.wanted if not (self.whole and name.startswith(f"{self.head}."))]
         # Files from before torch counted batches lack the counter, and torch starts it at 0 then, too.
         missing = [name for name in wanted if name not in body and not name.endswith(".num_batches_tracked")]
@@ -218,14 +412,17 @@ class _Naming:
             _listed("missing", missing),
             _listed("not of this network", [name for name in body if name not in target]),
             _listed("of another shape", [f"{name} {why}" for name in wanted if (why := _other(target, body, name))]),
+            "" if body else "it has no weights of this network",
         ]
-        if any(problems) or not body:
-            raise _refused(path, f"does not fit net_arch: {'; '.join(filter(None, problems))}")
+        return [problem for problem in problems if problem]
+
+    def chosen(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors to load, where all fit."""
         head = {name: value for name, value in self.found.items() if self.whole and name.startswith(f"{self.head}.")}
         fits = head.keys() == {f"{self.head}.weight", f"{self.head}.bias"}
         if fits and not any(_other(target, head, name) for name in head):
-            return body | head
-        return body
+            return self._body | head
+        return self._body
 
 
 def _other(target: Mapping[str, Tensor], found: Mapping[str, Tensor], name: str) -> str:

@@ -208,11 +208,11 @@ class Params(Entry):
     )
     initial_weights: Annotated[Text, AfterValidator(weights_place)] | None = Field(
         None,
-        description="Where training starts from: an earlier model directory or a file of weights (.safetensors, .pth), "
-        "here or in a bucket; null: random weights by manual_seed.",
+        description="Where training starts from: an earlier model or run directory, or a file of weights "
+        "(.safetensors, .pth, .ckpt, …), here or in a bucket; null: random weights by manual_seed.",
     )
     frozen_layers: Annotated[Whole, Field(ge=0)] = Field(
-        0, description="How many of the first layers of net_arch keep the weights they start with."
+        0, description="How many of the first layers of net_arch keep the weights they start with: initial_weights."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Of the forward pass: auto is bf16 on a GPU that has it, else fp32. Weights are float32."

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed
 import torchvision.models
 from safetensors.torch import save_file
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from components.classifier.initial_weights import load_initial_weights, start_network, told
 from components.classifier.network import Network, network_of
@@ -46,6 +52,9 @@ def test_an_earlier_model_gives_its_weights(tmp_path: Path) -> None:
         "tensors": 9,
         "initialised": 0,
         "classifier": True,
+        "key": "",
+        "prefix": "",
+        "unused": [],
     }
     assert told(start) == "starting from model: 9 weights, with the classifying layer"
 
@@ -90,6 +99,201 @@ def test_files_of_weights_as_people_save_them(tmp_path: Path, suffix: str, form:
     assert same(network.state_dict(), earlier.state_dict())
 
 
+@pytest.fixture
+def alone_in_a_group() -> Iterator[None]:
+    """A process group of this process."""
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def of_another(state: State) -> State:
+    return {name: value + 1 for name, value in state.items()}
+
+
+def epochs_of_averages(network: nn.Module) -> AveragedModel:
+    averaged = AveragedModel(network, use_buffers=True)
+    averaged.update_parameters(network)
+    return averaged
+
+
+class Module(nn.Module):
+    """A network as an attribute, beside something that has tensors of its own."""
+
+    def __init__(self, name: str, network: nn.Module) -> None:
+        super().__init__()
+        self.add_module(name, network)
+        self.criterion = nn.CrossEntropyLoss(weight=torch.ones(3))
+
+
+def optimiser_of(network: nn.Module) -> torch.optim.Optimizer:
+    """An AdamW after a step, with a state of each parameter."""
+    optimiser = torch.optim.AdamW(network.parameters())
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.param_groups[0] |= {"lr": 0.0, "weight_decay": 0.0}
+    optimiser.step()
+    return optimiser
+
+
+# What is saved, where the weights are in it, what is before their names, and what else is there.
+Saved = tuple[Callable[[Network], Any], str, str, list[str]]
+SAVED: dict[str, Saved] = {
+    "torch's tutorial of checkpoints": (
+        lambda net: {
+            "epoch": 3,
+            "model_state_dict": net.state_dict(),
+            "optimizer_state_dict": optimiser_of(net).state_dict(),
+            "loss": torch.tensor(0.4),
+        },
+        "model_state_dict",
+        "",
+        ["epoch", "optimizer_state_dict", "loss"],
+    ),
+    "torch's example of ImageNet": (
+        lambda net: {
+            "epoch": 3,
+            "arch": "own",
+            "state_dict": DistributedDataParallel(net).state_dict(),
+            "best_acc1": torch.tensor(70.0),
+            "optimizer": optimiser_of(net).state_dict(),
+        },
+        "state_dict",
+        "module.",
+        ["epoch", "arch", "best_acc1", "optimizer"],
+    ),
+    "torchvision's references": (
+        lambda net: {
+            "model": net.state_dict(),
+            "optimizer": optimiser_of(net).state_dict(),
+            "epoch": 3,
+            "args": argparse.Namespace(lr=0.1, output=Path("out")),
+            "model_ema": epochs_of_averages(net).state_dict(),
+        },
+        "model",
+        "",
+        ["optimizer", "epoch", "args", "model_ema"],
+    ),
+    "timm's checkpoints": (
+        lambda net: {
+            "epoch": 3,
+            "arch": "own",
+            "state_dict": net.state_dict(),
+            "version": 2,
+            "args": argparse.Namespace(lr=0.1),
+            "state_dict_ema": of_another(net.state_dict()),
+            "metric": np.float64(71.2),
+        },
+        "state_dict",
+        "",
+        [
+            *("epoch", "arch", "version", "args", "metric"),
+            "state_dict_ema (an average of the weights, which fits too)",
+        ],
+    ),
+    "several models in one file": (
+        lambda net: {"generator": nn.Linear(2, 2).state_dict(), "discriminator": net.state_dict()},
+        "discriminator",
+        "",
+        ["generator"],
+    ),
+    "dicts in dicts": (
+        lambda net: {"checkpoint": {"model": {"state_dict": net.state_dict()}, "epoch": 3}},
+        "checkpoint.model.state_dict",
+        "",
+        ["epoch"],
+    ),
+    "an epoch among the weights": (lambda net: net.state_dict() | {"epoch": 3}, "", "", ["epoch"]),
+    "DDP": (lambda net: DistributedDataParallel(net).state_dict(), "", "module.", []),
+    "DataParallel of DDP": (
+        lambda net: nn.DataParallel(DistributedDataParallel(net)).state_dict(),
+        "",
+        "module.module.",
+        [],
+    ),
+    "torch.compile": (lambda net: torch.compile(net).state_dict(), "", "_orig_mod.", []),  # type: ignore[attr-defined]
+    "DDP of a compiled module": (
+        lambda net: DistributedDataParallel(torch.compile(net)).state_dict(),
+        "",
+        "module._orig_mod.",
+        [],
+    ),
+    "compiled DDP": (
+        lambda net: torch.compile(DistributedDataParallel(net)).state_dict(),  # type: ignore[attr-defined]
+        "",
+        "_orig_mod.module.",
+        [],
+    ),
+    "compiled layers": (
+        lambda net: (
+            {
+                f"features.{name}".replace(".0.", ".0._orig_mod."): value
+                for name, value in net.features.state_dict().items()
+            }
+            | {f"classifier.{name}": value for name, value in net.classifier.state_dict().items()}
+        ),
+        "",
+        "",
+        [],
+    ),
+    "SWA": (lambda net: epochs_of_averages(net).state_dict(), "", "module.", ["n_averaged"]),
+    "SWA of DDP, compiled": (
+        lambda net: {"swa_model": torch.compile(epochs_of_averages(DistributedDataParallel(net))).state_dict()},  # type: ignore[attr-defined]
+        "swa_model",
+        "_orig_mod.module.module.",
+        ["n_averaged"],
+    ),
+    "a module's attribute": (lambda net: Module("model", net).state_dict(), "", "model.", ["criterion.weight"]),
+    "an attribute of any name, compiled, in DDP": (
+        lambda net: DistributedDataParallel(torch.compile(Module("my_net", net))).state_dict(),
+        "",
+        "module._orig_mod.my_net.",
+        ["criterion.weight"],
+    ),
+    "double precision": (
+        lambda net: {
+            "model": {
+                name: value.double() if value.is_floating_point() else value for name, value in net.state_dict().items()
+            }
+        },
+        "model",
+        "",
+        [],
+    ),
+}
+
+
+@pytest.mark.usefixtures("alone_in_a_group")
+@pytest.mark.filterwarnings("ignore:.*reduce op.*")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.mended(
+                4,
+                input=f"weights as saved by: {name}",
+                before="refused as no weights",
+                now="loaded; the rest is logged",
+            ),
+        )
+        for name in SAVED
+    ],
+)
+def test_weights_as_others_save_them_are_the_same_weights(tmp_path: Path, name: str) -> None:
+    saved, key, prefix, unused = SAVED[name]
+    earlier, network = trained(1), trained(3)
+    expected = copied(earlier)
+    torch.save(saved(earlier), tmp_path / "weights.pth.tar")
+
+    start = load_initial_weights(network, tmp_path / "weights.pth.tar")
+
+    assert same(network.state_dict(), expected)
+    assert (start.key, start.prefix, start.tensors, start.classifier) == (key, prefix, 9, True)
+    assert start.unused == unused
+
+
 RESNET = [layer("Conv2d", in_channels=3, out_channels=3, kernel_size=1), backbone("resnet18")]
 
 
@@ -98,7 +302,7 @@ def test_a_file_of_torchvision_goes_into_the_backbone(tmp_path: Path) -> None:
     original = torchvision.models.resnet18(num_classes=7).state_dict()
     torch.save({name: value for name, value in original.items() if "num_batches" not in name}, tmp_path / "r.pth")
     torch.manual_seed(2)
-    network = network_of(Params.from_dict(color(*RESNET, frozen_layers=2)))
+    network = network_of(Params.from_dict(color(*RESNET)))
     before = copied(network)
 
     start = load_initial_weights(network, tmp_path / "r.pth")
@@ -107,7 +311,6 @@ def test_a_file_of_torchvision_goes_into_the_backbone(tmp_path: Path) -> None:
     assert all(torch.equal(own[name], value) for name, value in original.items() if not name.startswith("fc."))
     assert same(network.state_dict(), before, "features.0.")
     assert same(network.state_dict(), before, "classifier.")
-    assert not any(parameter.requires_grad for parameter in network.features.parameters())
     assert (start.tensors, start.classifier) == (100, False)  # 122 tensors, without 20 counters and the head's two
     assert start.initialised == len(before) - 100
 
@@ -235,3 +438,200 @@ def test_params_say_where_weights_lie() -> None:
     params = Params.from_dict(PARAMS.to_dict() | {"initial_weights": "gs://bucket/w.pth"})
     with pytest.raises(ParamsError, match=r"gs://bucket/w\.pth lies in a bucket"):
         start_network(trained(1), params)
+
+
+@pytest.mark.mended(
+    4,
+    input="two sets of weights that fit in one file",
+    before="refused as no weights, or the first by its name",
+    now="the average is left, and logged; of two equals none, and both are named",
+)
+def test_of_several_that_fit_none_is_guessed(tmp_path: Path) -> None:
+    earlier, network, file = trained(1), trained(3), tmp_path / "weights.pth"
+    state = earlier.state_dict()
+    torch.save({"student": of_another(state), "net": state}, file)
+    assert failure(network, file) == (
+        "holds several sets of weights that fit (student, net); save the one that is meant in a file of its own"
+    )
+    torch.save({f"{name}.{key}": value for name in ("a", "b") for key, value in of_another(state).items()}, file)
+    load_initial_weights(network, file)  # they are equal
+    torch.save(
+        {f"a.{key}": value for key, value in state.items()} | {f"b.{key}": value + 1 for key, value in state.items()},
+        file,
+    )
+    assert "that fit (a.*, b.*)" in failure(network, file)
+
+    expected = copied(earlier)
+    torch.save({"ema": of_another(state), "net": state}, file)
+    start = load_initial_weights(network, file)
+    assert same(network.state_dict(), expected)
+    assert told(start) == (
+        "starting from weights.pth (its net): 9 weights, with the classifying layer; not used of it: ema (an average "
+        "of the weights, which fits too)"
+    )
+    torch.save({"model_ema": epochs_of_averages(earlier).state_dict(), "epoch": 3}, file)
+    start = load_initial_weights(trained(3), file)
+    assert told(start) == (
+        "starting from weights.pth (its model_ema): 9 weights, without module. before their names, with the "
+        "classifying layer; not used of it: epoch, n_averaged"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "rest"),
+    [
+        ("", {"head.weight": 3, "head.bias": 3}),
+        ("backbone.", {"head.weight": 3, "projector.0.weight": 4, "projector.0.bias": 4}),
+        ("module.model.", {"module.model.head.fc.weight": 3, "module.model.head.fc.bias": 3}),
+        ("backbone.body.", {"backbone.fpn.inner.weight": 3, "rpn.head.weight": 5}),
+    ],
+)
+def test_a_backbone_of_others_is_found(tmp_path: Path, before: str, rest: dict[str, int]) -> None:
+    torch.manual_seed(1)
+    original = torchvision.models.resnet18().state_dict()
+    state = {f"{before}{name}": value for name, value in original.items() if not name.startswith("fc.")}
+    state |= {name: torch.ones(size) for name, size in rest.items()}
+    torch.save({"state_dict": state}, tmp_path / "r.ckpt")
+    network = network_of(Params.from_dict(color(backbone("resnet18"), frozen_layers=1)))
+
+    start = load_initial_weights(network, tmp_path / "r.ckpt")
+
+    own = network.features[0].state_dict()
+    assert all(torch.equal(own[name], value) for name, value in original.items() if not name.startswith("fc."))
+    assert (start.key, start.prefix) == ("state_dict", before)
+
+
+@pytest.mark.mended(
+    3,
+    input="frozen layers that the file of weights has nothing for",
+    before="kept random through the training, exit 0",
+    now="refused with the names that are missing",
+)
+def test_a_file_without_weights_of_a_frozen_layer_is_refused(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r.pth")
+    assert failure(network_of(Params.from_dict(color(*RESNET, frozen_layers=2))), tmp_path / "r.pth") == (
+        "has nothing for net_arch[0], which frozen_layers: 2 would keep random (2 are missing (features.0.weight, "
+        "features.0.bias)); freeze only layers that it has weights for"
+    )
+
+
+@pytest.mark.mended(
+    4, input="the directory of a run", before="refused as no complete model", now="its model is what is meant"
+)
+@pytest.mark.parametrize("is_link", [False, True])
+def test_the_directory_of_a_run_means_its_model(tmp_path: Path, is_link: bool) -> None:
+    earlier, run = trained(1), tmp_path / "run"
+    run.mkdir()
+    made = run / "tasks" / "made" if is_link else run / "model"
+    write_model(made, earlier, trained(2))
+    if is_link:
+        (run / "model").symlink_to("tasks/made")
+    (run / "result.json").write_text("{}")
+    network = trained(3)
+    assert load_initial_weights(network, run).name == "run"
+    assert same(network.state_dict(), earlier.state_dict())
+
+
+@pytest.mark.mended(
+    4,
+    input="a directory of checkpoints, of a dataset, of another library",
+    before="refused as no complete model, without what to give",
+    now="refused with what to give",
+)
+def test_other_directories_are_refused_with_what_to_give(tmp_path: Path) -> None:
+    for file, message in (
+        ("dataset.json", "is a dataset; name a model directory or a file of weights"),
+        (
+            "epoch-00003-batch-000000.pt",
+            "holds checkpoints, from which the training that wrote them goes on by --check",
+        ),
+        ("__0_0.distcp", "holds a distributed checkpoint; torch.distributed.checkpoint.format_utils.dcp_to_torch_save"),
+        ("pytorch_model.bin", "is no model directory; name the file of weights in it: pytorch_model.bin"),
+    ):
+        directory = tmp_path / file.partition(".")[0]
+        directory.mkdir()
+        (directory / file).write_bytes(b"")
+        assert failure(trained(1), directory).startswith(message)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ArtifactError, match="is not a complete model"):
+        load_initial_weights(trained(1), tmp_path / "none")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_beside_weights_is_refused_and_does_not_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], legacy: bool
+) -> None:
+    network, file = trained(1), tmp_path / "weights.pth"
+    held = {"state_dict": network.state_dict(), "callback": Code()}
+    torch.save(held, file, _use_new_zipfile_serialization=not legacy)
+    assert failure(network, file) == (
+        "holds more than tensors, and reading it could run code (print); save the module's state_dict() alone"
+    )
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_read_as_nothing_is_never_what_it_was(tmp_path: Path) -> None:
+    """Objects of the standard library and numpy in a checkpoint are read, and none of them is made."""
+    network, file = trained(1), tmp_path / "weights.pth"
+    odd = [argparse.Namespace(a=1), Path("x"), np.float64(1), np.ones(3), np.dtype("f4")]
+    expected = copied(network)
+    torch.save({"state_dict": network.state_dict(), "odd": odd}, file)
+    network = trained(3)
+    assert load_initial_weights(network, file).unused == ["odd"]
+    assert same(network.state_dict(), expected)
+    assert not set(torch.serialization.get_safe_globals()) & {argparse.Namespace, np.dtype}
+
+
+@pytest.mark.usefixtures("alone_in_a_group")
+def test_parts_of_tensors_are_refused(tmp_path: Path) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    network = trained(1)
+    fully_shard(network, mesh=init_device_mesh("cpu", (1,)))
+    torch.save(network.state_dict(), tmp_path / "sharded.pth")
+    assert failure(trained(2), tmp_path / "sharded.pth").startswith("holds DTensors, parts of tensors of a group; save")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.mended(
+    4,
+    input="a checkpoint of pytorch_lightning, its hyperparameters in it",
+    before="refused: names begin with the module's attribute",
+    now="loaded; the rest is logged",
+)
+@pytest.mark.parametrize("hyperparameters", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_checkpoint_of_lightning(tmp_path: Path, hyperparameters: bool, compiled: bool) -> None:
+    import pytorch_lightning as lightning
+
+    earlier = trained(1)
+
+    class Lit(lightning.LightningModule):
+        def __init__(self, options: argparse.Namespace) -> None:
+            super().__init__()
+            if hyperparameters:
+                self.save_hyperparameters()
+            self.net = torch.compile(earlier, backend="eager") if compiled else earlier
+            self.criterion = nn.CrossEntropyLoss(weight=torch.ones(3))
+
+        def training_step(self, batch: Any, _index: int) -> Any:
+            return self.criterion(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    data = torch.utils.data.TensorDataset(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]))
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
+    )
+    trainer.fit(Lit(argparse.Namespace(lr=0.1)), torch.utils.data.DataLoader(data, batch_size=2))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    network = trained(3)
+
+    start = load_initial_weights(network, tmp_path / "last.ckpt")
+
+    assert same(network.state_dict(), earlier.state_dict())
+    assert (start.key, start.prefix) == ("state_dict", "net._orig_mod." if compiled else "net.")
+    assert {"epoch", "optimizer_states", "criterion.weight"} <= set(start.unused)
