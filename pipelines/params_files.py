@@ -171,9 +171,9 @@ def _require_argument(params: Params, name: str | None) -> None:
     size = max(len(json.dumps(text)) for text in (params.to_json(), params.to_form()))
     if size > MAX_ARGUMENT:
         params_source.fail(
-            f"take {size:,} bytes as an argument of a pipeline's step, and at most {MAX_ARGUMENT:,} reach it; write many "
-            "layers of net_arch as one class of a module of yours (SHUTTERLINE_MODULES), or run the steps by python -m "
-            "components.…, whose --params FILE may be larger",
+            f"take {size:,} bytes as an argument of a pipeline's step, and at most {MAX_ARGUMENT:,} reach it; write "
+            "many layers of net_arch as one class of a module of yours (SHUTTERLINE_MODULES), or run the steps by "
+            "python -m components.…, whose --params FILE may be larger",
             name,
         )
 
