@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.shared.again import last_line
 from components.shared.command import (
     CommandParser,
     add_json_option,
@@ -150,15 +151,21 @@ def _done(options: argparse.Namespace) -> int:
             print_json({"status": "failed", "error": {"type": type(error).__name__, "message": message}})
         return EXIT_FAILURE
     except KeyboardInterrupt:
-        tell("interrupted")
-        if options.json:
-            print_json({"status": "interrupted"})
-        return EXIT_INTERRUPTED
-    except Terminated as error:
-        tell(f"terminated by {error.signal.name}")
-        if options.json:
-            print_json({"status": "terminated"})
-        return EXIT_TERMINATED
+        return _interrupted(options, "interrupted", EXIT_INTERRUPTED)
+    except Terminated:
+        return _interrupted(options, "terminated", EXIT_TERMINATED)
+
+
+def _interrupted(options: argparse.Namespace, how: str, exit_code: int) -> int:
+    """A command that was told to end outside of a run's steps."""
+    if options.command == "run":
+        checkpoints = (options.out or Path()) / "checkpoints"
+        has_saved = options.out is not None and next(checkpoints.glob("*/epoch-*.json"), None) is not None
+        how = last_line(exit_code, f"checkpoints are kept in {checkpoints}" if has_saved else "", "shutterline", None)
+    tell(how)
+    if options.json:
+        print_json({"status": how.partition(";")[0]})
+    return exit_code
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from components.shared.again import is_interrupted, last_line
 from components.shared.command import print_json, tell
 from components.shared.data_folder import FOLLOW_LINKS_VARIABLE, lies_within
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
@@ -100,6 +101,9 @@ def run(options: argparse.Namespace) -> int:
         how = "was cancelled" if done.document["status"] == "cancelled" else "failed"
         why = ", for the reason above" if done.is_reported else f": {error['message']}"
         tell(f"error: {error['step'] or 'pipeline'} {how}{why}; log: {out / 'kfp.log'}")
+        if is_interrupted(done.exit_code):
+            where = () if options.out else ("--out", str(out))
+            tell(last_line(done.exit_code, error.get("saved", ""), "shutterline", None, *where))
     else:
         for line in result_table(done.document, out):
             _say(line)

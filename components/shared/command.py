@@ -15,6 +15,7 @@ from contextlib import suppress
 from textwrap import indent
 from typing import Any, NoReturn, TextIO
 
+from components.shared.again import is_interrupted, last_line
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError, ParamsError
 from components.shared.events.data import Emit
 from components.shared.events.redaction import redact_message
@@ -292,8 +293,12 @@ def step_command(
     def run() -> int:
         options = parsed()
         if elsewhere is not None and (outcome := elsewhere(options)) is not None:
-            return _ended(outcome.document, outcome.exit_code, options)
-        return _step(step, options, work, output, in_pipeline=in_pipeline, run_id=run_id())
+            document, exit_code = outcome.document, outcome.exit_code
+        else:
+            document, exit_code = _step(step, options, work, output, in_pipeline=in_pipeline, run_id=run_id())
+        if is_interrupted(exit_code) and speaks() and not is_launched():
+            tell(last_line(exit_code, str(document.get("saved", "")), parser.prog, argv))
+        return _ended(document, exit_code, options)
 
     return with_output(run)
 
@@ -306,7 +311,7 @@ def _step(
     *,
     in_pipeline: bool,
     run_id: str,
-) -> int:
+) -> tuple[dict[str, Any], int]:
     def worked(params: Params, emit: Emit) -> Reported:
         with extras_named(f"the step {step}", "status" if step == "exit" else step):
             return work(options, params, emit)
@@ -324,8 +329,8 @@ def _step(
         document = failed.record.model_dump(mode="json")
         if isinstance(failed.__cause__, ParamsError):
             document["error"] = error_document(failed.__cause__)  # every problem by itself
-        return _ended(document, int(failed.code or EXIT_OK), options)
-    return _ended(record.model_dump(mode="json"), EXIT_OK, options)
+        return document, int(failed.code or EXIT_OK)
+    return record.model_dump(mode="json"), EXIT_OK
 
 
 def _ended(document: dict[str, Any], exit_code: int, options: argparse.Namespace) -> int:

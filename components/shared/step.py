@@ -53,6 +53,7 @@ class StepRecord(BaseModel):
     Attributes:
         seconds: Wall time of the step's work, without starting its process.
         exit_code: What the step's process ends with.
+        saved: Of a step that was told to end: how far it is saved, and where; empty: nothing is.
         report: What the step says of its result: metrics, artifact paths.
         delivery: What became of its status events.
     """
@@ -63,6 +64,7 @@ class StepRecord(BaseModel):
     status: Literal["succeeded", "failed", "cancelled"]
     seconds: float
     exit_code: int = 0
+    saved: str = ""
     report: dict[str, Any] = {}
     error: StepError | None = None
     delivery: dict[str, Any] | None = None
@@ -212,7 +214,11 @@ class _Frame:
         told: StepError,
         exit_code: int,
     ) -> NoReturn:
-        record = StepRecord(step=self._step, status=status, seconds=data.seconds, exit_code=exit_code, error=told)
+        # The note is of what was interrupted, which knows its checkpoints.
+        saved = self._addresses.text("; ".join(getattr(error, "__notes__", ()))) if status == "cancelled" else ""
+        record = StepRecord(
+            step=self._step, status=status, seconds=data.seconds, exit_code=exit_code, error=told, saved=saved
+        )
         event: EventData = data
         if self._step == "exit":  # whose own end says nothing of the pipeline's
             event = PipelineEnded(self._pipeline, "unknown", "", f"the exit step {status}: {told.message}", [])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from components.shared.artifacts import write_atomically, write_json
+from components.shared.artifacts import write_json
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.files import Output, disk_message, is_full, naming
 from components.shared.logs import LINE
@@ -25,6 +25,7 @@ from components.shared.signals import Terminated
 from components.shared.step import read_records
 from components.shared.storage.location import Place
 from pipelines.targets.result import INTERRUPTED, LINKS, REASONS, STEPS, STOPS, result_document
+from pipelines.targets.run_inputs import require_same_run, write_inputs
 from pipelines.targets.steps import RunPlace, Steps, Target
 from pipelines.targets.stopping import stopped_with
 
@@ -69,10 +70,11 @@ def run_local(
         out: Directory of the run; an earlier run's result in it is replaced, its other files stay.
         show: Shows each log line of the steps; everything else that is printed goes to ``kfp.log`` in `out`.
         target: What starts the steps.
-        start_over: Remove the checkpoints that are there, which a run of the same params would go on from.
+        start_over: Remove the checkpoints that are there, which a run of the same params would go on from, and do so
+            where they are of other params or data.
 
     Raises:
-        InputError: The directory cannot be written, or another run is under way there.
+        InputError: The directory cannot be written, holds a run of other params or data, or one that is under way.
         OSError: The disk is full.
     """
     out = out.absolute()
@@ -97,8 +99,10 @@ def _run_alone(
 ) -> LocalRun:
     """Run the pipeline in a directory that no other run is at."""
     with _writing(out):
+        if not start_over:
+            require_same_run(out, params, named)
         _clear(out, checkpoints=start_over)
-    write_atomically(out / "params.json", (params.to_json(indent=2) + "\n").encode())
+    write_inputs(out, params, named)
     start = time.perf_counter()
     with (out / "kfp.log").open("wb", buffering=0) as stream, target.scratch(out) as scratch:
         place = RunPlace(os.environ.get(RUN_VARIABLE) or new_run_id(), out, Path(scratch), lock)

@@ -70,13 +70,21 @@ def _task_directory(root: Path) -> Path | None:
     return max(runs, key=lambda path: path.stat().st_mtime_ns) if runs else None
 
 
+def _saved(training: StepRecord | None, place: RunPlace) -> str:
+    """How far a run is saved that was told to end; empty: nothing is."""
+    if training is None or training.status != "succeeded":
+        return training.saved if training is not None else ""
+    return f"training is done, and its checkpoints are kept in {place.out / 'checkpoints'}"
+
+
 def _error(records: dict[str, StepRecord], trouble: str | None, place: RunPlace, steps: Steps) -> dict[str, Any] | None:
     """Why the run did not succeed: the first step's own word, else what is missing."""
     for step in STEPS:
         record = records.get(step)
         if trouble in STOPS and (record is None or record.status != "succeeded"):
             kind = "KeyboardInterrupt" if trouble == INTERRUPTED else "Terminated"
-            return {"step": step, "type": kind, "message": trouble, "exit_code": STOPS[trouble]}
+            error = {"step": step, "type": kind, "message": trouble, "exit_code": STOPS[trouble]}
+            return error | {"saved": _saved(records.get("train"), place)}
         if record is None:
             why = steps.how_it_ended(step) or trouble or f"it left no record, so it was killed; see {place.log}"
             return {"step": step, "type": "Killed", "message": why, "exit_code": EXIT_FAILURE}

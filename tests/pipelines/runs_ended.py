@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -27,22 +28,27 @@ class Run:
         out: Its directory.
         params: The params' file.
         prefix: What starts it, such as nohup.
+        command: Another command than the usual one.
     """
 
-    def __init__(self, out: Path, params: Path, *prefix: str) -> None:
+    def __init__(self, out: Path, params: Path, *prefix: str, command: Sequence[str] = ()) -> None:
         self.out = out
         self.params = params
         self._log = out.with_name(f"{out.name}.log")
         self._stream = self._log.open("wb")
-        command = [*prefix, sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), "--params", str(params)]
+        words = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), "--params", str(params)]
         self.process = subprocess.Popen(
-            [*command, "--data", str(EXAMPLE_DATA)],
+            command or [*prefix, *words, "--data", str(EXAMPLE_DATA)],
             cwd=ROOT,
             env=os.environ | {TOKEN: str(out)},
             stdout=subprocess.DEVNULL,
             stderr=self._stream,
             start_new_session=True,
         )
+
+    def again(self, command: str) -> Run:
+        """A run in the same directory, by a command as a shell takes it."""
+        return Run(self.out, self.params, command=["sh", "-c", f"exec {command}"])
 
     def __enter__(self) -> Self:
         return self

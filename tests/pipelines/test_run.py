@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from components.shared.events.spool import events_in
 from components.shared.model import open_model
 from components.train.train import train
 from pipelines.cli import main
+from pipelines.params_files import EXAMPLE_DATA
 from tests.examples import SMALL, small, write_params
 from tests.pipelines.conftest import Command
 
@@ -182,10 +184,12 @@ def test_bad_data_ends_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_failed_run_leaves_no_earlier_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_params(tmp_path / "params.json", num_epochs=1)
-    options = ["--params", str(tmp_path / "params.json")]
+    data = shutil.copytree(EXAMPLE_DATA, tmp_path / "digits")
+    options = ["--params", str(tmp_path / "params.json"), "--data", str(data)]
     assert run_here(tmp_path / "out", capsys, *options)[0] == 0
 
-    code, document, _ = run_here(tmp_path / "out", capsys, *options, "--data", str(tmp_path / "nowhere"))
+    data.rename(tmp_path / "elsewhere")
+    code, document, _ = run_here(tmp_path / "out", capsys, *options)
 
     assert code == 2
     assert document["status"] == "failed"

@@ -16,7 +16,7 @@ import pytest
 
 from components.shared.events.spool import events_in
 from components.shared.run_lock import RUN_LOCK_VARIABLE, run_locked
-from components.train.checkpoints.format import list_checkpoints
+from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
 from tests.examples import write_params
@@ -97,6 +97,25 @@ def test_a_killed_run_leaves_a_checkpoint_and_goes_on(run: Run) -> None:
     assert len(list_checkpoints(directory)) == 1
     states = [(event.step, event.state) for event in events_in(run.out / "events") if event.is_terminal]
     assert states == [("data-prep", "succeeded"), ("train", "cancelled")]
+
+
+@pytest.mark.mended(
+    12,
+    input="Ctrl-C during shutterline run",
+    before="the last line was the error; that --out goes on was to be read in the README",
+    now="the last line: how far it is saved, where, and the command that goes on",
+)
+@pytest.mark.slow
+def test_the_last_line_of_an_interrupted_run_is_the_command_that_goes_on(run: Run) -> None:
+    os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
+    assert run.process.wait(60) == 130
+
+    (directory,) = (run.out / "checkpoints").iterdir()
+    place = read_checkpoint_manifest(list_checkpoints(directory)[-1]).place
+    saved, command = run.said.splitlines()[-1].split("; go on by: ")
+    assert saved == f"interrupted; {place} is saved in {directory}"
+    with run.again(command) as again:
+        again.until(f"going on from a checkpoint of {place}")
 
 
 ON_A_TERMINAL = "import os, sys; os.login_tty(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"

@@ -18,6 +18,7 @@ from components.shared.events.data import Checkpoint, Progress
 from components.shared.events.event import StepEvent
 from components.shared.events.spool import events_in
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
+from components.train.__main__ import main
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
 from components.train.evaluating import evaluated
 from tests.examples import small, write_digits, write_params
@@ -120,6 +121,52 @@ def test_sigterm_before_the_first_step(many: Path, tmp_path: Path) -> None:
     assert process.returncode == 143, told
     assert "Traceback" not in told
     assert events_of(tmp_path)[-1].state == "cancelled"
+
+
+@pytest.mark.mended(
+    12,
+    input="training interrupted",
+    before="the last line was `cancelled`",
+    now="the last line: how far it is saved, where, and the command that goes on",
+)
+def test_the_last_line_is_what_is_saved_and_the_command_that_goes_on(many: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    with training(many, folder, num_epochs=4) as process:
+        said_until(process, "epoch 2/")
+        process.send_signal(signal.SIGTERM)
+        told = rest_of(process)
+
+    kept = read_checkpoint_manifest(list_checkpoints(folder / "checkpoints")[-1])
+    saved, command = told.splitlines()[-1].split("; go on by: ")
+    assert saved == f"terminated; {kept.place} is saved in {folder}/checkpoints"
+    environment = os.environ | {EVENTS_VARIABLE: str(folder / "events")}
+    shell = ["sh", "-c", command]
+    again = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert again.returncode == 0, again.stderr
+    assert f"going on from a checkpoint of {kept.place}" in again.stderr
+
+
+def test_the_last_line_where_nothing_was_saved_yet(
+    many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at_once(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("components.train.staged.network_problems", at_once)
+    monkeypatch.setattr("components.train.train.network_problems", at_once)
+    words = ["--dataset", str(many), "--model", str(tmp_path / "it's"), "--start-over", "--params", "{}"]
+    words[-1] = str(write_params(tmp_path / "params.json"))
+
+    assert main(words) == 143
+    again = f"python -m components.train --dataset {many} --model '{tmp_path}/it'\"'\"'s' --params {words[-1]}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"terminated; nothing was saved yet; start again by: {again}"
+
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setattr(os, "getppid", lambda: 1)  # as of what a container is started for
+    assert main(words) == 143
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "terminated; nothing was saved yet; start it again with the same options"
 
 
 @pytest.fixture
