@@ -42,7 +42,7 @@ def build_parser() -> CommandParser:
                      "s3://…), with --params for them; default: the example's digits")  # fmt: skip
     run.add_argument("--out", metavar="DIR", type=_path, help="directory of the run; one that was interrupted goes on; "
                      "default: runs/TIME")  # fmt: skip
-    run.add_argument("--start-over", action="store_true", help="train anew, whatever checkpoints are in DIR")
+    run.add_argument("--start-over", action="store_true", help="train anew, whatever run and checkpoints are in DIR")
     run.add_argument("--follow-links", action="store_true", help="read what links in the data lead to outside of it")
     add_runner_options(run)
     add_json_option(run)
