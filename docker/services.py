@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -22,7 +23,8 @@ from importlib.resources import files
 from pathlib import Path
 
 HOST = "127.0.0.1"
-TOPIC, PROJECT, SUBSCRIPTION, BUCKET = "status", "local", "status-watch", "shutterline"
+# Google's ids of projects have 6 characters or more, and params hold that.
+TOPIC, PROJECT, SUBSCRIPTION, BUCKET = "status", "local-project", "status-watch", "shutterline"
 _READY_S = 60.0
 
 
@@ -141,14 +143,15 @@ def serve(options: argparse.Namespace) -> None:
     """Start everything, say how to use it, and wait for Ctrl-C or SIGTERM."""
     folder: Path = options.directory.absolute()
     (folder / "gcs").mkdir(parents=True, exist_ok=True)
-    exports, hints = [], []
+    exports, params, watches = [], [], []
     with ExitStack() as services:
         services.enter_context(
             running("Kafka", kafka_command(options.kafka_port, folder / "kafka"), options.kafka_port, folder)
         )
         make_kafka_topic(options.kafka_port)
         _say(f"Kafka        {HOST}:{options.kafka_port}, topic {TOPIC}")
-        hints += [f"--set KAFKA_HOST={HOST}:{options.kafka_port}", f"--set KAFKA_TOPIC={TOPIC}"]
+        params += [f"--set KAFKA_HOST={HOST}:{options.kafka_port}", f"--set KAFKA_TOPIC={TOPIC}"]
+        watches.append(f"--kafka {HOST}:{options.kafka_port}/{TOPIC} --since 10m")
         if (command := pubsub_command(options.pubsub_port)) is None:
             _say("Pub/Sub      not here: its emulator needs java and gcloud's component pubsub-emulator")
         else:
@@ -160,7 +163,8 @@ def serve(options: argparse.Namespace) -> None:
                 f"subscription {SUBSCRIPTION}"
             )
             exports.append(f"PUBSUB_EMULATOR_HOST={HOST}:{options.pubsub_port}")
-            hints += [f"--set PUB_SUB_PROJECT={PROJECT}", f"--set PUB_SUB_TOPIC={TOPIC}"]
+            params += [f"--set PUB_SUB_PROJECT={PROJECT}", f"--set PUB_SUB_TOPIC={TOPIC}"]
+            watches.append(f"--pubsub {PROJECT}/{SUBSCRIPTION}")
         services.enter_context(running("GCS", gcs_command(options.gcs_port, folder / "gcs"), options.gcs_port, folder))
         os.environ["STORAGE_EMULATOR_HOST"] = f"http://{HOST}:{options.gcs_port}"
         make_bucket()
@@ -174,12 +178,20 @@ def serve(options: argparse.Namespace) -> None:
         )
         _say(f"TensorBoard  http://{HOST}:{options.tensorboard_port}, of {options.logdir}")
         _say()
+        _say("in another terminal, in any directory:")
         _say(f"export {' '.join(exports)}")
-        _say(f"shutterline run {' '.join(hints)}")
+        _say(f"{_shutterline()} run {' '.join(params)}")
+        for watch in watches:
+            _say(f"{_shutterline()} watch {watch}")
         _say()
         _say("ready; Ctrl-C ends them")
         with contextlib.suppress(KeyboardInterrupt):
             signal.pause()
+
+
+def _shutterline() -> str:
+    """The command beside this interpreter, as a shell finds it from anywhere."""
+    return shlex.quote(str(Path(sys.executable).absolute().with_name("shutterline")))
 
 
 def _say(line: str = "") -> None:

@@ -77,7 +77,7 @@ def test_all_serve_with_topics_and_bucket_and_end_with_the_script(
     assert "status" in topics.stdout
     for address, wanted in (
         (f"http://{HOST}:{ports['gcs']}/storage/v1/b", '"shutterline"'),
-        (f"http://{HOST}:{ports['pubsub']}/v1/projects/local/subscriptions", "subscriptions/status-watch"),
+        (f"http://{HOST}:{ports['pubsub']}/v1/projects/local-project/subscriptions", "subscriptions/status-watch"),
         (f"http://{HOST}:{ports['tensorboard']}/data/environment", "version"),
     ):
         with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310 - our own servers
@@ -86,6 +86,41 @@ def test_all_serve_with_topics_and_bucket_and_end_with_the_script(
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert not any(serves(port) for port in ports.values())
+
+
+@pytest.mark.slow
+@pytest.mark.mended(
+    16,
+    input="what make services prints, pasted into another terminal",
+    before="params refuse its project id (local: too short), and the shell does not find shutterline",
+    now="each line works, in any directory",
+)
+def test_what_it_prints_works_when_it_is_pasted(services: tuple[subprocess.Popen[str], str], tmp_path: Path) -> None:
+    _, said = services
+    lines = said.partition("in another terminal, in any directory:\n")[2].splitlines()
+    export, run, kafka, pubsub = [line for line in lines if line and not line.startswith("ready")]
+    assert export.startswith("export ")
+    (tmp_path / "elsewhere").mkdir()
+
+    def pasted(line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/bin/sh", "-c", f"{export}\n{line}"],
+            cwd=tmp_path / "elsewhere",
+            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    done = pasted(f"{run} --set num_epochs=1 --set learning_rate_schedule=[] --set on_status_error=fail --out run")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "elsewhere" / "run" / "result.json").read_text())
+    for watch in (kafka, pubsub):
+        shown = pasted(f"{watch} --until-done --timeout 60 --json")
+        assert shown.returncode == 0, shown.stderr
+        assert result["run"] in shown.stdout
+        assert '"succeeded"' in shown.stdout
 
 
 def test_a_taken_port_is_told_in_one_line_and_nothing_stays(tmp_path: Path, ports: dict[str, int]) -> None:
