@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.shared.artifacts import (
     ArtifactKind,
+    ClassNames,
     FileRecord,
     ImageShape,
     Manifest,
@@ -95,9 +96,7 @@ class Speed(Record):
     of_matmul: float | None = Field(
         default=None, description="Arithmetic of training's own steps as a part of that, by turns; 1 is the bound."
     )
-    of_matmul_range: list[float] | None = Field(
-        default=None, description="Lowest and highest of the rounds' ratios."
-    )
+    of_matmul_range: list[float] | None = Field(default=None, description="Lowest and highest of the rounds' ratios.")
     rounds: int = Field(default=0, ge=0, description="Rounds that were measured; 0: none, or once, up to version 0.6.")
     why_not: dict[str, str] = Field(
         default={}, description="By figure, `of_constant_tensor` and `of_matmul`: why it is None."
@@ -117,6 +116,9 @@ class StartedFrom(Record):
     tensors: int = Field(ge=1, description="Weights and buffers taken over, the classifying layer's included.")
     initialised: int = Field(ge=0, description="Weights and buffers that stayed as they were initialised.")
     classifier: bool = Field(description="Whether the classifying layer was taken over.")
+    key: str = Field("", description="Where in the file they were, such as state_dict; empty: the file itself.")
+    prefix: str = Field("", description="What was before each of their names, such as module.")
+    unused: list[str] = Field(default_factory=list, description="What else the file holds.")
 
 
 class Provenance(Record):
@@ -137,7 +139,7 @@ class ModelManifest(Manifest):
     """``model.json``."""
 
     kind: Literal["shutterline.model"] = "shutterline.model"
-    classes: list[str]
+    classes: ClassNames
     image: ImageShape
     normalisation: Normalisation | None
     net_arch: list[dict[str, Any]] = Field(description="The feature layers; Flatten and Linear follow them.")
@@ -152,6 +154,17 @@ class ModelManifest(Manifest):
     selection: Selection
     history: list[EpochRecord]
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.normalisation is not None:
+            self.normalisation.require_channels(self.image.channels)
+        epochs = [record.epoch for record in self.history]
+        if any(later <= epoch for epoch, later in zip(epochs, epochs[1:], strict=False)):
+            raise ValueError("the epochs of its history do not follow each other")
+        if epochs and self.selection.epoch > epochs[-1]:
+            raise ValueError(f"it is of epoch {self.selection.epoch}, and its history ends with {epochs[-1]}")
+        return self
 
 
 MODEL = ArtifactKind("model", "model.json", ModelManifest)
