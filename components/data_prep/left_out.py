@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable
 from functools import cache
@@ -160,11 +161,13 @@ def _stem(name: str) -> str:
 
 def _is_picture(folder: str, name: str) -> bool:
     """Whether a file's content is that of an image."""
-    try:
-        with Image.open(Path(folder, name), formats=_BY_CONTENT):
-            return True
-    except Exception:  # damaged files make Pillow raise nearly anything
-        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of is for images that are read
+        try:
+            with Image.open(Path(folder, name), formats=_BY_CONTENT):
+                return True
+        except Exception:  # damaged files make Pillow raise nearly anything
+            return False
 
 
 def advice(endings: Collection[str]) -> str:
