@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from components.shared.errors import InputError
@@ -45,7 +45,14 @@ def run_locked(out: Path) -> Iterator[Path | None]:
             raise InputError(
                 f"--out {out}: {error} is running there; wait for its end, end it, or name another directory"
             ) from error
+        if is_locked:
+            stack.callback(_remove, out / _FILE)  # while it is still locked
         yield out / _FILE if is_locked else None
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()
 
 
 def end_with_run() -> None:

@@ -256,7 +256,13 @@ def test_docker_stop_reaches_the_step(tmp_path: Path, endless: subprocess.Popen[
     assert (document["error"]["step"], document["error"]["message"]) == ("train", "SIGTERM")
 
 
-def test_containers_of_a_command_that_was_killed_are_found_by_their_label(
+@pytest.mark.mended(
+    13,
+    input="kill -9 of shutterline run --runner docker",
+    before="its container trained on for hours",
+    now="the step ends as by SIGTERM; its container is found by the run's label",
+)
+def test_the_container_of_a_command_that_was_killed_ends_and_is_found_by_its_label(
     endless: subprocess.Popen[str], containers: Containers
 ) -> None:
     endless.kill()
@@ -265,6 +271,7 @@ def test_containers_of_a_command_that_was_killed_are_found_by_their_label(
     (container,) = containers.all()
     assert container.labels["shutterline.step"] == "train"
     assert container.name.startswith(f"shutterline-{containers.run}-train-")
+    assert container.wait(timeout=60)["StatusCode"] == 143
     container.remove(force=True)
 
 
