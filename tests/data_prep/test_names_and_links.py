@@ -114,7 +114,6 @@ def test_classes_alike_are_named_in_a_warning(tmp_path: Path, capsys: pytest.Cap
 
 
 @_mended("--dataset below --data", "written into the data, exit 0", "refused before anything is written")
-@_mended("--data below --dataset", "written around the data", "refused before anything is written")
 @pytest.mark.parametrize(
     ("dataset", "expected"),
     [

@@ -270,7 +270,7 @@ def test_what_may_mean_two_things_is_refused_with_what_to_do(
 @pytest.mark.mended(
     5,
     input="Training/info.csv, Validation/INFO.CSV, TEST/info.csv",
-    before="no known layout",
+    before="three classes named after the folders, the tables not mentioned",
     now="three splits, as by train/info.csv",
 )
 def test_tables_in_folders_of_splits_by_another_name(tmp_path: Path) -> None:
