@@ -280,8 +280,8 @@ class GcsBucket(Bucket):
     def read(self, name: str) -> bytes:
         return self._ask("GET", f"{self._objects}/{quote(name, safe='')}?alt=media")
 
-    def write(self, name: str, data: bytes) -> None:
-        query = urlencode({"uploadType": "media", "name": name})
+    def write(self, name: str, data: bytes, encoding: str = "") -> None:
+        query = urlencode({"uploadType": "media", "name": name, **({"contentEncoding": encoding} if encoding else {})})
         self._ask("POST", f"/upload{self._objects}?{query}", data)
 
     def delete(self, name: str) -> None:

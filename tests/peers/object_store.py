@@ -34,7 +34,8 @@ class Bucket:
     def read(self, name: str) -> bytes:
         raise NotImplementedError
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, encoding: str = "") -> None:
+        """Put an object there, of a Content-Encoding."""
         raise NotImplementedError
 
     def delete(self, name: str) -> None:

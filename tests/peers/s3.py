@@ -142,8 +142,9 @@ class S3Bucket(Bucket):
         data: bytes = self._client.get_object(Bucket=self.name, Key=name)["Body"].read()
         return data
 
-    def write(self, name: str, data: bytes) -> None:
-        self._client.put_object(Bucket=self.name, Key=name, Body=data)
+    def write(self, name: str, data: bytes, encoding: str = "") -> None:
+        options = {"ContentEncoding": encoding} if encoding else {}
+        self._client.put_object(Bucket=self.name, Key=name, Body=data, **options)
 
     def delete(self, name: str) -> None:
         self._client.delete_object(Bucket=self.name, Key=name)

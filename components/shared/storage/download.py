@@ -19,6 +19,7 @@ from pathlib import Path
 
 from components.shared.errors import StorageUnavailableError
 from components.shared.storage.content import Checked, Checksum, pieces_of
+from components.shared.storage.encoding import GZIP_MAGIC, is_packed, unpacked
 from components.shared.storage.objects import ObjectStore, StoredObject
 from components.shared.storage.transfer import Transfer
 
@@ -34,16 +35,20 @@ class Wanted:
     Attributes:
         stored: The version of the object.
         file: Where it goes.
-        sha256: What is known of its content from elsewhere.
+        sha256: What is known of its content from elsewhere, unpacked.
+        bytes: How many bytes that has, where it is known.
     """
 
     stored: StoredObject
     file: Path
     sha256: str | None = None
+    bytes: int | None = None
 
 
 class Download:
-    """Fetches one object.
+    """Fetches one object; of one that is stored with Content-Encoding gzip, what was packed.
+
+    An unpacked file is known again by its SHA-256 alone; without that the object is fetched again.
 
     Args:
         store: The bucket it is in.
@@ -62,10 +67,16 @@ class Download:
         name = hashlib.sha256(f"{wanted.stored.key}\n{wanted.file}".encode()).hexdigest()[:32]
         self._part = folder / f"{name}.part"
         self._journal = folder / f"{name}.json"
-        sha256 = Checksum("sha256", bytes.fromhex(wanted.sha256)) if wanted.sha256 is not None else None
-        # MD5 is the slowest of them all, and adds nothing where SHA-256 is known.
+        self._unpacked = folder / f"{name}.unpacked"
+        self._bytes = wanted.stored.bytes if wanted.bytes is None else wanted.bytes
+        self._most = wanted.bytes
+        self._sha256 = Checksum("sha256", bytes.fromhex(wanted.sha256)) if wanted.sha256 is not None else None
         server = wanted.stored.checksum
-        self._expected = (sha256, None if sha256 and server and server.algorithm == "md5" else server)
+        if is_packed(wanted.stored.encoding or "", uri):
+            self._expected: tuple[Checksum | None, ...] = (self._sha256,)
+        else:
+            # MD5 is the slowest of them all, and adds nothing where SHA-256 is known.
+            self._expected = (self._sha256, None if self._sha256 and server and server.algorithm == "md5" else server)
         self._lock = threading.Lock()
         self._missing: set[int] = set()
 
@@ -75,7 +86,7 @@ class Download:
         The tasks raise Changed, the storage errors, and OSError of the local file system with its file name.
         """
         size = self._stored.bytes
-        if self._has_size(self._file) or size <= RANGE:
+        if self._is_there() or size <= RANGE:
             yield self._look_or_fetch
             return
         done = self._read_journal()
@@ -87,13 +98,13 @@ class Download:
             self._prepare(done)
             yield from (partial(self._fetch_range, start) for start in sorted(self._missing))
 
-    def _has_size(self, file: Path) -> bool:
-        return file.is_file() and file.stat().st_size == self._stored.bytes
+    def _is_there(self) -> bool:
+        return self._file.is_file() and self._file.stat().st_size == self._bytes
 
     def _look_or_fetch(self) -> None:
         """Take the file that is there if it is right, or fetch the object in one go."""
         # Without any checksum nothing is known of a file that is there.
-        if any(self._expected) and self._has_size(self._file) and self._wrong(self._file) is None:
+        if any(self._expected) and self._is_there() and self._wrong(self._file, *self._expected) is None:
             self._transfer.found(self._stored.bytes)
             self._done()
         else:
@@ -111,9 +122,8 @@ class Download:
             checked = Checked(*self._expected)
             with _file_errors(self._part), self._part.open("wb", buffering=0) as stream:
                 self._read(0, self._stored.bytes, partial(_take, stream.fileno(), checked))
-            wrong = self._judged(checked) or ""
+            wrong = self._settle(checked) or ""
             if not wrong:
-                self._place()
                 return
             self._transfer.found(-self._stored.bytes)
         raise StorageUnavailableError(
@@ -145,15 +155,51 @@ class Download:
 
     def _finish(self) -> None:
         """Every range is there: check the whole."""
-        if self._wrong(self._part) is None:
-            self._place()
+        if self._settle() is None:
             return
         self._journal.unlink(missing_ok=True)
         self._transfer.found(-self._stored.bytes)
         self._fetch_whole()
 
-    def _wrong(self, file: Path) -> str | None:
-        checked = Checked(*self._expected)
+    def _settle(self, checked: Checked | None = None) -> str | None:
+        """Put the file in its place, if all bytes are right; else which checksum is wrong.
+
+        Args:
+            checked: Has computed what is expected, if it was computed on the way.
+        """
+        if is_packed(self._store.encoding(self._stored), self._uri):
+            wrong = self._wrong(self._part, self._stored.checksum) or self._unpack()
+        elif checked is not None:
+            wrong = self._judged(checked)
+        else:
+            wrong = self._wrong(self._part, *self._expected)
+        if wrong is None:
+            self._place()
+        return wrong
+
+    def _unpack(self) -> str | None:
+        """Put the content in the place of gzip data; or say that its checksum is wrong."""
+        checked = Checked(self._sha256)
+        first = b""
+        try:
+            with _file_errors(self._unpacked), self._part.open("rb") as packed, self._unpacked.open("wb") as stream:
+                for piece in unpacked(packed, self._stored.bytes, self._uri, self._most):
+                    first = first or piece[:2]
+                    checked.update(memoryview(piece))
+                    stream.write(piece)
+                    self._transfer.check()
+            # A file of such a name is to be gzip, and was not packed a second time.
+            if self._sha256 is None and self._file.suffix.lower() in (".gz", ".tgz") and first != GZIP_MAGIC:
+                return None
+            if wrong := checked.wrong():
+                return wrong
+            self._unpacked.replace(self._part)
+            return None
+        finally:
+            self._unpacked.unlink(missing_ok=True)
+
+    def _wrong(self, file: Path, *expected: Checksum | None) -> str | None:
+        checked = Checked(*expected)
         with _file_errors(file):
             for piece in pieces_of(file):
                 checked.update(piece)

@@ -7,13 +7,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from components.shared.artifacts import ArtifactKind, FileRecord, Manifest, read_manifest
 from components.shared.errors import ArtifactError, StorageRefusedError
 from components.shared.storage.claim import claim_in, earlier_files, told
 from components.shared.storage.download import Download, Wanted
+from components.shared.storage.encoding import is_packed
 from components.shared.storage.location import Location, key_problem
 from components.shared.storage.objects import Changed, ObjectStore, StoredObject
 from components.shared.storage.progress import OnProgress
@@ -175,6 +176,10 @@ class _Artifact:
     def _wanted(self, found: dict[str, StoredObject], manifest: StoredObject, record: FileRecord) -> Wanted:
         uri = self.location.child(record.file)
         stored = found.get(uri.key)
+        if stored is not None and stored.bytes != record.bytes:
+            encoding = self.store.encoding(stored)
+            if is_packed(encoding, uri):
+                return Wanted(replace(stored, encoding=encoding), self.into / record.file, record.sha256, record.bytes)
         if stored is None or stored.bytes != record.bytes:
             # The listing's pages are not of one moment: perhaps there is another artifact by now.
             if self.store.stat(manifest.key) != manifest:
@@ -184,7 +189,7 @@ class _Artifact:
                 f"{uri}: {what}, though {self.kind.manifest_file} names it; run the step that makes the "
                 f"{self.kind.name} again"
             )
-        return Wanted(stored, self.into / record.file, record.sha256)
+        return Wanted(stored, self.into / record.file, record.sha256, record.bytes)
 
     def _absent(self, anything: bool) -> StorageRefusedError:
         if not anything:

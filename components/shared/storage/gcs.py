@@ -46,8 +46,8 @@ from components.shared.storage.transfer import Transfer, workers
 EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
 _CONNECT_S = 10.0
 _TOKEN_S = 60.0  # a token that is refused so soon after the one before is not refused for its age
-_LIST_FIELDS = "nextPageToken,items(name,size,generation,crc32c)"
-_OBJECT_FIELDS = "name,size,generation,crc32c"
+_LIST_FIELDS = "nextPageToken,items(name,size,generation,crc32c,contentEncoding)"
+_OBJECT_FIELDS = "name,size,generation,crc32c,contentEncoding"
 _LOG_IN = (
     "run `gcloud auth application-default login`, name a key file by GOOGLE_APPLICATION_CREDENTIALS, or give the "
     "machine or pod a service account"
@@ -130,6 +130,10 @@ class GcsStore:
             response.release_conn()
         finally:
             response.close()  # a connection that was released stays open
+
+    def encoding(self, stored: StoredObject) -> str:
+        """The Content-Encoding, of which every answer tells."""
+        return stored.encoding or ""
 
     def write(
         self, key: str, content: Content, version: str | None, check: Callable[[], None] | None = None
@@ -361,7 +365,8 @@ def _settings(uri: str, file: str | None) -> tuple[Any, str]:
 def _stored(item: dict[str, Any]) -> StoredObject:
     digest = item.get("crc32c")
     checksum = Checksum("crc32c", base64.b64decode(digest)) if digest else None
-    return StoredObject(item["name"], int(item["size"]), str(item["generation"]), checksum)
+    encoding = str(item.get("contentEncoding", ""))
+    return StoredObject(item["name"], int(item["size"]), str(item["generation"]), checksum, encoding)
 
 
 def _said(response: Any) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from components.shared.storage.content import Checksum, Content
@@ -36,13 +36,15 @@ class StoredObject:
         key: Its whole key in the bucket.
         bytes: Its size.
         version: GCS's generation or S3's ETag.
-        checksum: The store's own of the whole content; None where it has none that can be computed.
+        checksum: The store's own of the bytes as they are stored; None where it has none that can be computed.
+        encoding: Their Content-Encoding; None where it has not been asked for.
     """
 
     key: str
     bytes: int
     version: str
     checksum: Checksum | None
+    encoding: str | None = field(default=None, compare=False)
 
 
 class ObjectStore(Protocol):
@@ -62,11 +64,19 @@ class ObjectStore(Protocol):
         ...
 
     def read(self, stored: StoredObject, start: int, stop: int) -> Iterator[memoryview]:
-        """Bytes [start, stop) of exactly this version, in pieces that are valid until the next one is asked for.
+        """Stored bytes [start, stop) of exactly this version, in pieces that are valid until the next one is asked for.
 
         Raises:
             Changed: This version is no longer there.
             Transient: The connection broke, or was not to be had; what was given out so far is right.
+        """
+        ...
+
+    def encoding(self, stored: StoredObject) -> str:
+        """The Content-Encoding of exactly this version, empty if it has none; costs nothing after it was read.
+
+        Raises:
+            Changed: This version is no longer there.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from components.shared.storage.content import Checked
+from components.shared.storage.encoding import is_packed, unpacked_bytes
 from components.shared.storage.location import Location
 from components.shared.storage.objects import ObjectStore, StoredObject, Transient
 from components.shared.storage.transfer import Transfer
@@ -17,9 +18,10 @@ def below(location: Location) -> str:
 
 
 def read_small(store: ObjectStore, transfer: Transfer, location: Location, stored: StoredObject) -> bytes:
-    """The whole of a small object of a location's bucket.
+    """The whole of a small object of a location's bucket, unpacked.
 
     Raises:
+        StorageRefusedError: It is packed in a way that is not read.
         Changed: This version is no longer there.
     """
     uri = Location(location.scheme, location.bucket, stored.key)
@@ -30,6 +32,6 @@ def read_small(store: ObjectStore, transfer: Transfer, location: Location, store
         checked.update(memoryview(data))
         if wrong := checked.wrong():
             raise Transient(f"its bytes came with a wrong {wrong} checksum")
-        return data
+        return unpacked_bytes(data, uri) if is_packed(store.encoding(stored), uri) else data
 
     return transfer.persist(uri, attempt)

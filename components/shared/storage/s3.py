@@ -59,6 +59,8 @@ class S3Store:
     def __init__(self, bucket: str, transfer: Transfer) -> None:
         self._bucket = bucket
         self._transfer = transfer
+        # Of versions that were read; a listing does not tell it.
+        self._encodings: dict[tuple[str, str], str] = {}
         config = Config(
             connect_timeout=min(_CONNECT_S, transfer.silence_s),
             read_timeout=transfer.silence_s,
@@ -102,7 +104,7 @@ class S3Store:
                     return None
                 raise
             checksum = None if _is_keyed(found) else _checksum(found["ETag"])
-            return StoredObject(key, found["ContentLength"], found["ETag"], checksum)
+            return StoredObject(key, found["ContentLength"], found["ETag"], checksum, found.get("ContentEncoding", ""))
 
         return self._persist(key, ask)
 
@@ -117,6 +119,7 @@ class S3Store:
         try:
             if answer["ETag"] != stored.version:
                 raise Changed(self._uri(stored.key))
+            self._encodings[stored.key, stored.version] = answer.get("ContentEncoding", "")
             if ranged and "ContentRange" not in answer:
                 raise Transient("the whole object came where a range was asked for")
 
@@ -126,6 +129,16 @@ class S3Store:
             yield from pieces_of_body(readinto, stop - start)
         finally:
             body.close()
+
+    def encoding(self, stored: StoredObject) -> str:
+        """The Content-Encoding; forgotten once it was told, since there may be a million of them."""
+        told = self._encodings.pop((stored.key, stored.version), stored.encoding)
+        if told is None:
+            present = self.stat(stored.key)
+            if present is None or present.version != stored.version:
+                raise Changed(self._uri(stored.key))
+            told = present.encoding or ""
+        return told
 
     def write(
         self, key: str, content: Content, version: str | None, check: Callable[[], None] | None = None

@@ -201,11 +201,11 @@ def run_all(transfer: Transfer, tasks: Iterable[Callable[[], None]]) -> None:
 
     def work() -> None:
         while True:
-            with lock:
-                task = next(waiting, None)
-            if task is None or errors:
-                return
             try:
+                with lock:
+                    task = next(waiting, None)  # which may raise as well as the task
+                if task is None or errors:
+                    return
                 task()
             except Stopped:
                 return
