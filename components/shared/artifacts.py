@@ -64,11 +64,32 @@ class ImageShape(Record):
         return self.height, self.width, self.channels
 
 
-class Normalisation(Record):
-    """What is subtracted from and divided into each channel of an image scaled to 0..1."""
+def _class_names(names: list[str]) -> list[str]:
+    if "" in names:
+        raise ValueError("a class must have a name")
+    if len(set(names)) != len(names):
+        raise ValueError("two classes have one name")
+    return names
 
-    mean: list[float]
-    std: list[Annotated[float, Field(gt=0)]]
+
+ClassNames = Annotated[list[str], AfterValidator(_class_names)]
+
+
+class Normalisation(Record):
+    """What is subtracted from and divided into each channel of an image scaled to 0..1, or of all alike."""
+
+    mean: list[Annotated[float, Field(allow_inf_nan=False)]]
+    std: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+
+    def require_channels(self, channels: int) -> None:
+        """See that it is of images of so many channels.
+
+        Raises:
+            ValueError: It is not.
+        """
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels):
+                raise ValueError(f"its {name} has {len(values)} numbers, and images have {channels} channel(s)")
 
 
 class Manifest(Record):
@@ -303,7 +324,7 @@ def read_manifest(path: Path, kind: ArtifactKind) -> Any:
         return kind.manifest_type.model_validate(document, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = shortened(".".join(str(part) for part in first["loc"]), 100)
+        where = shortened(".".join(str(part) for part in first["loc"]), 100) or "as a whole"
         raise ArtifactError(f"{file}: {where}: {shortened(first['msg'], 150)}; the file is damaged") from error
 
 

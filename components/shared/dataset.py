@@ -15,15 +15,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, TypeVar, get_args
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.shared.artifacts import (
     ArtifactKind,
     ArtifactWriter,
+    ClassNames,
     FileRecord,
     ImageShape,
     Manifest,
@@ -53,9 +54,17 @@ class SplitRecord(Record):
     """One split: its image shards in order, its labels, and how many images each class has."""
 
     count: int = Field(ge=1)
-    class_counts: list[int]
+    class_counts: list[Annotated[int, Field(ge=0)]]
     images: list[ShardRecord]
     labels: FileRecord
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if sum(self.class_counts) != self.count:
+            raise ValueError(f"the counts of its classes do not add up to its {self.count} images")
+        if sum(shard.count for shard in self.images) != self.count:
+            raise ValueError(f"the shards of a split do not add up to its {self.count} images")
+        return self
 
 
 class UnreadableImage(Record):
@@ -90,7 +99,7 @@ class DatasetManifest(Manifest):
 
     kind: Literal["shutterline.dataset"] = "shutterline.dataset"
     source: str = Field(description="What the images came from, such as 'IDX files'.")
-    classes: list[str] = Field(min_length=1, description="Class names; a label is an index into them.")
+    classes: ClassNames = Field(min_length=1, description="Class names; a label is an index into them.")
     image: ImageShape
     normalisation: Normalisation = Field(description="Of the training images, per channel, in units of 0..1.")
     splits: dict[SplitName, SplitRecord]
@@ -109,6 +118,17 @@ class DatasetManifest(Manifest):
         default_factory=dict, description="The folder of each split that the data brought; empty: the data folder."
     )
     left_out: LeftOut = Field(default_factory=LeftOut)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        self.normalisation.require_channels(self.image.channels)
+        for name, split in self.splits.items():
+            if len(split.class_counts) != len(self.classes):
+                raise ValueError(f"{name} counts {len(split.class_counts)} classes, and there are {len(self.classes)}")
+        names = [record.file for record in self.files()]
+        if len(set(names)) != len(names):
+            raise ValueError("a file is named twice")
+        return self
 
 
 DATASET = ArtifactKind("dataset", "dataset.json", DatasetManifest)
@@ -328,8 +348,6 @@ def _open_split(path: Path, manifest: DatasetManifest, record: SplitRecord) -> S
         raise ArtifactError(f"{path / record.labels.file}: holds labels outside 0..{len(manifest.classes) - 1}")
     shape = manifest.image.as_tuple()
     shards = tuple(_open_array(path / shard.file, np.uint8, (shard.count, *shape)) for shard in record.images)
-    if sum(shard.count for shard in record.images) != record.count:
-        raise ArtifactError(f"{path}: the shards of a split do not add up to its {record.count} images")
     return Split(shards, labels)
 
 

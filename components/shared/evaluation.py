@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from components.shared.artifacts import (
     ArtifactKind,
+    ClassNames,
     FileRecord,
     Manifest,
     Record,
@@ -59,9 +60,9 @@ class EvaluationManifest(Manifest):
     split: Literal["test"]
     images: int = Field(ge=1, description="Number of images evaluated.")
     metrics: MetricsRecord
-    classes: list[str] = Field(min_length=1)
+    classes: ClassNames = Field(min_length=1)
     per_class: list[ClassRecord]
-    confusion: list[list[int]] | None = Field(
+    confusion: list[list[Annotated[int, Field(ge=0)]]] | None = Field(
         description="Row the true class, column the predicted one; None beyond 2,000 classes, where it would be larger "
         "than predictions.csv, which has it all."
     )
@@ -86,6 +87,11 @@ class EvaluationManifest(Manifest):
         count = len(self.classes)
         if self.confusion is not None and [len(row) for row in self.confusion] != [count] * count:
             raise ValueError("confusion must have one row and one column for each class")
+        support = [row.support for row in self.per_class]
+        if sum(support) != self.images:
+            raise ValueError(f"the support of its classes does not add up to its {self.images} images")
+        if self.confusion is not None and [sum(row) for row in self.confusion] != support:
+            raise ValueError("the rows of confusion do not add up to the support of their classes")
         return self
 
 
