@@ -242,7 +242,8 @@ def _write_predictions(file: Path, findings: Findings) -> None:
 
 def _as_cell(name: str) -> str:
     """A class's name as a spreadsheet shows it: one that begins as a formula does gets an apostrophe before it."""
-    return f"'{name}" if name.startswith(_FORMULA) else name
+    cell = f"'{name}" if name.startswith(_FORMULA) else name
+    return cell.replace("\r", "\\r")  # csv quotes it only where it ends lines, and readers end a row at it
 
 
 def _manifest(

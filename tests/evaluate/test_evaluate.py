@@ -143,6 +143,32 @@ def test_predictions_name_every_image(place: Place) -> None:
     assert [float(row["confidence"]) for row in rows] == result.predictions.confidences.tolist()
 
 
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'quoted", '="a",b']
+
+
+@pytest.mark.mended(
+    15,
+    input="a class called =HYPERLINK(…), +1, -1 or @SUM, in predictions.csv",
+    before="the cell as it is, which a spreadsheet runs",
+    now="an apostrophe before it, which keeps it text; figures as they are",
+)
+@pytest.mark.parametrize("name", FORMULAS)
+def test_no_class_is_a_formula_in_a_spreadsheet(tmp_path: Path, name: str) -> None:
+    classes, params = [name, "1-1", "a=b"], params_of()
+    write_dataset(tmp_path / "dataset", classes=classes)
+    write_model(tmp_path / "model", params, dataset=tmp_path / "dataset", classes=classes)
+    place = Place(tmp_path / "model", tmp_path / "dataset", tmp_path / "evaluation", params)
+
+    result = evaluate(**place.arguments())
+
+    rows = rows_of(place.evaluation)
+    shown = ["'" + name.replace("\r", "\\r"), "1-1", "a=b"]
+    assert {row["label"] for row in rows} == set(shown)
+    assert [shown.index(row["predicted"]) for row in rows] == result.predictions.predicted.tolist()
+    assert [float(row["loss"]) for row in rows] == result.predictions.losses.tolist()
+    assert open_evaluation(place.evaluation).manifest.classes == classes
+
+
 def test_report_is_json_data(place: Place) -> None:
     result = evaluate(**place.arguments())
     report = result.report()
@@ -348,7 +374,19 @@ def test_an_evaluation_at_odds_with_itself_is_refused(place: Place) -> None:
     evaluate(**place.arguments())
     file = place.evaluation / EVALUATION.manifest_file
     document = json.loads(file.read_text())
-    changes: list[dict[str, object]] = [{"confusion": [[1]]}, {"per_class": []}, {"metrics": {}}]
+    rows = [row | {"support": row["support"] + 1} for row in document["per_class"]]
+    moved = [[row[1], row[0], *row[2:]] for row in document["confusion"][::-1]]
+    changes: list[dict[str, object]] = [
+        {"confusion": [[1]]},
+        {"confusion": moved},
+        {"per_class": []},
+        {"per_class": rows},
+        {"metrics": {}},
+        {"images": 51},
+        {"images": "50"},
+        {"classes": ["cat", "cat", "eel"]},
+        {"classes": ["cat", "dog", ""]},
+    ]
     for change in changes:
         file.write_text(json.dumps({**document, **change}))
         with pytest.raises(ArtifactError, match="the file is damaged"):

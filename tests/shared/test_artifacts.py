@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from components.shared.artifacts import (
     write_json,
 )
 from components.shared.errors import ArtifactError
+from components.shared.strict_json import MAX_BYTES
 
 
 class ParcelManifest(Manifest):
@@ -216,6 +219,20 @@ def test_a_missing_directory_or_manifest_is_told_apart(tmp_path: Path) -> None:
     assert "is not a complete parcel" in message_of(open_parcel, tmp_path / "empty")
 
 
+STRICT = pytest.mark.mended(
+    15,
+    input="a manifest with a key twice, NaN, Infinity or 1e999",
+    before="the last of the keys counts; infinities are computed with",
+    now="refused: is not JSON, and why",
+)
+NOT_STRICT = [
+    (b'{"schema_version": 2, "schema_version": 1}', "is not JSON (has the key 'schema_version' twice in one mapping)"),
+    (b'{"schema_version": 1, "created_by": NaN}', "is not JSON (NaN is not a number a run can use)"),
+    (b'{"schema_version": 1, "created_by": -Infinity}', "is not JSON (-Infinity is not a number"),
+    (b'{"schema_version": 1, "created_by": 1e999}', "is not JSON (1e999 is beyond what a number can be)"),
+]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -230,6 +247,9 @@ def test_a_missing_directory_or_manifest_is_told_apart(tmp_path: Path) -> None:
         (b'{"schema_version": 2}', "has schema_version 2, and this version reads 1"),
         (b'{"schema_version": "1"}', "has schema_version 1, and this version reads 1"),
         (b'{"schema_version": 1}', "created_by: Field required; the file is damaged"),
+        (b'{"schema_version": true}', "has schema_version True, and this version reads 1"),
+        (b'{"schema_version": 1.0}', "has schema_version 1.0, and this version reads 1"),
+        *(pytest.param(content, message, marks=STRICT) for content, message in NOT_STRICT),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -242,6 +262,49 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes, mess
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "parcel.json").mkdir()
     assert "cannot be read: Is a directory" in message_of(open_parcel, tmp_path)
+
+
+def listen(file: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(file))
+
+
+def sparse(file: Path) -> None:
+    """A large file that takes no room."""
+    with file.open("wb") as stream:
+        stream.truncate(MAX_BYTES + 1)
+
+
+@pytest.mark.mended(
+    15,
+    input="a manifest that is a pipe, a device, a socket or of 64 MiB and more",
+    before="the pipe is waited for, for ever; /dev/zero is read until memory ends",
+    now="refused at once, exit code 2",
+)
+@pytest.mark.parametrize(
+    ("put", "message"),
+    [
+        (os.mkfifo, "cannot be read: is a pipe, not a file"),
+        (lambda file: file.symlink_to("/dev/zero"), "cannot be read: is a device, not a file"),
+        (listen, "cannot be read: is a socket, not a file"),
+        (sparse, "cannot be read: is larger than 67,108,864 bytes"),
+    ],
+    ids=["pipe", "device", "socket", "large"],
+)
+def test_a_manifest_that_is_no_file_of_a_manifests_size_is_refused(
+    tmp_path: Path, put: Callable[[Path], object], message: str
+) -> None:
+    (tmp_path / "parcel").mkdir()
+    put(tmp_path / "parcel" / "parcel.json")
+    assert message in message_of(open_parcel, tmp_path / "parcel")
+
+
+def test_a_manifest_that_no_reader_would_take_is_not_written(tmp_path: Path) -> None:
+    with ArtifactWriter(tmp_path / "parcel", PARCEL) as writer:
+        manifest = fill(writer, FILES).model_copy(update={"created_by": "x" * MAX_BYTES})
+        with pytest.raises(ArtifactError, match=r"parcel.json: would have 67,.* bytes, and a manifest has at most 67,"):
+            writer.commit(manifest)
+    assert list((tmp_path / "parcel").iterdir()) == []
 
 
 def change_label(**changes: Any) -> Callable[[dict[str, Any]], object]:

@@ -8,7 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -279,6 +279,49 @@ def test_a_manifest_of_another_kind_is_refused(tmp_path: Path, change: dict[str,
     manifest = tmp_path / DATASET.manifest_file
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **change}))
     with pytest.raises(ArtifactError, match=rf"{next(iter(change))}.*the file is damaged") as caught:
+        open_dataset(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def moved_count(document: dict[str, Any]) -> None:
+    document["splits"]["train"]["class_counts"] = [-1, 5]
+
+
+@pytest.mark.mended(
+    15,
+    input="a dataset.json whose counts, classes or normalisation disagree, as after an edit by hand",
+    before="taken; balanced weights of -1 images, or an error of torch somewhere in training",
+    now="refused with what disagrees, exit code 2",
+)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda document: document["splits"]["train"].update(class_counts=[1, 1]), "do not add up to its 4 images"),
+        (
+            lambda document: document["splits"]["train"].update(class_counts=[4]),
+            "train counts 1 classes, and there",
+        ),
+        (moved_count, "greater than or equal to 0"),
+        (lambda document: document["splits"]["train"].update(count="4"), "valid integer"),
+        (lambda document: document.update(classes=["a", "a"]), "two classes have one name"),
+        (lambda document: document.update(classes=["a", ""]), "a class must have a name"),
+        (
+            lambda document: document["normalisation"].update(mean=[0.1, 0.2]),
+            "its mean has 2 numbers, and images",
+        ),
+        (lambda document: document["normalisation"].update(std=[]), "its std has 0 numbers"),
+        (lambda document: document["splits"]["train"]["labels"].update(file="train/images-00000.npy"), "named twice"),
+    ],
+)
+def test_a_manifest_that_disagrees_with_itself_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    write(tmp_path, {"train": noise(4)})
+    manifest = tmp_path / DATASET.manifest_file
+    document = json.loads(manifest.read_text())
+    change(document)
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(ArtifactError, match=rf"{message}.*the file is damaged") as caught:
         open_dataset(tmp_path)
     assert "\n" not in str(caught.value)
 
