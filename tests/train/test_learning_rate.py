@@ -78,10 +78,12 @@ def test_what_would_set_the_rate_is_left_out(dataset: Path) -> None:
     plain = small(net_arch=PLAIN_ARCH)
     # Over after the 14 steps of the run: a step more would be an error.
     changing = [{**schedule("OneCycleLR", max_lr=1), "interval": "batch"}, schedule("StepLR", step_size=1)]
-    with_schedules = small(net_arch=PLAIN_ARCH, learning_rate_schedule=changing, ema_decay=0.9)
+    with_schedules = small(net_arch=PLAIN_ARCH, learning_rate_schedule=changing[:1], ema_decay=0.9)
+    in_turn = small(net_arch=PLAIN_ARCH, learning_rate_schedule=changing, milestones=[1])
     with_warmup = small(net_arch=PLAIN_ARCH, warmup_epochs=1)
     expected = find_learning_rate(dataset, plain).curve
     assert find_learning_rate(dataset, with_schedules).curve == expected
+    assert find_learning_rate(dataset, in_turn).curve == expected
     assert find_learning_rate(dataset, with_warmup).curve == expected
 
 

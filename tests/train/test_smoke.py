@@ -36,7 +36,8 @@ def test_what_hinders_learning_by_heart_is_left_out(dataset: Path) -> None:
         "mixup_alpha": 1.0,
         "cutmix_alpha": 1.0,
         "warmup_epochs": 1,
-        "learning_rate_schedule": [{**schedule("ExponentialLR", gamma=0.1), "interval": "batch"}],
+        "learning_rate_schedule": [{**schedule("ExponentialLR", gamma=0.1), "interval": "batch", "name": None}] * 2,
+        "milestones": [1],
         "loss": {"class": "torch.nn.CrossEntropyLoss", "kwargs": {"label_smoothing": 0.3}},
         "shuffle_dataset": False,
     }
