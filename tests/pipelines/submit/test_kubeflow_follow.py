@@ -212,7 +212,7 @@ def test_on_a_terminal_each_step_is_one_row_that_is_drawn_again(
     terminal = OnTerminal([*command, "--name", "night", "--follow"], {}, size=(160, 40))
     assert terminal.ended(60) == 1
     text = terminal.screen.text
-    rows = [" ".join(line.split()[:4]) for line in text.splitlines() if line.startswith("  ")]
+    rows = [" ".join(line.split()[:4]) for line in text.splitlines() if re.match(r"  \S", line)]
     assert rows == [
         "data-prep succeeded in 4",
         "train failed after 5",
