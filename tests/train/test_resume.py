@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from components.shared.allowed_classes import OPTIMIZERS, SCHEDULERS
+from components.shared.artifacts import sha256_of
+from components.shared.dataset import DATASET
 from components.shared.model import open_model
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
 from components.train.checkpoints.resume import find_checkpoint
@@ -20,6 +22,7 @@ from tests.configs import schedule, transform
 from tests.examples import SMALL, small, write_digits
 from tests.train.interrupting import (
     LOG,
+    Interrupted,
     at_step,
     differing,
     ended,
@@ -276,3 +279,35 @@ def test_a_checkpoint_holds_no_secret(dataset: Path, tmp_path: Path, monkeypatch
 
     for file in (tmp_path / "checkpoints").iterdir():
         assert b"hidden-words" not in file.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
+def test_a_checkpoint_of_a_version_without_milestones_goes_on(few: Path, tmp_path: Path) -> None:
+    """It names no such key, and its epochs have no lowest and highest learning rate."""
+    params = small(**STATES["StepLR by batch"], num_epochs=3)
+    digest = sha256_of(few / DATASET.manifest_file)
+    trainer = fresh_trainer(few, params)
+    trainer.train_rest(lambda: None)
+    trainer.end_epoch()
+
+    def leave() -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        trainer.train_rest(leave)
+    manifest, state = manifest_of(trainer, digest), state_of(trainer)
+    state["history"] = [{k: v for k, v in one.items() if "est_learning_rate" not in k} for one in state["history"]]
+    del state["epoch"]["rates"]
+    names = {name: value for name, value in manifest.params.items() if name != "milestones"}
+    write_checkpoint(tmp_path, manifest.model_copy(update={"params": names}), state)
+
+    found = find_checkpoint(tmp_path, params, digest, LOG)
+    assert found is not None
+    again = fresh_trainer(few, params)
+    restore(again, found, LOG)
+    while not again.is_finished:
+        again.train_rest(lambda: None)
+        again.end_epoch()
+
+    assert differing(trained_through(few, params)["network"], state_of(again)["network"]) == []
+    assert [record.lowest_learning_rate is None for record in again.history] == [True, True, False]

@@ -83,7 +83,11 @@ def differences(manifest: CheckpointManifest, params: Params, dataset_sha256: st
     """What differs between a checkpoint's run and this one, a line each."""
     if manifest.dataset_sha256 != dataset_sha256:
         yield f"the dataset: SHA-256 {manifest.dataset_sha256[:12]}… there, {dataset_sha256[:12]}… here"
-    yield from differences_of_params(manifest.params, params.to_dict(), FREE | {"num_epochs"})
+    # A version that did not have a key yet did what its default does.
+    here_only = params.to_dict().keys() - manifest.params.keys()
+    fields = Params.model_fields
+    absent = {key for key in here_only if getattr(params, key) == fields[key].get_default(call_default_factory=True)}
+    yield from differences_of_params(manifest.params, params.to_dict(), FREE | {"num_epochs"} | absent)
     there, here = epochs_of(manifest), params.num_epochs
     if there == here:
         return
