@@ -3,7 +3,8 @@
 The transforms are run on known images (black, white, one tone, a gradient) by several draws of chance, with every
 branch taken that chance may take. What comes out must be images as training reads them:
 
-- uint8, or floats in 0..1; half of that range may be left at either end, as by noise that is not clipped;
+- uint8, or floats in 0..1; half of that range may be left at either end, as by noise that is not clipped. So must be
+  what each transform gets, unless it only converts;
 - of the size and the channels that the params say;
 - now and then about as black, white and coloured as they were: what is always darker or inverted is another scale;
 - with something left to see: black and white differ, and so does the gradient within itself.
@@ -47,6 +48,7 @@ _SHARE = 0.01
 _SAME = 1.5 / 255
 
 _LEVELS = {"black": (0, 0, 0), "white": (255, 255, 255), "a tone": (200, 120, 40)}
+_CONVERTING = frozenset({"ConvertImageDtype", "Identity", "ToDtype", "ToImage", "ToPureTensor"})
 _OF_COLOUR = frozenset({"Grayscale", "RGB", "RandomGrayscale"})
 _OF_SIZE = frozenset({"CenterCrop", "Pad", "RandomCrop", "RandomResize", "RandomShortestSize", "Resize", "ScaleJitter"})
 
@@ -185,7 +187,7 @@ def _seen(image: Tensor, known: Tensor, draw: int) -> _Seen:
     if image.dtype not in _NUMBERS or not image.numel():
         return _Seen(draw, image.dtype, shape)
     values = image.float()
-    lowest, highest = (float(value) for value in values.aminmax())
+    lowest, highest = _span(image)
     if shape != known.shape:
         return _Seen(draw, image.dtype, shape, lowest, highest)
     step = max(1, values.numel() // _LOOKED_AT)
@@ -202,6 +204,27 @@ def _seen(image: Tensor, known: Tensor, draw: int) -> _Seen:
         tuple(unit.median(1).values.tolist()),
         tuple(off.kthvalue(math.ceil(_SHARE * off.shape[1])).values.tolist()),
     )
+
+
+def _span(image: Tensor) -> tuple[float, float]:
+    """The lowest and the highest value; NaN where they are no real numbers."""
+    if image.dtype not in _NUMBERS or not image.numel():
+        return math.nan, math.nan
+    lowest, highest = image.float().aminmax()
+    return float(lowest), float(highest)
+
+
+def _scale_problem(dtype: torch.dtype, lowest: float, highest: float) -> str | None:
+    """What is wrong with values of an image, if they are not on the scale on which they are read."""
+    name, white = str(dtype).removeprefix("torch."), 1 if dtype.is_floating_point else 255
+    span = f"values up to {highest:.4g}" if lowest >= 0 else f"values from {lowest:.4g} to {highest:.4g}"
+    if dtype not in _READ:
+        return f"{name}{'' if math.isnan(highest) else f', {span},'} where uint8 or floats in 0..1 are read"
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        return f"values as {name} that are not finite"
+    if lowest < -_BEYOND * white or highest > (1 + _BEYOND) * white:
+        return f"{span} as {name} where 0..{white} is read"
+    return None
 
 
 def _known_images(channels: int, height: int, width: int) -> list[Tensor]:
@@ -244,7 +267,8 @@ class _Trial:
         self._draws = _DRAWS * max([1, *(len(choice.among) for choice in self._choices)])
         self._images = _known_images(*self._shape)[: 1 if is_sized_only else None]
         self._wrapping: set[int] = set()
-        self._watch_noise()
+        self._given: dict[int, str] = {}
+        self._watch()
         # By transform and image: what went in and came out by the first draw, and what was seen by every draw.
         self._first = [[(image, image) for image in self._images] for _ in specs]
         self._seen: list[list[list[_Seen]]] = [[[] for _ in self._images] for _ in specs]
@@ -253,23 +277,31 @@ class _Trial:
             self._try(draw)
             if is_sized_only or self._size_problem(self._last):
                 break
-            # One choice has gone all ways, and there is nothing to say against what came out.
-            if len(self._choices) < 2 and draw >= enough and not any(self._judged(self._last)):
+            # One choice has gone all ways, and nothing is wrong with what came out, nor with values on the way.
+            if len(self._choices) < 2 and draw >= enough and self._is_sound():
                 break
         is_judged = not is_sized_only and self._size_problem(self._last) is None
         self._fixed = [is_judged and self._is_fixed(index) for index in range(len(specs))]
 
-    def _watch_noise(self) -> None:
-        """Note where noise goes into uint8 unclipped: what leaves 0..255 comes in again at the other end."""
+    def _watch(self) -> None:
+        """Note what transforms get, those inside others, too: another scale, or uint8 for noise that wraps around."""
         for index, transform in enumerate(self._chain.transforms):
             for inner in _inside(transform):
-                if type(inner).__name__ == "GaussianNoise" and not inner.clip:
+                name = type(inner).__name__
+                if name in _CONVERTING or hasattr(inner, "transforms") or not isinstance(inner, torch.nn.Module):
+                    continue
+                is_wrapping = name == "GaussianNoise" and not getattr(inner, "clip", True)
 
-                    def note(_: Any, given: tuple[Tensor, ...], index: int = index) -> None:
-                        if given[0].dtype is torch.uint8:
-                            self._wrapping.add(index)
+                def note(
+                    _: Any, given: tuple[Tensor, ...], at: tuple[int, str] = (index, name), wraps: bool = is_wrapping
+                ) -> None:
+                    if wraps and given[0].dtype is torch.uint8:
+                        self._wrapping.add(at[0])
+                    lowest, highest = _span(given[0])
+                    if (problem := _scale_problem(given[0].dtype, lowest, highest)) is not None:
+                        self._given.setdefault(at[0], f"hands {problem} by {at[1]}")
 
-                    inner.register_forward_pre_hook(note)
+                inner.register_forward_pre_hook(note)
 
     def _try(self, draw: int) -> None:
         for number, image in enumerate(self._images):
@@ -317,11 +349,11 @@ class _Trial:
 
     def _problem(self) -> tuple[int, str] | None:
         """The transform after which images are off, and what is wrong."""
-        if self._is_sized_only:
+        if self._is_sized_only or self._size_problem(self._last):
             return self._traced(self._size_problem)
         found = (
-            self._traced(self._size_problem)
-            or self._traced(self._value_problem)
+            self._traced(self._value_problem)
+            or self._handed()
             or self._wrapped()
             or self._always()
             or self._traced(self._level_problem)
@@ -340,8 +372,9 @@ class _Trial:
         index = self._last - len(list(takewhile(judge, reversed(range(self._last)))))
         return index, str(judge(index))
 
-    def _judged(self, index: int) -> Iterator[str | None]:
-        yield from (judge(index) for judge in (self._value_problem, self._level_problem, self._left_problem))
+    def _is_sound(self) -> bool:
+        on_the_way = any(self._value_problem(index) for index in range(self._last + 1))
+        return not (on_the_way or self._given or self._level_problem(self._last) or self._left_problem(self._last))
 
     def _all(self, index: int) -> list[_Seen]:
         return [seen for of_image in self._seen[index] for seen in of_image]
@@ -360,16 +393,8 @@ class _Trial:
         for dtype in dict.fromkeys(seen.dtype for seen in found):
             of_dtype = [seen for seen in found if seen.dtype is dtype]
             lowest, highest = min(seen.lowest for seen in of_dtype), max(seen.highest for seen in of_dtype)
-            name, white = str(dtype).removeprefix("torch."), of_dtype[0].white
-            span = f"up to {highest:.4g}" if lowest >= 0 else f"from {lowest:.4g} to {highest:.4g}"
-            if dtype not in _READ:
-                values = "" if math.isnan(highest) else f", values {span},"
-                advice = self._scale_advice(index, "dtype: torch.float32 and scale: true")
-                return f"gives {name}{values} where uint8 or floats in 0..1 are read; {advice}"
-            if not (math.isfinite(lowest) and math.isfinite(highest)):
-                return f"gives values as {name} that are not finite"
-            if lowest < -_BEYOND * white or highest > (1 + _BEYOND) * white:
-                return f"gives values {span} as {name} where 0..{white} is read; {self._scale_advice(index)}"
+            if (problem := _scale_problem(dtype, lowest, highest)) is not None:
+                return f"gives {problem}; {self._scale_advice(index, is_read=dtype in _READ)}"
         if (dark := self._dark(found)) is not None:
             name = str(dark.dtype).removeprefix("torch.")
             return (
@@ -391,10 +416,10 @@ class _Trial:
                     return brightest
         return None
 
-    def _scale_advice(self, index: int, kwargs: str = "scale: true") -> str:
+    def _scale_advice(self, index: int, *, is_read: bool = True) -> str:
         holds = self._holds(index)
         if "ToDtype" in holds:
-            return f"set {kwargs} in the kwargs of ToDtype"
+            return f"set {'' if is_read else 'dtype: torch.float32 and '}scale: true in the kwargs of ToDtype"
         if "ConvertImageDtype" in holds:
             return "set dtype: torch.float32 in its kwargs"
         if "GaussianNoise" in holds:
@@ -402,6 +427,13 @@ class _Trial:
         if any(hasattr(inner, "fill") or hasattr(inner, "value") for inner in _inside(self._chain.transforms[index])):
             return "choose what it fills with on that scale"
         return "normalise_mean and normalise_std normalise the images of every split"
+
+    def _handed(self) -> tuple[int, str] | None:
+        """Values of another scale on the way to a transform that does more than convert them."""
+        if not self._given:
+            return None
+        index = min(self._given)
+        return index, f"{self._given[index]}; {self._scale_advice(index)}"
 
     def _wrapped(self) -> tuple[int, str] | None:
         if not self._wrapping:

@@ -1,0 +1,522 @@
+"""Transforms go for training images alone: what would make those other than held-out images is refused, by a trial."""
+
+from __future__ import annotations
+
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.classifier.augmentation import Augmentation
+from components.classifier.check import check_dict
+from components.classifier.rehearsal import rehearse_transforms
+from components.shared.allowed_classes import MODULES_VARIABLE, TRANSFORMS
+from components.shared.errors import ParamsError
+from components.shared.params import ParamsWarning
+from components.shared.params_types import TransformSpec
+from tests.classifier.both_ways import CPU
+from tests.classifier.comparable import DRAWS, are_comparable, is_comparable, real_pictures
+from tests.configs import Entry, refused, small, transform
+
+SCALED, UNSCALED = (transform("ToDtype", dtype="torch.float32", scale=scale) for scale in (True, False))
+INVERT = transform("RandomInvert", p=1)
+SOMETIMES_UNSCALED = transform("RandomApply", transforms=[UNSCALED], p=0.01)
+
+# For every allowed transform, arguments by which images may stay what they are, and by which they may not.
+ENTRIES: list[Entry] = [
+    transform("AugMix"),
+    transform("AutoAugment", policy="cifar10"),
+    transform("CenterCrop", size=6),
+    transform("CenterCrop", size=8),
+    transform("ColorJitter", brightness=0.3),
+    transform("ColorJitter", brightness=[0.2, 0.4]),
+    transform("ColorJitter", contrast=0.3, saturation=0.3, hue=0.05),
+    transform("Compose", transforms=[SCALED, transform("RandomInvert")]),
+    transform("Compose", transforms=[UNSCALED, transform("RandomInvert")]),
+    transform("ConvertImageDtype", dtype="float32"),
+    transform("ConvertImageDtype", dtype="int32"),
+    transform("ElasticTransform", alpha=2.0, sigma=1.0),
+    transform("GaussianBlur", kernel_size=3),
+    transform("GaussianBlur", kernel_size=3, sigma=[1, 1]),
+    transform("GaussianNoise", sigma=0.05),
+    transform("GaussianNoise", sigma=0.05, mean=0.5),
+    transform("Grayscale"),
+    transform("Grayscale", num_output_channels=3),
+    transform("Identity"),
+    transform("JPEG", quality=[40, 90]),
+    transform("Pad", padding=2),
+    transform("RGB"),
+    transform("RandAugment"),
+    transform("RandomAdjustSharpness", sharpness_factor=2),
+    transform("RandomAdjustSharpness", sharpness_factor=2, p=1),
+    transform("RandomAffine", degrees=10, translate=[0.1, 0.1]),
+    transform("RandomApply", transforms=[INVERT]),
+    transform("RandomApply", transforms=[UNSCALED], p=0.3),
+    transform("RandomAutocontrast"),
+    transform("RandomAutocontrast", p=1),
+    transform("RandomChannelPermutation"),
+    transform("RandomChoice", transforms=[transform("Identity"), UNSCALED]),
+    transform("RandomChoice", transforms=[transform("Identity"), transform("RandomRotation", degrees=20)]),
+    transform("RandomCrop", size=8, padding=1),
+    transform("RandomCrop", size=9),
+    transform("RandomEqualize"),
+    transform("RandomErasing"),
+    transform("RandomErasing", p=1, value=255),
+    transform("RandomGrayscale"),
+    transform("RandomGrayscale", p=1),
+    transform("RandomHorizontalFlip"),
+    transform("RandomHorizontalFlip", p=1),
+    transform("RandomInvert"),
+    INVERT,
+    transform("RandomOrder", transforms=[transform("RandomInvert"), transform("RandomVerticalFlip")]),
+    transform("RandomPerspective"),
+    transform("RandomPhotometricDistort"),
+    transform("RandomPosterize", bits=2, p=1),
+    transform("RandomPosterize", bits=3),
+    transform("RandomResize", min_size=8, max_size=10),
+    transform("RandomResizedCrop", size=8),
+    transform("RandomRotation", degrees=20),
+    transform("RandomShortestSize", min_size=8),
+    transform("RandomSolarize", threshold=0.5),
+    transform("RandomSolarize", threshold=128),
+    transform("RandomSolarize", threshold=128, p=1),
+    transform("RandomVerticalFlip"),
+    transform("RandomZoomOut", p=1, side_range=[1, 2]),
+    transform("Resize", size=[12, 12]),
+    transform("Resize", size=[8, 8]),
+    transform("ScaleJitter", target_size=[8, 8]),
+    SCALED,
+    UNSCALED,
+    transform("ToDtype", dtype="bool"),
+    transform("ToDtype", dtype="float64", scale=True),
+    transform("ToDtype", dtype="int16"),
+    transform("ToDtype", dtype="uint8"),
+    transform("ToImage"),
+    transform("ToPureTensor"),
+    transform("TrivialAugmentWide"),
+]
+
+
+def shown(entry: Entry) -> str:
+    """An entry as the name of a test."""
+    arguments = ", ".join(
+        f"{name}={'[…]' if name == 'transforms' else value}" for name, value in entry["kwargs"].items()
+    )
+    return f"{entry['class'].rpartition('.')[2]}({arguments})"
+
+
+def specs(*entries: Entry) -> list[TransformSpec]:
+    return [TransformSpec.model_validate(entry) for entry in entries]
+
+
+def rehearsed(*entries: Entry, shape: tuple[int, int, int] = (8, 8, 1)) -> list[str]:
+    return rehearse_transforms(specs(*entries), shape)
+
+
+def problem(*entries: Entry, shape: tuple[int, int, int] = (8, 8, 1)) -> tuple[str, str]:
+    """Where the one problem is, and what."""
+    ((path, message),) = refused(rehearse_transforms, specs(*entries), shape).items()
+    return path, message
+
+
+def is_accepted(entries: tuple[Entry, ...], channels: int) -> bool:
+    try:
+        rehearsed(*entries, shape=(8, 8, channels))
+    except ParamsError:
+        return False
+    return True
+
+
+def test_the_table_has_every_allowed_transform() -> None:
+    assert {entry["class"].rpartition(".")[2] for entry in ENTRIES} == TRANSFORMS.allowed
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=shown)
+def test_accepted_is_what_leaves_real_pictures_comparable(entry: Entry) -> None:
+    for before, channels in product(([], [SCALED], [UNSCALED]), (1, 3)):
+        chain = (*before, entry)
+        assert is_accepted(chain, channels) == is_comparable(chain, channels), (
+            shown(before[0]) if before else "",
+            channels,
+        )
+
+
+@pytest.mark.slow
+@given(st.tuples(st.sampled_from(ENTRIES), st.sampled_from(ENTRIES)), st.sampled_from([1, 3]))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_of_two_transforms_accepted_is_what_leaves_real_pictures_comparable(
+    chain: tuple[Entry, ...], channels: int
+) -> None:
+    assert is_accepted(chain, channels) == is_comparable(chain, channels)
+
+
+def mended(given: str, before: str, now: str) -> pytest.MarkDecorator:
+    return pytest.mark.mended(1, input=given, before=before, now=now)
+
+
+GREY, COLOUR = (8, 8, 1), (8, 8, 3)
+LARGE, HUGE = (224, 224, 3), (5000, 5000, 3)
+REFUSED = [
+    pytest.param(
+        [UNSCALED],
+        GREY,
+        0,
+        "ToDtype gives values up to 255 as float32 where 0..1 is read; set scale: true in the kwargs of ToDtype",
+        marks=mended(
+            "ToDtype(float32), whose default does not scale",
+            "sound; digits fall from 0.99 to 0.10 held-out accuracy",
+            "refused: values up to 255 as float32 where 0..1 is read; set scale: true",
+        ),
+    ),
+    pytest.param(
+        [transform("ToImage"), UNSCALED, transform("RandomRotation", degrees=5)],
+        HUGE,
+        1,
+        "gives values up to 255 as float32",
+        id="images too large to be tried whole",
+    ),
+    pytest.param([transform("Identity"), UNSCALED, transform("ColorJitter", brightness=0.3)], COLOUR, 1, "up to 255"),
+    pytest.param([transform("Compose", transforms=[UNSCALED])], GREY, 0, "set scale: true in the kwargs of ToDtype"),
+    pytest.param(
+        [UNSCALED, transform("RandomAutocontrast"), transform("ToDtype", dtype="uint8")],
+        COLOUR,
+        0,
+        "gives values up to 255 as float32 where 0..1 is read; set scale: true",
+        marks=mended(
+            "ToDtype(float32), a transform, ToDtype(uint8)",
+            "sound; the transform takes everything above 1 for white",
+            "refused: each transform gets uint8 or floats in 0..1",
+        ),
+    ),
+    pytest.param(
+        [
+            transform(
+                "RandomApply", transforms=[UNSCALED, transform("RandomInvert"), transform("ToDtype", dtype="uint8")]
+            )
+        ],
+        GREY,
+        0,
+        "hands values up to 255 as float32 where 0..1 is read by RandomInvert; set scale: true",
+        id="another scale inside of a transform",
+    ),
+    pytest.param(
+        [SOMETIMES_UNSCALED],
+        GREY,
+        0,
+        "gives values up to 255 as float32",
+        marks=mended(
+            "RandomApply([ToDtype(float32)]), be it for one image in a hundred",
+            "sound; 0.10 of 0.93 with every second image",
+            "refused: every branch of chance is tried",
+        ),
+    ),
+    pytest.param(
+        [SOMETIMES_UNSCALED, transform("RandomApply", transforms=[transform("ToDtype", dtype="uint8")], p=0.5)],
+        GREY,
+        0,
+        "gives values up to 255 as float32",
+        id="one branch of two without the other",
+    ),
+    pytest.param(
+        [transform("RandomChoice", transforms=[transform("Identity"), UNSCALED], p=[1, 0.001])],
+        GREY,
+        0,
+        "gives values up to 255 as float32",
+        id="the rarer of two choices",
+    ),
+    pytest.param(
+        [SCALED, transform("ToDtype", dtype="torch.uint8")],
+        GREY,
+        1,
+        "ToDtype gives values up to 1 as uint8 where 0..255 is read; set scale: true in the kwargs of ToDtype",
+        marks=mended(
+            "ToDtype(uint8) after ToDtype(float32, scale=True)",
+            "sound; every pixel 0 or 1 of 255, 0.11 of 0.93",
+            "refused: values up to 1 as uint8 where 0..255 is read",
+        ),
+    ),
+    pytest.param(
+        [transform("ToDtype", dtype="torch.int16")],
+        GREY,
+        0,
+        "gives int16, values up to 255, where uint8 or floats in 0..1 are read; set dtype: torch.float32 and scale: t",
+        marks=mended(
+            "ToDtype of another whole number, such as int16", "sound; 0.46 of 0.93", "refused: uint8 or floats are read"
+        ),
+    ),
+    pytest.param([transform("ToDtype", dtype="int32", scale=True)], GREY, 0, "gives int32, values up to 2.139e+09"),
+    pytest.param([transform("ToDtype", dtype="torch.bool")], COLOUR, 0, "gives bool, values up to 1, where"),
+    pytest.param([transform("ToDtype", dtype="torch.complex64")], GREY, 0, "gives complex64 where uint8 or floats"),
+    pytest.param(
+        [SCALED, transform("RandomRotation", degrees=20, fill=255)],
+        GREY,
+        1,
+        "gives values up to 255 as float32 where 0..1 is read; choose what it fills with on that scale",
+        marks=mended(
+            "RandomRotation(fill=255), RandomErasing(value=255), Pad(fill=255) of floats in 0..1",
+            "sound; 0.10 of 0.92",
+            "refused: what it fills with is on another scale",
+        ),
+    ),
+    pytest.param([SCALED, transform("RandomErasing", p=0.1, value=255)], COLOUR, 1, "gives values up to 255"),
+    pytest.param(
+        [SCALED, transform("GaussianNoise", sigma=1, clip=False)],
+        GREY,
+        1,
+        "as float32 where 0..1 is read; set clip: true",
+    ),
+    pytest.param(
+        [transform("GaussianNoise", clip=False)],
+        COLOUR,
+        0,
+        "adds noise to uint8 unclipped, which makes black white and white black; set clip: true",
+        marks=mended(
+            "GaussianNoise(clip=False) of uint8",
+            "sound; half of all black pixels become white, 0.58 of 0.93",
+            "refused; set clip: true",
+        ),
+    ),
+    pytest.param(
+        [transform("Grayscale", num_output_channels=3), transform("RandomRotation", degrees=20)],
+        COLOUR,
+        0,
+        "Grayscale does the same to every training image and to no held-out image; set is_image_color: false, which",
+        marks=mended(
+            "Grayscale(3) or RandomGrayscale(p=1) of color images",
+            "sound; trained on gray, evaluated on color: chance",
+            "refused; set is_image_color: false",
+        ),
+    ),
+    pytest.param([transform("RandomGrayscale", p=1)], LARGE, 0, "set is_image_color: false"),
+    pytest.param(
+        [transform("Grayscale", num_output_channels=1), transform("RandomInvert"), transform("RGB")],
+        COLOUR,
+        0,
+        "set is_image_color: false",
+        id="gray and back",
+    ),
+    pytest.param([transform("Grayscale")], COLOUR, 0, "turns (3, 8, 8) into (1, 8, 8); set is_image_color: false"),
+    pytest.param([transform("RGB")], GREY, 0, "turns (1, 8, 8) into (3, 8, 8); set is_image_color: true"),
+    pytest.param(
+        [transform("Identity"), transform("CenterCrop", size=4), transform("RandomInvert")],
+        GREY,
+        1,
+        "CenterCrop turns (1, 8, 8) into (1, 4, 4); set image_height and image_width, to which data prep resizes",
+        marks=mended(
+            "Resize, CenterCrop or RandomCrop to another size than image_height and image_width",
+            "refused, with the last transform as the cause",
+            "refused, with the first, and what to set instead",
+        ),
+    ),
+    pytest.param([transform("RandomCrop", size=64, padding=4)], LARGE, 0, "turns (3, 224, 224) into (3, 64, 64)"),
+    pytest.param(
+        [transform("Resize", size=[12, 12]), transform("RandomHorizontalFlip"), transform("CenterCrop", size=8)],
+        GREY,
+        0,
+        "Resize does the same to every training image and to no held-out image; data prep resizes the images of every",
+        marks=mended(
+            "Resize(12), CenterCrop(8) of images of 8×8",
+            "sound; trained on the middle, evaluated on the whole: 0.55 of 0.93",
+            "refused; data prep resizes the images of every split",
+        ),
+    ),
+    pytest.param(
+        [transform("RandomHorizontalFlip", p=1), transform("ColorJitter", brightness=0.4)],
+        COLOUR,
+        0,
+        "RandomHorizontalFlip does the same to every training image and to no held-out image; apply it with a "
+        "probability below 1 (its p, or that of a RandomApply)",
+        marks=mended(
+            "a transform that does the same to every image: a flip or RandomInvert with p=1, a fixed GaussianBlur",
+            "sound; flipped 0.43, inverted 0.03 of 0.93",
+            "refused; give it a probability below 1",
+        ),
+    ),
+    pytest.param(
+        [transform("RandomVerticalFlip", p=1), transform("Resize", size=12), transform("RandomCrop", size=8)],
+        GREY,
+        0,
+        "RandomVerticalFlip does the same",
+        id="a flip before a random crop",
+    ),
+    pytest.param([transform("RandomInvert", p=0.5), INVERT], GREY, 1, "RandomInvert does the same"),
+    pytest.param([transform("JPEG", quality=10)], LARGE, 0, "JPEG does the same"),
+    pytest.param([transform("ColorJitter", brightness=[0.5, 0.5])], GREY, 0, "ColorJitter does the same"),
+    pytest.param(
+        [transform("ColorJitter", brightness=[0.1, 0.4])],
+        GREY,
+        0,
+        "ColorJitter turns white, 1.00, into 0.1",
+        marks=mended(
+            "ColorJitter(brightness=[0.1, 0.4]), GaussianNoise(mean=0.5): darker or brighter on every draw",
+            "sound",
+            "refused: no draw leaves white about white",
+        ),
+    ),
+    pytest.param([transform("ColorJitter", brightness=[3, 4])], COLOUR, 0, "turns a tone, 0.78, into 1.00"),
+    pytest.param([transform("GaussianNoise", mean=0.5)], LARGE, 0, "turns black, 0.00, into"),
+    pytest.param(
+        [transform("GaussianNoise", sigma=10)],
+        LARGE,
+        0,
+        "leaves next to nothing of an image: black and white come out alike",
+        marks=mended("GaussianNoise(sigma=10): nothing but noise", "sound; 0.13 of 0.93", "refused"),
+    ),
+    pytest.param([transform("ColorJitter", contrast=[0, 0.05])], GREY, 0, "it comes out in one tone"),
+    pytest.param([transform("RandomCrop", size=9)], GREY, 0, "RandomCrop fails on an image: Required crop size"),
+    pytest.param([transform("RandomErasing", p=2)], GREY, 0, "RandomErasing refuses them"),
+]
+
+
+@pytest.mark.parametrize(("entries", "shape", "index", "message"), REFUSED)
+def test_what_makes_training_images_others_is_refused(
+    entries: list[Entry], shape: tuple[int, int, int], index: int, message: str
+) -> None:
+    path, found = problem(*entries, shape=shape)
+    assert path.removesuffix(".kwargs") == f"additional_transforms[{index}]"
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param(
+            [transform("ToImage"), SCALED],
+            marks=mended(
+                "ToDtype(float32, scale=True), Normalize",
+                "sound; digits fall from 0.99 to 0.22 held-out accuracy",
+                "refused; set normalise_mean and normalise_std, which go for every split",
+            ),
+        ),
+        pytest.param(
+            [transform("ConvertImageDtype", dtype="torch.float32")],
+            marks=mended(
+                "ConvertImageDtype(float32), Normalize",
+                "sound; digits fall from 0.99 to 0.84 held-out accuracy",
+                "refused; set normalise_mean and normalise_std, which go for every split",
+            ),
+        ),
+        [],
+    ],
+)
+def test_normalize_is_refused_for_the_keys_that_go_for_every_split(before: list[Entry]) -> None:
+    for nested in (False, True):
+        entry = transform("Normalize", mean=[0.0], std=[1.0])
+        entries = [*before, transform("RandomApply", transforms=[entry]) if nested else entry]
+        ((path, message),) = refused(check_dict, small(additional_transforms=entries)).items()
+        assert path.startswith(f"additional_transforms[{len(before)}]")
+        assert "normalise_images, normalise_mean and normalise_std, which go for the images of every split" in message
+
+
+ACCEPTED = [
+    [transform("ColorJitter", brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)],
+    [transform("Resize", size=[40, 40]), transform("RandomCrop", size=32)],
+    [transform("Pad", padding=4), transform("RandomCrop", size=32), transform("RandomHorizontalFlip")],
+    [transform("RandomZoomOut", p=1), transform("RandomResizedCrop", size=32)],
+    [transform("RandomAffine", degrees=180, translate=[0.5, 0.5], scale=[0.5, 2])],
+    [transform("RandomApply", transforms=[transform("ColorJitter", brightness=[0.1, 0.4])])],
+    [transform("RandomErasing", p=1, scale=[0.3, 0.5], value=255)],
+    [SCALED, transform("GaussianNoise", clip=False)],
+    [transform("RandAugment", num_ops=6, magnitude=25)],
+    [transform("ToPureTensor"), transform("RandomGrayscale", p=0.99)],
+    [transform("RandomChoice", transforms=[transform("AugMix"), transform("GaussianBlur", kernel_size=9)])],
+]
+
+
+@pytest.mark.parametrize("entries", ACCEPTED, ids=lambda entries: shown(entries[-1]))
+@pytest.mark.parametrize("side", [32, 100])
+def test_what_is_about_as_it_was_by_some_draw_is_accepted(entries: list[Entry], side: int) -> None:
+    resized = [
+        {**entry, "kwargs": {**entry["kwargs"], "size": side}} if entry["kwargs"].get("size") == 32 else entry
+        for entry in entries
+    ]
+    if resized[0]["kwargs"].get("size") == [40, 40]:
+        resized[0] = transform("Resize", size=side + 8)
+    rehearsed(*resized, shape=(side, side, 3))
+
+
+@pytest.mark.parametrize(
+    ("entries", "shape", "lines"),
+    [
+        pytest.param(
+            [transform("RandomGrayscale"), transform("RandomInvert")],
+            GREY,
+            ["additional_transforms[0]: torchvision.transforms.v2.RandomGrayscale has no effect"],
+            marks=mended(
+                "a transform that changes nothing, as RandomGrayscale of gray images or anything with p=0",
+                "sound",
+                "a warning that it has no effect",
+            ),
+        ),
+        ([transform("ToImage"), SCALED], COLOUR, ["additional_transforms have no effect"]),
+        ([transform("RandomInvert", p=0)], LARGE, ["additional_transforms have no effect"]),
+        ([UNSCALED, transform("ToDtype", dtype="uint8")], GREY, ["additional_transforms have no effect"]),
+        ([SCALED, transform("RandomInvert")], GREY, []),
+        ([transform("RandomInvert", p=0.001)], GREY, []),
+        ([transform("Resize", size=[5000, 5000])], (5000, 5000, 1), ["were not tried: images of 5000×5000 are too"]),
+    ],
+)
+def test_what_has_no_effect_is_reported(entries: list[Entry], shape: tuple[int, int, int], lines: list[str]) -> None:
+    found = rehearsed(*entries, shape=shape)
+    assert len(found) == len(lines)
+    assert all(part in line for part, line in zip(lines, found, strict=True))
+
+
+def test_the_check_of_params_warns_of_what_has_no_effect() -> None:
+    with pytest.warns(ParamsWarning, match=r"additional_transforms have no effect: images come out as they were"):
+        check_dict(small(additional_transforms=[transform("RandomInvert", p=0)]))
+
+
+def test_a_verdict_takes_nothing_from_torchs_generators_and_needs_nothing_of_them() -> None:
+    verdicts = set()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        before = torch.random.get_rng_state()
+        verdicts.add(problem(transform("ColorJitter", brightness=[0.1, 0.4]), shape=COLOUR))
+        rehearsed(transform("RandAugment"), transform("RandomErasing"), shape=LARGE)
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert len(verdicts) == 1
+
+
+def test_a_transform_of_the_operators_is_rehearsed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_transforms.py").write_text(
+        "import torch\n"
+        "class Standardised(torch.nn.Module):\n"
+        "    def forward(self, image):\n"
+        "        return (image.float() / 255 - 0.13) / 0.31\n"
+        "class Halved(torch.nn.Module):\n"
+        "    def forward(self, image):\n"
+        "        return image // 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(MODULES_VARIABLE, "own_transforms")
+    own: list[dict[str, Any]] = [{"class": f"own_transforms.{name}"} for name in ("Standardised", "Halved")]
+    assert problem(own[0]) == (
+        "additional_transforms[0]",
+        "own_transforms.Standardised gives values from -0.4194 to 2.806 as float32 where 0..1 is read; "
+        "normalise_mean and normalise_std normalise the images of every split",
+    )
+    assert "own_transforms.Halved does the same to every training image" in problem(own[1])[1]
+    monkeypatch.delitem(sys.modules, "own_transforms")
+
+
+@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if "int32" not in str(entry)], ids=shown)
+def test_batched_or_image_by_image_the_verdict_is_the_same(entry: Entry) -> None:
+    for before, channels in product(([], [SCALED], [UNSCALED]), (1, 3)):
+        chain = [*before, entry]
+        pictures = real_pictures(channels)
+        try:
+            augmentation = Augmentation(specs(*chain), (8, 8, channels), CPU)
+            batch = torch.stack(pictures).permute(0, 2, 3, 1).repeat(DRAWS, 1, 1, 1)
+            torch.manual_seed(0)
+            done = augmentation(batch, torch.Generator().manual_seed(0))
+        except ParamsError:
+            assert not is_accepted((*chain,), channels)
+            continue
+        outcomes = [list(done[number :: len(pictures)]) for number in range(len(pictures))]
+        assert are_comparable(pictures, outcomes) == is_accepted((*chain,), channels)
