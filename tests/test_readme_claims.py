@@ -1,4 +1,4 @@
-"""Claims of README's sections on data and training that no other test holds."""
+"""README on data and training: every claim names its tests, and here are those of claims that no other test holds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ from components.train.launch import processes_for
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLES
 from tests.examples import small, write_params
+from tests.kill.draws import draws_of, runs
+from tests.peers.fixtures import gcs_bucket as gcs_bucket
+from tests.peers.fixtures import gcs_server as gcs_server
+from tests.peers.gcs import GcsBucket
 from tests.pipelines.test_readme import README, blocks
+from tests.readme_claims import CLAIMS, SECTIONS, WITHOUT_A_CLAIM
 from tests.train.trials import trainer_of
 
 GPU = torch.device("cuda")
@@ -178,3 +183,66 @@ def test_torchrun_starts_training_too(made: Path, tmp_path: Path) -> None:
     document: dict[str, Any] = json.loads(newest.read_text())
     assert document["processes"] == 2
     assert open_model(model).manifest.history
+
+
+def test_checkpoint_minutes_saves_between_epochs(made: Path, tmp_path: Path) -> None:
+    params = write_params(tmp_path / "params.json", num_epochs=1, checkpoint_minutes=1e-9, keep_checkpoints=100)
+
+    assert train(["--dataset", str(made / "dataset"), "--model", str(tmp_path / "model"), "--params", str(params)]) == 0
+
+    batches = {file.stem.partition("-batch-")[2] for file in (tmp_path / "model-checkpoints").glob("epoch-00001-*.pt")}
+    assert batches - {"000000"}, "within the epoch"
+
+
+def test_checkpoints_lie_beside_a_model_in_a_bucket(made: Path, gcs_bucket: GcsBucket, tmp_path: Path) -> None:
+    params = write_params(tmp_path / "params.json", num_epochs=1)
+    model = f"{gcs_bucket.uri}/model"
+
+    assert train(["--dataset", str(made / "dataset"), "--model", model, "--params", str(params)]) == 0
+
+    assert "model/model.json" in gcs_bucket.names("model/")
+    assert any(name.endswith(".pt") for name in gcs_bucket.names("model-checkpoints/"))
+
+
+def test_killings_are_as_many_as_asked_for_and_repeat_with_their_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHUTTERLINE_KILLS", "0.1")
+    monkeypatch.setenv("SHUTTERLINE_KILL_SEED", "7")
+    assert len(runs(60)) == 6
+    first = draws_of("suite", 1).random()
+    assert draws_of("suite", 1).random() == first
+    monkeypatch.setenv("SHUTTERLINE_KILL_SEED", "8")
+    assert draws_of("suite", 1).random() != first
+
+
+def sentences(section: str) -> list[str]:
+    """The sentences of a section without its blocks of code; a row of a table is one."""
+    found = []
+    for block in re.split(r"\n\s*\n|\n(?=\|)", re.sub(r"^```.*?^```$", "", section, flags=re.M | re.S)):
+        text = " ".join(block.split())
+        if text.startswith("|"):
+            found += [] if re.fullmatch(r"[|\- ]+", text) else [text]
+        elif not text.startswith("#"):
+            found += [sentence for sentence in re.split(r"(?<=[.:;])\s+(?=[A-Z`*(])", text) if sentence]
+    return found
+
+
+def test_every_sentence_on_data_and_training_names_the_tests_that_hold_it() -> None:
+    shown = [
+        sentence
+        for title in SECTIONS
+        for sentence in sentences(README.partition(f"\n{title}\n")[2].partition("\n## ")[0])
+    ]
+
+    unheld = [one for one in shown if not any(phrase in one for phrase in (*CLAIMS, *WITHOUT_A_CLAIM))]
+    gone = [phrase for phrase in CLAIMS if not any(phrase in one for one in shown)]
+
+    assert not unheld, "sentences without a test in tests/readme_claims.py"
+    assert not gone, "phrases in tests/readme_claims.py that README no longer has"
+
+
+@pytest.mark.parametrize("phrase", CLAIMS)
+def test_the_tests_of_a_claim_are_there(phrase: str) -> None:
+    for test in CLAIMS[phrase]:
+        file, _, name = test.partition("::")
+        source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"\ndef {name}(" in source if name else "\ndef test_" in source, test

@@ -74,6 +74,14 @@ def test_statistics_of_a_part_are_others_than_those_of_the_batch(uneven: Path, b
     assert last["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.2), "and not very different"
 
 
+def test_mixup_pairs_images_within_a_part(uneven: Path, by_two: list[dict[str, Any]]) -> None:
+    one = trained(uneven, ALONE, **CASES["average, mixup"])
+
+    ours, theirs = (history[-1]["train_loss"] for history in (by_two[0]["average, mixup"]["history"], one["history"]))
+    assert ours != pytest.approx(theirs, rel=100 * TOLERANCE), "another neighbour at the ends of a part"
+    assert ours == pytest.approx(theirs, rel=0.2)
+
+
 def test_what_one_process_cannot_use_all_refuse_alike(by_two: list[dict[str, Any]]) -> None:
     first, second = by_two
 
