@@ -133,6 +133,9 @@ def launched(module: str, arguments: Sequence[str], *, processes: int, restarts:
     """
     with TemporaryDirectory(prefix="shutterline-group-") as name, _environment(Path(name), processes, run) as outcomes:
         options = [f"--nproc-per-node={processes}", f"--max-restarts={restarts}", f"--log-dir={name}/logs"]
+        if (heeded := not_ignored(*_SIGNALS)).keys() != set(_SIGNALS):
+            # By itself torch elastic takes SIGHUP although nohup has it ignored.
+            options.append(f"--signals-to-handle={','.join(number.name for number in heeded)}")
         options += _nodes()
         failure = _torchrun([*options, "-m", module, *arguments])
         outcome = outcome_in(outcomes)
@@ -244,8 +247,6 @@ def _environment(scratch: Path, processes: int, run: str) -> Iterator[Path]:
     wishes = {SCRATCH_VARIABLE: str(scratch / "fetched"), RUN_VARIABLE: run, "OMP_NUM_THREADS": str(threads)}
     # A store for each start: nodes may count starts differently, and must not read an earlier one's addresses.
     wishes["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    # Torch elastic itself takes SIGHUP although nohup has it ignored.
-    wishes["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in not_ignored(*_SIGNALS))
     added |= {name: value for name, value in wishes.items() if not os.environ.get(name)}
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)

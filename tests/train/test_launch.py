@@ -150,6 +150,20 @@ def test_ctrl_c_ends_all_at_one_step(folder: Path, tmp_path: Path) -> None:
     assert json.loads(saved[-1].read_text())["batch"] > 0 or len(saved) > 1, "of where it was interrupted"
 
 
+@pytest.mark.slow
+def test_sighup_that_nohup_has_ignored_ends_no_process_of_a_group(folder: Path, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which what is started inherits
+    try:
+        with started(folder, tmp_path / "model") as step:
+            for pid in (step.pid, process_of_rank(0, step.pid), process_of_rank(1, step.pid)):
+                os.kill(pid, signal.SIGHUP)
+            _, told = step.communicate(timeout=300)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert step.returncode == 0, told
+    open_model(tmp_path / "model")
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.slow
 def test_a_lost_process_starts_all_again_from_the_last_checkpoint(
