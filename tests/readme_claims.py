@@ -1,7 +1,5 @@
 """Which tests hold each sentence of README's sections on data and training: a sentence by a phrase of it."""
 
-# ruff: noqa: E501 - a test's name is as long as it is
-
 from __future__ import annotations
 
 SECTIONS = ("## Your own images", "## Training", "## What the steps leave")
@@ -147,6 +145,12 @@ CLAIMS: dict[str, list[str]] = {
         "classifier/test_augmentation.py::test_a_mixture_of_both_is_distributed_as_image_by_image",
         "classifier/test_augmentation.py::test_the_log_says_what_runs_how",
         "classifier/test_augmentation.py::test_the_log_says_what_it_costs",
+    ],
+    "Held-out images never go through them": [
+        "train/test_keys.py::test_additional_transforms",
+        "classifier/test_rehearsal.py::test_what_makes_training_images_others_is_refused",
+        "classifier/test_rehearsal.py::test_normalize_is_refused_for_the_keys_that_go_for_every_split",
+        "classifier/test_rehearsal.py::test_accepted_is_what_leaves_real_pictures_comparable",
     ],
     "Layout is channels_last": [
         "test_readme_claims.py::test_layout_is_channels_last",
