@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -62,9 +63,10 @@ def plain_optimiser(params: Params) -> Optimizer:
     """
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     parameter.grad = torch.ones(2, 2)
-    return _build_optimiser(params, [parameter], _without_compiler)
+    return _build_optimiser(params, [parameter], _without_compiler)  # type: ignore[arg-type] # a class is hashable
 
 
+@cache
 def _without_compiler(cls: type[Optimizer]) -> type[Optimizer]:
     """The optimiser class without the wrappers that import torch's compiler, 1.2 s, when the first one is made."""
     unwrapped = {name: inspect.unwrap(getattr(cls, name)) for name in ("add_param_group", "step")}

@@ -301,7 +301,7 @@ def _why_no_effect(one: _One, scheduler: Any) -> str:
 def _look_at_all(params: Params, steps_per_epoch: int | None, found: Rehearsal) -> None:
     """What is wrong with the rates of the run."""
     steps, plan = steps_per_epoch or 1, stretches(params)
-    most = _STEPS if steps_per_epoch is None else _STEPS_OF_A_RUN
+    most = (_STEPS if steps_per_epoch is None else _STEPS_OF_A_RUN) // max(1, *(len(one.indices) for one in plan))
     try:
         course = _Course(params, plan, steps).run(most, lambda _: False)
     except ParamsError as error:

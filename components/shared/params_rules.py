@@ -172,12 +172,17 @@ _SMALLEST, _LARGEST = 1e-12, 1e12
 ABSOLUTE_SCHEDULES = ("CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR")
 
 
+def _figure(value: float) -> str:
+    """A number as short as it goes; KFP makes floats of whole numbers."""
+    return described(value) if abs(value) > _LARGEST else f"{value:g}"
+
+
 def _training_problems(raw: Mapping[str, Any]) -> list[Problem]:
     """Options of training that do not go together."""
     problems = []
     classes, weights = raw.get("n_classes"), raw.get("class_weights")
     if isinstance(weights, list | tuple) and isinstance(classes, int | float) and len(weights) != classes:
-        message = f"must have a number for each of the {classes:g} classes (n_classes), got {len(weights)}"
+        message = f"must have a number for each of the {_figure(classes)} classes (n_classes), got {len(weights)}"
         problems.append(Problem("class_weights", message))
     layers, frozen = raw.get("net_arch"), raw.get("frozen_layers")
     # KFP makes floats of whole numbers.
@@ -187,7 +192,9 @@ def _training_problems(raw: Mapping[str, Any]) -> list[Problem]:
     schedules, warmup = raw.get("learning_rate_schedule"), raw.get("warmup_epochs")
     epochs = raw.get("num_epochs")
     if isinstance(warmup, int | float) and isinstance(epochs, int | float) and warmup > epochs:
-        problems.append(Problem("warmup_epochs", f"must be at most num_epochs, {epochs:g}, got {described(warmup)}"))
+        problems.append(
+            Problem("warmup_epochs", f"must be at most num_epochs, {_figure(epochs)}, got {described(warmup)}")
+        )
     if isinstance(schedules, list | tuple):
         problems += _schedule_problems(schedules, warmup, raw.get("milestones"), epochs)
     return problems
@@ -200,18 +207,19 @@ def _schedule_problems(
     names = []
     for entry in schedules:
         named = entry.get("class") if isinstance(entry, Mapping) else None
-        names.append(named.__name__ if isinstance(named, type) else str(named).rpartition(".")[2])
+        dotted = named.__name__ if isinstance(named, type) else named if isinstance(named, str) else ""
+        names.append(dotted.rpartition(".")[2])
     if milestones and isinstance(milestones, list | tuple):
         if len(milestones) != len(schedules) - 1:
             message = f"must be one fewer than the {len(schedules)} schedules of learning_rate_schedule"
             yield Problem("milestones", f"{message}, got {len(milestones)}")
         last = milestones[-1]
         if isinstance(epochs, int | float) and isinstance(last, int | float) and last >= epochs:
-            message = f"must be less than num_epochs, {epochs:g}, for the last schedule to have epochs"
+            message = f"must be less than num_epochs, {_figure(epochs)}, for the last schedule to have epochs"
             yield Problem(f"milestones[{len(milestones) - 1}]", f"{message}, got {described(last)}")
         first = milestones[0]
         if isinstance(warmup, int | float) and isinstance(first, int | float) and warmup > first:
-            message = f"must end by the first of milestones, {first:g}, where another schedule takes over"
+            message = f"must end by the first of milestones, {_figure(first)}, where another schedule takes over"
             yield Problem("warmup_epochs", f"{message}; got {described(warmup)}")
         together = 1
     else:

@@ -6,6 +6,7 @@ import copy
 import math
 import resource
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from components.classifier.check import check, check_dict
 from components.shared.allowed_classes import LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS
 from components.shared.errors import ParamsError
-from components.shared.params import Params
+from components.shared.params import Params, ParamsWarning
 from tests.configs import digits_config, layer, refused, schedule, small, transform
 
 BASE = digits_config(
@@ -119,7 +120,8 @@ def outcome(config: dict[str, Any]) -> str:
     """The message of the refusal; empty where the config is sound."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     message = ""
-    with time_limit():
+    with time_limit(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParamsWarning)
         try:
             params, table = check_dict(config)
         except ParamsError as error:
@@ -143,6 +145,9 @@ def test_the_config_is_sound_before_it_is_broken() -> None:
 @example({**BASE, "net_arch": [layer("Softmax")]})
 @example({**BASE, "net_arch": [layer("Upsample", size=[2**31, 2**31])]})
 @example({**BASE, "net_arch": [layer("LocalResponseNorm", size=2**40)]})
+@example({**BASE, "learning_rate_schedule": [{"class": 10**5000}], "milestones": [10**5000], "warmup_epochs": 1})
+@example({**BASE, "num_epochs": -(10**5000), "milestones": [1], "warmup_epochs": 10**5000})
+@example({**BASE, "n_classes": 10**5000, "class_weights": [1, 2], "milestones": ["x", None, {}]})
 @example({**BASE, "optim_kwargs": {"betas": [[0.9], "x"]}, "learning_rate": 1e308})
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_a_broken_config_is_refused_in_words(config: dict[str, Any]) -> None:
