@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from statistics import median
 from typing import TypeVar
 
@@ -43,7 +44,10 @@ HIGHEST = 1.05
 
 # Sides of the square matrices: far beyond what caches hold, and some hundredths of a second.
 _SIDES = {"cpu": 1024, "cuda": 8192}
-_PRODUCTS = 3
+_PRODUCTS = 5
+# Steps of one side before it is the other's turn: so short that what disturbs one disturbs the other; but more than are
+# read ahead (2), or data would cost nothing, and on a GPU more than a wait for it costs.
+_TURN = 10
 
 
 def measure_speed(trainer: Trainer, flops_per_image: int) -> Speed:
@@ -179,7 +183,6 @@ class _Measurement:
         return found
 
     def _measure(self, products: _Products | None) -> None:
-        """Rounds by turns, every other one the other way round, so that a machine that slows down favours nobody."""
         product_s = products.seconds if products is not None else 0.0
         steps = self._group.from_first(self._steps(MOST_ROUNDS, product_s) or self._steps(FEWEST_ROUNDS, product_s))
         if not steps:
@@ -187,12 +190,6 @@ class _Measurement:
             self._found.why_not |= {"of_constant_tensor": why, "of_matmul": why}
             return
         batch = self._random_batch()
-        turns: list[Callable[[], None]] = [
-            lambda: self._found.training.append(self._rate(steps, None)),
-            lambda: self._found.resident.append(self._rate(steps, batch)),
-        ]
-        if products is not None:
-            turns.append(lambda: self._found.products.append(self._group.size * products.rate()))
         for number in range(MOST_ROUNDS):
             if number:  # as long as those before it, or shorter ones where the fewest would not end in time
                 self._step_s = self._used_s / number / (2 * steps + 2)
@@ -200,11 +197,47 @@ class _Measurement:
                 steps = self._group.from_first(min(steps, self._steps(rest, 0.0)))
             if not steps:
                 return
-            for turn in reversed(turns) if number % 2 else turns:
-                try:
-                    turn()
-                except _OverTimeError:
-                    return
+            try:
+                self._round(steps, batch, products)
+            except _OverTimeError:
+                return
+
+    def _round(self, steps: int, batch: tuple[Tensor, Tensor], products: _Products | None) -> None:
+        """Steps of both sides, and products, by turns, every other one the other way round."""
+        own, resident, product = _Side(self._device), _Side(self._device), _Side(self._device)
+        with (
+            closing(self._trainer.timed_steps(steps + 1)) as of_own,
+            closing(self._trainer.timed_steps(steps + 1, batch)) as of_resident,
+        ):
+            # The first one is not timed: training's own waits for its first batch.
+            self._take(of_own, 1)
+            self._take(of_resident, 1)
+            turns = [
+                lambda count: own.add(lambda: self._take(of_own, count)),
+                lambda count: resident.add(lambda: self._take(of_resident, count)),
+            ]
+            reads_ahead = not isinstance(self._trainer.training.images, ResidentImages)
+            length = _TURN if reads_ahead or self._device.type == "cuda" else 1
+            for number, done in enumerate(range(0, steps, length)):
+                for turn in reversed(turns) if number % 2 else turns:
+                    turn(min(length, steps - done))
+                if products is not None and number < products.count:
+                    products.multiply()
+                    product.add(products.multiply)
+        self._found.training.append(own.rate)
+        self._found.resident.append(resident.rate)
+        if products is not None:
+            self._found.products.append(self._group.size * product.rate)
+
+    def _take(self, steps: Iterator[int], count: int) -> int:
+        """Images of the next steps."""
+        images = 0
+        for of_step in islice(steps, count):
+            images += of_step
+            # A process of a group that left would be waited for.
+            if self._group.size == 1 and self._used_s > 0.9 * self._budget_s:
+                raise _OverTimeError
+        return images
 
     @property
     def _used_s(self) -> float:
@@ -226,33 +259,19 @@ class _Measurement:
         labels = torch.randint(trainer.params.n_classes, shape[:1], device=self._device, generator=draws)
         return trainer.normalise(images), labels
 
-    def _rate(self, steps: int, resident: tuple[Tensor, Tensor] | None) -> float:
-        """Images a second of some steps, after one that is not timed: training's own waits for its first batch."""
-        images, start = 0, 0.0
-        with closing(self._trainer.timed_steps(steps + 1, resident)) as taken:
-            for number, of_step in enumerate(taken):
-                if number:
-                    images += of_step
-                else:
-                    _wait(self._device)
-                    start = time.perf_counter()
-                # A process of a group that left would be waited for.
-                if self._group.size == 1 and self._used_s > 0.9 * self._budget_s:
-                    raise _OverTimeError
-            _wait(self._device)
-            return images / max(time.perf_counter() - start, 1e-9)
-
     def _products(self) -> _Products | None:
         """Matrix products that are small enough a part of the time; None: a single one is not."""
         side = _SIDES[self._device.type]
         dtype = torch.bfloat16 if self._trainer.precision.name == "bf16" else torch.float32
         # A quarter of the side is a 64th of the time. The products may have a third of all that there is.
         probe = _Products(side // 4, 1, self._device, dtype)
-        probe.rate()  # the first one loads the library
-        one_s = self._group.from_first(2.0 * side**3 / probe.rate())
-        count = min(_PRODUCTS, int(self._budget_s / 3 / MOST_ROUNDS / one_s) - 1)
+        tries = [_Side(self._device) for _ in range(4)]  # the first one loads the library
+        for each in tries:
+            each.add(probe.multiply)
+        one_s = self._group.from_first(64 * min(each.seconds for each in tries))
+        count = min(_PRODUCTS, int(self._budget_s / 3 / MOST_ROUNDS / one_s) // 2)
         if count >= 1:
-            return _Products(side, count, self._device, dtype, seconds=(count + 1) * one_s)
+            return _Products(side, count, self._device, dtype, seconds=2 * count * one_s)
         self._found.why_not["of_matmul"] = f"not measurable here (a matrix product takes {one_s:.3g} s)"
         return None
 
@@ -267,27 +286,41 @@ class _Measurement:
             return None
 
 
+class _Side:
+    """What one side of a comparison has done, and in how long."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._done = self.seconds = 0.0
+
+    def add(self, work: Callable[[], float]) -> None:
+        """Time some work, which returns how much it is."""
+        _wait(self._device)
+        start = time.perf_counter()
+        self._done += work()
+        _wait(self._device)
+        self.seconds += time.perf_counter() - start
+
+    @property
+    def rate(self) -> float:
+        """So much a second."""
+        return self._done / max(self.seconds, 1e-9)
+
+
 class _Products:
-    """Products of two random square matrices; `seconds` is what a round of them is expected to take."""
+    """Products of two random square matrices: `count` for a round, which is expected to take `seconds` for them."""
 
     def __init__(
         self, side: int, count: int, device: torch.device, dtype: torch.dtype, *, seconds: float = 0.0
     ) -> None:
+        self.count = count
         self.seconds = seconds
-        self._flops = count * 2.0 * side**3
-        self._count = count
-        self._device = device
         self._one, self._other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
 
-    def rate(self) -> float:
-        """Floating-point operations a second of this process, a multiply-add as two; a product before is not timed."""
+    def multiply(self) -> float:
+        """Multiply; returns floating-point operations, a multiply-add as two."""
         self._one @ self._other
-        _wait(self._device)
-        start = time.perf_counter()
-        for _ in range(self._count):
-            self._one @ self._other
-        _wait(self._device)
-        return self._flops / max(time.perf_counter() - start, 1e-9)
+        return 2.0 * len(self._one) ** 3
 
 
 def _wait(device: torch.device) -> None:

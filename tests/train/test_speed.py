@@ -104,13 +104,15 @@ def test_rounds_that_agree_are_their_median_and_their_range(dataset: Path, monke
 def test_rounds_that_do_not_agree_are_no_figure(dataset: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     trainer = trained(dataset, 100.0)
     draws = random.Random(seed)  # noqa: S311 - protects nothing
-    slow = [draws.choice((0.001, 0.01)) for _ in range(10_000)]
-    Clock(trainer, monkeypatch, lambda step: slow[step // 25])
+    # Most steps take a millisecond or so, and one in ten is a hundred times as long.
+    Clock(trainer, monkeypatch, lambda step: min(0.001 * draws.paretovariate(0.5), 0.2))
 
     found = measure_speed(trainer, 1_000)
 
     assert (found.of_constant_tensor, found.constant_tensor_samples_per_second) == (None, None)
-    assert re.fullmatch(r"not measurable here \(ratios [\d.e-]+ to [\d.e-]+.*\)", found.why_not["of_constant_tensor"])
+    assert re.fullmatch(
+        r"not measurable here \((ratios [\d.e-]+ to [\d.e-]+|\d rounds).*\)", found.why_not["of_constant_tensor"]
+    )
     assert "%" not in speed_lines(found)[0].partition("arithmetic")[0]
 
 
@@ -226,6 +228,8 @@ def test_measuring_changes_nothing_of_the_model(dataset: Path, tmp_path: Path, m
     train(dataset=dataset, model=tmp_path / "unmeasured", params=small(flip_images=True))
     monkeypatch.setattr(speed, "SHORTEST_S", 0.0)
     monkeypatch.setattr(speed, "SHARE", 1e6)
+    monkeypatch.setattr(speed, "LONGEST_S", 600.0)
+    monkeypatch.setattr(speed, "_MOST_STEPS", 3)
     result = train(dataset=dataset, model=tmp_path / "measured", params=small(flip_images=True))
 
     for name in ("model.safetensors", "last.safetensors"):
