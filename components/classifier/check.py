@@ -94,14 +94,15 @@ def _transform_problems(params: Params) -> tuple[list[Problem], list[str]]:
 def frozen_layers(params: Params, table: LayerTable) -> tuple[list[Problem], list[str]]:
     """What keeps frozen layers from being of use, and whether freezing them has an effect."""
     frozen = table.rows[: params.frozen_layers]
+    first = f"first {len(frozen)} layers of net_arch have" if len(frozen) > 1 else "first layer of net_arch has"
     if not frozen:
         return [], []
     kept = next((row for row in frozen if row.parameters or row.buffers), None)
     if kept is None:
-        where = f"frozen_layers: the first {len(frozen)} layers of net_arch have no parameters"
+        where = f"frozen_layers: the {first} no parameters"
         if any("Dropout" in row.name for row in frozen):
-            return [], [f"{where}; freezing them only turns dropout off"]
-        return [], [f"{where}; freezing them has no effect"]
+            return [], [f"{where}; freezing only turns dropout off"]
+        return [], [f"{where}; freezing has no effect"]
     if params.initial_weights is not None:
         return [], []
     count = sum(row.parameters for row in frozen)

@@ -277,8 +277,8 @@ def test_random_weights_are_not_frozen(arch: list[Entry], frozen: int, what: str
 @pytest.mark.parametrize(
     ("arch", "effect"),
     [
-        (FROZEN_ARCH[:2], "freezing them only turns dropout off"),
-        ([layer("ReLU"), layer("Flatten")], "freezing them has no effect"),
+        (FROZEN_ARCH[:2], "freezing only turns dropout off"),
+        ([layer("ReLU"), layer("Flatten")], "freezing has no effect"),
     ],
 )
 def test_frozen_layers_without_parameters_are_noted(arch: list[Entry], effect: str) -> None:

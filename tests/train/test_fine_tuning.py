@@ -27,6 +27,7 @@ from components.train.staged import train_staged
 from components.train.train import train
 from tests.examples import SMALL, small
 from tests.peers.object_store import Bucket
+from tests.train.interrupting import heard_of
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +201,27 @@ def test_weights_come_from_a_bucket(bucket: Bucket, dataset: Path, tmp_path: Pat
             params=small(initial_weights=str(file), net_arch=[{"class": "torch.nn.ReLU"}]),
         )
     assert f"initial_weights: {file}: does not fit net_arch" in str(caught.value)
+
+
+def test_training_logs_frozen_layers_without_parameters_and_what_it_starts_from(
+    dataset: Path, tmp_path: Path, earlier: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = heard_of(caplog, monkeypatch)
+    weights = {f"module.model.{name}": value for name, value in load_file(earlier / "model.safetensors").items()}
+    torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "last.ckpt")
+    params = small(num_epochs=1, learning_rate=0.001, initial_weights=str(tmp_path / "last.ckpt"))
+    train(dataset=dataset, model=tmp_path / "tuned", params=params)
+    assert first_accuracy(tmp_path / "tuned") > 0.8
+    (line,) = (line for line in heard.messages if line.startswith("starting from"))
+    assert line.startswith(
+        "starting from last.ckpt (its state_dict): 9 weights, without module.model. before their names"
+    )
+    assert line.endswith("; not used of it: epoch")
+
+    train(
+        dataset=dataset,
+        model=tmp_path / "idle",
+        params=small(num_epochs=1, net_arch=[{"class": "torch.nn.ReLU"}], frozen_layers=1),
+    )
+    message = "frozen_layers: the first layer of net_arch has no parameters; freezing has no effect"
+    assert message in heard.messages
