@@ -1,0 +1,145 @@
+"""Standard error that is closed, full, or read by nobody breaks nothing: the work is done, its exit code stands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.examples import DIGITS, write_digits, write_params
+
+Stream = Callable[[], AbstractContextManager[str]]
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def closed() -> Iterator[str]:
+    yield "2>&-"
+
+
+@contextmanager
+def closed_too() -> Iterator[str]:
+    """With standard input, so that the first file that is opened would be standard error."""
+    yield "<&- 2>&-"
+
+
+@contextmanager
+def full() -> Iterator[str]:
+    yield "2>/dev/full"
+
+
+@contextmanager
+def unread() -> Iterator[str]:
+    """A pipe whose reader has gone, as `head`'s."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.set_inheritable(writer, True)
+    yield f"2>&{writer}"
+    os.close(writer)
+
+
+STREAMS = pytest.mark.parametrize("stream", [closed, closed_too, full, unread], ids=lambda stream: stream.__name__)
+MENDED = pytest.mark.mended(
+    15,
+    input="a command with standard error closed (2>&-), on a full disk, or piped to a reader that has gone",
+    before="AttributeError or BrokenPipeError, exit 1 or 120; the next file that is opened gets its number",
+    now="the work is done whole, and the exit code is that of the work",
+)
+
+
+def shell(words: list[str], redirection: str) -> subprocess.CompletedProcess[str]:
+    line = f'"$@" {redirection}'
+    command = ["bash", "-c", line, "bash", sys.executable, "-P", "-m", *words]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        close_fds=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_params(tmp_path_factory.mktemp("params") / "params.json", num_epochs=1)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_digits(tmp_path_factory.mktemp("data") / "dataset")
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def weights(params: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A model that was trained with every stream there, and the SHA-256 of its weights."""
+    model = tmp_path_factory.mktemp("model") / "model"
+    done = shell(["components.train", "--dataset", str(dataset), "--model", str(model), "--params", str(params)], "")
+    assert done.returncode == 0
+    return model, digest(model / "model.safetensors")
+
+
+@pytest.mark.slow
+@MENDED
+@STREAMS
+def test_training_is_the_same_without_standard_error(
+    stream: Stream, params: Path, dataset: Path, weights: tuple[Path, str], tmp_path: Path
+) -> None:
+    words = ["components.train", "--dataset", str(dataset), "--model", str(tmp_path / "model"), "--params", str(params)]
+    with stream() as redirection:
+        done = shell([*words, "--json"], redirection)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["status"] == "succeeded"
+    assert digest(tmp_path / "model" / "model.safetensors") == weights[1]
+
+
+@pytest.mark.slow
+@MENDED
+@STREAMS
+def test_the_other_steps_are_too(stream: Stream, params: Path, weights: tuple[Path, str], tmp_path: Path) -> None:
+    given = ["--params", str(params), "--json"]
+    data, found = ["--dataset", str(tmp_path / "dataset")], ["--evaluation", str(tmp_path / "evaluation")]
+    with stream() as redirection:
+        prepared = shell(["components.data_prep", "--data", str(DIGITS), *data, *given], redirection)
+        evaluated = shell(["components.evaluate", "--model", str(weights[0]), *data, *found, *given], redirection)
+        ended = shell(["components.exit_step", "--state", "SUCCEEDED", *given], redirection)
+    assert [step.returncode for step in (prepared, evaluated, ended)] == [0, 0, 0]
+    assert {json.loads(step.stdout)["status"] for step in (prepared, evaluated, ended)} == {"succeeded"}
+    assert (tmp_path / "evaluation" / "report.html").read_bytes().startswith(b"<!DOCTYPE html>")
+
+
+@MENDED
+@STREAMS
+def test_the_shutterline_command_says_what_it_has_to_by_its_exit_code(
+    stream: Stream, params: Path, tmp_path: Path
+) -> None:
+    with stream() as redirection:
+        shown = shell(["pipelines.cli", "events", "schema"], redirection)
+        wrong = shell(["pipelines.cli", "validate", str(tmp_path / "nowhere.json"), "--json"], redirection)
+        misused = shell(["pipelines.cli", "validate", "--no-such-option"], redirection)
+    assert [done.returncode for done in (shown, wrong, misused)] == [0, 2, 2]
+    assert json.loads(shown.stdout)["$schema"]
+    assert "there is no such file" in json.loads(wrong.stdout)["error"]["message"]
+
+
+@pytest.mark.slow
+@MENDED
+@pytest.mark.parametrize("stream", [closed_too, unread], ids=lambda stream: stream.__name__)
+def test_a_whole_run_is_done_too(stream: Stream, params: Path, tmp_path: Path) -> None:
+    words = ["--params", str(params), "--data", str(DIGITS), "--out", str(tmp_path / "run"), "--json"]
+    with stream() as redirection:
+        done = shell(["pipelines.cli", "run", *words], redirection)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["status"] == "succeeded"
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "succeeded"
