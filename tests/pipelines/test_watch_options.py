@@ -157,7 +157,7 @@ def test_security_settings_that_are_wrong(capsys: pytest.CaptureFixture[str], mo
     assert "KAFKA_SASL_USERNAME is set, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_being_told_to_stop_is_quiet(status: str, number: signal.Signals, code: int) -> None:
     publish(status, a_step("run-1"))
 

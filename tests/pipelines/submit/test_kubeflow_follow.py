@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -317,15 +319,18 @@ def test_a_timeout_ends_the_following_and_not_the_run(kfp_api: KfpApi, submit: S
     assert not any("terminate" in sent.path for sent in kfp_api.sent)
 
 
-def test_ctrl_c_ends_the_following_and_not_the_run(
-    kfp_api: KfpApi, submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_a_signal_ends_the_following_and_not_the_run(
+    kfp_api: KfpApi,
+    submit: Submit,
+    capsys: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    code: int,
 ) -> None:
-    def interrupt(seconds: float) -> None:
-        raise KeyboardInterrupt
-
     kfp_api.script = [moment("pod-deleted-pending")]
-    monkeypatch.setattr("pipelines.submit.follow.time.sleep", interrupt)
-    assert submit("--follow", "--name", "night") == 130
+    monkeypatch.setattr("pipelines.submit.follow.time.sleep", lambda seconds: os.kill(os.getpid(), number))
+    assert submit("--follow", "--name", "night") == code
     assert lines(capsys.readouterr().err)[-1].startswith("no longer followed; night goes on: http://")
     assert kfp_api.runs[0].state == "RUNNING"
     assert [sent.method for sent in kfp_api.sent].count("POST") == 4
