@@ -338,7 +338,7 @@ class Trainer:
 
     def _images_of(self, group: tuple[int, int]) -> int:
         """Images of the batches that make one step."""
-        return self.slices[group[1] - 1].stop - self.slices[group[0]].start
+        return int(self.slices[group[1] - 1].stop - self.slices[group[0]].start)
 
     def _step(self) -> None:
         if self.rates is not None:  # of an epoch that a version began which did not keep them
