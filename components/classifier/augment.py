@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,13 @@ class PerImageTransforms:
 
         self._as_image: Any = tv_tensors.Image
         self._transforms = [build(spec, f"additional_transforms[{i}]") for i, spec in enumerate(specs)]
+        # Between floats, a pixel on the horizon of a perspective is 0/0 (torchvision 0.29: 1 of 750 images of 8×8); of
+        # bytes it is 0, as what lies beyond the image.
+        self._with_horizon = {
+            index
+            for index, transform in enumerate(self._transforms)
+            if any(type(inner).__name__ == "RandomPerspective" for inner in inside(transform))
+        }
         self._specs = specs
         height, width, channels = image_shape
         self._shape = (channels, height, width)
@@ -107,6 +114,8 @@ class PerImageTransforms:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")
                         current = self._transforms[index](current)
+                        if index in self._with_horizon:
+                            current = self._as_image(torch.nan_to_num(current))
                 except torch.OutOfMemoryError:
                     raise
                 except Exception as error:  # whatever an allowed transform raises is about its kwargs or its place
@@ -131,6 +140,14 @@ class PerImageTransforms:
 
     def _problem(self, index: int, message: str) -> ParamsError:
         return ParamsError([Problem(f"additional_transforms[{index}]", f"{self._specs[index].class_} {message}")])
+
+
+def inside(transform: Any) -> Iterator[Any]:
+    """A transform, and all that it holds."""
+    yield transform
+    held = getattr(transform, "transforms", None)
+    for inner in held if isinstance(held, list | tuple) else ():
+        yield from inside(inner)
 
 
 def as_unit(image: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.classifier.augment import PerImageTransforms, as_unit, size_message
+from components.classifier.augment import PerImageTransforms, as_unit, inside, size_message
 from components.classifier.batched_transforms import is_never_random
 from components.shared.errors import ParamsError, Problem
 from components.shared.params_types import TransformSpec
@@ -119,16 +119,8 @@ class _Choice:
             self.transform.p = float(way)
 
 
-def _inside(transform: Any) -> Iterator[Any]:
-    """A transform, and all that it holds."""
-    yield transform
-    held = getattr(transform, "transforms", None)
-    for inner in held if isinstance(held, list | tuple) else ():
-        yield from _inside(inner)
-
-
 def _choices(transforms: Sequence[Any]) -> Iterator[_Choice]:
-    for transform in (inner for outer in transforms for inner in _inside(outer)):
+    for transform in (inner for outer in transforms for inner in inside(outer)):
         chance = getattr(transform, "p", None) if type(transform).__module__.startswith("torchvision.") else None
         if isinstance(chance, list):
             among = tuple(number for number, share in enumerate(chance) if share > 0)
@@ -269,8 +261,7 @@ class _Trial:
         self._wrapping: set[int] = set()
         self._given: dict[int, str] = {}
         self._watch()
-        # By transform and image: what went in and came out by the first draw, and what was seen by every draw.
-        self._first = [[(image, image) for image in self._images] for _ in specs]
+        # By transform and image: what was seen by every draw.
         self._seen: list[list[list[_Seen]]] = [[[] for _ in self._images] for _ in specs]
         enough = max([1, *(choice.ways - 1 for choice in self._choices)])
         for draw in range(self._draws):
@@ -280,13 +271,16 @@ class _Trial:
             # One choice has gone all ways, and nothing is wrong with what came out, nor with values on the way.
             if len(self._choices) < 2 and draw >= enough and self._is_sound():
                 break
-        is_judged = not is_sized_only and self._size_problem(self._last) is None
-        self._fixed = [is_judged and self._is_fixed(index) for index in range(len(specs))]
+        # By transform: images that go in and come out by one draw, and whether all draws do the same to them.
+        self._alone: list[list[tuple[Tensor, Tensor]]] = []
+        self._fixed: list[bool] = []
+        if not is_sized_only and self._size_problem(self._last) is None:
+            self._try_alone()
 
     def _watch(self) -> None:
         """Note what transforms get, those inside others, too: another scale, or uint8 for noise that wraps around."""
         for index, transform in enumerate(self._chain.transforms):
-            for inner in _inside(transform):
+            for inner in inside(transform):
                 name = type(inner).__name__
                 if name in _CONVERTING or hasattr(inner, "transforms") or not isinstance(inner, torch.nn.Module):
                     continue
@@ -308,11 +302,8 @@ class _Trial:
             current = image
             self._draw(draw)
             for index in range(self._last + 1):
-                done = self._chain.apply([current], index, index + 1)[0]
-                if not draw:
-                    self._first[index][number] = (current, done)
-                self._seen[index][number].append(_seen(done, image, draw))
-                current = done
+                current = self._chain.apply([current], index, index + 1)[0]
+                self._seen[index][number].append(_seen(current, image, draw))
             if not draw and self._size_problem(self._last):
                 return
 
@@ -322,11 +313,23 @@ class _Trial:
         for choice, way in zip(self._choices, _ways(self._choices, draw), strict=True):
             choice.take(way)
 
+    def _try_alone(self) -> None:
+        """Try each transform on what those before it make of an image without chance, as far as size and dtype go."""
+        images = self._images
+        for index in range(self._last + 1):
+            self._draw(0)
+            pairs = []
+            for image in images:
+                torch.manual_seed(0)
+                pairs.append((image, self._chain.apply([image], index, index + 1)[0]))
+            self._alone.append(pairs)
+            self._fixed.append(self._is_never_random[index] or self._is_fixed(index))
+            if self._fixed[-1] or any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in pairs):
+                images = [after for _, after in pairs]
+
     def _is_fixed(self, index: int) -> bool:
         """Whether a transform does the same to an image on every draw."""
-        if self._is_never_random[index]:
-            return True
-        for draw, (image, before) in product(range(1, self._draws), self._first[index]):
+        for draw, (image, before) in product(range(1, self._draws), self._alone[index]):
             self._draw(draw)
             done = self._chain.apply([image], index, index + 1)[0]
             if (done.shape, done.dtype) != (before.shape, before.dtype) or not torch.equal(done, before):
@@ -381,7 +384,7 @@ class _Trial:
 
     def _holds(self, index: int) -> set[str]:
         """Class names of a transform and of those in it."""
-        return {type(inner).__name__ for inner in _inside(self._chain.transforms[index])}
+        return {type(inner).__name__ for inner in inside(self._chain.transforms[index])}
 
     def _size_problem(self, index: int) -> str | None:
         other = next((seen.shape for seen in self._all(index) if seen.shape != self._shape), None)
@@ -424,7 +427,7 @@ class _Trial:
             return "set dtype: torch.float32 in its kwargs"
         if "GaussianNoise" in holds:
             return "set clip: true"
-        if any(hasattr(inner, "fill") or hasattr(inner, "value") for inner in _inside(self._chain.transforms[index])):
+        if any(hasattr(inner, "fill") or hasattr(inner, "value") for inner in inside(self._chain.transforms[index])):
             return "choose what it fills with on that scale"
         return "normalise_mean and normalise_std normalise the images of every split"
 
@@ -443,7 +446,7 @@ class _Trial:
 
     def _always(self) -> tuple[int, str] | None:
         """The first of the transforms without chance by which, taken together, images are other than they were."""
-        resizing = {index for index, images in enumerate(self._first) if any(a.shape != b.shape for a, b in images)}
+        resizing = {index for index, images in enumerate(self._alone) if any(a.shape != b.shape for a, b in images)}
         fixed = [index for index, is_fixed in enumerate(self._fixed) if is_fixed]
         if not resizing <= set(fixed):  # such as to a random crop: sizes are its business, too
             fixed = [index for index in fixed if index not in resizing]
@@ -502,7 +505,7 @@ class _Trial:
             return ["additional_transforms have no effect: images come out as they were"]
         return [
             f"additional_transforms[{index}]: {self._names[index]} has no effect: images come out as they were"
-            for index, images in enumerate(self._first)
+            for index, images in enumerate(self._alone)
             if self._fixed[index] and all(a.dtype is b.dtype and torch.equal(a, b) for a, b in images)
         ]
 
