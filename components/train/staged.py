@@ -24,6 +24,7 @@ from components.shared.staging import Staging
 from components.shared.step import Reported
 from components.shared.storage.location import Location, Place, place
 from components.train.checkpoints.format import list_checkpoints
+from components.train.checkpoints.identity import of_another_length
 from components.train.checkpoints.mirror import CheckpointMirror
 from components.train.checkpoints.place import Checkpoints
 from components.train.group import joined, own_device, shared_scratch
@@ -112,7 +113,7 @@ def train_staged(
                 return images, unused, Checkpoints(None if checkpoints is None else unused, anew), start
             is_whole = None if is_beside else False
             if mirror is not None and kept is not None and not anew:
-                mirror.restore()
+                mirror.restore(lambda manifest: of_another_length(manifest, params) is None)
                 if is_beside and isinstance(model, Location) and list_checkpoints(kept):
                     is_whole = _is_whole(staging, model)  # before it is claimed, from where on no reader opens it
             saved: Callable[[Path], bool] | None = mirror.saved if mirror is not None else None
@@ -122,6 +123,7 @@ def train_staged(
                 on_saved=_noting(saved) if anew else saved,
                 on_cleared=mirror.clear if mirror is not None else None,
                 named=None if checkpoints is None else str(checkpoints),
+                is_there=mirror.has if mirror is not None else lambda path: True,
                 beside_whole_model=is_whole,
             )
             return images, staging.output(model, MODEL), kept_there, start

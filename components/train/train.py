@@ -129,8 +129,10 @@ def train(
     with joined() as group, ExitStack() as stack:
         table, device, data, dataset_sha256 = group.together(lambda: _checked(params, dataset))
         if group.is_first:
-            named = checkpoints.named or str(kept)
-            stack.enter_context(_telling_what_is_saved(lambda: saved_text(kept, named, params, dataset_sha256)))
+            named, is_there = checkpoints.named or str(kept), checkpoints.is_there
+            stack.enter_context(
+                _telling_what_is_saved(lambda: saved_text(kept, named, params, dataset_sha256, is_there))
+            )
         ending = stack.enter_context(ends_deferred())
         stack.enter_context(loss_before_signal(ending))
         group.together(lambda: stack.enter_context(held(kept, _log)) if group.is_first else None)

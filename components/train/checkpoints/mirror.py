@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from components.shared.storage.listing import list_names
 from components.shared.storage.location import Location
 from components.shared.storage.publish import delete, write_file
 from components.train.checkpoints.format import (
+    CheckpointManifest,
     DamagedError,
     is_checkpoint_file,
     order_of,
@@ -57,8 +59,11 @@ class CheckpointMirror:
     ) -> None:
         """Nothing is under way here that the keeper of the checkpoints has not waited for."""
 
-    def restore(self) -> None:
-        """Fetch the newest checkpoint that is whole; damaged ones are passed over with a warning.
+    def restore(self, is_wanted: Callable[[CheckpointManifest], bool] = lambda manifest: True) -> None:
+        """Fetch the newest checkpoints down to one that is whole and wanted; damaged ones are warned of.
+
+        Args:
+            is_wanted: Whether the run can go on from a checkpoint.
 
         Raises:
             StorageRefusedError: The place may not be read.
@@ -72,12 +77,17 @@ class CheckpointMirror:
             self._log.warning("a checkpoint in %s is passed over: %s", self._place, without_manifest(state))
         for name in sorted(manifests, key=order_of, reverse=True):
             try:
-                self._fetch(name, states)
+                manifest = self._fetch(name, states)
             except DamagedError as error:
                 self._log.warning("a checkpoint in %s is damaged and passed over: %s", self._place, error)
                 remove_checkpoint(self._local / name)
             else:
-                return
+                if is_wanted(manifest):
+                    return
+
+    def has(self, path: Path) -> bool:
+        """Whether a checkpoint is there, by its manifest's local file."""
+        return path.name in self._there
 
     def clear(self) -> None:
         """Remove every checkpoint there.
@@ -97,8 +107,8 @@ class CheckpointMirror:
         states = {Path(name).with_suffix(".json").name for name in found if name.endswith(".pt")}
         return {name for name in found if name.endswith(".json")}, states
 
-    def _fetch(self, name: str, states: set[str]) -> None:
-        """Fetch a checkpoint.
+    def _fetch(self, name: str, states: set[str]) -> CheckpointManifest:
+        """Fetch a checkpoint; returns its manifest.
 
         Args:
             name: Of its manifest.
@@ -115,6 +125,7 @@ class CheckpointMirror:
             raise DamagedError(f"{manifest.state.file} is missing")
         fetch_tree(self._place.child(manifest.state.file), self._local)
         verified_state(path, manifest)
+        return manifest
 
     def saved(self, path: Path) -> bool:
         """Upload a checkpoint by its manifest's file, which goes last; whether it is there."""

@@ -31,6 +31,7 @@ class Checkpoints:
             whether it may be told of.
         on_cleared: Called when all that was there has been removed.
         named: What the user calls the place, where `directory` only stands for it.
+        is_there: Whether a checkpoint is in that place, by its manifest's file.
         beside_whole_model: Whether they lie beside a whole model, which this run replaces; None: where `directory` is,
             and a whole model lies there.
     """
@@ -40,6 +41,7 @@ class Checkpoints:
     on_saved: Callable[[Path], bool] | None = None
     on_cleared: Callable[[], None] | None = None
     named: str | None = None
+    is_there: Callable[[Path], bool] = lambda path: True
     beside_whole_model: bool | None = None
 
     def may_go(self, model: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,17 +74,30 @@ def find_checkpoint(directory: Path, params: Params, dataset_sha256: str, log: l
     return None
 
 
-def newest(directory: Path) -> CheckpointManifest | None:
-    """The newest checkpoint of a directory whose manifest can be read; its state is not looked at."""
-    for path in reversed(list_checkpoints(directory)):
+def newest(directory: Path, counts: Callable[[Path], bool] = lambda path: True) -> CheckpointManifest | None:
+    """The newest checkpoint of a directory whose manifest can be read; its state is not looked at.
+
+    Args:
+        directory: Where they lie.
+        counts: Whether a checkpoint is one of them, by its manifest's file.
+    """
+    for path in filter(counts, reversed(list_checkpoints(directory))):
         with suppress(DamagedError):
             return read_checkpoint_manifest(path)
     return None
 
 
-def saved_text(directory: Path, named: str, params: Params, dataset_sha256: str) -> str:
-    """How far a run is saved, for people; `named` is the directory's name for them."""
-    manifest = newest(directory)
+def saved_text(directory: Path, named: str, params: Params, dataset_sha256: str, counts: Callable[[Path], bool]) -> str:
+    """How far a run is saved, for people.
+
+    Args:
+        directory: Where its checkpoints lie.
+        named: What they call it.
+        params: The run's.
+        dataset_sha256: Of its dataset.
+        counts: As for :func:`newest`.
+    """
+    manifest = newest(directory, counts)
     if manifest is None or any(differences(manifest, params, dataset_sha256)):
         return "nothing was saved yet"
     return f"{manifest.place} is saved in {named}"
