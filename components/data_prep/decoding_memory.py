@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from components.shared.limits import free_memory
+
+# Each thread's part of glibc's heap keeps what it has freed: 16 threads that decoded images of 0.4 GB in turn held
+# 5.8 GB. So after an image that took more than this, it is given back.
+_GIVEN_BACK = 32 << 20
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
 
 
 class DecodingMemory:
@@ -46,6 +52,8 @@ class DecodingMemory:
         try:
             yield
         finally:
+            if _trim is not None and count > _GIVEN_BACK:
+                _trim(0)
             with self._changed:
                 self._taken -= count
                 self._changed.notify_all()

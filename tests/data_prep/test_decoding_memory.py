@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.data_prep import image_files
+from components.data_prep.decoding_memory import DecodingMemory, decoding_memory
+from components.data_prep.image_files import ImageFileSplit
+from components.data_prep.images import UnreadableImageError, read_image
+from components.shared.limits import free_memory
+from tests.data_prep.building import plain, save
+
+MB = 1_000_000
+
+
+def test_threads_wait_until_what_they_need_is_free() -> None:
+    memory = DecodingMemory(100, 200)
+    together = threading.Barrier(2)
+
+    def take(count: int) -> None:
+        with memory.reserve(count):
+            if count == 50:
+                together.wait(10)  # two at once
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(take, [50] * 40))
+
+    assert memory.peak == 100
+
+
+def test_who_needs_more_than_all_share_is_alone() -> None:
+    memory = DecodingMemory(100, 200)
+    inside: list[int] = []
+    seen: list[list[int]] = []
+
+    def take(count: int) -> None:
+        with memory.reserve(count):
+            inside.append(count)
+            seen.append(list(inside))
+            inside.remove(count)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(take, [40, 150] * 30))
+
+    assert memory.peak == 150
+    assert all(len(others) == 1 for others in seen if 150 in others)
+
+
+def test_what_is_more_than_there_is_is_refused_at_once() -> None:
+    memory = DecodingMemory(100 * MB, 200 * MB)
+    with (
+        memory.reserve(100 * MB),
+        pytest.raises(ValueError, match="needs 201 MB of memory to be decoded, and 200 MB are free"),
+        memory.reserve(201 * MB),
+    ):
+        pass
+
+
+def test_an_error_gives_back_what_was_taken() -> None:
+    memory = DecodingMemory(100, 100)
+    with pytest.raises(RuntimeError), memory.reserve(100):
+        raise RuntimeError
+    with memory.reserve(100):
+        assert memory.peak == 100
+
+
+def test_half_of_what_is_free_is_shared() -> None:
+    memory = decoding_memory()
+    assert memory.limit > 100 * MB
+    assert memory.total == memory.limit // 2
+    assert abs(memory.limit - free_memory()) < memory.limit / 2
+
+
+def _large_images(folder: Path, count: int, side: int) -> list[str]:
+    first = save(folder / "0.png", plain(77, side, side), compress_level=1).read_bytes()
+    for index in range(1, count):
+        (folder / f"{index}.png").write_bytes(first)
+    return [f"{index}.png" for index in range(count)]
+
+
+@pytest.mark.mended(
+    15,
+    input="20 images of 9 megapixels, decoded by 16 threads",
+    before="all that threads begin at once: 16 images",
+    now="as many as fit in half of the free memory of the container",
+)
+def test_images_are_decoded_side_by_side_as_far_as_memory_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "DECODING_THREADS", 16)
+    files = _large_images(tmp_path, 20, 3000)
+    memory = DecodingMemory(300 * MB, 600 * MB)
+
+    (batch,) = ImageFileSplit(tmp_path, files, np.zeros(20, np.int64), memory).batches((4, 4, 1), ())
+
+    assert batch.unreadable == {}
+    assert np.unique(batch.images).tolist() == [77]
+    assert 100 * MB < memory.peak <= 300 * MB
+
+
+def test_an_image_that_never_fits_is_set_aside(tmp_path: Path) -> None:
+    _large_images(tmp_path, 1, 3000)
+    reason = "needs 126 MB of memory to be decoded, and 100 MB are free; make it smaller, or give the step more memory"
+    with pytest.raises(UnreadableImageError, match=reason):
+        read_image(tmp_path / "0.png", (4, 4, 1), memory=DecodingMemory(50 * MB, 100 * MB))
+
+
+# Prints the most memory that decoding takes, of which `allowed` addresses may be had.
+_DECODE = """
+import os, resource, sys, threading, time
+from pathlib import Path
+import numpy as np
+from components.data_prep import image_files
+from components.data_prep.decoding_memory import DecodingMemory
+
+folder, total, image_files.DECODING_THREADS, allowed = Path(sys.argv[1]), *map(int, sys.argv[2:])
+pages = lambda column: int(Path("/proc/self/statm").read_text().split()[column]) * resource.getpagesize()
+if allowed:
+    resource.setrlimit(resource.RLIMIT_AS, (pages(0) + allowed,) * 2)
+before, most, done = pages(1), 0, False
+def watch():
+    global most
+    while not done:
+        most = max(most, pages(1) - before)
+        time.sleep(0.002)
+watcher = threading.Thread(target=watch)
+watcher.start()
+files = sorted(path.name for path in folder.glob("*.png"))
+split = image_files.ImageFileSplit(folder, files, np.zeros(len(files), np.int64), DecodingMemory(total, total))
+for batch in split.batches((4, 4, 3), ()):
+    print(len(batch.positions), *(image.reason for image in batch.unreadable.values()), sep="|")
+done = True
+watcher.join()
+print(most)
+"""
+
+
+def _decode(folder: Path, total: int, threads: int, allowed: int = 0) -> tuple[str, int]:
+    """What became of the images of a folder, in a process of its own, and how many bytes of memory that took."""
+    command = [sys.executable, "-c", _DECODE, str(folder), str(total), str(threads), str(allowed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result, most = done.stdout.splitlines()
+    return result, int(most)
+
+
+@pytest.mark.mended(
+    15,
+    input="20 images of 25 megapixels in a container with 400 MB to spare and 16 CPUs",
+    before="2 GB, and killed for them",
+    now="20 of 20 read, within 400 MB",
+)
+def test_what_is_freed_is_given_back_whichever_thread_had_it(tmp_path: Path) -> None:
+    _large_images(tmp_path, 20, 5000)
+
+    result, most = _decode(tmp_path, 400 * MB, threads=16)
+
+    assert result == "20"
+    assert 50 * MB < most < 400 * MB
+
+
+@pytest.mark.mended(
+    15,
+    input="an image for which the system has no memory",
+    before="a traceback of a MemoryError, exit code 1",
+    now="tried once more with no other at the same time, then set aside with the reason",
+)
+def test_an_image_for_which_memory_is_refused_is_set_aside(tmp_path: Path) -> None:
+    _large_images(tmp_path, 1, 5000)
+    _large_images(tmp_path / "small", 1, 50)
+    (tmp_path / "small" / "0.png").rename(tmp_path / "1.png")
+
+    result, _ = _decode(tmp_path, 2**40, threads=1, allowed=200 * MB)
+
+    assert result == "1|needs more memory to be decoded than is free; give the step more memory"
