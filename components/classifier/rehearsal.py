@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product, takewhile
 from typing import Any
@@ -34,9 +35,11 @@ _SIDE = 64
 # Values of the largest image that is tried in its own size: 4096×4096 in grayscale, which takes seconds.
 _LARGEST_TRIED = 2**24
 # Values of an image, evenly from all of it, whose statistics are looked at.
-_LOOKED_AT = 2**14
+_LOOKED_AT, _LOOKED_AT_FOR_EXTREMES = 2**14, 2**18
 # Rows of an orthogonal array that takes any two of 15 choices between yes and no through all four cases.
 _DRAWS = 16
+# Where images are large, so many values are made at most, and yet so many draws: some seconds.
+_MOST_VALUES, _LEAST_DRAWS = 2**28, 4
 
 _READ = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NUMBERS = (*_READ, torch.bool, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -49,6 +52,7 @@ _SAME = 1.5 / 255
 
 _LEVELS = {"black": (0, 0, 0), "white": (255, 255, 255), "a tone": (200, 120, 40)}
 _CONVERTING = frozenset({"ConvertImageDtype", "Identity", "ToDtype", "ToImage", "ToPureTensor"})
+_SIZED = frozenset({"CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize"})
 _OF_COLOUR = frozenset({"Grayscale", "RGB", "RandomGrayscale"})
 _OF_SIZE = frozenset({"CenterCrop", "Pad", "RandomCrop", "RandomResize", "RandomShortestSize", "Resize", "ScaleJitter"})
 
@@ -69,27 +73,37 @@ def rehearse_transforms(specs: Sequence[TransformSpec], image_shape: tuple[int, 
         ParamsError: A transform cannot be built, fails, or makes training images other than held-out ones; of several
             the first after which they are.
     """
-    height, width, channels = image_shape
+    height, width, _ = image_shape
+    factor = min(1.0, _SIDE / min(height, width))
     is_tried = math.prod(image_shape) <= _LARGEST_TRIED
     PerImageTransforms(specs, image_shape, try_out=False)
-    with torch.random.fork_rng(devices=[]):
-        if max(height, width) > _SIDE:
-            trial = _of_reduced(specs, (min(height, _SIDE), min(width, _SIDE), channels))
-            if trial is not None and is_tried:
-                _Trial(specs, image_shape, is_sized_only=True).check()
-        else:
-            trial = None
+    with torch.random.fork_rng(devices=[]), _one_thread():
+        trial = _reduced(specs, image_shape, factor) if factor < 1 else None
+        if trial is not None and is_tried:
+            _Trial(specs, image_shape, is_sized_only=True).check()
         if trial is None and not is_tried:
             return [f"additional_transforms were not tried: images of {height}×{width} are too large for that"]
-        trial = trial or _Trial(specs, image_shape)
+        if trial is None or (is_tried and trial.is_adapted and trial.problem() is not None):
+            trial = _Trial(specs, image_shape)
         trial.check()
         return trial.without_effect()
 
 
-def _of_reduced(specs: Sequence[TransformSpec], image_shape: tuple[int, int, int]) -> _Trial | None:
-    """The trial on small images; None where transforms name a size, so that it tells nothing of larger ones."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Images are small: one thread takes 35 ms, and two that wait for each other on busy cores up to 2 s."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        trial = _Trial(specs, image_shape)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _reduced(specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], factor: float) -> _Trial | None:
+    """The trial on smaller images, by smaller sizes; None where that comes out in another size, and tells nothing."""
+    try:
+        trial = _Trial(specs, image_shape, factor)
     except ParamsError:
         return None
     return trial if trial.keeps_size() else None
@@ -119,9 +133,15 @@ class _Choice:
             self.transform.p = float(way)
 
 
+def _torchvisions(transforms: Sequence[Any]) -> list[Any]:
+    """Those that are torchvision's own, and those inside them."""
+    found = (inner for outer in transforms for inner in inside(outer))
+    return [inner for inner in found if type(inner).__module__.startswith("torchvision.")]
+
+
 def _choices(transforms: Sequence[Any]) -> Iterator[_Choice]:
-    for transform in (inner for outer in transforms for inner in inside(outer)):
-        chance = getattr(transform, "p", None) if type(transform).__module__.startswith("torchvision.") else None
+    for transform in _torchvisions(transforms):
+        chance = getattr(transform, "p", None)
         if isinstance(chance, list):
             among = tuple(number for number, share in enumerate(chance) if share > 0)
             if len(among) > 1:
@@ -178,12 +198,11 @@ def _seen(image: Tensor, known: Tensor, draw: int) -> _Seen:
     shape = tuple(image.shape)
     if image.dtype not in _NUMBERS or not image.numel():
         return _Seen(draw, image.dtype, shape)
-    values = image.float()
     lowest, highest = _span(image)
     if shape != known.shape:
         return _Seen(draw, image.dtype, shape, lowest, highest)
-    step = max(1, values.numel() // _LOOKED_AT)
-    unit = (values if image.is_floating_point() else values / 255).flatten(1)[:, ::step]
+    some = image.flatten(1)[:, :: max(1, image.numel() // _LOOKED_AT)].float()
+    unit = some if image.is_floating_point() else some / 255
     off = (unit - as_unit(known[:, 0, :1])).abs()
     return _Seen(
         draw,
@@ -202,7 +221,8 @@ def _span(image: Tensor) -> tuple[float, float]:
     """The lowest and the highest value; NaN where they are no real numbers."""
     if image.dtype not in _NUMBERS or not image.numel():
         return math.nan, math.nan
-    lowest, highest = image.float().aminmax()
+    some = image.flatten()[:: max(1, image.numel() // _LOOKED_AT_FOR_EXTREMES)]
+    lowest, highest = some.float().aminmax()
     return float(lowest), float(highest)
 
 
@@ -233,12 +253,26 @@ def _known_images(channels: int, height: int, width: int) -> list[Tensor]:
     return [*flat, ((0.1 + 0.3 * down + 0.2 * across + tint + 0.1 * texture) * 255).to(torch.uint8)]
 
 
+def _adapt_sizes(transforms: Sequence[Any], factor: float) -> bool:
+    """Make the sizes smaller that torchvision's transforms crop and resize to; whether there are any."""
+    sized = [
+        inner
+        for inner in _torchvisions(transforms)
+        if type(inner).__name__ in _SIZED and getattr(inner, "size", None) is not None
+    ]
+    for inner in sized:
+        given = inner.size if isinstance(inner.size, list | tuple) else [inner.size]
+        inner.size = type(given)(max(1, round(side * factor)) for side in given)
+    return bool(sized)
+
+
 class _Trial:
     """Transforms run on known images of one size: what each gave, by every draw.
 
     Args:
         specs: The transforms.
         image_shape: Height, width, channels.
+        factor: Of smaller images to try instead; sizes that transforms name are made smaller, too.
         is_sized_only: Whether one draw will do, to see what sizes come out.
 
     Raises:
@@ -246,13 +280,19 @@ class _Trial:
     """
 
     def __init__(
-        self, specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], *, is_sized_only: bool = False
+        self,
+        specs: Sequence[TransformSpec],
+        image_shape: tuple[int, int, int],
+        factor: float = 1.0,
+        *,
+        is_sized_only: bool = False,
     ) -> None:
         height, width, channels = image_shape
-        self._shape = (channels, height, width)
+        self._shape = (channels, round(height * factor), round(width * factor))
         self._is_sized_only = is_sized_only
         self._chain = PerImageTransforms(specs, image_shape, try_out=False)
         self._names = [spec.class_ for spec in specs]
+        self.is_adapted = factor < 1 and _adapt_sizes(self._chain.transforms, factor)
         self._last = len(specs) - 1
         self._is_never_random = [is_never_random(transform) for transform in self._chain.transforms]
         self._choices = list(_choices(self._chain.transforms))
@@ -265,9 +305,14 @@ class _Trial:
         self._seen: list[list[list[_Seen]]] = [[[] for _ in self._images] for _ in specs]
         enough = max([1, *(choice.ways - 1 for choice in self._choices)])
         for draw in range(self._draws):
+            if draw >= self._draws:
+                break
             self._try(draw)
             if is_sized_only or self._size_problem(self._last):
                 break
+            if not draw:
+                values = sum(math.prod(seen.shape) for index in range(len(specs)) for seen in self._all(index))
+                self._draws = min(self._draws, max(_LEAST_DRAWS, _MOST_VALUES // max(1, values)))
             # One choice has gone all ways, and nothing is wrong with what came out, nor with values on the way.
             if len(self._choices) < 2 and draw >= enough and self._is_sound():
                 break
@@ -346,11 +391,11 @@ class _Trial:
         Raises:
             ParamsError: Training images would be other than held-out ones.
         """
-        if (found := self._problem()) is not None:
+        if (found := self.problem()) is not None:
             index, message = found
             raise ParamsError([Problem(f"additional_transforms[{index}]", f"{self._names[index]} {message}")])
 
-    def _problem(self) -> tuple[int, str] | None:
+    def problem(self) -> tuple[int, str] | None:
         """The transform after which images are off, and what is wrong."""
         if self._is_sized_only or self._size_problem(self._last):
             return self._traced(self._size_problem)

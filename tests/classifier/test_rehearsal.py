@@ -180,6 +180,7 @@ REFUSED = [
         "gives values up to 255 as float32",
         id="images too large to be tried whole",
     ),
+    pytest.param([UNSCALED, transform("RandomResizedCrop", size=5000)], HUGE, 0, "up to 255 as float32", id="cropped"),
     pytest.param([transform("Identity"), UNSCALED, transform("ColorJitter", brightness=0.3)], COLOUR, 1, "up to 255"),
     pytest.param([transform("Compose", transforms=[UNSCALED])], GREY, 0, "set scale: true in the kwargs of ToDtype"),
     pytest.param(
@@ -312,6 +313,9 @@ REFUSED = [
             "refused, with the last transform as the cause",
             "refused, with the first, and what to set instead",
         ),
+    ),
+    pytest.param(
+        [transform("Resize", size=256), transform("CenterCrop", size=224)], LARGE, 0, "Resize does the same", id="224"
     ),
     pytest.param([transform("RandomCrop", size=64, padding=4)], LARGE, 0, "turns (3, 224, 224) into (3, 64, 64)"),
     pytest.param(
@@ -458,7 +462,8 @@ def test_what_is_about_as_it_was_by_some_draw_is_accepted(entries: list[Entry], 
         ([UNSCALED, transform("ToDtype", dtype="uint8")], GREY, ["additional_transforms have no effect"]),
         ([SCALED, transform("RandomInvert")], GREY, []),
         ([transform("RandomInvert", p=0.001)], GREY, []),
-        ([transform("Resize", size=[5000, 5000])], (5000, 5000, 1), ["were not tried: images of 5000×5000 are too"]),
+        ([transform("Resize", size=[5000, 5000])], HUGE, ["additional_transforms have no effect"]),
+        ([transform("RandomShortestSize", min_size=5000)], HUGE, ["were not tried: images of 5000×5000 are too large"]),
     ],
 )
 def test_what_has_no_effect_is_reported(entries: list[Entry], shape: tuple[int, int, int], lines: list[str]) -> None:
@@ -473,13 +478,14 @@ def test_the_check_of_params_warns_of_what_has_no_effect() -> None:
 
 
 def test_a_verdict_takes_nothing_from_torchs_generators_and_needs_nothing_of_them() -> None:
-    verdicts = set()
+    verdicts, threads = set(), torch.get_num_threads()
     for seed in range(3):
         torch.manual_seed(seed)
         before = torch.random.get_rng_state()
         verdicts.add(problem(transform("ColorJitter", brightness=[0.1, 0.4]), shape=COLOUR))
         rehearsed(transform("RandAugment"), transform("RandomErasing"), shape=LARGE)
         assert torch.equal(torch.random.get_rng_state(), before)
+        assert torch.get_num_threads() == threads
     assert len(verdicts) == 1
 
 
