@@ -178,6 +178,8 @@ def _read(file: Path) -> Mapping[Any, Any]:
     """What a file holds: tensors by name, or dicts of them."""
     if not file.exists():
         raise _refused(file, "there is no such file or model directory")
+    if not file.is_file():  # torch would wait for a pipe's other end
+        raise _refused(file, "is a pipe or a device, not a file")
     if file.suffix.lower() not in WEIGHT_FILES:
         raise _refused(file, f"is no file of weights; its name must end with {', '.join(WEIGHT_FILES)}")
     try:
