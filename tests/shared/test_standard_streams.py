@@ -92,7 +92,7 @@ def weights(params: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.slow
 @MENDED
-@STREAMS
+@pytest.mark.parametrize("stream", [closed_too, full], ids=lambda stream: stream.__name__)
 def test_training_is_the_same_without_standard_error(
     stream: Stream, params: Path, dataset: Path, weights: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -106,7 +106,7 @@ def test_training_is_the_same_without_standard_error(
 
 @pytest.mark.slow
 @MENDED
-@STREAMS
+@pytest.mark.parametrize("stream", [closed_too, unread], ids=lambda stream: stream.__name__)
 def test_the_other_steps_are_too(stream: Stream, params: Path, weights: tuple[Path, str], tmp_path: Path) -> None:
     given = ["--params", str(params), "--json"]
     data, found = ["--dataset", str(tmp_path / "dataset")], ["--evaluation", str(tmp_path / "evaluation")]
