@@ -184,6 +184,10 @@ class _Measurement:
 
     def _measure(self, products: _Products | None) -> None:
         product_s = products.seconds if products is not None else 0.0
+        try:
+            self._warm_up()
+        except _OverTimeError:
+            return
         steps = self._group.from_first(self._steps(MOST_ROUNDS, product_s) or self._steps(FEWEST_ROUNDS, product_s))
         if not steps:
             why = f"not measurable here (a step takes {self._step_s:.3g} s, too long for {self._budget_s:.3g} s)"
@@ -201,6 +205,21 @@ class _Measurement:
                 self._round(steps, batch, products)
             except _OverTimeError:
                 return
+
+    def _warm_up(self) -> None:
+        """Train until three steps in a row are about as fast as before, for a third of the time at most.
+
+        Where other programs are at work, the threads of a step share a core for some seconds after anything that one
+        thread does alone, such as the export: steps then took ten times as long on two cores.
+        """
+        alike = 0
+        if 12 * self._step_s > self._budget_s:  # which is too little for the rounds, too
+            return
+        with closing(self._trainer.timed_steps(_MOST_STEPS)) as steps:
+            while alike < 3 and self._group.from_first(self._used_s < self._budget_s / 3):
+                step = _Side(self._device)
+                step.add(lambda: self._take(steps, 1))
+                alike = self._group.from_first(alike + 1 if step.seconds < 1.5 * self._step_s else 0)
 
     def _round(self, steps: int, batch: tuple[Tensor, Tensor], products: _Products | None) -> None:
         """Steps of both sides, and products, by turns, every other one the other way round."""
