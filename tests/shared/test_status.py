@@ -49,7 +49,7 @@ def events(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The directory that the environment names for the events of run-1."""
     monkeypatch.setenv("SHUTTERLINE_RUN_ID", "run-1")
     monkeypatch.setenv("SHUTTERLINE_EVENTS", str(tmp_path / "events"))
-    for name in ("KFP_RETRY_INDEX", "RANK"):
+    for name in ("KFP_RETRY_INDEX", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("_FIRST_PAUSE_S", "_LONGEST_PAUSE_S"):  # a courier that had trouble waits for the step's end
         monkeypatch.setattr(courier, name, 1e6)
@@ -199,6 +199,7 @@ def test_the_exit_step_speaks_for_the_pipeline_alone(events: Path) -> None:
 
 def test_of_a_group_only_the_first_process_speaks(events: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert ended("train", works).delivery is None
     assert ended("train", failing(DataError("x"))).delivery is None
     assert ended("train", works, '{"batch_size": 0}').delivery is None
