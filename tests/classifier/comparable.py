@@ -50,7 +50,8 @@ def _made(entry: Entry) -> Any:
 
 
 def _as_unit(image: Tensor) -> Tensor:
-    return image.double() if image.is_floating_point() else image.double() / 255
+    is_whole = not (image.is_floating_point() or image.dtype is torch.bool)
+    return image.double() / torch.iinfo(image.dtype).max if is_whole else image.double()
 
 
 def _on_scale(image: Tensor) -> bool:
