@@ -106,7 +106,7 @@ def test_a_horizon_within_an_image_leaves_no_pixel_that_is_no_number() -> None:
     torch.manual_seed(0)
     done = transforms(transform("ToDtype", dtype="float32", scale=True), perspective)(images)
     assert done.isfinite().all()
-    assert (done.min(), done.max()) == (0, 1)
+    assert (float(done.min()), float(done.max())) == (0, 1)
 
 
 def test_transforms_see_one_image_at_a_time() -> None:
