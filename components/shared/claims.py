@@ -6,13 +6,13 @@ as user 10001 and cannot write there until the directory is handed to that user.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import tempfile
 from pathlib import Path
 
 from components.shared.errors import InputError
+from components.shared.files import is_full
 
 CLAIMS_VARIABLE = "SHUTTERLINE_CLAIMS"  # a JSON object, mount path to name of the claim; set in the compiled pipeline
 
@@ -34,7 +34,7 @@ def require_writable(what: str, directory: Path, named: Path | None = None) -> N
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(b"\0")
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise
         raise unwritable(what, named or directory, error) from error
 

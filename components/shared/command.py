@@ -20,6 +20,7 @@ from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, Inpu
 from components.shared.events.data import Emit
 from components.shared.events.redaction import redact_message
 from components.shared.extras import extras_named
+from components.shared.files import disk_message
 from components.shared.logs import for_stderr, open_standard_streams
 from components.shared.member import Outcome, is_launched, leave_outcome, speaks
 from components.shared.params import Params
@@ -228,6 +229,9 @@ def with_output(work: Callable[[], int]) -> int:
     except BrokenPipeError:
         _let_go_of(sys.stdout)
     except OSError as error:
+        if error.filename is not None and (message := disk_message(error)) is not None:
+            tell(f"error: {message}")
+            return EXIT_FAILURE
         if error.filename is not None or error.errno not in _UNWRITABLE:
             raise
         tell(f"error: standard output, or a file, cannot be written: {error.strerror}")

@@ -23,6 +23,7 @@ from components.shared.addresses import Addresses
 from components.shared.artifacts import ArtifactKind, FileRecord
 from components.shared.errors import InputError, ShutterlineError
 from components.shared.events.data import Emit, EventData, Progress
+from components.shared.files import is_full
 from components.shared.params import Params
 from components.shared.step import Reported
 from components.shared.storage.fetch import fetch_artifact, fetch_tree
@@ -189,6 +190,8 @@ class Staging:
         try:
             local.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if is_full(error):
+                raise
             raise InputError(
                 f"{local}: cannot be made, and {location} needs room on this machine: {error.strerror}; "
                 f"{SCRATCH_VARIABLE} names a directory for that"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from components.shared.artifacts import ArtifactKind, FileRecord, Manifest, read_manifest
 from components.shared.errors import ArtifactError, StorageRefusedError
+from components.shared.files import naming
 from components.shared.storage.claim import claim_in, earlier_files, told
 from components.shared.storage.download import Download, Wanted
 from components.shared.storage.encoding import is_packed
@@ -140,7 +141,8 @@ class _Artifact:
         self.put.update(records)
         _download(self.store, self.transfer, self.location, wanted, self.folder)
         fresh = self.folder / self.kind.manifest_file
-        fresh.write_bytes(data)
+        with naming(fresh):
+            fresh.write_bytes(data)
         fresh.replace(manifest_file)
         self.transfer.finished()
 
@@ -164,7 +166,8 @@ class _Artifact:
             )
         # Read as a file, as everywhere; what is wrong with it is told of the object.
         copy = self.folder / self.kind.manifest_file
-        copy.write_bytes(data)
+        with naming(copy):
+            copy.write_bytes(data)
         try:
             manifest: Manifest = read_manifest(self.folder, self.kind)
         except ArtifactError as error:
