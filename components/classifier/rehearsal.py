@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from components.classifier.augment import PerImageTransforms, as_unit, inside, size_message
-from components.classifier.batched_transforms import is_never_random
+from components.classifier.batched_transforms import batched, is_never_random, keeps_batches_uniform
 from components.shared.errors import ParamsError, Problem
 from components.shared.params_types import TransformSpec
 
@@ -148,6 +148,11 @@ def _choices(transforms: Sequence[Any]) -> Iterator[_Choice]:
                 yield _Choice(transform, among)
         elif chance is not None and 0 < chance < 1:
             yield _Choice(transform, ())
+
+
+def _keeps_sizes_alike(transform: Any) -> bool:
+    """Whether what a transform makes of images of one size is known to have one size."""
+    return keeps_batches_uniform(transform) or batched(transform, torch.device("cpu")) is not None
 
 
 def _ways(choices: Sequence[_Choice], draw: int) -> tuple[int, ...]:
@@ -291,11 +296,12 @@ class _Trial:
         self._shape = (channels, round(height * factor), round(width * factor))
         self._is_sized_only = is_sized_only
         self._chain = PerImageTransforms(specs, image_shape, try_out=False)
+        transforms = self._chain.transforms
         self._names = [spec.class_ for spec in specs]
-        self.is_adapted = factor < 1 and _adapt_sizes(self._chain.transforms, factor)
+        self.is_adapted = factor < 1 and _adapt_sizes(transforms, factor)
         self._last = len(specs) - 1
-        self._is_never_random = [is_never_random(transform) for transform in self._chain.transforms]
-        self._choices = list(_choices(self._chain.transforms))
+        self._is_never_random = [is_never_random(transform) for transform in transforms]
+        self._choices = list(_choices(transforms))
         self._draws = _DRAWS * max([1, *(len(choice.among) for choice in self._choices)])
         self._images = _known_images(*self._shape)[: 1 if is_sized_only else None]
         self._wrapping: set[int] = set()
@@ -303,7 +309,9 @@ class _Trial:
         self._watch()
         # By transform and image: what was seen by every draw.
         self._seen: list[list[list[_Seen]]] = [[[] for _ in self._images] for _ in specs]
-        enough = max([1, *(choice.ways - 1 for choice in self._choices)])
+        # One choice has gone all ways by then; several, or sizes that chance may change, want all draws.
+        ways = max([2, *(choice.ways for choice in self._choices)])
+        enough = ways if len(self._choices) < 2 and all(map(_keeps_sizes_alike, transforms)) else self._draws
         for draw in range(self._draws):
             if draw >= self._draws:
                 break
@@ -313,8 +321,7 @@ class _Trial:
             if not draw:
                 values = sum(math.prod(seen.shape) for index in range(len(specs)) for seen in self._all(index))
                 self._draws = min(self._draws, max(_LEAST_DRAWS, _MOST_VALUES // max(1, values)))
-            # One choice has gone all ways, and nothing is wrong with what came out, nor with values on the way.
-            if len(self._choices) < 2 and draw >= enough and self._is_sound():
+            if draw + 1 >= enough and self._is_sound():
                 break
         # By transform: images that go in and come out by one draw, and whether all draws do the same to them.
         self._alone: list[list[tuple[Tensor, Tensor]]] = []

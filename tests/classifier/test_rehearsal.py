@@ -317,6 +317,13 @@ REFUSED = [
     pytest.param(
         [transform("Resize", size=256), transform("CenterCrop", size=224)], LARGE, 0, "Resize does the same", id="224"
     ),
+    pytest.param(
+        [transform("RandomAffine", degrees=10), transform("RandomResize", min_size=8, max_size=10)],
+        GREY,
+        1,
+        "RandomResize turns (1, 8, 8) into (1, 9, 9)",
+        id="another size by some draws",
+    ),
     pytest.param([transform("RandomCrop", size=64, padding=4)], LARGE, 0, "turns (3, 224, 224) into (3, 64, 64)"),
     pytest.param(
         [transform("Resize", size=[12, 12]), transform("RandomHorizontalFlip"), transform("CenterCrop", size=8)],
