@@ -92,7 +92,7 @@ WRITTEN = {
 FULL = pytest.mark.mended(
     14,
     input="a disk that is full at the weights, the export, the curves, a shard, a report, a manifest",
-    before="a traceback; at model.pt2 torch ends the process (exit code 134), or the model is made without it, exit 0",
+    before="a traceback; at model.pt2 torch ends the whole process, exit code 134",
     now="one line that names the file and what to do, exit code 1, nothing that looks whole",
 )
 LIMITED = pytest.mark.mended(
