@@ -135,7 +135,7 @@ def wrong(bits, channels, codec="jp2"):
 
 for channels, mode in ((3, "RGB"), (4, "RGBA"), (2, "LA")):
     see(f"  8 bits, {mode}", wrong(8, channels), (mode, [], []))
-    for bits in (10, 12, 16):
+    for bits in (9, 10, 12, 16):
         first = 2**bits - 2 ** (bits - 9)
         see(f"  {bits} bits, {mode}", wrong(bits, channels), (mode, [first, 2**bits - 1], [0]))
 see("  16 bits, grey", wrong(16, 1), ("I;16", [], []))
