@@ -8,6 +8,7 @@ import sys
 # Before torch starts its threads: the tests run side by side, one to a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,12 @@ from tests.facts import FACTS
 # Tests never judge time: an example may take as long as a busy machine needs.
 settings.register_profile("shutterline", deadline=None, print_blob=True)
 settings.load_profile("shutterline")
+
+# What starts in the background of a script, or by nohup, ignores these, and so would every command that a test sends them to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 BAD_INPUT = "bad input"
 FAULT = "fault"
