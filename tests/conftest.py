@@ -22,7 +22,7 @@ from tests.facts import FACTS
 settings.register_profile("shutterline", deadline=None, print_blob=True)
 settings.load_profile("shutterline")
 
-# What starts in the background of a script, or by nohup, ignores these, and so would every command that a test sends them to.
+# What a script starts in the background, or nohup, ignores these, and so would each command that a test sends them to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
