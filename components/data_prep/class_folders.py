@@ -53,6 +53,10 @@ class ClassFolders:
     unlabelled: dict[str, Folder] = field(default_factory=dict)
     unread: dict[str, Folder] = field(default_factory=dict)
 
+    def has_several(self) -> bool:
+        """Whether there is more than one folder of them, so that one alone is not all of the data."""
+        return len(self.splits) + len(self.unlabelled) + len(self.unread) > 1
+
 
 def find_class_folders(data: Path, root: Folder) -> ClassFolders | None:
     """The class folders of a data folder, if at least one holds an image, or something that cannot be read.
@@ -246,20 +250,33 @@ def _check_not_deeper(data: Path, layout: ClassFolders) -> None:
     if not train_name:
         return  # find_class_folders has seen to it
     known = {composed(name) for name in train.folders}
+    deeper: dict[str, str] = {}
     for name, folder in layout.splits.values():
         holding, where = folder.with_images(), shown(data / name)
         once_more = _with_class_folders(holding)
-        if once_more and len(once_more) == len(holding):
-            raise DataError(
-                f"{where}: holds {listed(list(once_more))} with class folders, which are splits in a split; give "
-                f"--data {where}, or move the class folders up"
-            )
         only = next(iter(holding)) if len(holding) == 1 else ""
-        if only and any(holding[only].with_images()) and (folder is train or composed(only) not in known):
-            raise DataError(
-                f"{where}: the classes lie one folder deeper, in {shown(f'{name}/{only}')}; move them up, or, without "
-                f"other splits, give --data {shown(data / name / only)}"
+        if once_more and len(once_more) == len(holding) and set(once_more.values()) != {split_of(name)}:
+            todo = (
+                "keep one folder of each split, right below the data folder, and rename or move the others"
+                if layout.has_several()
+                else f"give --data {where}, or move the class folders up"
             )
+            raise DataError(
+                f"{where}: holds {listed(list(once_more))} with class folders, which are splits in a split; {todo}"
+            )
+        is_class = folder is not train and train_name not in deeper and composed(only) in known
+        if only and any(holding[only].with_images()) and not is_class:
+            deeper[name] = f"{name}/{only}"
+    if not deeper:
+        return
+    inner, outer = (" and ".join(map(shown, names)) for names in (deeper.values(), deeper))
+    if len(deeper) > 1:
+        raise DataError(
+            f"{shown(data)}: the classes lie one folder deeper, in {inner}; move the class folders up into {outer}, "
+            "and remove the inner folder of each"
+        )
+    instead = "" if layout.has_several() else f", or give --data {shown(data / inner)}"
+    raise DataError(f"{shown(data / outer)}: the classes lie one folder deeper, in {inner}; move them up{instead}")
 
 
 def _as_split(data: Path, by_class: dict[str, list[str]], classes: tuple[str, ...]) -> ImageFileSplit:

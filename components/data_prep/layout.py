@@ -72,9 +72,14 @@ def open_source(data: Path, n_classes: int, *, follow_links: bool = False) -> So
 
 def _unknown(data: Path, root: Folder) -> DataError:
     """The error that a folder has none of the layouts, with what is likely to be done."""
-    for path, folder in sorted(paths_below(root), key=lambda found: (found[0].count("/"), found[0])):
-        if path and _is_layout(folder):
-            return DataError(f"{shown(data)}: the data lie deeper; give --data {shown(data / path)}")
+    deeper = sorted(path for path, folder in paths_below(root) if path and _is_layout(folder))
+    if len(deeper) == 1:
+        return DataError(f"{shown(data)}: the data lie deeper; give --data {shown(data / deeper[0])}")
+    if deeper:
+        return DataError(
+            f"{shown(data)}: the data lie deeper, in {listed(deeper)}; put the files that belong together into one "
+            "folder, or give --data the folder that holds all of them"
+        )
     with reading(data):
         content = sorted(path.name + "/" * path.is_dir() for path in data.iterdir())
     unlabelled = [name for name, folder in root.with_images().items() if split_of(name)]
