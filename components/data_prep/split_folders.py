@@ -12,7 +12,7 @@ from components.shared.dataset import SplitName
 
 WORDS: dict[SplitName, tuple[str, ...]] = {
     "train": ("train", "training", "trn"),
-    "validation": ("validation", "valid", "val", "dev"),
+    "validation": ("validation", "validate", "valid", "val", "dev"),
     "test": ("test", "testing", "tst", "eval", "evaluation"),
 }
 COMPANIONS = ("set", "data", "dataset", "split", "image", "images", "img", "imgs")

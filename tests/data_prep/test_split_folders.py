@@ -53,7 +53,7 @@ def test_splits_by_another_name(tmp_path: Path, capsys: pytest.CaptureFixture[st
     before=TWO_CLASSES,
     now="validation is the user's, test is held out of training",
 )
-@pytest.mark.parametrize("name", ["validation", "Val", "valid", "DEV", "val_set", "validation images"])
+@pytest.mark.parametrize("name", ["validation", "Val", "valid", "DEV", "val_set", "validation images", "validate"])
 def test_the_users_own_validation_split_is_used_and_test_is_held_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -242,7 +242,8 @@ def test_images_of_a_split_without_labels_are_counted_and_not_used(
         ),
         pytest.param(
             ("train/images/cat/×2.png", "train/images/dog/×2.png", "test/images/cat/0.png", "test/images/dog/0.png"),
-            "DATA/train: the classes lie one folder deeper, in train/images; move them up",
+            "DATA: the classes lie one folder deeper, in train/images and test/images; move the class folders up into "
+            "train and test, and remove the inner folder of each",
             marks=_mended(
                 "train/images/cat, test/images/cat", '"add the other classes"', "refused: move the class folders up"
             ),
@@ -255,6 +256,32 @@ def test_images_of_a_split_without_labels_are_counted_and_not_used(
             ("train/train/cat/×2.png", "train/train/dog/×2.png", "train/test/cat/0.png", "train/test/dog/0.png"),
             "DATA/train: holds test, train with class folders, which are splits in a split; give --data DATA/train",
         ),
+        pytest.param(
+            (
+                *("training_set/training_set/cat/×2.png", "training_set/training_set/dog/×2.png"),
+                *("test_set/test_set/cat/0.png", "test_set/test_set/dog/0.png"),
+            ),
+            "DATA: the classes lie one folder deeper, in training_set/training_set and test_set/test_set; move the "
+            "class folders up into training_set and test_set, and remove the inner folder of each",
+            marks=_mended(
+                "Kaggle's training_set/training_set/cat, test_set/test_set/cat",
+                '"add the other classes"',
+                "refused: move the class folders of both up",
+            ),
+        ),
+        pytest.param(
+            ("train/train/cat/×2.png", "train/train/dog/×2.png"),
+            "DATA/train: the classes lie one folder deeper, in train/train; move them up, or give --data "
+            "DATA/train/train",
+        ),
+        pytest.param(
+            ("train/train/cat/×2.png", "train/test/cat/0.png", "test/cat/0.png"),
+            "DATA/train: holds test, train with class folders, which are splits in a split; keep one folder of each",
+        ),
+        pytest.param(
+            ("a/train-images-idx3-ubyte", "b/t10k-images-idx3-ubyte"),
+            "the data lie deeper, in a, b; put the files that belong together into one folder",
+        ),
         pytest.param(("train/cat/×2.png", "train/dog/×2.png", "val/cat/notes.txt"), "DATA/val: holds no image; remove"),
         pytest.param(("MNIST/raw/train-images-idx3-ubyte",), "the data lie deeper; give --data DATA/MNIST/raw"),
         pytest.param(("photos/train/info.csv", "photos/train/0.png"), "give --data DATA/photos"),
@@ -265,6 +292,18 @@ def test_what_may_mean_two_things_is_refused_with_what_to_do(
     tmp_path: Path, files: tuple[str, ...], expected: str
 ) -> None:
     assert expected in refusal(tree(tmp_path / "data", *files), tmp_path / "out")
+
+
+def test_moving_a_folder_up_is_all_that_is_advised_where_another_would_be_lost(tmp_path: Path) -> None:
+    data = tree(tmp_path / "data", "train/train/cat/×2.png", "train/train/dog/×2.png", "test/cat/0.png")
+
+    message = refusal(data, tmp_path / "out")
+
+    assert message.endswith("in train/train; move them up"), message
+    (data / "train" / "train").rename(data / "moved")
+    (data / "train").rmdir()
+    (data / "moved").rename(data / "train")
+    assert prepare(data=data, dataset=tmp_path / "out", params=params()).counts == {"train": 4, "test": 1}
 
 
 @pytest.mark.mended(
