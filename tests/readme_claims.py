@@ -187,6 +187,7 @@ CLAIMS: dict[str, list[str]] = {
     ],
     "Together schedules multiply": [
         "classifier/test_schedules.py::test_together_they_are_refused_or_multiply",
+        "classifier/test_schedules.py::test_a_refused_warm_up_names_what_works",
     ],
     "With `milestones: [5, 20]`": [
         "classifier/test_schedules.py::test_with_milestones_each_has_its_own_epochs",

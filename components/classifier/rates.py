@@ -21,12 +21,16 @@ from components.classifier.optimisers import plain_optimiser
 from components.classifier.schedules import Schedules, Stretch, stretches
 from components.shared.errors import ParamsError, Problem
 from components.shared.params import Params
+from components.shared.params_rules import instead_of_warmup
 from components.shared.params_types import ScheduleSpec, first_line
 
 # Steps that are looked at in one pass: 0.4 s where an epoch's steps are not known yet, and 4 s of a run of a million.
 _STEPS, _STEPS_OF_A_RUN = 100_000, 1_000_000
 # Steps after which schedules that set the rate have shown that learning_rate has no part in it.
 _FIRST_STEPS = 50
+# Of a run's highest rate: OneCycleLR ends at 4e-6 of its own, which is the lowest end that torch proposes. A weight in
+# float32 has 24 bits, so that a step a millionth of an ordinary one, a thousandth of the weight, mostly rounds to none.
+_NOTHING = 1e-6
 # Arguments that are a number of steps, by the attribute in which torch keeps them.
 _LENGTHS = {
     "T_max": "T_max",
@@ -211,7 +215,7 @@ def _look_at_one(one: _One, found: Rehearsal) -> None:
         found.problems += error.problems
         return
     except _BrokenError as error:
-        found.problems.append(Problem(f"{one.path}.kwargs", f"{one.spec.class_} {error}"))
+        found.problems.append(Problem(f"{one.path}.kwargs", f"{one.spec.class_} {error}{_without_length(one.spec)}"))
         return
     wrong = next((step for step, rate in enumerate(course.rates) if not 0 <= rate < math.inf), None)
     if wrong is not None:
@@ -226,6 +230,14 @@ def _look_at_one(one: _One, found: Rehearsal) -> None:
         found.problems += _undoes(one, course, beside)
     if one.has_known_length:
         found.notes += [f"{one.path} ({one.spec.short_name}): {note}" for note in _notes(one, course)]
+
+
+def _without_length(spec: ScheduleSpec) -> str:
+    """What to do where a OneCycleLR, which alone fails beyond its end, is too short."""
+    given = [key for key in ("total_steps", "epochs", "steps_per_epoch") if spec.kwargs.get(key) is not None]
+    if spec.short_name != "OneCycleLR" or not given:
+        return ""
+    return f"; leave {' and '.join(given)} out, and it lasts as long as its epochs"
 
 
 def _argument_problems(one: _One, scheduler: Any) -> Iterator[Problem]:
@@ -250,11 +262,23 @@ def _undoes(one: _One, course: _Course, beside: list[str]) -> Iterator[Problem]:
         if not math.isclose(got, rate / 2, rel_tol=1e-6, abs_tol=1e-9 * scale):
             message = (
                 f"{one.spec.short_name} sets the learning rate whatever {' and '.join(beside)} made it: halved before, "
-                f"it is {got:.4g} and not {rate / 2:.4g} in epoch {one.epoch_of(step)}; give each schedule its own "
-                "epochs by milestones, or leave one out"
+                f"it is {_apart(got, rate / 2)} in epoch {one.epoch_of(step)}; {_instead(one)}"
             )
             yield Problem(f"{one.path}.class", message)
             return
+
+
+def _apart(got: float, wanted: float) -> str:
+    """Two rates that differ, in as many digits as show it."""
+    digits = next(count for count in range(4, 18) if f"{got:.{count}g}" != f"{wanted:.{count}g}")
+    return f"{got:.{digits}g} and not {wanted:.{digits}g}"
+
+
+def _instead(one: _One) -> str:
+    """What to set where a schedule undoes what acts beside it."""
+    if len(one.stretch.indices) > 1:
+        return "give each schedule its own epochs by milestones, or leave one out"
+    return instead_of_warmup(one.spec.short_name, one.stretch.warmup)
 
 
 def _notes(one: _One, course: _Course) -> Iterator[str]:
@@ -317,10 +341,17 @@ def _look_at_all(params: Params, steps_per_epoch: int | None, found: Rehearsal) 
         return
     epochs = [course.rates[begin : begin + steps] for begin in range(0, len(course.rates), steps)]
     still = [number for number, rates in enumerate(epochs, 1) if not any(rates)]
+    highest = max(course.rates)
+    tiny = [number for number, rates in enumerate(epochs, 1) if 0 < max(rates) < _NOTHING * highest]
     if len(still) == params.num_epochs:
         found.problems.append(Problem("learning_rate_schedule", "the learning rate is 0 in every epoch"))
     elif still:
         found.notes.append(f"learning_rate_schedule: the learning rate is 0 in {_spelled(still)}: nothing is trained")
+    if tiny:
+        found.notes.append(
+            f"learning_rate_schedule: the learning rate is below a millionth of its highest, {highest:.4g}, in "
+            f"{_spelled(tiny)}, at last {epochs[-1][-1]:.2g}: next to nothing is trained"
+        )
     if len(course.rates) == most and most < params.num_epochs * steps:
         found.notes.append(
             f"learning_rate_schedule: the rates of the first {most:,} of {params.num_epochs * steps:,} steps were tried"

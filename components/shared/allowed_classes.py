@@ -62,7 +62,8 @@ class ClassFamily:
         module, _, name = dotted.rpartition(".")
         for family in (self, *self.beside):
             if module in ("", family.module) and name in family.refused:
-                return f"{family.module}.{name} cannot be used as a {family.kind}: {family.refused[name]}"
+                article = "an" if family.kind[0] in "aeiou" else "a"
+                return f"{family.module}.{name} cannot be used as {article} {family.kind}: {family.refused[name]}"
         message = f"{shortened(dotted)} is not an allowed {self.kind}"
         return f"{message}; did you mean {near}?" if (near := self.nearest(name)) else f"{message}; {self.hint()}"
 
@@ -282,7 +283,8 @@ TRANSFORMS = ClassFamily(
             "it would go for training images alone; set normalise_images, normalise_mean and normalise_std, which go "
             "for the images of every split",
         ),
-        ("CutMix MixUp", "it mixes several images and their labels; transforms here see one image"),
+        ("CutMix", "it mixes several images and their labels; the key cutmix_alpha does that"),
+        ("MixUp", "it mixes several images and their labels; the key mixup_alpha does that"),
         ("FiveCrop TenCrop UniformTemporalSubsample", "it does not turn one image into one image"),
         (
             "ClampBoundingBoxes ClampKeyPoints ConvertBoundingBoxFormat RandomIoUCrop SanitizeBoundingBoxes "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -195,9 +196,20 @@ def _training_problems(raw: Mapping[str, Any]) -> list[Problem]:
         problems.append(
             Problem("warmup_epochs", f"must be at most num_epochs, {_figure(epochs)}, got {described(warmup)}")
         )
-    if isinstance(schedules, list | tuple):
-        problems += _schedule_problems(schedules, warmup, raw.get("milestones"), epochs)
+    if schedules is None or isinstance(schedules, list | tuple):
+        problems += _schedule_problems(schedules or [], warmup, raw.get("milestones"), epochs)
     return problems
+
+
+def instead_of_warmup(name: str, warmup: float) -> str:
+    """What to set instead of ``warmup_epochs`` before a schedule that sets the rate."""
+    if name == "OneCycleLR":
+        return "set warmup_epochs to 0: it has a warm-up of its own, pct_start of its steps"
+    epochs = _figure(math.ceil(warmup))
+    return (
+        f"put a LinearLR with start_factor 0.01 and total_iters {epochs} before it (learning_rate_schedule: "
+        f"[LinearLR, {name}] with milestones: [{epochs}]), and set warmup_epochs to 0"
+    )
 
 
 def _schedule_problems(
@@ -229,7 +241,8 @@ def _schedule_problems(
             continue
         what = f"{name} sets the learning rate whatever it was"
         if isinstance(warmup, int | float) and warmup > 0:
-            yield Problem(f"learning_rate_schedule[{index}].class", f"{what}; set warmup_epochs to 0")
+            message = f"{what}; {instead_of_warmup(name, warmup)}"
+            yield Problem(f"learning_rate_schedule[{index}].class", message)
         elif together > 1:
             message = f"{what}, and would undo the other schedules; give each its own epochs by milestones"
             yield Problem(f"learning_rate_schedule[{index}].class", f"{message}, or leave one out")

@@ -293,10 +293,6 @@ def test_a_refusal_says_what_to_do() -> None:
         "learning_rate_schedule[0] made it: halved before, it is 0.04932 and not 0.04923 in epoch 2; give each "
         "schedule its own epochs by milestones, or leave one out"
     }
-    assert (
-        "whatever warmup_epochs made it"
-        in message("cosine to a floor", warmup_epochs=1)["learning_rate_schedule[0].class"]
-    )
     told = SCHEDULERS.why_not("torch.optim.lr_scheduler.SequentialLR")
     assert "its milestones in the key milestones: each schedule acts alone, from its milestone on" in told
 
@@ -306,6 +302,7 @@ def test_a_refusal_says_what_to_do() -> None:
     [
         (["step"], {"milestones": [2]}, {"milestones": "must be one fewer than the 1 schedules"}),
         ([], {"milestones": [2]}, {"milestones": "must be one fewer than the 0 schedules"}),
+        ([], {"milestones": [2], "learning_rate_schedule": None}, {"milestones": "must be one fewer than the 0"}),
         (["step"] * 3, {"milestones": [4, 4]}, {"milestones[1]": "must be later than the one before, 4, got 4"}),
         (["step"] * 2, {"milestones": [12]}, {"milestones[0]": "must be less than num_epochs, 12, for the last"}),
         (["step"] * 2, {"milestones": [0]}, {"milestones[0]": "must be at least 1, got 0"}),
@@ -335,6 +332,65 @@ def test_milestones_that_do_not_fit_are_refused(
     assert problems.keys() == found.keys()
     for path, text in found.items():
         assert problems[path].startswith(text)
+
+
+@pytest.mark.mended(
+    2,
+    input="milestones: [3] without learning_rate_schedule",
+    before="a traceback",
+    now="refused: one fewer than the 0 schedules",
+)
+def test_milestones_without_schedules_are_refused() -> None:
+    config = config_of([], milestones=[3])
+    del config["learning_rate_schedule"]
+    assert set(refused(check_dict, config)) == {"milestones"}
+
+
+@pytest.mark.mended(
+    2,
+    input="warmup_epochs with a cosine to an eta_min",
+    before='refused: "0.0004878 and not 0.0004878"',
+    now="refused with the LinearLR and the milestones that do the same, which are accepted",
+)
+@pytest.mark.parametrize("floor", [0.01, 1e-6])
+def test_a_refused_warm_up_names_what_works(floor: float) -> None:
+    cosine = schedule("CosineAnnealingLR", eta_min=floor)
+    config = config_of([]) | {"learning_rate_schedule": [cosine], "warmup_epochs": 1.5}
+    (told,) = refused(check_dict, config).values()
+    got, wanted = told.partition("it is ")[2].partition(" in epoch")[0].split(" and not ")
+    assert got != wanted
+    assert told.endswith(
+        "put a LinearLR with start_factor 0.01 and total_iters 2 before it (learning_rate_schedule: [LinearLR, "
+        "CosineAnnealingLR] with milestones: [2]), and set warmup_epochs to 0"
+    )
+    rise = schedule("LinearLR", start_factor=0.01, total_iters=2)
+    accepted(config | {"learning_rate_schedule": [rise, cosine], "milestones": [2], "warmup_epochs": 0})
+
+
+@pytest.mark.mended(
+    2, input="OneCycleLR with total_steps below the run's", before="refused without what to do", now="says to leave out"
+)
+@pytest.mark.parametrize("given", [{"total_steps": 5}, {"epochs": 2, "steps_per_epoch": 3}])
+def test_a_one_cycle_that_is_too_short_may_leave_its_length_out(given: dict[str, int]) -> None:
+    config = config_of([]) | {"learning_rate_schedule": [schedule("OneCycleLR", max_lr=0.2, **given)]}
+    (told,) = refused(check_dict, config).values()
+    assert told.endswith(f"; leave {' and '.join(given)} out, and it lasts as long as its epochs")
+
+
+@pytest.mark.mended(
+    2,
+    input="StepLR by batch with step_size 1: rates down to 1e-23",
+    before="not a word",
+    now="logged: next to nothing is trained in epochs 4 to 8",
+)
+def test_rates_of_next_to_nothing_are_noted() -> None:
+    entry = {**schedule("StepLR", step_size=1), "interval": "batch"}
+    params = Params.from_dict(config_of([], num_epochs=8) | {"learning_rate_schedule": [entry]})
+    assert rehearse(params, 3).notes == [
+        "learning_rate_schedule: the learning rate is below a millionth of its highest, 0.1, in epochs 4 to 8, at last "
+        "1e-24: next to nothing is trained"
+    ]
+    assert rehearse(params.model_copy(update={"num_epochs": 2}), 3).notes == []
 
 
 ODD = [
