@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from components.shared.allowed_classes import shortened
 from components.shared.dataset import Dataset
 from components.shared.errors import ArtifactError, ParamsError, Problem
@@ -36,7 +38,11 @@ def check_fit(model: Model, dataset: Dataset, params: Params) -> None:
 
 
 def _same_classes(model: Model, dataset: Dataset) -> None:
-    ours, theirs = model.manifest.classes, dataset.manifest.classes
+    # Earlier versions kept names as the file system gave them, which may be decomposed.
+    ours, theirs = (
+        [unicodedata.normalize("NFC", name) for name in manifest.classes]
+        for manifest in (model.manifest, dataset.manifest)
+    )
     if ours == theirs:
         return
     if len(ours) != len(theirs):
