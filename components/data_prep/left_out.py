@@ -12,7 +12,7 @@ from PIL import Image
 
 from components.data_prep.folder_tree import COUNTED_FILES, Folder, ending_of, paths_below
 from components.data_prep.images import image_extensions
-from components.data_prep.source import Pictures, listed, shown
+from components.data_prep.source import Pictures, shown
 from components.shared.dataset import LeftOut
 from components.shared.logs import step_logger
 
@@ -33,6 +33,7 @@ _BY_CONTENT = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000")
 _TRIED_FIRST = 100
 _NAMES_KEPT = 20
 _ENDING_LENGTH = 20
+_FOLDERS_SHOWN = 3
 
 NO_ENDING, HIDDEN, SYSTEM, SPECIAL = "no ending", "hidden", "system files", "no plain files"
 IN_NO_CLASS = "in no class folder"
@@ -182,6 +183,11 @@ def advice(endings: Collection[str]) -> str:
 
 def pictures_in_words(pictures: Iterable[Pictures]) -> str:
     """How many of which ending, and where, such as ``20 .heic in cat (such as cat/IMG_0.HEIC)``."""
-    return listed(
-        [f"{in_words(found.endings)} in {shown(found.path)} (such as {shown(found.example)})" for found in pictures], 3
+    parts = [
+        f"{in_words(_most_frequent(Counter(found.endings), 'other endings'))} in {shown(found.path)} (such as "
+        f"{shown(found.example)})"
+        for found in pictures
+    ]
+    return ", ".join(parts[:_FOLDERS_SHOWN]) + f" and {len(parts) - _FOLDERS_SHOWN} more" * (
+        len(parts) > _FOLDERS_SHOWN
     )

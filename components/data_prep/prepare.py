@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections import Counter
@@ -18,8 +19,9 @@ from components.data_prep.left_out import advice, log_left_out, pictures_in_word
 from components.data_prep.pixels import NOTES, Note
 from components.data_prep.source import Batch, Source, SourceSplit, alike, listed, shown
 from components.data_prep.split import Mask, assign_splits
+from components.shared.artifacts import read_manifest
 from components.shared.data_folder import overlap_problem
-from components.shared.dataset import DatasetManifest, DatasetWriter, LeftOut, SplitName, UnreadableImage
+from components.shared.dataset import DATASET, DatasetManifest, DatasetWriter, LeftOut, SplitName, UnreadableImage
 from components.shared.errors import ArtifactError, DataError
 from components.shared.events.data import Emit, Progress, Succeeded, unheard
 from components.shared.logs import step_logger
@@ -115,6 +117,7 @@ def prepare(
     source = open_source(data, params.n_classes, follow_links=follow_links)
     _log_source(source, params)
     _check_pictures(source, params.max_unreadable)
+    _log_replaced(dataset, source)
     preparation = _Preparation(source, dataset, params, emit)
     manifest = None
     while manifest is None:
@@ -122,6 +125,15 @@ def prepare(
     class_counts = {
         name: dict(zip(manifest.classes, split.class_counts, strict=True)) for name, split in manifest.splits.items()
     }
+    for split, fraction in preparation.fractions.items():
+        _log.info(
+            "%d %s images held out by manual_seed %d, %s_fraction %g",
+            manifest.splits[split].count,
+            split,
+            params.manual_seed,
+            split,
+            fraction,
+        )
     _log_counts(manifest.classes, class_counts)
     return PrepareResult(
         dataset=dataset,
@@ -154,6 +166,32 @@ def _log_source(source: Source, params: Params) -> None:
         _log.warning(
             "validation_fraction %g has no effect: the data brings its validation split", params.validation_fraction
         )
+
+
+def _log_replaced(dataset: Path, source: Source) -> None:
+    """What of an earlier dataset is lost; a warning where it was made of other data."""
+    try:
+        if not (dataset / DATASET.manifest_file).exists():
+            return
+        earlier: DatasetManifest = read_manifest(dataset, DATASET)
+    except OSError:
+        return  # an error once it is written
+    except ArtifactError as error:
+        _log.warning("an earlier dataset is replaced, whose manifest cannot be read: %s", error)
+        return
+    count = sum(split.count for split in earlier.splits.values()) + len(earlier.unreadable)
+    found = sum(len(split.labels) for split in source.splits.values())
+    is_other = (earlier.source, earlier.classes, count) != (source.name, list(source.classes), found)
+    _log.log(
+        logging.WARNING if is_other else logging.INFO,
+        "%s: the earlier dataset%s is replaced; it was made from %s: %d images in %d classes (%s)",
+        shown(dataset),
+        ", of other data," if is_other else "",
+        shown(earlier.source),
+        count,
+        len(earlier.classes),
+        listed(earlier.classes),
+    )
 
 
 def _log_counts(classes: list[str], counts: dict[SplitName, dict[str, int]]) -> None:
@@ -192,7 +230,8 @@ def _check_pictures(source: Source, allowed: float) -> None:
         of = f"{mostly[0].share:.2%} of {shown(mostly[0].path)}" if mostly else f"{lost / (lost + read):.2%} of all"
         raise DataError(
             f"{shown(source.path)}: {lost} picture(s) cannot be read, being {what}; they are {of}, and max_unreadable "
-            f"is {allowed:.2%}; {todo}, or raise max_unreadable to leave them out"
+            f"is {allowed:.2%}; {todo}, or raise max_unreadable to leave them out; the images are not "
+            "opened yet, and those that cannot be decoded will count as well"
         )
     _log.warning("%d picture(s) are not read: %s; %s", lost, what, todo)
 
@@ -205,6 +244,9 @@ class _Preparation:
         dataset: Directory to write.
         params: Options of the run.
         emit: Gets progress.
+
+    Attributes:
+        fractions: Share of the training images to hold out, by split that the data lacks.
     """
 
     def __init__(self, source: Source, dataset: Path, params: Params, emit: Emit) -> None:
@@ -213,11 +255,11 @@ class _Preparation:
         self._params = params
         self._emit = emit
         self._splits = source.splits
-        self._fractions: dict[SplitName, float] = {}
+        self.fractions: dict[SplitName, float] = {}
         if "test" not in source.splits:
-            self._fractions["test"] = params.test_fraction
+            self.fractions["test"] = params.test_fraction
         if "validation" not in source.splits and params.validation_fraction > 0:
-            self._fractions["validation"] = params.validation_fraction
+            self.fractions["validation"] = params.validation_fraction
         # By split of the source, then by position in it.
         self._unreadable: dict[SplitName, dict[int, UnreadableImage]] = {name: {} for name in self._splits}
 
@@ -243,7 +285,7 @@ class _Preparation:
             if any(len(found) > known[name] for name, found in self._unreadable.items()):
                 self._check_share()
                 self._assigned()  # says so if a class has too few images now
-                if self._fractions and len(self._unreadable["train"]) > known["train"]:
+                if self.fractions and len(self._unreadable["train"]) > known["train"]:
                     _log.info("holding out anew, without the images that were set aside")
                     return None
             noted: dict[str, int] = {}
@@ -253,7 +295,7 @@ class _Preparation:
                     _log.warning("%d image(s) %s", count, text.format(background=self._params.alpha_background))
             return writer.commit(
                 source=self._source.name,
-                test_split="held out" if "test" in self._fractions else "given",
+                test_split="held out" if "test" in self.fractions else "given",
                 validation_split=self._origin("validation"),
                 split_folders={split: shown(folder) for split, folder in self._source.folders.items()},
                 left_out=self._source.left_out,
@@ -264,7 +306,7 @@ class _Preparation:
 
     def _origin(self, split: SplitName) -> Origin | None:
         """Where a split comes from; None where there is none."""
-        return "given" if split in self._splits else "held out" if split in self._fractions else None
+        return "given" if split in self._splits else "held out" if split in self.fractions else None
 
     def _tell(self, done: int, total: int, *, final: bool = False) -> None:
         """Progress, not more often than somebody can look at it."""
@@ -280,7 +322,7 @@ class _Preparation:
         labels, readable = self._source.train.labels, self._readable("train")
         n_classes = len(self._source.classes)
         self._check_counts(np.bincount(labels[readable], minlength=n_classes).tolist())
-        train = assign_splits(labels, readable, n_classes, self._fractions, self._params.manual_seed)
+        train = assign_splits(labels, readable, n_classes, self.fractions, self._params.manual_seed)
         assigned: dict[SplitName, dict[SplitName, Mask]] = {"train": train}
         for split in self._splits:
             if split == "train":
@@ -300,7 +342,7 @@ class _Preparation:
         Raises:
             DataError: A class has too few.
         """
-        needed = ["train", *self._fractions]
+        needed = ["train", *self.fractions]
         numbered = zip(self._source.classes, counts, strict=True)
         if short := [f"{name} ({count})" for name, count in numbered if count < len(needed)]:
             advice = " or set validation_fraction to 0" if "validation" in needed else ""

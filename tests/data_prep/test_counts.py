@@ -35,7 +35,9 @@ def test_the_log_the_manifest_and_the_result_count_by_split_and_class(
         "validation": {"cat": 1, "long-haired dachshund": 2},
         "test": {"cat": 4, "long-haired dachshund": 10},
     }
-    assert [line.partition(" data-prep ")[2] for line in told.err.splitlines()[-5:-1]] == [
+    assert [line.partition(" data-prep ")[2] for line in told.err.splitlines()[-7:-1]] == [
+        "14 test images held out by manual_seed 0, test_fraction 0.5",
+        "3 validation images held out by manual_seed 0, validation_fraction 0.25",
         "class                  train  validation  test",
         "cat                        4           1     4",
         "long-haired dachshund      8           2    10",
@@ -80,3 +82,26 @@ def test_classes_that_a_split_lacks_are_named_in_a_warning(tmp_path: Path, capsy
 
     assert result.class_counts["test"] == {"cat": 0, "dog": 1, "eel": 0}
     assert "WARNING test has no image of 2 class(es): cat, eel" in capsys.readouterr().err
+
+
+def test_a_dataset_of_other_data_is_replaced_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_stderr()
+    first = tree(tmp_path / "first", "cat/×4.png", "dog/×4.png")
+    other = tree(tmp_path / "other", "bus/×2.png", "car/×3.png")
+
+    prepare(data=first, dataset=tmp_path / "out", params=params())
+    assert "replaced" not in capsys.readouterr().err
+    prepare(data=first, dataset=tmp_path / "out", params=params())
+    again = capsys.readouterr().err
+    assert (
+        f"data-prep {tmp_path / 'out'}: the earlier dataset is replaced; it was made from a folder per class" in again
+    )
+    prepare(data=other, dataset=tmp_path / "out", params=params())
+
+    assert (
+        f"WARNING {tmp_path / 'out'}: the earlier dataset, of other data, is replaced; it was made from a "
+        "folder per class: 8 images in 2 classes (cat, dog)"
+    ) in capsys.readouterr().err
+    (tmp_path / "out" / "dataset.json").write_text("{}")
+    prepare(data=other, dataset=tmp_path / "out", params=params())
+    assert "WARNING an earlier dataset is replaced, whose manifest cannot be read" in capsys.readouterr().err

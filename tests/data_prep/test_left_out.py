@@ -99,7 +99,8 @@ def test_a_class_of_heic_alone_is_refused_with_what_to_do(tmp_path: Path) -> Non
             (*TWO_OF_EACH, "cat/IMG_×3.NEF"),
             {},
             "3 picture(s) cannot be read, being 3 .nef in cat (such as cat/IMG_0.NEF); they are 60.00% of cat, and "
-            "max_unreadable is 1.00%; convert them to JPEG or PNG, or raise max_unreadable",
+            "max_unreadable is 1.00%; convert them to JPEG or PNG, or raise max_unreadable to leave them out; the "
+            "images are not opened yet, and those that cannot be decoded will count as well",
             marks=_mended("3 raw files beside 2 PNG in a class", "left out without a word", "refused: how many, where"),
         ),
         pytest.param(
@@ -107,6 +108,11 @@ def test_a_class_of_heic_alone_is_refused_with_what_to_do(tmp_path: Path) -> Non
             {},
             "2 picture(s) cannot be read, being 1 .dng in cat (such as cat/0a.dng), 1 .jxl in dog (such as dog/a.jxl); "
             "they are 1.96% of all",
+        ),
+        pytest.param(
+            (*TWO_OF_EACH, *(f"cat/a fairly long name of a picture{end}" for end in (".svg", ".cr2", ".jxl", ".dcm"))),
+            {},
+            "being 1 .cr2, 1 .dcm, 1 .jxl, 1 .svg in cat (such as cat/a fairly long name of a picture.cr2); they are",
         ),
         pytest.param(
             ("train/cat/×50.png", "train/dog/×50.png", "test/cat/×2.png", "test/dog/0.png", "test/dog/a×3.cr2"),
@@ -120,7 +126,7 @@ def test_a_class_of_heic_alone_is_refused_with_what_to_do(tmp_path: Path) -> Non
             "test/cat/0.arw) cannot be read: convert them to JPEG or PNG",
         ),
     ],
-    ids=["a class", "all", "a class of a split", "a split"],
+    ids=["a class", "all", "long", "a class of a split", "a split"],
 )  # fmt: skip
 def test_pictures_without_a_decoder_count_as_unreadable(
     tmp_path: Path, files: tuple[str, ...], changes: dict[str, object], expected: str
