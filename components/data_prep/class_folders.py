@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +36,9 @@ from components.data_prep.split_folders import split_in, split_of
 from components.shared.dataset import SplitName
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
+
+# Of the images with the path of a training image, taken evenly, since each is read once more.
+_COPIES_COMPARED = 1000
 
 _log = step_logger("data-prep")
 
@@ -224,6 +228,7 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
         _log.warning(
             "%d image(s) are links to images that are read under another name, too, and so are read twice", again
         )
+    _log_copies(data, layout, by_split)
     counter = _count_left_out(root, layout, reader)
     return Source(
         path=data,
@@ -277,6 +282,35 @@ def _check_not_deeper(data: Path, layout: ClassFolders) -> None:
         )
     instead = "" if layout.has_several() else f", or give --data {shown(data / inner)}"
     raise DataError(f"{shown(data / outer)}: the classes lie one folder deeper, in {inner}; move them up{instead}")
+
+
+def _log_copies(data: Path, layout: ClassFolders, by_split: dict[SplitName, dict[str, list[str]]]) -> None:
+    """Warn of images of a split that lie in the training split, too, by the same path and of the same content."""
+    train_name = layout.splits["train"][0]
+    train = {file.removeprefix(train_name) for files in by_split["train"].values() for file in files}
+    for split, (name, _) in layout.splits.items():
+        files = [file for of_class in by_split[split].values() for file in of_class]
+        both = [file for file in files if split != "train" and file.removeprefix(name) in train]
+        compared = both[:: len(both) // _COPIES_COMPARED + 1]
+        copies = [file for file in compared if _is_same(data / file, data / f"{train_name}{file.removeprefix(name)}")]
+        if copies:
+            _log.warning(
+                "%d of %d %s images are the same files as training images (such as %s)%s; %s accuracy will be too high",
+                len(copies),
+                len(files),
+                split,
+                shown(copies[0]),
+                f"; {len(compared)} of them were compared" if len(compared) < len(both) else "",
+                split,
+            )
+
+
+def _is_same(file: Path, other: Path) -> bool:
+    """Whether two files have the same content; one that cannot be read is reported when it is decoded."""
+    try:
+        return file.stat().st_size == other.stat().st_size > 0 and filecmp.cmp(file, other, shallow=False)
+    except OSError:
+        return False
 
 
 def _as_split(data: Path, by_class: dict[str, list[str]], classes: tuple[str, ...]) -> ImageFileSplit:

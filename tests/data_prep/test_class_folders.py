@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.data_prep.building import (
     random_pixels,
     save,
     stored,
+    tree,
     values_of,
 )
 
@@ -172,3 +174,20 @@ def test_a_file_name_of_any_bytes_is_read(tmp_path: Path) -> None:
 
     assert result.counts == {"train": 2, "test": 2}
     assert [image.file for image in open_dataset(tmp_path / "out").manifest.unreadable] == ["b/\\udcfe\\n.png"]
+
+
+def test_test_images_that_are_training_images_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_stderr()
+    data = tree(tmp_path / "data", "train/cat/×3.png", "train/dog/×2.png")
+    tree(data, "test/cat/×3.png", "test/dog/×2.png", first=3)
+    shutil.copy(data / "train" / "cat" / "1.png", data / "test" / "cat" / "1.png")
+    shutil.copytree(data / "train", data / "val")
+
+    prepare(data=data, dataset=tmp_path / "out", params=params())
+
+    told = capsys.readouterr().err
+    assert (
+        "WARNING 1 of 5 test images are the same files as training images (such as test/cat/1.png); test accuracy will "
+        "be too high"
+    ) in told
+    assert "WARNING 5 of 5 validation images are the same files as training images (such as val/cat/0.png)" in told
