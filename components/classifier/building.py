@@ -30,7 +30,13 @@ from components.shared.params_types import ClassSpec, TransformSpec, described, 
 # a transform that takes a dtype alone converts images.
 _FORBIDDEN = {"device": "the run's device is set by the key device", "dtype": "layers are made in float32"}
 
+# Where torchvision's annotation says less than its documentation and code take.
+_ANNOTATIONS: dict[tuple[str, str], Any] = {
+    ("torchvision.transforms.v2.RandomErasing", "value"): float | typing.Literal["random"] | Sequence[float]
+}
+
 _NO_FIT = object()
+_PLURALS = {"a number": "numbers"}
 
 # Beyond it layers fail, though not on the meta device, which computes nothing.
 _LARGEST = torch.finfo(torch.float32).max
@@ -114,9 +120,10 @@ def fitted_kwargs(
         else:
             # A few annotations forget the None that is their default.
             unset = value is None and named[name].default is None
-            result = None if unset else fit(value, named[name].annotation)
+            annotation = _ANNOTATIONS.get((dotted, name), named[name].annotation)
+            result = None if unset else fit(value, annotation)
             if result is _NO_FIT:
-                message = f"must be {spelled(named[name].annotation)}, got {described(value)}"
+                message = f"must be {spelled(annotation)}, got {described(value)}"
                 vast = isinstance(value, int | float) and abs(value) > _LARGEST
                 problems.append(Problem(where, f"{message}, too large for float32" if vast else message))
             else:
@@ -274,10 +281,12 @@ def spelled(annotation: Any) -> str:
         return " or ".join(f'"{option}"' if isinstance(option, str) else str(option) for option in arguments)
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return f"a list of {spelled(arguments[0])}"
+            items = spelled(arguments[0])
+            return f"a list of {_PLURALS.get(items, items)}"
         return f"[{', '.join(spelled(part) for part in arguments)}]"
     if origin is not None and isinstance(origin, type) and issubclass(origin, Sequence):
-        return f"a list of {spelled(arguments[0])}" if arguments else "a list"
+        items = spelled(arguments[0]) if arguments else ""
+        return f"a list of {_PLURALS.get(items, items)}" if items else "a list"
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return " or ".join(f'"{member.value}"' for member in annotation)
     words = {type(None): "null", bool: "true or false", str: "text", numbers.Number: "a number", float: "a number"}

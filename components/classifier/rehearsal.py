@@ -479,6 +479,8 @@ class _Trial:
             return "set dtype: torch.float32 in its kwargs"
         if "GaussianNoise" in holds:
             return "set clip: true"
+        if any(getattr(inner, "value", ...) is None for inner in inside(self._chain.transforms[index])):
+            return "set another value than random, which is noise beyond that scale between floats"
         if any(hasattr(inner, "fill") or hasattr(inner, "value") for inner in inside(self._chain.transforms[index])):
             return "choose what it fills with on that scale"
         return "normalise_mean and normalise_std normalise the images of every split"

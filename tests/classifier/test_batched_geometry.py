@@ -95,6 +95,19 @@ def test_what_is_erased_gets_the_value(value: Any, dtype: torch.dtype) -> None:
         assert set(found[:, channel].flatten().tolist()) == set(expected[:, channel].flatten().tolist())
 
 
+def test_noise_between_bytes_is_cast_as_torchvision_does() -> None:
+    images = torch.full((600, 3, 8, 8), 100, dtype=torch.uint8)
+    transform = v2.RandomErasing(p=1, value="random")
+    found, expected = as_batch(transform, images), one_by_one(transform, images)
+    drawn = [
+        {level: int((each == level).sum()) / int((each != 100).sum()) for level in (0, 1, 255)}
+        for each in (found, expected)
+    ]
+    # Of a standard normal number 68 % are cut to 0, 14 % to 1, and 14 % to -1, which is 255.
+    for level in (0, 1, 255):
+        assert math.isclose(drawn[0][level], drawn[1][level], abs_tol=0.03)
+
+
 def test_erasing_by_noise_is_torchvisions_noise() -> None:
     images = torch.full((600, 3, 8, 8), 200.0)
     transform = v2.RandomErasing(p=1, value="random")

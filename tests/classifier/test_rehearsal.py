@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from itertools import product
 from pathlib import Path
@@ -533,3 +534,43 @@ def test_batched_or_image_by_image_the_verdict_is_the_same(entry: Entry) -> None
             continue
         outcomes = [list(done[number :: len(pictures)]) for number in range(len(pictures))]
         assert are_comparable(pictures, outcomes) == is_accepted((*chain,), channels)
+
+
+@pytest.mark.parametrize(
+    ("entries", "shape"),
+    [
+        pytest.param(
+            [transform("RandomErasing", value="random")],
+            GREY,
+            marks=mended("RandomErasing with value: random", "refused: must be a number", "as torchvision does it"),
+        ),
+        pytest.param(
+            [SCALED, transform("RandomErasing", value=[0.5, 0.4, 0.5])],
+            COLOUR,
+            marks=mended("RandomErasing with value: [0.5, 0.4, 0.5]", "refused: must be a number", "accepted"),
+        ),
+        ([transform("RandomErasing", value=[124, 116, 104])], COLOUR),
+        ([transform("RandomErasing", value=[124])], COLOUR),
+    ],
+)
+def test_every_value_that_torchvision_erases_by_is_accepted(entries: list[Any], shape: tuple[int, int, int]) -> None:
+    specs = [TransformSpec.model_validate(entry) for entry in entries]
+    assert rehearse_transforms(specs, shape) == []
+
+
+@pytest.mark.parametrize(
+    ("entries", "shape", "message"),
+    [
+        ([transform("RandomErasing", value="grey")], COLOUR, 'must be a number or "random" or a list of numbers, got'),
+        ([transform("RandomErasing", value=[1, "2"])], COLOUR, 'must be a number or "random" or a list of numbers'),
+        ([transform("RandomErasing", value=[1, 2, 3])], GREY, "either a single value or 1"),
+        ([transform("RandomErasing", value=[])], COLOUR, "either a single value or 3"),
+        ([SCALED, transform("RandomErasing", value="random")], COLOUR, "set another value than random"),
+    ],
+)
+def test_values_that_cannot_be_erased_by_are_refused(
+    entries: list[Any], shape: tuple[int, int, int], message: str
+) -> None:
+    specs = [TransformSpec.model_validate(entry) for entry in entries]
+    with pytest.raises(ParamsError, match=re.escape(message)):
+        rehearse_transforms(specs, shape)
