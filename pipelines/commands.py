@@ -101,6 +101,8 @@ def run(options: argparse.Namespace) -> int:
         how = "was cancelled" if done.document["status"] == "cancelled" else "failed"
         why = ", for the reason above" if done.is_reported else f": {error['message']}"
         tell(f"error: {error['step'] or 'pipeline'} {how}{why}; log: {out / 'kfp.log'}")
+        if done.kept:
+            tell(f"{out}: {', '.join(done.kept)} stay, of an earlier run; {out / 'result.json'} is of this one")
         if is_interrupted(done.exit_code):
             where = () if options.out else ("--out", str(out))
             tell(last_line(done.exit_code, error.get("saved", ""), "shutterline", None, *where))

@@ -24,7 +24,7 @@ from components.shared.run_lock import run_locked
 from components.shared.signals import Terminated
 from components.shared.step import read_records
 from components.shared.storage.location import Place
-from pipelines.targets.result import INTERRUPTED, LINKS, REASONS, STEPS, STOPS, result_document
+from pipelines.targets.result import INTERRUPTED, REASONS, STEPS, STOPS, link_artifacts, linked, result_document
 from pipelines.targets.run_inputs import require_same_run, write_inputs
 from pipelines.targets.steps import RunPlace, Steps, Target
 from pipelines.targets.stopping import stopped_with
@@ -40,11 +40,13 @@ class LocalRun:
         exit_code: 0 done, 2 bad input, 130 interrupted, 143 terminated, 1 anything else.
         document: What result.json holds.
         is_reported: Whether the log lines that were shown hold the error's message.
+        kept: What stays linked at the top of the directory of an earlier run, as this one made no model.
     """
 
     exit_code: int
     document: dict[str, Any]
     is_reported: bool
+    kept: list[str]
 
 
 class Lines(Protocol):
@@ -67,7 +69,7 @@ def run_local(
     Args:
         params: Checked params.
         data: Folder of images or IDX files, here or in a bucket.
-        out: Directory of the run; an earlier run's result in it is replaced, its other files stay.
+        out: Directory of the run; an earlier run's model and report stay until there are new ones.
         show: Shows each log line of the steps; everything else that is printed goes to ``kfp.log`` in `out`.
         target: What starts the steps.
         start_over: Remove the checkpoints that are there, which a run of the same params would go on from, and do so
@@ -101,7 +103,7 @@ def _run_alone(
     with _writing(out):
         if not start_over:
             require_same_run(out, params, named)
-        _clear(out, checkpoints=start_over)
+        _clear(out, start_over=start_over)
     write_inputs(out, params, named)
     start = time.perf_counter()
     with (out / "kfp.log").open("wb", buffering=0) as stream, target.scratch(out) as scratch:
@@ -116,23 +118,26 @@ def _run_alone(
                 if trouble and "exit" not in read_records(place.records):
                     steps.say_the_end("CANCELLED" if trouble in STOPS else "FAILED", trouble, shown.write)
             trouble = trouble or _trouble_of(log, place)
-            document = result_document(read_records(place.records), trouble, place, steps)
+            records = read_records(place.records)
+            artifacts, kept = link_artifacts(records, place)
+            document = result_document(records, artifacts, trouble, place, steps)
     document["seconds"]["total"] = round(time.perf_counter() - start, 3)
     write_json(out / RESULT_FILE, document)
     exit_code = EXIT_OK if document["status"] == "succeeded" else document["error"]["exit_code"]
-    return LocalRun(exit_code, document, document["error"] is not None and shown.holds(document["error"]["message"]))
+    is_reported = document["error"] is not None and shown.holds(document["error"]["message"])
+    return LocalRun(exit_code, document, is_reported, kept)
 
 
-def _clear(out: Path, *, checkpoints: bool) -> None:
-    """Remove what an earlier run of ours left to be looked at, result first, so that no old success survives."""
+def _clear(out: Path, *, start_over: bool) -> None:
+    """Remove what says how an earlier run ended, result first; its model and report only where all begins anew."""
     (out / RESULT_FILE).unlink(missing_ok=True)
-    for name in LINKS:
-        if (out / name).is_symlink():
-            (out / name).unlink()
     for step in STEPS:
         (out / "steps" / f"{step}.json").unlink(missing_ok=True)
-    if checkpoints and (out / "checkpoints").exists():
-        shutil.rmtree(out / "checkpoints")
+    if start_over:
+        for name in linked(out):
+            (out / name).unlink()
+        if (out / "checkpoints").exists():
+            shutil.rmtree(out / "checkpoints")
 
 
 @contextmanager

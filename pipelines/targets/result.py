@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -28,25 +29,54 @@ LINKS: dict[str, tuple[StepName, str]] = {
 }
 
 
-def result_document(
-    records: dict[str, StepRecord], trouble: str | None, place: RunPlace, steps: Steps
-) -> dict[str, Any]:
-    """Outcome, metrics, where everything is, seconds per step; links what succeeded at the top of the directory.
+def linked(out: Path) -> list[str]:
+    """What is linked at the top of a run's directory."""
+    return [name for name in LINKS if (out / name).is_symlink()]
+
+
+def link_artifacts(records: Mapping[str, StepRecord], place: RunPlace) -> tuple[dict[str, str], list[str]]:
+    """Link what the steps made at the top of the run's directory.
+
+    An earlier run's links go together, once there is another model: no report is beside a model that it is not of.
 
     Args:
         records: The records that the steps left.
+        place: Where the run is.
+
+    Returns:
+        Where each artifact is, by name; and the earlier run's links that stay.
+    """
+    out, tasks, earlier = place.out, _task_directory(place.out / "kfp"), linked(place.out)
+    made = {
+        name: tasks / path
+        for name, (step, path) in LINKS.items()
+        if tasks is not None and step in records and records[step].status == "succeeded"
+    }
+    kept = earlier if "model" in earlier and "model" not in made else []
+    if not kept:
+        for name in earlier:
+            (out / name).unlink()
+        for name, path in made.items():
+            with suppress(OSError):  # a filesystem without links: the full path is enough
+                (out / name).symlink_to(os.path.relpath(path, out))
+    return {name.removesuffix(".html").replace("-", "_"): str(path) for name, path in made.items()}, kept
+
+
+def result_document(
+    records: dict[str, StepRecord], artifacts: dict[str, str], trouble: str | None, place: RunPlace, steps: Steps
+) -> dict[str, Any]:
+    """Outcome, metrics, where everything is, seconds per step.
+
+    Args:
+        records: The records that the steps left.
+        artifacts: Where each artifact is, by name.
         trouble: What went wrong outside the steps, in words.
         place: Where the run is.
         steps: The steps, which may know how one ended that left no record.
     """
-    out, tasks, artifacts = place.out, _task_directory(place.out / "kfp"), {}
-    for name, (step, made) in LINKS.items():
-        if tasks is not None and step in records and records[step].status == "succeeded":
-            with suppress(OSError):  # a filesystem without links: the full path below is enough
-                (out / name).symlink_to(os.path.relpath(tasks / made, out))
-            artifacts[name.removesuffix(".html").replace("-", "_")] = str(tasks / made)
+    out = place.out
     if any((out / "checkpoints").glob("*/epoch-*.json")):
-        artifacts["checkpoints"] = str(out / "checkpoints")
+        artifacts = artifacts | {"checkpoints": str(out / "checkpoints")}
     error = _error(records, trouble, place, steps)
     evaluated = records["evaluate"].report if "evaluate" in records else {}
     trained = records["train"].report if "train" in records else {}

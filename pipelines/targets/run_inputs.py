@@ -13,11 +13,19 @@ from components.shared.dataset import DATASET
 from components.shared.errors import InputError, ParamsError
 from components.shared.params import Params, ParamsWarning
 from components.shared.strict_json import read_json
-from components.train.checkpoints.identity import FREE, OF_THE_DATASET, differences_of_params
+from components.train.checkpoints.identity import (
+    FREE,
+    OF_THE_DATASET,
+    differences,
+    differences_of_params,
+    epochs_of,
+    of_another_length,
+)
+from components.train.checkpoints.resume import manifests
 
 PARAMS_FILE, DATA_FILE = "params.json", "data.json"
 _SHOWN = 8
-# What may differ between two runs in one directory. Whether more epochs may go on is for the training to say.
+# What may differ between two runs in one directory; whether another number of epochs may go on, checkpoints tell.
 _FREE = (FREE - OF_THE_DATASET) | {"num_epochs"}
 
 
@@ -32,7 +40,8 @@ def require_same_run(out: Path, params: Params, data: str) -> None:
     Raises:
         InputError: An earlier run made something there, of other params or data; with what differs.
     """
-    found = list(_differences(out, params, data)) if _has_made_something(out) else []
+    found = [*_differences(out, params, data), *_at_checkpoints(out, params)] if _has_made_something(out) else []
+    found = list(dict.fromkeys(found))
     if found:
         lines = "".join(f"\n  {line}" for line in found[:_SHOWN])
         more = f"\n  … and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -63,6 +72,19 @@ def _differences(out: Path, params: Params, data: str) -> Iterator[str]:
             warnings.simplefilter("ignore", ParamsWarning)
             raw = Params.from_dict(raw).to_dict()
         yield from differences_of_params(raw, params.to_dict(), _FREE)
+
+
+def _at_checkpoints(out: Path, params: Params) -> Iterator[str]:
+    """Why training would refuse to go on from the checkpoints that are there; nothing of an earlier run is lost yet."""
+    for directory in sorted((out / "checkpoints").glob("*/")):
+        there = manifests(directory)
+        if not there or epochs_of(there[0]) == params.num_epochs:
+            continue
+        with suppress(ModuleNotFoundError):  # torch, which knows the schedules: then the training step refuses it
+            yield from differences(there[0], params, there[0].dataset_sha256)
+        reasons = [of_another_length(manifest, params) for manifest in there]
+        if reasons[0] is not None and all(reasons):
+            yield f"{reasons[0]}; no checkpoint of before is kept"
 
 
 def _read(file: Path) -> dict[str, Any]:

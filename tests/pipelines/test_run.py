@@ -182,7 +182,13 @@ def test_bad_data_ends_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Traceback" not in told
 
 
-def test_a_failed_run_leaves_no_earlier_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.mended(
+    12,
+    input="run --out DIR of a finished run again, refused in a step",
+    before="its model and report.html were gone",
+    now="they stay, which is logged; result.json is of the newest try",
+)
+def test_a_failed_run_leaves_the_earlier_model_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_params(tmp_path / "params.json", num_epochs=1)
     data = shutil.copytree(EXAMPLE_DATA, tmp_path / "digits")
     options = ["--params", str(tmp_path / "params.json"), "--data", str(data)]
@@ -194,7 +200,16 @@ def test_a_failed_run_leaves_no_earlier_success(tmp_path: Path, capsys: pytest.C
     assert code == 2
     assert document["status"] == "failed"
     assert document["artifacts"].keys() <= {"checkpoints"}
-    assert not (tmp_path / "out" / "report.html").exists()
+    assert (tmp_path / "out" / "report.html").is_file()
+    open_model(tmp_path / "out" / "model")
+
+    assert main(["run", "--out", str(tmp_path / "out"), *options]) == 2
+    assert (
+        "dataset, model, learning-curves.html, evaluation, report.html stay, of an earlier" in capsys.readouterr().err
+    )
+
+    assert main(["run", "--out", str(tmp_path / "out"), "--start-over", *options]) == 2
+    assert not list((tmp_path / "out").glob("*.html"))
 
 
 @pytest.mark.slow

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.shared.errors import InputError
+from components.train.checkpoints.format import CheckpointManifest, write_checkpoint
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
 from pipelines.targets.run_inputs import require_same_run, write_inputs
@@ -106,6 +109,14 @@ def test_more_epochs_go_on_and_data_that_changed_is_refused(done: Path, capsys: 
     result = json.loads((done / "out" / "result.json").read_text())
     assert result["training"]["resumed_from"] == "its end, after epoch 1"
     assert result["training"]["epochs"] == 2
+    assert (done / "out" / "model").samefile(result["artifacts"]["model"])
+    assert (done / "out" / "report.html").samefile(result["artifacts"]["report"])
+
+    before = contents(done / "out")
+    capsys.readouterr()
+    assert run_in(done, num_epochs=1) == 2
+    assert "num_epochs: 1 here, and epoch 2 is trained there; ask for at least 2" in capsys.readouterr().err
+    assert contents(done / "out") == before
 
     images = done / "digits" / "train-images-idx3-ubyte.gz"
     pixels = gzip.decompress(images.read_bytes())
@@ -135,3 +146,62 @@ def test_what_does_not_change_the_result_may_differ(tmp_path: Path, key: str) ->
     if key == "KAFKA_HOST":
         changes["KAFKA_TOPIC"] = "runs"
     require_same_run(tmp_path, small(**changes), "/data")
+
+
+COSINE = [{"class": "torch.optim.lr_scheduler.CosineAnnealingLR"}]
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "told"),
+    [
+        pytest.param(
+            there,
+            here,
+            told,
+            id=told,
+            marks=pytest.mark.mended(
+                12,
+                input=f"run --out DIR of a finished run, with {what}",
+                before="DIR's result was replaced, and training began anew",
+                now="refused with what differs before anything is touched",
+            ),
+        )
+        for what, there, here, told in (
+            ("num_epochs=2 after 4", {}, {"num_epochs": 2}, "num_epochs: 2 here, and epoch 4 is trained there"),
+            (
+                "num_epochs=6 after 4, of a schedule that lasts as long as the run",
+                {"learning_rate_schedule": COSINE},
+                {"learning_rate_schedule": COSINE, "num_epochs": 6},
+                "learning_rate_schedule[0] (CosineAnnealingLR without T_max) lasts as long as the run",
+            ),
+            (
+                "num_epochs=6 after 4, with eval_freq=3",
+                {"eval_freq": 3},
+                {"eval_freq": 3, "num_epochs": 6},
+                "epoch 4 was evaluated as that run's last (eval_freq 3); no checkpoint of before is kept",
+            ),
+        )
+    ],
+)
+def test_what_the_training_would_refuse_is_refused_before_anything_is_touched(
+    tmp_path: Path, there: dict[str, Any], here: dict[str, Any], told: str
+) -> None:
+    params = small(num_epochs=4, **there)
+    write_inputs(tmp_path, params, "/data")
+    manifest = CheckpointManifest(
+        created_by="shutterline",
+        epoch=5,
+        batch=0,
+        step=8,
+        finished=True,
+        params=params.to_dict(),
+        dataset_sha256="0" * 64,
+        processes=1,
+        device="cpu",
+        torch="2",
+    )
+    write_checkpoint(tmp_path / "checkpoints" / "0123", manifest, {})
+
+    with pytest.raises(InputError, match=re.escape(told)):
+        require_same_run(tmp_path, small(**here), "/data")
+    require_same_run(tmp_path, params, "/data")

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, ValidationError
 
 from components.shared.artifacts import FileRecord, Record, replacing, sha256_of, write_atomically
@@ -117,6 +116,8 @@ def _is_there(path: Path, manifest: CheckpointManifest) -> bool:
 
 
 def _write_state(file: Path, state: dict[str, Any]) -> FileRecord:
+    import torch  # takes seconds, and the pipelines read manifests alone
+
     with replacing(file) as output:
         torch.save(state, output)  # type: ignore[arg-type] # it needs write and flush alone
     return FileRecord(file=file.name, bytes=output.bytes, sha256=output.sha256.hexdigest())
@@ -233,6 +234,8 @@ def read_state(path: Path, manifest: CheckpointManifest) -> dict[str, Any]:
     Raises:
         DamagedError: The state is missing, is not what was written, or is more than tensors and plain data.
     """
+    import torch
+
     file = verified_state(path, manifest)
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)

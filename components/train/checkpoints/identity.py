@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.shared.errors import CheckpointError
 from components.shared.params import Params
 from components.shared.params_types import described
-
-if TYPE_CHECKING:  # it imports torch, and the pipelines compare params without
-    from components.train.checkpoints.format import CheckpointManifest
+from components.train.checkpoints.format import CheckpointManifest
 
 # Data prep's options show in the dataset.
 OF_THE_DATASET = frozenset("test_fraction validation_fraction max_unreadable alpha_background".split())
