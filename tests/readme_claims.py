@@ -218,6 +218,8 @@ CLAIMS: dict[str, list[str]] = {
     "Files are read as torch's tutorials": [
         "classifier/test_initial_weights.py::test_weights_as_others_save_them_are_the_same_weights",
         "classifier/test_initial_weights.py::test_a_checkpoint_of_lightning",
+        "classifier/test_initial_weights.py::test_other_names_are_matched_by_order_and_shape",
+        "classifier/test_initial_weights.py::test_by_order_all_must_fit",
     ],
     "of several sets that fit none is guessed": [
         "classifier/test_initial_weights.py::test_of_several_that_fit_none_is_guessed",

@@ -1,12 +1,13 @@
 """Where training starts from: an earlier model or run of ours, or a file of weights, as whoever trained has saved it.
 
 A file's names are those of our network (``features.0.weight``, ``classifier.bias``), or the own names of an
-architecture of torchvision (``layer1.0.conv1.weight``), which then go into the first such layer. Around them there may
-be what others put there: a dict with epoch and optimiser (``model_state_dict``, ``state_dict``, ``model`` or any other
+architecture of torchvision (``layer1.0.conv1.weight``), which then go into the first such layer; or those of a plain
+Sequential of the same layers (``0.weight``, ``5.bias``), whose order says which is which. Around them there may be
+what others put there: a dict with epoch and optimiser (``model_state_dict``, ``state_dict``, ``model`` or any other
 key), and names of wrappers before every name in any order (DistributedDataParallel's ``module.``, torch.compile's
 ``_orig_mod.``, a LightningModule's attribute, an AveragedModel's ``module.`` beside its ``n_averaged``). What fits is
-found by its names and shapes. Everything fits or nothing is loaded; only the classifying layer, which another number of
-classes makes another one, may stay behind.
+found by its names and shapes. Everything fits or nothing is loaded; only the classifying layer, which another number
+of classes makes another one, may stay behind.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # A classifying layer by its usual names, which says nothing to another number of classes.
 _HEAD = re.compile(r"(fc|heads?|head\.fc|classifier|linear|last_linear)\.(weight|bias)")
 _AVERAGE = re.compile(r"(^|[._])(ema|swa|avg|average|averaged|teacher)([._]|$)", re.IGNORECASE)
+# A layer of a Sequential: what that is called, its place, and its tensor's name within the layer.
+_INDEXED = re.compile(r"(?:([A-Za-z_]\w*)\.)?(\d+)\.(.+)")
 # A part of a file with fewer of its tensors is not looked into for the network.
 _PART = 0.1
 
@@ -91,7 +94,8 @@ def load_initial_weights(network: Network, path: Path) -> StartedFrom:
     """
     file = _file_of(path)
     target = network.state_dict()
-    part, chosen = _matched(network, target, _read(file), path)
+    part, naming = _matched(network, target, _read(file), path)
+    chosen = naming.chosen(target)
     _require_frozen(network, chosen, path)
     digest = sha256_of(file)
     with torch.no_grad():
@@ -105,6 +109,7 @@ def load_initial_weights(network: Network, path: Path) -> StartedFrom:
         classifier="classifier.weight" in chosen,
         key=part.key,
         prefix=part.prefix,
+        by_position=naming.by_position,
         unused=list(part.unused),
     )
 
@@ -138,6 +143,7 @@ def told(start: StartedFrom) -> str:
     shown = ", ".join(start.unused[:_UNUSED_SHOWN])
     more = f" and {len(start.unused) - _UNUSED_SHOWN} more" if len(start.unused) > _UNUSED_SHOWN else ""
     unused = f"; not used of it: {shown}{more}" if start.unused else ""
+    prefix += ", matched by their order and shapes, having other names" if start.by_position else ""
     taken = f"{start.tensors} weights{prefix}, {layer} the classifying layer"
     return f"starting from {start.name}{source}: {taken}{left}{unused}"
 
@@ -224,12 +230,14 @@ class _Part:
         prefix: What was before each of their names.
         tensors: By the names behind that.
         unused: What is beside them in the file.
+        is_whole: Whether no weight of another layer is among what the prefix left out.
     """
 
     key: str
     prefix: str
     tensors: Mapping[str, Tensor]
     unused: tuple[str, ...]
+    is_whole: bool = True
 
     @property
     def name(self) -> str:
@@ -264,8 +272,10 @@ def _prefixed(part: _Part) -> Iterator[_Part]:
             groups.setdefault(first, {})[rest] = value
     for first, inner in groups.items():
         if len(inner) >= _PART * len(part.tensors):
-            beside = _grouped(name for name in part.tensors if not name.startswith(f"{first}."))
-            yield from _prefixed(_Part(part.key, f"{part.prefix}{first}.", inner, (*part.unused, *beside)))
+            others = {name: value for name, value in part.tensors.items() if not name.startswith(f"{first}.")}
+            unused = (*part.unused, *_grouped(others))
+            is_whole = part.is_whole and all(value.ndim < 2 for value in others.values())
+            yield from _prefixed(_Part(part.key, f"{part.prefix}{first}.", inner, unused, is_whole))
 
 
 def _without_wrappers(held: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -289,8 +299,8 @@ def _grouped(names: Iterable[str]) -> list[str]:
 
 def _matched(
     network: Network, target: Mapping[str, Tensor], held: Mapping[Any, Any], path: Path
-) -> tuple[_Part, dict[str, Tensor]]:
-    """The part of a file to load, and its tensors by their names in the network.
+) -> tuple[_Part, _Naming]:
+    """The part of a file to load, and how its names are read.
 
     Raises:
         ParamsError: Nothing is this network's, or several parts are.
@@ -299,14 +309,15 @@ def _matched(
     if not parts:
         name, value = next(iter(held.items()))
         raise _refused(path, f"must hold tensors by name, and {described(name)} names {described(value)}")
-    readings = [(part, naming) for part in parts for naming in _namings(network, target, part.tensors)]
+    readings = [(part, naming) for part in parts for naming in _namings(network, target, part)]
     fitting = [(part, naming) for part, naming in readings if not naming.problems(target)]
     if not fitting and any(_WRAPPERS & set(name.split(".")) for part in parts for name in part.tensors):
         return _matched(network, target, _without_wrappers(held), path)
     if not fitting:
         part, naming = max(readings, key=lambda reading: (reading[1].known, len(reading[0].tensors)))
         _require_values(part, path)
-        raise _refused(path, f"does not fit net_arch: {'; '.join(naming.problems(target))}")
+        message = f"does not fit net_arch: {'; '.join(naming.problems(target))}"
+        raise _refused(path, message if naming.known else f"{message}; {_expected(target)}")
     fitting.sort(key=lambda reading: reading[0].is_average)
     chosen, naming = fitting[0]
     taken = naming.chosen(target)
@@ -317,7 +328,16 @@ def _matched(
     _require_values(chosen, path)
     rest = [name for name in chosen.unused if name not in {part.key for part in others}]
     rest += [f"{part.name} (an average of the weights, which fits too)" for part in others]
-    return replace(chosen, unused=tuple(rest)), taken
+    return replace(chosen, unused=tuple(rest)), naming
+
+
+def _expected(target: Mapping[str, Tensor]) -> str:
+    """The names that a file may have."""
+    first = next(name for name in target if name.endswith(".weight"))
+    return (
+        f"names are expected as the network's ({first}, …, classifier.weight), as those of an nn.Sequential of its "
+        "layers (0.weight, …), or as those of an architecture of torchvision in net_arch"
+    )
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -351,9 +371,13 @@ def _require_frozen(network: Network, chosen: Mapping[str, Tensor], path: Path) 
             raise _refused(path, message)
 
 
-def _namings(network: Network, target: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[_Naming]:
-    """The ways to read names: as our network's, and as those of its first architecture of torchvision."""
-    yield _Naming(target.keys(), found, "classifier", whole=True)
+def _namings(network: Network, target: Mapping[str, Tensor], part: _Part) -> Iterator[_Naming]:
+    """The ways to read names: as our network's, by position, and as those of its first architecture of torchvision."""
+    found = part.tensors
+    own_names = _Naming(target.keys(), found, "classifier", whole=True)
+    yield own_names
+    if part.is_whole and own_names.problems(target) and len(placed := list(_by_position(network, found))) == 1:
+        yield _Naming(target.keys(), placed[0], "classifier", whole=True, by_position=True)
     backbone = next(((index, layer) for index, layer in enumerate(network.features) if is_backbone(layer)), None)
     if backbone is not None:
         index, layer = backbone
@@ -366,6 +390,50 @@ def _namings(network: Network, target: Mapping[str, Tensor], found: Mapping[str,
         }
         wanted = [name for name in target if name.startswith(start)]
         yield _Naming(wanted, moved, f"{start}{head_name(layer)}", whole=False)
+
+
+def _by_position(network: Network, found: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Tensors of a Sequential under our names, where each of its layers has the tensors of ours in that position."""
+    ours = [
+        (f"features.{index}.", layer.state_dict()) for index, layer in enumerate(network.features) if layer.state_dict()
+    ]
+    for body, head in _sequences(found):
+        if len(body) != len(ours) or head.keys() != {"weight", "bias"} or not _is_head_of(network, head["weight"]):
+            continue
+        pairs = list(zip(ours, body, strict=True))
+        if all(_are_alike(own, layer) for (_, own), layer in pairs):
+            named = {f"{start}{name}": value for (start, _), layer in pairs for name, value in layer.items()}
+            yield named | {f"classifier.{name}": value for name, value in head.items()}
+
+
+def _sequences(found: Mapping[str, Tensor]) -> Iterator[tuple[list[dict[str, Tensor]], dict[str, Tensor]]]:
+    """The ways to take tensors for the layers of one Sequential and a classifying layer, its last or one beside it."""
+    sequences: dict[str, dict[int, dict[str, Tensor]]] = {}
+    single: dict[str, dict[str, Tensor]] = {}
+    for name, value in found.items():
+        if place := _INDEXED.fullmatch(name):
+            sequences.setdefault(place[1] or "", {}).setdefault(int(place[2]), {})[place[3]] = value
+        else:
+            module, _, own = name.rpartition(".")
+            single.setdefault(module, {})[own] = value
+    ordered = {name: [layers[index] for index in sorted(layers)] for name, layers in sequences.items()}
+    for name, layers in ordered.items():
+        rest = [*single.values(), *(layer for other in ordered if other != name for layer in ordered[other])]
+        if not rest and not name:  # behind its name it is a part of its own
+            yield layers[:-1], layers[-1]
+        elif len(rest) == 1:
+            yield layers, rest[0]
+
+
+def _is_head_of(network: Network, weight: Tensor) -> bool:
+    """Whether a weight may be a classifying layer's, if of another number of classes."""
+    return weight.ndim == 2 and weight.shape[1] == network.classifier.in_features
+
+
+def _are_alike(own: Mapping[str, Tensor], layer: Mapping[str, Tensor]) -> bool:
+    """Whether a layer's tensors have the names and the shapes of another's; a counter of batches may be left out."""
+    needed = {name for name in own if not name.endswith("num_batches_tracked")}
+    return needed <= layer.keys() <= own.keys() and not any(_other(own, layer, name) for name in own)
 
 
 def _current_names(layer: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -388,12 +456,14 @@ class _Naming:
         found: The file's tensors by those names.
         head: What the classifying layer of the file is called.
         whole: Whether that layer has its place in the network.
+        by_position: Whether the names were others, and the order says which tensor is which.
     """
 
     wanted: Any
     found: Mapping[str, Tensor]
     head: str
     whole: bool
+    by_position: bool = False
 
     @property
     def known(self) -> int:

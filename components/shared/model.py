@@ -119,6 +119,7 @@ class StartedFrom(Record):
     classifier: bool = Field(description="Whether the classifying layer was taken over.")
     key: str = Field("", description="Where in the file they were, such as state_dict; empty: the file itself.")
     prefix: str = Field("", description="What was before each of their names, such as module.")
+    by_position: bool = Field(False, description="Whether weights were matched by their order, having other names.")
     unused: list[str] = Field(default_factory=list, description="What else the file holds.")
 
 

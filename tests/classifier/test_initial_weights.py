@@ -54,6 +54,7 @@ def test_an_earlier_model_gives_its_weights(tmp_path: Path) -> None:
         "classifier": True,
         "key": "",
         "prefix": "",
+        "by_position": False,
         "unused": [],
     }
     assert told(start) == "starting from model: 9 weights, with the classifying layer"
@@ -292,6 +293,121 @@ def test_weights_as_others_save_them_are_the_same_weights(tmp_path: Path, name: 
     assert same(network.state_dict(), expected)
     assert (start.key, start.prefix, start.tensors, start.classifier) == (key, prefix, 9, True)
     assert start.unused == unused
+
+
+def sequential(network: Network) -> nn.Sequential:
+    return nn.Sequential(*network.features, nn.Flatten(), network.classifier)
+
+
+class Split(nn.Module):
+    """Layers and a head under any names."""
+
+    def __init__(self, body: str, head: str, network: Network) -> None:
+        super().__init__()
+        setattr(self, body, network.features)
+        setattr(self, head, nn.Sequential(nn.Flatten(), network.classifier) if head == "head" else network.classifier)
+
+
+PLACED: dict[str, tuple[Callable[[Network], dict[str, Any]], str]] = {
+    "a plain nn.Sequential": (lambda net: sequential(net).state_dict(), ""),
+    "a plain nn.Sequential in model_state_dict": (
+        lambda net: {"model_state_dict": sequential(net).state_dict(), "epoch": 3},
+        "",
+    ),
+    "an nn.Sequential in DDP": (lambda net: DistributedDataParallel(sequential(net)).state_dict(), "module."),
+    "an nn.Sequential as Lightning has it, with a weighted loss": (
+        lambda net: {"state_dict": Module("net", sequential(net)).state_dict()},
+        "net.",
+    ),
+    "features.* and fc": (lambda net: Split("features", "fc", net).state_dict(), ""),
+    "conv.* and a head that is an nn.Sequential": (lambda net: Split("conv", "head", net).state_dict(), ""),
+    "features.* and fc, in DDP of a LightningModule": (
+        lambda net: DistributedDataParallel(Module("model", Split("features", "fc", net))).state_dict(),
+        "module.model.",
+    ),
+}
+
+
+@pytest.mark.usefixtures("alone_in_a_group")
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.mended(
+                4, input=f"weights as saved by: {name}", before="refused: names that are missing", now="loaded by order"
+            ),
+        )
+        for name in PLACED
+    ],
+)
+def test_other_names_are_matched_by_order_and_shape(tmp_path: Path, name: str, suffix: str) -> None:
+    earlier, network = trained(1), trained(3)
+    saved, prefix = PLACED[name]
+    expected, state = copied(earlier), saved(earlier)
+    file = tmp_path / f"weights.{suffix}"
+    if suffix == "pth":
+        torch.save(state, file)
+    else:  # whose names come back sorted as text
+        inner: Any = next((value for value in state.values() if not isinstance(value, torch.Tensor)), state)
+        save_file(inner, file)
+
+    start = load_initial_weights(network, file)
+
+    assert same(network.state_dict(), expected)
+    assert (start.tensors, start.classifier, start.by_position) == (9, True, True)
+    assert start.prefix == prefix
+    assert "matched by their order and shapes" in told(start)
+
+
+def test_by_order_more_than_ten_layers_are_in_order(tmp_path: Path) -> None:
+    params = Params.from_dict(
+        color(
+            *(layer("Conv2d", in_channels=3, out_channels=3, kernel_size=1) for _ in range(12)),
+        )
+    )
+    earlier, network = network_of(params), network_of(params)
+    save_file(sequential(earlier).state_dict(), tmp_path / "w.safetensors")
+    load_initial_weights(network, tmp_path / "w.safetensors")
+    assert same(network.state_dict(), earlier.state_dict())
+
+
+def test_by_order_another_number_of_classes_leaves_the_classifying_layer(tmp_path: Path) -> None:
+    earlier, network = trained(1), trained(3)
+    before = network.classifier.weight.clone()
+    layers = nn.Sequential(*earlier.features, nn.Flatten(), nn.Linear(network.classifier.in_features, 7))
+    torch.save(layers.state_dict(), tmp_path / "w.pth")
+    start = load_initial_weights(network, tmp_path / "w.pth")
+    assert not start.classifier
+    assert same(network.features.state_dict(), earlier.features.state_dict())
+    assert torch.equal(network.classifier.weight, before)
+
+
+def test_by_order_all_must_fit(tmp_path: Path) -> None:
+    net, file = trained(1), tmp_path / "w.pth"
+    inputs = net.classifier.in_features
+    expected = (
+        "names are expected as the network's (features.0.weight, …, classifier.weight), as those of an nn.Sequential "
+        "of its layers (0.weight, …), or as those of an architecture of torchvision in net_arch"
+    )
+    others = {
+        "another shape": nn.Sequential(nn.Conv2d(3, 4, 5), *net.features[1:], nn.Flatten(), net.classifier),
+        "a layer more": nn.Sequential(*net.features, nn.Conv2d(4, 4, 1), nn.Flatten(), net.classifier),
+        "a layer fewer": nn.Sequential(*net.features[:1], nn.Flatten(), net.classifier),
+        "another order": nn.Sequential(net.features[1], net.features[0], nn.Flatten(), net.classifier),
+        "another head": nn.Sequential(*net.features, nn.Flatten(), nn.Linear(inputs + 1, 3)),
+        "no bias": nn.Sequential(*net.features, nn.Flatten(), nn.Linear(inputs, 3, bias=False)),
+        "no head": nn.Sequential(*net.features),
+    }
+    for layers in others.values():
+        torch.save(layers.state_dict(), file)
+        assert failure(net, file).endswith(expected)
+    # The first layers of a deeper network, whose own head is beside them.
+    torch.save(
+        {**{f"body.{k}": v for k, v in sequential(net).state_dict().items()}, "fc.weight": torch.ones(2, 3)}, file
+    )
+    failure(net, file)
 
 
 RESNET = [layer("Conv2d", in_channels=3, out_channels=3, kernel_size=1), backbone("resnet18")]
