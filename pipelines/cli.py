@@ -52,6 +52,8 @@ def build_parser() -> CommandParser:
     validate.add_argument(
         "--target", choices=PLATFORMS, help="the platform a pipeline shall run on; default: as it says"
     )
+    validate.add_argument("--elsewhere", action="store_true", help="let initial_weights be a path on the machine that "
+                          "trains, which this is not")  # fmt: skip
     validate.add_argument("--strict", action="store_true", help="let a pipeline's warnings fail too")
     _add_overrides(validate)
     add_json_option(validate)

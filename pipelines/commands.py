@@ -29,6 +29,7 @@ from pipelines.params_files import (
     CheckElsewhere,
     load_checked,
     params_or_example,
+    require_weights,
 )
 from pipelines.run_options import DockerOptions, docker_options, images_named_by
 from pipelines.targets.steps import RunPlace, Target
@@ -85,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
     checked = check.result()
     _warn(checked)
     params = checked.params
+    require_weights(params, params_or_example(options.params, options.data))
     if in_containers:
         from pipelines.targets.docker_environment import with_absolute_paths
 
@@ -206,6 +208,8 @@ def validate(options: argparse.Namespace) -> int:
     if options.target or options.strict:
         raise InputError(f"{options.params}: --target and --strict are for compiled pipelines, and this is none")
     checked = load_checked(options.params, options.overrides)
+    if not options.elsewhere:
+        require_weights(checked.params, options.params)
     table, targets = checked.table, checked.params.status_targets.describe()
     if options.json:
         layers = [] if table is None else [vars(row) | {"output_shape": list(row.output_shape)} for row in table.rows]

@@ -22,6 +22,7 @@ from components.shared import params_source
 from components.shared.errors import InputError, ParamsError, Problem, ShutterlineError
 from components.shared.params import Params, ParamsWarning, read_raw
 from components.shared.params_types import first_line
+from components.shared.storage.location import place
 
 if TYPE_CHECKING:
     from components.classifier.network import LayerTable
@@ -100,7 +101,7 @@ class CheckElsewhere:
             return
         changes = [word for override in overrides for word in ("--set", override)]
         # -P: a file torch.py in the user's directory is not torch.
-        command = [sys.executable, "-P", "-m", "pipelines.cli", "validate", source, "--json", *changes]
+        command = [sys.executable, "-P", "-m", "pipelines.cli", "validate", source, "--json", "--elsewhere", *changes]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
 
     def result(self) -> Checked:
@@ -164,6 +165,22 @@ def _checked(raw: dict[str, Any], name: str | None, overrides: Sequence[str]) ->
     _require_argument(params, name)
     ignored = [str(warning.message) for warning in caught if issubclass(warning.category, ParamsWarning)]
     return Checked(params, table, ignored)
+
+
+def require_weights(params: Params, source: str) -> None:
+    """See that the path of ``initial_weights`` is there, before anything starts; a place in a bucket is not asked for.
+
+    Args:
+        params: The run's options, which train on this machine.
+        source: What messages call them by.
+
+    Raises:
+        ParamsError: Nothing is there.
+    """
+    start = place(params.initial_weights) if params.initial_weights else None
+    if isinstance(start, Path) and not start.exists():
+        message = f"{start}: there is no such file or model directory on this machine"
+        raise ParamsError([Problem("initial_weights", message)], source)
 
 
 def _require_argument(params: Params, name: str | None) -> None:
