@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.shared.again import last_line
+from components.shared.again import last_lines
 from components.shared.command import (
     CommandParser,
     add_json_option,
@@ -160,13 +160,14 @@ def _done(options: argparse.Namespace) -> int:
 
 def _interrupted(options: argparse.Namespace, how: str, exit_code: int) -> int:
     """A command that was told to end outside of a run's steps."""
+    lines = (how, "")
     if options.command == "run":
-        checkpoints = (options.out or Path()) / "checkpoints"
-        has_saved = options.out is not None and next(checkpoints.glob("*/epoch-*.json"), None) is not None
-        how = last_line(exit_code, f"checkpoints are kept in {checkpoints}" if has_saved else "", "shutterline", None)
-    tell(how)
+        from pipelines.targets.result import saved_in
+
+        lines = last_lines(exit_code, saved_in(options.out) if options.out else "", "shutterline", None)
+    tell(*lines)
     if options.json:
-        print_json({"status": how.partition(";")[0]})
+        print_json({"status": how})
     return exit_code
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from components.shared.again import is_interrupted, last_line
+from components.shared.again import is_interrupted, last_lines
 from components.shared.command import print_json, tell
 from components.shared.data_folder import FOLLOW_LINKS_VARIABLE, lies_within
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
             tell(f"{out}: {', '.join(done.kept)} stay, of an earlier run; {out / 'result.json'} is of this one")
         if is_interrupted(done.exit_code):
             where = () if options.out else ("--out", str(out))
-            tell(last_line(done.exit_code, error.get("saved", ""), "shutterline", None, *where))
+            tell(*last_lines(done.exit_code, error.get("saved", ""), "shutterline", None, *where))
     else:
         for line in result_table(done.document, out):
             _say(line)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from components.shared.events.data import StepOutcome
 from components.shared.events.history import HistoryReader, bucket_of
 from components.shared.events.redaction import redact
@@ -9,7 +11,7 @@ from components.shared.events.targets import StatusTargets
 from components.shared.kubeflow_api import NoAnswerError, ask_run, is_kubeflow
 from components.shared.kubeflow_run import RunReport
 from components.shared.logs import step_logger
-from components.shared.pipeline_end import OUTCOMES, PLATFORM_ERROR, PipelineEnd, pipeline_end
+from components.shared.pipeline_end import CANCELLED_VARIABLE, OUTCOMES, PLATFORM_ERROR, PipelineEnd, pipeline_end
 from components.shared.run import StepRun
 from components.shared.status import PIPELINE_STEPS
 
@@ -40,6 +42,8 @@ def report_end(
         targets: Brokers.
         credentials: A file of Google credentials for a bucket of events, where the environment names none.
     """
+    if OUTCOMES.get((state or "").upper()) == "failed" and (told := os.environ.get(CANCELLED_VARIABLE)):
+        state, message = "CANCELLED", told
     bucket = bucket_of(run, credentials, _log) if run.bucket is not None else None
     history = HistoryReader(run, targets or StatusTargets(), _log, bucket=bucket).read(PIPELINE_STEPS, _KAFKA_S)
     end = pipeline_end(PIPELINE_STEPS, history, platform=_platform(run), state=state or "", message=message)

@@ -1,4 +1,4 @@
-"""The last line of a command that was interrupted: what is saved, and the command that goes on."""
+"""The last lines of a command that was interrupted: what is saved, and the command that goes on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _OF_CONTAINERS = ("/.dockerenv", "/run/.containerenv")
 _ENDINGS = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
 
 
-def last_line(exit_code: int, saved: str, prog: str, argv: Sequence[str] | None, *added: str) -> str:
-    """The line.
+def last_lines(exit_code: int, saved: str, prog: str, argv: Sequence[str] | None, *added: str) -> tuple[str, str]:
+    """What is said, and the command, which is empty where this process does not know it.
 
     Args:
         exit_code: The command's: 130 or 143.
@@ -26,11 +26,9 @@ def last_line(exit_code: int, saved: str, prog: str, argv: Sequence[str] | None,
         argv: Its arguments; None: this process's own.
         added: Arguments that it needs besides, to find what is saved.
     """
-    if (command := _command(prog, argv, added)) is None:
-        how = "start it again with the same options"
-    else:
-        how = f"{'go on' if saved else 'start again'} by: {command}"
-    return f"{_ENDINGS[exit_code]}; {saved or NOTHING_SAVED}; {how}"
+    command = _command(prog, argv, added)
+    how = f"{'go on' if saved else 'start again'} by:" if command else "start it again with the same options"
+    return f"{_ENDINGS[exit_code]}; {saved or NOTHING_SAVED}; {how}", command
 
 
 def is_interrupted(exit_code: int) -> bool:
@@ -38,10 +36,10 @@ def is_interrupted(exit_code: int) -> bool:
     return exit_code in _ENDINGS
 
 
-def _command(prog: str, argv: Sequence[str] | None, added: Sequence[str]) -> str | None:
-    """The command as a shell takes it; None where this process does not know it."""
+def _command(prog: str, argv: Sequence[str] | None, added: Sequence[str]) -> str:
+    """The command as a shell takes it; empty where this process does not know it."""
     if in_group() or _is_a_containers_own():
-        return None
+        return ""
     if argv is not None:
         return " ".join([prog, shlex.join([*_going_on(argv), *added])])
     words = sys.orig_argv

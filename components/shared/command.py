@@ -15,7 +15,7 @@ from contextlib import suppress
 from textwrap import indent
 from typing import Any, NoReturn, TextIO
 
-from components.shared.again import is_interrupted, last_line
+from components.shared.again import is_interrupted, last_lines
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError, ParamsError
 from components.shared.events.data import Emit
 from components.shared.events.redaction import redact_message
@@ -198,11 +198,16 @@ def print_json(document: object) -> None:
     sys.stdout.flush()
 
 
-def tell(line: str) -> None:
-    """Tell people something on standard error, without secrets; nothing happens where that takes no more."""
+def tell(line: str, command: str = "") -> None:
+    """Tell people something on standard error, without secrets; nothing happens where that takes no more.
+
+    Args:
+        line: What is broken where the terminal is not as wide.
+        command: What follows on a line of its own, to be copied, and so is never broken.
+    """
     with suppress(AttributeError, OSError):  # the first where there is none
-        lines = redact_message(line).split("\n")
-        sys.stderr.write("\n".join(map(for_stderr, lines)) + "\n")
+        lines = [for_stderr(each) for each in redact_message(line).split("\n")]
+        sys.stderr.write("\n".join([*lines, *([redact_message(command)] if command else [])]) + "\n")
         sys.stderr.flush()
 
 
@@ -301,7 +306,7 @@ def step_command(
         else:
             document, exit_code = _step(step, options, work, output, in_pipeline=in_pipeline, run_id=run_id())
         if is_interrupted(exit_code) and speaks() and not is_launched():
-            tell(last_line(exit_code, str(document.get("saved", "")), parser.prog, argv))
+            tell(*last_lines(exit_code, str(document.get("saved", "")), parser.prog, argv))
         return _ended(document, exit_code, options)
 
     return with_output(run)

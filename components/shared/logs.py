@@ -15,6 +15,7 @@ from components.shared.member import member, speaks
 LINE = re.compile(r"\d\d:\d\d:\d\d (?P<step>[a-z-]{4,9}) +(?:(?P<level>WARNING|ERROR) )?.*")
 
 _ROOT = "shutterline"
+_COMMAND = re.compile(r"`[^`]+`")
 
 
 def step_logger(step: str) -> logging.Logger:
@@ -34,10 +35,11 @@ def fitted(text: str, columns: int, indent: str = "    ") -> str:
     """A log line as lines of at most so many characters, for a terminal, which itself would break words.
 
     It is broken between parts that two spaces divide, else between words. A word that is longer than a line, such as
-    a path that somebody copies, stays whole.
+    a path that somebody copies, stays whole, and so does a command between backticks.
     """
     if len(text) <= columns:
         return text
+    text = _COMMAND.sub(lambda found: found[0].replace(" ", "\0"), text)
     # What is short may end a line early; prose is filled.
     *parts, last = re.split(r"(?<=\S)  (?=\S)", text)
     lines = [parts[0] if parts else ""]
@@ -50,7 +52,7 @@ def fitted(text: str, columns: int, indent: str = "    ") -> str:
             lines[-1:] = textwrap.wrap(
                 joined, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
             )
-    return "\n".join(lines)
+    return "\n".join(lines).replace("\0", " ")
 
 
 class _LineFormatter(logging.Formatter):

@@ -6,8 +6,11 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
+from components.shared.artifacts import sha256_of
 from components.shared.command import CommandParser, add_place, step_command
+from components.shared.dataset import DATASET
 from components.shared.errors import EXIT_OK, ShutterlineError
 from components.shared.events.data import Emit
 from components.shared.extras import extras_named
@@ -16,6 +19,8 @@ from components.shared.params import Params, ParamsWarning
 from components.shared.run import step_run
 from components.shared.signals import Terminated, sigterm_raises
 from components.shared.step import Reported
+from components.train.checkpoints.place import Checkpoints
+from components.train.checkpoints.resume import saved_text, telling_what_is_saved
 from components.train.launch import RESTARTS, begin_member, has_nodes, is_launcher, is_member, launched, processes_for
 
 DOCKER = """\
@@ -28,6 +33,22 @@ TRIALS = ("--find-learning-rate", "--smoke")
 
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
+    with telling_what_is_saved(lambda: _saved(options, params)):
+        return _trained(options, params, emit)
+
+
+def _saved(options: argparse.Namespace, params: Params) -> str:
+    """How far a training that goes on is saved; of what lies in a bucket the training itself knows."""
+    if options.model is None:  # of a trial
+        return ""
+    kept = options.checkpoints or options.model
+    if not isinstance(options.dataset, Path) or not isinstance(kept, Path):
+        return ""
+    kept = options.checkpoints or Checkpoints().beside(kept)
+    return saved_text(kept, str(kept), params, sha256_of(options.dataset / DATASET.manifest_file), lambda path: True)
+
+
+def _trained(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     from components.train.staged import train_staged, trial_staged  # torch takes seconds, and --help should not
 
     if options.find_learning_rate:

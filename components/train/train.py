@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from components.shared.params import Params
 from components.shared.signals import Terminated, ends_deferred
 from components.train.attempt import Attempt
 from components.train.checkpoints.place import Checkpoints, held
-from components.train.checkpoints.resume import Found, find_checkpoint, saved_text
+from components.train.checkpoints.resume import Found, find_checkpoint, saved_text, telling_what_is_saved
 from components.train.curves import Curves
 from components.train.group import ALONE, joined, loss_before_signal, own_device
 from components.train.trainer import Trainer
@@ -127,12 +126,13 @@ def train(
         checkpoints = Checkpoints(checkpoints)
     kept = checkpoints.beside(model)
     with joined() as group, ExitStack() as stack:
-        table, device, data, dataset_sha256 = group.together(lambda: _checked(params, dataset))
         if group.is_first:
             named, is_there = checkpoints.named or str(kept), checkpoints.is_there
+            images = dataset / DATASET.manifest_file
             stack.enter_context(
-                _telling_what_is_saved(lambda: saved_text(kept, named, params, dataset_sha256, is_there))
+                telling_what_is_saved(lambda: saved_text(kept, named, params, sha256_of(images), is_there))
             )
+        table, device, data, dataset_sha256 = group.together(lambda: _checked(params, dataset))
         ending = stack.enter_context(ends_deferred())
         stack.enter_context(loss_before_signal(ending))
         group.together(lambda: stack.enter_context(held(kept, _log)) if group.is_first else None)
@@ -215,17 +215,6 @@ def _checkpoint(
             error.differences,
         )
         return None, True
-
-
-@contextmanager
-def _telling_what_is_saved(saved: Callable[[], str]) -> Iterator[None]:
-    """Whoever interrupts the training is told by the exception's note how far it is saved."""
-    try:
-        yield
-    except (Terminated, KeyboardInterrupt) as error:
-        with suppress(OSError):
-            error.add_note(saved())
-        raise
 
 
 def _checked(params: Params, dataset: Path) -> tuple[LayerTable, torch.device, Dataset, str]:

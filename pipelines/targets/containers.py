@@ -129,9 +129,9 @@ class Containers:
 
     def _end(self, current: _Current, number: signal.Signals) -> None:
         current.started.wait()
-        interrupted_s = self._grace_s / 2 if number == signal.SIGINT else 0.0  # SIGTERM moves what sticks to a Ctrl-C
-        signals = [(number, interrupted_s)] if interrupted_s else []
-        for one, then_wait_s in (*signals, (signal.SIGTERM, self._grace_s - interrupted_s), (signal.SIGKILL, 0.0)):
+        first_s = self._grace_s / 2 if number != signal.SIGTERM else 0.0  # SIGTERM moves what sticks to a Ctrl-C
+        signals = [(number, first_s)] if first_s else []
+        for one, then_wait_s in (*signals, (signal.SIGTERM, self._grace_s - first_s), (signal.SIGKILL, 0.0)):
             with suppress(docker.errors.DockerException, requests.RequestException):  # it has ended by itself
                 self._client.api.kill(current.name, one.name)
             if current.ended.wait(then_wait_s):

@@ -17,6 +17,7 @@ import docker
 from components.shared.errors import DeviceError, InputError, ShutterlineError
 from components.shared.images import Image, ImageStep
 from components.shared.params import Params
+from components.shared.pipeline_end import CANCELLED_VARIABLE
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.step import StepName, read_records
 from components.shared.storage.location import Place
@@ -27,6 +28,7 @@ from pipelines.targets.docker_environment import loopbacks, mountable, named_fil
 from pipelines.targets.kfp_docker import StepLabels, kfp_waits_for_containers
 from pipelines.targets.kfp_start import started_itself
 from pipelines.targets.pipeline_images import pipeline_with
+from pipelines.targets.result import REASONS
 from pipelines.targets.steps import RunPlace, Steps
 
 # As kfp calls the steps' functions.
@@ -188,7 +190,7 @@ class _DockerSteps:
         self._image_of_exit = images["data-prep"].reference
         self._place = place
         self._arguments = arguments
-        self._told_to_end = False
+        self._told_to_end: signal.Signals | None = None
         self._endings: dict[StepName, Ending] = {}
         self.pipeline: Any = pipeline_with(images)
         labels = StepLabels(self._containers.labels("step"), self._run_for_kfp)
@@ -218,6 +220,9 @@ class _DockerSteps:
     ) -> Ending:
         if step not in _ON_A_GPU:
             arguments = {name: value for name, value in arguments.items() if name != "device_requests"}
+        if self._told_to_end is not None:  # for the exit step, to which kfp says that a task failed
+            told = {CANCELLED_VARIABLE: REASONS[self._told_to_end]}
+            arguments = {**arguments, "environment": {**arguments["environment"], **told}}
         ending = self._endings[step] = self._containers.run(client, step, image, command, write, arguments)
         return ending
 
@@ -225,7 +230,7 @@ class _DockerSteps:
         return self._containers.under_way()
 
     def end(self, number: signal.Signals) -> None:
-        self._told_to_end = True
+        self._told_to_end = number
         self._containers.end(number)
 
     def say_the_end(self, state: str, message: str, write: Callable[[str], object]) -> None:

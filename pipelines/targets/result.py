@@ -12,6 +12,7 @@ from typing import Any, get_args
 from components.shared.errors import EXIT_FAILURE
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, TERMINATING
 from components.shared.step import StepName, StepRecord
+from components.train.checkpoints.resume import last_good
 from pipelines.targets.steps import RunPlace, Steps
 
 STEPS: tuple[StepName, ...] = get_args(StepName)  # in the order they run
@@ -100,10 +101,17 @@ def _task_directory(root: Path) -> Path | None:
     return max(runs, key=lambda path: path.stat().st_mtime_ns) if runs else None
 
 
+def saved_in(out: Path) -> str:
+    """How far a run is saved in its directory, by its newest whole checkpoint; empty: nothing is."""
+    kept = [(directory, last_good(directory)) for directory in (out / "checkpoints").glob("*/")]
+    found = [(manifest.epoch, manifest.batch, manifest.place, directory) for directory, manifest in kept if manifest]
+    return "{2} is saved in {3}".format(*max(found)) if found else ""
+
+
 def _saved(training: StepRecord | None, place: RunPlace) -> str:
     """How far a run is saved that was told to end; empty: nothing is."""
     if training is None or training.status != "succeeded":
-        return training.saved if training is not None else ""
+        return (training.saved if training is not None else "") or saved_in(place.out)
     return f"training is done, and its checkpoints are kept in {place.out / 'checkpoints'}"
 
 

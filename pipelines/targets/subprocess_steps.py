@@ -14,7 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from components.shared.pipeline_end import CANCELLED_VARIABLE
 from components.shared.step import StepName
+from pipelines.targets.result import REASONS
 from pipelines.targets.steps import RunPlace, Steps
 
 # A terminal sends Ctrl-C to the step too; one that was sent to us alone is passed on after this.
@@ -75,11 +77,12 @@ class _SubprocessSteps:
         return bool(_descendants(os.getpid()))
 
     def end(self, number: signal.Signals) -> None:
+        os.environ[CANCELLED_VARIABLE] = REASONS[number]  # for the exit step, which kfp starts next
         steps = _descendants(os.getpid())
         if number != signal.SIGINT:
-            _terminate(steps)
-        else:
-            timer = threading.Timer(_GRACE_S, _terminate, [steps])
+            _send(number, steps)
+        if number != signal.SIGTERM:
+            timer = threading.Timer(_GRACE_S, _send, [signal.SIGTERM, steps])
             timer.daemon = True
             timer.start()
 
@@ -108,9 +111,9 @@ def _descendants(process: int) -> list[int]:
     return found
 
 
-def _terminate(processes: list[int]) -> None:
+def _send(number: signal.Signals, processes: list[int]) -> None:
     for process in processes:
         with suppress(OSError):
             # A shell that only waits for its step would die of it, and the step's exit code with it.
             if Path(f"/proc/{process}/comm").read_text().strip() not in ("sh", "dash", "bash"):
-                os.kill(process, signal.SIGTERM)
+                os.kill(process, number)

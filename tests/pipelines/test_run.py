@@ -272,8 +272,9 @@ def test_files_of_the_users_do_not_stand_in_for_packages(tmp_path: Path, command
         (signal.SIGINT, True, 130, "interrupted from the keyboard"),  # as a terminal does
         (signal.SIGINT, False, 130, "SIGTERM"),  # which is what the step then gets
         (signal.SIGTERM, False, 143, "SIGTERM"),
+        (signal.SIGHUP, False, 143, "SIGHUP"),
     ],
-    ids=["Ctrl-C", "SIGINT to the command alone", "SIGTERM"],
+    ids=["Ctrl-C", "SIGINT to the command alone", "SIGTERM", "SIGHUP"],
 )
 def test_a_run_that_is_told_to_stop_ends_in_good_order(
     tmp_path: Path, number: signal.Signals, whole_group: bool, code: int, reason: str

@@ -15,12 +15,15 @@ from pathlib import Path
 import pytest
 
 from components.shared.events.spool import events_in
+from components.shared.params import Params
 from components.shared.run_lock import RUN_LOCK_VARIABLE, run_locked
-from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
+from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
+from pipelines.targets.run_inputs import write_inputs
 from tests.examples import write_params
-from tests.pipelines.runs_ended import TOKEN, Run, end_of_all
+from tests.pipelines.runs_ended import TOKEN, Run, end_of_all, left_of
+from tests.train.checkpoints.making import manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,7 +106,7 @@ def test_a_killed_run_leaves_a_checkpoint_and_goes_on(run: Run) -> None:
     12,
     input="Ctrl-C during shutterline run",
     before="the last line was the error; that --out goes on was to be read in the README",
-    now="the last line: how far it is saved, where, and the command that goes on",
+    now="the last lines: how far it is saved, where, and the command that goes on",
 )
 @pytest.mark.slow
 def test_the_last_line_of_an_interrupted_run_is_the_command_that_goes_on(run: Run) -> None:
@@ -112,10 +115,33 @@ def test_the_last_line_of_an_interrupted_run_is_the_command_that_goes_on(run: Ru
 
     (directory,) = (run.out / "checkpoints").iterdir()
     place = read_checkpoint_manifest(list_checkpoints(directory)[-1]).place
-    saved, command = run.said.splitlines()[-1].split("; go on by: ")
-    assert saved == f"interrupted; {place} is saved in {directory}"
+    *_, saved, command = run.said.splitlines()
+    assert saved == f"interrupted; {place} is saved in {directory}; go on by:"
     with run.again(command) as again:
         again.until(f"going on from a checkpoint of {place}")
+
+
+@pytest.mark.mended(
+    12,
+    input="Ctrl-C during the data prep of a run that goes on",
+    before="pipeline.failed; that checkpoints are there was to be looked for",
+    now="pipeline.cancelled; the last lines: what is saved there, and the command that goes on",
+)
+def test_data_prep_interrupted_in_a_run_that_goes_on(tmp_path: Path) -> None:
+    params, out = write_params(tmp_path / "params.json"), tmp_path / "out"
+    directory = out / "checkpoints" / "0123"
+    write_checkpoint(directory, manifest(2, 7, params=Params.load(str(params)).to_dict()), {})
+    write_inputs(out, Params.load(str(params)), str(EXAMPLE_DATA))
+    with Run(out, params) as run:
+        while not any(b"executor_main" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left_of(out)):
+            assert run.process.poll() is None, run.said
+        os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does, before the step can report anything
+        assert run.process.wait(60) == 130, run.said
+
+    assert run.said.splitlines()[-2] == f"interrupted; epoch 2, batch 7 is saved in {directory}; go on by:"
+    assert "pipeline failed" not in run.said
+    last = [event for event in events_in(out / "events") if event.is_terminal][-1]
+    assert (last.step, last.state) == ("pipeline", "cancelled")
 
 
 ON_A_TERMINAL = "import os, sys; os.login_tty(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pty
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from components.shared.command import tell
 from tests.examples import DIGITS, write_digits, write_params
 
 Stream = Callable[[], AbstractContextManager[str]]
@@ -143,3 +146,20 @@ def test_a_whole_run_is_done_too(stream: Stream, params: Path, tmp_path: Path) -
     assert done.returncode == 0
     assert json.loads(done.stdout)["status"] == "succeeded"
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "succeeded"
+
+
+def test_a_command_is_never_broken_by_the_width_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 40))
+    command = "shutterline run --out runs/a --params params.json --set num_epochs=40 --data digits"
+    with open(terminal, "w") as stream:  # noqa: PTH123 - a descriptor
+        monkeypatch.setattr(sys, "stderr", stream)
+        tell("interrupted; epoch 3, batch 17 is saved in runs/a/checkpoints/0123; go on by:", command)
+        tell("two warnings in this file; `shutterline validate pipeline.yaml --strict` reports them")
+        monkeypatch.undo()
+        lines = os.read(master, 4096).decode().replace("\r\n", "\n")
+    os.close(master)
+
+    assert f"by:\n{command}\n" in lines
+    assert "`shutterline validate pipeline.yaml --strict`" in lines
+    assert "interrupted; epoch 3, batch 17 is saved\n" in lines

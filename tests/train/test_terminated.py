@@ -127,7 +127,7 @@ def test_sigterm_before_the_first_step(many: Path, tmp_path: Path) -> None:
     12,
     input="training interrupted",
     before="the last line was `cancelled`",
-    now="the last line: how far it is saved, where, and the command that goes on",
+    now="the last lines: how far it is saved, where, and the command that goes on",
 )
 def test_the_last_line_is_what_is_saved_and_the_command_that_goes_on(many: Path, tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
@@ -138,8 +138,8 @@ def test_the_last_line_is_what_is_saved_and_the_command_that_goes_on(many: Path,
         told = rest_of(process)
 
     kept = read_checkpoint_manifest(list_checkpoints(folder / "checkpoints")[-1])
-    saved, command = told.splitlines()[-1].split("; go on by: ")
-    assert saved == f"terminated; {kept.place} is saved in {folder}/checkpoints"
+    *_, saved, command = told.splitlines()
+    assert saved == f"terminated; {kept.place} is saved in {folder}/checkpoints; go on by:"
     environment = os.environ | {EVENTS_VARIABLE: str(folder / "events")}
     shell = ["sh", "-c", command]
     again = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
@@ -160,13 +160,34 @@ def test_the_last_line_where_nothing_was_saved_yet(
 
     assert main(words) == 143
     again = f"python -m components.train --dataset {many} --model '{tmp_path}/it'\"'\"'s' --params {words[-1]}"
-    assert capsys.readouterr().err.splitlines()[-1] == f"terminated; nothing was saved yet; start again by: {again}"
+    assert capsys.readouterr().err.splitlines()[-2:] == ["terminated; nothing was saved yet; start again by:", again]
 
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setattr(os, "getppid", lambda: 1)  # as of what a container is started for
     assert main(words) == 143
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "terminated; nothing was saved yet; start it again with the same options"
+
+
+@pytest.mark.mended(
+    12,
+    input="a training that goes on, interrupted before its first step",
+    before="the last line was `cancelled`",
+    now="what earlier attempts have saved there",
+)
+@pytest.mark.parametrize("where", ["components.train.__main__._trained", "components.train.train.network_problems"])
+def test_the_last_lines_where_an_earlier_attempt_has_saved(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    params = write_params(tmp_path / "params.json", num_epochs=1)
+    words = ["--dataset", str(dataset), "--model", str(tmp_path / "model"), "--params", str(params)]
+    assert main(words) == 0
+    monkeypatch.setattr(where, lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+    capsys.readouterr()
+
+    assert main(words) == 143
+    saved = f"terminated; its end, after epoch 1 is saved in {tmp_path}/model-checkpoints; go on by:"
+    assert capsys.readouterr().err.splitlines()[-2] == saved
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.shared.params import Params
+from components.shared.signals import Terminated
 from components.train.checkpoints.format import (
     CheckpointManifest,
     DamagedError,
@@ -99,7 +100,7 @@ def manifests(directory: Path, counts: Callable[[Path], bool] = lambda path: Tru
 
 
 def saved_text(directory: Path, named: str, params: Params, dataset_sha256: str, counts: Callable[[Path], bool]) -> str:
-    """How far a run is saved, for people.
+    """How far a run is saved, for people; empty: nothing is.
 
     Args:
         directory: Where its checkpoints lie.
@@ -110,8 +111,20 @@ def saved_text(directory: Path, named: str, params: Params, dataset_sha256: str,
     """
     manifest = newest(directory, counts)
     if manifest is None or any(differences(manifest, params, dataset_sha256)):
-        return "nothing was saved yet"
+        return ""
     return f"{manifest.place} is saved in {named}"
+
+
+@contextmanager
+def telling_what_is_saved(saved: Callable[[], str]) -> Iterator[None]:
+    """Within, an interruption gets a note of how far the run is saved, where it has none yet."""
+    try:
+        yield
+    except (Terminated, KeyboardInterrupt) as error:
+        with suppress(Exception):  # the import of torch, which knows the schedules, may be what was interrupted
+            if not getattr(error, "__notes__", ()) and (text := saved()):
+                error.add_note(text)
+        raise
 
 
 def require_alone(directory: Path, params: Params, dataset_sha256: str) -> Path:
