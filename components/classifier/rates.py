@@ -271,7 +271,7 @@ def _undoes(one: _One, course: _Course, beside: list[str]) -> Iterator[Problem]:
 def _apart(got: float, wanted: float) -> str:
     """Two rates that differ, in as many digits as show it."""
     digits = next(count for count in range(4, 18) if f"{got:.{count}g}" != f"{wanted:.{count}g}")
-    return f"{got:.{digits}g} and not {wanted:.{digits}g}"
+    return f"{got:#.{digits}g} and not {wanted:#.{digits}g}"  # "#" keeps zeros at the end
 
 
 def _instead(one: _One) -> str:

@@ -359,6 +359,7 @@ def test_a_refused_warm_up_names_what_works(floor: float) -> None:
     (told,) = refused(check_dict, config).values()
     got, wanted = told.partition("it is ")[2].partition(" in epoch")[0].split(" and not ")
     assert got != wanted
+    assert len(got) == len(wanted)
     assert told.endswith(
         "put a LinearLR with start_factor 0.01 and total_iters 2 before it (learning_rate_schedule: [LinearLR, "
         "CosineAnnealingLR] with milestones: [2]), and set warmup_epochs to 0"
