@@ -335,4 +335,23 @@ CLAIMS: dict[str, list[str]] = {
         "train/test_train.py::test_tensorboard_shows_scalars_and_curves",
         "docker/test_services.py::test_all_serve_with_topics_and_bucket_and_end_with_the_script",
     ],
+    "An image may have 89 megapixels": [
+        "data_prep/test_images.py::test_what_cannot_be_decoded_is_unreadable_for_a_reason_of_one_line",
+        "data_prep/test_decoding_memory.py::test_half_of_what_is_free_is_shared",
+        "data_prep/test_decoding_memory.py::test_images_are_decoded_side_by_side_as_far_as_memory_goes",
+    ],
+    "`RANK` without `WORLD_SIZE` is ignored": [
+        "shared/test_run_identity.py::test_a_rank_of_no_group_is_ignored",
+    ],
+    "Files have the mode that umask gives": [
+        "faults/test_full_disk.py::test_every_file_has_the_mode_that_umask_gives",
+    ],
+    "Manifests are strict JSON of at most 64 MiB": [
+        "shared/test_artifacts.py::test_a_manifest_that_is_none_is_refused",
+        "shared/test_artifacts.py::test_a_manifest_that_is_no_file_of_a_manifests_size_is_refused",
+        "shared/test_files.py::test_datasets",
+    ],
+    "In `predictions.csv` a class whose name": [
+        "evaluate/test_evaluate.py::test_no_class_is_a_formula_in_a_spreadsheet",
+    ],
 }

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from components.shared.artifacts import sha256_of
 from components.shared.command import CommandParser, add_place, step_command
-from components.shared.dataset import DATASET
 from components.shared.errors import EXIT_OK, ShutterlineError
 from components.shared.events.data import Emit
 from components.shared.extras import extras_named
@@ -44,6 +43,8 @@ def _saved(options: argparse.Namespace, params: Params) -> str:
     kept = options.checkpoints or options.model
     if not isinstance(options.dataset, Path) or not isinstance(kept, Path):
         return ""
+    from components.shared.dataset import DATASET  # numpy takes a moment, and --help should not
+
     kept = options.checkpoints or Checkpoints().beside(kept)
     return saved_text(kept, str(kept), params, sha256_of(options.dataset / DATASET.manifest_file), lambda path: True)
 
