@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from components.classifier.backbones import head_name, is_backbone
 from components.classifier.misfits import spelled_shape
 from components.classifier.network import Network
+from components.shared.allowed_classes import shortened
 from components.shared.artifacts import sha256_of
 from components.shared.dataset import DATASET
 from components.shared.errors import ParamsError, Problem
@@ -517,5 +518,5 @@ def _listed(what: str, names: list[str]) -> str:
     """``3 are missing (a, b, …)``; empty for none."""
     if not names:
         return ""
-    shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    shown = ", ".join(shortened(name, 200) for name in names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
     return f"{len(names)} {'are' if len(names) > 1 else 'is'} {what} ({shown})"

@@ -21,7 +21,7 @@ from components.shared.events.data import Emit
 from components.shared.events.redaction import redact_message
 from components.shared.extras import extras_named
 from components.shared.files import disk_message
-from components.shared.logs import for_stderr, open_standard_streams
+from components.shared.logs import for_stderr, open_standard_streams, printable
 from components.shared.member import Outcome, is_launched, leave_outcome, speaks
 from components.shared.params import Params
 from components.shared.run import step_run
@@ -122,7 +122,8 @@ class CommandParser(argparse.ArgumentParser):
             unknown = [word for word in self._words if word.startswith("--") and not self._knows(word)]
             if meant := self._meant(unknown):
                 message += f"; {' '.join(unknown)} is not one of them{meant}"
-        tell(f"{self.prog}: error: {message} (see {self.prog} --help)")
+        in_a_line = message.replace("\n", "\\n")  # of what was typed
+        tell(f"{self.prog}: error: {in_a_line} (see {self.prog} --help)")
         if self.has_documents and "--json" in self._words:
             print_json({"status": "failed", "error": error_document(InputError(message))})
         self.exit(EXIT_BAD_INPUT)
@@ -206,8 +207,8 @@ def tell(line: str, command: str = "") -> None:
         command: What follows on a line of its own, to be copied, and so is never broken.
     """
     with suppress(AttributeError, OSError):  # the first where there is none
-        lines = [for_stderr(each) for each in redact_message(line).split("\n")]
-        sys.stderr.write("\n".join([*lines, *([redact_message(command)] if command else [])]) + "\n")
+        lines = [for_stderr(each) for each in printable(redact_message(line)).split("\n")]
+        sys.stderr.write("\n".join([*lines, *([printable(redact_message(command))] if command else [])]) + "\n")
         sys.stderr.flush()
 
 

@@ -153,7 +153,7 @@ class ParamsError(InputError):
         return type(self), (self.problems, self.source)
 
     def _text(self) -> str:
-        where = self.source or self.subject
+        where = (self.source or self.subject).replace("\n", "\\n")  # a path may hold one, and a message is one line
         if len(self.problems) == 1:
             return f"{where}: {self.problems[0]}"
         lines = "".join(f"\n  {problem}" for problem in self.problems)

@@ -16,6 +16,8 @@ LINE = re.compile(r"\d\d:\d\d:\d\d (?P<step>[a-z-]{4,9}) +(?:(?P<level>WARNING|E
 
 _ROOT = "shutterline"
 _COMMAND = re.compile(r"`[^`]+`")
+# What moves the cursor, colours, hides or turns text round: C0 but the newline, DEL, C1, line ends and bidi controls.
+_CONTROLS = re.compile(r"[\x00-\t\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def step_logger(step: str) -> logging.Logger:
@@ -29,6 +31,11 @@ def silence(name: str) -> None:
     logger.propagate = False
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
+
+
+def printable(text: str) -> str:
+    """A message with its control characters, which names in files may hold, written as escapes; newlines stay."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def fitted(text: str, columns: int, indent: str = "    ") -> str:
@@ -66,7 +73,7 @@ class _LineFormatter(logging.Formatter):
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         # A file name of bytes that are no text must not break whatever reads the log as UTF-8.
-        line, *more = redact((start + text).encode("utf-8", "backslashreplace").decode("utf-8")).split("\n")
+        line, *more = redact(printable(start + text).encode("utf-8", "backslashreplace").decode("utf-8")).split("\n")
         return "\n".join([for_stderr(line), *more])
 
 

@@ -8,6 +8,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 
 import components.shared
 from components.shared.command import CommandParser, error_document, print_json, step_command
-from components.shared.errors import DataError, DivergedError, ParamsError, Problem
+from components.shared.errors import DataError, DivergedError, InputError, ParamsError, Problem
 from components.shared.events.data import Emit
+from components.shared.logs import log_to_stderr, step_logger
 from components.shared.params import Params
 from components.shared.step import Reported
+from components.shared.storage.location import place
 from components.shared.version import __version__
 from tests.configs import schedule, small
 from tests.shared.test_step import Result
@@ -289,3 +292,34 @@ def test_a_store_loads_its_own_client_alone() -> None:
 def test_a_command_line_shows_its_help_without_loading_what_its_work_needs(component: str) -> None:
     module: Any = f"components.{component}.__main__"
     assert loaded_by([module]) & (HEAVY | {"numpy"}) == set()
+
+
+@pytest.mark.mended(
+    15,
+    input="a path, or a name in a file, with a newline or the escapes of a terminal",
+    before="they reached the terminal: colours, cleared lines, and a second line of the log as if it were ours",
+    now="shown as \\x1b, \\u202e and \\n, in one line",
+)
+@pytest.mark.parametrize("option", ["--params", "--dataset", "--nothing"])
+def test_control_characters_of_a_path_are_shown_as_escapes(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*ARGUMENTS, option, "no\x1b[31m\u202e\x9b\n12:00:00 train     succeeded.json"]
+    if option == "--dataset":
+        with pytest.raises(InputError) as found:
+            place(argv[-1])
+        assert r"no\x1b[31m\u202e\x9b\n12:00:00" in str(found.value)
+        return
+    with suppress(SystemExit):
+        command(*argv)
+    err = capsys.readouterr().err
+    assert r"no\x1b[31m\u202e\x9b\n12:00:00" in err
+    assert "\n12:00:00" not in err
+
+
+def test_a_log_line_shows_control_characters_as_escapes_and_keeps_its_own_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log_to_stderr()
+    step_logger("train").warning("a tensor %s\nand more", "\x1b[2K\x07\r\x7f\u2066")
+    first, second, _ = capsys.readouterr().err.split("\n")
+    assert first.endswith(r"a tensor \x1b[2K\x07\r\x7f\u2066")
+    assert second.endswith("WARNING and more")

@@ -17,6 +17,7 @@ _SCHEMES: dict[str, Literal["gs", "s3"]] = {"gs": "gs", "s3": "s3", "minio": "s3
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 # Both services' rules, the wider where they differ: GCS allows underscores and names with a domain of up to 222.
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LONGEST_KEY = 1024  # bytes of UTF-8, in both services
 
 
@@ -63,7 +64,7 @@ def place(text: str) -> Place:
         raise InputError(f"an empty text is no place; {_ALLOWED}")
     found = _SCHEME.fullmatch(text)
     if found is None:
-        return Path(text)
+        return _printable(text, text)
     scheme, rest = found[1].lower(), found[2]
     if scheme == "file":
         return _path(text)
@@ -109,7 +110,13 @@ def _path(text: str) -> Path:
         raise _refusal(text, f"{shortened(address.netloc)} is another machine; a local file is file:///path")
     if not address.path or address.query or address.fragment:
         raise _refusal(text, "it names no local path; write file:///path, with '?' as %3F and '#' as %23")
-    return Path(unquote(address.path))
+    return _printable(unquote(address.path), text)
+
+
+def _printable(path: str, text: str) -> Path:
+    if _CONTROL.search(path):
+        raise _refusal(text, "it has a control character, such as a newline; rename it")
+    return Path(path)
 
 
 def _refusal(text: str, why: str) -> InputError:
