@@ -100,6 +100,11 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _seed(draw: int) -> None:
+    """Seed what transforms of images on the CPU draw from; torch.manual_seed would reseed every GPU, for good."""
+    torch.default_generator.manual_seed(draw)
+
+
 def _reduced(specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], factor: float) -> _Trial | None:
     """The trial on smaller images, by smaller sizes; None where that comes out in another size, and tells nothing."""
     try:
@@ -361,7 +366,7 @@ class _Trial:
 
     def _draw(self, draw: int) -> None:
         """Make chance the same for every image."""
-        torch.manual_seed(draw)
+        _seed(draw)
         for choice, way in zip(self._choices, _ways(self._choices, draw), strict=True):
             choice.take(way)
 
@@ -372,7 +377,7 @@ class _Trial:
             self._draw(0)
             pairs = []
             for image in images:
-                torch.manual_seed(0)
+                _seed(0)
                 pairs.append((image, self._chain.apply([image], index, index + 1)[0]))
             self._alone.append(pairs)
             self._fixed.append(self._is_never_random[index] or self._is_fixed(index))

@@ -497,6 +497,22 @@ def test_a_verdict_takes_nothing_from_torchs_generators_and_needs_nothing_of_the
     assert len(verdicts) == 1
 
 
+@pytest.mark.mended(
+    1,
+    input="additional_transforms on a GPU, with two values of manual_seed",
+    before="the trial left the GPU's generators seeded alike: the same dropout for every manual_seed and rank",
+    now="the trial seeds the CPU's generator alone, and restores it",
+)
+def test_a_trial_leaves_the_generators_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    torch.manual_seed(17)
+    assert seeds == [17]  # where torch's own seeding would show
+    rehearsed(transform("RandomCrop", size=8, padding=1), transform("ColorJitter", brightness=0.2), shape=COLOUR)
+    rehearsed(transform("ColorJitter", brightness=0.2), transform("RandomHorizontalFlip"), shape=LARGE)
+    assert seeds == [17]
+
+
 def test_a_transform_of_the_operators_is_rehearsed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_transforms.py").write_text(
         "import torch\n"
