@@ -24,8 +24,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from components.shared.allowed_classes import shortened
 from components.shared.errors import ArtifactError
-from components.shared.files import Output, is_full, naming, open_regular, writing
-from components.shared.locks import HeldError, locked
+from components.shared.files import Output, is_full, naming, open_for_update, open_regular, read_regular, writing
+from components.shared.locks import MAX_BYTES as MAX_MARKER_BYTES
+from components.shared.locks import HeldError, locked, remove_held
 from components.shared.strict_json import MAX_BYTES, read_json
 
 WRITING_MARKER = ".shutterline-writing"
@@ -234,7 +235,7 @@ class ArtifactWriter:
         with suppress(OSError):
             # What a step leaves beside its artifact keeps the marker, so that the next attempt may take over.
             if self._committed or set(self.path.iterdir()) == {self.path / WRITING_MARKER}:
-                (self.path / WRITING_MARKER).unlink(missing_ok=True)
+                remove_held(self.path / WRITING_MARKER)
 
     def _require_own(self) -> None:
         """Accept an empty directory, an earlier artifact of this kind or an interrupted attempt."""
@@ -252,7 +253,8 @@ class ArtifactWriter:
             with suppress(ArtifactError):  # a damaged manifest names nothing we may delete
                 names += [record.file for record in read_manifest(self.path, self._kind).files()]
             manifest.unlink()
-        names += [name for name in marker.read_text(errors="replace").splitlines() if _RELATIVE_FILE.fullmatch(name)]
+        text = read_regular(marker, MAX_MARKER_BYTES).decode(errors="replace")
+        names += [name for name in text.splitlines() if _RELATIVE_FILE.fullmatch(name)]
         root = self.path.resolve()
         for name in names:
             if (self.path / name).parent.resolve().is_relative_to(root):  # a folder may be a link to elsewhere
@@ -262,8 +264,9 @@ class ArtifactWriter:
         """The path for a new file of the artifact; its folders exist, an older file of that name does not."""
         path = self.path / _inside(name)
         # Before the file itself, so that after a kill the next attempt knows what to clear away.
-        with naming(self.path / WRITING_MARKER), (self.path / WRITING_MARKER).open("a", encoding="utf-8") as marker:
-            marker.write(f"{name}\n")
+        marker = self.path / WRITING_MARKER
+        with naming(marker), os.fdopen(open_for_update(marker), "wb", buffering=0) as stream:
+            stream.write(f"{name}\n".encode())
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         self._written.append(path)

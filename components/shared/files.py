@@ -9,7 +9,7 @@ import re
 import resource
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +20,14 @@ _KINDS = (
     (stat.S_ISSOCK, "is a socket, not a file"),
     (stat.S_ISCHR, "is a device, not a file"),
     (stat.S_ISBLK, "is a device, not a file"),
+)
+_NOT_OWN = (
+    (stat.S_ISLNK, "a link"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
 )
 
 
@@ -50,6 +58,35 @@ def _require_regular(path: str | Path, mode: int) -> None:
     for is_kind, message in _KINDS:
         if is_kind(mode):
             raise OSError(errno.EISDIR if is_kind is stat.S_ISDIR else errno.EINVAL, message, str(path))
+
+
+def open_for_update(path: Path) -> int:
+    """Open a regular file for reading and for appending; made if it is not there, and a link is not followed.
+
+    Returns:
+        Its descriptor.
+
+    Raises:
+        OSError: It cannot be opened, or is a link, a directory, a pipe, a socket or a device.
+    """
+    with suppress(FileNotFoundError):
+        _require_own(path, path.lstat().st_mode)
+    # Not O_APPEND, with which Linux has pwrite append, too.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        _require_own(path, os.fstat(descriptor).st_mode)
+        os.lseek(descriptor, 0, os.SEEK_END)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_own(path: Path, mode: int) -> None:
+    """Refuse what is no regular file; the message names it, as callers name its directory."""
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_kind, kind in _NOT_OWN if is_kind(mode)), "something else")
+        raise OSError(errno.EINVAL, f"{path.name} there is {kind}, not a file; remove it", str(path))
 
 
 def read_regular(path: str | Path, limit: int, *, shell_pipes: bool = False) -> bytes:

@@ -22,7 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from components.shared.events.redaction import redact
+from components.shared.files import open_for_update, open_regular
 
+MAX_BYTES = 1 << 24  # of a lock's file: the holder's line and names of files
 _LONGEST_COMMAND = 120
 _PAUSE_S = 0.2
 _log = logging.getLogger("shutterline.locks")
@@ -88,7 +90,7 @@ def locked(
 
     Raises:
         HeldError: Another process holds it.
-        OSError: The file cannot be made or written.
+        OSError: The file cannot be made or written, is a link or no regular file, or is too large.
     """
     until, is_waiting = time.monotonic() + patience_s, False
     while True:
@@ -116,11 +118,16 @@ def _opened(file: Path) -> tuple[int, bool]:
 
     Raises:
         BlockingIOError: Another process has it.
+        OSError: It is a link or no regular file, is too large, or cannot be made.
     """
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = open_for_update(file)
         _held.add(descriptor)
         try:
+            if (size := os.fstat(descriptor).st_size) > MAX_BYTES:
+                raise OSError(
+                    errno.EINVAL, f"{file.name} there has {size:,} bytes, so it is no lock's; remove it", str(file)
+                )
             is_locked = _lock(descriptor, file)
         except BaseException:
             _close(descriptor)
@@ -136,6 +143,14 @@ def _close(descriptor: int) -> None:
         os.close(descriptor)
 
 
+def remove_held(file: Path) -> None:
+    """Remove a lock's file where this process holds it; not another's, made where somebody has removed this one's."""
+    with suppress(OSError):
+        there = file.lstat()
+        if any(os.path.samestat(os.fstat(descriptor), there) for descriptor in list(_held)):
+            file.unlink()
+
+
 def _lock(descriptor: int, file: Path) -> bool | None:
     """Lock an open file; false where there are no locks, None where the path names another file by now.
 
@@ -146,7 +161,7 @@ def _lock(descriptor: int, file: Path) -> bool | None:
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True if os.path.samestat(os.fstat(descriptor), file.stat()) else None
+        return True if os.path.samestat(os.fstat(descriptor), file.lstat()) else None
     except BlockingIOError:
         raise
     except OSError as error:
@@ -181,8 +196,8 @@ def _kernel() -> str:
 def holder_of(file: Path) -> Holder | None:
     """Who has signed a lock's file last; it may have ended since. None: nobody has."""
     try:
-        with file.open("rb") as stream:
-            return Holder(**json.loads(stream.readline(4096)))
+        with open_regular(file) as stream:
+            return Holder(**json.loads(stream.read(4096).partition(b"\n")[0]))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -198,7 +213,7 @@ def when_released(file: Path, then: Callable[[], None]) -> None:
 
     def wait() -> None:
         with suppress(OSError):
-            with file.open("rb") as stream:
+            with open_regular(file) as stream:
                 fcntl.flock(stream, fcntl.LOCK_SH)
             then()
 

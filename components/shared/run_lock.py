@@ -6,21 +6,23 @@ too, where a process number of outside means nothing.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from components.shared.errors import InputError
-from components.shared.locks import HeldError, locked, when_released
+from components.shared.locks import HeldError, locked, remove_held, when_released
 from components.shared.member import is_launched
 
 RUN_LOCK_VARIABLE = "SHUTTERLINE_RUN_LOCK"  # set for the steps: the lock's file; empty: there is none
 _FILE = ".shutterline-run"
 # Steps of a run that was killed look at the lock for a moment while they notice that.
 _PATIENCE_S = 1.0
+_log = logging.getLogger("shutterline.step")
 _watched: set[str] = set()
 
 
@@ -46,13 +48,8 @@ def run_locked(out: Path) -> Iterator[Path | None]:
                 f"--out {out}: {error} is running there; wait for its end, end it, or name another directory"
             ) from error
         if is_locked:
-            stack.callback(_remove, out / _FILE)  # while it is still locked
+            stack.callback(remove_held, out / _FILE)  # while it is still locked
         yield out / _FILE if is_locked else None
-
-
-def _remove(file: Path) -> None:
-    with suppress(OSError):
-        file.unlink()
 
 
 def end_with_run() -> None:
@@ -63,4 +60,9 @@ def end_with_run() -> None:
         return
     _watched.add(file)
     number: int = main.ident
-    when_released(Path(file), lambda: signal.pthread_kill(number, signal.SIGTERM))
+
+    def end() -> None:
+        _log.warning("the run that started this step is gone (its lock, %s, is released), so the step ends", file)
+        signal.pthread_kill(number, signal.SIGTERM)
+
+    when_released(Path(file), end)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,10 +21,13 @@ import pytest
 from components.data_prep.__main__ import main as data_prep
 from components.shared.artifacts import WRITING_MARKER, ArtifactWriter
 from components.shared.dataset import DATASET, open_dataset
-from components.shared.errors import ArtifactError
+from components.shared.errors import ArtifactError, InputError
 from components.shared.evaluation import EVALUATION
-from components.shared.locks import HeldError, holder_of, locked, when_released
+from components.shared.locks import HeldError, holder_of, locked, remove_held, when_released
 from components.shared.model import MODEL
+from components.shared.params import Params
+from components.shared.run_lock import RUN_LOCK_VARIABLE, end_with_run, run_locked
+from pipelines.targets.local import run_local
 from tests.examples import DIGITS, write_digits, write_params
 
 ROOT = Path(__file__).parents[2]
@@ -208,3 +211,83 @@ def test_a_lock_is_no_part_of_an_artifact(tmp_path: Path) -> None:
     write_digits(tmp_path / "dataset")
     write_digits(tmp_path / "dataset")  # which replaces it
     assert not list((tmp_path / "dataset").rglob(".*"))
+
+
+def _link(file: Path) -> None:
+    (file.parent.parent / "precious").write_text("{}\n2\n")
+    file.symlink_to(file.parent.parent / "precious")
+
+
+def _sparse(file: Path) -> None:
+    file.touch()
+    os.truncate(file, 30 << 30)
+
+
+NOT_OURS = [
+    pytest.param(
+        make,
+        message,
+        id=message,
+        marks=pytest.mark.mended(
+            13, input=f"a lock's file that is {what}", before=before, now="exit code 2: what it is; remove it"
+        ),
+    )
+    for make, message, what, before in (
+        (_link, "there is a link, not a file; remove it", "a link", "what the link leads to was overwritten"),
+        (os.mkfifo, "there is a pipe, not a file; remove it", "a pipe", "waited for ever"),
+        (Path.mkdir, "there is a directory, not a file; remove it", "a directory", "Is a directory, without its name"),
+        (_sparse, "there has 32,212,254,720 bytes, so it is no lock's; remove it", "30 GiB long", "MemoryError"),
+    )
+]
+
+
+@pytest.mark.parametrize(("make", "message"), NOT_OURS)
+def test_a_lock_file_that_is_not_ours_is_refused_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], None], message: str
+) -> None:
+    dataset, out = tmp_path / "dataset", tmp_path / "out"
+    for directory, name in ((dataset, WRITING_MARKER), (out, ".shutterline-run")):
+        directory.mkdir()
+        make(directory / name)
+    params = str(write_params(tmp_path / "params.json"))
+
+    assert data_prep(["--data", str(DIGITS), "--dataset", str(dataset), "--params", params]) == 2
+    error = capsys.readouterr().err
+    assert f"{dataset}: cannot be written as a dataset: {WRITING_MARKER} {message}" in error
+    assert "Traceback" not in error
+    with pytest.raises(InputError, match=f"--out {out}: cannot be written: .shutterline-run {message}"):
+        run_local(Params.load(params), DIGITS, out, None, None)  # type: ignore[arg-type] # refused before
+    if make is _link:
+        assert (tmp_path / "precious").read_text() == "{}\n2\n"
+
+
+@pytest.mark.mended(
+    13,
+    input="rm .shutterline-run while a run is on, and a second run",
+    before="the first one's end removed the second one's lock",
+    now="each removes its own alone",
+)
+def test_a_run_removes_no_lock_of_another(tmp_path: Path) -> None:
+    with run_locked(tmp_path) as file:
+        assert file is not None
+        file.unlink()
+        with held_elsewhere(file):
+            remove_held(file)
+            assert file.exists()
+
+
+def test_a_step_reports_that_its_run_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, ended = tmp_path / "lock", threading.Event()
+    with locked(file):
+        pass
+    monkeypatch.setattr(logging.getLogger("shutterline"), "propagate", True)
+    monkeypatch.setenv(RUN_LOCK_VARIABLE, str(file))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
+    try:
+        end_with_run()
+        assert ended.wait(PATIENCE_S)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert f"the run that started this step is gone (its lock, {file}, is released)" in caplog.text
