@@ -109,6 +109,29 @@ def test_a_horizon_within_an_image_leaves_no_pixel_that_is_no_number() -> None:
     assert (float(done.min()), float(done.max())) == (0, 1)
 
 
+@pytest.mark.mended(
+    1,
+    input="RandomPerspective(distortion_scale=1.0) of small images",
+    before="sound; training ended at the first image whose corners came to lie on a line: 1 in 100 of 8×8",
+    now="such corners are drawn again, by the same generator",
+)
+@pytest.mark.parametrize(("side", "count"), [(8, 1000), (2, 100)])
+def test_corners_on_a_line_are_drawn_again(side: int, count: int) -> None:
+    images = torch.full((count, side, side, 1), 255, dtype=torch.uint8)
+    perspective = transform("RandomPerspective", distortion_scale=1.0, p=1)
+    for entry in (perspective, transform("RandomApply", transforms=[perspective], p=1)):
+        outcomes = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            outcomes.append(transforms(entry, shape=(side, side, 1))(images))
+        assert torch.equal(*outcomes)
+
+
+def test_a_perspective_of_a_single_row_is_refused() -> None:
+    with pytest.raises(ParamsError, match="RandomPerspective fails on an image"):
+        transforms(transform("RandomPerspective", p=1), shape=(1, 8, 1))
+
+
 def test_transforms_see_one_image_at_a_time() -> None:
     torch.manual_seed(0)
     alike = torch.randint(0, 256, (1, 8, 8, 1), dtype=torch.uint8).expand(32, -1, -1, -1)
