@@ -26,13 +26,13 @@ from components.data_prep.source import (
     SourceSplit,
     check_class_count,
     check_known_classes,
-    class_name_problem,
     composed,
     in_class_order,
     listed,
     shown,
 )
 from components.data_prep.split_folders import split_in, split_of
+from components.shared.artifacts import class_name_problem
 from components.shared.dataset import SplitName
 from components.shared.errors import DataError
 from components.shared.logs import step_logger

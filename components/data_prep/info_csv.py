@@ -19,7 +19,6 @@ from components.data_prep.source import (
     Source,
     check_class_count,
     check_known_classes,
-    class_name_problem,
     composed,
     in_class_order,
     leads_inside,
@@ -28,6 +27,7 @@ from components.data_prep.source import (
     shown,
 )
 from components.data_prep.split_folders import split_of
+from components.shared.artifacts import class_name_problem
 from components.shared.dataset import SplitName
 from components.shared.errors import DataError
 from components.shared.logs import step_logger

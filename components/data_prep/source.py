@@ -28,8 +28,6 @@ BATCH_BYTES = 4 * 1024**2
 # The order in which splits are read.
 SPLITS: tuple[SplitName, ...] = ("train", "test", "validation")
 
-_CLASS_NAME_LENGTH = 200
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -155,17 +153,6 @@ def leads_inside(path: str | Path, root: str | Path) -> bool:
 def composed(name: str) -> str:
     """A name in Unicode's composed form, NFC, in which names that look the same are the same."""
     return unicodedata.normalize("NFC", name)
-
-
-def class_name_problem(name: str) -> str | None:
-    """Why a text cannot be a class name; None if it can."""
-    if not name:
-        return "is empty, and must name a class"
-    if len(name) > _CLASS_NAME_LENGTH:
-        return f"has {len(name)} characters, and a class name may have {_CLASS_NAME_LENGTH}"
-    if not name.isprintable():
-        return "holds characters that cannot be printed, and must name a class"
-    return None
 
 
 def in_class_order(names: Collection[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import platform
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ _MAX_CONFUSION_CLASSES = 2000
 
 # What a spreadsheet takes for a formula, which may run a program (OWASP, CSV injection); and the apostrophe itself, so
 # that no two names become one.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_FORMULA = re.compile("(?:^|(?<=;))(?=[\" ]*[=+\\-@'\uff1d\uff0b\uff0d\uff20])")
 
 
 @dataclass(frozen=True)
@@ -241,9 +242,11 @@ def _write_predictions(file: Path, findings: Findings) -> None:
 
 
 def _as_cell(name: str) -> str:
-    """A class's name as a spreadsheet shows it: one that begins as a formula does gets an apostrophe before it."""
-    cell = f"'{name}" if name.startswith(_FORMULA) else name
-    return cell.replace("\r", "\\r")  # csv quotes it only where it ends lines, and readers end a row at it
+    """A class's name as a spreadsheet shows it: what begins as a formula does gets an apostrophe before it.
+
+    So does what follows a semicolon, at which a spreadsheet of many countries divides cells, quotes or not.
+    """
+    return _FORMULA.sub("'", name)
 
 
 def _manifest(

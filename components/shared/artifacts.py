@@ -27,15 +27,21 @@ from components.shared.errors import ArtifactError
 from components.shared.files import Output, is_full, naming, open_for_update, open_regular, read_regular, writing
 from components.shared.locks import MAX_BYTES as MAX_MARKER_BYTES
 from components.shared.locks import HeldError, locked, remove_held
+from components.shared.params_types import LARGEST_DIVISOR, SMALLEST_DIVISOR
 from components.shared.strict_json import MAX_BYTES, read_json
 
 WRITING_MARKER = ".shutterline-writing"
+# A part of a path has at most 255 bytes in the usual file systems, and a path 4,096 with the directory before it.
+_LONGEST_PART, _LONGEST_FILE = 255, 1000
+_CLASS_NAME_LENGTH = 200
 _RELATIVE_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 
 
 def _inside(file: str) -> str:
     if _RELATIVE_FILE.fullmatch(file) is None:
         raise ValueError("must be a plain path below the artifact's directory")
+    if len(file) > _LONGEST_FILE or max(map(len, file.split("/"))) > _LONGEST_PART:
+        raise ValueError(f"must have at most {_LONGEST_FILE:,} characters, and {_LONGEST_PART} between two slashes")
     return file
 
 
@@ -65,9 +71,21 @@ class ImageShape(Record):
         return self.height, self.width, self.channels
 
 
+def class_name_problem(name: str) -> str | None:
+    """Why a text cannot be a class name; None if it can."""
+    if not name:
+        return "is empty, and must name a class"
+    if len(name) > _CLASS_NAME_LENGTH:
+        return f"has {len(name)} characters, and a class name may have {_CLASS_NAME_LENGTH}"
+    if not name.isprintable():
+        return "holds characters that cannot be printed, and must name a class"
+    return None
+
+
 def _class_names(names: list[str]) -> list[str]:
-    if "" in names:
-        raise ValueError("a class must have a name")
+    for index, name in enumerate(names):
+        if problem := class_name_problem(name):
+            raise ValueError(f"the name of class {index} {problem}")
     if len(set(names)) != len(names):
         raise ValueError("two classes have one name")
     return names
@@ -80,7 +98,7 @@ class Normalisation(Record):
     """What is subtracted from and divided into each channel of an image scaled to 0..1, or of all alike."""
 
     mean: list[Annotated[float, Field(allow_inf_nan=False)]]
-    std: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    std: list[Annotated[float, Field(ge=SMALLEST_DIVISOR, le=LARGEST_DIVISOR)]]
 
     def require_channels(self, channels: int) -> None:
         """See that it is of images of so many channels.

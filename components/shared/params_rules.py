@@ -13,7 +13,15 @@ from pydantic_core import PydanticCustomError
 from components.shared.allowed_classes import shortened
 from components.shared.errors import InputError, Problem
 from components.shared.events.targets import bootstrap_servers
-from components.shared.params_types import ScheduleSpec, described, real, refusal, refusals
+from components.shared.params_types import (
+    LARGEST_DIVISOR,
+    SMALLEST_DIVISOR,
+    ScheduleSpec,
+    described,
+    real,
+    refusal,
+    refusals,
+)
 from components.shared.storage.location import place
 
 
@@ -99,7 +107,7 @@ def none_as_empty(value: object) -> object:
 
 def _range_of(value: float) -> str:
     """What a number must be that is divided by, or summed up."""
-    return "must be greater than 0" if value <= 0 else f"must be from {_SMALLEST:g} to {_LARGEST:g}"
+    return "must be greater than 0" if value <= 0 else f"must be from {SMALLEST_DIVISOR:g} to {LARGEST_DIVISOR:g}"
 
 
 def weights_of_classes(value: object) -> list[float] | str | None:
@@ -112,7 +120,7 @@ def weights_of_classes(value: object) -> list[float] | str | None:
     for index, item in enumerate(value):
         try:
             weights.append(real(item))
-            if not _SMALLEST <= weights[-1] <= _LARGEST:
+            if not SMALLEST_DIVISOR <= weights[-1] <= LARGEST_DIVISOR:
                 problems.append((f"[{index}]", f"{_range_of(weights[-1])}, got {described(item)}"))
         except PydanticCustomError as error:
             problems.append((f"[{index}]", str(error)))
@@ -152,7 +160,11 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
     problems += _training_problems(raw)
     std = raw.get("normalise_std")
     for index, item in enumerate(std if isinstance(std, list | tuple) else []):
-        if isinstance(item, int | float) and not isinstance(item, bool) and not _SMALLEST <= item <= _LARGEST:
+        if (
+            isinstance(item, int | float)
+            and not isinstance(item, bool)
+            and not SMALLEST_DIVISOR <= item <= LARGEST_DIVISOR
+        ):
             problems.append(Problem(f"normalise_std[{index}]", f"{_range_of(item)}, got {described(item)}"))
     for first, second in (
         ("PUB_SUB_TOPIC", "PUB_SUB_PROJECT"),
@@ -165,9 +177,6 @@ def cross_problems(raw: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-# What is divided by, or summed up: far within what float32 can hold, also when it is squared or divided by 255.
-_SMALLEST, _LARGEST = 1e-12, 1e12
-
 # Schedules of torch that set the learning rate whatever it was, and so undo what acts beside them. A test asks torch's
 # schedules; `rehearse` asks those of a run, with their arguments.
 ABSOLUTE_SCHEDULES = ("CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR")
@@ -175,7 +184,7 @@ ABSOLUTE_SCHEDULES = ("CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR")
 
 def _figure(value: float) -> str:
     """A number as short as it goes; KFP makes floats of whole numbers."""
-    return described(value) if abs(value) > _LARGEST else f"{value:g}"
+    return described(value) if abs(value) > LARGEST_DIVISOR else f"{value:g}"
 
 
 def _training_problems(raw: Mapping[str, Any]) -> list[Problem]:

@@ -28,6 +28,8 @@ from components.shared.allowed_classes import (
 )
 
 EXACT_FLOAT_LIMIT = 2**53
+# What is divided by, or summed up: far within what float32 can hold, also when it is squared or divided by 255.
+SMALLEST_DIVISOR, LARGEST_DIVISOR = 1e-12, 1e12
 MAX_DEPTH = 32
 MAX_BITS = 64
 

@@ -143,12 +143,17 @@ def test_predictions_name_every_image(place: Place) -> None:
     assert [float(row["confidence"]) for row in rows] == result.predictions.confidences.tolist()
 
 
-FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'quoted", '="a",b']
+FORMULAS = {
+    **{name: f"'{name}" for name in ("=1+1", "+1", "-1", "@SUM(A1)", "\uff1d1", "'quoted", '="a",b')},
+    "a;=HYPERLINK(1)": "a;'=HYPERLINK(1)",
+    "=1;-1;b": "'=1;'-1;b",
+    'a;"=1+1"': """a;'"=1+1\"""",
+}
 
 
 @pytest.mark.mended(
     15,
-    input="a class called =HYPERLINK(…), +1, -1 or @SUM, in predictions.csv",
+    input="a class called =HYPERLINK(…), +1, -1, @SUM or a;=HYPERLINK(…), in predictions.csv",
     before="the cell as it is, which a spreadsheet runs",
     now="an apostrophe before it, which keeps it text; figures as they are",
 )
@@ -162,7 +167,7 @@ def test_no_class_is_a_formula_in_a_spreadsheet(tmp_path: Path, name: str) -> No
     result = evaluate(**place.arguments())
 
     rows = rows_of(place.evaluation)
-    shown = ["'" + name.replace("\r", "\\r"), "1-1", "a=b"]
+    shown = [FORMULAS[name], "1-1", "a=b"]
     assert {row["label"] for row in rows} == set(shown)
     assert [shown.index(row["predicted"]) for row in rows] == result.predictions.predicted.tolist()
     assert [float(row["loss"]) for row in rows] == result.predictions.losses.tolist()

@@ -145,8 +145,8 @@ PAIRINGS: dict[str, tuple[Damage, str]] = {
         "has the classes of the dataset {dataset} in another order",
     ),
     "another class": (
-        lambda place: renamed(place, ["cat", "d\nog", "eel"]),
-        "calls class 1 'dog', and the dataset {dataset} calls it 'd\\\\nog'",
+        lambda place: renamed(place, ["cat", "d'og", "eel"]),
+        "calls class 1 'dog', and the dataset {dataset} calls it \"d'og\"",
     ),
     "image size": (
         lambda place: write_dataset(place.dataset, shape=(8, 9, 1)),

@@ -96,7 +96,7 @@ def test_tables_are_marked_up_for_everyone(place: Place) -> None:
 EVIL = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
-    "猫 – Катце & 'ñ' \u202eteg",
+    "猫 – Катце & 'ñ'",
 ]
 
 

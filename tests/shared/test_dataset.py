@@ -289,8 +289,8 @@ def moved_count(document: dict[str, Any]) -> None:
 
 @pytest.mark.mended(
     15,
-    input="a dataset.json whose counts, classes or normalisation disagree, as after an edit by hand",
-    before="taken; balanced weights of -1 images, or an error of torch somewhere in training",
+    input="a dataset.json whose counts, classes or normalisation disagree, or with a name of 300 characters",
+    before="taken; balanced weights of -1 images, or an error of torch or the system later",
     now="refused with what disagrees, exit code 2",
 )
 @pytest.mark.parametrize(
@@ -304,10 +304,19 @@ def moved_count(document: dict[str, Any]) -> None:
         (moved_count, "greater than or equal to 0"),
         (lambda document: document["splits"]["train"].update(count="4"), "valid integer"),
         (lambda document: document.update(classes=["a", "a"]), "two classes have one name"),
-        (lambda document: document.update(classes=["a", ""]), "a class must have a name"),
+        (lambda document: document.update(classes=["a", ""]), "the name of class 1 is empty"),
+        (lambda document: document.update(classes=["a", "b\x1b[31m\n"]), "the name of class 1 holds characters"),
+        (lambda document: document.update(classes=["a", "b" * 201]), "the name of class 1 has 201 characters"),
         (
             lambda document: document["normalisation"].update(mean=[0.1, 0.2]),
             "its mean has 2 numbers, and images",
+        ),
+        (lambda document: document["normalisation"].update(std=[5e-324]), "greater than or equal to 0.000000000001"),
+        (lambda document: document["normalisation"].update(std=[1e308]), "less than or equal to 1000000000000"),
+        (lambda document: document["splits"]["train"]["labels"].update(file="a" * 300), "255 between two slashes"),
+        (
+            lambda document: document["splits"]["train"]["labels"].update(file="a/" * 600 + "a"),
+            "at most 1,000 characters",
         ),
         (lambda document: document["normalisation"].update(std=[]), "its std has 0 numbers"),
         (lambda document: document["splits"]["train"]["labels"].update(file="train/images-00000.npy"), "named twice"),
