@@ -19,7 +19,7 @@ from components.shared.locks import HeldError, locked, remove_held, when_release
 from components.shared.member import is_launched
 
 RUN_LOCK_VARIABLE = "SHUTTERLINE_RUN_LOCK"  # set for the steps: the lock's file; empty: there is none
-_FILE = ".shutterline-run"
+RUN_LOCK_FILE = ".shutterline-run"
 # Steps of a run that was killed look at the lock for a moment while they notice that.
 _PATIENCE_S = 1.0
 _log = logging.getLogger("shutterline.step")
@@ -42,14 +42,14 @@ def run_locked(out: Path) -> Iterator[Path | None]:
     """
     with ExitStack() as stack:
         try:
-            is_locked = stack.enter_context(locked(out / _FILE, patience_s=_PATIENCE_S))
+            is_locked = stack.enter_context(locked(out / RUN_LOCK_FILE, patience_s=_PATIENCE_S))
         except HeldError as error:
             raise InputError(
                 f"--out {out}: {error} is running there; wait for its end, end it, or name another directory"
             ) from error
         if is_locked:
-            stack.callback(remove_held, out / _FILE)  # while it is still locked
-        yield out / _FILE if is_locked else None
+            stack.callback(remove_held, out / RUN_LOCK_FILE)  # while it is still locked
+        yield out / RUN_LOCK_FILE if is_locked else None
 
 
 def end_with_run() -> None:

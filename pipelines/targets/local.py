@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from components.shared.artifacts import write_json
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.files import Output, disk_message, is_full, naming
+from components.shared.locks import remove_held
 from components.shared.logs import LINE
 from components.shared.params import Params
 from components.shared.run import RUN_VARIABLE, new_run_id
@@ -24,12 +24,18 @@ from components.shared.run_lock import run_locked
 from components.shared.signals import Terminated
 from components.shared.step import read_records
 from components.shared.storage.location import Place
+from components.train.checkpoints.place import LOCK
+from components.train.checkpoints.resume import remove_all
 from pipelines.targets.result import INTERRUPTED, REASONS, STEPS, STOPS, link_artifacts, linked, result_document
-from pipelines.targets.run_inputs import require_same_run, write_inputs
+from pipelines.targets.run_inputs import (
+    RESULT_FILE,
+    checkpoints_held,
+    require_run_directory,
+    require_same_run,
+    write_inputs,
+)
 from pipelines.targets.steps import RunPlace, Steps, Target
 from pipelines.targets.stopping import stopped_with
-
-RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
@@ -72,16 +78,18 @@ def run_local(
         out: Directory of the run; an earlier run's model and report stay until there are new ones.
         show: Shows each log line of the steps; everything else that is printed goes to ``kfp.log`` in `out`.
         target: What starts the steps.
-        start_over: Remove the checkpoints that are there, which a run of the same params would go on from, and do so
-            where they are of other params or data.
+        start_over: Remove the checkpoints that are there, and nothing else beside them, which a run of the same params
+            would go on from, and do so where they are of other params or data.
 
     Raises:
-        InputError: The directory cannot be written, holds a run of other params or data, or one that is under way.
+        InputError: The directory cannot be written, holds a run of other params or data, one that is under way, or
+            files of others that the run would replace.
         OSError: The disk is full.
     """
     out = out.absolute()
     named = str(data.absolute() if isinstance(data, Path) else data)
     with _writing(out):
+        require_run_directory(out)
         out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         with _writing(out):
@@ -130,14 +138,19 @@ def _run_alone(
 
 def _clear(out: Path, *, start_over: bool) -> None:
     """Remove what says how an earlier run ended, result first; its model and report only where all begins anew."""
-    (out / RESULT_FILE).unlink(missing_ok=True)
-    for step in STEPS:
-        (out / "steps" / f"{step}.json").unlink(missing_ok=True)
-    if start_over:
-        for name in linked(out):
-            (out / name).unlink()
-        if (out / "checkpoints").exists():
-            shutil.rmtree(out / "checkpoints")
+    with ExitStack() as stack:
+        directories = stack.enter_context(checkpoints_held(out)) if start_over else []
+        (out / RESULT_FILE).unlink(missing_ok=True)
+        for step in STEPS:
+            (out / "steps" / f"{step}.json").unlink(missing_ok=True)
+        if start_over:
+            for name in linked(out):
+                (out / name).unlink()
+        for directory in directories:
+            remove_all(directory)
+            remove_held(directory / LOCK)
+            with suppress(OSError):  # a link, or what others keep there
+                directory.rmdir()
 
 
 @contextmanager
@@ -148,7 +161,7 @@ def _writing(out: Path) -> Iterator[None]:
     except OSError as error:
         if is_full(error):
             raise
-        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from error
+        raise InputError(f"--out {out}: cannot be written: {error.strerror or error}") from error
 
 
 def _trouble_of(log: Output, place: RunPlace) -> str | None:

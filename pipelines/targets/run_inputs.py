@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from components.shared.artifacts import write_atomically, write_json
 from components.shared.dataset import DATASET
 from components.shared.errors import InputError, ParamsError
+from components.shared.locks import HeldError, holder_of, locked
 from components.shared.params import Params, ParamsWarning
+from components.shared.run_lock import RUN_LOCK_FILE
 from components.shared.strict_json import read_json
+from components.train.checkpoints.format import is_checkpoint_file
 from components.train.checkpoints.identity import (
     FREE,
     OF_THE_DATASET,
@@ -21,12 +25,87 @@ from components.train.checkpoints.identity import (
     epochs_of,
     of_another_length,
 )
+from components.train.checkpoints.place import LOCK
 from components.train.checkpoints.resume import manifests
+from pipelines.targets.result import LINKS
 
-PARAMS_FILE, DATA_FILE = "params.json", "data.json"
+PARAMS_FILE, DATA_FILE, RESULT_FILE = "params.json", "data.json", "result.json"
+_WRITTEN = (PARAMS_FILE, DATA_FILE, RESULT_FILE, "kfp.log", *LINKS, "checkpoints", "events", "kfp", "steps")
+_PATIENCE_S = 2.0  # a training whose run was killed saves its last checkpoint
 _SHOWN = 8
 # What may differ between two runs in one directory; whether another number of epochs may go on, checkpoints tell.
 _FREE = (FREE - OF_THE_DATASET) | {"num_epochs"}
+
+
+def require_run_directory(out: Path) -> None:
+    """See that a run replaces nothing in a directory but what an earlier run has made.
+
+    Other files may be there. So may empty directories, and checkpoints that somebody moved or linked there.
+
+    Args:
+        out: The directory; it need not be there.
+
+    Raises:
+        InputError: No run made it, and something is there that a run writes.
+        OSError: It cannot be read.
+    """
+    if _is_of_a_run(out):
+        return
+    found = [name for name in _WRITTEN if os.path.lexists(out / name) and not _may_be_there(out / name)]
+    if found:
+        raise InputError(
+            f"--out {out}: holds files that no run of Shutterline made ({', '.join(found)}), and the run would write "
+            "there; name a new or empty directory"
+        )
+
+
+def _is_of_a_run(out: Path) -> bool:
+    """Whether a run left its inputs, its result or, killed or under way, its lock."""
+    inputs, result = _read(out / DATA_FILE), _read(out / RESULT_FILE)
+    return (
+        (inputs.keys() == {"data"} and isinstance(inputs["data"], str))
+        or result.keys() >= {"run", "status", "artifacts", "steps", "seconds"}
+        or holder_of(out / RUN_LOCK_FILE) is not None
+    )
+
+
+def _may_be_there(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    if path.name != "checkpoints":
+        return not any(path.iterdir())
+    return path.is_symlink() or all(
+        directory.is_dir() and all(_is_of_checkpoints(file.name) for file in directory.iterdir())
+        for directory in path.iterdir()
+    )
+
+
+def _is_of_checkpoints(name: str) -> bool:
+    return name == LOCK or is_checkpoint_file(name) or (name.startswith(".epoch-") and name.endswith(".tmp"))
+
+
+@contextmanager
+def checkpoints_held(out: Path) -> Iterator[list[Path]]:
+    """The directories of a run's that hold checkpoints, each kept from any training.
+
+    Raises:
+        InputError: A training is at one.
+        OSError: One cannot be read or written.
+    """
+    with ExitStack() as stack:
+        found = [
+            directory
+            for directory in sorted((out / "checkpoints").glob("*/"))
+            if any(_is_of_checkpoints(file.name) for file in directory.iterdir())
+        ]
+        for directory in found:
+            try:
+                stack.enter_context(locked(directory / LOCK, patience_s=_PATIENCE_S))
+            except HeldError as error:
+                raise InputError(
+                    f"{directory}: {error} is training there; wait for its end, end it, or name another --out"
+                ) from error
+        yield found
 
 
 def require_same_run(out: Path, params: Params, data: str) -> None:

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from components.shared.errors import InputError
+from components.shared.locks import locked
 from components.train.checkpoints.format import CheckpointManifest, write_checkpoint
+from components.train.checkpoints.place import LOCK
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
-from pipelines.targets.run_inputs import require_same_run, write_inputs
+from pipelines.targets.run_inputs import require_run_directory, require_same_run, write_inputs
 from tests.examples import small, write_params
+from tests.train.checkpoints.making import manifest
 from tests.train.checkpoints.test_identity import OTHERWISE
 
 OPTIONS: dict[str, Any] = {"num_epochs": 1, "test_fraction": 0.2}
@@ -205,3 +208,111 @@ def test_what_the_training_would_refuse_is_refused_before_anything_is_touched(
     with pytest.raises(InputError, match=re.escape(told)):
         require_same_run(tmp_path, small(**here), "/data")
     require_same_run(tmp_path, params, "/data")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.mended(
+                12,
+                input=f"run --out DIR, where DIR holds somebody's own {name}",
+                before="replaced, or removed by --start-over",
+                now="exit code 2: which files no run made; name a new or empty directory",
+            ),
+        )
+        for name in ("params.json", "data.json", "kfp.log", "result.json", "checkpoints/mine.pt", "events/mine.txt")
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--start-over",)], ids=["plain", "start over"])
+def test_files_that_no_run_made_are_refused_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    write_params(out / name) if name == "params.json" else (out / name).write_text('{"mine": 1}')
+    params = out / name if name == "params.json" else write_params(tmp_path / "params.json")
+    before = contents(out)
+
+    assert main(["run", "--params", str(params), "--data", str(EXAMPLE_DATA), "--out", str(out), *options]) == 2
+
+    error = capsys.readouterr().err
+    assert f"error: --out {out}: holds files that no run of Shutterline made ({name.partition('/')[0]})" in error
+    assert "name a new or empty directory" in error
+    assert "Traceback" not in error
+    assert contents(out) == before
+    assert {path.name for path in out.iterdir()} == {name.partition("/")[0]}
+
+
+def test_other_files_an_empty_folder_and_linked_checkpoints_may_be_there(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "events").mkdir()
+    (tmp_path / "elsewhere" / "mine").mkdir(parents=True)
+    (tmp_path / "checkpoints").symlink_to("elsewhere")
+    require_run_directory(tmp_path)
+    require_run_directory(tmp_path / "none")
+
+    write_inputs(tmp_path, small(), "/data")
+    (tmp_path / "kfp.log").touch()
+    require_run_directory(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "linked",
+    [
+        pytest.param(
+            False,
+            id="folder",
+            marks=pytest.mark.mended(
+                12,
+                input="run --out DIR --start-over, where DIR/checkpoints holds other files, too",
+                before="all of it was removed",
+                now="our checkpoints go, the rest stays",
+            ),
+        ),
+        pytest.param(
+            True,
+            id="link",
+            marks=pytest.mark.mended(
+                12,
+                input="run --out DIR --start-over, where DIR/checkpoints is a link to another disk",
+                before="cannot be written: None, after result.json was removed",
+                now="our checkpoints there go, the link stays",
+            ),
+        ),
+    ],
+)
+def test_starting_over_removes_our_checkpoints_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], linked: bool
+) -> None:
+    out, kept = tmp_path / "out", tmp_path / "out" / "checkpoints"
+    out.mkdir()
+    if linked:
+        (tmp_path / "disk").mkdir()
+        kept.symlink_to(tmp_path / "disk")
+    write_inputs(out, small(), "/data")
+    for name in ("0123", "4567"):
+        write_checkpoint(kept / name, manifest(2, 7), {})
+        (kept / name / LOCK).touch()
+        (kept / name / ".epoch-00003-batch-000000.pt.0123abcd.tmp").touch()
+    (kept / "4567" / "epoch-best.pt").touch()
+    (kept / "other").mkdir()
+    (kept / "other" / "weights.pt").touch()
+    (kept / "notes.txt").touch()
+    empty = tmp_path / "empty"  # so that data prep refuses, and no run is needed
+    empty.mkdir()
+    words = ["--params", str(write_params(tmp_path / "params.json")), "--data", str(empty), "--out", str(out)]
+
+    with locked(kept / "0123" / LOCK):
+        (out / "result.json").write_text("{}")
+        assert main(["run", *words, "--start-over"]) == 2
+        assert "is training there; wait for its end, end it, or name another --out" in capsys.readouterr().err
+        assert (out / "result.json").exists()
+        assert len(list(kept.glob("*/epoch-*.json"))) == 2
+
+    main(["run", *words, "--start-over"])
+
+    left = {str(path.relative_to(kept)) for path in kept.rglob("*")}
+    assert left == {"4567", "4567/epoch-best.pt", "other", "other/weights.pt", "notes.txt"}
+    assert kept.is_symlink() == linked
