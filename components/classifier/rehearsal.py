@@ -16,6 +16,7 @@ goes for all transforms with nothing random taken together: a fixed ``Resize`` m
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ _LARGEST_TRIED = 2**24
 _LOOKED_AT, _LOOKED_AT_FOR_EXTREMES = 2**14, 2**18
 # Rows of an orthogonal array that takes any two of 15 choices between yes and no through all four cases.
 _DRAWS = 16
+# Values of an image on the way: a padded or resized one of more is not made.
+_LARGEST_MADE = 4 * _LARGEST_TRIED
 # Where images are large, so many values are made at most, and yet so many draws: some seconds.
 _MOST_VALUES, _LEAST_DRAWS = 2**28, 4
 
@@ -57,17 +60,20 @@ _OF_COLOUR = frozenset({"Grayscale", "RGB", "RandomGrayscale"})
 _OF_SIZE = frozenset({"CenterCrop", "Pad", "RandomCrop", "RandomResize", "RandomShortestSize", "Resize", "ScaleJitter"})
 
 
-def rehearse_transforms(specs: Sequence[TransformSpec], image_shape: tuple[int, int, int]) -> list[str]:
+def rehearse_transforms(
+    specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], *, seconds: float = 10.0
+) -> list[str]:
     """Try a run's transforms on known images.
 
-    The verdict depends on the arguments alone, and torch's generators are left as they were.
+    The verdict depends on the arguments alone, but for what takes long, and torch's generators are left as they were.
 
     Args:
         specs: The transforms, in order; at least one.
         image_shape: Height, width, channels of the run's images.
+        seconds: Of a processor's time, whatever else it does; afterwards no further transform is begun.
 
     Returns:
-        What has no effect, a line each; or that images of more than 2^24 values were not tried.
+        What has no effect, a line each; or that images of more than 2^24 values were not tried, or how far others were.
 
     Raises:
         ParamsError: A transform cannot be built, fails, or makes training images other than held-out ones; of several
@@ -78,15 +84,19 @@ def rehearse_transforms(specs: Sequence[TransformSpec], image_shape: tuple[int, 
     is_tried = math.prod(image_shape) <= _LARGEST_TRIED
     PerImageTransforms(specs, image_shape, try_out=False)
     with torch.random.fork_rng(devices=[]), _one_thread():
-        trial = _reduced(specs, image_shape, factor) if factor < 1 else None
+        limit = _Limit(seconds)
+        trial = _reduced(specs, image_shape, factor, limit) if factor < 1 else None
+        lines: list[str] = []
         if trial is not None and is_tried:
-            _Trial(specs, image_shape, is_sized_only=True).check()
+            sized = _Trial(specs, image_shape, limit, is_sized_only=True)
+            sized.check()
+            lines = sized.not_tried()
         if trial is None and not is_tried:
             return [f"additional_transforms were not tried: images of {height}×{width} are too large for that"]
         if trial is None or (is_tried and trial.is_adapted and trial.problem() is not None):
-            trial = _Trial(specs, image_shape)
+            trial = _Trial(specs, image_shape, limit)
         trial.check()
-        return trial.without_effect()
+        return trial.not_tried() or [*lines, *trial.without_effect()]
 
 
 @contextmanager
@@ -105,10 +115,49 @@ def _seed(draw: int) -> None:
     torch.default_generator.manual_seed(draw)
 
 
-def _reduced(specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], factor: float) -> _Trial | None:
+class _CutShortError(Exception):
+    """Why a trial ended before its end."""
+
+
+class _Limit:
+    """The time that all trials of some transforms may take, of this thread: busy processors change no verdict."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end = time.thread_time() + seconds
+
+    def check(self, at: str) -> None:
+        if time.thread_time() > self._end:
+            raise _CutShortError(f"after {self._seconds:g} s they had come to {at}")
+
+
+def _sides_made(transform: Any, height: int, width: int) -> tuple[int, int]:
+    """Height and width of what torchvision's transforms that pad or resize make of an image at most."""
+    name, size = type(transform).__name__, getattr(transform, "size", None)
+    if name == "Pad":
+        padding = transform.padding if isinstance(transform.padding, list | tuple) else [transform.padding]
+        left, top, right, bottom = (list(padding) * 4)[:4]
+        return height + top + bottom, width + left + right
+    if name == "RandomCrop":
+        left, right, top, bottom = transform.padding or (0, 0, 0, 0)
+        rows, columns = size if transform.pad_if_needed and size is not None else (0, 0)
+        return max(height + top + bottom, rows), max(width + left + right, columns)
+    if name == "RandomZoomOut":
+        return math.ceil(height * transform.side_range[1]), math.ceil(width * transform.side_range[1])
+    if name in _SIZED and size is not None:
+        sides = list(size) if isinstance(size, list | tuple) else [size]
+        if len(sides) == 1:  # of the shorter side
+            return math.ceil(height * sides[0] / min(height, width)), math.ceil(width * sides[0] / min(height, width))
+        return max(height, sides[0]), max(width, sides[1])
+    return height, width
+
+
+def _reduced(
+    specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], factor: float, limit: _Limit
+) -> _Trial | None:
     """The trial on smaller images, by smaller sizes; None where that comes out in another size, and tells nothing."""
     try:
-        trial = _Trial(specs, image_shape, factor)
+        trial = _Trial(specs, image_shape, limit, factor)
     except ParamsError:
         return None
     return trial if trial.keeps_size() else None
@@ -282,6 +331,7 @@ class _Trial:
     Args:
         specs: The transforms.
         image_shape: Height, width, channels.
+        limit: Of the time it may take.
         factor: Of smaller images to try instead; sizes that transforms name are made smaller, too.
         is_sized_only: Whether one draw will do, to see what sizes come out.
 
@@ -293,6 +343,7 @@ class _Trial:
         self,
         specs: Sequence[TransformSpec],
         image_shape: tuple[int, int, int],
+        limit: _Limit,
         factor: float = 1.0,
         *,
         is_sized_only: bool = False,
@@ -300,6 +351,9 @@ class _Trial:
         height, width, channels = image_shape
         self._shape = (channels, round(height * factor), round(width * factor))
         self._is_sized_only = is_sized_only
+        self._limit = limit
+        self._has_begun = False
+        self._cut_short: str | None = None
         self._chain = PerImageTransforms(specs, image_shape, try_out=False)
         transforms = self._chain.transforms
         self._names = [spec.class_ for spec in specs]
@@ -314,25 +368,45 @@ class _Trial:
         self._watch()
         # By transform and image: what was seen by every draw.
         self._seen: list[list[list[_Seen]]] = [[[] for _ in self._images] for _ in specs]
+        # By transform: images that go in and come out by one draw, and whether all draws do the same to them.
+        self._alone: list[list[tuple[Tensor, Tensor]]] = []
+        self._fixed: list[bool] = []
+        try:
+            self._try_all()
+        except _CutShortError as error:
+            self._cut_short = str(error)
+
+    def _try_all(self) -> None:
         # One choice has gone all ways by then; several, or sizes that chance may change, want all draws.
         ways = max([2, *(choice.ways for choice in self._choices)])
-        enough = ways if len(self._choices) < 2 and all(map(_keeps_sizes_alike, transforms)) else self._draws
+        enough = (
+            ways if len(self._choices) < 2 and all(map(_keeps_sizes_alike, self._chain.transforms)) else self._draws
+        )
         for draw in range(self._draws):
             if draw >= self._draws:
                 break
             self._try(draw)
-            if is_sized_only or self._size_problem(self._last):
+            if self._is_sized_only or self._size_problem(self._last):
                 break
             if not draw:
-                values = sum(math.prod(seen.shape) for index in range(len(specs)) for seen in self._all(index))
+                values = sum(math.prod(seen.shape) for index in range(self._last + 1) for seen in self._all(index))
                 self._draws = min(self._draws, max(_LEAST_DRAWS, _MOST_VALUES // max(1, values)))
             if draw + 1 >= enough and self._is_sound():
                 break
-        # By transform: images that go in and come out by one draw, and whether all draws do the same to them.
-        self._alone: list[list[tuple[Tensor, Tensor]]] = []
-        self._fixed: list[bool] = []
-        if not is_sized_only and self._size_problem(self._last) is None:
+        if not self._is_sized_only and self._size_problem(self._last) is None:
             self._try_alone()
+
+    def _applied(self, image: Tensor, index: int) -> Tensor:
+        """What one transform makes of an image, unless the time is over; the first is tried in any case."""
+        if self._has_begun:
+            self._limit.check(f"additional_transforms[{index}], {self._names[index]}")
+        self._has_begun = True
+        try:
+            return self._chain.apply([image], index, index + 1)[0]
+        except ParamsError as error:
+            if isinstance(error.__cause__, _CutShortError):
+                raise error.__cause__ from None
+            raise
 
     def _watch(self) -> None:
         """Note what transforms get, those inside others, too: another scale, or uint8 for noise that wraps around."""
@@ -344,22 +418,32 @@ class _Trial:
                 is_wrapping = name == "GaussianNoise" and not getattr(inner, "clip", True)
 
                 def note(
-                    _: Any, given: tuple[Tensor, ...], at: tuple[int, str] = (index, name), wraps: bool = is_wrapping
+                    inner: Any,
+                    given: tuple[Tensor, ...],
+                    at: tuple[int, str] = (index, name),
+                    wraps: bool = is_wrapping,
                 ) -> None:
                     if wraps and given[0].dtype is torch.uint8:
                         self._wrapping.add(at[0])
+                    self._check_size(*at, inner, given[0])
                     lowest, highest = _span(given[0])
                     if (problem := _scale_problem(given[0].dtype, lowest, highest)) is not None:
                         self._given.setdefault(at[0], f"hands {problem} by {at[1]}")
 
                 inner.register_forward_pre_hook(note)
 
+    def _check_size(self, index: int, name: str, transform: Any, image: Tensor) -> None:
+        height, width = _sides_made(transform, *image.shape[-2:])
+        if image.shape[0] * height * width > _LARGEST_MADE:
+            at = f"additional_transforms[{index}], where {name} makes images of {height}×{width}"
+            raise _CutShortError(f"they had come to {at}, too large for that")
+
     def _try(self, draw: int) -> None:
         for number, image in enumerate(self._images):
             current = image
             self._draw(draw)
             for index in range(self._last + 1):
-                current = self._chain.apply([current], index, index + 1)[0]
+                current = self._applied(current, index)
                 self._seen[index][number].append(_seen(current, image, draw))
             if not draw and self._size_problem(self._last):
                 return
@@ -378,7 +462,7 @@ class _Trial:
             pairs = []
             for image in images:
                 _seed(0)
-                pairs.append((image, self._chain.apply([image], index, index + 1)[0]))
+                pairs.append((image, self._applied(image, index)))
             self._alone.append(pairs)
             self._fixed.append(self._is_never_random[index] or self._is_fixed(index))
             if self._fixed[-1] or any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in pairs):
@@ -388,7 +472,7 @@ class _Trial:
         """Whether a transform does the same to an image on every draw."""
         for draw, (image, before) in product(range(1, self._draws), self._alone[index]):
             self._draw(draw)
-            done = self._chain.apply([image], index, index + 1)[0]
+            done = self._applied(image, index)
             if (done.shape, done.dtype) != (before.shape, before.dtype) or not torch.equal(done, before):
                 return False
         return True
@@ -411,6 +495,15 @@ class _Trial:
         """The transform after which images are off, and what is wrong."""
         if self._is_sized_only or self._size_problem(self._last):
             return self._traced(self._size_problem)
+        if self._cut_short is None:
+            try:
+                return self._problem()
+            except _CutShortError as error:
+                self._cut_short = str(error)
+        # What no further draw would make good.
+        return self._traced(self._value_problem) or self._handed() or self._wrapped()
+
+    def _problem(self) -> tuple[int, str] | None:
         found = (
             self._traced(self._value_problem)
             or self._handed()
@@ -455,7 +548,7 @@ class _Trial:
             lowest, highest = min(seen.lowest for seen in of_dtype), max(seen.highest for seen in of_dtype)
             if (problem := _scale_problem(dtype, lowest, highest)) is not None:
                 return f"gives {problem}; {self._scale_advice(index, is_read=dtype in _READ)}"
-        if (dark := self._dark(found)) is not None:
+        if self._cut_short is None and (dark := self._dark(found)) is not None:
             name = str(dark.dtype).removeprefix("torch.")
             return (
                 f"gives values up to {dark.highest:.4g} as {name} where 0..{dark.white} is read; "
@@ -515,7 +608,7 @@ class _Trial:
             current = image
             for number, index in enumerate(fixed):
                 try:
-                    current = self._chain.apply([current], index, index + 1)[0]
+                    current = self._applied(current, index)
                 except ParamsError:  # it needs the others
                     return None
                 changed[number] |= not _alike(current, image)
@@ -557,6 +650,15 @@ class _Trial:
         if max(seen.spread for seen in gradient) < _LEFT * before:
             return "leaves next to nothing of an image: it comes out in one tone"
         return None
+
+    def not_tried(self) -> list[str]:
+        """That the transforms were tried in part alone, and how far."""
+        if self._cut_short is None:
+            return []
+        return [
+            f"additional_transforms were tried in part: {self._cut_short}; "
+            "whether they leave training images comparable to held-out ones is for you to check"
+        ]
 
     def without_effect(self) -> list[str]:
         """Lines on what gave every image back as it was, whatever chance did."""

@@ -497,6 +497,69 @@ def test_a_verdict_takes_nothing_from_torchs_generators_and_needs_nothing_of_the
     assert len(verdicts) == 1
 
 
+TOO_LARGE = "tried in part: they had come to additional_transforms[0], where {} makes images of {}, too large for that"
+
+
+@pytest.mark.parametrize(
+    ("entries", "shape", "made"),
+    [
+        pytest.param(
+            [transform("Pad", padding=20_000), transform("CenterCrop", size=64)],
+            (64, 64, 3),
+            ("Pad", "40064×40064"),
+            marks=mended(
+                "Pad(20000), CenterCrop(64)",
+                "more than 4 minutes without a line, and gigabytes of memory",
+                "a warning that the transforms were tried in part, and how far",
+            ),
+        ),
+        ([transform("Pad", padding=[5_000, 9_000]), transform("RandomCrop", size=8)], GREY, ("Pad", "18008×10008")),
+        (
+            [transform("Resize", size=[20_000, 20_000]), transform("CenterCrop", size=64)],
+            (64, 64, 3),
+            ("Resize", "20000×20000"),
+        ),
+        ([transform("Resize", size=20_000), transform("CenterCrop", size=8)], GREY, ("Resize", "20000×20000")),
+        ([transform("RandomCrop", size=8, padding=9_000)], GREY, ("RandomCrop", "18008×18008")),
+        (
+            [transform("RandomZoomOut", side_range=[1, 2_000], p=1), transform("RandomResizedCrop", size=8)],
+            GREY,
+            ("RandomZoomOut", "16000×16000"),
+        ),
+        (
+            [
+                transform("RandomApply", transforms=[transform("Pad", padding=9_000), transform("CenterCrop", size=8)]),
+            ],
+            GREY,
+            ("Pad", "18008×18008"),
+        ),
+    ],
+)
+def test_images_too_large_on_the_way_are_not_made_and_that_is_reported(
+    entries: list[Entry], shape: tuple[int, int, int], made: tuple[str, str]
+) -> None:
+    (line,) = rehearsed(*entries, shape=shape)
+    assert TOO_LARGE.format(*made) in line
+
+
+@pytest.mark.parametrize("shape", [GREY, COLOUR, LARGE])
+@pytest.mark.mended(
+    1,
+    input="ElasticTransform(alpha=1000, sigma=20) of images of 1024×1024; 200 flips",
+    before="sound after 217 s; after 17 s",
+    now="after 10 s of trying, a warning that they were tried in part, and how far",
+)
+def test_after_its_time_a_trial_ends_with_a_line_on_how_far_it_came(shape: tuple[int, int, int]) -> None:
+    chain = specs(transform("ToImage"), transform("ElasticTransform", alpha=1000.0, sigma=2.0))
+    (line,) = rehearse_transforms(chain, shape, seconds=0)
+    assert "tried in part: after 0 s they had come to additional_transforms[1], torchvision.transforms.v2.Ela" in line
+
+
+def test_after_its_time_a_trial_still_refuses_what_it_saw() -> None:
+    with pytest.raises(ParamsError, match="gives int16"):
+        rehearse_transforms(specs(transform("ToDtype", dtype="int16")), GREY, seconds=0)
+
+
 @pytest.mark.mended(
     1,
     input="additional_transforms on a GPU, with two values of manual_seed",
