@@ -16,7 +16,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,11 @@ _KEY = "initial_weights"
 _LAST = "last.safetensors"
 _SHOWN, _UNUSED_SHOWN = 3, 12  # names in a message
 _DEPTH = 4  # of dicts within each other in a file
+_DICTS = 10_000  # in a file; an optimiser's state has one of each parameter
+_BESIDE = 200  # names of a dict, each kept for each of the dicts in it
+_PREFIXES = 16  # before a name, one within another
+_UNPACKED = 100  # times its size; weights hardly compress
+_NAME = 200  # characters of a file's name that are shown
 
 _SHARDED = (
     "holds DTensors, parts of tensors of a group; save what get_model_state_dict of "
@@ -108,10 +113,10 @@ def load_initial_weights(network: Network, path: Path) -> StartedFrom:
         tensors=len(chosen),
         initialised=len(target) - len(chosen),
         classifier="classifier.weight" in chosen,
-        key=part.key,
-        prefix=part.prefix,
+        key=shortened(part.key, _NAME),
+        prefix=shortened(part.prefix, _NAME),
         by_position=naming.by_position,
-        unused=list(part.unused),
+        unused=[shortened(name, _NAME) for name in part.unused],
     )
 
 
@@ -146,7 +151,7 @@ def told(start: StartedFrom) -> str:
     unused = f"; not used of it: {shown}{more}" if start.unused else ""
     prefix += ", matched by their order and shapes, having other names" if start.by_position else ""
     taken = f"{start.tensors} weights{prefix}, {layer} the classifying layer"
-    return f"starting from {start.name}{source}: {taken}{left}{unused}"
+    return f"starting from {shortened(start.name, _NAME)}{source}: {taken}{left}{unused}"
 
 
 def _refused(path: Path, message: str) -> ParamsError:
@@ -190,7 +195,10 @@ def _read(file: Path) -> Mapping[Any, Any]:
     if file.suffix.lower() not in WEIGHT_FILES:
         raise _refused(file, f"is no file of weights; its name must end with {', '.join(WEIGHT_FILES)}")
     try:
+        _require_unpackable(file)
         held = load_file(file) if file.suffix.lower() == ".safetensors" else _torch_file(file)
+    except ParamsError:
+        raise
     except Exception as error:  # torch's reader raises what it likes on bytes that torch did not write
         if "DTensor" in str(error):
             raise _refused(file, _SHARDED) from error
@@ -202,6 +210,17 @@ def _read(file: Path) -> Mapping[Any, Any]:
     if not isinstance(held, Mapping) or not held:
         raise _refused(file, f"must hold tensors by name, as state_dict() gives them, got {described(held)}")
     return held
+
+
+def _require_unpackable(file: Path) -> None:
+    """Refuse a small file that would fill the memory."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > _UNPACKED * file.stat().st_size:
+        message = f"unpacks to {unpacked} bytes, more than {_UNPACKED} times its size"
+        raise _refused(file, f"{message}; save it with torch.save, which compresses nothing")
 
 
 class _Inert:
@@ -232,6 +251,8 @@ class _Part:
         tensors: By the names behind that.
         unused: What is beside them in the file.
         is_whole: Whether no weight of another layer is among what the prefix left out.
+        is_unwrapped: Whether what torch puts into names was taken out of them.
+        collisions: Two names in the file, of tensors that differ, by the one that they become without that.
     """
 
     key: str
@@ -239,11 +260,22 @@ class _Part:
     tensors: Mapping[str, Tensor]
     unused: tuple[str, ...]
     is_whole: bool = True
+    is_unwrapped: bool = False
+    collisions: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """For people."""
-        return " ".join(filter(None, (self.key, self.prefix and f"{self.prefix}*"))) or "the file's own names"
+        shown = " ".join(filter(None, (self.key, self.prefix and f"{self.prefix}*")))
+        return shortened(shown, _NAME) or "the file's own names"
+
+    @property
+    def collision(self) -> tuple[str, str] | None:
+        """Two names that are one of its names."""
+        return next((both for name, both in self.collisions.items() if self._has(name)), None)
+
+    def _has(self, name: str) -> bool:
+        return name.startswith(self.prefix) and name.removeprefix(self.prefix) in self.tensors
 
     @property
     def is_average(self) -> bool:
@@ -251,21 +283,53 @@ class _Part:
         return _AVERAGE.search(self.key) is not None or _AVERAGE.search(self.prefix) is not None
 
 
-def _parts(held: Mapping[Any, Any], key: str = "", unused: tuple[str, ...] = (), depth: int = 0) -> Iterator[_Part]:
-    """All tensors of a file that may be a network's: of each dict the whole, then what has a prefix in common."""
-    tensors = {name: value for name, value in held.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if tensors:
-        beside = (*unused, *(shown for name in held if (shown := str(name)) not in tensors))
-        yield from _prefixed(_Part(key, "", tensors, beside))
-    for name, value in held.items():
-        if isinstance(name, str) and isinstance(value, Mapping) and depth < _DEPTH:
-            beside = (*unused, *(str(other) for other in held if other != name))
-            yield from _parts(value, f"{key}.{name}" if key else name, beside, depth + 1)
+def _parts(held: Mapping[Any, Any], path: Path) -> Iterator[_Part]:
+    """All tensors of a file that may be a network's: of each dict the whole, then what has a prefix in common.
+
+    Raises:
+        ParamsError: There are too many dicts to look into.
+    """
+    seen = {id(held)}  # a dict may hold itself
+    level: list[tuple[Mapping[Any, Any], str, tuple[str, ...]]] = [(held, "", ())]
+    for _ in range(_DEPTH + 1):
+        inner = []
+        for of, key, unused in level:
+            tensors = {name: value for name, value in of.items() if isinstance(name, str) and isinstance(value, Tensor)}
+            if tensors:
+                beside = (*unused, *(shown for name in of if (shown := _shown(name)) not in tensors))
+                part = _Part(key, "", tensors, beside)
+                yield from _prefixed(part)
+                if any(_WRAPPERS & set(name.split(".")) for name in tensors):
+                    yield from _prefixed(_unwrapped(part))
+            for name, value in of.items():
+                if isinstance(name, str) and isinstance(value, Mapping) and id(value) not in seen:
+                    seen.add(id(value))
+                    if len(seen) > _DICTS:
+                        raise _refused(path, f"holds more than {_DICTS} dicts; save the module's state_dict() alone")
+                    inner.append((of, name, value, key, unused))
+        level = [
+            (value, f"{key}.{name}" if key else name, (*unused, *_beside(of, name)))
+            for of, name, value, key, unused in inner
+        ]
 
 
-def _prefixed(part: _Part) -> Iterator[_Part]:
+def _beside(held: Mapping[Any, Any], name: str) -> Iterator[str]:
+    """The other names of a dict; how many, where it has one of each parameter."""
+    if len(held) > _BESIDE:
+        yield f"{len(held) - 1} names beside {name}"
+    else:
+        yield from (_shown(other) for other in held if other != name)
+
+
+def _shown(name: object) -> str:
+    return name if isinstance(name, str) else shortened(name)
+
+
+def _prefixed(part: _Part, depth: int = 0) -> Iterator[_Part]:
     """A part, and what is left of it behind each prefix that many of its names have."""
     yield part
+    if depth == _PREFIXES:
+        return
     groups: dict[str, dict[str, Tensor]] = {}
     for name, value in part.tensors.items():
         first, dot, rest = name.partition(".")
@@ -276,18 +340,41 @@ def _prefixed(part: _Part) -> Iterator[_Part]:
             others = {name: value for name, value in part.tensors.items() if not name.startswith(f"{first}.")}
             unused = (*part.unused, *_grouped(others))
             is_whole = part.is_whole and all(value.ndim < 2 for value in others.values())
-            yield from _prefixed(_Part(part.key, f"{part.prefix}{first}.", inner, unused, is_whole))
+            behind = replace(part, prefix=f"{part.prefix}{first}.", tensors=inner, unused=unused, is_whole=is_whole)
+            yield from _prefixed(behind, depth + 1)
 
 
-def _without_wrappers(held: Mapping[Any, Any]) -> dict[Any, Any]:
-    """What a file holds, without what torch puts into the middle of names where layers are wrapped one by one."""
+def _unwrapped(part: _Part) -> _Part:
+    """A part without what torch puts into the middle of names where layers are wrapped one by one."""
+    tensors: dict[str, Tensor] = {}
+    origins: dict[str, str] = {}
+    collisions = {}
+    for name, value in part.tensors.items():
+        plain = ".".join(piece for piece in name.split(".") if piece not in _WRAPPERS)
+        if plain in tensors and not _is_same(tensors[plain], value):
+            collisions[plain] = (origins[plain], name)
+        tensors.setdefault(plain, value)
+        origins.setdefault(plain, name)
+    return replace(part, tensors=tensors, is_unwrapped=True, collisions=collisions)
 
-    def plain(name: Any) -> Any:
-        return ".".join(part for part in name.split(".") if part not in _WRAPPERS) if isinstance(name, str) else name
 
-    return {
-        plain(name): _without_wrappers(value) if isinstance(value, Mapping) else value for name, value in held.items()
-    }
+def _rests(parts: list[_Part], fitting: list[_Part]) -> Iterator[_Part]:
+    """What is beside the prefixes behind which weights fit: the weights of a module that keeps an average of itself."""
+    for part in parts:
+        inner = [
+            fits
+            for fits in fitting
+            if (fits.key, fits.is_unwrapped) == (part.key, part.is_unwrapped)
+            and fits.prefix.startswith(part.prefix)
+            and fits.prefix != part.prefix
+        ]
+        firsts = {fits.prefix.removeprefix(part.prefix).partition(".")[0] for fits in inner}
+        rest = {name: value for name, value in part.tensors.items() if name.partition(".")[0] not in firsts}
+        # All of it, and of it what has the names of those that fit, where a loss's weights are beside it.
+        for twin in [rest, *({name: rest[name] for name in fits.tensors if name in rest} for fits in inner)]:
+            if inner and twin:
+                others = [name for name in part.tensors if name not in twin]
+                yield replace(part, tensors=twin, unused=(*part.unused, *_grouped(others)))
 
 
 def _grouped(names: Iterable[str]) -> list[str]:
@@ -306,29 +393,54 @@ def _matched(
     Raises:
         ParamsError: Nothing is this network's, or several parts are.
     """
-    parts = list(_parts(held))
+    parts = list(_parts(held, path))
     if not parts:
         name, value = next(iter(held.items()))
         raise _refused(path, f"must hold tensors by name, and {described(name)} names {described(value)}")
     readings = [(part, naming) for part in parts for naming in _namings(network, target, part)]
     fitting = [(part, naming) for part, naming in readings if not naming.problems(target)]
-    if not fitting and any(_WRAPPERS & set(name.split(".")) for part in parts for name in part.tensors):
-        return _matched(network, target, _without_wrappers(held), path)
     if not fitting:
         part, naming = max(readings, key=lambda reading: (reading[1].known, len(reading[0].tensors)))
-        _require_values(part, path)
+        _require_values(part, target, path)
         message = f"does not fit net_arch: {'; '.join(naming.problems(target))}"
         raise _refused(path, message if naming.known else f"{message}; {_expected(target)}")
-    fitting.sort(key=lambda reading: reading[0].is_average)
-    chosen, naming = fitting[0]
-    taken = naming.chosen(target)
-    others = [part for part, other in fitting[1:] if not _equal(taken, other.chosen(target))]
-    if rivals := [part.name for part in others if part.is_average == chosen.is_average]:
-        message = f"holds several sets of weights that fit ({', '.join([chosen.name, *rivals])})"
-        raise _refused(path, f"{message}; save the one that is meant in a file of its own")
-    _require_values(chosen, path)
-    rest = [name for name in chosen.unused if name not in {part.key for part in others}]
-    rest += [f"{part.name} (an average of the weights, which fits too)" for part in others]
+    whole = {id(part) for part, _ in fitting}
+    rests = _rests([part for part in parts if id(part) not in whole], [part for part, _ in fitting])
+    beside = [(part, naming) for part in rests for naming in _namings(network, target, part)]
+    fitting = [(part, naming) for part, naming in beside if not naming.problems(target)] + fitting
+    for part, naming in fitting:
+        _require_dense(part, naming.chosen(target), path)
+    collided = [part for part, _ in fitting if part.collision]
+    fitting = [reading for reading in fitting if not reading[0].collision]
+    fitting.sort(key=lambda reading: (reading[0].is_average, reading[0].is_unwrapped))
+    if fitting:
+        chosen, naming = fitting[0]
+        taken = naming.chosen(target)
+        _require_values(chosen, target, path)
+        others = [
+            (part, weights) for part, other in fitting[1:] if not _equal(taken, weights := other.chosen(target), target)
+        ]
+        rivals = [
+            part.name
+            for part, weights in others
+            # An average that has the classifying layer, too, is more than the weights that lack it.
+            if part.is_average == chosen.is_average
+            or ("classifier.weight" in weights and "classifier.weight" not in taken)
+        ]
+        if rivals:
+            message = f"holds several sets of weights that fit ({', '.join(dict.fromkeys([chosen.name, *rivals]))})"
+            raise _refused(path, f"{message}; save the one that is meant in a file of its own")
+    for part in collided:
+        one, other = (shortened(name, _NAME) for name in part.collision or ())
+        message = f"holds two sets of weights: {one} and {other} are one name without what torch.compile and FSDP add"
+        raise _refused(path, f"{message}, and differ; save the one that is meant in a file of its own")
+    left = {part.key for part, _ in others} | {
+        part.prefix.removeprefix(chosen.prefix).partition(".")[0] for part, _ in others if part.key == chosen.key
+    }
+    rest = [name for name in chosen.unused if name.partition(".* (")[0] not in left]
+    rest += [name for name in naming.found if name not in taken and name not in naming.of_head]
+    averages = dict.fromkeys(part.name for part, _ in others)
+    rest += [f"{name} (an average of the weights, which fits too)" for name in averages]
     return replace(chosen, unused=tuple(rest)), naming
 
 
@@ -341,19 +453,66 @@ def _expected(target: Mapping[str, Tensor]) -> str:
     )
 
 
-def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> bool:
+    """Whether the network would be the same, of whatever precision both are."""
+    if one.keys() != other.keys():
+        return False
+    try:
+        return all(
+            torch.equal(value.to(target[name].dtype), other[name].to(target[name].dtype)) for name, value in one.items()
+        )
+    except RuntimeError:  # of a type that torch cannot compute with
+        return False
 
 
-def _require_values(part: _Part, path: Path) -> None:
-    """Refuse tensors that cannot be weights."""
-    for name, value in part.tensors.items():
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype or _why_not_dense(one) or _why_not_dense(other):
+        return False
+    try:
+        return torch.equal(one, other)
+    except RuntimeError:
+        return False
+
+
+def _why_not_dense(value: Tensor) -> str:
+    """Why a tensor's values cannot be looked at; empty where they can."""
+    if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+        return "is no dense tensor with values"
+    held = value.untyped_storage().nbytes()
+    if value.numel() * value.element_size() > held:
+        return f"is expanded, {value.numel()} values of {held} bytes; save its contiguous()"
+    return ""
+
+
+def _require_dense(part: _Part, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors whose values cannot be looked at."""
+    for name, value in tensors.items():
         if type(value).__name__ == "DTensor":
             raise _refused(path, _SHARDED)
-        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
-            raise _refused(path, f"{part.prefix}{name} is no dense tensor with values")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise _refused(path, f"{part.prefix}{name} has values that are not finite")
+        if why := _why_not_dense(value):
+            raise _refused(path, f"{' '.join(filter(None, (shortened(part.key), _full(part, name))))} {why}")
+
+
+def _full(part: _Part, name: str) -> str:
+    return shortened(f"{part.prefix}{name}", _NAME)
+
+
+def _require_values(part: _Part, target: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that cannot be weights, or not as the network keeps them."""
+    _require_dense(part, part.tensors, path)
+    for name, value in part.tensors.items():
+        if not value.is_floating_point():
+            continue
+        dtype = next(own.dtype for own in target.values() if own.is_floating_point())
+        try:
+            cast = value.to(dtype)
+            is_finite = bool(torch.isfinite(cast).all())
+        except RuntimeError as error:  # float4 and the like
+            raise _refused(path, f"{_full(part, name)} is {value.dtype}, which torch cannot make {dtype}") from error
+        if not is_finite:
+            raise _refused(path, f"{_full(part, name)} has values that are not finite in {dtype}")
+        if name.endswith("running_var") and bool((cast < 0).any()):
+            raise _refused(path, f"{_full(part, name)} has values below 0, and is a variance")
 
 
 def _require_frozen(network: Network, chosen: Mapping[str, Tensor], path: Path) -> None:
@@ -467,6 +626,11 @@ class _Naming:
     by_position: bool = False
 
     @property
+    def of_head(self) -> tuple[str, str]:
+        """The names of the classifying layer's tensors."""
+        return f"{self.head}.weight", f"{self.head}.bias"
+
+    @property
     def known(self) -> int:
         """How many of the names are the network's."""
         return len(self.found.keys() & set(self.wanted))
@@ -492,7 +656,7 @@ class _Naming:
     def chosen(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors to load, where all fit."""
         head = {name: value for name, value in self.found.items() if self.whole and name.startswith(f"{self.head}.")}
-        fits = head.keys() == {f"{self.head}.weight", f"{self.head}.bias"}
+        fits = head.keys() == set(self.of_head)
         if fits and not any(_other(target, head, name) for name in head):
             return self._body | head
         return self._body
@@ -518,5 +682,5 @@ def _listed(what: str, names: list[str]) -> str:
     """``3 are missing (a, b, …)``; empty for none."""
     if not names:
         return ""
-    shown = ", ".join(shortened(name, 200) for name in names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    shown = ", ".join(shortened(name, _NAME) for name in names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
     return f"{len(names)} {'are' if len(names) > 1 else 'is'} {what} ({shown})"

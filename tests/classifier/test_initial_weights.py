@@ -751,3 +751,80 @@ def test_a_checkpoint_of_lightning(tmp_path: Path, hyperparameters: bool, compil
     assert same(network.state_dict(), earlier.state_dict())
     assert (start.key, start.prefix) == ("state_dict", "net._orig_mod." if compiled else "net.")
     assert {"epoch", "optimizer_states", "criterion.weight"} <= set(start.unused)
+
+
+def behind(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "beside"),
+    [("ema.", {}), ("ema_model.module.", {"ema_model.n_averaged": torch.tensor(1)}), ("ema._orig_mod.", {})],
+)
+@pytest.mark.parametrize("loss", [{}, {"criterion.weight": torch.ones(3)}], ids=["alone", "with a loss"])
+@pytest.mark.parametrize("outer", ["", "module."])
+def test_a_module_that_keeps_its_average_is_not_read_as_the_average(
+    tmp_path: Path, prefix: str, beside: State, loss: State, outer: str
+) -> None:
+    earlier, network = trained(1), trained(3)
+    state = copied(earlier)
+    held = behind(outer, behind(prefix, of_another(state)) | state | beside | loss)
+    torch.save({"state_dict": held, "epoch": 3}, tmp_path / "w.pth")
+    start = load_initial_weights(network, tmp_path / "w.pth")
+    assert same(network.state_dict(), earlier.state_dict())
+    assert f"{outer}{prefix}* (an average of the weights, which fits too)" in told(start)
+
+
+@pytest.mark.parametrize("prefix", ["momentum_encoder.", "_orig_mod.", "module.", "best."])
+def test_weights_and_others_behind_a_prefix_are_rivals(tmp_path: Path, prefix: str) -> None:
+    state = copied(trained(1))
+    torch.save(behind(prefix, of_another(state)) | state, tmp_path / "w.pth")
+    assert failure(trained(3), tmp_path / "w.pth").startswith(
+        f"holds several sets of weights that fit (the file's own names, {prefix}*); save"
+    )
+    torch.save(behind(prefix, state) | state, tmp_path / "w.pth")  # equal: nothing to choose
+    network = trained(3)
+    load_initial_weights(network, tmp_path / "w.pth")
+    assert same(network.state_dict(), state)
+
+
+def test_wrapped_weights_beside_an_average_with_plain_names_are_the_weights(tmp_path: Path) -> None:
+    state = copied(trained(1))
+    wrapped_state = {name.replace("features.0.", "features.0._orig_mod."): value for name, value in state.items()}
+    torch.save(behind("net.", wrapped_state) | behind("ema.", of_another(state)), tmp_path / "w.pth")
+    network = trained(3)
+    load_initial_weights(network, tmp_path / "w.pth")
+    assert same(network.state_dict(), state)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_two_sets_are_not_mixed_where_names_collide_without_wrappers(tmp_path: Path, first: bool) -> None:
+    state = copied(trained(1))
+    name, wrapped_name = "features.0.weight", "features._orig_mod.0.weight"
+    other = {wrapped_name: state[name] + 1}
+    torch.save(other | state if first else state | other, tmp_path / "w.pth")
+    message = failure(trained(3), tmp_path / "w.pth")
+    assert message.startswith("holds two sets of weights: ")
+    assert name in message
+    assert wrapped_name in message
+    torch.save(state | {wrapped_name: state[name]}, tmp_path / "w.pth")  # equal: the same weights twice
+    network = trained(3)
+    load_initial_weights(network, tmp_path / "w.pth")
+    assert same(network.state_dict(), state)
+
+
+def test_an_average_with_the_head_that_the_weights_lack_is_a_rival(tmp_path: Path) -> None:
+    state = copied(trained(1))
+    student = {name: value for name, value in of_another(state).items() if not name.startswith("classifier.")}
+    torch.save({"teacher": state, "student": student}, tmp_path / "w.pth")
+    assert "several sets of weights that fit (student, teacher)" in failure(trained(3), tmp_path / "w.pth")
+
+
+def test_a_backbone_beside_its_average_is_the_weights(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    original = torchvision.models.resnet18().state_dict()
+    torch.save(behind("ema.", of_another(original)) | original, tmp_path / "w.pth")
+    network = network_of(Params.from_dict(color(backbone("resnet18"))))
+    load_initial_weights(network, tmp_path / "w.pth")
+    own = network.features[0].state_dict()
+    assert all(torch.equal(own[name], value) for name, value in original.items() if not name.startswith("fc."))
