@@ -54,6 +54,8 @@ _SHARE = 0.01
 _SAME = 1.5 / 255
 
 _LEVELS = {"black": (0, 0, 0), "white": (255, 255, 255), "a tone": (200, 120, 40)}
+# Above it chance is no more than a spelling of always: an epoch of 100 images would hold less than one other image.
+_AS_GOOD_AS_ALWAYS = 0.99
 _CONVERTING = frozenset({"ConvertImageDtype", "Identity", "ToDtype", "ToImage", "ToPureTensor"})
 _SIZED = frozenset({"CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize"})
 _OF_COLOUR = frozenset({"Grayscale", "RGB", "RandomGrayscale"})
@@ -170,10 +172,12 @@ class _Choice:
     Attributes:
         transform: The transform.
         among: Indices of those it chooses among; empty: it is applied or not.
+        nearly_always: The way it goes as good as always, if any.
     """
 
     transform: Any
     among: tuple[int, ...]
+    nearly_always: int | None
 
     @property
     def ways(self) -> int:
@@ -199,9 +203,10 @@ def _choices(transforms: Sequence[Any]) -> Iterator[_Choice]:
         if isinstance(chance, list):
             among = tuple(number for number, share in enumerate(chance) if share > 0)
             if len(among) > 1:
-                yield _Choice(transform, among)
+                likely = (way for way, index in enumerate(among) if chance[index] > _AS_GOOD_AS_ALWAYS * sum(chance))
+                yield _Choice(transform, among, next(likely, None))
         elif chance is not None and 0 < chance < 1:
-            yield _Choice(transform, ())
+            yield _Choice(transform, (), 1 if chance > _AS_GOOD_AS_ALWAYS else None)
 
 
 def _keeps_sizes_alike(transform: Any) -> bool:
@@ -250,6 +255,10 @@ class _Seen:
     def white(self) -> int:
         """What white is in this dtype."""
         return 1 if self.dtype.is_floating_point else 255
+
+
+def _brightness(seen: _Seen) -> float:
+    return seen.highest / seen.white
 
 
 def _seen(image: Tensor, known: Tensor, draw: int) -> _Seen:
@@ -448,17 +457,17 @@ class _Trial:
             if not draw and self._size_problem(self._last):
                 return
 
-    def _draw(self, draw: int) -> None:
-        """Make chance the same for every image."""
+    def _draw(self, draw: int, *, likely: bool = False) -> None:
+        """Make chance the same for every image; if likely, with what comes as good as always."""
         _seed(draw)
         for choice, way in zip(self._choices, _ways(self._choices, draw), strict=True):
-            choice.take(way)
+            choice.take(choice.nearly_always if likely and choice.nearly_always is not None else way)
 
     def _try_alone(self) -> None:
         """Try each transform on what those before it make of an image without chance, as far as size and dtype go."""
         images = self._images
         for index in range(self._last + 1):
-            self._draw(0)
+            self._draw(0, likely=True)
             pairs = []
             for image in images:
                 _seed(0)
@@ -471,7 +480,7 @@ class _Trial:
     def _is_fixed(self, index: int) -> bool:
         """Whether a transform does the same to an image on every draw."""
         for draw, (image, before) in product(range(1, self._draws), self._alone[index]):
-            self._draw(draw)
+            self._draw(draw, likely=True)
             done = self._applied(image, index)
             if (done.shape, done.dtype) != (before.shape, before.dtype) or not torch.equal(done, before):
                 return False
@@ -558,13 +567,17 @@ class _Trial:
 
     def _dark(self, found: Sequence[_Seen]) -> _Seen | None:
         """The brightest there is where, whichever way a choice goes, nothing is bright."""
+        of_draw: dict[int, _Seen] = {}
+        for seen in found:
+            if seen.draw not in of_draw or _brightness(seen) > _brightness(of_draw[seen.draw]):
+                of_draw[seen.draw] = seen
+        went = {draw: _ways(self._choices, draw) or (0,) for draw in of_draw}
         for number in range(len(self._choices) or 1):
             ways: dict[int, list[_Seen]] = {}
-            for seen in found:
-                way = _ways(self._choices, seen.draw)[number] if self._choices else 0
-                ways.setdefault(way, []).append(seen)
+            for draw, seen in of_draw.items():
+                ways.setdefault(went[draw][number], []).append(seen)
             for of_way in ways.values():
-                brightest = max(of_way, key=lambda seen: seen.highest / seen.white)
+                brightest = max(of_way, key=_brightness)
                 if brightest.highest < _LEFT * brightest.white:
                     return brightest
         return None
@@ -603,7 +616,7 @@ class _Trial:
         if not resizing <= set(fixed):  # such as to a random crop: sizes are its business, too
             fixed = [index for index in fixed if index not in resizing]
         changed = [False] * len(fixed)
-        self._draw(0)
+        self._draw(0, likely=True)
         for image in self._images:
             current = image
             for number, index in enumerate(fixed):

@@ -357,6 +357,34 @@ REFUSED = [
         id="a flip before a random crop",
     ),
     pytest.param([transform("RandomInvert", p=0.5), INVERT], GREY, 1, "RandomInvert does the same"),
+    pytest.param(
+        [transform("RandomInvert", p=0.9999)],
+        GREY,
+        0,
+        "RandomInvert does the same to every training image",
+        marks=mended(
+            "RandomInvert, RandomHorizontalFlip or RandomPosterize with p=0.9999",
+            "sound; all but one image in 10,000 inverted",
+            "refused as p=1 is: above 0.99 is as good as always",
+        ),
+    ),
+    pytest.param([transform("RandomHorizontalFlip", p=0.99999)], COLOUR, 0, "RandomHorizontalFlip does the same"),
+    pytest.param([transform("RandomPosterize", bits=1, p=0.9999)], LARGE, 0, "RandomPosterize does the same"),
+    pytest.param([transform("RandomApply", transforms=[INVERT], p=0.995)], GREY, 0, "RandomApply does the same"),
+    pytest.param(
+        [transform("RandomChoice", transforms=[INVERT, transform("Identity")], p=[0.9999, 0.0001])],
+        GREY,
+        0,
+        "RandomChoice does the same",
+        id="as good as always one of two choices",
+    ),
+    pytest.param(
+        [transform("RandomApply", transforms=[transform("RandomInvert", p=0.999)], p=0.999), SCALED],
+        COLOUR,
+        0,
+        "RandomApply does the same",
+        id="as good as always, in one as good as always",
+    ),
     pytest.param([transform("JPEG", quality=10)], LARGE, 0, "JPEG does the same"),
     pytest.param([transform("ColorJitter", brightness=[0.5, 0.5])], GREY, 0, "ColorJitter does the same"),
     pytest.param(
@@ -436,6 +464,8 @@ ACCEPTED = [
     [SCALED, transform("GaussianNoise", clip=False)],
     [transform("RandAugment", num_ops=6, magnitude=25)],
     [transform("ToPureTensor"), transform("RandomGrayscale", p=0.99)],
+    [transform("RandomApply", transforms=[transform("RandomRotation", degrees=20)], p=0.9999)],
+    [transform("RandomChoice", transforms=[INVERT, transform("Identity")], p=[0.98, 0.02])],
     [transform("RandomChoice", transforms=[transform("AugMix"), transform("GaussianBlur", kernel_size=9)])],
 ]
 
