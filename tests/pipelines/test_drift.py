@@ -26,7 +26,10 @@ from tests.pipelines.settings_tables import tables
 
 GUIDE = (ROOT / "pipelines" / "README.md").read_text()
 # What only a person says on a step's command line; and what only a pipeline can hand a step.
-PERSONS = {"help", "version", "json", "overrides", "find_learning_rate", "processes", "restarts", "smoke", "start_over"}
+PERSONS = {
+    *("help", "version", "json", "overrides", "find_learning_rate", "follow_links", "processes", "restarts", "smoke"),
+    "start_over",
+}
 PIPELINES = {"dataset_sha256", "model_sha256", "job_id", "job_name", "status"}
 
 

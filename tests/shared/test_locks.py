@@ -131,7 +131,7 @@ def test_where_a_file_system_has_no_locks_there_is_a_warning(
     monkeypatch.setattr(logging.getLogger("shutterline"), "propagate", True)
     with locked(tmp_path / "lock") as is_locked:
         assert not is_locked
-    (record,) = [each for each in caplog.records if each.name == "shutterline.locks"]
+    record = next(each for each in caplog.records if each.name == "shutterline.locks")
     assert record.levelno == logging.WARNING
     assert "a second writer there would not be noticed" in record.getMessage()
 

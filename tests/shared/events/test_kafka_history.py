@@ -43,7 +43,7 @@ def _collected() -> Iterator[None]:
     yield
     for thread in threading.enumerate():
         if thread.name == "status-history":
-            thread.join(LONG_S)
+            thread.join(2.0)  # kafka-python gives up on its own time, which is minutes
     gc.collect()
 
 
