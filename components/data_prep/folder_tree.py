@@ -31,6 +31,7 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _DATASET_FOLDER = "a dataset directory"
 # A recycle bin or a snapshot may hold more than the data: beyond this many files of one folder they are not counted.
 COUNTED_FILES = 10_000
+_HARD = "\0"  # which no path has
 
 
 @dataclass(eq=False, slots=True)
@@ -42,6 +43,7 @@ class Folder:
         folders: The folders in it by name, in the order of their names; not those that are left out.
         images: Names of files with an image's ending, sorted.
         links: Of those, the ones that are links, with the real path of what they lead to.
+        hard_links: The ones that have a further name, wherever, with what is the same for all names of the file.
         others: Names of plain files with another ending, sorted.
         specials: Names of pipes, sockets, devices and links that lead nowhere, of whatever ending.
         hidden: How many files have a name with a leading dot.
@@ -54,6 +56,7 @@ class Folder:
     folders: dict[str, Folder] = field(default_factory=dict)
     images: list[str] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
+    hard_links: dict[str, str] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     specials: list[str] = field(default_factory=list)
     hidden: int = 0
@@ -153,6 +156,8 @@ def _add(
         folder.images.append(name)
         if entry.is_symlink():
             folder.links[name] = real
+        elif (status := entry.stat()).st_nlink > 1:
+            folder.hard_links[name] = f"{_HARD}{status.st_dev}:{status.st_ino}"
 
 
 def _add_folder(
@@ -266,7 +271,8 @@ class ImagesOnce:
             self._folders[here.real] = here, reached
             files += (f"{start}/{name}" for name in here.images)
             self._links += (
-                (real, _Reached(f"{start}/{link}", reached.use)) for link, real in sorted(here.links.items())
+                (real, _Reached(f"{start}/{link}", reached.use))
+                for link, real in sorted([*here.links.items(), *here.hard_links.items()])
             )
             waiting += [(inner, f"{start}/{inner_name}") for inner_name, inner in here.folders.items()]
         return sorted(files)
@@ -288,8 +294,9 @@ class ImagesOnce:
                 seen[real] = link
                 continue
             if earlier.use != link.use:
+                kind = "hard link" if real.startswith(_HARD) else "link"
                 raise DataError(
-                    f"{shown(self._data / link.path)}: is a link to the same image as {shown(earlier.path)}, and an "
+                    f"{shown(self._data / link.path)}: is a {kind} to the same image as {shown(earlier.path)}, and an "
                     "image has one class and one split; remove one of them"
                 )
             again += 1

@@ -16,12 +16,14 @@ Background = tuple[int, int, int]
 WHITE: Background = (255, 255, 255)
 
 # What is done with an image that somebody may want to hear of, and how a log says it of a number of images.
-Note = Literal["transparent", "wholly transparent", "dark", "more frames"]
+Note = Literal["transparent", "wholly transparent", "dark", "more frames", "float to 1", "float to 255"]
 NOTES: dict[Note, str] = {
     "transparent": "have transparent parts, which are composited on {background} (alpha_background)",
     "wholly transparent": "are wholly transparent: nothing but {background} (alpha_background) is left of them",
     "dark": "have 16-bit grey values below 4,096 alone and become nearly black; if they are of 12 bits, multiply by 16",
     "more frames": "hold more than one frame or page, of which the first is read",
+    "float to 1": "have floating-point values of at most 1, which are read as 0 to 1",
+    "float to 255": "have floating-point values beyond 1, which are read as 0 to 255",
 }
 _DARK = 4096
 
@@ -148,6 +150,8 @@ def _in_8_bits(image: Image.Image, meaning: Meaning, note: OnNote) -> Image.Imag
         low, high = float(values.min()), float(values.max())
         if not 0 <= low <= high <= 255:  # false for NaN as well
             raise ValueError(f"holds floating-point values from {low:g} to {high:g}, neither 0 to 1 nor 0 to 255")
+        if high > 0:
+            note("float to 1" if high <= 1 else "float to 255")
         scaled = np.rint(values * 255 if high <= 1 else values)
     else:
         low, high = int(values.min()), int(values.max())

@@ -34,6 +34,7 @@ _PROGRESS_SECONDS = 30.0
 _STATUS_SECONDS = 2.0
 _CLASSES_SHOWN = 20
 _NAME_WIDTH = 40
+_SCALES: set[Note] = {"float to 1", "float to 255"}
 
 _log = step_logger("data-prep")
 
@@ -292,7 +293,13 @@ class _Preparation:
             for note, text in NOTES.items():
                 if count := self._noted[note]:
                     noted[note] = count
-                    _log.warning("%d image(s) %s", count, text.format(background=self._params.alpha_background))
+                    level = logging.INFO if note in _SCALES else logging.WARNING
+                    _log.log(level, "%d image(s) %s", count, text.format(background=self._params.alpha_background))
+            if set(noted) >= _SCALES:
+                _log.warning(
+                    "floating-point images are read by two scales, each by its own values: where the data mean 0 to "
+                    "255, those of at most 1 become bright and should be nearly black; convert the images to 8 bits"
+                )
             return writer.commit(
                 source=self._source.name,
                 test_split="held out" if "test" in self.fractions else "given",

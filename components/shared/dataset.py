@@ -109,7 +109,7 @@ class DatasetManifest(Manifest):
     # Datasets of 0.6 and earlier lack what follows.
     noted: dict[str, int] = Field(
         default_factory=dict,
-        description="How many images were changed, or shown in part, by data prep: 'transparent' and the like.",
+        description="How many images were changed, scaled or shown in part by data prep: 'transparent' and the like.",
     )
     validation_split: Literal["given", "held out"] | None = Field(
         None, description="Whether the data brought a validation split; null: there is none."

@@ -15,6 +15,7 @@ from PIL import Image
 from components.data_prep.images import UnreadableImageError, image_extensions, read_image
 from components.data_prep.prepare import prepare
 from components.shared.dataset import open_dataset
+from components.shared.logs import log_to_stderr
 from tests.data_prep.building import Pixels, class_folders, params
 from tests.data_prep.test_images import UPRIGHT
 from tests.data_prep.tiffs import COLOR, GREY
@@ -222,3 +223,28 @@ def test_of_a_jpeg_with_more_pictures_behind_it_the_first_counts(tmp_path: Path)
     first, second = (Image.fromarray(np.full(SHAPE, value, np.uint8)) for value in (10, 200))
     first.save(tmp_path / "x.mpo", save_all=True, append_images=[second])
     assert abs(read_image(tmp_path / "x.mpo", SHAPE).astype(int) - 10).max() <= 2
+
+
+@pytest.mark.mended(
+    7,
+    input="grey TIFFs of floating-point values of 0 to 255, of which one is nearly black",
+    before="that one read as 0 to 1: bright, without a word",
+    now="how many are read by which scale is logged, and a warning where there are both",
+)
+@pytest.mark.parametrize(("first", "is_warned"), [(1.0, True), (2.0, False), (0.0, False)])
+def test_two_scales_of_floating_point_values_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], first: float, is_warned: bool
+) -> None:
+    log_to_stderr()
+    data = tmp_path / "data"
+    for index, value in enumerate([first, 200.0, 100.0, 30.0]):
+        folder = data / ("cat" if index % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((6, 8), value, np.float32)).save(folder / f"{index}.tif")
+
+    prepare(data=data, dataset=tmp_path / "out", params=params())
+
+    log = capsys.readouterr().err
+    assert f"{4 - (first <= 1)} image(s) have floating-point values beyond 1, which are read as 0 to 255" in log
+    assert ("1 image(s) have floating-point values of at most 1, which are read as 0 to 1" in log) == is_warned
+    assert ("WARNING floating-point images are read by two scales" in log) == is_warned

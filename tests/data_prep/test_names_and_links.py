@@ -279,12 +279,27 @@ def _one_target(data: Path) -> None:
             "DATA/dog/x.png: is a link to the same image as cat/0.png, and an image has one class and one split",
             marks=_mended("dog/x.png a link to cat/0.png", "the same image in two classes", "refused: both named"),
         ),
+        pytest.param(
+            lambda data: os.link(data / "cat" / "0.png", data / "dog" / "x.png"),
+            "DATA/dog/x.png: is a hard link to the same image as cat/0.png, and an image has one class and one split",
+            marks=_mended("dog/x.png a hard link to cat/0.png", "the same image in two classes", "refused: both named"),
+        ),
         pytest.param(_one_target, "is a link to the same image as cat/y.png"),
         pytest.param(
             lambda data: (data / "fox").symlink_to("nowhere"), "DATA/fox: is a link that leads nowhere; remove it"
         ),
     ],
-    ids=["out", "itself", "round", "two classes", "two splits", "an image of two classes", "one target", "nowhere"],
+    ids=[
+        "out",
+        "itself",
+        "round",
+        "two classes",
+        "two splits",
+        "an image of two classes",
+        "hard",
+        "one target",
+        "nowhere",
+    ],
 )
 def test_links_that_read_an_image_twice_or_without_end_are_refused(
     tmp_path: Path, change: Callable[[Path], object], expected: str
@@ -301,10 +316,12 @@ def test_images_linked_twice_in_a_class_are_counted_in_a_warning(
     log_to_stderr()
     data = tree(tmp_path / "data", *TWO_OF_EACH)
     (data / "cat" / "2.png").symlink_to("1.png")
+    os.link(data / "dog" / "0.png", data / "dog" / "2.png")
+    os.link(data / "dog" / "1.png", tmp_path / "of a backup.png")
 
     prepare(data=data, dataset=tmp_path / "out", params=params())
 
-    assert "1 image(s) are links to images that are read under another name, too" in capsys.readouterr().err
+    assert "2 image(s) are links to images that are read under another name, too" in capsys.readouterr().err
 
 
 def _linked(tmp_path: Path, kind: str) -> tuple[Path, str]:
