@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -828,3 +830,119 @@ def test_a_backbone_beside_its_average_is_the_weights(tmp_path: Path) -> None:
     load_initial_weights(network, tmp_path / "w.pth")
     own = network.features[0].state_dict()
     assert all(torch.equal(own[name], value) for name, value in original.items() if not name.startswith("fc."))
+
+
+def holding_itself(state: State) -> dict[str, Any]:
+    held: dict[str, Any] = behind("_orig_mod.x.", {k: v for k, v in state.items() if k != "features.0.weight"})
+    held["me"] = held
+    return held
+
+
+def holding_itself_often(_state: State) -> dict[str, Any]:
+    held: dict[str, Any] = {"t": torch.zeros(1)}
+    for index in range(400):
+        held[f"k{index}"] = held
+    return held
+
+
+def with_first(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[State], State]:
+    return lambda state: state | {"features.0.weight": change(state["features.0.weight"])}
+
+
+def of_all(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[State], State]:
+    return lambda state: {name: change(value) for name, value in state.items()}
+
+
+def as_float4(value: torch.Tensor) -> torch.Tensor:
+    if not value.is_floating_point():
+        return value
+    return torch.zeros(value.shape, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+
+
+def twice(form: Callable[[State], State]) -> Callable[[State], Any]:
+    return lambda state: {"a": form(state), "b": form(state)}
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (twice(with_first(torch.Tensor.to_sparse)), "a features.0.weight is no dense tensor with values"),
+        (
+            lambda state: {"a": state, "b": with_first(torch.Tensor.to_sparse)(state)},
+            "b features.0.weight is no dense tensor with values",
+        ),
+        (twice(of_all(lambda value: value.to("meta"))), "a features.0.weight is no dense tensor with values"),
+        (
+            lambda state: state | {"zz": torch.zeros(1).expand(10**6, 10**6)},
+            "zz is expanded, 1000000000000 values of 4 bytes; save its contiguous()",
+        ),
+        (with_first(lambda value: torch.zeros(1).expand(value.shape)), "features.0.weight is expanded, "),
+        (of_all(as_float4), "features.0.weight is torch.float4_e2m1fn_x2, which torch cannot make torch.float32"),
+        (twice(of_all(as_float4)), "features.0.weight is torch.float4_e2m1fn_x2, which torch cannot make"),
+        (holding_itself, "does not fit net_arch: 1 is missing (features.0.weight)"),
+        (holding_itself_often, "does not fit net_arch: 6 are missing"),
+        (lambda _: {"a." * 3000 + "w": torch.zeros(1)}, "does not fit net_arch: 6 are missing"),
+        (
+            lambda _: {f"k{index}": {"t": torch.zeros(0)} for index in range(10_000)},
+            "holds more than 10000 dicts; save the module's state_dict() alone",
+        ),
+        (
+            with_first(lambda value: value.double() + 1e300),
+            "features.0.weight has values that are not finite in torch.float32",
+        ),
+        (
+            lambda state: state | {"features.1.running_var": -state["features.1.running_var"]},
+            "features.1.running_var has values below 0, and is a variance",
+        ),
+    ],
+    ids=[
+        *("sparse twice", "sparse beside dense", "meta twice", "expanded beside", "expanded", "float4", "float4 twice"),
+        *("a dict in itself", "a dict in itself 400 times", "3000 dots", "10,000 dicts", "beyond float32", "variance"),
+    ],
+)
+def test_odd_files_are_refused_in_one_message(tmp_path: Path, form: Callable[[State], Any], message: str) -> None:
+    torch.save(form(copied(trained(1))), tmp_path / "w.pth")
+    assert failure(trained(3), tmp_path / "w.pth").startswith(message)
+
+
+def test_a_file_that_would_fill_the_memory_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    state, file = copied(trained(1)), tmp_path / "w.pth"
+
+    def compress(beside: int) -> None:
+        torch.save({"state_dict": state, "x": {"zz": torch.zeros(beside)}}, tmp_path / "plain.pth")
+        with (
+            zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed,
+        ):
+            for name in plain.namelist():
+                packed.writestr(name, plain.read(name))
+
+    compress(10_000_000)
+    assert re.fullmatch(
+        r"unpacks to 4\d{7} bytes, more than 100 times its size; save it with torch.save, which compresses nothing",
+        failure(trained(3), file),
+    )
+    compress(1)
+    assert load_initial_weights(trained(3), file).tensors == 9
+
+
+def test_names_of_a_file_are_logged_in_one_printable_line(tmp_path: Path) -> None:
+    state = copied(trained(1))
+    odd = "\x1b[31mEVIL\nERROR x"
+    torch.save({odd: behind(f"{odd}{odd}.", state), f"u{odd}": 1, "y" * 1000: 2}, tmp_path / "w.pth")
+    start = load_initial_weights(trained(3), tmp_path / "w.pth")
+    assert told(start).isprintable()
+    assert len(told(start)) < 700
+    assert r"(its \x1b[31mEVIL\nERROR x)" in told(start)
+    torch.save({odd: state, f"b{odd}": of_another(state)}, tmp_path / "w.pth")
+    assert failure(trained(3), tmp_path / "w.pth").isprintable()
+    torch.save({odd: 1}, tmp_path / "w.pth")
+    assert failure(trained(3), tmp_path / "w.pth").isprintable()
+
+
+def test_weights_of_another_classifying_layer_are_listed_as_not_used(tmp_path: Path) -> None:
+    state = {name: value for name, value in copied(trained(1)).items() if not name.startswith("classifier.")}
+    torch.save(state | {"classifier.0.weight": torch.zeros(3, 3)}, tmp_path / "w.pth")
+    start = load_initial_weights(trained(3), tmp_path / "w.pth")
+    assert (start.classifier, start.unused) == (False, ["classifier.0.weight"])
