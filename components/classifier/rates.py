@@ -228,6 +228,12 @@ def _look_at_one(one: _One, found: Rehearsal) -> None:
     beside += ["warmup_epochs"] if one.stretch.warmup else []
     if beside and not isinstance(scheduler, ReduceLROnPlateau):
         found.problems += _undoes(one, course, beside)
+    others = len(one.stretch.indices) > 1
+    if others and isinstance(scheduler, ReduceLROnPlateau) and (lowest := max(scheduler.min_lrs)) > 0:
+        found.notes.append(
+            f"{one.path} ({one.spec.short_name}): min_lr {lowest:g} is compared with what all schedules make the "
+            "learning rate together: below it, this one reduces no more"
+        )
     if one.has_known_length:
         found.notes += [f"{one.path} ({one.spec.short_name}): {note}" for note in _notes(one, course)]
 

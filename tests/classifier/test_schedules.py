@@ -536,10 +536,17 @@ def test_a_plateau_beside_what_sets_the_rate_is_refused() -> None:
     assert set(message("plateau", "one cycle")) == {"learning_rate_schedule[1].class"}
 
 
+@pytest.mark.mended(
+    2,
+    input="ReduceLROnPlateau with min_lr beside another schedule",
+    before="a floor under all of them together, without a word",
+    now="logged: below min_lr it reduces no more",
+)
 def test_a_floor_of_a_plateau_is_the_rates() -> None:
     entries = [schedule("ReduceLROnPlateau", patience=0, factor=0.1, min_lr=0.01), schedule("ExponentialLR", gamma=0.9)]
     params = Params.from_dict(config_of([]) | {"learning_rate_schedule": entries})
     assert rehearse(params).problems == []
+    assert [note for note in rehearse(params).notes if "min_lr 0.01 is compared with what all schedules make" in note]
     expected, rate = [], RATE
     for epoch in range(EPOCHS):
         expected.append(rate)
