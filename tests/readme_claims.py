@@ -152,6 +152,9 @@ CLAIMS: dict[str, list[str]] = {
         "classifier/test_rehearsal.py::test_normalize_is_refused_for_the_keys_that_go_for_every_split",
         "classifier/test_rehearsal.py::test_accepted_is_what_leaves_real_pictures_comparable",
     ],
+    "What takes longer than 10 s is tried in part": [
+        "classifier/test_rehearsal.py::test_after_its_time_a_trial_ends_with_a_line_on_how_far_it_came",
+    ],
     "Layout is channels_last": [
         "test_readme_claims.py::test_layout_is_channels_last",
         "train/test_acceleration.py::test_a_fused_optimiser_makes_the_same_steps",
