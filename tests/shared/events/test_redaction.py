@@ -278,7 +278,7 @@ def placed(secret: str, before: str, after: str) -> list[Any]:
         StepStarted(text, text, text, text),
         Progress(1, 2, device=text),
         Checkpoint(1, 2, text),
-        Succeeded(1.0, {"accuracy": 0.5}, {"model": text}, {"files": {text: 2}}),
+        Succeeded(1.0, {"accuracy": 0.5}, {"model": text}, {text: 2}),
         Failed(1.0, Error(text, text)),
         Cancelled(1.0, text),
         PipelineStarted(text, [text, text], text, text, text),
