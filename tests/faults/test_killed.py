@@ -127,7 +127,7 @@ def test_a_step_killed_at_20_random_moments(
         command: list[str | Path] = [sys.executable, "-c", TALKING, brokers.params]
         outcomes.append(
             killed_and_told(
-                brokers, command, tmp_path / str(number), f"run-{number}", moments.uniform(0.1, 1.6), monkeypatch
+                brokers, command, tmp_path / str(number), f"run-{number}", moments.uniform(0.1, 3.2), monkeypatch
             )
         )
     # Unknown where it was killed between making its spool and its first event.

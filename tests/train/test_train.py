@@ -254,6 +254,6 @@ def test_a_terminal_shows_a_bar(dataset: Path, tmp_path: Path, size: tuple[int, 
     os.close(ours)
 
     assert process.returncode == 0, shown.decode()
-    assert b"training:" in shown
+    assert b"epoch 1/3:" in shown
     assert b"/21 " in shown  # of 3 epochs with 7 batches
-    assert b"train     epoch" not in shown  # no line an epoch beside the bar
+    assert b"train     epoch 3/3  loss" in shown  # which stays above the bar
