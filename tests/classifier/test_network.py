@@ -232,13 +232,13 @@ def test_validate_prints_all_parameters_and_the_trainable_ones(
     file = tmp_path / "params.json"
     file.write_text(json.dumps(small(net_arch=FROZEN_ARCH, frozen_layers=3, initial_weights="earlier")))
 
-    assert main(["validate", str(file)]) == 0
+    assert main(["validate", str(file), "--elsewhere"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["net_arch[2]", "Conv2d", "2×6×6", "20", "648"] in lines
     assert ["total", "166", "792"] in lines
     assert ["trainable", "146"] in lines
 
-    assert main(["validate", str(file), "--json"]) == 0
+    assert main(["validate", str(file), "--elsewhere", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["parameters"], document["trainable_parameters"]) == (166, 146)
     assert [(row["parameters"], row["trainable"]) for row in document["layers"]][2::3] == [(20, 0), (146, 146)]

@@ -79,7 +79,7 @@ def loss(name: str, **kwargs: Any) -> dict[str, Any]:
             {"warmup_epochs": 1, "learning_rate_schedule": [schedule("OneCycleLR", max_lr=1)]},
             {
                 "learning_rate_schedule[0].class": "OneCycleLR sets the learning rate whatever it was; set "
-                "warmup_epochs to 0"
+                "warmup_epochs to 0: it has a warm-up of its own, pct_start of its steps"
             },
         ),
         (
