@@ -144,8 +144,12 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Output]:
+def replacing(path: Path, digest: hashlib._Hash | None = None) -> Iterator[Output]:
     """A stream whose content replaces a file: a reader, or a power cut, sees the old one or the whole new one.
+
+    Args:
+        path: The file.
+        digest: Of :mod:`hashlib`, updated with what is written.
 
     Raises:
         OSError: It cannot be written; with its name.
@@ -154,7 +158,7 @@ def replacing(path: Path) -> Iterator[Output]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with naming(path):
-            with writing(temporary) as output:
+            with writing(temporary, digest) as output:
                 yield output
             temporary.replace(path)
     finally:

@@ -14,21 +14,14 @@ from pathlib import Path
 from typing import IO, Any
 
 _SHELL_PIPE = re.compile(r"/dev/stdin|/(dev|proc/self)/fd/[0-9]+")
-_KINDS = (
-    (stat.S_ISDIR, "Is a directory"),
-    (stat.S_ISFIFO, "is a pipe, not a file"),
-    (stat.S_ISSOCK, "is a socket, not a file"),
-    (stat.S_ISCHR, "is a device, not a file"),
-    (stat.S_ISBLK, "is a device, not a file"),
-)
-_NOT_OWN = (
-    (stat.S_ISLNK, "a link"),
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def open_regular(path: str | Path, *, shell_pipes: bool = False) -> IO[bytes]:
@@ -55,9 +48,10 @@ def open_regular(path: str | Path, *, shell_pipes: bool = False) -> IO[bytes]:
 
 
 def _require_regular(path: str | Path, mode: int) -> None:
-    for is_kind, message in _KINDS:
-        if is_kind(mode):
-            raise OSError(errno.EISDIR if is_kind is stat.S_ISDIR else errno.EINVAL, message, str(path))
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, "Is a directory", str(path))
+    if (kind := _KINDS.get(stat.S_IFMT(mode))) is not None:
+        raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))
 
 
 def open_for_update(path: Path) -> int:
@@ -85,7 +79,7 @@ def open_for_update(path: Path) -> int:
 def _require_own(path: Path, mode: int) -> None:
     """Refuse what is no regular file; the message names it, as callers name its directory."""
     if not stat.S_ISREG(mode):
-        kind = next((kind for is_kind, kind in _NOT_OWN if is_kind(mode)), "something else")
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise OSError(errno.EINVAL, f"{path.name} there is {kind}, not a file; remove it", str(path))
 
 
@@ -114,19 +108,20 @@ def read_regular(path: str | Path, limit: int, *, shell_pipes: bool = False) -> 
 
 
 class Output:
-    """A file that is being written: counts and hashes what it is given, and keeps its first error for `check`.
+    """A file that is being written: counts what it is given, and keeps its first error for `check`.
 
     A write never raises: torch's writers of archives, in C++, lose the error or end the whole process (torch 2.15,
     ``torch.export.save``), and numpy's loses its number.
 
     Args:
         stream: Open for writing, unbuffered.
+        digest: Of :mod:`hashlib`, updated with what is written; reading it again would take as long as writing.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, digest: hashlib._Hash | None = None) -> None:
         self._stream = stream
+        self._digest = digest
         self._error: OSError | None = None
-        self.sha256 = hashlib.sha256()
         self.bytes = 0
 
     def write(self, data: Any) -> int:
@@ -134,7 +129,8 @@ class Output:
         view = memoryview(data).cast("B")
         self.bytes += len(view)
         if self._error is None:
-            self.sha256.update(view)
+            if self._digest is not None:
+                self._digest.update(view)
             rest = view
             try:
                 while rest:  # Linux takes at most 2 GiB at once, and less where a disk is nearly full
@@ -168,14 +164,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Output]:
-    """A new file, durable when the block is left; its mode is what the umask gives.
+def writing(path: Path, digest: hashlib._Hash | None = None) -> Iterator[Output]:
+    """A new file, durable when the block is left; its mode is what the umask gives. `digest` is as for Output.
 
     Raises:
         OSError: It cannot be written; with its name.
     """
     with naming(path), path.open("wb", buffering=0) as stream:
-        output = Output(stream)
+        output = Output(stream, digest)
         yield output
         output.check()
         os.fsync(stream.fileno())

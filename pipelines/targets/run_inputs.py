@@ -156,7 +156,7 @@ def _differences(out: Path, params: Params, data: str) -> Iterator[str]:
 def _at_checkpoints(out: Path, params: Params) -> Iterator[str]:
     """Why training would refuse to go on from the checkpoints that are there; nothing of an earlier run is lost yet."""
     for directory in sorted((out / "checkpoints").glob("*/")):
-        there = manifests(directory)
+        there = list(manifests(directory))
         if not there or epochs_of(there[0]) == params.num_epochs:
             continue
         with suppress(ModuleNotFoundError):  # torch, which knows the schedules: then the training step refuses it

@@ -118,9 +118,10 @@ def _is_there(path: Path, manifest: CheckpointManifest) -> bool:
 def _write_state(file: Path, state: dict[str, Any]) -> FileRecord:
     import torch  # takes seconds, and the pipelines read manifests alone
 
-    with replacing(file) as output:
+    digest = hashlib.sha256()
+    with replacing(file, digest) as output:
         torch.save(state, output)  # type: ignore[arg-type] # it needs write and flush alone
-    return FileRecord(file=file.name, bytes=output.bytes, sha256=output.sha256.hexdigest())
+    return FileRecord(file=file.name, bytes=output.bytes, sha256=digest.hexdigest())
 
 
 def _document(manifest: CheckpointManifest) -> bytes:

@@ -82,21 +82,22 @@ def newest(directory: Path, counts: Callable[[Path], bool] = lambda path: True) 
         directory: Where they lie.
         counts: Whether a checkpoint is one of them, by its manifest's file.
     """
-    return next(iter(manifests(directory, counts)), None)
+    return next(manifests(directory, counts), None)
 
 
-def manifests(directory: Path, counts: Callable[[Path], bool] = lambda path: True) -> list[CheckpointManifest]:
+def manifests(directory: Path, counts: Callable[[Path], bool] = lambda path: True) -> Iterator[CheckpointManifest]:
     """The manifests of a directory's checkpoints that can be read, the newest first.
 
     Args:
         directory: Where they lie.
         counts: As for :func:`newest`.
     """
-    found = []
     for path in filter(counts, reversed(list_checkpoints(directory))):
-        with suppress(DamagedError):
-            found.append(read_checkpoint_manifest(path))
-    return found
+        try:
+            manifest = read_checkpoint_manifest(path)
+        except DamagedError:
+            continue
+        yield manifest
 
 
 def saved_text(directory: Path, named: str, params: Params, dataset_sha256: str, counts: Callable[[Path], bool]) -> str:
