@@ -79,14 +79,15 @@ def run(options: argparse.Namespace) -> int:
     """``shutterline run``."""
     in_containers, data = docker_options(options), place(options.data or str(EXAMPLE_DATA))
     _check_places(options, data, in_containers)
-    check = CheckElsewhere(params_or_example(options.params, options.data), options.overrides)
+    source = params_or_example(options.params, options.data)
+    check = CheckElsewhere(source, options.overrides)
     from pipelines.targets.local import load_kfp, run_local
 
     load_kfp()  # most of a second, in which the check goes on
     checked = check.result()
     _warn(checked)
     params = checked.params
-    require_weights(params, params_or_example(options.params, options.data))
+    require_weights(params, source)
     if in_containers:
         from pipelines.targets.docker_environment import with_absolute_paths
 

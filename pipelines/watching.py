@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
-from components.shared.command import CommandParser, tell
+from components.shared.command import CommandParser, let_go_of, tell
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError, ShutterlineError
 from components.shared.events.event import StepEvent
 from components.shared.events.runs import RunView
@@ -79,13 +79,8 @@ def watch(options: argparse.Namespace) -> int:
     except Terminated:
         return EXIT_TERMINATED
     except BrokenPipeError:
-        _let_go_of_output()
+        let_go_of(sys.stdout)
         return EXIT_FAILURE
-
-
-def _let_go_of_output() -> None:
-    """Python flushes standard output once more at its end, and would complain that nobody takes it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Ending:
@@ -201,7 +196,7 @@ class _Lines:
         except BrokenPipeError:
             raise
         except OSError as error:
-            _let_go_of_output()
+            let_go_of(sys.stdout)
             raise ShutterlineError(f"standard output cannot be written: {error.strerror}") from error
 
     def _tell(self, line: str) -> None:

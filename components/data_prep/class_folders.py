@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.data_prep.folder_tree import Folder, ImagesOnce, paths_below, raise_problem
+from components.data_prep.folder_tree import Folder, ImagesOnce, images_below, raise_problem
 from components.data_prep.image_files import ImageFileSplit
 from components.data_prep.left_out import (
     IN_NO_CLASS,
@@ -206,10 +206,9 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
     train_folder = data / layout.splits["train"][0]
     if empty := [name for name, files in by_split["train"].items() if not files]:
         lost = [reader.pictures["train", name] for name in empty if reader.pictures["train", name].count]
-        instead = f"; {pictures_in_words(lost)} cannot be read: {advice(_endings(lost))}" if lost else ""
         raise DataError(
             f"{shown(train_folder)}: class folder(s) without an image: {listed(empty)}; an image is a file with an "
-            f"image's ending, such as .png; add images or remove the folder{instead}"
+            f"image's ending, such as .png; add images or remove the folder{_unread(lost)}"
         )
     classes = in_class_order(by_split["train"])
     check_class_count(train_folder, classes, n_classes)
@@ -219,9 +218,9 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
         check_known_classes(data / name, by_class, classes)
         if not any(by_class.values()):
             lost = [found for (of, _), found in reader.pictures.items() if of == split and found.count]
-            instead = f"; {pictures_in_words(lost)} cannot be read: {advice(_endings(lost))}" if lost else ""
             raise DataError(
-                f"{shown(data / name)}: holds no image; remove the folder to have {split} images held out{instead}"
+                f"{shown(data / name)}: holds no image; remove the folder to have {split} images held out"
+                + _unread(lost)
             )
         splits[split] = _as_split(data, by_class, classes)
     if again := reader.once.check_links():
@@ -241,8 +240,9 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
     )
 
 
-def _endings(pictures: Collection[Pictures]) -> set[str]:
-    return {ending for found in pictures for ending in found.endings}
+def _unread(pictures: Collection[Pictures]) -> str:
+    """What there is in the place of images, for the end of a message."""
+    return f"; {pictures_in_words(pictures)} cannot be read: {advice(pictures)}" if pictures else ""
 
 
 def _check_not_deeper(data: Path, layout: ClassFolders) -> None:
@@ -355,10 +355,10 @@ def _count_left_out(root: Folder, layout: ClassFolders, reader: _Reader) -> Left
     """Count the images that are of no class or of no split."""
     counter = LeftOutCounter(root)
     unused: dict[str, list[str]] = {}
-    for path, folder in paths_below(root):
+    for path, _, folder in images_below(root):
         if not reader.once.is_read(folder):
             reason = IN_NO_SPLIT if path.partition("/")[0] in layout.unread else IN_NO_CLASS
-            unused.setdefault(reason, []).extend(f"{path}/{name}" if path else name for name in folder.images)
+            unused.setdefault(reason, []).append(path)
     for reason, files in unused.items():
         counter.add_images(reason, files)
     if layout.unread:

@@ -66,14 +66,7 @@ class Folder:
 
     def below(self) -> Iterator[Folder]:
         """This folder and every one below it, each once, however links lead."""
-        seen, waiting = {self.real}, [self]
-        while waiting:
-            folder = waiting.pop()
-            yield folder
-            for inner in reversed(folder.folders.values()):
-                if inner.real not in seen:
-                    seen.add(inner.real)
-                    waiting.append(inner)
+        return (folder for _, folder in paths_below(self))
 
     def has_images(self) -> bool:
         """Whether there is an image file in it or below it."""
@@ -221,7 +214,18 @@ def paths_below(folder: Folder, path: str = "") -> Iterator[tuple[str, Folder]]:
         if here.real not in seen:
             seen.add(here.real)
             yield where, here
-            waiting += [(f"{where}/{name}" if where else name, inner) for name, inner in here.folders.items()]
+            waiting += [(_joined(where, name), inner) for name, inner in here.folders.items()]
+
+
+def images_below(folder: Folder) -> Iterator[tuple[str, str, Folder]]:
+    """Every image in a folder and below it: its path, its name, and the folder that it is in."""
+    for path, here in paths_below(folder):
+        for name in here.images:
+            yield _joined(path, name), name, here
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name
 
 
 @dataclass(frozen=True)

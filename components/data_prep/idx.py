@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from components.data_prep.folder_tree import Folder, leads_out_of, paths_below
+from components.data_prep.folder_tree import Folder, images_below, leads_out_of
 from components.data_prep.image_files import DECODING_THREADS
 from components.data_prep.images import MAX_PIXELS
 from components.data_prep.left_out import BESIDE_IDX, LeftOutCounter
@@ -117,10 +117,7 @@ def open_idx(folder: Path, root: Folder, n_classes: int, *, follow_links: bool) 
         if any(split == held_out for split, _ in found):
             splits[held_out] = _open_pair(folder, held_out, found, n_classes)
     counter = LeftOutCounter(root)
-    counter.add_images(
-        BESIDE_IDX,
-        [f"{path}/{name}" if path else name for path, inner in paths_below(root) for name in inner.images],
-    )
+    counter.add_images(BESIDE_IDX, [path for path, _, _ in images_below(root)])
     return Source(
         path=folder,
         name="IDX files",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.data_prep.folder_tree import Folder, leads_out_of, paths_below, raise_problem
+from components.data_prep.folder_tree import Folder, images_below, leads_out_of, raise_problem
 from components.data_prep.image_files import ImageFileSplit
 from components.data_prep.left_out import NOT_IN_TABLE, LeftOutCounter
 from components.data_prep.source import (
@@ -136,9 +136,8 @@ def open_info_csv(
     counter.add_images(
         NOT_IN_TABLE,
         [
-            f"{path}/{name}" if path else name
-            for path, folder in paths_below(root)
-            for name in folder.images
+            path
+            for path, name, folder in images_below(root)
             if folder.links.get(name, f"{folder.real}/{name}") not in used
         ],
     )

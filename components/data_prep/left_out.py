@@ -171,12 +171,13 @@ def _is_picture(folder: str, name: str) -> bool:
             return False
 
 
-def advice(endings: Collection[str]) -> str:
-    """What to do about pictures of these endings."""
+def advice(pictures: Iterable[Pictures]) -> str:
+    """What to do about pictures that are not read, by their endings."""
+    endings = {ending for found in pictures for ending in found.endings}
     convert = "convert them to JPEG or PNG"
-    if _HEIC & set(endings) and ".heic" not in image_extensions():
+    if _HEIC & endings and ".heic" not in image_extensions():
         return f"HEIC is read after pip install 'shutterline[heic]'; or {convert}"
-    if NO_ENDING in endings or not picture_endings() & set(endings):
+    if NO_ENDING in endings or not picture_endings() & endings:
         return "give those that are images the ending of their format, such as .jpg or .png"
     return convert
 

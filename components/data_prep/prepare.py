@@ -226,7 +226,7 @@ def _check_pictures(source: Source, allowed: float) -> None:
     read = sum(len(split.labels) for split in source.splits.values())
     mostly = [found for found in source.pictures if found.count > found.read and found.share > allowed]
     what = pictures_in_words(source.pictures)
-    todo = advice({ending for found in source.pictures for ending in found.endings})
+    todo = advice(source.pictures)
     if mostly or lost / (lost + read) > allowed:
         of = f"{mostly[0].share:.2%} of {shown(mostly[0].path)}" if mostly else f"{lost / (lost + read):.2%} of all"
         raise DataError(

@@ -233,7 +233,7 @@ def with_output(work: Callable[[], int]) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        _let_go_of(sys.stdout)
+        let_go_of(sys.stdout)
     except OSError as error:
         if error.filename is not None and (message := disk_message(error)) is not None:
             tell(f"error: {message}")
@@ -241,16 +241,16 @@ def with_output(work: Callable[[], int]) -> int:
         if error.filename is not None or error.errno not in _UNWRITABLE:
             raise
         tell(f"error: standard output, or a file, cannot be written: {error.strerror}")
-        _let_go_of(sys.stdout)
+        let_go_of(sys.stdout)
     finally:
         try:
             sys.stderr.flush()
         except OSError:
-            _let_go_of(sys.stderr)
+            let_go_of(sys.stderr)
     return EXIT_FAILURE
 
 
-def _let_go_of(stream: TextIO) -> None:
+def let_go_of(stream: TextIO) -> None:
     """Python flushes its streams once more at its end, and would complain that nobody takes it, by exit code 120."""
     with suppress(OSError, ValueError):  # in a test it may have no number
         number = stream.fileno()
