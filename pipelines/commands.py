@@ -18,9 +18,9 @@ from components.shared.again import is_interrupted, last_lines
 from components.shared.command import print_json, tell
 from components.shared.data_folder import FOLLOW_LINKS_VARIABLE, lies_within
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
-from components.shared.params import Params
-from components.shared.params_schema import json_schema
-from components.shared.storage.location import Place, place
+from components.shared.params.params import Params
+from components.shared.params.schema import json_schema
+from components.shared.storage.location import AnyPath, place
 from pipelines.compiled import parse_compiled
 from pipelines.compiled_yaml import Dumper
 from pipelines.params_files import (
@@ -115,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
     return done.exit_code
 
 
-def _check_places(options: argparse.Namespace, data: Place, in_containers: DockerOptions | None) -> None:
+def _check_places(options: argparse.Namespace, data: AnyPath, in_containers: DockerOptions | None) -> None:
     """Hold the run's directory against the data before anything is written.
 
     Raises:
@@ -156,7 +156,7 @@ def _following_links(*, follow: bool) -> Iterator[None]:
             os.environ[FOLLOW_LINKS_VARIABLE] = before
 
 
-def _target(in_containers: DockerOptions | None, params: Params, data: Place, show: Callable[[str], None]) -> Target:
+def _target(in_containers: DockerOptions | None, params: Params, data: AnyPath, show: Callable[[str], None]) -> Target:
     """What starts the steps; a Docker engine is asked whether it can."""
     if in_containers is None:
         from pipelines.targets.subprocess_steps import SubprocessTarget

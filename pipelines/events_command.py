@@ -48,7 +48,7 @@ def events(options: argparse.Namespace) -> int:
 def _replay(options: argparse.Namespace) -> int:
     from components.shared.events.replay import find_spools, replay
     from components.shared.logs import log_to_stderr, step_logger
-    from components.shared.params import Params
+    from components.shared.params.params import Params
     from components.shared.status import transport_of
     from components.shared.storage.location import place
 

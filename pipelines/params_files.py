@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.shared import params_source
 from components.shared.errors import InputError, ParamsError, Problem, ShutterlineError
-from components.shared.params import Params, ParamsWarning, read_raw
-from components.shared.params_types import first_line
+from components.shared.params import source as params_source
+from components.shared.params.params import Params, ParamsWarning, read_raw
+from components.shared.params.types import first_line
 from components.shared.storage.location import place
 
 if TYPE_CHECKING:

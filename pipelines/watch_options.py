@@ -8,7 +8,6 @@ import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from components.shared import params_source
 from components.shared.errors import InputError
 from components.shared.events.event import is_run_id
 from components.shared.events.kafka.subscriber import KafkaSource, Since
@@ -21,7 +20,8 @@ from components.shared.events.targets import (
     bootstrap_servers,
 )
 from components.shared.events.watch import Source
-from components.shared.params import Params
+from components.shared.params import source as params_source
+from components.shared.params.params import Params
 from pipelines.params_files import read_python
 from pipelines.watch_text import printable
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.shared.dataset import DatasetWriter
-from components.shared.params import Params
+from components.shared.artifacts.dataset import DatasetWriter
+from components.shared.params.params import Params
 from pipelines.params_files import EXAMPLE_DATA
 
 DIGITS = EXAMPLE_DATA

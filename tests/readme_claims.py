@@ -84,7 +84,7 @@ CLAIMS: dict[str, list[str]] = {
     ],
     "a volume or a bucket's place": [
         "kill/test_bucket.py::test_a_killed_training_goes_on_from_a_bucket",
-        "train/checkpoints/test_mirror.py::test_what_is_fetched_is_the_newest_alone",
+        "train/checkpoints/test_remote.py::test_what_is_fetched_is_the_newest_alone",
     ],
     "A checkpoint holds weights": [
         "train/checkpoints/test_format.py::test_a_checkpoint_comes_back_as_it_was",
@@ -157,9 +157,9 @@ CLAIMS: dict[str, list[str]] = {
     ],
     "Layout is channels_last": [
         "test_readme_claims.py::test_layout_is_channels_last",
-        "train/test_acceleration.py::test_a_fused_optimiser_makes_the_same_steps",
+        "train/test_precision.py::test_a_fused_optimiser_makes_the_same_steps",
         "test_readme_claims.py::test_precision_is_bf16_on_a_gpu_that_has_it",
-        "train/test_acceleration.py::test_bf16_trains_and_evaluates_near_fp32",
+        "train/test_precision.py::test_bf16_trains_and_evaluates_near_fp32",
         "test_readme_claims.py::test_evaluation_computes_in_float32_what_was_trained_in_bf16",
         "test_readme_claims.py::test_compile_is_for_long_runs_on_a_gpu",
     ],
@@ -172,7 +172,7 @@ CLAIMS: dict[str, list[str]] = {
         "train/test_speed.py::test_measuring_takes_at_most_three_hundredths_of_the_run",
         "train/test_speed_text.py::test_the_log_has_two_lines",
         "train/test_speed_text.py::test_tensorboard_shows_it_as_text_and_as_scalars",
-        "shared/test_model.py::test_speed_and_throughput_are_read_back",
+        "shared/artifacts/test_model.py::test_speed_and_throughput_are_read_back",
     ],
     "What the rounds do not agree on": [
         "train/test_speed.py::test_rounds_that_do_not_agree_are_no_figure",
@@ -180,7 +180,7 @@ CLAIMS: dict[str, list[str]] = {
     "losses as {class, kwargs}": [
         "train/test_practice.py::test_a_loss_is_torchs_own",
         "train/test_practice.py::test_balanced_weights_find_a_rare_class",
-        "train/test_mixing.py::test_the_loss_of_a_mixed_batch_is_that_of_both_labels_by_their_share",
+        "train/test_mixup.py::test_the_loss_of_a_mixed_batch_is_that_of_both_labels_by_their_share",
         "train/test_practice.py::test_the_average_is_kept_by_hand_evaluated_and_saved",
         "train/test_practice.py::test_clipping_bounds_the_step",
         "train/test_practice.py::test_accumulated_batches_make_the_step_of_one_large_batch",
@@ -201,8 +201,8 @@ CLAIMS: dict[str, list[str]] = {
         "train/test_rates.py::test_the_lowest_and_the_highest_rate_of_each_epoch_are_kept",
     ],
     "that becomes NaN or infinite": [
-        "train/test_diverging.py::test_a_loss_that_leaves_the_numbers_keeps_the_last_good_state",
-        "train/test_diverging.py::test_a_weight_that_becomes_infinite_is_not_saved",
+        "train/test_nan_checks.py::test_a_loss_that_leaves_the_numbers_keeps_the_last_good_state",
+        "train/test_nan_checks.py::test_a_weight_that_becomes_infinite_is_not_saved",
     ],
     "A batch that does not fit in memory": [
         "train/test_memory.py::test_under_a_real_limit_the_answer_is_true",
@@ -305,7 +305,7 @@ CLAIMS: dict[str, list[str]] = {
     # What the steps leave
     "| dataset |": [
         "test_readme_claims.py::test_the_steps_leave_what_the_table_names",
-        "shared/test_dataset.py::test_what_went_in_comes_out",
+        "shared/artifacts/test_dataset.py::test_what_went_in_comes_out",
     ],
     "| model |": [
         "test_readme_claims.py::test_the_steps_leave_what_the_table_names",
@@ -324,7 +324,7 @@ CLAIMS: dict[str, list[str]] = {
         "test_readme_claims.py::test_killings_are_as_many_as_asked_for_and_repeat_with_their_seed",
     ],
     "A directory without its manifest": [
-        "shared/test_artifacts.py::test_nothing_opens_before_commit",
+        "shared/artifacts/test_artifacts.py::test_nothing_opens_before_commit",
     ],
     "gives the same `model.safetensors`": [
         "train/test_train.py::test_the_same_run_twice_gives_the_same_files",
@@ -350,8 +350,8 @@ CLAIMS: dict[str, list[str]] = {
         "faults/test_full_disk.py::test_every_file_has_the_mode_that_umask_gives",
     ],
     "Manifests are strict JSON of at most 64 MiB": [
-        "shared/test_artifacts.py::test_a_manifest_that_is_none_is_refused",
-        "shared/test_artifacts.py::test_a_manifest_that_is_no_file_of_a_manifests_size_is_refused",
+        "shared/artifacts/test_artifacts.py::test_a_manifest_that_is_none_is_refused",
+        "shared/artifacts/test_artifacts.py::test_a_manifest_that_is_no_file_of_a_manifests_size_is_refused",
         "shared/test_files.py::test_datasets",
     ],
     "In `predictions.csv` a class whose name": [

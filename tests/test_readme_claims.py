@@ -19,11 +19,11 @@ import yaml
 
 from components.data_prep.__main__ import main as data_prep
 from components.evaluate.__main__ import main as evaluate
-from components.shared.dataset import open_dataset
-from components.shared.model import open_model
+from components.shared.artifacts.dataset import open_dataset
+from components.shared.artifacts.model import open_model
 from components.train.__main__ import main as train
-from components.train.acceleration import choose_compiling, choose_precision
 from components.train.launch import processes_for
+from components.train.precision import choose_compiling, choose_precision
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLES
 from tests.examples import small, write_params

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from components.classifier.building import build
 from components.shared.errors import ParamsError, Problem
-from components.shared.params_types import TransformSpec, first_line
+from components.shared.params.types import TransformSpec, first_line
 
 # Of images of 2×2, the worst there are, 1 draw in 11 has four corners apart; of a single row or column none has.
 _MOST_DRAWS = 500

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from components.classifier.augment import PerImageTransforms, as_unit
-from components.shared.params_types import TransformSpec
+from components.shared.params.types import TransformSpec
 
 if TYPE_CHECKING:
     from components.classifier.batched_parts import Batched

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from components.shared.allowed_classes import BACKBONES
-from components.shared.params_types import LayerSpec
+from components.shared.params.allowed_classes import BACKBONES
+from components.shared.params.types import LayerSpec
 
 # Every way to say "weights" is refused, and what Shutterline decides.
 REFUSED_ARGUMENTS = {

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from components.shared.artifacts import Normalisation
+from components.shared.artifacts.artifact import Normalisation
 
 
 class StoredImages(Protocol):

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from components.classifier.backbones import REFUSED_ARGUMENTS, builder_of, names_backbone
-from components.shared.allowed_classes import NESTING_TRANSFORMS
 from components.shared.errors import ParamsError, Problem
-from components.shared.params_types import ClassSpec, TransformSpec, described, first_line
+from components.shared.params.allowed_classes import NESTING_TRANSFORMS
+from components.shared.params.types import ClassSpec, TransformSpec, described, first_line
 
 # Where and in which type a layer lives is decided for the whole run, by `device`. Layers take the two together;
 # a transform that takes a dtype alone converts images.

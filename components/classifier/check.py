@@ -14,10 +14,17 @@ from components.classifier.losses import PASSED, Criterion
 from components.classifier.network import LayerTable, examine
 from components.classifier.rates import rehearse
 from components.classifier.schedules import RunLength, as_long_as
-from components.shared import params_source
 from components.shared.errors import ParamsError, Problem
-from components.shared.params import Params, ParamsWarning, in_document_order, read_raw, valid_entries, valid_value
-from components.shared.params_types import ScheduleSpec
+from components.shared.params import source as params_source
+from components.shared.params.params import (
+    Params,
+    ParamsWarning,
+    in_document_order,
+    read_raw,
+    valid_entries,
+    valid_value,
+)
+from components.shared.params.types import ScheduleSpec
 
 # Keys that rates follow from.
 _RATES = ("optim", "learning_rate", "milestones", "warmup")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from components.classifier.batches import Normaliser
 from components.classifier.network import Network
-from components.shared.artifacts import ImageShape, Normalisation
+from components.shared.artifacts.artifact import ImageShape, Normalisation
 from components.shared.files import writing
-from components.shared.params_types import first_line
+from components.shared.params.types import first_line
 
 
 class Serving(nn.Module):

@@ -25,15 +25,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.classifier.backbones import head_name, is_backbone
-from components.classifier.misfits import spelled_shape
 from components.classifier.network import Network
-from components.shared.allowed_classes import shortened
-from components.shared.artifacts import sha256_of
-from components.shared.dataset import DATASET
+from components.classifier.shape_errors import spelled_shape
+from components.shared.artifacts.artifact import sha256_of
+from components.shared.artifacts.dataset import DATASET
+from components.shared.artifacts.model import MODEL, StartedFrom, open_model, starting_weights
 from components.shared.errors import ParamsError, Problem
-from components.shared.model import MODEL, StartedFrom, open_model, starting_weights
-from components.shared.params import Params
-from components.shared.params_types import described, first_line
+from components.shared.params.allowed_classes import shortened
+from components.shared.params.params import Params
+from components.shared.params.types import described, first_line
 from components.shared.storage.location import Location, place
 
 # Lightning writes .ckpt, Hugging Face .bin, torch's example of ImageNet .pth.tar, and .th is an old one.

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from components.classifier.backbones import has_backbone, torchvision_imports
 from components.classifier.network import Network, counted_values, layers_of, wrong_output
 from components.classifier.program import load_program
+from components.shared.artifacts.model import Model, ModelManifest
 from components.shared.errors import ArtifactError
-from components.shared.model import Model, ModelManifest
-from components.shared.params_types import LayerSpec, first_line
+from components.shared.params.types import LayerSpec, first_line
 
 # More than one image, because some layers refuse a batch of one.
 _BATCH = 2

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from components.classifier.read_ahead import read_ahead
-from components.shared.dataset import Images, Split
+from components.shared.artifacts.dataset import Images, Split
 from components.shared.errors import ArtifactError
 
 # Batches that wait on the host or on their way to the device, beside the one in use.

@@ -18,10 +18,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.classifier.building import build
-from components.classifier.misfits import misfit, spelled_shape
+from components.classifier.shape_errors import misfit, spelled_shape
 from components.shared.errors import ParamsError, Problem
-from components.shared.params import Params
-from components.shared.params_types import LayerSpec, first_line
+from components.shared.params.params import Params
+from components.shared.params.types import LayerSpec, first_line
 
 # The examined batch: more than one image, because batch statistics of one value are refused by torch.
 _BATCH = 2

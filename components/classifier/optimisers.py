@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from components.classifier.building import construct, fitted_kwargs, resolve
 from components.shared.errors import ParamsError, Problem
-from components.shared.params import Params
+from components.shared.params.params import Params
 
 # What torch has a fused step for, on the CPU and on a GPU.
 _FUSED = (torch.optim.Adagrad, torch.optim.Adam, torch.optim.SGD)  # AdamW is an Adam

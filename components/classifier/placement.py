@@ -11,9 +11,9 @@ import torch
 from components.classifier.batches import ImageStore, ResidentImages
 from components.classifier.device_memory import free_bytes
 from components.classifier.mapped_images import MappedImages
-from components.shared.dataset import Split
+from components.shared.artifacts.dataset import Split
 from components.shared.errors import ParamsError, Problem
-from components.shared.member import member
+from components.shared.process_group import member
 
 Placement = Literal["auto", "device", "host"]
 

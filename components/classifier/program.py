@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from components.classifier.network import Network
-from components.shared.artifacts import ImageShape
+from components.shared.artifacts.artifact import ImageShape
 from components.shared.files import writing
-from components.shared.params_types import first_line
+from components.shared.params.types import first_line
 
 _VALUES_FILE = "values_per_image"
 

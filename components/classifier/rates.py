@@ -20,9 +20,9 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, ReduceLROnPlateau
 from components.classifier.optimisers import plain_optimiser
 from components.classifier.schedules import Schedules, Stretch, stretches
 from components.shared.errors import ParamsError, Problem
-from components.shared.params import Params
-from components.shared.params_rules import instead_of_warmup
-from components.shared.params_types import ScheduleSpec, first_line
+from components.shared.params.params import Params
+from components.shared.params.rules import instead_of_warmup
+from components.shared.params.types import ScheduleSpec, first_line
 
 # Steps that are looked at in one pass: 0.4 s where an epoch's steps are not known yet, and 4 s of a run of a million.
 _STEPS, _STEPS_OF_A_RUN = 100_000, 1_000_000

@@ -29,7 +29,7 @@ from torch import Tensor
 from components.classifier.augment import PerImageTransforms, as_unit, inside, size_message
 from components.classifier.batched_transforms import batched, is_never_random, keeps_batches_uniform
 from components.shared.errors import ParamsError, Problem
-from components.shared.params_types import TransformSpec
+from components.shared.params.types import TransformSpec
 
 # Side of the images that are tried first; they tell all where no transform names a size.
 _SIDE = 64

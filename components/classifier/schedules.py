@@ -19,8 +19,8 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
 
 from components.classifier.building import build
 from components.shared.errors import ParamsError, Problem
-from components.shared.params import Params
-from components.shared.params_types import ScheduleSpec
+from components.shared.params.params import Params
+from components.shared.params.types import ScheduleSpec
 
 # A warm-up begins with this share of the learning rate.
 _WARMUP_START = 0.01

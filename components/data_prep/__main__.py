@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from components.shared.command import CommandParser, add_place, step_command
 from components.shared.data_folder import overlap_problem
 from components.shared.events.data import Emit
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.step import Reported
 
 DESCRIPTION = """\
@@ -58,7 +58,7 @@ def _misuse(options: argparse.Namespace) -> str | None:
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     # NumPy and Pillow load here, so that --help and a wrong config need not wait for them.
-    from components.data_prep.staged import prepare_staged
+    from components.data_prep.step import prepare_staged
 
     return prepare_staged(
         data=options.data, dataset=options.dataset, params=params, emit=emit, follow_links=options.follow_links

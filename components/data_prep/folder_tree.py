@@ -13,8 +13,8 @@ from pathlib import Path
 
 from components.data_prep.images import image_extensions
 from components.data_prep.source import shown
-from components.shared.artifacts import WRITING_MARKER
-from components.shared.dataset import DATASET
+from components.shared.artifacts.artifact import WRITING_MARKER
+from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import DataError
 
 # What file systems, file servers and tools put beside people's files: thumbnails, deleted files, snapshots. Compared

@@ -28,7 +28,7 @@ from components.data_prep.left_out import BESIDE_IDX, LeftOutCounter
 from components.data_prep.pixels import WHITE, Background, fitted
 from components.data_prep.source import BATCH_BYTES, SPLITS, Batch, Source, SourceSplit, leads_inside, listed, shown
 from components.data_prep.split_folders import WORDS, split_of
-from components.shared.dataset import Images, Labels, SplitName
+from components.shared.artifacts.dataset import Images, Labels, SplitName
 from components.shared.errors import DataError
 
 NAME = re.compile(

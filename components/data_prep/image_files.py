@@ -16,7 +16,7 @@ from components.data_prep.decoding_memory import DecodingMemory, decoding_memory
 from components.data_prep.images import UnreadableImageError, read_image
 from components.data_prep.pixels import WHITE, Background, Note
 from components.data_prep.source import BATCH_BYTES, Batch, shown
-from components.shared.dataset import Images, Labels, UnreadableImage
+from components.shared.artifacts.dataset import Images, Labels, UnreadableImage
 from components.shared.limits import usable_cpus
 
 # Pillow releases the interpreter's lock while it decodes and resizes. Each thread holds one whole image, of those that

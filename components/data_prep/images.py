@@ -15,11 +15,11 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from components.data_prep import tiff
 from components.data_prep.decoding_memory import DecodingMemory, decoding_memory
-from components.data_prep.pixels import WHITE, Background, Meaning, Note, OnNote, fitted, unheard
+from components.data_prep.pixels import WHITE, Background, Meaning, Note, OnNote, fitted, ignore_events
 from components.data_prep.source import shown
-from components.shared.allowed_classes import shortened
-from components.shared.dataset import Images
+from components.shared.artifacts.dataset import Images
 from components.shared.errors import DataError
+from components.shared.params.allowed_classes import shortened
 
 # Pillow knows some forty formats by content. These are the ones pictures come in; the others are left out because a
 # damaged file must not be taken for an obscure format, and because EPS is drawn by an external program.
@@ -86,7 +86,7 @@ def read_image(
     shape: tuple[int, int, int],
     background: Background = WHITE,
     memory: DecodingMemory | None = None,
-    note: OnNote = unheard,
+    note: OnNote = ignore_events,
 ) -> Images:
     """Decode an image file: its first frame, brought upright, in 1 or 3 channels, resized.
 

@@ -27,8 +27,8 @@ from components.data_prep.source import (
     shown,
 )
 from components.data_prep.split_folders import split_of
-from components.shared.artifacts import class_name_problem
-from components.shared.dataset import SplitName
+from components.shared.artifacts.artifact import class_name_problem
+from components.shared.artifacts.dataset import SplitName
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
 

@@ -10,7 +10,7 @@ from components.data_prep.idx import NAME, find_idx_files, open_idx
 from components.data_prep.info_csv import FILE_NAME, find_tables, is_table, open_info_csv
 from components.data_prep.source import Source, listed, reading, shown
 from components.data_prep.split_folders import split_of
-from components.shared.dataset import DATASET
+from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
 

@@ -13,7 +13,7 @@ from PIL import Image
 from components.data_prep.folder_tree import COUNTED_FILES, Folder, ending_of, paths_below
 from components.data_prep.images import image_extensions
 from components.data_prep.source import Pictures, shown
-from components.shared.dataset import LeftOut
+from components.shared.artifacts.dataset import LeftOut
 from components.shared.logs import step_logger
 
 _HEIC = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops
 
-from components.shared.dataset import Images
+from components.shared.artifacts.dataset import Images
 
 Background = tuple[int, int, int]
 WHITE: Background = (255, 255, 255)
@@ -30,7 +30,7 @@ _DARK = 4096
 OnNote = Callable[[Note], object]
 
 
-def unheard(note: Note) -> None:
+def ignore_events(note: Note) -> None:
     """Take a note, and do nothing."""
 
 
@@ -59,7 +59,7 @@ def fitted(
     shape: tuple[int, int, int],
     background: Background = WHITE,
     meaning: Meaning | None = None,
-    note: OnNote = unheard,
+    note: OnNote = ignore_events,
 ) -> Images:
     """A decoded image as uint8 of `shape` (height, width, channels).
 

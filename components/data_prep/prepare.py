@@ -19,13 +19,20 @@ from components.data_prep.left_out import advice, log_left_out, pictures_in_word
 from components.data_prep.pixels import NOTES, Note
 from components.data_prep.source import Batch, Source, SourceSplit, alike, listed, shown
 from components.data_prep.split import Mask, assign_splits
-from components.shared.artifacts import read_manifest
+from components.shared.artifacts.artifact import read_manifest
+from components.shared.artifacts.dataset import (
+    DATASET,
+    DatasetManifest,
+    DatasetWriter,
+    LeftOut,
+    SplitName,
+    UnreadableImage,
+)
 from components.shared.data_folder import overlap_problem
-from components.shared.dataset import DATASET, DatasetManifest, DatasetWriter, LeftOut, SplitName, UnreadableImage
 from components.shared.errors import ArtifactError, DataError
-from components.shared.events.data import Emit, Progress, Succeeded, unheard
+from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
 from components.shared.logs import step_logger
-from components.shared.params import Params
+from components.shared.params.params import Params
 
 Origin = Literal["given", "held out"]
 
@@ -93,7 +100,7 @@ class PrepareResult:
 
 
 def prepare(
-    *, data: Path, dataset: Path, params: Params, emit: Emit = unheard, follow_links: bool = False
+    *, data: Path, dataset: Path, params: Params, emit: Emit = ignore_events, follow_links: bool = False
 ) -> PrepareResult:
     """Read images and labels and write them as a dataset directory.
 

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from components.data_prep.pixels import WHITE, Background, Note
-from components.shared.allowed_classes import shortened
-from components.shared.dataset import Images, Labels, LeftOut, SplitName, UnreadableImage
+from components.shared.artifacts.dataset import Images, Labels, LeftOut, SplitName, UnreadableImage
 from components.shared.errors import DataError
+from components.shared.params.allowed_classes import shortened
 
 Positions = npt.NDArray[np.int64]
 

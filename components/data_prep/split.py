@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from components.shared.dataset import Labels, SplitName
+from components.shared.artifacts.dataset import Labels, SplitName
 
 Mask = npt.NDArray[np.bool_]
 

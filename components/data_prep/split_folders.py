@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from components.shared.dataset import SplitName
+from components.shared.artifacts.dataset import SplitName
 
 WORDS: dict[SplitName, tuple[str, ...]] = {
     "train": ("train", "training", "trn"),

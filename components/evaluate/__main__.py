@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from components.shared.command import CommandParser, add_place, step_command
 from components.shared.events.data import Emit
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.step import Reported
 
 DOCKER = """\
@@ -18,7 +18,7 @@ docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/runs" IMAGE
 
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
-    from components.evaluate.staged import evaluate_staged  # torch takes seconds, and --help should not
+    from components.evaluate.step import evaluate_staged  # torch takes seconds, and --help should not
 
     return evaluate_staged(
         model=options.model, dataset=options.dataset, evaluation=options.evaluation, params=params, emit=emit

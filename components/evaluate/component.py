@@ -38,12 +38,12 @@ def evaluate(
     from components.evaluate.evaluate import EvaluateResult
     from components.evaluate.evaluate import evaluate as run_evaluation
     from components.shared.addresses import addresses_of
-    from components.shared.artifacts import manifest_digest, read_manifest, require_same, write_json
-    from components.shared.dataset import DATASET
+    from components.shared.artifacts.artifact import manifest_digest, read_manifest, require_same, write_json
+    from components.shared.artifacts.dataset import DATASET
+    from components.shared.artifacts.kfp_metadata import metadata_of, scalars
+    from components.shared.artifacts.model import MODEL
     from components.shared.events.data import Emit
-    from components.shared.kfp_metadata import metadata_of, scalars
-    from components.shared.model import MODEL
-    from components.shared.params import Params
+    from components.shared.params.params import Params
     from components.shared.run import step_run
     from components.shared.step import run_step
 

@@ -21,20 +21,26 @@ from components.classifier.load import load_network
 from components.classifier.metrics import Integers, Metrics, confusion_matrix, per_class
 from components.classifier.network import Network
 from components.classifier.placement import store_images
+from components.evaluate.confident_errors import Mistake, surest_mistakes
 from components.evaluate.findings import Findings
 from components.evaluate.fit import check_fit
-from components.evaluate.mistakes import Mistake, surest_mistakes
 from components.evaluate.report import render_report
-from components.shared.artifacts import ArtifactWriter, FileRecord, sha256_of
-from components.shared.dataset import DATASET, Dataset, evaluation_splits, open_dataset
+from components.shared.artifacts.artifact import ArtifactWriter, FileRecord, sha256_of
+from components.shared.artifacts.dataset import DATASET, Dataset, evaluation_splits, open_dataset
+from components.shared.artifacts.evaluation import (
+    EVALUATION,
+    ClassRecord,
+    EvaluationManifest,
+    LastWeights,
+    MetricsRecord,
+)
+from components.shared.artifacts.model import MODEL, Model, open_model, weight_files
 from components.shared.errors import ArtifactError
-from components.shared.evaluation import EVALUATION, ClassRecord, EvaluationManifest, LastWeights, MetricsRecord
-from components.shared.events.data import Emit, Progress, Succeeded, unheard
+from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
 from components.shared.files import naming
+from components.shared.html.page import write_page
 from components.shared.logs import step_logger
-from components.shared.model import MODEL, Model, open_model, weight_files
-from components.shared.page.document import write_page
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.version import __version__
 
 _log = step_logger("evaluate")
@@ -100,7 +106,9 @@ class EvaluateResult:
         )
 
 
-def evaluate(*, model: Path, dataset: Path, evaluation: Path, params: Params, emit: Emit = unheard) -> EvaluateResult:
+def evaluate(
+    *, model: Path, dataset: Path, evaluation: Path, params: Params, emit: Emit = ignore_events
+) -> EvaluateResult:
     """Evaluate a model on the test split of a dataset and write an evaluation directory.
 
     Args:

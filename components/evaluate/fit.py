@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 
-from components.shared.allowed_classes import shortened
-from components.shared.dataset import Dataset
+from components.shared.artifacts.dataset import Dataset
+from components.shared.artifacts.model import Model
 from components.shared.errors import ArtifactError, ParamsError, Problem
-from components.shared.model import Model
-from components.shared.params import Params
+from components.shared.params.allowed_classes import shortened
+from components.shared.params.params import Params
 
 
 def check_fit(model: Model, dataset: Dataset, params: Params) -> None:

@@ -1,6 +1,6 @@
 """The HTML report: one file that shows an evaluation to people, without scripts and without requests.
 
-Everything that comes from data (class names, paths, params) is escaped by :mod:`components.shared.page.markup`, and the
+Everything that comes from data (class names, paths, params) is escaped by :mod:`components.shared.html.markup`, and the
 page's content security policy forbids whatever could still try to run or to load.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from components.evaluate.confident_errors import Mistake, png_data_uri
 from components.evaluate.findings import Findings
-from components.evaluate.mistakes import Mistake, png_data_uri
 from components.evaluate.tables import (
     MAX_MATRIX_CLASSES,
     class_table,
@@ -18,11 +18,11 @@ from components.evaluate.tables import (
     pairs_table,
     weights_table,
 )
-from components.shared.dataset import DatasetManifest
-from components.shared.model import ModelManifest
-from components.shared.page.document import html_document
-from components.shared.page.markup import definitions, details, escaped, fixed, paragraph, percent, section
-from components.shared.page.training import epochs_table, training_charts
+from components.shared.artifacts.dataset import DatasetManifest
+from components.shared.artifacts.model import ModelManifest
+from components.shared.html.markup import definitions, details, escaped, fixed, paragraph, percent, section
+from components.shared.html.page import html_document
+from components.shared.html.training import epochs_table, training_charts
 
 
 def render_report(

@@ -9,7 +9,7 @@ import numpy as np
 
 from components.classifier.inference import Predictions
 from components.evaluate.findings import Findings
-from components.shared.page.markup import Cell, fixed, paragraph, percent, table
+from components.shared.html.markup import Cell, fixed, paragraph, percent, table
 
 # A wider matrix cannot be read; the most confused pairs say it better.
 MAX_MATRIX_CLASSES = 60

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from components.exit_step.report import report_end
+from components.exit_step.step import report_end
 from components.shared.command import CommandParser, step_command
 from components.shared.events.data import Emit
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.run import step_run
 from components.shared.step import Reported
 

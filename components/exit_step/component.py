@@ -23,9 +23,9 @@ def exit_step(
     from functools import cache, partial
     from pathlib import Path
 
-    from components.exit_step.report import report_end
-    from components.shared.artifacts import write_json
-    from components.shared.kfp_metadata import metadata_of
+    from components.exit_step.step import report_end
+    from components.shared.artifacts.artifact import write_json
+    from components.shared.artifacts.kfp_metadata import metadata_of
     from components.shared.run import run_of_placeholders, step_run
     from components.shared.step import run_step
 

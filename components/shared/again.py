@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.shared.member import in_group
+from components.shared.process_group import in_group
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
 
 NOTHING_SAVED = "nothing was saved yet"

@@ -22,11 +22,11 @@ from components.shared.events.redaction import redact_message
 from components.shared.extras import extras_named
 from components.shared.files import disk_message
 from components.shared.logs import for_stderr, open_standard_streams, printable
-from components.shared.member import Outcome, is_launched, leave_outcome, speaks
-from components.shared.params import Params
+from components.shared.params.params import Params
+from components.shared.process_group import Outcome, is_launched, is_rank_zero, leave_outcome
 from components.shared.run import step_run
 from components.shared.step import Reported, StepFailed, StepName, run_step
-from components.shared.storage.location import Place, place
+from components.shared.storage.location import AnyPath, place
 from components.shared.version import __version__
 
 EXIT_CODES = """\
@@ -173,7 +173,7 @@ def add_params_options(parser: argparse.ArgumentParser, *, default: str | None =
     )
 
 
-def place_option(text: str) -> Place:
+def place_option(text: str) -> AnyPath:
     """What an option names: a path, ``gs://…`` or ``s3://…``; for argparse."""
     try:
         return place(text)
@@ -306,7 +306,7 @@ def step_command(
             document, exit_code = outcome.document, outcome.exit_code
         else:
             document, exit_code = _step(step, options, work, output, in_pipeline=in_pipeline, run_id=run_id())
-        if is_interrupted(exit_code) and speaks() and not is_launched():
+        if is_interrupted(exit_code) and is_rank_zero() and not is_launched():
             tell(*last_lines(exit_code, str(document.get("saved", "")), parser.prog, argv))
         return _ended(document, exit_code, options)
 
@@ -345,7 +345,7 @@ def _step(
 
 def _ended(document: dict[str, Any], exit_code: int, options: argparse.Namespace) -> int:
     """Print how the step ended if that is asked for; of a group of processes one does. Returns the exit code."""
-    if options.json and speaks() and not is_launched():
+    if options.json and is_rank_zero() and not is_launched():
         print_json(document)
     return leave_outcome(document, exit_code)
 

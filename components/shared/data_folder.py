@@ -6,13 +6,13 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from components.shared.storage.location import Location, Place
+from components.shared.storage.location import AnyPath, Location
 
 # 1: links may lead out of the data folder, as with --follow-links.
 FOLLOW_LINKS_VARIABLE = "SHUTTERLINE_FOLLOW_LINKS"
 
 
-def lies_within(inner: Place, outer: Place) -> bool:
+def lies_within(inner: AnyPath, outer: AnyPath) -> bool:
     """Whether a place is another one or lies below it, links followed; neither needs to be there.
 
     Args:
@@ -37,7 +37,7 @@ def lies_within(inner: Place, outer: Place) -> bool:
     return False
 
 
-def overlap_problem(data: Place, output: Place) -> str | None:
+def overlap_problem(data: AnyPath, output: AnyPath) -> str | None:
     """Why a step that reads one place cannot write the other, in a line; None if it can.
 
     Args:

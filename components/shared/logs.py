@@ -9,7 +9,7 @@ import sys
 import textwrap
 
 from components.shared.events.redaction import redact
-from components.shared.member import member, speaks
+from components.shared.process_group import is_rank_zero, member
 
 # What a line of ours looks like, so that a runner can tell it from what kfp prints around it.
 LINE = re.compile(r"\d\d:\d\d:\d\d (?P<step>[a-z-]{4,9}) +(?:(?P<level>WARNING|ERROR) )?.*")
@@ -127,7 +127,7 @@ def log_to_stderr() -> None:
     """
     open_standard_streams()
     root = logging.getLogger(_ROOT)
-    root.setLevel(logging.INFO if speaks() else logging.WARNING)
+    root.setLevel(logging.INFO if is_rank_zero() else logging.WARNING)
     root.propagate = False  # kfp's executor configures the root logger and would print each line twice
     if not any(isinstance(handler, _StderrHandler) for handler in root.handlers):
         handler = _StderrHandler()

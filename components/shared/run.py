@@ -22,8 +22,8 @@ from uuid import uuid4
 
 from components.shared.errors import InputError
 from components.shared.events.event import is_run_id
-from components.shared.member import is_started_by_elastic, member
-from components.shared.storage.location import Location, Place, place
+from components.shared.process_group import is_started_by_elastic, member
+from components.shared.storage.location import AnyPath, Location, place
 
 RUN_VARIABLE = "SHUTTERLINE_RUN_ID"
 EVENTS_VARIABLE = "SHUTTERLINE_EVENTS"
@@ -73,12 +73,12 @@ class StepRun:
 
 
 def step_run(
-    output: Place | None = None,
+    output: AnyPath | None = None,
     *,
     in_pipeline: bool = False,
     artifact: str = "",
     platform_run: str = "",
-    durable: Place | None = None,
+    durable: AnyPath | None = None,
 ) -> StepRun:
     """Who we are.
 
@@ -111,7 +111,7 @@ def step_run(
     )
 
 
-def _events_of_run(artifact: str) -> Place | None:
+def _events_of_run(artifact: str) -> AnyPath | None:
     """Where the environment says that all steps keep the run's events; None if it does not."""
     named = os.environ.get(EVENTS_VARIABLE)
     if not named:
@@ -147,7 +147,7 @@ def _run_of_group() -> str:
     return "" if named == "none" else as_run_id(named)
 
 
-def _beside(output: Place) -> Path:
+def _beside(output: AnyPath) -> Path:
     if isinstance(output, Path):
         return output.absolute().parent / "events"
     return _temporary() / "events"
@@ -215,7 +215,7 @@ def run_of_artifact(uri: str) -> str:
     return as_run_id(parts[-3]) if len(parts) >= 4 else ""
 
 
-def checkpoints_of_run(named: str, artifact: str, training: str) -> Place | None:
+def checkpoints_of_run(named: str, artifact: str, training: str) -> AnyPath | None:
     """Where a run's training keeps its checkpoints, the same for every attempt.
 
     Args:
@@ -238,7 +238,7 @@ def checkpoints_of_run(named: str, artifact: str, training: str) -> Place | None
         raise InputError(f"checkpoints: {error}") from error
 
 
-def events_of_checkpoints(named: str, artifact: str) -> Place | None:
+def events_of_checkpoints(named: str, artifact: str) -> AnyPath | None:
     """Where events are kept that outlive the pod as checkpoints do; None where those end with the pod.
 
     Args:
@@ -265,7 +265,7 @@ def _is_writable(directory: Path) -> bool:
     return os.access(there, os.W_OK, effective_ids=True)
 
 
-def beside_artifacts(artifact: str, name: str) -> Place:
+def beside_artifacts(artifact: str, name: str) -> AnyPath:
     """A location beside a run's artifacts, the same for every step and attempt.
 
     Args:

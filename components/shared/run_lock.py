@@ -16,7 +16,7 @@ from pathlib import Path
 
 from components.shared.errors import InputError
 from components.shared.locks import HeldError, locked, remove_held, when_released
-from components.shared.member import is_launched
+from components.shared.process_group import is_launched
 
 RUN_LOCK_VARIABLE = "SHUTTERLINE_RUN_LOCK"  # set for the steps: the lock's file; empty: there is none
 RUN_LOCK_FILE = ".shutterline-run"

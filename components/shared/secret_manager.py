@@ -19,13 +19,13 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.shared.allowed_classes import shortened
 from components.shared.backoff import pause_s
 from components.shared.causes import causes_of
 from components.shared.errors import StatusRefusedError
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.events.transport import Unavailable
+from components.shared.params.allowed_classes import shortened
 
 SCHEME = "sm://"
 REFERENCE_FORM = "sm://projects/PROJECT/secrets/NAME/versions/VERSION"

@@ -20,14 +20,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from components.shared.addresses import Addresses
-from components.shared.artifacts import ArtifactKind, FileRecord
+from components.shared.artifacts.artifact import ArtifactKind, FileRecord
 from components.shared.errors import InputError, ShutterlineError
 from components.shared.events.data import Emit, EventData, Progress
 from components.shared.files import is_full
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.step import Reported
 from components.shared.storage.fetch import fetch_artifact, fetch_tree
-from components.shared.storage.location import Location, Place
+from components.shared.storage.location import AnyPath, Location
 from components.shared.storage.progress import TransferProgress
 from components.shared.storage.publish import Publication
 
@@ -83,7 +83,7 @@ class Staging:
 
     def artifact(
         self,
-        place: Place,
+        place: AnyPath,
         kind: ArtifactKind,
         wanted: Callable[[Any], Iterable[FileRecord]] | None = None,
     ) -> Path:
@@ -106,7 +106,7 @@ class Staging:
             fetch_artifact(place, kind, into, wanted=wanted, progress=progress)
         return into
 
-    def tree(self, place: Place) -> Path:
+    def tree(self, place: AnyPath) -> Path:
         """A folder of any files to read.
 
         Raises:
@@ -119,7 +119,7 @@ class Staging:
         with self._watched("fetch", place) as progress:
             return fetch_tree(place, into, mirror=True, progress=progress)
 
-    def file(self, place: Place) -> Path:
+    def file(self, place: AnyPath) -> Path:
         """One file to read.
 
         Raises:
@@ -132,7 +132,7 @@ class Staging:
         self._addresses.add(str(fetched), str(place))
         return fetched
 
-    def output(self, place: Place, kind: ArtifactKind) -> Path:
+    def output(self, place: AnyPath, kind: ArtifactKind) -> Path:
         """A directory for an artifact to write. A place in a bucket is claimed now, so that it fails now if it must.
 
         Raises:
@@ -147,7 +147,7 @@ class Staging:
         self._outputs.append(_Output(place, local, publication, watched))
         return local
 
-    def directory(self, place: Place) -> Path:
+    def directory(self, place: AnyPath) -> Path:
         """A directory for a place that something else keeps up; of a bucket's an empty one, which goes afterwards."""
         if isinstance(place, Path):
             return place

@@ -31,16 +31,16 @@ from components.shared.events.data import (
     StepOutcome,
     StepStarted,
 )
-from components.shared.events.event import PIPELINE, Speaker
+from components.shared.events.event import PIPELINE, EventSource
 from components.shared.events.history import History, HistoryReader, bucket_of
 from components.shared.events.spool import Spool, spools_of
 from components.shared.events.stream import DeliveryReport, StatusStream, make_spool
 from components.shared.events.targets import StatusTargets
 from components.shared.events.transport import Refused, Transport
-from components.shared.kubeflow_api import NoAnswerError, ask_run, is_kubeflow
-from components.shared.member import is_started_by_elastic, member, speaks
-from components.shared.params import Params
+from components.shared.kubeflow.api import NoAnswerError, ask_run, is_kubeflow
+from components.shared.params.params import Params
 from components.shared.pipeline_end import end_after_retry
+from components.shared.process_group import is_rank_zero, is_started_by_elastic, member
 from components.shared.run import StepRun
 from components.shared.version import __version__
 
@@ -86,7 +86,7 @@ class Status:
         Raises:
             InputError: The location for the run's events may not be written.
         """
-        if not speaks():
+        if not is_rank_zero():
             return
         run, targets = self.run, params.status_targets if params else StatusTargets()
         self._timeout_s = targets.timeout_s
@@ -100,12 +100,12 @@ class Status:
         self._history = reader.read((), kafka_s)
         attempt = max(run.attempt, self._history.next_attempt(speaks_for))
         attempt = self._claimed(speaks_for, attempt)
-        speaker = Speaker(run.run, speaks_for, attempt, run.process)
+        event_source = EventSource(run.run, speaks_for, attempt, run.process)
         first = self._is_first(attempt)
-        speaker, spool, unspooled = make_spool(run.events, speaker, targets.as_ledger())
+        event_source, spool, unspooled = make_spool(run.events, event_source, targets.as_ledger())
         transports, self._refusals = transports_of(targets)
         self._stream = StatusStream(
-            speaker,
+            event_source,
             spool,
             transports,
             earlier=self._earlier(transports, targets.as_ledger()),
@@ -240,7 +240,7 @@ class Status:
             return None
         stream, self._stream = self._stream, None
         stream.emit(data)
-        if (end := self._new_end(data, stream.speaker)) is not None:
+        if (end := self._new_end(data, stream.event_source)) is not None:
             stream.emit(end)
         try:
             try:
@@ -259,7 +259,7 @@ class Status:
         self._tell(report, spool)
         return report.as_dict() | {"kept": is_kept}
 
-    def _new_end(self, data: EventData, speaker: Speaker) -> PipelineEnded | None:
+    def _new_end(self, data: EventData, event_source: EventSource) -> PipelineEnded | None:
         """The pipeline's new end, where its exit task has reported one before; None where it still will.
 
         Kubeflow runs no exit task again that had succeeded: after a retry by hand the last step to run speaks for it.
@@ -275,7 +275,7 @@ class Status:
         was_retried = platform is not None and platform.retried
         if self._history.view.ended is None and not was_retried:
             return None
-        own = StepOutcome(step, "unknown", speaker.attempt, None, speaker.source)
+        own = StepOutcome(step, "unknown", event_source.attempt, None, event_source.source)
         return end_after_retry(PIPELINE_STEPS, self._history, platform, own, data).event(0)
 
     def _is_last(self, data: EventData) -> bool:

@@ -19,14 +19,14 @@ from typing import Any, Literal, NoReturn, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.shared.addresses import Addresses
-from components.shared.artifacts import write_json
+from components.shared.artifacts.artifact import write_json
 from components.shared.errors import EXIT_FAILURE, ShutterlineError
 from components.shared.events.data import Cancelled, Emit, Error, EventData, Failed, PipelineEnded
 from components.shared.events.redaction import redact
 from components.shared.files import disk_message
 from components.shared.logs import log_to_stderr, step_logger
-from components.shared.member import ignored_rank, speaks, tells_end
-from components.shared.params import Params, ParamsWarning
+from components.shared.params.params import Params, ParamsWarning
+from components.shared.process_group import ignored_rank, is_rank_zero, should_report
 from components.shared.run import StepRun, step_run
 from components.shared.run_lock import end_with_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, Termination, sigterm_kept
@@ -136,7 +136,7 @@ class _Frame:
         try:
             return self._run(params, work, run)
         except Terminated as error:  # also one that comes while another end is being made ready
-            if speaks():
+            if is_rank_zero():
                 self._log.error("cancelled: %s", error.signal.name)
             self._cancel(error, error.signal.name, EXIT_TERMINATED)
 
@@ -160,7 +160,7 @@ class _Frame:
             report = addresses.document(result.report())
             last = addresses.event(result.event(self._seconds))
         except ShutterlineError as error:
-            if tells_end(error):
+            if should_report(error):
                 self._log.error("failed: %s", error)
             self._fail(error, str(error), error.exit_code)
         except OSError as error:
@@ -170,7 +170,7 @@ class _Frame:
             self._log.error("failed: %s", message)
             self._fail(error, message, EXIT_FAILURE)
         except KeyboardInterrupt as error:
-            if speaks():
+            if is_rank_zero():
                 self._log.error("cancelled")
             self._cancel(error, "interrupted from the keyboard", EXIT_INTERRUPTED)
         except (Exception, SystemExit) as error:
@@ -193,7 +193,7 @@ class _Frame:
                 params = Params.load(params)
             elif not isinstance(params, Params):
                 params = params()
-        for warning in caught if speaks() else ():
+        for warning in caught if is_rank_zero() else ():
             self._log.warning("%s", warning.message)
         return params
 
@@ -277,7 +277,7 @@ def _leave(record: StepRecord) -> None:
 
     A full disk there must not change how the step ended.
     """
-    if speaks() and (directory := os.environ.get(RECORDS_VARIABLE)):
+    if is_rank_zero() and (directory := os.environ.get(RECORDS_VARIABLE)):
         with suppress(OSError):
             Path(directory).mkdir(parents=True, exist_ok=True)
             # As the standard of JSON has it: a number that is not finite becomes null.

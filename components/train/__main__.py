@@ -8,17 +8,17 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.shared.artifacts import sha256_of
+from components.shared.artifacts.artifact import sha256_of
 from components.shared.command import CommandParser, add_place, step_command
 from components.shared.errors import EXIT_OK, ShutterlineError
 from components.shared.events.data import Emit
 from components.shared.extras import extras_named
-from components.shared.member import Outcome
-from components.shared.params import Params, ParamsWarning
+from components.shared.params.params import Params, ParamsWarning
+from components.shared.process_group import Outcome
 from components.shared.run import step_run
 from components.shared.signals import Terminated, sigterm_raises
 from components.shared.step import Reported
-from components.train.checkpoints.place import Checkpoints
+from components.train.checkpoints.directory import Checkpoints
 from components.train.checkpoints.resume import saved_text, telling_what_is_saved
 from components.train.launch import RESTARTS, begin_member, has_nodes, is_launcher, is_member, launched, processes_for
 
@@ -43,14 +43,14 @@ def _saved(options: argparse.Namespace, params: Params) -> str:
     kept = options.checkpoints or options.model
     if not isinstance(options.dataset, Path) or not isinstance(kept, Path):
         return ""
-    from components.shared.dataset import DATASET  # numpy takes a moment, and --help should not
+    from components.shared.artifacts.dataset import DATASET  # numpy takes a moment, and --help should not
 
     kept = options.checkpoints or Checkpoints().beside(kept)
     return saved_text(kept, str(kept), params, sha256_of(options.dataset / DATASET.manifest_file), lambda path: True)
 
 
 def _trained(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
-    from components.train.staged import train_staged, trial_staged  # torch takes seconds, and --help should not
+    from components.train.step import train_staged, trial_staged  # torch takes seconds, and --help should not
 
     if options.find_learning_rate:
         from components.train.learning_rate import find_learning_rate

@@ -18,30 +18,30 @@ from components.classifier.inference import Predictions
 from components.classifier.initial_weights import start_network, told
 from components.classifier.network import LayerTable, network_of
 from components.classifier.placement import store_images
-from components.shared.artifacts import Normalisation
-from components.shared.dataset import Dataset
+from components.shared.artifacts.artifact import Normalisation
+from components.shared.artifacts.dataset import Dataset
+from components.shared.artifacts.model import EpochRecord, Speed
 from components.shared.errors import DivergedError, ParamsError, Problem
 from components.shared.events.data import Emit
 from components.shared.logs import step_logger
-from components.shared.model import EpochRecord, Speed
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
 from components.shared.signals import Deferred
-from components.train.acceleration import Compiling, choose_compiling, flops_of_training
+from components.train.checkpoints.directory import Checkpoints
 from components.train.checkpoints.identity import epochs_of
-from components.train.checkpoints.keeper import CheckpointKeeper
-from components.train.checkpoints.place import Checkpoints
 from components.train.checkpoints.resume import Found, last_good
+from components.train.checkpoints.writer import CheckpointWriter
 from components.train.curves import Curves
 from components.train.group import Group
 from components.train.loop import TrainingLoop
+from components.train.model_files import count_parameters
+from components.train.precision import Compiling, choose_compiling, flops_of_training
 from components.train.progress import Progress
 from components.train.speed import measure_speed
 from components.train.speed_text import speed_lines
 from components.train.state import restore
 from components.train.status import TrainingStatus
 from components.train.trainer import Labelled, Trainer
-from components.train.writing import count_parameters
 
 _log = step_logger("train")
 
@@ -184,7 +184,7 @@ class Attempt:
             progress = stack.enter_context(Progress(params.mode, params.num_epochs, batches, _log, done))
             keeper = None
             if is_first:
-                keeper = stack.enter_context(CheckpointKeeper(directory, params.keep_checkpoints, checkpoints.on_saved))
+                keeper = stack.enter_context(CheckpointWriter(directory, params.keep_checkpoints, checkpoints.on_saved))
             for record in trainer.history:
                 if curves is not None:
                     curves.epoch(record, split)

@@ -34,9 +34,9 @@ def train(
     import shutil
     from pathlib import Path
 
-    from components.shared.artifacts import read_manifest, write_json
-    from components.shared.kfp_metadata import metadata_of, scalars
-    from components.shared.model import LEARNING_CURVES, MODEL
+    from components.shared.artifacts.artifact import read_manifest, write_json
+    from components.shared.artifacts.kfp_metadata import metadata_of, scalars
+    from components.shared.artifacts.model import LEARNING_CURVES, MODEL
     from components.train.in_pipeline import PipelineTraining
 
     training = PipelineTraining(

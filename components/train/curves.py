@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from components.classifier.inference import Predictions
+from components.shared.artifacts.model import EpochRecord, Speed
 from components.shared.files import Output, naming
-from components.shared.model import EpochRecord, Speed
 from components.train.speed_text import speed_markdown
 
 # Each class has a curve of its own; beyond this many nobody looks at them one by one.

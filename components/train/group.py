@@ -23,7 +23,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from components.classifier.device import choose_device
 from components.shared.errors import DeviceError, GroupLostError, ShutterlineError
-from components.shared.member import (
+from components.shared.params.types import first_line
+from components.shared.process_group import (
     end_together,
     in_group,
     joined_others,
@@ -32,10 +33,9 @@ from components.shared.member import (
     require_unsettled,
     settled,
 )
-from components.shared.params_types import first_line
 from components.shared.signals import Deferred
 from components.shared.staging import SCRATCH_VARIABLE
-from components.train.meeting import unused
+from components.train.rendezvous import unused
 
 T = TypeVar("T")
 

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from components.shared.addresses import addresses_of
-from components.shared.artifacts import manifest_digest, require_same
+from components.shared.artifacts.artifact import manifest_digest, require_same
+from components.shared.artifacts.dataset import DATASET
 from components.shared.claims import require_writable
-from components.shared.dataset import DATASET
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.events.data import Emit
-from components.shared.member import leave_outcome
-from components.shared.params import Params, ParamsWarning
+from components.shared.params.params import Params, ParamsWarning
+from components.shared.process_group import leave_outcome
 from components.shared.run import (
     CHECKPOINTS_AUTO,
     checkpoints_of_run,
@@ -29,7 +29,7 @@ from components.shared.run import (
 from components.shared.run_lock import RUN_LOCK_VARIABLE, end_with_run
 from components.shared.signals import Terminated, sigterm_raises
 from components.shared.step import Reported, StepFailed, StepRecord, run_step
-from components.shared.storage.location import Place
+from components.shared.storage.location import AnyPath
 from components.train.launch import RESTARTS, begin_member, is_launcher, is_member, launched, processes_for
 
 PROCESSES_VARIABLE = "SHUTTERLINE_PROCESSES"
@@ -122,11 +122,11 @@ class PipelineTraining:
         from components.train.checkpoints.identity import training_id
         from components.train.checkpoints.resume import require_alone
         from components.train.group import joined
-        from components.train.staged import train_staged
+        from components.train.step import train_staged
 
         dataset, model = Path(self.dataset), Path(self.model)
 
-        def checked() -> Place | None:
+        def checked() -> AnyPath | None:
             digest = manifest_digest(dataset, DATASET)
             require_same(DATASET, digest, self.dataset_sha256)
             kept = checkpoints_of_run(self.checkpoints, self.model_uri, training_id(params, digest))

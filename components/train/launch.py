@@ -23,7 +23,8 @@ from typing import Any
 
 from components.shared.errors import DeviceError, GroupLostError, InputError
 from components.shared.limits import usable_cpus
-from components.shared.member import (
+from components.shared.params.types import first_line
+from components.shared.process_group import (
     OUTCOMES_VARIABLE,
     Outcome,
     forget_outcome,
@@ -35,7 +36,6 @@ from components.shared.member import (
     require_rendezvous,
     settled,
 )
-from components.shared.params_types import first_line
 from components.shared.run import RUN_VARIABLE
 from components.shared.signals import Terminated, not_ignored
 from components.shared.staging import SCRATCH_VARIABLE

@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from components.shared.model import TIME_SHARES, ModelManifest, Speed
-from components.shared.page.document import html_document, write_page
-from components.shared.page.markup import (
+from components.shared.artifacts.model import TIME_SHARES, ModelManifest, Speed
+from components.shared.html.markup import (
     definitions,
     details,
     escaped,
@@ -18,7 +17,8 @@ from components.shared.page.markup import (
     section,
     table,
 )
-from components.shared.page.training import epochs_table, training_charts
+from components.shared.html.page import html_document, write_page
+from components.shared.html.training import epochs_table, training_charts
 from components.train.speed_text import speed_facts, speed_rows, time_shares
 
 # A longer table is closed until somebody asks for it.

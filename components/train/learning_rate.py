@@ -17,7 +17,7 @@ import numpy as np
 from components.shared.errors import NotLearningError
 from components.shared.events.data import Succeeded
 from components.shared.logs import step_logger
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.train.memory import answering_out_of_memory
 from components.train.train import trial_trainer
 from components.train.trainer import Trainer

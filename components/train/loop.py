@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 
 from components.classifier.inference import Predictions
-from components.shared.model import EpochRecord
+from components.shared.artifacts.model import EpochRecord
 from components.shared.signals import Deferred
-from components.train.checkpoints.keeper import CheckpointKeeper
-from components.train.diverging import require_finite_weights, require_numbers
+from components.train.checkpoints.writer import CheckpointWriter
 from components.train.group import Agreement
 from components.train.memory import answering_evaluation, answering_out_of_memory
+from components.train.nan_checks import require_finite_weights, require_numbers
 from components.train.progress import Progress
 from components.train.state import manifest_of, state_of, tensors_of
 from components.train.status import TrainingStatus
@@ -39,7 +39,7 @@ class TrainingLoop:
     def __init__(
         self,
         trainer: Trainer,
-        keeper: CheckpointKeeper | None,
+        keeper: CheckpointWriter | None,
         told: Deferred,
         dataset_sha256: str,
         status: TrainingStatus,
@@ -80,9 +80,9 @@ class TrainingLoop:
                     self._save()  # what a run of more epochs can go on from, which has no evaluation here
                 record, predictions = answering_evaluation(trainer, lambda: trainer.end_epoch(self._poll))
                 on_epoch(record, predictions)
-                trainer.stopwatch.lap("other")
+                trainer.timing.lap("other")
                 self._status.epoch(record)
-                trainer.stopwatch.lap("status")
+                trainer.timing.lap("status")
                 if record.epoch % params.save_freq == 0 or trainer.is_finished:
                     self._save()
                 self._tell_saved()
@@ -109,7 +109,7 @@ class TrainingLoop:
         asks = is_due and self._is_free and not self._is_asked
         self._is_asked = self._is_asked or asks
         leave, save = self._agree(self._told.signal is not None, asks)
-        trainer.stopwatch.lap("status")
+        trainer.timing.lap("status")
         if leave:
             self._leave()
         if save:
@@ -155,7 +155,7 @@ class TrainingLoop:
         if self._keeper is not None:
             self._keeper.save(manifest_of(trainer, self._dataset_sha256), state)
         self._saved_at, self._saved_place, self._is_asked = time.monotonic(), self._place, False
-        trainer.stopwatch.lap("checkpoints")
+        trainer.timing.lap("checkpoints")
 
     def _tell_saved(self) -> None:
         if self._keeper is not None:

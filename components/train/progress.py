@@ -12,8 +12,8 @@ from typing import Any, Literal, Self
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from components.shared.member import speaks
-from components.shared.model import EpochRecord
+from components.shared.artifacts.model import EpochRecord
+from components.shared.process_group import is_rank_zero
 
 # At most 55 columns for a hundred epochs of a thousand batches; a bar that is wider than its terminal is cut.
 _BAR, _NARROW_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]", "{l_bar}{bar}|"
@@ -53,7 +53,7 @@ class Progress:
             from tqdm.notebook import tqdm as notebook_tqdm  # needs ipywidgets, which only notebooks have
 
             self._bar = notebook_tqdm(total=total, initial=self._done, unit="batch", desc="training")
-        elif speaks() and sys.stderr.isatty():
+        elif is_rank_zero() and sys.stderr.isatty():
             # `docker run -t` may give a terminal of no size, on which tqdm alone would draw nothing.
             columns = os.get_terminal_size(sys.stderr.fileno()).columns
             width: dict[str, Any] = {"dynamic_ncols": True} if columns else {"ncols": 80, "nrows": 24}

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from components.classifier.batches import ResidentImages
 from components.classifier.out_of_memory import is_out_of_memory
-from components.shared.model import Speed
+from components.shared.artifacts.model import Speed
 from components.shared.seeds import derived_seed
-from components.train.stopwatch import Stopwatch
+from components.train.timing import Timing
 from components.train.trainer import Trainer
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def measure_speed(trainer: Trainer, flops_per_image: int) -> Speed:
     """
     achieved, group = trainer.images_per_second, trainer.group
     seconds, step_s = group.from_first(
-        (sum(trainer.stopwatch.seconds.values()), trainer.stopwatch.training / max(trainer.position.step, 1))
+        (sum(trainer.timing.seconds.values()), trainer.timing.training / max(trainer.position.step, 1))
     )
     report = Speed(
         samples_per_second=achieved,
@@ -68,7 +68,7 @@ def measure_speed(trainer: Trainer, flops_per_image: int) -> Speed:
         precision=trainer.precision.name,
         compiled=trainer.compiled,
         data="resident" if isinstance(trainer.training.images, ResidentImages) else "mapped",
-        shares=trainer.stopwatch.shares(),
+        shares=trainer.timing.shares(),
         processes=group.size,
     )
     if seconds < SHORTEST_S:
@@ -134,15 +134,15 @@ def _unchanging(trainer: Trainer) -> Iterator[None]:
     A network that goes on to learn one batch by heart has gradients of almost nothing, which a CPU takes many times as
     long for.
     """
-    kept, rates = trainer.stopwatch, [group["lr"] for group in trainer.optimiser.param_groups]
-    trainer.stopwatch = Stopwatch(trainer.device)
+    kept, rates = trainer.timing, [group["lr"] for group in trainer.optimiser.param_groups]
+    trainer.timing = Timing(trainer.device)
     for group in trainer.optimiser.param_groups:
         group["lr"] = 0 * group["lr"]
     try:
         trainer.network.train()
         yield
     finally:
-        trainer.stopwatch = kept
+        trainer.timing = kept
         for group, rate in zip(trainer.optimiser.param_groups, rates, strict=True):
             group["lr"] = rate
 

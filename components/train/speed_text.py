@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from components.shared.model import TIME_SHARES, Speed
-from components.shared.page.markup import rate
+from components.shared.artifacts.model import TIME_SHARES, Speed
+from components.shared.html.markup import rate
 
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 _SPELLED = {

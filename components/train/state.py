@@ -12,9 +12,9 @@ import torch
 
 from components.classifier.device import describe_device
 from components.classifier.out_of_memory import is_out_of_memory
-from components.shared.allowed_classes import shortened
+from components.shared.artifacts.model import EpochRecord, StartedFrom
 from components.shared.errors import CheckpointError
-from components.shared.model import EpochRecord, StartedFrom
+from components.shared.params.allowed_classes import shortened
 from components.shared.seeds import derived_seed
 from components.shared.version import __version__
 from components.train.checkpoints.format import CheckpointManifest
@@ -60,7 +60,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
             "rates": trainer.rates,
             "seconds": trainer.epoch_seconds,
         },
-        "seconds": dict(trainer.stopwatch.seconds),
+        "seconds": dict(trainer.timing.seconds),
         "started_from": trainer.started_from.model_dump() if trainer.started_from is not None else None,
         "generators": {
             "flip": trainer.flipping.get_state(),
@@ -118,7 +118,7 @@ def _restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
     trainer.best = Best(**state["best"])
     trainer.history = [EpochRecord.model_validate(record) for record in state["history"]]
     trainer.position = Position(**state["position"])
-    trainer.stopwatch.seconds.update(state["seconds"])
+    trainer.timing.seconds.update(state["seconds"])
     if state["started_from"] is not None:
         trainer.started_from = StartedFrom.model_validate(state["started_from"])
     _restore_epoch(trainer, state["epoch"])

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from components.shared.artifacts.model import EpochRecord
 from components.shared.events.data import Checkpoint, Emit, Progress
-from components.shared.model import EpochRecord
 from components.train.checkpoints.format import CheckpointManifest
 from components.train.position import Position
 

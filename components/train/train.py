@@ -12,28 +12,28 @@ import torch
 from components.classifier.check import network_problems
 from components.classifier.device import describe_device
 from components.classifier.network import LayerTable
-from components.shared.artifacts import ArtifactWriter, sha256_of
-from components.shared.dataset import DATASET, Dataset, open_dataset, training_splits
+from components.shared.artifacts.artifact import ArtifactWriter, sha256_of
+from components.shared.artifacts.dataset import DATASET, Dataset, open_dataset, training_splits
+from components.shared.artifacts.model import MODEL, Selection
 from components.shared.errors import ArtifactError, CheckpointError, InputError, ParamsError, Problem
-from components.shared.events.data import Emit, Succeeded, unheard
+from components.shared.events.data import Emit, Succeeded, ignore_events
 from components.shared.logs import step_logger
-from components.shared.member import end_together, in_group
-from components.shared.model import MODEL, Selection
-from components.shared.params import Params
+from components.shared.params.params import Params
+from components.shared.process_group import end_together, in_group
 from components.shared.signals import Terminated, ends_deferred
 from components.train.attempt import Attempt
-from components.train.checkpoints.place import Checkpoints, held
+from components.train.checkpoints.directory import Checkpoints, held
 from components.train.checkpoints.resume import Found, find_checkpoint, saved_text, telling_what_is_saved
 from components.train.curves import Curves
 from components.train.group import ALONE, joined, loss_before_signal, own_device
-from components.train.trainer import Trainer
-from components.train.writing import (
+from components.train.model_files import (
     count_parameters,
     manifest_for,
     selection_of,
     with_learning_curves,
     write_weights,
 )
+from components.train.trainer import Trainer
 
 _log = step_logger("train")
 
@@ -99,7 +99,7 @@ def train(
     params: Params,
     checkpoints: Path | Checkpoints | None = None,
     initial_weights: Path | None = None,
-    emit: Emit = unheard,
+    emit: Emit = ignore_events,
 ) -> TrainResult:
     """Train the network of `params` on a dataset directory and write a model directory.
 
@@ -165,7 +165,7 @@ def train(
         epochs=len(trainer.history),
         parameters=count_parameters(trainer.network),
         images_per_second=trainer.images_per_second,
-        seconds=sum(trainer.stopwatch.seconds.values()),
+        seconds=sum(trainer.timing.seconds.values()),
         device=describe_device(device),
         checkpoints=kept,
         resumed_from=found.manifest.place if found is not None else None,

@@ -24,17 +24,17 @@ from components.classifier.network import Network
 from components.classifier.optimisers import build_optimiser
 from components.classifier.rates import rehearse
 from components.classifier.schedules import Schedules
+from components.shared.artifacts.model import EpochRecord, StartedFrom
 from components.shared.errors import ParamsError, Problem
-from components.shared.model import EpochRecord, StartedFrom
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
-from components.train.acceleration import choose_precision
-from components.train.diverging import diverged
 from components.train.evaluating import evaluated
 from components.train.group import ALONE, Group
-from components.train.mixing import Mixed, Mixing
+from components.train.mixup import Mixed, Mixing
+from components.train.nan_checks import diverged
 from components.train.position import Best, Position, weights_of
-from components.train.stopwatch import Stopwatch
+from components.train.precision import choose_precision
+from components.train.timing import Timing
 
 # Steps between two looks at the loss: each makes the host wait for the device.
 LOOK_EVERY = 100
@@ -129,7 +129,7 @@ class Trainer:
         self.history: list[EpochRecord] = []
         self.best = Best()
         self.position = Position()
-        self.stopwatch = Stopwatch(device)
+        self.timing = Timing(device)
         self.started_from: StartedFrom | None = None
         self.begin_epoch()
 
@@ -190,7 +190,7 @@ class Trainer:
     @property
     def images_per_second(self) -> float:
         """Training images per second of training time so far, evaluation not counted."""
-        return self.images_trained / max(self.stopwatch.training, 1e-9)
+        return self.images_trained / max(self.timing.training, 1e-9)
 
     def epoch_order(self) -> Tensor:
         """Indices of the training images in the order of the coming epoch; int64, on the CPU."""
@@ -231,17 +231,17 @@ class Trainer:
         labels = self.training.labels[order.to(self.device)]
         own = [self.group.own(part) for part in self.slices]
         with closing(self.training.images.batches(order, own[first:])) as images:
-            self.stopwatch.begin()
+            self.timing.begin()
             for begin, end in self._groups:
                 if end <= first:
                     continue
-                seconds = self.stopwatch.training
-                self.stopwatch.begin_step()
+                seconds = self.timing.training
+                self.timing.begin_step()
                 self._gradients(images, labels, own, begin, end)
                 self._step()
                 self.position.batch = end
                 self.position.step += 1
-                self.epoch_seconds += self.stopwatch.training - seconds
+                self.epoch_seconds += self.timing.training - seconds
                 after_step()
 
     def step_alone(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -270,10 +270,10 @@ class Trainer:
     def _accumulate(self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool) -> None:
         """Add a batch's gradients; `weight` is of all batches that make one step."""
         mixed = self.mixing(images, labels) if self.mixing.is_on else None
-        self.stopwatch.lap("data")
+        self.timing.lap("data")
         self._backward(images, labels, mixed, weight, is_last=is_last)
         # The first call compiles, which no later one does.
-        self.stopwatch.lap("other" if self._is_to_compile else "forward_backward")
+        self.timing.lap("other" if self._is_to_compile else "forward_backward")
         self._is_to_compile = False
 
     def _backward(
@@ -346,7 +346,7 @@ class Trainer:
             self.rates = min(lowest, self._rate), max(highest, self._rate)
         self._update()
         self.schedules.step_batch()
-        self.stopwatch.lap("optimiser")
+        self.timing.lap("optimiser")
 
     def _update(self) -> None:
         if self.params.max_grad_norm is not None:
@@ -379,7 +379,7 @@ class Trainer:
             DivergedError: A loss is no longer a number.
         """
         epoch = self.position.epoch
-        self.stopwatch.begin()
+        self.timing.begin()
         sums = self.group.summed(torch.stack((self.loss_sum, self.right.to(torch.float64))))
         loss, right = (sums / torch.stack((self.weight_sum, torch.full_like(self.weight_sum, self._count)))).tolist()
         self.epoch_seconds += self._waited()
@@ -399,7 +399,7 @@ class Trainer:
         if epoch % self.params.eval_freq == 0 or epoch == self.params.num_epochs:
             predictions = self.predictions(poll=poll)
             metrics = predictions.metrics()
-            self.stopwatch.lap("evaluation")
+            self.timing.lap("evaluation")
             if not math.isfinite(metrics.loss):
                 raise diverged(self, f"the evaluated loss became {metrics.loss}")
             record = record.model_copy(update=metrics.as_dict())
@@ -410,7 +410,7 @@ class Trainer:
         self.history.append(record)
         self.position.epoch, self.position.batch = epoch + 1, 0
         self.begin_epoch()
-        self.stopwatch.lap("other")
+        self.timing.lap("other")
         return record, predictions
 
     @property
@@ -419,9 +419,9 @@ class Trainer:
 
     def _waited(self) -> float:
         """Seconds that the device still took for the steps once the host had asked for their sums."""
-        before = self.stopwatch.training
-        self.stopwatch.lap("forward_backward")
-        return self.stopwatch.training - before
+        before = self.timing.training
+        self.timing.lap("forward_backward")
+        return self.timing.training - before
 
     def predictions(self, *, every_class: bool = False, poll: Callable[[], None] = lambda: None) -> Predictions:
         """What the network says of the held-out images, each counted once whoever computed it."""

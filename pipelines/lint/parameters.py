@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from components.shared.errors import ParamsError
-from components.shared.params import Params
-from components.shared.params_source import from_json
+from components.shared.params.params import Params
+from components.shared.params.source import from_json
 from components.shared.run import PIPELINE_NAME
 from pipelines.lint.finding import Note, error, warning
 from pipelines.lint.view import View, child, mapping, walk

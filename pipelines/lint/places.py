@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from components.shared.events.redaction import names_a_secret
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.run import CHECKPOINTS_AUTO
 from pipelines.compiled import PLACEHOLDER
 from pipelines.lint.finding import Note, error, warning

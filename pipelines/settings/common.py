@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, Field
 
 from components.shared.errors import Problem
-from components.shared.params_types import Real, Truth, Whole
+from components.shared.params.types import Real, Truth, Whole
 from components.shared.step import StepName
 from pipelines.settings.fields import Cpu, Memory, SettingsRecord, Variables
 

@@ -24,7 +24,7 @@ from pydantic import (
 from components.shared.claims import CLAIMS_VARIABLE
 from components.shared.errors import InputError
 from components.shared.events.redaction import redact
-from components.shared.params_types import Whole, described, refusal, refusals
+from components.shared.params.types import Whole, described, refusal, refusals
 from components.shared.run import CHECKPOINTS_AUTO
 from components.shared.storage.location import place
 from pipelines.compiled import TARGET_VARIABLE

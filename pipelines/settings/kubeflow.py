@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from components.shared.errors import Problem
-from components.shared.params_types import Truth, Whole, refusal
+from components.shared.params.types import Truth, Whole, refusal
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName
 from pipelines.quantities import bytes_of, processors

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from components.shared.errors import Problem
-from components.shared.params_types import Whole, described, refusal
+from components.shared.params.types import Whole, described, refusal
 from components.shared.run import CHECKPOINTS_AUTO, EVENTS_AUTO, EVENTS_VARIABLE
 from components.shared.step import StepName
 from pipelines.settings.common import STEP_FIELDS, PlatformSettings, Retry, StepSettings

@@ -22,10 +22,10 @@ from kfp_server_api import (  # type: ignore[import-untyped] # it publishes no t
 )
 
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError
-from components.shared.kubeflow_run import RunReport, read_run
+from components.shared.kubeflow.run import RunReport, read_run
 from pipelines.compiled import PLATFORM_TITLES, CompiledPipeline
 from pipelines.submit.kubeflow_access import Access, api_host, experiment_name, ui_address
-from pipelines.submit.kubeflow_answers import AlreadyExists, Answers
+from pipelines.submit.kubeflow_api_errors import AlreadyExists, Answers
 from pipelines.submit.kubeflow_client import KubeflowClient
 from pipelines.submit.kubeflow_content import as_sent, digest_of_file, digest_of_version, with_caching
 from pipelines.submit.kubeflow_proxy import proxy_to

@@ -28,7 +28,7 @@ with warnings.catch_warnings():
 from components.shared.errors import PlatformRefusedError
 from components.shared.events.redaction import redact, register_secret
 from pipelines.submit.kubeflow_access import APP_VARIABLES, HOW_TO_SIGN_IN, Access, needs_browser
-from pipelines.submit.kubeflow_answers import FAILURES, Answers, is_json
+from pipelines.submit.kubeflow_api_errors import FAILURES, Answers, is_json
 from pipelines.submit.kubeflow_proxy import Proxy
 from pipelines.submit.patience import Patience
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from components.shared.errors import InputError, PlatformRefusedError
-from components.shared.kubeflow_run import RunState
+from components.shared.kubeflow.run import RunState
 from components.shared.version import __version__
 from pipelines.compiled import CompiledPipeline, PlatformName
 from pipelines.submit.platform import Platform, RunRequest, Submitted

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 
 from components.shared.events.redaction import redact
-from components.shared.kubeflow_run import PodAttempt, TaskReport
+from components.shared.kubeflow.run import PodAttempt, TaskReport
 from pipelines.submit.platform import Progress
 from pipelines.watch_text import duration, printable
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from components.shared.errors import InputError
 from components.shared.events.redaction import redact
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.run import CHECKPOINTS_AUTO
 from components.shared.storage.location import place
 from pipelines.compiled import CompiledPipeline, secret_named_by

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from components.shared.errors import InputError
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.staging import SCRATCH_VARIABLE
-from components.shared.storage.location import Location, Place, place
+from components.shared.storage.location import AnyPath, Location, place
 
 _NAMES = frozenset(
     {
@@ -36,7 +36,7 @@ _USUAL_PLACES = {
 }
 
 
-def passed_on(environment: Mapping[str, str], params: Params, data: Place) -> dict[str, str]:
+def passed_on(environment: Mapping[str, str], params: Params, data: AnyPath) -> dict[str, str]:
     """The settings of an environment that the steps may need, files by absolute paths.
 
     Args:

@@ -16,11 +16,11 @@ import docker
 
 from components.shared.errors import DeviceError, InputError, ShutterlineError
 from components.shared.images import Image, ImageStep
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.pipeline_end import CANCELLED_VARIABLE
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.step import StepName, read_records
-from components.shared.storage.location import Place
+from components.shared.storage.location import AnyPath
 from pipelines.run_options import DockerOptions
 from pipelines.targets.containers import Containers, Ending
 from pipelines.targets.docker_engine import Engine, all_gpus, connected
@@ -56,7 +56,7 @@ class DockerTarget:
         InputError: No engine answers; an image, a network or a GPU is not there; a path cannot be mounted.
     """
 
-    def __init__(self, options: DockerOptions, params: Params, data: Place, say: Callable[[str], None]) -> None:
+    def __init__(self, options: DockerOptions, params: Params, data: AnyPath, say: Callable[[str], None]) -> None:
         self._options = options
         self._params = params
         self._environment = passed_on(os.environ, params, data)

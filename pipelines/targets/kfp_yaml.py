@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from components.shared.artifacts import write_atomically
+from components.shared.artifacts.artifact import write_atomically
 from components.shared.errors import InputError
 from components.shared.files import is_full
 from components.shared.images import Image, ImageStep
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.step import StepName
 from components.shared.storage.location import place
 from components.shared.version import __version__

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from components.shared.artifacts import write_json
+from components.shared.artifacts.artifact import write_json
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.files import Output, disk_message, is_full, naming
 from components.shared.locks import remove_held
 from components.shared.logs import LINE
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.run import RUN_VARIABLE, new_run_id
 from components.shared.run_lock import run_locked
 from components.shared.signals import Terminated
 from components.shared.step import read_records
-from components.shared.storage.location import Place
-from components.train.checkpoints.place import LOCK
+from components.shared.storage.location import AnyPath
+from components.train.checkpoints.directory import LOCK
 from components.train.checkpoints.resume import remove_all
 from pipelines.targets.result import INTERRUPTED, REASONS, STEPS, STOPS, link_artifacts, linked, result_document
 from pipelines.targets.run_inputs import (
@@ -68,7 +68,7 @@ class Lines(Protocol):
 
 
 def run_local(
-    params: Params, data: Place, out: Path, show: Lines, target: Target, *, start_over: bool = False
+    params: Params, data: AnyPath, out: Path, show: Lines, target: Target, *, start_over: bool = False
 ) -> LocalRun:
     """Run the pipeline on this machine.
 

@@ -9,13 +9,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from components.shared.artifacts import write_atomically, write_json
-from components.shared.dataset import DATASET
+from components.shared.artifacts.artifact import write_atomically, write_json
+from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import InputError, ParamsError
 from components.shared.locks import HeldError, holder_of, locked
-from components.shared.params import Params, ParamsWarning
+from components.shared.params.params import Params, ParamsWarning
 from components.shared.run_lock import RUN_LOCK_FILE
 from components.shared.strict_json import read_json
+from components.train.checkpoints.directory import LOCK
 from components.train.checkpoints.format import is_checkpoint_file
 from components.train.checkpoints.identity import (
     FREE,
@@ -25,7 +26,6 @@ from components.train.checkpoints.identity import (
     epochs_of,
     of_another_length,
 )
-from components.train.checkpoints.place import LOCK
 from components.train.checkpoints.resume import manifests
 from pipelines.targets.result import LINKS
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from components.train.checkpoints.format import CheckpointManifest
-from components.train.checkpoints.keeper import CheckpointKeeper
+from components.train.checkpoints.writer import CheckpointWriter
 from tests.bench.measure import Ratio, seconds
 
 # Of the network; with AdamW's two moments the state is three times that, 1.2 GB.
@@ -59,7 +59,7 @@ def stall(folder: Path) -> Ratio:
     """(o) Seconds the training thread is held up by a checkpoint, against saving it there."""
     held = state()
     ours, theirs = [], []
-    with CheckpointKeeper(folder / "ours", keep=1) as keeper:
+    with CheckpointWriter(folder / "ours", keep=1) as keeper:
         keeper.prepare(held)
         keeper.wait()
         for round_ in range(ROUNDS):

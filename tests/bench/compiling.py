@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components.shared.params import Params
+from components.shared.params.params import Params
 from pipelines.params_files import EXAMPLE_PARAMS
 from tests.bench.measure import Ratio, compare, seconds
 

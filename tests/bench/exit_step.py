@@ -8,9 +8,9 @@ import statistics
 import time
 from contextlib import ExitStack
 
-from components.exit_step.report import report_end
+from components.exit_step.step import report_end
 from components.shared.events.data import Progress, StepStarted, Succeeded
-from components.shared.events.event import Speaker, seal
+from components.shared.events.event import EventSource, seal
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.targets import StatusTargets
 from components.shared.events.transport import patience_of, sealed
@@ -29,11 +29,11 @@ def exit_step_time() -> str:
         broker.create_topic(TOPIC)
         transport = KafkaTransport([broker.bootstrap], TOPIC)
         for number in range(RUNS):
-            speaker = Speaker(f"run-{number}", "train", 0, "bench")
+            event_source = EventSource(f"run-{number}", "train", 0, "bench")
             progress = [Progress(step, EVENTS, "batches", 1, 10, 1.0, {"train": 0.5}) for step in range(EVENTS - 2)]
             told = [("started", StepStarted("0", "pod")), *(("progress", each) for each in progress)]
             told.append(("succeeded", Succeeded(1.0)))
-            lines = [seal(speaker, i, state, time.time_ns(), data) for i, (state, data) in enumerate(told)]  # type: ignore[arg-type] # states
+            lines = [seal(event_source, i, state, time.time_ns(), data) for i, (state, data) in enumerate(told)]  # type: ignore[arg-type] # states
             transport.send([sealed(line) for line in lines], patience_of(30))
         transport.close()
         targets = StatusTargets(kafka_servers=(broker.bootstrap,), kafka_topic=TOPIC)

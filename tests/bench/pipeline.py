@@ -16,7 +16,7 @@ FUNCTIONS = """
 from pathlib import Path
 from components.data_prep.prepare import prepare
 from components.evaluate.evaluate import evaluate
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.train.train import train
 params, out = Params.load({params!r}), Path({out!r})
 prepare(data=Path({data!r}), dataset=out / "dataset", params=params)

@@ -14,11 +14,11 @@ from pathlib import Path
 from kafka import KafkaProducer
 
 from components.classifier.device import make_repeatable
-from components.shared.events.data import Checkpoint, Emit, Progress, unheard
-from components.shared.events.event import Speaker, seal
+from components.shared.events.data import Checkpoint, Emit, Progress, ignore_events
+from components.shared.events.event import EventSource, seal
 from components.shared.events.spool import Spool
 from components.shared.events.stream import StatusStream
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.status import transports_of
 from components.train.state import manifest_of
 from components.train.status import TrainingStatus
@@ -28,7 +28,7 @@ from tests.peers.emulator import PubSubEmulator
 from tests.peers.noida import KafkaBroker
 
 TOPIC, PROJECT = "bench", "vision-1"
-SPEAKER = Speaker("run-bench", "train", 0, "bench")
+SPEAKER = EventSource("run-bench", "train", 0, "bench")
 EMITS, DELIVERED, ROUNDS = 5_000, 20_000, 41
 _log = logging.getLogger("bench")
 
@@ -109,7 +109,7 @@ def training_with_status(folder: Path) -> Iterator[Ratio]:
 
     for healthy, name in ((True, "healthy"), (False, "black-holed")):
         with stream_to_both(folder / name, healthy=healthy) as stream:
-            ours, theirs = rate(stream.emit), rate(unheard)
+            ours, theirs = rate(stream.emit), rate(ignore_events)
             ours(), theirs()
             pairs = [_alternating(ours, theirs, number) for number in range(ROUNDS)]
         yield Ratio(

@@ -15,7 +15,7 @@ from uuid import uuid4
 from google.cloud import storage
 from google.cloud.storage import transfer_manager
 
-from components.shared.artifacts import ArtifactKind, FileRecord, Manifest, sha256_of, write_json
+from components.shared.artifacts.artifact import ArtifactKind, FileRecord, Manifest, sha256_of, write_json
 from components.shared.storage.fetch import fetch_tree
 from components.shared.storage.location import Location
 from components.shared.storage.publish import Publication

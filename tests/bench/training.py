@@ -18,8 +18,8 @@ from components.classifier.batches import Normaliser, ResidentImages
 from components.classifier.device import make_repeatable
 from components.classifier.network import network_of
 from components.classifier.optimisers import build_optimiser
-from components.shared.artifacts import Normalisation
-from components.shared.params import Params
+from components.shared.artifacts.artifact import Normalisation
+from components.shared.params.params import Params
 from components.train.trainer import Labelled, Trainer
 from pipelines.params_files import EXAMPLES
 from tests.bench.measure import Ratio, compare, seconds

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from components.classifier.augment import PerImageTransforms, random_flips
 from components.shared.errors import ParamsError
-from components.shared.params_types import TransformSpec
+from components.shared.params.types import TransformSpec
 from tests.configs import Entry, transform
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from components.classifier.augment import PerImageTransforms
 from components.classifier.augmentation import Augmentation
 from components.shared.errors import ParamsError
-from components.shared.params_types import TransformSpec
+from components.shared.params.types import TransformSpec
 from tests.classifier.both_ways import CPU, alike, equally_often, outcomes
 from tests.configs import Entry, transform
 

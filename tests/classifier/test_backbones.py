@@ -13,9 +13,9 @@ from components.classifier.backbones import head_name
 from components.classifier.building import build
 from components.classifier.check import check, check_dict
 from components.classifier.network import examine, network_of
-from components.shared.allowed_classes import BACKBONES
-from components.shared.params import Params
-from components.shared.params_types import LayerSpec
+from components.shared.params.allowed_classes import BACKBONES
+from components.shared.params.params import Params
+from components.shared.params.types import LayerSpec
 from tests.configs import Entry, layer, refused, small
 
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from components.classifier.batches import Normaliser, batch_slices
-from components.shared.artifacts import Normalisation
+from components.shared.artifacts.artifact import Normalisation
 
 CPU = torch.device("cpu")
 

@@ -18,9 +18,9 @@ from torchvision.transforms import InterpolationMode
 
 from components.classifier import building
 from components.classifier.building import build, checked_kwargs, fit, fitted_kwargs, resolve, spelled
-from components.shared.allowed_classes import LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS, ClassFamily
 from components.shared.errors import ParamsError
-from components.shared.params_types import LayerSpec, ScheduleSpec, TransformSpec
+from components.shared.params.allowed_classes import LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS, ClassFamily
+from components.shared.params.types import LayerSpec, ScheduleSpec, TransformSpec
 from tests.configs import layer, refused, schedule, transform
 
 NOTHING = building._NO_FIT
@@ -331,7 +331,7 @@ def test_resolving_says_what_is_not_installed() -> None:
 
 @pytest.mark.parametrize("family", [LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS], ids=lambda family: family.module)
 def test_every_default_of_an_allowed_class_may_be_written_out(family: ClassFamily) -> None:
-    misfits, written = [], 0
+    shape_errors, written = [], 0
     for dotted in family.full_names():
         for name, parameter in inspect.signature(resolve(dotted)).parameters.items():
             default: object = parameter.default
@@ -340,9 +340,9 @@ def test_every_default_of_an_allowed_class_may_be_written_out(family: ClassFamil
                 own = [problem for problem in problems if problem.path == f"kwargs.{name}"]
                 written += 1
                 if name not in ("device", "dtype") and (own or fitted[name] != default):
-                    misfits.append((dotted, name, default, own))
+                    shape_errors.append((dotted, name, default, own))
     assert written > 20
-    assert misfits == []
+    assert shape_errors == []
 
 
 def test_a_problem_is_raised_for_all_arguments_at_once() -> None:

@@ -19,9 +19,9 @@ from components.classifier.inference import Predictions, chunk_size, predict
 from components.classifier.mapped_images import MappedImages
 from components.classifier.network import Network, network_of
 from components.classifier.placement import store_images
-from components.shared.artifacts import Normalisation
-from components.shared.dataset import DatasetWriter, Images, Labels, Split, open_dataset
-from components.shared.params import Params
+from components.shared.artifacts.artifact import Normalisation
+from components.shared.artifacts.dataset import DatasetWriter, Images, Labels, Split, open_dataset
+from components.shared.params.params import Params
 
 CPU = torch.device("cpu")
 NORMALISATION = Normalisation(mean=[0.4], std=[0.3])
@@ -69,7 +69,7 @@ def columns(predictions: Predictions) -> list[list[float]]:
 @pytest.fixture
 def split_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Images, Labels, int], Split]:
     def write(images: Images, labels: Labels, per_shard: int) -> Split:
-        monkeypatch.setattr("components.shared.dataset.SHARD_BYTES", per_shard * images[0].nbytes)
+        monkeypatch.setattr("components.shared.artifacts.dataset.SHARD_BYTES", per_shard * images[0].nbytes)
         path = tmp_path / f"shards-of-{per_shard}"
         with DatasetWriter(path, ["a", "b", "c", "d"], (6, 5, 1)) as writer:
             writer.add("train", images[:1], labels[:1])

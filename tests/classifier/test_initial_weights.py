@@ -22,9 +22,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from components.classifier.initial_weights import load_initial_weights, start_network, told
 from components.classifier.network import Network, network_of
-from components.shared.artifacts import sha256_of
+from components.shared.artifacts.artifact import sha256_of
 from components.shared.errors import EXIT_BAD_INPUT, ArtifactError, ParamsError
-from components.shared.params import Params
+from components.shared.params.params import Params
 from tests.classifier.test_backbones import backbone, color
 from tests.classifier.test_load_network import PARAMS, trained, write_model
 from tests.configs import layer, refused, small

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from components.classifier.load import load_network
 from components.classifier.network import Network, network_of
-from components.shared.artifacts import ArtifactWriter, ImageShape, sha256_of
+from components.shared.artifacts.artifact import ArtifactWriter, ImageShape, sha256_of
+from components.shared.artifacts.model import MODEL, Model, ModelManifest, Provenance, Selection, open_model
 from components.shared.errors import ArtifactError
-from components.shared.model import MODEL, Model, ModelManifest, Provenance, Selection, open_model
-from components.shared.params import Params
+from components.shared.params.params import Params
 from tests.configs import layer, small
 
 PARAMS = Params.from_dict(

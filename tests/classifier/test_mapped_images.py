@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from components.classifier.batches import ImageStore, ResidentImages, batch_slices
 from components.classifier.mapped_images import MappedImages
-from components.shared.dataset import Split
+from components.shared.artifacts.dataset import Split
 from components.shared.errors import ArtifactError
 
 CPU = torch.device("cpu")

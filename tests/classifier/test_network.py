@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from components.classifier.check import check_dict, network_problems
 from components.classifier.network import LayerTable, build_network, examine, network_of
-from components.shared.params import Params, ParamsWarning
-from components.shared.params_types import LayerSpec
+from components.shared.params.params import Params, ParamsWarning
+from components.shared.params.types import LayerSpec
 from pipelines.cli import main
 from tests.configs import Entry, digits_config, layer, refused, small
 

@@ -15,7 +15,7 @@ from components.classifier.optimisers import build_optimiser
 from components.classifier.rates import rehearse
 from components.classifier.schedules import Schedules
 from components.shared.errors import Problem
-from components.shared.params import Params
+from components.shared.params.params import Params
 from tests.configs import Entry, refused, schedule, small
 
 

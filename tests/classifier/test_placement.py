@@ -11,7 +11,7 @@ import torch
 from components.classifier.batches import ResidentImages
 from components.classifier.mapped_images import MappedImages
 from components.classifier.placement import spelled_bytes, store_images
-from components.shared.dataset import Split
+from components.shared.artifacts.dataset import Split
 from components.shared.errors import ParamsError
 from tests.classifier.test_mapped_images import Pixels, split_of
 

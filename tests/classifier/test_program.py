@@ -14,8 +14,8 @@ import torch
 
 from components.classifier.network import Network, network_of
 from components.classifier.program import load_program, write_program
-from components.shared.artifacts import ImageShape
-from components.shared.params import Params
+from components.shared.artifacts.artifact import ImageShape
+from components.shared.params.params import Params
 from tests.classifier.test_backbones import backbone, color
 
 IMAGE = ImageShape(height=32, width=32, channels=3)

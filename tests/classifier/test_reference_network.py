@@ -12,13 +12,15 @@ import torch
 
 from components.classifier.check import check
 from components.classifier.network import network_of
-from components.shared.params import Params, ParamsWarning
+from components.shared.params.params import Params, ParamsWarning
 from tests.configs import REFERENCE_PARAMS, refused
 from tests.reference_params import params as reference
-from tests.shared.test_params import REFERENCE_KEYS
+from tests.shared.params.test_params import REFERENCE_KEYS
 
 IGNORED = r"learning_rate_schedule\[0\]\.kwargs\.verbose: torch has dropped this option; it is ignored"
-NO_WARNING = pytest.mark.filterwarnings("ignore:learning_rate_schedule.*verbose:components.shared.params.ParamsWarning")
+NO_WARNING = pytest.mark.filterwarnings(
+    "ignore:learning_rate_schedule.*verbose:components.shared.params.params.ParamsWarning"
+)
 
 AsGiven = Callable[[dict[str, Any]], Any]
 

@@ -16,10 +16,10 @@ from components.classifier.check import check_dict
 from components.classifier.optimisers import build_optimiser
 from components.classifier.rates import rehearse
 from components.classifier.schedules import Schedules
-from components.shared.allowed_classes import SCHEDULERS
 from components.shared.errors import ParamsError
-from components.shared.params import Params, ParamsWarning
-from components.shared.params_rules import ABSOLUTE_SCHEDULES
+from components.shared.params.allowed_classes import SCHEDULERS
+from components.shared.params.params import Params, ParamsWarning
+from components.shared.params.rules import ABSOLUTE_SCHEDULES
 from tests.configs import Entry, refused, schedule, small
 
 RATE, EPOCHS, STEPS = 0.1, 12, 3

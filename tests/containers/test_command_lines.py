@@ -112,9 +112,9 @@ def test_kfps_executor_starts(docker_engine: Docker, images: Images, step: Image
 
 def test_a_pipelines_components_import_in_their_images(docker_engine: Docker, images: Images) -> None:
     modules = {
-        "data-prep": "components.data_prep.staged, components.exit_step.report, components.shared.storage.fetch",
-        "train": "components.train.staged, components.shared.storage.fetch, torch.utils.tensorboard",
-        "evaluate": "components.evaluate.staged, components.shared.storage.fetch",
+        "data-prep": "components.data_prep.step, components.exit_step.step, components.shared.storage.fetch",
+        "train": "components.train.step, components.shared.storage.fetch, torch.utils.tensorboard",
+        "evaluate": "components.evaluate.step, components.shared.storage.fetch",
     }
     for step in IMAGE_STEPS:
         docker_engine.python(images[step], f"import {modules[step]}, components.shared.storage.gcs, kafka, boto3")

@@ -22,10 +22,10 @@ import pytest
 from kfp import local
 from kfp.local import docker_task_handler
 
+from components.shared.artifacts.model import open_model
 from components.shared.events.data import Cancelled
 from components.shared.events.runs import fold
 from components.shared.events.spool import events_in
-from components.shared.model import open_model
 from components.shared.run import RUN_VARIABLE, new_run_id
 from pipelines.cli import main
 from pipelines.run_options import images_named_by

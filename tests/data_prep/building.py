@@ -16,8 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.data_prep.__main__ import main
-from components.shared.dataset import open_dataset
-from components.shared.params import Params
+from components.shared.artifacts.dataset import open_dataset
+from components.shared.params.params import Params
 
 Pixels = npt.NDArray[np.uint8]
 

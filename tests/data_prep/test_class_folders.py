@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.data_prep.prepare import prepare
-from components.shared.dataset import open_dataset
+from components.shared.artifacts.dataset import open_dataset
 from components.shared.logs import log_to_stderr
 from tests.data_prep.building import (
     NOTHING_LEFT_OUT,

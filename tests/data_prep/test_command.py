@@ -9,7 +9,7 @@ import pytest
 
 from components.data_prep.__main__ import main
 from components.data_prep.prepare import prepare
-from components.shared.dataset import open_dataset
+from components.shared.artifacts.dataset import open_dataset
 from components.shared.errors import ArtifactError
 from tests.data_prep.building import NOTHING_LEFT_OUT, class_folders, files_of, params, params_json
 
@@ -77,7 +77,7 @@ def test_an_interruption_leaves_nothing_that_opens(tmp_path: Path, monkeypatch: 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("components.shared.dataset.DatasetWriter.commit", interrupt)
+    monkeypatch.setattr("components.shared.artifacts.dataset.DatasetWriter.commit", interrupt)
     arguments = ["--data", str(data), "--dataset", str(tmp_path / "out"), "--params", params_json()]
 
     assert main(arguments) == 130

@@ -14,7 +14,7 @@ from PIL import Image
 
 from components.data_prep.images import UnreadableImageError, image_extensions, read_image
 from components.data_prep.prepare import prepare
-from components.shared.dataset import open_dataset
+from components.shared.artifacts.dataset import open_dataset
 from components.shared.logs import log_to_stderr
 from tests.data_prep.building import Pixels, class_folders, params
 from tests.data_prep.test_images import UPRIGHT

@@ -13,7 +13,7 @@ import pytest
 
 from components.data_prep.__main__ import main
 from components.data_prep.prepare import prepare
-from components.shared.dataset import open_dataset
+from components.shared.artifacts.dataset import open_dataset
 from components.shared.events.data import EventData, Succeeded
 from components.shared.logs import log_to_stderr
 from tests.data_prep.building import (

@@ -13,7 +13,7 @@ import pytest
 
 from components.data_prep.__main__ import main
 from components.data_prep.prepare import prepare
-from components.shared.dataset import open_dataset
+from components.shared.artifacts.dataset import open_dataset
 from components.shared.errors import ArtifactError, DataError
 from components.shared.logs import log_to_stderr
 from pipelines.cli import main as shutterline

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.data_prep.prepare import prepare
-from components.shared.dataset import open_dataset
+from components.shared.artifacts.dataset import open_dataset
 from components.shared.errors import DataError
 from tests.data_prep.bad_data import IMAGES, LABELS
 from tests.data_prep.building import class_folders, idx_bytes, idx_folder, info_csv, params

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from components.data_prep.prepare import prepare
 from components.data_prep.split import assign_splits
-from components.shared.dataset import SplitName, open_dataset
+from components.shared.artifacts.dataset import SplitName, open_dataset
 from components.shared.errors import DataError
 from tests.data_prep.building import Pixels, class_folders, idx_folder, params, stored, values_of
 

@@ -15,7 +15,7 @@ from PIL import Image
 from components.data_prep.images import UnreadableImageError, read_image
 from components.data_prep.pixels import Note
 from components.data_prep.prepare import prepare
-from components.shared.dataset import open_dataset
+from components.shared.artifacts.dataset import open_dataset
 from components.shared.logs import log_to_stderr
 from tests.data_prep.building import Pixels, on_background, params, random_pixels, save, stored
 

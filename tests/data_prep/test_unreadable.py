@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.data_prep.prepare import prepare
-from components.shared.dataset import UnreadableImage, open_dataset
+from components.shared.artifacts.dataset import UnreadableImage, open_dataset
 from components.shared.errors import DataError
 from components.shared.logs import log_to_stderr
 from tests.data_prep.building import class_folders, files_of, info_csv, params, plain, save, values_of

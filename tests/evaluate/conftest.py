@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from components.classifier.network import Network, network_of
-from components.shared.artifacts import ArtifactWriter, ImageShape, Normalisation, sha256_of
-from components.shared.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName
-from components.shared.model import MODEL, EpochRecord, ModelManifest, Provenance, Selection
-from components.shared.params import Params
+from components.shared.artifacts.artifact import ArtifactWriter, ImageShape, Normalisation, sha256_of
+from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName
+from components.shared.artifacts.model import MODEL, EpochRecord, ModelManifest, Provenance, Selection
+from components.shared.params.params import Params
 
 CLASSES = ["cat", "dog", "eel"]
 RAW_PARAMS: dict[str, Any] = {
@@ -130,7 +130,7 @@ def write_model(
 
 
 @dataclass(frozen=True)
-class Place:
+class AnyPath:
     """A model, a dataset it was trained with, params, and where an evaluation goes."""
 
     model: Path
@@ -155,10 +155,10 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path) -> Iterator[AnyPath]:
     """A model and a dataset that fit each other; torch's global switches are put back afterwards."""
     params = params_of()
     write_dataset(tmp_path / "dataset")
     write_model(tmp_path / "model", params, dataset=tmp_path / "dataset")
-    yield Place(tmp_path / "model", tmp_path / "dataset", tmp_path / "evaluation", params)
+    yield AnyPath(tmp_path / "model", tmp_path / "dataset", tmp_path / "evaluation", params)
     torch.use_deterministic_algorithms(False)

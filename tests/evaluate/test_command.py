@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from components.evaluate.__main__ import main
-from components.shared.evaluation import open_evaluation
-from tests.evaluate.conftest import Place
+from components.shared.artifacts.evaluation import open_evaluation
+from tests.evaluate.conftest import AnyPath
 
 # In the evaluation image neither is installed.
 WITHOUT_OTHERS = """
@@ -22,7 +22,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_evaluates_without_torchvision_and_kfp(place: Place) -> None:
+def test_evaluates_without_torchvision_and_kfp(place: AnyPath) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", WITHOUT_OTHERS, *place.command("--json")],
         capture_output=True,
@@ -49,7 +49,7 @@ def test_help_loads_no_torch() -> None:
     assert "--evaluation PLACE" in done.stdout
 
 
-def test_json_is_one_document(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_document(place: AnyPath, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(place.command("--json")) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["step"], document["status"]) == ("evaluate", "succeeded")
@@ -57,7 +57,7 @@ def test_json_is_one_document(place: Place, capsys: pytest.CaptureFixture[str]) 
     assert document["report"]["metrics"] == manifest.metrics.model_dump()
 
 
-def test_json_of_a_failure_is_one_document(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_of_a_failure_is_one_document(place: AnyPath, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place.model / "model.json").unlink()
     assert main(place.command("--json")) == 2
     document = json.loads(capsys.readouterr().out)
@@ -65,7 +65,7 @@ def test_json_of_a_failure_is_one_document(place: Place, tmp_path: Path, capsys:
     assert document["error"]["type"] == "ArtifactError"
 
 
-def test_without_json_nothing_is_printed_to_standard_output(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_json_nothing_is_printed_to_standard_output(place: AnyPath, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(place.command("--set", "eval_metric_compute_freq=batch", "--set", "eval_batch_size=25")) == 0
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -74,7 +74,7 @@ def test_without_json_nothing_is_printed_to_standard_output(place: Place, capsys
 
 
 @pytest.mark.parametrize("missing", ["--model", "--dataset", "--evaluation", "--params"])
-def test_every_directory_is_needed(place: Place, capsys: pytest.CaptureFixture[str], missing: str) -> None:
+def test_every_directory_is_needed(place: AnyPath, capsys: pytest.CaptureFixture[str], missing: str) -> None:
     command = place.command()
     at = command.index(missing)
     with pytest.raises(SystemExit) as end:

@@ -26,14 +26,14 @@ from sklearn.metrics import (
 
 from components.classifier.inference import Predictions, predict
 from components.evaluate import evaluate as module
+from components.evaluate.confident_errors import surest_mistakes
 from components.evaluate.evaluate import EvaluateResult, evaluate
-from components.evaluate.mistakes import surest_mistakes
-from components.shared.artifacts import WRITING_MARKER, sha256_of
-from components.shared.dataset import open_dataset
+from components.shared.artifacts.artifact import WRITING_MARKER, sha256_of
+from components.shared.artifacts.dataset import open_dataset
+from components.shared.artifacts.evaluation import EVALUATION, open_evaluation
+from components.shared.artifacts.model import Selection
 from components.shared.errors import ArtifactError
-from components.shared.evaluation import EVALUATION, open_evaluation
-from components.shared.model import Selection
-from tests.evaluate.conftest import CLASSES, Place, network_with, params_of, write_dataset, write_model
+from tests.evaluate.conftest import CLASSES, AnyPath, network_with, params_of, write_dataset, write_model
 
 Reals = npt.NDArray[np.float64]
 
@@ -68,7 +68,7 @@ def without_times(manifest: Any) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in ("seconds", "images_per_second", "report")}
 
 
-def test_figures_are_scikit_learns_of_logits_computed_elsewhere(place: Place) -> None:
+def test_figures_are_scikit_learns_of_logits_computed_elsewhere(place: AnyPath) -> None:
     result = evaluate(**place.arguments())
     test = open_dataset(place.dataset).splits["test"]
     probabilities = softmax(logits_of(place.model / "model.safetensors", test.images()))
@@ -90,7 +90,7 @@ def test_figures_are_scikit_learns_of_logits_computed_elsewhere(place: Place) ->
     assert [row.name for row in manifest.per_class] == manifest.classes == CLASSES
 
 
-def test_last_weights_are_evaluated_beside_the_selected_ones(place: Place) -> None:
+def test_last_weights_are_evaluated_beside_the_selected_ones(place: AnyPath) -> None:
     result = evaluate(**place.arguments())
     test = open_dataset(place.dataset).splits["test"]
     probabilities = softmax(logits_of(place.model / "last.safetensors", test.images()))
@@ -106,7 +106,7 @@ def test_last_weights_are_evaluated_beside_the_selected_ones(place: Place) -> No
     assert recorded.metrics.model_dump() == last.as_dict()
 
 
-def test_manifest_says_what_was_evaluated(place: Place) -> None:
+def test_manifest_says_what_was_evaluated(place: AnyPath) -> None:
     result = evaluate(**place.arguments(params=params_of(manual_seed=7)))
     manifest = open_evaluation(place.evaluation).manifest
 
@@ -128,7 +128,7 @@ def test_manifest_says_what_was_evaluated(place: Place) -> None:
     }
 
 
-def test_predictions_name_every_image(place: Place) -> None:
+def test_predictions_name_every_image(place: AnyPath) -> None:
     result = evaluate(**place.arguments())
     test = open_dataset(place.dataset).splits["test"]
     rows = rows_of(place.evaluation)
@@ -162,7 +162,7 @@ def test_no_class_is_a_formula_in_a_spreadsheet(tmp_path: Path, name: str) -> No
     classes, params = [name, "1-1", "a=b"], params_of()
     write_dataset(tmp_path / "dataset", classes=classes)
     write_model(tmp_path / "model", params, dataset=tmp_path / "dataset", classes=classes)
-    place = Place(tmp_path / "model", tmp_path / "dataset", tmp_path / "evaluation", params)
+    place = AnyPath(tmp_path / "model", tmp_path / "dataset", tmp_path / "evaluation", params)
 
     result = evaluate(**place.arguments())
 
@@ -174,7 +174,7 @@ def test_no_class_is_a_formula_in_a_spreadsheet(tmp_path: Path, name: str) -> No
     assert open_evaluation(place.evaluation).manifest.classes == classes
 
 
-def test_report_is_json_data(place: Place) -> None:
+def test_report_is_json_data(place: AnyPath) -> None:
     result = evaluate(**place.arguments())
     report = result.report()
 
@@ -185,7 +185,7 @@ def test_report_is_json_data(place: Place) -> None:
     assert Path(report["predictions_file"]).is_file()
 
 
-def test_eval_batch_size_changes_no_bit(place: Place, tmp_path: Path) -> None:
+def test_eval_batch_size_changes_no_bit(place: AnyPath, tmp_path: Path) -> None:
     results: list[EvaluateResult] = []
     for size in (1, 7, 50, 512):
         params = params_of(eval_batch_size=size, eval_metric_compute_freq="batch")
@@ -197,7 +197,7 @@ def test_eval_batch_size_changes_no_bit(place: Place, tmp_path: Path) -> None:
         assert without_times(other.manifest) == without_times(first.manifest)
 
 
-def test_images_left_on_disk_change_no_bit(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_left_on_disk_change_no_bit(place: AnyPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = evaluate(**place.arguments())
     monkeypatch.setattr("components.classifier.placement.free_bytes", lambda device: 0)
     second = evaluate(**place.arguments(evaluation=tmp_path / "mapped"))
@@ -205,7 +205,7 @@ def test_images_left_on_disk_change_no_bit(place: Place, tmp_path: Path, monkeyp
     assert without_times(second.manifest) == without_times(first.manifest)
 
 
-def test_same_inputs_make_the_same_files(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_inputs_make_the_same_files(place: AnyPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluated(name: str) -> Path:
         ticks = iter((1.0, 1.5))
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
@@ -239,7 +239,7 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> py
     return caplog
 
 
-def test_batches_are_logged_one_line_each(place: Place, log: pytest.LogCaptureFixture) -> None:
+def test_batches_are_logged_one_line_each(place: AnyPath, log: pytest.LogCaptureFixture) -> None:
     params = params_of(eval_metric_compute_freq="batch", eval_batch_size=20)
     result = evaluate(**place.arguments(params=params))
 
@@ -252,7 +252,7 @@ def test_batches_are_logged_one_line_each(place: Place, log: pytest.LogCaptureFi
 
 
 def test_batch_lines_end_somewhere(
-    place: Place, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    place: AnyPath, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("components.classifier.batch_log.MAX_LINES", 10)
     evaluate(**place.arguments(params=params_of(eval_metric_compute_freq="batch", eval_batch_size=1)))
@@ -262,7 +262,7 @@ def test_batch_lines_end_somewhere(
     assert "… and 40 more batches" in lines
 
 
-def test_epoch_frequency_logs_no_batches(place: Place, log: pytest.LogCaptureFixture) -> None:
+def test_epoch_frequency_logs_no_batches(place: AnyPath, log: pytest.LogCaptureFixture) -> None:
     evaluate(**place.arguments())
     lines = lines_of(log)
     assert not [line for line in lines if line.startswith("batch ")]
@@ -280,7 +280,7 @@ def test_epoch_frequency_logs_no_batches(place: Place, log: pytest.LogCaptureFix
     ],
 )
 def test_says_how_the_epoch_was_chosen(
-    place: Place, log: pytest.LogCaptureFixture, split: Any, same_dataset: bool, optimistic: bool, said: str
+    place: AnyPath, log: pytest.LogCaptureFixture, split: Any, same_dataset: bool, optimistic: bool, said: str
 ) -> None:
     selection = Selection(epoch=2, split=split, loss=0.9, accuracy=0.5)
     write_model(place.model, place.params, dataset=place.dataset if same_dataset else None, selection=selection)
@@ -293,7 +293,7 @@ def test_says_how_the_epoch_was_chosen(
 
 
 def test_last_weights_that_are_the_selected_ones_are_not_run_again(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: AnyPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = network_with(place.params, 1)
     write_model(place.model, place.params, selected=network, last=network)
@@ -310,7 +310,7 @@ def test_last_weights_that_are_the_selected_ones_are_not_run_again(
     assert result.last_metrics == result.metrics
 
 
-def test_last_weights_may_have_diverged(place: Place, log: pytest.LogCaptureFixture) -> None:
+def test_last_weights_may_have_diverged(place: AnyPath, log: pytest.LogCaptureFixture) -> None:
     diverged = network_with(place.params, 2)
     torch.nn.init.constant_(diverged.classifier.bias, float("nan"))
     write_model(place.model, place.params, last=diverged)
@@ -323,7 +323,7 @@ def test_last_weights_may_have_diverged(place: Place, log: pytest.LogCaptureFixt
     assert "no finite values" in result.report_file.read_text(encoding="utf-8")
 
 
-def test_twice_into_the_same_directory(place: Place) -> None:
+def test_twice_into_the_same_directory(place: AnyPath) -> None:
     first = evaluate(**place.arguments())
     second = evaluate(**place.arguments())
 
@@ -331,7 +331,7 @@ def test_twice_into_the_same_directory(place: Place) -> None:
     assert open_evaluation(place.evaluation).manifest == second.manifest
 
 
-def test_a_foreign_directory_is_refused_and_left_alone(place: Place) -> None:
+def test_a_foreign_directory_is_refused_and_left_alone(place: AnyPath) -> None:
     place.evaluation.mkdir()
     (place.evaluation / "thesis.txt").write_text("the only copy")
     with pytest.raises(ArtifactError, match="is not empty and holds no evaluation to replace"):
@@ -342,7 +342,7 @@ def test_a_foreign_directory_is_refused_and_left_alone(place: Place) -> None:
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_model_and_dataset_are_not_written_over(place: Place, kind: str) -> None:
+def test_model_and_dataset_are_not_written_over(place: AnyPath, kind: str) -> None:
     directory = place.model if kind == "model" else place.dataset
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     with pytest.raises(ArtifactError, match="is not empty"):
@@ -351,7 +351,7 @@ def test_model_and_dataset_are_not_written_over(place: Place, kind: str) -> None
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
 
 
-def test_an_interrupted_evaluation_leaves_nothing_that_opens(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_evaluation_leaves_nothing_that_opens(place: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate(**place.arguments())
 
     def interrupted(*_: object) -> str:
@@ -367,7 +367,7 @@ def test_an_interrupted_evaluation_leaves_nothing_that_opens(place: Place, monke
     assert evaluate(**place.arguments()).manifest.images == 50
 
 
-def test_refused_inputs_leave_an_earlier_evaluation(place: Place, tmp_path: Path) -> None:
+def test_refused_inputs_leave_an_earlier_evaluation(place: AnyPath, tmp_path: Path) -> None:
     earlier = evaluate(**place.arguments())
     with pytest.raises(ArtifactError, match="there is no such model directory"):
         evaluate(**place.arguments(model=tmp_path / "misspelt"))
@@ -375,7 +375,7 @@ def test_refused_inputs_leave_an_earlier_evaluation(place: Place, tmp_path: Path
     assert open_evaluation(place.evaluation).manifest == earlier.manifest
 
 
-def test_an_evaluation_at_odds_with_itself_is_refused(place: Place) -> None:
+def test_an_evaluation_at_odds_with_itself_is_refused(place: AnyPath) -> None:
     evaluate(**place.arguments())
     file = place.evaluation / EVALUATION.manifest_file
     document = json.loads(file.read_text())
@@ -398,14 +398,14 @@ def test_an_evaluation_at_odds_with_itself_is_refused(place: Place) -> None:
             open_evaluation(place.evaluation)
 
 
-def test_a_matrix_of_very_many_classes_is_left_to_predictions(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matrix_of_very_many_classes_is_left_to_predictions(place: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_CONFUSION_CLASSES", 2)
     result = evaluate(**place.arguments())
     assert open_evaluation(place.evaluation).manifest.confusion is None
     assert result.confusion.shape == (3, 3)
 
 
-def test_surest_mistakes_come_first(place: Place) -> None:
+def test_surest_mistakes_come_first(place: AnyPath) -> None:
     predictions = evaluate(**place.arguments()).predictions
     indices = surest_mistakes(predictions, limit=5)
     wrong = [index for index in range(50) if predictions.labels[index] != predictions.predicted[index]]

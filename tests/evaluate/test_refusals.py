@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from components.evaluate.__main__ import main
-from components.shared.artifacts import ImageShape, Normalisation, sha256_of
-from tests.evaluate.conftest import CLASSES, Place, network_with, params_of, write_dataset, write_model
+from components.shared.artifacts.artifact import ImageShape, Normalisation, sha256_of
+from tests.evaluate.conftest import CLASSES, AnyPath, network_with, params_of, write_dataset, write_model
 
-Damage = Callable[[Place], object]
+Damage = Callable[[AnyPath], object]
 
 
-def refused(place: Place, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+def refused(place: AnyPath, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     """Run the command, check the frame of a refusal, and return its message."""
     capsys.readouterr()
     assert main(place.command(*more)) == 2
@@ -48,7 +48,7 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
 
 
-def cut_and_record(place: Place) -> None:
+def cut_and_record(place: AnyPath) -> None:
     """A truncated array that its manifest vouches for."""
     file = place.dataset / "test" / "images-00000.npy"
     cut(file)
@@ -58,19 +58,19 @@ def cut_and_record(place: Place) -> None:
     edit(place.dataset / "dataset.json", **manifest)
 
 
-def name_outside(place: Place, name: str) -> None:
+def name_outside(place: AnyPath, name: str) -> None:
     file = place.model / "model.json"
     edit(file, weights={**json.loads(file.read_text())["weights"], "file": name})
 
 
-def lead_outside(place: Place) -> None:
+def lead_outside(place: AnyPath) -> None:
     """A weights file that is a link to the same bytes elsewhere."""
     inside, outside = place.model / "model.safetensors", place.model.parent / "elsewhere"
     shutil.move(inside, outside)
     inside.symlink_to(outside)
 
 
-def weights_of_no_format(place: Place) -> None:
+def weights_of_no_format(place: AnyPath) -> None:
     file = place.model / "model.safetensors"
     file.write_bytes(b"not safetensors")
     edit(
@@ -79,12 +79,12 @@ def weights_of_no_format(place: Place) -> None:
     )
 
 
-def other_network(place: Place) -> None:
+def other_network(place: AnyPath) -> None:
     arch = [{"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 7, "kernel_size": 3}}]
     write_model(place.model, place.params, selected=network_with(params_of(net_arch=arch), 0))
 
 
-def diverged(place: Place) -> None:
+def diverged(place: AnyPath) -> None:
     network = network_with(place.params, 1)
     torch.nn.init.constant_(network.classifier.bias, float("inf"))
     write_model(place.model, place.params, selected=network)
@@ -125,13 +125,13 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_artifacts(place: Place, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_damaged_artifacts(place: AnyPath, capsys: pytest.CaptureFixture[str], name: str) -> None:
     damage, message = DAMAGES[name]
     damage(place)
     assert message in refused(place, capsys)
 
 
-def renamed(place: Place, classes: list[str]) -> None:
+def renamed(place: AnyPath, classes: list[str]) -> None:
     write_dataset(place.dataset, classes=classes)
 
 
@@ -181,7 +181,7 @@ PAIRINGS: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize("name", PAIRINGS)
-def test_artifacts_that_do_not_fit_each_other(place: Place, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_artifacts_that_do_not_fit_each_other(place: AnyPath, capsys: pytest.CaptureFixture[str], name: str) -> None:
     change, message = PAIRINGS[name]
     change(place)
     assert message.format(dataset=place.dataset, model=place.model) in refused(place, capsys)
@@ -193,7 +193,7 @@ def test_artifacts_that_do_not_fit_each_other(place: Place, capsys: pytest.Captu
     before="refused: they call the class differently",
     now="evaluated: both name one class",
 )
-def test_class_names_may_differ_in_unicode_composition(place: Place) -> None:
+def test_class_names_may_differ_in_unicode_composition(place: AnyPath) -> None:
     write_model(place.model, place.params, dataset=place.dataset, classes=["cat", "caf\u0065\u0301", "eel"])
     renamed(place, ["cat", "caf\u00e9", "eel"])
 
@@ -210,20 +210,20 @@ def test_class_names_may_differ_in_unicode_composition(place: Place) -> None:
     ],
 )
 def test_params_of_another_model(
-    place: Place, capsys: pytest.CaptureFixture[str], key: str, value: str, message: str
+    place: AnyPath, capsys: pytest.CaptureFixture[str], key: str, value: str, message: str
 ) -> None:
     assert message.format(model=place.model) in refused(place, capsys, "--set", f"{key}={value}")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_a_gpu_that_is_not_there(
-    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, device: str
+    place: AnyPath, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert f'device: "{device}" was asked for' in refused(place, capsys, "--set", f"device={device}")
 
 
-def test_a_directory_that_cannot_be_made(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_that_cannot_be_made(place: AnyPath, capsys: pytest.CaptureFixture[str]) -> None:
     place.evaluation.write_text("a file in the way")
     assert main(place.command()) == 2
     assert (

@@ -17,15 +17,15 @@ from PIL import Image
 from components.classifier.inference import Predictions
 from components.classifier.metrics import per_class
 from components.evaluate import tables
+from components.evaluate.confident_errors import MAX_MISTAKES, Mistake, png_data_uri
 from components.evaluate.evaluate import evaluate
 from components.evaluate.findings import Findings
-from components.evaluate.mistakes import MAX_MISTAKES, Mistake, png_data_uri
 from components.evaluate.report import render_report
 from components.evaluate.tables import MAX_PAIRS, most_confused
-from components.shared.artifacts import read_manifest
-from components.shared.dataset import DATASET, UnreadableImage
-from components.shared.model import MODEL, EpochRecord
-from tests.evaluate.conftest import CLASSES, Place, params_of, write_dataset, write_model
+from components.shared.artifacts.artifact import read_manifest
+from components.shared.artifacts.dataset import DATASET, UnreadableImage
+from components.shared.artifacts.model import MODEL, EpochRecord
+from tests.evaluate.conftest import CLASSES, AnyPath, params_of, write_dataset, write_model
 from tests.pages import Page, assert_harmless
 
 
@@ -54,7 +54,7 @@ def findings_of(
 
 
 @pytest.fixture
-def manifests(place: Place) -> dict[str, Any]:
+def manifests(place: AnyPath) -> dict[str, Any]:
     return {"model": read_manifest(place.model, MODEL), "dataset": read_manifest(place.dataset, DATASET)}
 
 
@@ -62,7 +62,7 @@ def page_of(evaluation: Path) -> Page:
     return Page((evaluation / "report.html").read_text(encoding="utf-8"))
 
 
-def test_report_is_sound_and_harmless(place: Place) -> None:
+def test_report_is_sound_and_harmless(place: AnyPath) -> None:
     result = evaluate(**place.arguments())
     page = page_of(place.evaluation)
 
@@ -79,7 +79,7 @@ def test_report_is_sound_and_harmless(place: Place) -> None:
     assert "these figures are a little optimistic" in text
 
 
-def test_tables_are_marked_up_for_everyone(place: Place) -> None:
+def test_tables_are_marked_up_for_everyone(place: AnyPath) -> None:
     evaluate(**place.arguments())
     page = page_of(place.evaluation)
 
@@ -116,7 +116,7 @@ def test_names_from_data_are_only_ever_text(tmp_path: Path) -> None:
     assert "</pre><script>alert(2)</script>" in text
 
 
-def test_provenance_is_told(place: Place, manifests: dict[str, Any]) -> None:
+def test_provenance_is_told(place: AnyPath, manifests: dict[str, Any]) -> None:
     dataset = manifests["dataset"].model_copy(
         update={"unreadable": [UnreadableImage(file="<a>.png", reason="empty")] * 1234}
     )
@@ -176,7 +176,7 @@ def test_matrix_cells_are_coloured_by_their_share(manifests: dict[str, Any]) -> 
     assert len(cells) == 9
 
 
-def test_surest_mistakes_are_shown(place: Place) -> None:
+def test_surest_mistakes_are_shown(place: AnyPath) -> None:
     result = evaluate(**place.arguments())
     page = page_of(place.evaluation)
     predictions = result.predictions
@@ -236,7 +236,7 @@ def test_training_curves(manifests: dict[str, Any], epochs: list[EpochRecord], c
     assert re.fullmatch(r"[0-9., ]*", places)  # no nan, no inf
 
 
-def test_half_a_character_in_params_does_not_end_an_evaluation(place: Place) -> None:
+def test_half_a_character_in_params_does_not_end_an_evaluation(place: AnyPath) -> None:
     file = place.model / "model.json"
     file.write_text(file.read_text().replace('"optim_kwargs": {}', '"optim_kwargs": {"note": "\\ud800"}'))
     evaluate(**place.arguments())

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from components.exit_step.report import report_end
+from components.exit_step.step import report_end
 from components.shared.events.data import EventData, State, StepOutcome
-from components.shared.events.event import Speaker, seal
+from components.shared.events.event import EventSource, seal
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.targets import StatusTargets
 from components.shared.events.transport import patience_of, sealed
@@ -19,8 +19,10 @@ from tests.peers.ports import claim_port
 
 
 def tell(broker: KafkaTopics, topic: str, step: str, *told: tuple[State, EventData], run: str = RUN) -> None:
-    speaker = Speaker(run, step, 0, "pod")
-    events = [sealed(seal(speaker, number, state, time.time_ns(), data)) for number, (state, data) in enumerate(told)]
+    event_source = EventSource(run, step, 0, "pod")
+    events = [
+        sealed(seal(event_source, number, state, time.time_ns(), data)) for number, (state, data) in enumerate(told)
+    ]
     transport = KafkaTransport([broker.bootstrap], topic)
     transport.send(events, patience_of(10))
     transport.close()

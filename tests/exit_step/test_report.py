@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.exit_step.__main__ import main
-from components.exit_step.report import report_end
+from components.exit_step.step import report_end
 from components.shared.events.data import (
     Cancelled,
     Error,
@@ -20,7 +20,7 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import Speaker, StepEvent, seal
+from components.shared.events.event import EventSource, StepEvent, seal
 from components.shared.pipeline_end import OUTCOMES
 from components.shared.run import EVENTS_VARIABLE, PIPELINE_NAME, RUN_VARIABLE, StepRun
 from tests.examples import write_params
@@ -40,8 +40,8 @@ def at(events: Path | None, run: str = RUN) -> StepRun:
 def spool(events: Path, step: str, *told: tuple[State, EventData], attempt: int = 0, run: str = RUN) -> Path:
     """What a step has left in the run's events directory."""
     path = events / f"{run}.{step}.{attempt}.jsonl"
-    speaker = Speaker(run, step, attempt, "pod")
-    lines = [seal(speaker, number, state, time.time_ns(), data) for number, (state, data) in enumerate(told)]
+    event_source = EventSource(run, step, attempt, "pod")
+    lines = [seal(event_source, number, state, time.time_ns(), data) for number, (state, data) in enumerate(told)]
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     return path
 

@@ -17,8 +17,8 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-from components.shared.artifacts import sha256_of
-from components.shared.dataset import DATASET, DatasetWriter, open_dataset
+from components.shared.artifacts.artifact import sha256_of
+from components.shared.artifacts.dataset import DATASET, DatasetWriter, open_dataset
 from components.shared.errors import ArtifactError, ShutterlineError, StorageRefusedError
 from components.shared.storage import download
 from components.shared.storage.fetch import fetch_artifact
@@ -197,7 +197,7 @@ import json, os, sys, traceback
 from pathlib import Path
 import boto3, google.cloud.storage
 import components.shared.storage.gcs, components.shared.storage.s3
-from components.shared.dataset import DATASET
+from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import ShutterlineError
 from components.shared.storage import download
 from components.shared.storage.fetch import fetch_artifact

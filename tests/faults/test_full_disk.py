@@ -15,10 +15,10 @@ import pytest
 from components.data_prep.__main__ import main as data_prep
 from components.evaluate.__main__ import main as evaluate
 from components.shared import files
-from components.shared.dataset import open_dataset
-from components.shared.evaluation import open_evaluation
+from components.shared.artifacts.dataset import open_dataset
+from components.shared.artifacts.evaluation import open_evaluation
+from components.shared.artifacts.model import open_model
 from components.shared.files import disk_message
-from components.shared.model import open_model
 from components.train.__main__ import main as train
 from pipelines.cli import main as shutterline
 from tests.examples import DIGITS, write_digits, write_params

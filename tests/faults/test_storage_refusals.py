@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.dataset import DATASET
+from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import ArtifactError, StorageRefusedError
 from components.shared.storage.fetch import fetch_tree
 from components.shared.storage.location import Location

@@ -18,7 +18,7 @@ from components.shared.errors import ArtifactError
 from components.shared.events.data import Emit, EventData, Progress
 from components.shared.events.event import StepEvent
 from components.shared.events.replay import FoundSpool, Replayed, replay
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.run import StepRun
 from components.shared.status import transport_of
 from components.shared.step import StepRecord, run_step

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from components.shared.model import MODEL
+from components.shared.artifacts.model import MODEL
 from components.train.checkpoints.format import is_checkpoint_file
 
 Inside = Literal["any time", "state", "between", "manifest", "model"]

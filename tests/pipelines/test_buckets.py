@@ -11,7 +11,7 @@ import pytest
 
 from components.data_prep.__main__ import main as data_prep
 from components.evaluate.__main__ import main as evaluate
-from components.shared.evaluation import open_evaluation
+from components.shared.artifacts.evaluation import open_evaluation
 from components.shared.events.spool import spools_of
 from components.train.__main__ import main as train
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS

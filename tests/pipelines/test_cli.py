@@ -67,7 +67,7 @@ def validate(tmp_path: Path, capsys: pytest.CaptureFixture[str], raw: dict[str, 
 
 def reference() -> dict[str, Any]:
     """The reference's params as JSON data."""
-    from components.shared.params_types import as_plain
+    from components.shared.params.types import as_plain
     from pipelines.params_files import read_python
 
     raw = read_python(REFERENCE)[0]

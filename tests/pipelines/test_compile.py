@@ -9,9 +9,9 @@ import pytest
 import yaml
 from kfp import components, local
 
+from components.shared.artifacts.model import open_model
 from components.shared.images import IMAGE_STEPS
-from components.shared.model import open_model
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.version import __version__
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_PARAMS

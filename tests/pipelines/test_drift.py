@@ -13,7 +13,7 @@ import yaml
 
 from components.shared.command import CommandParser
 from components.shared.images import IMAGE_STEPS
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.status import PIPELINE_STEPS
 from components.shared.step import StepName
 from pipelines.cli import build_parser, main

@@ -14,7 +14,7 @@ import pytest
 
 from components.shared import status
 from components.shared.errors import StatusRefusedError
-from components.shared.events import courier
+from components.shared.events import delivery as courier
 from components.shared.events.event import event_schema
 from components.shared.events.transport import Refused
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE

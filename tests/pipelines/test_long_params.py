@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.shared.params import Params
+from components.shared.params.params import Params
 from pipelines.cli import main
 from pipelines.params_files import MAX_ARGUMENT
 from tests.examples import DIGITS, SMALL

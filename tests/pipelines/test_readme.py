@@ -14,7 +14,7 @@ import pytest
 from nbclient import NotebookClient
 
 from components.shared.events.kafka.settings import VARIABLES
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.version import __version__
 from pipelines.cli import build_parser
 from tests.pipelines.conftest import ROOT

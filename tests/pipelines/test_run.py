@@ -16,13 +16,13 @@ import pytest
 import torch
 import yaml
 
-from components.shared.dataset import open_dataset
+from components.shared.artifacts.dataset import open_dataset
+from components.shared.artifacts.evaluation import open_evaluation
+from components.shared.artifacts.model import open_model
 from components.shared.errors import ArtifactError
-from components.shared.evaluation import open_evaluation
 from components.shared.events.data import Cancelled
 from components.shared.events.runs import fold
 from components.shared.events.spool import events_in
-from components.shared.model import open_model
 from components.train.train import train
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA

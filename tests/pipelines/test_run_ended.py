@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.events.spool import events_in
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.run_lock import RUN_LOCK_VARIABLE, run_locked
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
 from pipelines.cli import main

@@ -21,7 +21,8 @@ from tests.examples import SMALL, write_digits
 TRAINING = """
 import json, os, sys
 import torch
-from components.train import group, staged
+from components.train import group
+from components.train import step as staged
 from components.train.in_pipeline import PipelineTraining
 
 if os.geteuid() == 0:

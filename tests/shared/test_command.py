@@ -19,7 +19,7 @@ from components.shared.command import CommandParser, error_document, print_json,
 from components.shared.errors import DataError, DivergedError, InputError, ParamsError, Problem
 from components.shared.events.data import Emit
 from components.shared.logs import log_to_stderr, step_logger
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.step import Reported
 from components.shared.storage.location import place
 from components.shared.version import __version__
@@ -278,7 +278,7 @@ def test_shared_modules_load_neither_torch_nor_kfp() -> None:
     modules = [name for name in shared_modules() if name not in STORES]
     assert len(modules) > 10
     assert loaded_by(modules) & HEAVY == set()
-    assert "numpy" not in loaded_by([name for name in modules if name != "components.shared.dataset"])
+    assert "numpy" not in loaded_by([name for name in modules if name != "components.shared.artifacts.dataset"])
 
 
 def test_a_store_loads_its_own_client_alone() -> None:

@@ -22,11 +22,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import event as note
 from hypothesis import strategies as st
 
-from components.exit_step import report as exit_report
-from components.exit_step.report import report_end
+from components.exit_step import step as exit_report
+from components.exit_step.step import report_end
 from components.shared import status as status_module
 from components.shared.errors import InputError
-from components.shared.events import courier
+from components.shared.events import delivery as courier
 from components.shared.events.data import Error, EventData, Failed, Progress, Succeeded
 from components.shared.events.event import PIPELINE, StepEvent
 from components.shared.events.kafka import history as kafka_history
@@ -34,9 +34,9 @@ from components.shared.events.replay import find_spools, replay
 from components.shared.events.runs import RunView, fold
 from components.shared.events.spool import events_in
 from components.shared.events.transport import Patience, Sealed, Unavailable
-from components.shared.kubeflow_api import NoAnswerError
-from components.shared.kubeflow_run import RunReport, TaskReport, TaskState
-from components.shared.params import Params
+from components.shared.kubeflow.api import NoAnswerError
+from components.shared.kubeflow.run import RunReport, TaskReport, TaskState
+from components.shared.params.params import Params
 from components.shared.pipeline_end import PipelineEnd
 from components.shared.run import EVENTS_VARIABLE, RETRY_VARIABLE, step_run
 from components.shared.status import PIPELINE_STEPS, Status

@@ -19,13 +19,13 @@ from pathlib import Path
 import pytest
 
 from components.data_prep.__main__ import main as data_prep
-from components.shared.artifacts import WRITING_MARKER, ArtifactWriter
-from components.shared.dataset import DATASET, open_dataset
+from components.shared.artifacts.artifact import WRITING_MARKER, ArtifactWriter
+from components.shared.artifacts.dataset import DATASET, open_dataset
+from components.shared.artifacts.evaluation import EVALUATION
+from components.shared.artifacts.model import MODEL
 from components.shared.errors import ArtifactError, InputError
-from components.shared.evaluation import EVALUATION
 from components.shared.locks import HeldError, holder_of, locked, remove_held, when_released
-from components.shared.model import MODEL
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.run_lock import RUN_LOCK_VARIABLE, end_with_run, run_locked
 from pipelines.targets.local import run_local
 from tests.examples import DIGITS, write_digits, write_params

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from components.classifier.check import check, check_dict
-from components.shared.allowed_classes import LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS
 from components.shared.errors import ParamsError
-from components.shared.params import Params, ParamsWarning
+from components.shared.params.allowed_classes import LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS
+from components.shared.params.params import Params, ParamsWarning
 from tests.configs import digits_config, layer, refused, schedule, small, transform
 
 BASE = digits_config(

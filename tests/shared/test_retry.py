@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import pytest
 
-from components.exit_step.report import report_end
+from components.exit_step.step import report_end
 from components.shared.errors import DataError
 from components.shared.events.event import StepEvent
 from components.shared.events.runs import fold
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.run import step_run
 from components.shared.step import StepFailed, StepName, StepRecord, run_step
 from tests.configs import small

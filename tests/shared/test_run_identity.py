@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from components.shared.errors import InputError
-from components.shared.events.event import Speaker, is_run_id
-from components.shared.member import speaks
+from components.shared.events.event import EventSource, is_run_id
+from components.shared.process_group import is_rank_zero
 from components.shared.run import (
     PIPELINE_NAME,
     StepRun,
@@ -82,8 +82,8 @@ def test_no_two_starts_have_one_id_and_a_pods_is_its_uid(monkeypatch: pytest.Mon
     assert (found.process, found.host) == (
         TASK_UUID, "shutterline-image-classifier-hqblv-retry-system-container-impl-1920548461",
     )  # fmt: skip
-    assert Speaker("run", "train", 0, found.process).source == f"/shutterline/runs/run/train/{TASK_UUID}"
-    assert Speaker("run", "train", 0, "/\udcff").source == "/shutterline/runs/run/train/%2F%3F"
+    assert EventSource("run", "train", 0, found.process).source == f"/shutterline/runs/run/train/{TASK_UUID}"
+    assert EventSource("run", "train", 0, "/\udcff").source == "/shutterline/runs/run/train/%2F%3F"
     # Torch elastic starts several processes in one pod, and again.
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert TASK_UUID not in (step_run().process, step_run().process)
@@ -237,7 +237,7 @@ def test_of_a_group_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch, ra
     monkeypatch.setenv("WORLD_SIZE", "8")
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
-    assert speaks() is says
+    assert is_rank_zero() is says
 
 
 @pytest.mark.mended(

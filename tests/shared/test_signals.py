@@ -19,7 +19,7 @@ from components.shared import status
 from components.shared.errors import DataError
 from components.shared.events.data import Emit
 from components.shared.events.spool import events_in
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.run import StepRun
 from components.shared.signals import Terminated, ends_deferred, sigterm_raises
 from components.shared.step import StepFailed, run_step

@@ -12,7 +12,7 @@ import pytest
 
 from components.shared import status as module
 from components.shared.errors import DataError, DivergedError, StatusRefusedError
-from components.shared.events import courier
+from components.shared.events import delivery as courier
 from components.shared.events.data import (
     Cancelled,
     Emit,
@@ -27,7 +27,7 @@ from components.shared.events.data import (
 from components.shared.events.event import StepEvent
 from components.shared.events.spool import events_in, spools_of
 from components.shared.events.transport import Refused, Unavailable
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.run import PIPELINE_NAME, step_run
 from components.shared.status import PIPELINE_STEPS
 from components.shared.step import StepFailed, StepName, StepRecord, run_step

@@ -27,7 +27,7 @@ from components.shared.errors import (
     ShutterlineError,
 )
 from components.shared.events.data import Emit, Succeeded
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.step import RECORDS_VARIABLE, StepFailed, StepRecord, read_records, run_step
 from tests.configs import schedule, small
 

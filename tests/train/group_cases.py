@@ -22,14 +22,14 @@ from components.classifier.batches import Normaliser
 from components.classifier.device import make_repeatable
 from components.classifier.network import network_of
 from components.classifier.placement import store_images
-from components.shared.dataset import DatasetWriter, open_dataset
+from components.shared.artifacts.dataset import DatasetWriter, open_dataset
 from components.shared.errors import ShutterlineError
 from components.shared.signals import Terminated, sigterm_raises
+from components.train.checkpoints.directory import Checkpoints
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
-from components.train.checkpoints.place import Checkpoints
 from components.train.evaluating import evaluated
 from components.train.group import ALONE, Group, joined, own_device
-from components.train.staged import train_staged
+from components.train.step import train_staged
 from components.train.train import train
 from components.train.trainer import Labelled, Trainer
 from tests.configs import layer, transform

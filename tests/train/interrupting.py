@@ -16,10 +16,10 @@ from components.classifier.batches import Normaliser
 from components.classifier.device import make_repeatable
 from components.classifier.network import network_of
 from components.classifier.placement import store_images
-from components.shared.artifacts import sha256_of
-from components.shared.dataset import DATASET, open_dataset
+from components.shared.artifacts.artifact import sha256_of
+from components.shared.artifacts.dataset import DATASET, open_dataset
 from components.shared.events.data import EventData, Progress
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.signals import Terminated, sigterm_raises
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
 from components.train.checkpoints.resume import find_checkpoint

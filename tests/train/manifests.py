@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from components.shared.artifacts import FileRecord, ImageShape
-from components.shared.model import EpochRecord, ModelManifest, Provenance, Selection, Speed
+from components.shared.artifacts.artifact import FileRecord, ImageShape
+from components.shared.artifacts.model import EpochRecord, ModelManifest, Provenance, Selection, Speed
 from tests.examples import small
 
 SPEED = Speed(

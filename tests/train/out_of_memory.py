@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-import components.train.staged  # noqa: F401 - before the limit holds
+import components.train.step  # noqa: F401 - before the limit holds
 from components.train.__main__ import main
 
 

@@ -15,15 +15,15 @@ import torchvision.models
 from safetensors.torch import load_file
 
 from components.evaluate.evaluate import evaluate
-from components.shared.artifacts import sha256_of
-from components.shared.dataset import DatasetWriter
+from components.shared.artifacts.artifact import sha256_of
+from components.shared.artifacts.dataset import DatasetWriter
+from components.shared.artifacts.evaluation import EvaluationManifest
+from components.shared.artifacts.model import MODEL, StartedFrom, open_model
 from components.shared.errors import ParamsError, StorageRefusedError
-from components.shared.evaluation import EvaluationManifest
-from components.shared.model import MODEL, StartedFrom, open_model
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.storage.location import Location, place
 from components.shared.storage.publish import Publication, write_file
-from components.train.staged import train_staged
+from components.train.step import train_staged
 from components.train.train import train
 from tests.examples import SMALL, small
 from tests.peers.object_store import Bucket

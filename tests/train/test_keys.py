@@ -15,9 +15,9 @@ from components.classifier.network import network_of
 from components.classifier.placement import store_images
 from components.data_prep.prepare import prepare
 from components.evaluate.evaluate import evaluate
-from components.shared.dataset import open_dataset
+from components.shared.artifacts.dataset import open_dataset
+from components.shared.artifacts.model import ModelManifest, open_model
 from components.shared.errors import DeviceError, InputError
-from components.shared.model import ModelManifest, open_model
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, read_state
 from components.train.train import TrainResult, train
 from components.train.trainer import Labelled, Trainer

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
+from components.shared.artifacts.model import open_model
 from components.shared.events.data import Cancelled, Failed
 from components.shared.events.event import StepEvent
 from components.shared.events.spool import events_in, spools_of
-from components.shared.model import open_model
 from components.train.__main__ import main
 from components.train.launch import processes_for
 from tests.examples import write_params

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from components.shared.artifacts.model import EpochRecord, ModelManifest, Selection, open_model
 from components.shared.errors import ArtifactError
-from components.shared.model import EpochRecord, ModelManifest, Selection, open_model
-from components.shared.page.training import MAX_ROWS
+from components.shared.html.training import MAX_ROWS
 from components.train.learning_curves import render_learning_curves, write_learning_curves
 from components.train.train import train
 from tests.examples import small

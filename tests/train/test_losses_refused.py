@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from components.classifier.check import check_dict
-from components.shared.dataset import DatasetWriter
+from components.shared.artifacts.dataset import DatasetWriter
 from components.shared.errors import ParamsError
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.train.train import train
 from tests.configs import refused, schedule, small
 from tests.examples import SMALL, digits

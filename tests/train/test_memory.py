@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from components.classifier.out_of_memory import is_out_of_memory
-from components.shared.dataset import DatasetWriter
+from components.shared.artifacts.dataset import DatasetWriter
 from components.shared.errors import ParamsError
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.train.group import Group
 from components.train.learning_rate import find_learning_rate
 from components.train.memory import (

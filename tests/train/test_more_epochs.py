@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from components.shared.artifacts.model import open_model
 from components.shared.errors import CheckpointError
-from components.shared.model import open_model
 from components.train.checkpoints.identity import schedules_of_run_length, training_id
 from tests.configs import schedule
 from tests.examples import small, write_digits

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.classifier.inference import predict
-from components.shared.dataset import DatasetWriter, SplitName
-from components.shared.model import open_model
+from components.shared.artifacts.dataset import DatasetWriter, SplitName
+from components.shared.artifacts.model import open_model
 from components.train.train import train
 from tests.examples import digits, small
 from tests.train.trials import ONE_STEP, PLAIN_ARCH, epochs, trainer_of, weights, whole_batch

@@ -17,7 +17,7 @@ from tests.pipelines.terminal import OnTerminal
 TRAINING = """
 import sys
 from components.shared.logs import log_to_stderr, step_logger
-from components.shared.model import EpochRecord
+from components.shared.artifacts.model import EpochRecord
 from components.train.progress import Progress
 
 log_to_stderr()

@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from components.shared.model import EpochRecord, open_model
+from components.shared.artifacts.model import EpochRecord, open_model
 from components.train.train import train
 from tests.configs import Entry, schedule
 from tests.examples import small

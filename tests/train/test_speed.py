@@ -16,10 +16,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from components.classifier.network import examine
-from components.shared.model import TIME_SHARES, open_model
-from components.shared.params_types import LayerSpec
+from components.shared.artifacts.model import TIME_SHARES, open_model
+from components.shared.params.types import LayerSpec
 from components.train import speed
-from components.train.acceleration import flops_of_training
+from components.train.precision import flops_of_training
 from components.train.speed import compared, measure_speed
 from components.train.speed_text import speed_lines
 from components.train.train import train
@@ -72,9 +72,9 @@ def trained(dataset: Path, seconds: float, step_s: float = 0.01, **changes: Any)
     trainer = trainer_of(dataset, num_epochs=1, **changes)
     trainer.train_rest(lambda: None)
     trainer.end_epoch()
-    trainer.stopwatch.seconds = dict.fromkeys(TIME_SHARES, 0.0)
-    trainer.stopwatch.seconds["forward_backward"] = step_s * trainer.position.step
-    trainer.stopwatch.seconds["other"] = seconds - step_s * trainer.position.step
+    trainer.timing.seconds = dict.fromkeys(TIME_SHARES, 0.0)
+    trainer.timing.seconds["forward_backward"] = step_s * trainer.position.step
+    trainer.timing.seconds["other"] = seconds - step_s * trainer.position.step
     return trainer
 
 
@@ -206,7 +206,7 @@ def test_measuring_changes_nothing_that_a_run_still_needs(
     Clock(trainer, monkeypatch, lambda step: 0.01)
     before = (
         weights(trainer),
-        dict(trainer.stopwatch.seconds),
+        dict(trainer.timing.seconds),
         list(trainer.history),
         asdict(trainer.position),
         {name: value.clone() for name, value in trainer.best.weights.items()},
@@ -219,7 +219,7 @@ def test_measuring_changes_nothing_that_a_run_still_needs(
     assert found.of_constant_tensor is not None
     for one, other in zip(before[0], weights(trainer), strict=True):
         assert torch.equal(one, other), "a step at a learning rate of 0"
-    assert dict(trainer.stopwatch.seconds) == before[1]
+    assert dict(trainer.timing.seconds) == before[1]
     assert (trainer.history, asdict(trainer.position), trainer.images_per_second) == (before[2], before[3], before[5])
     assert all(torch.equal(value, trainer.best.weights[name]) for name, value in before[4].items())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from components.shared.model import Speed
+from components.shared.artifacts.model import Speed
 from components.train.curves import Curves
 from components.train.speed_text import speed_lines, speed_markdown, speed_rows, time_shares
 from tests.train.manifests import SPEED

@@ -11,10 +11,10 @@ import pytest
 
 from components.shared.errors import CheckpointError
 from components.shared.events.data import EventData, Progress
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.signals import Terminated, sigterm_raises
 from components.shared.storage.location import place
-from components.train.staged import train_staged
+from components.train.step import train_staged
 from tests.examples import small
 from tests.peers.object_store import Bucket
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from components.shared.artifacts.model import EpochRecord, open_model
 from components.shared.events.data import Checkpoint, EventData, Progress, Succeeded
-from components.shared.model import EpochRecord, open_model
 from components.train import status
 from components.train.checkpoints.format import CheckpointManifest
 from components.train.position import Position

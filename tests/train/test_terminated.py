@@ -153,7 +153,7 @@ def test_the_last_line_where_nothing_was_saved_yet(
     def at_once(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("components.train.staged.network_problems", at_once)
+    monkeypatch.setattr("components.train.step.network_problems", at_once)
     monkeypatch.setattr("components.train.train.network_problems", at_once)
     words = ["--dataset", str(many), "--model", str(tmp_path / "it's"), "--start-over", "--params", "{}"]
     words[-1] = str(write_params(tmp_path / "params.json"))
@@ -230,7 +230,7 @@ def test_sigterm_during_a_checkpoints_write(dataset: Path, tmp_path: Path, monke
         time.sleep(0.2)  # as a slow disk would
         return write_checkpoint(*arguments)
 
-    monkeypatch.setattr("components.train.checkpoints.keeper.write_checkpoint", slowly)
+    monkeypatch.setattr("components.train.checkpoints.writer.write_checkpoint", slowly)
     ended(dataset, tmp_path / "broken", params, lambda data: False)
     kept = steps_kept(tmp_path / "broken")
     monkeypatch.undo()

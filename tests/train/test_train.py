@@ -19,9 +19,9 @@ from components.classifier.batches import Normaliser
 from components.classifier.inference import predict
 from components.classifier.load import load_network
 from components.classifier.placement import store_images
-from components.shared.dataset import open_dataset
+from components.shared.artifacts.dataset import open_dataset
+from components.shared.artifacts.model import open_model
 from components.shared.errors import ArtifactError, DivergedError, ParamsError
-from components.shared.model import open_model
 from components.train.__main__ import main
 from components.train.train import train
 from tests.examples import small, write_digits, write_params

@@ -14,10 +14,10 @@ from components.classifier.device import make_repeatable
 from components.classifier.network import network_of
 from components.classifier.placement import store_images
 from components.classifier.rehearsal import rehearse_transforms
-from components.shared.allowed_classes import TRANSFORMS
-from components.shared.dataset import DatasetWriter, open_dataset
+from components.shared.artifacts.dataset import DatasetWriter, open_dataset
 from components.shared.errors import ParamsError
-from components.shared.params_types import TransformSpec
+from components.shared.params.allowed_classes import TRANSFORMS
+from components.shared.params.types import TransformSpec
 from components.train.train import train
 from components.train.trainer import Labelled, Trainer
 from tests.classifier.test_rehearsal import ENTRIES, SCALED, UNSCALED

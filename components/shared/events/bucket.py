@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from components.shared.artifacts import write_atomically
+from components.shared.artifacts.artifact import write_atomically
 from components.shared.bounded import bounded
 from components.shared.errors import ShutterlineError, StorageRefusedError, StorageUnavailableError
 from components.shared.events.redaction import redact

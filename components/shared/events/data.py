@@ -219,7 +219,7 @@ EventData = (
 Emit = Callable[[EventData], None]
 
 
-def unheard(data: EventData) -> None:
+def ignore_events(data: EventData) -> None:
     """An `Emit` for whoever calls a step's work without wanting to be told."""
 
 

@@ -48,7 +48,7 @@ class EventError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Speaker:
+class EventSource:
     """Who an event is from.
 
     Attributes:
@@ -160,34 +160,34 @@ def _text(document: dict[str, Any], name: str) -> str:
 
 
 def seal(
-    speaker: Speaker, sequence: int, state: State, nanoseconds: int, data: Any, redact: Redactor | None = None
+    event_source: EventSource, sequence: int, state: State, nanoseconds: int, data: Any, redact: Redactor | None = None
 ) -> bytes:
     """An event as it is spooled and sent: one line of JSON, secrets removed.
 
     Args:
-        speaker: Who it is from.
+        event_source: Who it is from.
         sequence: Its place among the speaker's events.
         state: What happened.
         nanoseconds: When, since 1970 in UTC.
         data: One of :mod:`components.shared.events.data`.
         redact: Removes secrets; by default one that is made here.
     """
-    subject: Subject = "pipeline" if speaker.step == PIPELINE else "step"
+    subject: Subject = "pipeline" if event_source.step == PIPELINE else "step"
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
     time = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
     document = {
         "specversion": "1.0",
-        "id": f"{speaker.run}/{speaker.step}/{speaker.attempt}/{sequence}",
-        "source": speaker.source,
+        "id": f"{event_source.run}/{event_source.step}/{event_source.attempt}/{sequence}",
+        "source": event_source.source,
         "type": event_type(subject, state),
-        "subject": speaker.step,
+        "subject": event_source.step,
         "time": time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "datacontenttype": "application/json",
         "dataschema": data_schema_uri(subject, state),
-        "runid": speaker.run,
-        "attempt": speaker.attempt,
+        "runid": event_source.run,
+        "attempt": event_source.attempt,
         "sequence": f"{sequence:09d}",  # the extension orders by text
-        "partitionkey": speaker.run,
+        "partitionkey": event_source.run,
         "data": _clean(to_plain(data), redact or Redactor()),
     }
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

@@ -13,10 +13,10 @@ from typing import Any
 
 from components.shared.errors import ArtifactError, InputError, ShutterlineError
 from components.shared.events.bucket import EventsBucket, spool_name
-from components.shared.events.courier import Courier, Signal
+from components.shared.events.delivery import Courier, Signal
 from components.shared.events.spool import SPOOL_SUFFIX, Spool, spools_of
 from components.shared.events.transport import Transport
-from components.shared.storage.location import Location, Place
+from components.shared.storage.location import AnyPath, Location
 from components.shared.storage.transfer import timeout_s as storage_timeout_s
 
 # A call that was given the rest of the time ends a little after it; the files must be open until then.
@@ -61,7 +61,7 @@ class FoundSpool:
     bucket: EventsBucket | None = None
 
 
-def find_spools(places: Iterable[Place], scratch: Path, log: logging.Logger) -> list[FoundSpool]:
+def find_spools(places: Iterable[AnyPath], scratch: Path, log: logging.Logger) -> list[FoundSpool]:
     """The spools that are meant: files, all of a directory, objects, and all below a location in a bucket.
 
     Args:

@@ -1,7 +1,7 @@
 """The stream of one step's events: emitting costs its caller microseconds, everything else happens behind.
 
 ``emit`` puts the event into a bounded queue. One thread makes events of what is in it and spools them; one courier per
-broker delivers from the spool (:mod:`components.shared.events.courier`). If the queue fills, because the disk hangs,
+broker delivers from the spool (:mod:`components.shared.events.delivery`). If the queue fills, because the disk hangs,
 the oldest progress goes first, the beginning and the end of a step never.
 """
 
@@ -19,7 +19,6 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from components.shared.events.courier import Courier, Signal
 from components.shared.events.data import (
     Cancelled,
     Checkpoint,
@@ -32,7 +31,8 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import PIPELINE, Speaker, seal
+from components.shared.events.delivery import Courier, Signal
+from components.shared.events.event import PIPELINE, EventSource, seal
 from components.shared.events.redaction import Redactor
 from components.shared.events.spool import Spool
 from components.shared.events.transport import DeliveryError, Transport
@@ -123,7 +123,7 @@ class StatusStream:
 
     def __init__(
         self,
-        speaker: Speaker,
+        event_source: EventSource,
         spool: Spool,
         transports: Sequence[Transport],
         *,
@@ -131,7 +131,7 @@ class StatusStream:
         log: logging.Logger,
         first_sequence: int = 0,
     ) -> None:
-        self.speaker = speaker
+        self.event_source = event_source
         self._spool = spool
         self._earlier = earlier
         self._log = log
@@ -238,7 +238,7 @@ class StatusStream:
                 len(self._spool.ledger.aside(courier.transport.name)),
             )
         return DeliveryReport(
-            run=self.speaker.run,
+            run=self.event_source.run,
             events=self._events + queued,
             spool=str(self._spool.path) if self._spool.path else None,
             unspooled=(self._spool.log.waiting if self._spool.path else self._events) + queued,
@@ -287,14 +287,14 @@ class StatusStream:
         self._signal.more()
 
     def _seal(self, queued: _Queued, redact: Redactor) -> bytes:
-        speaker, data = self.speaker, queued.data
+        event_source, data = self.event_source, queued.data
         starts = isinstance(data, PipelineStarted)
-        if starts or (isinstance(data, PipelineEnded) and speaker.step != PIPELINE):
+        if starts or (isinstance(data, PipelineEnded) and event_source.step != PIPELINE):
             # The pipeline's own: the first step publishes its start, and after a retry the last step its new end.
-            pipeline = Speaker(speaker.run, PIPELINE, speaker.attempt, speaker.process)
+            pipeline = EventSource(event_source.run, PIPELINE, event_source.attempt, event_source.process)
             line = seal(pipeline, 0 if starts else 1, queued.state, queued.nanoseconds, data, redact)
         else:
-            line = seal(self.speaker, self._sequence, queued.state, queued.nanoseconds, queued.data, redact)
+            line = seal(self.event_source, self._sequence, queued.state, queued.nanoseconds, queued.data, redact)
             self._sequence += 1
         self._events += 1
         return line
@@ -308,17 +308,17 @@ def _meant_for(transport: Transport, earlier: Sequence[Spool], own: Spool) -> li
 
 
 def make_spool(
-    directory: Path | None, speaker: Speaker, targets: dict[str, dict[str, Any]]
-) -> tuple[Speaker, Spool, OSError | None]:
+    directory: Path | None, event_source: EventSource, targets: dict[str, dict[str, Any]]
+) -> tuple[EventSource, Spool, OSError | None]:
     """A spool in a directory or, where there is none to write, in memory.
 
     Returns:
         The speaker with the attempt that it got; the spool; and why it is in memory, where it should not be.
     """
     if directory is None:
-        return speaker, Spool.in_memory(speaker.attempt, targets), None
+        return event_source, Spool.in_memory(event_source.attempt, targets), None
     try:
-        spool = Spool.create(directory, speaker.run, speaker.step, speaker.attempt, targets)
+        spool = Spool.create(directory, event_source.run, event_source.step, event_source.attempt, targets)
     except OSError as error:
-        return speaker, Spool.in_memory(speaker.attempt, targets), error
-    return replace(speaker, attempt=spool.attempt), spool, None
+        return event_source, Spool.in_memory(event_source.attempt, targets), error
+    return replace(event_source, attempt=spool.attempt), spool, None

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.shared.artifacts import ArtifactKind
+from components.shared.artifacts.artifact import ArtifactKind
 from components.shared.command import CommandParser, place_option, tell
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.extras import extras_named
@@ -17,9 +17,9 @@ from components.shared.storage.publish import Publication
 
 
 def _kinds() -> list[ArtifactKind]:
-    from components.shared.dataset import DATASET  # NumPy, for which an error in the arguments need not wait
-    from components.shared.evaluation import EVALUATION
-    from components.shared.model import MODEL
+    from components.shared.artifacts.dataset import DATASET  # NumPy, for which an error in the arguments need not wait
+    from components.shared.artifacts.evaluation import EVALUATION
+    from components.shared.artifacts.model import MODEL
 
     return [DATASET, MODEL, EVALUATION]
 

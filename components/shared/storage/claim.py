@@ -10,8 +10,8 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from components.shared.allowed_classes import shortened
-from components.shared.artifacts import ArtifactKind
+from components.shared.artifacts.artifact import ArtifactKind
+from components.shared.params.allowed_classes import shortened
 
 _MARK = "shutterline"
 _WRITING = "writing"

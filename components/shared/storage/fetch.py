@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from components.shared.artifacts import ArtifactKind, FileRecord, Manifest, read_manifest
+from components.shared.artifacts.artifact import ArtifactKind, FileRecord, Manifest, read_manifest
 from components.shared.errors import ArtifactError, StorageRefusedError
 from components.shared.files import naming
 from components.shared.storage.claim import claim_in, earlier_files, told

@@ -33,11 +33,11 @@ from google.cloud.storage import Client
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, MaxRetryError, NameResolutionError, SSLError
 
-from components.shared.allowed_classes import shortened
 from components.shared.errors import StorageRefusedError
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
-from components.shared.storage.answers import knowing_its_own, patience_asked, pieces_of_body
+from components.shared.params.allowed_classes import shortened
+from components.shared.storage.api_errors import knowing_its_own, patience_asked, pieces_of_body
 from components.shared.storage.content import Checksum, Content
 from components.shared.storage.gcs_upload import Upload
 from components.shared.storage.objects import Changed, StoredObject, Transient

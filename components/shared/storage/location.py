@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from components.shared.allowed_classes import shortened
 from components.shared.errors import InputError
+from components.shared.params.allowed_classes import shortened
 
 _ALLOWED = "allowed are a local path, file:///path, gs://bucket/path and s3://bucket/path"
 # minio:// is what Kubeflow Pipelines calls its own S3 store in the addresses of artifacts.
@@ -48,10 +48,10 @@ class Location:
         return f"{self.scheme}://{self.bucket}/{self.key}".removesuffix("/")
 
 
-Place = Path | Location
+AnyPath = Path | Location
 
 
-def place(text: str) -> Place:
+def place(text: str) -> AnyPath:
     """What a user wrote as an input or output: a path, or a location in a bucket.
 
     Args:

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from components.shared.artifacts import WRITING_MARKER, ArtifactKind, Manifest, read_manifest, verify_files
+from components.shared.artifacts.artifact import WRITING_MARKER, ArtifactKind, Manifest, read_manifest, verify_files
 from components.shared.errors import ArtifactError, ShutterlineError, StorageRefusedError
 from components.shared.storage.claim import Claim, claim_in, earlier_files, told
 from components.shared.storage.content import Content, content_of

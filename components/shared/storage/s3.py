@@ -28,10 +28,10 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from components.shared.allowed_classes import shortened
 from components.shared.errors import StorageRefusedError
 from components.shared.events.redaction import redact
-from components.shared.storage.answers import knowing_its_own, patience_asked, pieces_of_body
+from components.shared.params.allowed_classes import shortened
+from components.shared.storage.api_errors import knowing_its_own, patience_asked, pieces_of_body
 from components.shared.storage.content import Checksum, Content
 from components.shared.storage.objects import ABSENT, Changed, StoredObject, Transient
 from components.shared.storage.transfer import Transfer, workers

@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from components.shared.artifacts import FileRecord, Record, replacing, sha256_of, write_atomically
+from components.shared.artifacts.artifact import FileRecord, Record, replacing, sha256_of, write_atomically
 from components.shared.files import read_regular
-from components.shared.params_types import first_line
+from components.shared.params.types import first_line
 from components.shared.strict_json import MAX_BYTES, parse_json
 
 _NAME = re.compile(r"epoch-([0-9]{5,})-batch-([0-9]{6,})")

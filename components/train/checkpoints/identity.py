@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from components.shared.errors import CheckpointError
-from components.shared.params import Params
-from components.shared.params_types import described
+from components.shared.params.params import Params
+from components.shared.params.types import described
 from components.train.checkpoints.format import CheckpointManifest
 
 # Data prep's options show in the dataset.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.signals import Terminated
 from components.train.checkpoints.format import (
     CheckpointManifest,

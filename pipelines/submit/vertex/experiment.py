@@ -11,9 +11,9 @@ from typing import Any
 from google.cloud.aiplatform_v1.types import Context, MetadataStore, PipelineJob
 
 from components.shared.errors import PlatformRefusedError
-from components.shared.kubeflow_run import ENDED
+from components.shared.kubeflow.run import ENDED
 from pipelines.submit.patience import Later, Patience
-from pipelines.submit.vertex.answers import AlreadyExists, NotFound
+from pipelines.submit.vertex.api_errors import AlreadyExists, NotFound
 from pipelines.submit.vertex.job import console_url
 from pipelines.submit.vertex.progress import state_of
 from pipelines.submit.vertex.request import Project

@@ -25,7 +25,7 @@ try:
 
     from pipelines.submit.vertex import experiment as experiments
     from pipelines.submit.vertex import staging as bucket
-    from pipelines.submit.vertex.answers import AlreadyExists, NotFound
+    from pipelines.submit.vertex.api_errors import AlreadyExists, NotFound
     from pipelines.submit.vertex.job import console_url, endpoint_of, job_of
     from pipelines.submit.vertex.progress import is_ending, progress_of, state_of
     from pipelines.submit.vertex.service import Service

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from google.cloud.aiplatform_v1.types import PipelineJob, PipelineState, PipelineTaskDetail
 
-from components.shared.allowed_classes import shortened
 from components.shared.events.redaction import redact
-from components.shared.kubeflow_run import PodAttempt, PodState, RunState, TaskReport, TaskState
+from components.shared.kubeflow.run import PodAttempt, PodState, RunState, TaskReport, TaskState
+from components.shared.params.allowed_classes import shortened
 from pipelines.submit.platform import Progress
 
 _LONGEST = 1000  # characters of an error

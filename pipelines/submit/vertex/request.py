@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.shared.allowed_classes import shortened
 from components.shared.errors import InputError, PlatformRefusedError
+from components.shared.params.allowed_classes import shortened
 from components.shared.storage.location import Location, key_problem, place
 from pipelines.compiled import PLATFORM_TITLES, CompiledPipeline
 from pipelines.submit.platform import RunRequest

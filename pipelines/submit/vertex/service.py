@@ -19,7 +19,7 @@ from components.shared.errors import PlatformRefusedError
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact
 from pipelines.submit.patience import Patience
-from pipelines.submit.vertex.answers import FAILURES, LOG_IN, AlreadyExists, Answers, Expected, NotFound
+from pipelines.submit.vertex.api_errors import FAILURES, LOG_IN, AlreadyExists, Answers, Expected, NotFound
 from pipelines.submit.vertex.request import Project
 
 

@@ -30,7 +30,7 @@ from pipelines.compiled import CompiledPipeline, parse_compiled
 from pipelines.compiled_yaml import LARGEST, UnreadableError
 from pipelines.submit.patience import Patience
 from pipelines.submit.platform import Uploaded
-from pipelines.submit.vertex.answers import FAILURES, Answers, NotFound
+from pipelines.submit.vertex.api_errors import FAILURES, Answers, NotFound
 from pipelines.submit.vertex.request import host_of
 
 _FILE = "pipeline.yaml"

@@ -45,7 +45,7 @@ class Classifier(LightningModule):
         return self.task.optimiser(self.network)
 
 
-class Stopwatch(Callback):
+class Timing(Callback):
     """Times `batches` steps after the first `warm`."""
 
     def __init__(self, device: torch.device, warm: int, batches: int) -> None:
@@ -74,7 +74,7 @@ def lightning_rate(task: Task, workers: int, batches: int) -> float:
     data = TensorDataset(images, torch.from_numpy(task.labels))
     size = task.params().batch_size
     loader = DataLoader(data, size, shuffle=True, num_workers=workers, pin_memory=task.on_gpu)
-    stopwatch = Stopwatch(task.device, warm_steps(workers), batches)
+    timing = Timing(task.device, warm_steps(workers), batches)
     with warnings.catch_warnings():
         # It advises more workers and a validation loader.
         warnings.simplefilter("ignore")
@@ -83,12 +83,12 @@ def lightning_rate(task: Task, workers: int, batches: int) -> float:
             devices=[task.device.index or 0] if task.on_gpu else 1,
             precision="bf16-mixed" if task.precision == "bf16" else "32-true",
             max_epochs=-1,
-            max_steps=stopwatch.last,
-            callbacks=[stopwatch],
+            max_steps=timing.last,
+            callbacks=[timing],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
         trainer.fit(Classifier(task), loader)
-    return stopwatch.images / stopwatch.seconds
+    return timing.images / timing.seconds

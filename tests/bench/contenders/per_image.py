@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from components.shared.dataset import Images, Labels
+from components.shared.artifacts.dataset import Images, Labels
 
 
 class ArrayImages(Dataset[tuple[Tensor, int]]):

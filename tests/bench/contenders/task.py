@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 
 from components.classifier.network import network_of
 from components.classifier.optimisers import build_optimiser
-from components.shared.dataset import DatasetWriter, Images, Labels
-from components.shared.params import Params
+from components.shared.artifacts.dataset import DatasetWriter, Images, Labels
+from components.shared.params.params import Params
 from pipelines.params_files import EXAMPLES
 from tests.examples import digits
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from components.shared.params import Params
+from components.shared.params.params import Params
 from pipelines.cli import main
 from pipelines.compiled import read_compiled
 from tests.examples import write_params

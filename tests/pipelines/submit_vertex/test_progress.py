@@ -10,7 +10,7 @@ import pytest
 from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
 
 from components.shared.errors import PlatformRefusedError, PlatformUnavailableError
-from components.shared.kubeflow_run import ENDED, RunState, TaskState
+from components.shared.kubeflow.run import ENDED, RunState, TaskState
 from pipelines.submit.platform import Progress, RunRequest
 from pipelines.submit.vertex.platform import VertexPlatform
 from tests.peers.vertex_api import LOCATION, NUMBER, VertexApi

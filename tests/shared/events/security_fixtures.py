@@ -24,11 +24,11 @@ from google.auth import _exponential_backoff
 
 from components.shared.events import redaction
 from components.shared.events.data import Emit, Progress, StepStarted, Succeeded
-from components.shared.events.event import Speaker, StepEvent, seal
+from components.shared.events.event import EventSource, StepEvent, seal
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.spool import events_in
 from components.shared.events.transport import DeliveryError, Patience, Sealed, sealed
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepFailed, StepRecord, run_step
 from tests.configs import small
@@ -82,7 +82,7 @@ def hurried_google(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def an_event(number: int = 0) -> Sealed:
     data = StepStarted("1.0", "pod-1")
-    return sealed(seal(Speaker("run-1", "train", 0, "pod-1"), number, "started", time.time_ns(), data))
+    return sealed(seal(EventSource("run-1", "train", 0, "pod-1"), number, "started", time.time_ns(), data))
 
 
 def for_seconds(seconds: float) -> Patience:

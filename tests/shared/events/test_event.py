@@ -31,7 +31,7 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import CONTENT_TYPE, TEXT_LIMIT, EventError, Speaker, StepEvent, seal
+from components.shared.events.event import CONTENT_TYPE, TEXT_LIMIT, EventError, EventSource, StepEvent, seal
 from components.shared.events.transport import sealed
 from tests.shared.events.told import START, a_pipeline, a_step, foreign, progress
 
@@ -39,7 +39,7 @@ from tests.shared.events.told import START, a_pipeline, a_step, foreign, progres
 class Spoken(NamedTuple):
     """An event before it is sealed."""
 
-    speaker: Speaker
+    event_source: EventSource
     sequence: int
     state: State
     nanoseconds: int
@@ -96,7 +96,7 @@ def of_kind(kind: tuple[Any, Any]) -> st.SearchStrategy[Spoken]:
     runs = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True)
     hosts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
     numbers = st.integers(0, 999_999_999)
-    speakers = st.builds(Speaker, runs, steps, numbers, hosts)
+    speakers = st.builds(EventSource, runs, steps, numbers, hosts)
     return st.builds(Spoken, speakers, numbers, st.just(kind[1]), st.integers(0, 2**62), DATA[kind])
 
 
@@ -123,14 +123,22 @@ def test_every_kind_is_spoken_here() -> None:
 
 @given(SPOKEN)
 def test_an_event_reads_back_as_it_was_told(spoken: Spoken) -> None:
-    speaker, sequence, state, nanoseconds, data = spoken
+    event_source, sequence, state, nanoseconds, data = spoken
     line = seal(*spoken)
 
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
     time = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
-    name = f"{speaker.run}/{speaker.step}/{speaker.attempt}/{sequence}"
+    name = f"{event_source.run}/{event_source.step}/{event_source.attempt}/{sequence}"
     told = StepEvent(
-        speaker.run, speaker.step, speaker.attempt, sequence, state, time, finite(data), name, speaker.source
+        event_source.run,
+        event_source.step,
+        event_source.attempt,
+        sequence,
+        state,
+        time,
+        finite(data),
+        name,
+        event_source.source,
     )
     assert StepEvent.from_bytes(line) == told
     assert line.splitlines() == [line]
@@ -171,9 +179,9 @@ def test_attributes_are_named_as_cloudevents_wants_them() -> None:
 
 
 def test_ids_come_from_who_speaks_and_sequences_sort_as_text() -> None:
-    speaker = Speaker("run-1", "data-prep", 2, "pod 1/a")
+    event_source = EventSource("run-1", "data-prep", 2, "pod 1/a")
     numbers = [0, 1, 9, 10, 99, 100, 12_345, 999_999_999]
-    documents = [json.loads(seal(speaker, number, "progress", START, progress(1, 1))) for number in numbers]
+    documents = [json.loads(seal(event_source, number, "progress", START, progress(1, 1))) for number in numbers]
 
     assert [document["id"] for document in documents] == [f"run-1/data-prep/2/{number}" for number in numbers]
     assert {document["source"] for document in documents} == {"/shutterline/runs/run-1/data-prep/pod%201%2Fa"}
@@ -184,7 +192,7 @@ def test_ids_come_from_who_speaks_and_sequences_sort_as_text() -> None:
 
 def test_the_same_id_on_two_machines_names_two_events() -> None:
     one, other = (
-        StepEvent.from_bytes(seal(Speaker("run-1", "train", 0, host), 0, "progress", START, progress(1, 1)))
+        StepEvent.from_bytes(seal(EventSource("run-1", "train", 0, host), 0, "progress", START, progress(1, 1)))
         for host in ("pod-1", "pod-2")
     )
     assert one.id == other.id
@@ -204,7 +212,7 @@ def test_only_the_last_word_of_an_attempt_is_terminal() -> None:
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_none_is_null(number: float) -> None:
     told = Progress(1, 2, losses={"train": number}, metrics={"accuracy": number, "f1": 0.5}, eta_seconds=number)
-    line = seal(Speaker("run-1", "train", 0, "pod-1"), 0, "progress", START, told)
+    line = seal(EventSource("run-1", "train", 0, "pod-1"), 0, "progress", START, told)
 
     data = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))["data"]
     assert (data["losses"], data["metrics"]) == ({"train": None}, {"accuracy": None, "f1": 0.5})
@@ -216,7 +224,7 @@ def test_a_number_that_is_none_is_null(number: float) -> None:
 def message_of(text: str) -> str:
     """An error's message after it was sealed and read."""
     failed = Failed(1.0, Error("DataError", text), 2)
-    data: Failed = StepEvent.from_bytes(seal(Speaker("r", "train", 0, "pod"), 0, "failed", START, failed)).data
+    data: Failed = StepEvent.from_bytes(seal(EventSource("r", "train", 0, "pod"), 0, "failed", START, failed)).data
     return data.error.message
 
 
@@ -235,7 +243,7 @@ def test_bytes_that_are_no_text_survive_as_escapes() -> None:
 
 @given(st.text(st.characters(exclude_categories=[])))
 def test_any_text_can_be_told_on_one_line(text: str) -> None:
-    line = seal(Speaker("r", "train", 0, "pod"), 0, "failed", START, Failed(1.0, Error("E", text)))
+    line = seal(EventSource("r", "train", 0, "pod"), 0, "failed", START, Failed(1.0, Error("E", text)))
     assert line.splitlines() == [line]
     assert len(StepEvent.from_bytes(line).data.error.message) <= TEXT_LIMIT
 

@@ -27,7 +27,7 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import TEXT_LIMIT, Speaker, seal
+from components.shared.events.event import TEXT_LIMIT, EventSource, seal
 from components.shared.events.redaction import REDACTED, Redactor, redact, redact_message, register_secret
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 from tests.shared.events.security_fixtures import private_key
@@ -255,7 +255,7 @@ def test_a_secret_at_the_limit_of_a_text_is_not_cut_in_two() -> None:
 
 # No secret that is more than a word survives in an event, whatever it is and wherever it is put.
 
-SPEAKER = Speaker("run-1", "train", 0, "pod-1")
+SPEAKER = EventSource("run-1", "train", 0, "pod-1")
 
 
 def is_strong(secret: str) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.shared.errors import ArtifactError, InputError
-from components.shared.events import courier
+from components.shared.events import delivery as courier
 from components.shared.events import replay as module
 from components.shared.events.replay import Replayed, find_spools, replay
 from components.shared.events.spool import Spool

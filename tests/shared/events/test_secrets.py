@@ -284,7 +284,7 @@ def test_a_compiled_pipeline_holds_none(
 # service-account file, which the step has checked before.
 DEFECT = """
 import json, os, sys
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.run import StepRun
 from components.shared.step import run_step
 

@@ -182,7 +182,7 @@ def test_steps_whose_secrets_were_fetched_leave_none(
 # A step whose work fails with what was fetched in its exception: the environment does not hold it.
 FAILING = """
 import sys
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.shared.step import run_step
 
 def work(params, emit):

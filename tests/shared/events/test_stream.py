@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from components.shared.events import courier, stream
+from components.shared.events import delivery as courier
+from components.shared.events import stream
 from components.shared.events.data import (
     Checkpoint,
     PipelineEnded,
@@ -23,7 +24,7 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import Speaker
+from components.shared.events.event import EventSource
 from components.shared.events.spool import Spool, events_in, spools_of
 from components.shared.events.stream import BrokerReport, DeliveryReport, StatusStream, make_spool
 from components.shared.events.transport import Unavailable
@@ -75,8 +76,8 @@ def test_a_pipelines_start_is_told_by_whoever_comes_first(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled"])
 def test_a_pipelines_end_is_its_second_event(tmp_path: Path, outcome: Any) -> None:
-    speaker, spool, _ = make_spool(tmp_path, Speaker("run-1", "pipeline", 0, "pod-1"), {})
-    status = StatusStream(speaker, spool, [], log=LOG, first_sequence=1)
+    event_source, spool, _ = make_spool(tmp_path, EventSource("run-1", "pipeline", 0, "pod-1"), {})
+    status = StatusStream(event_source, spool, [], log=LOG, first_sequence=1)
     status.emit(PipelineEnded("image-classifier", outcome, outcome.upper(), "", []))
     status.close(PATIENCE_S)
     assert [(event.id, event.state) for event in events_in(tmp_path)] == [("run-1/pipeline/0/1", outcome)]
@@ -130,10 +131,10 @@ def test_threads_may_all_emit_at_once(tmp_path: Path) -> None:
             status.emit(Progress(step, each, epoch=number))
 
     speakers = [threading.Thread(target=speak, args=[number]) for number in range(threads)]
-    for speaker in speakers:
-        speaker.start()
-    for speaker in speakers:
-        speaker.join(PATIENCE_S)
+    for event_source in speakers:
+        event_source.start()
+    for event_source in speakers:
+        event_source.join(PATIENCE_S)
     report = status.close(PATIENCE_S)
 
     assert (report.events, report.dropped, report.brokers["kafka"].delivered) == (threads * each, 0, threads * each)
@@ -243,7 +244,7 @@ def test_a_second_start_speaks_as_the_next_attempt(tmp_path: Path) -> None:
         status = stream_to(tmp_path)
         status.emit(STARTED)
         status.close(PATIENCE_S)
-        assert (status.speaker.attempt, told(tmp_path)[-1]) == (attempt, (f"run-1/train/{attempt}/0", STARTED))
+        assert (status.event_source.attempt, told(tmp_path)[-1]) == (attempt, (f"run-1/train/{attempt}/0", STARTED))
 
 
 FORKED = """

@@ -15,7 +15,7 @@ from components.shared.events.targets import (
     StatusTargets,
     bootstrap_servers,
 )
-from components.shared.params import Params
+from components.shared.params.params import Params
 from tests.configs import small
 
 

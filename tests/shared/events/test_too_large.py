@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from components.shared.events import courier
+from components.shared.events import delivery as courier
 from components.shared.events.data import Checkpoint, Succeeded
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.pubsub.publisher import PubSubTransport

@@ -21,7 +21,7 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import PIPELINE, Speaker, StepEvent, seal
+from components.shared.events.event import PIPELINE, EventSource, StepEvent, seal
 from components.shared.events.watch import Message
 
 Ending = Literal["succeeded", "failed", "cancelled"]
@@ -34,7 +34,7 @@ class Voice:
     """One attempt of one step, counting its events."""
 
     def __init__(self, run: str, step: str, attempt: int = 0, begin: int = START, process: str = "pod-1") -> None:
-        self._speaker = Speaker(run, step, attempt, process)
+        self._speaker = EventSource(run, step, attempt, process)
         self._sequence = 0
         self._now = begin
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.events.event import Speaker
+from components.shared.events.event import EventSource
 from components.shared.events.spool import Spool
 from components.shared.events.stream import StatusStream, make_spool
 from components.shared.events.transport import DeliveryError, Patience, Sealed, Transport
@@ -153,8 +153,8 @@ def stream_to(
 ) -> StatusStream:
     """A step's stream to brokers."""
     names = targets(*(transport.name for transport in transports), topic=topic)
-    speaker, spool, _ = make_spool(directory, Speaker(run, step, 0, "pod-1"), names)
-    return StatusStream(speaker, spool, transports, earlier=earlier, log=LOG)
+    event_source, spool, _ = make_spool(directory, EventSource(run, step, 0, "pod-1"), names)
+    return StatusStream(event_source, spool, transports, earlier=earlier, log=LOG)
 
 
 def lines_of(count: int, run: str = "run-1", step: str = "train", attempt: int = 0) -> list[bytes]:

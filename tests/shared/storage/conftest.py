@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from components.shared.artifacts import ArtifactKind, ArtifactWriter, FileRecord, Manifest
+from components.shared.artifacts.artifact import ArtifactKind, ArtifactWriter, FileRecord, Manifest
 from components.shared.storage.location import Location, place
 from components.shared.storage.publish import Publication
 from tests.peers.fixtures import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.artifacts import ArtifactKind
+from components.shared.artifacts.artifact import ArtifactKind
 from components.shared.errors import ArtifactError, StorageRefusedError
 from components.shared.storage.fetch import fetch_artifact
 from components.shared.storage.location import Location

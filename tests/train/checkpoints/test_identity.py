@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from components.shared.artifacts import WRITING_MARKER
+from components.shared.artifacts.artifact import WRITING_MARKER
 from components.shared.errors import CheckpointError
-from components.shared.params import Params
+from components.shared.params.params import Params
 from components.train.__main__ import main
+from components.train.checkpoints.directory import Checkpoints
 from components.train.checkpoints.format import list_checkpoints
 from components.train.checkpoints.identity import FREE
-from components.train.checkpoints.place import Checkpoints
-from components.train.staged import train_staged
+from components.train.step import train_staged
 from tests.examples import SMALL, small, write_digits, write_params
 from tests.train.interrupting import at_step, ended, steps_kept, trained, weights_in
 

@@ -10,13 +10,13 @@ import torch
 
 from components.shared.errors import HostMemoryError
 from components.train.checkpoints.format import read_checkpoint_manifest, read_state
-from components.train.checkpoints.keeper import CheckpointKeeper
 from components.train.checkpoints.snapshot import Snapshot
+from components.train.checkpoints.writer import CheckpointWriter
 from tests.train.checkpoints.making import manifest, names
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
-    with CheckpointKeeper(tmp_path, keep=2) as keeper:
+    with CheckpointWriter(tmp_path, keep=2) as keeper:
         for epoch in range(1, 6):
             keeper.save(manifest(epoch), {"epoch": epoch})
         keeper.wait()
@@ -35,7 +35,7 @@ def test_what_is_saved_is_the_state_of_the_call_whatever_training_does_next(tmp_
         return go_on.wait(30)
 
     weight, best = torch.zeros(1000), torch.ones(3)
-    with CheckpointKeeper(tmp_path, keep=9, on_saved=slow) as keeper:
+    with CheckpointWriter(tmp_path, keep=9, on_saved=slow) as keeper:
         for epoch in (1, 2):
             keeper.save(manifest(epoch), {"network": {"weight": weight}, "best": {"weights": {"weight": best}}})
             weight += 1
@@ -53,7 +53,7 @@ def test_a_full_disk_is_told_where_the_training_is(tmp_path: Path) -> None:
     def full(path: Path) -> bool:
         raise OSError(28, "No space left on device", str(path))
 
-    keeper = CheckpointKeeper(tmp_path, keep=1, on_saved=full)
+    keeper = CheckpointWriter(tmp_path, keep=1, on_saved=full)
     keeper.__enter__()
     keeper.save(manifest(1), {})
     with pytest.raises(OSError, match="No space left"):
@@ -66,7 +66,7 @@ def test_a_full_disk_is_told_where_the_training_is(tmp_path: Path) -> None:
 
 
 def test_what_could_not_be_copied_elsewhere_is_not_told_of(tmp_path: Path) -> None:
-    with CheckpointKeeper(tmp_path, keep=1, on_saved=lambda path: False) as keeper:
+    with CheckpointWriter(tmp_path, keep=1, on_saved=lambda path: False) as keeper:
         keeper.save(manifest(1), {})
         keeper.wait()
         assert keeper.saved() == []
@@ -77,7 +77,7 @@ def test_no_memory_for_a_copy_says_so_and_holds_nothing_up(tmp_path: Path, monke
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     monkeypatch.setattr(Snapshot, "take", refuse)
-    with CheckpointKeeper(tmp_path, keep=1) as keeper:
+    with CheckpointWriter(tmp_path, keep=1) as keeper:
         keeper.prepare({})  # no fault yet: nothing is lost
         with pytest.raises(HostMemoryError, match="no memory for a copy of the training's state"):
             keeper.save(manifest(1), {})

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from components.shared.artifacts.model import open_model
 from components.shared.errors import CheckpointError, InputError
-from components.shared.model import open_model
-from components.train.checkpoints import place
+from components.train.checkpoints import directory as place
+from components.train.checkpoints.directory import held
 from components.train.checkpoints.format import write_checkpoint
-from components.train.checkpoints.place import held
 from components.train.checkpoints.resume import last_good
 from components.train.train import train
 from tests.examples import small

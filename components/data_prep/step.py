@@ -1,0 +1,50 @@
+"""Data prep wherever images and dataset lie: fetch, prepare, publish."""
+
+from __future__ import annotations
+
+import os
+
+from components.data_prep.prepare import prepare
+from components.shared.artifacts.dataset import DATASET
+from components.shared.data_folder import FOLLOW_LINKS_VARIABLE, overlap_problem
+from components.shared.errors import ArtifactError, InputError
+from components.shared.events.data import Emit, ignore_events
+from components.shared.logs import step_logger
+from components.shared.params.allowed_classes import shortened
+from components.shared.params.params import Params
+from components.shared.staging import Staging
+from components.shared.step import Reported
+from components.shared.storage.location import AnyPath
+
+
+def prepare_staged(
+    *, data: AnyPath, dataset: AnyPath, params: Params, emit: Emit = ignore_events, follow_links: bool = False
+) -> Reported:
+    """As :func:`~components.data_prep.prepare.prepare`, of images and for a dataset that may lie in buckets.
+
+    Args:
+        data: The data folder.
+        dataset: The dataset directory.
+        params: Options of the run.
+        emit: Gets the status of the step.
+        follow_links: Whether links may lead out of the data folder; they may, too, where the environment says
+            ``SHUTTERLINE_FOLLOW_LINKS=1``.
+
+    Raises:
+        InputError: That variable says something else.
+        DataError: The data cannot be used.
+        ArtifactError: The dataset directory cannot be written.
+        StorageRefusedError: A place in a bucket is not there or may not be used.
+        StorageUnavailableError: The storage does not answer.
+    """
+    wanted = os.environ.get(FOLLOW_LINKS_VARIABLE, "")
+    if wanted not in ("", "0", "1"):
+        raise InputError(f"{FOLLOW_LINKS_VARIABLE}: must be 1 or 0, got {shortened(wanted)}")
+    if problem := overlap_problem(data, dataset):
+        raise ArtifactError(problem)
+    with Staging(step_logger("data-prep"), emit, params) as staging:
+        folder = staging.tree(data)
+        output = staging.output(dataset, DATASET)
+        follow_links = follow_links or wanted == "1"
+        done = prepare(data=folder, dataset=output, params=params, emit=staging.emit, follow_links=follow_links)
+        return staging.publish(done)

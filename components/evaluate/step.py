@@ -1,0 +1,45 @@
+"""Evaluation wherever model, dataset and evaluation lie: fetch what is read, evaluate, publish."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from components.classifier.device import choose_device
+from components.evaluate.evaluate import evaluate
+from components.shared.artifacts.dataset import DATASET, evaluation_splits, files_of_splits
+from components.shared.artifacts.evaluation import EVALUATION
+from components.shared.artifacts.model import MODEL, weight_files
+from components.shared.events.data import Emit, ignore_events
+from components.shared.logs import step_logger
+from components.shared.params.params import Params
+from components.shared.staging import Staging
+from components.shared.step import Reported
+from components.shared.storage.location import AnyPath
+
+_log = step_logger("evaluate")
+
+
+def evaluate_staged(
+    *, model: AnyPath, dataset: AnyPath, evaluation: AnyPath, params: Params, emit: Emit = ignore_events
+) -> Reported:
+    """As :func:`~components.evaluate.evaluate.evaluate`, of and for directories that may lie in buckets.
+
+    Of the dataset the test split is fetched, of the model its weights.
+
+    Raises:
+        ArtifactError: Model or dataset cannot be used, or the evaluation directory cannot be written.
+        ParamsError: The params do not fit the model.
+        DeviceError: The device asked for is not there.
+        StorageRefusedError: A place in a bucket is not there or may not be used.
+        StorageUnavailableError: The storage does not answer.
+    """
+    with Staging(_log, emit, params) as staging:
+        choose_device(params.device, cpu_build_is_enough=True)  # before anything is fetched
+        weights = staging.artifact(model, MODEL, weight_files)
+        images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=evaluation_splits))
+        output = staging.output(evaluation, EVALUATION)
+        result = staging.publish(
+            evaluate(model=weights, dataset=images, evaluation=output, params=params, emit=staging.emit)
+        )
+        _log.info("report: %s", result.report()["report_file"])
+        return result

@@ -1,0 +1,404 @@
+"""The on-disk contracts between steps, and the one way they are written: manifest last.
+
+A directory is an artifact when its manifest is there. Writers put every file in place first, fsync it, and write the
+manifest last under a temporary name that ``os.replace`` turns into the real one, so an interrupted step leaves nothing
+that opens. Readers trust the manifest alone: files it does not name are not read, files it names are checked against
+their SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from components.shared.errors import ArtifactError
+from components.shared.files import Output, is_full, naming, open_for_update, open_regular, read_regular, writing
+from components.shared.locks import MAX_BYTES as MAX_MARKER_BYTES
+from components.shared.locks import HeldError, locked, remove_held
+from components.shared.params.allowed_classes import shortened
+from components.shared.params.types import LARGEST_DIVISOR, SMALLEST_DIVISOR
+from components.shared.strict_json import MAX_BYTES, read_json
+
+WRITING_MARKER = ".shutterline-writing"
+# A part of a path has at most 255 bytes in the usual file systems, and a path 4,096 with the directory before it.
+_LONGEST_PART, _LONGEST_FILE = 255, 1000
+_CLASS_NAME_LENGTH = 200
+_RELATIVE_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+
+
+def _inside(file: str) -> str:
+    if _RELATIVE_FILE.fullmatch(file) is None:
+        raise ValueError("must be a plain path below the artifact's directory")
+    if len(file) > _LONGEST_FILE or max(map(len, file.split("/"))) > _LONGEST_PART:
+        raise ValueError(f"must have at most {_LONGEST_FILE:,} characters, and {_LONGEST_PART} between two slashes")
+    return file
+
+
+class Record(BaseModel):
+    """A part of a manifest: known keys only, never changed after it is made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileRecord(Record):
+    """One file of an artifact, as its manifest names it."""
+
+    file: Annotated[str, AfterValidator(_inside)]
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class ImageShape(Record):
+    """Shape of one image: height and width in pixels, 1 or 3 channels."""
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    channels: Literal[1, 3]
+
+    def as_tuple(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.height, self.width, self.channels
+
+
+def class_name_problem(name: str) -> str | None:
+    """Why a text cannot be a class name; None if it can."""
+    if not name:
+        return "is empty, and must name a class"
+    if len(name) > _CLASS_NAME_LENGTH:
+        return f"has {len(name)} characters, and a class name may have {_CLASS_NAME_LENGTH}"
+    if not name.isprintable():
+        return "holds characters that cannot be printed, and must name a class"
+    return None
+
+
+def _class_names(names: list[str]) -> list[str]:
+    for index, name in enumerate(names):
+        if problem := class_name_problem(name):
+            raise ValueError(f"the name of class {index} {problem}")
+    if len(set(names)) != len(names):
+        raise ValueError("two classes have one name")
+    return names
+
+
+ClassNames = Annotated[list[str], AfterValidator(_class_names)]
+
+
+class Normalisation(Record):
+    """What is subtracted from and divided into each channel of an image scaled to 0..1, or of all alike."""
+
+    mean: list[Annotated[float, Field(allow_inf_nan=False)]]
+    std: list[Annotated[float, Field(ge=SMALLEST_DIVISOR, le=LARGEST_DIVISOR)]]
+
+    def require_channels(self, channels: int) -> None:
+        """See that it is of images of so many channels.
+
+        Raises:
+            ValueError: It is not.
+        """
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels):
+                raise ValueError(f"its {name} has {len(values)} numbers, and images have {channels} channel(s)")
+
+
+class Manifest(Record):
+    """What every manifest starts with."""
+
+    schema_version: Literal[1] = 1
+    created_by: str
+
+    def files(self) -> Iterator[FileRecord]:
+        """Every file the artifact consists of."""
+        for value in self.__dict__.values():
+            yield from _file_records(value)
+
+
+def _file_records(value: object) -> Iterator[FileRecord]:
+    if isinstance(value, FileRecord):
+        yield value
+    elif isinstance(value, Record):
+        for inner in value.__dict__.values():
+            yield from _file_records(inner)
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _file_records(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _file_records(inner)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open_regular(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type] # a FileIO
+
+
+@contextmanager
+def replacing(path: Path, digest: hashlib._Hash | None = None) -> Iterator[Output]:
+    """A stream whose content replaces a file: a reader, or a power cut, sees the old one or the whole new one.
+
+    Args:
+        path: The file.
+        digest: Of :mod:`hashlib`, updated with what is written.
+
+    Raises:
+        OSError: It cannot be written; with its name.
+    """
+    # Not by the process's number, which in containers all of them share.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with naming(path):
+            with writing(temporary, digest) as output:
+                yield output
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):  # a file system that has become read-only, which is not to hide why
+            temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """As :func:`replacing`, with all of the content at once."""
+    with replacing(path) as stream:
+        stream.write(data)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable; a no-op where a filesystem does not offer it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write a JSON document atomically.
+
+    Raises:
+        ValueError: The document holds NaN or infinity.
+    """
+    write_atomically(path, _as_json(document))
+
+
+def _as_json(document: object) -> bytes:
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class ArtifactKind:
+    """One kind of artifact directory: what its manifest is called and how people call the directory."""
+
+    name: str
+    manifest_file: str
+    manifest_type: type[Manifest]
+
+
+class ArtifactWriter:
+    """Writes one artifact directory; use as a context manager.
+
+    Leaving the block without :meth:`commit` removes what was written. A directory that holds anything but an earlier
+    artifact of the same kind, or an interrupted attempt at one, is refused; so is one that another process is writing.
+
+    Raises:
+        ArtifactError: The directory holds something else, is being written or cannot be written.
+    """
+
+    def __init__(self, path: Path, kind: ArtifactKind) -> None:
+        self.path = path
+        self._kind = kind
+        self._written: list[Path] = []
+        self._committed = False
+        self._lock = ExitStack()
+
+    def __enter__(self) -> Self:
+        name = f"{'an' if self._kind.name[0] in 'aeiou' else 'a'} {self._kind.name}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._require_own()
+            self._lock.enter_context(locked(self.path / WRITING_MARKER))
+            self._take_over()
+        except HeldError as error:
+            raise ArtifactError(
+                f"{self.path}: {error} is writing {name} there; wait for its end, end it, or name another directory"
+            ) from error
+        except OSError as error:
+            self._lock.close()
+            if is_full(error):
+                error.filename = error.filename or str(self.path)
+                raise
+            raise ArtifactError(f"{self.path}: cannot be written as {name}: {error.strerror}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._leave()
+
+    def _leave(self) -> None:
+        if not self._committed:
+            for file in (self.path / self._kind.manifest_file, *reversed(self._written)):
+                with suppress(OSError):  # a file system that has become read-only, which is not to hide why
+                    file.unlink(missing_ok=True)
+                    if file.parent != self.path:
+                        file.parent.rmdir()
+        with suppress(OSError):
+            # What a step leaves beside its artifact keeps the marker, so that the next attempt may take over.
+            if self._committed or set(self.path.iterdir()) == {self.path / WRITING_MARKER}:
+                remove_held(self.path / WRITING_MARKER)
+
+    def _require_own(self) -> None:
+        """Accept an empty directory, an earlier artifact of this kind or an interrupted attempt."""
+        manifest, marker = self.path / self._kind.manifest_file, self.path / WRITING_MARKER
+        if not manifest.exists() and not marker.exists() and any(self.path.iterdir()):
+            raise ArtifactError(
+                f"{self.path}: is not empty and holds no {self._kind.name} to replace; name an empty or new directory"
+            )
+
+    def _take_over(self) -> None:
+        """Clear away an earlier artifact, and what an interrupted attempt has left."""
+        manifest, marker = self.path / self._kind.manifest_file, self.path / WRITING_MARKER
+        names = []
+        if manifest.exists():
+            with suppress(ArtifactError):  # a damaged manifest names nothing we may delete
+                names += [record.file for record in read_manifest(self.path, self._kind).files()]
+            manifest.unlink()
+        text = read_regular(marker, MAX_MARKER_BYTES).decode(errors="replace")
+        names += [name for name in text.splitlines() if _RELATIVE_FILE.fullmatch(name)]
+        root = self.path.resolve()
+        for name in names:
+            if (self.path / name).parent.resolve().is_relative_to(root):  # a folder may be a link to elsewhere
+                (self.path / name).unlink(missing_ok=True)
+
+    def new_file(self, name: str) -> Path:
+        """The path for a new file of the artifact; its folders exist, an older file of that name does not."""
+        path = self.path / _inside(name)
+        # Before the file itself, so that after a kill the next attempt knows what to clear away.
+        marker = self.path / WRITING_MARKER
+        with naming(marker), os.fdopen(open_for_update(marker), "wb", buffering=0) as stream:
+            stream.write(f"{name}\n".encode())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        self._written.append(path)
+        return path
+
+    def record(self, path: Path) -> FileRecord:
+        """The manifest's entry for a finished file, after making it durable."""
+        with naming(path), path.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        return FileRecord(
+            file=path.relative_to(self.path).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path)
+        )
+
+    def commit(self, manifest: Manifest) -> None:
+        """Write the manifest: from here on the artifact is whole.
+
+        Raises:
+            ArtifactError: The manifest is larger than one may be.
+        """
+        for folder in {file.parent for file in self._written} | {self.path}:
+            fsync_directory(folder)
+        file, text = self.path / self._kind.manifest_file, _as_json(manifest.model_dump(mode="json"))
+        if len(text) > MAX_BYTES:
+            raise ArtifactError(
+                f"{file}: would have {len(text):,} bytes, and a manifest has at most {MAX_BYTES:,}; make the "
+                f"{self._kind.name} of fewer classes, or of images of which fewer are unreadable"
+            )
+        write_atomically(file, text)
+        self._committed = True
+
+
+def read_manifest(path: Path, kind: ArtifactKind) -> Any:
+    """The manifest of an artifact directory, checked against its schema but not against the files.
+
+    Raises:
+        ArtifactError: No such directory, no manifest, or not one of this kind and version.
+    """
+    file = path / kind.manifest_file
+    try:
+        document = read_json(file)
+    except (FileNotFoundError, NotADirectoryError):
+        if not path.is_dir():
+            raise ArtifactError(f"{path}: there is no such {kind.name} directory") from None
+        raise ArtifactError(
+            f"{path}: is not a complete {kind.name}: {kind.manifest_file}, which is written last, is missing; "
+            "run the step that makes it again"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{file}: is not JSON ({shortened(str(error), 100)}); the file is damaged") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != 1 or not isinstance(version, int) or isinstance(version, bool):
+        raise ArtifactError(
+            f"{file}: has schema_version {shortened(version)}, and this version reads 1; make the {kind.name} again"
+        )
+    try:
+        return kind.manifest_type.model_validate(document, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = shortened(".".join(str(part) for part in first["loc"]), 100) or "as a whole"
+        raise ArtifactError(f"{file}: {where}: {shortened(first['msg'], 150)}; the file is damaged") from error
+
+
+def manifest_digest(path: Path, kind: ArtifactKind) -> str:
+    """SHA-256 of an artifact's manifest, and so of all that the artifact is.
+
+    Raises:
+        ArtifactError: There is no such manifest.
+    """
+    read_manifest(path, kind)
+    return sha256_of(path / kind.manifest_file)
+
+
+def require_same(kind: ArtifactKind, found: str, expected: str) -> None:
+    """Check that an artifact is the one that the step which made it told of.
+
+    Args:
+        kind: What it is.
+        found: SHA-256 of what arrived.
+        expected: Of what was made; empty where nobody told.
+
+    Raises:
+        ArtifactError: They differ: a storage kept something else, or a cache gave another one.
+    """
+    if expected and found != expected:
+        raise ArtifactError(
+            f"the {kind.name} that arrived is not the one that was made (SHA-256 {found[:12]}…, and {expected[:12]}… "
+            "was told): something else was stored in its place; run the step that makes it again without cache"
+        )
+
+
+def verify_files(path: Path, records: Iterable[FileRecord]) -> None:
+    """Check files that a manifest names: there, of that size, of that SHA-256, and inside the directory.
+
+    Raises:
+        ArtifactError: Naming the first file that differs.
+    """
+    root = path.resolve()
+    for record in records:
+        file = path / record.file
+        if not file.is_file():
+            raise ArtifactError(f"{file}: is missing, though the manifest names it")
+        if not file.resolve().is_relative_to(root):
+            raise ArtifactError(f"{file}: leads out of the artifact's directory")
+        if (size := file.stat().st_size) != record.bytes:
+            raise ArtifactError(f"{file}: has {size} bytes, and the manifest says {record.bytes}; it is damaged")
+        try:
+            digest = sha256_of(file)
+        except OSError as error:
+            raise ArtifactError(f"{file}: cannot be read: {error.strerror or error}") from error
+        if digest != record.sha256:
+            raise ArtifactError(f"{file}: its SHA-256 is not the manifest's; it is damaged")

@@ -1,0 +1,367 @@
+"""The dataset directory: images of every split as large uint8 arrays, labels, and ``dataset.json``.
+
+Layout::
+
+    dataset.json              the manifest, written last
+    train/images-00000.npy    uint8, shape (images, height, width, channels)
+    train/labels.npy          int64, shape (images,), in the order of the image shards
+    test/…                    the same; validation/… where one was held out
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Literal, Self, TypeVar, get_args
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from components.shared.artifacts.artifact import (
+    ArtifactKind,
+    ArtifactWriter,
+    ClassNames,
+    FileRecord,
+    ImageShape,
+    Manifest,
+    Normalisation,
+    Record,
+    read_manifest,
+    verify_files,
+)
+from components.shared.errors import ArtifactError
+from components.shared.files import writing
+from components.shared.version import __version__
+
+SHARD_BYTES = 256 * 1024**2
+
+SplitName = Literal["train", "validation", "test"]
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+class ShardRecord(FileRecord):
+    """One image array and how many images it holds."""
+
+    count: int = Field(ge=1)
+
+
+class SplitRecord(Record):
+    """One split: its image shards in order, its labels, and how many images each class has."""
+
+    count: int = Field(ge=1)
+    class_counts: list[Annotated[int, Field(ge=0)]]
+    images: list[ShardRecord]
+    labels: FileRecord
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if sum(self.class_counts) != self.count:
+            raise ValueError(f"the counts of its classes do not add up to its {self.count} images")
+        if sum(shard.count for shard in self.images) != self.count:
+            raise ValueError(f"the shards of a split do not add up to its {self.count} images")
+        return self
+
+
+class UnreadableImage(Record):
+    """An image that was set aside."""
+
+    file: str
+    reason: str
+
+
+class LeftOut(Record):
+    """What of the data folder was not read.
+
+    Each is bounded: names beyond the most frequent are counted together.
+    """
+
+    files: dict[str, int] = Field(default_factory=dict, description="Files that are not read, by their ending.")
+    images: dict[str, int] = Field(default_factory=dict, description="Images that were not used, by the reason.")
+    folders: dict[str, int] = Field(default_factory=dict, description="Folders that are no data, by their name.")
+    files_in_folders: int = Field(0, ge=0, description="Files in these, up to 10,000 of each folder.")
+
+    def by_name(self) -> dict[str, int]:
+        """All counts in one: endings as they are, folders with a slash, and images with the reason."""
+        return {
+            **self.files,
+            **{f"images {reason}": count for reason, count in self.images.items()},
+            **{f"{name}/": count for name, count in self.folders.items()},
+        }
+
+
+class DatasetManifest(Manifest):
+    """``dataset.json``."""
+
+    kind: Literal["shutterline.dataset"] = "shutterline.dataset"
+    source: str = Field(description="What the images came from, such as 'IDX files'.")
+    classes: ClassNames = Field(min_length=1, description="Class names; a label is an index into them.")
+    image: ImageShape
+    normalisation: Normalisation = Field(description="Of the training images, per channel, in units of 0..1.")
+    splits: dict[SplitName, SplitRecord]
+    test_split: Literal["given", "held out"] = Field(description="Whether the data brought a test split.")
+    manual_seed: int = Field(description="What images were held out by.")
+    unreadable: list[UnreadableImage]
+    # Datasets of 0.6 and earlier lack what follows.
+    noted: dict[str, int] = Field(
+        default_factory=dict,
+        description="How many images were changed, scaled or shown in part by data prep: 'transparent' and the like.",
+    )
+    validation_split: Literal["given", "held out"] | None = Field(
+        None, description="Whether the data brought a validation split; null: there is none."
+    )
+    split_folders: dict[SplitName, str] = Field(
+        default_factory=dict, description="The folder of each split that the data brought; empty: the data folder."
+    )
+    left_out: LeftOut = Field(default_factory=LeftOut)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        self.normalisation.require_channels(self.image.channels)
+        for name, split in self.splits.items():
+            if len(split.class_counts) != len(self.classes):
+                raise ValueError(f"{name} counts {len(split.class_counts)} classes, and there are {len(self.classes)}")
+        names = [record.file for record in self.files()]
+        if len(set(names)) != len(names):
+            raise ValueError("a file is named twice")
+        return self
+
+
+DATASET = ArtifactKind("dataset", "dataset.json", DatasetManifest)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One opened split.
+
+    Attributes:
+        shards: Memory-mapped images, each uint8 of shape (images, height, width, channels).
+        labels: int64 of shape (images,).
+    """
+
+    shards: tuple[Images, ...]
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self) -> Images:
+        """All images as one array; the memory map itself where there is one shard, else a copy."""
+        return self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset directory.
+
+    Attributes:
+        path: The directory.
+        manifest: Its manifest.
+        splits: Opened splits by name.
+    """
+
+    path: Path
+    manifest: DatasetManifest
+    splits: dict[SplitName, Split]
+
+    @property
+    def selection_split(self) -> Literal["validation", "test"]:
+        """The split that training is watched by: validation where there is one, else test."""
+        return "validation" if "validation" in self.splits else "test"
+
+
+class DatasetWriter:
+    """Writes a dataset directory image by image; use as a context manager and end with :meth:`commit`.
+
+    Args:
+        path: The directory; new, empty, or an earlier dataset that is replaced.
+        classes: Class names; labels index them.
+        image_shape: Height, width, channels of every image.
+
+    Raises:
+        ArtifactError: The directory holds something else or cannot be written.
+    """
+
+    def __init__(self, path: Path, classes: list[str], image_shape: tuple[int, int, int]) -> None:
+        self._writer = ArtifactWriter(path, DATASET)
+        self._classes = classes
+        self._shape = image_shape
+        self._per_shard = max(1, SHARD_BYTES // math.prod(image_shape))
+        self._pending: dict[SplitName, Images] = {}
+        self._filled: dict[SplitName, int] = {}
+        self._shards: dict[SplitName, list[ShardRecord]] = {}
+        self._labels: dict[SplitName, list[Labels]] = {}
+        # How often each value 0..255 occurs in each channel of the training images: mean and std follow exactly.
+        self._histogram = np.zeros((image_shape[2], 256), dtype=np.int64)
+
+    def __enter__(self) -> Self:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+    def add(self, split: SplitName, images: Images, labels: Labels) -> None:
+        """Append images, uint8 of shape (n, height, width, channels), and labels, integers of shape (n,)."""
+        if images.dtype != np.uint8 or images.shape[1:] != self._shape or len(images) != len(labels):
+            raise ValueError(f"{images.dtype} images of shape {images.shape} with {len(labels)} labels")
+        if split == "train":
+            for channel in range(self._shape[2]):
+                self._histogram[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
+        self._labels.setdefault(split, []).append(np.asarray(labels, dtype=np.int64))
+        start = 0
+        while start < len(images):
+            # np.empty takes address space, not memory: pages are touched as images arrive.
+            if split not in self._pending:
+                self._pending[split] = np.empty((self._per_shard, *self._shape), dtype=np.uint8)
+            pending = self._pending[split]
+            filled = self._filled.get(split, 0)
+            taken = min(len(images) - start, self._per_shard - filled)
+            pending[filled : filled + taken] = images[start : start + taken]
+            self._filled[split] = filled + taken
+            start += taken
+            if self._filled[split] == self._per_shard:
+                self._write_shard(split)
+
+    def _write_shard(self, split: SplitName) -> None:
+        images = self._pending.pop(split)[: self._filled.pop(split)]
+        shards = self._shards.setdefault(split, [])
+        file = self._writer.new_file(f"{split}/images-{len(shards):05d}.npy")
+        with writing(file) as output:
+            np.save(output, images, allow_pickle=False)
+        shards.append(ShardRecord(count=len(images), **self._writer.record(file).model_dump()))
+
+    def commit(
+        self,
+        *,
+        source: str,
+        test_split: Literal["given", "held out"],
+        manual_seed: int,
+        unreadable: list[UnreadableImage],
+        validation_split: Literal["given", "held out"] | None = None,
+        split_folders: dict[SplitName, str] | None = None,
+        left_out: LeftOut | None = None,
+        noted: Mapping[str, int] | None = None,
+    ) -> DatasetManifest:
+        """Write what is pending and the manifest; the dataset is whole from here on."""
+        splits: dict[SplitName, SplitRecord] = {}
+        for split in (name for name in get_args(SplitName) if name in self._labels):
+            if self._filled.get(split):
+                self._write_shard(split)
+            labels = np.concatenate(self._labels[split])
+            file = self._writer.new_file(f"{split}/labels.npy")
+            with writing(file) as output:
+                np.save(output, labels, allow_pickle=False)
+            splits[split] = SplitRecord(
+                count=len(labels),
+                class_counts=np.bincount(labels, minlength=len(self._classes)).tolist(),
+                images=self._shards[split],
+                labels=self._writer.record(file),
+            )
+        height, width, channels = self._shape
+        manifest = DatasetManifest(
+            created_by=f"shutterline {__version__}",
+            source=source,
+            classes=self._classes,
+            image=ImageShape.model_validate({"height": height, "width": width, "channels": channels}),
+            normalisation=_normalisation(self._histogram),
+            splits=splits,
+            test_split=test_split,
+            manual_seed=manual_seed,
+            unreadable=unreadable,
+            validation_split=validation_split,
+            split_folders=split_folders or {},
+            left_out=left_out or LeftOut(),
+            noted=dict(noted or {}),
+        )
+        self._writer.commit(manifest)
+        return manifest
+
+
+def _normalisation(histogram: npt.NDArray[np.int64]) -> Normalisation:
+    """Mean and population standard deviation per channel in units of 0..1, from exact integer sums."""
+    mean, std = [], []
+    for counts in histogram.tolist():
+        total = sum(counts)
+        first = sum(value * count for value, count in enumerate(counts))
+        second = sum(value * value * count for value, count in enumerate(counts))
+        mean.append(first / (total * 255))
+        variance = (total * second - first * first) / (total * total)
+        # A channel that never varies has nothing to be divided by.
+        std.append(math.sqrt(variance) / 255 if variance > 0 else 1.0)
+    return Normalisation(mean=mean, std=std)
+
+
+ChosenSplits = Callable[[DatasetManifest], Collection[SplitName]]
+
+
+def every_split(manifest: DatasetManifest) -> Collection[SplitName]:
+    """All splits there are."""
+    return manifest.splits.keys()
+
+
+def training_splits(manifest: DatasetManifest) -> Collection[SplitName]:
+    """What training reads: the training images, and those it is watched by."""
+    watched: SplitName = "validation" if "validation" in manifest.splits else "test"
+    return ("train", watched)
+
+
+def evaluation_splits(manifest: DatasetManifest) -> Collection[SplitName]:
+    """What evaluation reads."""
+    split: SplitName = "test"
+    return (split,)
+
+
+def files_of_splits(manifest: DatasetManifest, chosen: ChosenSplits) -> Iterator[FileRecord]:
+    """The files of some splits; a split that is not there has none."""
+    for name in chosen(manifest):
+        if split := manifest.splits.get(name):
+            yield from (*split.images, split.labels)
+
+
+def open_dataset(path: Path, chosen: ChosenSplits = every_split) -> Dataset:
+    """Open a dataset directory, every file that is opened checked; images stay on disk, mapped into memory.
+
+    Args:
+        path: The directory.
+        chosen: The splits that are opened; the files of the others are not looked at and need not be there.
+
+    Raises:
+        ArtifactError: Not a complete dataset, damaged, or at odds with its manifest.
+    """
+    manifest: DatasetManifest = read_manifest(path, DATASET)
+    verify_files(path, files_of_splits(manifest, chosen))
+    wanted = chosen(manifest)
+    splits = {name: _open_split(path, manifest, record) for name, record in manifest.splits.items() if name in wanted}
+    return Dataset(path, manifest, splits)
+
+
+def _open_split(path: Path, manifest: DatasetManifest, record: SplitRecord) -> Split:
+    labels = _open_array(path / record.labels.file, np.int64, (record.count,))
+    if labels.min() < 0 or labels.max() >= len(manifest.classes):
+        raise ArtifactError(f"{path / record.labels.file}: holds labels outside 0..{len(manifest.classes) - 1}")
+    shape = manifest.image.as_tuple()
+    shards = tuple(_open_array(path / shard.file, np.uint8, (shard.count, *shape)) for shard in record.images)
+    return Split(shards, labels)
+
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+
+def _open_array(file: Path, dtype: type[ScalarT], shape: tuple[int, ...]) -> npt.NDArray[ScalarT]:
+    try:
+        # Not np.load, which takes zip archives and pickles for arrays too.
+        array: npt.NDArray[ScalarT] = np.lib.format.open_memmap(file, mode="r")
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file}: is not a NumPy array file: {error}") from error
+    if array.dtype != dtype or array.shape != shape:
+        raise ArtifactError(
+            f"{file}: holds {array.dtype} of shape {array.shape}, and the manifest says {np.dtype(dtype)} of {shape}"
+        )
+    return array

@@ -1,0 +1,202 @@
+"""The model directory: weights, what rebuilds the network around them, and where they came from.
+
+Layout::
+
+    model.json           the manifest, written last
+    model.safetensors    the weights of the best evaluated epoch: what the model is
+    last.safetensors     the weights after the last epoch
+    model.pt2            torch.export program for serving: uint8 NHWC images in, class probabilities out
+    learning-curves.html loss, accuracy, learning rate and throughput of every epoch for people, one file
+    network.pt2          of a network with a torchvision architecture, its graph, which evaluation runs without
+                         torchvision: normalised NCHW images in, logits out
+    tensorboard/…        training curves; not part of the contract
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from components.shared.artifacts.artifact import (
+    ArtifactKind,
+    ClassNames,
+    FileRecord,
+    ImageShape,
+    Manifest,
+    Normalisation,
+    Record,
+    read_manifest,
+    verify_files,
+)
+
+LEARNING_CURVES = "learning-curves.html"
+# What training's wall time goes to, in the order of a step.
+TIME_SHARES = ("data", "forward_backward", "optimiser", "evaluation", "checkpoints", "status", "other")
+
+
+class Selection(Record):
+    """How the model's weights were chosen among the evaluated epochs."""
+
+    epoch: int = Field(ge=1)
+    split: Literal["validation", "test"]
+    loss: float
+    accuracy: float
+
+
+class EpochRecord(Record):
+    """One epoch as training saw it; evaluation figures are None in epochs that were not evaluated."""
+
+    epoch: int = Field(ge=1)
+    learning_rate: float = Field(description="At the epoch's first step.")
+    lowest_learning_rate: float | None = Field(default=None, description="Of the epoch's steps; None: not recorded.")
+    highest_learning_rate: float | None = Field(default=None, description="Of the epoch's steps; None: not recorded.")
+    train_loss: float
+    train_accuracy: float
+    loss: float | None = None
+    accuracy: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    images_per_second: float | None = Field(
+        default=None, description="Training images a second in this epoch, evaluation not counted; None: not measured."
+    )
+
+
+class Speed(Record):
+    """How near training came to the speed of light: to what its own network, and its device, could do at best.
+
+    Bounds are measured after training, in rounds of training's own steps, steps on one random batch, and matrix
+    products; a part is the median of the rounds' ratios. A figure is None where it was not measured or could not be;
+    `why_not` says why.
+    """
+
+    samples_per_second: float = Field(description="Training images a second, evaluation not counted.")
+    flops_per_second: float | None = Field(
+        default=None,
+        description="Floating-point operations a second of forward and backward passes, a multiply-add as two.",
+    )
+    constant_tensor_samples_per_second: float | None = Field(
+        default=None,
+        description="Images a second of the same step fed one random batch that is on the device: what remains if data "
+        "costs nothing. Up to version 0.6 a batch of training images.",
+    )
+    of_constant_tensor: float | None = Field(
+        default=None, description="Rate of training's own steps as a part of that, measured by turns; 1 is the bound."
+    )
+    of_constant_tensor_range: list[float] | None = Field(
+        default=None, description="Lowest and highest of the rounds' ratios."
+    )
+    matmul_flops_per_second: float | None = Field(
+        default=None, description="What the device does in a large matrix product of the same precision, measured."
+    )
+    of_matmul: float | None = Field(
+        default=None, description="Arithmetic of training's own steps as a part of that, by turns; 1 is the bound."
+    )
+    of_matmul_range: list[float] | None = Field(default=None, description="Lowest and highest of the rounds' ratios.")
+    rounds: int = Field(default=0, ge=0, description="Rounds that were measured; 0: none, or once, up to version 0.6.")
+    why_not: dict[str, str] = Field(
+        default={}, description="By figure, `of_constant_tensor` and `of_matmul`: why it is None."
+    )
+    precision: str = Field(description="Of the network's arithmetic: fp32 or bf16.")
+    compiled: bool = Field(description="Whether torch.compile made the step.")
+    data: str = Field(description='Where images lay: "resident" on the device, "mapped" from the host\'s disk.')
+    shares: dict[str, float] = Field(description="Parts of the wall time by `TIME_SHARES`; their sum is 1.")
+    processes: int = Field(ge=1, description="Processes that trained together; rates are those of all of them.")
+
+
+class StartedFrom(Record):
+    """The weights that training started from."""
+
+    name: str = Field(description="Last part of the place that initial_weights names.")
+    sha256: str = Field(description="Of the file the weights were read from.")
+    tensors: int = Field(ge=1, description="Weights and buffers taken over, the classifying layer's included.")
+    initialised: int = Field(ge=0, description="Weights and buffers that stayed as they were initialised.")
+    classifier: bool = Field(description="Whether the classifying layer was taken over.")
+    key: str = Field("", description="Where in the file they were, such as state_dict; empty: the file itself.")
+    prefix: str = Field("", description="What was before each of their names, such as module.")
+    by_position: bool = Field(False, description="Whether weights were matched by their order, having other names.")
+    unused: list[str] = Field(default_factory=list, description="What else the file holds.")
+
+
+class Provenance(Record):
+    """Where a model came from: everything needed to make it again."""
+
+    params: dict[str, Any]
+    params_sha256: str
+    dataset_sha256: str = Field(description="Of the dataset's manifest, and so of every file of the dataset.")
+    device: str
+    versions: dict[str, str]
+    seconds: float = Field(description="Wall time of the training loop.")
+    images_per_second: float
+    speed: Speed | None = Field(default=None, description="The speed-of-light report; None: not measured.")
+    started_from: StartedFrom | None = Field(None, description="None: from random weights by manual_seed.")
+
+
+class ModelManifest(Manifest):
+    """``model.json``."""
+
+    kind: Literal["shutterline.model"] = "shutterline.model"
+    classes: ClassNames
+    image: ImageShape
+    normalisation: Normalisation | None
+    net_arch: list[dict[str, Any]] = Field(description="The feature layers; Flatten and Linear follow them.")
+    parameters: int = Field(ge=1, description="Number of trainable parameters.")
+    weights: FileRecord
+    last_weights: FileRecord
+    export: FileRecord | None
+    learning_curves: FileRecord | None = Field(
+        default=None, description="The learning curves as HTML; None in models of versions that wrote none."
+    )
+    program: FileRecord | None = Field(None, description="The graph, where building the network needs torchvision.")
+    selection: Selection
+    history: list[EpochRecord]
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _follows(self) -> Self:
+        epochs = [record.epoch for record in self.history]
+        if any(later <= epoch for epoch, later in pairwise(epochs)):
+            raise ValueError("the epochs of its history do not follow each other")
+        return self
+
+
+MODEL = ArtifactKind("model", "model.json", ModelManifest)
+
+
+@dataclass(frozen=True)
+class Model:
+    """An opened model directory; its weights are loaded by ``components.classifier.network``."""
+
+    path: Path
+    manifest: ModelManifest
+
+
+def every_file(manifest: ModelManifest) -> Iterable[FileRecord]:
+    """All files there are."""
+    return manifest.files()
+
+
+def weight_files(manifest: ModelManifest) -> Iterable[FileRecord]:
+    """What evaluation reads: both sets of weights and, where there is one, the program; not the export."""
+    return tuple(file for file in (manifest.weights, manifest.last_weights, manifest.program) if file is not None)
+
+
+def starting_weights(manifest: ModelManifest) -> Iterable[FileRecord]:
+    """What another training reads to start from."""
+    return (manifest.weights,)
+
+
+def open_model(path: Path, chosen: Callable[[ModelManifest], Iterable[FileRecord]] = every_file) -> Model:
+    """Open a model directory, every chosen file checked; the others need not be there.
+
+    Raises:
+        ArtifactError: Not a complete model, or damaged.
+    """
+    manifest: ModelManifest = read_manifest(path, MODEL)
+    verify_files(path, chosen(manifest))
+    return Model(path, manifest)

@@ -1,0 +1,412 @@
+"""Params: every option of a run, from a Python dict, a JSON or a YAML file, checked as a whole.
+
+The keys and their spelling are the reference's; options of our own follow at the end. Inside a pipeline params travel
+as one JSON string (:meth:`Params.to_json`), because KFP rounds large integers and turns the integers inside dict
+parameters into floats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+
+from components.shared.errors import ParamsError, Problem
+from components.shared.events.targets import (
+    KAFKA_TOPIC_RULE,
+    PUB_SUB_NAME_RULE,
+    PUB_SUB_PROJECT_RULE,
+    StatusTargets,
+    bootstrap_servers,
+)
+from components.shared.params import source as params_source
+from components.shared.params.messages import as_problems
+from components.shared.params.rules import (
+    credentials_reference,
+    cross_problems,
+    following,
+    none_as_empty,
+    optimiser_kwargs,
+    rising,
+    servers,
+    unique_names,
+    weights_of_classes,
+    weights_place,
+    without_dropped_options,
+)
+from components.shared.params.text import as_form, as_json
+from components.shared.params.types import (
+    EXACT_FLOAT_LIMIT,
+    ClassSpec,
+    ColorOfBackground,
+    Entry,
+    KeywordArguments,
+    LayerSpec,
+    LossSpec,
+    OptimizerName,
+    Real,
+    RealsOrAuto,
+    ScheduleSpec,
+    Text,
+    TransformSpec,
+    Truth,
+    Whole,
+    described,
+)
+
+DEVICE_RULE = (r"auto|cpu|cuda(:[0-9]{1,3})?", 'must be "auto", "cpu", "cuda" or "cuda:N"')
+
+
+class ParamsWarning(UserWarning):
+    """Something in the params has no effect; the run goes on."""
+
+
+_Positive = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
+_Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
+
+
+class Params(Entry):
+    """Every option of a run. Make one with :meth:`load` or :meth:`from_dict`; both report all problems at once."""
+
+    GOOGLE_APPLICATION_CREDENTIALS: Annotated[Text, BeforeValidator(credentials_reference)] | None = Field(
+        None,
+        description="Path of the service-account file for Pub/Sub and gs://; null: application default credentials.",
+    )
+    PUB_SUB_PROJECT: Annotated[Text, AfterValidator(following(PUB_SUB_PROJECT_RULE))] | None = Field(
+        None, description="Google Cloud project that status is published to."
+    )
+    PUB_SUB_TOPIC: Annotated[Text, AfterValidator(following(PUB_SUB_NAME_RULE))] | None = Field(
+        None, description="Pub/Sub topic that status is published to; it must exist."
+    )
+    PUB_SUB_SUBSCRIPTION: Annotated[Text, AfterValidator(following(PUB_SUB_NAME_RULE))] | None = Field(
+        None, description="Pub/Sub subscription a watcher pulls from; it must exist."
+    )
+    TIMEOUT: Annotated[Real, Field(gt=0, le=3600)] = Field(
+        3.0, description="Seconds for one Pub/Sub operation and for the final flush."
+    )
+    KAFKA_HOST: Annotated[Text, AfterValidator(servers)] | None = Field(
+        None, description="Kafka brokers, comma-separated; without a port, 9092."
+    )
+    KAFKA_TOPIC: Annotated[Text, AfterValidator(following(KAFKA_TOPIC_RULE))] | None = Field(
+        None, description="Kafka topic to publish to and subscribe from."
+    )
+
+    batch_size: _Positive = Field(512, description="Images in a training batch.")
+    image_height: _Side = Field(description="Input height of the model in pixels; data prep resizes to it.")
+    image_width: _Side = Field(description="Input width of the model in pixels; data prep resizes to it.")
+    is_image_color: Truth = Field(False, description="true: 3 channels (RGB); false: 1 (grayscale).")
+    shuffle_dataset: Truth = Field(
+        True, description="Shuffle the training images each epoch; false: the stored order, every epoch."
+    )
+    flip_images: Truth = Field(
+        False, description="Flip training images at random, horizontally and vertically, each image for itself."
+    )
+    flip_probability: Annotated[Real, Field(ge=0, le=1)] = Field(
+        0.5, description="Probability of each of the two flips."
+    )
+    normalise_images: Truth = Field(
+        True, description="Subtract normalise_mean and divide by normalise_std, per channel, after scaling to 0..1."
+    )
+    normalise_mean: RealsOrAuto = Field("auto", description='1 or 3 numbers; "auto": of the training images.')
+    normalise_std: RealsOrAuto = Field("auto", description='1 or 3 positive numbers; "auto": of the training images.')
+    additional_transforms: list[TransformSpec] | None = Field(
+        None, description="Further training transforms, torchvision.transforms.v2, applied per image in order."
+    )
+    manual_seed: Annotated[Whole, Field(ge=0, lt=2**64)] = Field(
+        0, description="Seeds everything random; same seed, same machine: the same bits."
+    )
+    net_arch: Annotated[list[LayerSpec], Field(min_length=1, max_length=10_000)] = Field(
+        description="The feature layers; Flatten and the classifying Linear(n_classes) are appended."
+    )
+    n_classes: Annotated[Whole, Field(ge=2, le=1_000_000)] = Field(
+        description="Number of classes; must agree with the data."
+    )
+    num_epochs: _Positive = Field(description="Epochs to train.")
+    eval_freq: _Positive = Field(1, description="Evaluate after every eval_freq epochs, and after the last.")
+    save_freq: _Positive = Field(5, description="Checkpoint after every save_freq epochs, and after the last.")
+    optim_class: OptimizerName = Field("torch.optim.AdamW", description="Optimiser, a class of torch.optim.")
+    optim_kwargs: Annotated[KeywordArguments, AfterValidator(optimiser_kwargs)] = Field(
+        default_factory=dict, description="The optimiser's keyword arguments, without the learning rate."
+    )
+    learning_rate: Annotated[Real, Field(gt=0)] = Field(1e-3, description="Initial learning rate.")
+    learning_rate_schedule: Annotated[
+        list[ScheduleSpec], BeforeValidator(none_as_empty), AfterValidator(unique_names)
+    ] = Field(
+        default_factory=list,
+        description="Schedules, which multiply the rate together, each stepped once an epoch in order, or with "
+        "interval: batch after every optimiser step; ReduceLROnPlateau with the evaluated loss (mode min) or accuracy "
+        "(mode max).",
+    )
+    device: Annotated[Text, AfterValidator(following(DEVICE_RULE))] = Field(
+        "auto", description='"cpu", "cuda", "cuda:N" or "auto": a GPU if there is one.'
+    )
+    mode: Literal["notebook", "script"] = Field(
+        "script", description="Which progress bar; without a terminal, script prints one line an epoch."
+    )
+    eval_metric_compute_freq: Literal["epoch", "batch"] = Field(
+        "epoch", description="Log metrics once over the whole split, or also batch by batch."
+    )
+    eval_batch_size: _Positive = Field(
+        512, description="Images in one evaluated batch of the logs; never changes a metric."
+    )
+
+    # Ours, beside the reference's.
+    test_fraction: Annotated[Real, Field(gt=0, lt=1)] = Field(
+        0.2, description="Share of each class held out for testing where the data has no test split."
+    )
+    validation_fraction: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="Share of each class of the training images held out to choose the best epoch by; 0: the test "
+        "split is used for that, and its final accuracy is then a little optimistic.",
+    )
+    loss: LossSpec = Field(
+        default_factory=lambda: LossSpec.model_validate({"class": "torch.nn.CrossEntropyLoss"}),
+        description="What training minimises, a class of torch.nn on the logits, such as CrossEntropyLoss with "
+        "label_smoothing. Evaluation always reports cross-entropy.",
+    )
+    class_weights: Annotated[list[float] | Literal["balanced"] | None, BeforeValidator(weights_of_classes)] = Field(
+        None,
+        description='Weights of the classes in the training loss: a number each, or "balanced": inverse to how often '
+        "they occur.",
+    )
+    mixup_alpha: Annotated[Real, Field(ge=0, le=1000)] = Field(
+        0.0,
+        description="Mixup: training images are blended in pairs, by a share drawn from Beta(alpha, alpha); 0: off.",
+    )
+    cutmix_alpha: Annotated[Real, Field(ge=0, le=1000)] = Field(
+        0.0,
+        description="CutMix: a box of each training image comes from another; its share is drawn from "
+        "Beta(alpha, alpha); 0: off. With mixup_alpha too, each batch gets one of the two.",
+    )
+    ema_decay: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="Decay of a moving average of the weights, such as 0.999, which is evaluated and kept; 0: off.",
+    )
+    max_grad_norm: Annotated[Real, Field(gt=0)] | None = Field(
+        None, description="Longer gradients are scaled to this norm, over all parameters; null: they are not."
+    )
+    gradient_accumulation_steps: _Positive = Field(
+        1, description="Batches whose gradients make one optimiser step, as if they were one batch."
+    )
+    early_stopping_patience: _Positive | None = Field(
+        None, description="Stop after so many evaluations in a row without a better one; null: train all epochs."
+    )
+    warmup_epochs: Annotated[Real, Field(ge=0)] = Field(
+        0.0,
+        description="Epochs, also in part, over which the learning rate rises from a hundredth to its own, step by "
+        "step.",
+    )
+    milestones: Annotated[list[_Positive], BeforeValidator(none_as_empty), AfterValidator(rising)] = Field(
+        default_factory=list,
+        description="Let the schedules act one after the other: after so many epochs the next takes over and begins "
+        "with learning_rate. [5]: the first has 5 epochs, the second the rest. Empty: all act together.",
+    )
+    initial_weights: Annotated[Text, AfterValidator(weights_place)] | None = Field(
+        None,
+        description="Where training starts from: an earlier model or run directory, or a file of weights "
+        "(.safetensors, .pth, .ckpt, …), here or in a bucket; null: random weights by manual_seed.",
+    )
+    frozen_layers: Annotated[Whole, Field(ge=0)] = Field(
+        0, description="How many of the first layers of net_arch keep the weights they start with: initial_weights."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Of the forward pass: auto is bf16 on a GPU that has it, else fp32. Weights are float32."
+    )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto", description="torch.compile of the network: auto only on a GPU, for runs long enough to pay for it."
+    )
+    data_placement: Literal["auto", "device", "host"] = Field(
+        "auto",
+        description="Where training images are: on the device whole, or mapped on the host and copied ahead; auto: on "
+        "the device where they fit.",
+    )
+    sync_batch_norm: Truth = Field(
+        False, description="With several GPUs, batch statistics of all of them together: SyncBatchNorm."
+    )
+    checkpoint_minutes: Annotated[Real, Field(gt=0)] | None = Field(
+        10.0, description="Checkpoint also when the last is so many minutes old; null: after epochs only."
+    )
+    keep_checkpoints: _Positive = Field(3, description="How many of the newest checkpoints are kept.")
+    max_unreadable: Annotated[Real, Field(ge=0, le=1)] = Field(
+        0.01, description="Share of image files that may be unreadable; they are set aside and listed."
+    )
+    alpha_background: ColorOfBackground = Field(
+        "white",
+        description="What transparent parts of images are composited on: white, black, or 1 (grey) or 3 (RGB) whole "
+        "numbers of 0 to 255; a grayscale run takes a color's luma.",
+    )
+    on_status_error: Literal["warn", "fail"] = Field(
+        "warn",
+        description="When a broker does not answer as a step starts: warn and keep status in the spool, or fail the "
+        "step. A broker that refuses always fails it.",
+    )
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], source: str | None = None) -> Self:
+        """Check a dict as a user writes it: classes as objects or dotted names.
+
+        Args:
+            raw: The options.
+            source: What messages call their origin, such as a file's path.
+
+        Raises:
+            ParamsError: With every problem found, each with its path.
+        """
+        if not isinstance(raw, Mapping):
+            params_source.fail(f"must be a mapping of options, got {described(raw)}", source)
+        params_source.check_size(raw, source)
+        given, ignored = without_dropped_options(raw)
+        problems = cross_problems(given)
+        try:
+            params = cls.model_validate(given)
+        except ValidationError as error:
+            problems = [*as_problems(error, cls.model_fields), *problems]
+        if problems:
+            raise ParamsError(in_document_order(problems), source)
+        for path in ignored:
+            warnings.warn(f"{path}: torch has dropped this option; it is ignored", ParamsWarning, stacklevel=2)
+        return params
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
+        """Read params from a ``.json`` or ``.yaml`` file, a JSON text or a dict, and apply overrides.
+
+        Args:
+            source: A path, a text that begins with ``{``, or a dict.
+            overrides: ``key=value`` each, as for the command line's ``--set``.
+
+        Raises:
+            ParamsError: With every problem found, each with its path.
+        """
+        raw, name = read_raw(source)
+        return cls.from_dict(params_source.with_overrides(raw, overrides), name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every option as plain data, classes as dotted names."""
+        return self.model_dump(by_alias=True)
+
+    def to_json(self, indent: int | None = None) -> str:
+        r"""Every option as one line of JSON (or indented) that :meth:`load` reads back without loss.
+
+        Braces in pairs are written ``\u007b\u007b``: KFP takes ``{{`` inside a parameter for a placeholder.
+        """
+        return as_json(self.to_dict(), indent)
+
+    def to_form(self) -> str:
+        """What was chosen, as a person edits it in a platform's form: JSON with a line for each option and layer.
+
+        What is as it is by default is left out. :meth:`load` reads it back to equal params.
+        """
+        return as_form(self.model_dump(by_alias=True, exclude_defaults=True))
+
+    def digest(self, without: Collection[str] = ()) -> str:
+        """SHA-256 of the params, hexadecimal; equal for equal params however they were written, 5 or 5.0.
+
+        Args:
+            without: Keys that are left out.
+        """
+        plain = _one_spelling({key: value for key, value in self.to_dict().items() if key not in without})
+        canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def channels(self) -> int:
+        """Image channels: 3 or 1."""
+        return 3 if self.is_image_color else 1
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of one stored image: height, width, channels."""
+        return self.image_height, self.image_width, self.channels
+
+    @property
+    def background(self) -> tuple[int, int, int]:
+        """Red, green and blue of 0 to 255 that transparent parts of images are composited on."""
+        if isinstance(self.alpha_background, str):
+            return (255, 255, 255) if self.alpha_background == "white" else (0, 0, 0)
+        red, green, blue = self.alpha_background * (3 // len(self.alpha_background))
+        return red, green, blue
+
+    @property
+    def status_targets(self) -> StatusTargets:
+        """The brokers these params name."""
+        project = self.PUB_SUB_PROJECT
+        return StatusTargets(
+            kafka_servers=bootstrap_servers(self.KAFKA_HOST) if self.KAFKA_HOST else (),
+            kafka_topic=self.KAFKA_TOPIC,
+            pub_sub_topic=f"projects/{project}/topics/{self.PUB_SUB_TOPIC}" if self.PUB_SUB_TOPIC else None,
+            pub_sub_subscription=(
+                f"projects/{project}/subscriptions/{self.PUB_SUB_SUBSCRIPTION}" if self.PUB_SUB_SUBSCRIPTION else None
+            ),
+            credentials_file=self.GOOGLE_APPLICATION_CREDENTIALS,
+            timeout_s=self.TIMEOUT,
+        )
+
+
+def read_raw(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """The unchecked options of a path, a JSON text or a dict, and the name messages call them by."""
+    if isinstance(source, Mapping):
+        return dict(source), None
+    if isinstance(source, str) and source.lstrip().startswith("{"):
+        return params_source.from_json(source), None
+    return params_source.read_params_file(source), str(source)
+
+
+_ENTRIES: dict[str, type[ClassSpec]] = {
+    "net_arch": LayerSpec,
+    "additional_transforms": TransformSpec,
+    "learning_rate_schedule": ScheduleSpec,
+}
+
+
+def valid_entries(raw: Mapping[str, Any], key: str) -> list[tuple[str, ClassSpec]]:
+    """The entries of a list of class entries that are sound by themselves, each with its path.
+
+    Lets kwargs be checked against torch although other parts of the config are wrong.
+    """
+    spec = _ENTRIES[key]
+    entries = without_dropped_options(raw)[0].get(key)
+    found: list[tuple[str, ClassSpec]] = []
+    for index, entry in enumerate(entries if isinstance(entries, list | tuple) else []):
+        try:
+            found.append((f"{key}[{index}]", spec.model_validate(entry)))
+        except ValidationError:
+            continue
+    return found
+
+
+def valid_value(raw: Mapping[str, Any], key: str) -> Any:
+    """The checked value of one key, its default where it is absent, or None where it is wrong."""
+    field = Params.model_fields[key]
+    if key not in raw:
+        return None if field.is_required() else field.get_default(call_default_factory=True)
+    try:
+        annotation: Any = Annotated[field.annotation, field, *field.metadata]
+        return TypeAdapter(annotation).validate_python(raw[key])
+    except ValidationError:
+        return None
+
+
+def _one_spelling(value: Any) -> Any:
+    """Plain data with integral floats as integers: KFP turns the one into the other, and both mean the same run."""
+    if isinstance(value, dict):
+        return {key: _one_spelling(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_one_spelling(item) for item in value]
+    exact = isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_FLOAT_LIMIT
+    return int(value) if exact else value
+
+
+def in_document_order(problems: list[Problem]) -> list[Problem]:
+    """Problems in the order of the keys, unknown keys first, each path once."""
+    order = {name: index for index, name in enumerate(Params.model_fields)}
+    unique = list({(problem.path, problem.message): problem for problem in problems}.values())
+    return sorted(unique, key=lambda problem: order.get(problem.path.split(".")[0].split("[")[0], -1))
+
+
+__all__ = ["Params", "ParamsWarning", "in_document_order", "read_raw", "valid_entries", "valid_value"]

@@ -1,0 +1,257 @@
+"""This process among those that do one step together, as torchrun's environment tells it; without torch.
+
+A group that ``components.train.launch`` has started has a directory besides, in which every process leaves how it
+ended: torch elastic itself knows no more of that than success and failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.shared import errors
+from components.shared.artifacts.artifact import write_json
+from components.shared.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_OK,
+    GroupLostError,
+    InputError,
+    ParamsError,
+    Problem,
+    ShutterlineError,
+)
+from components.shared.strict_json import read_json
+
+OUTCOMES_VARIABLE = "SHUTTERLINE_GROUP_OUTCOMES"  # the launcher's: the directory
+_BEGUN_ANEW = "begun-anew"  # there
+_NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Member:
+    """This process in its group.
+
+    Attributes:
+        rank: From 0.
+        size: How many processes there are; 1: this one alone.
+        local_rank: From 0 on each node.
+        local_size: How many there are on this node.
+        restarts: How often the group was started again.
+        max_restarts: How often it may be.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    restarts: int = 0
+    max_restarts: int = 0
+
+
+def member() -> Member:
+    """Who this process is; without a ``WORLD_SIZE`` of several it is the first, whatever ``RANK`` says."""
+    size = max(1, _number("WORLD_SIZE", 1))
+    is_several = size > 1
+    return Member(
+        rank=_number("RANK", 0) if is_several else 0,
+        size=size,
+        local_rank=_number("LOCAL_RANK", 0) if is_several else 0,
+        local_size=max(1, _number("LOCAL_WORLD_SIZE", 1)) if is_several else 1,
+        restarts=_number("TORCHELASTIC_RESTART_COUNT", 0),
+        max_restarts=_number("TORCHELASTIC_MAX_RESTARTS", 0),
+    )
+
+
+def _number(name: str, otherwise: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else otherwise
+
+
+def ignored_rank() -> str | None:
+    """What to say of a ``RANK`` that says nothing, as one that another program left; None where there is none."""
+    rank, size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    if in_group() or rank in ("", "0"):
+        return None
+    there = f"WORLD_SIZE is {size}" if size else "WORLD_SIZE is not set"
+    return f"RANK is {rank}, and is ignored: {there}, so this process is alone"
+
+
+def in_group() -> bool:
+    """Whether this process is one of several."""
+    return member().size > 1
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the one of its group that tells how the step is doing: rank 0."""
+    return member().rank == 0
+
+
+def require_rendezvous() -> None:
+    """See that a process that is told to be one of several can find the others.
+
+    Raises:
+        InputError: What torchrun would have set is missing, or makes no sense.
+    """
+    missing = [name for name in _NEEDED if not os.environ.get(name)]
+    if missing:
+        raise InputError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {', '.join(missing)} is not set; start the processes by "
+            "torchrun or --processes, or set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each"
+        )
+    if member().rank >= member().size:
+        raise InputError(f"RANK is {member().rank}, and must be less than WORLD_SIZE, which is {member().size}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one process of a group ended.
+
+    Attributes:
+        exit_code: What the step's process would end with.
+        document: The step's record as JSON data.
+        is_final: Whether starting the group again would change nothing.
+    """
+
+    exit_code: int
+    document: dict[str, Any]
+    is_final: bool
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it ended because another one had."""
+        return (self.document.get("error") or {}).get("type") == GroupLostError.__name__
+
+
+class _Ending:
+    """How far this process and the others are one."""
+
+    is_joined = False  # they have found each other
+    is_shared = False  # every one of them ends for the same reason
+
+
+def joined_others() -> None:
+    """From now on the processes of the group can tell each other what is wrong."""
+    _Ending.is_joined = True
+
+
+def end_together() -> None:
+    """From now on this process ends as all others of its group do, and the first tells it."""
+    _Ending.is_shared = True
+
+
+def should_report(error: BaseException) -> bool:
+    """Whether this process tells people about the error that it ends with.
+
+    The first always does, and one whose error is its own. Before they have found each other, what is wrong is wrong
+    for every process of a node, and one of them is enough.
+    """
+    if is_rank_zero():
+        return True
+    if _Ending.is_shared or isinstance(error, GroupLostError):
+        return False
+    return _Ending.is_joined or member().local_rank == 0
+
+
+def _outcomes() -> Path | None:
+    named = os.environ.get(OUTCOMES_VARIABLE)
+    return Path(named) if named else None
+
+
+def is_launched() -> bool:
+    """Whether the launcher waits for this process's outcome, and prints what is to be printed."""
+    return _outcomes() is not None and is_started_by_elastic()
+
+
+def is_started_by_elastic() -> bool:
+    """Whether torch elastic, by torchrun or by the launcher, has started this process."""
+    return "TORCHELASTIC_RESTART_COUNT" in os.environ
+
+
+def leave_outcome(document: dict[str, Any], exit_code: int) -> int:
+    """Leave how this process ends, where a launcher wants to know.
+
+    Args:
+        document: The step's record, or what ``--json`` prints.
+        exit_code: The step's.
+
+    Returns:
+        What the process is to end with: 0 also where all processes end with a failure that starting again would not
+        change, because torch elastic would.
+    """
+    directory = _outcomes() if is_launched() else None
+    if directory is None:
+        return exit_code
+    error = document.get("error") or {}
+    is_final = exit_code in (EXIT_OK, EXIT_BAD_INPUT) or error.get("type") == "DivergedError" or _Ending.is_shared
+    outcome = {"exit_code": exit_code, "document": document, "is_final": is_final}
+    write_json(directory / f"{member().local_rank}.json", outcome)
+    return EXIT_OK if is_final and _Ending.is_shared else exit_code
+
+
+def outcome_in(directory: Path) -> Outcome | None:
+    """How the processes of this node ended: for good before another end, then the lowest local rank's.
+
+    Args:
+        directory: The launcher's.
+    """
+    files = sorted(directory.glob("*.json"), key=lambda file: int(file.stem))
+    found = [Outcome(**read_json(file)) for file in files]
+    for_good = [outcome for outcome in found if outcome.is_final and outcome.exit_code != EXIT_OK]
+    return next(iter(for_good or found), None)
+
+
+def has_restarted_clean() -> bool:
+    """Whether an earlier start of this group, whose words are the same, has removed what was there and saved its own.
+
+    As far as this process knows; without a launcher, any earlier start counts.
+    """
+    directory = _outcomes() if is_launched() else None
+    return (directory / _BEGUN_ANEW).exists() if directory is not None else member().restarts > 0
+
+
+def note_restarted_clean() -> None:
+    """From now on what this group has saved is its own, for later starts as well."""
+    if is_launched() and (directory := _outcomes()) is not None:
+        (directory / _BEGUN_ANEW).touch()
+
+
+def settled() -> Outcome | None:
+    """How an earlier start of this group has ended, as far as this node knows; None: starting again may change it."""
+    directory = _outcomes() if is_launched() else None
+    outcome = outcome_in(directory) if directory is not None else None
+    return outcome if outcome is not None and outcome.is_final and outcome.exit_code != EXIT_OK else None
+
+
+def forget_outcome() -> None:
+    """What this process left at an earlier start goes."""
+    if is_launched() and (directory := _outcomes()) is not None:
+        (directory / f"{member().local_rank}.json").unlink(missing_ok=True)
+
+
+def require_unsettled(outcomes: Iterable[Outcome | None]) -> None:
+    """See that no node knows of an end that starting again does not change; every process calls this alike.
+
+    Args:
+        outcomes: Of every process what :func:`settled` says.
+
+    Raises:
+        ShutterlineError: As the process that ended so.
+    """
+    if (outcome := next((one for one in outcomes if one is not None), None)) is not None:
+        end_together()
+        raise _error_of(outcome)
+
+
+def _error_of(outcome: Outcome) -> ShutterlineError:
+    """The error that a process has told, as another may raise it."""
+    told = outcome.document.get("error") or {}
+    kind, message = getattr(errors, told.get("type", ""), None), told.get("message", "")
+    problems = [Problem(**problem) for problem in told.get("problems") or ()]
+    if isinstance(kind, type) and issubclass(kind, ParamsError) and problems:
+        return kind(problems, told.get("source"))
+    if not isinstance(kind, type) or not issubclass(kind, ShutterlineError) or issubclass(kind, ParamsError):
+        kind = InputError if outcome.exit_code == EXIT_BAD_INPUT else ShutterlineError
+    return kind(message)

@@ -1,0 +1,122 @@
+"""A loss or a weight that leaves the numbers: the run stops, says where, and keeps the last good state."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.shared.artifacts.artifact import sha256_of
+from components.shared.artifacts.model import EpochRecord
+from components.shared.errors import DivergedError
+from components.shared.events.data import Checkpoint, EventData
+from components.shared.params.params import Params
+from components.shared.signals import Deferred
+from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
+from components.train.checkpoints.resume import find_checkpoint
+from components.train.checkpoints.writer import CheckpointWriter
+from components.train.loop import TrainingLoop
+from components.train.progress import Progress
+from components.train.state import restore
+from components.train.status import TrainingStatus
+from components.train.train import train
+from tests.configs import schedule
+from tests.examples import small
+from tests.train.trials import PLAIN_ARCH, trainer_of
+
+LOG = logging.getLogger("shutterline.train")
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(inner)
+
+
+def diverging(**changes: Any) -> Params:
+    """Params with which two epochs go well, and the third leaves the numbers."""
+    return small(
+        net_arch=PLAIN_ARCH,
+        optim_class="torch.optim.SGD",
+        learning_rate=0.05,
+        num_epochs=5,
+        save_freq=1,
+        learning_rate_schedule=[schedule("StepLR", step_size=2, gamma=1e30)],
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("minutes", [None, 1e-9], ids=["every epoch", "every step"])
+def test_a_loss_that_leaves_the_numbers_keeps_the_last_good_state(
+    dataset: Path, tmp_path: Path, minutes: float | None
+) -> None:
+    params = diverging(checkpoint_minutes=minutes, keep_checkpoints=100)
+    with pytest.raises(DivergedError) as caught:
+        train(dataset=dataset, model=tmp_path / "model", params=params, checkpoints=tmp_path / "kept")
+
+    message = str(caught.value)
+    assert "became" in message
+    assert "in epoch 3 of 5, batch " in message
+    assert "a lower learning_rate (now 5e+28) or max_grad_norm: 1.0 or warmup_epochs: 1 usually helps" in message
+    assert f"is kept in {tmp_path / 'kept'}" in message
+    assert not (tmp_path / "model" / "model.json").exists()
+
+    newest = read_checkpoint_manifest(list_checkpoints(tmp_path / "kept")[-1])
+    assert newest.place in message
+    assert newest.epoch == 3
+    for path in list_checkpoints(tmp_path / "kept"):
+        manifest = read_checkpoint_manifest(path)
+        found = find_checkpoint(tmp_path / "kept", params, manifest.dataset_sha256, LOG)
+        assert found is not None
+        assert all(bool(tensor.isfinite().all()) for tensor in _tensors(found.state["network"]))
+        trainer = trainer_of(dataset, **{key: value for key, value in params.to_dict().items() if value is not None})
+        restore(trainer, found, LOG)
+        assert trainer.position.epoch == 3
+        assert [record.epoch for record in trainer.history] == [1, 2]
+        assert math.isfinite(trainer.predictions().metrics().loss)
+
+
+def test_a_restart_goes_on_from_the_good_state_and_stops_where_it_stopped(dataset: Path, tmp_path: Path) -> None:
+    messages = []
+    for _ in range(2):
+        with pytest.raises(DivergedError) as caught:
+            train(dataset=dataset, model=tmp_path / "model", params=diverging(), checkpoints=tmp_path / "kept")
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_without_a_checkpoint_the_message_says_so(dataset: Path, tmp_path: Path) -> None:
+    params = small(net_arch=PLAIN_ARCH, optim_class="torch.optim.SGD", learning_rate=1e30, normalise_images=False)
+    with pytest.raises(DivergedError, match=r"normalise_images: true.*there is no checkpoint of before"):
+        train(dataset=dataset, model=tmp_path / "model", params=params)
+
+
+def test_a_weight_that_becomes_infinite_is_not_saved(dataset: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(dataset, num_epochs=4, save_freq=1, net_arch=PLAIN_ARCH)
+    told: list[EventData] = []
+
+    def spoil(record: EpochRecord, predictions: object) -> None:
+        if record.epoch == 3:  # whose losses were numbers
+            with torch.no_grad():
+                next(iter(trainer.network.parameters()))[0] = math.inf
+
+    sha256 = sha256_of(dataset / "dataset.json")
+    with CheckpointWriter(tmp_path, 10) as keeper, Progress("script", 4, 7, LOG) as progress:
+        status = TrainingStatus(told.append, 4, 7, 200, "test", "cpu")
+        loop = TrainingLoop(trainer, keeper, Deferred(), sha256, status, progress)
+        with pytest.raises(DivergedError, match=r"a weight became NaN or infinite in epoch 4 of 4, batch 0 of 7"):
+            loop.run(spoil)
+
+    assert [read_checkpoint_manifest(path).epoch for path in list_checkpoints(tmp_path)] == [2, 3]
+    assert {event.epoch for event in told if isinstance(event, Checkpoint)} <= {1, 2}
+    found = find_checkpoint(tmp_path, trainer.params, sha256, LOG)
+    assert found is not None
+    assert all(bool(tensor.isfinite().all()) for tensor in _tensors(found.state["network"]))
