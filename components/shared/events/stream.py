@@ -113,7 +113,7 @@ class StatusStream:
     """Takes a step's events and sees to their delivery.
 
     Args:
-        speaker: Who the events are from.
+        event_source: Who the events are from.
         spool: Where they are kept.
         transports: The brokers they go to.
         earlier: Spools of the same run that an earlier step could not deliver; theirs go first.
