@@ -24,7 +24,7 @@ from components.shared.causes import causes_of
 from components.shared.errors import StatusRefusedError
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
-from components.shared.events.transport import Unavailable
+from components.shared.events.transport import RetryableError
 from components.shared.params.allowed_classes import shortened
 
 SCHEME = "sm://"
@@ -67,7 +67,7 @@ def fetch_secret(where: str, reference: str, *, is_public: bool = False) -> byte
     Raises:
         StatusRefusedError: The reference is malformed, there is no such version or it is disabled, the credentials are
             missing, not accepted or not allowed to read it, or the libraries are not installed.
-        Unavailable: Nobody answers, or with a wrong checksum, though asked again for 10 seconds.
+        RetryableError: Nobody answers, or with a wrong checksum, though asked again for 10 seconds.
     """
     found = _REFERENCE.fullmatch(reference)
     if found is None:
@@ -139,7 +139,7 @@ def _persist(attempt: Callable[[], bytes], place: str) -> bytes:
             pause = pause_s(failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
             failures += 1
             if time.monotonic() + pause >= end:
-                raise Unavailable(f"{place}: {error}, asked {failures} times") from error
+                raise RetryableError(f"{place}: {error}, asked {failures} times") from error
             time.sleep(pause)
 
 

@@ -36,7 +36,7 @@ from components.shared.events.history import History, HistoryReader, bucket_of
 from components.shared.events.spool import Spool, spools_of
 from components.shared.events.stream import DeliveryReport, StatusStream, make_spool
 from components.shared.events.targets import StatusTargets
-from components.shared.events.transport import Refused, Transport
+from components.shared.events.transport import RefusedError, Transport
 from components.shared.kubeflow.api import NoAnswerError, ask_run, is_kubeflow
 from components.shared.params.params import Params
 from components.shared.pipeline_end import end_after_retry
@@ -211,7 +211,7 @@ class Status:
             trouble = (
                 answers.get(place) if place in answers else f"{place} does not answer within {self._timeout_s:g} s"
             )
-            if isinstance(trouble, Refused):
+            if isinstance(trouble, RefusedError):
                 refused.append(str(trouble))
             elif trouble is not None:
                 silent.append(str(trouble))

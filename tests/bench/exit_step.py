@@ -10,10 +10,10 @@ from contextlib import ExitStack
 
 from components.exit_step.step import report_end
 from components.shared.events.data import Progress, StepStarted, Succeeded
-from components.shared.events.event import EventSource, seal
+from components.shared.events.event import EncodedEvent, EventSource, encode
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.targets import StatusTargets
-from components.shared.events.transport import patience_of, sealed
+from components.shared.events.transport import countdown
 from components.shared.run import PIPELINE_NAME, StepRun
 from tests.peers.kubeflow_runs import KubeflowRuns
 from tests.peers.noida import KafkaBroker
@@ -33,8 +33,8 @@ def exit_step_time() -> str:
             progress = [Progress(step, EVENTS, "batches", 1, 10, 1.0, {"train": 0.5}) for step in range(EVENTS - 2)]
             told = [("started", StepStarted("0", "pod")), *(("progress", each) for each in progress)]
             told.append(("succeeded", Succeeded(1.0)))
-            lines = [seal(event_source, i, state, time.time_ns(), data) for i, (state, data) in enumerate(told)]  # type: ignore[arg-type] # states
-            transport.send([sealed(line) for line in lines], patience_of(30))
+            lines = [encode(event_source, i, state, time.time_ns(), data).body for i, (state, data) in enumerate(told)]  # type: ignore[arg-type] # states
+            transport.send([EncodedEvent.from_body(line) for line in lines], countdown(30))
         transport.close()
         targets = StatusTargets(kafka_servers=(broker.bootstrap,), kafka_topic=TOPIC)
         run = StepRun("run-7", PIPELINE_NAME, 0, None, shared=False, host="pod", platform_run="run-7")

@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 
 from components.classifier.device import make_repeatable
 from components.shared.events.data import Checkpoint, Emit, Progress, ignore_events
-from components.shared.events.event import EventSource, seal
+from components.shared.events.event import EventSource, encode
 from components.shared.events.spool import Spool
 from components.shared.events.stream import StatusStream
 from components.shared.params.params import Params
@@ -137,7 +137,7 @@ def delivery_rate(folder: Path) -> Ratio:
         broker.create_topic(TOPIC)
         params = reference(KAFKA_HOST=broker.bootstrap, KAFKA_TOPIC=TOPIC)
         event = Checkpoint(5, 100, "/checkpoints/epoch-00005.pt")  # a kind that is never let go
-        body = seal(SPEAKER, 0, "checkpoint", time.time_ns(), event)
+        body = encode(SPEAKER, 0, "checkpoint", time.time_ns(), event).body
         for number in range(3):
             with stream_of(folder / str(number), params) as stream:
                 stream.emit(event)

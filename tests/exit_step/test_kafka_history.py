@@ -9,10 +9,10 @@ import pytest
 
 from components.exit_step.step import report_end
 from components.shared.events.data import EventData, State, StepOutcome
-from components.shared.events.event import EventSource, seal
+from components.shared.events.event import EventSource, encode
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.targets import StatusTargets
-from components.shared.events.transport import patience_of, sealed
+from components.shared.events.transport import countdown
 from tests.exit_step.test_report import FAILED, RUN, STARTED, SUCCEEDED, at, spool
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.ports import claim_port
@@ -20,11 +20,9 @@ from tests.peers.ports import claim_port
 
 def tell(broker: KafkaTopics, topic: str, step: str, *told: tuple[State, EventData], run: str = RUN) -> None:
     event_source = EventSource(run, step, 0, "pod")
-    events = [
-        sealed(seal(event_source, number, state, time.time_ns(), data)) for number, (state, data) in enumerate(told)
-    ]
+    events = [encode(event_source, number, state, time.time_ns(), data) for number, (state, data) in enumerate(told)]
     transport = KafkaTransport([broker.bootstrap], topic)
-    transport.send(events, patience_of(10))
+    transport.send(events, countdown(10))
     transport.close()
 
 

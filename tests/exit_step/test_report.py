@@ -20,7 +20,7 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import EventSource, StepEvent, seal
+from components.shared.events.event import EventSource, StepEvent, encode
 from components.shared.pipeline_end import OUTCOMES
 from components.shared.run import EVENTS_VARIABLE, PIPELINE_NAME, RUN_VARIABLE, StepRun
 from tests.examples import write_params
@@ -41,7 +41,9 @@ def spool(events: Path, step: str, *told: tuple[State, EventData], attempt: int 
     """What a step has left in the run's events directory."""
     path = events / f"{run}.{step}.{attempt}.jsonl"
     event_source = EventSource(run, step, attempt, "pod")
-    lines = [seal(event_source, number, state, time.time_ns(), data) for number, (state, data) in enumerate(told)]
+    lines = [
+        encode(event_source, number, state, time.time_ns(), data).body for number, (state, data) in enumerate(told)
+    ]
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     return path
 

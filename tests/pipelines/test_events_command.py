@@ -16,7 +16,7 @@ from components.shared import status
 from components.shared.errors import StatusRefusedError
 from components.shared.events import delivery as courier
 from components.shared.events.event import event_schema
-from components.shared.events.transport import Refused
+from components.shared.events.transport import RefusedError
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
 from pipelines.cli import main
 from tests.configs import small
@@ -32,7 +32,7 @@ class Brokers(dict[str, ScriptedTransport]):
     """The brokers that the command finds, by name; those that no test has put here take everything."""
 
     def __call__(self, name: str, target: dict[str, Any]) -> ScriptedTransport:
-        return self.setdefault(name, ScriptedTransport(name, place=f"{name} {target['topic']}"))
+        return self.setdefault(name, ScriptedTransport(name, address=f"{name} {target['topic']}"))
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_replay_delivers_what_is_left_in_order_and_repeating_is_harmless(
 
 def test_what_stays_undelivered_is_told_and_exits_1(tmp_path: Path, capsys: Told, brokers: Brokers) -> None:
     path = left_spool(tmp_path, lines_of(3), "kafka")
-    refused = Refused("kafka status: no such topic")
+    refused = RefusedError("kafka status: no such topic")
     brokers["kafka"] = ScriptedTransport(
-        acts=[Refused("", delivered=1), *[refused] * 100_000], place="kafka status"
+        acts=[RefusedError("", delivered=1), *[refused] * 100_000], address="kafka status"
     )  # fmt: skip
 
     assert main(["events", "replay", str(path), "--timeout", "0.3"]) == 1

@@ -28,12 +28,12 @@ from components.shared import status as status_module
 from components.shared.errors import InputError
 from components.shared.events import delivery as courier
 from components.shared.events.data import Error, EventData, Failed, Progress, Succeeded
-from components.shared.events.event import PIPELINE, StepEvent
+from components.shared.events.event import PIPELINE, EncodedEvent, StepEvent
 from components.shared.events.kafka import history as kafka_history
 from components.shared.events.replay import find_spools, replay
 from components.shared.events.runs import RunView, fold
 from components.shared.events.spool import events_in
-from components.shared.events.transport import Patience, Sealed, Unavailable
+from components.shared.events.transport import RetryableError, TimeLeft
 from components.shared.kubeflow.api import NoAnswerError
 from components.shared.kubeflow.run import RunReport, TaskReport, TaskState
 from components.shared.params.params import Params
@@ -75,11 +75,11 @@ class Broker:
     is_up: bool = True
 
     name = "kafka"
-    place = "kafka in memory"
+    address = "kafka in memory"
 
-    def send(self, events: Sequence[Sealed], patience: Patience) -> None:
+    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
         if not self.is_up:
-            raise Unavailable("kafka in memory does not answer")
+            raise RetryableError("kafka in memory does not answer")
         self.records += [event.body for event in events]
 
     def close(self) -> None:

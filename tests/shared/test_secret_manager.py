@@ -15,7 +15,7 @@ from google.auth.credentials import DEFAULT_UNIVERSE_DOMAIN
 from components.shared import secret_manager
 from components.shared.errors import EXIT_BAD_INPUT, StatusRefusedError
 from components.shared.events.redaction import REDACTED, redact
-from components.shared.events.transport import Unavailable
+from components.shared.events.transport import RetryableError
 from components.shared.secret_manager import ENDPOINT_VARIABLE, REFERENCE_FORM, fetch_secret, is_reference
 from tests.peers.fixtures import certificates as certificates
 from tests.peers.ports import HOST, claim_port
@@ -68,7 +68,7 @@ def refusal(reference: str, where: str = WHERE) -> str:
 
 
 def silence(reference: str) -> str:
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(RetryableError) as caught:
         fetch_secret(WHERE, reference)
     message = str(caught.value)
     assert "\n" not in message

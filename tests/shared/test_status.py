@@ -26,7 +26,7 @@ from components.shared.events.data import (
 )
 from components.shared.events.event import StepEvent
 from components.shared.events.spool import events_in, spools_of
-from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.transport import RefusedError, RetryableError
 from components.shared.params.params import Params
 from components.shared.run import PIPELINE_NAME, step_run
 from components.shared.status import PIPELINE_STEPS
@@ -258,7 +258,7 @@ def test_what_earlier_steps_left_is_delivered_by_the_next(events: Path, brokers:
 def test_a_broker_that_refuses_ends_the_step_before_its_work(
     events: Path, brokers: dict[str, ScriptedTransport]
 ) -> None:
-    brokers["kafka"] = ScriptedTransport("kafka", [Refused("kafka: no topic status; make it")])
+    brokers["kafka"] = ScriptedTransport("kafka", [RefusedError("kafka: no topic status; make it")])
     record = ended("train", failing(AssertionError("worked")), KAFKA)
     assert record.exit_code == 2
     assert told(events) == [("run-1/train/0/0", "started"), ("run-1/train/0/1", "failed")]
@@ -279,7 +279,7 @@ def test_wrong_credentials_end_the_step_before_its_work(events: Path, monkeypatc
 def test_a_silent_broker_is_a_warning_or_an_error_as_params_say(
     events: Path, brokers: dict[str, ScriptedTransport], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    silent = Unavailable("kafka: does not answer")
+    silent = RetryableError("kafka: does not answer")
     brokers["kafka"] = ScriptedTransport("kafka", [silent])
     assert ended("train", works, KAFKA).status == "succeeded"
     assert "WARNING kafka: does not answer; going on, status waits in the spool" in capsys.readouterr().err
@@ -296,7 +296,7 @@ def test_a_silent_broker_is_a_warning_or_an_error_as_params_say(
 def test_what_is_left_undelivered_is_told_with_the_command_that_delivers_it(
     events: Path, brokers: dict[str, ScriptedTransport], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    brokers["kafka"] = ScriptedTransport("kafka", [Unavailable("kafka: is away")] * 1_000_000)
+    brokers["kafka"] = ScriptedTransport("kafka", [RetryableError("kafka: is away")] * 1_000_000)
     hasty = KAFKA.model_copy(update={"TIMEOUT": 0.1})
     record = ended("train", works, hasty)
     assert (record.status, record.exit_code) == ("succeeded", 0)

@@ -14,18 +14,17 @@ import time
 from collections.abc import Callable, Sequence
 
 from components.shared.backoff import pause_s
+from components.shared.events.event import EncodedEvent, EventError
 from components.shared.events.redaction import redact
 from components.shared.events.spool import Spool
 from components.shared.events.transport import (
     DeliveryError,
-    Patience,
-    Refused,
-    Sealed,
-    TooLarge,
+    RefusedError,
+    RetryableError,
+    TimeLeft,
+    TooLargeError,
     Transport,
-    Unavailable,
-    patience_of,
-    sealed,
+    countdown,
 )
 
 # Long enough for a handshake on a connection with round trips of two seconds.
@@ -133,7 +132,7 @@ class Courier(threading.Thread):
             try:
                 return spool.log.read(start)
             except OSError as error:
-                self._note(Unavailable(f"{spool.path}: {error.strerror}"))
+                self._note(RetryableError(f"{spool.path}: {error.strerror}"))
                 if spool is not self._spools[-1] or self._signal.remaining_s <= 0:
                     return []
                 self._pause(failures)
@@ -185,7 +184,7 @@ class Courier(threading.Thread):
             except DeliveryError as error:
                 taken, trouble = error.delivered, error
             except Exception as error:  # a client's defect must cost nobody a training
-                taken, trouble = 0, Unavailable(f"{self.transport.place}: {type(error).__name__}: {error}")
+                taken, trouble = 0, RetryableError(f"{self.transport.address}: {type(error).__name__}: {error}")
             done = _lines_of(window, taken)
             if done:
                 if again:
@@ -194,13 +193,13 @@ class Courier(threading.Thread):
                 if not again:
                     ledger.advance(name, start)
                 window = window[done:]
-            if isinstance(trouble, TooLarge) and window:
+            if isinstance(trouble, TooLargeError) and window:
                 (line, _), *window = window
                 self._set_aside(spool, start, line, trouble)
                 start, trouble = start + len(line), None
             self._note(trouble)
             ending = self._signal.deadline is not None
-            refusals = refusals + 1 if ending and isinstance(trouble, Refused) else 0
+            refusals = refusals + 1 if ending and isinstance(trouble, RefusedError) else 0
             if refusals >= _LAST_REFUSALS:
                 return False  # nobody changes a setting in the time that is left
             if trouble is not None:
@@ -208,7 +207,7 @@ class Courier(threading.Thread):
                 failures += 1
         return True
 
-    def _set_aside(self, spool: Spool, start: int, line: bytes, trouble: TooLarge) -> None:
+    def _set_aside(self, spool: Spool, start: int, line: bytes, trouble: TooLargeError) -> None:
         """Let an event stay in the spool that the broker refuses."""
         spool.ledger.set_aside(self.transport.name, start, start + len(line), str(trouble))
         if not self._has_told_of_aside:
@@ -219,9 +218,9 @@ class Courier(threading.Thread):
                 trouble,
             )
 
-    def _patience(self) -> Patience:
+    def _patience(self) -> TimeLeft:
         """For one attempt."""
-        attempt = patience_of(_ATTEMPT_S)
+        attempt = countdown(_ATTEMPT_S)
         return lambda: min(attempt(), self._signal.remaining_s)
 
     def _note(self, trouble: DeliveryError | None) -> None:
@@ -231,13 +230,13 @@ class Courier(threading.Thread):
             if trouble is not None and before is None:
                 self._log.warning("%s; status waits in the spool", trouble)
             elif trouble is None and before is not None:
-                self._log.info("%s is back", self.transport.place)
+                self._log.info("%s is back", self.transport.address)
         self._quiet = False
         self.answered.set()
 
     def _pause(self, failures: int) -> None:
         """Exponential backoff with jitter; ends early when the end is asked for."""
-        first = _LONGEST_PAUSE_S if isinstance(self.trouble, Refused) else _FIRST_PAUSE_S
+        first = _LONGEST_PAUSE_S if isinstance(self.trouble, RefusedError) else _FIRST_PAUSE_S
         pause = pause_s(failures, first, _LONGEST_PAUSE_S)
         with self._signal.changed:
             ending = self._signal.deadline is not None
@@ -245,7 +244,7 @@ class Courier(threading.Thread):
             self._signal.changed.wait_for(lambda: not ending and self._signal.deadline is not None, limit)
 
 
-def _lines_of(window: Sequence[tuple[bytes, Sealed | None]], events: int) -> int:
+def _lines_of(window: Sequence[tuple[bytes, EncodedEvent | None]], events: int) -> int:
     """How many lines the first events of a window are, with the damaged ones that follow them."""
     for number, (_, event) in enumerate(window):
         if event is not None:
@@ -255,11 +254,9 @@ def _lines_of(window: Sequence[tuple[bytes, Sealed | None]], events: int) -> int
     return len(window)
 
 
-def _event(line: bytes) -> Sealed | None:
+def _event(line: bytes) -> EncodedEvent | None:
     """A spooled line as it is sent; None for a line that is no event, which only a damaged spool has."""
     try:
-        event = sealed(line.rstrip(b"\n"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return EncodedEvent.from_body(line.rstrip(b"\n"))
+    except EventError:
         return None
-    key: object = event.key
-    return event if isinstance(key, str) else None

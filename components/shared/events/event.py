@@ -70,6 +70,42 @@ class EventSource:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedEvent:
+    """An event as brokers and spools have it.
+
+    Attributes:
+        body: The CloudEvents JSON, one line without its end.
+        key: The run's id, by which brokers keep the order.
+        attributes: The CloudEvents attributes as text, for the bindings' headers.
+    """
+
+    body: bytes
+    key: str
+    attributes: dict[str, str]
+
+    @classmethod
+    def from_body(cls, body: bytes) -> EncodedEvent:
+        """An event that was spooled.
+
+        Raises:
+            EventError: It is none, as in a damaged spool.
+        """
+        try:
+            document = json.loads(body)
+            key = document["partitionkey"]
+            attributes = _attributes(document)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise EventError("is no spooled event") from error
+        if not isinstance(key, str):
+            raise EventError("is no spooled event")
+        return cls(body, key, attributes)
+
+
+def _attributes(document: dict[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in document.items() if name not in ("data", "datacontenttype")}
+
+
+@dataclass(frozen=True, slots=True)
 class StepEvent:
     """One thing that happened.
 
@@ -159,14 +195,14 @@ def _text(document: dict[str, Any], name: str) -> str:
     return value
 
 
-def seal(
+def encode(
     event_source: EventSource, sequence: int, state: State, nanoseconds: int, data: Any, redact: Redactor | None = None
-) -> bytes:
+) -> EncodedEvent:
     """An event as it is spooled and sent: one line of JSON, secrets removed.
 
     Args:
-        event_source: Who it is from.
-        sequence: Its place among the speaker's events.
+        event_source: Where it is from.
+        sequence: Its number among the source's events.
         state: What happened.
         nanoseconds: When, since 1970 in UTC.
         data: One of :mod:`components.shared.events.data`.
@@ -190,7 +226,8 @@ def seal(
         "partitionkey": event_source.run,
         "data": _clean(to_plain(data), redact or Redactor()),
     }
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return EncodedEvent(body, event_source.run, _attributes(document))
 
 
 def _clean(value: Any, redact: Redactor) -> Any:

@@ -209,6 +209,6 @@ def _deliver(
             aside = len(spool.ledger.aside(transport.name))
             why = courier.why_not(spool, left)
             done.append(
-                Replayed(addresses[spool.path], transport.name, transport.place, count - left, left, why, aside)
+                Replayed(addresses[spool.path], transport.name, transport.address, count - left, left, why, aside)
             )
     return done

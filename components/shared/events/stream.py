@@ -32,7 +32,7 @@ from components.shared.events.data import (
     Succeeded,
 )
 from components.shared.events.delivery import Courier, Signal
-from components.shared.events.event import PIPELINE, EventSource, seal
+from components.shared.events.event import PIPELINE, EventSource, encode
 from components.shared.events.redaction import Redactor
 from components.shared.events.spool import Spool
 from components.shared.events.transport import DeliveryError, Transport
@@ -185,7 +185,7 @@ class StatusStream:
         """
         deadline = time.monotonic() + timeout_s
         return {
-            courier.transport.place: courier.trouble
+            courier.transport.address: courier.trouble
             for courier in self._couriers
             if courier.answered.wait(max(0.0, deadline - time.monotonic()))
         }
@@ -193,7 +193,7 @@ class StatusStream:
     @property
     def places(self) -> list[str]:
         """The brokers, for people."""
-        return [courier.transport.place for courier in self._couriers]
+        return [courier.transport.address for courier in self._couriers]
 
     def close(self, timeout_s: float) -> DeliveryReport:
         """Deliver what is left, within a bound, and say what became of everything.
@@ -231,7 +231,7 @@ class StatusStream:
             delivered = self._delivered(courier.transport.name)
             undelivered = self._events + queued - delivered
             brokers[courier.transport.name] = BrokerReport(
-                courier.transport.place,
+                courier.transport.address,
                 delivered,
                 undelivered,
                 courier.why_not(self._spool, undelivered),
@@ -292,12 +292,12 @@ class StatusStream:
         if starts or (isinstance(data, PipelineEnded) and event_source.step != PIPELINE):
             # The pipeline's own: the first step publishes its start, and after a retry the last step its new end.
             pipeline = EventSource(event_source.run, PIPELINE, event_source.attempt, event_source.process)
-            line = seal(pipeline, 0 if starts else 1, queued.state, queued.nanoseconds, data, redact)
+            line = encode(pipeline, 0 if starts else 1, queued.state, queued.nanoseconds, data, redact)
         else:
-            line = seal(self.event_source, self._sequence, queued.state, queued.nanoseconds, queued.data, redact)
+            line = encode(self.event_source, self._sequence, queued.state, queued.nanoseconds, queued.data, redact)
             self._sequence += 1
         self._events += 1
-        return line
+        return line.body
 
 
 def _meant_for(transport: Transport, earlier: Sequence[Spool], own: Spool) -> list[Spool]:

@@ -1,12 +1,12 @@
-"""What a broker is to the delivery: something that takes sealed events in order, or says why not."""
+"""The face of a broker: it takes encoded events in order, or says why not."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from components.shared.events.event import EncodedEvent
 
 
 class DeliveryError(Exception):
@@ -21,46 +21,24 @@ class DeliveryError(Exception):
         self.delivered = delivered
 
 
-class Unavailable(DeliveryError):  # noqa: N818 - a state of the broker, not a fault of ours
+class RetryableError(DeliveryError):
     """The broker does not answer, or not now; the same events may be taken later."""
 
 
-class Refused(DeliveryError):  # noqa: N818 - the broker's answer
+class RefusedError(DeliveryError):
     """The broker answers no, and will until a setting is changed: topic, permission, credentials."""
 
 
-class TooLarge(DeliveryError):  # noqa: N818 - the broker's answer
-    """The broker refuses the event that follows the delivered ones, for its size; those behind it may be taken."""
+class TooLargeError(DeliveryError):
+    """The broker refuses the event after the delivered ones for its size; those behind it may be taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """An event as it is sent.
-
-    Attributes:
-        body: The CloudEvents JSON.
-        key: The run's id, by which brokers keep the order.
-        attributes: The CloudEvents attributes as text, for the bindings' headers.
-    """
-
-    body: bytes
-    key: str
-    attributes: dict[str, str]
+# Seconds left for a call. They may become fewer at any moment: a step's end shortens them.
+TimeLeft = Callable[[], float]
 
 
-def sealed(line: bytes) -> Sealed:
-    """A spooled line as it is sent."""
-    document = json.loads(line)
-    attributes = {name: str(value) for name, value in document.items() if name not in ("data", "datacontenttype")}
-    return Sealed(line, document["partitionkey"], attributes)
-
-
-# The seconds that are left for a call. They may become fewer at any moment: when the step ends, so does the waiting.
-Patience = Callable[[], float]
-
-
-def patience_of(seconds: float) -> Patience:
-    """A patience that runs out in so many seconds."""
+def countdown(seconds: float) -> TimeLeft:
+    """The time left of so many seconds from now."""
     end = time.monotonic() + seconds
     return lambda: end - time.monotonic()
 
@@ -74,24 +52,24 @@ class Transport(Protocol):
         ...
 
     @property
-    def place(self) -> str:
-        """Where it is, for people."""
+    def address(self) -> str:
+        """Broker and topic, for people."""
         ...
 
-    def send(self, events: Sequence[Sealed], patience: Patience) -> None:
-        """Hand over a window of one run's events and return when the broker has all of them.
+    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
+        """Hand over a window of one run's events, and return when the broker has all of them.
 
         Args:
             events: In order, all with one key.
-            patience: How long to try; asked again and again by a call that can be cut short.
+            time_left: How long to try; asked again and again by a call that can be cut short.
 
         Raises:
-            Unavailable: Not now.
-            Refused: Not until somebody changes a setting.
-            TooLarge: One of the events not until the broker's limit is raised.
+            RetryableError: Not now.
+            RefusedError: Not until somebody changes a setting.
+            TooLargeError: One of the events not until the broker's limit is raised.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the broker without waiting for it."""
+        """Close the connection without waiting for the broker."""
         ...

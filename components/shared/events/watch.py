@@ -23,7 +23,7 @@ from typing import Protocol
 from components.shared.backoff import pause_s
 from components.shared.errors import StatusRefusedError
 from components.shared.events.event import EventError, StepEvent
-from components.shared.events.transport import DeliveryError, Refused, Unavailable
+from components.shared.events.transport import DeliveryError, RefusedError, RetryableError
 
 # Remembered events; at about 150 bytes each 15 MB. Duplicates come soon after their first delivery, or, when a broker
 # lost its place, with everything of the last hours.
@@ -60,8 +60,8 @@ class Source(Protocol):
         """Wait for the next messages, at most so long; nothing is an answer too.
 
         Raises:
-            Unavailable: Not now; the next call tries again.
-            Refused: Not until somebody changes a setting.
+            RetryableError: Not now; the next call tries again.
+            RefusedError: Not until somebody changes a setting.
             StatusRefusedError: The settings made here cannot be used.
         """
         ...
@@ -70,8 +70,8 @@ class Source(Protocol):
         """Have these, in the order they came, not delivered again.
 
         Raises:
-            Unavailable: Not now; they may be given again, or will be delivered again.
-            Refused: Not until somebody changes a setting.
+            RetryableError: Not now; they may be given again, or will be delivered again.
+            RefusedError: Not until somebody changes a setting.
         """
         ...
 
@@ -190,9 +190,9 @@ class _Following:
         try:
             while not self._is_over():
                 self._once()
-            with suppress(Unavailable):  # what it cannot be told now is delivered again
+            with suppress(RetryableError):  # what it cannot be told now is delivered again
                 self._settle()
-        except Refused as error:
+        except RefusedError as error:
             raise StatusRefusedError(str(error)) from error
         except BaseException:  # also a key press: what was shown is acknowledged in any case
             with suppress(DeliveryError):
@@ -204,7 +204,7 @@ class _Following:
         try:
             self._settle()
             messages = self._source.receive(self._poll_s)
-        except Unavailable as error:
+        except RetryableError as error:
             self._pause(str(error))
             return
         if self._failures:
@@ -217,7 +217,7 @@ class _Following:
             if self._is_over():
                 return
             if time.monotonic() - self._settled_at > _SETTLE_EVERY_S:
-                with suppress(Unavailable):  # the next round says so
+                with suppress(RetryableError):  # the next round says so
                     self._settle()
 
     def _is_over(self) -> bool:

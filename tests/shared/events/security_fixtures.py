@@ -24,10 +24,10 @@ from google.auth import _exponential_backoff
 
 from components.shared.events import redaction
 from components.shared.events.data import Emit, Progress, StepStarted, Succeeded
-from components.shared.events.event import EventSource, StepEvent, seal
+from components.shared.events.event import EncodedEvent, EventSource, StepEvent, encode
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.spool import events_in
-from components.shared.events.transport import DeliveryError, Patience, Sealed, sealed
+from components.shared.events.transport import DeliveryError, TimeLeft
 from components.shared.params.params import Params
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepFailed, StepRecord, run_step
@@ -80,17 +80,17 @@ def hurried_google(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_exponential_backoff, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
-def an_event(number: int = 0) -> Sealed:
+def an_event(number: int = 0) -> EncodedEvent:
     data = StepStarted("1.0", "pod-1")
-    return sealed(seal(EventSource("run-1", "train", 0, "pod-1"), number, "started", time.time_ns(), data))
+    return encode(EventSource("run-1", "train", 0, "pod-1"), number, "started", time.time_ns(), data)
 
 
-def for_seconds(seconds: float) -> Patience:
+def for_seconds(seconds: float) -> TimeLeft:
     end = time.monotonic() + seconds
     return lambda: end - time.monotonic()
 
 
-def deliver(servers: Sequence[str], topic: str, seconds: float = LONG_S) -> Sealed:
+def deliver(servers: Sequence[str], topic: str, seconds: float = LONG_S) -> EncodedEvent:
     """Send one event with a transport of its own."""
     event = an_event()
     with closing(KafkaTransport(servers, topic)) as transport:

@@ -16,7 +16,7 @@ from components.shared.events import delivery as courier
 from components.shared.events.data import Checkpoint, StepStarted, Succeeded
 from components.shared.events.spool import WINDOW_EVENTS, Spool, spools_of
 from components.shared.events.stream import BrokerReport, DeliveryReport
-from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.transport import RefusedError, RetryableError
 from tests.shared.events.told import progress
 from tests.shared.events.transports import (
     PATIENCE_S,
@@ -56,8 +56,8 @@ def deliver(transport: ScriptedTransport, directory: Path | None, count: int = 5
 
 
 TROUBLE = st.one_of(
-    st.builds(Unavailable, st.just("not now"), st.integers(0, 3)),
-    st.builds(Refused, st.just("no"), st.integers(0, 3)),
+    st.builds(RetryableError, st.just("not now"), st.integers(0, 3)),
+    st.builds(RefusedError, st.just("no"), st.integers(0, 3)),
     st.builds(RuntimeError, st.just("a defect of the client")),
 )
 
@@ -65,7 +65,7 @@ TROUBLE = st.one_of(
 def troubles(kinds: st.SearchStrategy[Act]) -> st.SearchStrategy[list[Act]]:
     """What a broker does in a row; five refusals while the end is waited for are enough."""
     acts = st.lists(kinds, max_size=8)
-    return acts.filter(lambda found: sum(isinstance(act, Refused) for act in found) < 5)
+    return acts.filter(lambda found: sum(isinstance(act, RefusedError) for act in found) < 5)
 
 
 @given(troubles(TROUBLE), troubles(TROUBLE), st.booleans(), st.integers(1, 12))
@@ -146,7 +146,7 @@ def lines_in(directory: Path) -> list[bytes]:
     return [line for path in spools_of(directory) for line in path.read_bytes().splitlines()]
 
 
-@pytest.mark.parametrize("trouble", [Unavailable("broker: is away"), Refused("broker: no such topic")])
+@pytest.mark.parametrize("trouble", [RetryableError("broker: is away"), RefusedError("broker: no such topic")])
 def test_closing_wakes_a_courier_that_pauses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trouble: Act) -> None:
     for name in ("_FIRST_PAUSE_S", "_LONGEST_PAUSE_S"):
         monkeypatch.setattr(courier, name, 1e6)
@@ -159,15 +159,15 @@ def test_closing_wakes_a_courier_that_pauses(monkeypatch: pytest.MonkeyPatch, tm
 @pytest.mark.parametrize(
     ("trouble", "told"),
     [
-        (Unavailable("broker: is away"), "broker: is away"),
-        (Refused("broker: no such topic"), "broker: no such topic"),
+        (RetryableError("broker: is away"), "broker: is away"),
+        (RefusedError("broker: no such topic"), "broker: no such topic"),
         (KeyError("partition"), "kafka in memory: KeyError: 'partition'"),
     ],
 )
 def test_a_broker_that_takes_nothing_is_reported_with_its_last_word(
     tmp_path: Path, trouble: Exception, told: str
 ) -> None:
-    transport = ScriptedTransport(acts=[Unavailable("first", delivered=2), *[trouble] * 100_000])
+    transport = ScriptedTransport(acts=[RetryableError("first", delivered=2), *[trouble] * 100_000])
     stream = stream_to(tmp_path, transport)
     for epoch in range(5):
         stream.emit(progress(epoch, 5))
@@ -179,7 +179,7 @@ def test_a_broker_that_takes_nothing_is_reported_with_its_last_word(
 
 
 def test_a_change_of_a_brokers_state_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    away = Unavailable("kafka: is away")
+    away = RetryableError("kafka: is away")
     # The very first answer is told by whoever waits for it.
     with caplog.at_level(logging.INFO, "tests.delivery"):
         stream = stream_to(tmp_path, transport := ScriptedTransport(acts=[lambda: None, away, away, away]))
@@ -202,7 +202,7 @@ def opened(*paths: Path) -> list[Spool]:
 def test_what_earlier_steps_left_comes_first_and_only_to_the_same_topic(tmp_path: Path) -> None:
     first = left_spool(tmp_path, lines_of(300, step="data-prep"), "kafka", "pubsub", step="data-prep")
     other = left_spool(tmp_path, lines_of(2, step="evaluate"), "kafka", step="evaluate", topic="elsewhere")
-    kafka, pubsub = ScriptedTransport("kafka", [Unavailable("", 3), TakesAndFails(2)]), ScriptedTransport("pubsub")
+    kafka, pubsub = ScriptedTransport("kafka", [RetryableError("", 3), TakesAndFails(2)]), ScriptedTransport("pubsub")
     stream = stream_to(tmp_path, kafka, pubsub, earlier=opened(first, other))
     stream.emit(StepStarted("1.0", "pod-1"))
     report = stream.close(PATIENCE_S)
@@ -221,8 +221,11 @@ def test_what_earlier_steps_left_comes_first_and_only_to_the_same_topic(tmp_path
 
 def test_half_delivered_earlier_spools_go_on_where_they_were(tmp_path: Path) -> None:
     path = left_spool(tmp_path, lines_of(9, step="data-prep"), "kafka", step="data-prep")
-    stream = stream_to(tmp_path, gone := ScriptedTransport(acts=[Unavailable("", 4), *[Unavailable("")] * 100_000]),
-                       earlier=opened(path))  # fmt: skip
+    stream = stream_to(
+        tmp_path,
+        gone := ScriptedTransport(acts=[RetryableError("", 4), *[RetryableError("")] * 100_000]),
+        earlier=opened(path),
+    )
     until(lambda: len(gone.windows) > 2)
     stream.close(0.01)
     stream = stream_to(tmp_path, back := ScriptedTransport(), earlier=opened(path))
@@ -240,7 +243,7 @@ DAMAGE = [
 def test_damaged_lines_of_a_spool_are_skipped_wherever_they_are(whole: list[bool], chosen: random.Random) -> None:
     good = iter(lines_of(20, step="data-prep"))
     lines = [next(good) if is_whole else chosen.choice(DAMAGE).replace(b"\n", b"") + b"\n" for is_whole in whole]
-    troubles: list[Act] = [Unavailable("", 1), TakesAndFails(1), Unavailable("")]
+    troubles: list[Act] = [RetryableError("", 1), TakesAndFails(1), RetryableError("")]
     acts = [chosen.choice(troubles) for _ in range(3)]
     earlier = Spool.in_memory(0, {"kafka": {"topic": "status"}})
     earlier.log.append(lines)
@@ -268,7 +271,7 @@ def test_an_earlier_spool_that_cannot_be_read_is_passed_over(tmp_path: Path) -> 
 
 
 def test_a_spool_that_somebody_cut_is_reported_and_ends_nothing(tmp_path: Path) -> None:
-    transport = ScriptedTransport(acts=[gate := Gate(), Unavailable("not now")])
+    transport = ScriptedTransport(acts=[gate := Gate(), RetryableError("not now")])
     stream = stream_to(tmp_path, transport)
     stream.emit(StepStarted("1.0", "pod-1"))
     until(gate.reached.is_set)
@@ -294,7 +297,7 @@ def test_what_is_sent_is_the_spools_line_with_its_attributes(tmp_path: Path) -> 
     deliver(transport, tmp_path, 3)
     lines = lines_in(tmp_path)
     assert transport.taken == lines
-    for line, event in zip(lines, transport.sealed, strict=True):
+    for line, event in zip(lines, transport.events, strict=True):
         document = json.loads(line)
         del document["data"], document["datacontenttype"]
         assert (event.key, event.attributes) == ("run-1", {name: str(value) for name, value in document.items()})

@@ -31,8 +31,15 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import CONTENT_TYPE, TEXT_LIMIT, EventError, EventSource, StepEvent, seal
-from components.shared.events.transport import sealed
+from components.shared.events.event import (
+    CONTENT_TYPE,
+    TEXT_LIMIT,
+    EncodedEvent,
+    EventError,
+    EventSource,
+    StepEvent,
+    encode,
+)
 from tests.shared.events.told import START, a_pipeline, a_step, foreign, progress
 
 
@@ -124,7 +131,7 @@ def test_every_kind_is_spoken_here() -> None:
 @given(SPOKEN)
 def test_an_event_reads_back_as_it_was_told(spoken: Spoken) -> None:
     event_source, sequence, state, nanoseconds, data = spoken
-    line = seal(*spoken)
+    line = encode(*spoken).body
 
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
     time = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
@@ -142,12 +149,12 @@ def test_an_event_reads_back_as_it_was_told(spoken: Spoken) -> None:
     )
     assert StepEvent.from_bytes(line) == told
     assert line.splitlines() == [line]
-    assert seal(*spoken) == line
+    assert encode(*spoken).body == line
 
 
 @given(SPOKEN)
 def test_the_official_sdk_reads_the_same(spoken: Spoken) -> None:
-    line = seal(*spoken)
+    line = encode(*spoken).body
     document = json.loads(line)
     data = document.pop("data")
     document["time"] = datetime.fromisoformat(document["time"])
@@ -159,7 +166,7 @@ def test_the_official_sdk_reads_the_same(spoken: Spoken) -> None:
 
 def in_kafka(line: bytes) -> kafka.KafkaMessage:
     """An event as it lies in Kafka: all of it in the value, its attributes once more as headers."""
-    message = sealed(line)
+    message = EncodedEvent.from_body(line)
     headers = {f"ce_{name}": text.encode() for name, text in message.attributes.items()}
     return kafka.KafkaMessage({"content-type": CONTENT_TYPE.encode(), **headers}, message.key.encode(), message.body)
 
@@ -174,14 +181,14 @@ def test_attributes_are_named_as_cloudevents_wants_them() -> None:
     for line in TOLD:
         document = json.loads(line)
         assert [name for name in document if re.fullmatch(r"[a-z0-9]{1,20}", name) is None] == []
-        assert document["partitionkey"] == document["runid"] == sealed(line).key
+        assert document["partitionkey"] == document["runid"] == EncodedEvent.from_body(line).key
         assert {type(value) for name, value in document.items() if name != "data"} == {str, int}
 
 
 def test_ids_come_from_who_speaks_and_sequences_sort_as_text() -> None:
     event_source = EventSource("run-1", "data-prep", 2, "pod 1/a")
     numbers = [0, 1, 9, 10, 99, 100, 12_345, 999_999_999]
-    documents = [json.loads(seal(event_source, number, "progress", START, progress(1, 1))) for number in numbers]
+    documents = [json.loads(encode(event_source, number, "progress", START, progress(1, 1)).body) for number in numbers]
 
     assert [document["id"] for document in documents] == [f"run-1/data-prep/2/{number}" for number in numbers]
     assert {document["source"] for document in documents} == {"/shutterline/runs/run-1/data-prep/pod%201%2Fa"}
@@ -192,7 +199,7 @@ def test_ids_come_from_who_speaks_and_sequences_sort_as_text() -> None:
 
 def test_the_same_id_on_two_machines_names_two_events() -> None:
     one, other = (
-        StepEvent.from_bytes(seal(EventSource("run-1", "train", 0, host), 0, "progress", START, progress(1, 1)))
+        StepEvent.from_bytes(encode(EventSource("run-1", "train", 0, host), 0, "progress", START, progress(1, 1)).body)
         for host in ("pod-1", "pod-2")
     )
     assert one.id == other.id
@@ -212,7 +219,7 @@ def test_only_the_last_word_of_an_attempt_is_terminal() -> None:
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_none_is_null(number: float) -> None:
     told = Progress(1, 2, losses={"train": number}, metrics={"accuracy": number, "f1": 0.5}, eta_seconds=number)
-    line = seal(EventSource("run-1", "train", 0, "pod-1"), 0, "progress", START, told)
+    line = encode(EventSource("run-1", "train", 0, "pod-1"), 0, "progress", START, told).body
 
     data = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))["data"]
     assert (data["losses"], data["metrics"]) == ({"train": None}, {"accuracy": None, "f1": 0.5})
@@ -224,7 +231,9 @@ def test_a_number_that_is_none_is_null(number: float) -> None:
 def message_of(text: str) -> str:
     """An error's message after it was sealed and read."""
     failed = Failed(1.0, Error("DataError", text), 2)
-    data: Failed = StepEvent.from_bytes(seal(EventSource("r", "train", 0, "pod"), 0, "failed", START, failed)).data
+    data: Failed = StepEvent.from_bytes(
+        encode(EventSource("r", "train", 0, "pod"), 0, "failed", START, failed).body
+    ).data
     return data.error.message
 
 
@@ -243,7 +252,7 @@ def test_bytes_that_are_no_text_survive_as_escapes() -> None:
 
 @given(st.text(st.characters(exclude_categories=[])))
 def test_any_text_can_be_told_on_one_line(text: str) -> None:
-    line = seal(EventSource("r", "train", 0, "pod"), 0, "failed", START, Failed(1.0, Error("E", text)))
+    line = encode(EventSource("r", "train", 0, "pod"), 0, "failed", START, Failed(1.0, Error("E", text))).body
     assert line.splitlines() == [line]
     assert len(StepEvent.from_bytes(line).data.error.message) <= TEXT_LIMIT
 

@@ -13,7 +13,7 @@ import pytest
 from components.shared.errors import StatusRefusedError
 from components.shared.events.kafka.google_tokens import google_token
 from components.shared.events.redaction import redact
-from components.shared.events.transport import Unavailable
+from components.shared.events.transport import RetryableError
 from tests.shared.events.security_fixtures import Row, private_key, service_account, token_server
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 from tests.shared.events.security_fixtures import hurried_google as hurried_google
@@ -134,12 +134,12 @@ def test_a_damaged_key_is_refused_and_not_told(credentials: Path, in_the_table: 
 def test_a_server_in_trouble_is_no_refusal(credentials: Path, answer: tuple[int, dict[str, Any]]) -> None:
     with token_server(answer) as google:
         service_account(credentials, token_uri=google.uri)
-        with pytest.raises(Unavailable, match="no token for now"):
+        with pytest.raises(RetryableError, match="no token for now"):
             google_token()
         assert google.asked > 1
 
 
 def test_a_server_that_is_not_there_is_no_refusal(credentials: Path) -> None:
     service_account(credentials)
-    with pytest.raises(Unavailable, match="no token for now"):
+    with pytest.raises(RetryableError, match="no token for now"):
         google_token()

@@ -18,9 +18,10 @@ from kafka import KafkaProducer
 from kafka.protocol.consumer import FetchResponse
 
 from components.shared.backoff import pause_s
+from components.shared.events.event import EncodedEvent
 from components.shared.events.kafka.history import History, read_history
 from components.shared.events.kafka.publisher import KafkaTransport
-from components.shared.events.transport import DeliveryError, patience_of, sealed
+from components.shared.events.transport import DeliveryError, countdown
 from tests.peers.kafka_relay import KafkaRelay
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.mock_kafka import MockCluster
@@ -209,7 +210,7 @@ def test_no_broker_whatever_it_does_changes_the_state_of_pythons_generator(
     for server in (kafka_broker.bootstrap, f"127.0.0.1:{claim_port()}"):
         transport = KafkaTransport([server], topic)
         with suppress(DeliveryError):
-            transport.send([sealed(line) for line in lines_of(3)], patience_of(2))
+            transport.send([EncodedEvent.from_body(line) for line in lines_of(3)], countdown(2))
         transport.close()
         read_history([server], topic, since="beginning", within_s=2)
         pause_s(3, 0.1, 1.0)

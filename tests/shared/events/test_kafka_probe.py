@@ -13,7 +13,7 @@ import pytest
 from kafka.errors import TopicAuthorizationFailedError
 
 from components.shared.events.kafka.publisher import KafkaTransport
-from components.shared.events.transport import DeliveryError, Refused, Unavailable
+from components.shared.events.transport import DeliveryError, RefusedError, RetryableError
 from tests.peers.kafka_relay import KafkaRelay
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.mock_kafka import INIT_PRODUCER_ID, PRODUCE, MockCluster
@@ -50,11 +50,11 @@ def port_of(broker: KafkaTopics) -> int:
 
 def test_where_nobody_listens_the_address_is_told(topic: str) -> None:
     server = f"{HOST}:{claim_port()}"
-    assert told(Unavailable, [server], topic) == f"Kafka does not answer: {server}: Connection refused"
+    assert told(RetryableError, [server], topic) == f"Kafka does not answer: {server}: Connection refused"
 
 
 def test_a_name_that_does_not_resolve_is_told(topic: str) -> None:
-    message = told(Unavailable, ["kafka.nowhere.invalid:9092"], topic)
+    message = told(RetryableError, ["kafka.nowhere.invalid:9092"], topic)
     assert message.startswith("Kafka does not answer: kafka.nowhere.invalid:9092: the name cannot be resolved")
 
 
@@ -65,19 +65,19 @@ def test_a_port_that_is_silent_is_waited_for_and_told(
     monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", protocol)
     with Relay(port_of(kafka_broker)) as relay:
         relay.black_hole()
-        message = told(Unavailable, [relay.address], topic, BRIEF_S)
+        message = told(RetryableError, [relay.address], topic, BRIEF_S)
     assert f"{relay.address} does not answer within" in message
 
 
 def test_a_port_that_hangs_up_is_told(topic: str) -> None:
     with Relay(claim_port()) as relay:
-        message = told(Unavailable, [relay.address], topic)
+        message = told(RetryableError, [relay.address], topic)
     assert message == f"Kafka does not answer: {relay.address}: it closes the connection"
 
 
 def test_each_of_several_silent_servers_is_told(topic: str) -> None:
     servers = [f"{HOST}:{claim_port()}" for _ in range(3)]
-    message = told(Unavailable, servers, topic)
+    message = told(RetryableError, servers, topic)
     assert message == f"Kafka does not answer: {'; '.join(f'{each}: Connection refused' for each in servers)}"
 
 
@@ -91,7 +91,7 @@ def test_a_server_that_comes_back_gets_what_it_could_not_take(kafka_broker: Kafk
     kafka_broker.create_topic(topic)
     with KafkaRelay(port_of(kafka_broker)) as relay, closing(KafkaTransport([relay.address], topic)) as transport:
         relay.refuse()
-        with pytest.raises(Unavailable, match="Connection refused"):
+        with pytest.raises(RetryableError, match="Connection refused"):
             transport.send([an_event()], for_seconds(BRIEF_S))
         relay.pass_through()
         event = an_event()
@@ -103,7 +103,7 @@ def test_a_server_that_comes_back_gets_what_it_could_not_take(kafka_broker: Kafk
 def test_a_missing_topic_is_refused_and_not_made(topic: str, in_the_table: Row, auto_create: bool) -> None:
     with DurableKafkaBroker(auto_create=auto_create) as broker:
         broker.create_topic("another")
-        message = told(Refused, [broker.bootstrap], topic)
+        message = told(RefusedError, [broker.bootstrap], topic)
         assert broker.topics() == {"another"}
     assert message == (
         f"Kafka {broker.bootstrap} topic {topic}: there is no such topic; create it, it is not made by itself"
@@ -140,14 +140,14 @@ SSH = b"SSH-2.0-OpenSSH_9.2p1\r\n"
 @pytest.mark.parametrize("answer", [HTTP, SSH], ids=["HTTP", "SSH"])
 def test_a_port_of_something_else_is_refused(topic: str, in_the_table: Row, answer: bytes) -> None:
     with says(answer) as server:
-        message = told(Refused, [server], topic)
+        message = told(RefusedError, [server], topic)
     assert message == f"Kafka {server}: what answers there is not a Kafka broker; check KAFKA_HOST"
     in_the_table(f"kafka: port that speaks {answer[:4].decode().strip('/-')}", message)
 
 
 def test_an_answer_that_is_cut_short_is_no_answer(topic: str) -> None:
     with says(struct.pack(">ii", 400, 1)) as server:
-        assert "closes the connection" in told(Unavailable, [server], topic)
+        assert "closes the connection" in told(RetryableError, [server], topic)
 
 
 def test_the_clients_name_is_on_what_it_sends(
@@ -187,7 +187,7 @@ def test_who_may_not_use_the_topic_is_told_what_to_grant(
     monkeypatch.setenv("KAFKA_API_VERSION", "2.3")
     mock_cluster.create_topic(topic)
     mock_cluster.topic_error(topic, TopicAuthorizationFailedError.errno)
-    message = told(Refused, mock_cluster.bootstrap.split(","), topic)
+    message = told(RefusedError, mock_cluster.bootstrap.split(","), topic)
     assert f"topic {topic}: its user may not use the topic; grant Describe and Write to publish" in message
     in_the_table("kafka: topic forbidden", message)
 
@@ -213,7 +213,7 @@ def test_who_may_not_write_is_told_what_to_grant(
     monkeypatch.setenv("KAFKA_API_VERSION", "2.3")
     mock_cluster.create_topic(topic)
     mock_cluster.push_errors(request_, *[code] * 100)
-    message = told(Refused, mock_cluster.bootstrap.split(","), topic)
+    message = told(RefusedError, mock_cluster.bootstrap.split(","), topic)
     assert expected in message
     in_the_table(f"kafka: error {code} to request {request_}", message)
 

@@ -16,7 +16,7 @@ from components.shared import secret_manager
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, StatusRefusedError, StatusUnavailableError
 from components.shared.events.kafka.settings import MECHANISMS, kafka_settings
 from components.shared.events.redaction import REDACTED, redact
-from components.shared.events.transport import Unavailable
+from components.shared.events.transport import RetryableError
 from components.shared.secret_manager import ENDPOINT_VARIABLE
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.sasl import SaslRelay
@@ -88,7 +88,7 @@ def test_a_token_that_cannot_be_fetched_now_may_be_later(
     assert token is not None
     monkeypatch.setattr(secret_manager, "_PATIENCE_S", 0.1)
     manager.faults.append(503)
-    with pytest.raises(Unavailable, match=r"KAFKA_SASL_OAUTH_TOKEN_FILE: .*Secret Manager answers 503"):
+    with pytest.raises(RetryableError, match=r"KAFKA_SASL_OAUTH_TOKEN_FILE: .*Secret Manager answers 503"):
         token()
     manager.secrets["token"].versions[0].state = "DISABLED"
     with pytest.raises(StatusRefusedError, match="is in DISABLED state"):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from components.shared.events.kafka.publisher import KafkaTransport
-from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.transport import RefusedError, RetryableError
 from tests.peers.kafka_relay import KafkaRelay, read_frame
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.mock_kafka import MockCluster
@@ -114,7 +114,7 @@ def test_a_port_that_wants_tls_says_so(
             SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="PLAIN", SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD
         )
     with tls_relay(broker_port, certificates) as relay:
-        message = told(Refused, [relay.address], status)
+        message = told(RefusedError, [relay.address], status)
     assert (
         message == f"Kafka {relay.address} speaks TLS; set KAFKA_SECURITY_PROTOCOL to {'SASL_SSL' if login else 'SSL'}"
     )
@@ -125,7 +125,7 @@ def test_a_port_without_tls_says_so(
     kafka_broker: KafkaTopics, status: str, certificates: Certificates, environment: Setter, in_the_table: Row
 ) -> None:
     environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
-    message = told(Refused, [kafka_broker.bootstrap], status)
+    message = told(RefusedError, [kafka_broker.bootstrap], status)
     assert "does not speak TLS; set KAFKA_SECURITY_PROTOCOL to PLAINTEXT, or name its TLS port" in message
     in_the_table("kafka: TLS to a port without", message)
 
@@ -144,7 +144,7 @@ def test_a_certificate_of_an_authority_that_is_not_trusted_is_refused(
     if trusted == "of somebody else":
         environment(SSL_CAFILE=Certificates(tmp_path / "other").ca_file)
     with tls_relay(broker_port, certificates) as relay:
-        message = told(Refused, [relay.address], status)
+        message = told(RefusedError, [relay.address], status)
     assert message.startswith(f"Kafka {relay.address}: its certificate cannot be verified: ")
     assert message.endswith("; KAFKA_SSL_CAFILE names the certificates to trust")
     in_the_table(f"kafka: authorities {trusted}", message)
@@ -160,7 +160,7 @@ def test_a_certificate_for_another_host_is_refused_unless_names_do_not_matter(
 ) -> None:
     environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
     with KafkaRelay(broker_port, tls=certificates.server_context("kafka.example.com")) as relay:
-        message = told(Refused, [relay.address], status)
+        message = told(RefusedError, [relay.address], status)
         assert values(kafka_broker, status) == []
         environment(SSL_CHECK_HOSTNAME="false")
         event = deliver([relay.address], status)
@@ -181,10 +181,10 @@ def test_a_client_certificate_that_is_wanted_must_be_shown(
 ) -> None:
     environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
     with tls_relay(broker_port, certificates, require_client=True) as relay:
-        without = told(Refused, [relay.address], status)
+        without = told(RefusedError, [relay.address], status)
         others = Certificates(tmp_path / "other")
         environment(SSL_CERTFILE=others.client_cert_file, SSL_KEYFILE=others.client_key_file)
-        with_anothers = told(Refused, [relay.address], status)
+        with_anothers = told(RefusedError, [relay.address], status)
         assert values(kafka_broker, status) == []
         environment(SSL_CERTFILE=certificates.client_cert_file, SSL_KEYFILE=certificates.client_key_file)
         event = deliver([relay.address], status)
@@ -256,7 +256,7 @@ def test_a_wrong_password_is_refused_at_the_first_attempt(
 ) -> None:
     front.close_delay = close_delay
     environment(SASL_MECHANISM=mechanism, SASL_USERNAME=USER, SASL_PASSWORD=ANOTHER)
-    message = told(Refused, [front.address], status)
+    message = told(RefusedError, [front.address], status)
     assert message.startswith(f"Kafka {front.address} does not accept the login: Authentication failed")
     assert message.endswith("; check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD")
     assert ANOTHER not in message
@@ -272,7 +272,7 @@ def test_a_token_that_is_not_accepted_is_refused(
 ) -> None:
     front.close_delay = close_delay
     environment(SASL_MECHANISM="OAUTHBEARER", SASL_OAUTH_TOKEN=ANOTHER)
-    message = told(Refused, [front.address], status)
+    message = told(RefusedError, [front.address], status)
     assert message.startswith(f'Kafka {front.address} does not accept the login: {{"status":"invalid_token"}}')
     assert message.endswith("; check the token, or what KAFKA_SASL_OAUTH_PROVIDER stands for")
     assert ANOTHER not in message
@@ -285,7 +285,7 @@ def test_a_mechanism_that_is_not_offered_is_refused_with_those_that_are(
     front.close_delay = close_delay
     front.mechanisms = ("SCRAM-SHA-512", "OAUTHBEARER")
     environment(SASL_MECHANISM="PLAIN", SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD)
-    message = told(Refused, [front.address], status)
+    message = told(RefusedError, [front.address], status)
     assert message == (
         f"Kafka {front.address} does not offer KAFKA_SASL_MECHANISM PLAIN; it offers SCRAM-SHA-512, OAUTHBEARER"
     )
@@ -310,7 +310,7 @@ def test_who_comes_without_a_login_is_told_what_is_offered(
     with SaslRelay(broker_port, mechanisms=("SCRAM-SHA-512", "PLAIN"), tls=tls) as front:
         front.close_delay = close_delay
         servers = [front.address] if alone else [f"{HOST}:{claim_port()}", front.address]
-        message = told(Refused, servers, status)
+        message = told(RefusedError, servers, status)
     wanted = "SASL_SSL" if encrypted else "SASL_PLAINTEXT"
     assert message == (
         f"Kafka {front.address} wants a login: set KAFKA_SECURITY_PROTOCOL to {wanted} and KAFKA_SASL_MECHANISM to "
@@ -353,7 +353,7 @@ def test_who_comes_with_a_login_where_none_is_wanted_is_told(
 ) -> None:
     environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="PLAIN", SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD)
     with a_port_without_logins(kind, broker_port) as server:
-        message = told(Refused, [server], status)
+        message = told(RefusedError, [server], status)
     assert message.startswith(f"Kafka {server} wants no login")
     assert "KAFKA_SECURITY_PROTOCOL" in message
     in_the_table(f"kafka: login where none is wanted, {kind}", message)
@@ -369,7 +369,7 @@ def test_a_broker_that_hangs_up_during_the_login_is_told_as_a_refusal(
 
     environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="PLAIN", SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD)
     with Curt(broker_port) as front:
-        message = told(Refused, [front.address], status)
+        message = told(RefusedError, [front.address], status)
     assert message == (
         f"Kafka {front.address} closes the connection during the login; "
         "check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
@@ -382,7 +382,9 @@ def test_a_broker_that_falls_silent_during_the_login_is_waited_for(
 ) -> None:
     environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="PLAIN", SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD)
     plain_front.black_hole()
-    assert f"{plain_front.address} does not answer within" in told(Unavailable, [plain_front.address], status, BRIEF_S)
+    assert f"{plain_front.address} does not answer within" in told(
+        RetryableError, [plain_front.address], status, BRIEF_S
+    )
 
 
 def test_a_password_that_was_changed_is_told_when_it_matters(
@@ -394,9 +396,9 @@ def test_a_password_that_was_changed_is_told_when_it_matters(
         plain_front.users[USER] = "todays-password"
         plain_front.refuse()
         plain_front.pass_through()
-        with pytest.raises((Refused, Unavailable)):
+        with pytest.raises((RefusedError, RetryableError)):
             transport.send([an_event(1)], for_seconds(BRIEF_S))
-        with pytest.raises(Refused, match="does not accept the login"):
+        with pytest.raises(RefusedError, match="does not accept the login"):
             transport.send([an_event(1)], for_seconds(LONG_S))
     assert len(values(kafka_broker, status)) == 1
 
@@ -412,7 +414,7 @@ def test_a_token_file_that_is_gone_at_the_login_is_told(
     environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="OAUTHBEARER", SASL_OAUTH_TOKEN_FILE=file)
     with closing(KafkaTransport([plain_front.address], status)) as transport:
         file.unlink()
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RefusedError) as caught:
             transport.send([an_event()], for_seconds(LONG_S))
     assert str(caught.value) == (
         f"Kafka {plain_front.address}: KAFKA_SASL_OAUTH_TOKEN_FILE: {file} cannot be read: No such file or directory"
@@ -450,8 +452,12 @@ def test_google_gives_the_token(
 @pytest.mark.parametrize(
     ("answer", "kind", "expected"),
     [
-        ((400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}), Refused, "invalid_grant"),
-        ((503, {"error": "temporarily_unavailable"}), Unavailable, "no token for now"),
+        (
+            (400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}),
+            RefusedError,
+            "invalid_grant",
+        ),
+        ((503, {"error": "temporarily_unavailable"}), RetryableError, "no token for now"),
     ],
     ids=["refused", "not now"],
 )
@@ -462,7 +468,7 @@ def test_a_token_that_google_does_not_give_is_told(
     environment: Setter,
     monkeypatch: pytest.MonkeyPatch,
     answer: tuple[int, dict[str, Any]],
-    kind: type[Refused | Unavailable],
+    kind: type[RefusedError | RetryableError],
     expected: str,
 ) -> None:
     with token_server(answer) as google:

@@ -16,7 +16,7 @@ from components.shared.errors import StatusRefusedError
 from components.shared.events.event import StepEvent
 from components.shared.events.kafka import subscriber
 from components.shared.events.kafka.subscriber import KafkaSource
-from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.transport import RefusedError, RetryableError
 from components.shared.events.watch import Counts, Message, follow
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.mock_kafka import MockCluster
@@ -172,7 +172,7 @@ def test_a_missing_topic_is_refused_and_not_made(kafka_broker: KafkaTopics) -> N
     name = f"missing-{uuid.uuid4().hex}"
 
     with closing(KafkaSource([kafka_broker.bootstrap], name)) as source:
-        with pytest.raises(Refused, match=f"topic {name}: there is no such topic; create it"):
+        with pytest.raises(RefusedError, match=f"topic {name}: there is no such topic; create it"):
             source.receive(0.1)
         with pytest.raises(StatusRefusedError, match=name):
             follow(source, lambda _: None)
@@ -215,7 +215,7 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(own_kafka_broker: DurableK
     threads = threading.active_count()
 
     with closing(KafkaSource([own_kafka_broker.bootstrap], "status", since="now")) as source:
-        with pytest.raises(Unavailable, match="does not answer"):
+        with pytest.raises(RetryableError, match="does not answer"):
             source.receive(0.1)
         assert threading.active_count() == threads, "a failed attempt leaves nothing behind"
         own_kafka_broker.start()

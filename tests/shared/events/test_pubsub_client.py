@@ -17,7 +17,7 @@ from components.shared.events.pubsub import client
 from components.shared.events.pubsub.client import check_credentials_file, open_channel
 from components.shared.events.pubsub.publisher import PubSubTransport
 from components.shared.events.redaction import redact
-from components.shared.events.transport import DeliveryError, Refused, Unavailable
+from components.shared.events.transport import DeliveryError, RefusedError, RetryableError
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.ports import HOST, claim_port
 from tests.peers.pubsub_server import PubSubServer
@@ -236,7 +236,7 @@ def test_a_token_server_in_trouble_is_waited_for(tmp_path: Path, service: PubSub
     with token_server(BUSY) as google:
         file = service_account(tmp_path / "account.json", token_uri=google.uri)
         with closing(PubSubTransport(TOPIC, str(file), timeout_s=LONG_S)) as transport:
-            with pytest.raises(Unavailable, match="no token for now: temporarily_unavailable"):
+            with pytest.raises(RetryableError, match="no token for now: temporarily_unavailable"):
                 transport.send([an_event()], for_seconds(LONG_S))
             google.answers = [GRANTED]
             transport.send([an_event()], for_seconds(LONG_S))
@@ -245,7 +245,7 @@ def test_a_token_server_in_trouble_is_waited_for(tmp_path: Path, service: PubSub
 
 @pytest.mark.usefixtures("service", "hurried_google")
 def test_a_token_server_that_is_not_there_is_no_refusal(tmp_path: Path) -> None:
-    assert "no token for now" in told(Unavailable, service_account(tmp_path / "account.json"))
+    assert "no token for now" in told(RetryableError, service_account(tmp_path / "account.json"))
 
 
 def test_a_channel_is_opened_with_what_was_checked_before(tmp_path: Path) -> None:
@@ -345,9 +345,9 @@ def test_a_service_that_is_not_there_fails_the_step_where_the_params_say_so(
 
 
 @pytest.mark.parametrize(("code", "kind"), [
-    (grpc.StatusCode.PERMISSION_DENIED, Refused),
-    (grpc.StatusCode.UNAVAILABLE, Unavailable),
-    (grpc.StatusCode.ABORTED, Unavailable),
+    (grpc.StatusCode.PERMISSION_DENIED, RefusedError),
+    (grpc.StatusCode.UNAVAILABLE, RetryableError),
+    (grpc.StatusCode.ABORTED, RetryableError),
 ])  # fmt: skip
 def test_after_an_answer_of_no_the_next_attempt_may_succeed(
     emulated: PubSubServer, code: grpc.StatusCode, kind: type[DeliveryError]

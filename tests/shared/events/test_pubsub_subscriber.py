@@ -18,7 +18,7 @@ from components.shared.events import watch
 from components.shared.events.event import StepEvent
 from components.shared.events.pubsub import subscriber
 from components.shared.events.pubsub.subscriber import PubSubSource
-from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.transport import RefusedError, RetryableError
 from components.shared.events.watch import Counts, follow
 from tests.peers.emulator import PubSubEmulator
 from tests.peers.pubsub_server import PubSubServer
@@ -196,7 +196,7 @@ def test_a_refusal_is_final_at_the_start_and_waited_for_later(
     with closing(PubSubSource(subscription)) as source:
         shown_by(source, 1)
         server.fail_next("Pull", code)
-        with pytest.raises(Unavailable, match=message):
+        with pytest.raises(RetryableError, match=message):
             _ = source.receive(5.0) and source.receive(5.0)
         server.heal()
         assert len(shown_by(source, 3)[0]) == 3
@@ -207,7 +207,7 @@ def test_a_missing_subscription_is_refused(pubsub_emulator: PubSubTopics, monkey
 
     with (
         closing(PubSubSource(f"projects/{PROJECT}/subscriptions/missing")) as source,
-        pytest.raises(Refused, match=r"has no subscription .*/missing; create it"),
+        pytest.raises(RefusedError, match=r"has no subscription .*/missing; create it"),
     ):
         source.receive(5.0)
 

@@ -27,7 +27,7 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import TEXT_LIMIT, EventSource, seal
+from components.shared.events.event import TEXT_LIMIT, EventSource, encode
 from components.shared.events.redaction import REDACTED, Redactor, redact, redact_message, register_secret
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 from tests.shared.events.security_fixtures import private_key
@@ -237,7 +237,7 @@ def test_bytes_that_are_no_text_are_a_secret_too(monkeypatch: pytest.MonkeyPatch
     os.environb[b"DB_PASSWORD"] = b"pass\xff\xfeword"
     try:
         failed = Failed(1.0, Error("X", f"login with {os.environ['DB_PASSWORD']}"))
-        message = json.loads(seal(SPEAKER, 0, "failed", 0, failed))["data"]["error"]["message"]
+        message = json.loads(encode(SPEAKER, 0, "failed", 0, failed).body)["data"]["error"]["message"]
     finally:
         del os.environb[b"DB_PASSWORD"]
     assert message == "login with [redacted]"
@@ -247,7 +247,7 @@ def test_a_secret_at_the_limit_of_a_text_is_not_cut_in_two() -> None:
     register_secret("0123456789abcdef-the-secret")
     text = "x" * (TEXT_LIMIT - 10) + "0123456789abcdef-the-secret"
     (message,) = texts(
-        json.loads(seal(SPEAKER, 0, "failed", 0, Failed(1.0, Error("E", text))))["data"]["error"]["message"]
+        json.loads(encode(SPEAKER, 0, "failed", 0, Failed(1.0, Error("E", text))).body)["data"]["error"]["message"]
     )
     assert message.endswith(("x[redacted]", "…"))
     assert "0123" not in message
@@ -288,7 +288,7 @@ def placed(secret: str, before: str, after: str) -> list[Any]:
 
 def sealed_texts(data: Any, redactor: Redactor | None = None) -> list[str]:
     state = next(state for (_, state), kind in KINDS.items() if kind is type(data))
-    return texts(json.loads(seal(SPEAKER, 0, state, time.time_ns(), data, redactor))["data"])
+    return texts(json.loads(encode(SPEAKER, 0, state, time.time_ns(), data, redactor).body)["data"])
 
 
 def texts(value: Any) -> list[str]:

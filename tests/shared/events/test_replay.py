@@ -16,7 +16,7 @@ from components.shared.events import delivery as courier
 from components.shared.events import replay as module
 from components.shared.events.replay import Replayed, find_spools, replay
 from components.shared.events.spool import Spool
-from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.transport import RefusedError, RetryableError
 from tests.shared.events.told import progress
 from tests.shared.events.transports import (
     LOG,
@@ -62,7 +62,7 @@ def ids(step: str, *numbers: int) -> list[str]:
 def test_what_is_left_is_delivered_in_order_and_then_nothing_is_left(tmp_path: Path) -> None:
     first = left_spool(tmp_path, lines_of(300, step="data-prep"), "kafka", "pubsub", step="data-prep")
     second = left_spool(tmp_path, lines_of(2), "kafka")
-    brokers = Brokers(kafka=ScriptedTransport("kafka", [Unavailable("", 7), Refused(""), RuntimeError()]))
+    brokers = Brokers(kafka=ScriptedTransport("kafka", [RetryableError("", 7), RefusedError(""), RuntimeError()]))
 
     assert replayed(brokers, tmp_path) == [
         Replayed(str(first), "kafka", "kafka in memory", 300, 0, None),
@@ -79,7 +79,7 @@ def test_what_is_left_is_delivered_in_order_and_then_nothing_is_left(tmp_path: P
 
 
 def test_what_a_step_had_delivered_is_not_delivered_again(tmp_path: Path) -> None:
-    status = stream_to(tmp_path, ScriptedTransport(acts=[Unavailable("", 1), *[Unavailable("away")] * 100_000]))
+    status = stream_to(tmp_path, ScriptedTransport(acts=[RetryableError("", 1), *[RetryableError("away")] * 100_000]))
     for epoch in range(3):
         status.emit(progress(epoch, 3))
     until(lambda: status.first_answers(0))
@@ -93,7 +93,7 @@ def test_what_a_step_had_delivered_is_not_delivered_again(tmp_path: Path) -> Non
 
 def test_what_a_broker_does_not_take_in_time_is_told(tmp_path: Path) -> None:
     path = left_spool(tmp_path, lines_of(5), "kafka", "pubsub")
-    away = ScriptedTransport("kafka", [Unavailable("", 2), *[Unavailable("kafka: is away")] * 100_000])
+    away = ScriptedTransport("kafka", [RetryableError("", 2), *[RetryableError("kafka: is away")] * 100_000])
     brokers = Brokers(kafka=away)
     assert replayed(brokers, path, timeout_s=0.2) == [
         Replayed(str(path), "kafka", "kafka in memory", 2, 3, "kafka: is away"),
@@ -128,11 +128,11 @@ def test_spools_of_two_topics_go_each_to_its_own(tmp_path: Path) -> None:
     made: list[ScriptedTransport] = []
 
     def transport_of(name: str, target: dict[str, Any]) -> ScriptedTransport:
-        made.append(ScriptedTransport(name, place=target["topic"]))
+        made.append(ScriptedTransport(name, address=target["topic"]))
         return made[-1]
 
     assert {entry.place: entry.delivered for entry in replayed(transport_of, tmp_path)} == {"status": 1, "elsewhere": 1}
-    assert {transport.place: transport.ids for transport in made} == {
+    assert {transport.address: transport.ids for transport in made} == {
         "status": ids("data-prep", 0),
         "elsewhere": ids("train", 0),
     }

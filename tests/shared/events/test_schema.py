@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 from components.shared.events import event
 from components.shared.events.data import KINDS, SCHEMA_VERSION, data_schema_uri, data_schemas, event_type
-from components.shared.events.event import event_schema, seal
+from components.shared.events.event import encode, event_schema
 from tests.shared.events.test_event import SPOKEN, TOLD, Spoken
 
 PUBLISHED = Path(event.__file__).with_name(f"schema-v{SCHEMA_VERSION}.json")
@@ -63,7 +63,7 @@ def test_the_schemas_are_schemas_with_names_of_their_own() -> None:
 
 @given(SPOKEN)
 def test_whatever_is_told_fits_the_schema_of_events_and_that_of_its_data(spoken: Spoken) -> None:
-    document = json.loads(seal(*spoken))
+    document = json.loads(encode(*spoken).body)
     EVENT.validate(document)
     DATA[document["type"]].validate(document["data"])
     assert document["dataschema"] == data_schemas()[document["type"]]["$id"]

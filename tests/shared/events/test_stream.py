@@ -27,7 +27,7 @@ from components.shared.events.data import (
 from components.shared.events.event import EventSource
 from components.shared.events.spool import Spool, events_in, spools_of
 from components.shared.events.stream import BrokerReport, DeliveryReport, StatusStream, make_spool
-from components.shared.events.transport import Unavailable
+from components.shared.events.transport import RetryableError
 from tests.shared.events.told import parsed, progress
 from tests.shared.events.transports import LOG, PATIENCE_S, Gate, HangingDisk, ScriptedTransport, stream_to, until
 
@@ -105,7 +105,7 @@ def test_a_broker_that_hangs_does_not_keep_the_step(tmp_path: Path) -> None:
 
 
 def test_the_first_answers_are_the_brokers_own() -> None:
-    away = Unavailable("kafka: is away")
+    away = RetryableError("kafka: is away")
     status = stream_to(None, ScriptedTransport("kafka", [away]), ScriptedTransport("pubsub"))
     status.emit(STARTED)
     until(lambda: len(status.first_answers(0)) == 2)
@@ -231,7 +231,7 @@ def test_a_disk_that_hangs_at_the_end_is_reported(tmp_path: Path) -> None:
 
 def test_without_a_place_to_write_events_are_delivered_from_memory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    status = stream_to(tmp_path / "file" / "events", transport := ScriptedTransport(acts=[Unavailable("not now")]))
+    status = stream_to(tmp_path / "file" / "events", transport := ScriptedTransport(acts=[RetryableError("not now")]))
     status.emit(STARTED)
     status.emit(DONE)
     report = status.close(PATIENCE_S)

@@ -17,18 +17,18 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from components.shared.events import delivery as courier
 from components.shared.events.data import Checkpoint, Succeeded
+from components.shared.events.event import EncodedEvent
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.pubsub.publisher import PubSubTransport
 from components.shared.events.replay import Replayed, find_spools, replay
 from components.shared.events.spool import WINDOW_EVENTS, Spool
 from components.shared.events.transport import (
     DeliveryError,
-    Patience,
-    Refused,
-    Sealed,
-    TooLarge,
+    RefusedError,
+    RetryableError,
+    TimeLeft,
+    TooLargeError,
     Transport,
-    Unavailable,
 )
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.mock_kafka import PRODUCE, MockCluster
@@ -61,16 +61,16 @@ class Limited(ScriptedTransport):
         super().__init__(name, acts)
         self.limit = limit
 
-    def send(self, events: Sequence[Sealed], patience: Patience) -> None:
+    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
         fitting = next((index for index, event in enumerate(events) if len(event.body) > self.limit), len(events))
         if fitting:
             try:
-                super().send(events[:fitting], patience)
+                super().send(events[:fitting], time_left)
             except DeliveryError as error:
                 error.delivered = min(error.delivered, fitting)
                 raise
         if fitting < len(events):
-            raise TooLarge(f"{self.place}: {len(events[fitting].body):,} bytes are too many", fitting)
+            raise TooLargeError(f"{self.address}: {len(events[fitting].body):,} bytes are too many", fitting)
 
 
 def lines_with(large: Sequence[bool], step: str = "train") -> list[bytes]:
@@ -104,8 +104,8 @@ def deliver(spool: Spool, transport: Transport, *, again: bool = False) -> couri
 
 
 TROUBLE = st.one_of(
-    st.builds(Unavailable, st.just("not now"), st.integers(0, 3)),
-    st.builds(Refused, st.just("no"), st.integers(0, 3)),
+    st.builds(RetryableError, st.just("not now"), st.integers(0, 3)),
+    st.builds(RefusedError, st.just("no"), st.integers(0, 3)),
     st.builds(RuntimeError, st.just("a defect of the client")),
 )
 
@@ -173,7 +173,7 @@ def test_both_reasons_are_reported_where_there_are_two(tmp_path: Path) -> None:
 
     def go_away() -> None:
         signal.end_by(0.0)
-        raise Unavailable("kafka: is away")
+        raise RetryableError("kafka: is away")
 
     one = courier.Courier(Limited(acts=[go_away]), [spool], signal, LOG)
     one.run()
@@ -200,7 +200,7 @@ def test_a_replay_delivers_the_rest_and_later_what_was_set_aside(tmp_path: Path)
 
     # The same topic, by its name in params.
     same = {"kafka": {"topic": "status"}}
-    (second,) = replayed(path, again := Limited(acts=[Unavailable("not now"), TakesAndFails(1)], limit=99_999),
+    (second,) = replayed(path, again := Limited(acts=[RetryableError("not now"), TakesAndFails(1)], limit=99_999),
                          targets=same)  # fmt: skip
     assert list(dict.fromkeys(again.ids)) == [f"run-1/train/0/{number}" for number in (1, 3, 4)]
     assert second == Replayed(str(path), "kafka", name, 3, 0, None)

@@ -12,7 +12,7 @@ from components.shared.errors import StatusRefusedError
 from components.shared.events import watch
 from components.shared.events.event import StepEvent
 from components.shared.events.runs import fold
-from components.shared.events.transport import Refused, Unavailable
+from components.shared.events.transport import RefusedError, RetryableError
 from components.shared.events.watch import Counts, follow
 from tests.shared.events.told import MemorySource, Voice, a_pipeline, a_step, foreign, parsed, progress
 
@@ -127,7 +127,7 @@ def test_what_the_callback_did_not_return_for_stays_unacknowledged() -> None:
 
 def test_a_callback_that_raises_while_the_broker_is_away_still_says_what_it_raised() -> None:
     source = MemorySource([a_step("run-1")])
-    source.refusals = [Unavailable("gone")]
+    source.refusals = [RetryableError("gone")]
 
     with pytest.raises(ShowError):
         follow(source, failing_at(3, []))
@@ -160,8 +160,8 @@ def test_documents_are_shown_as_they_came() -> None:
 
 def test_an_outage_is_told_once_and_so_is_its_end() -> None:
     bodies = a_step("run-1")
-    away = [Unavailable("nobody answers")] * 5
-    source = MemorySource([bodies[:2], *away, bodies[2:], Unavailable("again"), []])
+    away = [RetryableError("nobody answers")] * 5
+    source = MemorySource([bodies[:2], *away, bodies[2:], RetryableError("again"), []])
     told: list[str | None] = []
 
     counts = follow(source, lambda _: None, until=lambda _: len(told) == 4, on_trouble=told.append, poll_s=0.001)
@@ -173,7 +173,7 @@ def test_an_outage_is_told_once_and_so_is_its_end() -> None:
 def test_an_acknowledgement_that_fails_is_made_again() -> None:
     bodies = a_step("run-1")
     source = MemorySource([bodies, []])
-    source.refusals = [Unavailable("not now"), Unavailable("not now")]
+    source.refusals = [RetryableError("not now"), RetryableError("not now")]
 
     _, counts = shows(source, len(bodies))
 
@@ -184,7 +184,7 @@ def test_an_acknowledgement_that_fails_is_made_again() -> None:
 def test_an_outage_at_the_end_is_no_error() -> None:
     bodies = a_step("run-1")
     source = MemorySource([bodies])
-    source.refusals = [Unavailable("gone")] * 3
+    source.refusals = [RetryableError("gone")] * 3
 
     shown, counts = shows(source, len(bodies))
 
@@ -198,14 +198,14 @@ def test_an_end_is_noticed_during_an_outage(monkeypatch: pytest.MonkeyPatch) -> 
     asked = itertools.count()
 
     counts = follow(
-        MemorySource([Unavailable("gone")]), lambda _: None, until=lambda _: next(asked) > 5, poll_s=0.001
+        MemorySource([RetryableError("gone")]), lambda _: None, until=lambda _: next(asked) > 5, poll_s=0.001
     )  # fmt: skip
 
     assert counts == Counts(troubles=1)
 
 
 def test_a_refusal_is_an_error_of_the_users() -> None:
-    source = MemorySource([a_step("run-1")[:1], Refused("no topic x; create it")])
+    source = MemorySource([a_step("run-1")[:1], RefusedError("no topic x; create it")])
 
     with pytest.raises(StatusRefusedError, match="no topic x; create it"):
         follow(source, lambda _: None)

@@ -21,7 +21,7 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import PIPELINE, EventSource, StepEvent, seal
+from components.shared.events.event import PIPELINE, EventSource, StepEvent, encode
 from components.shared.events.watch import Message
 
 Ending = Literal["succeeded", "failed", "cancelled"]
@@ -39,10 +39,10 @@ class Voice:
         self._now = begin
 
     def says(self, state: State, data: Any) -> bytes:
-        sealed = seal(self._speaker, self._sequence, state, self._now, data)
+        body = encode(self._speaker, self._sequence, state, self._now, data).body
         self._sequence += 1
         self._now += A_SECOND
-        return sealed
+        return body
 
 
 def progress(epoch: int, epochs: int, **more: Any) -> Progress:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.events.event import EventSource
+from components.shared.events.event import EncodedEvent, EventSource
 from components.shared.events.spool import Spool
 from components.shared.events.stream import StatusStream, make_spool
-from components.shared.events.transport import DeliveryError, Patience, Sealed, Transport
+from components.shared.events.transport import DeliveryError, TimeLeft, Transport
 from tests.shared.events.told import Voice, progress
 
 LOG = logging.getLogger("tests.delivery")
@@ -43,20 +43,20 @@ class ScriptedTransport:
     A `DeliveryError` takes as many events of the window as it says it has.
 
     Attributes:
-        sealed: The events in the order they were taken.
+        events: In the order they were taken.
         windows: How many events it was given at a time.
         closed: How often it was closed.
     """
 
-    def __init__(self, name: str = "kafka", acts: Iterable[Act] = (), *, place: str = "") -> None:
+    def __init__(self, name: str = "kafka", acts: Iterable[Act] = (), *, address: str = "") -> None:
         self.name = name
-        self.place = place or f"{name} in memory"
-        self.sealed: list[Sealed] = []
+        self.address = address or f"{name} in memory"
+        self.events: list[EncodedEvent] = []
         self.windows: list[int] = []
         self.closed = 0
         self._acts = iter(acts)
 
-    def send(self, events: Sequence[Sealed], patience: Patience) -> None:
+    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
         self.windows.append(len(events))
         act = next(self._acts, None)
         if isinstance(act, TakesAndFails):
@@ -69,8 +69,8 @@ class ScriptedTransport:
             act()
         self._take(events)
 
-    def _take(self, events: Sequence[Sealed]) -> None:
-        self.sealed += events
+    def _take(self, events: Sequence[EncodedEvent]) -> None:
+        self.events += events
 
     def close(self) -> None:
         self.closed += 1
@@ -78,7 +78,7 @@ class ScriptedTransport:
     @property
     def taken(self) -> list[bytes]:
         """The events' bytes."""
-        return [event.body for event in self.sealed]
+        return [event.body for event in self.events]
 
     @property
     def ids(self) -> list[str]:

@@ -17,7 +17,7 @@ from components.shared.errors import StatusRefusedError, StatusUnavailableError
 from components.shared.events.kafka.login import login_arguments
 from components.shared.events.kafka.probe import probe
 from components.shared.events.kafka.settings import KafkaSettings, kafka_settings, refer_to_secrets
-from components.shared.events.transport import Patience, Refused, Unavailable
+from components.shared.events.transport import RefusedError, RetryableError, TimeLeft
 from components.shared.logs import silence
 
 # Enough for a broker that is seconds away; a call of this client cannot be cut short.
@@ -78,28 +78,28 @@ class KafkaConnection:
         """Where it is, for people."""
         return f"Kafka {','.join(self.servers)} topic {self.topic}"
 
-    def check(self, patience: Patience) -> TopicDescription:
+    def check(self, time_left: TimeLeft) -> TopicDescription:
         """Find out whether the brokers answer, accept the login and have the topic.
 
         Args:
-            patience: How long to try.
+            time_left: How long to try.
 
         Raises:
-            Refused: Until a setting is changed.
-            Unavailable: Not now.
+            RefusedError: Until a setting is changed.
+            RetryableError: Not now.
         """
         from kafka.errors import KafkaError, KafkaTimeoutError
 
         try:
             settings = self.settings
         except StatusRefusedError as error:
-            raise Refused(str(error)) from error
+            raise RefusedError(str(error)) from error
         except StatusUnavailableError as error:  # as little a reason to end a step as a broker that is away
-            raise Unavailable(str(error)) from error
-        probe(self.servers, settings, patience)
+            raise RetryableError(str(error)) from error
+        probe(self.servers, settings, time_left)
         with _causes() as causes:
             try:
-                return self.describe(min(patience(), _CONNECT_S))
+                return self.describe(min(time_left(), _CONNECT_S))
             except KafkaError as error:
                 # That the time is over is the least of what there is to tell.
                 told = [cause for cause in causes if not isinstance(cause, KafkaTimeoutError)]
@@ -190,10 +190,10 @@ class KafkaConnection:
             metrics_enabled=False,
         )
 
-    def trouble(self, error: BaseException) -> Refused | Unavailable:
+    def trouble(self, error: BaseException) -> RefusedError | RetryableError:
         """What an error that kafka-python raised or logged means."""
         final, message = _meaning(error, self.place)
-        return Refused(message) if final else Unavailable(message)
+        return RefusedError(message) if final else RetryableError(message)
 
 
 def _give_own_random() -> None:

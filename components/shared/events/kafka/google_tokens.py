@@ -15,7 +15,7 @@ from functools import partial
 from components.shared.errors import StatusRefusedError
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import register_secret
-from components.shared.events.transport import Unavailable
+from components.shared.events.transport import RetryableError
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _REQUEST_S = 10.0
@@ -31,7 +31,7 @@ def google_token() -> str:
 
     Raises:
         StatusRefusedError: There are no application default credentials, or they are not accepted.
-        Unavailable: Whoever gives tokens for them does not answer, or not now.
+        RetryableError: Whoever gives tokens for them does not answer, or not now.
     """
     import google.auth
     from google.auth.exceptions import GoogleAuthError, TransportError
@@ -43,7 +43,7 @@ def google_token() -> str:
     except GoogleAuthError as error:
         reason = reason_of(error)
         if error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError):
-            raise Unavailable(f"KAFKA_SASL_OAUTH_PROVIDER=google: no token for now: {reason}") from error
+            raise RetryableError(f"KAFKA_SASL_OAUTH_PROVIDER=google: no token for now: {reason}") from error
         raise StatusRefusedError(f"KAFKA_SASL_OAUTH_PROVIDER=google: no usable Google credentials: {reason}") from error
     except ODD_FILE as error:
         reason = reason_of(error)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from components.shared.errors import StatusRefusedError
 from components.shared.events.kafka.client import KafkaConnection, close_consumer
-from components.shared.events.transport import DeliveryError, Unavailable, patience_of
+from components.shared.events.transport import DeliveryError, RetryableError, countdown
 
 _WINDOW = 2_000
 _CONTACT_S = 2.0  # a broker that has said nothing by then is away, however long the reading may take
@@ -81,7 +81,7 @@ class _Reading:
         self._topic = topic
         self._since = since
         self._key = key
-        self._patience = patience_of(within_s)
+        self._patience = countdown(within_s)
 
     def run(self) -> None:
         """Read; what goes wrong is left in `trouble`."""
@@ -104,7 +104,7 @@ class _Reading:
         from kafka import TopicPartition
         from kafka.errors import KafkaError
 
-        contact = patience_of(_CONTACT_S)
+        contact = countdown(_CONTACT_S)
         described = connection.check(lambda: min(self._patience(), contact()))
         partitions = [TopicPartition(self._topic, number) for number in described.partitions]
         try:
@@ -129,7 +129,7 @@ class _Reading:
         except KafkaError as error:
             raise connection.trouble(error) from error
         if left:
-            raise Unavailable(self.late)
+            raise RetryableError(self.late)
 
     def _assign(self, consumer: Any, partitions: list[Any]) -> dict[Any, int]:
         """Begin where the time says; the ends of the partitions that have something to read from there."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.shared.errors import StatusRefusedError
 from components.shared.events.kafka.settings import KafkaSettings
-from components.shared.events.transport import Refused
+from components.shared.events.transport import RefusedError
 
 
 def log_in(server: str, settings: KafkaSettings, ask: Callable[[bytes], bytes]) -> None:
@@ -24,8 +24,8 @@ def log_in(server: str, settings: KafkaSettings, ask: Callable[[bytes], bytes]) 
         ask: Sends the body of one SaslAuthenticate request of version 0, and returns that of the answer.
 
     Raises:
-        Refused: The login is not accepted.
-        Unavailable: Whoever gives tokens for it does not answer.
+        RefusedError: The login is not accepted.
+        RetryableError: Whoever gives tokens for it does not answer.
         OSError: The server does not answer.
     """
     from kafka.net.sasl import get_sasl_mechanism
@@ -40,16 +40,18 @@ def log_in(server: str, settings: KafkaSettings, ask: Callable[[bytes], bytes]) 
             message: bytes = mechanism.auth_bytes()
             code, reason, data = _read(ask(struct.pack(">i", len(message)) + message))
             if code:
-                raise Refused(f"Kafka {server} does not accept the login: {reason or f'error {code}'}; check {check}")
+                raise RefusedError(
+                    f"Kafka {server} does not accept the login: {reason or f'error {code}'}; check {check}"
+                )
             mechanism.receive(data)
     except StatusRefusedError as error:
-        raise Refused(f"Kafka {server}: {error}") from error
+        raise RefusedError(f"Kafka {server}: {error}") from error
     except ConnectionError as error:  # a refusal may be lost with the connection that it came by
-        raise Refused(f"Kafka {server} closes the connection during the login; check {check}") from error
+        raise RefusedError(f"Kafka {server} closes the connection during the login; check {check}") from error
     except (ValueError, KeyError, struct.error) as error:  # of the answer
-        raise Refused(f"Kafka {server} does not know the login: {error}; check {check}") from error
+        raise RefusedError(f"Kafka {server} does not know the login: {error}; check {check}") from error
     if not mechanism.is_authenticated():
-        raise Refused(f"Kafka {server} does not accept the login; check {check}")
+        raise RefusedError(f"Kafka {server} does not accept the login; check {check}")
 
 
 def login_arguments(settings: KafkaSettings) -> dict[str, Any]:

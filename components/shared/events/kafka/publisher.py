@@ -1,4 +1,4 @@
-"""Sealed events to a Kafka topic.
+"""EncodedEvent events to a Kafka topic.
 
 A window is one batch of an idempotent producer with one request in flight: the broker takes all of it or nothing, and
 the next window is only made when this one was taken. The client halves a batch that is larger than the topic takes, in
@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from components.shared.events.event import CONTENT_TYPE
+from components.shared.events.event import CONTENT_TYPE, EncodedEvent
 from components.shared.events.kafka.client import KafkaConnection
-from components.shared.events.transport import Patience, Sealed, TooLarge, Unavailable
+from components.shared.events.transport import RetryableError, TimeLeft, TooLargeError
 
 # Above one window, so that a window is one batch.
 _BATCH_BYTES = 1_000_000
@@ -45,19 +45,19 @@ class KafkaTransport:
 
     def __init__(self, servers: Sequence[str], topic: str) -> None:
         self._connection = KafkaConnection(servers, topic)
-        self.place = self._connection.place
+        self.address = self._connection.place
         self._producer: Any = None
         self._has_asked_for_limit = False
         self._limit: int | None = None
 
-    def send(self, events: Sequence[Sealed], patience: Patience) -> None:
+    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
         """Publish a window."""
         from kafka.errors import KafkaError
 
         try:
             if self._producer is None:
-                self._connect(patience)
-            self._publish(events, patience)
+                self._connect(time_left)
+            self._publish(events, time_left)
         except KafkaError as error:  # of connecting
             self.close()
             raise self._connection.trouble(error) from error
@@ -65,7 +65,7 @@ class KafkaTransport:
             self.close()
             raise
 
-    def _publish(self, events: Sequence[Sealed], patience: Patience) -> None:
+    def _publish(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
         from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
         given_up = time.monotonic() + _ANSWER_S
@@ -77,22 +77,22 @@ class KafkaTransport:
                         self._connection.topic, key=event.key.encode(), value=event.body, headers=_headers(event)
                     )
                 )
-        while (left := min(patience(), given_up - time.monotonic())) > 0 and not all(one.is_done for one in futures):
+        while (left := min(time_left(), given_up - time.monotonic())) > 0 and not all(one.is_done for one in futures):
             with suppress(KafkaError):  # the futures tell what became of the events
                 self._producer.flush(timeout=min(left, _GLANCE_S))
         for number, future in enumerate(futures):
             if not future.is_done:
-                raise Unavailable(f"{self.place} does not answer", number)
+                raise RetryableError(f"{self.address} does not answer", number)
             if future.failed():
                 if isinstance(future.exception, MessageSizeTooLargeError | RecordListTooLargeError):
-                    raise self._too_large(events, number, patience)
+                    raise self._too_large(events, number, time_left)
                 trouble = self._connection.trouble(future.exception)
                 trouble.delivered = number
                 raise trouble from future.exception
         if len(futures) < len(events):
-            raise self._too_large(events, len(futures), patience)
+            raise self._too_large(events, len(futures), time_left)
 
-    def _too_large(self, events: Sequence[Sealed], number: int, patience: Patience) -> TooLarge:
+    def _too_large(self, events: Sequence[EncodedEvent], number: int, time_left: TimeLeft) -> TooLargeError:
         """That an event is, with its size and, where its user may ask for it, the topic's limit."""
         from kafka.record.default_records import DefaultRecordBatchBuilder
 
@@ -100,14 +100,14 @@ class KafkaTransport:
         size = DefaultRecordBatchBuilder.estimate_size_in_bytes(event.key.encode(), event.body, _headers(event))
         if not self._has_asked_for_limit:
             self._has_asked_for_limit = True
-            self._limit = self._connection.size_limit(min(patience(), _LIMIT_S))
+            self._limit = self._connection.size_limit(min(time_left(), _LIMIT_S))
         of = "" if self._limit is None else f" of {self._limit:,}"
-        return TooLarge(f"{self.place}: an event of {size:,} bytes is above its max.message.bytes{of}", number)
+        return TooLargeError(f"{self.address}: an event of {size:,} bytes is above its max.message.bytes{of}", number)
 
-    def _connect(self, patience: Patience) -> None:
+    def _connect(self, time_left: TimeLeft) -> None:
         from kafka import KafkaProducer
 
-        version = self._connection.check(patience).version
+        version = self._connection.check(time_left).version
         self._producer = KafkaProducer(
             **{"api_version": version} | self._connection.arguments,
             acks="all",
@@ -137,6 +137,6 @@ class KafkaTransport:
             producer.close(timeout=0)
 
 
-def _headers(event: Sealed) -> list[tuple[str, bytes]]:
+def _headers(event: EncodedEvent) -> list[tuple[str, bytes]]:
     attributes = [(f"ce_{name}", text.encode()) for name, text in event.attributes.items()]
     return [("content-type", CONTENT_TYPE.encode()), *attributes]

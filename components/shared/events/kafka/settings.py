@@ -20,7 +20,7 @@ from typing import Any
 
 from components.shared.errors import StatusRefusedError, StatusUnavailableError
 from components.shared.events.redaction import register_secret
-from components.shared.events.transport import Unavailable
+from components.shared.events.transport import RetryableError
 from components.shared.files import read_regular
 from components.shared.secret_manager import REFERENCE_FORM, fetch_secret, is_reference
 
@@ -82,7 +82,7 @@ def kafka_settings(environment: Mapping[str, str] | None = None) -> KafkaSetting
     """
     try:
         return _read(os.environ if environment is None else environment)
-    except Unavailable as error:
+    except RetryableError as error:
         raise StatusUnavailableError(str(error)) from error
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar, cast
 
 from components.shared.events.kafka.client import KafkaConnection, TopicDescription, close_consumer
-from components.shared.events.transport import Refused, Unavailable, patience_of
+from components.shared.events.transport import RefusedError, RetryableError, countdown
 from components.shared.events.watch import Message
 
 Since = datetime | Literal["beginning", "now"]
@@ -83,22 +83,26 @@ class KafkaSource:
             self.close()
             self._unacknowledged.clear()
             self._is_lost = True
-            raise Unavailable(f"{self.place} no longer has the place that was read last; reading it again") from error
+            raise RetryableError(
+                f"{self.place} no longer has the place that was read last; reading it again"
+            ) from error
         except (errors.KafkaError, OSError) as error:
             self.close()  # a connection that failed may be half dead; the next attempt makes its own
             meaning = self._meaning(error)
             forbidden = isinstance(error, errors.AuthorizationError)
-            raise (meaning if forbidden or not self._was_reached else Unavailable(str(meaning))) from error
-        except Refused as error:
+            raise (meaning if forbidden or not self._was_reached else RetryableError(str(meaning))) from error
+        except RefusedError as error:
             if self._was_reached:  # a topic that is being made anew, brokers that are only just starting
-                raise Unavailable(str(error)) from error
+                raise RetryableError(str(error)) from error
             raise
 
-    def _meaning(self, error: BaseException) -> Refused | Unavailable:
+    def _meaning(self, error: BaseException) -> RefusedError | RetryableError:
         from kafka import errors
 
         if isinstance(error, errors.GroupAuthorizationFailedError):
-            return Refused(f"{self.place}: its user may not use the consumer group {self._group}; grant Read on it")
+            return RefusedError(
+                f"{self.place}: its user may not use the consumer group {self._group}; grant Read on it"
+            )
         return self._connection.trouble(error)
 
     def _receive(self, timeout_s: float) -> list[Message]:
@@ -132,7 +136,7 @@ class KafkaSource:
                 self.close()  # opened again at the same place, with all of them
         if self._consumer is None:
             self._attempts += 1
-            topic = self._connection.check(patience_of(_ANSWER_S))
+            topic = self._connection.check(countdown(_ANSWER_S))
             self._consumer = self._opened(topic.version, self._partitions(topic))
             self._was_reached, self._is_lost = True, False
             self._heard_at = self._looked_at = time.monotonic()
@@ -170,17 +174,17 @@ class KafkaSource:
 
     def _beginnings(self, consumer: Any, partitions: list[Any]) -> dict[Any, int]:
         """Where to begin reading partitions of which nothing was read."""
-        patience = _ANSWER_S * 1000
+        time_left = _ANSWER_S * 1000
         # Before the look by time: what comes in between is read then, not missed.
-        ends: dict[Any, int] = consumer.end_offsets(partitions, timeout_ms=patience)
+        ends: dict[Any, int] = consumer.end_offsets(partitions, timeout_ms=time_left)
         if self._since == "now" and self._attempts == 1:
             return ends
         # A partition that was added while watching is all new.
         if self._since == "beginning" or (self._was_reached and not self._is_lost):
-            oldest: dict[Any, int] = consumer.beginning_offsets(partitions, timeout_ms=patience)
+            oldest: dict[Any, int] = consumer.beginning_offsets(partitions, timeout_ms=time_left)
             return oldest
         # Now was when the first attempt to connect was made, also if that failed.
         moment = self._made if self._since == "now" else self._since
         milliseconds = max(0, int(moment.timestamp() * 1000))
-        found = consumer.offsets_for_times(dict.fromkeys(partitions, milliseconds), timeout_ms=patience)
+        found = consumer.offsets_for_times(dict.fromkeys(partitions, milliseconds), timeout_ms=time_left)
         return {each: found[each].offset if found[each] is not None else ends[each] for each in partitions}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from components.shared.errors import StatusRefusedError
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import register_secret
-from components.shared.events.transport import Unavailable
+from components.shared.events.transport import RetryableError
 from components.shared.logs import silence
 from components.shared.strict_json import read_json
 
@@ -75,7 +75,7 @@ def open_channel(credentials_file: str | None) -> Any:
 
     Raises:
         StatusRefusedError: The credentials are missing, cannot be used or are not accepted.
-        Unavailable: Whoever gives tokens for them does not answer, or not now.
+        RetryableError: Whoever gives tokens for them does not answer, or not now.
     """
     import grpc
 
@@ -102,7 +102,7 @@ def _log_in(credentials: google.auth.credentials.Credentials, request: Any, wher
     except GoogleAuthError as error:
         if _is_refusal(error):
             raise StatusRefusedError(f"{where}: not accepted: {reason_of(error)}") from error
-        raise Unavailable(f"{where}: no token for now: {reason_of(error)}") from error
+        raise RetryableError(f"{where}: no token for now: {reason_of(error)}") from error
     register_secret(str(credentials.token))
 
 

@@ -1,4 +1,4 @@
-"""Sealed events to a Pub/Sub topic.
+"""EncodedEvent events to a Pub/Sub topic.
 
 One call publishes one window, or a part of one that is too large, and is retried by our own delivery, so the client's
 batching, its futures and its paused ordering keys are not used: the order is kept because a window is only sent when
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from components.shared.errors import StatusRefusedError
-from components.shared.events.event import CONTENT_TYPE
+from components.shared.events.event import CONTENT_TYPE, EncodedEvent
 from components.shared.events.pubsub.client import (
     check_credentials_file,
     explain,
@@ -19,7 +19,13 @@ from components.shared.events.pubsub.client import (
     open_channel,
     require_client,
 )
-from components.shared.events.transport import DeliveryError, Patience, Refused, Sealed, TooLarge, Unavailable
+from components.shared.events.transport import (
+    DeliveryError,
+    RefusedError,
+    RetryableError,
+    TimeLeft,
+    TooLargeError,
+)
 
 _LATE_LIMIT = 5  # calls in a row that ran out of time
 
@@ -41,7 +47,7 @@ class PubSubTransport:
     def __init__(self, topic: str, credentials_file: str | None = None, timeout_s: float = 3.0) -> None:
         check_credentials_file(credentials_file)
         require_client("PUB_SUB_TOPIC")
-        self.place = f"Pub/Sub {topic}"
+        self.address = f"Pub/Sub {topic}"
         self._topic = topic
         self._credentials_file = credentials_file
         self._timeout_s = timeout_s
@@ -49,14 +55,14 @@ class PubSubTransport:
         self._channel: Any = None
         self._client: Any = None
 
-    def send(self, events: Sequence[Sealed], patience: Patience) -> None:
+    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
         """Publish a window in one call, or in several that are smaller where the service refuses it for its size."""
         done, most = 0, len(events)
         while done < len(events):
             part = events[done : done + most]
             try:
-                self._publish(part, patience)
-            except TooLarge as error:
+                self._publish(part, time_left)
+            except TooLargeError as error:
                 if len(part) == 1:
                     error.delivered = done
                     raise
@@ -67,7 +73,7 @@ class PubSubTransport:
             else:
                 done += len(part)
 
-    def _publish(self, events: Sequence[Sealed], patience: Patience) -> None:
+    def _publish(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
         from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, RetryError
         from google.auth.exceptions import GoogleAuthError
         from google.pubsub_v1.types import PubsubMessage
@@ -84,24 +90,24 @@ class PubSubTransport:
         ]
         try:
             client = self._connected()
-            timeout_s = max(0.01, min(patience(), self._timeout_s))
+            timeout_s = max(0.01, min(time_left(), self._timeout_s))
             client.publish(request={"topic": self._topic, "messages": messages}, timeout=timeout_s, retry=None)
             self._late = 0
         except StatusRefusedError as error:
-            raise Refused(str(error)) from error
+            raise RefusedError(str(error)) from error
         except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
             if is_too_large(error):
                 self._late = 0
                 size = sum(len(PubsubMessage.serialize(message)) for message in messages)
                 said = " ".join(str(error).split())
-                raise TooLarge(f"{self.place}: an event of {size:,} bytes is too large: {said}") from error
+                raise TooLargeError(f"{self.address}: an event of {size:,} bytes is too large: {said}") from error
             # A slow connection needs several calls to come up; one that stays silent may be half dead, and one that
             # failed is: the next attempt makes its own.
             self._late = self._late + 1 if isinstance(error, DeadlineExceeded) else _LATE_LIMIT
             if self._late >= _LATE_LIMIT:
                 self.close()
             final, message = explain(error, self._topic, "publisher")
-            raise (Refused(message) if final else Unavailable(message)) from error
+            raise (RefusedError(message) if final else RetryableError(message)) from error
 
     def _connected(self) -> Any:
         if self._client is None:

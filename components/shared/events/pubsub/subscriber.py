@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from components.shared.events.pubsub.client import check_credentials_file, explain, open_channel, require_client
-from components.shared.events.transport import DeliveryError, Refused, Unavailable
+from components.shared.events.transport import DeliveryError, RefusedError, RetryableError
 from components.shared.events.watch import Message
 
 # Few enough to be shown before their leases, of 10 s by default, run out.
@@ -138,7 +138,7 @@ class PubSubSource:
         known = error if isinstance(error, GoogleAPICallError) else from_grpc_error(error)  # type: ignore[no-untyped-call]
         final, message = explain(known, self._subscription, "subscriber")
         # What was there once comes back: a subscription made anew, a permission given again.
-        return Refused(message) if final and not self._was_reached else Unavailable(message)
+        return RefusedError(message) if final and not self._was_reached else RetryableError(message)
 
     def _let_go(self) -> None:
         channel, self._channel, self._transport, self._pull = self._channel, None, None, None
