@@ -2,61 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision.transforms import v2
 
-from components.classifier.batched_colour import Blur, ChannelPermutation, ColourJitter, Noise
-from components.classifier.batched_geometry import INTERPOLATIONS, Affine, Crop, Erasing, Rotation
-from components.classifier.batched_parts import Always, Batched, InAnyOrder, InTurn, OneOf, Sometimes
+from components.classifier.batched_pixels import (
+    Batched,
+    affine,
+    blur,
+    channel_permutation,
+    colour_jitter,
+    crop,
+    erasing,
+    noise,
+    orders,
+    rotation,
+    where_chosen,
+)
 
 # Nothing random, and torchvision's own kernels take batches.
 _ALWAYS = frozenset(
-    {
-        v2.CenterCrop,
-        v2.ConvertImageDtype,
-        v2.Grayscale,
-        v2.Identity,
-        v2.Pad,
-        v2.RGB,
-        v2.ToDtype,
-        v2.ToImage,
-        v2.ToPureTensor,
-    }
+    getattr(v2, name)
+    for name in "CenterCrop ConvertImageDtype Grayscale Identity Pad RGB ToDtype ToImage ToPureTensor".split()
 )
-
 # Nothing random but whether they are applied.
 _SOMETIMES = frozenset(
-    {
-        v2.RandomAdjustSharpness,
-        v2.RandomAutocontrast,
-        v2.RandomEqualize,
-        v2.RandomGrayscale,
-        v2.RandomHorizontalFlip,
-        v2.RandomInvert,
-        v2.RandomPosterize,
-        v2.RandomSolarize,
-        v2.RandomVerticalFlip,
-    }
+    getattr(v2, f"Random{name}")
+    for name in (
+        "AdjustSharpness Autocontrast Equalize Grayscale HorizontalFlip Invert Posterize Solarize VerticalFlip".split()
+    )
 )
-
 # Without a batched equivalent, but what they make has one shape and the dtype it had, whatever chance does.
 _UNIFORM = frozenset(
-    {
-        v2.AugMix,
-        v2.AutoAugment,
-        v2.ElasticTransform,
-        v2.JPEG,
-        v2.RandAugment,
-        v2.RandomPerspective,
-        v2.RandomPhotometricDistort,
-        v2.RandomResizedCrop,
-        v2.Resize,
-        v2.TrivialAugmentWide,
-    }
+    getattr(v2, name)
+    for name in (
+        "AugMix AutoAugment ElasticTransform JPEG RandAugment RandomPerspective RandomPhotometricDistort "
+        "RandomResizedCrop Resize TrivialAugmentWide".split()
+    )
 )
+_PIXELS: dict[type, Callable[[Any, torch.device], Batched | None]] = {
+    v2.ColorJitter: colour_jitter,
+    v2.GaussianBlur: blur,
+    v2.GaussianNoise: noise,
+    v2.RandomAffine: affine,
+    v2.RandomChannelPermutation: channel_permutation,
+    v2.RandomCrop: crop,
+    v2.RandomErasing: erasing,
+    v2.RandomRotation: rotation,
+}
+
+
+@dataclass(frozen=True)
+class _InTurn:
+    parts: Sequence[Batched]
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        for part in self.parts:
+            images = part(images, generator)
+        return images
+
+
+@dataclass(frozen=True)
+class _Sometimes:
+    parts: Sequence[Batched]
+    probability: float
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        chosen = torch.rand(len(images), generator=generator, device=generator.device) < self.probability
+        return where_chosen(chosen, images, lambda some, _: _InTurn(self.parts)(some, generator))
+
+
+@dataclass(frozen=True)
+class _OneOf:
+    parts: Sequence[Batched]
+    probabilities: Tensor
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        choice = torch.multinomial(self.probabilities, len(images), replacement=True, generator=generator)
+        return _each_where(self.parts, choice, images, generator)
+
+
+@dataclass(frozen=True)
+class _InAnyOrder:
+    parts: Sequence[Batched]
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        for choice in orders(len(images), len(self.parts), generator).unbind(1):
+            images = _each_where(self.parts, choice, images, generator)
+        return images
+
+
+def _each_where(parts: Sequence[Batched], choice: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
+    for number, part in enumerate(parts):
+        images = where_chosen(choice == number, images, lambda some, _, part=part: part(some, generator))  # type: ignore[misc]
+    return images
+
+
+def rehearse(part: Batched, images: Tensor, generator: torch.Generator) -> Tensor:
+    """As a call of the part, but every branch that chance may take is taken.
+
+    Raises:
+        ValueError: A branch changes shape or dtype, so that images of one batch would differ.
+    """
+    if isinstance(part, _InTurn):
+        for inner in part.parts:
+            images = rehearse(inner, images, generator)
+        return images
+    if not isinstance(part, _Sometimes | _OneOf | _InAnyOrder):
+        return part(images, generator)
+    for branch in [_InTurn(part.parts)] if isinstance(part, _Sometimes) else part.parts:
+        done = rehearse(branch, images, generator)
+        if (done.shape, done.dtype) != (images.shape, images.dtype):
+            raise ValueError(f"some images are {tuple(done.shape[1:])} of {done.dtype} and some are as they were")
+    return images
 
 
 def batched(transform: Any, device: torch.device) -> Batched | None:
@@ -70,12 +132,28 @@ def batched(transform: Any, device: torch.device) -> Batched | None:
         The equivalent; None where there is none for this class or these arguments.
     """
     kind = type(transform)
-    if kind in _ALWAYS:
-        return None if isinstance(getattr(transform, "fill", None), dict) else Always(transform)
-    if kind in _SOMETIMES:
-        return Sometimes(Always(transform), transform.p)
-    maker = _MAKERS.get(kind)
-    return None if maker is None else maker(transform, device)
+    if kind in _ALWAYS | _SOMETIMES:
+        if isinstance(getattr(transform, "fill", None), dict):
+            return None
+
+        def always(images: Tensor, _generator: torch.Generator) -> Tensor:
+            done: Tensor = transform.transform(images, transform.make_params([images]))
+            return done.as_subclass(Tensor)
+
+        return _Sometimes([always], transform.p) if kind in _SOMETIMES else always
+    if kind in _PIXELS:
+        part = _PIXELS[kind](transform, device)
+        return _Sometimes([part], transform.p) if kind is v2.RandomErasing and part is not None else part
+    if kind not in (v2.Compose, v2.RandomApply, v2.RandomChoice, v2.RandomOrder):
+        return None
+    parts = [part for inner in transform.transforms if (part := batched(inner, device)) is not None]
+    if len(parts) < len(transform.transforms):
+        return None
+    if kind is v2.RandomApply:
+        return _Sometimes(parts, transform.p)
+    if kind is v2.RandomChoice:
+        return _OneOf(parts, torch.tensor(transform.p, device=device))
+    return _InTurn(parts) if kind is v2.Compose else _InAnyOrder(parts)
 
 
 def is_never_random(transform: Any) -> bool:
@@ -87,66 +165,3 @@ def is_never_random(transform: Any) -> bool:
 def keeps_batches_uniform(transform: Any) -> bool:
     """Whether images that go through a transform one by one still have one shape and dtype afterwards."""
     return type(transform) in _UNIFORM
-
-
-def _crop(transform: Any, _: torch.device) -> Batched | None:
-    return None if isinstance(transform.fill, dict) else Crop(transform)
-
-
-def _known_sampling(transform: Any) -> bool:
-    interpolation = getattr(transform.interpolation, "value", transform.interpolation)
-    return interpolation in INTERPOLATIONS and not isinstance(transform.fill, dict)
-
-
-def _affine(transform: Any, device: torch.device) -> Batched | None:
-    return Affine(transform, device) if _known_sampling(transform) else None
-
-
-def _rotation(transform: Any, device: torch.device) -> Batched | None:
-    # With expand, every image gets a size of its own.
-    return Rotation(transform, device) if _known_sampling(transform) and not transform.expand else None
-
-
-def _erasing(transform: Any, device: torch.device) -> Batched:
-    return Sometimes(Erasing(transform, device), transform.p)
-
-
-def _parts(transform: Any, device: torch.device) -> list[Batched] | None:
-    parts = [part for inner in transform.transforms if (part := batched(inner, device)) is not None]
-    return parts if len(parts) == len(transform.transforms) else None
-
-
-def _compose(transform: Any, device: torch.device) -> Batched | None:
-    parts = _parts(transform, device)
-    return None if parts is None else InTurn(parts)
-
-
-def _apply(transform: Any, device: torch.device) -> Batched | None:
-    parts = _parts(transform, device)
-    return None if parts is None else Sometimes(InTurn(parts), transform.p)
-
-
-def _choice(transform: Any, device: torch.device) -> Batched | None:
-    parts = _parts(transform, device)
-    return None if parts is None else OneOf(parts, torch.tensor(transform.p, device=device))
-
-
-def _order(transform: Any, device: torch.device) -> Batched | None:
-    parts = _parts(transform, device)
-    return None if parts is None else InAnyOrder(parts)
-
-
-_MAKERS: dict[type, Callable[[Any, torch.device], Batched | None]] = {
-    v2.ColorJitter: lambda transform, _: ColourJitter(transform),
-    v2.Compose: _compose,
-    v2.GaussianBlur: lambda transform, _: Blur(transform),
-    v2.GaussianNoise: lambda transform, _: Noise(transform),
-    v2.RandomAffine: _affine,
-    v2.RandomApply: _apply,
-    v2.RandomChannelPermutation: lambda *_: ChannelPermutation(),
-    v2.RandomChoice: _choice,
-    v2.RandomCrop: _crop,
-    v2.RandomErasing: _erasing,
-    v2.RandomOrder: _order,
-    v2.RandomRotation: _rotation,
-}

@@ -165,7 +165,7 @@ class Attempt:
 
             for line in rehearse_transforms(params.additional_transforms, params.image_shape):
                 _log.warning("%s", line)
-            for line in trainer.transforms.lines(len(training.images)):
+            for line in trainer.transforms.describe_cost(len(training.images)):
                 _log.info("%s", line)
         return trainer
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from components.classifier.augment import random_flips
-from components.classifier.augmentation import Augmentation
+from components.classifier.augmentation import Augmentation, random_flips
 from components.classifier.batches import ImageStore, Normaliser, batch_slices
 from components.classifier.inference import Predictions
 from components.classifier.losses import Criterion, counts_of

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.classifier.augment import PerImageTransforms, random_flips
+from components.classifier.augmentation import PerImageTransforms, random_flips
 from components.shared.errors import ParamsError
 from components.shared.params.types import TransformSpec
 from tests.configs import Entry, transform

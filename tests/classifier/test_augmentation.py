@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from components.classifier.augment import PerImageTransforms
-from components.classifier.augmentation import Augmentation
+from components.classifier.augmentation import Augmentation, PerImageTransforms
 from components.shared.errors import ParamsError
 from components.shared.params.types import TransformSpec
 from tests.classifier.both_ways import CPU, alike, equally_often, outcomes
@@ -36,7 +35,7 @@ def noise(count: int, shape: tuple[int, int, int] = (8, 8, 1), seed: int = 0) ->
 
 def how(*entries: Entry, shape: tuple[int, int, int] = (8, 8, 1)) -> list[str]:
     """Which transforms run how, without what it costs."""
-    return [line.split(":")[0] for line in augmentation(*entries, shape=shape).lines(60_000)]
+    return [line.split(":")[0] for line in augmentation(*entries, shape=shape).describe_cost(60_000)]
 
 
 INVERT = transform("RandomInvert", p=1)
@@ -109,7 +108,7 @@ def test_the_log_says_what_runs_how(entries: list[Entry], runs: list[str]) -> No
 
 
 def test_the_log_says_what_it_costs() -> None:
-    lines = augmentation(INVERT, STRAIGHT).lines(60_000)
+    lines = augmentation(INVERT, STRAIGHT).describe_cost(60_000)
     for line in lines:
         assert re.fullmatch(r"Random\w+ runs [a-z ]+: [\d.e-]+ ms an image; about [\d.]+ s an epoch of 60,000", line)
 
@@ -117,7 +116,7 @@ def test_the_log_says_what_it_costs() -> None:
 def test_trying_out_and_measuring_take_nothing_from_the_runs_random_numbers() -> None:
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    augmentation(transform("RandomRotation", degrees=30), transform("RandomPerspective"), INVERT).lines(100)
+    augmentation(transform("RandomRotation", degrees=30), transform("RandomPerspective"), INVERT).describe_cost(100)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

@@ -97,7 +97,7 @@ def test_outcomes_are_the_same_where_the_host_cannot_count_the_chosen(
     """As on a GPU: every image is worked on, and the chosen ones are kept."""
     images = pictures(1, 3, 2).expand(2000, -1, -1, -1)
     found = outcomes(as_batch(transform, images))
-    monkeypatch.setattr("components.classifier.batched_parts._host_can_count", lambda device: False)
+    monkeypatch.setattr("components.classifier.batched_pixels.host_can_count", lambda device: False)
     again = outcomes(as_batch(transform, images, seed=1))
     assert set(again) == set(found)
     assert equally_often(again, found)

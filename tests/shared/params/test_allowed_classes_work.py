@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.classifier.augment import PerImageTransforms
+from components.classifier.augmentation import PerImageTransforms
 from components.classifier.building import build
 from components.classifier.check import check_dict
 from components.classifier.losses import Criterion
