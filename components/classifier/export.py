@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from components.classifier.batches import Normaliser
+from components.classifier.images import Normaliser
 from components.classifier.network import Network
 from components.shared.artifacts.artifact import ImageShape, Normalisation
 from components.shared.files import writing

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from components.classifier.batches import Normaliser, StoredImages
+from components.classifier.images import Normaliser, StoredImages
 from components.classifier.metrics import Integers, Metrics, Reals, metrics_of
 from components.classifier.network import Network
 

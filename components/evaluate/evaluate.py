@@ -14,13 +14,12 @@ import numpy as np
 import torch
 
 from components.classifier.batch_log import log_batches
-from components.classifier.batches import ImageStore, Normaliser
 from components.classifier.device import choose_device, describe_device, make_repeatable
+from components.classifier.images import ImageStore, Normaliser, store_images
 from components.classifier.inference import Predictions, predict
 from components.classifier.load import load_network
 from components.classifier.metrics import Integers, Metrics, confusion_matrix, per_class
 from components.classifier.network import Network
-from components.classifier.placement import store_images
 from components.evaluate.confident_errors import Mistake, surest_mistakes
 from components.evaluate.findings import Findings
 from components.evaluate.fit import check_fit

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 
 from components.classifier.batch_log import log_batches
-from components.classifier.batches import Normaliser
 from components.classifier.check import frozen_layers
-from components.classifier.device import describe_device, make_repeatable
-from components.classifier.device_memory import free_bytes
+from components.classifier.device import describe_device, free_bytes, make_repeatable
+from components.classifier.images import Normaliser, store_images
 from components.classifier.inference import Predictions
 from components.classifier.initial_weights import start_network, told
 from components.classifier.network import LayerTable, network_of
-from components.classifier.placement import store_images
 from components.shared.artifacts.artifact import Normalisation
 from components.shared.artifacts.dataset import Dataset
 from components.shared.artifacts.model import EpochRecord, Speed

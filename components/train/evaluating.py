@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 from torch import Tensor
 
-from components.classifier.batches import Normaliser, StoredImages
+from components.classifier.images import Normaliser, StoredImages
 from components.classifier.inference import Predictions, chunk_size, predict
 from components.classifier.network import Network
 from components.train.group import Group

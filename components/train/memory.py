@@ -8,9 +8,8 @@ from typing import TypeVar
 
 import torch
 
-from components.classifier.device import describe_device
+from components.classifier.device import describe_device, is_out_of_memory
 from components.classifier.inference import chunk_size
-from components.classifier.out_of_memory import is_out_of_memory
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.types import first_line
 from components.train.trainer import Trainer

@@ -19,8 +19,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from components.classifier.batches import ResidentImages
-from components.classifier.out_of_memory import is_out_of_memory
+from components.classifier.device import is_out_of_memory
+from components.classifier.images import ResidentImages
 from components.shared.artifacts.model import Speed
 from components.shared.seeds import derived_seed
 from components.train.timing import Timing

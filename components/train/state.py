@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.classifier.device import describe_device
-from components.classifier.out_of_memory import is_out_of_memory
+from components.classifier.device import describe_device, is_out_of_memory
 from components.shared.artifacts.model import EpochRecord, StartedFrom
 from components.shared.errors import CheckpointError
 from components.shared.params.allowed_classes import shortened

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from components.classifier.augmentation import Augmentation, random_flips
-from components.classifier.batches import ImageStore, Normaliser, batch_slices
+from components.classifier.images import ImageStore, Normaliser, batch_slices
 from components.classifier.inference import Predictions
 from components.classifier.losses import Criterion, counts_of
 from components.classifier.network import Network

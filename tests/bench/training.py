@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from components.classifier.batches import Normaliser, ResidentImages
 from components.classifier.device import make_repeatable
+from components.classifier.images import Normaliser, ResidentImages
 from components.classifier.network import network_of
 from components.classifier.optimisers import build_optimiser
 from components.shared.artifacts.artifact import Normalisation

@@ -14,11 +14,9 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from components.classifier import inference
-from components.classifier.batches import ImageStore, Normaliser, ResidentImages
+from components.classifier.images import ImageStore, MappedImages, Normaliser, ResidentImages, store_images
 from components.classifier.inference import Predictions, chunk_size, predict
-from components.classifier.mapped_images import MappedImages
 from components.classifier.network import Network, network_of
-from components.classifier.placement import store_images
 from components.shared.artifacts.artifact import Normalisation
 from components.shared.artifacts.dataset import DatasetWriter, Images, Labels, Split, open_dataset
 from components.shared.params.params import Params

@@ -199,7 +199,7 @@ def test_eval_batch_size_changes_no_bit(place: AnyPath, tmp_path: Path) -> None:
 
 def test_images_left_on_disk_change_no_bit(place: AnyPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = evaluate(**place.arguments())
-    monkeypatch.setattr("components.classifier.placement.free_bytes", lambda device: 0)
+    monkeypatch.setattr("components.classifier.images.free_bytes", lambda device: 0)
     second = evaluate(**place.arguments(evaluation=tmp_path / "mapped"))
 
     assert without_times(second.manifest) == without_times(first.manifest)

@@ -18,10 +18,9 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from components.classifier.batches import Normaliser
 from components.classifier.device import make_repeatable
+from components.classifier.images import Normaliser, store_images
 from components.classifier.network import network_of
-from components.classifier.placement import store_images
 from components.shared.artifacts.dataset import DatasetWriter, open_dataset
 from components.shared.errors import ShutterlineError
 from components.shared.signals import Terminated, sigterm_raises

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from components.classifier.batches import Normaliser
 from components.classifier.device import make_repeatable
+from components.classifier.images import Normaliser, store_images
 from components.classifier.network import network_of
-from components.classifier.placement import store_images
 from components.shared.artifacts.artifact import sha256_of
 from components.shared.artifacts.dataset import DATASET, open_dataset
 from components.shared.events.data import EventData, Progress

@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from components.classifier.batches import Normaliser
+from components.classifier.images import Normaliser, store_images
 from components.classifier.network import network_of
-from components.classifier.placement import store_images
 from components.data_prep.prepare import prepare
 from components.evaluate.evaluate import evaluate
 from components.shared.artifacts.dataset import open_dataset

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.classifier.out_of_memory import is_out_of_memory
+from components.classifier.device import is_out_of_memory
 from components.shared.artifacts.dataset import DatasetWriter
 from components.shared.errors import ParamsError
 from components.shared.params.params import Params

@@ -15,10 +15,9 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from components.classifier.batches import Normaliser
+from components.classifier.images import Normaliser, store_images
 from components.classifier.inference import predict
 from components.classifier.load import load_network
-from components.classifier.placement import store_images
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.artifacts.model import open_model
 from components.shared.errors import ArtifactError, DivergedError, ParamsError
@@ -171,7 +170,7 @@ def test_weights_do_not_depend_on_where_images_are_kept(
 ) -> None:
     train(dataset=dataset, model=tmp_path / "resident", params=small(flip_images=True))
     # As if the device had no room for the images.
-    monkeypatch.setattr("components.classifier.placement.free_bytes", lambda device: 0)
+    monkeypatch.setattr("components.classifier.images.free_bytes", lambda device: 0)
     train(dataset=dataset, model=tmp_path / "mapped", params=small(flip_images=True))
 
     resident, mapped = (tmp_path / name / "model.safetensors" for name in ("resident", "mapped"))

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from components.classifier.batches import Normaliser
 from components.classifier.device import make_repeatable
+from components.classifier.images import Normaliser, store_images
 from components.classifier.network import network_of
-from components.classifier.placement import store_images
 from components.classifier.rehearsal import rehearse_transforms
 from components.shared.artifacts.dataset import DatasetWriter, open_dataset
 from components.shared.errors import ParamsError

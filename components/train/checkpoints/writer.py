@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from components.classifier.out_of_memory import is_out_of_memory
+from components.classifier.device import is_out_of_memory
 from components.shared.errors import HostMemoryError
 from components.train.checkpoints.format import (
     CheckpointManifest,
