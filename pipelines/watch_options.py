@@ -10,8 +10,8 @@ from pathlib import Path
 
 from components.shared.errors import InputError
 from components.shared.events.event import is_run_id
-from components.shared.events.kafka.subscriber import KafkaSource, Since
-from components.shared.events.pubsub.subscriber import PubSubSource
+from components.shared.events.kafka.subscriber import KafkaSubscriber, Since
+from components.shared.events.pubsub.subscriber import PubSubSubscriber
 from components.shared.events.targets import (
     KAFKA_TOPIC_RULE,
     PUB_SUB_NAME_RULE,
@@ -44,11 +44,11 @@ def open_source(options: argparse.Namespace) -> Source:
             raise InputError(f"{_named(options)}: names neither KAFKA_TOPIC nor PUB_SUB_SUBSCRIPTION to watch")
     if options.kafka is not None or (options.pubsub is None and targets.kafka_topic is not None):
         servers, topic = _kafka_names(options, targets)
-        return KafkaSource(servers, topic, since=_since(options), group=_group(options))
+        return KafkaSubscriber(servers, topic, since=_since(options), group=_group(options))
     for option in ("since", "group"):
         if getattr(options, option) is not None:
             raise InputError(f"--{option}: is for Kafka; a Pub/Sub subscription itself remembers what was shown")
-    return PubSubSource(_subscription(options, targets), targets.credentials_file)
+    return PubSubSubscriber(_subscription(options, targets), targets.credentials_file)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -225,11 +225,11 @@ def _face(place: str, as_json: bool, run: str | None) -> _Face:
 
 
 def _follow(source: Source, options: argparse.Namespace) -> int:
-    from components.shared.events.kafka.subscriber import KafkaSource
+    from components.shared.events.kafka.subscriber import KafkaSubscriber
 
-    forgets = isinstance(source, KafkaSource) and options.group is None
-    ending = _Ending(options, source.place, reads_on=forgets)
-    with _face(source.place, options.json, options.run) as face:
+    forgets = isinstance(source, KafkaSubscriber) and options.group is None
+    ending = _Ending(options, source.address, reads_on=forgets)
+    with _face(source.address, options.json, options.run) as face:
 
         def take(event: StepEvent) -> None:
             face.event(event)

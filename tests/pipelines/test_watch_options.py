@@ -55,7 +55,7 @@ def parse(*options: str) -> argparse.Namespace:
     ],
 )
 def test_what_is_watched(options: list[str], place: str) -> None:
-    assert open_source(parse(*options)).place == place
+    assert open_source(parse(*options)).address == place
 
 
 def test_params_may_be_a_file_of_any_kind(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_params_may_be_a_file_of_any_kind(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(params(**KAFKA))  # JSON is YAML
 
     for file in ("p.json", "p.py", "p.yaml"):
-        assert open_source(parse("--params", str(tmp_path / file))).place == "Kafka a:9092,b:9093 topic status"
+        assert open_source(parse("--params", str(tmp_path / file))).address == "Kafka a:9092,b:9093 topic status"
 
 
 @pytest.mark.parametrize("since", ["beginning", "now", "90s", "10m", "24h", "7d", "2026-01-01", "2026-01-01T10:00Z"])
@@ -103,7 +103,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "params that are wrong": (["--params", params(KAFKA_HOST="a")], "KAFKA_TOPIC"),
     "credentials not there": (
         ["--params", params(**PUB_SUB, GOOGLE_APPLICATION_CREDENTIALS="nowhere.json")],
-        "GOOGLE_APPLICATION_CREDENTIALS: there is no file nowhere.json",
+        "GOOGLE_APPLICATION_CREDENTIALS: nowhere.json cannot be read: No such file or directory; mount it",
     ),
 }
 

@@ -85,8 +85,8 @@ class Broker:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def read(self, *_: object, **__: object) -> kafka_history.History:
-        return kafka_history.History(list(self.records) if self.is_up else [], self.is_up, "" if self.is_up else "away")
+    def read(self, *_: object, **__: object) -> kafka_history.TopicHistory:
+        return kafka_history.TopicHistory(list(self.records) if self.is_up else [], "" if self.is_up else "away")
 
 
 @dataclass

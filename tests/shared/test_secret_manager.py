@@ -51,9 +51,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SecretM
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Giving up comes after tenths of a second instead of seconds."""
-    monkeypatch.setattr(secret_manager, "_PATIENCE_S", 0.4)
-    monkeypatch.setattr(secret_manager, "_ANSWER_S", 0.3)
-    monkeypatch.setattr(secret_manager, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(secret_manager, "TIMEOUT_S", 0.4)
 
 
 def refusal(reference: str, where: str = WHERE) -> str:

@@ -2,10 +2,10 @@
 
 A consumer of one's own is a callback::
 
-    from components.shared.events.kafka.subscriber import KafkaSource
+    from components.shared.events.kafka.subscriber import KafkaSubscriber
     from components.shared.events.watch import follow
 
-    follow(KafkaSource(("localhost:9092",), "status"), lambda event: print(event.run, event.step, event.state))
+    follow(KafkaSubscriber(("localhost:9092",), "status"), lambda event: print(event.run, event.step, event.state))
 
 Brokers deliver at least once. A message is acknowledged after the callback has returned for it, so what a watcher had
 not shown when it was killed is shown by the next one; what is delivered again is dropped by the events' identity.
@@ -30,7 +30,7 @@ from components.shared.events.transport import DeliveryError, RefusedError, Retr
 REMEMBERED = 100_000
 
 # How long shown messages may wait for their acknowledgement when showing a whole window takes long.
-_SETTLE_EVERY_S = 1.0
+SETTLE_EVERY_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _REASON_LIMIT = 200
 
@@ -52,7 +52,7 @@ class Source(Protocol):
     """A subscription on one broker. Used by one thread; nothing is opened before the first call of `receive`."""
 
     @property
-    def place(self) -> str:
+    def address(self) -> str:
         """What is subscribed to, for people."""
         ...
 
@@ -216,7 +216,7 @@ class _Following:
             self._done.append(message)
             if self._is_over():
                 return
-            if time.monotonic() - self._settled_at > _SETTLE_EVERY_S:
+            if time.monotonic() - self._settled_at > SETTLE_EVERY_S:
                 with suppress(RetryableError):  # the next round says so
                     self._settle()
 

@@ -89,8 +89,8 @@ def test_credentials_that_are_not_accepted_are_refused(credentials: Path, in_the
         service_account(credentials, token_uri=google.uri)
         with pytest.raises(StatusRefusedError) as caught:
             google_token()
-    assert str(caught.value) == (
-        "KAFKA_SASL_OAUTH_PROVIDER=google: no usable Google credentials: invalid_grant: Invalid JWT Signature."
+    assert str(caught.value).startswith(
+        "KAFKA_SASL_OAUTH_PROVIDER=google: the Google credentials are not accepted: invalid_grant: Invalid JWT "
     )
     in_the_table("kafka, google: credentials not accepted", str(caught.value))
 
@@ -112,7 +112,7 @@ def test_credentials_that_are_none_are_refused(
         credentials.write_text(content)
     with pytest.raises(StatusRefusedError) as caught:
         google_token()
-    assert str(caught.value).startswith("KAFKA_SASL_OAUTH_PROVIDER=google: no usable Google credentials: ")
+    assert str(caught.value).startswith("KAFKA_SASL_OAUTH_PROVIDER=google: no Google credentials: ")
     assert expected in str(caught.value)
     assert str(credentials) in str(caught.value)
     in_the_table(f"kafka, google: {request.node.callspec.id}", str(caught.value))
@@ -123,7 +123,7 @@ def test_a_damaged_key_is_refused_and_not_told(credentials: Path, in_the_table: 
     service_account(credentials, private_key="\n".join([*lines[:5], *lines[6:]]))
     with pytest.raises(StatusRefusedError) as caught:
         google_token()
-    assert "no usable Google credentials" in str(caught.value)
+    assert "no Google credentials" in str(caught.value)
     assert not any(line in str(caught.value) for line in lines)
     in_the_table("kafka, google: damaged key", str(caught.value))
 
@@ -134,12 +134,12 @@ def test_a_damaged_key_is_refused_and_not_told(credentials: Path, in_the_table: 
 def test_a_server_in_trouble_is_no_refusal(credentials: Path, answer: tuple[int, dict[str, Any]]) -> None:
     with token_server(answer) as google:
         service_account(credentials, token_uri=google.uri)
-        with pytest.raises(RetryableError, match="no token for now"):
+        with pytest.raises(RetryableError, match="no token for the Google credentials for now"):
             google_token()
         assert google.asked > 1
 
 
 def test_a_server_that_is_not_there_is_no_refusal(credentials: Path) -> None:
     service_account(credentials)
-    with pytest.raises(RetryableError, match="no token for now"):
+    with pytest.raises(RetryableError, match="no token for the Google credentials for now"):
         google_token()

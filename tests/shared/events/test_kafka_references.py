@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import ssl
+import stat
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from components.shared import secret_manager
-from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, StatusRefusedError, StatusUnavailableError
-from components.shared.events.kafka.settings import MECHANISMS, kafka_settings
+from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, StatusRefusedError
+from components.shared.events.kafka.settings import client_arguments
 from components.shared.events.redaction import REDACTED, redact
 from components.shared.events.transport import RetryableError
 from components.shared.secret_manager import ENDPOINT_VARIABLE
@@ -22,7 +22,6 @@ from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.sasl import SaslRelay
 from tests.peers.secret_manager import SecretManager
 from tests.peers.tls import Certificates
-from tests.pipelines.conftest import ROOT
 from tests.shared.events.security_fixtures import Row, Step, deliver, service_account, states
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 from tests.shared.events.security_fixtures import a_step as a_step
@@ -57,42 +56,27 @@ def locked_key(certificates: Certificates) -> bytes:
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS[:3])
-def test_a_password_is_fetched(manager: SecretManager, mechanism: str) -> None:
-    given = {"KAFKA_SASL_MECHANISM": mechanism, "KAFKA_SASL_PASSWORD_FILE": manager.add("kafka", f"{PASSWORD}\r\n")}
-
-    settings = kafka_settings(PLAIN | given)
-
-    assert settings.client["sasl_plain_password"] == PASSWORD
-    assert PASSWORD not in repr(settings)
-    assert redact(f"they said {PASSWORD}!") == f"they said {REDACTED}!"
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secret_manager, "TIMEOUT_S", 0.1)
 
 
-def test_a_token_is_fetched_again_at_every_login(manager: SecretManager) -> None:
+def test_a_token_is_fetched_again_at_every_login(manager: SecretManager, impatient: None) -> None:
     manager.add("token", "first-token\n")
-    latest = manager.reference("token", "latest")
-    token = kafka_settings(BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": latest}).token
-    assert token is not None
-    assert token() == "first-token"
+    reference = manager.reference("token", "latest")
+    provider = client_arguments(BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": reference})["sasl_oauth_token_provider"]
+    assert provider.token() == "first-token"
 
     manager.add("token", "second-token\n")
 
-    assert token() == "second-token"
+    assert provider.token() == "second-token"
     assert redact("first-token second-token") == f"{REDACTED} {REDACTED}"
-
-
-def test_a_token_that_cannot_be_fetched_now_may_be_later(
-    manager: SecretManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    token = kafka_settings(BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": manager.add("token", "the-token")}).token
-    assert token is not None
-    monkeypatch.setattr(secret_manager, "_PATIENCE_S", 0.1)
     manager.faults.append(503)
     with pytest.raises(RetryableError, match=r"KAFKA_SASL_OAUTH_TOKEN_FILE: .*Secret Manager answers 503"):
-        token()
-    manager.secrets["token"].versions[0].state = "DISABLED"
+        provider.token()
+    manager.secrets["token"].versions[1].state = "DISABLED"
     with pytest.raises(StatusRefusedError, match="is in DISABLED state"):
-        token()
+        provider.token()
 
 
 def test_what_is_fetched_opens_a_broker_that_wants_everything(
@@ -128,77 +112,47 @@ def test_what_is_fetched_opens_a_broker_that_wants_everything(
     assert set(manager.read) == {"password/1", "authority/1", "certificate/1", "key/1", "key-password/1"}
 
 
-@pytest.mark.parametrize("fetched", ["KAFKA_SSL_CERTFILE", "KAFKA_SSL_KEYFILE"])
-def test_a_certificate_and_its_key_may_come_from_different_places(
-    manager: SecretManager, certificates: Certificates, fetched: str
+@pytest.mark.parametrize(
+    "fetched", [["KAFKA_SSL_CERTFILE"], ["KAFKA_SSL_KEYFILE"], ["KAFKA_SSL_CERTFILE", "KAFKA_SSL_KEYFILE"]]
+)
+@pytest.mark.parametrize("fits", [True, False], ids=["loaded", "refused"])
+def test_what_openssl_reads_from_a_file_is_for_this_user_alone_and_for_a_moment(
+    manager: SecretManager, certificates: Certificates, tmp_path: Path, fetched: list[str], fits: bool
 ) -> None:
-    files = {"KAFKA_SSL_CERTFILE": certificates.client_cert_file, "KAFKA_SSL_KEYFILE": certificates.client_key_file}
-    given = {name: str(file) for name, file in files.items()}
-    assert kafka_settings(TLS | given | {fetched: manager.add("one", files[fetched].read_bytes())}).context is not None
+    key_file = (certificates if fits else Certificates(tmp_path / "other")).client_key_file
+    files = {"KAFKA_SSL_CERTFILE": certificates.client_cert_file, "KAFKA_SSL_KEYFILE": key_file}
+    references = {name: manager.add(name, files[name].read_bytes()) for name in fetched}
+    given = {name: str(file) for name, file in files.items()} | references
+    modes = []
+
+    def record(context: ssl.SSLContext, file: str, *rest: Any) -> None:
+        modes.append(stat.S_IMODE(Path(file).stat().st_mode))
+        load(context, file, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        load = ssl.SSLContext.load_cert_chain
+        patch.setattr(ssl.SSLContext, "load_cert_chain", record)
+        with nullcontext() if fits else pytest.raises(StatusRefusedError, match="are not a certificate and its key"):
+            client_arguments(TLS | given)
+    assert modes == [0o600]
 
 
 def test_a_certificate_may_have_its_key_with_it(manager: SecretManager, certificates: Certificates) -> None:
     both = certificates.client_cert_file.read_bytes() + certificates.client_key_file.read_bytes()
-    assert kafka_settings(TLS | {"KAFKA_SSL_CERTFILE": manager.add("both", both)}).context is not None
+    assert "ssl_context" in client_arguments(TLS | {"KAFKA_SSL_CERTFILE": manager.add("both", both)})
 
 
-# While the files are removed, what they and their folder allow; below a umask that forbids nothing.
-WATCHED = """
-import json, os, sys
-
-os.umask(0)
-seen = {}
-
-def watch(event, arguments):
-    if event == "shutil.rmtree":
-        folder = str(arguments[0])
-        seen[""] = oct(os.stat(folder).st_mode & 0o777)
-        seen.update({name: oct(os.stat(f"{folder}/{name}").st_mode & 0o777) for name in os.listdir(folder)})
-
-sys.addaudithook(watch)
-from components.shared.events.kafka.settings import kafka_settings
-try:
-    kafka_settings()
-except Exception as error:
-    seen["error"] = type(error).__name__
-print(json.dumps(seen))
-"""
-
-
-@pytest.mark.parametrize("fits", [True, False], ids=["loaded", "refused"])
-def test_what_openssl_reads_from_a_file_lies_there_for_this_user_alone_and_for_a_moment(
-    manager: SecretManager, certificates: Certificates, tmp_path: Path, fits: bool
-) -> None:
-    key = (certificates if fits else Certificates(tmp_path / "other")).client_key_file.read_bytes()
-    given = {
-        "KAFKA_SSL_CERTFILE": manager.add("certificate", certificates.client_cert_file.read_bytes()),
-        "KAFKA_SSL_KEYFILE": manager.add("key", key),
-        "TMPDIR": str(tmp_path / "tmp"),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED],
-        cwd=ROOT,
-        env=os.environ | TLS | given,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    outcome = {} if fits else {"error": "StatusRefusedError"}
-    expected = {"": "0o700", "KAFKA_SSL_CERTFILE": "0o600", "KAFKA_SSL_KEYFILE": "0o600"}
-    assert json.loads(done.stdout) == expected | outcome
-
-
-def test_where_no_temporary_file_can_be_written_it_is_told(
-    manager: SecretManager, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, in_the_table: Row
+def test_where_no_temporary_file_can_be_written_the_variable_is_named(
+    manager: SecretManager, certificates: Certificates, in_the_table: Row
 ) -> None:
     both = certificates.client_cert_file.read_bytes() + certificates.client_key_file.read_bytes()
-    given = {"KAFKA_SSL_CERTFILE": manager.add("both", both)}
-    with monkeypatch.context() as nowhere:
+    reference = manager.add("both", both)
+    with pytest.MonkeyPatch.context() as nowhere:
         nowhere.setattr("tempfile.tempdir", "/proc/nowhere")
         with pytest.raises(StatusRefusedError) as caught:
-            kafka_settings(TLS | given)
+            client_arguments(TLS | {"KAFKA_SSL_CERTFILE": reference})
     assert str(caught.value) == (
-        f"KAFKA_SSL_CERTFILE: {given['KAFKA_SSL_CERTFILE']} has to lie in a temporary file for a moment, and none can "
+        f"KAFKA_SSL_CERTFILE: {reference} has to lie in a temporary file for a moment, and none can "
         "be written: No such file or directory; TMPDIR names a directory for them"
     )
     in_the_table("kafka settings: no temporary file", str(caught.value))
@@ -257,7 +211,7 @@ def test_bad_references_are_told_with_what_to_do(manager: SecretManager, in_the_
     environment, expected = BAD[name]
 
     with pytest.raises(StatusRefusedError) as caught:
-        kafka_settings({variable: value.format_map(references) for variable, value in environment.items()})
+        client_arguments({variable: value.format_map(references) for variable, value in environment.items()})
 
     message = str(caught.value)
     assert message.startswith(expected.format_map(references))
@@ -267,19 +221,10 @@ def test_bad_references_are_told_with_what_to_do(manager: SecretManager, in_the_
     in_the_table(f"kafka settings: {name}", message)
 
 
-def test_a_secret_manager_that_is_away_is_no_refusal(manager: SecretManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secret_manager, "_PATIENCE_S", 0.1)
-    reference = manager.add("kafka", PASSWORD)
-    manager.faults += [503] * 100
-    with pytest.raises(StatusUnavailableError, match=r"KAFKA_SASL_PASSWORD_FILE: .*Secret Manager answers 503"):
-        kafka_settings(PLAIN | {"KAFKA_SASL_PASSWORD_FILE": reference})
-
-
 @pytest.mark.parametrize("is_away", [False, True], ids=["no such secret", "away"])
 def test_a_step_that_gets_no_secret_ends_before_its_work_with_one_message(
-    manager: SecretManager, a_step: Step, monkeypatch: pytest.MonkeyPatch, is_away: bool
+    manager: SecretManager, impatient: None, a_step: Step, monkeypatch: pytest.MonkeyPatch, is_away: bool
 ) -> None:
-    monkeypatch.setattr(secret_manager, "_PATIENCE_S", 0.1)
     reference = manager.add("kafka", PASSWORD) if is_away else manager.reference("kafka", 1)
     manager.faults += [503] * (100 * is_away)
     for name, value in (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": reference}).items():
@@ -298,7 +243,7 @@ def test_a_secret_manager_that_is_away_delays_status_and_nothing_else(
     manager: SecretManager, a_step: Step, kafka_broker: KafkaTopics, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kafka_broker.create_topic(topic)
-    monkeypatch.setattr(secret_manager, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(secret_manager, "TIMEOUT_S", 0.1)
     for name, value in (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": manager.add("kafka", PASSWORD)}).items():
         monkeypatch.setenv(name, value)
     manager.faults += [503] * 3

@@ -457,7 +457,7 @@ def test_google_gives_the_token(
             RefusedError,
             "invalid_grant",
         ),
-        ((503, {"error": "temporarily_unavailable"}), RetryableError, "no token for now"),
+        ((503, {"error": "temporarily_unavailable"}), RetryableError, "no token for the Google credentials for now"),
     ],
     ids=["refused", "not now"],
 )

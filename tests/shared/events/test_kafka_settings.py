@@ -1,4 +1,4 @@
-"""Security settings of Kafka: what the environment may say, and what a person is told who says it wrongly."""
+"""Security settings of Kafka: what the environment may hold, and the message for whoever sets it wrongly."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from components.shared.errors import EXIT_BAD_INPUT, StatusRefusedError
-from components.shared.events.kafka.settings import MECHANISMS, VARIABLES, kafka_settings
+from components.shared.events.kafka.settings import MECHANISMS, VARIABLES, client_arguments
 from components.shared.events.redaction import REDACTED, redact
 from tests.peers.tls import Certificates
+from tests.pipelines.conftest import ROOT
 from tests.shared.events.security_fixtures import Row
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 from tests.shared.events.security_fixtures import in_the_table as in_the_table
@@ -23,112 +25,95 @@ PLAIN = {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_MECHANISM": "P
 BEARER = {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
 TLS = {"KAFKA_SECURITY_PROTOCOL": "SSL"}
 PASSWORD = "correct horse, battery=staple"  # noqa: S105 - of nobody
+DEFAULT = {"security_protocol": "PLAINTEXT", "client_id": "shutterline"}
+
+KUBERNETES = {
+    # Of services called kafka, kafka-ssl and kafka-sasl, as Kubernetes puts them into every pod beside them.
+    "KAFKA_PORT": "tcp://10.0.0.7:9092",
+    "KAFKA_SERVICE_HOST": "10.0.0.7",
+    "KAFKA_PORT_9092_TCP": "tcp://10.0.0.7:9092",
+    "KAFKA_SSL_SERVICE_HOST": "10.0.0.8",
+    "KAFKA_SSL_SERVICE_PORT": "9093",
+    "KAFKA_SSL_SERVICE_PORT_TLS": "9093",
+    "KAFKA_SSL_PORT": "tcp://10.0.0.8:9093",
+    "KAFKA_SSL_PORT_9093_TCP": "tcp://10.0.0.8:9093",
+    "KAFKA_SSL_PORT_9093_TCP_PROTO": "tcp",
+    "KAFKA_SSL_PORT_9093_TCP_PORT": "9093",
+    "KAFKA_SSL_PORT_9093_TCP_ADDR": "10.0.0.8",
+    "KAFKA_SASL_SERVICE_HOST": "10.0.0.9",
+}
 
 
-def message_of(environment: dict[str, str]) -> str:
-    with pytest.raises(StatusRefusedError) as caught:
-        kafka_settings(environment)
-    assert caught.value.exit_code == EXIT_BAD_INPUT
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, DEFAULT),
+        (dict.fromkeys(VARIABLES, ""), DEFAULT),
+        (KUBERNETES, DEFAULT),
+        (
+            {"KAFKA_CLIENT_ID": "night-run", "KAFKA_API_VERSION": "0.10.2.1"},
+            DEFAULT | {"client_id": "night-run", "api_version": (0, 10, 2, 1)},
+        ),
+    ],
+    ids=["nothing", "empty variables", "services of Kubernetes", "name and version"],
+)
+def test_the_clients_arguments(environment: dict[str, str], expected: dict[str, Any]) -> None:
+    assert client_arguments(environment) == expected
 
 
-def test_without_settings_there_is_neither_login_nor_encryption() -> None:
-    settings = kafka_settings({})
-    assert (settings.protocol, settings.mechanism, settings.context, settings.token) == ("PLAINTEXT", None, None, None)
-    assert settings.client == {"security_protocol": "PLAINTEXT", "client_id": "shutterline"}
-
-
-def test_settings_come_from_the_environment_unless_others_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_CLIENT_ID", "from-the-environment")
-    assert kafka_settings().client["client_id"] == "from-the-environment"
-    assert kafka_settings({}).client["client_id"] == "shutterline"
-
-
-def test_empty_variables_are_not_set() -> None:
-    assert kafka_settings(dict.fromkeys(VARIABLES, "")).client == kafka_settings({}).client
-
-
-def test_client_id_and_version_reach_the_client() -> None:
-    client = kafka_settings({"KAFKA_CLIENT_ID": "night-run", "KAFKA_API_VERSION": "2.3"}).client
-    assert (client["client_id"], client["api_version"]) == ("night-run", (2, 3))
-    assert kafka_settings({"KAFKA_API_VERSION": "0.10.2.1"}).client["api_version"] == (0, 10, 2, 1)
+    assert client_arguments()["client_id"] == "from-the-environment"
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS[:3])
-@pytest.mark.parametrize("in_a_file", [False, True], ids=["value", "file"])
-def test_a_login_with_user_and_password(tmp_path: Path, mechanism: str, in_a_file: bool) -> None:
-    (tmp_path / "password").write_text(f"{PASSWORD}\n")
-    given = {"KAFKA_SASL_PASSWORD_FILE": str(tmp_path / "password")} if in_a_file else {"KAFKA_SASL_PASSWORD": PASSWORD}
+@pytest.mark.parametrize("ending", [None, b"", b"\n", b"\r\n"], ids=["value", "file", "file with LF", "file with CRLF"])
+def test_a_login_with_user_and_password(tmp_path: Path, mechanism: str, ending: bytes | None) -> None:
+    given = {"KAFKA_SASL_PASSWORD": PASSWORD}
+    if ending is not None:
+        (tmp_path / "password").write_bytes(PASSWORD.encode() + ending)
+        given = {"KAFKA_SASL_PASSWORD_FILE": str(tmp_path / "password")}
 
-    settings = kafka_settings(PLAIN | {"KAFKA_SASL_MECHANISM": mechanism} | given)
-
-    assert settings.mechanism == mechanism
-    assert settings.client["sasl_mechanism"] == mechanism
-    assert settings.client["sasl_plain_username"] == "alice"
-    assert settings.client["sasl_plain_password"] == PASSWORD
-    assert PASSWORD not in repr(settings)
-    # Wherever it turns up from now on, it is taken out.
-    assert redact(f"they said {PASSWORD}!") == f"they said {REDACTED}!"
-
-
-@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
-def test_a_mounted_secret_ends_where_its_line_ends(tmp_path: Path, ending: str) -> None:
-    (tmp_path / "password").write_bytes(f" {PASSWORD} {ending}".encode())
-    client = kafka_settings(PLAIN | {"KAFKA_SASL_PASSWORD_FILE": str(tmp_path / "password")}).client
-    assert client["sasl_plain_password"] == f" {PASSWORD} "
+    assert client_arguments(PLAIN | {"KAFKA_SASL_MECHANISM": mechanism} | given) == {
+        "security_protocol": "SASL_PLAINTEXT",
+        "client_id": "shutterline",
+        "sasl_mechanism": mechanism,
+        "sasl_plain_username": "alice",
+        "sasl_plain_password": PASSWORD,
+    }
+    assert redact(f"password {PASSWORD}!") == f"password {REDACTED}!"
 
 
-def test_a_token_is_given_as_it_is_at_that_moment(tmp_path: Path) -> None:
+def test_a_token_is_read_again_at_every_login(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("first-token\n")
-    token = kafka_settings(BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": str(file)}).token
-    assert token is not None
-    assert token() == "first-token"
-
+    provider = client_arguments(BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": str(file)})["sasl_oauth_token_provider"]
+    assert provider.token() == "first-token"
     file.write_text("second-token\n")
-
-    assert token() == "second-token"
+    assert provider.token() == "second-token"
     assert redact("first-token second-token") == f"{REDACTED} {REDACTED}"
     file.unlink()
     with pytest.raises(StatusRefusedError, match=r"KAFKA_SASL_OAUTH_TOKEN_FILE: .* cannot be read: No such file"):
-        token()
+        provider.token()
 
 
 def test_a_token_may_be_a_variable() -> None:
-    token = kafka_settings(BEARER | {"KAFKA_SASL_OAUTH_TOKEN": "the-token"}).token
-    assert token is not None
-    assert token() == "the-token"
+    arguments = client_arguments(BEARER | {"KAFKA_SASL_OAUTH_TOKEN": "the-token"})
+    assert arguments["sasl_oauth_token_provider"].token() == "the-token"
 
 
-def test_certificates_are_checked_against_the_given_authority(certificates: Certificates) -> None:
-    context = kafka_settings(TLS | {"KAFKA_SSL_CAFILE": str(certificates.ca_file)}).context
-    assert context is not None
+@pytest.mark.parametrize("authority", [True, False], ids=["a file's authorities", "the system's"])
+@pytest.mark.parametrize("check_hostname", [None, "true", "false"])
+def test_certificates_are_always_checked(
+    certificates: Certificates, authority: bool, check_hostname: str | None
+) -> None:
+    given = TLS | ({"KAFKA_SSL_CAFILE": str(certificates.ca_file)} if authority else {})
+    given |= {"KAFKA_SSL_CHECK_HOSTNAME": check_hostname} if check_hostname else {}
+    context = client_arguments(given)["ssl_context"]
     assert context.verify_mode is ssl.CERT_REQUIRED
-    assert context.check_hostname
-    (authority,) = context.get_ca_certs()
-    assert ("organizationName", "trustme v1.2.1") in [
-        pair for part in authority["subject"] for pair in part
-    ] or authority
-
-
-def test_certificates_are_checked_against_the_systems_authorities_otherwise() -> None:
-    context = kafka_settings(TLS).context
-    assert context is not None
-    assert context.verify_mode is ssl.CERT_REQUIRED
-    assert context.check_hostname
-    assert kafka_settings(TLS).client["ssl_context"] is not None
-
-
-def test_without_the_hosts_name_the_certificate_is_still_checked(certificates: Certificates) -> None:
-    files = {"KAFKA_SSL_CAFILE": str(certificates.ca_file)}
-    context = kafka_settings(TLS | files | {"KAFKA_SSL_CHECK_HOSTNAME": "false"}).context
-    assert context is not None
-    assert not context.check_hostname
-    assert context.verify_mode is ssl.CERT_REQUIRED
-    checked = kafka_settings(TLS | files | {"KAFKA_SSL_CHECK_HOSTNAME": "true"}).context
-    assert checked is not None
-    assert checked.check_hostname
+    assert context.check_hostname is (check_hostname != "false")
+    if authority:
+        assert context.get_ca_certs(binary_form=True) == [ssl.PEM_cert_to_DER_cert(certificates.ca_file.read_text())]
 
 
 @pytest.fixture
@@ -146,24 +131,24 @@ def test_a_key_under_a_password_is_opened(
     certificates: Certificates, locked_key: Path, tmp_path: Path, in_a_file: bool
 ) -> None:
     (tmp_path / "password").write_text(f"{PASSWORD}\n")
-    given = {"KAFKA_SSL_KEY_PASSWORD": PASSWORD}
+    given = {"KAFKA_SSL_CERTFILE": str(certificates.client_cert_file), "KAFKA_SSL_KEYFILE": str(locked_key)}
     if in_a_file:
-        given = {"KAFKA_SSL_KEY_PASSWORD_FILE": str(tmp_path / "password")}
-    files = {"KAFKA_SSL_CERTFILE": str(certificates.client_cert_file), "KAFKA_SSL_KEYFILE": str(locked_key)}
-
-    assert kafka_settings(TLS | files | given).context is not None
+        given["KAFKA_SSL_KEY_PASSWORD_FILE"] = str(tmp_path / "password")
+    else:
+        given["KAFKA_SSL_KEY_PASSWORD"] = PASSWORD
+    assert "ssl_context" in client_arguments(TLS | given)
     assert PASSWORD not in redact(f"opened with {PASSWORD}")
 
 
-# Why nothing may be asked: a step that waits at a terminal nobody looks at hangs for ever.
+# A step that waits at a terminal nobody watches hangs for ever.
 ASKING = """
 import os, pty, sys
 pid, terminal = pty.fork()
 if pid == 0:
     from components.shared.errors import StatusRefusedError
-    from components.shared.events.kafka.settings import kafka_settings
+    from components.shared.events.kafka.settings import client_arguments
     try:
-        kafka_settings()
+        client_arguments()
     except StatusRefusedError as error:
         print(error)
     os._exit(0)
@@ -184,47 +169,23 @@ sys.stdout.buffer.write(said)
 @pytest.mark.parametrize(
     "password", [None, "", "wrong password", "x" * 5000], ids=["none", "empty", "wrong", "too long"]
 )
-def test_a_key_that_stays_locked_is_told_and_no_terminal_is_asked(
+def test_a_key_that_stays_locked_is_reported_and_no_terminal_is_asked(
     certificates: Certificates, locked_key: Path, password: str | None
 ) -> None:
     given = {"KAFKA_SSL_CERTFILE": str(certificates.client_cert_file), "KAFKA_SSL_KEYFILE": str(locked_key)}
     given |= {} if password is None else {"KAFKA_SSL_KEY_PASSWORD": password}
-    environment = os.environ | TLS | given
-    root = Path(__file__).parents[3]
 
     done = subprocess.run(
-        [sys.executable, "-c", ASKING], cwd=root, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", ASKING], cwd=ROOT, env=os.environ | TLS | given, capture_output=True, text=True
     )
 
     assert done.stdout.startswith(f"KAFKA_SSL_CERTFILE: {certificates.client_cert_file} and KAFKA_SSL_KEYFILE are not")
     assert "or KAFKA_SSL_KEY_PASSWORD does not fit" in done.stdout
     assert done.stdout.count("\n") == 1
-    if password:
-        assert password not in done.stdout
+    assert not password or password not in done.stdout
 
 
-KUBERNETES = {
-    # Of services called kafka, kafka-ssl and kafka-sasl, as Kubernetes puts them into every pod beside them.
-    "KAFKA_PORT": "tcp://10.0.0.7:9092",
-    "KAFKA_SERVICE_HOST": "10.0.0.7",
-    "KAFKA_PORT_9092_TCP": "tcp://10.0.0.7:9092",
-    "KAFKA_SSL_SERVICE_HOST": "10.0.0.8",
-    "KAFKA_SSL_SERVICE_PORT": "9093",
-    "KAFKA_SSL_SERVICE_PORT_TLS": "9093",
-    "KAFKA_SSL_PORT": "tcp://10.0.0.8:9093",
-    "KAFKA_SSL_PORT_9093_TCP": "tcp://10.0.0.8:9093",
-    "KAFKA_SSL_PORT_9093_TCP_PROTO": "tcp",
-    "KAFKA_SSL_PORT_9093_TCP_PORT": "9093",
-    "KAFKA_SSL_PORT_9093_TCP_ADDR": "10.0.0.8",
-    "KAFKA_SASL_SERVICE_HOST": "10.0.0.9",
-}
-
-
-def test_what_kubernetes_tells_of_its_services_is_no_setting() -> None:
-    assert kafka_settings(KUBERNETES).client == kafka_settings({}).client
-
-
-# By name: an environment, and what must be told. Words in braces are the files below.
+# By name: an environment, and how the message begins. Words in braces are the files below.
 BAD: dict[str, tuple[dict[str, str], str]] = {
     "unknown protocol": (
         {"KAFKA_SECURITY_PROTOCOL": "TLS"},
@@ -373,9 +334,10 @@ BAD: dict[str, tuple[dict[str, str], str]] = {
 }
 
 
-@pytest.fixture
-def files(tmp_path: Path, certificates: Certificates) -> dict[str, str]:
-    """Good and bad files by the words that stand for them."""
+@pytest.mark.parametrize("name", BAD)
+def test_bad_settings_are_refused_with_what_to_do(
+    certificates: Certificates, tmp_path: Path, in_the_table: Row, name: str
+) -> None:
     contents = {
         "empty": b"",
         "newline": b"\n",
@@ -384,22 +346,20 @@ def files(tmp_path: Path, certificates: Certificates) -> dict[str, str]:
         "damaged": certificates.ca_file.read_bytes().replace(b"M", b"!", 3),
         "other_key": Certificates(tmp_path / "other").client_key_file.read_bytes(),
     }
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    paths = {name: tmp_path / name for name in [*contents, "nowhere"]} | {"folder": tmp_path}
-    paths |= {"ca": certificates.ca_file, "certificate": certificates.client_cert_file}
-    return {name: str(path) for name, path in (paths | {"key": certificates.client_key_file}).items()}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_settings_are_told_with_what_to_do(files: dict[str, str], in_the_table: Row, name: str) -> None:
+    for file, content in contents.items():
+        (tmp_path / file).write_bytes(content)
+    files = {file: tmp_path / file for file in [*contents, "nowhere"]} | {"folder": tmp_path}
+    files |= {"ca": certificates.ca_file, "certificate": certificates.client_cert_file}
+    files |= {"key": certificates.client_key_file}
     environment, expected = BAD[name]
-    given = {variable: value.format_map(files) for variable, value in environment.items()}
 
-    message = message_of(given)
+    with pytest.raises(StatusRefusedError) as caught:
+        client_arguments({variable: value.format_map(files) for variable, value in environment.items()})
 
+    message = str(caught.value)
+    assert caught.value.exit_code == EXIT_BAD_INPUT
     assert message.startswith(expected.format_map(files))
+    assert "\n" not in message
     assert PASSWORD not in message
-    # What goes into the log and into events still says which file or variable is meant.
     assert redact(message) == message
     in_the_table(f"kafka settings: {name}", message)

@@ -15,7 +15,7 @@ from kafka.admin import KafkaAdminClient
 from components.shared.errors import StatusRefusedError
 from components.shared.events.event import StepEvent
 from components.shared.events.kafka import subscriber
-from components.shared.events.kafka.subscriber import KafkaSource
+from components.shared.events.kafka.subscriber import KafkaSubscriber
 from components.shared.events.transport import RefusedError, RetryableError
 from components.shared.events.watch import Counts, Message, follow
 from tests.peers.kafka_topics import KafkaTopics
@@ -56,14 +56,14 @@ def within(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() > end
 
 
-def shown_by(source: KafkaSource, count: int) -> tuple[list[StepEvent], Counts]:
+def shown_by(source: KafkaSubscriber, count: int) -> tuple[list[StepEvent], Counts]:
     shown: list[StepEvent] = []
     late = within(LONG_S)
     counts = follow(source, shown.append, until=lambda counts: counts.shown >= count or late(), poll_s=0.1)
     return shown, counts
 
 
-def received(source: KafkaSource, count: int) -> list[Message]:
+def received(source: KafkaSubscriber, count: int) -> list[Message]:
     messages: list[Message] = []
     late = within(LONG_S)
     while len(messages) < count and not late():
@@ -75,19 +75,19 @@ def test_a_runs_events_come_in_order_from_the_beginning(kafka_broker: KafkaTopic
     bodies = a_pipeline("run-1")
     publish(kafka_broker, status, bodies)
 
-    with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning")) as source:
+    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning")) as source:
         shown, counts = shown_by(source, len(bodies))
 
     assert shown == parsed(bodies)
     assert counts == Counts(shown=len(bodies), acknowledged=len(bodies))
-    assert source.place == f"Kafka {kafka_broker.bootstrap} topic {status}"
+    assert source.address == f"Kafka {kafka_broker.bootstrap} topic {status}"
 
 
 def test_now_is_what_comes_after_the_connection(kafka_broker: KafkaTopics, status: str) -> None:
     publish(kafka_broker, status, a_step("old"))
     new = a_step("new")
 
-    with closing(KafkaSource([kafka_broker.bootstrap], status, since="now")) as source:
+    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="now")) as source:
         assert source.receive(0.1) == []
         publish(kafka_broker, status, new)
         shown, _ = shown_by(source, len(new))
@@ -103,7 +103,7 @@ def test_since_a_moment_leaves_out_what_is_older(kafka_broker: KafkaTopics, stat
     new = a_step("new")
     publish(kafka_broker, status, new, key=b"new")
 
-    with closing(KafkaSource([kafka_broker.bootstrap], status, since=moment)) as source:
+    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since=moment)) as source:
         shown, _ = shown_by(source, len(new))
 
     assert shown == parsed(new)
@@ -114,9 +114,9 @@ def test_since_a_moment_before_everything_and_after_everything(kafka_broker: Kaf
     publish(kafka_broker, status, bodies)
     now = datetime.now(UTC)
 
-    with closing(KafkaSource([kafka_broker.bootstrap], status, since=now - timedelta(days=40_000))) as source:
+    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since=now - timedelta(days=40_000))) as source:
         assert shown_by(source, len(bodies))[0] == parsed(bodies)
-    with closing(KafkaSource([kafka_broker.bootstrap], status, since=now + timedelta(days=1))) as source:
+    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since=now + timedelta(days=1))) as source:
         assert source.receive(0.3) == []
 
 
@@ -124,7 +124,7 @@ def test_what_was_not_acknowledged_is_handed_out_again(kafka_broker: KafkaTopics
     bodies = a_step("run-1")
     publish(kafka_broker, status, bodies)
 
-    with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning")) as source:
+    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning")) as source:
         first = received(source, len(bodies))
         source.acknowledge(first[:2])
         again = received(source, len(bodies) - 2)
@@ -138,7 +138,7 @@ def test_without_a_group_nothing_is_remembered(kafka_broker: KafkaTopics, status
     publish(kafka_broker, status, bodies)
 
     for _ in range(2):
-        with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning")) as source:
+        with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning")) as source:
             assert shown_by(source, len(bodies))[0] == parsed(bodies)
 
 
@@ -148,7 +148,7 @@ def test_a_group_goes_on_behind_what_was_acknowledged(kafka_broker: KafkaTopics,
     shown: list[StepEvent] = []
 
     for count in (4, 5, len(bodies) - 9):
-        with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning", group=status)) as source:
+        with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning", group=status)) as source:
             shown += shown_by(source, count)[0]
 
     assert shown == parsed(bodies)
@@ -161,7 +161,7 @@ def test_a_record_without_a_value_is_foreign(kafka_broker: KafkaTopics, status: 
         producer.send(status, None, key=b"run").get(timeout=30)
     publish(kafka_broker, status, bodies)
 
-    with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning")) as source:
+    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning")) as source:
         shown, counts = shown_by(source, len(bodies))
 
     assert shown == parsed(bodies)
@@ -171,7 +171,7 @@ def test_a_record_without_a_value_is_foreign(kafka_broker: KafkaTopics, status: 
 def test_a_missing_topic_is_refused_and_not_made(kafka_broker: KafkaTopics) -> None:
     name = f"missing-{uuid.uuid4().hex}"
 
-    with closing(KafkaSource([kafka_broker.bootstrap], name)) as source:
+    with closing(KafkaSubscriber([kafka_broker.bootstrap], name)) as source:
         with pytest.raises(RefusedError, match=f"topic {name}: there is no such topic; create it"):
             source.receive(0.1)
         with pytest.raises(StatusRefusedError, match=name):
@@ -184,7 +184,7 @@ def test_wrong_security_settings_are_refused_before_anything_is_opened(monkeypat
     monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
 
     with pytest.raises(StatusRefusedError, match="KAFKA_SASL_MECHANISM is missing"):
-        KafkaSource(["localhost:1"], "status")
+        KafkaSubscriber(["localhost:1"], "status")
 
 
 def test_new_partitions_are_read_as_well(
@@ -193,7 +193,7 @@ def test_new_partitions_are_read_as_well(
     old, new = a_step("old"), a_step("new")
     publish(kafka_broker, status, old)
 
-    with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning")) as source:
+    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning")) as source:
         shown, _ = shown_by(source, len(old))
         with closing(KafkaAdminClient(bootstrap_servers=kafka_broker.bootstrap)) as admin:
             admin.create_partitions({status: 5})
@@ -201,7 +201,7 @@ def test_new_partitions_are_read_as_well(
         with closing(producer):
             for body in new:
                 producer.send(status, body, partition=4).get(timeout=30)
-        monkeypatch.setattr(subscriber, "_LOOK_FOR_PARTITIONS_S", 0.0)
+        monkeypatch.setattr(subscriber, "NEW_PARTITIONS_S", 0.0)
         more, counts = shown_by(source, len(new))
 
     assert shown + more == parsed(old + new)
@@ -214,7 +214,7 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(own_kafka_broker: DurableK
     bodies = a_step("run-1")
     threads = threading.active_count()
 
-    with closing(KafkaSource([own_kafka_broker.bootstrap], "status", since="now")) as source:
+    with closing(KafkaSubscriber([own_kafka_broker.bootstrap], "status", since="now")) as source:
         with pytest.raises(RetryableError, match="does not answer"):
             source.receive(0.1)
         assert threading.active_count() == threads, "a failed attempt leaves nothing behind"
@@ -229,8 +229,7 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(own_kafka_broker: DurableK
 def test_over_a_restart_nothing_is_lost_and_nothing_shown_twice(
     own_kafka_broker: DurableKafkaBroker, group: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriber, "_SILENCE_S", 0.5)
-    monkeypatch.setattr(subscriber, "_ANSWER_S", 1.0)
+    monkeypatch.setattr(subscriber, "SILENCE_S", 0.5)
     own_kafka_broker.create_topic("status", partitions=2)
     before, after = a_pipeline("run-1"), a_pipeline("run-2")
     publish(own_kafka_broker, "status", before)
@@ -249,7 +248,7 @@ def test_over_a_restart_nothing_is_lost_and_nothing_shown_twice(
             own_kafka_broker.kill()
         return counts.shown >= len(before + after) or late()
 
-    with closing(KafkaSource([own_kafka_broker.bootstrap], "status", since="beginning", group=group)) as source:
+    with closing(KafkaSubscriber([own_kafka_broker.bootstrap], "status", since="beginning", group=group)) as source:
         follow(source, shown.append, until=until, on_trouble=trouble, poll_s=0.1)
 
     assert shown == parsed(before + after)
@@ -273,7 +272,7 @@ def test_a_restart_in_the_midst_of_many_events(own_kafka_broker: DurableKafkaBro
             own_kafka_broker.start()
         return counts.shown >= len(bodies) or late()
 
-    with closing(KafkaSource([own_kafka_broker.bootstrap], "status", since="beginning")) as source:
+    with closing(KafkaSubscriber([own_kafka_broker.bootstrap], "status", since="beginning")) as source:
         follow(source, shown.append, until=until, poll_s=0.1)
 
     assert shown == parsed(bodies)
@@ -283,13 +282,13 @@ def test_a_restart_in_the_midst_of_many_events(own_kafka_broker: DurableKafkaBro
 def test_a_topic_made_anew_is_read_from_its_beginning(
     kafka_broker: KafkaTopics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriber, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(subscriber, "SILENCE_S", 0.2)
     name = f"status-{uuid.uuid4().hex}"
     kafka_broker.create_topic(name)
     old, new = a_pipeline("old"), a_step("new")
     publish(kafka_broker, name, old)
 
-    with closing(KafkaSource([kafka_broker.bootstrap], name, since="beginning")) as source:
+    with closing(KafkaSubscriber([kafka_broker.bootstrap], name, since="beginning")) as source:
         shown, _ = shown_by(source, len(old))
         kafka_broker.delete_topic(name)
         kafka_broker.create_topic(name)
@@ -302,11 +301,11 @@ def test_a_topic_made_anew_is_read_from_its_beginning(
 def test_the_place_of_a_group_that_the_broker_no_longer_has(kafka_broker: KafkaTopics, status: str) -> None:
     bodies = a_step("run-1")
     publish(kafka_broker, status, bodies)
-    with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning", group=status)) as source:
+    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning", group=status)) as source:
         source.receive(0.1)
         source.acknowledge([Message(b"", (TopicPartition(status, each), 10_000)) for each in range(3)])
 
-    with closing(KafkaSource([kafka_broker.bootstrap], status, since="beginning", group=status)) as source:
+    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning", group=status)) as source:
         shown, counts = shown_by(source, len(bodies))
 
     assert shown == parsed(bodies)
@@ -340,7 +339,7 @@ def test_partitions_that_move_to_other_brokers_are_followed(old_cluster: MockClu
                 publish(old_cluster, "status", after)
         return counts.shown >= len(before + after) or late()
 
-    with closing(KafkaSource(old_cluster.bootstrap.split(","), "status", since="beginning")) as source:
+    with closing(KafkaSubscriber(old_cluster.bootstrap.split(","), "status", since="beginning")) as source:
         follow(source, shown.append, until=until, poll_s=0.1)
 
     assert shown == parsed(before + after)
@@ -350,7 +349,7 @@ def test_a_user_who_may_not_read_the_topic_is_refused(old_cluster: MockCluster) 
     old_cluster.topic_error("status", TOPIC_FORBIDDEN)
 
     with (
-        closing(KafkaSource(old_cluster.bootstrap.split(","), "status", since="beginning")) as source,
+        closing(KafkaSubscriber(old_cluster.bootstrap.split(","), "status", since="beginning")) as source,
         pytest.raises(StatusRefusedError, match=r"may not use the topic; grant .* Read to watch"),
     ):
         follow(source, lambda _: None, until=lambda counts: counts.shown > 0)
@@ -360,7 +359,7 @@ def test_a_user_who_may_not_use_the_group_is_refused(old_cluster: MockCluster) -
     old_cluster.push_errors(OFFSET_FETCH, *[GROUP_FORBIDDEN] * 20)
 
     with (
-        closing(KafkaSource(old_cluster.bootstrap.split(","), "status", group="watchers")) as source,
-        pytest.raises(StatusRefusedError, match="may not use the consumer group watchers; grant Read on it"),
+        closing(KafkaSubscriber(old_cluster.bootstrap.split(","), "status", group="watchers")) as source,
+        pytest.raises(StatusRefusedError, match="may not use the group watchers; grant Read on it"),
     ):
         follow(source, lambda _: None, until=lambda counts: counts.shown > 0)

@@ -17,7 +17,7 @@ from components.shared.errors import StatusRefusedError
 from components.shared.events import watch
 from components.shared.events.event import StepEvent
 from components.shared.events.pubsub import subscriber
-from components.shared.events.pubsub.subscriber import PubSubSource
+from components.shared.events.pubsub.subscriber import PubSubSubscriber
 from components.shared.events.transport import RefusedError, RetryableError
 from components.shared.events.watch import Counts, follow
 from tests.peers.emulator import PubSubEmulator
@@ -57,7 +57,7 @@ def within(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() > end
 
 
-def shown_by(source: PubSubSource, count: int) -> tuple[list[StepEvent], Counts]:
+def shown_by(source: PubSubSubscriber, count: int) -> tuple[list[StepEvent], Counts]:
     shown: list[StepEvent] = []
     late = within(LONG_S)
     counts = follow(source, shown.append, until=lambda counts: counts.shown >= count or late(), poll_s=0.1)
@@ -70,12 +70,12 @@ def test_a_runs_events_come_in_order(pubsub_emulator: PubSubTopics, monkeypatch:
     bodies = [body for number in range(20) for body in a_pipeline(f"run-{number}")]
     publish(pubsub_emulator.host, topic, bodies)
 
-    with closing(PubSubSource(subscription)) as source:
+    with closing(PubSubSubscriber(subscription)) as source:
         shown, counts = shown_by(source, len(bodies))
 
     assert shown == parsed(bodies)
     assert counts == Counts(shown=len(bodies), acknowledged=len(bodies))
-    assert source.place == f"Pub/Sub {subscription}"
+    assert source.address == f"Pub/Sub {subscription}"
     assert pubsub_emulator.pull_all(subscription) == []
 
 
@@ -86,7 +86,7 @@ def test_what_is_published_during_a_wait_comes_at_its_end(
     topic, subscription = subscribed(pubsub_emulator)
     bodies = a_step("run-1")
 
-    with closing(PubSubSource(subscription)) as source:
+    with closing(PubSubSubscriber(subscription)) as source:
         assert source.receive(0.2) == []
         publish(pubsub_emulator.host, topic, bodies)
         shown, _ = shown_by(source, len(bodies))
@@ -104,7 +104,7 @@ def test_what_was_not_shown_comes_to_the_next_watcher_at_once(
     shown: list[StepEvent] = []
 
     for count in (4, 5, len(bodies) - 9):
-        with closing(PubSubSource(subscription)) as source:
+        with closing(PubSubSubscriber(subscription)) as source:
             shown += shown_by(source, count)[0]
 
     assert shown == parsed(bodies)
@@ -140,7 +140,7 @@ def test_an_emulator_that_forgets_everything_is_read_again_once_it_has_the_subsc
         if message is not None:
             emulator.start()
 
-    with closing(PubSubSource(subscription)) as source:
+    with closing(PubSubSubscriber(subscription)) as source:
         follow(source, shown.append, until=until, on_trouble=trouble, poll_s=0.1)
 
     assert shown == parsed(before + after)
@@ -168,7 +168,7 @@ def test_an_outage_is_waited_for(server: PubSubServer) -> None:
             server.start()
             publish(server.host, topic, after)
 
-    with closing(PubSubSource(subscription)) as source:
+    with closing(PubSubSubscriber(subscription)) as source:
         counts = follow(source, shown.append, until=until, on_trouble=trouble, poll_s=0.05)
 
     assert shown == parsed(before + after)
@@ -189,11 +189,11 @@ def test_a_refusal_is_final_at_the_start_and_waited_for_later(
 ) -> None:
     topic, subscription = subscribed(server)
     server.fail_next("Pull", code)
-    with closing(PubSubSource(subscription)) as source, pytest.raises(StatusRefusedError, match=message):
+    with closing(PubSubSubscriber(subscription)) as source, pytest.raises(StatusRefusedError, match=message):
         follow(source, lambda _: None)
 
     publish(server.host, topic, a_step("run-1"))
-    with closing(PubSubSource(subscription)) as source:
+    with closing(PubSubSubscriber(subscription)) as source:
         shown_by(source, 1)
         server.fail_next("Pull", code)
         with pytest.raises(RetryableError, match=message):
@@ -206,7 +206,7 @@ def test_a_missing_subscription_is_refused(pubsub_emulator: PubSubTopics, monkey
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
 
     with (
-        closing(PubSubSource(f"projects/{PROJECT}/subscriptions/missing")) as source,
+        closing(PubSubSubscriber(f"projects/{PROJECT}/subscriptions/missing")) as source,
         pytest.raises(RefusedError, match=r"has no subscription .*/missing; create it"),
     ):
         source.receive(5.0)
@@ -219,14 +219,14 @@ def test_an_acknowledgement_that_fails_is_made_again(server: PubSubServer) -> No
     server.fail_next("Acknowledge", grpc.StatusCode.UNAVAILABLE, times=2)
     late = within(LONG_S)
 
-    with closing(PubSubSource(subscription)) as source:
+    with closing(PubSubSubscriber(subscription)) as source:
         counts = follow(
             source, lambda _: None, until=lambda counts: counts.acknowledged >= len(bodies) or late(), poll_s=0.05
         )  # fmt: skip
 
     assert counts.shown == counts.acknowledged == len(bodies)
     assert counts.duplicates == 0
-    with closing(PubSubSource(subscription)) as source:
+    with closing(PubSubSubscriber(subscription)) as source:
         assert source.receive(0.2) == []
 
 
@@ -236,7 +236,7 @@ def test_an_acknowledgement_that_comes_too_late_is_no_error(server: PubSubServer
     publish(server.host, topic, bodies)
     server.fail_next("Acknowledge", grpc.StatusCode.FAILED_PRECONDITION, message="PERMANENT_FAILURE_INVALID_ACK_ID")
 
-    with closing(PubSubSource(subscription)) as source:
+    with closing(PubSubSubscriber(subscription)) as source:
         shown, counts = shown_by(source, len(bodies))
 
     assert shown == parsed(bodies)
@@ -258,7 +258,7 @@ def test_what_is_delivered_again_is_shown_once(monkeypatch: pytest.MonkeyPatch) 
             server.broker.take(subscription, 0)  # what has run out waits again
             shown.append(event)
 
-        with closing(PubSubSource(subscription)) as source:
+        with closing(PubSubSubscriber(subscription)) as source:
             counts = follow(
                 source, show, until=lambda counts: (counts.shown >= len(bodies) and counts.duplicates > 0) or late(),
                 poll_s=0.05,
@@ -271,13 +271,13 @@ def test_what_is_delivered_again_is_shown_once(monkeypatch: pytest.MonkeyPatch) 
 def test_leases_are_renewed_while_a_window_is_shown_slowly(
     server: PubSubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "_SETTLE_EVERY_S", 0.0)
-    monkeypatch.setattr(subscriber, "_RENEW_EVERY_S", 0.0)
+    monkeypatch.setattr(watch, "SETTLE_EVERY_S", 0.0)
+    monkeypatch.setattr(subscriber, "RENEW_EVERY_S", 0.0)
     topic, subscription = subscribed(server, ordered=False)
     bodies = a_step("run-1")
     publish(server.host, topic, bodies)
 
-    with closing(PubSubSource(subscription)) as source:
+    with closing(PubSubSubscriber(subscription)) as source:
         shown_by(source, len(bodies))
 
     assert server.requests["ModifyAckDeadline"] >= len(bodies) - 2
@@ -285,12 +285,12 @@ def test_leases_are_renewed_while_a_window_is_shown_slowly(
 
 
 def test_many_acknowledgements_go_in_parts(server: PubSubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscriber, "_CHUNK", 4)
+    monkeypatch.setattr(subscriber, "CHUNK", 4)
     topic, subscription = subscribed(server, ordered=False)
     bodies = a_pipeline("run-1")
     publish(server.host, topic, bodies)
 
-    with closing(PubSubSource(subscription)) as source:
+    with closing(PubSubSubscriber(subscription)) as source:
         received = source.receive(5.0)
         source.acknowledge(received)
 
@@ -303,7 +303,7 @@ def test_a_service_that_answers_with_nothing_is_not_asked_in_a_whirl(
     monkeypatch.setattr("tests.peers.pubsub_server.PULL_WAIT_S", 0.0)
     _, subscription = subscribed(server)
 
-    with closing(PubSubSource(subscription)) as source:
+    with closing(PubSubSubscriber(subscription)) as source:
         for _ in range(4):
             assert source.receive(0.05) == []
 
@@ -313,7 +313,7 @@ def test_a_service_that_answers_with_nothing_is_not_asked_in_a_whirl(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no file"),
+        (None, "No such file or directory; mount it"),
         ("not json", "is not a JSON file of credentials"),
         (json.dumps({"key": "x"}), 'it has no "type"'),
     ],
@@ -326,7 +326,7 @@ def test_a_wrong_credentials_file_is_refused_before_anything_is_opened(
         file.write_text(content)
 
     with pytest.raises(StatusRefusedError, match=message):
-        PubSubSource(f"projects/{PROJECT}/subscriptions/status", str(file))
+        PubSubSubscriber(f"projects/{PROJECT}/subscriptions/status", str(file))
 
 
 @pytest.mark.filterwarnings("default:The load_credentials_from_file method is deprecated:DeprecationWarning")
@@ -336,7 +336,7 @@ def test_credentials_that_google_cannot_use_are_refused(tmp_path: Path, monkeypa
     file.write_text(json.dumps({"type": "service_account", "project_id": PROJECT}))
 
     with (
-        closing(PubSubSource(f"projects/{PROJECT}/subscriptions/status", str(file))) as source,
-        pytest.raises(StatusRefusedError, match=f"{file}: cannot be used"),
+        closing(PubSubSubscriber(f"projects/{PROJECT}/subscriptions/status", str(file))) as source,
+        pytest.raises(StatusRefusedError, match=f"{file}: no Google credentials"),
     ):
         follow(source, lambda _: None)

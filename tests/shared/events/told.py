@@ -105,7 +105,7 @@ class MemorySource:
         acknowledged: Bodies, in the order they were acknowledged.
     """
 
-    place = "memory"
+    address = "memory"
 
     def __init__(self, rounds: Sequence[Sequence[bytes] | Exception]) -> None:
         self.rounds = list(rounds)

@@ -1,31 +1,28 @@
-"""EncodedEvent events to a Kafka topic.
+"""Encoded events to a Kafka topic.
 
 A window is one batch of an idempotent producer with one request in flight: the broker takes all of it or nothing, and
 the next window is only made when this one was taken. The client halves a batch that is larger than the topic takes, in
-order, until all of it is taken or one event alone is refused; every event behind that one then fails as well, with the
-same error, whatever its size. A producer that failed in any way is thrown away: an expired batch
-leaves kafka-python's unusable, and one that waits for a broker which accepts and never answers turns a core. So in an
-outage there is no producer, and the brokers are probed instead.
+order, until one event alone is refused; each one behind it then fails with the same error, whatever its size. A
+producer that failed in any way is thrown away: an expired batch leaves it unusable, and one that waits for a
+broker which accepts and never answers turns a core. So in an outage there is no producer, and the brokers are asked.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from components.shared.events.event import CONTENT_TYPE, EncodedEvent
-from components.shared.events.kafka.client import KafkaConnection
-from components.shared.events.transport import RetryableError, TimeLeft, TooLargeError
+from components.shared.events.kafka.client import KafkaTopic
+from components.shared.events.transport import RetryableError, TimeLeft, TooLargeError, countdown
 
-# Above one window, so that a window is one batch.
-_BATCH_BYTES = 1_000_000
+_BATCH_BYTES = 1_000_000  # above one window, so that a window is one batch
 _REQUEST_BYTES = 30_000_000  # what an event may have is the topic's to say; the client's memory is 32 MiB
 _LIMIT_S = 3.0  # to ask for the topic's limit
 # A window that is not answered for so long is not waited for any more: the brokers are asked how they are instead.
 _ANSWER_S = 10.0
-_GLANCE_S = 0.2  # how often a wait looks whether it is to end
+_POLL_S = 0.2  # how often a wait asks whether it is to end
 # Above the time that a window is given: the client's own giving up is what leaves it unusable.
 _REQUEST_MS, _DELIVERY_MS = 60_000, 120_000
 
@@ -44,9 +41,10 @@ class KafkaTransport:
     name = "kafka"
 
     def __init__(self, servers: Sequence[str], topic: str) -> None:
-        self._connection = KafkaConnection(servers, topic)
-        self.address = self._connection.place
+        self._topic = KafkaTopic(servers, topic)
+        self.address = self._topic.address
         self._producer: Any = None
+        self._brokers = ""
         self._has_asked_for_limit = False
         self._limit: int | None = None
 
@@ -60,7 +58,7 @@ class KafkaTransport:
             self._publish(events, time_left)
         except KafkaError as error:  # of connecting
             self.close()
-            raise self._connection.trouble(error) from error
+            raise self._topic.trouble(error) from error
         except BaseException:
             self.close()
             raise
@@ -68,48 +66,52 @@ class KafkaTransport:
     def _publish(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
         from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
-        given_up = time.monotonic() + _ANSWER_S
+        answer_time = countdown(_ANSWER_S)
         futures: list[Any] = []
         with suppress(MessageSizeTooLargeError):  # above the client's own limit; those before it are sent
             for event in events:
                 futures.append(
                     self._producer.send(
-                        self._connection.topic, key=event.key.encode(), value=event.body, headers=_headers(event)
+                        self._topic.topic, key=event.key.encode(), value=event.body, headers=_headers(event)
                     )
                 )
-        while (left := min(time_left(), given_up - time.monotonic())) > 0 and not all(one.is_done for one in futures):
+        while (left := min(time_left(), answer_time())) > 0 and not all(one.is_done for one in futures):
             with suppress(KafkaError):  # the futures tell what became of the events
-                self._producer.flush(timeout=min(left, _GLANCE_S))
+                self._producer.flush(timeout=min(left, _POLL_S))
         for number, future in enumerate(futures):
             if not future.is_done:
-                raise RetryableError(f"{self.address} does not answer", number)
+                raise RetryableError(f"{self.address} does not answer as {self._brokers}", number)
             if future.failed():
                 if isinstance(future.exception, MessageSizeTooLargeError | RecordListTooLargeError):
                     raise self._too_large(events, number, time_left)
-                trouble = self._connection.trouble(future.exception)
+                trouble = self._topic.trouble(future.exception)
                 trouble.delivered = number
                 raise trouble from future.exception
         if len(futures) < len(events):
             raise self._too_large(events, len(futures), time_left)
 
     def _too_large(self, events: Sequence[EncodedEvent], number: int, time_left: TimeLeft) -> TooLargeError:
-        """That an event is, with its size and, where its user may ask for it, the topic's limit."""
+        """With the event's size and, where the user may ask for it, the topic's limit."""
         from kafka.record.default_records import DefaultRecordBatchBuilder
 
         event = events[number]
         size = DefaultRecordBatchBuilder.estimate_size_in_bytes(event.key.encode(), event.body, _headers(event))
         if not self._has_asked_for_limit:
             self._has_asked_for_limit = True
-            self._limit = self._connection.size_limit(min(time_left(), _LIMIT_S))
-        of = "" if self._limit is None else f" of {self._limit:,}"
-        return TooLargeError(f"{self.address}: an event of {size:,} bytes is above its max.message.bytes{of}", number)
+            limit_time = countdown(_LIMIT_S)
+            self._limit = self._topic.size_limit(lambda: min(time_left(), limit_time()))
+        limit = "" if self._limit is None else f" of {self._limit:,}"
+        return TooLargeError(
+            f"{self.address}: an event of {size:,} bytes is above its max.message.bytes{limit}", number
+        )
 
     def _connect(self, time_left: TimeLeft) -> None:
         from kafka import KafkaProducer
 
-        version = self._connection.check(time_left).version
+        topic = self._topic.describe(time_left)
+        self._brokers = ", ".join(topic.brokers)
         self._producer = KafkaProducer(
-            **{"api_version": version} | self._connection.arguments,
+            **{"api_version": topic.version} | self._topic.arguments,
             acks="all",
             enable_idempotence=True,
             max_in_flight_requests_per_connection=1,

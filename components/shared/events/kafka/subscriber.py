@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar, cast
 
-from components.shared.events.kafka.client import KafkaConnection, TopicDescription, close_consumer
+from components.shared.events.kafka.client import KafkaTopic, TopicDescription, close_consumer
 from components.shared.events.transport import RefusedError, RetryableError, countdown
 from components.shared.events.watch import Message
 
@@ -15,24 +15,23 @@ Since = datetime | Literal["beginning", "now"]
 
 _WINDOW = 200
 _ANSWER_S = 3.0
-# kafka-python does not tell of a broker that is gone, it only delivers nothing: after so much silence it is asked.
-_SILENCE_S = 5.0
-_LOOK_FOR_PARTITIONS_S = 60.0
+_ANSWER_MS = _ANSWER_S * 1000
+# kafka-python does not report a broker that is gone, it only delivers nothing: after so much silence it is asked.
+SILENCE_S = 5.0
+NEW_PARTITIONS_S = 60.0  # how often partitions that were added are asked for
 
 ResultT = TypeVar("ResultT")
 
 
-class KafkaSource:
-    """Reads one topic.
-
-    What was handed out and not acknowledged is handed out again by the next `receive`.
+class KafkaSubscriber:
+    """Reads one topic. What was handed out and not acknowledged is handed out again by the next `receive`.
 
     Args:
         servers: Brokers as ``host:port``.
         topic: Its name; it is never created from here.
         since: Where to begin: at a moment (by the records' times), at the oldest record, or with what comes from now
-            on. Also where to go back to when the broker no longer has the place that was read last.
-        group: A consumer group to remember the place for; `since` then counts only where it remembers none. It is for
+            on. Also where to go back to when the broker no longer has the offset that was read last.
+        group: A consumer group to remember the offsets for; `since` then counts only where it remembers none. It is for
             one watcher at a time: partitions are not shared out among members. None: nothing is remembered.
 
     Raises:
@@ -40,8 +39,9 @@ class KafkaSource:
     """
 
     def __init__(self, servers: Sequence[str], topic: str, *, since: Since = "now", group: str | None = None) -> None:
-        self._connection = KafkaConnection(servers, topic)
-        self.place = self._connection.place
+        self._topic = KafkaTopic(servers, topic)
+        self.address = self._topic.address
+        self.remembers = group is not None
         self._since = since
         self._group = group
         self._made = datetime.now(UTC)
@@ -51,11 +51,11 @@ class KafkaSource:
         # By partition: the first offset that is not acknowledged, and the first that was not handed out.
         self._unacknowledged: dict[Any, int] = {}
         self._next: dict[Any, int] = {}
-        self._heard_at = self._looked_at = 0.0
+        self._answered_at = self._described_at = 0.0
 
     def receive(self, timeout_s: float) -> list[Message]:
         """Wait for records."""
-        return self._asking(lambda: self._receive(timeout_s))
+        return self._translated(lambda: self._receive(timeout_s))
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """Go on behind these; with a group, also the next time."""
@@ -63,15 +63,15 @@ class KafkaSource:
             partition, offset = cast("tuple[Any, int]", message.token)
             self._unacknowledged[partition] = offset + 1
         if self._group is not None and messages:
-            self._asking(self._commit)
+            self._translated(self._commit)
 
     def close(self) -> None:
-        """Close the connection; the place in the topic is kept for the next `receive`."""
+        """Close the connection; the offsets are kept for the next `receive`."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             close_consumer(consumer)
 
-    def _asking(self, ask: Callable[[], ResultT]) -> ResultT:
+    def _translated(self, ask: Callable[[], ResultT]) -> ResultT:
         """Ask the broker; what the client raises comes out as ours."""
         from kafka import errors
 
@@ -84,26 +84,22 @@ class KafkaSource:
             self._unacknowledged.clear()
             self._is_lost = True
             raise RetryableError(
-                f"{self.place} no longer has the place that was read last; reading it again"
+                f"{self.address} no longer has the offset that was read last; reading it again"
             ) from error
         except (errors.KafkaError, OSError) as error:
             self.close()  # a connection that failed may be half dead; the next attempt makes its own
-            meaning = self._meaning(error)
-            forbidden = isinstance(error, errors.AuthorizationError)
-            raise (meaning if forbidden or not self._was_reached else RetryableError(str(meaning))) from error
+            trouble = self._topic.trouble(error)
+            if isinstance(error, errors.GroupAuthorizationFailedError):
+                trouble = RefusedError(
+                    f"{self.address}: its user may not use the group {self._group}; grant Read on it"
+                )
+            if self._was_reached and not isinstance(error, errors.AuthorizationError):
+                trouble = RetryableError(str(trouble))
+            raise trouble from error
         except RefusedError as error:
             if self._was_reached:  # a topic that is being made anew, brokers that are only just starting
                 raise RetryableError(str(error)) from error
             raise
-
-    def _meaning(self, error: BaseException) -> RefusedError | RetryableError:
-        from kafka import errors
-
-        if isinstance(error, errors.GroupAuthorizationFailedError):
-            return RefusedError(
-                f"{self.place}: its user may not use the consumer group {self._group}; grant Read on it"
-            )
-        return self._connection.trouble(error)
 
     def _receive(self, timeout_s: float) -> list[Message]:
         consumer = self._connected()
@@ -112,13 +108,12 @@ class KafkaSource:
                 consumer.seek(partition, offset)
                 self._next[partition] = offset
         batches = consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=_WINDOW)
-        if batches:
-            self._heard_at = time.monotonic()
-        elif time.monotonic() - self._heard_at > _SILENCE_S:
-            consumer.end_offsets(list(self._next)[:1], timeout_ms=_ANSWER_S * 1000)  # raises if nobody answers
-            self._heard_at = time.monotonic()
+        if not batches and time.monotonic() - self._answered_at > SILENCE_S:
+            consumer.end_offsets(list(self._next)[:1], timeout_ms=_ANSWER_MS)  # raises if nobody answers
+            self._answered_at = time.monotonic()
         messages = []
         for partition, records in batches.items():
+            self._answered_at = time.monotonic()
             self._next[partition] = records[-1].offset + 1
             messages += [Message(record.value or b"", (partition, record.offset)) for record in records]
         return messages
@@ -127,64 +122,61 @@ class KafkaSource:
         from kafka.structs import OffsetAndMetadata
 
         offsets = {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in self._unacknowledged.items()}
-        self._connected().commit(offsets, timeout_ms=_ANSWER_S * 1000)
+        self._connected().commit(offsets, timeout_ms=_ANSWER_MS)
 
     def _connected(self) -> Any:
-        if self._consumer is not None and time.monotonic() - self._looked_at > _LOOK_FOR_PARTITIONS_S:
-            self._looked_at = time.monotonic()
-            if set(self._partitions(self._connection.describe(_ANSWER_S))) - set(self._next):
-                self.close()  # opened again at the same place, with all of them
+        if self._consumer is not None and time.monotonic() - self._described_at > NEW_PARTITIONS_S:
+            self._described_at = time.monotonic()
+            if set(self._partitions(self._topic.describe(countdown(_ANSWER_S)))) - set(self._next):
+                self.close()  # opened again at the same offsets, with all of them
         if self._consumer is None:
             self._attempts += 1
-            topic = self._connection.check(countdown(_ANSWER_S))
-            self._consumer = self._opened(topic.version, self._partitions(topic))
+            topic = self._topic.describe(countdown(_ANSWER_S))
+            self._consumer = self._open(topic.version, self._partitions(topic))
             self._was_reached, self._is_lost = True, False
-            self._heard_at = self._looked_at = time.monotonic()
+            self._answered_at = self._described_at = time.monotonic()
         return self._consumer
 
-    def _opened(self, version: tuple[int, ...], partitions: list[Any]) -> Any:
-        consumer = self._connection.consumer(version, self._group)
+    def _open(self, version: tuple[int, ...], partitions: list[Any]) -> Any:
+        consumer = self._topic.consumer(version, self._group)
         try:
-            consumer.bootstrap(_ANSWER_S * 1000)
-            places = self._places(consumer, partitions)
+            consumer.bootstrap(_ANSWER_MS)
+            offsets = self._offsets(consumer, partitions)
             consumer.assign(partitions)
-            for partition, offset in places.items():
+            for partition, offset in offsets.items():
                 consumer.seek(partition, offset)
         except BaseException:
             close_consumer(consumer)
             raise
-        self._unacknowledged, self._next = places, dict(places)
+        self._unacknowledged, self._next = offsets, dict(offsets)
         return consumer
 
     def _partitions(self, described: TopicDescription) -> list[Any]:
         from kafka import TopicPartition
 
-        return [TopicPartition(self._connection.topic, number) for number in described.partitions]
+        return [TopicPartition(self._topic.topic, number) for number in described.partitions]
 
-    def _places(self, consumer: Any, partitions: list[Any]) -> dict[Any, int]:
+    def _offsets(self, consumer: Any, partitions: list[Any]) -> dict[Any, int]:
         """Where each partition is read from."""
         known = {each: self._unacknowledged[each] for each in partitions if each in self._unacknowledged}
         if self._group is not None and not self._is_lost:
             for partition in set(partitions) - set(known):
-                committed = consumer.committed(partition, timeout_ms=_ANSWER_S * 1000)
-                if committed is not None:
+                if (committed := consumer.committed(partition, timeout_ms=_ANSWER_MS)) is not None:
                     known[partition] = committed
         missing = [partition for partition in partitions if partition not in known]
-        return known | (self._beginnings(consumer, missing) if missing else {})
+        return known | (self._first_offsets(consumer, missing) if missing else {})
 
-    def _beginnings(self, consumer: Any, partitions: list[Any]) -> dict[Any, int]:
-        """Where to begin reading partitions of which nothing was read."""
-        time_left = _ANSWER_S * 1000
-        # Before the look by time: what comes in between is read then, not missed.
-        ends: dict[Any, int] = consumer.end_offsets(partitions, timeout_ms=time_left)
+    def _first_offsets(self, consumer: Any, partitions: list[Any]) -> dict[Any, int]:
+        # Before the search by time: what comes in between is read then, not missed.
+        ends: dict[Any, int] = consumer.end_offsets(partitions, timeout_ms=_ANSWER_MS)
         if self._since == "now" and self._attempts == 1:
             return ends
         # A partition that was added while watching is all new.
         if self._since == "beginning" or (self._was_reached and not self._is_lost):
-            oldest: dict[Any, int] = consumer.beginning_offsets(partitions, timeout_ms=time_left)
+            oldest: dict[Any, int] = consumer.beginning_offsets(partitions, timeout_ms=_ANSWER_MS)
             return oldest
         # Now was when the first attempt to connect was made, also if that failed.
         moment = self._made if self._since == "now" else self._since
         milliseconds = max(0, int(moment.timestamp() * 1000))
-        found = consumer.offsets_for_times(dict.fromkeys(partitions, milliseconds), timeout_ms=time_left)
+        found = consumer.offsets_for_times(dict.fromkeys(partitions, milliseconds), timeout_ms=_ANSWER_MS)
         return {each: found[each].offset if found[each] is not None else ends[each] for each in partitions}

@@ -1,4 +1,4 @@
-"""EncodedEvent events to a Pub/Sub topic.
+"""Encoded events to a Pub/Sub topic.
 
 One call publishes one window, or a part of one that is too large, and is retried by our own delivery, so the client's
 batching, its futures and its paused ordering keys are not used: the order is kept because a window is only sent when
@@ -12,20 +12,8 @@ from typing import Any
 
 from components.shared.errors import StatusRefusedError
 from components.shared.events.event import CONTENT_TYPE, EncodedEvent
-from components.shared.events.pubsub.client import (
-    check_credentials_file,
-    explain,
-    is_too_large,
-    open_channel,
-    require_client,
-)
-from components.shared.events.transport import (
-    DeliveryError,
-    RefusedError,
-    RetryableError,
-    TimeLeft,
-    TooLargeError,
-)
+from components.shared.events.pubsub.client import check_client, is_too_large, meaning, open_channel
+from components.shared.events.transport import DeliveryError, RefusedError, TimeLeft, TooLargeError
 
 _LATE_LIMIT = 5  # calls in a row that ran out of time
 
@@ -45,8 +33,7 @@ class PubSubTransport:
     name = "pubsub"
 
     def __init__(self, topic: str, credentials_file: str | None = None, timeout_s: float = 3.0) -> None:
-        check_credentials_file(credentials_file)
-        require_client("PUB_SUB_TOPIC")
+        check_client("PUB_SUB_TOPIC", credentials_file)
         self.address = f"Pub/Sub {topic}"
         self._topic = topic
         self._credentials_file = credentials_file
@@ -62,16 +49,12 @@ class PubSubTransport:
             part = events[done : done + most]
             try:
                 self._publish(part, time_left)
-            except TooLargeError as error:
-                if len(part) == 1:
+                done += len(part)
+            except DeliveryError as error:
+                if not isinstance(error, TooLargeError) or len(part) == 1:
                     error.delivered = done
                     raise
                 most = len(part) // 2
-            except DeliveryError as error:
-                error.delivered = done
-                raise
-            else:
-                done += len(part)
 
     def _publish(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
         from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, RetryError
@@ -99,15 +82,14 @@ class PubSubTransport:
             if is_too_large(error):
                 self._late = 0
                 size = sum(len(PubsubMessage.serialize(message)) for message in messages)
-                said = " ".join(str(error).split())
-                raise TooLargeError(f"{self.address}: an event of {size:,} bytes is too large: {said}") from error
+                reason = " ".join(str(error).split())
+                raise TooLargeError(f"{self.address}: an event of {size:,} bytes is too large: {reason}") from error
             # A slow connection needs several calls to come up; one that stays silent may be half dead, and one that
             # failed is: the next attempt makes its own.
             self._late = self._late + 1 if isinstance(error, DeadlineExceeded) else _LATE_LIMIT
             if self._late >= _LATE_LIMIT:
                 self.close()
-            final, message = explain(error, self._topic, "publisher")
-            raise (RefusedError(message) if final else RetryableError(message)) from error
+            raise meaning(error, self._topic, "publisher") from error
 
     def _connected(self) -> Any:
         if self._client is None:

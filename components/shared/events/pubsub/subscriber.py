@@ -7,24 +7,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-from components.shared.events.pubsub.client import check_credentials_file, explain, open_channel, require_client
+from components.shared.events.pubsub.client import check_client, meaning, open_channel
 from components.shared.events.transport import DeliveryError, RefusedError, RetryableError
 from components.shared.events.watch import Message
 
-# Few enough to be shown before their leases, of 10 s by default, run out.
-_WINDOW = 100
-# Longer than the pings of a silent connection need to find that it is dead.
-_PULL_S = 90.0
-_CALL_S = 5.0
-_GOODBYE_S = 1.0
-# Acknowledgements of one call; the service takes up to 512 KiB, and an id has about 200 bytes.
-_CHUNK = 1_000
+_WINDOW = 100  # few enough to be shown before their leases, of 10 s by default, run out
+_PULL_S = 90.0  # longer than the pings of a silent connection need to find that it is dead
+_CALL_S, _CLOSE_S = 5.0, 1.0
+CHUNK = 1_000  # acknowledgements of one call: it may have 512 KiB, and an id has about 200 bytes
 # While messages are being shown their leases are renewed, at most so often, for so long.
-_RENEW_EVERY_S = 3.0
+RENEW_EVERY_S = 3.0
 _LEASE_S = 60
 
 
-class PubSubSource:
+class PubSubSubscriber:
     """Reads one subscription, which remembers for all who use it what was acknowledged.
 
     Args:
@@ -35,10 +31,11 @@ class PubSubSource:
         StatusRefusedError: The credentials file is not there or is none, or the client is not installed.
     """
 
+    remembers = True
+
     def __init__(self, subscription: str, credentials_file: str | None = None) -> None:
-        check_credentials_file(credentials_file)
-        require_client("PUB_SUB_SUBSCRIPTION")
-        self.place = f"Pub/Sub {subscription}"
+        check_client("PUB_SUB_SUBSCRIPTION", credentials_file)
+        self.address = f"Pub/Sub {subscription}"
         self._subscription = subscription
         self._credentials_file = credentials_file
         self._channel: Any = None
@@ -63,7 +60,7 @@ class PubSubSource:
             self._pull = None
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:  # nothing came
                 return []
-            raise self._explained(error) from error
+            raise self._meaning(error) from error
         self._pull = None
         self._was_reached = True
         received = [Message(each.message.data, each.ack_id) for each in response.received_messages]
@@ -78,35 +75,34 @@ class PubSubSource:
         from google.api_core import exceptions
 
         ids = [cast("str", message.token) for message in messages]
-        for start in range(0, len(ids), _CHUNK):
-            chunk = ids[start : start + _CHUNK]
+        for start in range(0, len(ids), CHUNK):
+            chunk = ids[start : start + CHUNK]
             try:
-                self._call("acknowledge", {"ack_ids": chunk}, _CALL_S)
+                self._call("acknowledge", _CALL_S, ack_ids=chunk)
             except (exceptions.InvalidArgument, exceptions.FailedPrecondition):
                 pass  # exactly-once delivery says so of a lease that has run out; the message comes again
             except exceptions.GoogleAPICallError as error:
-                raise self._explained(error) from error
+                raise self._meaning(error) from error
             for each in chunk:
                 self._leased.pop(each, None)
-        if self._leased and time.monotonic() - self._renewed_at > _RENEW_EVERY_S:
+        if self._leased and time.monotonic() - self._renewed_at > RENEW_EVERY_S:
             self._renewed_at = time.monotonic()
-            self._lease_for(_LEASE_S, _CALL_S)
+            self._set_leases(_LEASE_S, _CALL_S)
 
     def close(self) -> None:
         """Give back what was not acknowledged, so that it is delivered again at once, and close the connection."""
         if self._pull is not None:
             self._pull.cancel()
         if self._leased and self._transport is not None:
-            self._lease_for(0, _GOODBYE_S)
-        self._let_go()
+            self._set_leases(0, _CLOSE_S)
+        self._disconnect()
 
-    def _lease_for(self, seconds: int, timeout_s: float) -> None:
+    def _set_leases(self, seconds: int, timeout_s: float) -> None:
         """Set the leases of all messages not acknowledged yet; one that is lost costs a delivery, nothing else."""
         from google.api_core.exceptions import GoogleAPICallError
 
-        request = {"ack_ids": list(self._leased), "ack_deadline_seconds": seconds}
         with suppress(GoogleAPICallError):
-            self._call("modify_ack_deadline", request, timeout_s)
+            self._call("modify_ack_deadline", timeout_s, ack_ids=list(self._leased), ack_deadline_seconds=seconds)
 
     def _start_pull(self) -> Any:
         from google.api_core.gapic_v1.routing_header import to_grpc_metadata
@@ -117,7 +113,7 @@ class PubSubSource:
         routing = to_grpc_metadata({"subscription": self._subscription})  # type: ignore[no-untyped-call]
         return self._connected().pull.future(request, timeout=_PULL_S, metadata=[routing])
 
-    def _call(self, method: str, request: dict[str, Any], timeout_s: float) -> None:
+    def _call(self, method: str, timeout_s: float, **request: Any) -> None:
         from google.pubsub_v1 import SubscriberClient
 
         client = SubscriberClient(transport=self._connected())
@@ -131,16 +127,16 @@ class PubSubSource:
             self._transport = SubscriberGrpcTransport(channel=self._channel)
         return self._transport
 
-    def _explained(self, error: Exception) -> DeliveryError:
+    def _meaning(self, error: Exception) -> DeliveryError:
         from google.api_core.exceptions import GoogleAPICallError, from_grpc_error
 
-        self._let_go()  # a connection that failed may be half dead; the next attempt makes its own
+        self._disconnect()  # a connection that failed may be half dead; the next attempt makes its own
         known = error if isinstance(error, GoogleAPICallError) else from_grpc_error(error)  # type: ignore[no-untyped-call]
-        final, message = explain(known, self._subscription, "subscriber")
+        found = meaning(known, self._subscription, "subscriber")
         # What was there once comes back: a subscription made anew, a permission given again.
-        return RefusedError(message) if final and not self._was_reached else RetryableError(message)
+        return RetryableError(str(found)) if self._was_reached and isinstance(found, RefusedError) else found
 
-    def _let_go(self) -> None:
+    def _disconnect(self) -> None:
         channel, self._channel, self._transport, self._pull = self._channel, None, None, None
         self._leased.clear()
         if channel is not None:
