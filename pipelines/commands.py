@@ -1,12 +1,13 @@
-"""What each shutterline command does, once its options are parsed."""
+"""The work of run, validate, compile, settings and params, once the command line is parsed."""
 
 from __future__ import annotations
 
-import argparse
+import math
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,10 +19,12 @@ from components.shared.again import is_interrupted, last_lines
 from components.shared.command import print_json, tell
 from components.shared.data_folder import FOLLOW_LINKS_VARIABLE, lies_within
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
+from components.shared.images import images_named_by
 from components.shared.params.params import Params
 from components.shared.params.schema import json_schema
+from components.shared.signals import Terminated
 from components.shared.storage.location import AnyPath, place
-from pipelines.compiled import parse_compiled
+from pipelines.compiled import PlatformName, parse_compiled
 from pipelines.compiled_yaml import Dumper
 from pipelines.params_files import (
     EXAMPLE_DATA,
@@ -31,21 +34,21 @@ from pipelines.params_files import (
     params_or_example,
     require_weights,
 )
-from pipelines.run_options import DockerOptions, docker_options, images_named_by
-from pipelines.targets.steps import RunPlace, Target
+from pipelines.targets.steps import DockerOptions, Gpus, LocalRunPaths, Target
 from pipelines.watching import is_live
 
 if TYPE_CHECKING:
     from pipelines.settings.read import AnySettings
     from pipelines.targets.local import Lines
 
+_SIZE = re.compile(r"[1-9][0-9]*[bkmg]?", re.IGNORECASE)
 
-def _say(line: str = "") -> None:
+
+def _print(line: str = "") -> None:
     sys.stdout.write(f"{line}\n")
 
 
-def _show(line: str) -> None:
-    """Show a line beside the result, such as the steps' log."""
+def _log(line: str) -> None:
     with suppress(OSError):  # of a terminal that was closed
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
@@ -55,9 +58,9 @@ class _PlainLines:
     """The lines that a run's steps log, one after the other."""
 
     def __call__(self, line: str) -> None:
-        _show(line)
+        _log(line)
 
-    def running(self, place: RunPlace) -> AbstractContextManager[None]:
+    def running(self, paths: LocalRunPaths) -> AbstractContextManager[None]:
         return nullcontext()
 
 
@@ -70,70 +73,129 @@ def _lines() -> Lines:
     return LiveLines(sys.stderr)
 
 
-def _warn(checked: Checked) -> None:
-    for warning in checked.warnings:
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
         tell(f"warning: {warning}")
 
 
-def run(options: argparse.Namespace) -> int:
-    """``shutterline run``."""
-    in_containers, data = docker_options(options), place(options.data or str(EXAMPLE_DATA))
-    _check_places(options, data, in_containers)
-    source = params_or_example(options.params, options.data)
-    check = CheckElsewhere(source, options.overrides)
+def run(
+    *,
+    params: str | None,
+    overrides: Sequence[str],
+    data: str | None,
+    out: Path | None,
+    start_over: bool,
+    follow_links: bool,
+    runner: str,
+    as_json: bool,
+    **docker: Any,
+) -> int:
+    """``shutterline run``; `docker` holds the options of :func:`_docker_options`."""
+    images_location = place(data or str(EXAMPLE_DATA))
+    in_containers = _docker_options(runner == "docker", **docker)
+    _check_paths(out or Path("runs"), images_location, in_containers, follow_links=follow_links)
+    source = params_or_example(params, data)
+    check = CheckElsewhere(source, overrides)
     from pipelines.targets.local import load_kfp, run_local
 
-    load_kfp()  # most of a second, in which the check goes on
-    checked = check.result()
-    _warn(checked)
-    params = checked.params
-    require_weights(params, source)
-    if in_containers:
-        from pipelines.targets.docker_environment import with_absolute_paths
+    try:
+        load_kfp()  # most of a second, in which the check goes on
+        checked = check.result()
+        _warn(checked.warnings)
+        require_weights(checked.params, source)
+        lines = _lines()
+        target, ready = _target(in_containers, checked.params, images_location, lines)
+        directory = out or _new_directory()
+        with _following_links(follow=follow_links):
+            done = run_local(ready, images_location, directory, lines, target, start_over=start_over)
+    except (KeyboardInterrupt, Terminated) as stopped:  # outside of the steps
+        from pipelines.targets.run_directory import saved_in
 
-        params = with_absolute_paths(params)
-    show = _lines()
-    target = _target(in_containers, params, data, show)
-    out = options.out or _new_directory()
-    with _following_links(follow=options.follow_links):
-        done = run_local(params, data, out, show, target, start_over=options.start_over)
-    if options.json:
-        print_json(done.document)
-    elif done.document["error"]:
-        error = done.document["error"]
-        how = "was cancelled" if done.document["status"] == "cancelled" else "failed"
+        if out and (saved := saved_in(out)):
+            stopped.add_note(saved)
+        raise
+    document, error = done.document, done.document["error"]
+    if as_json:
+        print_json(document)
+    elif error:
+        how = "was cancelled" if document["status"] == "cancelled" else "failed"
         why = ", for the reason above" if done.is_reported else f": {error['message']}"
-        tell(f"error: {error['step'] or 'pipeline'} {how}{why}; log: {out / 'kfp.log'}")
+        tell(f"error: {error['step'] or 'pipeline'} {how}{why}; log: {directory / 'kfp.log'}")
         if done.kept:
-            tell(f"{out}: {', '.join(done.kept)} stay, of an earlier run; {out / 'result.json'} is of this one")
+            kept = ", ".join(done.kept)
+            tell(f"{directory}: {kept} stay, of an earlier run; {directory / 'result.json'} is of this one")
         if is_interrupted(done.exit_code):
-            where = () if options.out else ("--out", str(out))
+            where = () if out else ("--out", str(directory))
             tell(*last_lines(done.exit_code, error.get("saved", ""), "shutterline", None, *where))
     else:
-        for line in result_table(done.document, out):
-            _say(line)
+        for line in result_table(document, directory):
+            _print(line)
     return done.exit_code
 
 
-def _check_places(options: argparse.Namespace, data: AnyPath, in_containers: DockerOptions | None) -> None:
+def _docker_options(
+    is_docker: bool,
+    *,
+    images: Path | None,
+    network: str | None,
+    gpus: Gpus | None,
+    shm_size: str | None,
+    memory: str | None,
+    cpus: str | None,
+) -> DockerOptions | None:
+    """What the containers of a run get; None where steps run in processes.
+
+    Raises:
+        InputError: An option is wrong, or given to the other runner.
+    """
+    given = {"images": images, "network": network, "gpus": gpus, "shm-size": shm_size, "memory": memory, "cpus": cpus}
+    if not is_docker:
+        if name := next((name for name, value in given.items() if value is not None), None):
+            raise InputError(f"--{name} belongs to --runner docker, which was not asked for")
+        return None
+    for name, size in (("shm-size", shm_size), ("memory", memory)):
+        if size is not None and not _SIZE.fullmatch(size):
+            raise InputError(f"--{name}: must be a size such as 512m or 8g, got {size!r}")
+    if network is not None and not network.strip():
+        raise InputError("--network: must name a network, such as host or none")
+    return DockerOptions(
+        images_named_by(images),
+        network,
+        gpus or "auto",
+        shm_size or "1g",
+        memory,
+        _cpus(cpus) if cpus is not None else None,
+    )
+
+
+def _cpus(text: str) -> float:
+    try:
+        cpus = float(text)
+    except ValueError:
+        cpus = math.nan
+    if not 0.01 <= cpus <= 65536:
+        raise InputError(f"--cpus: must be a number of processors such as 2 or 1.5, got {text!r}")
+    return cpus
+
+
+def _check_paths(out: Path, data: AnyPath, in_containers: DockerOptions | None, *, follow_links: bool) -> None:
     """Hold the run's directory against the data before anything is written.
 
     Raises:
-        InputError: One lies in the other, or links shall be followed where they lead nowhere.
+        InputError: One is in the other, or links shall be followed where they lead nowhere.
     """
-    from pipelines.targets.result import LINKS
+    from pipelines.targets.run_directory import LINKS
 
-    out = options.out or Path("runs")
     if lies_within(out, data):
         raise InputError(
-            f"--out {out}: lies in the data, {data}, where the next run would read it; name another directory"
+            f"--out {out}: is in the data, {data}, where the next run would read it; name another directory"
         )
     for name in (*LINKS, "checkpoints", "events", "kfp", "steps"):
         if isinstance(data, Path) and lies_within(data, out / name) and not (out / name).is_symlink():
             raise InputError(
-                f"--data {data}: lies in {out / name}, which the run writes; name another directory by --out"
+                f"--data {data}: is in {out / name}, which the run writes; name another directory by --out"
             )
-    if options.follow_links and in_containers:
+    if follow_links and in_containers:
         raise InputError(
             "--follow-links: a container sees the data folder alone, where links that leave it lead nowhere; copy what "
             "they lead to, or leave --runner docker out"
@@ -142,29 +204,32 @@ def _check_places(options: argparse.Namespace, data: AnyPath, in_containers: Doc
 
 @contextmanager
 def _following_links(*, follow: bool) -> Iterator[None]:
-    """Tell data prep whether links may lead out of the data folder; the params of a run do not say it."""
-    if not follow:
-        yield
-        return
+    """Within, data prep's environment allows links to lead out of the data folder; params do not say it."""
     before = os.environ.get(FOLLOW_LINKS_VARIABLE)
-    os.environ[FOLLOW_LINKS_VARIABLE] = "1"
+    if follow:
+        os.environ[FOLLOW_LINKS_VARIABLE] = "1"
     try:
         yield
     finally:
-        del os.environ[FOLLOW_LINKS_VARIABLE]
-        if before is not None:
+        if follow and before is None:
+            del os.environ[FOLLOW_LINKS_VARIABLE]
+        elif before is not None:
             os.environ[FOLLOW_LINKS_VARIABLE] = before
 
 
-def _target(in_containers: DockerOptions | None, params: Params, data: AnyPath, show: Callable[[str], None]) -> Target:
-    """What starts the steps; a Docker engine is asked whether it can."""
+def _target(
+    in_containers: DockerOptions | None, params: Params, data: AnyPath, log: Callable[[str], None]
+) -> tuple[Target, Params]:
+    """What starts the steps, and the params as these read them; a Docker engine is asked whether it can."""
     if in_containers is None:
         from pipelines.targets.subprocess_steps import SubprocessTarget
 
-        return SubprocessTarget()
+        return SubprocessTarget(), params
+    from pipelines.targets.docker_environment import with_absolute_paths
     from pipelines.targets.docker_steps import DockerTarget
 
-    return DockerTarget(in_containers, params, data, show)
+    params = with_absolute_paths(params)
+    return DockerTarget(in_containers, params, data, log), params
 
 
 def _new_directory() -> Path:
@@ -178,47 +243,55 @@ def _new_directory() -> Path:
             number += 1
             out = base.with_name(f"{base.name}-{number}")
         except OSError as error:
-            raise InputError(f"{out}: cannot be written: {error.strerror}; name another place by --out") from error
+            raise InputError(f"{out}: cannot be written: {error.strerror}; name a directory by --out") from error
         else:
             return out
 
 
 def result_table(document: dict[str, Any], out: Path) -> list[str]:
     """The lines a successful run ends with."""
-    metrics, seconds = document["metrics"], document["seconds"]
     names = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
-    rows = [
-        (names.get(name, name), f"{metrics[name]:.4f}") for name in ("accuracy", "precision", "recall", "f1", "loss")
-    ]
-    rows += [(f"seconds {step}", f"{value:.1f}") for step, value in seconds.items()]
+    rows = [(names.get(key, key), f"{document['metrics'][key]:.4f}") for key in (*names, "loss")]
+    rows += [(f"seconds {step}", f"{value:.1f}") for step, value in document["seconds"].items()]
     width = max(len(name) for name, _ in rows)
     rule = "-" * (width + 10)
-    lines = [rule, *(f"{name:<{width}}  {value:>8}" for name, value in rows), rule]
-    places = {"model": "model", "result": "result.json", "curves": "learning-curves.html", "report": "report.html"}
-    return [*lines, *(f"{name:<8} {out / file}" for name, file in places.items())]
+    files = {"model": "model", "result": "result.json", "curves": "learning-curves.html", "report": "report.html"}
+    return [
+        rule,
+        *(f"{name:<{width}}  {value:>8}" for name, value in rows),
+        rule,
+        *(f"{name:<8} {out / file}" for name, file in files.items()),
+    ]
 
 
-def validate(options: argparse.Namespace) -> int:
+def validate(
+    *,
+    file: str,
+    target: PlatformName | None,
+    strict: bool,
+    elsewhere: bool,
+    overrides: Sequence[str],
+    as_json: bool,
+) -> int:
     """``shutterline validate``."""
     from pipelines.lint.report import is_pipeline_file, validate_pipeline
 
-    if is_pipeline_file(options.params):
-        if options.overrides:
-            raise InputError(f"{options.params}: is a compiled pipeline, and --set changes params; compile it anew")
-        return validate_pipeline(Path(options.params), options.target, strict=options.strict, as_json=options.json)
-    if options.target or options.strict:
-        raise InputError(f"{options.params}: --target and --strict are for compiled pipelines, and this is none")
-    checked = load_checked(options.params, options.overrides)
-    if not options.elsewhere:
-        require_weights(checked.params, options.params)
+    if is_pipeline_file(file):
+        if overrides:
+            raise InputError(f"{file}: is a compiled pipeline, and --set changes params; compile it anew")
+        return validate_pipeline(Path(file), target, strict=strict, as_json=as_json)
+    if target or strict:
+        raise InputError(f"{file}: --target and --strict are for compiled pipelines, and this is none")
+    checked = load_checked(file, overrides)
+    if not elsewhere:
+        require_weights(checked.params, file)
     table, targets = checked.table, checked.params.status_targets.describe()
-    if options.json:
-        layers = [] if table is None else [vars(row) | {"output_shape": list(row.output_shape)} for row in table.rows]
+    if as_json:
         print_json(
             {
                 "status": "valid",
                 "warnings": checked.warnings,
-                "layers": layers,
+                "layers": [vars(row) | {"output_shape": list(row.output_shape)} for row in table.rows] if table else [],
                 "parameters": table.parameters if table else None,
                 "trainable_parameters": table.trainable if table else None,
                 "multiply_adds": table.multiply_adds if table else None,
@@ -227,106 +300,118 @@ def validate(options: argparse.Namespace) -> int:
             }
         )
         return EXIT_OK
-    _warn(checked)
+    _warn(checked.warnings)
     for line in table.lines() if table else ["torch is not installed here, so the network was not built"]:
-        _say(line)
-    _say()
-    _say(f"status goes to: {targets}")
-    _say(f"{options.params}: these params are sound")
+        _print(line)
+    _print()
+    _print(f"status goes to: {targets}")
+    _print(f"{file}: these params are sound")
     return EXIT_OK
 
 
-def compile_pipeline(options: argparse.Namespace) -> int:
-    """``shutterline compile``; what lint finds errors in is not written, unless it shall be all the same."""
-    images = images_named_by(options.images)
-    check = CheckElsewhere(params_or_example(options.params, options.data), options.overrides)
+def compile_pipeline(
+    *,
+    params: str | None,
+    overrides: Sequence[str],
+    output: Path,
+    target: PlatformName | None,
+    settings: Path | None,
+    data: str | None,
+    checkpoints: str | None,
+    cache: bool,
+    images: Path | None,
+    unchecked: bool,
+    as_json: bool,
+) -> int:
+    """``shutterline compile``; a file in which lint finds errors is not written, unless `unchecked`."""
+    of_steps = images_named_by(images)
+    check = CheckElsewhere(params_or_example(params, data), overrides)
     from pipelines.lint.report import lines_of
     from pipelines.lint.rules import lint
-    from pipelines.targets.kfp_yaml import Defaults, check_output, compiled_pipeline, load_kfp, write_pipeline
+    from pipelines.targets.compiling import check_output, compiled_pipeline, load_kfp, write_pipeline
 
     load_kfp()  # most of a second, in which the check goes on
-    checked = check.result()
-    _warn(checked)
-    check_output(options.output)
-    settings = _settings(options, checked.params)
-    text = compiled_pipeline(Defaults(checked.params, options.data, options.checkpoints), images, settings)
-    findings = lint(parse_compiled(text, options.output), options.target)
+    checked: Checked = check.result()
+    _warn(checked.warnings)
+    check_output(output)
+    if target is None and (settings or cache):
+        raise InputError(f"--{'settings' if settings else 'cache'} needs --target, kubeflow or vertex")
+    asked = _settings(settings, target, checked.params) if target else None
+    if asked and cache:
+        asked = asked.with_cached_data()
+    text = compiled_pipeline(checked.params, of_steps, asked, data=data, checkpoints=checkpoints)
+    findings = lint(parse_compiled(text, output), target)
     errors = [finding for finding in findings if finding.severity == "error"]
-    written = not errors or options.unchecked
+    written = not errors or unchecked
     if written:
-        write_pipeline(options.output, text)
-    if options.json:
-        document = {
-            "status": "compiled" if written else "failed",
-            "pipeline": str(options.output) if written else None,
-            "target": options.target,
-            "params": checked.params.to_dict(),
-            "images": {step: image.reference for step, image in images.items()},
-            "findings": [asdict(finding) for finding in findings],
-        }
-        print_json(document)
+        write_pipeline(output, text)
+    if as_json:
+        print_json(
+            {
+                "status": "compiled" if written else "failed",
+                "pipeline": str(output) if written else None,
+                "target": target,
+                "params": checked.params.to_dict(),
+                "images": {step: image.reference for step, image in of_steps.items()},
+                "findings": [asdict(finding) for finding in findings],
+            }
+        )
     for finding in errors:
-        _show("\n".join(lines_of(finding)))
+        _log("\n".join(lines_of(finding)))
     if not written:
-        _show(f"error: {options.output}: not written (--unchecked writes it all the same)")
-    elif not options.json:
-        _say(f"wrote {options.output}")
-        if options.target and len(findings) > len(errors):
-            _say(f"{len(findings) - len(errors)} warnings; `shutterline validate {options.output}` tells them")
+        _log(f"error: {output}: not written (--unchecked writes it all the same)")
+    elif not as_json:
+        _print(f"wrote {output}")
+        if target and len(findings) > len(errors):
+            _print(f"{len(findings) - len(errors)} warnings; `shutterline validate {output}` prints them")
     return EXIT_OK if written else EXIT_BAD_INPUT
 
 
-def _settings(options: argparse.Namespace, params: Params) -> AnySettings | None:
-    """The settings of the platform asked for; None: no platform was."""
-    if options.target is None:
-        for name in ("settings", "cache"):
-            if getattr(options, name):
-                raise InputError(f"--{name} needs --target, kubeflow or vertex")
-        return None
+def _settings(file: Path | None, target: PlatformName, params: Params) -> AnySettings:
     from pipelines.settings.read import read_settings, settings_warnings
 
-    settings = read_settings(options.settings, options.target, params)
-    for warning in settings_warnings(settings, params):
-        _show(f"warning: {warning}")
-    return settings.with_cached_data() if options.cache else settings
+    settings = read_settings(file, target, params)
+    _warn(settings_warnings(settings, params))
+    return settings
 
 
-def show_settings(options: argparse.Namespace) -> int:
+def show_settings(
+    *,
+    params: str | None,
+    overrides: Sequence[str],
+    target: PlatformName,
+    settings: Path | None,
+    schema: bool,
+    as_json: bool,
+) -> int:
     """``shutterline settings``."""
-    from pipelines.settings.read import SETTINGS, read_settings, settings_warnings
+    from pipelines.settings.read import SETTINGS
 
-    if options.schema:
-        print_json(SETTINGS[options.target].model_json_schema(by_alias=True))
+    if schema:
+        print_json(SETTINGS[target].model_json_schema(by_alias=True))
         return EXIT_OK
-    params = load_checked(params_or_example(options.params), options.overrides).params
-    settings = read_settings(options.settings, options.target, params)
-    for warning in settings_warnings(settings, params):
-        _show(f"warning: {warning}")
-    document = settings.document()
-    if options.json:
+    checked = load_checked(params_or_example(params), overrides)
+    document = _settings(settings, target, checked.params).document()
+    if as_json:
         print_json(document)
     else:
         sys.stdout.write(_yaml(document))
     return EXIT_OK
 
 
-def show_params(options: argparse.Namespace) -> int:
+def show_params(*, file: str | None, schema: bool, format: str, overrides: Sequence[str], as_json: bool) -> int:
     """``shutterline params``."""
-    if options.schema:
+    if schema:
         print_json(json_schema())
         return EXIT_OK
-    params = load_checked(params_or_example(options.params), options.overrides).params
-    if options.format == "yaml" and not options.json:
-        sys.stdout.write(_as_yaml(params))
+    document = load_checked(params_or_example(file), overrides).params.to_dict()
+    if format == "yaml" and not as_json:
+        sys.stdout.write(_yaml(document))
     else:
-        print_json(params.to_dict())
+        print_json(document)
     return EXIT_OK
 
 
-def _as_yaml(params: Params) -> str:
-    """Params as YAML that YAML 1.1 and 1.2 readers understand alike."""
-    return _yaml(params.to_dict())
-
-
 def _yaml(document: dict[str, Any]) -> str:
+    """YAML that YAML 1.1 and 1.2 readers understand alike."""
     return str(yaml.dump(document, Dumper=Dumper, sort_keys=False, width=110, default_flow_style=None))

@@ -7,32 +7,9 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from components.shared.command import CommandParser, add_json_option, print_json
+from components.shared.command import print_json
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError
-
-_REPLAY = """\
-Deliver what the brokers of a run do not have yet, in order, under the same ids. A spool remembers which brokers it was
-meant for and how far each has come, so repeating is harmless. Of a bucket's spools that is put back there."""
-
-
-def add_events_parser(commands: Any) -> None:
-    """Add ``events`` with its own commands."""
-    events = commands.add_parser("events", help="deliver status events later; print their JSON Schema")
-    actions = events.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=CommandParser)
-    replay = actions.add_parser("replay", help="deliver what a run could not", description=_REPLAY)
-    replay.add_argument(
-        "spools",
-        metavar="SPOOL",
-        nargs="+",
-        help="spool, or directory or bucket's prefix of spools: path, gs://… or s3://…",
-    )
-    replay.add_argument("--params", metavar="FILE", help="deliver to the brokers of these params instead")
-    replay.add_argument("--timeout", metavar="SECONDS", type=float, default=30.0, help="how long to try; default: 30")
-    add_json_option(replay)
-    schema = actions.add_parser("schema", help="print the JSON Schema of status events")
-    add_json_option(schema)
 
 
 def events(options: argparse.Namespace) -> int:

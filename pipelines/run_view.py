@@ -22,8 +22,8 @@ from components.shared.events.runs import RunView
 from components.shared.events.spool import spools_of
 from components.shared.logs import LINE, fitted
 from components.shared.step import read_records
-from pipelines.targets.result import STEPS
-from pipelines.targets.steps import RunPlace
+from pipelines.targets.run_directory import STEPS
+from pipelines.targets.steps import LocalRunPaths
 from pipelines.watch_text import count, duration, event_words, name, printable, share
 from pipelines.watch_view import symbol
 
@@ -62,11 +62,11 @@ class LiveLines:
             self._console.print(text, no_wrap=True, overflow="ignore", crop=False)
 
     @contextmanager
-    def running(self, place: RunPlace) -> Iterator[None]:
+    def running(self, paths: LocalRunPaths) -> Iterator[None]:
         """Within, the view of a run is shown; its last state stays."""
-        self._place = place
-        self._view = RunView(place.run)
-        self._events = _NewEvents(place.out / "events", place.run)
+        self._paths = paths
+        self._view = RunView(paths.run)
+        self._events = _NewEvents(paths.out / "events", paths.run)
         self._began = time.monotonic()
         live = Live(
             console=self._console,
@@ -94,7 +94,7 @@ class LiveLines:
     def _heading(self) -> RenderableType:
         spent = Text(duration(time.monotonic() - self._began), "dim")
         state = Text() if self._is_over else Text("running  ", "cyan")
-        return Text.assemble((name(self._place.run), "bold"), "  ", state, spent, no_wrap=True, overflow="ellipsis")
+        return Text.assemble((name(self._paths.run), "bold"), "  ", state, spent, no_wrap=True, overflow="ellipsis")
 
     def _steps(self) -> RenderableType:
         room = self._console.width - 1 - _LEFT
@@ -119,7 +119,7 @@ class LiveLines:
 
     def _states(self) -> Iterator[tuple[str, str]]:
         """Every step with the state that it is in, in the order they run."""
-        records = read_records(self._place.records) if self._is_over else {}
+        records = read_records(self._paths.records) if self._is_over else {}
         comes_next = True
         for step in STEPS:
             view, heard = self._view.steps.get(step), step in self._begun

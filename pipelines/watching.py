@@ -10,9 +10,9 @@ import sys
 import time
 from contextlib import closing, suppress
 from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import Protocol, Self, TextIO
 
-from components.shared.command import CommandParser, let_go_of, tell
+from components.shared.command import let_go_of, tell
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError, ShutterlineError
 from components.shared.events.event import StepEvent
 from components.shared.events.runs import RunView
@@ -20,10 +20,7 @@ from components.shared.events.watch import Counts, Source, follow
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
 from pipelines.watch_text import counts_line, event_line, printable
 
-_DESCRIPTION = """\
-Show runs as their steps tell of them: live on a terminal, one line an event elsewhere, or as JSON lines.
-Events are acknowledged once they were shown. A broker that is away is waited for."""
-_EPILOG = """\
+EPILOG = """\
 A subscription of Pub/Sub remembers what was shown, for all who use it: give each purpose one of its own, since what
 --run passes over is not shown to another watcher either. On Kafka nothing is remembered without --group, and there
 --until-done reads on to the newest event: a run that was retried behind its end goes on, or has another end.
@@ -42,26 +39,6 @@ _EXIT_CODES = {
 }
 # After a run's end: without a message for so long, all that is there was read; on a busy topic, after so long at most.
 _QUIET_S, _LONGEST_S = 0.2, 5.0
-
-
-def add_watch_parser(commands: Any) -> None:
-    """Add ``watch`` to the commands of a parser."""
-    parser: CommandParser = commands.add_parser("watch", help="show runs as they go", description=_DESCRIPTION)
-    parser.epilog = _EPILOG
-    add = parser.add_argument
-    add("--kafka", metavar="HOST[,HOST]/TOPIC", nargs="?", const="", help="the topic; without a value, the params'")
-    add("--pubsub", metavar="SUBSCRIPTION", nargs="?", const="",
-        help="projects/P/subscriptions/S or P/S; without a value, the params'")  # fmt: skip
-    add("--params", metavar="FILE", help="params as .json, .yaml or .py, or a JSON text; they name broker, topic, "
-        "subscription and credentials")  # fmt: skip
-    add("--set", metavar="KEY=VALUE", dest="overrides", action="append", default=[], help="change one of the params")
-    add("--run", metavar="ID", help="show this run only")
-    add("--since", metavar="WHEN", help="Kafka: beginning, now, a span such as 90s, 10m, 24h or 7d, or an ISO time; "
-        "default: 24h, but now for --until-done without --run")  # fmt: skip
-    add("--group", metavar="NAME", help="Kafka: go on where the watcher before with this consumer group stopped")
-    add("--json", action="store_true", help="print each event's CloudEvents JSON on a line of its own")
-    add("--until-done", action="store_true", help="end with the run and its outcome; without --run, the first one seen")
-    add("--timeout", metavar="SECONDS", type=float, help="end after so long; with --until-done that is exit code 1")
 
 
 def watch(options: argparse.Namespace) -> int:

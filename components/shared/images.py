@@ -50,6 +50,11 @@ def default_images() -> dict[ImageStep, Image]:
     return {step: Image(image_of(step)) for step in IMAGE_STEPS}
 
 
+def images_named_by(file: Path | None) -> dict[ImageStep, Image]:
+    """The images that a build wrote to a file, or those that this version's build tags; errors as of `read_images`."""
+    return default_images() if file is None else read_images(file)
+
+
 def read_images(file: Path) -> dict[ImageStep, Image]:
     """The images that a build wrote to a file.
 

@@ -1,14 +1,20 @@
-"""The containers of one run, one after another: started, read, waited for, then removed, whatever happens."""
+"""The containers of one run, one after another: started, read, waited for, then removed, whatever happens.
+
+kfp lets the engine remove a container by itself, and takes one that is gone before it was waited for as successful. A
+failed step may so be followed by the next one (kubeflow/pipelines#13332). While runs of ours go on, containers that
+carry `StepLabels` are waited for and then removed; every other container is kfp's own business, as ever.
+"""
 
 from __future__ import annotations
 
 import codecs
+import inspect
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import docker
@@ -21,10 +27,12 @@ from components.shared.run import as_run_id
 from pipelines.targets.docker_engine import explained
 
 RUN_LABEL, STEP_LABEL = "shutterline.run", "shutterline.step"
+_PARAMETERS = ["client", "image", "command", "volumes", "container_run_args"]  # of kfp's function
+_ENGINE_ERRORS = (docker.errors.DockerException, requests.RequestException)
 
 
 @dataclass(frozen=True)
-class Ending:
+class ContainerExit:
     """How a container ended.
 
     Attributes:
@@ -46,13 +54,22 @@ class Ending:
         return f"it ended with exit code {self.exit_code}, and its last line is: {redact(self.last_line)}"
 
 
+@dataclass
+class _Current:
+    """The container that is under way."""
+
+    name: str
+    started: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
 class Containers:
     """Runs the containers of one run.
 
     Args:
         client: Docker's client, for stopping what another one started.
         run: The run's id; containers are labelled by it.
-        grace_s: Seconds that a container has to end after it was told to.
+        grace_s: Seconds that a container has to end after its first signal.
     """
 
     def __init__(self, client: docker.DockerClient, run: str, grace_s: float) -> None:
@@ -73,7 +90,7 @@ class Containers:
         command: Sequence[str],
         write: Callable[[str], object],
         arguments: Mapping[str, Any],
-    ) -> Ending:
+    ) -> ContainerExit:
         """Run one container to its end; its output is written as it comes.
 
         Args:
@@ -97,54 +114,48 @@ class Containers:
             last_line = _stream(container, write)
             exit_code = int(container.wait()["StatusCode"])
             container.reload()
-            return Ending(exit_code, bool(container.attrs["State"].get("OOMKilled")), last_line)
+            return ContainerExit(exit_code, bool(container.attrs["State"].get("OOMKilled")), last_line)
         except docker.errors.DockerException as error:
-            raise ShutterlineError(f"the container of {step} could not be run: {_with_hint(error)}") from error
+            message = explained(error)
+            if "bind source path does not exist" in message:
+                message += "; does the Docker engine run on another machine? It must see the same files"
+            raise ShutterlineError(f"the container of {step} could not be run: {message}") from error
         except requests.RequestException as error:
             raise ShutterlineError(f"the Docker engine stopped answering in {step}: {explained(error)}") from error
         finally:
             current.started.set()
             current.ended.set()
-            _remove(client, name, write)
-            self._current = None  # not earlier: a signal that finds nothing under way breaks off whatever goes on
+            if failure := _remove(client, name):
+                write(f"\n{failure}\n")
+            self._current = None  # not earlier: a signal that finds nothing running breaks off whatever goes on
 
     def stop_all(self) -> None:
         """Stop and remove every container that carries the run's label."""
         label = f"{RUN_LABEL}={self._run}"
-        with suppress(docker.errors.DockerException, requests.RequestException):  # the run's end is told all the same
+        with suppress(*_ENGINE_ERRORS):  # the run's end is reported all the same
             for container in self._client.containers.list(all=True, filters={"label": label}):
                 container.stop(timeout=round(self._grace_s))
-                _remove(self._client, container.id, _discard)
+                _remove(self._client, container.id)
 
-    def under_way(self) -> bool:
+    def is_running(self) -> bool:
         """Whether a container is starting or running."""
         return self._current is not None
 
-    def end(self, number: signal.Signals) -> None:
+    def stop(self, number: signal.Signals) -> None:
         """Pass a signal on to the running container, and SIGKILL when its time is over; returns at once."""
-        current = self._current
-        if current is not None:
+        if self._current is not None:
             # Not here: this is called by a signal handler, which may have come in the middle of a request.
-            threading.Thread(target=self._end, args=(current, number), daemon=True).start()
+            threading.Thread(target=self._stop, args=(self._current, number), daemon=True).start()
 
-    def _end(self, current: _Current, number: signal.Signals) -> None:
+    def _stop(self, current: _Current, number: signal.Signals) -> None:
         current.started.wait()
         first_s = self._grace_s / 2 if number != signal.SIGTERM else 0.0  # SIGTERM moves what sticks to a Ctrl-C
         signals = [(number, first_s)] if first_s else []
         for one, then_wait_s in (*signals, (signal.SIGTERM, self._grace_s - first_s), (signal.SIGKILL, 0.0)):
-            with suppress(docker.errors.DockerException, requests.RequestException):  # it has ended by itself
+            with suppress(*_ENGINE_ERRORS):  # it has ended by itself
                 self._client.api.kill(current.name, one.name)
             if current.ended.wait(then_wait_s):
                 return
-
-
-class _Current:
-    """The container that is under way."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.started = threading.Event()
-        self.ended = threading.Event()
 
 
 def _stream(container: Any, write: Callable[[str], object]) -> str:
@@ -162,21 +173,83 @@ def _stream(container: Any, write: Callable[[str], object]) -> str:
     return (partial if partial.strip() else last).strip()
 
 
-def _with_hint(error: docker.errors.DockerException) -> str:
-    said = explained(error)
-    if "bind source path does not exist" in said:
-        said += "; does the Docker engine run on another machine? It must see the same files"
-    return said
-
-
-def _discard(text: str) -> None:
-    """Write nowhere."""
-
-
-def _remove(client: docker.DockerClient, name: str, write: Callable[[str], object]) -> None:
+def _remove(client: docker.DockerClient, name: str) -> str | None:
+    """Remove a container, which need not be there; returns why it could not be."""
     try:
         client.api.remove_container(name, v=True, force=True)
     except docker.errors.NotFound:
         pass
-    except (docker.errors.DockerException, requests.RequestException) as error:
-        write(f"\nthe container {name} could not be removed: {explained(error)}\n")
+    except _ENGINE_ERRORS as error:
+        return f"the container {name} could not be removed: {explained(error)}"
+    return None
+
+
+class StepLabels(dict[str, str]):
+    """Labels of a container that is one of ours; an argument of kfp's DockerRunner, which passes it on unchanged.
+
+    Attributes:
+        run_step: Runs the container: client, image, command and further arguments to its exit code.
+    """
+
+    def __init__(
+        self, labels: Mapping[str, str], run_step: Callable[[Any, str, list[str], dict[str, Any]], int]
+    ) -> None:
+        super().__init__(labels)
+        self.run_step = run_step
+
+
+class _Replacement:
+    """What stands in for kfp's function, and how many runs use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._original: Callable[..., int] | None = None
+
+    def __call__(
+        self, client: Any, image: str, command: list[str], volumes: dict[str, Any], **container_run_args: Any
+    ) -> int:
+        labels = container_run_args.pop("labels", None)
+        if isinstance(labels, StepLabels):
+            # Everything is mounted by our own arguments, which take any path; these would break on a colon.
+            return labels.run_step(client, image, command, container_run_args)
+        if labels is not None:
+            container_run_args["labels"] = labels
+        assert self._original is not None  # noqa: S101 - kept even when the last run is over
+        return self._original(client, image, command, volumes, **container_run_args)
+
+    @contextmanager
+    def installed(self, module: Any) -> Iterator[None]:
+        with self._lock:
+            if self._runs == 0:
+                self._original, module.run_docker_container = module.run_docker_container, self
+            self._runs += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._runs -= 1
+                if self._runs == 0 and module.run_docker_container is self:
+                    module.run_docker_container = self._original
+
+
+_replacement = _Replacement()
+
+
+@contextmanager
+def kfp_waits_for_containers() -> Iterator[bool]:
+    """Within, containers with `StepLabels` are run by these; yields False if this kfp cannot be made to."""
+    from kfp.local import docker_task_handler as module
+
+    function = getattr(module, "run_docker_container", None)
+    handler = getattr(getattr(module, "DockerTaskHandler", None), "run", None)
+    try:
+        called = "run_docker_container" in handler.__code__.co_names  # type: ignore[union-attr] # looked at, not trusted
+        is_known = called and list(inspect.signature(function).parameters) == _PARAMETERS  # type: ignore[arg-type]
+    except (AttributeError, TypeError, ValueError):
+        is_known = False
+    if not (is_known or function is _replacement):
+        yield False
+        return
+    with _replacement.installed(module):
+        yield True

@@ -5,37 +5,37 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 from components.shared.artifacts.artifact import write_json
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.files import Output, disk_message, is_full, naming
-from components.shared.locks import remove_held
 from components.shared.logs import LINE
 from components.shared.params.params import Params
 from components.shared.run import RUN_VARIABLE, new_run_id
 from components.shared.run_lock import run_locked
-from components.shared.signals import Terminated
+from components.shared.signals import TERMINATING, Terminated, not_ignored
 from components.shared.step import read_records
 from components.shared.storage.location import AnyPath
-from components.train.checkpoints.directory import LOCK
-from components.train.checkpoints.resume import remove_all
-from pipelines.targets.result import INTERRUPTED, REASONS, STEPS, STOPS, link_artifacts, linked, result_document
-from pipelines.targets.run_inputs import (
+from pipelines.targets.run_directory import (
     RESULT_FILE,
-    checkpoints_held,
+    clear,
+    link_artifacts,
     require_run_directory,
     require_same_run,
+    result_document,
     write_inputs,
 )
-from pipelines.targets.steps import RunPlace, Steps, Target
-from pipelines.targets.stopping import stopped_with
+from pipelines.targets.steps import INTERRUPTED, REASONS, STOPS, LocalRunPaths, Steps, Target
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class LocalRun:
 
     Attributes:
         exit_code: 0 done, 2 bad input, 130 interrupted, 143 terminated, 1 anything else.
-        document: What result.json holds.
+        document: The content of result.json.
         is_reported: Whether the log lines that were shown hold the error's message.
         kept: What stays linked at the top of the directory of an earlier run, as this one made no model.
     """
@@ -62,7 +62,7 @@ class Lines(Protocol):
         """Show a line."""
         ...
 
-    def running(self, place: RunPlace) -> AbstractContextManager[None]:
+    def running(self, paths: LocalRunPaths) -> AbstractContextManager[None]:
         """Within, a run is under way."""
         ...
 
@@ -87,75 +87,43 @@ def run_local(
         OSError: The disk is full.
     """
     out = out.absolute()
-    named = str(data.absolute() if isinstance(data, Path) else data)
-    with _writing(out):
-        require_run_directory(out)
-        out.mkdir(parents=True, exist_ok=True)
+    data_named = str(data.absolute() if isinstance(data, Path) else data)
     with ExitStack() as stack:
         with _writing(out):
+            require_run_directory(out)
+            out.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(run_locked(out))
-        return _run_alone(params, named, out, show, target, lock, start_over=start_over)
-
-
-def _run_alone(
-    params: Params,
-    named: str,
-    out: Path,
-    show: Lines,
-    target: Target,
-    lock: Path | None,
-    *,
-    start_over: bool,
-) -> LocalRun:
-    """Run the pipeline in a directory that no other run is at."""
-    with _writing(out):
-        if not start_over:
-            require_same_run(out, params, named)
-        _clear(out, start_over=start_over)
-    write_inputs(out, params, named)
-    start = time.perf_counter()
-    with (out / "kfp.log").open("wb", buffering=0) as stream, target.scratch(out) as scratch:
-        place = RunPlace(os.environ.get(RUN_VARIABLE) or new_run_id(), out, Path(scratch), lock)
+            if not start_over:
+                require_same_run(out, params, data_named)
+            clear(out, start_over=start_over)
+        write_inputs(out, params, data_named)
+        start = time.perf_counter()
+        stream = stack.enter_context((out / "kfp.log").open("wb", buffering=0))
+        scratch = stack.enter_context(target.scratch(out))
+        paths = LocalRunPaths(os.environ.get(RUN_VARIABLE) or new_run_id(), out, Path(scratch), lock)
         log = Output(stream)
         shown = _LineFilter(log, show)
-        with show.running(place), target.steps(place) as steps:
-            with stopped_with(steps) as stop:
-                trouble = _through_kfp(params, named, place, steps, shown)
+        with show.running(paths), target.steps(paths) as steps:
+            with _stopped_by_signals(steps) as stop:
+                failure = _through_kfp(params, data_named, paths, steps, shown)
                 if stop.signal is not None:
-                    trouble = REASONS[stop.signal]
-                if trouble and "exit" not in read_records(place.records):
-                    steps.say_the_end("CANCELLED" if trouble in STOPS else "FAILED", trouble, shown.write)
-            trouble = trouble or _trouble_of(log, place)
-            records = read_records(place.records)
-            artifacts, kept = link_artifacts(records, place)
-            document = result_document(records, artifacts, trouble, place, steps)
-    document["seconds"]["total"] = round(time.perf_counter() - start, 3)
-    write_json(out / RESULT_FILE, document)
-    exit_code = EXIT_OK if document["status"] == "succeeded" else document["error"]["exit_code"]
-    is_reported = document["error"] is not None and shown.holds(document["error"]["message"])
-    return LocalRun(exit_code, document, is_reported, kept)
-
-
-def _clear(out: Path, *, start_over: bool) -> None:
-    """Remove what says how an earlier run ended, result first; its model and report only where all begins anew."""
-    with ExitStack() as stack:
-        directories = stack.enter_context(checkpoints_held(out)) if start_over else []
-        (out / RESULT_FILE).unlink(missing_ok=True)
-        for step in STEPS:
-            (out / "steps" / f"{step}.json").unlink(missing_ok=True)
-        if start_over:
-            for name in linked(out):
-                (out / name).unlink()
-        for directory in directories:
-            remove_all(directory)
-            remove_held(directory / LOCK)
-            with suppress(OSError):  # a link, or what others keep there
-                directory.rmdir()
+                    failure = REASONS[stop.signal]
+                if failure and "exit" not in read_records(paths.records):
+                    steps.run_exit_step("CANCELLED" if failure in STOPS else "FAILED", failure, shown.write)
+            failure = failure or _log_failure(log, paths)
+            records = read_records(paths.records)
+            artifacts, kept = link_artifacts(records, out)
+            document = result_document(records, artifacts, failure, paths, steps)
+        document["seconds"]["total"] = round(time.perf_counter() - start, 3)
+        write_json(out / RESULT_FILE, document)
+    error = document["error"]
+    is_reported = error is not None and shown.holds(error["message"])
+    return LocalRun(error["exit_code"] if error else EXIT_OK, document, is_reported, kept)
 
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Within, a run's directory that cannot be written is what the user named."""
+    """Within, a run's directory that cannot be written is bad input."""
     try:
         yield
     except OSError as error:
@@ -164,10 +132,10 @@ def _writing(out: Path) -> Iterator[None]:
         raise InputError(f"--out {out}: cannot be written: {error.strerror or error}") from error
 
 
-def _trouble_of(log: Output, place: RunPlace) -> str | None:
+def _log_failure(log: Output, paths: LocalRunPaths) -> str | None:
     """Why the log is not whole; None: it is."""
     try:
-        with naming(place.log):
+        with naming(paths.log):
             log.check()
     except OSError as error:
         return disk_message(error) or str(error)
@@ -180,34 +148,32 @@ def load_kfp() -> None:
     importlib.import_module("pipelines.image_classifier")
 
 
-def _through_kfp(params: Params, data: str, place: RunPlace, steps: Steps, shown: _LineFilter) -> str | None:
-    """Run the pipeline under kfp; returns what went wrong outside the steps, in words, or None."""
+def _through_kfp(params: Params, data: str, paths: LocalRunPaths, steps: Steps, shown: _LineFilter) -> str | None:
+    """Run the pipeline under kfp; returns what went wrong outside the steps, or None."""
     from kfp import local
     from kfp.local.config import LocalExecutionConfig
 
     configured, ours = LocalExecutionConfig.instance, None
-    (place.scratch / "workspace").mkdir()
+    (paths.scratch / "workspace").mkdir()
     try:
         with warnings.catch_warnings(), redirect_stdout(shown):
             warnings.simplefilter("ignore")  # kfp doubts images whose name does not say "python"
             local.init(
                 runner=steps.runner,
-                pipeline_root=str(place.out / "kfp"),
-                workspace_root=str(place.scratch / "workspace"),
+                pipeline_root=str(paths.out / "kfp"),
+                workspace_root=str(paths.scratch / "workspace"),
                 raise_on_error=False,
             )
             ours = LocalExecutionConfig.instance
-            steps.pipeline(params=params.to_json(), data=data, checkpoints=str(place.out / "checkpoints"))
+            steps.pipeline(params=params.to_json(), data=data, checkpoints=str(paths.out / "checkpoints"))
     except KeyboardInterrupt:
         return INTERRUPTED
     except Terminated as error:
         return REASONS[error.signal]
-    except ShutterlineError as error:
-        shown.write(f"\n{error}\n")
-        return str(error)
-    except Exception as error:  # kfp's own trouble: told with the steps' records, not instead of them
-        shown.write(f"\nkfp: {type(error).__name__}: {error}\n")
-        return f"kfp: {type(error).__name__}: {error}"
+    except Exception as error:  # kfp's own: reported with the steps' records, not instead of them
+        message = str(error) if isinstance(error, ShutterlineError) else f"kfp: {type(error).__name__}: {error}"
+        shown.write(f"\n{message}\n")
+        return message
     finally:
         if LocalExecutionConfig.instance is ours:  # another thread may have configured kfp for itself meanwhile
             LocalExecutionConfig.instance = configured
@@ -241,3 +207,37 @@ class _LineFilter(io.TextIOBase):
                     self._errors.append(shown)
                 self._show(shown)
         return len(text)
+
+
+class _Stop:
+    """The signal handler of a local run; `signal` is the first signal that came, or None.
+
+    kfp reads a step's output until the step ends, and runs the exit step after one that failed. So the first signal is
+    only passed on to the step; kfp does the rest. A second one ends everything at once.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self.signal: signal.Signals | None = None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None or not self._steps.is_running():
+            self.signal = self.signal or signal.Signals(number)
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+        self.signal = signal.Signals(number)
+        self._steps.stop(self.signal)
+
+
+@contextmanager
+def _stopped_by_signals(steps: Steps) -> Iterator[_Stop]:
+    """Within, Ctrl-C, SIGTERM and SIGHUP end the step that is running; in another thread, nothing changes."""
+    stop = _Stop(steps)
+    is_main = threading.current_thread() is threading.main_thread()
+    before = not_ignored(signal.SIGINT, *TERMINATING) if is_main else {}
+    for number in before:
+        signal.signal(number, stop.handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -8,16 +8,46 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from components.shared.images import Image, ImageStep
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
 from components.shared.run_lock import RUN_LOCK_VARIABLE
+from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, TERMINATING
 from components.shared.step import RECORDS_VARIABLE, StepName
+
+Gpus = Literal["none", "all", "auto"]
+
+INTERRUPTED = "interrupted from the keyboard"
+# Why a run ends that got a signal, and its exit code.
+REASONS = {signal.SIGINT: INTERRUPTED} | {number: f"told to end by {number.name}" for number in TERMINATING}
+STOPS = {reason: EXIT_INTERRUPTED if reason == INTERRUPTED else EXIT_TERMINATED for reason in REASONS.values()}
 
 
 @dataclass(frozen=True)
-class RunPlace:
-    """Where one run is.
+class DockerOptions:
+    """What the containers of a run get.
+
+    Attributes:
+        images: What each step runs in.
+        network: Network of the engine, ``host`` or ``none``; None: the engine's default.
+        gpus: ``auto``: all of them, if the engine offers any and the params do not say ``cpu``.
+        shm_size: Size of ``/dev/shm``, as Docker writes sizes.
+        memory: Limit of a step's memory, likewise; None: none.
+        cpus: Limit of a step's processors; None: none.
+    """
+
+    images: dict[ImageStep, Image]
+    network: str | None = None
+    gpus: Gpus = "auto"
+    shm_size: str = "1g"
+    memory: str | None = None
+    cpus: float | None = None
+
+
+@dataclass(frozen=True)
+class LocalRunPaths:
+    """The id of one run and its directories.
 
     Attributes:
         run: The run's id.
@@ -43,7 +73,7 @@ class RunPlace:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What every step finds in its environment, whoever starts it."""
+        """The environment variables of every step, whoever starts it."""
         return {
             RUN_VARIABLE: self.run,
             EVENTS_VARIABLE: str(self.out / "events"),
@@ -55,42 +85,40 @@ class RunPlace:
 
 
 class Steps(Protocol):
-    """The steps of one run, while it goes on."""
+    """The steps of one run, while it goes on.
 
-    @property
-    def pipeline(self) -> Any:
-        """The pipeline as kfp runs it, images included."""
+    Attributes:
+        pipeline: The pipeline as kfp runs it, images included.
+        runner: One of kfp's local runners, configured.
+    """
+
+    pipeline: Any
+    runner: Any
+
+    def is_running(self) -> bool:
+        """Whether a step is running."""
         ...
 
-    @property
-    def runner(self) -> Any:
-        """One of kfp's local runners, configured."""
+    def stop(self, number: signal.Signals) -> None:
+        """Pass a signal on to the running step; returns at once."""
         ...
 
-    def under_way(self) -> bool:
-        """Whether a step is running, so that there is something to end."""
+    def run_exit_step(self, state: str, message: str, write: Callable[[str], object]) -> None:
+        """Run the exit step that kfp did not get to; its output goes to `write`."""
         ...
 
-    def end(self, number: signal.Signals) -> None:
-        """Tell the running step to end, for the signal this process got; returns at once."""
-        ...
-
-    def say_the_end(self, state: str, message: str, write: Callable[[str], object]) -> None:
-        """Run the exit step that kfp did not get to; what it prints is written."""
-        ...
-
-    def how_it_ended(self, step: StepName) -> str | None:
+    def failure(self, step: StepName) -> str | None:
         """Why a step ended without a record of its own, where that is known."""
         ...
 
 
 class Target(Protocol):
-    """What a run's steps are started by."""
+    """What starts a run's steps."""
 
-    def steps(self, place: RunPlace) -> AbstractContextManager[Steps]:
+    def steps(self, paths: LocalRunPaths) -> AbstractContextManager[Steps]:
         """Everything a run needs, for as long as it goes on."""
         ...
 
     def scratch(self, out: Path) -> TemporaryDirectory[str]:
-        """A place for temporary files of the steps of a run in `out`."""
+        """A directory for temporary files of the steps of a run in `out`."""
         ...

@@ -16,8 +16,7 @@ from typing import Any
 
 from components.shared.pipeline_end import CANCELLED_VARIABLE
 from components.shared.step import StepName
-from pipelines.targets.result import REASONS
-from pipelines.targets.steps import RunPlace, Steps
+from pipelines.targets.steps import REASONS, LocalRunPaths, Steps
 
 # A terminal sends Ctrl-C to the step too; one that was sent to us alone is passed on after this.
 _GRACE_S = 1.0
@@ -27,26 +26,26 @@ class SubprocessTarget:
     """Runs steps in processes of this installation."""
 
     @contextmanager
-    def steps(self, place: RunPlace) -> Iterator[Steps]:
+    def steps(self, paths: LocalRunPaths) -> Iterator[Steps]:
         """Within, the environment of this process is the steps'."""
         interpreter, before = sys.executable, dict(os.environ)
-        os.environ |= place.variables
+        os.environ |= paths.variables
         os.environ["PYTHONSAFEPATH"] = "1"  # a file torch.py in the user's directory is not torch
-        _answer_to_python3(place.scratch, interpreter)
+        _provide_python3(paths.scratch, interpreter)
         try:
-            yield _SubprocessSteps(place, interpreter)
+            yield _SubprocessSteps(paths, interpreter)
         finally:
             sys.executable = interpreter
             os.environ.clear()
             os.environ.update(before)
 
     def scratch(self, out: Path) -> TemporaryDirectory[str]:
-        """In the system's place for them: kfp leaves a directory of its own behind for every task."""
+        """Among the system's temporary files: kfp leaves a directory of its own behind for every task."""
         return TemporaryDirectory(prefix="shutterline-")
 
 
-def _answer_to_python3(scratch: Path, interpreter: str) -> None:
-    """Make ``python3`` this interpreter, and say that it is called so.
+def _provide_python3(scratch: Path, interpreter: str) -> None:
+    """Make ``python3`` this interpreter, and its name.
 
     kfp's SubprocessRunner replaces the text ``python3`` everywhere in a task's command by the interpreter's path, paths
     of data and of artifacts included, and unquoted in a shell's line. Replaced by itself, it changes nothing.
@@ -63,20 +62,20 @@ def _answer_to_python3(scratch: Path, interpreter: str) -> None:
 
 
 class _SubprocessSteps:
-    def __init__(self, place: RunPlace, interpreter: str) -> None:
+    def __init__(self, paths: LocalRunPaths, interpreter: str) -> None:
         from kfp import local
 
         from pipelines.image_classifier import image_classifier
 
-        self._place = place
+        self._paths = paths
         self._interpreter = interpreter
         self.pipeline: Any = image_classifier
         self.runner: Any = local.SubprocessRunner(use_venv=False)
 
-    def under_way(self) -> bool:
+    def is_running(self) -> bool:
         return bool(_descendants(os.getpid()))
 
-    def end(self, number: signal.Signals) -> None:
+    def stop(self, number: signal.Signals) -> None:
         os.environ[CANCELLED_VARIABLE] = REASONS[number]  # for the exit step, which kfp starts next
         steps = _descendants(os.getpid())
         if number != signal.SIGINT:
@@ -86,8 +85,8 @@ class _SubprocessSteps:
             timer.daemon = True
             timer.start()
 
-    def say_the_end(self, state: str, message: str, write: Callable[[str], object]) -> None:
-        command = [self._interpreter, "-m", "components.exit_step", "--params", str(self._place.out / "params.json")]
+    def run_exit_step(self, state: str, message: str, write: Callable[[str], object]) -> None:
+        command = [self._interpreter, "-m", "components.exit_step", "--params", str(self._paths.out / "params.json")]
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
             [*command, "--state", state, "--message", message],
             stdout=subprocess.PIPE,
@@ -97,7 +96,7 @@ class _SubprocessSteps:
         )
         write(done.stdout)
 
-    def how_it_ended(self, step: StepName) -> str | None:
+    def failure(self, step: StepName) -> str | None:
         return None  # kfp keeps the exit code to itself
 
 

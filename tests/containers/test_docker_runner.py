@@ -26,9 +26,9 @@ from components.shared.artifacts.model import open_model
 from components.shared.events.data import Cancelled
 from components.shared.events.runs import fold
 from components.shared.events.spool import events_in
+from components.shared.images import images_named_by
 from components.shared.run import RUN_VARIABLE, new_run_id
 from pipelines.cli import main
-from pipelines.run_options import images_named_by
 from tests.examples import DIGITS, write_params
 
 pytestmark = pytest.mark.containers

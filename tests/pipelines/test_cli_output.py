@@ -105,73 +105,36 @@ def test_what_is_taken_is_printed_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("params --bogus", "unrecognized arguments: --bogus"),
-        ("submit pipeline.yaml --bogus", "unrecognized arguments: --bogus"),
-        ("submit", "the following arguments are required: PIPELINE.yaml"),
-        ("events replay --timeout soon spool", "argument --timeout: invalid float value: 'soon'"),
-        ("fly", "argument COMMAND: invalid choice: 'fly'"),
-        ("--bogus params", "unrecognized arguments: --bogus"),
+        ("params --bogus", "No such option '--bogus'."),
+        ("submit pipeline.yaml --bogus", "No such option '--bogus'. Did you mean '--host'?"),
+        ("submit", "Missing argument 'PIPELINE.yaml', or --status RUN."),
+        ("events replay --timeout soon spool", "Invalid value for '--timeout': 'soon' is not a valid float."),
+        ("fly", "No such command 'fly'."),
+        ("--bogus params", "No such option '--bogus'."),
+        ("compile --target kubflow", "Invalid value for '--target': 'kubflow' is not one of 'kubeflow', 'vertex'."),
+        ("rn", "No such command 'rn'. Did you mean 'run'?"),
+        ("Validate", "No such command 'Validate'. Did you mean 'validate'?"),
+        ("events repaly spool", "No such command 'repaly'. Did you mean 'replay'?"),
+        ("params --formt yaml", "No such option '--formt'. Did you mean '--format'?"),
+        ("run --start_over", "No such option '--start_over'. Did you mean '--start-over'?"),
+        ("run --num-epochs 5", "No such option '--num-epochs'. Set params by --set num_epochs=VALUE."),
+        ("run --data=", "Invalid value for '--data': is empty; is a variable of your shell not set?"),
+        ("params one two", "Got unexpected extra argument (two)"),
     ],
 )
-def test_a_wrong_command_line_is_a_document_too(
+def test_a_wrong_command_line_is_one_line_and_a_document(
     capsys: pytest.CaptureFixture[str], arguments: str, message: str
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([*arguments.split(), "--json"])
+    assert main([*arguments.split(), "--json"]) == 2
+
     out, err = capsys.readouterr()
-
-    assert ended.value.code == 2
+    assert json.loads(out) == {"status": "failed", "error": {"type": "InputError", "message": message}}
     assert err.count("\n") == 1
-    document = json.loads(out)
-    assert document["status"] == "failed"
-    assert document["error"]["message"].startswith(message)
-    assert document["error"]["message"] in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "meant"),
-    [
-        pytest.param(
-            "rn",
-            "run",
-            marks=pytest.mark.mended(
-                19,
-                input="a command that is mistyped: shutterline rn",
-                before="a list of the commands",
-                now="that list; did you mean run?",
-            ),
-        ),
-        ("Validate", "validate"),
-        ("events repaly spool", "replay"),
-        ("compile --target kubflow", "kubeflow"),
-        ("params --formt yaml", "--format"),
-        ("run --start_over", "--start-over"),
-        ("submit pipeline.yaml --dryrun", "--dry-run"),
-    ],
-)
-def test_what_is_mistyped_is_answered_with_what_was_meant(
-    capsys: pytest.CaptureFixture[str], arguments: str, meant: str
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments.split())
-
-    assert ended.value.code == 2
-    err = capsys.readouterr().err
-    assert f"; did you mean {meant}? (see shutterline " in err
-    assert err.count("\n") == 1
-
-
-@pytest.mark.parametrize("arguments", ["jump", "run --epochs 2", "params one two"])
-def test_what_is_near_nothing_gets_no_suggestion(capsys: pytest.CaptureFixture[str], arguments: str) -> None:
-    with pytest.raises(SystemExit):
-        main(arguments.split())
-
-    assert "did you mean" not in capsys.readouterr().err
+    assert f": error: {message} (see shutterline " in err
 
 
 def test_the_output_of_watch_is_for_events_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["watch", "--bogus", "--json"])
+    assert main(["watch", "--bogus", "--json"]) == 2
 
     assert capsys.readouterr().out == ""
 
@@ -196,7 +159,7 @@ def test_an_interruption_is_a_document(tmp_path: Path, capsys: pytest.CaptureFix
         (["params", f"{SECRET}.json"], "[redacted].json: there is no such file"),
         (["run", "--data", f"gs://b/{SECRET}"], "gs://b/[redacted]: that is no bucket's name"),
         (["watch", "--kafka", f"{SECRET}"], "[redacted]"),
-        (["params", "--format", SECRET], "invalid choice: '[redacted]'"),
+        (["params", "--format", SECRET], "'[redacted]' is not one of 'json', 'yaml'."),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
@@ -211,13 +174,9 @@ def test_no_message_quotes_a_secret_of_the_environment(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", SECRET)
 
-    try:
-        code = main([*arguments, "--json"])
-    except SystemExit as ended:
-        code = int(ended.code or 0)
+    assert main([*arguments, "--json"]) == 2
 
     out, err = capsys.readouterr()
-    assert code == 2
     assert told in err
     assert SECRET not in out + err
     if arguments[0] != "watch":

@@ -16,11 +16,12 @@ from components.shared.images import IMAGE_STEPS
 from components.shared.params.params import Params
 from components.shared.status import PIPELINE_STEPS
 from components.shared.step import StepName
-from pipelines.cli import build_parser, main
+from pipelines.cli import main
 from pipelines.compiled import PLATFORMS, CompiledPipeline, PlatformName, read_compiled
 from pipelines.lint.rules import RULES
 from pipelines.settings.common import STEP_FIELDS
 from pipelines.settings.read import SETTINGS, STEPS
+from tests.pipelines.command_line import commands, parse
 from tests.pipelines.conftest import ROOT
 from tests.pipelines.settings_tables import tables
 
@@ -43,18 +44,6 @@ def compiled(tmp_path: Path, target: PlatformName) -> CompiledPipeline:
 def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[PlatformName, CompiledPipeline]:
     directory = tmp_path_factory.mktemp("compiled")
     return {target: compiled(directory, target) for target in PLATFORMS}
-
-
-def command(name: str) -> CommandParser:
-    for action in build_parser()._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            found: CommandParser = action.choices[name]
-            return found
-    raise KeyError(name)
-
-
-def options(parser: argparse.ArgumentParser) -> set[str]:
-    return {action.dest for action in parser._actions if action.option_strings}
 
 
 def table(name: str) -> list[str]:
@@ -91,7 +80,7 @@ def test_the_commands_in_the_guide_parse() -> None:
     ours = [line.split("#")[0].split() for line in lines if re.match(r"(\.venv/bin/)?shutterline ", line)]
     assert {words[1] for words in ours} >= {"compile", "validate", "submit"}
     for words in ours:
-        build_parser().parse_args(words[1:])
+        parse(words[1:])
 
 
 @pytest.mark.parametrize("target", PLATFORMS)
@@ -120,7 +109,7 @@ def test_the_pipelines_inputs_are_options_of_compile_and_submit(
     for pipeline in pipelines.values():
         assert set(pipeline.inputs) == {"params", "data", "checkpoints"}
         for name in ("compile", "submit"):
-            assert set(pipeline.inputs) <= options(command(name)), name
+            assert set(pipeline.inputs) <= {parameter.name for parameter in commands()[name].params}, name
         assert Params.load(pipeline.inputs["params"]["defaultValue"]).n_classes == 10
         assert all(definition.get("description") for definition in pipeline.inputs.values())
 
@@ -157,4 +146,4 @@ def command_line(module: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     monkeypatch.setattr(CommandParser, "parse_args", parse)
     with pytest.raises(SystemExit):
         importlib.import_module(module).main([])
-    return options(seen[0])
+    return {action.dest for action in seen[0]._actions if action.option_strings}

@@ -9,7 +9,7 @@ from kfp.local import docker_task_handler
 from kfp.local.config import DockerRunner
 
 from pipelines.image_classifier import image_classifier
-from pipelines.targets.kfp_docker import StepLabels, kfp_waits_for_containers
+from pipelines.targets.containers import StepLabels, kfp_waits_for_containers
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 import subprocess
@@ -16,7 +15,7 @@ from nbclient import NotebookClient
 from components.shared.events.kafka.settings import VARIABLES
 from components.shared.params.params import Params
 from components.shared.version import __version__
-from pipelines.cli import build_parser
+from tests.pipelines.command_line import commands, parse
 from tests.pipelines.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -77,20 +76,20 @@ def test_the_notebook_runs_and_shows_a_notebooks_progress(tmp_path: Path) -> Non
     assert widgets, "mode notebook shows a widget"
 
 
-def commands() -> list[str]:
+def command_lines() -> list[str]:
     """Every line of README's shell blocks, continued ones joined."""
     return [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if re.search(r"(^|[ /])shutterline ", line)])
+@pytest.mark.parametrize("line", [line for line in command_lines() if re.search(r"(^|[ /])shutterline ", line)])
 def test_every_shutterline_command_parses(line: str) -> None:
     words = shlex.split(line, comments=True)
     assert words[0] == ".venv/bin/shutterline"
     to_file = words.index(">") if ">" in words else None
-    build_parser().parse_args(words[1:to_file])
+    parse(words[1:to_file])
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if re.search(r" shutterline/[a-z-]+:", line)])
+@pytest.mark.parametrize("line", [line for line in command_lines() if re.search(r" shutterline/[a-z-]+:", line)])
 def test_every_container_is_of_this_version_and_gets_options_that_its_step_has(line: str) -> None:
     step, version, arguments = re.findall(r" shutterline/([a-z-]+):(\S+) (.*)", line)[0]
     assert version == __version__
@@ -104,25 +103,11 @@ def test_every_container_is_of_this_version_and_gets_options_that_its_step_has(l
         assert option in told.stdout
 
 
-def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Every command of a parser by its full name; one that only has commands of its own is told by those."""
-    found: dict[str, argparse.ArgumentParser] = {}
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, inner in action.choices.items():
-                below = subcommands(inner)
-                found |= {f"{name} {rest}": one for rest, one in below.items()} or {name: inner}
-    return found
-
-
 def test_every_command_and_option_is_documented() -> None:
-    for name, parser in subcommands(build_parser()).items():
-        assert f"`shutterline {name}" in README
+    for name, command in commands().items():
         row = next(line for line in README.splitlines() if line.startswith("| ") and f"`shutterline {name}" in line)
-        for action in parser._actions:
-            for option in action.option_strings:
-                if option not in ("-h", "--help", "--json", "--output"):
-                    assert option in row, f"{name} {option}"
+        options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        assert options - {"--json", "--output"} <= set(re.findall(r"--[a-z-]+", row)), name
 
 
 FILES = """

@@ -17,7 +17,7 @@ from components.train.checkpoints.directory import LOCK
 from components.train.checkpoints.format import CheckpointManifest, write_checkpoint
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
-from pipelines.targets.run_inputs import require_run_directory, require_same_run, write_inputs
+from pipelines.targets.run_directory import require_run_directory, require_same_run, write_inputs
 from tests.examples import small, write_params
 from tests.train.checkpoints.making import manifest
 from tests.train.checkpoints.test_identity import OTHERWISE

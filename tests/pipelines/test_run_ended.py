@@ -20,7 +20,7 @@ from components.shared.run_lock import RUN_LOCK_VARIABLE, run_locked
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
-from pipelines.targets.run_inputs import write_inputs
+from pipelines.targets.run_directory import write_inputs
 from tests.examples import write_params
 from tests.pipelines.runs_ended import TOKEN, Run, end_of_all, left_of
 from tests.train.checkpoints.making import manifest

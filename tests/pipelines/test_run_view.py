@@ -20,7 +20,7 @@ from components.shared.events.data import Cancelled, Error, Failed, State, Succe
 from components.shared.step import StepRecord
 from pipelines import run_view
 from pipelines.run_view import LiveLines
-from pipelines.targets.steps import RunPlace
+from pipelines.targets.steps import LocalRunPaths
 from tests.examples import DIGITS, write_params
 from tests.pipelines.terminal import OnTerminal, Screen
 from tests.pipelines.watchers import LONG_S
@@ -99,7 +99,7 @@ def showing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Showing:
         monkeypatch.setenv("COLUMNS", str(width))
         stream = Stream()
         lines = LiveLines(stream)
-        with lines.running(RunPlace(RUN, tmp_path, tmp_path)):
+        with lines.running(LocalRunPaths(RUN, tmp_path, tmp_path)):
             yield OnScreen(tmp_path, lines, stream)
 
     return running

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.command import CommandParser
-from pipelines.cli import main
+from pipelines.cli import cli, main
 from pipelines.watch_options import open_source
-from pipelines.watching import add_watch_parser, one_line
+from pipelines.watching import one_line
 from tests.conftest import BAD_INPUT
 from tests.examples import SMALL
 from tests.peers.kafka_topics import KafkaTopics
@@ -33,9 +32,8 @@ def params(**more: str) -> str:
 
 
 def parse(*options: str) -> argparse.Namespace:
-    parser = CommandParser(prog="shutterline")
-    add_watch_parser(parser.add_subparsers(dest="command", parser_class=CommandParser))
-    return parser.parse_args(["watch", *options])
+    given = cli.commands["watch"].make_context("watch", list(options)).params
+    return argparse.Namespace(**given | {"overrides": list(given["overrides"]), "json": given["as_json"]})
 
 
 @pytest.mark.parametrize(
