@@ -34,7 +34,7 @@ from components.shared.events.data import (
 from components.shared.events.event import PIPELINE, EventSource
 from components.shared.events.history import History, HistoryReader, bucket_of
 from components.shared.events.spool import Spool, spools_of
-from components.shared.events.stream import DeliveryReport, StatusStream, make_spool
+from components.shared.events.stream import DeliveryReport, StatusStream
 from components.shared.events.targets import StatusTargets
 from components.shared.events.transport import RefusedError, Transport
 from components.shared.kubeflow.api import NoAnswerError, ask_run, is_kubeflow
@@ -102,7 +102,7 @@ class Status:
         attempt = self._claimed(speaks_for, attempt)
         event_source = EventSource(run.run, speaks_for, attempt, run.process)
         first = self._is_first(attempt)
-        event_source, spool, unspooled = make_spool(run.events, event_source, targets.as_ledger())
+        spool, unspooled = self._spool(event_source, targets.as_ledger())
         transports, self._refusals = transports_of(targets)
         self._stream = StatusStream(
             event_source,
@@ -123,6 +123,16 @@ class Status:
             raise self._refused
         if self._bucket is not None and spool.path is not None:
             self._bucket.start(spool.path)
+
+    def _spool(self, event_source: EventSource, targets: dict[str, dict[str, Any]]) -> tuple[Spool, OSError | None]:
+        """A spool in the run's directory or, where that cannot be written, in memory; and why it is in memory."""
+        run, error = self.run, None
+        if run.events is not None:
+            try:
+                return Spool.create(run.events, run.run, event_source.step, event_source.attempt, targets), None
+            except OSError as trouble:
+                error = trouble
+        return Spool(None, event_source.attempt, targets), error
 
     def _note_unspooled(self, error: OSError) -> None:
         """A directory that may not be written ends the step, the exit step aside; any other trouble is warned of."""
@@ -183,16 +193,12 @@ class Status:
                 continue
             if spool is None:
                 continue
-            if not spool.ledger.targets:  # damaged, since the steps of a run name the same brokers: all of it again
-                spool.ledger.targets = {name: target | {"delivered": 0} for name, target in targets.items()}
-            try:
-                is_whole = not any(spool.undelivered(name) for name in spool.ledger.targets)
-            except OSError:
-                is_whole = True  # it cannot be read, so not be delivered either
-            if is_whole:
-                spool.close()
-            else:
+            if not spool.targets:  # damaged, since the steps of a run name the same brokers: all of it again
+                spool.targets = {name: target | {"delivered": 0} for name, target in targets.items()}
+            if any(spool.undelivered(name) for name in spool.targets):
                 found.append(spool)
+            else:
+                spool.close()
         return found
 
     def check(self, on_status_error: Literal["warn", "fail"]) -> None:
@@ -207,7 +213,7 @@ class Status:
         refused, silent = [str(error) for error in self._refusals], []
         # A part of the time may have gone to reading earlier events, of which a slow broker's answer is no part.
         answers = self._stream.first_answers(max(self._answers_by - time.monotonic(), self._timeout_s / 2))
-        for place in self._stream.places:
+        for place in self._stream.addresses:
             trouble = (
                 answers.get(place) if place in answers else f"{place} does not answer within {self._timeout_s:g} s"
             )

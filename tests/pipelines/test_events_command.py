@@ -14,7 +14,7 @@ import pytest
 
 from components.shared import status
 from components.shared.errors import StatusRefusedError
-from components.shared.events import delivery as courier
+from components.shared.events import delivery
 from components.shared.events.event import event_schema
 from components.shared.events.transport import RefusedError
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
@@ -39,8 +39,7 @@ class Brokers(dict[str, ScriptedTransport]):
 def brokers(monkeypatch: pytest.MonkeyPatch) -> Brokers:
     brokers = Brokers()
     monkeypatch.setattr(status, "transport_of", brokers)
-    monkeypatch.setattr(courier, "_FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(courier, "_LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr(delivery, "PAUSES_S", (0.001, 0.001))
     return brokers
 
 
@@ -261,6 +260,6 @@ def test_a_command_line_that_says_too_little_exits_2(capsys: Told, arguments: li
 def test_the_schema_is_printed_as_it_is_published(capsys: Told) -> None:
     assert main(["events", "schema"]) == 0
     printed = capsys.readouterr().out
-    published = Path(courier.__file__).with_name("schema-v1.json").read_text(encoding="utf-8")
+    published = Path(delivery.__file__).with_name("schema-v1.json").read_text(encoding="utf-8")
     assert printed == published
     assert json.loads(printed) == event_schema()

@@ -26,7 +26,7 @@ from components.exit_step import step as exit_report
 from components.exit_step.step import report_end
 from components.shared import status as status_module
 from components.shared.errors import InputError
-from components.shared.events import delivery as courier
+from components.shared.events import delivery
 from components.shared.events.data import Error, EventData, Failed, Progress, Succeeded
 from components.shared.events.event import PIPELINE, EncodedEvent, StepEvent
 from components.shared.events.kafka import history as kafka_history
@@ -224,8 +224,7 @@ class Draw:
 @pytest.fixture(scope="module")
 def patch() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_FIRST_PAUSE_S", "_LONGEST_PAUSE_S"):
-            patch.setattr(courier, name, 0.005)
+        patch.setattr(delivery, "PAUSES_S", (0.005, 0.005))
         yield patch
 
 

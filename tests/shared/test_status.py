@@ -12,7 +12,7 @@ import pytest
 
 from components.shared import status as module
 from components.shared.errors import DataError, DivergedError, StatusRefusedError
-from components.shared.events import delivery as courier
+from components.shared.events import delivery
 from components.shared.events.data import (
     Cancelled,
     Emit,
@@ -51,8 +51,7 @@ def events(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("SHUTTERLINE_EVENTS", str(tmp_path / "events"))
     for name in ("KFP_RETRY_INDEX", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("_FIRST_PAUSE_S", "_LONGEST_PAUSE_S"):  # a courier that had trouble waits for the step's end
-        monkeypatch.setattr(courier, name, 1e6)
+    monkeypatch.setattr(delivery, "PAUSES_S", (1e6, 1e6))  # a delivery that had trouble waits for the step's end
     return tmp_path / "events"
 
 

@@ -1,20 +1,19 @@
-"""A courier brings one broker the events of its spools, in order, in a thread of its own.
+"""The threads behind a step's events: one that delivers for each broker, and one that writes the spools.
 
-A window of events is sent and waited for before the next one, so the order is kept whatever fails; while it is under
-way the next window fills. An event that the broker refuses for its size is set aside in the spool's ledger, and those
-behind it go on. One broker's trouble therefore never delays the other's courier, nor whoever emits.
+A broker is sent a window of events and waited for before the next one, so that the order is kept whatever fails. An
+event that it refuses for its size is set aside in the spool's ledger, and those behind it are delivered. Neither
+another broker's trouble nor the disk's delays a delivery, and none of it delays whoever emits.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from components.shared.backoff import pause_s
-from components.shared.events.event import EncodedEvent, EventError
+from components.shared.events.event import EncodedEvent
 from components.shared.events.redaction import redact
 from components.shared.events.spool import Spool
 from components.shared.events.transport import (
@@ -29,234 +28,259 @@ from components.shared.events.transport import (
 
 # Long enough for a handshake on a connection with round trips of two seconds.
 _ATTEMPT_S = 30.0
-# How often to look for events that nobody tells of, because the disk of the spool hangs.
-_LOOK_S = 1.0
-# So many refusals in a row, while the end is waited for, are enough.
+# How often a full disk is tried again, and whether a delivery that nobody waits for any more has ended.
+_DISK_RETRY_S = 1.0
+# So many refusals in a row after the end was asked for are enough.
 _LAST_REFUSALS = 5
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+PAUSES_S = (0.1, 5.0)  # the first after a failure, and the longest
 
 
-class Signal:
-    """What the emitting side tells its couriers: that there is more, and until when to go on."""
+class DeliveryControl:
+    """What the threads of one stream or replay share: that something changed, and until when to go on."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.complete = False
-        self.deadline: float | None = None
+        self._changed = threading.Condition()
+        self.is_complete = False
+        self._deadline: float | None = None
 
-    def more(self) -> None:
-        """There are new events."""
-        with self.changed:
-            self.changed.notify_all()
+    def notify(self, *, is_complete: bool = False) -> None:
+        """Wake the threads: there are more events, or some were delivered; complete: no further event will come."""
+        with self._changed:
+            self.is_complete |= is_complete
+            self._changed.notify_all()
 
-    def end_by(self, deadline: float) -> None:
-        """The time (``time.monotonic``) after which nobody waits any more."""
-        with self.changed:
-            self.deadline = deadline
-            self.changed.notify_all()
+    def end_within(self, seconds: float) -> None:
+        """Ask for an end: so many seconds from now nobody waits any more."""
+        with self._changed:
+            self._deadline = time.monotonic() + seconds
+            self._changed.notify_all()
 
-    def no_more(self) -> None:
-        """The spool is complete."""
-        with self.changed:
-            self.complete = True
-            self.changed.notify_all()
+    @property
+    def is_ending(self) -> bool:
+        """Whether an end was asked for."""
+        return self._deadline is not None
 
     @property
     def remaining_s(self) -> float:
-        """Seconds left; infinite while nobody has asked for an end."""
-        return float("inf") if self.deadline is None else self.deadline - time.monotonic()
+        """Seconds left; infinite before an end is asked for."""
+        return float("inf") if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float | None = None) -> None:
+        """Wait until a condition holds, at most so long."""
+        with self._changed:
+            self._changed.wait_for(condition, timeout_s)
 
 
-class Courier(threading.Thread):
+class Delivery(threading.Thread):
     """Delivers spools to one broker.
 
     Args:
         transport: The broker.
         spools: Those of earlier steps, then our own, which still grows.
-        signal: From the emitting side.
+        control: Shared with the thread that adds events.
         log: Gets a line when the broker's state changes, and for the first event that is set aside.
-        on_end: Called when it is done with the spools.
-        again: Whether to try events, too, that were set aside earlier.
+        retry_set_aside: Whether to try events, too, that were set aside earlier.
 
     Attributes:
         answered: Set after the first attempt, whatever came of it.
-        trouble: What the broker said last; None after it took something.
+        is_done: Whether it no longer uses the spools.
+        trouble: Why the broker did not take the last window; None if it did.
     """
 
     def __init__(
         self,
         transport: Transport,
         spools: Sequence[Spool],
-        signal: Signal,
+        control: DeliveryControl,
         log: logging.Logger,
-        on_end: Callable[[], None] | None = None,
         *,
-        again: bool = False,
+        retry_set_aside: bool = False,
     ) -> None:
         super().__init__(name=f"status-{transport.name}", daemon=True)
         self.transport = transport
+        self.spools = spools
         self.answered = threading.Event()
+        self.is_done = False
         self.trouble: DeliveryError | None = None
-        self._spools = spools
-        self._signal = signal
+        self._control = control
         self._log = log
-        self._on_end = on_end
-        self._again = again
-        self._has_told_of_aside = False
-        self._quiet = True  # the first trouble is told by whoever waits for the answer
+        self._retry_set_aside = retry_set_aside
+        self._failures = self._last_refusals = 0  # in a row
+        self._has_logged_set_aside = False
 
     def run(self) -> None:
-        """Deliver until everything is there or the time is over."""
+        """Deliver until the broker has everything or the time is over."""
         try:
-            for spool in self._spools:
-                if self._again and not self._deliver_aside(spool):
+            for spool in self.spools:
+                if not (self._deliver_set_aside(spool) and self._deliver(spool)):
                     return
-                while True:
-                    start = spool.ledger.delivered(self.transport.name)
-                    lines = self._read(spool, start)
-                    if lines:
-                        if not self._deliver(spool, start, lines):
-                            return
-                    elif spool is not self._spools[-1] or not self._wait_for_more(spool, start):
-                        break
         finally:
             self.answered.set()
             self.transport.close()
-            if self._on_end is not None:
-                self._on_end()
+            self.is_done = True
+            self._control.notify()
 
-    def _read(self, spool: Spool, start: int) -> list[bytes]:
-        """The next window of a spool; a file that cannot be read is tried again, an earlier step's is passed over."""
-        failures = 0
-        while True:
-            try:
-                return spool.log.read(start)
-            except OSError as error:
-                self._note(RetryableError(f"{spool.path}: {error.strerror}"))
-                if spool is not self._spools[-1] or self._signal.remaining_s <= 0:
-                    return []
-                self._pause(failures)
-                failures += 1
-
-    def _wait_for_more(self, own: Spool, position: int) -> bool:
-        """Whether our own spool has more events than up to a position; waits until that is known."""
-        with self._signal.changed:
-            while not (self._signal.complete or own.log.end > position or self._signal.remaining_s <= 0):
-                self._signal.changed.wait(_LOOK_S)
-        return own.log.end > position and self._signal.remaining_s > 0
-
-    def why_not(self, spool: Spool, undelivered: int) -> str | None:
-        """Why the broker does not have so many events of a spool, for people; None if there are none."""
-        aside = len(spool.ledger.aside(self.transport.name))
-        reasons = [f"{aside} set aside: {spool.ledger.why_aside(self.transport.name)}"] if aside else []
-        if undelivered > aside:
+    def reason(self, spool: Spool) -> str | None:
+        """Why the broker does not have all events of a spool; None if it does."""
+        undelivered, set_aside = spool.undelivered(self.transport.name), len(spool.set_aside(self.transport.name))
+        reasons = [f"{set_aside} set aside: {spool.why_set_aside(self.transport.name)}"] if set_aside else []
+        if undelivered > set_aside:
             reasons.append(str(self.trouble or "no answer in time"))
         return redact("; ".join(reasons)) if reasons else None
 
-    def _deliver_aside(self, spool: Spool) -> bool:
-        """Send again, one by one, what was set aside; False if the time is over before."""
-        return all(
-            self._deliver(spool, start, self._read(spool, start)[:1], again=True)
-            for start in spool.ledger.aside(self.transport.name)
-        )
+    def _deliver(self, spool: Spool) -> bool:
+        """Deliver a spool to its end; False if the time is over before."""
+        name, is_own = self.transport.name, spool is self.spools[-1]
+        while True:
+            position = spool.position(name)
+            if is_own:
+                self._control.wait_for(lambda known=position: spool.count > known or self._control.is_complete)  # type: ignore[misc]
+            if position == spool.count:
+                return True
+            try:
+                events, numbers = spool.read(position)
+            except OSError as error:
+                self._note(RetryableError(f"{spool.path}: {error.strerror}"))
+                if not is_own:  # an earlier step's is passed over
+                    return True
+                if not self._pause():
+                    return False
+                continue
+            if not events:
+                spool.advance(name, numbers[-1])
+            elif not self._send(spool, events, numbers):
+                return False
 
-    def _deliver(self, spool: Spool, start: int, lines: list[bytes], *, again: bool = False) -> bool:
+    def _deliver_set_aside(self, spool: Spool) -> bool:
+        """Send again, one by one, what was set aside; False if the time is over before."""
+        for number in spool.set_aside(self.transport.name) if self._retry_set_aside else ():
+            try:
+                events, _ = spool.read(number)
+            except OSError as error:
+                self._note(RetryableError(f"{spool.path}: {error.strerror}"))
+                return True
+            if not self._send(spool, events[:1], [number, number + 1], is_retry=True):
+                return False
+        return True
+
+    def _send(self, spool: Spool, events: list[EncodedEvent], numbers: list[int], *, is_retry: bool = False) -> bool:
         """Send a window, or what was set aside, until the broker has it; False if the time is over before.
 
         Args:
-            spool: Where the lines are from.
-            start: Offset of the first one.
-            lines: Whole ones.
-            again: Whether they were set aside.
+            spool: Where the events are from.
+            events: In order.
+            numbers: Of each event and, behind them, of what comes next.
+            is_retry: Whether they were set aside.
         """
-        name, ledger = self.transport.name, spool.ledger
-        failures = refusals = 0
-        # A line that is no event, which only a damaged spool has, is passed over with the event before it.
-        window = [(line, _event(line)) for line in lines]
-        while window:
-            if self._signal.remaining_s <= 0:
+        name, done = self.transport.name, 0
+        while done < len(events):
+            if self._control.remaining_s <= 0:
                 return False
-            events = [event for _, event in window if event is not None]
-            taken, trouble = len(events), None
+            trouble: DeliveryError | None = None
             try:
-                if events:
-                    self.transport.send(events, self._patience())
+                self.transport.send(events[done:], self._time_left())
+                done = len(events)
             except DeliveryError as error:
-                taken, trouble = error.delivered, error
+                done, trouble = min(done + error.delivered, len(events)), error
             except Exception as error:  # a client's defect must cost nobody a training
-                taken, trouble = 0, RetryableError(f"{self.transport.address}: {type(error).__name__}: {error}")
-            done = _lines_of(window, taken)
-            if done:
-                if again:
-                    ledger.take_back(name, start)
-                start += sum(len(line) for line, _ in window[:done])
-                if not again:
-                    ledger.advance(name, start)
-                window = window[done:]
-            if isinstance(trouble, TooLargeError) and window:
-                (line, _), *window = window
-                self._set_aside(spool, start, line, trouble)
-                start, trouble = start + len(line), None
+                trouble = RetryableError(f"{self.transport.address}: {type(error).__name__}: {error}")
+            if not is_retry:
+                spool.advance(name, numbers[done])
+            elif done:
+                spool.remove_set_aside(name, numbers[0])
+            if isinstance(trouble, TooLargeError) and done < len(events):
+                self._set_aside(spool, numbers[done], events[done], trouble)
+                done, trouble = done + 1, None
             self._note(trouble)
-            ending = self._signal.deadline is not None
-            refusals = refusals + 1 if ending and isinstance(trouble, RefusedError) else 0
-            if refusals >= _LAST_REFUSALS:
-                return False  # nobody changes a setting in the time that is left
-            if trouble is not None:
-                self._pause(failures)
-                failures += 1
+            self._control.notify()
+            if trouble is not None and not self._pause():
+                return False
         return True
 
-    def _set_aside(self, spool: Spool, start: int, line: bytes, trouble: TooLargeError) -> None:
-        """Let an event stay in the spool that the broker refuses."""
-        spool.ledger.set_aside(self.transport.name, start, start + len(line), str(trouble))
-        if not self._has_told_of_aside:
-            self._has_told_of_aside = True
+    def _set_aside(self, spool: Spool, number: int, event: EncodedEvent, trouble: TooLargeError) -> None:
+        """Leave an event in the spool that the broker refuses for its size."""
+        spool.add_set_aside(self.transport.name, number, str(trouble))
+        if not self._has_logged_set_aside:
+            self._has_logged_set_aside = True
             self._log.warning(
-                "%s: %s; it stays in the spool, and other events are delivered",
-                json.loads(line)["id"],
-                trouble,
+                "%s: %s; it stays in the spool, and other events are delivered", event.attributes["id"], trouble
             )
 
-    def _patience(self) -> TimeLeft:
+    def _time_left(self) -> TimeLeft:
         """For one attempt."""
         attempt = countdown(_ATTEMPT_S)
-        return lambda: min(attempt(), self._signal.remaining_s)
+        return lambda: min(attempt(), self._control.remaining_s)
 
     def _note(self, trouble: DeliveryError | None) -> None:
-        """Tell a change of the broker's state, once."""
+        """Log a change of the broker's state, once; the first answer is logged by whoever waits for it."""
         before, self.trouble = self.trouble, trouble
-        if not self._quiet:
+        if self.answered.is_set():
             if trouble is not None and before is None:
                 self._log.warning("%s; status waits in the spool", trouble)
             elif trouble is None and before is not None:
                 self._log.info("%s is back", self.transport.address)
-        self._quiet = False
         self.answered.set()
+        if trouble is None:
+            self._failures = self._last_refusals = 0
 
-    def _pause(self, failures: int) -> None:
-        """Exponential backoff with jitter; ends early when the end is asked for."""
-        first = _LONGEST_PAUSE_S if isinstance(self.trouble, RefusedError) else _FIRST_PAUSE_S
-        pause = pause_s(failures, first, _LONGEST_PAUSE_S)
-        with self._signal.changed:
-            ending = self._signal.deadline is not None
-            limit = min(pause, 0.2, max(0.0, self._signal.remaining_s)) if ending else pause
-            self._signal.changed.wait_for(lambda: not ending and self._signal.deadline is not None, limit)
-
-
-def _lines_of(window: Sequence[tuple[bytes, EncodedEvent | None]], events: int) -> int:
-    """How many lines the first events of a window are, with the damaged ones that follow them."""
-    for number, (_, event) in enumerate(window):
-        if event is not None:
-            if events == 0:
-                return number
-            events -= 1
-    return len(window)
+    def _pause(self) -> bool:
+        """Exponential backoff with jitter, cut short when the end is asked for; False if trying again is no use."""
+        is_ending, is_refused = self._control.is_ending, isinstance(self.trouble, RefusedError)
+        self._last_refusals = self._last_refusals + 1 if is_ending and is_refused else 0
+        if self._last_refusals >= _LAST_REFUSALS:
+            return False  # nobody changes a setting in the time that is left
+        first_s, longest_s = PAUSES_S
+        pause = pause_s(self._failures, longest_s if is_refused else first_s, longest_s)
+        self._failures += 1
+        self._control.wait_for(
+            lambda: self._control.is_ending is not is_ending,
+            min(pause, 0.2, self._control.remaining_s) if is_ending else pause,
+        )
+        return self._control.remaining_s > 0
 
 
-def _event(line: bytes) -> EncodedEvent | None:
-    """A spooled line as it is sent; None for a line that is no event, which only a damaged spool has."""
-    try:
-        return EncodedEvent.from_body(line.rstrip(b"\n"))
-    except EventError:
-        return None
+class SpoolWriter(threading.Thread):
+    """Writes spools and their ledgers to disk as they change, and closes them when nobody uses them any more.
+
+    Args:
+        spools: What to write.
+        deliveries: The other users of the spools.
+        control: Shared with them.
+        log: Gets a line if the disk takes nothing.
+    """
+
+    def __init__(
+        self, spools: Sequence[Spool], deliveries: Sequence[Delivery], control: DeliveryControl, log: logging.Logger
+    ) -> None:
+        super().__init__(name="status-spool", daemon=True)
+        self._spools = spools
+        self._deliveries = deliveries
+        self._control = control
+        self._log = log
+        self._has_logged_trouble = False
+
+    def run(self) -> None:
+        """Write until no event can come and no delivery can end any more."""
+        while True:
+            # Before the last write: what is complete by then is written whole.
+            is_over = self._control.is_complete and all(each.is_done for each in self._deliveries)
+            before = self._state()
+            for spool in self._spools:
+                spool.write()
+                self._log_trouble(spool)
+            if is_over:
+                break
+            self._control.wait_for(lambda known=before: self._state() != known, _DISK_RETRY_S)  # type: ignore[misc]
+        for spool in self._spools:
+            spool.close()
+
+    def _state(self) -> object:
+        """What has changed when there is more to write, or nobody is left."""
+        done = [each.is_done for each in self._deliveries]
+        positions = [spool.position(name) for spool in self._spools for name in spool.targets]
+        return self._control.is_complete, done, positions, [spool.count for spool in self._spools]
+
+    def _log_trouble(self, spool: Spool) -> None:
+        if spool.trouble is not None and not self._has_logged_trouble:
+            self._has_logged_trouble = True
+            self._log.warning("the spool %s takes nothing (%s); status is kept in memory", spool.path, spool.trouble)

@@ -83,6 +83,11 @@ class EncodedEvent:
     key: str
     attributes: dict[str, str]
 
+    @property
+    def is_progress(self) -> bool:
+        """Whether it is one of many of its kind, and may be lost in a power cut."""
+        return self.attributes["type"] == event_type("step", "progress")
+
     @classmethod
     def from_body(cls, body: bytes) -> EncodedEvent:
         """An event that was spooled.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,14 @@ from typing import Any
 
 from components.shared.errors import ArtifactError, InputError, ShutterlineError
 from components.shared.events.bucket import EventsBucket, spool_name
-from components.shared.events.delivery import Courier, Signal
+from components.shared.events.delivery import Delivery, DeliveryControl, SpoolWriter
 from components.shared.events.spool import SPOOL_SUFFIX, Spool, spools_of
 from components.shared.events.transport import Transport
 from components.shared.storage.location import AnyPath, Location
 from components.shared.storage.transfer import timeout_s as storage_timeout_s
 
 # A call that was given the rest of the time ends a little after it; the files must be open until then.
-_LAST_CALL_S = 2.0
+LAST_CALL_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -127,31 +126,49 @@ def replay(
         ArtifactError: A file is no spool, is in use, or names no broker.
         StatusRefusedError: A broker's credentials or settings are wrong.
     """
+    control = DeliveryControl()
+    control.notify(is_complete=True)
+    addresses: dict[Path | None, str] = {}
+    routes: dict[str, tuple[Transport, list[Spool]]] = {}
     spools: list[Spool] = []
-    couriers: list[Courier] = []
     try:
         for one in found:
-            spools.append(_opened(one))
-            _aim(spools[-1], one.address, targets or {})
-        addresses = {spool.path: one.address for spool, one in zip(spools, found, strict=True)}
-        routes: dict[str, tuple[Transport, list[Spool]]] = {}
+            spools.append(spool := _opened(one))
+            addresses[spool.path] = one.address
+            _set_targets(spool, one.address, targets or {})
         for spool in spools:
-            for name in targets or spool.ledger.targets:
-                target = spool.ledger.targets[name]
+            for name in targets or spool.targets:
+                target = spool.targets[name]
                 key = json.dumps([name, target.get("servers"), target["topic"]])
                 if key not in routes:
                     routes[key] = (transport_of(name, target), [])
                 routes[key][1].append(spool)
-        signal = Signal()
-        couriers += [Courier(transport, meant, signal, log, again=True) for transport, meant in routes.values()]
-        return _deliver(list(routes.values()), addresses, couriers, signal, timeout_s)
+    except BaseException:
+        for spool in spools:
+            spool.close()
+        raise
+    deliveries = [
+        Delivery(transport, meant, control, log, retry_set_aside=True) for transport, meant in routes.values()
+    ]
+    writer = SpoolWriter(spools, deliveries, control, log)
+    before = {(each, spool): spool.undelivered(each.transport.name) for each in deliveries for spool in each.spools}
+    try:
+        control.end_within(timeout_s)
+        for thread in (*deliveries, writer):
+            thread.start()
+        for delivery in deliveries:
+            delivery.join(control.remaining_s + LAST_CALL_S)
+        if all(delivery.is_done for delivery in deliveries):
+            writer.join()
     finally:
-        if couriers:
-            _put_back(found, log)
-        # A courier that still waits for its client may yet write to its ledger; the process's end closes the files.
-        if not any(courier.is_alive() for courier in couriers):
-            for spool in spools:
-                spool.close()
+        _put_back(found, log)
+    return [_replayed(delivery, spool, addresses[spool.path], count) for (delivery, spool), count in before.items()]
+
+
+def _replayed(delivery: Delivery, spool: Spool, address: str, before: int) -> Replayed:
+    name, place = delivery.transport.name, delivery.transport.address
+    left, set_aside = spool.undelivered(name), len(spool.set_aside(name))
+    return Replayed(address, name, place, before - left, left, delivery.reason(spool), set_aside)
 
 
 def _opened(found: FoundSpool) -> Spool:
@@ -172,43 +189,16 @@ def _put_back(found: Sequence[FoundSpool], log: logging.Logger) -> None:
             log.warning("%s; the next replay delivers the same events again, under the same ids", error)
 
 
-def _aim(spool: Spool, address: str, targets: dict[str, dict[str, Any]]) -> None:
-    """Settle where a spool goes; what a topic already has it does not get again, and no other broker is forgotten."""
-    known = spool.ledger.targets
-    spool.ledger.targets = known | {
+def _set_targets(spool: Spool, address: str, targets: dict[str, dict[str, Any]]) -> None:
+    """Set where a spool goes; what a topic already has it does not get again, and no other broker is forgotten."""
+    known = spool.targets
+    spool.targets = known | {
         name: (known[name] if _same(known.get(name), target) else {"delivered": 0}) | target
         for name, target in targets.items()
     }
-    if not spool.ledger.targets:
+    if not spool.targets:
         raise ArtifactError(f"{address}: its run named no broker; name one by --params")
 
 
 def _same(known: dict[str, Any] | None, target: dict[str, Any]) -> bool:
     return known is not None and all(known.get(key) == target.get(key) for key in ("servers", "topic"))
-
-
-def _deliver(
-    routes: list[tuple[Transport, list[Spool]]],
-    addresses: dict[Path | None, str],
-    couriers: list[Courier],
-    signal: Signal,
-    timeout_s: float,
-) -> list[Replayed]:
-    signal.no_more()
-    deadline = time.monotonic() + timeout_s
-    signal.end_by(deadline)
-    before = [[spool.undelivered(transport.name) for spool in spools] for transport, spools in routes]
-    for courier in couriers:
-        courier.start()
-    for courier in couriers:
-        courier.join(max(0.0, deadline - time.monotonic()) + _LAST_CALL_S)
-    done = []
-    for (transport, spools), counts, courier in zip(routes, before, couriers, strict=True):
-        for spool, count in zip(spools, counts, strict=True):
-            left = spool.undelivered(transport.name)
-            aside = len(spool.ledger.aside(transport.name))
-            why = courier.why_not(spool, left)
-            done.append(
-                Replayed(addresses[spool.path], transport.name, transport.address, count - left, left, why, aside)
-            )
-    return done

@@ -1,8 +1,8 @@
 """The spool: every event of one attempt on disk, one JSON line each, and a ledger of what each broker has taken.
 
-The spool is the record of truth: delivery reads from it, a later step of the run and ``shutterline events replay``
-deliver what an earlier one could not. A process that dies leaves at most one incomplete last line, which readers pass
-over. While the disk takes nothing, events wait in memory and are still delivered from there.
+The newest events are in memory, too, and are delivered from there; a broker that has fallen further behind, a later
+step of the run and ``shutterline events replay`` read the file. A process that dies leaves at most one incomplete last
+line, which readers pass over. While the disk takes nothing, events wait in memory and are delivered all the same.
 """
 
 from __future__ import annotations
@@ -13,208 +13,86 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from array import array
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 from components.shared.errors import ArtifactError
-from components.shared.events.event import EventError, StepEvent
+from components.shared.events.event import EncodedEvent, EventError, StepEvent
 from components.shared.files import open_regular
 
 SPOOL_SUFFIX = ".jsonl"
-_LEDGER_SUFFIX = ".delivery.json"
+LEDGER_SUFFIX = ".delivery.json"
+
+# A window is what a broker is sent at a time.
+WINDOW_EVENTS = 256
+_WINDOW_BYTES = 256 * 1024
+# At about 2 kB each; a run has a few hundred.
+MEMORY_EVENTS = 10_000
 
 # What others may have put into a directory that many write to is neither followed nor waited for.
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-
-WINDOW_EVENTS = 256
-_WINDOW_BYTES = 256 * 1024
-
-
-class EventLog:
-    """Lines that are appended by one thread and read by others, from a file and, where that fails, from memory.
-
-    Args:
-        descriptor: The file, open for reading and writing; None: memory alone.
-        size: Bytes of whole lines that the file already has.
-    """
-
-    def __init__(self, descriptor: int | None, size: int = 0) -> None:
-        self._descriptor = descriptor
-        self._spooled = size
-        self._waiting: list[bytes] = []
-        self._lock = threading.Lock()
-        self.trouble: OSError | None = None
-
-    @property
-    def end(self) -> int:
-        """Bytes of all lines so far."""
-        with self._lock:
-            return self._spooled + sum(map(len, self._waiting))
-
-    @property
-    def waiting(self) -> int:
-        """Lines that are in memory alone."""
-        return len(self._waiting)
-
-    def append(self, lines: list[bytes], *, durable: bool = False) -> None:
-        """Add whole lines; a disk that takes nothing is tried again with the next ones.
-
-        Args:
-            lines: Each ends with a newline.
-            durable: Whether they must survive a power cut.
-        """
-        with self._lock:
-            self._waiting += lines
-            waiting = b"".join(self._waiting)
-        if self._descriptor is None or not waiting:
-            return
-        written = 0
-        try:
-            while written < len(waiting):
-                written += os.pwrite(self._descriptor, waiting[written:], self._spooled + written)
-            self.trouble = None
-            if durable:
-                os.fsync(self._descriptor)
-        except OSError as error:
-            self.trouble = error
-        whole = waiting.rfind(b"\n", 0, written) + 1
-        with self._lock:
-            self._spooled += whole
-            del self._waiting[: waiting.count(b"\n", 0, whole)]
-        if self.trouble is not None:
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, self._spooled)
-
-    def forget(self, offset: int) -> None:
-        """Let go of lines before an offset that are in memory for good, because there is no file."""
-        if self._descriptor is None:
-            with self._lock:
-                while self._waiting and self._spooled + len(self._waiting[0]) <= offset:
-                    self._spooled += len(self._waiting.pop(0))
-
-    def read(self, offset: int) -> list[bytes]:
-        """The next whole lines from an offset, at most one window of them.
-
-        Raises:
-            OSError: The file cannot be read, or is no longer what was written.
-        """
-        with self._lock:
-            on_disk = self._spooled
-            if offset >= on_disk or self._descriptor is None:
-                position = on_disk
-                lines: list[bytes] = []
-                for line in self._waiting:
-                    if position >= offset and len(lines) < WINDOW_EVENTS:
-                        lines.append(line)
-                    position += len(line)
-                return lines
-        assert self._descriptor is not None  # noqa: S101 - nothing is on a disk without it
-        size = min(_WINDOW_BYTES, on_disk - offset)
-        while (whole := (chunk := os.pread(self._descriptor, size, offset)).rfind(b"\n") + 1) == 0:
-            if size == on_disk - offset or len(chunk) < size:
-                raise OSError(errno.EIO, "the spool is not what was written to it")
-            size = min(2 * size, on_disk - offset)  # a line that is longer than a window
-        return [line + b"\n" for line in chunk[: whole - 1].split(b"\n", WINDOW_EVENTS)[:WINDOW_EVENTS]]
-
-    def count(self, start: int) -> int:
-        """Lines from an offset to the end."""
-        number = 0
-        while lines := self.read(start):
-            number += len(lines)
-            start += sum(map(len, lines))
-        return number
-
-
-class Ledger:
-    """How far each broker has come with a spool, and which events it refused; it survives the process.
-
-    Not necessarily its last word: one that lags behind only means that some events are sent twice, under the same ids.
-    """
-
-    def __init__(self, descriptor: int | None, targets: Mapping[str, dict[str, Any]]) -> None:
-        self._descriptor = descriptor
-        self._lock = threading.Lock()
-        self.targets: dict[str, dict[str, Any]] = {name: {"delivered": 0, **target} for name, target in targets.items()}
-
-    def delivered(self, name: str) -> int:
-        """Bytes of the spool that a broker has, but for what it set aside."""
-        return int(self.targets[name]["delivered"])
-
-    def advance(self, name: str, offset: int) -> None:
-        """A broker has the spool up to an offset."""
-        with self._lock:
-            self.targets[name]["delivered"] = offset
-            self.write()
-
-    def set_aside(self, name: str, start: int, end: int, why: str) -> None:
-        """A broker has the spool up to an event and refuses that event.
-
-        Args:
-            name: The broker's.
-            start: Offset of the event's line.
-            end: Offset behind it.
-            why: For people.
-        """
-        with self._lock:
-            target = self.targets[name]
-            target["delivered"] = max(self.delivered(name), end)
-            target["set_aside"] = sorted({*self.aside(name), start})
-            target["why"] = why
-            self.write()
-
-    def take_back(self, name: str, start: int) -> None:
-        """An event that was set aside is so no more: the broker has it."""
-        with self._lock:
-            target = self.targets[name]
-            target["set_aside"] = [offset for offset in self.aside(name) if offset != start]
-            if not target["set_aside"]:
-                del target["set_aside"], target["why"]
-            self.write()
-
-    def aside(self, name: str) -> list[int]:
-        """Offsets of the events that a broker refuses for what they are, in order."""
-        return list(self.targets[name].get("set_aside", ()))
-
-    def why_aside(self, name: str) -> str:
-        """Why the last of them was refused, for people."""
-        return str(self.targets[name].get("why", ""))
-
-    def write(self) -> None:
-        """Put the ledger on disk, as far as the disk takes it."""
-        if self._descriptor is None:
-            return
-        text = json.dumps({"schema_version": 1, "targets": self.targets}).encode() + b"\n"
-        with suppress(OSError):  # a full disk: events may be sent twice, never lost
-            os.pwrite(self._descriptor, text, 0)
-            os.ftruncate(self._descriptor, len(text))
-
 
 # Files of this process: its own locks would not keep it from opening a spool twice.
 _open_here: set[str] = set()
 
 
-@dataclass
 class Spool:
-    """One attempt's events and their ledger.
+    """One attempt's events, numbered from 0, and how many of them each broker has.
+
+    One thread appends, one writes to the disk, any may read. The ledger may lag behind what brokers have taken: then
+    some events are sent twice, under the same ids.
 
     Attributes:
-        path: The spool's file; None: memory alone.
+        path: The file; None: memory alone.
         attempt: The attempt's number.
-        log: The events.
-        ledger: How far each broker has come.
+        targets: By broker, as the ledger's JSON has it: where its events go; ``delivered``, the bytes of the file that
+            it has; ``set_aside``, offsets of the events before that which it refused for their size, and ``why``.
+        trouble: What the disk answered last, if that was an error.
     """
 
-    path: Path | None
-    attempt: int
-    log: EventLog
-    ledger: Ledger
-    _descriptors: tuple[int, ...] = ()
+    def __init__(
+        self,
+        path: Path | None,
+        attempt: int,
+        targets: Mapping[str, dict[str, Any]],
+        descriptors: tuple[int, int] | None = None,
+        *,
+        memory_events: int = MEMORY_EVENTS,
+    ) -> None:
+        self.path = path
+        self.attempt = attempt
+        self.targets: dict[str, dict[str, Any]] = {name: {"delivered": 0, **target} for name, target in targets.items()}
+        self.trouble: OSError | None = None
+        self._file: int | None = None
+        self._ledger: int | None = None
+        if descriptors is not None:
+            self._file, self._ledger = descriptors
+        self._starts = array("q", [0])  # offset of each event in the file, and of its end
+        if self._file is not None:
+            self._starts.extend(_line_ends(self._file))
+        self._on_disk = self.count  # events
+        self._memory: deque[EncodedEvent] = deque()  # the newest events
+        self._memory_events = memory_events
+        self._written_ledger = b""
+        self._lock = threading.Lock()
 
     @classmethod
-    def create(cls, directory: Path, run: str, step: str, attempt: int, targets: Mapping[str, dict[str, Any]]) -> Self:
+    def create(
+        cls,
+        directory: Path,
+        run: str,
+        step: str,
+        attempt: int,
+        targets: Mapping[str, dict[str, Any]],
+        *,
+        memory_events: int = MEMORY_EVENTS,
+    ) -> Self:
         """Begin a spool in a directory that the steps of a run share.
 
         Args:
@@ -223,6 +101,7 @@ class Spool:
             step: The step's name.
             attempt: The first number to try; one that is taken is passed over.
             targets: By broker, where its events go; names, no secrets.
+            memory_events: How many events may be in memory.
 
         Raises:
             OSError: The directory cannot be written.
@@ -231,37 +110,29 @@ class Spool:
         while True:
             path = directory / f"{run}.{step}.{attempt}{SPOOL_SUFFIX}"
             try:
-                descriptor = os.open(path, _FLAGS | os.O_EXCL, 0o644)
+                file = os.open(path, _FLAGS | os.O_EXCL, 0o644)
                 break
             except FileExistsError:
                 attempt += 1
-        descriptors = [descriptor]
         try:
-            ledger = os.open(_ledger_of(path), _FLAGS, 0o644)
-            descriptors.append(ledger)
-            with suppress(OSError):  # a filesystem without locks: the next step will leave this spool to a replay
-                _lock(ledger)
+            ledger = os.open(ledger_of(path), _FLAGS, 0o644)
         except OSError:
-            for opened in descriptors:
-                os.close(opened)
+            os.close(file)
             raise
+        with suppress(OSError):  # a file system without locks: the next step will leave this spool to a replay
+            _lock(ledger)
         _open_here.add(str(path.absolute()))
-        spool = cls(path, attempt, EventLog(descriptor), Ledger(ledger, targets), tuple(descriptors))
-        spool.ledger.write()
+        spool = cls(path, attempt, targets, (file, ledger), memory_events=memory_events)
+        spool.write()
         return spool
 
     @classmethod
-    def in_memory(cls, attempt: int, targets: Mapping[str, dict[str, Any]]) -> Self:
-        """A spool for a step that has nowhere to write."""
-        return cls(None, attempt, EventLog(None), Ledger(None, targets))
-
-    @classmethod
     def open(cls, path: Path, *, unlocked: bool = False) -> Self | None:
-        """Open an earlier spool to deliver the rest of it; None while another process is at it.
+        """Open an earlier spool to deliver the rest of it; None while another process has it.
 
         Args:
             path: The spool's file; without a ledger, or with a damaged one, it has no targets.
-            unlocked: Whether to open it even where the filesystem has no locks to tell whether somebody is at it.
+            unlocked: Whether to open it even where the file system has no locks to tell whether somebody has it.
 
         Raises:
             ArtifactError: The file is no spool.
@@ -273,35 +144,175 @@ class Spool:
         if not path.name.endswith(SPOOL_SUFFIX) or len(parts) != 3 or not parts[2].isdecimal():
             raise ArtifactError(f"{path}: is not a spool; its name would be RUN.STEP.ATTEMPT{SPOOL_SUFFIX}")
         with open_regular(path) as stream:
-            descriptor = os.dup(stream.fileno())
-        descriptors = [descriptor]
+            descriptors = [os.dup(stream.fileno())]
         try:
-            ledger = os.open(_ledger_of(path), _FLAGS, 0o644)
-            descriptors.append(ledger)
-            if not _lock_if_any(ledger, unlocked):
-                for opened in descriptors:
-                    os.close(opened)
-                return None
-            targets = _read_targets(ledger)
-            log = EventLog(descriptor, _whole_lines(descriptor))
+            descriptors.append(os.open(ledger_of(path), _FLAGS, 0o644))
+            try:
+                is_free = _lock(descriptors[1])
+            except OSError:
+                is_free = unlocked
+            if is_free:
+                spool = cls(path, int(parts[2]), _read_targets(descriptors[1]), (descriptors[0], descriptors[1]))
+                _open_here.add(str(path.absolute()))
+                return spool
         except OSError:
-            for opened in descriptors:
-                os.close(opened)
+            _close(descriptors)
             raise
-        _open_here.add(str(path.absolute()))
-        return cls(path, int(parts[2]), log, Ledger(ledger, targets), tuple(descriptors))
-
-    def undelivered(self, name: str) -> int:
-        """Events that a broker does not have yet, those that were set aside included."""
-        return self.log.count(self.ledger.delivered(name)) + len(self.ledger.aside(name))
+        _close(descriptors)
+        return None
 
     def close(self) -> None:
-        """Let go of the files, and so of the lock."""
-        if self.path is not None:
+        """Close the files, which ends the lock."""
+        if self._file is not None and self._ledger is not None and self.path is not None:
             _open_here.discard(str(self.path.absolute()))
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        self._descriptors = ()
+            _close([self._file, self._ledger])
+        self._file = self._ledger = None
+
+    # Events.
+
+    @property
+    def count(self) -> int:
+        """Events so far."""
+        return len(self._starts) - 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether memory holds as many events as it may that are neither on disk nor, without one, at every broker."""
+        with self._lock:
+            return self.count - self._kept_elsewhere() >= self._memory_events
+
+    @property
+    def unspooled(self) -> int:
+        """Events that are not on disk."""
+        return self.count - self._on_disk
+
+    def append(self, event: EncodedEvent) -> None:
+        """Add an event, in memory; :meth:`write` puts it on disk."""
+        with self._lock:
+            self._memory.append(event)
+            self._starts.append(self._starts[-1] + len(event.body) + 1)
+            while len(self._memory) > self._memory_events and self.count - len(self._memory) < self._kept_elsewhere():
+                self._memory.popleft()
+
+    def _kept_elsewhere(self) -> int:
+        """How many of the first events need not be in memory."""
+        if self.path is not None:
+            return self._on_disk
+        return min((self.position(name) for name in self.targets), default=self.count)
+
+    def read(self, number: int) -> tuple[list[EncodedEvent], list[int]]:
+        """The next events from a number on, at most a window of them, without what is damaged in the file.
+
+        Returns:
+            The events; and the number of each and, behind them, of what comes next.
+
+        Raises:
+            OSError: The file cannot be read, or is no longer what was written.
+        """
+        with self._lock:
+            if (skipped := number - (self.count - len(self._memory))) >= 0:
+                events = list(islice(self._memory, skipped, skipped + WINDOW_EVENTS))
+                return events, list(range(number, number + len(events) + 1))
+            start = self._starts[number]
+            end = max(number + 1, bisect_right(self._starts, start + _WINDOW_BYTES) - 1)
+            end = min(end, number + WINDOW_EVENTS, self._on_disk)
+            size = self._starts[end] - start
+        assert self._file is not None  # noqa: S101 - without a file all that is wanted is in memory
+        lines = os.pread(self._file, size, start).split(b"\n")
+        if len(lines) != end - number + 1 or lines[-1]:
+            raise OSError(errno.EIO, "the spool is not what was written to it")
+        events, numbers = [], []
+        for line_number, line in enumerate(lines[:-1], number):
+            with suppress(EventError):
+                events.append(EncodedEvent.from_body(line))
+                numbers.append(line_number)
+        return events, [*numbers, end]
+
+    def write(self) -> None:
+        """Put on disk what is in memory alone, and the ledger; what the disk does not take is tried again next time.
+
+        Only progress may be lost in a power cut.
+        """
+        if self._file is None:
+            return
+        with self._lock:
+            skipped = self._on_disk - (self.count - len(self._memory))
+            events = list(islice(self._memory, skipped, None)) if self._on_disk < self.count else []
+        if events:
+            self._write_events(events)
+        self._write_ledger()
+
+    def _write_events(self, events: Sequence[EncodedEvent]) -> None:
+        assert self._file is not None  # noqa: S101 - checked by the caller
+        start = self._starts[self._on_disk]
+        data = b"".join([event.body + b"\n" for event in events])
+        written = 0
+        try:
+            while written < len(data):
+                written += os.pwrite(self._file, data[written:], start + written)
+            self.trouble = None
+            if not all(event.is_progress for event in events):
+                os.fsync(self._file)
+        except OSError as error:
+            self.trouble = error
+        with self._lock:
+            self._on_disk = bisect_right(self._starts, start + written) - 1
+        if self.trouble is not None:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._starts[self._on_disk])
+
+    # The ledger.
+
+    def position(self, broker: str) -> int:
+        """The number of the first event that a broker was not offered yet."""
+        return min(self._number_at(self.targets[broker]["delivered"]), self.count)
+
+    def set_aside(self, broker: str) -> list[int]:
+        """Numbers of the events that a broker refuses for their size."""
+        return [self._number_at(offset) for offset in self.targets[broker].get("set_aside", ())]
+
+    def why_set_aside(self, broker: str) -> str:
+        """Why the last of them was refused."""
+        return str(self.targets[broker].get("why", ""))
+
+    def undelivered(self, broker: str) -> int:
+        """Events that a broker does not have, those that were set aside included."""
+        return self.count - self.position(broker) + len(self.set_aside(broker))
+
+    def advance(self, broker: str, number: int) -> None:
+        """Note that a broker has all events before a number, but for those that are set aside."""
+        with self._lock:
+            self.targets[broker]["delivered"] = self._starts[number]
+
+    def add_set_aside(self, broker: str, number: int, why: str) -> None:
+        """Note that a broker refuses an event for its size, and has those before it."""
+        with self._lock:
+            target = self.targets[broker]
+            target["delivered"] = max(target["delivered"], self._starts[number + 1])
+            target["set_aside"] = sorted({*target.get("set_aside", ()), self._starts[number]})
+            target["why"] = why
+
+    def remove_set_aside(self, broker: str, number: int) -> None:
+        """Note that a broker has an event now that was set aside."""
+        with self._lock:
+            target = self.targets[broker]
+            target["set_aside"] = [offset for offset in target["set_aside"] if self._number_at(offset) != number]
+            if not target["set_aside"]:
+                del target["set_aside"], target["why"]
+
+    def _number_at(self, offset: int) -> int:
+        """The number of the event that an offset lies in."""
+        return bisect_right(self._starts, offset) - 1
+
+    def _write_ledger(self) -> None:
+        assert self._ledger is not None  # noqa: S101 - it is opened with the file
+        with self._lock:
+            ledger = json.dumps({"schema_version": 1, "targets": self.targets}).encode() + b"\n"
+        if ledger != self._written_ledger:
+            with suppress(OSError):  # a full disk: events may be sent twice, never lost
+                os.pwrite(self._ledger, ledger, 0)
+                os.ftruncate(self._ledger, len(ledger))
+                self._written_ledger = ledger
 
 
 def spools_of(directory: Path, run: str | None = None) -> list[Path]:
@@ -311,11 +322,11 @@ def spools_of(directory: Path, run: str | None = None) -> list[Path]:
         for path in directory.glob(f"*{SPOOL_SUFFIX}") if directory.is_dir() else []:
             if run is None or path.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)[:-2] == [run]:
                 with suppress(FileNotFoundError):  # somebody clears up
-                    found.append((_begin(path), path.stat().st_mtime_ns, path.name, path))
+                    found.append((_first_time(path), path.stat().st_mtime_ns, path.name, path))
     return [path for *_, path in sorted(found)]
 
 
-def _begin(path: Path) -> str:
+def _first_time(path: Path) -> str:
     """The time of a spool's first event as text that sorts; empty where it cannot be read."""
     try:
         with open_regular(path) as stream:
@@ -327,7 +338,7 @@ def _begin(path: Path) -> str:
 
 
 def events_in(directory: Path | None, run: str | None = None) -> Iterator[StepEvent]:
-    """The events of the spools in a directory, step by step, without taking a spool from whoever is at it.
+    """The events of the spools in a directory, step by step, also of those that another process writes.
 
     Args:
         directory: None, or one that is not there, has none.
@@ -340,15 +351,16 @@ def events_in(directory: Path | None, run: str | None = None) -> Iterator[StepEv
                     yield StepEvent.from_bytes(line.rstrip(b"\n"))
 
 
-def _ledger_of(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(SPOOL_SUFFIX) + _LEDGER_SUFFIX)
+def ledger_of(spool: Path) -> Path:
+    """The file of a spool's ledger."""
+    return spool.with_name(spool.name.removesuffix(SPOOL_SUFFIX) + LEDGER_SUFFIX)
 
 
 def _lock(descriptor: int) -> bool:
     """Take a lock that ends with the process, however it ends, and that forked workers do not inherit.
 
     Raises:
-        OSError: The filesystem has no locks.
+        OSError: The file system has no locks.
     """
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -359,24 +371,19 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _lock_if_any(descriptor: int, otherwise: bool) -> bool:
-    """The same; where the filesystem has no locks, `otherwise`."""
-    try:
-        return _lock(descriptor)
-    except OSError:
-        return otherwise
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
-def _whole_lines(descriptor: int) -> int:
-    """Bytes up to the last newline."""
-    end = os.fstat(descriptor).st_size
-    while end > 0:
-        start = max(0, end - 65536)
-        found = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
+def _line_ends(descriptor: int) -> Iterator[int]:
+    """The offset behind every whole line."""
+    start = 0
+    while chunk := os.pread(descriptor, 1 << 20, start):
+        found = -1
+        while (found := chunk.find(b"\n", found + 1)) >= 0:
+            yield start + found + 1
+        start += len(chunk)
 
 
 def _read_targets(descriptor: int) -> dict[str, dict[str, Any]]:
@@ -390,14 +397,12 @@ def _read_targets(descriptor: int) -> dict[str, dict[str, Any]]:
 
 
 def _is_target(target: Any) -> bool:
+    if not isinstance(target, dict) or not isinstance(target.get("topic"), str):
+        return False
+    delivered, offsets = target.get("delivered"), target.get("set_aside", [])
     return (
-        isinstance(target, dict)
-        and isinstance(target.get("topic"), str)
-        and isinstance(target.get("delivered"), int)
-        and target["delivered"] >= 0
-        and _is_aside(target.get("set_aside", []), target["delivered"])
+        isinstance(delivered, int)
+        and delivered >= 0
+        and isinstance(offsets, list)
+        and all(isinstance(each, int) and 0 <= each < delivered for each in offsets)
     )
-
-
-def _is_aside(offsets: Any, delivered: int) -> bool:
-    return isinstance(offsets, list) and all(isinstance(each, int) and 0 <= each < delivered for each in offsets)

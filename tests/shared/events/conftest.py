@@ -1,5 +1,8 @@
 """The peers that events are sent to and read from."""
 
+import pytest
+
+from components.shared.events import delivery
 from tests.peers.fixtures import bucket as bucket
 from tests.peers.fixtures import certificates as certificates
 from tests.peers.fixtures import gcs_bucket as gcs_bucket
@@ -15,3 +18,8 @@ from tests.peers.fixtures import s3_bucket as s3_bucket
 from tests.peers.fixtures import s3_server as s3_server
 from tests.peers.fixtures import seaweed as seaweed
 from tests.peers.fixtures import topic as topic
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "PAUSES_S", (0.0001, 0.001))

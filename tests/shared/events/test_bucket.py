@@ -21,7 +21,8 @@ from tests.peers.http_faults import Hold, LoseAnswer, Refuse
 from tests.peers.object_store import Bucket
 from tests.peers.s3 import S3Bucket
 from tests.shared.events.told import a_step
-from tests.shared.events.transports import LOG, PATIENCE_S, lines_of, targets, until
+from tests.shared.events.transports import LOG, PATIENCE_S, add, advance, lines_of, targets, until
+from tests.shared.events.transports import opened as opened_spool
 
 FOLDER = "runs/7/events"
 Opened = Callable[..., EventsBucket]
@@ -65,7 +66,7 @@ def there(bucket: Bucket) -> dict[str, bytes]:
 def begun(process: EventsBucket, step: str = "train", *, lines: list[bytes] | None = None) -> Spool:
     """A step's spool, kept in the bucket from now on."""
     spool = Spool.create(process.local, "run-1", step, process.claim("run-1", step, 0), targets("kafka"))
-    spool.log.append(lines_of(3, step=step) if lines is None else lines)
+    add(spool, lines_of(3, step=step) if lines is None else lines)
     assert spool.path is not None
     process.start(spool.path)
     return spool
@@ -84,7 +85,7 @@ def test_what_a_step_leaves_the_next_one_finds(bucket: Bucket, opened: Opened, t
     first = opened()
     spool = begun(first)
     assert spool.path is not None
-    spool.ledger.advance("kafka", len(lines_of(1)[0]))
+    advance(spool, 1)
     with spool.path.open("ab") as stream:
         stream.write(b'{"without its end')
     assert first.close(PATIENCE_S)
@@ -99,16 +100,14 @@ def test_what_a_step_leaves_the_next_one_finds(bucket: Bucket, opened: Opened, t
     (path,) = second.fetch("run-1")
     assert sorted(file.name for file in second.local.iterdir()) == ["run-1.train.0.delivery.json", path.name]
     assert list(events_in(second.local, "run-1")) == list(events_in(first.local, "run-1"))
-    left = Spool.open(path)
-    assert left is not None
+    left = opened_spool(path)
     assert left.undelivered("kafka") == 2
     # What it delivers, a third one does not find any more.
-    left.ledger.advance("kafka", left.log.end)
+    advance(left, left.count)
     left.close()
     assert second.close(PATIENCE_S)
     third = opened()
-    left = Spool.open(third.fetch("run-1")[0])
-    assert left is not None
+    left = opened_spool(third.fetch("run-1")[0])
     assert left.undelivered("kafka") == 0
     left.close()
 
@@ -167,11 +166,11 @@ def test_what_matters_is_put_at_once_and_progress_waits(
     started, *progress, checkpoint, _ = [line + b"\n" for line in a_step("run-1")]
     spool = begun(opened(), lines=[started])
     until(lambda: "run-1.train.0.delivery.json" in there(bucket))
-    spool.log.append(progress)
+    add(spool, progress)
     before = len(looks)
     until(lambda: len(looks) > before + 3)
     assert there(bucket)["run-1.train.0.jsonl"] == started
-    spool.log.append([checkpoint])
+    add(spool, [checkpoint])
     until(lambda: there(bucket)["run-1.train.0.jsonl"] == b"".join([started, *progress, checkpoint]))
     spool.close()
 
@@ -187,7 +186,7 @@ def test_a_spool_that_has_grown_is_fetched_again_and_ones_own_never(bucket: Buck
     EventsBucket(location_of(bucket), running.local, timeout_s=PATIENCE_S, log=LOG).fetch("run-1")
     for count in (2, 5):
         lines = lines_of(5)[:count]
-        spool.log.append(lines[len(spool.log.read(0)) :])
+        add(spool, lines[spool.count :])
         until(partial(has, bucket, "run-1.train.0.jsonl", b"".join(lines)))
         looking.fetch("run-1")
         assert len(list(events_in(looking.local, "run-1"))) == count
@@ -198,18 +197,17 @@ def test_ledgers_only_go_forward(bucket: Bucket, opened: Opened) -> None:
     process = opened()
     spool = begun(process)
     first, second, third = (len(line) for line in lines_of(3))
-    spool.ledger.advance("kafka", first)
+    advance(spool, 1)
     until(lambda: there(bucket).get("run-1.train.0.delivery.json") and delivered(bucket) == first)
     # A replay, of the step that is still running.
     replay = opened()
-    left = Spool.open(replay.fetch("run-1")[0])
-    assert left is not None
-    left.ledger.targets["pubsub"] = {"topic": "status", "delivered": first}
-    left.ledger.advance("kafka", first + second + third)
+    left = opened_spool(replay.fetch("run-1")[0])
+    left.targets["pubsub"] = {"topic": "status", "delivered": first}
+    advance(left, 3)
     left.close()
     replay.put_ledgers()
     # The step itself is not so far.
-    spool.ledger.advance("kafka", first + second)
+    advance(spool, 2)
     assert process.close(PATIENCE_S)
     spool.close()
     assert delivered(bucket) == first + second + third
@@ -235,11 +233,10 @@ def test_a_damaged_ledger_costs_no_event(bucket: Bucket, opened: Opened) -> None
     bucket.write(f"{FOLDER}/run-1.train.0.jsonl", b"".join(lines_of(3)))
     bucket.write(f"{FOLDER}/run-1.train.0.delivery.json", b'{"targets": {"kafka": ')
     process = opened()
-    left = Spool.open(process.fetch("run-1")[0])
-    assert left is not None
-    left.ledger.targets = {"kafka": {"topic": "status", "delivered": 0}}
+    left = opened_spool(process.fetch("run-1")[0])
+    left.targets = {"kafka": {"topic": "status", "delivered": 0}}
     assert left.undelivered("kafka") == 3
-    left.ledger.advance("kafka", left.log.end)
+    advance(left, left.count)
     left.close()
     process.put_ledgers()
     assert delivered(bucket) == len(b"".join(lines_of(3)))
@@ -296,7 +293,7 @@ def test_a_store_that_is_away_is_told_once_and_has_everything_when_it_is_back(
     assert process.spool == f"{bucket.uri}/{FOLDER}/run-1.train.1.jsonl"
 
     bucket.faults.inject(Refuse(503), times=None)
-    spool.log.append(lines_of(3))
+    add(spool, lines_of(3))
     until(lambda: "cannot be kept in" in caplog.text)
     before = len(bucket.faults.exchanges)
     until(lambda: len(bucket.faults.exchanges) > before + 5)
@@ -323,7 +320,7 @@ def test_a_store_that_hangs_is_not_waited_for(bucket: Bucket, opened: Opened, ca
     hold = Hold()
     until(lambda: "run-1.train.0.delivery.json" in there(bucket))
     bucket.faults.inject(hold, "write", times=None)
-    spool.log.append(lines_of(1))
+    add(spool, lines_of(1))
     hold.reached.wait(PATIENCE_S)
     assert not process.close(0.05)
     spool.close()

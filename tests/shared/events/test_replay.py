@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.shared.errors import ArtifactError, InputError
-from components.shared.events import delivery as courier
 from components.shared.events import replay as module
 from components.shared.events.replay import Replayed, find_spools, replay
 from components.shared.events.spool import Spool
@@ -26,6 +25,7 @@ from tests.shared.events.transports import (
     TakesAndFails,
     left_spool,
     lines_of,
+    opened,
     stream_to,
     targets,
     until,
@@ -33,10 +33,8 @@ from tests.shared.events.transports import (
 
 
 @pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courier, "_FIRST_PAUSE_S", 0.0001)
-    monkeypatch.setattr(courier, "_LONGEST_PAUSE_S", 0.001)
-    monkeypatch.setattr(module, "_LAST_CALL_S", 0.1)
+def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LAST_CALL_S", 0.1)
 
 
 class Brokers:
@@ -203,6 +201,4 @@ def test_whatever_a_ledger_says_the_spool_is_delivered_or_refused(
     except ArtifactError:
         done = replayed(Brokers(), path, targets=targets("kafka"))
     assert [(entry.undelivered, entry.trouble) for entry in done] == [(0, None)] * len(done)
-    spool = Spool.open(path)
-    assert spool is not None
-    spool.close()
+    opened(path).close()

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,50 +18,41 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from components.shared.errors import ArtifactError
-from components.shared.events.spool import WINDOW_EVENTS, EventLog, Spool, events_in, spools_of
+from components.shared.events.event import EncodedEvent
+from components.shared.events.spool import WINDOW_EVENTS, Spool, events_in, ledger_of, spools_of
 from tests.shared.events.told import parsed
-from tests.shared.events.transports import PATIENCE_S, FullDisk, left_spool, lines_of, targets
+from tests.shared.events.transports import PATIENCE_S, FullDisk, add, left_spool, lines_of, opened, targets
 
 ROOT = Path(__file__).parents[3]
 NOWHERE: dict[str, dict[str, Any]] = {}
 
 
-def opened(path: Path) -> Spool:
-    spool = Spool.open(path)
-    assert spool is not None
-    return spool
-
-
-def all_of(log: EventLog, start: int = 0) -> list[bytes]:
+def all_of(spool: Spool, number: int = 0) -> list[bytes]:
     lines: list[bytes] = []
-    while window := log.read(start):
-        assert len(window) <= WINDOW_EVENTS
-        lines += window
-        start += sum(map(len, window))
+    while number < spool.count:
+        events, numbers = spool.read(number)
+        assert len(events) <= WINDOW_EVENTS
+        lines += [event.body + b"\n" for event in events]
+        number = numbers[-1]
     return lines
-
-
-def ledger_of(path: Path) -> Path:
-    return path.with_name(path.name.replace(".jsonl", ".delivery.json"))
 
 
 def test_every_start_of_a_step_has_a_spool_of_its_own(tmp_path: Path) -> None:
     spools: list[Spool] = []
+    events = tmp_path / "events"
     threads = [
-        threading.Thread(target=lambda: spools.append(Spool.create(tmp_path / "events", "run-1", "train", 3, NOWHERE)))
+        threading.Thread(target=lambda: spools.append(Spool.create(events, "run-1", "train", 3, NOWHERE)))
         for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE_S)
-    other = Spool.create(tmp_path / "events", "run-1", "evaluate", 3, NOWHERE)
+    other = Spool.create(events, "run-1", "evaluate", 3, NOWHERE)
 
     assert sorted(spool.attempt for spool in spools) == list(range(3, 11))
-    assert {spool.path for spool in spools} == {
-        tmp_path / "events" / f"run-1.train.{attempt}.jsonl" for attempt in range(3, 11)
-    }
-    assert (other.attempt, other.path) == (3, tmp_path / "events" / "run-1.evaluate.3.jsonl")
+    assert {spool.path for spool in spools} == {events / f"run-1.train.{attempt}.jsonl" for attempt in range(3, 11)}
+    assert (other.attempt, other.path) == (3, events / "run-1.evaluate.3.jsonl")
     for spool in (*spools, other):
         spool.close()
 
@@ -70,46 +60,55 @@ def test_every_start_of_a_step_has_a_spool_of_its_own(tmp_path: Path) -> None:
 def test_a_spool_is_opened_again_with_all_its_lines_and_what_was_delivered(tmp_path: Path) -> None:
     lines = lines_of(600)
     spool = Spool.create(tmp_path, "run.1", "train", 2, targets("kafka", "pubsub"))
-    spool.log.append(lines[:1])
-    spool.log.append(lines[1:], durable=True)
-    spool.ledger.advance("kafka", len(lines[0]) + len(lines[1]))
-    assert [spool.undelivered(name) for name in ("kafka", "pubsub")] == [598, 600]
+    add(spool, lines)
+    spool.advance("kafka", 2)
+    spool.write()
     spool.close()
 
     assert spool.path is not None
     again = opened(spool.path)
-    assert (again.path, again.attempt, all_of(again.log)) == (spool.path, 2, lines)
+    assert (again.path, again.attempt, all_of(again)) == (spool.path, 2, lines)
     assert [again.undelivered(name) for name in ("kafka", "pubsub")] == [598, 600]
-    assert all_of(again.log, again.ledger.delivered("kafka")) == lines[2:]
-    assert again.ledger.targets["pubsub"] == {"topic": "status", "delivered": 0}
+    assert all_of(again, again.position("kafka")) == lines[2:]
+    assert again.targets["pubsub"] == {"topic": "status", "delivered": 0}
     again.close()
+
+
+@pytest.mark.parametrize("memory_events", [0, 3, 10_000])
+def test_what_is_no_longer_in_memory_is_read_from_the_file(tmp_path: Path, memory_events: int) -> None:
+    spool = Spool.create(tmp_path, "run-1", "train", 0, NOWHERE, memory_events=memory_events)
+    lines = lines_of(WINDOW_EVENTS + 20)
+    for number in range(0, len(lines), 50):
+        add(spool, lines[number : number + 50])
+    assert all_of(spool) == lines
+    assert all_of(spool, 7) == lines[7:]
+    spool.close()
 
 
 def test_a_ledger_that_lags_means_events_twice_and_never_events_lost(tmp_path: Path) -> None:
     spool = Spool.create(tmp_path, "run-1", "train", 0, targets("kafka"))
     assert spool.path is not None
     lines = lines_of(4)
-    spool.log.append(lines)
-    spool.ledger.advance("kafka", len(lines[0]))
-    lagging = ledger_of(spool.path).read_bytes()
-    spool.ledger.advance("kafka", sum(map(len, lines)))
+    add(spool, lines)
+    spool.advance("kafka", 1)
+    spool.write()
+    with pytest.MonkeyPatch.context() as patch:  # and one that cannot be written stops nothing
+        patch.setattr(os, "pwrite", FullDisk([-1] * 9).pwrite)
+        spool.advance("kafka", 4)
+        spool.write()
+    assert spool.undelivered("kafka") == 0
     spool.close()
-    ledger_of(spool.path).write_bytes(lagging)
-
     again = opened(spool.path)
-    assert all_of(again.log, again.ledger.delivered("kafka")) == lines[1:]
+    assert all_of(again, again.position("kafka")) == lines[1:]
     again.close()
 
 
 @pytest.mark.parametrize("torn", [b'{"specversion":"1.0","id":"run-1/tr', b"\0" * 70_000, b"\xff"])
 def test_a_last_line_that_was_not_finished_is_passed_over(tmp_path: Path, torn: bytes) -> None:
     lines = lines_of(3)
-    path = left_spool(tmp_path, lines, "kafka")
-    with path.open("ab") as file:
-        file.write(torn)
-
+    path = left_spool(tmp_path, [*lines, torn], "kafka")
     spool = opened(path)
-    assert (all_of(spool.log), spool.undelivered("kafka")) == (lines, 3)
+    assert (all_of(spool), spool.undelivered("kafka")) == (lines, 3)
     spool.close()
     assert list(events_in(tmp_path)) == parsed([line.rstrip(b"\n") for line in lines])
 
@@ -120,6 +119,8 @@ DAMAGED = [
     b'{"targets": {"kafka": {"topic": "status"}}}', b'{"targets": {"kafka": {"topic": 1, "delivered": 2}}}',
     b'{"targets": {"kafka": {"topic": "status", "delivered": -1}}}',
     b'{"targets": {"kafka": {"topic": "status", "delivered": "all"}}}',
+    *(f'{{"targets": {{"kafka": {{"topic": "status", "delivered": 3, "set_aside": {aside}}}}}}}'.encode()
+      for aside in ("[5]", "[-1]", '["0"]', "{}", '"0"', "[null]")),
 ]  # fmt: skip
 
 
@@ -132,7 +133,7 @@ def test_a_ledger_that_is_damaged_or_gone_says_nothing_of_what_was_delivered(
     if damaged is not None:
         ledger_of(path).write_bytes(damaged)
     spool = opened(path)
-    assert (spool.ledger.targets, spool.log.count(0)) == ({}, 2)
+    assert (spool.targets, spool.count) == ({}, 2)
     spool.close()
 
 
@@ -154,15 +155,7 @@ def test_a_folder_of_that_name_cannot_be_opened_and_holds_no_events(tmp_path: Pa
 
 
 def test_spools_are_found_by_run_oldest_first(tmp_path: Path) -> None:
-    names = [
-        "run-1.train.0",
-        "run-1.data-prep.0",
-        "run-10.train.0",
-        "run-1.x.train.0",
-        "run-1.train.1",
-        "run-1",
-        "run-1.x",
-    ]
+    names = ["run-1.train.0", "run-1.data-prep.0", "run-10.train.0", "run-1.x.train.0", "run-1.train.1", "run-1", "x"]
     for age, name in enumerate(names):
         (tmp_path / f"{name}.jsonl").touch()
         os.utime(tmp_path / f"{name}.jsonl", ns=(0, age))
@@ -170,8 +163,7 @@ def test_spools_are_found_by_run_oldest_first(tmp_path: Path) -> None:
 
     assert spools_of(tmp_path) == [tmp_path / f"{name}.jsonl" for name in names]
     assert spools_of(tmp_path, "run-1") == [tmp_path / f"{names[index]}.jsonl" for index in (0, 1, 4)]
-    assert spools_of(tmp_path / "nowhere") == spools_of(tmp_path / "notes.txt") == []
-    assert spools_of(tmp_path / ("x" * 300)) == []
+    assert [spools_of(tmp_path / name) for name in ("nowhere", "notes.txt", "x" * 300)] == [[], [], []]
     assert list(events_in(None)) == []
 
 
@@ -179,9 +171,9 @@ OWNER = """
 import sys
 from pathlib import Path
 from components.shared.events.spool import Spool
-from tests.shared.events.transports import lines_of, targets
+from tests.shared.events.transports import add, lines_of, targets
 spool = Spool.create(Path(sys.argv[1]), "run-1", "train", 0, targets("kafka"))
-spool.log.append(lines_of(3))
+add(spool, lines_of(3))
 print(spool.path, flush=True)
 sys.stdin.read()
 """
@@ -211,13 +203,10 @@ probe = "import sys; from pathlib import Path; from components.shared.events.spo
     "print(Spool.open(Path(sys.argv[1])) is None)"
 def taken():
     return subprocess.run([sys.executable, "-c", probe, spool.path], capture_output=True, text=True).stdout.strip()
-go, gone = os.pipe()
 child = os.fork()
 if child == 0:
     spool.close()  # the child's copies
-    os.write(gone, b"x")
     os._exit(0)
-os.read(go, 1)
 os.waitpid(child, 0)
 print(taken())  # the child's closing let nothing go
 go, gone = os.pipe()
@@ -254,39 +243,45 @@ def test_without_locks_a_spool_is_left_to_who_knows_that_its_step_is_over(
     spool.close()
 
 
+def an_event(number: int, size: int) -> EncodedEvent:
+    body = json.dumps({"partitionkey": "run-1", "type": "shutterline.step.progress", "id": f"{number}{'x' * size}"})
+    return EncodedEvent.from_body(body.encode())
+
+
 @given(
     st.lists(st.lists(st.integers(1, 80), max_size=5), min_size=1, max_size=8),
-    st.lists(st.just(-1) | st.integers(1, 150), max_size=20),
+    st.lists(st.just(-1) | st.integers(1, 300), max_size=20),
+    st.sampled_from([0, 2, 10_000]),
 )
-@example([[5, 5], [5]], [10, -1, -1, 3])
+@example([[5, 5], [5]], [10, -1, -1, 3], 0)
 def test_whatever_the_disk_takes_no_line_is_lost_doubled_torn_or_out_of_place(
-    batches: list[list[int]], takes: list[int]
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], takes: list[int], memory_events: int
 ) -> None:
-    told: list[bytes] = []
-    with tempfile.TemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
-        log = EventLog(file.fileno())
+    directory = tmp_path_factory.mktemp("spool")
+    spool = Spool.create(directory, "run-1", "train", 0, NOWHERE, memory_events=memory_events)
+    assert spool.path is not None
+    written: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "pwrite", FullDisk(takes).pwrite)
         for sizes in batches:
-            batch = [f"{len(told) + index} {'x' * size}\n".encode() for index, size in enumerate(sizes)]
-            told += batch
-            log.append(batch)
-            file.seek(0)
-            on_disk = file.read()
-            assert on_disk == b"".join(told[: len(told) - log.waiting])
-            assert (all_of(log), log.end) == (told, sum(map(len, told)))
-            assert (log.trouble is not None) or log.waiting == 0
-        patch.undo()
-        log.append([])
-        assert log.waiting == 0
-        assert os.fstat(file.fileno()).st_size == sum(map(len, told))
-        assert all_of(log) == told
+            events = [an_event(len(written) + index, size) for index, size in enumerate(sizes)]
+            for event in events:
+                spool.append(event)
+            written += [event.body + b"\n" for event in events]
+            spool.write()
+            assert spool.path.read_bytes() == b"".join(written[: len(written) - spool.unspooled])
+            assert all_of(spool) == written
+            assert (spool.trouble is not None) or spool.unspooled == 0
+    spool.write()
+    assert (spool.unspooled, all_of(spool), spool.path.read_bytes()) == (0, written, b"".join(written))
+    spool.close()
 
 
-def test_lines_that_are_longer_than_a_window_are_read_whole(tmp_path: Path) -> None:
-    lines = [b"a\n", b"b" * 700_000 + b"\n", b"c\r\xff\n", b"\n"]
-    path = left_spool(tmp_path, lines, "kafka")
-    spool = opened(path)
-    assert (all_of(spool.log), spool.undelivered("kafka")) == (lines, 4)
+def test_damaged_and_long_lines_are_passed_over_and_read_whole(tmp_path: Path) -> None:
+    long = b'{"partitionkey": "run-1", "type": "x", "id": "' + b"b" * 700_000 + b'"}\n'
+    lines = [b"a\n", long, b"c\r\xff\n", b"\n"]
+    spool = opened(left_spool(tmp_path, lines, "kafka"))
+    assert (all_of(spool), spool.undelivered("kafka")) == ([long], 4)
     spool.close()
 
 
@@ -294,27 +289,22 @@ def test_lines_that_are_longer_than_a_window_are_read_whole(tmp_path: Path) -> N
 def test_a_file_that_somebody_else_changed_is_an_error_and_no_endless_silence(
     tmp_path: Path, spoil: Callable[[Path], object]
 ) -> None:
-    spool = Spool.create(tmp_path, "run-1", "train", 0, NOWHERE)
-    assert spool.path is not None
-    spool.log.append(lines_of(5))
-    spoil(spool.path)
+    spool = opened(path := left_spool(tmp_path, lines_of(5)))
+    spoil(path)
     with pytest.raises(OSError, match="is not what was written to it"):
-        spool.log.read(0)
+        spool.read(0)
     spool.close()
 
 
 def test_readers_follow_a_writer_without_missing_a_line(tmp_path: Path) -> None:
-    count, readers = 3_000, 3
-    lines = [f"{number}\n".encode() for number in range(count)]
-    spool = Spool.create(tmp_path, "run-1", "train", 0, NOWHERE)
+    count, readers = 2_000, 3
+    events = [an_event(number, 1) for number in range(count)]
+    spool = Spool.create(tmp_path, "run-1", "train", 0, NOWHERE, memory_events=20)
     seen: list[list[bytes]] = [[] for _ in range(readers)]
 
     def read(found: list[bytes]) -> None:
-        offset = 0
         while len(found) < count:
-            window = spool.log.read(offset)
-            found += window
-            offset += sum(map(len, window))
+            found += [event.body for event in spool.read(len(found))[0]]
 
     threads = [threading.Thread(target=read, args=[found], daemon=True) for found in seen]
     for thread in threads:
@@ -322,29 +312,19 @@ def test_readers_follow_a_writer_without_missing_a_line(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         # Half of the writes fail or are cut, so that lines move from memory to the disk while they are read.
         patch.setattr(os, "pwrite", FullDisk([-1, 7, 40, 10_000] * 200).pwrite)
-        for start in range(0, count, 10):
-            spool.log.append(lines[start : start + 10])
-    spool.log.append([])
+        for number, event in enumerate(events):
+            spool.append(event)
+            if number % 10 == 0:
+                spool.write()
+    spool.write()
     for thread in threads:
         thread.join(PATIENCE_S)
 
-    assert seen == [lines] * readers
+    bodies = [event.body for event in events]
+    assert seen == [bodies] * readers
     assert spool.path is not None
-    assert spool.path.read_bytes() == b"".join(lines)
+    assert spool.path.read_bytes().splitlines() == bodies
     spool.close()
-
-
-def test_a_ledger_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
-    spool = Spool.create(tmp_path, "run-1", "train", 0, targets("kafka"))
-    lines = lines_of(3)
-    spool.log.append(lines)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "pwrite", FullDisk([-1] * 9).pwrite)
-        spool.ledger.advance("kafka", len(lines[0]))
-    assert spool.undelivered("kafka") == 2
-    spool.close()
-    assert spool.path is not None
-    assert json.loads(ledger_of(spool.path).read_bytes())["targets"]["kafka"]["delivered"] == 0
 
 
 def test_events_of_a_directory_are_read_spool_by_spool(tmp_path: Path) -> None:
@@ -352,7 +332,6 @@ def test_events_of_a_directory_are_read_spool_by_spool(tmp_path: Path) -> None:
     second = [*lines_of(2), b"damaged\n", b"5\n", *lines_of(3)[2:]]
     for age, (lines, step) in enumerate([(first, "data-prep"), (second, "train")]):
         os.utime(left_spool(tmp_path, lines, step=step), ns=(0, age))
-    events = list(events_in(tmp_path, "run-1"))
-    told = [("data-prep", 0), ("data-prep", 1), ("train", 0), ("train", 1), ("train", 2)]
-    assert [(event.step, event.sequence) for event in events] == told
+    events = [(event.step, event.sequence) for event in events_in(tmp_path, "run-1")]
+    assert events == [("data-prep", 0), ("data-prep", 1), ("train", 0), ("train", 1), ("train", 2)]
     assert list(events_in(tmp_path, "run-2")) == []

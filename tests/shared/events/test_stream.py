@@ -8,56 +8,48 @@ import math
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.shared.events import delivery as courier
-from components.shared.events import stream
-from components.shared.events.data import (
-    Checkpoint,
-    PipelineEnded,
-    PipelineStarted,
-    Progress,
-    StepStarted,
-    Succeeded,
-)
+from components.shared.events.data import Checkpoint, PipelineEnded, PipelineStarted, Progress, StepStarted, Succeeded
 from components.shared.events.event import EventSource
 from components.shared.events.spool import Spool, events_in, spools_of
-from components.shared.events.stream import BrokerReport, DeliveryReport, StatusStream, make_spool
+from components.shared.events.stream import BrokerReport, DeliveryReport, StatusStream
 from components.shared.events.transport import RetryableError
 from tests.shared.events.told import parsed, progress
-from tests.shared.events.transports import LOG, PATIENCE_S, Gate, HangingDisk, ScriptedTransport, stream_to, until
+from tests.shared.events.transports import (
+    LOG,
+    PATIENCE_S,
+    Gate,
+    HangingDisk,
+    ScriptedTransport,
+    opened,
+    stream_to,
+    until,
+)
 
 ROOT = Path(__file__).parents[3]
 STARTED, DONE = StepStarted("1.0", "pod-1"), Succeeded(1.0)
 
 
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courier, "_FIRST_PAUSE_S", 0.0001)
-    monkeypatch.setattr(courier, "_LONGEST_PAUSE_S", 0.001)
-
-
-def told(directory: Path) -> list[tuple[str, Any]]:
+def spooled(directory: Path) -> list[tuple[str, Any]]:
     return [(event.id, event.data) for event in events_in(directory)]
 
 
 def test_what_is_emitted_is_in_the_spool_and_at_the_brokers(tmp_path: Path) -> None:
     transport = ScriptedTransport()
     status = stream_to(tmp_path, transport)
-    for data in (STARTED, progress(1, 1), Checkpoint(1, 1, "/c/1"), DONE):
+    emitted: list[Any] = [STARTED, progress(1, 1), Checkpoint(1, 1, "/c/1"), DONE]
+    for data in emitted:
         status.emit(data)
     report = status.close(PATIENCE_S)
+    status.emit(DONE)  # after the end nothing is taken
 
-    assert told(tmp_path) == [
-        ("run-1/train/0/0", STARTED),
-        ("run-1/train/0/1", progress(1, 1)),
-        ("run-1/train/0/2", Checkpoint(1, 1, "/c/1")),
-        ("run-1/train/0/3", DONE),
-    ]
+    assert spooled(tmp_path) == [(f"run-1/train/0/{number}", data) for number, data in enumerate(emitted)]
     assert parsed(transport.taken) == list(events_in(tmp_path))
     (path,) = spools_of(tmp_path)
     broker = BrokerReport("kafka in memory", 4, 0)
@@ -65,19 +57,19 @@ def test_what_is_emitted_is_in_the_spool_and_at_the_brokers(tmp_path: Path) -> N
     assert json.loads(json.dumps(report.as_dict()))["brokers"]["kafka"] == asdict(broker)
 
 
-def test_a_pipelines_start_is_told_by_whoever_comes_first(tmp_path: Path) -> None:
+def test_a_pipelines_start_is_emitted_by_whichever_step_comes_first(tmp_path: Path) -> None:
     begun = PipelineStarted("image-classifier", ["train"], "1.0", "pod-1")
     status = stream_to(tmp_path)
     for data in (begun, STARTED, DONE):
         status.emit(data)
     assert status.close(PATIENCE_S).events == 3
-    assert told(tmp_path) == [("run-1/pipeline/0/0", begun), ("run-1/train/0/0", STARTED), ("run-1/train/0/1", DONE)]
+    assert spooled(tmp_path) == [("run-1/pipeline/0/0", begun), ("run-1/train/0/0", STARTED), ("run-1/train/0/1", DONE)]
 
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled"])
 def test_a_pipelines_end_is_its_second_event(tmp_path: Path, outcome: Any) -> None:
-    event_source, spool, _ = make_spool(tmp_path, EventSource("run-1", "pipeline", 0, "pod-1"), {})
-    status = StatusStream(event_source, spool, [], log=LOG, first_sequence=1)
+    spool = Spool.create(tmp_path, "run-1", "pipeline", 0, {})
+    status = StatusStream(EventSource("run-1", "pipeline", 0, "pod-1"), spool, [], log=LOG, first_sequence=1)
     status.emit(PipelineEnded("image-classifier", outcome, outcome.upper(), "", []))
     status.close(PATIENCE_S)
     assert [(event.id, event.state) for event in events_in(tmp_path)] == [("run-1/pipeline/0/1", outcome)]
@@ -89,17 +81,16 @@ def test_a_broker_that_hangs_does_not_keep_the_step(tmp_path: Path) -> None:
     status.emit(STARTED)
     until(gate.reached.is_set)
     assert status.first_answers(0) == {}
-    assert status.places == ["kafka in memory"]
+    assert status.addresses == ["kafka in memory"]
     status.emit(DONE)
     report = status.close(0.05)
     assert report.brokers == {"kafka": BrokerReport("kafka in memory", 0, 2, "no answer in time")}
     (path,) = spools_of(tmp_path)
-    assert len(told(tmp_path)) == 2
-    assert Spool.open(path) is None  # its courier may yet come back and write to the ledger
+    assert len(spooled(tmp_path)) == 2
+    assert Spool.open(path) is None  # its delivery may yet come back and write to the ledger
     gate.open()
-    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "status-kafka"])
-    spool = Spool.open(path)
-    assert spool is not None
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "status-spool"])
+    spool = opened(path)
     assert spool.undelivered("kafka") == 1  # what was taken late is not sent again
     spool.close()
 
@@ -113,28 +104,19 @@ def test_the_first_answers_are_the_brokers_own() -> None:
     assert status.close(PATIENCE_S).brokers["kafka"].undelivered == 0
 
 
-def test_after_the_end_nothing_is_told(tmp_path: Path) -> None:
-    status = stream_to(tmp_path, transport := ScriptedTransport())
-    status.emit(STARTED)
-    status.close(PATIENCE_S)
-    status.emit(DONE)
-    assert told(tmp_path) == [("run-1/train/0/0", STARTED)]
-    assert transport.ids == ["run-1/train/0/0"]
-
-
 def test_threads_may_all_emit_at_once(tmp_path: Path) -> None:
     threads, each = 8, 200
     status = stream_to(tmp_path, transport := ScriptedTransport())
 
-    def speak(number: int) -> None:
+    def emit(number: int) -> None:
         for step in range(each):
             status.emit(Progress(step, each, epoch=number))
 
-    speakers = [threading.Thread(target=speak, args=[number]) for number in range(threads)]
-    for event_source in speakers:
-        event_source.start()
-    for event_source in speakers:
-        event_source.join(PATIENCE_S)
+    emitters = [threading.Thread(target=emit, args=[number]) for number in range(threads)]
+    for emitter in emitters:
+        emitter.start()
+    for emitter in emitters:
+        emitter.join(PATIENCE_S)
     report = status.close(PATIENCE_S)
 
     assert (report.events, report.dropped, report.brokers["kafka"].delivered) == (threads * each, 0, threads * each)
@@ -144,7 +126,7 @@ def test_threads_may_all_emit_at_once(tmp_path: Path) -> None:
         assert [event.data.step for event in events if event.data.epoch == number] == list(range(each))
 
 
-def test_an_event_that_cannot_be_made_is_logged_and_leaves_no_gap(
+def test_an_event_that_cannot_be_encoded_is_logged_and_leaves_no_gap(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     strange: Any = Progress(1, 2, metrics={"accuracy": object()})  # type: ignore[dict-item] # a defect
@@ -153,85 +135,70 @@ def test_an_event_that_cannot_be_made_is_logged_and_leaves_no_gap(
         for data in (STARTED, strange, Progress(1, 2, metrics={"loss": math.nan, "\ud800": math.inf}), DONE):
             status.emit(data)
         report = status.close(PATIENCE_S)
-    assert told(tmp_path) == [("run-1/train/0/0", STARTED), ("run-1/train/0/1", DONE)]
+    assert spooled(tmp_path) == [("run-1/train/0/0", STARTED), ("run-1/train/0/1", DONE)]
     assert (report.events, report.unspooled) == (2, 0)
-    assert [record.getMessage() for record in caplog.records] == ["a status event could not be made"] * 2
+    assert [record.getMessage() for record in caplog.records] == ["a status event could not be encoded"] * 2
 
 
-def test_what_is_no_number_is_told_as_none(tmp_path: Path) -> None:
+def test_a_number_that_is_not_finite_is_emitted_as_null(tmp_path: Path) -> None:
     status = stream_to(tmp_path)
     status.emit(Progress(1, 2, samples_per_second=math.inf, losses={"train": math.nan}, eta_seconds=-math.inf))
     status.close(PATIENCE_S)
-    assert told(tmp_path) == [("run-1/train/0/0", Progress(1, 2, losses={"train": None}))]
+    assert spooled(tmp_path) == [("run-1/train/0/0", Progress(1, 2, losses={"train": None}))]
 
 
-def test_while_the_disk_hangs_the_oldest_progress_goes_first_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "QUEUE_LIMIT", 10)
+@pytest.fixture
+def hanging_disk() -> Iterator[Gate]:
     with pytest.MonkeyPatch.context() as patch:
-        status = stream_to(tmp_path, transport := ScriptedTransport())
         gate = HangingDisk(patch).gate
-        status.emit(STARTED)
-        until(gate.reached.is_set)  # the writer is at the disk, and nobody takes from the queue
-        for step in range(30):
-            status.emit(Progress(step, 30))
-            if step % 10 == 0:
-                status.emit(Checkpoint(step, 30, f"/c/{step}"))
-        status.emit(DONE)
+        yield gate
         gate.open()
-        report = status.close(PATIENCE_S)
 
-    kept = [Progress(step, 30) for step in range(24, 30)]
-    assert [data for _, data in told(tmp_path)] == [
+
+def test_while_the_disk_hangs_brokers_get_every_event_and_memory_has_an_end(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    status = stream_to(tmp_path, transport := ScriptedTransport(), memory_events=10)
+    gate: Gate = request.getfixturevalue("hanging_disk")
+    status.emit(STARTED)
+    until(gate.reached.is_set)
+    for step in range(30):
+        status.emit(Progress(step, 30))
+        if step % 10 == 0:
+            status.emit(Checkpoint(step, 30, f"/c/{step}"))
+    status.emit(DONE)
+    until(lambda: parsed(transport.taken)[-1].data == DONE)
+    assert spooled(tmp_path) == []
+    gate.open()
+    report = status.close(PATIENCE_S)
+
+    # Once memory is full progress is dropped, and nothing else.
+    taken = [event.data for event in parsed(transport.taken)]
+    assert [data for data in taken if not isinstance(data, Progress)] == [
         STARTED,
-        Checkpoint(0, 30, "/c/0"),
-        Checkpoint(10, 30, "/c/10"),
-        Checkpoint(20, 30, "/c/20"),
-        *kept,
+        *(Checkpoint(step, 30, f"/c/{step}") for step in (0, 10, 20)),
         DONE,
     ]
-    assert [event.sequence for event in parsed(transport.taken)] == list(range(11))
-    assert (report.events, report.dropped, report.unspooled) == (11, 24, 0)
-    assert report.brokers == {"kafka": BrokerReport("kafka in memory", 11, 0)}
+    assert [data for data in taken if isinstance(data, Progress)] == [Progress(step, 30) for step in range(8)]
+    assert [data for _, data in spooled(tmp_path)] == taken
+    assert [event.sequence for event in parsed(transport.taken)] == list(range(13))
+    assert (report.events, report.dropped, report.unspooled) == (13, 22, 0)
+    assert report.brokers == {"kafka": BrokerReport("kafka in memory", 13, 0)}
 
 
-def test_a_queue_without_progress_grows_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "QUEUE_LIMIT", 3)
-    with pytest.MonkeyPatch.context() as patch:
-        status = stream_to(tmp_path)
-        gate = HangingDisk(patch).gate
-        status.emit(STARTED)
-        until(gate.reached.is_set)
-        for epoch in range(50):
-            status.emit(Checkpoint(epoch, 50, "/c"))
-        gate.open()
-        report = status.close(PATIENCE_S)
-    assert (report.events, report.dropped) == (51, 0)
-    assert [data for _, data in told(tmp_path)] == [STARTED, *(Checkpoint(epoch, 50, "/c") for epoch in range(50))]
+def test_a_disk_that_hangs_at_the_end_is_reported(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    status = stream_to(tmp_path, ScriptedTransport())
+    gate: Gate = request.getfixturevalue("hanging_disk")
+    for data in (STARTED, progress(1, 1), DONE):
+        status.emit(data)
+    report = status.close(0.05)
+    assert (report.events, report.unspooled, report.brokers) == (3, 3, {"kafka": BrokerReport("kafka in memory", 3, 0)})
+    gate.open()
+    until(lambda: len(spooled(tmp_path)) == 3)
 
 
-def test_a_disk_that_hangs_at_the_end_is_reported(tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        status = stream_to(tmp_path, ScriptedTransport())
-        gate = HangingDisk(patch).gate
-        status.emit(STARTED)
-        until(gate.reached.is_set)
-        status.emit(progress(1, 1))
-        status.emit(DONE)
-        report = status.close(0.05)
-        gate.open()
-    # The first is in memory and may or may not have been taken from there; the others wait to be sealed.
-    assert (report.events, report.unspooled) == (3, 3)
-    broker = report.brokers["kafka"]
-    assert broker.delivered + broker.undelivered == 3
-    assert broker.undelivered >= 2
-    until(lambda: len(told(tmp_path)) == 3)
-
-
-def test_without_a_place_to_write_events_are_delivered_from_memory(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    status = stream_to(tmp_path / "file" / "events", transport := ScriptedTransport(acts=[RetryableError("not now")]))
+def test_without_a_directory_events_are_delivered_from_memory() -> None:
+    status = stream_to(None, transport := ScriptedTransport(acts=[RetryableError("not now")]))
     status.emit(STARTED)
     status.emit(DONE)
     report = status.close(PATIENCE_S)
@@ -239,12 +206,12 @@ def test_without_a_place_to_write_events_are_delivered_from_memory(tmp_path: Pat
     assert report == DeliveryReport("run-1", 2, None, 2, 0, {"kafka": BrokerReport("kafka in memory", 2, 0)})
 
 
-def test_a_second_start_speaks_as_the_next_attempt(tmp_path: Path) -> None:
+def test_a_second_start_emits_as_the_next_attempt(tmp_path: Path) -> None:
     for attempt in (0, 1):
         status = stream_to(tmp_path)
         status.emit(STARTED)
         status.close(PATIENCE_S)
-        assert (status.event_source.attempt, told(tmp_path)[-1]) == (attempt, (f"run-1/train/{attempt}/0", STARTED))
+        assert (status.event_source.attempt, spooled(tmp_path)[-1]) == (attempt, (f"run-1/train/{attempt}/0", STARTED))
 
 
 FORKED = """
@@ -253,13 +220,13 @@ from pathlib import Path
 from tests.shared.events.transports import PATIENCE_S, ScriptedTransport, stream_to
 from tests.shared.events.told import progress
 status = stream_to(Path(sys.argv[1]), transport := ScriptedTransport())
-told, codes, over = [], set(), threading.Event()
-def speak():  # so that a worker may be forked in the midst of a word
+emitted, codes, over = [], set(), threading.Event()
+def emit():  # so that a worker may be forked in the midst of it
     while not over.is_set():
-        told.append(progress(len(told), 3))
-        status.emit(told[-1])
-speaker = threading.Thread(target=speak)
-speaker.start()
+        emitted.append(progress(len(emitted), 3))
+        status.emit(emitted[-1])
+emitter = threading.Thread(target=emit)
+emitter.start()
 for _ in range(40):
     child = os.fork()
     if child == 0:
@@ -267,10 +234,10 @@ for _ in range(40):
         os._exit(7)
     codes.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 over.set()
-speaker.join()
+emitter.join()
 report = status.close(PATIENCE_S)
-heard = b"worker" in b"".join(transport.taken)
-print(codes, report.dropped + report.events == len(told), report.brokers["kafka"].undelivered, heard)
+found = b"worker" in b"".join(transport.taken)
+print(codes, report.dropped + report.events == len(emitted), report.brokers["kafka"].undelivered, found)
 """
 
 
@@ -298,14 +265,15 @@ _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, most))  # the disk is full in the midst of a line
 for epoch in range(20):
     status.emit(progress(epoch, 21))
-until(lambda: len(transport.taken) == 20)
+until(lambda: len(transport.taken) == 20 and path.stat().st_size)
+until(lambda: path.read_bytes().endswith(b"\\n"))
 full = path.read_bytes()
 resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 status.emit(progress(20, 21))
 report = status.close(PATIENCE_S)
 sent = b"".join(body + b"\\n" for body in transport.taken)
 print(json.dumps([
-    0 < len(full) < 3_000, full.endswith(b"\\n"), sent.startswith(full), sent == path.read_bytes(),
+    0 < len(full) < 3_000, sent.startswith(full), sent == path.read_bytes(),
     transport.ids == [f"run-1/train/0/{number}" for number in range(21)], report.unspooled,
 ]))
 """
@@ -316,38 +284,34 @@ def test_a_full_disk_loses_nothing_and_is_written_once_there_is_room(tmp_path: P
         [sys.executable, "-c", FULL, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert done.stdout, done.stderr
-    assert json.loads(done.stdout) == [True, True, True, True, True, 0]
+    assert json.loads(done.stdout) == [True, True, True, True, 0]
     assert "takes nothing ([Errno 27] File too large); status is kept in memory" in done.stderr
-    assert len(told(tmp_path)) == 21
+    assert len(spooled(tmp_path)) == 21
 
 
-def test_memory_for_what_no_disk_and_no_broker_takes_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "QUEUE_LIMIT", 10)
-    opened = Gate()
-    transport = ScriptedTransport("kafka", [opened])
-    status = stream_to(None, transport)
+def test_memory_for_what_no_disk_and_no_broker_takes_has_an_end() -> None:
+    gate = Gate()
+    transport = ScriptedTransport("kafka", [gate])
+    status = stream_to(None, transport, memory_events=10)
     status.emit(STARTED)
-    for step in range(9):
-        status.emit(Progress(step, 40))
-    until(lambda: status._spool.log.waiting == 10)
-    for step in range(9, 40):
+    until(gate.reached.is_set)
+    for step in range(40):
         status.emit(Progress(step, 40))
     status.emit(DONE)
-    until(lambda: status._spool.log.waiting == 11)
-    opened.open()
+    until(lambda: status.dropped == 31)
+    gate.open()
     report = status.close(PATIENCE_S)
-    told = [event.data for event in parsed(transport.taken)]
-    assert told == [STARTED, *(Progress(step, 40) for step in range(9)), DONE]
+    taken = [event.data for event in parsed(transport.taken)]
+    assert taken == [STARTED, *(Progress(step, 40) for step in range(9)), DONE]
     assert (report.events, report.dropped, report.unspooled) == (11, 31, 11)
 
 
-def test_memory_for_what_the_broker_has_taken_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "QUEUE_LIMIT", 10)
+def test_memory_for_what_the_broker_has_taken_is_used_again() -> None:
     transport = ScriptedTransport()
-    status = stream_to(None, transport)
-    for step in range(40):
-        status.emit(Progress(step, 40))
+    status = stream_to(None, transport, memory_events=3)
+    for step in range(10):
+        status.emit(Progress(step, 10))
         until(lambda number=step: len(transport.taken) == number + 1)  # type: ignore[misc]
     report = status.close(PATIENCE_S)
-    assert [event.data.step for event in parsed(transport.taken)] == list(range(40))
-    assert (report.events, report.dropped, report.brokers["kafka"].undelivered) == (40, 0, 0)
+    assert [event.data.step for event in parsed(transport.taken)] == list(range(10))
+    assert (report.events, report.dropped, report.brokers["kafka"].undelivered) == (10, 0, 0)

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from components.shared.events import delivery as courier
 from components.shared.events.data import Checkpoint, Succeeded
+from components.shared.events.delivery import Delivery, DeliveryControl
 from components.shared.events.event import EncodedEvent
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.pubsub.publisher import PubSubTransport
 from components.shared.events.replay import Replayed, find_spools, replay
-from components.shared.events.spool import WINDOW_EVENTS, Spool
+from components.shared.events.spool import WINDOW_EVENTS, Spool, ledger_of
 from components.shared.events.transport import (
     DeliveryError,
     RefusedError,
@@ -41,17 +41,12 @@ from tests.shared.events.transports import (
     TakesAndFails,
     left_spool,
     lines_of,
+    opened,
     stream_to,
 )
 
 MESSAGE_TOO_LARGE = 10
 LIMIT = 4_000  # bytes; an ordinary event has some 800, as a record with its headers 1,300
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courier, "_FIRST_PAUSE_S", 0.0001)
-    monkeypatch.setattr(courier, "_LONGEST_PAUSE_S", 0.001)
 
 
 class Limited(ScriptedTransport):
@@ -88,17 +83,11 @@ def ids_of(bodies: Sequence[bytes]) -> list[str]:
     return [json.loads(body)["id"] for body in bodies]
 
 
-def opened(path: Path) -> Spool:
-    spool = Spool.open(path)
-    assert spool is not None
-    return spool
-
-
-def deliver(spool: Spool, transport: Transport, *, again: bool = False) -> courier.Courier:
+def deliver(spool: Spool, transport: Transport, *, retry_set_aside: bool = False) -> Delivery:
     """Deliver a spool to a broker, as a step does, or as a replay does."""
-    signal = courier.Signal()
-    signal.no_more()
-    one = courier.Courier(transport, [spool], signal, LOG, again=again)
+    control = DeliveryControl()
+    control.notify(is_complete=True)
+    one = Delivery(transport, [spool], control, LOG, retry_set_aside=retry_set_aside)
     one.run()
     return one
 
@@ -112,33 +101,32 @@ TROUBLE = st.one_of(
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.lists(TROUBLE, max_size=6), st.booleans())
 def test_every_event_that_fits_comes_once_and_in_order_and_no_other_is_lost(
-    large: list[bool], acts: list[Act], is_raised: bool
+    tmp_path_factory: pytest.TempPathFactory, large: list[bool], acts: list[Act], is_raised: bool
 ) -> None:
-    spool = Spool.in_memory(0, {"kafka": {"topic": "status"}})
     lines = lines_with(large)
-    spool.log.append(lines)
+    spool = opened(left_spool(tmp_path_factory.mktemp("spool"), lines, "kafka"))
     transport = Limited(acts=acts)
     one = deliver(spool, transport)
 
-    aside = [line for line, is_large in zip(lines, large, strict=True) if is_large]
-    assert transport.ids == ids_of([line for line in lines if line not in aside])
-    assert spool.undelivered("kafka") == len(spool.ledger.aside("kafka")) == len(aside)
-    assert [spool.log.read(start)[0] for start in spool.ledger.aside("kafka")] == aside
-    assert (one.why_not(spool, len(aside)) is None) is not any(large)
+    aside = [number for number, is_large in enumerate(large) if is_large]
+    assert transport.ids == [f"run-1/train/0/{number}" for number, is_large in enumerate(large) if not is_large]
+    assert (spool.undelivered("kafka"), spool.set_aside("kafka")) == (len(aside), aside)
+    assert (one.reason(spool) is None) is not any(large)
 
     # Nothing is tried again by the next step; a replay does, and delivers what the limit now allows.
     windows = len(transport.windows)
     deliver(spool, transport)
     assert len(transport.windows) == windows
     transport.limit = 10 * LIMIT if is_raised else LIMIT
-    deliver(spool, transport, again=True)
+    deliver(spool, transport, retry_set_aside=True)
     assert sorted(transport.ids, key=lambda name: int(name.rpartition("/")[2])) == ids_of(
-        [line for line in lines if is_raised or line not in aside]
+        [line for line, is_large in zip(lines, large, strict=True) if is_raised or not is_large]
     )
     assert spool.undelivered("kafka") == (0 if is_raised else len(aside))
-    assert spool.ledger.targets["kafka"].keys() == {"topic", "delivered"} | (
+    assert spool.targets["kafka"].keys() == {"topic", "delivered"} | (
         {"set_aside", "why"} if aside and not is_raised else set()
     )
+    spool.close()
 
 
 def test_the_first_of_them_is_logged_and_the_report_counts_them_with_the_reason(
@@ -166,22 +154,21 @@ def test_the_first_of_them_is_logged_and_the_report_counts_them_with_the_reason(
 
 
 def test_both_reasons_are_reported_where_there_are_two(tmp_path: Path) -> None:
-    path = left_spool(tmp_path, lines_with([True, False, False]), "kafka")
-    spool = opened(path)
-    signal = courier.Signal()
-    signal.no_more()
+    spool = opened(left_spool(tmp_path, lines_with([True, False, False]), "kafka"))
+    control = DeliveryControl()
+    control.notify(is_complete=True)
 
     def go_away() -> None:
-        signal.end_by(0.0)
+        control.end_within(0)
         raise RetryableError("kafka: is away")
 
-    one = courier.Courier(Limited(acts=[go_away]), [spool], signal, LOG)
+    one = Delivery(Limited(acts=[go_away]), [spool], control, LOG)
     one.run()
     assert spool.undelivered("kafka") == 3
-    why = one.why_not(spool, 3)
-    assert why is not None
-    assert why.startswith("1 set aside: kafka in memory: 8,")
-    assert why.endswith("bytes are too many; kafka: is away")
+    reason = one.reason(spool)
+    assert reason is not None
+    assert reason.startswith("1 set aside: kafka in memory: 8,")
+    assert reason.endswith("bytes are too many; kafka: is away")
     spool.close()
 
 
@@ -209,22 +196,11 @@ def test_a_replay_delivers_the_rest_and_later_what_was_set_aside(tmp_path: Path)
     assert third == Replayed(str(path), "kafka", name, 5, 0, None)
 
 
-@pytest.mark.parametrize("aside", [[5], [-1], ["0"], {}, "0", [None]])
-def test_a_ledger_that_cannot_be_true_is_no_ledger(tmp_path: Path, aside: Any) -> None:
-    path = left_spool(tmp_path, lines_of(2), "kafka")
-    ledger = path.with_name("run-1.train.0.delivery.json")
-    target = {"topic": "status", "delivered": 3, "set_aside": aside, "why": "?"}
-    ledger.write_text(json.dumps({"schema_version": 1, "targets": {"kafka": target}}))
-    (done,) = replayed(path, ScriptedTransport(), targets={"kafka": {"topic": "status"}})
-    assert (done.delivered, done.undelivered) == (2, 0)
-
-
 def test_a_ledger_with_many_of_them_is_read_whole(tmp_path: Path) -> None:
     count = 20_000
     path = left_spool(tmp_path, [b"x\n"] * count, "kafka")
-    ledger = path.with_name("run-1.train.0.delivery.json")
     target = {"topic": "status", "delivered": 2 * count, "set_aside": list(range(0, 2 * count, 2)), "why": "large"}
-    ledger.write_text(json.dumps({"schema_version": 1, "targets": {"kafka": target}}))
+    ledger_of(path).write_text(json.dumps({"schema_version": 1, "targets": {"kafka": target}}))
     spool = opened(path)
     assert spool.undelivered("kafka") == count
     spool.close()

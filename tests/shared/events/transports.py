@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from components.shared.events.event import EncodedEvent, EventSource
-from components.shared.events.spool import Spool
-from components.shared.events.stream import StatusStream, make_spool
+from components.shared.events.spool import MEMORY_EVENTS, Spool
+from components.shared.events.stream import StatusStream
 from components.shared.events.transport import DeliveryError, TimeLeft, Transport
 from tests.shared.events.told import Voice, progress
 
@@ -150,11 +150,15 @@ def stream_to(
     step: str = "train",
     earlier: Sequence[Spool] = (),
     topic: str = "status",
+    memory_events: int = MEMORY_EVENTS,
 ) -> StatusStream:
     """A step's stream to brokers."""
     names = targets(*(transport.name for transport in transports), topic=topic)
-    event_source, spool, _ = make_spool(directory, EventSource(run, step, 0, "pod-1"), names)
-    return StatusStream(event_source, spool, transports, earlier=earlier, log=LOG)
+    if directory is None:
+        spool = Spool(None, 0, names, memory_events=memory_events)
+    else:
+        spool = Spool.create(directory, run, step, 0, names, memory_events=memory_events)
+    return StatusStream(EventSource(run, step, 0, "pod-1"), spool, transports, earlier=earlier, log=LOG)
 
 
 def lines_of(count: int, run: str = "run-1", step: str = "train", attempt: int = 0) -> list[bytes]:
@@ -163,12 +167,32 @@ def lines_of(count: int, run: str = "run-1", step: str = "train", attempt: int =
     return [voice.says("progress", progress(epoch, count)) + b"\n" for epoch in range(1, count + 1)]
 
 
+def add(spool: Spool, lines: Sequence[bytes]) -> None:
+    """Append whole lines to a spool, and write them."""
+    for line in lines:
+        spool.append(EncodedEvent.from_body(line.rstrip(b"\n")))
+    spool.write()
+
+
+def advance(spool: Spool, count: int, broker: str = "kafka") -> None:
+    """Note on disk that a broker has so many events."""
+    spool.advance(broker, count)
+    spool.write()
+
+
 def left_spool(
     directory: Path, lines: Sequence[bytes], *names: str, step: str = "train", topic: str = "status"
 ) -> Path:
     """A spool of an earlier step that delivered nothing of it."""
     spool = Spool.create(directory, "run-1", step, 0, targets(*names, topic=topic))
-    spool.log.append(list(lines))
     spool.close()
     assert spool.path is not None
+    spool.path.write_bytes(b"".join(lines))
     return spool.path
+
+
+def opened(path: Path) -> Spool:
+    """A spool that nobody has."""
+    spool = Spool.open(path)
+    assert spool is not None
+    return spool
