@@ -21,11 +21,11 @@ from components.shared.data_folder import FOLLOW_LINKS_VARIABLE, lies_within
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
 from components.shared.images import images_named_by
 from components.shared.params.params import Params
-from components.shared.params.schema import json_schema
+from components.shared.params.reference import json_schema
 from components.shared.signals import Terminated
 from components.shared.storage.location import AnyPath, place
+from components.shared.strict_yaml import Dumper
 from pipelines.compiled import PlatformName, parse_compiled
-from pipelines.compiled_yaml import Dumper
 from pipelines.params_files import (
     EXAMPLE_DATA,
     Checked,

@@ -1,4 +1,4 @@
-"""A compiled pipeline, read back from its file: what it is called, what it is made of, and which platform it is for."""
+"""A compiled pipeline, read back from its file: its name, its content, and which platform it is for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from components.shared.errors import InputError
 from components.shared.events.redaction import names_a_secret
-from pipelines.compiled_yaml import UnreadableError, documents_of, text_of
+from components.shared.strict_yaml import DocumentError, parse_yaml, read_text
 
 PlatformName = Literal["kubeflow", "vertex"]
 PLATFORMS: tuple[PlatformName, ...] = get_args(PlatformName)
@@ -24,6 +24,10 @@ TARGET_VARIABLE = "SHUTTERLINE_TARGET"
 
 # What kfp and the platforms fill in when a step starts.
 PLACEHOLDER = re.compile(r"\{\{.*?\}\}|pipelinechannel--", re.DOTALL)
+
+# kfp's loaders are made for files of some kilobytes; a file that is larger than that is something else.
+LARGEST = 32 * 2**20
+_MOST_VALUES = 2_000_000
 
 _SHORTEST_SECRET = 8  # a shorter one may be an ordinary word of a file
 # Where a secret is named; a word such as "password" there is a name, although somebody's password may be the same.
@@ -98,9 +102,13 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def is_compiled(documents: list[Any]) -> bool:
-    """Whether YAML documents are a compiled pipeline, and not something else such as params."""
-    return bool(documents) and isinstance(documents[0], dict) and "pipelineInfo" in documents[0]
+def documents_of(text: str) -> list[Any]:
+    """The documents of a compiled pipeline's text, with the values that kfp and Vertex AI's library read.
+
+    Raises:
+        DocumentError: It is not YAML, or nothing that can be walked through.
+    """
+    return parse_yaml(text, _MOST_VALUES, core=False)
 
 
 def read_compiled(file: Path) -> CompiledPipeline:
@@ -110,28 +118,28 @@ def read_compiled(file: Path) -> CompiledPipeline:
         InputError: The file cannot be read, or is not a compiled pipeline.
     """
     try:
-        return parse_compiled(text_of(file), file)
-    except UnreadableError as error:
+        return parse_compiled(read_text(file, LARGEST), file)
+    except DocumentError as error:
         raise InputError(f"{file}: {error}; `shutterline compile` writes compiled pipelines") from error
 
 
 def parse_compiled(text: str, file: Path) -> CompiledPipeline:
-    """As :func:`read_compiled`, of what a file holds or is to hold.
+    """As :func:`read_compiled`, of the text that a file holds or is to hold.
 
     Raises:
-        UnreadableError: It is not a compiled pipeline.
+        DocumentError: It is not a compiled pipeline.
     """
     documents = documents_of(text)
-    if not is_compiled(documents):
-        raise UnreadableError("is not a compiled pipeline (its first document has no pipelineInfo)")
-    spec = documents[0]
+    spec = _mapping(documents[0]) if documents else {}
+    if "pipelineInfo" not in spec:
+        raise DocumentError("is not a compiled pipeline (its first document has no pipelineInfo)")
     if not isinstance(_mapping(spec["pipelineInfo"]).get("name"), str):
-        raise UnreadableError("pipelineInfo.name is missing")
+        raise DocumentError("pipelineInfo.name is missing")
     if not _mapping(_mapping(spec.get("deploymentSpec")).get("executors")) or not _mapping(spec.get("root")):
-        raise UnreadableError("has no deploymentSpec.executors or no root")
-    if len(documents) > 2 or (len(documents) == 2 and not isinstance(_mapping(documents[1]).get("platforms"), dict)):
-        raise UnreadableError("has more than a pipeline and its platforms")
-    platforms = documents[1]["platforms"] if len(documents) == 2 else {}
+        raise DocumentError("has no deploymentSpec.executors or no root")
+    platforms = _mapping(documents[1]).get("platforms") if len(documents) == 2 else {}
+    if len(documents) > 2 or not isinstance(platforms, dict):
+        raise DocumentError("has more than a pipeline and its platforms")
     return CompiledPipeline(file, spec, platforms, len(documents))
 
 

@@ -1,4 +1,4 @@
-"""Params as the shutterline command takes them: also from a Python file, and checked with torch where it is there.
+"""Params as the shutterline command takes them: also from a Python file, and checked with torch where it is installed.
 
 A Python file is code, and is run as its owner would run it. Only this command does so, at a person's desk; containers
 and compiled pipelines take data alone.
@@ -11,7 +11,6 @@ import json
 import runpy
 import subprocess
 import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.shared.errors import InputError, ParamsError, Problem, ShutterlineError
-from components.shared.params import source as params_source
-from components.shared.params.params import Params, ParamsWarning, read_raw
+from components.shared.params.params import Params, Parsed, parse
+from components.shared.params.source import fail, from_json, read_raw, with_overrides
 from components.shared.params.types import first_line
 from components.shared.storage.location import place
 
@@ -46,13 +45,13 @@ class Checked:
 
     Attributes:
         params: The params.
-        table: The network's layer table; None where torch is not installed, or the check ran elsewhere.
+        table: The network's layer table; None where torch is not installed, or another process made the check.
         warnings: What has no effect.
     """
 
     params: Params
     table: LayerTable | None
-    warnings: list[str]
+    warnings: Sequence[str]
 
 
 def params_or_example(params: str | None, data: str | None = None) -> str:
@@ -74,35 +73,72 @@ def params_or_example(params: str | None, data: str | None = None) -> str:
 
 def are_example(text: str) -> bool:
     """Whether the network and the images of params, a JSON text, are the example's; of what are no params: no."""
-    example = Params.load(str(EXAMPLE_PARAMS))
+    example = Params.load(EXAMPLE_PARAMS)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ParamsWarning)
-            params = Params.from_dict(params_source.from_json(text, None), None)
+        params = parse(from_json(text)).params
     except ParamsError:
         return False
-    return all(getattr(params, key) == getattr(example, key) for key in OF_THE_DATA)
+    return all(getattr(params, key, None) == getattr(example, key) for key in OF_THE_DATA)
+
+
+def read_params(source: str, overrides: Sequence[str]) -> Parsed:
+    """Params of a ``.json``, ``.yaml`` or ``.py`` file or a JSON text, read without a look at the network.
+
+    Raises:
+        ParamsError: It cannot be read, or an override does not fit it.
+    """
+    if not source.endswith(".py"):
+        return parse(*read_raw(source, overrides))
+    return parse(with_overrides(_read_python(Path(source)), overrides), source)
+
+
+def load_checked(source: str, overrides: Sequence[str]) -> Checked:
+    """As :func:`read_params`, and check them.
+
+    Raises:
+        ParamsError: With every problem found.
+    """
+    return check_params(read_params(source, overrides))
+
+
+def check_params(parsed: Parsed) -> Checked:
+    """Check params with torch where it is installed.
+
+    Raises:
+        ParamsError: With every problem found, or too large for a pipeline, which gives them to its steps inside one
+            argument of a command.
+    """
+    if importlib.util.find_spec("torch") is None:
+        found = Checked(parsed.sound(), None, parsed.notes)
+    else:
+        from components.classifier.check import check
+
+        checked = check(parsed)
+        found = Checked(checked.params, checked.table, checked.notes)
+    size = max(len(json.dumps(text)) for text in (found.params.to_json(), found.params.to_form()))
+    if size > MAX_ARGUMENT:
+        fail(
+            f"take {size:,} bytes as an argument of a pipeline's step, and at most {MAX_ARGUMENT:,} reach it; write "
+            "many layers of net_arch as one class of a module of yours (SHUTTERLINE_MODULES), or run the steps by "
+            "python -m components.…, whose --params FILE may be larger",
+            parsed.source,
+        )
+    return found
 
 
 class CheckElsewhere:
     """The same check in a process of its own, which goes on while this one imports kfp.
 
     The process that then waits for a training of hours never holds torch, which takes 400 MB. Where torch is loaded
-    already, a second process would only load it again, so the check is made here.
-
-    Args:
-        source: As for :func:`load_checked`.
-        overrides: As for :func:`load_checked`.
+    already, the check is made here.
     """
 
     def __init__(self, source: str, overrides: Sequence[str]) -> None:
         self._checked = load_checked(source, overrides) if "torch" in sys.modules else None
-        if self._checked is not None:
-            return
-        changes = [word for override in overrides for word in ("--set", override)]
-        # -P: a file torch.py in the user's directory is not torch.
-        command = [sys.executable, "-P", "-m", "pipelines.cli", "validate", source, "--json", "--elsewhere", *changes]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
+        if self._checked is None:
+            # -P: a file torch.py in the user's directory is not torch.
+            command = [sys.executable, "-P", "-m", __name__, source, *overrides]
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
 
     def result(self) -> Checked:
         """Wait for the check.
@@ -114,96 +150,56 @@ class CheckElsewhere:
         """
         if self._checked is not None:
             return self._checked
-        printed, told = self._process.communicate()
+        printed, log = self._process.communicate()
         try:
-            document = json.loads(printed)
-            if document["status"] == "valid":
-                return Checked(Params.from_dict(document["params"]), None, document["warnings"])
-            refused = document["error"]
-            if refused["type"] == InputError.__name__:
-                raise InputError(refused["message"])
-            problems = [Problem(problem["path"], problem["message"]) for problem in refused["problems"]]
-        except (ValueError, KeyError) as error:
-            raise ShutterlineError(f"the check of the params broke off:\n{told.strip()}") from error
-        raise ParamsError(problems, refused["source"])
+            found = json.loads(printed)
+        except ValueError as error:
+            raise ShutterlineError(f"the check of the params broke off:\n{log.strip()}") from error
+        if "refused" in found:
+            raise InputError(found["refused"])
+        if "problems" in found:
+            raise ParamsError([Problem(*problem) for problem in found["problems"]], found["source"])
+        return Checked(Params.from_dict(found["params"]), None, found["warnings"])
 
 
-def load_checked(source: str, overrides: Sequence[str]) -> Checked:
-    """Read params from a ``.json``, ``.yaml`` or ``.py`` file or a JSON text, and check them.
+def _print_checked(source: str, overrides: Sequence[str]) -> None:
+    """Check params and print the result for `CheckElsewhere`."""
+    from components.shared.extras import extras_named
 
-    Raises:
-        ParamsError: With every problem found.
-    """
-    raw, name = read_python(Path(source)) if source.endswith(".py") else read_raw(source)
-    return _checked(raw, name, overrides)
-
-
-def text_checked(text: str, name: str, overrides: Sequence[str]) -> Checked:
-    """Read params from a JSON text, whatever else it looks like, and check them.
-
-    Args:
-        text: The text.
-        name: What messages call it by.
-        overrides: As for :func:`load_checked`.
-
-    Raises:
-        ParamsError: With every problem found.
-    """
-    return _checked(params_source.from_json(text, name), name, overrides)
-
-
-def _checked(raw: dict[str, Any], name: str | None, overrides: Sequence[str]) -> Checked:
-    raw = params_source.with_overrides(raw, overrides)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ParamsWarning)
-        if importlib.util.find_spec("torch") is None:
-            params, table = Params.from_dict(raw, name), None
-        else:
-            from components.classifier.check import check_dict
-
-            params, table = check_dict(raw, name)
-    _require_argument(params, name)
-    ignored = [str(warning.message) for warning in caught if issubclass(warning.category, ParamsWarning)]
-    return Checked(params, table, ignored)
+    found: dict[str, Any]
+    try:
+        with extras_named("checking params", "train"):
+            checked = load_checked(source, overrides)
+    except ParamsError as error:
+        problems = [(problem.path, problem.message) for problem in error.problems]
+        found = {"problems": problems, "source": error.source}
+    except InputError as error:
+        found = {"refused": str(error)}
+    else:
+        found = {"params": checked.params.to_dict(), "warnings": checked.warnings}
+    sys.stdout.write(json.dumps(found))
 
 
 def require_weights(params: Params, source: str) -> None:
-    """See that the path of ``initial_weights`` is there, before anything starts; a place in a bucket is not asked for.
+    """See that the path of ``initial_weights`` is there, before anything starts; a bucket is not asked.
 
     Args:
         params: The run's options, which train on this machine.
-        source: What messages call them by.
+        source: What messages call them.
 
     Raises:
         ParamsError: Nothing is there.
     """
     start = place(params.initial_weights) if params.initial_weights else None
     if isinstance(start, Path) and not start.exists():
-        message = f"{start}: there is no such file or model directory on this machine"
-        raise ParamsError([Problem("initial_weights", message)], source)
+        fail(f"{start}: there is no such file or model directory on this machine", source, "initial_weights")
 
 
-def _require_argument(params: Params, name: str | None) -> None:
-    """See that a pipeline can hand the params to its steps, which it does inside one argument of a command."""
-    size = max(len(json.dumps(text)) for text in (params.to_json(), params.to_form()))
-    if size > MAX_ARGUMENT:
-        params_source.fail(
-            f"take {size:,} bytes as an argument of a pipeline's step, and at most {MAX_ARGUMENT:,} reach it; write "
-            "many layers of net_arch as one class of a module of yours (SHUTTERLINE_MODULES), or run the steps by "
-            "python -m components.…, whose --params FILE may be larger",
-            name,
-        )
-
-
-def read_python(path: Path) -> tuple[dict[str, Any], str]:
-    """The dict ``params`` of a Python file; the name ``torch`` is there without an import.
-
-    Raises:
-        ParamsError: The file is not there, fails, or leaves no dict of that name.
-    """
+def _read_python(path: Path) -> dict[str, Any]:
+    """The dict ``params`` of a Python file; the name ``torch`` is there without an import."""
     name = str(path)
     if not path.is_file():
-        params_source.fail("there is no such file", name)
+        fail("there is no such file", name)
     given = {}
     if importlib.util.find_spec("torch") is not None:
         import torch
@@ -214,9 +210,13 @@ def read_python(path: Path) -> tuple[dict[str, Any], str]:
         with redirect_stdout(sys.stderr):  # what the file prints is not what the command prints
             found = runpy.run_path(name, init_globals=given).get("params")
     except (Exception, SystemExit) as error:  # a user's file may raise anything
-        params_source.fail(f"fails when it is run: {type(error).__name__}: {first_line(error)}", name)
+        fail(f"fails when it is run: {type(error).__name__}: {first_line(error)}", name)
     finally:
         sys.path.remove(str(path.parent))
     if not isinstance(found, dict):
-        params_source.fail("defines no dict called params", name)
-    return found, name
+        fail("defines no dict called params", name)
+    return found
+
+
+if __name__ == "__main__":
+    _print_checked(sys.argv[1], sys.argv[2:])

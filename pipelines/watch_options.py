@@ -6,7 +6,6 @@ import argparse
 import math
 import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from components.shared.errors import InputError
 from components.shared.events.event import is_run_id
@@ -20,9 +19,8 @@ from components.shared.events.targets import (
     bootstrap_servers,
 )
 from components.shared.events.watch import Source
-from components.shared.params import source as params_source
 from components.shared.params.params import Params
-from pipelines.params_files import read_python
+from pipelines.params_files import read_params
 from pipelines.watch_text import printable
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -64,10 +62,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _read_params(source: str, overrides: list[str]) -> Params:
     """Params without a look at the network, which takes torch and seconds."""
-    if not source.endswith(".py"):
-        return Params.load(source, overrides)
-    raw, name = read_python(Path(source))
-    return Params.from_dict(params_source.with_overrides(raw, overrides), name)
+    return read_params(source, overrides).warned()
 
 
 def _named(options: argparse.Namespace) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,101 +13,110 @@ from components.classifier.network import LayerTable, examine
 from components.classifier.rates import rehearse
 from components.classifier.schedules import RunLength, as_long_as
 from components.shared.errors import ParamsError, Problem
-from components.shared.params import source as params_source
-from components.shared.params.params import (
-    Params,
-    ParamsWarning,
-    in_document_order,
-    read_raw,
-    valid_entries,
-    valid_value,
-)
+from components.shared.params.params import Params, Parsed, in_document_order, parse
 from components.shared.params.types import ScheduleSpec
 
-# Keys that rates follow from.
+# Lists of classes, each with the arguments that Shutterline passes itself.
+_LISTS: dict[str, tuple[str, ...]] = {
+    "net_arch": (),
+    "additional_transforms": (),
+    "learning_rate_schedule": ("optimizer",),
+}
+# Keys that the learning rates follow from.
 _RATES = ("optim", "learning_rate", "milestones", "warmup")
+_SHAPE = ("net_arch", "image_height", "image_width", "is_image_color", "n_classes", "batch_size")
 
 
-def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> tuple[Params, LayerTable]:
-    """Read params as :meth:`Params.load` does and check everything that can be checked without data.
+class Checked(NamedTuple):
+    """Params that passed every check that needs no data.
 
-    Returns:
-        The params, and the layer table of their network.
+    Attributes:
+        params: The params.
+        table: The layer table of their network.
+        notes: What has no effect, a line each.
+    """
+
+    params: Params
+    table: LayerTable
+    notes: tuple[str, ...] = ()
+
+
+def check_dict(raw: Mapping[str, Any], source: str | None = None) -> Checked:
+    """As :func:`check`, of options as a user writes them."""
+    return check(parse(raw, source))
+
+
+def check(given: Params | Parsed) -> Checked:
+    """Check everything that can be checked without data, once a process.
+
+    Args:
+        given: Params, or what was read of some that may be wrong.
 
     Raises:
         ParamsError: With every problem found, each with its path. Of the network's shapes, the first layer that does
             not fit is named, since every later shape depends on it.
     """
-    raw, name = read_raw(source)
-    raw = params_source.with_overrides(raw, overrides)
-    return check_dict(raw, name)
+    if isinstance(given, Params):
+        entries = {key: list(getattr(given, key) or ()) for key in _LISTS}
+        given = Parsed(params=given, values=dict(given), entries=entries)
+    params, values = given.params, given.values
+    problems, notes = [*given.problems, *_kwargs_problems(given)], list(given.notes)
 
+    def sound(*keys: str) -> bool:
+        return not any(problem.path.startswith(keys) for problem in problems)
 
-def check_dict(raw: Mapping[str, Any], name: str | None = None) -> tuple[Params, LayerTable]:
-    """As :func:`check`, for options that are already a dict."""
-    problems: list[Problem] = []
-    notes: list[str] = []
-    params: Params | None = None
-    params_source.check_size(raw, name)  # what is too large would take too long to look into any further
-    try:
-        params = Params.from_dict(raw, name)
-    except ParamsError as error:
-        problems += error.problems
-    if not isinstance(raw, Mapping):
-        raise ParamsError(problems, name)
-    problems += _kwargs_problems(raw)
-    table: LayerTable | None = None
-    if not any(problem.path.startswith("net_arch") for problem in problems):
+    table = None
+    if sound("net_arch") and values.keys() >= set(_SHAPE):
+        shape = (values["image_height"], values["image_width"], 3 if values["is_image_color"] else 1)
+        frozen = values.get("frozen_layers", 0)
         try:
-            table = _examined(raw)
+            table = examine(values["net_arch"], shape, values["n_classes"], values["batch_size"], frozen)
         except ParamsError as error:
             problems += error.problems
-    if params is not None and not any(problem.path.startswith(_RATES) for problem in problems):
-        rehearsal = rehearse(params)
-        problems += rehearsal.problems
-        notes += rehearsal.notes
-    if params is not None and not any(problem.path.startswith("loss") for problem in problems):
-        problems += _loss_problems(params)
-    if params is not None and not any(problem.path.startswith("additional_transforms") for problem in problems):
-        found, idle = _transform_problems(params)
-        problems += found
-        notes += idle
-    if params is not None and table is not None:
-        found, idle = frozen_layers(params, table)
-        problems += found
-        notes += idle
+    if params is not None:
+        if sound(*_RATES):
+            rehearsal = rehearse(params)
+            problems += rehearsal.problems
+            notes += rehearsal.notes
+        if sound("loss"):
+            problems += _refused(lambda: Criterion(params, [1] * params.n_classes, torch.device("cpu")))
+        if params.additional_transforms and sound("additional_transforms"):
+            problems += _refused(lambda: notes.extend(_rehearsed(params)))
+        if table is not None:
+            frozen_problems, frozen_notes = _frozen_layers(params, table)
+            problems += frozen_problems
+            notes += frozen_notes
     if problems or params is None or table is None:
-        raise ParamsError(in_document_order(problems), name)
-    for note in notes:
-        warnings.warn(note, ParamsWarning, stacklevel=2)
-    return params, table
+        raise ParamsError(in_document_order(problems), given.source)
+    return Checked(params, table, tuple(notes))
 
 
-def _transform_problems(params: Params) -> tuple[list[Problem], list[str]]:
-    """What keeps the transforms from leaving training images comparable to held-out ones; and what has no effect."""
-    if not params.additional_transforms:
-        return [], []
+def _refused(attempt: Callable[[], object]) -> Sequence[Problem]:
+    try:
+        attempt()
+    except ParamsError as error:
+        return error.problems
+    return ()
+
+
+def _rehearsed(params: Params) -> list[str]:
     # Imported here: torchvision costs seconds, and most runs name no transform.
     from components.classifier.rehearsal import rehearse_transforms
 
-    try:
-        return [], rehearse_transforms(params.additional_transforms, params.image_shape)
-    except ParamsError as error:
-        return list(error.problems), []
+    return rehearse_transforms(params.additional_transforms or [], params.image_shape)
 
 
-def frozen_layers(params: Params, table: LayerTable) -> tuple[list[Problem], list[str]]:
+def _frozen_layers(params: Params, table: LayerTable) -> tuple[list[Problem], list[str]]:
     """What keeps frozen layers from being of use, and whether freezing them has an effect."""
     frozen = table.rows[: params.frozen_layers]
-    first = f"first {len(frozen)} layers of net_arch have" if len(frozen) > 1 else "first layer of net_arch has"
     if not frozen:
         return [], []
     kept = next((row for row in frozen if row.parameters or row.buffers), None)
     if kept is None:
-        where = f"frozen_layers: the {first} no parameters"
-        if any("Dropout" in row.name for row in frozen):
-            return [], [f"{where}; freezing only turns dropout off"]
-        return [], [f"{where}; freezing has no effect"]
+        first = f"first {len(frozen)} layers of net_arch have" if len(frozen) > 1 else "first layer of net_arch has"
+        dropout = any("Dropout" in row.name for row in frozen)
+        effect = "freezing only turns dropout off" if dropout else "freezing has no effect"
+        return [], [f"frozen_layers: the {first} no parameters; {effect}"]
     if params.initial_weights is not None:
         return [], []
     count = sum(row.parameters for row in frozen)
@@ -121,52 +128,18 @@ def frozen_layers(params: Params, table: LayerTable) -> tuple[list[Problem], lis
     return [Problem("frozen_layers", message)], []
 
 
-def _loss_problems(params: Params) -> list[Problem]:
-    """What keeps the loss from being computed."""
-    try:
-        Criterion(params, [1] * params.n_classes, torch.device("cpu"))
-    except ParamsError as error:
-        return list(error.problems)
-    return []
-
-
-def network_problems(params: Params) -> LayerTable:
-    """Check params that are already sound by themselves against torch; the layer table of their network.
-
-    What has no effect is logged by training, which knows its steps.
-
-    Raises:
-        ParamsError: As :func:`check`.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ParamsWarning)
-        return check_dict(params.to_dict())[1]
-
-
-def _kwargs_problems(raw: Mapping[str, Any]) -> list[Problem]:
+def _kwargs_problems(given: Parsed) -> list[Problem]:
     """Arguments that do not fit their class's signature, of every entry that is sound otherwise."""
     problems: list[Problem] = []
-    for key, passed in (("net_arch", ()), ("additional_transforms", ()), ("learning_rate_schedule", ("optimizer",))):
-        for path, spec in valid_entries(raw, key):
-            if isinstance(spec, ScheduleSpec):
-                spec = as_long_as(spec, RunLength(1))
-            problems += checked_kwargs(spec, path, passed)[1]
-    if (loss := valid_value(raw, "loss")) is not None:
+    for key, passed in _LISTS.items():
+        for index, spec in enumerate(given.entries.get(key, ())):
+            if spec is not None:
+                if isinstance(spec, ScheduleSpec):
+                    spec = as_long_as(spec, RunLength(1))
+                problems += checked_kwargs(spec, f"{key}[{index}]", passed)[1]
+    if (loss := given.values.get("loss")) is not None:
         problems += checked_kwargs(loss, "loss", PASSED)[1]
-    optimiser, kwargs = valid_value(raw, "optim_class"), valid_value(raw, "optim_kwargs")
+    optimiser, kwargs = given.values.get("optim_class"), given.values.get("optim_kwargs")
     if optimiser is not None and kwargs is not None:
         problems += fitted_kwargs(optimiser, kwargs, "optim_class", "optim_kwargs", ("params", "lr"))[1]
     return problems
-
-
-def _examined(raw: Mapping[str, Any]) -> LayerTable | None:
-    """The layer table, where the keys it follows from are sound."""
-    values = {
-        key: valid_value(raw, key)
-        for key in ("net_arch", "image_height", "image_width", "is_image_color", "n_classes", "batch_size")
-    }
-    if any(value is None for value in values.values()):
-        return None
-    shape = (values["image_height"], values["image_width"], 3 if values["is_image_color"] else 1)
-    frozen = valid_value(raw, "frozen_layers") or 0
-    return examine(values["net_arch"], shape, values["n_classes"], values["batch_size"], frozen)

@@ -107,9 +107,9 @@ class _Command:
                 processes = processes_for(options.processes, params.device)
                 if not is_launcher(processes):
                     return None
-                from components.classifier.check import network_problems
+                from components.classifier.check import check
 
-                network_problems(params)
+                check(params)
                 self._run = step_run(options.model).run
                 return launched(
                     "components.train",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from components.classifier.batch_log import log_batches
-from components.classifier.check import frozen_layers
+from components.classifier.check import Checked
 from components.classifier.device import describe_device, free_bytes, make_repeatable
 from components.classifier.images import Normaliser, store_images
 from components.classifier.inference import Predictions
@@ -55,25 +55,24 @@ class Attempt:
         self,
         data: Dataset,
         dataset_sha256: str,
-        params: Params,
+        checked: Checked,
         device: torch.device,
         group: Group,
-        table: LayerTable,
         *,
         is_trial: bool = False,
     ) -> None:
+        params = checked.params
         make_repeatable(params.manual_seed)
         self.data = data
         self.dataset_sha256 = dataset_sha256
         self.params = params
         self.normalisation = _normalisation(params, data)
-        self.flops_per_image = flops_of_training(table)
-        _has_room(table, device)
+        self.flops_per_image = flops_of_training(checked.table)
+        _has_room(checked.table, device)
         self._device = device
         self._group = group
         self._is_trial = is_trial
-        for note in frozen_layers(params, table)[1]:
-            _log.warning("%s", note)
+        self._notes = checked.notes
 
     def begin(self, found: Found | None, initial_weights: Path | None) -> None:
         """Make the trainer: of a checkpoint, or anew.
@@ -155,14 +154,9 @@ class Attempt:
             "compiled" if compiling.is_on else "not compiled",
             compiling.reason,
         )
-        for note in trainer.notes:
+        for note in dict.fromkeys((*self._notes, *trainer.notes)):
             _log.warning("%s", note)
-        if trainer.transforms is not None and params.additional_transforms:
-            # Imported here: torchvision costs seconds, and most runs name no transform.
-            from components.classifier.rehearsal import rehearse_transforms
-
-            for line in rehearse_transforms(params.additional_transforms, params.image_shape):
-                _log.warning("%s", line)
+        if trainer.transforms is not None:
             for line in trainer.transforms.describe_cost(len(training.images)):
                 _log.info("%s", line)
         return trainer

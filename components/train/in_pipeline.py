@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from components.shared.addresses import addresses_of
@@ -17,7 +17,8 @@ from components.shared.artifacts.dataset import DATASET
 from components.shared.claims import require_writable
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.events.data import Emit
-from components.shared.params.params import Params, ParamsWarning
+from components.shared.params.params import Params, Parsed, parse
+from components.shared.params.source import read_raw
 from components.shared.process_group import leave_outcome
 from components.shared.run import (
     CHECKPOINTS_AUTO,
@@ -70,11 +71,12 @@ class PipelineTraining:
         """
         end_with_run()
         failure: BaseException | None = None
+        parsed = cache(lambda: parse(*read_raw(self.params)))
         run = run_of_artifact(self.model_uri)
         with suppress(InputError):  # which is told where the step begins
             run = step_run(artifact=self.model_uri).run  # one id, whoever tells how the step ended
         try:
-            if not is_member() and (record := self._by_group(run)) is not None:
+            if not is_member() and (record := self._by_group(run, parsed)) is not None:
                 if record.exit_code:
                     raise StepFailed(record, record.exit_code)
                 return record
@@ -88,7 +90,7 @@ class PipelineTraining:
 
         _, record = run_step(
             "train",
-            self.params,
+            lambda: parsed().warned(),
             work,
             lambda: step_run(
                 Path(self.model),
@@ -101,13 +103,12 @@ class PipelineTraining:
         )
         return record
 
-    def _by_group(self, run: str) -> StepRecord | None:
+    def _by_group(self, run: str, parsed: Callable[[], Parsed]) -> StepRecord | None:
         """The record of a group of processes; None if there is to be none."""
-        with sigterm_raises(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ParamsWarning)  # told where the step begins
+        with sigterm_raises():
+            params = parsed().params
             wanted = os.environ.get(PROCESSES_VARIABLE) or "auto"
-            processes = processes_for(wanted, Params.load(self.params).device)
-            if not is_launcher(processes):
+            if params is None or not is_launcher(processes := processes_for(wanted, params.device)):
                 return None
             outcome = launched(
                 "components.train.in_pipeline",

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.classifier.check import network_problems
+from components.classifier.check import Checked, check
 from components.classifier.initial_weights import WEIGHT_FILES
 from components.shared.artifacts.dataset import DATASET, files_of_splits, training_splits
 from components.shared.artifacts.model import MODEL, starting_weights
@@ -49,7 +49,7 @@ def trial_staged(
     """
     with Staging(_log, emit, params) as staging:
         if isinstance(dataset, Location):
-            network_problems(params)  # before anything is fetched
+            check(params)  # before anything is fetched
             own_device(params.device)
         images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
         if (start := _initial_weights(staging, params)) is not None:
@@ -94,11 +94,10 @@ def train_staged(
         # Torch elastic starts all again with the same words, and what this run has saved since is its own.
         anew = start_over and not any(group.gathered(has_restarted_clean()))
 
-        def prepare() -> tuple[Path, Path, Checkpoints, Path | None]:
+        def prepare() -> tuple[Checked, Path, Path, Checkpoints, Path | None]:
             """Only the first process claims and writes; of the others' directories nothing is made or read."""
-            if any(isinstance(place, Location) for place in (dataset, model, checkpoints)):
-                network_problems(params)  # before anything is fetched or claimed
-                own_device(params.device)
+            checked = check(params)  # before anything is fetched or claimed
+            own_device(params.device)
             kept, mirror = None, None
             if checkpoints is not None and group.is_first:
                 kept = staging.directory(checkpoints)
@@ -110,7 +109,7 @@ def train_staged(
             start = _initial_weights(staging, params)
             if not group.is_first:
                 unused = Path(os.devnull)
-                return images, unused, Checkpoints(None if checkpoints is None else unused, anew), start
+                return checked, images, unused, Checkpoints(None if checkpoints is None else unused, anew), start
             is_whole = None if is_beside else False
             if mirror is not None and kept is not None and not anew:
                 mirror.restore(lambda manifest: of_another_length(manifest, params) is None)
@@ -126,15 +125,16 @@ def train_staged(
                 is_there=mirror.has if mirror is not None else lambda path: True,
                 beside_whole_model=is_whole,
             )
-            return images, staging.output(model, MODEL), kept_there, start
+            return checked, images, staging.output(model, MODEL), kept_there, start
 
-        images, output, kept, start = group.together(prepare)
+        checked, images, output, kept, start = group.together(prepare)
         result = train(
             dataset=images,
             model=output,
             params=params,
             checkpoints=kept,
             initial_weights=start,
+            checked=checked,
             emit=staging.emit,
         )
         stack.close()

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from components.classifier.check import network_problems
+from components.classifier.check import Checked, check
 from components.classifier.device import describe_device
-from components.classifier.network import LayerTable
 from components.shared.artifacts.artifact import ArtifactWriter, sha256_of
 from components.shared.artifacts.dataset import DATASET, Dataset, open_dataset, training_splits
 from components.shared.artifacts.model import MODEL, Selection
@@ -99,6 +98,7 @@ def train(
     params: Params,
     checkpoints: Path | Checkpoints | None = None,
     initial_weights: Path | None = None,
+    checked: Checked | None = None,
     emit: Emit = ignore_events,
 ) -> TrainResult:
     """Train the network of `params` on a dataset directory and write a model directory.
@@ -112,6 +112,7 @@ def train(
         params: The run's options.
         checkpoints: Where checkpoints are kept; by default beside `model`.
         initial_weights: What ``initial_weights`` of the params names, fetched; by default the path that it is.
+        checked: The params as checked before; by default they are checked here.
         emit: Gets the status of the step.
 
     Raises:
@@ -132,14 +133,14 @@ def train(
             stack.enter_context(
                 telling_what_is_saved(lambda: saved_text(kept, named, params, sha256_of(images), is_there))
             )
-        table, device, data, dataset_sha256 = group.together(lambda: _checked(params, dataset))
+        checked, device, data, dataset_sha256 = group.together(lambda: _opened(checked or check(params), dataset))
         ending = stack.enter_context(ends_deferred())
         stack.enter_context(loss_before_signal(ending))
         group.together(lambda: stack.enter_context(held(kept, _log)) if group.is_first else None)
         # Before the earlier model makes room for another, which checkpoints of another run would hinder.
         found, is_to_clear = group.on_first(lambda: _checkpoint(checkpoints, kept, model, params, dataset_sha256))
         writer = group.together(lambda: stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None)
-        run = Attempt(data, dataset_sha256, params, device, group, table)
+        run = Attempt(data, dataset_sha256, checked, device, group)
         group.together(lambda: run.begin(found, initial_weights))
         if is_to_clear:
             group.together(lambda: checkpoints.clear(kept) if group.is_first else None)
@@ -187,8 +188,8 @@ def trial_trainer(dataset: Path, params: Params) -> Trainer:
     """
     if in_group():
         raise InputError("a trial runs in one process; start it without torchrun")
-    table, device, data, dataset_sha256 = _checked(params, dataset)
-    run = Attempt(data, dataset_sha256, params, device, ALONE, table, is_trial=True)
+    checked, device, data, dataset_sha256 = _opened(check(params), dataset)
+    run = Attempt(data, dataset_sha256, checked, device, ALONE, is_trial=True)
     run.begin(None, None)
     return run.trainer
 
@@ -217,13 +218,12 @@ def _checkpoint(
         return None, True
 
 
-def _checked(params: Params, dataset: Path) -> tuple[LayerTable, torch.device, Dataset, str]:
+def _opened(checked: Checked, dataset: Path) -> tuple[Checked, torch.device, Dataset, str]:
     """What a training needs, all that can be refused early refused."""
-    table = network_problems(params)
-    device = own_device(params.device)
+    device = own_device(checked.params.device)
     data = open_dataset(dataset, training_splits)
-    _fits(data, params)
-    return table, device, data, sha256_of(dataset / DATASET.manifest_file)
+    _fits(data, checked.params)
+    return checked, device, data, sha256_of(dataset / DATASET.manifest_file)
 
 
 def _fits(data: Dataset, params: Params) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from components.shared.errors import ParamsError
-from components.shared.params.params import Params
+from components.shared.params.params import parse
 from components.shared.params.source import from_json
 from components.shared.run import PIPELINE_NAME
 from pipelines.lint.finding import Note, error, warning
@@ -80,7 +80,8 @@ def params(view: View) -> Iterator[Note]:
         yield error(f"{where}.defaultValue", "params are one JSON text, not a mapping", "put the JSON into quotes")
         return
     try:
-        Params.from_dict(from_json(default))  # not Params.load, which takes other texts for a file's name
-    except ParamsError as problems:
-        for problem in problems.problems:
-            yield error(f"{where}.defaultValue", str(problem), "correct the params and compile the pipeline anew")
+        problems = parse(from_json(default)).problems
+    except ParamsError as refused:
+        problems = list(refused.problems)
+    for problem in problems:
+        yield error(f"{where}.defaultValue", str(problem), "correct the params and compile the pipeline anew")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from components.shared.command import print_json
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK
-from pipelines.compiled import PLATFORM_TITLES, PlatformName, read_compiled
-from pipelines.compiled_yaml import UnreadableError, text_of
+from components.shared.strict_yaml import DocumentError, read_text
+from pipelines.compiled import LARGEST, PLATFORM_TITLES, PlatformName, read_compiled
 from pipelines.lint.finding import Finding
 from pipelines.lint.rules import lint, target_of
 
@@ -24,8 +24,8 @@ def is_pipeline_file(file: str) -> bool:
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         return False
     try:
-        return _MARK in text_of(path)
-    except UnreadableError:
+        return _MARK in read_text(path, LARGEST)
+    except DocumentError:
         return False
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from components.shared.errors import InputError
 from components.shared.events.redaction import redact
-from components.shared.params.params import Params
+from components.shared.params.params import Params, parse
+from components.shared.params.source import from_json, with_overrides
 from components.shared.run import CHECKPOINTS_AUTO
 from components.shared.storage.location import place
 from pipelines.compiled import CompiledPipeline, secret_named_by
-from pipelines.params_files import HOW_TO_GET_PARAMS, Checked, are_example, load_checked, text_checked
+from pipelines.params_files import HOW_TO_GET_PARAMS, Checked, are_example, check_params, load_checked
 
 _OPTIONS = {"params": "--params", "data": "--data", "checkpoints": "--checkpoints"}
 
@@ -36,7 +37,8 @@ def checked_params(pipeline: CompiledPipeline, source: str | None, overrides: li
     if not isinstance(default, str):
         raise InputError(f"--set: {pipeline.file} has no params of its own to change; name some by --params")
     # As the steps take it: a file from elsewhere must not name another one here, which may be code.
-    return text_checked(default, f"{pipeline.file}: its params", overrides)
+    name = f"{pipeline.file}: its params"
+    return check_params(parse(with_overrides(from_json(default, name), overrides), name))
 
 
 def require_params_for_data(pipeline: CompiledPipeline) -> None:

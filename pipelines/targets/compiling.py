@@ -21,9 +21,9 @@ from components.shared.params.params import Params
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName
 from components.shared.storage.location import place
+from components.shared.strict_yaml import Dumper
 from components.shared.version import __version__
-from pipelines.compiled import PLATFORM_TITLES, TARGET_VARIABLE, secret_named_by
-from pipelines.compiled_yaml import Dumper, documents_of
+from pipelines.compiled import PLATFORM_TITLES, TARGET_VARIABLE, documents_of, secret_named_by
 from pipelines.settings.kubeflow import SHM_PATH, SHM_VOLUME, KubeflowSettings, KubeflowStep
 from pipelines.settings.read import AnySettings
 from pipelines.settings.vertex import VertexStep

@@ -11,7 +11,7 @@ from torch import nn
 
 from components.classifier.backbones import head_name
 from components.classifier.building import build
-from components.classifier.check import check, check_dict
+from components.classifier.check import check_dict
 from components.classifier.network import examine, network_of
 from components.shared.params.allowed_classes import BACKBONES
 from components.shared.params.params import Params
@@ -115,7 +115,7 @@ def test_random_weights_are_torchvisions_own_for_that_seed() -> None:
 def test_a_backbone_stands_among_other_layers() -> None:
     gray = layer("Conv2d", in_channels=1, out_channels=3, kernel_size=1)
     arch = [gray, backbone("shufflenet_v2_x0_5"), layer("Linear", in_features=1024, out_features=8), layer("ReLU")]
-    params, table = check(small(image_height=32, image_width=32, net_arch=arch))
+    params, table, _ = check_dict(small(image_height=32, image_width=32, net_arch=arch))
     assert [row.output_shape for row in table.rows] == [(3, 32, 32), (1024,), (8,), (8,), (8,), (2,)]
     logits = network_of(params)(torch.rand(2, 1, 32, 32))
     assert logits.shape == (2, 2)
@@ -142,8 +142,10 @@ def test_weights_are_never_asked_of_torchvision() -> None:
 
 
 def test_options_of_an_architecture_are_its_classs() -> None:
-    _, table = check(color(backbone("resnet50", width_per_group=32, replace_stride_with_dilation=[False, False, True])))
-    assert table.parameters < check(color(backbone("resnet50")))[1].parameters
+    _, table, _ = check_dict(
+        color(backbone("resnet50", width_per_group=32, replace_stride_with_dilation=[False, False, True]))
+    )
+    assert table.parameters < check_dict(color(backbone("resnet50")))[1].parameters
     message = refused(check_dict, color(backbone("resnet18", width_per_group="wide")))
     assert message == {"net_arch[0].kwargs.width_per_group": "must be int, got the text 'wide'"}
 
@@ -194,7 +196,7 @@ def test_what_is_no_backbone_is_refused(named: object, message: str) -> None:
 
 def test_frozen_layers_have_no_trainable_parameters() -> None:
     arch = [backbone("resnet18"), layer("Linear", in_features=512, out_features=4)]
-    params, table = check(color(*arch, frozen_layers=1, initial_weights="resnet18.pth"))
+    params, table, _ = check_dict(color(*arch, frozen_layers=1, initial_weights="resnet18.pth"))
     assert [row.trainable for row in table.rows] == [0, 512 * 4 + 4, 0, 4 * 2 + 2]
     assert [row.parameters for row in table.rows] == [11_176_512, 512 * 4 + 4, 0, 4 * 2 + 2]
     network = network_of(params)

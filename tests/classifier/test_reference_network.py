@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from components.classifier.check import check
+from components.classifier.check import Checked, check
 from components.classifier.network import network_of
-from components.shared.params.params import Params, ParamsWarning
+from components.shared.params.params import Params, ParamsWarning, parse
+from components.shared.params.source import read_raw
 from tests.configs import REFERENCE_PARAMS, refused
 from tests.reference_params import params as reference
 from tests.shared.params.test_params import REFERENCE_KEYS
@@ -23,6 +24,10 @@ NO_WARNING = pytest.mark.filterwarnings(
 )
 
 AsGiven = Callable[[dict[str, Any]], Any]
+
+
+def checked(source: Any) -> Checked:
+    return check(parse(*read_raw(source)))
 
 
 def as_json(config: dict[str, Any]) -> str:
@@ -74,7 +79,7 @@ def test_its_dropped_option_is_a_warning_and_everything_else_is_understood(writt
 @NO_WARNING
 @both_ways
 def test_word_for_word_its_third_convolution_does_not_fit(written: AsGiven) -> None:
-    assert refused(check, written(reference)) == {
+    assert refused(checked, written(reference)) == {
         "net_arch[8].kwargs.in_channels": "torch.nn.Conv2d: is made for 32 channels, but net_arch[7] "
         "(torch.nn.MaxPool2d) gives 64 channels (64×7×7)"
     }
@@ -83,7 +88,7 @@ def test_word_for_word_its_third_convolution_does_not_fit(written: AsGiven) -> N
 @NO_WARNING
 @both_ways
 def test_with_its_channels_mended_the_last_pool_gets_a_single_pixel(written: AsGiven) -> None:
-    (path,) = found = refused(check, written(mended(channels=True)))
+    (path,) = found = refused(checked, written(mended(channels=True)))
     assert path == "net_arch[15].kwargs.kernel_size"
     assert found[path].startswith("torch.nn.MaxPool2d: gets a 1×1 image from net_arch[14] (torch.nn.ELU), and a window")
     assert "of 2×2 needs at least 2×2" in found[path]
@@ -92,7 +97,7 @@ def test_with_its_channels_mended_the_last_pool_gets_a_single_pixel(written: AsG
 @NO_WARNING
 @both_ways
 def test_without_the_repeated_block_it_works(written: AsGiven) -> None:
-    params, table = check(written(mended(block=True)))
+    params, table, _ = checked(written(mended(block=True)))
     assert table.parameters == 406_218
     assert table.multiply_adds == 5_237_760
     sides = [row.output_shape[-1] for row in table.rows if row.name in ("Conv2d", "MaxPool2d")]
@@ -105,8 +110,8 @@ def test_without_the_repeated_block_it_works(written: AsGiven) -> None:
 
 @NO_WARNING
 def test_the_embedded_example_is_the_one_that_works() -> None:
-    fixed, _ = check(mended(block=True))
-    embedded, _ = check(REFERENCE_PARAMS)
+    fixed, _, _ = checked(mended(block=True))
+    embedded, _, _ = checked(REFERENCE_PARAMS)
     brokers = {"GOOGLE_APPLICATION_CREDENTIALS", "PUB_SUB_TOPIC", "PUB_SUB_PROJECT", "PUB_SUB_SUBSCRIPTION"}
     brokers |= {"KAFKA_HOST", "KAFKA_TOPIC", "device"}
     assert {key: value for key, value in embedded.to_dict().items() if key not in brokers} == {
@@ -117,7 +122,7 @@ def test_the_embedded_example_is_the_one_that_works() -> None:
 @NO_WARNING
 def test_its_other_mistakes_are_found_together_with_its_network() -> None:
     config = {**mended(channels=True), "num_epochs": 0, "optim_kwargs": {"momentun": 0}}
-    assert set(refused(check, config)) == {
+    assert set(refused(checked, config)) == {
         "num_epochs",
         "optim_kwargs.momentun",
         "net_arch[15].kwargs.kernel_size",

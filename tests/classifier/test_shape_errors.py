@@ -177,7 +177,7 @@ def test_a_misfit_says_what_it_gets_and_what_it_needs(arch: list[Entry], path: s
     ids=lambda arch: " ".join(entry["class"].rpartition(".")[2] for entry in arch),
 )
 def test_what_fits_is_not_refused(arch: list[Entry]) -> None:
-    _, table = check_dict(small(net_arch=arch))
+    _, table, _ = check_dict(small(net_arch=arch))
     assert len(table.rows) == len(arch) + 2
 
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from components.classifier.check import check, check_dict
 from components.shared.errors import ParamsError
 from components.shared.params.allowed_classes import LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS
-from components.shared.params.params import Params, ParamsWarning
+from components.shared.params.params import Params, ParamsWarning, parse
+from components.shared.params.source import read_raw
 from tests.configs import digits_config, layer, refused, schedule, small, transform
 
 BASE = digits_config(
@@ -123,7 +124,7 @@ def outcome(config: dict[str, Any]) -> str:
     with time_limit(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ParamsWarning)
         try:
-            params, table = check_dict(config)
+            params, table, _ = check_dict(config)
         except ParamsError as error:
             message = str(error)
     if not message:
@@ -204,10 +205,13 @@ def test_what_is_only_large_is_checked_in_seconds(config: dict[str, Any]) -> Non
 
 
 def test_the_same_holds_for_overrides_and_texts() -> None:
-    assert "" in refused(check, "{", [])
-    assert "net_arch" in refused(check, BASE, ["net_arch[99]=1"])
-    assert "num_epochs" in refused(check, BASE, ["num_epochs=5 6"])
-    assert refused(check, {**BASE, "learning_rate": math.nan}, ["manual_seed=-1"]).keys() == {
+    def read(source: Any, overrides: list[str]) -> Any:
+        return check(parse(*read_raw(source, overrides)))
+
+    assert "" in refused(read, "{", [])
+    assert "net_arch" in refused(read, BASE, ["net_arch[99]=1"])
+    assert "num_epochs" in refused(read, BASE, ["num_epochs=5 6"])
+    assert refused(read, {**BASE, "learning_rate": math.nan}, ["manual_seed=-1"]).keys() == {
         "learning_rate",
         "manual_seed",
     }

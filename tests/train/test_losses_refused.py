@@ -42,7 +42,7 @@ def loss(name: str, **kwargs: Any) -> dict[str, Any]:
         ),
         (
             {"frozen_layers": 99.0},
-            {"frozen_layers": "must be at most the 1 layers of net_arch, got 99.0"},
+            {"frozen_layers": "must be at most the 1 layers of net_arch, got 99"},
         ),
         (
             {"class_weights": "even"},

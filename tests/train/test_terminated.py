@@ -153,8 +153,7 @@ def test_the_last_line_where_nothing_was_saved_yet(
     def at_once(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("components.train.step.network_problems", at_once)
-    monkeypatch.setattr("components.train.train.network_problems", at_once)
+    monkeypatch.setattr("components.train.step.check", at_once)
     words = ["--dataset", str(many), "--model", str(tmp_path / "it's"), "--start-over", "--params", "{}"]
     words[-1] = str(write_params(tmp_path / "params.json"))
 
@@ -175,7 +174,7 @@ def test_the_last_line_where_nothing_was_saved_yet(
     before="the last line was `cancelled`",
     now="what earlier attempts have saved there",
 )
-@pytest.mark.parametrize("where", ["components.train.__main__._trained", "components.train.train.network_problems"])
+@pytest.mark.parametrize("where", ["components.train.__main__._trained", "components.train.train.own_device"])
 def test_the_last_lines_where_an_earlier_attempt_has_saved(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

@@ -1,13 +1,12 @@
 """Which classes params may name, and why the others may not be.
 
-A config is data: it may choose among classes that turn one tensor into one tensor (layers, and the architectures of
-torchvision without their heads), step parameters (optimisers), set a learning rate from an epoch count or a metric
-(schedulers) or change one image (transforms).
-Nothing here takes a callable, reads a file or runs code. The names are kept as text so that containers without
-torch can check a config too; a test holds them against the installed torch.
+A config is data: it may choose among classes that turn one tensor into one tensor (layers, and torchvision's
+architectures without their heads), step parameters (optimisers), set a learning rate from an epoch count or a metric
+(schedulers) or change one image (transforms). Nothing here takes a callable, reads a file or runs code. Names are text,
+so that containers without torch check a config too; a test compares them with the installed torch.
 
-Operators may add modules of their own by naming them in the environment variable ``SHUTTERLINE_MODULES``
-(comma-separated dotted module names); a config itself can never widen the list.
+Operators allow modules of their own by the environment variable ``SHUTTERLINE_MODULES`` (comma-separated dotted module
+names); a config itself can never widen the list.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ MODULES_VARIABLE = "SHUTTERLINE_MODULES"
 
 
 def _dims(*names: str, dims: str = "123") -> set[str]:
-    """Each name with each number of dimensions: ``Conv`` gives ``Conv1d``, ``Conv2d``, ``Conv3d``."""
     return {f"{name}{dim}d" for name in names for dim in dims}
 
 
@@ -32,11 +30,11 @@ class ClassFamily:
 
     Attributes:
         kind: What a member is called in messages, such as ``layer``.
-        module: The module they live in, such as ``torch.nn``.
+        module: The module they are in, such as ``torch.nn``.
         allowed: Class names inside the module.
         refused: Class names that exist but cannot be used, each with the reason.
-        beside: Families of other modules whose members may be named in the same place.
-        members: What the members are called together: classes, or functions that build something.
+        beside: Families of other modules whose members may be named as well.
+        members: What the members are together: classes, or functions that build something.
     """
 
     kind: str
@@ -64,36 +62,25 @@ class ClassFamily:
             if module in ("", family.module) and name in family.refused:
                 article = "an" if family.kind[0] in "aeiou" else "a"
                 return f"{family.module}.{name} cannot be used as {article} {family.kind}: {family.refused[name]}"
-        message = f"{shortened(dotted)} is not an allowed {self.kind}"
-        return f"{message}; did you mean {near}?" if (near := self.nearest(name)) else f"{message}; {self.hint()}"
-
-    def nearest(self, name: str) -> str | None:
-        """The dotted name of the member most like `name`, or None if none is close."""
-        by_folded = {dotted.rpartition(".")[2].casefold(): dotted for dotted in self.full_names()}
-        close = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
-        return by_folded[close[0]] if close else None
+        by_folded = {known.rpartition(".")[2].casefold(): known for known in self.full_names()}
+        near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+        what = f"did you mean {by_folded[near[0]]}?" if near else self.hint()
+        return f"{shortened(dotted)} is not an allowed {self.kind}; {what}"
 
     def hint(self) -> str:
-        """What may stand here instead."""
-        allowed = [
-            f"{family.members} of {family.module} such as {family.full_names()[0]}" for family in (self, *self.beside)
-        ]
-        return f"allowed are {', or '.join(allowed)}"
+        """What is allowed instead."""
+        families = (self, *self.beside)
+        return "allowed are " + ", or ".join(
+            f"{one.members} of {one.module} such as {one.full_names()[0]}" for one in families
+        )
 
-    def holds(self, value: object) -> bool:
-        """Whether an object is what one of the modules calls by its name, be it a class or a function."""
-        name = getattr(value, "__name__", None)
-        if not isinstance(name, str):
-            return False
-        return any(getattr(sys.modules.get(family.module), name, None) is value for family in (self, *self.beside))
-
-    def name_of(self, value: Any) -> str:
-        """The dotted name under which a class, or a function that builds, would be written in JSON or YAML."""
-        name: str = value.__name__
-        for family in (self, *self.beside):
+    def name_of(self, value: Any) -> str | None:
+        """The dotted name of a class, or of a function that builds one, as JSON or YAML has it; None: it is neither."""
+        name = str(getattr(value, "__name__", ""))
+        for family in (self, *self.beside) if name else ():
             if getattr(sys.modules.get(family.module), name, None) is value:
                 return f"{family.module}.{name}"
-        return f"{value.__module__}.{value.__qualname__}"
+        return f"{value.__module__}.{value.__qualname__}" if isinstance(value, type) else None
 
 
 def operator_modules() -> frozenset[str]:
@@ -112,12 +99,10 @@ def shortened(value: object, limit: int = 60) -> str:
 
 
 def _reasons(*groups: tuple[str, str]) -> dict[str, str]:
-    """A mapping from each name of a space-separated group to the group's reason."""
     return {name: reason for names, reason in groups for name in names.split()}
 
 
 def _backbones() -> frozenset[str]:
-    """The image classifiers of torchvision that a network may begin with."""
     sized = {
         "convnext_": "base large small tiny",
         "densenet": "121 161 169 201",

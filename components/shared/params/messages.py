@@ -1,10 +1,9 @@
-"""What is wrong with params, in words for people: pydantic's findings as problems with paths."""
+"""What is wrong with params or settings, in plain words: pydantic's findings as problems with paths."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection
-from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -27,6 +26,12 @@ KNOWN_ELSEWHERE = {
     "num_classes": "n_classes",
     "layers": "net_arch",
 }
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("greater than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
 
 
 def as_problems(
@@ -34,57 +39,37 @@ def as_problems(
     known: Collection[str],
     unknown_key: Callable[[tuple[int | str, ...]], str] | None = None,
 ) -> list[Problem]:
-    """What pydantic found, each with its path and in words for people.
+    """What pydantic found, each with its path and a message for people.
 
     Args:
         error: What it found.
-        known: Every key there is, for the nearest to one that is not known.
-        unknown_key: What to say of a key that is not known, by its way down; default: in words for params.
+        known: Every key there is, for the nearest to an unknown one.
+        unknown_key: The message for an unknown key, by its way down; default: the one for params.
     """
     problems = []
     for detail in error.errors(include_url=False):
-        context = detail.get("ctx", {})
-        path = _path(detail["loc"])
-        if detail["type"] == "refused" and "problems" in context:
-            problems += [Problem(path + where, message) for where, message in context["problems"]]
-        elif detail["type"] == "refused":
-            problems.append(Problem(path + context["where"], context["message"]))
+        path = ""
+        for part in detail["loc"]:
+            path += f"[{part}]" if isinstance(part, int) else f"{'.' if path else ''}{shortened(part)}"
+        if detail["type"] == "refused":
+            problems += [Problem(path + where, message) for where, message in detail["ctx"]["problems"]]
+        elif detail["type"] == "extra_forbidden":
+            message = unknown_key(detail["loc"]) if unknown_key else _unknown_key(detail["loc"], known)
+            problems.append(Problem(path, message))
         else:
-            if unknown_key is not None and detail["type"] == "extra_forbidden":
-                problems.append(Problem(path, unknown_key(detail["loc"])))
-            else:
-                problems.append(Problem(path, _message(detail, known)))
+            problems.append(Problem(path, _message(detail)))
     return problems
 
 
-def _path(location: tuple[int | str, ...]) -> str:
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        else:
-            name = shortened(part)
-            path += f".{name}" if path else name
-    return path
-
-
-def _message(detail: ErrorDetails, known: Collection[str]) -> str:
+def _message(detail: ErrorDetails) -> str:
     """A pydantic error in our words."""
-    context: dict[str, Any] = detail.get("ctx", {})
-    given = described(detail["input"])
-    match detail["type"]:
+    kind, context, given = detail["type"], detail.get("ctx", {}), described(detail["input"])
+    if kind in _BOUNDS:
+        words, key = _BOUNDS[kind]
+        return f"must be {words} {_bound(context[key])}, got {given}"
+    match kind:
         case "missing":
             return "is required"
-        case "extra_forbidden":
-            return _unknown_key(detail["loc"], known)
-        case "greater_than_equal":
-            return f"must be at least {_bound(context['ge'])}, got {given}"
-        case "greater_than":
-            return f"must be greater than {_bound(context['gt'])}, got {given}"
-        case "less_than_equal":
-            return f"must be at most {_bound(context['le'])}, got {given}"
-        case "less_than":
-            return f"must be less than {_bound(context['lt'])}, got {given}"
         case "literal_error":
             return f"must be {context['expected'].replace(chr(39), chr(34))}, got {given}"
         case "list_type":
@@ -95,8 +80,7 @@ def _message(detail: ErrorDetails, known: Collection[str]) -> str:
             return f"must have at most {context['max_length']:,} entries"
         case "model_type" | "dict_type":
             return f"must be a mapping such as {{class, kwargs}}, got {given}"
-        case _:
-            return shortened(detail["msg"], 200)
+    return shortened(detail["msg"], 200)
 
 
 def _bound(value: float) -> str:
@@ -107,12 +91,11 @@ def _bound(value: float) -> str:
 
 
 def _unknown_key(location: tuple[int | str, ...], known: Collection[str]) -> str:
-    key = str(location[-1])
+    key = str(location[-1]).casefold()
     if len(location) > 1:
         allowed = ["name", "class", "kwargs"] if location[0] == "learning_rate_schedule" else ["class", "kwargs"]
         return f"unknown key; allowed are {', '.join(allowed)}"
     folded = {name.casefold(): name for name in known}
-    near = KNOWN_ELSEWHERE.get(key.casefold()) or next(
-        (folded[close] for close in difflib.get_close_matches(key.casefold(), folded, n=1, cutoff=0.5)), None
-    )
+    close = [folded[name] for name in difflib.get_close_matches(key, folded, n=1, cutoff=0.5)]
+    near = KNOWN_ELSEWHERE.get(key) or next(iter(close), None)
     return f"unknown key; did you mean {near}?" if near else "unknown key; README lists the known ones"

@@ -1,8 +1,7 @@
 """Params: every option of a run, from a Python dict, a JSON or a YAML file, checked as a whole.
 
-The keys and their spelling are the reference's; options of our own follow at the end. Inside a pipeline params travel
-as one JSON string (:meth:`Params.to_json`), because KFP rounds large integers and turns the integers inside dict
-parameters into floats.
+The reference's keys come first, in its spelling; options of our own follow. Inside a pipeline params travel as one JSON
+text (:meth:`Params.to_json`), because KFP rounds large integers and makes floats of integers inside dict parameters.
 """
 
 from __future__ import annotations
@@ -11,10 +10,20 @@ import hashlib
 import json
 import warnings
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 
 from components.shared.errors import ParamsError, Problem
 from components.shared.events.targets import (
@@ -24,7 +33,6 @@ from components.shared.events.targets import (
     StatusTargets,
     bootstrap_servers,
 )
-from components.shared.params import source as params_source
 from components.shared.params.messages import as_problems
 from components.shared.params.rules import (
     credentials_reference,
@@ -35,22 +43,23 @@ from components.shared.params.rules import (
     rising,
     servers,
     unique_names,
-    weights_of_classes,
-    weights_place,
+    weights_location,
     without_dropped_options,
 )
-from components.shared.params.text import as_form, as_json
+from components.shared.params.source import check_size, fail, read_raw
 from components.shared.params.types import (
     EXACT_FLOAT_LIMIT,
     ClassSpec,
+    ClassWeights,
     ColorOfBackground,
+    DivisorsOrAuto,
     Entry,
     KeywordArguments,
     LayerSpec,
     LossSpec,
+    MeansOrAuto,
     OptimizerName,
     Real,
-    RealsOrAuto,
     ScheduleSpec,
     Text,
     TransformSpec,
@@ -66,6 +75,53 @@ class ParamsWarning(UserWarning):
     """Something in the params has no effect; the run goes on."""
 
 
+@dataclass
+class Parsed:
+    """What one reading of params found.
+
+    Attributes:
+        params: The params; None where anything is wrong.
+        values: Of every key that is sound by itself its value, or default.
+        entries: Of every key with a list of classes its entries; None for one that is not sound.
+        problems: What is wrong with all others, and between those that are sound, in the order of the document.
+        notes: What has no effect.
+        source: What messages call the params' origin.
+    """
+
+    params: Params | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    entries: dict[str, list[ClassSpec | None]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    source: str | None = None
+
+    def sound(self) -> Params:
+        """The params, if nothing is wrong.
+
+        Raises:
+            ParamsError: With every problem.
+        """
+        if self.params is None:
+            raise ParamsError(self.problems, self.source)
+        return self.params
+
+    def warned(self) -> Params:
+        """As :meth:`sound`, and warn of what has no effect."""
+        params = self.sound()
+        for note in self.notes:
+            warnings.warn(note, ParamsWarning, stacklevel=3)
+        return params
+
+
+def _keep_sound(value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Keep an entry of a list, for checks that go on where others are wrong."""
+    kept = info.context.entries.setdefault(str(info.field_name), []) if isinstance(info.context, Parsed) else []
+    kept.append(None)
+    kept[-1] = checked = check(value)
+    return checked
+
+
+_KEPT = WrapValidator(_keep_sound)
 _Positive = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 _Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
 
@@ -112,15 +168,17 @@ class Params(Entry):
     normalise_images: Truth = Field(
         True, description="Subtract normalise_mean and divide by normalise_std, per channel, after scaling to 0..1."
     )
-    normalise_mean: RealsOrAuto = Field("auto", description='1 or 3 numbers; "auto": of the training images.')
-    normalise_std: RealsOrAuto = Field("auto", description='1 or 3 positive numbers; "auto": of the training images.')
-    additional_transforms: list[TransformSpec] | None = Field(
+    normalise_mean: MeansOrAuto = Field("auto", description='1 or 3 numbers; "auto": of the training images.')
+    normalise_std: DivisorsOrAuto = Field(
+        "auto", description='1 or 3 positive numbers; "auto": of the training images.'
+    )
+    additional_transforms: list[Annotated[TransformSpec, _KEPT]] | None = Field(
         None, description="Further training transforms, torchvision.transforms.v2, applied per image in order."
     )
     manual_seed: Annotated[Whole, Field(ge=0, lt=2**64)] = Field(
         0, description="Seeds everything random; same seed, same machine: the same bits."
     )
-    net_arch: Annotated[list[LayerSpec], Field(min_length=1, max_length=10_000)] = Field(
+    net_arch: Annotated[list[Annotated[LayerSpec, _KEPT]], Field(min_length=1, max_length=10_000)] = Field(
         description="The feature layers; Flatten and the classifying Linear(n_classes) are appended."
     )
     n_classes: Annotated[Whole, Field(ge=2, le=1_000_000)] = Field(
@@ -135,7 +193,7 @@ class Params(Entry):
     )
     learning_rate: Annotated[Real, Field(gt=0)] = Field(1e-3, description="Initial learning rate.")
     learning_rate_schedule: Annotated[
-        list[ScheduleSpec], BeforeValidator(none_as_empty), AfterValidator(unique_names)
+        list[Annotated[ScheduleSpec, _KEPT]], BeforeValidator(none_as_empty), AfterValidator(unique_names)
     ] = Field(
         default_factory=list,
         description="Schedules, which multiply the rate together, each stepped once an epoch in order, or with "
@@ -169,7 +227,7 @@ class Params(Entry):
         description="What training minimises, a class of torch.nn on the logits, such as CrossEntropyLoss with "
         "label_smoothing. Evaluation always reports cross-entropy.",
     )
-    class_weights: Annotated[list[float] | Literal["balanced"] | None, BeforeValidator(weights_of_classes)] = Field(
+    class_weights: ClassWeights = Field(
         None,
         description='Weights of the classes in the training loss: a number each, or "balanced": inverse to how often '
         "they occur.",
@@ -206,7 +264,7 @@ class Params(Entry):
         description="Let the schedules act one after the other: after so many epochs the next takes over and begins "
         "with learning_rate. [5]: the first has 5 epochs, the second the rest. Empty: all act together.",
     )
-    initial_weights: Annotated[Text, AfterValidator(weights_place)] | None = Field(
+    initial_weights: Annotated[Text, AfterValidator(weights_location)] | None = Field(
         None,
         description="Where training starts from: an earlier model or run directory, or a file of weights "
         "(.safetensors, .pth, .ckpt, …), here or in a bucket; null: random weights by manual_seed.",
@@ -246,8 +304,17 @@ class Params(Entry):
         "step. A broker that refuses always fails it.",
     )
 
+    @field_validator("*", mode="wrap")
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], source: str | None = None) -> Self:
+    def _keep(cls, value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Keep each value that is sound, for checks that go on where others are not."""
+        checked = check(value)
+        if isinstance(info.context, Parsed):
+            info.context.values[str(info.field_name)] = checked
+        return checked
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], source: str | None = None) -> Params:
         """Check a dict as a user writes it: classes as objects or dotted names.
 
         Args:
@@ -257,23 +324,10 @@ class Params(Entry):
         Raises:
             ParamsError: With every problem found, each with its path.
         """
-        if not isinstance(raw, Mapping):
-            params_source.fail(f"must be a mapping of options, got {described(raw)}", source)
-        params_source.check_size(raw, source)
-        given, ignored = without_dropped_options(raw)
-        problems = cross_problems(given)
-        try:
-            params = cls.model_validate(given)
-        except ValidationError as error:
-            problems = [*as_problems(error, cls.model_fields), *problems]
-        if problems:
-            raise ParamsError(in_document_order(problems), source)
-        for path in ignored:
-            warnings.warn(f"{path}: torch has dropped this option; it is ignored", ParamsWarning, stacklevel=2)
-        return params
+        return parse(raw, source).warned()
 
     @classmethod
-    def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
+    def load(cls, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Params:
         """Read params from a ``.json`` or ``.yaml`` file, a JSON text or a dict, and apply overrides.
 
         Args:
@@ -283,26 +337,29 @@ class Params(Entry):
         Raises:
             ParamsError: With every problem found, each with its path.
         """
-        raw, name = read_raw(source)
-        return cls.from_dict(params_source.with_overrides(raw, overrides), name)
+        return parse(*read_raw(source, overrides)).warned()
 
     def to_dict(self) -> dict[str, Any]:
         """Every option as plain data, classes as dotted names."""
         return self.model_dump(by_alias=True)
 
     def to_json(self, indent: int | None = None) -> str:
-        r"""Every option as one line of JSON (or indented) that :meth:`load` reads back without loss.
-
-        Braces in pairs are written ``\u007b\u007b``: KFP takes ``{{`` inside a parameter for a placeholder.
-        """
-        return as_json(self.to_dict(), indent)
+        """Every option as one line of JSON (or indented) that :meth:`load` reads back without loss."""
+        return _without_placeholders(json.dumps(self.to_dict(), indent=indent, allow_nan=False))
 
     def to_form(self) -> str:
-        """What was chosen, as a person edits it in a platform's form: JSON with a line for each option and layer.
+        """What was chosen, as a person edits it in a platform's form: JSON, a line for each option and each entry.
 
-        What is as it is by default is left out. :meth:`load` reads it back to equal params.
+        Defaults are left out. :meth:`load` reads it back to equal params.
         """
-        return as_form(self.model_dump(by_alias=True, exclude_defaults=True))
+        lines = []
+        for key, value in self.model_dump(by_alias=True, exclude_defaults=True).items():
+            if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+                items = ",\n".join(f"    {json.dumps(item, allow_nan=False)}" for item in value)
+                lines.append(f"  {json.dumps(key)}: [\n{items}\n  ]")
+            else:
+                lines.append(f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
+        return _without_placeholders("{\n" + ",\n".join(lines) + "\n}")
 
     def digest(self, without: Collection[str] = ()) -> str:
         """SHA-256 of the params, hexadecimal; equal for equal params however they were written, 5 or 5.0.
@@ -348,48 +405,38 @@ class Params(Entry):
         )
 
 
-def read_raw(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """The unchecked options of a path, a JSON text or a dict, and the name messages call them by."""
-    if isinstance(source, Mapping):
-        return dict(source), None
-    if isinstance(source, str) and source.lstrip().startswith("{"):
-        return params_source.from_json(source), None
-    return params_source.read_params_file(source), str(source)
+def parse(raw: Mapping[str, Any], source: str | None = None) -> Parsed:
+    """Check options as a user writes them, all at once.
 
+    Args:
+        raw: The options.
+        source: What messages call their origin, such as a file's path.
 
-_ENTRIES: dict[str, type[ClassSpec]] = {
-    "net_arch": LayerSpec,
-    "additional_transforms": TransformSpec,
-    "learning_rate_schedule": ScheduleSpec,
-}
-
-
-def valid_entries(raw: Mapping[str, Any], key: str) -> list[tuple[str, ClassSpec]]:
-    """The entries of a list of class entries that are sound by themselves, each with its path.
-
-    Lets kwargs be checked against torch although other parts of the config are wrong.
+    Raises:
+        ParamsError: They are no mapping, or too large to be looked at.
     """
-    spec = _ENTRIES[key]
-    entries = without_dropped_options(raw)[0].get(key)
-    found: list[tuple[str, ClassSpec]] = []
-    for index, entry in enumerate(entries if isinstance(entries, list | tuple) else []):
-        try:
-            found.append((f"{key}[{index}]", spec.model_validate(entry)))
-        except ValidationError:
-            continue
-    return found
-
-
-def valid_value(raw: Mapping[str, Any], key: str) -> Any:
-    """The checked value of one key, its default where it is absent, or None where it is wrong."""
-    field = Params.model_fields[key]
-    if key not in raw:
-        return None if field.is_required() else field.get_default(call_default_factory=True)
+    if not isinstance(raw, Mapping):
+        fail(f"must be a mapping of options, got {described(raw)}", source)
+    check_size(raw, source)
+    given, dropped = without_dropped_options(raw)
+    parsed = Parsed(source=source, notes=[f"{path}: torch has dropped this option; it is ignored" for path in dropped])
     try:
-        annotation: Any = Annotated[field.annotation, field, *field.metadata]
-        return TypeAdapter(annotation).validate_python(raw[key])
-    except ValidationError:
-        return None
+        parsed.params = Params.model_validate(given, context=parsed)
+    except ValidationError as error:
+        parsed.problems = as_problems(error, Params.model_fields)
+    for key, declared in Params.model_fields.items():
+        if key not in given and not declared.is_required():
+            parsed.values[key] = declared.get_default(call_default_factory=True)
+    parsed.problems = in_document_order([*parsed.problems, *cross_problems(parsed.values)])
+    if parsed.problems:
+        parsed.params = None
+    return parsed
+
+
+def in_document_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems in the order of the keys, unknown keys first, each once."""
+    order = {name: index for index, name in enumerate(Params.model_fields)}
+    return sorted(dict.fromkeys(problems), key=lambda one: order.get(one.path.split(".")[0].split("[")[0], -1))
 
 
 def _one_spelling(value: Any) -> Any:
@@ -402,11 +449,5 @@ def _one_spelling(value: Any) -> Any:
     return int(value) if exact else value
 
 
-def in_document_order(problems: list[Problem]) -> list[Problem]:
-    """Problems in the order of the keys, unknown keys first, each path once."""
-    order = {name: index for index, name in enumerate(Params.model_fields)}
-    unique = list({(problem.path, problem.message): problem for problem in problems}.values())
-    return sorted(unique, key=lambda problem: order.get(problem.path.split(".")[0].split("[")[0], -1))
-
-
-__all__ = ["Params", "ParamsWarning", "in_document_order", "read_raw", "valid_entries", "valid_value"]
+def _without_placeholders(text: str) -> str:
+    return text.replace("{{", "\\u007b\\u007b")  # KFP takes {{ inside a parameter for a placeholder

@@ -1,8 +1,7 @@
 """The value types params are made of: numbers that lose no digit, text, class entries.
 
-Every validator here raises :class:`pydantic_core.PydanticCustomError` with a message for people. Whole numbers may be
-written as integral floats, because KFP turns integers inside its own dict and list parameters into floats; beyond
-2^53 a float no longer says which integer was meant, and is refused.
+Whole numbers may be written as integral floats, because KFP makes floats of integers inside its dict and list
+parameters; beyond 2^53 a float no longer says which integer was meant, and is refused.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from __future__ import annotations
 import enum
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -33,17 +32,27 @@ SMALLEST_DIVISOR, LARGEST_DIVISOR = 1e-12, 1e12
 MAX_DEPTH = 32
 MAX_BITS = 64
 
-PlainValue = bool | int | float | str | None | list["PlainValue"] | dict[str, "PlainValue"]
+_Item = TypeVar("_Item")
 
 
 def refusal(message: str, where: str = "") -> PydanticCustomError:
     """A validation error with this message, at `where` below the value under validation (such as ``.stride[0]``)."""
-    return PydanticCustomError("refused", "{message}", {"message": message, "where": where})
+    return refusals([(where, message)])
 
 
 def refusals(problems: list[tuple[str, str]]) -> PydanticCustomError:
     """Several (where, message) pairs as one validation error."""
-    return PydanticCustomError("refused", "several problems", {"problems": problems})
+    return PydanticCustomError("refused", "{message}", {"message": problems[0][1], "problems": problems})
+
+
+def refused_by(error: ValidationError) -> list[tuple[str, str]]:
+    """What pydantic found, each as (where, message): ours as they are, its own in its words."""
+    found = []
+    for detail in error.errors(include_url=False):
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{shortened(part)}" for part in detail["loc"])
+        inner = detail.get("ctx", {}).get("problems", [("", shortened(detail["msg"], 200))])
+        found += [(where + below, message) for below, message in inner]
+    return found
 
 
 def described(value: object) -> str:
@@ -59,6 +68,14 @@ def described(value: object) -> str:
     if isinstance(value, list | tuple | set):
         return "a list"
     return f"a {type(value).__name__}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text that says something; of a pydantic error, its first message."""
+    if isinstance(error, ValidationError):
+        return refused_by(error)[0][1]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shortened(lines[0], 200) if lines else type(error).__name__
 
 
 def whole(value: object) -> int:
@@ -87,15 +104,28 @@ def real(value: object) -> float:
     return number
 
 
-def truth(value: object) -> bool:
-    """True or false, and nothing that merely looks like it."""
+def divisor(value: object) -> float:
+    """A number that is divided by, or summed up."""
+    number = real(value)
+    if not SMALLEST_DIVISOR <= number <= LARGEST_DIVISOR:
+        wanted = "greater than 0" if number <= 0 else f"from {SMALLEST_DIVISOR:g} to {LARGEST_DIVISOR:g}"
+        raise refusal(f"must be {wanted}, got {described(value)}")
+    return number
+
+
+def _level(value: object) -> int:
+    if not 0 <= (level := whole(value)) <= 255:
+        raise refusal(f"must be from 0 to 255, got {described(value)}")
+    return level
+
+
+def _truth(value: object) -> bool:
     if not isinstance(value, bool):
         raise refusal(f"must be true or false, got {described(value)}")
     return value
 
 
-def text(value: object) -> str:
-    """Text without control characters."""
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise refusal(f"must be text, got {described(value)}")
     if not value.strip() or not value.isprintable():
@@ -103,99 +133,95 @@ def text(value: object) -> str:
     return value
 
 
-def reals_or_auto(value: object) -> list[float] | str:
-    """A list of 1 or 3 numbers (one per channel), or ``"auto"``."""
-    if value == "auto":
-        return "auto"
-    if not isinstance(value, list | tuple):
-        raise refusal(f'must be a list of numbers or "auto", got {described(value)}')
-    numbers_, problems = [], []
-    for index, item in enumerate(value):
+def each(values: Iterable[object], check: Callable[[object], _Item]) -> list[_Item]:
+    """Every value checked, all problems at once."""
+    found, problems = [], []
+    for index, value in enumerate(values):
         try:
-            numbers_.append(real(item))
+            found.append(check(value))
         except PydanticCustomError as error:
-            problems.append((f"[{index}]", str(error)))
+            inner = (error.context or {})["problems"]
+            problems += [(f"[{index}]{where}", message) for where, message in inner]
     if problems:
         raise refusals(problems)
-    if len(numbers_) not in (1, 3):
-        raise refusal(f"must have 1 number (grayscale) or 3 (color), got {len(numbers_)}")
-    return numbers_
+    return found
 
 
-def color_of_background(value: object) -> list[int] | str:
-    """``"white"``, ``"black"``, or 1 or 3 whole numbers of 0 to 255."""
-    if isinstance(value, str) and value in ("white", "black"):
-        return value
-    if not isinstance(value, list | tuple):
-        raise refusal(f'must be "white", "black" or a list of whole numbers from 0 to 255, got {described(value)}')
-    levels, problems = [], []
-    for index, item in enumerate(value):
-        try:
-            levels.append(whole(item))
-            if not 0 <= levels[-1] <= 255:
-                problems.append((f"[{index}]", f"must be from 0 to 255, got {described(item)}"))
-        except PydanticCustomError as error:
-            problems.append((f"[{index}]", str(error)))
-    if problems:
-        raise refusals(problems)
-    if len(levels) not in (1, 3):
-        raise refusal(f"must have 1 number (grey) or 3 (red, green, blue), got {len(levels)}")
-    return levels
+def numbers_or(
+    words: tuple[str | None, ...], check: Callable[[object], Any], wanted: str, of_3: str = "", of_1: str = "grayscale"
+) -> BeforeValidator:
+    """A validator: one of these words, or a list of numbers; with `of_3`, of 1 or 3 of them."""
+
+    def numbers_of(value: object) -> object:
+        if value is None or isinstance(value, str):
+            if value in words:
+                return value
+        elif isinstance(value, list | tuple):
+            found = each(value, check)
+            if of_3 and len(found) not in (1, 3):
+                raise refusal(f"must have 1 number ({of_1}) or 3 ({of_3}), got {len(found)}")
+            return found
+        raise refusal(f"must be {wanted}, got {described(value)}")
+
+    return BeforeValidator(numbers_of)
 
 
 Whole = Annotated[int, BeforeValidator(whole)]
 Real = Annotated[float, BeforeValidator(real)]
-Truth = Annotated[bool, BeforeValidator(truth)]
-Text = Annotated[str, BeforeValidator(text)]
+Truth = Annotated[bool, BeforeValidator(_truth)]
+Text = Annotated[str, BeforeValidator(_text)]
 ColorOfBackground = Annotated[
     Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=1, max_length=3)] | Literal["white", "black"],
-    BeforeValidator(color_of_background),
+    numbers_or(
+        ("white", "black"),
+        _level,
+        '"white", "black" or a list of whole numbers from 0 to 255',
+        "red, green, blue",
+        "grey",
+    ),
 ]
-RealsOrAuto = Annotated[list[float] | Literal["auto"], BeforeValidator(reals_or_auto)]
+_LIST_OR_AUTO = 'a list of numbers or "auto"'
+MeansOrAuto = Annotated[list[float] | Literal["auto"], numbers_or(("auto",), real, _LIST_OR_AUTO, "color")]
+DivisorsOrAuto = Annotated[list[float] | Literal["auto"], numbers_or(("auto",), divisor, _LIST_OR_AUTO, "color")]
+ClassWeights = Annotated[
+    list[float] | Literal["balanced"] | None,
+    numbers_or(("balanced", None), divisor, '"balanced" or a list of a number for each class'),
+]
 
 
-def plain(value: object, where: str, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """The problems that keep `value` from being plain JSON data, each as (where, message)."""
-    if depth > MAX_DEPTH:
-        yield where, f"is nested more than {MAX_DEPTH} deep"
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield where, f"must be a finite number, got {value}"
-    elif isinstance(value, int) and value.bit_length() > MAX_BITS:
-        yield where, f"must be a whole number of at most {MAX_BITS} bits, got {described(value)}"
-    elif value is None or isinstance(value, bool | int | float | str):
-        return
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from plain(item, f"{where}[{index}]", depth + 1)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from plain(item, f"{where}.{key}", depth + 1)
-    else:
-        what = "a function" if callable(value) else f"a {type(value).__name__}"
-        yield where, f"must be plain data (numbers, text, true/false, null, lists, mappings), got {what}"
+def _plain(value: Any, problems: list[tuple[str, str]], where: str = "", depth: int = 0) -> Any:
+    """A value as JSON data: tuples as lists, enum members and dtypes by name; `problems` gets what is none."""
 
+    def refuse(message: str) -> None:
+        problems.append((where, message))
 
-def as_plain(value: object, depth: int = 0) -> object:
-    """What a Python dict may hold, in JSON's terms: tuples as lists, enum members and dtypes by name."""
-    if depth > MAX_DEPTH:
-        return value  # `plain` refuses it
     if isinstance(value, enum.Enum):
-        return value.value
+        value = value.value
+    if depth > MAX_DEPTH:
+        return refuse(f"is nested more than {MAX_DEPTH} deep")
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, numbers.Integral):
+        whole = int(value)
+        if whole.bit_length() > MAX_BITS:
+            refuse(f"must be a whole number of at most {MAX_BITS} bits, got {described(whole)}")
+        return whole
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        if not math.isfinite(number):
+            refuse(f"must be a finite number, got {number}")
+        return number
     if isinstance(value, list | tuple):
-        return [as_plain(item, depth + 1) for item in value]
+        return [_plain(item, problems, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
     if isinstance(value, Mapping):
-        return {key: as_plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return int(value)
-    if isinstance(value, numbers.Real) and not isinstance(value, bool | int):
-        return float(value)
+        return {key: _plain(item, problems, f"{where}.{key}", depth + 1) for key, item in value.items()}
     if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
         return str(value)
-    return value
+    what = "a function" if callable(value) else f"a {type(value).__name__}"
+    return refuse(f"must be plain data (numbers, text, true/false, null, lists, mappings), got {what}")
 
 
-def keyword_arguments(value: object) -> dict[str, Any]:
-    """Keyword arguments as plain data."""
+def _keyword_arguments(value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise refusal(f"must be a mapping of arguments, got {described(value)}")
     problems = [
@@ -203,36 +229,29 @@ def keyword_arguments(value: object) -> dict[str, Any]:
         for key in value
         if not (isinstance(key, str) and key.isidentifier())
     ]
-    kwargs = as_plain(value)
-    problems += plain(kwargs, "")
+    kwargs: dict[str, Any] = _plain(value, problems)
     if problems:
         raise refusals(problems)
-    assert isinstance(kwargs, dict)  # noqa: S101 - as_plain keeps a Mapping a dict
     return kwargs
 
 
-KeywordArguments = Annotated[dict[str, Any], BeforeValidator(keyword_arguments)]
+KeywordArguments = Annotated[dict[str, Any], BeforeValidator(_keyword_arguments)]
 
 
-def class_name_in(family: ClassFamily) -> Callable[[object], str]:
-    """A validator: a class of this family, as object or dotted name, gives the dotted name."""
-
-    def name_of(value: object) -> str:
-        if isinstance(value, type) or family.holds(value):
-            name = family.name_of(value)
-        elif isinstance(value, str):
-            name = value
-        else:
-            raise refusal(f"must name a class, got {described(value)}; {family.hint()}")
-        if not family.permits(name):
-            raise refusal(family.why_not(name))
-        return name
-
-    return name_of
+def _class_name(family: ClassFamily, value: object) -> str:
+    """The dotted name of a class of this family, given as object or name."""
+    name = value if isinstance(value, str) else family.name_of(value)
+    if name is None:
+        raise refusal(f"must name a class, got {described(value)}; {family.hint()}")
+    if not family.permits(name):
+        raise refusal(family.why_not(name))
+    return name
 
 
 OptimizerName = Annotated[
-    str, BeforeValidator(class_name_in(OPTIMIZERS)), Field(json_schema_extra={"enum": list(OPTIMIZERS.full_names())})
+    str,
+    BeforeValidator(lambda value: _class_name(OPTIMIZERS, value)),
+    Field(json_schema_extra={"enum": list(OPTIMIZERS.full_names())}),
 ]
 
 
@@ -253,7 +272,7 @@ class ClassSpec(Entry):
     @field_validator("class_", mode="before")
     @classmethod
     def _allowed(cls, value: object) -> str:
-        return class_name_in(cls.family)(value)
+        return _class_name(cls.family, value)
 
     @property
     def short_name(self) -> str:
@@ -310,26 +329,7 @@ class TransformSpec(ClassSpec):
             try:
                 specs.append(TransformSpec.model_validate(item).model_dump(by_alias=True))
             except ValidationError as error:
-                problems += [(f".transforms[{index}]{where}", message) for where, message in _told(error)]
+                problems += [(f".transforms[{index}]{where}", message) for where, message in refused_by(error)]
         if problems:
             raise refusals(problems)
         return {**value, "transforms": specs}
-
-
-def _told(error: ValidationError) -> Iterator[tuple[str, str]]:
-    """The problems of a nested entry, each as (where, message)."""
-    for detail in error.errors(include_url=False):
-        context = detail.get("ctx", {})
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{shortened(part)}" for part in detail["loc"])
-        for inner, message in context.get("problems", [(context.get("where", ""), context.get("message"))]):
-            yield where + inner, message or shortened(detail["msg"], 200)
-
-
-def first_line(error: BaseException) -> str:
-    """The first telling line of an exception's text; of a pydantic error, its first message."""
-    errors = getattr(error, "errors", None)
-    if callable(errors):
-        first: dict[str, Any] = errors()[0]
-        return str(first.get("ctx", {}).get("message", first["msg"]))
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shortened(lines[0], 200) if lines else type(error).__name__

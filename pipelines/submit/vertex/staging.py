@@ -26,8 +26,8 @@ from components.shared.storage.objects import ABSENT, Changed, ObjectStore, Stor
 from components.shared.storage.reading import read_small
 from components.shared.storage.stores import connect
 from components.shared.storage.transfer import Transfer
-from pipelines.compiled import CompiledPipeline, parse_compiled
-from pipelines.compiled_yaml import LARGEST, UnreadableError
+from components.shared.strict_yaml import DocumentError
+from pipelines.compiled import LARGEST, CompiledPipeline, parse_compiled
 from pipelines.submit.patience import Patience
 from pipelines.submit.platform import Uploaded
 from pipelines.submit.vertex.api_errors import FAILURES, Answers, NotFound
@@ -182,5 +182,5 @@ def _digest(data: bytes) -> str | None:
     """A compiled pipeline's digest; None where it is none."""
     try:
         return parse_compiled(data.decode("utf-8"), Path(_FILE)).digest
-    except (UnreadableError, UnicodeDecodeError):
+    except (DocumentError, UnicodeDecodeError):
         return None

@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 
 from pipelines.cli import main
-from pipelines.compiled import PlatformName, read_compiled
-from pipelines.compiled_yaml import documents_of
+from pipelines.compiled import PlatformName, documents_of, read_compiled
 from pipelines.lint.finding import Finding
 from pipelines.lint.rules import lint
 

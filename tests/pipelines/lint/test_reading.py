@@ -13,7 +13,7 @@ KUBEFLOW = ["--host", "http://127.0.0.1:9", "--dry-run", "--unchecked"]
 
 # Added to a sound pipeline; and what is said.
 ADDED: dict[str, tuple[str, str]] = {
-    "a day there is not": ("zzz: 2026-02-31", "a value that is not what it is written as (line "),
+    "a day there is not": ("zzz: 2026-02-31", "a value that is not what it is written as at line "),
     "a tag that is not true": ('zzz: !!int "hunter2!"', "a value that is not what it is written as"),
     "a fraction that is none": ("zzz: !!float abc", "a value that is not what it is written as"),
     "a truth that is none": ("zzz: !!bool maybe", "a value that is not what it is written as"),
@@ -24,15 +24,15 @@ ADDED: dict[str, tuple[str, str]] = {
     "nested 200,000 deep": (f"zzz: {'[' * 200_000}{']' * 200_000}", "is nested more than 100 deep"),
     "nested by references": (
         "\n".join(["x0: &x0 [a]", *(f"x{n}: &x{n} [[[*x{n - 1}]]]" for n in range(1, 60))]),
-        "is nested more than 100 deep once its references are followed",
+        "is nested more than 100 deep",
     ),
     "multiplied by references": (
         "\n".join(["x0: &x0 [a]", *(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]" for n in range(1, 10))]),
-        "holds more than 2000000 values once its references are followed",
+        "holds more than 2,000,000 values",
     ),
-    "holding itself": ("zzz: &z [*z]", "holds itself"),
-    "a key that is a number": ("5: 6", "a key that is no text (line "),
-    "a key that is a list": ("? [a]\n: 6", "a key that is no text"),
+    "holding itself": ("zzz: &z [*z]", "is nested more than 100 deep"),
+    "a key that is a number": ("5: 6", "keys must be text at line "),
+    "a key that is a list": ("? [a]\n: 6", "keys must be text"),
     "a key twice": ("zzz: {a: 1, a: 2}", "the key 'a' stands twice in one mapping"),
     "a second root": ("root: {}", "the key 'root' stands twice in one mapping"),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.classifier.check import check, check_dict
+from components.classifier.check import check_dict
 from components.shared.params.allowed_classes import (
     LAYERS,
     LOSSES,
@@ -168,7 +168,7 @@ def test_an_operators_module_is_let_in_by_its_name(module: str, monkeypatch: pyt
     monkeypatch.setenv(MODULES_VARIABLE, f" other.module , {module},")
     assert operator_modules() == {"other.module", module}
     config = small(net_arch=[{"class": f"{module}.Doubling", "kwargs": {"times": 3}}], optim_class=f"{module}.Descent")
-    params, table = check(config)
+    params, table, _ = check_dict(config)
     assert [row.name for row in table.rows] == ["Doubling", "Flatten", "Linear"]
     assert Params.load(params.to_json()) == params
 

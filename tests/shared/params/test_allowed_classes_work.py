@@ -121,7 +121,7 @@ def test_an_allowed_layer_turns_a_batch_into_a_batch(name: str) -> None:
     made: torch.nn.Module = build(spec, "net_arch[0]")
     # The same layer in a network, whose images are first brought into its shape.
     arch = [layer("Flatten"), layer("Unflatten", dim=1, unflattened_size=shape), layer(name, **kwargs)]
-    params, table = check_dict(small(image_height=shape[0], image_width=math.prod(shape[1:]), net_arch=arch))
+    params, table, _ = check_dict(small(image_height=shape[0], image_width=math.prod(shape[1:]), net_arch=arch))
 
     assert misfit(made, shape, "the images") is None
     output = made(images.clone())
@@ -218,7 +218,7 @@ LOSS_KWARGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", sorted(LOSSES.allowed))
 def test_an_allowed_loss_falls_where_the_right_class_is_surer(name: str) -> None:
     loss = {"class": f"torch.nn.{name}", "kwargs": LOSS_KWARGS[name]}
-    params, _ = check_dict(small(loss=loss, n_classes=3))
+    params, _, _ = check_dict(small(loss=loss, n_classes=3))
     criterion = Criterion(params, [1, 1, 1], torch.device("cpu"))
     logits = torch.tensor([[0.5, 0.0, -0.5]], requires_grad=True)
     labels = torch.tensor([1])

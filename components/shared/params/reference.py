@@ -1,4 +1,4 @@
-"""The JSON Schema of params."""
+"""The params described: as a JSON Schema, and as the table of their reference."""
 
 from __future__ import annotations
 
