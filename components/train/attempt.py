@@ -14,7 +14,7 @@ from components.classifier.check import Checked
 from components.classifier.device import describe_device, free_bytes, make_repeatable
 from components.classifier.images import Normaliser, store_images
 from components.classifier.inference import Predictions
-from components.classifier.initial_weights import start_network, told
+from components.classifier.initial_weights import describe_start, start_network
 from components.classifier.network import LayerTable, network_of
 from components.shared.artifacts.artifact import Normalisation
 from components.shared.artifacts.dataset import Dataset
@@ -84,7 +84,7 @@ class Attempt:
         network = network_of(self.params)
         started_from = start_network(network, self.params, initial_weights) if found is None else None
         if started_from is not None:
-            _log.info("%s", told(started_from))
+            _log.info("%s", describe_start(started_from))
         self.trainer = self._trainer(network)
         self.trainer.started_from = started_from
         if found is not None:

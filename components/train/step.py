@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.classifier.check import Checked, check
-from components.classifier.initial_weights import WEIGHT_FILES
+from components.classifier.weight_files import WEIGHT_FILES
 from components.shared.artifacts.dataset import DATASET, files_of_splits, training_splits
 from components.shared.artifacts.model import MODEL, starting_weights
 from components.shared.claims import require_writable
