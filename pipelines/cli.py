@@ -302,7 +302,7 @@ def watch(**options: Any) -> int:
     """
     from pipelines.watching import watch
 
-    return watch(_namespace(options))
+    return watch(**options)
 
 
 @cli.group(no_args_is_help=False)
@@ -321,18 +321,18 @@ def replay(**options: Any) -> int:
     A SPOOL is a file, or a directory or bucket's prefix of such files: path, gs://… or s3://…. A spool remembers which
     brokers it was meant for and how far each has come, so repeating is harmless.
     """
-    from pipelines.events_command import events
+    from pipelines.events_command import events_replay
 
-    return events(_namespace(options | {"action": "replay"}))
+    return events_replay(**options)
 
 
 @events.command()
 @_json
 def schema(**options: Any) -> int:
     """Print the JSON Schema of status events."""
-    from pipelines.events_command import events
+    from pipelines.events_command import events_schema
 
-    return events(_namespace(options | {"action": "schema"}))
+    return events_schema()
 
 
 def _namespace(options: dict[str, Any]) -> argparse.Namespace:

@@ -9,14 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from components.shared.events.data import Progress, Succeeded
+from components.shared.events.data import Succeeded
 from components.shared.events.event import EventError, StepEvent
 from components.shared.events.runs import RunView
 from components.shared.events.spool import spools_of
@@ -24,14 +20,11 @@ from components.shared.logs import LINE, fitted
 from components.shared.step import read_records
 from pipelines.targets.run_directory import STEPS
 from pipelines.targets.steps import LocalRunPaths
-from pipelines.watch_text import count, duration, event_words, name, printable, share
-from pipelines.watch_view import symbol
+from pipelines.watch_text import duration, event_words, name, printable, progress_words, share
+from pipelines.watch_view import FRAME_S, STATE_WIDTH, live, step_lines
 
-# How late what a step told is seen; and how much of it is read at once.
-_FRAME_S = 1 / 4
-_PIECE_BYTES = 1 << 20
-# Two blanks, the state, the name.
-_LEFT = 2 + 13 + 1 + 9 + 1
+_PIECE_BYTES = 1 << 20  # how much of a spool is read at once
+_NAME_WIDTH = 9
 _LONGEST_BAR, _SHORTEST_BAR, _WORDS = 30, 10, 33
 _LEVELS = {"WARNING": "yellow", "ERROR": "red"}
 
@@ -41,13 +34,14 @@ class LiveLines:
 
     Args:
         stream: A terminal, where both go.
+        frame_s: Seconds between two frames.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, frame_s: float = FRAME_S) -> None:
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
-        self._unicode = self._console.encoding.startswith("utf")
+        self._frame_s = frame_s
         self._lock = threading.Lock()  # a thread of rich's draws
-        self._begun: dict[str, float] = {}  # by step, when it was first heard of
+        self._begun: dict[str, float] = {}  # by step, when it first logged or reported something
         self._is_over = False
 
     def __call__(self, line: str) -> None:
@@ -67,115 +61,68 @@ class LiveLines:
         self._paths = paths
         self._view = RunView(paths.run)
         self._events = _NewEvents(paths.out / "events", paths.run)
-        self._began = time.monotonic()
-        live = Live(
-            console=self._console,
-            get_renderable=self._frame,
-            refresh_per_second=1 / _FRAME_S,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._begin = time.monotonic()
+        display = live(self._console, self._frame, self._frame_s)
         with suppress(OSError):
-            live.start(refresh=True)
+            display.start(refresh=True)
         try:
             yield
         finally:
             self._is_over = True
             with suppress(OSError):
-                live.stop()
+                display.stop()
 
     def _frame(self) -> RenderableType:
         with self._lock:
             for event in self._events.read():
                 self._view.add(event)
                 self._begun.setdefault(event.step, time.monotonic())
-            return Group(self._heading(), self._steps())
+            spent = Text(duration(time.monotonic() - self._begin), "dim")
+            state = Text() if self._is_over else Text("running  ", "cyan")
+            heading = Text.assemble((name(self._paths.run), "bold"), "  ", state, spent)
+            heading.truncate(self._console.width, overflow="ellipsis")
+            return Group(heading, *(self._row(step, state) for step, state in self._states()))
 
-    def _heading(self) -> RenderableType:
-        spent = Text(duration(time.monotonic() - self._began), "dim")
-        state = Text() if self._is_over else Text("running  ", "cyan")
-        return Text.assemble((name(self._paths.run), "bold"), "  ", state, spent, no_wrap=True, overflow="ellipsis")
-
-    def _steps(self) -> RenderableType:
-        room = self._console.width - 1 - _LEFT
-        bar = max(_SHORTEST_BAR, min(_LONGEST_BAR, room - 1 - _WORDS))
-        grid = Table.grid(padding=(0, 1, 0, 0))
-        for width in (1, 13, 9, bar):
-            grid.add_column(no_wrap=True, width=width)
-        grid.add_column(no_wrap=True)
-        for step, state in self._states():
-            word, style = symbol(state, self._unicode)
-            done = self._share(step, state)
-            shown = "" if done is None else ProgressBar(total=1.0, completed=done, width=bar)
-            grid.add_row("", Text(word, style), step, shown, Text(_as_fit(self._words(step, state), room - 1 - bar)))
-        return grid
-
-    def _share(self, step: str, state: str) -> float | None:
-        """How much of a step is done; None where it tells nothing of that."""
+    def _row(self, step: str, state: str) -> Text:
+        """One line: as many words as there is room for, the most important first."""
+        left = 2 + STATE_WIDTH + 1 + _NAME_WIDTH + 1
+        bar = max(_SHORTEST_BAR, min(_LONGEST_BAR, self._console.width - 1 - left - 1 - _WORDS))
         view = self._view.steps.get(step)
-        if state == "succeeded":
-            return 1.0
-        return share(view.progress.step, view.progress.steps) if view is not None and view.progress else None
+        done = 1.0 if state == "succeeded" else None
+        words: list[str] = []
+        if view is not None and view.progress is not None and done is None:
+            done = share(view.progress.step, view.progress.steps)
+        if view is not None and view.end is not None:
+            # Why a step failed is logged above.
+            words = event_words(view.end)[: None if isinstance(view.end, Succeeded) else 1]
+        elif state == "running" and view is not None and view.progress is not None:
+            words = progress_words(view.progress, brief=True)
+        elif state == "running":
+            words = [f"for {duration(time.monotonic() - self._begun.get(step, self._begin))}"]
+        line, *rest = step_lines(self._console, state, Text(step), _NAME_WIDTH, done, bar, words)
+        if rest and line.plain.endswith(","):
+            line.right_crop(1)
+        return line
 
     def _states(self) -> Iterator[tuple[str, str]]:
         """Every step with the state that it is in, in the order they run."""
         records = read_records(self._paths.records) if self._is_over else {}
         comes_next = True
         for step in STEPS:
-            view, heard = self._view.steps.get(step), step in self._begun
+            view, has_begun = self._view.steps.get(step), step in self._begun
             state: str
             if step in records:
                 state = records[step].status
             elif self._is_over:
-                state = "killed" if heard else "not started"
+                state = "killed" if has_begun else "not started"
             elif view is not None and view.end is not None:
                 state = view.state
             elif step == "exit" and self._view.ended is not None:
                 state = "succeeded"
             else:
-                state = "running" if heard else "starting" if comes_next else "waiting"
+                state = "running" if has_begun else "starting" if comes_next else "waiting"
             comes_next = comes_next and state == "succeeded"
             yield step, state
-
-    def _words(self, step: str, state: str) -> list[str]:
-        """What a step's row says, as much as there may be room for, the most important first."""
-        view = self._view.steps.get(step)
-        if view is not None and isinstance(view.end, Succeeded):
-            return event_words(view.end)
-        if view is not None and view.end is not None:
-            return event_words(view.end)[:1]  # why is logged above
-        if state != "running":
-            return []
-        progress = view.progress if view is not None else None
-        if progress is None:
-            return [f"for {duration(time.monotonic() - self._begun.get(step, self._began))}"]
-        return _progress_words(progress)
-
-
-def _as_fit(words: list[str], room: int) -> str:
-    """The first words, as many as there is room for whole."""
-    text = ""
-    for word in words:
-        longer = f"{text}, {word}" if text else word
-        if cell_len(longer) > room:
-            break
-        text = longer
-    return text
-
-
-def _progress_words(progress: Progress) -> list[str]:
-    words = []
-    if progress.epoch is not None:
-        words.append(f"epoch {count(progress.epoch)}" + (f"/{count(progress.epochs)}" if progress.epochs else ""))
-    elif progress.unit == "bytes":
-        words.append(f"{progress.step / 1e6:,.0f}/{progress.steps / 1e6:,.0f} MB")
-    else:
-        words.append(f"{count(progress.step)}/{count(progress.steps)} {progress.unit}")
-    if progress.eta_seconds is not None:
-        words.append(f"{duration(progress.eta_seconds)} left")
-    if progress.samples_per_second is not None:
-        words.append(f"{progress.samples_per_second:,.0f} images/s")
-    return words
 
 
 class _NewEvents:

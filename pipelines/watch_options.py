@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from components.shared.errors import InputError
-from components.shared.events.event import is_run_id
 from components.shared.events.kafka.subscriber import KafkaSubscriber, Since
 from components.shared.events.pubsub.subscriber import PubSubSubscriber
 from components.shared.events.targets import (
@@ -18,66 +16,74 @@ from components.shared.events.targets import (
     StatusTargets,
     bootstrap_servers,
 )
-from components.shared.events.watch import Source
-from components.shared.params.params import Params
+from components.shared.events.watch import Subscriber
 from pipelines.params_files import read_params
 from pipelines.watch_text import printable
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_GROUP_RULE = (r"[A-Za-z0-9._-]{1,249}", "must be 1 to 249 letters, digits or the characters ._-")
 
 
-def open_source(options: argparse.Namespace) -> Source:
+def subscribe(
+    kafka: str | None,
+    pubsub: str | None,
+    params: str | None,
+    overrides: Sequence[str],
+    since: str | None,
+    group: str | None,
+    *,
+    from_now: bool,
+) -> Subscriber:
     """The subscription that the options name; nothing is connected yet.
+
+    Args:
+        kafka: ``HOST[,HOST]/TOPIC``, or empty: the params'.
+        pubsub: The subscription, or empty: the params'.
+        params: A file or a JSON text.
+        overrides: Changes of the params.
+        since: Where to begin on Kafka.
+        group: Kafka's consumer group.
+        from_now: Whether to begin with what comes where `since` is not given.
 
     Raises:
         InputError: The options contradict each other, are misspelt, or name nothing.
     """
-    _check(options)
-    params = None if options.params is None else _read_params(options.params, options.overrides)
-    targets = StatusTargets() if params is None else params.status_targets
-    if options.kafka is None and options.pubsub is None:
+    if kafka is not None and pubsub is not None:
+        raise InputError("--kafka and --pubsub: only one can be watched at a time")
+    if overrides and params is None:
+        raise InputError("--set: changes params, and none are given; name them by --params")
+    named = "params" if params is None or params.lstrip().startswith("{") else params
+    targets = StatusTargets() if params is None else read_params(params, list(overrides)).warned().status_targets
+    if kafka is None and pubsub is None:
         if params is None:
             raise InputError("nothing to watch: name it by --kafka HOST/TOPIC, --pubsub SUBSCRIPTION or --params FILE")
         if targets.kafka_topic is None and targets.pub_sub_subscription is None:
-            raise InputError(f"{_named(options)}: names neither KAFKA_TOPIC nor PUB_SUB_SUBSCRIPTION to watch")
-    if options.kafka is not None or (options.pubsub is None and targets.kafka_topic is not None):
-        servers, topic = _kafka_names(options, targets)
-        return KafkaSubscriber(servers, topic, since=_since(options), group=_group(options))
-    for option in ("since", "group"):
-        if getattr(options, option) is not None:
-            raise InputError(f"--{option}: is for Kafka; a Pub/Sub subscription itself remembers what was shown")
-    return PubSubSubscriber(_subscription(options, targets), targets.credentials_file)
+            raise InputError(f"{named}: names neither KAFKA_TOPIC nor PUB_SUB_SUBSCRIPTION to watch")
+    if kafka is not None or (pubsub is None and targets.kafka_topic is not None):
+        servers, topic = _kafka_names(kafka) if kafka else (targets.kafka_servers, targets.kafka_topic)
+        if topic is None:
+            raise _unknown("--kafka", "KAFKA_TOPIC", "HOST[,HOST]/TOPIC", named, params)
+        if group is not None:
+            _must_follow("--group", _GROUP_RULE, group)
+        return KafkaSubscriber(servers, topic, since=_moment(since or ("now" if from_now else "24h")), group=group)
+    for option, value in (("--since", since), ("--group", group)):
+        if value is not None:
+            raise InputError(f"{option}: is for Kafka; a Pub/Sub subscription itself remembers what was shown")
+    subscription = _subscription(pubsub) if pubsub else targets.pub_sub_subscription
+    if subscription is None:
+        raise _unknown("--pubsub", "PUB_SUB_SUBSCRIPTION", "PROJECT/SUBSCRIPTION", named, params)
+    return PubSubSubscriber(subscription, targets.credentials_file)
 
 
-def _check(options: argparse.Namespace) -> None:
-    if options.run is not None and not is_run_id(options.run):
-        raise InputError(f"--run: {printable(options.run)!r} is not a run's id: letters, digits and the characters ._-")
-    if options.timeout is not None and not (options.timeout > 0 and math.isfinite(options.timeout)):
-        raise InputError("--timeout: must be a number of seconds greater than 0")
-    if options.overrides and options.params is None:
-        raise InputError("--set: changes params, and none are given; name them by --params")
-    if options.kafka is not None and options.pubsub is not None:
-        raise InputError("--kafka and --pubsub: only one can be watched at a time")
+def _unknown(option: str, key: str, form: str, named: str, params: str | None) -> InputError:
+    where = f"{option}: no --params are given" if params is None else f"{named}: no {key}"
+    return InputError(f"{where}, so it is not known what to watch; write {option} {form}")
 
 
-def _read_params(source: str, overrides: list[str]) -> Params:
-    """Params without a look at the network, which takes torch and seconds."""
-    return read_params(source, overrides).warned()
-
-
-def _named(options: argparse.Namespace) -> str:
-    return "params" if options.params.lstrip().startswith("{") else str(options.params)
-
-
-def _kafka_names(options: argparse.Namespace, targets: StatusTargets) -> tuple[tuple[str, ...], str]:
-    if not options.kafka:
-        if targets.kafka_topic is None:
-            where = "--kafka: no --params are given" if options.params is None else f"{_named(options)}: no KAFKA_TOPIC"
-            raise InputError(f"{where}, so it is not known what to watch; write --kafka HOST[,HOST]/TOPIC")
-        return targets.kafka_servers, targets.kafka_topic
-    hosts, slash, topic = options.kafka.rpartition("/")
+def _kafka_names(text: str) -> tuple[tuple[str, ...], str]:
+    hosts, slash, topic = text.rpartition("/")
     if not slash:
-        raise InputError(f"--kafka: must be HOST[,HOST]/TOPIC, got {printable(options.kafka)!r}")
+        raise InputError(f"--kafka: must be HOST[,HOST]/TOPIC, got {printable(text)!r}")
     try:
         servers = bootstrap_servers(hosts)
     except ValueError as error:
@@ -86,20 +92,12 @@ def _kafka_names(options: argparse.Namespace, targets: StatusTargets) -> tuple[t
     return servers, topic
 
 
-def _subscription(options: argparse.Namespace, targets: StatusTargets) -> str:
-    if not options.pubsub:
-        if targets.pub_sub_subscription is None:
-            nothing = "--pubsub: no --params are given"
-            where = nothing if options.params is None else f"{_named(options)}: no PUB_SUB_SUBSCRIPTION"
-            raise InputError(f"{where}, so it is not known what to watch; write --pubsub PROJECT/SUBSCRIPTION")
-        return targets.pub_sub_subscription
-    parts = options.pubsub.split("/")
+def _subscription(text: str) -> str:
+    parts = text.split("/")
     if len(parts) == 4 and parts[::2] == ["projects", "subscriptions"]:
         parts = parts[1::2]
     if len(parts) != 2:
-        raise InputError(
-            f"--pubsub: must be projects/P/subscriptions/S or P/S, got {printable(options.pubsub)!r}"
-        )  # fmt: skip
+        raise InputError(f"--pubsub: must be projects/P/subscriptions/S or P/S, got {printable(text)!r}")
     _must_follow("--pubsub", PUB_SUB_PROJECT_RULE, parts[0])
     _must_follow("--pubsub", PUB_SUB_NAME_RULE, parts[1])
     return f"projects/{parts[0]}/subscriptions/{parts[1]}"
@@ -111,16 +109,7 @@ def _must_follow(option: str, rule: tuple[str, str], value: str) -> None:
         raise InputError(f"{option}: {message}, got {printable(value)!r}")
 
 
-def _group(options: argparse.Namespace) -> str | None:
-    if options.group is not None and re.fullmatch(r"[A-Za-z0-9._-]{1,249}", options.group) is None:
-        raise InputError("--group: must be 1 to 249 letters, digits or the characters ._-")
-    return None if options.group is None else str(options.group)
-
-
-def _since(options: argparse.Namespace) -> Since:
-    text = options.since
-    if text is None:
-        text = "now" if options.until_done and options.run is None else "24h"
+def _moment(text: str) -> Since:
     if text == "now":
         return "now"
     if text == "beginning":

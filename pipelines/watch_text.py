@@ -1,4 +1,4 @@
-"""What events tell, in words. They come from elsewhere: nothing in them may move the cursor, colour or crash."""
+"""Events in words for people. They come from elsewhere: nothing in them may move the cursor, colour or crash."""
 
 from __future__ import annotations
 
@@ -40,11 +40,6 @@ def name(text: str) -> str:
     return printable(text, _NAME_LIMIT)
 
 
-def paragraphs(text: str) -> str:
-    """A foreign text with its lines."""
-    return "\n".join(printable(line) for line in text[: 2 * TEXT_LIMIT].splitlines())
-
-
 def clock(time: datetime) -> str:
     """A time of day here, or a dash for a time no calendar here has."""
     try:
@@ -53,8 +48,9 @@ def clock(time: datetime) -> str:
         return "--:--:--"
 
 
-def duration(seconds: float) -> str:
+def duration(span: float | timedelta) -> str:
     """A span of time, in its two largest units."""
+    seconds = max(0.0, span.total_seconds()) if isinstance(span, timedelta) else span
     if not 0 <= seconds < 1e9:
         return "–"
     whole = round(seconds)
@@ -65,46 +61,45 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def figure(value: float | None) -> str:
-    """A measured number; none where it was not finite."""
-    return "none" if value is None else f"{value:.4g}"
-
-
 def count(value: int) -> str:
     """A whole number; foreign ones may have thousands of digits."""
     return f"{value:,}" if abs(value) < 10**12 else "∞"
 
 
-def share(done: int, of: int) -> float:
+def share(done: int, total: int) -> float:
     """How much of something is done, from 0 to 1."""
-    return 0.0 if of <= 0 else 1.0 if done >= of else done / of
+    return 0.0 if total <= 0 else 1.0 if done >= total else done / total
 
 
-def figures(values: Mapping[str, float | None]) -> list[str]:
-    """Named numbers, the first few."""
-    return [f"{name(key)} {figure(value)}" for key, value in list(values.items())[:_SHOWN_FIGURES]]
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"
 
 
-def progress_words(progress: Progress) -> list[str]:
-    """What a progress tells beside the share that is done."""
-    words = []
+def _figures(values: Mapping[str, float | None], suffix: str = "") -> list[str]:
+    return [f"{name(key)}{suffix} {_figure(value)}" for key, value in list(values.items())[:_SHOWN_FIGURES]]
+
+
+def progress_words(progress: Progress, *, brief: bool = False) -> list[str]:
+    """What a progress says; where brief, how far the step is and when it ends."""
+    epoch, amount = [], f"{count(progress.step)}/{count(progress.steps)} {progress.unit}"
+    if progress.unit == "bytes" and share(progress.step, progress.steps):
+        amount = f"{count(round(progress.step / 10**6))}/{count(round(progress.steps / 10**6))} MB"
     if progress.epoch is not None:
-        words.append(f"epoch {count(progress.epoch)}" + (f"/{count(progress.epochs)}" if progress.epochs else ""))
-    words.append(f"{count(progress.step)}/{count(progress.steps)} {progress.unit}")
-    losses = list(progress.losses.items())[:_SHOWN_FIGURES]
-    words += [f"{name(split)} loss {figure(value)}" for split, value in losses]
-    words += figures(progress.metrics)
-    if progress.learning_rate is not None:
-        words.append(f"learning rate {figure(progress.learning_rate)}")
-    if progress.samples_per_second is not None:
-        words.append(f"{progress.samples_per_second:,.0f} images/s" if abs(progress.samples_per_second) < 1e12 else "∞")
+        epoch = [f"epoch {count(progress.epoch)}" + (f"/{count(progress.epochs)}" if progress.epochs else "")]
+    words = epoch or [amount]
+    if not brief:
+        words = [*epoch, amount, *_figures(progress.losses, " loss"), *_figures(progress.metrics)]
+        if progress.learning_rate is not None:
+            words.append(f"learning rate {_figure(progress.learning_rate)}")
     if progress.eta_seconds is not None:
         words.append(f"{duration(progress.eta_seconds)} left")
+    if progress.samples_per_second is not None:
+        words.append(f"{progress.samples_per_second:,.0f} images/s" if abs(progress.samples_per_second) < 1e12 else "∞")
     return words
 
 
 def event_words(data: Any) -> list[str]:
-    """What the data of an event tells."""
+    """What the data of an event says."""
     match data:
         case StepStarted():
             return [f"on {printable(data.host, _HOST_LIMIT)}"]
@@ -113,7 +108,7 @@ def event_words(data: Any) -> list[str]:
         case Checkpoint():
             return [f"after epoch {count(data.epoch)}/{count(data.epochs)}", printable(data.uri)]
         case Succeeded():
-            return [f"in {duration(data.seconds)}", *figures(data.metrics)]
+            return [f"in {duration(data.seconds)}", *_figures(data.metrics)]
         case Failed():
             return [f"after {duration(data.seconds)}", f"{name(data.error.type)}: {printable(data.error.message)}"]
         case Cancelled():
@@ -129,10 +124,8 @@ def event_words(data: Any) -> list[str]:
 def event_line(event: StepEvent) -> str:
     """An event on one line, for logs and pipes."""
     attempt = f" (attempt {count(event.attempt + 1)})" if event.attempt else ""
-    told = ", ".join(event_words(event.data))
-    return f"{clock(event.time)} {name(event.run)} {name(event.step)}{attempt} {event.state}" + (
-        f": {told}" if told else ""
-    )
+    line = f"{clock(event.time)} {name(event.run)} {name(event.step)}{attempt} {event.state}"
+    return ": ".join([line, *filter(None, [", ".join(event_words(event.data))])])
 
 
 def counts_line(counts: Counts) -> str:
@@ -147,8 +140,3 @@ def counts_line(counts: Counts) -> str:
     if counts.troubles:
         parts.append(f"broker away {counts.troubles:,} time{'' if counts.troubles == 1 else 's'}")
     return ", ".join(parts)
-
-
-def elapsed(since: datetime, until: datetime) -> str:
-    """The span between two events' times."""
-    return duration(max(0.0, (until - since) / timedelta(seconds=1)))

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing, suppress
-from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from components.shared.command import let_go_of, tell
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError, ShutterlineError
-from components.shared.events.event import StepEvent
+from components.shared.events.event import StepEvent, is_run_id
 from components.shared.events.runs import RunView
-from components.shared.events.watch import Counts, Source, follow
+from components.shared.events.watch import Counts, Subscriber, follow
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
 from pipelines.watch_text import counts_line, event_line, printable
+
+if TYPE_CHECKING:
+    from pipelines.watch_view import LiveView
 
 EPILOG = """\
 A subscription of Pub/Sub remembers what was shown, for all who use it: give each purpose one of its own, since what
@@ -41,13 +43,31 @@ _EXIT_CODES = {
 _QUIET_S, _LONGEST_S = 0.2, 5.0
 
 
-def watch(options: argparse.Namespace) -> int:
-    """``shutterline watch``."""
-    from pipelines.watch_options import open_source
+def watch(
+    *,
+    kafka: str | None = None,
+    pubsub: str | None = None,
+    params: str | None = None,
+    overrides: Sequence[str] = (),
+    run: str | None = None,
+    since: str | None = None,
+    group: str | None = None,
+    as_json: bool = False,
+    until_done: bool = False,
+    timeout: float | None = None,
+) -> int:
+    """Show runs as they go, and return the exit code; see the options of ``shutterline watch``."""
+    from pipelines.watch_options import subscribe
 
     try:
-        with sigterm_raises(), closing(open_source(options)) as source:
-            return _follow(source, options)
+        if run is not None and not is_run_id(run):
+            raise InputError(f"--run: {printable(run)!r} is not a run's id: letters, digits and the characters ._-")
+        if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
+            raise InputError("--timeout: must be a number of seconds greater than 0")
+        from_now = until_done and run is None
+        subscriber = subscribe(kafka, pubsub, params, overrides, since, group, from_now=from_now)
+        with sigterm_raises(), closing(subscriber):
+            return _follow(subscriber, run, as_json=as_json, until_done=until_done, timeout_s=timeout)
     except ShutterlineError as error:  # here and not in main: standard output is for events alone
         tell(f"error: {error}")
         return error.exit_code
@@ -60,113 +80,101 @@ def watch(options: argparse.Namespace) -> int:
         return EXIT_FAILURE
 
 
-class _Ending:
-    """When to stop, and with which exit code.
+def _follow(
+    subscriber: Subscriber, run: str | None, *, as_json: bool, until_done: bool, timeout_s: float | None
+) -> int:
+    end = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    view: RunView | None = None
+    seen, seen_at = 0, 0.0
+    done_at: float | None = None
 
-    Args:
-        options: Of the command.
-        place: What is watched.
-        reads_on: Whether to read what is behind the run's end already: a Retry, after which the run goes on or has
-            another end. Not where somebody else would not be shown it then.
-    """
+    def on_event(event: StepEvent) -> None:
+        nonlocal view
+        display.event(event)
+        if until_done and view is None and run in (None, event.run):
+            view = RunView(event.run)
+        if view is not None and event.run == view.run:
+            view.add(event)
 
-    def __init__(self, options: argparse.Namespace, place: str, *, reads_on: bool) -> None:
-        self._place = place
-        self._reads_on = reads_on
-        self._seen, self._seen_at = 0, 0.0
-        self._done_at: float | None = None
-        self._until_done: bool = options.until_done
-        self._run: str | None = options.run
-        self._view: RunView | None = None
-        self._timeout: float | None = options.timeout
-        self._end = math.inf if options.timeout is None else time.monotonic() + options.timeout
-
-    def event(self, event: StepEvent) -> None:
-        """Take in one event."""
-        if not self._until_done:
-            return
-        if self._view is None and self._run in (None, event.run):
-            self._view = RunView(event.run)
-        if self._view is not None and event.run == self._view.run:
-            self._view.add(event)
-
-    def is_reached(self, counts: Counts) -> bool:
-        """Whether to stop now."""
+    def until(counts: Counts) -> bool:
+        nonlocal seen, seen_at, done_at
+        display.tick(counts)
         now = time.monotonic()
-        seen = counts.shown + counts.duplicates + counts.others + counts.foreign
-        if seen != self._seen:
-            self._seen, self._seen_at = seen, now
-        if now >= self._end:
-            return True
-        if self._view is None or not self._view.is_done:
-            self._done_at = None
-            return False
-        self._done_at = self._done_at or now
-        return not self._reads_on or now - self._seen_at >= _QUIET_S or now - self._done_at >= _LONGEST_S
+        if counts.seen != seen:
+            seen, seen_at = counts.seen, now
+        if view is None or not view.is_done:
+            done_at = None
+            return now >= end
+        done_at = done_at or now
+        # What is behind the run's end already may be a Retry, after which the run goes on or has another end. It is not
+        # read where somebody else would not be shown it then.
+        return now >= end or subscriber.remembers or now - seen_at >= _QUIET_S or now - done_at >= _LONGEST_S
 
-    def exit_code(self) -> int:
-        """The exit code, once the end is reached; what people should know goes to standard error."""
-        if not self._until_done:
-            return EXIT_OK
-        if self._view is not None and self._view.is_done:
-            return _EXIT_CODES[self._view.state]
-        run = self._run or (self._view.run if self._view else "any run")
-        tell(f"error: {self._place}: no end of {run} within {self._timeout:g} s")
-        return EXIT_FAILURE
+    with _display(subscriber.address, as_json, run) as display:
+        counts = follow(
+            subscriber,
+            on_event,
+            run=run,
+            until=until,
+            on_trouble=display.trouble,
+            on_document=display.document,
+            poll_s=0.25,  # how late an end by --timeout may be noticed
+        )
+        display.tick(counts)
+    if not until_done:
+        return EXIT_OK
+    if view is not None and view.is_done:
+        return _EXIT_CODES[view.state]
+    which = run or (view.run if view else "any run")
+    tell(f"error: {subscriber.address}: no end of {which} within {timeout_s:g} s")
+    return EXIT_FAILURE
 
 
-class _Face(Protocol):
-    """Where a person or a script sees what comes."""
+def _display(address: str, as_json: bool, run: str | None) -> _Lines | LiveView:
+    if as_json or not is_live(sys.stdout):
+        return _Lines(address, as_json, run)
+    try:
+        from rich.console import Console
+    except ImportError as error:
+        raise InputError(
+            "watch needs rich on a terminal: pip install 'shutterline[pipelines]', or use --json"
+        ) from error
+    from pipelines.watch_view import LiveView
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def event(self, event: StepEvent) -> None: ...
-
-    def document(self, body: bytes) -> None: ...
-
-    def trouble(self, message: str | None) -> None: ...
-
-    def tick(self, counts: Counts) -> None: ...
+    return LiveView(address, Console(highlight=False, markup=False, emoji=False), run)
 
 
 class _Lines:
     """A line an event on standard output, all else on standard error."""
 
-    def __init__(self, place: str, as_json: bool, run: str | None) -> None:
-        self._place = place
+    def __init__(self, address: str, as_json: bool, run: str | None) -> None:
+        self._address = address
         self._as_json = as_json
-        self._run = run
+        self._run = "any run" if run is None else f"run {run}"
         self._counts = Counts()
 
-    def __enter__(self) -> Self:
-        run = "any run" if self._run is None else f"run {self._run}"
-        self._tell(f"watching {self._place}, waiting for events of {run}")
+    def __enter__(self) -> _Lines:
+        self._report(f"watching {self._address}, waiting for events of {self._run}")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._tell(counts_line(self._counts))
+    def __exit__(self, *_: object) -> None:
+        self._report(counts_line(self._counts))
 
     def event(self, event: StepEvent) -> None:
         if not self._as_json:
-            self._say(event_line(event))
+            self._print(event_line(event))
 
     def document(self, body: bytes) -> None:
         if self._as_json:
-            self._say(one_line(body))
+            self._print(one_line(body))
 
     def trouble(self, message: str | None) -> None:
-        self._tell(f"{self._place} is back" if message is None else f"{printable(message)}; trying again")
+        self._report(f"{self._address} is back" if message is None else f"{printable(message)}; trying again")
 
     def tick(self, counts: Counts) -> None:
         self._counts = counts
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         try:
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()  # acknowledged means that a script may have read it
@@ -176,7 +184,7 @@ class _Lines:
             let_go_of(sys.stdout)
             raise ShutterlineError(f"standard output cannot be written: {error.strerror}") from error
 
-    def _tell(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         with suppress(OSError):  # a reader that has seen enough, or a full disk, ends no watching
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
@@ -187,54 +195,12 @@ def is_live(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
-def _face(place: str, as_json: bool, run: str | None) -> _Face:
-    if as_json or not is_live(sys.stdout):
-        return _Lines(place, as_json, run)
-    try:
-        from rich.console import Console
-    except ImportError as error:
-        raise InputError(
-            "watch needs rich on a terminal: pip install 'shutterline[pipelines]', or use --json"
-        ) from error
-    from pipelines.watch_view import LiveView
-
-    return LiveView(place, Console(highlight=False, markup=False, emoji=False), run)
-
-
-def _follow(source: Source, options: argparse.Namespace) -> int:
-    from components.shared.events.kafka.subscriber import KafkaSubscriber
-
-    forgets = isinstance(source, KafkaSubscriber) and options.group is None
-    ending = _Ending(options, source.address, reads_on=forgets)
-    with _face(source.address, options.json, options.run) as face:
-
-        def take(event: StepEvent) -> None:
-            face.event(event)
-            ending.event(event)
-
-        def until(counts: Counts) -> bool:
-            face.tick(counts)
-            return ending.is_reached(counts)
-
-        counts = follow(
-            source,
-            take,
-            run=options.run,
-            until=until,
-            on_trouble=face.trouble,
-            on_document=face.document,
-            poll_s=0.25,  # how late an end by --timeout may be noticed
-        )
-        face.tick(counts)
-    return ending.exit_code()
-
-
 def one_line(document: bytes) -> str:
     """A JSON document on one line of ASCII: nothing in it that is not JSON, or that a terminal obeys."""
-    plain = json.loads(document, parse_constant=lambda _: None, parse_float=_finite)
+
+    def finite(text: str) -> float | None:
+        value = float(text)
+        return value if math.isfinite(value) else None
+
+    plain = json.loads(document, parse_constant=lambda _: None, parse_float=finite)
     return json.dumps(plain, separators=(",", ":"), allow_nan=False)
-
-
-def _finite(text: str) -> float | None:
-    value = float(text)
-    return value if math.isfinite(value) else None

@@ -18,7 +18,6 @@ import pytest
 
 from components.shared.events.data import Cancelled, Error, Failed, State, Succeeded
 from components.shared.step import StepRecord
-from pipelines import run_view
 from pipelines.run_view import LiveLines
 from pipelines.targets.steps import LocalRunPaths
 from tests.examples import DIGITS, write_params
@@ -90,7 +89,6 @@ Showing = Callable[..., AbstractContextManager[OnScreen]]
 
 @pytest.fixture
 def showing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Showing:
-    monkeypatch.setattr(run_view, "_FRAME_S", 0.01)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("LINES", "24")
 
@@ -98,7 +96,7 @@ def showing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Showing:
     def running(width: int = 80) -> Iterator[OnScreen]:
         monkeypatch.setenv("COLUMNS", str(width))
         stream = Stream()
-        lines = LiveLines(stream)
+        lines = LiveLines(stream, frame_s=0.01)
         with lines.running(LocalRunPaths(RUN, tmp_path, tmp_path)):
             yield OnScreen(tmp_path, lines, stream)
 
@@ -234,12 +232,6 @@ def no_data(folder: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.mended(
-    18,
-    input="shutterline run on a terminal of 80 columns",
-    before="lines that the terminal wraps, and nothing that says how far a step is",
-    now="one view of its four steps with bars, each epoch's line above it, nothing wider than 80",
-)
 def test_a_real_run_has_one_view_of_its_steps(tmp_path: Path) -> None:
     on = on_terminal(tmp_path / "out", *some_data(tmp_path, 5))
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import subprocess
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import cli, main
-from pipelines.watch_options import open_source
+from pipelines.cli import main
+from pipelines.watch_options import subscribe
 from pipelines.watching import one_line
 from tests.conftest import BAD_INPUT
 from tests.examples import SMALL
@@ -31,29 +30,25 @@ def params(**more: str) -> str:
     return json.dumps(SMALL | more)
 
 
-def parse(*options: str) -> argparse.Namespace:
-    given = cli.commands["watch"].make_context("watch", list(options)).params
-    return argparse.Namespace(**given | {"overrides": list(given["overrides"]), "json": given["as_json"]})
+def address(
+    kafka: str | None = None, pubsub: str | None = None, params: str | None = None, overrides: tuple[str, ...] = ()
+) -> str:
+    return subscribe(kafka, pubsub, params, overrides, None, None, from_now=False).address
 
 
-@pytest.mark.parametrize(
-    ("options", "place"),
-    [
-        (["--kafka", "localhost/status"], "Kafka localhost:9092 topic status"),
-        (["--kafka", "a:1,[::1]:2/s.t-1"], "Kafka a:1,[::1]:2 topic s.t-1"),
-        (["--kafka", "--params", params(**KAFKA)], "Kafka a:9092,b:9093 topic status"),
-        (["--params", params(**KAFKA, **PUB_SUB)], "Kafka a:9092,b:9093 topic status"),
-        (["--kafka", "c/t", "--params", params(**KAFKA)], "Kafka c:9092 topic t"),
-        (["--params", params(**KAFKA), "--set", "KAFKA_TOPIC=other"], "Kafka a:9092,b:9093 topic other"),
-        (["--params", params(**PUB_SUB)], "Pub/Sub projects/project-x/subscriptions/watchers"),
-        (["--pubsub", "--params", params(**KAFKA, **PUB_SUB)], "Pub/Sub projects/project-x/subscriptions/watchers"),
-        (["--pubsub", "project-y/mine"], "Pub/Sub projects/project-y/subscriptions/mine"),
-        (["--pubsub", "projects/project-y/subscriptions/mine"], "Pub/Sub projects/project-y/subscriptions/mine"),
-        (["--pubsub", "example.com:project-y/mine"], "Pub/Sub projects/example.com:project-y/subscriptions/mine"),
-    ],
-)
-def test_what_is_watched(options: list[str], place: str) -> None:
-    assert open_source(parse(*options)).address == place
+def test_what_is_watched() -> None:
+    watchers = "Pub/Sub projects/project-x/subscriptions/watchers"
+    assert address("localhost/status") == "Kafka localhost:9092 topic status"
+    assert address("a:1,[::1]:2/s.t-1") == "Kafka a:1,[::1]:2 topic s.t-1"
+    assert address("", params=params(**KAFKA)) == "Kafka a:9092,b:9093 topic status"
+    assert address(params=params(**KAFKA, **PUB_SUB)) == "Kafka a:9092,b:9093 topic status"
+    assert address("c/t", params=params(**KAFKA)) == "Kafka c:9092 topic t"
+    assert address(params=params(**KAFKA), overrides=("KAFKA_TOPIC=other",)) == "Kafka a:9092,b:9093 topic other"
+    assert address(params=params(**PUB_SUB)) == watchers
+    assert address(pubsub="", params=params(**KAFKA, **PUB_SUB)) == watchers
+    for project in ("project-y", "example.com:project-y"):
+        mine = f"projects/{project}/subscriptions/mine"
+        assert address(pubsub=f"{project}/mine") == address(pubsub=mine) == f"Pub/Sub {mine}"
 
 
 def test_params_may_be_a_file_of_any_kind(tmp_path: Path) -> None:
@@ -62,12 +57,12 @@ def test_params_may_be_a_file_of_any_kind(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(params(**KAFKA))  # JSON is YAML
 
     for file in ("p.json", "p.py", "p.yaml"):
-        assert open_source(parse("--params", str(tmp_path / file))).address == "Kafka a:9092,b:9093 topic status"
+        assert address(params=str(tmp_path / file)) == "Kafka a:9092,b:9093 topic status"
 
 
 @pytest.mark.parametrize("since", ["beginning", "now", "90s", "10m", "24h", "7d", "2026-01-01", "2026-01-01T10:00Z"])
-def test_moments_that_can_be_said(since: str) -> None:
-    open_source(parse("--kafka", "a/b", "--since", since))
+def test_moments_that_are_allowed(since: str) -> None:
+    subscribe("a/b", None, None, (), since, None, from_now=False)
 
 
 BAD: dict[str, tuple[list[str], str]] = {
@@ -107,22 +102,19 @@ BAD: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-@pytest.mark.parametrize("as_json", [False, True])
 def test_bad_options(
-    case: str, as_json: bool, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
+    case: str, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
 ) -> None:
     options, message = BAD[case]
 
-    code = main(["watch", *options, *(["--json"] if as_json else [])])
-
-    told = capsys.readouterr()
-    assert code == 2
-    assert told.out == "", "standard output is for events alone"
-    assert told.err.startswith("error: ")
-    assert message in told.err
-    assert told.err.count("\n") == 1
-    if not as_json:
-        record_property(BAD_INPUT, (f"watch: {case}", told.err.strip()))
+    for as_json in ([], ["--json"]):
+        assert main(["watch", *options, *as_json]) == 2
+        out, err = capsys.readouterr()
+        assert out == "", "standard output is for events alone"
+        assert err.startswith("error: ")
+        assert message in err
+        assert err.count("\n") == 1
+    record_property(BAD_INPUT, (f"watch: {case}", err.strip()))
 
 
 def test_a_topic_that_is_not_there(kafka_broker: KafkaTopics, capsys: pytest.CaptureFixture[str]) -> None:

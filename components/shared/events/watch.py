@@ -1,4 +1,4 @@
-"""Status read back: every event shown once, in the order it comes, whatever happens to the broker meanwhile.
+"""Status read back: every event once, in the order it comes, whatever happens to the broker meanwhile.
 
 A consumer of one's own is a callback::
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
@@ -26,29 +26,23 @@ from components.shared.events.event import EventError, StepEvent
 from components.shared.events.transport import DeliveryError, RefusedError, RetryableError
 
 # Remembered events; at about 150 bytes each 15 MB. Duplicates come soon after their first delivery, or, when a broker
-# lost its place, with everything of the last hours.
+# lost its offsets, with everything of the last hours.
 REMEMBERED = 100_000
-
 # How long shown messages may wait for their acknowledgement when showing a whole window takes long.
 SETTLE_EVERY_S = 1.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 _REASON_LIMIT = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a broker delivered, whatever it is.
-
-    Attributes:
-        body: Its bytes.
-        token: The source's own mark, by which it acknowledges the message.
-    """
+    """What a broker delivered, whatever it is, with the subscriber's own token to acknowledge it by."""
 
     body: bytes
     token: object
 
 
-class Source(Protocol):
+class Subscriber(Protocol):
     """A subscription on one broker. Used by one thread; nothing is opened before the first call of `receive`."""
 
     @property
@@ -56,8 +50,13 @@ class Source(Protocol):
         """What is subscribed to, for people."""
         ...
 
+    @property
+    def remembers(self) -> bool:
+        """Whether acknowledged messages are kept from the watchers to come."""
+        ...
+
     def receive(self, timeout_s: float) -> Sequence[Message]:
-        """Wait for the next messages, at most so long; nothing is an answer too.
+        """Wait for the next messages, at most so long; none is an answer too.
 
         Raises:
             RetryableError: Not now; the next call tries again.
@@ -76,11 +75,11 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the broker. What was not acknowledged is delivered again, to whoever asks."""
+        """Close the connection. What was not acknowledged is delivered again, to whoever asks."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Counts:
     """What became of the messages.
 
@@ -90,7 +89,7 @@ class Counts:
         others: Events of other runs than the one asked for.
         foreign: Messages that are none of our events.
         last_foreign: What was wrong with the last of those; empty if there was none.
-        acknowledged: Messages the broker was told it need not deliver again.
+        acknowledged: Messages the broker need not deliver again.
         troubles: How many times the broker could not be reached.
     """
 
@@ -102,160 +101,128 @@ class Counts:
     acknowledged: int = 0
     troubles: int = 0
 
+    @property
+    def seen(self) -> int:
+        """All messages that were looked at."""
+        return self.shown + self.duplicates + self.others + self.foreign
+
 
 def follow(
-    source: Source,
+    subscriber: Subscriber,
     on_event: Callable[[StepEvent], object],
     *,
     run: str | None = None,
-    until: Callable[[Counts], bool] | None = None,
-    on_trouble: Callable[[str | None], object] | None = None,
-    on_document: Callable[[bytes], object] | None = None,
+    until: Callable[[Counts], bool] = lambda _: False,
+    on_trouble: Callable[[str | None], object] = lambda _: None,
+    on_document: Callable[[bytes], object] = lambda _: None,
     poll_s: float = 0.5,
 ) -> Counts:
-    """Show events as they come, until told to stop.
+    """Show events as they come.
 
     Foreign messages, duplicates and events of other runs are counted, passed over and acknowledged: a subscription of
     Pub/Sub belongs to one purpose, and what its consumer does not want would otherwise come back to it for ever.
 
     Args:
-        source: Where messages come from; stays open.
+        subscriber: Where messages come from; stays open.
         on_event: Called once for every event. If it raises, this event and those after it stay unacknowledged and the
             exception comes out of here.
         run: Only this run's events.
         until: Asked before every wait, after every event and during an outage, at least every `poll_s`; true ends it.
             The rest of what was received stays unacknowledged.
-        on_trouble: Told once when the broker cannot be reached, and why; and None once it can be again.
+        on_trouble: Called once when the broker cannot be reached, with why; and with None once it can be again.
         on_document: Called before `on_event` with the event's CloudEvents JSON as it was received.
         poll_s: The longest single wait.
-
-    Returns:
-        What became of the messages.
 
     Raises:
         StatusRefusedError: The broker refuses: topic, subscription, permission, credentials, security settings.
     """
-    return _Following(source, on_event, run, until, on_trouble, on_document, poll_s).to_the_end()
+    counts, memory = Counts(), _Memory()
+    unsettled: list[Message] = []  # shown or passed over, not acknowledged yet
+    settled_at = time.monotonic()
+    failures = 0  # attempts in a row
+
+    def settle() -> None:
+        nonlocal settled_at
+        settled_at = time.monotonic()
+        if unsettled:
+            subscriber.acknowledge(unsettled)
+            counts.acknowledged += len(unsettled)
+            unsettled.clear()
+
+    def take(body: bytes) -> None:
+        try:
+            event = StepEvent.from_bytes(body)
+        except EventError as error:
+            counts.foreign += 1
+            counts.last_foreign = str(error)[:_REASON_LIMIT]
+            return
+        if run is not None and event.run != run:
+            counts.others += 1
+        elif event in memory:
+            counts.duplicates += 1
+        else:
+            on_document(body)
+            on_event(event)
+            memory.add(event)
+            counts.shown += 1
+
+    def show(messages: Sequence[Message]) -> None:
+        for message in messages:
+            take(message.body)
+            unsettled.append(message)
+            if until(counts):
+                return
+            if time.monotonic() - settled_at > SETTLE_EVERY_S:
+                with suppress(RetryableError):  # the next round reports it
+                    settle()
+
+    try:
+        while not until(counts):
+            try:
+                settle()
+                messages = subscriber.receive(poll_s)
+            except RetryableError as error:
+                if not failures:
+                    counts.troubles += 1
+                    on_trouble(str(error))
+                # Longer each time; many watchers must not come back at the same moment.
+                end = time.monotonic() + pause_s(failures, FIRST_PAUSE_S, LONGEST_PAUSE_S)
+                failures += 1
+                while (left := end - time.monotonic()) > 0 and not until(counts):
+                    time.sleep(min(left, poll_s))
+                continue
+            if failures:
+                failures = 0
+                on_trouble(None)
+            show(messages)
+        with suppress(RetryableError):  # what cannot be acknowledged now is delivered again
+            settle()
+    except RefusedError as error:
+        raise StatusRefusedError(str(error)) from error
+    except BaseException:  # also a key press: what was shown is acknowledged in any case
+        with suppress(DeliveryError):
+            settle()
+        raise
+    return counts
 
 
 class _Memory:
     """The newest identities, as digests: what senders choose to write into them takes no more room."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._known: dict[bytes, None] = {}  # oldest first
 
     def __contains__(self, event: StepEvent) -> bool:
-        digest = self._digest(event)
-        if digest not in self._known:
+        if (digest := self._digest(event)) not in self._known:
             return False
         self._known[digest] = self._known.pop(digest)  # seen again: young again
         return True
 
     def add(self, event: StepEvent) -> None:
         self._known[self._digest(event)] = None
-        if len(self._known) > self._limit:
+        if len(self._known) > REMEMBERED:
             del self._known[next(iter(self._known))]
 
     @staticmethod
     def _digest(event: StepEvent) -> bytes:
         return blake2b("\0".join(event.identity).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-class _Following:
-    def __init__(
-        self,
-        source: Source,
-        on_event: Callable[[StepEvent], object],
-        run: str | None,
-        until: Callable[[Counts], bool] | None,
-        on_trouble: Callable[[str | None], object] | None,
-        on_document: Callable[[bytes], object] | None,
-        poll_s: float,
-    ) -> None:
-        self._source = source
-        self._on_event = on_event
-        self._run = run
-        self._until = until
-        self._on_trouble = on_trouble
-        self._on_document = on_document
-        self._poll_s = poll_s
-        self._counts = Counts()
-        self._memory = _Memory(REMEMBERED)
-        self._done: list[Message] = []  # shown or passed over, not acknowledged yet
-        self._settled_at = time.monotonic()
-        self._failures = 0  # attempts in a row
-
-    def to_the_end(self) -> Counts:
-        try:
-            while not self._is_over():
-                self._once()
-            with suppress(RetryableError):  # what it cannot be told now is delivered again
-                self._settle()
-        except RefusedError as error:
-            raise StatusRefusedError(str(error)) from error
-        except BaseException:  # also a key press: what was shown is acknowledged in any case
-            with suppress(DeliveryError):
-                self._settle()
-            raise
-        return self._counts
-
-    def _once(self) -> None:
-        try:
-            self._settle()
-            messages = self._source.receive(self._poll_s)
-        except RetryableError as error:
-            self._pause(str(error))
-            return
-        if self._failures:
-            self._failures = 0
-            if self._on_trouble is not None:
-                self._on_trouble(None)
-        for message in messages:
-            self._take(message)
-            self._done.append(message)
-            if self._is_over():
-                return
-            if time.monotonic() - self._settled_at > SETTLE_EVERY_S:
-                with suppress(RetryableError):  # the next round says so
-                    self._settle()
-
-    def _is_over(self) -> bool:
-        return self._until is not None and self._until(self._counts)
-
-    def _take(self, message: Message) -> None:
-        counts = self._counts
-        try:
-            event = StepEvent.from_bytes(message.body)
-        except EventError as error:
-            self._counts = replace(counts, foreign=counts.foreign + 1, last_foreign=str(error)[:_REASON_LIMIT])
-            return
-        if self._run is not None and event.run != self._run:
-            self._counts = replace(counts, others=counts.others + 1)
-        elif event in self._memory:
-            self._counts = replace(counts, duplicates=counts.duplicates + 1)
-        else:
-            if self._on_document is not None:
-                self._on_document(message.body)
-            self._on_event(event)
-            self._memory.add(event)
-            self._counts = replace(counts, shown=counts.shown + 1)
-
-    def _settle(self) -> None:
-        """Acknowledge what was shown or passed over."""
-        self._settled_at = time.monotonic()
-        if self._done:
-            self._source.acknowledge(self._done)
-            self._counts = replace(self._counts, acknowledged=self._counts.acknowledged + len(self._done))
-            self._done = []
-
-    def _pause(self, reason: str) -> None:
-        """Tell of an outage and wait, longer each time; many watchers must not come back at the same moment."""
-        if not self._failures:
-            self._counts = replace(self._counts, troubles=self._counts.troubles + 1)
-            if self._on_trouble is not None:
-                self._on_trouble(reason)
-        end = time.monotonic() + pause_s(self._failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-        self._failures += 1
-        while (left := end - time.monotonic()) > 0 and not self._is_over():
-            time.sleep(min(left, self._poll_s))

@@ -21,8 +21,8 @@ Shown = list[StepEvent]
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_FIRST_PAUSE_S", 0.0001)
-    monkeypatch.setattr(watch, "_LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr(watch, "FIRST_PAUSE_S", 0.0001)
+    monkeypatch.setattr(watch, "LONGEST_PAUSE_S", 0.001)
 
 
 def shows(source: MemorySource, count: int, run: str | None = None) -> tuple[Shown, Counts]:
@@ -193,8 +193,8 @@ def test_an_outage_at_the_end_is_no_error() -> None:
 
 
 def test_an_end_is_noticed_during_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_FIRST_PAUSE_S", 3600.0)
-    monkeypatch.setattr(watch, "_LONGEST_PAUSE_S", 3600.0)
+    monkeypatch.setattr(watch, "FIRST_PAUSE_S", 3600.0)
+    monkeypatch.setattr(watch, "LONGEST_PAUSE_S", 3600.0)
     asked = itertools.count()
 
     counts = follow(

@@ -106,6 +106,7 @@ class MemorySource:
     """
 
     address = "memory"
+    remembers = True
 
     def __init__(self, rounds: Sequence[Sequence[bytes] | Exception]) -> None:
         self.rounds = list(rounds)
