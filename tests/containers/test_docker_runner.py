@@ -256,12 +256,6 @@ def test_docker_stop_reaches_the_step(tmp_path: Path, endless: subprocess.Popen[
     assert (document["error"]["step"], document["error"]["message"]) == ("train", "SIGTERM")
 
 
-@pytest.mark.mended(
-    13,
-    input="kill -9 of shutterline run --runner docker",
-    before="its container trained on for hours",
-    now="the step ends as by SIGTERM; its container is found by the run's label",
-)
 def test_the_container_of_a_command_that_was_killed_ends_and_is_found_by_its_label(
     endless: subprocess.Popen[str], containers: Containers
 ) -> None:

@@ -75,7 +75,6 @@ def unknown(pipeline: CompiledPipeline) -> dict[str, set[str]]:
     return {release: {field for _, _, field in fields_in(pipeline) - known} for release, known in KNOWN.items()}
 
 
-@pytest.mark.fact(14)
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_the_default_file_has_nothing_that_a_release_does_not_know(tmp_path: Path, device: str) -> None:
     pipeline = compiled_with(tmp_path, "kubeflow", {"target": "kubeflow"}, "--set", f"device={device}")
@@ -110,7 +109,6 @@ def test_every_other_setting_is_known_to_the_oldest(tmp_path: Path) -> None:
     assert [finding for finding in lint(pipeline, None) if finding.rule == "backend"] == []
 
 
-@pytest.mark.fact(14)
 @pytest.mark.parametrize(("key", "release"), newer_keys().items())
 def test_a_setting_that_needs_more_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, release: str

@@ -213,32 +213,14 @@ def test_the_same_in_a_process_of_its_own(tmp_path: Path, command: Command) -> N
     [
         pytest.param(
             ["run", "--data", "photos"],
-            marks=pytest.mark.mended(
-                9,
-                input="run --data photos, without --params",
-                before="trained the example's digit network on the photos",
-                now="refused; the message names how to get params, and what to set in them",
-            ),
         ),
         ["run", "--data", "photos", "--set", "n_classes=2"],
         ["run", "--runner", "docker", "--data", "gs://bucket/photos"],
         pytest.param(
             ["compile", "--data", "gs://bucket/photos"],
-            marks=pytest.mark.mended(
-                9,
-                input="compile --data gs://…, without --params",
-                before="wrote a pipeline of the digit network and the photos",
-                now="refused, as run",
-            ),
         ),
         pytest.param(
             ["submit", "pipeline.yaml", "--data", "gs://bucket/photos", "--host", "http://localhost:1"],
-            marks=pytest.mark.mended(
-                9,
-                input="submit --data gs://… of a file compiled without --params",
-                before="started a run of the digit network on the photos",
-                now="refused, as run; a file compiled with params of one's own is submitted",
-            ),
         ),
     ],
     ids=lambda arguments: " ".join(arguments[:3]),
@@ -270,12 +252,6 @@ def test_the_examples_data_need_no_params(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--params", "--data", "--out"])
-@pytest.mark.mended(
-    9,
-    input='run --params "$UNSET", run --data "$UNSET"',
-    before="trained the example on its digits",
-    now="refused: the option is empty; is a variable of your shell not set?",
-)
 def test_an_option_of_a_variable_that_is_not_set_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:

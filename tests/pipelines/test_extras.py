@@ -60,23 +60,11 @@ def base(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Python:
         pytest.param(
             (*CLI, "run"),
             "pipelines,data-prep,train,evaluate",
-            marks=pytest.mark.mended(
-                16,
-                input="pip install . without extras: shutterline run",
-                before="a traceback of 37 lines: No module named 'kfp'",
-                now="one line: pip install 'shutterline[pipelines,data-prep,train,evaluate]', exit code 2",
-            ),
         ),
         ((*CLI, "run", "--runner", "docker"), "pipelines"),
         pytest.param(
             (*CLI, "compile"),
             "pipelines",
-            marks=pytest.mark.mended(
-                16,
-                input="pip install . without extras: shutterline compile, submit, upload, validate PIPELINE.yaml",
-                before="a traceback: No module named 'kfp' or 'google'",
-                now="one line: pip install 'shutterline[pipelines]', exit code 2",
-            ),
         ),
         ((*CLI, "validate", "pipeline.yaml"), "pipelines"),
         ((*CLI, "upload", "pipeline.yaml", *HOST), "pipelines"),
@@ -88,12 +76,6 @@ def base(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Python:
         pytest.param(
             ("-m", "components.data_prep", "--data", str(EXAMPLE_DATA), "--dataset", "made", *PARAMS),
             "data-prep",
-            marks=pytest.mark.mended(
-                16,
-                input="pip install . without extras: python -m components.data_prep, train, evaluate",
-                before="a traceback: No module named 'numpy' or 'torch', exit code 1",
-                now="one line: pip install 'shutterline[data-prep]', exit code 2",
-            ),
         ),
         (("-m", "components.train", "--dataset", "dataset", "--model", "made", *PARAMS), "train"),
         (("-m", "components.train", "--dataset", "dataset", "--model", "made", *PARAMS, "--processes", "2"), "train"),
@@ -140,12 +122,6 @@ def test_what_needs_no_extra_works_without(base: Python, arguments: tuple[str, .
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.mended(
-    16,
-    input="pip install 'shutterline[pipelines]': shutterline run",
-    before="a step that failed with a traceback: No module named 'numpy'",
-    now="one line before anything starts: pip install 'shutterline[data-prep,train,evaluate]'",
-)
 def test_an_install_for_submitting_runs_nothing_here(tmp_path: Path, folder: Path) -> None:
     some = python(installation(tmp_path / "installed", "pipelines"), folder)
 

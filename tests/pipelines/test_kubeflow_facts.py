@@ -29,7 +29,6 @@ def compiled(folder: Path, capsys: Told, settings: dict[str, Any], *options: str
     return document["components"]["comp-exit-handler-1"]["dag"]["tasks"], " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.fact(8)
 def test_retries_are_said_to_be_for_pods_that_are_lost(tmp_path: Path, capsys: Told) -> None:
     _, told = compiled(tmp_path, capsys, {"train": {"timeout_s": 600}})
     assert "an attempt that its time limit ends is not repeated by a stock Kubeflow Pipelines 2.17" in told
@@ -38,7 +37,6 @@ def test_retries_are_said_to_be_for_pods_that_are_lost(tmp_path: Path, capsys: T
     assert "is not repeated" not in told
 
 
-@pytest.mark.fact(9)
 def test_a_pod_is_said_to_get_no_time_to_save(tmp_path: Path, capsys: Told) -> None:
     spot = {"train": {"node_selector": {"cloud.google.com/gke-spot": "true"}}}
     _, told = compiled(tmp_path, capsys, spot)
@@ -48,7 +46,6 @@ def test_a_pod_is_said_to_get_no_time_to_save(tmp_path: Path, capsys: Told) -> N
     assert "no time to save" not in told
 
 
-@pytest.mark.fact(10)
 def test_what_is_cached_and_what_must_be_for_that(tmp_path: Path, capsys: Told) -> None:
     tasks, _ = compiled(tmp_path, capsys, {})
     assert not tasks["data-prep"]["cachingOptions"].get("enableCache")

@@ -45,8 +45,6 @@ def artifacts_of(pod: Pod, step: str) -> dict[str, str]:
     return data.artifacts
 
 
-@pytest.mark.fact(6)
-@pytest.mark.fact(1)
 def test_every_step_names_artifacts_by_their_uris_and_publishes_scalars(pod: Pod) -> None:
     pod.run(data_prep, params=params(), data=str(DIGITS))
     pod.run(train, params=params(), inputs=FROM_PREP)
@@ -93,7 +91,6 @@ def test_every_step_names_artifacts_by_their_uris_and_publishes_scalars(pod: Pod
     assert report["counts"] == counts
 
 
-@pytest.mark.fact(6)
 def test_an_error_names_an_artifact_by_its_uri(pod: Pod) -> None:
     with_dataset(pod)
     pod.path("train", "model").mkdir(parents=True)
@@ -118,7 +115,6 @@ def test_a_group_names_them_likewise(pod: Pod, monkeypatch: pytest.MonkeyPatch) 
     assert all(str(pod.mount) not in file.read_text() for file in (pod.folder / "events").iterdir())
 
 
-@pytest.mark.fact(12)
 def test_all_runs_share_a_place_for_checkpoints_and_the_same_run_goes_on(pod: Pod) -> None:
     shared = pod.folder / "shared"
 
@@ -140,7 +136,6 @@ def test_all_runs_share_a_place_for_checkpoints_and_the_same_run_goes_on(pod: Po
     assert started == shared
 
 
-@pytest.mark.fact(4)
 def test_the_attempts_before_are_learned_where_the_checkpoints_are(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a folder for all steps and without Kafka."""
     with_dataset(pod)
@@ -191,7 +186,6 @@ def makes_nothing(model: Output[Model], model_sha256: OutputPath(str)) -> None: 
     pass
 
 
-@pytest.mark.fact(1)
 @pytest.mark.parametrize(
     ("function", "message"),
     [

@@ -32,12 +32,6 @@ def longest() -> int:
     return 1 + (MAX_ARGUMENT - start) // (two - start)
 
 
-@pytest.mark.mended(
-    11,
-    input="params of 128 KiB and more, as those of a net_arch of 2,000 layers",
-    before="validate finds them sound; the run ends with kfp's OSError: Argument list too long, a pod with its own",
-    now="refused by validate, run, compile and submit alike, with the size, the limit and what to do",
-)
 @pytest.mark.parametrize("command", ["validate", "run", "compile", "submit"])
 def test_params_that_no_step_could_be_handed_are_refused_alike(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -43,12 +43,6 @@ def assert_once(err: str, message: str, step: str, log: Path) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.mended(
-    19,
-    input="run --data of a folder that is not there",
-    before="the message thrice: by data-prep, by the exit step, by run",
-    now="once, by data-prep; the last line names the step and its log",
-)
 def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params, out = write_params(tmp_path / "params.json"), tmp_path / "out"
 
@@ -57,12 +51,6 @@ def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert_once(capsys.readouterr().err, f"{tmp_path / 'none'}: there is no such", "data-prep", out / "kfp.log")
 
 
-@pytest.mark.mended(
-    19,
-    input="run with a learning rate of 1e30",
-    before="that the loss is no number, thrice",
-    now="once, by train; the last line names the step and its log",
-)
 def test_a_loss_that_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = write_params(tmp_path / "params.json", optim_class="torch.optim.SGD", learning_rate=1e30)
 
@@ -75,12 +63,6 @@ def test_a_loss_that_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("failure", "message"),
     [("raises", "error: train failed: the layer is out of order; log: "), ("is killed", "error: train failed: ")],
-)
-@pytest.mark.mended(
-    19,
-    input="run, whose train fails without a message of its own: a bug, a kill",
-    before="three messages, two of them without the reason",
-    now="the last line says the step, the reason and the log",
 )
 def test_what_no_step_could_log(tmp_path: Path, command: Command, failure: str, message: str) -> None:
     (tmp_path / "mine").mkdir()

@@ -182,12 +182,6 @@ def test_bad_data_ends_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Traceback" not in told
 
 
-@pytest.mark.mended(
-    12,
-    input="run --out DIR of a finished run again, refused in a step",
-    before="its model and report.html were gone",
-    now="they stay, which is logged; result.json is of the newest try",
-)
 def test_a_failed_run_leaves_the_earlier_model_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_params(tmp_path / "params.json", num_epochs=1)
     data = shutil.copytree(EXAMPLE_DATA, tmp_path / "digits")

@@ -53,12 +53,6 @@ def contents(folder: Path) -> dict[str, bytes]:
             changes,
             told,
             id=told,
-            marks=pytest.mark.mended(
-                12,
-                input=f"run --out DIR of another run, with {next(iter(changes))} changed",
-                before="DIR's result was replaced, and training began anew",
-                now="refused with what differs; --start-over",
-            ),
         )
         for changes, told in (
             ({"learning_rate": 0.02}, "learning_rate: 0.01 there, 0.02 here"),
@@ -83,12 +77,6 @@ def test_other_params_are_refused_and_change_nothing(
     assert contents(done / "out") == before
 
 
-@pytest.mark.mended(
-    12,
-    input="run --out DIR of another run, with other --data",
-    before="DIR's result was replaced, and training began anew",
-    now="refused with what differs; --start-over",
-)
 @pytest.mark.slow
 def test_other_data_is_refused_and_changes_nothing(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(done / "out")
@@ -100,12 +88,6 @@ def test_other_data_is_refused_and_changes_nothing(done: Path, capsys: pytest.Ca
     assert contents(done / "out") == before
 
 
-@pytest.mark.mended(
-    12,
-    input="run --out DIR again with more epochs",
-    before="training began anew",
-    now="goes on from the checkpoint",
-)
 @pytest.mark.slow
 def test_more_epochs_go_on_and_data_that_changed_is_refused(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_in(done, num_epochs=2) == 0
@@ -162,12 +144,6 @@ COSINE = [{"class": "torch.optim.lr_scheduler.CosineAnnealingLR"}]
             here,
             told,
             id=told,
-            marks=pytest.mark.mended(
-                12,
-                input=f"run --out DIR of a finished run, with {what}",
-                before="DIR's result was replaced, and training began anew",
-                now="refused with what differs before anything is touched",
-            ),
         )
         for what, there, here, told in (
             ("num_epochs=2 after 4", {}, {"num_epochs": 2}, "num_epochs: 2 here, and epoch 4 is trained there"),
@@ -215,12 +191,6 @@ def test_what_the_training_would_refuse_is_refused_before_anything_is_touched(
     [
         pytest.param(
             name,
-            marks=pytest.mark.mended(
-                12,
-                input=f"run --out DIR, where DIR holds somebody's own {name}",
-                before="replaced, or removed by --start-over",
-                now="exit code 2: which files no run made; name a new or empty directory",
-            ),
         )
         for name in ("params.json", "data.json", "kfp.log", "result.json", "checkpoints/mine.pt", "events/mine.txt")
     ],
@@ -264,22 +234,10 @@ def test_other_files_an_empty_folder_and_linked_checkpoints_may_be_there(tmp_pat
         pytest.param(
             False,
             id="folder",
-            marks=pytest.mark.mended(
-                12,
-                input="run --out DIR --start-over, where DIR/checkpoints holds other files, too",
-                before="all of it was removed",
-                now="our checkpoints go, the rest stays",
-            ),
         ),
         pytest.param(
             True,
             id="link",
-            marks=pytest.mark.mended(
-                12,
-                input="run --out DIR --start-over, where DIR/checkpoints is a link to another disk",
-                before="cannot be written: None, after result.json was removed",
-                now="our checkpoints there go, the link stays",
-            ),
         ),
     ],
 )

@@ -53,12 +53,6 @@ run_step("train", PARAMS, lambda params, emit: threading.Event().wait(), lambda:
 """
 
 
-@pytest.mark.mended(
-    13,
-    input="kill -9 of shutterline run",
-    before="its training went on for hours, unseen",
-    now="the step ends as by SIGTERM: checkpoint, cancelled",
-)
 @pytest.mark.slow
 def test_a_step_ends_with_its_run_20_times_of_20(tmp_path: Path) -> None:
     moments, states = random.Random(13), []  # noqa: S311 - moments, not secrets
@@ -102,12 +96,6 @@ def test_a_killed_run_leaves_a_checkpoint_and_goes_on(run: Run) -> None:
     assert states == [("data-prep", "succeeded"), ("train", "cancelled")]
 
 
-@pytest.mark.mended(
-    12,
-    input="Ctrl-C during shutterline run",
-    before="the last line was the error; that --out goes on was to be read in the README",
-    now="the last lines: how far it is saved, where, and the command that goes on",
-)
 @pytest.mark.slow
 def test_the_last_line_of_an_interrupted_run_is_the_command_that_goes_on(run: Run) -> None:
     os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
@@ -121,12 +109,6 @@ def test_the_last_line_of_an_interrupted_run_is_the_command_that_goes_on(run: Ru
         again.until(f"going on from a checkpoint of {place}")
 
 
-@pytest.mark.mended(
-    12,
-    input="Ctrl-C during the data prep of a run that goes on",
-    before="pipeline.failed; that checkpoints are there was to be looked for",
-    now="pipeline.cancelled; the last lines: what is saved there, and the command that goes on",
-)
 def test_data_prep_interrupted_in_a_run_that_goes_on(tmp_path: Path) -> None:
     params, out = write_params(tmp_path / "params.json"), tmp_path / "out"
     directory = out / "checkpoints" / "0123"
@@ -147,12 +129,6 @@ def test_data_prep_interrupted_in_a_run_that_goes_on(tmp_path: Path) -> None:
 ON_A_TERMINAL = "import os, sys; os.login_tty(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
 
 
-@pytest.mark.mended(
-    13,
-    input="the terminal of shutterline run is closed",
-    before="the command died; its training went on or was cut off",
-    now="as SIGTERM: checkpoint, cancelled, the pipeline's end, exit code 143",
-)
 @pytest.mark.slow
 def test_a_run_whose_terminal_is_closed_ends_in_good_order(tmp_path: Path) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=100_000)
@@ -190,12 +166,6 @@ def test_a_hung_up_run_goes_on_where_nohup_has_it_ignored(tmp_path: Path) -> Non
         assert run.process.wait(120) == 0
 
 
-@pytest.mark.mended(
-    13,
-    input="a second shutterline run --out X while one is at it",
-    before="both wrote there, and each took the other's result away",
-    now="exit code 2: who is running there, since when",
-)
 @pytest.mark.slow
 def test_the_second_of_two_runs_is_refused_20_times_of_20(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     params = str(run.params)

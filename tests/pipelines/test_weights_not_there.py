@@ -18,12 +18,6 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.mended(
-    4,
-    input="initial_weights: a path where nothing is",
-    before="these params are sound; the run fails after data prep",
-    now="refused by validate and run, before anything starts",
-)
 @pytest.mark.parametrize("command", ["validate", "run"])
 def test_weights_that_are_not_there_are_refused_before_anything_starts(
     config: Path, capsys: pytest.CaptureFixture[str], command: str
