@@ -91,7 +91,6 @@ def builder_of(function: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 
 def _class_of(function: Callable[..., nn.Module]) -> type[nn.Module]:
-    """The class of what a function of torchvision builds, as it is annotated."""
     made = inspect.signature(function, eval_str=True).return_annotation
     if not (isinstance(made, type) and issubclass(made, nn.Module)):
         raise TypeError(f"{function.__name__} does not say what it builds")

@@ -11,7 +11,7 @@ from components.classifier.building import checked_kwargs, fitted_kwargs
 from components.classifier.losses import PASSED, Criterion
 from components.classifier.network import LayerTable, examine
 from components.classifier.rates import rehearse
-from components.classifier.schedules import RunLength, as_long_as
+from components.classifier.schedules import as_long_as
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params, Parsed, in_document_order, parse
 from components.shared.params.types import ScheduleSpec
@@ -135,7 +135,7 @@ def _kwargs_problems(given: Parsed) -> list[Problem]:
         for index, spec in enumerate(given.entries.get(key, ())):
             if spec is not None:
                 if isinstance(spec, ScheduleSpec):
-                    spec = as_long_as(spec, RunLength(1))
+                    spec = as_long_as(spec, 1)
                 problems += checked_kwargs(spec, f"{key}[{index}]", passed)[1]
     if (loss := given.values.get("loss")) is not None:
         problems += checked_kwargs(loss, "loss", PASSED)[1]

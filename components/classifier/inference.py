@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from components.classifier.network import Network
 # float32 values that the layers of one chunk may give together: 256 MiB.
 _CHUNK_VALUES = 2**26
 _CHUNK_IMAGES = 1024
+# Lines of a log of single batches.
+MAX_LINES = 1000
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,16 @@ class Predictions:
         for start in range(0, len(self.labels), batch_size):
             part = slice(start, start + batch_size)
             yield metrics_of(self.labels[part], self.predicted[part], self.losses[part], self.n_classes)
+
+
+def log_batches(log: logging.Logger, predictions: Predictions, batch_size: int) -> None:
+    """Log the metrics of each batch of `batch_size` images, a line each and at most 1,000."""
+    batches = -(-len(predictions.labels) // batch_size)
+    for number, metrics in enumerate(islice(predictions.batch_metrics(batch_size), MAX_LINES), start=1):
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in metrics.as_dict().items())
+        log.info("batch %d/%d  %s", number, batches, figures)
+    if batches > MAX_LINES:
+        log.info("… and %d more batches", batches - MAX_LINES)
 
 
 def chunk_size(network: Network) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from components.classifier.backbones import has_backbone, torchvision_imports
 from components.classifier.network import Network, counted_values, layers_of, wrong_output
 from components.classifier.program import load_program
-from components.shared.artifacts.model import Model, ModelManifest
+from components.shared.artifacts.model import Model
 from components.shared.errors import ArtifactError
 from components.shared.params.types import LayerSpec, first_line
 
@@ -33,7 +33,10 @@ def load_network(model: Model, weights: Path | None = None) -> Network:
     """
     manifest = model.manifest
     file = weights or model.path / manifest.weights.file
-    specs = _specs(manifest, file)
+    try:
+        specs = [LayerSpec.model_validate(entry) for entry in manifest.net_arch]
+    except ValueError as error:
+        raise _misfit(file, error) from error
     if has_backbone(specs) and not torchvision_imports():
         return _from_program(model, file)
     try:
@@ -57,23 +60,11 @@ def load_network(model: Model, weights: Path | None = None) -> Network:
     return network
 
 
-def _specs(manifest: ModelManifest, file: Path) -> list[LayerSpec]:
-    try:
-        return [LayerSpec.model_validate(entry) for entry in manifest.net_arch]
-    except ValueError as error:
-        raise _misfit(file, error) from error
-
-
 def _misfit(file: Path, error: Exception) -> ArtifactError:
     return ArtifactError(f"{file}: does not fit the architecture in model.json: {first_line(error)}")
 
 
 def _from_program(model: Model, file: Path) -> Network:
-    """The network as training wrote it down.
-
-    Raises:
-        ArtifactError: There is no program, or the weights are not its own.
-    """
     program = model.manifest.program
     if program is None:
         raise ArtifactError(

@@ -79,7 +79,6 @@ def per_class(labels: Integers, predicted: Integers, n_classes: int) -> PerClass
 
 
 def _share(part: Integers, whole: Integers) -> Reals:
-    """``part / whole``, and 0 where the whole is 0."""
     return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
 
 

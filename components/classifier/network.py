@@ -76,7 +76,7 @@ class LayerRow:
     """One line of the layer table.
 
     Attributes:
-        place: Where the layer stands: ``net_arch[0]``, or ``appended``.
+        place: Where the layer is: ``net_arch[0]``, or ``appended``.
         name: Its class name.
         output_shape: Shape of its output for one image.
         parameters: Number of parameters.
@@ -96,57 +96,39 @@ class LayerRow:
     values: int
 
 
-@dataclass(frozen=True)
 class LayerTable:
-    """Every layer of a network with its shape and cost."""
+    """Every layer of a network with its shape and cost.
 
-    input_shape: tuple[int, ...]
-    rows: tuple[LayerRow, ...]
+    Attributes:
+        input_shape: Channels, height, width.
+        rows: The layers.
+        parameters, trainable, multiply_adds, values: Sums of the rows'.
+        features: Inputs of the classifying layer.
+    """
 
-    @property
-    def parameters(self) -> int:
-        """Parameters of the whole network."""
-        return sum(row.parameters for row in self.rows)
-
-    @property
-    def trainable(self) -> int:
-        """Parameters of the whole network that are trained."""
-        return sum(row.trainable for row in self.rows)
-
-    @property
-    def multiply_adds(self) -> int:
-        """Multiply-adds of the whole network for one image."""
-        return sum(row.multiply_adds for row in self.rows)
-
-    @property
-    def values(self) -> int:
-        """Values that all layers together give for one image."""
-        return sum(row.values for row in self.rows)
-
-    @property
-    def features(self) -> int:
-        """Inputs of the classifying layer."""
-        return int(self.rows[-2].output_shape[0])
+    def __init__(self, input_shape: tuple[int, ...], rows: Sequence[LayerRow]) -> None:
+        self.input_shape = input_shape
+        self.rows = tuple(rows)
+        self.parameters = sum(row.parameters for row in rows)
+        self.trainable = sum(row.trainable for row in rows)
+        self.multiply_adds = sum(row.multiply_adds for row in rows)
+        self.values = sum(row.values for row in rows)
+        self.features = rows[-2].output_shape[0]
 
     def lines(self) -> list[str]:
         """The table as text for people."""
-        head = ("layer", "class", "output", "parameters", "multiply-adds")
         body = [("input", "", spelled_shape(self.input_shape), "", "")]
         for row in self.rows:
             shape = spelled_shape(row.output_shape)
             body.append((row.place, row.name, shape, f"{row.parameters:,}", f"{row.multiply_adds:,}"))
-        feet = [("total", "", "", f"{self.parameters:,}", f"{self.multiply_adds:,}")]
-        feet.append(("trainable", "", "", f"{self.trainable:,}", ""))
-        body += feet
-        widths = [max(len(line[column]) for line in [head, *body]) for column in range(len(head))]
+        body.append(("total", "", "", f"{self.parameters:,}", f"{self.multiply_adds:,}"))
+        body.append(("trainable", "", "", f"{self.trainable:,}", ""))
+        table = [("layer", "class", "output", "parameters", "multiply-adds"), *body]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        pads = [str.ljust] * 3 + [str.rjust] * 2
+        lines = ["  ".join(map(lambda pad, *cell: pad(*cell), pads, line, widths)).rstrip() for line in table]
         rule = "  ".join("-" * width for width in widths)
-        lines = ["  ".join(_aligned(line, widths)).rstrip() for line in [head, *body]]
-        return [lines[0], rule, *lines[1 : -len(feet)], rule, *lines[-len(feet) :]]
-
-
-def _aligned(cells: tuple[str, ...], widths: list[int]) -> list[str]:
-    texts = [cell.ljust(width) for cell, width in zip(cells[:3], widths, strict=False)]
-    return texts + [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
+        return [lines[0], rule, *lines[1:-2], rule, *lines[-2:]]
 
 
 def examine(
@@ -203,7 +185,6 @@ def examine(
 
 
 def _run(layer: nn.Module, spec: LayerSpec, place: str, given: Tensor, before: str) -> Tensor:
-    """One layer's output on the meta device, for a training batch."""
     shape = tuple(given.shape[1:])
     if (found := misfit(layer, shape, before)) is not None:
         argument, message = found
@@ -213,7 +194,7 @@ def _run(layer: nn.Module, spec: LayerSpec, place: str, given: Tensor, before: s
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             output = layer(given)
-    except Exception as error:  # torch's own word on a misfit we have no better words for
+    except Exception as error:  # torch's own message, where we have no better one
         message = f"{spec.class_} gets {spelled_shape(shape)} from {before} and refuses it: {first_line(error)}"
         raise ParamsError([Problem(place, message)]) from error
     wrong = wrong_output(output, given.shape[0])

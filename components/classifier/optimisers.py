@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -25,33 +25,27 @@ def build_optimiser(params: Params, parameters: Iterable[Tensor]) -> Optimizer:
     Raises:
         ParamsError: ``optim_kwargs`` do not fit ``optim_class``.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    return _build_optimiser(params, trained, lambda cls: cls, fused=True)
+    return _build(params, [parameter for parameter in parameters if parameter.requires_grad], is_plain=False)
 
 
-def _build_optimiser(
-    params: Params,
-    parameters: Iterable[Tensor],
-    adapt: Callable[[type[Optimizer]], type[Optimizer]],
-    *,
-    fused: bool = False,
-) -> Optimizer:
-    passed: dict[str, Any] = {"params": list(parameters), "lr": params.learning_rate}
+def _build(params: Params, parameters: list[Tensor], *, is_plain: bool) -> Optimizer:
+    passed: dict[str, Any] = {"params": parameters, "lr": params.learning_rate}
     kwargs, problems = fitted_kwargs(params.optim_class, params.optim_kwargs, "optim_class", "optim_kwargs", passed)
     if not problems and not issubclass(resolve(params.optim_class), Optimizer):  # of a module that an operator named
         problems.append(Problem("optim_class", f"{params.optim_class} is not a torch.optim.Optimizer"))
     if problems:
         raise ParamsError(problems)
     cls = resolve(params.optim_class)
+    if is_plain:
+        cls = _without_compiler(cls)
     # Not one of an operator's own, which may be built on torch's and take other arguments.
-    if (
-        fused
-        and cls.__module__.startswith("torch.optim")
+    elif (
+        cls.__module__.startswith("torch.optim")
         and issubclass(cls, _FUSED)
         and not {"fused", "foreach"} & kwargs.keys()
     ):
         passed["fused"] = True
-    optimiser: Optimizer = construct(adapt(cls), "optim_kwargs", {**kwargs, **passed})
+    optimiser: Optimizer = construct(cls, "optim_kwargs", {**kwargs, **passed})
     return optimiser
 
 
@@ -63,12 +57,11 @@ def plain_optimiser(params: Params) -> Optimizer:
     """
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     parameter.grad = torch.ones(2, 2)
-    return _build_optimiser(params, [parameter], _without_compiler)  # type: ignore[arg-type] # a class is hashable
+    return _build(params, [parameter], is_plain=True)
 
 
 @cache
 def _without_compiler(cls: type[Optimizer]) -> type[Optimizer]:
-    """The optimiser class without the wrappers that import torch's compiler, 1.2 s, when the first one is made."""
     unwrapped = {name: inspect.unwrap(getattr(cls, name)) for name in ("add_param_group", "step")}
     plain: type[Optimizer] = type(cls.__name__, (cls,), unwrapped)
     return plain

@@ -44,13 +44,7 @@ _PATHS = ("parameter_name", "buffer_name", "tensor_constant_name", "custom_obj_n
 
 
 class ProgramNetwork(Network):
-    """A network that runs as its program: it gives logits, and cannot be trained.
-
-    Args:
-        program: The module of a loaded program.
-        n_classes: Number of classes.
-        values_per_image: As of the network the program was made of.
-    """
+    """A network that runs as its program: it gives logits, and cannot be trained."""
 
     def __init__(self, program: nn.Module, n_classes: int, values_per_image: int) -> None:
         nn.Module.__init__(self)
@@ -147,11 +141,7 @@ def load_program(file: Path, weights: dict[str, Tensor], n_classes: int) -> Prog
 
 
 def _look_through(file: Path | io.BytesIO) -> None:
-    """Refuse a program in which anything is more than data.
-
-    Raises:
-        ValueError: It holds pickled objects, code, or operators outside ATen; or it is no program at all.
-    """
+    """Refuse, by ValueError, pickled objects, code, operators outside ATen, and what is no program at all."""
     if not zipfile.is_zipfile(file):
         raise ValueError("it is no program of torch.export")
     graphs = 0

@@ -1,4 +1,4 @@
-"""The learning rates of a run before it begins: torch's schedules are run over its epochs, and asked what they do.
+"""The learning rates of a run before it begins: torch's schedules are run over its epochs, and their effect is judged.
 
 One by one each is run as it would be alone, and once more from half the rate. What multiplies the rate then gives half
 of every rate; what sets it (OneCycleLR, CyclicLR, CosineAnnealingWarmRestarts, a CosineAnnealingLR with ``eta_min`` or
@@ -11,20 +11,20 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
 from components.classifier.optimisers import plain_optimiser
 from components.classifier.schedules import Schedules, Stretch, stretches
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params
 from components.shared.params.rules import instead_of_warmup
-from components.shared.params.types import ScheduleSpec, first_line
+from components.shared.params.types import first_line
 
-# Steps that are looked at in one pass: 0.4 s where an epoch's steps are not known yet, and 4 s of a run of a million.
+# Steps that are run in one pass: 0.4 s where an epoch's steps are not known yet, and 4 s of a run of a million.
 _STEPS, _STEPS_OF_A_RUN = 100_000, 1_000_000
 # Steps after which schedules that set the rate have shown that learning_rate has no part in it.
 _FIRST_STEPS = 50
@@ -32,14 +32,8 @@ _FIRST_STEPS = 50
 # float32 has 24 bits, so that a step a millionth of an ordinary one, a thousandth of the weight, mostly rounds to none.
 _NOTHING = 1e-6
 # Arguments that are a number of steps, by the attribute in which torch keeps them.
-_LENGTHS = {
-    "T_max": "T_max",
-    "T_0": "T_0",
-    "step_size": "step_size",
-    "total_iters": "total_iters",
-    "total_steps": "total_steps",
-    "total_size": "step_size_up + step_size_down",
-}
+_LENGTHS = {name: name for name in ("T_max", "T_0", "step_size", "total_iters", "total_steps")}
+_LENGTHS["total_size"] = "step_size_up + step_size_down"
 
 
 @dataclass
@@ -53,6 +47,10 @@ class Rehearsal:
 
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def problem(self, path: str, message: str) -> None:
+        """Add a problem."""
+        self.problems.append(Problem(path, message))
 
 
 class _BrokenError(Exception):
@@ -83,118 +81,64 @@ def rehearse(params: Params, steps_per_epoch: int | None = None) -> Rehearsal:
             optimiser.step()
         except Exception as error:  # whatever an optimiser raises is about its kwargs or the learning rate
             message = f"{params.optim_class} fails at a step with learning_rate {params.learning_rate:g}"
-            found.problems.append(Problem("optim_class", f"{message} and these optim_kwargs: {first_line(error)}"))
+            found.problem("optim_class", f"{message} and these optim_kwargs: {first_line(error)}")
             return found
         for stretch in stretches(params):
             for index in stretch.indices:
-                _look_at_one(_One(params, stretch, index, steps_per_epoch), found)
+                _check_one(_One(params, stretch, index, steps_per_epoch), found)
         if not found.problems:
-            _look_at_all(params, steps_per_epoch, found)
+            _check_all(params, steps_per_epoch, found)
     return found
 
 
-@dataclass(frozen=True)
-class _One:
-    """One schedule in the epochs in which it acts."""
+class _Course(NamedTuple):
+    """What schedules do to an optimiser: the rate of each step, every momentum, the optimiser's own first."""
 
-    params: Params
-    stretch: Stretch
-    index: int
-    steps_per_epoch: int | None
-
-    @property
-    def spec(self) -> ScheduleSpec:
-        return self.params.learning_rate_schedule[self.index]
-
-    @property
-    def path(self) -> str:
-        return f"learning_rate_schedule[{self.index}]"
-
-    @property
-    def has_known_length(self) -> bool:
-        return self.spec.interval == "epoch" or self.steps_per_epoch is not None
-
-    @property
-    def most(self) -> int:
-        """Steps that are looked at."""
-        steps = _STEPS if self.steps_per_epoch is None else _STEPS_OF_A_RUN
-        return steps // max(1, len(self.stretch.indices))
-
-    @property
-    def steps_in_epoch(self) -> int:
-        """Steps of the schedule in an epoch."""
-        return 1 if self.spec.interval == "epoch" else (self.steps_per_epoch or 1)
-
-    @property
-    def steps(self) -> int:
-        """Steps of the schedule in all."""
-        return self.stretch.epochs * self.steps_in_epoch
-
-    @property
-    def unit(self) -> str:
-        return f"{self.steps:,} {'epoch' if self.spec.interval == 'epoch' else 'step'}{'s'[: self.steps > 1]}"
-
-    def is_evaluated(self, epoch: int) -> bool:
-        """Whether an epoch of the stretch, from 1, is evaluated."""
-        of_run = self.stretch.begin + epoch
-        return of_run % self.params.eval_freq == 0 or of_run == self.params.num_epochs
-
-    def epoch_of(self, step: int) -> int:
-        """The run's epoch, from 1, that a step of the schedule is in."""
-        return self.stretch.begin + step // self.steps_in_epoch + 1
-
-    def course(self, *, most: int | None = None, times: float = 1.0, of: Params | None = None) -> _Course:
-        """Run it alone; `times` the rate once it is built."""
-        plan = [Stretch(0, self.stretch.epochs, (self.index,), 0.0)]
-        course = _Course(of or self.params, plan, self.steps_in_epoch)
-        return course.run(self.most if most is None else most, self.is_evaluated, times, self.stretch.begin)
+    scheduler: Any  # the first of those that act first
+    rates: list[float]
+    momenta: list[float | None]
 
 
-class _Course:
-    """What schedules do to an optimiser, step by step.
+def _run(
+    params: Params,
+    plan: Sequence[Stretch],
+    steps_per_epoch: int,
+    most: int,
+    is_evaluated: Callable[[int], bool],
+    times: float = 1.0,
+    before: int = 0,
+) -> _Course:
+    """Run schedules over their epochs, or over the first `most` steps, from `times` the rate.
 
-    Attributes:
-        rates: Of each step.
-        momenta: All that were there, and the one of the optimiser's own is the first.
-        scheduler: The first of those that act first.
+    Raises:
+        ParamsError: A schedule cannot be built.
+        _BrokenError: A schedule or the optimiser fails.
     """
-
-    def __init__(self, params: Params, plan: Sequence[Stretch], steps_per_epoch: int) -> None:
-        self._params, self._plan, self._steps = params, plan, steps_per_epoch
-        self._optimiser = plain_optimiser(params)
-        self.momenta = [_momentum(self._optimiser)]
-        self._schedules = Schedules(params, self._optimiser, steps_per_epoch, plan)
-        self.scheduler: LRScheduler | None = next(iter(self._schedules.by_epoch + self._schedules.by_batch), None)
-        self.rates: list[float] = []
-
-    def run(self, most: int, is_evaluated: Callable[[int], bool], times: float = 1.0, before: int = 0) -> _Course:
-        """Run them over their epochs, or over the first `most` steps.
-
-        Raises:
-            _BrokenError: A schedule or the optimiser fails.
-        """
-        (group,) = self._optimiser.param_groups
-        group["lr"] *= times
-        begins = {stretch.begin for stretch in self._plan}
-        for epoch in range(1, self._plan[-1].end + 1):
-            try:
-                if epoch - 1 in begins:
-                    self._optimiser.step()  # which fails where a schedule brings a momentum, and there was none
-                for _ in range(self._steps):
-                    if len(self.rates) == most:
-                        return self
-                    self.rates.append(float(group["lr"]))
-                    if (momentum := _momentum(self._optimiser)) != self.momenta[-1]:
-                        self.momenta.append(momentum)
-                    self._schedules.step_batch()
-                self._schedules.step(*((1.0, 0.5) if is_evaluated(epoch) else (None, None)))
-            except ParamsError:
-                raise
-            except Exception as error:  # whatever a schedule raises is about its kwargs
-                where = f"in epoch {before + epoch} of {self._params.num_epochs}"
-                why = first_line(error) if not isinstance(error, KeyError) else f"no {error} in the optimiser's state"
-                raise _BrokenError(f"fails {where}: {why}") from error
-        return self
+    optimiser = plain_optimiser(params)
+    momenta, rates = [_momentum(optimiser)], list[float]()
+    schedules = Schedules(params, optimiser, steps_per_epoch, plan)
+    course = _Course(next(iter(schedules.by_epoch + schedules.by_batch), None), rates, momenta)
+    (group,) = optimiser.param_groups
+    group["lr"] *= times
+    begins = {stretch.begin for stretch in plan}
+    for epoch in range(1, plan[-1].end + 1):
+        try:
+            if epoch - 1 in begins:
+                optimiser.step()  # which fails where a schedule brings a momentum, and there was none
+            for _ in range(steps_per_epoch):
+                if len(rates) == most:
+                    return course
+                rates.append(float(group["lr"]))
+                if (momentum := _momentum(optimiser)) != momenta[-1]:
+                    momenta.append(momentum)
+                schedules.step_batch()
+            schedules.step(*((1.0, 0.5) if is_evaluated(epoch) else (None, None)))
+        except ParamsError:
+            raise
+        except Exception as error:  # whatever a schedule raises is about its kwargs
+            why = first_line(error) if not isinstance(error, KeyError) else f"no {error} in the optimiser's state"
+            raise _BrokenError(f"fails in epoch {before + epoch} of {params.num_epochs}: {why}") from error
+    return course
 
 
 def _momentum(optimiser: Optimizer) -> float | None:
@@ -203,8 +147,41 @@ def _momentum(optimiser: Optimizer) -> float | None:
     return None if found is None else float(found)
 
 
-def _look_at_one(one: _One, found: Rehearsal) -> None:
+class _One:
+    """One schedule in the epochs in which it acts."""
+
+    def __init__(self, params: Params, stretch: Stretch, index: int, steps_per_epoch: int | None) -> None:
+        self.params, self.stretch = params, stretch
+        self.spec = params.learning_rate_schedule[index]
+        self.name, self.path = self.spec.short_name, f"learning_rate_schedule[{index}]"
+        by_epoch = self.spec.interval == "epoch"
+        self.has_known_length = by_epoch or steps_per_epoch is not None
+        self.steps_per_epoch = 1 if by_epoch else (steps_per_epoch or 1)
+        self.steps = stretch.epochs * self.steps_per_epoch
+        self.most = (_STEPS if steps_per_epoch is None else _STEPS_OF_A_RUN) // len(stretch.indices)
+        self.unit = f"{self.steps:,} {'epoch' if by_epoch else 'step'}{'s'[: self.steps > 1]}"
+        self.beside = [f"learning_rate_schedule[{other}]" for other in stretch.indices if other != index]
+        self._alone = [Stretch(0, stretch.epochs, (index,), 0.0)]
+
+    def is_evaluated(self, epoch: int) -> bool:
+        """Whether an epoch of the stretch, from 1, is evaluated."""
+        of_run = self.stretch.begin + epoch
+        return of_run % self.params.eval_freq == 0 or of_run == self.params.num_epochs
+
+    def epoch_of(self, step: int) -> int:
+        """The run's epoch, from 1, that a step of the schedule is in."""
+        return self.stretch.begin + step // self.steps_per_epoch + 1
+
+    def course(self, *, most: int | None = None, times: float = 1.0, params: Params | None = None) -> _Course:
+        """Run it alone; `times` the rate once it is built."""
+        most = self.most if most is None else most
+        begin = self.stretch.begin
+        return _run(params or self.params, self._alone, self.steps_per_epoch, most, self.is_evaluated, times, begin)
+
+
+def _check_one(one: _One, found: Rehearsal) -> None:
     """What is wrong with one schedule by itself, and with it beside the others."""
+    rate, kwargs = one.params.learning_rate, f"{one.path}.kwargs"
     try:
         scheduler = one.course(most=0).scheduler
         if problems := list(_argument_problems(one, scheduler)):
@@ -215,35 +192,37 @@ def _look_at_one(one: _One, found: Rehearsal) -> None:
         found.problems += error.problems
         return
     except _BrokenError as error:
-        found.problems.append(Problem(f"{one.path}.kwargs", f"{one.spec.class_} {error}{_without_length(one.spec)}"))
+        given = [key for key in ("total_steps", "epochs", "steps_per_epoch") if one.spec.kwargs.get(key) is not None]
+        # Which alone fails beyond its end.
+        advice = f"; leave {' and '.join(given)} out, and it lasts as long as its epochs"
+        found.problem(kwargs, f"{one.spec.class_} {error}{advice if one.name == 'OneCycleLR' and given else ''}")
         return
-    wrong = next((step for step, rate in enumerate(course.rates) if not 0 <= rate < math.inf), None)
+    wrong = next((step for step, each in enumerate(course.rates) if not 0 <= each < math.inf), None)
     if wrong is not None:
-        message = (
-            f"{one.spec.short_name} makes the learning rate {course.rates[wrong]:g} in epoch {one.epoch_of(wrong)}"
-        )
-        found.problems.append(Problem(f"{one.path}.kwargs", message))
+        epoch = one.epoch_of(wrong)
+        found.problem(kwargs, f"{one.name} makes the learning rate {course.rates[wrong]:g} in epoch {epoch}")
         return
-    beside = [f"learning_rate_schedule[{index}]" for index in one.stretch.indices if index != one.index]
-    beside += ["warmup_epochs"] if one.stretch.warmup else []
-    if beside and not isinstance(scheduler, ReduceLROnPlateau):
-        found.problems += _undoes(one, course, beside)
-    others = len(one.stretch.indices) > 1
-    if others and isinstance(scheduler, ReduceLROnPlateau) and (lowest := max(scheduler.min_lrs)) > 0:
-        found.notes.append(
-            f"{one.path} ({one.spec.short_name}): min_lr {lowest:g} is compared with what all schedules make the "
-            "learning rate together: below it, this one reduces no more"
-        )
+    beside = one.beside + (["warmup_epochs"] if one.stretch.warmup else [])
+    if isinstance(scheduler, ReduceLROnPlateau):
+        if one.beside and (lowest := max(scheduler.min_lrs)) > 0:
+            found.notes.append(
+                f"{one.path} ({one.name}): min_lr {lowest:g} is compared with what all schedules make the learning "
+                "rate together: below it, this one reduces no more"
+            )
+    elif beside:
+        halved = one.course(times=0.5).rates
+        for step, (each, got) in enumerate(zip(course.rates, halved, strict=True)):
+            if not math.isclose(got, each / 2, rel_tol=1e-6, abs_tol=1e-9 * rate):
+                advice = "give each schedule its own epochs by milestones, or leave one out"
+                message = (
+                    f"{one.name} sets the learning rate whatever {' and '.join(beside)} made it: halved before, it is "
+                    f"{_apart(got, each / 2)} in epoch {one.epoch_of(step)}; "
+                    f"{advice if one.beside else instead_of_warmup(one.name, one.stretch.warmup)}"
+                )
+                found.problem(f"{one.path}.class", message)
+                break
     if one.has_known_length:
-        found.notes += [f"{one.path} ({one.spec.short_name}): {note}" for note in _notes(one, course)]
-
-
-def _without_length(spec: ScheduleSpec) -> str:
-    """What to do where a OneCycleLR, which alone fails beyond its end, is too short."""
-    given = [key for key in ("total_steps", "epochs", "steps_per_epoch") if spec.kwargs.get(key) is not None]
-    if spec.short_name != "OneCycleLR" or not given:
-        return ""
-    return f"; leave {' and '.join(given)} out, and it lasts as long as its epochs"
+        found.notes += [f"{one.path} ({one.name}): {note}" for note in _notes(one, course)]
 
 
 def _argument_problems(one: _One, scheduler: Any) -> Iterator[Problem]:
@@ -252,26 +231,12 @@ def _argument_problems(one: _One, scheduler: Any) -> Iterator[Problem]:
         if getattr(scheduler, attribute, 1) < 1:
             where = f"{one.path}.kwargs" + (f".{argument}" if argument.isidentifier() else "")
             yield Problem(where, f"{argument} must be at least 1, got {getattr(scheduler, attribute):g}")
-    lowest = getattr(scheduler, "eta_min", 0.0)
-    if lowest > one.params.learning_rate:
-        message = f"must be at most learning_rate, {one.params.learning_rate:g}, which falls to it; got {lowest:g}"
+    lowest, rate = getattr(scheduler, "eta_min", 0.0), one.params.learning_rate
+    if lowest > rate:
+        message = f"must be at most learning_rate, {rate:g}, which falls to it; got {lowest:g}"
         yield Problem(f"{one.path}.kwargs.eta_min", message)
     if isinstance(scheduler, MultiStepLR) and any(epoch != int(epoch) for epoch in scheduler.milestones):
         yield Problem(f"{one.path}.kwargs.milestones", "must be whole numbers")
-
-
-def _undoes(one: _One, course: _Course, beside: list[str]) -> Iterator[Problem]:
-    """Whether a schedule sets the rate, whatever others have made it."""
-    halved = one.course(times=0.5)
-    scale = one.params.learning_rate
-    for step, (rate, got) in enumerate(zip(course.rates, halved.rates, strict=True)):
-        if not math.isclose(got, rate / 2, rel_tol=1e-6, abs_tol=1e-9 * scale):
-            message = (
-                f"{one.spec.short_name} sets the learning rate whatever {' and '.join(beside)} made it: halved before, "
-                f"it is {_apart(got, rate / 2)} in epoch {one.epoch_of(step)}; {_instead(one)}"
-            )
-            yield Problem(f"{one.path}.class", message)
-            return
 
 
 def _apart(got: float, wanted: float) -> str:
@@ -280,31 +245,32 @@ def _apart(got: float, wanted: float) -> str:
     return f"{got:#.{digits}g} and not {wanted:#.{digits}g}"  # "#" keeps zeros at the end
 
 
-def _instead(one: _One) -> str:
-    """What to set where a schedule undoes what acts beside it."""
-    if len(one.stretch.indices) > 1:
-        return "give each schedule its own epochs by milestones, or leave one out"
-    return instead_of_warmup(one.spec.short_name, one.stretch.warmup)
-
-
 def _notes(one: _One, course: _Course) -> Iterator[str]:
     """What has no effect, or another one than it seems."""
-    scheduler: Any = course.scheduler
-    rates, rate = course.rates, one.params.learning_rate
+    scheduler, rates, rate = course.scheduler, course.rates, one.params.learning_rate
     if all(math.isclose(each, rate) for each in rates):
-        yield _why_no_effect(one, scheduler)
+        # The first evaluation is the best so far; after the last epoch there is nothing left to train.
+        needed = scheduler.patience + 2 if isinstance(scheduler, ReduceLROnPlateau) else 0
+        evaluations = sum(one.is_evaluated(epoch) for epoch in range(1, min(one.stretch.epochs, one.most)))
+        if evaluations < needed:
+            yield (
+                f"has no effect: patience {scheduler.patience} asks for {needed:,} evaluations before the last of its "
+                f"{one.unit}, and eval_freq {one.params.eval_freq} makes {evaluations:,}"
+            )
+        else:
+            yield f"has no effect in its {one.unit}: the rate stays {rate:g}"
     if isinstance(scheduler, MultiStepLR):
         never = sorted(step for step in scheduler.milestones if not 0 <= step < one.steps)
         if never:
             yield f"milestones {', '.join(f'{step:g}' for step in never)} are not reached in its {one.unit}"
     for attribute, argument in _LENGTHS.items():
-        if attribute != "step_size" and getattr(scheduler, attribute, 0) > one.steps:
-            length = getattr(scheduler, attribute)
+        length = getattr(scheduler, attribute, 0)
+        if attribute != "step_size" and length > one.steps:
             yield f"{argument} {length:g} is longer than its {one.unit}; the rate ends at {rates[-1]:.4g}"
     if one.steps > (turn := getattr(scheduler, "T_max", one.steps)) + 1:
         yield f"T_max {turn} is shorter than its {one.unit}; the rate rises again in epoch {one.epoch_of(turn + 1)}"
     doubled = one.params.model_copy(update={"learning_rate": 2 * rate})
-    if any(rates) and one.course(most=_FIRST_STEPS, of=doubled).rates == rates[:_FIRST_STEPS]:
+    if any(rates) and one.course(most=_FIRST_STEPS, params=doubled).rates == rates[:_FIRST_STEPS]:
         yield f"learning_rate {rate:g} has no effect; the rates are its own, {min(rates):.4g} to {max(rates):.4g}"
     momenta = [momentum for momentum in course.momenta if momentum is not None]
     if moved := momenta[1:]:
@@ -314,54 +280,39 @@ def _notes(one: _One, course: _Course) -> Iterator[str]:
         )
 
 
-def _why_no_effect(one: _One, scheduler: Any) -> str:
-    """Of a schedule that leaves the rate as it is."""
-    if isinstance(scheduler, ReduceLROnPlateau):
-        # The first evaluation is the best so far; after the last epoch there is nothing left to train.
-        needed = scheduler.patience + 2
-        evaluations = sum(one.is_evaluated(epoch) for epoch in range(1, min(one.stretch.epochs, one.most)))
-        if evaluations < needed:
-            return (
-                f"has no effect: patience {scheduler.patience} asks for {needed:,} evaluations before the last of its "
-                f"{one.unit}, and eval_freq {one.params.eval_freq} makes {evaluations:,}"
-            )
-    return f"has no effect in its {one.unit}: the rate stays {one.params.learning_rate:g}"
-
-
-def _look_at_all(params: Params, steps_per_epoch: int | None, found: Rehearsal) -> None:
+def _check_all(params: Params, steps_per_epoch: int | None, found: Rehearsal) -> None:
     """What is wrong with the rates of the run."""
+    key = "learning_rate_schedule"
     steps, plan = steps_per_epoch or 1, stretches(params)
     most = (_STEPS if steps_per_epoch is None else _STEPS_OF_A_RUN) // max(1, *(len(one.indices) for one in plan))
     try:
-        course = _Course(params, plan, steps).run(most, lambda _: False)
+        rates = _run(params, plan, steps, most, lambda _: False).rates
     except ParamsError as error:
         found.problems += error.problems
         return
     except _BrokenError as error:
-        found.problems.append(Problem("learning_rate_schedule", f"{params.optim_class} {error}"))
+        found.problem(key, f"{params.optim_class} {error}")
         return
-    if not all(0 <= rate < math.inf for rate in course.rates):
-        found.problems.append(Problem("learning_rate_schedule", "together the schedules make the rate infinite"))
+    if not all(0 <= rate < math.inf for rate in rates):
+        found.problem(key, "together the schedules make the rate infinite")
         return
     if steps_per_epoch is None and any(spec.interval == "batch" for spec in params.learning_rate_schedule):
         return
-    epochs = [course.rates[begin : begin + steps] for begin in range(0, len(course.rates), steps)]
-    still = [number for number, rates in enumerate(epochs, 1) if not any(rates)]
-    highest = max(course.rates)
-    tiny = [number for number, rates in enumerate(epochs, 1) if 0 < max(rates) < _NOTHING * highest]
+    epochs = [rates[begin : begin + steps] for begin in range(0, len(rates), steps)]
+    still = [number for number, of_epoch in enumerate(epochs, 1) if not any(of_epoch)]
+    highest = max(rates)
+    tiny = [number for number, of_epoch in enumerate(epochs, 1) if 0 < max(of_epoch) < _NOTHING * highest]
     if len(still) == params.num_epochs:
-        found.problems.append(Problem("learning_rate_schedule", "the learning rate is 0 in every epoch"))
+        found.problem(key, "the learning rate is 0 in every epoch")
     elif still:
-        found.notes.append(f"learning_rate_schedule: the learning rate is 0 in {_spelled(still)}: nothing is trained")
+        found.notes.append(f"{key}: the learning rate is 0 in {_spelled(still)}: nothing is trained")
     if tiny:
         found.notes.append(
-            f"learning_rate_schedule: the learning rate is below a millionth of its highest, {highest:.4g}, in "
-            f"{_spelled(tiny)}, at last {epochs[-1][-1]:.2g}: next to nothing is trained"
+            f"{key}: the learning rate is below a millionth of its highest, {highest:.4g}, in {_spelled(tiny)}, at "
+            f"last {epochs[-1][-1]:.2g}: next to nothing is trained"
         )
-    if len(course.rates) == most and most < params.num_epochs * steps:
-        found.notes.append(
-            f"learning_rate_schedule: the rates of the first {most:,} of {params.num_epochs * steps:,} steps were tried"
-        )
+    if len(rates) == most < params.num_epochs * steps:
+        found.notes.append(f"{key}: the rates of the first {most:,} of {params.num_epochs * steps:,} steps were tried")
 
 
 def _spelled(epochs: list[int]) -> str:

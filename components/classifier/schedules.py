@@ -9,7 +9,7 @@ and the momentum of the others.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,30 +24,16 @@ from components.shared.params.types import ScheduleSpec
 
 # A warm-up begins with this share of the learning rate.
 _WARMUP_START = 0.01
-
-# What says how long a schedule lasts, where an entry may leave it out: then it lasts all of its epochs.
+# The argument that says how long a schedule lasts, where an entry may leave it out: then it lasts all of its epochs.
 _LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps", "PolynomialLR": "total_iters"}
 
 
-@dataclass(frozen=True)
-class RunLength:
-    """How long schedules last that last as long as they can.
-
-    Attributes:
-        epochs: Their epochs.
-        steps_per_epoch: Steps of the optimiser in one epoch.
-    """
-
-    epochs: int
-    steps_per_epoch: int = 1
-
-
-def as_long_as(spec: ScheduleSpec, length: RunLength) -> ScheduleSpec:
-    """An entry in which what says how long it lasts, and was left out, is filled in."""
+def as_long_as(spec: ScheduleSpec, epochs: int, steps_per_epoch: int = 1) -> ScheduleSpec:
+    """An entry in which the argument that says how long it lasts, where it was left out, is filled in."""
     argument = _LENGTHS.get(spec.short_name)
     if argument is None or spec.kwargs.keys() & {argument, "epochs", "steps_per_epoch"}:
         return spec
-    steps = length.epochs * (length.steps_per_epoch if spec.interval == "batch" else 1)
+    steps = epochs * (steps_per_epoch if spec.interval == "batch" else 1)
     return spec.model_copy(update={"kwargs": {**spec.kwargs, argument: steps}})
 
 
@@ -75,20 +61,17 @@ class Stretch:
 
 def stretches(params: Params) -> list[Stretch]:
     """The stretches of a run: one, or with ``milestones`` one for each schedule."""
-    bounds = pairwise([0, *params.milestones, params.num_epochs])
     if not params.milestones:
-        return [Stretch(*next(bounds), tuple(range(len(params.learning_rate_schedule))), params.warmup_epochs)]
-    return [
-        Stretch(begin, end, (index,), 0.0 if index else params.warmup_epochs)
-        for index, (begin, end) in enumerate(bounds)
-    ]
+        return [Stretch(0, params.num_epochs, tuple(range(len(params.learning_rate_schedule))), params.warmup_epochs)]
+    bounds = pairwise([0, *params.milestones, params.num_epochs])
+    return [Stretch(*ends, (index,), 0.0 if index else params.warmup_epochs) for index, ends in enumerate(bounds)]
 
 
 class Schedules:
     """The learning-rate schedules over an optimiser, each stepped once an epoch or once a step of the optimiser.
 
-    ReduceLROnPlateau looks at the evaluated metric, the loss in mode min and the accuracy in mode max, and so is
-    stepped in evaluated epochs only.
+    ReduceLROnPlateau takes the evaluated metric, the loss in mode min and the accuracy in mode max, and so is stepped
+    in evaluated epochs only.
 
     Args:
         params: Name them.
@@ -104,9 +87,6 @@ class Schedules:
         ParamsError: The kwargs do not fit the class.
     """
 
-    by_epoch: tuple[LRScheduler, ...]
-    by_batch: tuple[LRScheduler, ...]
-
     def __init__(
         self, params: Params, optimiser: Optimizer, steps_per_epoch: int = 1, plan: Sequence[Stretch] | None = None
     ) -> None:
@@ -114,38 +94,33 @@ class Schedules:
         self._optimiser = optimiser
         self._steps_per_epoch = steps_per_epoch
         self._stretches = {stretch.begin: stretch for stretch in plan or stretches(params)}
-        self._own = [{key: value for key, value in group.items() if key != "params"} for group in self._groups]
+        groups = optimiser.param_groups
+        self._own = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         self._epochs = 0
+        self.by_epoch: list[LRScheduler] = []
+        self.by_batch: list[LRScheduler] = []
         self._begin(self._stretches[0])
-
-    @property
-    def _groups(self) -> list[dict[str, Any]]:
-        return self._optimiser.param_groups
 
     def _begin(self, stretch: Stretch) -> None:
         """Let a stretch's schedules act, on an optimiser as the params say it."""
-        for group, own in zip(self._groups, self._own, strict=True):
+        for group, own in zip(self._optimiser.param_groups, self._own, strict=True):
             for key in group.keys() - own.keys() - {"params"}:
                 del group[key]  # where torch's schedules keep what they began with
             group.update(own)
-        length = RunLength(stretch.epochs, self._steps_per_epoch)
-        by_epoch, by_batch = [], []
+        self.by_epoch, self.by_batch = [], []
         for index in stretch.indices:
             spec, path = self._params.learning_rate_schedule[index], f"learning_rate_schedule[{index}]"
             if spec.kwargs.get("last_epoch", -1) != -1:
                 raise ParamsError([Problem(f"{path}.kwargs.last_epoch", "must be -1: a run starts its schedules anew")])
-            scheduler = build(as_long_as(spec, length), path, optimizer=self._optimiser)
-            if spec.interval == "epoch":
-                by_epoch.append(scheduler)
-            elif isinstance(scheduler, ReduceLROnPlateau):
-                message = "must be epoch: ReduceLROnPlateau looks at evaluations"
+            filled = as_long_as(spec, stretch.epochs, self._steps_per_epoch)
+            scheduler = build(filled, path, optimizer=self._optimiser)
+            if spec.interval == "batch" and isinstance(scheduler, ReduceLROnPlateau):
+                message = "must be epoch: ReduceLROnPlateau takes evaluations"
                 raise ParamsError([Problem(f"{path}.interval", message)])
-            else:
-                by_batch.append(scheduler)
+            (self.by_epoch if spec.interval == "epoch" else self.by_batch).append(scheduler)
         if stretch.warmup:
             steps = max(1, round(stretch.warmup * self._steps_per_epoch))
-            by_batch.append(LinearLR(self._optimiser, start_factor=_WARMUP_START, total_iters=steps))
-        self.by_epoch, self.by_batch = tuple(by_epoch), tuple(by_batch)
+            self.by_batch.append(LinearLR(self._optimiser, start_factor=_WARMUP_START, total_iters=steps))
 
     def step(self, loss: float | None, accuracy: float | None) -> None:
         """End an epoch; `loss` and `accuracy` are None where it was not evaluated."""
@@ -154,12 +129,10 @@ class Schedules:
             self._begin(following)
             return
         for scheduler in self.by_epoch:
-            if isinstance(scheduler, ReduceLROnPlateau):
-                metric = loss if scheduler.mode == "min" else accuracy
-                if metric is not None:
-                    scheduler.step(metric)
-            else:
+            if not isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step()
+            elif (metric := loss if scheduler.mode == "min" else accuracy) is not None:
+                scheduler.step(metric)
 
     def step_batch(self) -> None:
         """End a step of the optimiser."""
@@ -168,20 +141,11 @@ class Schedules:
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The state of each schedule that acts now, in order."""
-        return [scheduler.state_dict() for scheduler in self._acting()]
+        return [scheduler.state_dict() for scheduler in self.by_epoch + self.by_batch]
 
     def load_state_dict(self, states: list[dict[str, Any]], epochs: int) -> None:
-        """Go on from what :meth:`state_dict` gave; before the optimiser does, whose rates this sets.
-
-        Args:
-            states: The states.
-            epochs: Epochs that had ended.
-        """
+        """Go on from the states of :meth:`state_dict` after so many epochs; before the optimiser's own are loaded."""
         self._epochs = epochs
         self._begin(self._stretches[max(begin for begin in self._stretches if begin <= epochs)])
-        for scheduler, state in zip(self._acting(), states, strict=True):
+        for scheduler, state in zip(self.by_epoch + self.by_batch, states, strict=True):
             scheduler.load_state_dict(state)
-
-    def _acting(self) -> Iterator[LRScheduler]:
-        yield from self.by_epoch
-        yield from self.by_batch

@@ -1,7 +1,6 @@
-"""Why a layer does not fit its input, in words: what it gets and what it needs.
+"""Why a layer does not fit its input: what it gets and what it needs.
 
-torch says so too, but of weights and strides, and only at the first such layer it runs. Classes without an entry here
-fall back on torch's own message.
+torch's own messages, which remain for other classes, are about weights and strides.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ def spelled_shape(shape: Sequence[int]) -> str:
 
 
 def misfit(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
-    """The first reason why `layer` cannot take an input of `shape`.
+    """The first reason why a layer cannot take an input, or None if no reason is known.
 
     Args:
         layer: The layer, on any device.
@@ -31,19 +30,13 @@ def misfit(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, 
         before: What gives that input, for the message.
 
     Returns:
-        The argument to look at (empty if none) and the message, or None if no reason is known.
+        The argument that is wrong (empty if none), and the message.
     """
-    if is_backbone(layer):
-        return _misfit_of_backbone(layer, shape, before)
-    return (
-        _wrong_rank(layer, shape, before)
-        or _wrong_channels(layer, shape, before)
-        or _too_small(layer, shape, before)
-        or _along_batch(layer, shape)
-    )
+    rules = (_backbone_input,) if is_backbone(layer) else (_rank, _channels, _window, _batch_dimension)
+    return next((found for rule in rules if (found := rule(layer, shape, before)) is not None), None)
 
 
-def _misfit_of_backbone(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
+def _backbone_input(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
     """Images of another kind than an architecture of torchvision begins with."""
     if len(shape) != 3:
         return "", f"gets {spelled_shape(shape)} ({len(shape)} dimensions) from {before}, and needs 3: color images"
@@ -64,7 +57,7 @@ def _misfit_of_backbone(layer: nn.Module, shape: tuple[int, ...], before: str) -
     return None
 
 
-def _wrong_rank(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
+def _rank(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
     name = type(layer).__name__
     if not name.endswith(("1d", "2d", "3d")) or not isinstance(layer, (_ConvNd, _NormBase, *_POOLS)):
         return None
@@ -77,7 +70,7 @@ def _wrong_rank(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[
     return "", f"gets {spelled_shape(shape)} ({len(shape)} dimensions) from {before}, and needs {needs} dimensions"
 
 
-def _wrong_channels(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
+def _channels(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
     axis = 0
     match layer:
         case _ConvNd():
@@ -100,32 +93,26 @@ def _wrong_channels(layer: nn.Module, shape: tuple[int, ...], before: str) -> tu
     return argument, f"is made for {wanted} {unit}, but {before} {give} {got} {unit} ({spelled_shape(shape)})"
 
 
-def _too_small(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
+def _window(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
     """An image smaller than the window that slides over it."""
     if not isinstance(layer, (_ConvNd, *_POOLS)) or isinstance(layer, _ConvTransposeNd):
         return None
-    sizes = shape[1:]
-    padding = layer.padding
-    if isinstance(padding, str):
-        if padding == "same":
-            return None
-        padding = 0
-    kernel = _each(layer.kernel_size, len(sizes))
-    dilation = _each(getattr(layer, "dilation", 1), len(sizes))
-    padded = _each(padding, len(sizes))
-    needs = [step * (window - 1) + 1 - 2 * pad for step, window, pad in zip(dilation, kernel, padded, strict=True)]
-    if all(size >= need for size, need in zip(sizes, needs, strict=True)):
+    sizes, padding = shape[1:], layer.padding
+    if padding == "same":
+        return None
+    kernel, dilation, padded = (
+        list(value) if isinstance(value, tuple) else [value] * len(sizes)
+        for value in (layer.kernel_size, getattr(layer, "dilation", 1), 0 if isinstance(padding, str) else padding)
+    )
+    needs = [step * (window - 1) + 1 - 2 * pad for step, window, pad in zip(dilation, kernel, padded, strict=False)]
+    if all(size >= need for size, need in zip(sizes, needs, strict=False)):
         return None
     got, least = spelled_shape(sizes), spelled_shape([max(1, need) for need in needs])
-    window = spelled_shape(kernel)
-    return (
-        "kernel_size",
-        f"gets a {got} image from {before}, and a window of {window} needs at least {least}; "
-        "take this layer out, or shrink the image less before it",
-    )
+    message = f"gets a {got} image from {before}, and a window of {spelled_shape(kernel)} needs at least {least}"
+    return "kernel_size", f"{message}; take this layer out, or shrink the image less before it"
 
 
-def _along_batch(layer: nn.Module, shape: tuple[int, ...]) -> tuple[str, str] | None:
+def _batch_dimension(layer: nn.Module, shape: tuple[int, ...], _before: str) -> tuple[str, str] | None:
     """A softmax or gate over the images of a batch: what one image gives would follow from its neighbours."""
     rank = len(shape) + 1
     match layer:
@@ -144,10 +131,3 @@ def _along_batch(layer: nn.Module, shape: tuple[int, ...]) -> tuple[str, str] | 
     if dim not in (0, -rank):
         return None
     return argument, "works along the images of a batch, which must not mix; dimension 1 is an image's first"
-
-
-def _each(value: object, count: int) -> list[int]:
-    """One whole number per spatial dimension."""
-    values = list(value) if isinstance(value, tuple | list) else [value] * count
-    numbers = [item for item in values if isinstance(item, int)]
-    return numbers if len(numbers) == count else ((numbers or [1]) * count)[:count]

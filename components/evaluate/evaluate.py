@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.classifier.batch_log import log_batches
 from components.classifier.device import choose_device, describe_device, make_repeatable
 from components.classifier.images import ImageStore, Normaliser, store_images
-from components.classifier.inference import Predictions, predict
+from components.classifier.inference import Predictions, log_batches, predict
 from components.classifier.load import load_network
 from components.classifier.metrics import Integers, Metrics, confusion_matrix, per_class
 from components.classifier.network import Network

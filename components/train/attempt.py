@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from components.classifier.batch_log import log_batches
 from components.classifier.check import Checked
 from components.classifier.device import describe_device, free_bytes, make_repeatable
 from components.classifier.images import Normaliser, store_images
-from components.classifier.inference import Predictions
+from components.classifier.inference import Predictions, log_batches
 from components.classifier.initial_weights import describe_start, start_network
 from components.classifier.network import LayerTable, network_of
 from components.shared.artifacts.artifact import Normalisation

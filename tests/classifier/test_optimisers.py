@@ -75,7 +75,7 @@ def test_several_schedules_step_in_order_once_an_epoch() -> None:
         rates.append(rate(optimiser))
     assert rates == pytest.approx([0.5, 0.025, 0.0125, 0.000625])
     assert [type(scheduler).__name__ for scheduler in schedules.by_epoch] == ["ExponentialLR", "StepLR", "ConstantLR"]
-    assert schedules.by_batch == ()
+    assert schedules.by_batch == []
 
 
 def test_without_schedules_the_learning_rate_stays() -> None:
@@ -233,7 +233,7 @@ def test_a_rehearsal_of_what_works_finds_nothing() -> None:
             [{**schedule("ReduceLROnPlateau"), "interval": "batch"}],
             {},
             "learning_rate_schedule[0].interval",
-            "must be epoch: ReduceLROnPlateau looks at evaluations",
+            "must be epoch: ReduceLROnPlateau takes evaluations",
         ),
         (
             [schedule("StepLR", step_size=0)],

@@ -254,7 +254,7 @@ def test_batches_are_logged_one_line_each(place: AnyPath, log: pytest.LogCapture
 def test_batch_lines_end_somewhere(
     place: AnyPath, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.classifier.batch_log.MAX_LINES", 10)
+    monkeypatch.setattr("components.classifier.inference.MAX_LINES", 10)
     evaluate(**place.arguments(params=params_of(eval_metric_compute_freq="batch", eval_batch_size=1)))
 
     lines = lines_of(log)

@@ -36,14 +36,14 @@ def training_id(params: Params, dataset_sha256: str) -> str:
 
 def schedules_of_run_length(params: Params) -> list[str]:
     """The learning-rate schedules that last as long as the run, so that more epochs would have changed earlier ones."""
-    from components.classifier.schedules import RunLength, as_long_as, stretches
+    from components.classifier.schedules import as_long_as, stretches
 
     found = []
     longer = params.model_copy(update={"num_epochs": params.num_epochs + 1})
     for one, other in zip(stretches(params), stretches(longer), strict=True):
         for index in one.indices:
             spec = params.learning_rate_schedule[index]
-            here, there = (as_long_as(spec, RunLength(stretch.epochs)) for stretch in (one, other))
+            here, there = (as_long_as(spec, stretch.epochs) for stretch in (one, other))
             if here != there:
                 missing = ", ".join(here.kwargs.keys() - spec.kwargs.keys())
                 found.append(f"learning_rate_schedule[{index}] ({spec.short_name} without {missing})")
