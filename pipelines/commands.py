@@ -23,7 +23,7 @@ from components.shared.images import images_named_by
 from components.shared.params.params import Params
 from components.shared.params.reference import json_schema
 from components.shared.signals import Terminated
-from components.shared.storage.location import AnyPath, place
+from components.shared.storage.location import AnyPath, parse_location
 from components.shared.strict_yaml import Dumper
 from pipelines.compiled import PlatformName, parse_compiled
 from pipelines.params_files import (
@@ -91,7 +91,7 @@ def run(
     **docker: Any,
 ) -> int:
     """``shutterline run``; `docker` holds the options of :func:`_docker_options`."""
-    images_location = place(data or str(EXAMPLE_DATA))
+    images_location = parse_location(data or str(EXAMPLE_DATA))
     in_containers = _docker_options(runner == "docker", **docker)
     _check_paths(out or Path("runs"), images_location, in_containers, follow_links=follow_links)
     source = params_or_example(params, data)

@@ -28,7 +28,7 @@ def events_replay(
     from components.shared.logs import log_to_stderr, step_logger
     from components.shared.params.params import Params
     from components.shared.status import transport_of
-    from components.shared.storage.location import place
+    from components.shared.storage.location import parse_location
 
     if not 0 < timeout < 1e6:
         raise InputError(f"--timeout: must be a number of seconds above 0, got {timeout:g}")
@@ -40,7 +40,7 @@ def events_replay(
     log_to_stderr()
     log = step_logger("events")
     with tempfile.TemporaryDirectory(prefix="shutterline-events-") as scratch:
-        found = find_spools(map(place, spools), Path(scratch), log)
+        found = find_spools(map(parse_location, spools), Path(scratch), log)
         done = replay(found, transport_of, targets=targets, timeout_s=timeout, log=log)
     left = sum(entry.undelivered for entry in done)
     if as_json:

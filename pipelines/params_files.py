@@ -21,7 +21,7 @@ from components.shared.errors import InputError, ParamsError, Problem, Shutterli
 from components.shared.params.params import Params, Parsed, parse
 from components.shared.params.source import fail, from_json, read_raw, with_overrides
 from components.shared.params.types import first_line
-from components.shared.storage.location import place
+from components.shared.storage.location import parse_location
 
 if TYPE_CHECKING:
     from components.classifier.network import LayerTable
@@ -190,7 +190,7 @@ def require_weights(params: Params, source: str) -> None:
     Raises:
         ParamsError: Nothing is there.
     """
-    start = place(params.initial_weights) if params.initial_weights else None
+    start = parse_location(params.initial_weights) if params.initial_weights else None
     if isinstance(start, Path) and not start.exists():
         fail(f"{start}: there is no such file or model directory on this machine", source, "initial_weights")
 

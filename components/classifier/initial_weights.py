@@ -35,7 +35,7 @@ from components.shared.artifacts.model import StartedFrom
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params
 from components.shared.params.types import described
-from components.shared.storage.location import Location, place
+from components.shared.storage.location import Location, parse_location
 
 _SHOWN, _UNUSED_SHOWN = 3, 12  # names in a message
 # A classifying layer by its usual names, which says nothing to another number of classes.
@@ -108,7 +108,7 @@ def start_network(network: Network, params: Params, fetched: Path | None = None)
     """
     if params.initial_weights is None:
         return None
-    path = fetched if fetched is not None else place(params.initial_weights)
+    path = fetched if fetched is not None else parse_location(params.initial_weights)
     if isinstance(path, Location):
         message = f"{path} lies in a bucket; fetch it, and give its path to train()"
         raise ParamsError([Problem("initial_weights", message)])

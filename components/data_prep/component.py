@@ -31,13 +31,13 @@ def data_prep(
     from components.shared.artifacts.kfp_metadata import metadata_of
     from components.shared.run import step_run
     from components.shared.step import run_step
-    from components.shared.storage.location import place
+    from components.shared.storage.location import parse_location
 
     output = Path(dataset.path)
     _, record = run_step(
         "data-prep",
         params,
-        lambda checked, emit: prepare_staged(data=place(data), dataset=output, params=checked, emit=emit),
+        lambda checked, emit: prepare_staged(data=parse_location(data), dataset=output, params=checked, emit=emit),
         lambda: step_run(output, in_pipeline=True, artifact=dataset.uri),
         addresses_of((dataset.path, dataset.uri)),
     )

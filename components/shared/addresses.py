@@ -39,13 +39,16 @@ class Addresses:
         """Know one more path; nothing to do where the address is the path."""
         if path and path != address:
             self._known[path] = address
-            longest = "|".join(map(re.escape, sorted(self._known, key=len, reverse=True)))
             # /a/model is not the beginning of /a/model-checkpoints.
-            self._pattern = re.compile(rf"({longest})(?![\w-]|\.\w)")
+            longest = (
+                re.escape(known) + ("" if known.endswith("/") else r"(?![\w-]|\.\w)")
+                for known in sorted(self._known, key=len, reverse=True)
+            )
+            self._pattern = re.compile("|".join(longest))
 
     def text(self, text: str) -> str:
         """A text with addresses for the paths in it."""
-        return self._pattern.sub(lambda found: self._known[found[1]], text) if self._pattern else text
+        return self._pattern.sub(lambda found: self._known[found[0]], text) if self._pattern else text
 
     def document(self, document: Any) -> Any:
         """JSON data with addresses for the paths in its texts."""

@@ -31,3 +31,9 @@ def seconds_from(variable: str, default_s: float) -> float:
     if not 0 < seconds < float("inf"):
         raise InputError(f"{variable}: must be a number of seconds above 0; without it, it is {default_s:g}")
     return seconds
+
+
+def retry_after_s(header: str) -> float | None:
+    """The seconds of a Retry-After header; None where it names a date, is no number, or is not there."""
+    # isdigit alone takes "²", of which float makes no number.
+    return float(header) if header.isascii() and header.isdigit() else None

@@ -26,7 +26,7 @@ from components.shared.params.params import Params
 from components.shared.process_group import Outcome, is_launched, is_rank_zero, leave_outcome
 from components.shared.run import step_run
 from components.shared.step import Reported, StepFailed, StepName, run_step
-from components.shared.storage.location import AnyPath, place
+from components.shared.storage.location import AnyPath, parse_location
 from components.shared.version import __version__
 
 EXIT_CODES = """\
@@ -176,7 +176,7 @@ def add_params_options(parser: argparse.ArgumentParser, *, default: str | None =
 def place_option(text: str) -> AnyPath:
     """What an option names: a path, ``gs://…`` or ``s3://…``; for argparse."""
     try:
-        return place(text)
+        return parse_location(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

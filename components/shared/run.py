@@ -23,7 +23,7 @@ from uuid import uuid4
 from components.shared.errors import InputError
 from components.shared.events.event import is_run_id
 from components.shared.process_group import is_started_by_elastic, member
-from components.shared.storage.location import AnyPath, Location, place
+from components.shared.storage.location import AnyPath, Location, parse_location
 
 RUN_VARIABLE = "SHUTTERLINE_RUN_ID"
 EVENTS_VARIABLE = "SHUTTERLINE_EVENTS"
@@ -117,7 +117,7 @@ def _events_of_run(artifact: str) -> AnyPath | None:
     if not named:
         return None
     try:
-        return beside_artifacts(artifact, "events") if named == EVENTS_AUTO else place(named)
+        return beside_artifacts(artifact, "events") if named == EVENTS_AUTO else parse_location(named)
     except InputError as error:
         raise InputError(f"{EVENTS_VARIABLE}: {error}") from error
 
@@ -230,7 +230,7 @@ def checkpoints_of_run(named: str, artifact: str, training: str) -> AnyPath | No
     if not named:
         return None
     if named != CHECKPOINTS_AUTO:
-        shared = place(named)
+        shared = parse_location(named)
         return shared.child(training) if isinstance(shared, Location) else shared / training
     try:
         return beside_artifacts(artifact, "checkpoints")
@@ -246,7 +246,13 @@ def events_of_checkpoints(named: str, artifact: str) -> AnyPath | None:
         artifact: Likewise.
     """
     try:
-        where = beside_artifacts(artifact, "events") if named == CHECKPOINTS_AUTO else place(named) if named else None
+        where = (
+            beside_artifacts(artifact, "events")
+            if named == CHECKPOINTS_AUTO
+            else parse_location(named)
+            if named
+            else None
+        )
     except InputError:  # which is reported where the checkpoints are opened
         return None
     if isinstance(where, Path) and not _is_writable(where.absolute()):  # likewise
@@ -280,7 +286,7 @@ def beside_artifacts(artifact: str, name: str) -> AnyPath:
     depth = next((index for index in (-4, -3) if len(parts) >= -index and as_run_id(parts[index]) == run), None)
     if not run or depth is None:
         raise InputError(f"auto needs the location of a run's artifacts, and {address or 'nothing'} is none; name one")
-    return place("/".join([*parts[: depth + 1], name]))
+    return parse_location("/".join([*parts[: depth + 1], name]))
 
 
 def run_of_placeholders(job_id: str, job_name: str) -> str:

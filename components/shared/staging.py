@@ -28,8 +28,8 @@ from components.shared.params.params import Params
 from components.shared.step import Reported
 from components.shared.storage.fetch import fetch_artifact, fetch_tree
 from components.shared.storage.location import AnyPath, Location
-from components.shared.storage.progress import TransferProgress
 from components.shared.storage.publish import Publication
+from components.shared.storage.transfer import TransferProgress
 
 SCRATCH_VARIABLE = "SHUTTERLINE_SCRATCH"
 _CREDENTIALS_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -168,7 +168,8 @@ class Staging:
         for output in self._outputs:
             try:
                 with output.watched:
-                    output.publication.publish(output.local)
+                    contents = output.publication.publish(output.local)
+                self._addresses.add(f"{output.local}/", f"{contents}/")
             except (ShutterlineError, OSError) as error:
                 self._keep.add(output.local)
                 self._log.error(

@@ -22,7 +22,7 @@ from components.shared.params.params import Params
 from components.shared.process_group import has_restarted_clean, member, note_restarted_clean
 from components.shared.staging import Staging
 from components.shared.step import Reported
-from components.shared.storage.location import AnyPath, Location, place
+from components.shared.storage.location import AnyPath, Location, parse_location
 from components.train.checkpoints.directory import Checkpoints
 from components.train.checkpoints.format import list_checkpoints
 from components.train.checkpoints.identity import of_another_length
@@ -187,7 +187,7 @@ def _initial_weights(staging: Staging, params: Params) -> Path | None:
     """What training starts from, on this machine: of an earlier model its weights, checked against its manifest."""
     if params.initial_weights is None:
         return None
-    where = place(params.initial_weights)
+    where = parse_location(params.initial_weights)
     if isinstance(where, Location) and where.name.lower().endswith(WEIGHT_FILES):
         return staging.file(where)
     return staging.artifact(where, MODEL, starting_weights)

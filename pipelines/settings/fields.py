@@ -26,7 +26,7 @@ from components.shared.errors import InputError
 from components.shared.events.redaction import redact
 from components.shared.params.types import Whole, described, refusal, refusals
 from components.shared.run import CHECKPOINTS_AUTO
-from components.shared.storage.location import place
+from components.shared.storage.location import parse_location
 from pipelines.compiled import TARGET_VARIABLE
 from pipelines.quantities import CPU, MEMORY, bytes_of, processors
 from pipelines.secret_texts import is_secret, name_of_label, secret_shape
@@ -274,7 +274,7 @@ def durable_location(value: object) -> str:
     if "{{" in value:
         raise refusal("must not have {{ in it, by which KFP marks what it fills in")
     try:
-        named = place(value)
+        named = parse_location(value)
     except InputError as error:
         raise refusal(f"{_DURABLE_RULE}: {error}") from error
     if isinstance(named, Path) and not (named.is_absolute() and ".." not in named.parts):

@@ -13,10 +13,10 @@ from typing import Any
 from kfp_server_api import ApiException  # type: ignore[import-untyped] # it publishes no types
 from urllib3.exceptions import HTTPError, LocationParseError, MaxRetryError, NewConnectionError, ProxyError, SSLError
 
+from components.shared.backoff import retry_after_s
 from components.shared.causes import causes_of
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError, ShutterlineError
 from components.shared.events.redaction import redact
-from components.shared.storage.api_errors import patience_asked
 from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN
 from pipelines.submit.kubeflow_proxy import Proxy
 from pipelines.submit.patience import Later
@@ -136,10 +136,10 @@ class Answers:
                 + ("" if self.told else f"; nothing was sent to sign in: {HOW_TO_SIGN_IN}")
             )
         if status == 429:
-            asked = patience_asked(headers.get("Retry-After", ""))
+            asked = retry_after_s(headers.get("Retry-After", ""))
             return Later(f"{self.host}: a quota is used up (429){_colon(message)}", quota=True, retry_after_s=asked)
         if status in _LATER:
-            asked = patience_asked(headers.get("Retry-After", ""))
+            asked = retry_after_s(headers.get("Retry-After", ""))
             return Later(f"{self.host} answers {status}{_colon(message)}", done=True, retry_after_s=asked)
         # Where files are uploaded, a name that is taken has been told by other codes in some versions.
         if creates and (status == 409 or (status in (400, 500) and "already exist" in message.lower())):

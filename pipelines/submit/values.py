@@ -10,7 +10,7 @@ from components.shared.events.redaction import redact
 from components.shared.params.params import Params, parse
 from components.shared.params.source import from_json, with_overrides
 from components.shared.run import CHECKPOINTS_AUTO
-from components.shared.storage.location import place
+from components.shared.storage.location import parse_location
 from pipelines.compiled import CompiledPipeline, secret_named_by
 from pipelines.params_files import HOW_TO_GET_PARAMS, Checked, are_example, check_params, load_checked
 
@@ -85,7 +85,7 @@ def run_values(
 def _check_place(option: str, value: str) -> None:
     if option == "--checkpoints" and value in ("", CHECKPOINTS_AUTO):
         return
-    found = place(value)
+    found = parse_location(value)
     if isinstance(found, Path) and not found.is_absolute():
         raise InputError(
             f"{option} {value}: would be looked for inside the steps' containers; name a bucket, gs://… or s3://…, or "

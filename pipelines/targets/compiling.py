@@ -20,7 +20,7 @@ from components.shared.images import Image, ImageStep
 from components.shared.params.params import Params
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName
-from components.shared.storage.location import place
+from components.shared.storage.location import parse_location
 from components.shared.strict_yaml import Dumper
 from components.shared.version import __version__
 from pipelines.compiled import PLATFORM_TITLES, TARGET_VARIABLE, documents_of, secret_named_by
@@ -99,7 +99,7 @@ def compiled_pipeline(
         if value is not None:
             if "{{" in value:  # a platform would fill something in
                 raise InputError(f"{name} {value}: must not have {{{{ in it, by which KFP marks what it fills in")
-            place(value)
+            parse_location(value)
             inputs[name] = value
 
     def configure(step: StepName, task: Any) -> None:

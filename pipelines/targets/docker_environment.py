@@ -10,7 +10,7 @@ from pathlib import Path
 from components.shared.errors import InputError
 from components.shared.params.params import Params
 from components.shared.staging import SCRATCH_VARIABLE
-from components.shared.storage.location import AnyPath, Location, place
+from components.shared.storage.location import AnyPath, Location, parse_location
 
 _NAMES = frozenset(
     {
@@ -49,7 +49,7 @@ def passed_on(environment: Mapping[str, str], params: Params, data: AnyPath) -> 
         for name, value in environment.items()
         if name in _NAMES or name.startswith(_FAMILIES)
     }
-    start = place(params.initial_weights) if params.initial_weights else None
+    start = parse_location(params.initial_weights) if params.initial_weights else None
     schemes = {where.scheme for where in (data, start) if isinstance(where, Location)}
     google = "gs" in schemes or params.PUB_SUB_TOPIC or "google" in passed.get("KAFKA_SASL_OAUTH_PROVIDER", "")
     needed = [*(["GOOGLE_"] if google else []), *(["AWS_"] if "s3" in schemes else [])]
@@ -73,7 +73,7 @@ def named_files(passed: Mapping[str, str], params: Params) -> Iterator[Path]:
     for value in values:
         if value and Path(value).is_file():
             yield Path(value)
-    start = place(params.initial_weights) if params.initial_weights else None
+    start = parse_location(params.initial_weights) if params.initial_weights else None
     if isinstance(start, Path) and start.exists():
         yield start
 
@@ -83,7 +83,7 @@ def with_absolute_paths(params: Params) -> Params:
     absolute = {}
     if params.GOOGLE_APPLICATION_CREDENTIALS is not None:
         absolute["GOOGLE_APPLICATION_CREDENTIALS"] = _absolute(params.GOOGLE_APPLICATION_CREDENTIALS)
-    if params.initial_weights is not None and isinstance(start := place(params.initial_weights), Path):
+    if params.initial_weights is not None and isinstance(start := parse_location(params.initial_weights), Path):
         absolute["initial_weights"] = _absolute(str(start))
     return params.model_copy(update=absolute) if absolute else params
 

@@ -17,12 +17,12 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-from components.shared.artifacts.artifact import sha256_of
+from components.shared.artifacts.artifact import contents_folder, sha256_of
 from components.shared.artifacts.dataset import DATASET, DatasetWriter, open_dataset
 from components.shared.errors import ArtifactError, ShutterlineError, StorageRefusedError
 from components.shared.storage import download
 from components.shared.storage.fetch import fetch_artifact
-from components.shared.storage.location import Location, place
+from components.shared.storage.location import Location, parse_location
 from components.shared.storage.publish import Publication
 from components.shared.storage.transfer import TIMEOUT_VARIABLE
 from tests.peers.object_store import Bucket
@@ -107,7 +107,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def located(text: str) -> Location:
-    found = place(text)
+    found = parse_location(text)
     assert isinstance(found, Location)
     return found
 
@@ -140,10 +140,21 @@ def opened(into: Path, *sources: Source) -> Source | None:
 
 def assert_stored(bucket: Bucket, location: Location, source: Source) -> None:
     """The bucket holds this artifact, byte by byte, and nothing else below the location."""
+    expected = {key_of(location, source, name): source.path / name for name in source.files}
+    expected[f"{location.key}/dataset.json"] = source.path / "dataset.json"
     found = bucket.objects(f"{location.key}/")
-    assert sorted(found) == sorted(f"{location.key}/{name}" for name in source.files)
-    wrong = [name for name in source.files if found[f"{location.key}/{name}"] != (source.path / name).read_bytes()]
-    assert wrong == []
+    assert sorted(found) == sorted(expected)
+    assert [key for key, file in expected.items() if found[key] != file.read_bytes()] == []
+
+
+def contents_of(location: Location, source: Source) -> Location:
+    """The folder of a published dataset's files."""
+    return location.child(contents_folder((source.path / "dataset.json").read_bytes()))
+
+
+def key_of(location: Location, source: Source, name: str) -> str:
+    """The object of one of a published dataset's files."""
+    return contents_of(location, source).child(name).key
 
 
 def read(location: Location, into: Path, *sources: Source) -> Source | StorageRefusedError:
@@ -201,7 +212,7 @@ from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import ShutterlineError
 from components.shared.storage import download
 from components.shared.storage.fetch import fetch_artifact
-from components.shared.storage.location import place
+from components.shared.storage.location import parse_location
 from components.shared.storage.publish import Publication
 
 download.RANGE = {RANGE}
@@ -214,9 +225,9 @@ def work(verb, uri, folder, environment):
     say({{"begun": os.getpid()}})
     try:
         if verb == "fetch":
-            fetch_artifact(place(uri), DATASET, Path(folder))
+            fetch_artifact(parse_location(uri), DATASET, Path(folder))
         else:
-            with Publication(place(uri), DATASET) as publication:
+            with Publication(parse_location(uri), DATASET) as publication:
                 publication.publish(Path(folder))
     except ShutterlineError as error:
         say({{"error": type(error).__name__, "message": str(error)}})

@@ -18,8 +18,10 @@ from tests.faults.storage import (
     S3_TAKES_LONG,
     Source,
     assert_stored,
+    contents_of,
     digests,
     fetch,
+    key_of,
     located,
     message_of,
     opened,
@@ -86,7 +88,7 @@ def test_a_tree_whose_download_is_cut(
     publish(source, location)
     cut = bucket.faults.inject(CutAnswer(100), operation, times=4)
 
-    fetch_tree(location, tmp_path)
+    fetch_tree(contents_of(location, source), tmp_path)
 
     assert cut.happened == 4
     assert digests(tmp_path) == source.files
@@ -183,7 +185,7 @@ def test_a_byte_that_changes_on_the_way_down(
     assert digests(tmp_path / "artifact") == source.files
 
     fault = bucket.faults.inject(FlipAnswerByte(at), "read", LARGE_FILE)
-    fetch_tree(location, tmp_path / "tree")
+    fetch_tree(contents_of(location, source), tmp_path / "tree")
     assert fault.happened == 1
     assert digests(tmp_path / "tree") == source.files, "the store's own checksums are held against it"
 
@@ -209,7 +211,7 @@ def test_a_byte_that_changes_every_time(bucket: Bucket, location: Location, sour
     assert opened(tmp_path / "artifact") is None
     assert not (tmp_path / "artifact" / LARGE_FILE).exists()
     with pytest.raises(StorageUnavailableError) as caught:
-        fetch_tree(location, tmp_path / "tree")
+        fetch_tree(contents_of(location, source), tmp_path / "tree")
     message_of(caught.value, str(location), LARGE_FILE, ("checksum", "crc32c", "md5"))
     assert not (tmp_path / "tree" / LARGE_FILE).exists()
 
@@ -221,7 +223,7 @@ def test_an_object_that_was_changed_in_the_store(
     publish(source, location)
     data = bytearray((source.path / LARGE_FILE).read_bytes())
     data[-1] ^= 1
-    bucket.write(f"{location.key}/{LARGE_FILE}", bytes(data))
+    bucket.write(key_of(location, source, LARGE_FILE), bytes(data))
     with pytest.raises((StorageRefusedError, StorageUnavailableError)) as caught:
         fetch(location, tmp_path)
     message_of(caught.value, str(location), LARGE_FILE, "sha-256")
@@ -295,17 +297,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_disk_full_and_larger_again(bucket: Bucket, location: Location, source: Source, small_disk: Path) -> None:
     publish(source, location)
-    for attempt in (fetch, fetch_tree):
+    for attempt, where in ((fetch, location), (fetch_tree, contents_of(location, source))):
         into = small_disk / attempt.__name__
         with pytest.raises(OSError, match="No space left") as caught:
-            attempt(location, into)
+            attempt(where, into)
         assert caught.value.errno == errno.ENOSPC
         assert str(caught.value.filename).startswith(str(into)), "it names the file"
         assert opened(into) is None
         assert not (into / LARGE_FILE).exists()
 
         subprocess.run(["/bin/mount", "-o", "remount,size=20m", small_disk], check=True)
-        attempt(location, into)
+        attempt(where, into)
         assert digests(into) == source.files
         for file in source.files:
             (into / file).unlink()

@@ -16,6 +16,7 @@ from tests.faults.storage import (
     Source,
     digests,
     fetch,
+    key_of,
     located,
     message_of,
     opened,
@@ -91,7 +92,7 @@ def test_nothing_there(bucket: Bucket, location: Location, tmp_path: Path) -> No
 
 def test_a_file_of_the_manifest_is_gone(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
     publish(source, location)
-    bucket.delete(f"{location.key}/{LARGE_FILE}")
+    bucket.delete(key_of(location, source, LARGE_FILE))
     with pytest.raises(StorageRefusedError) as caught:
         fetch(location, tmp_path)
     message_of(caught.value, str(location), LARGE_FILE)

@@ -11,6 +11,7 @@ import pytest
 
 from components.data_prep.__main__ import main as data_prep
 from components.evaluate.__main__ import main as evaluate
+from components.shared.artifacts.artifact import contents_folder
 from components.shared.artifacts.evaluation import open_evaluation
 from components.shared.events.spool import spools_of
 from components.train.__main__ import main as train
@@ -54,8 +55,9 @@ def test_a_run_through_a_bucket_is_the_run_through_paths(
     assert data_prep(["--data", f"{bucket.uri}/in/digits", "--dataset", f"{uri}/dataset", "--json", *SHORT]) == 0
     assert told(capsys)["report"]["dataset"] == f"{uri}/dataset"
     published = bucket.objects("out/dataset/")
+    manifest = published.pop("out/dataset/dataset.json")
     assert published == {
-        f"out/dataset/{file.relative_to(local / 'dataset').as_posix()}": file.read_bytes()
+        f"out/dataset/{contents_folder(manifest)}/{file.relative_to(local / 'dataset').as_posix()}": file.read_bytes()
         for file in (local / "dataset").rglob("*")
         if file.is_file() and file.name != ".shutterline-writing"
     }
@@ -64,8 +66,9 @@ def test_a_run_through_a_bucket_is_the_run_through_paths(
     assert train([*argv, *SHORT]) == 0
     report = told(capsys)["report"]
     assert (report["model"], report["checkpoints"]) == (f"{uri}/model", f"{uri}/kept")
-    assert bucket.read("out/model/model.safetensors") == (local / "model" / "model.safetensors").read_bytes()
-    assert any(name.startswith("out/model/tensorboard/") for name in bucket.names("out/model/"))
+    contents = f"out/model/{contents_folder(bucket.read('out/model/model.json'))}"
+    assert bucket.read(f"{contents}/model.safetensors") == (local / "model" / "model.safetensors").read_bytes()
+    assert any(name.startswith(f"{contents}/tensorboard/") for name in bucket.names("out/model/"))
     assert bucket.names("out/kept/") == [
         # The one before the last epoch's evaluation, which a longer run would not make, is kept for that.
         f"out/kept/epoch-{at}.{suffix}"
@@ -76,7 +79,8 @@ def test_a_run_through_a_bucket_is_the_run_through_paths(
     places = ["--model", f"{uri}/model", "--dataset", f"{uri}/dataset", "--evaluation", f"{uri}/evaluation"]
     assert evaluate([*places, "--json", *SHORT]) == 0
     record = told(capsys)
-    assert record["report"]["report_file"] == f"{uri}/evaluation/report.html"
+    contents = contents_folder(bucket.read("out/evaluation/evaluation.json"))
+    assert record["report"]["report_file"] == f"{uri}/evaluation/{contents}/report.html"
     fetched = scratch / "fetched"
     for name, data in bucket.objects("out/evaluation/").items():
         file = fetched / name.removeprefix("out/evaluation/")

@@ -21,7 +21,7 @@ from components.shared.events.data import Emit
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.params.params import Params
 from components.shared.step import Reported
-from components.shared.storage.location import place
+from components.shared.storage.location import parse_location
 from components.shared.version import __version__
 from tests.configs import schedule, small
 from tests.shared.test_step import Result
@@ -271,7 +271,7 @@ HEAVY = {
     "botocore",
 }
 # One store each, imported when a place of its kind is first used.
-STORES = {f"components.shared.storage.{name}": name for name in ("gcs", "gcs_upload", "s3")}
+STORES = {f"components.shared.storage.{name}": name for name in ("gcs", "s3")}
 
 
 def test_shared_modules_load_neither_torch_nor_kfp() -> None:
@@ -305,7 +305,7 @@ def test_control_characters_of_a_path_are_shown_as_escapes(option: str, capsys: 
     argv = [*ARGUMENTS, option, "no\x1b[31m\u202e\x9b\n12:00:00 train     succeeded.json"]
     if option == "--dataset":
         with pytest.raises(InputError) as found:
-            place(argv[-1])
+            parse_location(argv[-1])
         assert r"no\x1b[31m\u202e\x9b\n12:00:00" in str(found.value)
         return
     with suppress(SystemExit):

@@ -12,13 +12,13 @@ from components.shared.events.kafka.google_tokens import google_token
 from components.shared.events.pubsub.client import open_channel
 from components.shared.secret_manager import fetch_secret
 from components.shared.storage.location import Location
-from components.shared.storage.stores import connect
+from components.shared.storage.store import connect
 from components.shared.storage.transfer import Transfer
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 
 BUCKET = Location("gs", "bucket", "key")
 USERS: dict[str, Callable[[Path], object]] = {
-    "bucket": lambda file: connect(BUCKET, Transfer(BUCKET, "up")),
+    "bucket": lambda file: connect(BUCKET, Transfer("up")),
     "secret": lambda file: fetch_secret("VARIABLE", "sm://projects/p/secrets/s/versions/latest"),
     "Kafka": lambda file: google_token(),
     "Pub/Sub": lambda file: open_channel(None),

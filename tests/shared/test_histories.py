@@ -41,7 +41,7 @@ from components.shared.pipeline_end import PipelineEnd
 from components.shared.run import EVENTS_VARIABLE, RETRY_VARIABLE, step_run
 from components.shared.status import PIPELINE_STEPS, Status
 from components.shared.step import StepFailed, run_step
-from components.shared.storage.location import place
+from components.shared.storage.location import parse_location
 from tests.configs import small
 from tests.peers.fixtures import gcs_bucket as gcs_bucket
 from tests.peers.fixtures import gcs_server as gcs_server
@@ -281,7 +281,7 @@ def happen(world: World, patch: pytest.MonkeyPatch, draw: Draw) -> None:
 def judge(world: World, scratch: Path) -> None:
     """Compare what was published with the model."""
     (scratch / "fetched").mkdir()
-    where = place(world.bucket) if world.bucket else world.folder
+    where = parse_location(world.bucket) if world.bucket else world.folder
     found = []
     with suppress(InputError):  # nothing was kept
         found = find_spools([where], scratch / "fetched", LOG) if where is not None else []

@@ -29,7 +29,7 @@ from components.shared.run import (
     step_run,
 )
 from components.shared.step import StepFailed, run_step
-from components.shared.storage.location import place
+from components.shared.storage.location import parse_location
 from tests.shared.test_step import PARAMS, Result
 
 UUID = "0a1b2c3d-4e5f-6789-abcd-ef0123456789"
@@ -299,7 +299,7 @@ def test_events_are_kept_in_no_folder_of_another_user(
     monkeypatch.setattr(logging.getLogger("shutterline"), "propagate", True)
     caplog.clear()
 
-    events = step_run(place("gs://bucket/model")).events
+    events = step_run(parse_location("gs://bucket/model")).events
 
     assert events is not None
     assert usual not in events.parents
@@ -320,7 +320,7 @@ def test_the_folder_of_events_is_the_users_own(
         usual.mkdir()
         usual.chmod(mode)  # as 0.5.0 left it
 
-    assert step_run(place("gs://bucket/model")).events == usual / "events"
+    assert step_run(parse_location("gs://bucket/model")).events == usual / "events"
     assert stat.S_IMODE(usual.stat().st_mode) == 0o700
 
 

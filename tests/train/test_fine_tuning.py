@@ -21,7 +21,7 @@ from components.shared.artifacts.evaluation import EvaluationManifest
 from components.shared.artifacts.model import MODEL, StartedFrom, open_model
 from components.shared.errors import ParamsError, StorageRefusedError
 from components.shared.params.params import Params
-from components.shared.storage.location import Location, place
+from components.shared.storage.location import Location, parse_location
 from components.shared.storage.publish import Publication, write_file
 from components.train.step import train_staged
 from components.train.train import train
@@ -182,7 +182,7 @@ def test_weights_come_from_a_bucket(bucket: Bucket, dataset: Path, tmp_path: Pat
         assert found is not None
         return found
 
-    model, file = place(f"{bucket.uri}/models/7"), place(f"{bucket.uri}/files/w.safetensors")
+    model, file = parse_location(f"{bucket.uri}/models/7"), parse_location(f"{bucket.uri}/files/w.safetensors")
     assert isinstance(model, Location)
     assert isinstance(file, Location)
     with Publication(model, MODEL) as publication:

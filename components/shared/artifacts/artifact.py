@@ -31,6 +31,7 @@ from components.shared.params.types import LARGEST_DIVISOR, SMALLEST_DIVISOR
 from components.shared.strict_json import MAX_BYTES, read_json
 
 WRITING_MARKER = ".shutterline-writing"
+CONTENTS = re.compile(r"files-[0-9a-f]{12}")  # the folder of an artifact's files in a bucket
 # A part of a path has at most 255 bytes in the usual file systems, and a path 4,096 with the directory before it.
 _LONGEST_PART, _LONGEST_FILE = 255, 1000
 _CLASS_NAME_LENGTH = 200
@@ -351,6 +352,20 @@ def read_manifest(path: Path, kind: ArtifactKind) -> Any:
         first = error.errors(include_url=False)[0]
         where = shortened(".".join(str(part) for part in first["loc"]), 100) or "as a whole"
         raise ArtifactError(f"{file}: {where}: {shortened(first['msg'], 150)}; the file is damaged") from error
+
+
+def contents_folder(manifest: bytes) -> str:
+    """The folder, beside its manifest, in which a bucket has the files of an artifact; the manifest is in it, too."""
+    return f"files-{hashlib.sha256(manifest).hexdigest()[:12]}"
+
+
+def artifact_root(path: Path, kind: ArtifactKind) -> Path:
+    """The directory with an artifact's files: `path`, or its folder of contents where it was copied from a bucket."""
+    with suppress(OSError):
+        inner = path / contents_folder(read_regular(path / kind.manifest_file, MAX_BYTES))
+        if (inner / kind.manifest_file).is_file():
+            return inner
+    return path
 
 
 def manifest_digest(path: Path, kind: ArtifactKind) -> str:

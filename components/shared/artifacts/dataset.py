@@ -30,6 +30,7 @@ from components.shared.artifacts.artifact import (
     Manifest,
     Normalisation,
     Record,
+    artifact_root,
     read_manifest,
     verify_files,
 )
@@ -335,6 +336,7 @@ def open_dataset(path: Path, chosen: ChosenSplits = every_split) -> Dataset:
     Raises:
         ArtifactError: Not a complete dataset, damaged, or at odds with its manifest.
     """
+    path = artifact_root(path, DATASET)
     manifest: DatasetManifest = read_manifest(path, DATASET)
     verify_files(path, files_of_splits(manifest, chosen))
     wanted = chosen(manifest)

@@ -30,6 +30,7 @@ from components.shared.artifacts.artifact import (
     Manifest,
     Normalisation,
     Record,
+    artifact_root,
     read_manifest,
     verify_files,
 )
@@ -197,6 +198,7 @@ def open_model(path: Path, chosen: Callable[[ModelManifest], Iterable[FileRecord
     Raises:
         ArtifactError: Not a complete model, or damaged.
     """
+    path = artifact_root(path, MODEL)
     manifest: ModelManifest = read_manifest(path, MODEL)
     verify_files(path, chosen(manifest))
     return Model(path, manifest)

@@ -25,12 +25,9 @@ from components.shared.bounded import bounded
 from components.shared.errors import ShutterlineError, StorageRefusedError, StorageUnavailableError
 from components.shared.events.redaction import redact
 from components.shared.events.spool import SPOOL_SUFFIX
-from components.shared.storage.content import Content, content_type
 from components.shared.storage.location import Location
-from components.shared.storage.objects import ABSENT, Changed, ObjectStore, StoredObject
-from components.shared.storage.reading import below, read_small
-from components.shared.storage.stores import connect
-from components.shared.storage.transfer import Stopped, Transfer, run_all
+from components.shared.storage.store import ABSENT, ChangedError, Store, StoredObject, connect
+from components.shared.storage.transfer import StoppedError, Transfer
 
 _LEDGER_SUFFIX = ".delivery.json"
 _NAME = re.compile(
@@ -69,7 +66,7 @@ class EventsBucket:
         self._timeout_s = timeout_s
         self._log = log
         self._credentials = credentials
-        self._session: tuple[ObjectStore, Transfer] | None = None
+        self._session: Store | None = None
         self._connecting = threading.Lock()
         self._own: Path | None = None
         self._claimed: str | None = None  # name of our own spool there
@@ -103,7 +100,7 @@ class EventsBucket:
             OSError: The local directory cannot be written.
         """
         prefix = name.removesuffix(SPOOL_SUFFIX) if name else f"{run}." if run else ""
-        return self._in_time(lambda store, transfer: self._fetch(store, transfer, prefix, run, name))
+        return self._in_time(lambda store: self._fetch(store, prefix, run, name))
 
     def claim(self, run: str, step: str, attempt: int) -> int:
         """Take the first free attempt of a step: no two processes get the same.
@@ -119,7 +116,7 @@ class EventsBucket:
             StorageRefusedError: No such bucket, it may not be written, no credentials.
             StorageUnavailableError: The store does not answer in time.
         """
-        self._claimed = self._in_time(lambda store, _: self._claim(store, run, step, attempt))
+        self._claimed = self._in_time(lambda store: self._claim(store, run, step, attempt))
         return int(self._claimed.removesuffix(SPOOL_SUFFIX).rpartition(".")[2])
 
     def start(self, spool: Path) -> None:
@@ -159,11 +156,9 @@ class EventsBucket:
 
     # Fetching.
 
-    def _fetch(
-        self, store: ObjectStore, transfer: Transfer, prefix: str, run: str | None, name: str | None
-    ) -> list[Path]:
+    def _fetch(self, store: Store, prefix: str, run: str | None, name: str | None) -> list[Path]:
         self.local.mkdir(parents=True, exist_ok=True)
-        start = below(self.location)
+        start = self.location.prefix
         there: dict[str, StoredObject] = {}
         for stored in store.list(start + prefix):
             parts = _NAME.fullmatch(found := stored.key.removeprefix(start))
@@ -179,10 +174,10 @@ class EventsBucket:
                 continue
             there[found] = stored
         spools = [found for found in there if found.endswith(SPOOL_SUFFIX) and name in (None, found)]
-        run_all(transfer, [partial(self._fetch_spool, store, transfer, there, found) for found in spools])
+        store.transfer.run_all([partial(self._fetch_spool, store, there, found) for found in spools])
         return [self.local / found for found in spools]
 
-    def _fetch_spool(self, store: ObjectStore, transfer: Transfer, there: dict[str, StoredObject], name: str) -> None:
+    def _fetch_spool(self, store: Store, there: dict[str, StoredObject], name: str) -> None:
         path, ledger = self.local / name, _ledger_of(name)
         if path == self._own:
             return
@@ -190,34 +185,34 @@ class EventsBucket:
         if not path.exists() or 0 < len(here) < there[name].bytes:
             # A ledger that is here stays: it may be open, and one that is behind costs no more than a second delivery.
             if ledger in there and not (self.local / ledger).exists():
-                write_atomically(self.local / ledger, self._read(store, transfer, there[ledger]))
-            data = self._read(store, transfer, there[name])
+                write_atomically(self.local / ledger, self._read(store, there[ledger]))
+            data = self._read(store, there[name])
             # What this process writes itself is never replaced: the bucket's copy of it is a part of it, or a claim.
             if not path.exists() or (b"\n" in data and (data.startswith(here) or b"\n" not in here)):
                 write_atomically(path, data)
         self._ledgers.setdefault(name, _bytes_of(self.local / ledger))
 
-    def _read(self, store: ObjectStore, transfer: Transfer, stored: StoredObject) -> bytes:
+    def _read(self, store: Store, stored: StoredObject) -> bytes:
         """An object that its writer may replace meanwhile; nothing where it went away."""
         found: StoredObject | None = stored
         for _ in range(_TRIES):
             if found is None or found.bytes > LARGEST_SPOOL:
                 break
             try:
-                return read_small(store, transfer, self.location, found)
-            except Changed:
+                return store.read_whole(found)
+            except ChangedError:
                 found = store.stat(stored.key)
         return b""
 
     # Writing.
 
-    def _claim(self, store: ObjectStore, run: str, step: str, attempt: int) -> str:
+    def _claim(self, store: Store, run: str, step: str, attempt: int) -> str:
         # Whose claim it is must be told apart where an answer is lost, and a line without an end is no event.
         content = uuid4().hex.encode()
         while True:
             name = f"{run}.{step}.{attempt}{SPOOL_SUFFIX}"
             key = self.location.child(name).key
-            with suppress(Changed):
+            with suppress(ChangedError):
                 if store.stat(key) is None:  # looked at first: a store without conditions would replace it
                     _write(store, key, content, ABSENT)
                     return name
@@ -234,30 +229,30 @@ class EventsBucket:
             lines = _whole_lines(self._own)
             if self._claimed is None:
                 run, step, attempt = self._own.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)
-                self._claimed = self._claim(self._connected()[0], run, step, int(attempt))
+                self._claimed = self._claim(self._connected(), run, step, int(attempt))
             if not self._put_bytes:  # whenever the process is killed, a spool without a ledger would name no broker
                 self._put_own_ledger(ledger)
             if len(lines) > self._put_bytes:
-                _write(self._connected()[0], self.location.child(self._claimed).key, lines, None)
+                _write(self._connected(), self.location.child(self._claimed).key, lines, None)
                 self._put_bytes = len(lines)
             self._put_own_ledger(ledger)
         if any(True for _ in self._changed_ledgers()):
-            self._put_ledgers(*self._connected())
+            self._put_ledgers(self._connected())
         if self._own is not None and self._own.stat().st_size > LARGEST_SPOOL:
             raise ShutterlineError(f"{self._own.name} has more than {LARGEST_SPOOL >> 20} MB")
 
     def _put_own_ledger(self, ledger: bytes) -> None:
         assert self._own is not None and self._claimed is not None  # noqa: S101, PT018 - the caller has both
         if ledger not in (self._ledgers.get(self._own.name), b""):
-            self._put_ledger(*self._connected(), self._claimed, ledger)
+            self._put_ledger(self._connected(), self._claimed, ledger)
             self._ledgers[self._own.name] = ledger
 
-    def _put_ledgers(self, store: ObjectStore, transfer: Transfer) -> None:
+    def _put_ledgers(self, store: Store) -> None:
         def put(name: str, ledger: bytes) -> None:
-            self._put_ledger(store, transfer, name, ledger)
+            self._put_ledger(store, name, ledger)
             self._ledgers[name] = ledger
 
-        run_all(transfer, [partial(put, name, ledger) for name, ledger in self._changed_ledgers()])
+        store.transfer.run_all([partial(put, name, ledger) for name, ledger in self._changed_ledgers()])
 
     def _changed_ledgers(self) -> Iterator[tuple[str, bytes]]:
         """Of spools that were fetched: names and ledgers."""
@@ -267,14 +262,12 @@ class EventsBucket:
                 if ledger not in (before, b""):
                     yield name, ledger
 
-    def _put_ledger(self, store: ObjectStore, transfer: Transfer, spool: str, ledger: bytes) -> None:
+    def _put_ledger(self, store: Store, spool: str, ledger: bytes) -> None:
         key = self.location.child(_ledger_of(spool)).key
         for _ in range(_TRIES):
             found = store.stat(key)
-            with suppress(Changed):
-                there = (
-                    read_small(store, transfer, self.location, found) if found and found.bytes < LARGEST_SPOOL else b""
-                )
+            with suppress(ChangedError):
+                there = store.read_whole(found) if found and found.bytes < LARGEST_SPOOL else b""
                 merged = _forward(ledger, there)
                 if merged != there:
                     _write(store, key, merged, found.version if found else ABSENT)
@@ -300,7 +293,7 @@ class EventsBucket:
                     self._put()
                     self._note(None)
                     last = time.monotonic()
-            except Stopped:
+            except StoppedError:
                 if self._ending.is_set():
                     return
             except Exception as error:  # whatever it is, it must cost nobody a training
@@ -325,34 +318,34 @@ class EventsBucket:
 
     # The connection.
 
-    def _connected(self) -> tuple[ObjectStore, Transfer]:
+    def _connected(self) -> Store:
         with self._connecting:
             if self._session is None:
                 # The store's own patience ends first: its message says more.
-                transfer = Transfer(self.location, "up", patience_s=0.8 * self._timeout_s)
-                self._session = connect(self.location, transfer, self._credentials), transfer
+                transfer = Transfer("up", timeout=0.8 * self._timeout_s)
+                self._session = connect(self.location, transfer, self._credentials)
             return self._session
 
     def _abandon(self) -> None:
         """Let whatever waits for the store end soon, and begin anew next time."""
         if self._session is not None:
-            self._session[1].stop()
+            self._session.transfer.stop()
         self.disconnect()
 
     def disconnect(self) -> None:
         """Close the connection; the next use opens another."""
         session, self._session = self._session, None
         if session is not None:
-            session[0].close()
+            session.close()
 
-    def _in_time(self, work: Callable[[ObjectStore, Transfer], T]) -> T:
+    def _in_time(self, work: Callable[[Store], T]) -> T:
         """Do something in a thread, so that nothing that hangs, a name server or a token's, is waited for.
 
         Raises:
             StorageUnavailableError: It took too long, or the store does not answer.
         """
         try:
-            return bounded(lambda: work(*self._connected()), self._timeout_s)
+            return bounded(lambda: work(self._connected()), self._timeout_s)
         except (TimeoutError, StorageUnavailableError) as error:
             self._abandon()
             self._away = True  # the caller's to tell
@@ -369,19 +362,18 @@ def _ledger_of(spool: str) -> str:
     return spool.removesuffix(SPOOL_SUFFIX) + _LEDGER_SUFFIX
 
 
-def _write(store: ObjectStore, key: str, data: bytes, version: str | None) -> None:
+def _write(store: Store, key: str, data: bytes, version: str | None) -> None:
     """Put an object in place of a version, where the store knows such conditions.
 
     Raises:
-        Changed: Something else lies there.
+        ChangedError: Something else lies there.
     """
-    content = Content(data, len(data), content_type(key))
     try:
-        store.write(key, content, version)
+        store.write(key, data, version)
     except StorageRefusedError:
         if version is None:
             raise
-        store.write(key, content, None)  # it refuses the condition; or this, too
+        store.write(key, data, None)  # it refuses the condition; or this, too
 
 
 def _bytes_of(file: Path) -> bytes:

@@ -12,7 +12,7 @@ from components.shared.errors import InputError, Problem
 from components.shared.events.targets import bootstrap_servers
 from components.shared.params.allowed_classes import shortened
 from components.shared.params.types import ScheduleSpec, described, refusal, refusals
-from components.shared.storage.location import place
+from components.shared.storage.location import parse_location
 
 # Schedules of torch that set the learning rate whatever it was, and so undo what acts beside them. A test asks torch's
 # schedules; `rehearse` asks those of a run, with their arguments.
@@ -85,7 +85,7 @@ def optimiser_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
 def weights_location(value: str) -> str:
     """A path, or a location in a bucket; nothing else is fetched from."""
     try:
-        place(value)
+        parse_location(value)
     except InputError as error:
         raise refusal(str(error)) from error
     return value

@@ -1,4 +1,4 @@
-"""Objects that are stored packed, by their Content-Encoding: what is fetched is what was packed."""
+"""Objects that are stored with Content-Encoding gzip: their content is what was packed."""
 
 from __future__ import annotations
 
@@ -9,25 +9,21 @@ from collections.abc import Iterator
 from typing import IO
 
 from components.shared.errors import StorageRefusedError
-from components.shared.storage.content import PIECE
+from components.shared.storage.checksums import PIECE
 
 GZIP_MAGIC = b"\x1f\x8b"
+# gzip packs at most a thousand to one. What is unpacked without a known size is bounded below that.
+LARGEST_RATIO = 100
+ALWAYS_ALLOWED = 1 << 30  # bytes
 
 # As registered for HTTP (RFC 9110, 8.4.1), but for gzip.
 _NOT_READ = frozenset({"br", "compress", "x-compress", "deflate", "zstd"})
 # Others are no encodings, and servers keep whatever they are given: "utf-8" is common, and what S3's own clients add.
 _GZIP = frozenset({"gzip", "x-gzip"})
-# gzip packs at most a thousand to one. What is unpacked without a known size is bounded below that.
-_LARGEST_RATIO = 100
-_ALWAYS_ALLOWED = 1 << 30
 
 
 def is_packed(encoding: str, uri: object) -> bool:
-    """Whether an object's bytes are gzip and are to be unpacked.
-
-    Args:
-        encoding: Its Content-Encoding.
-        uri: Of the object, for the message.
+    """Whether an object's bytes are gzip and are to be unpacked, by its Content-Encoding.
 
     Raises:
         StorageRefusedError: They are packed in a way that is not read.
@@ -43,18 +39,12 @@ def is_packed(encoding: str, uri: object) -> bool:
 
 
 def unpacked(packed: IO[bytes], size: int, uri: object, expected: int | None = None) -> Iterator[bytes]:
-    """The content of gzip data, in pieces.
-
-    Args:
-        packed: The data.
-        size: How many bytes it has.
-        uri: Of the object, for messages.
-        expected: How many bytes the content has at most; None: it is not known.
+    """The content of so many bytes of gzip data, in pieces; at most `expected` bytes, where that is known.
 
     Raises:
         StorageRefusedError: It is no gzip, damaged, or unpacks to too much.
     """
-    most = max(_ALWAYS_ALLOWED, _LARGEST_RATIO * size) if expected is None else expected
+    most = max(ALWAYS_ALLOWED, LARGEST_RATIO * size) if expected is None else expected
     count = 0
     try:
         with gzip.GzipFile(fileobj=packed) as stream:
@@ -74,4 +64,4 @@ def unpacked(packed: IO[bytes], size: int, uri: object, expected: int | None = N
 
 def unpacked_bytes(data: bytes, uri: object) -> bytes:
     """The content of a small object's gzip data; raises as :func:`unpacked` does."""
-    return b"".join(unpacked(io.BytesIO(data), len(data), uri, _LARGEST_RATIO * PIECE))
+    return b"".join(unpacked(io.BytesIO(data), len(data), uri, LARGEST_RATIO * PIECE))

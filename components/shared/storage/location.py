@@ -1,4 +1,4 @@
-"""Where an artifact lies: a path of this machine, or a prefix in a bucket."""
+"""Where data is: a path of this machine, or a prefix in a bucket."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ _LONGEST_KEY = 1024  # bytes of UTF-8, in both services
 
 @dataclass(frozen=True)
 class Location:
-    """One object or a prefix in a bucket.
-
-    Attributes:
-        scheme: Which kind of store: ``gs`` or ``s3``.
-        bucket: The bucket's name.
-        key: Without a slash at its ends; empty for the whole bucket.
-    """
+    """One object or a prefix in a bucket; the key has no slash at its ends, and is empty for the whole bucket."""
 
     scheme: Literal["gs", "s3"]
     bucket: str
     key: str
 
     def child(self, name: str) -> Location:
-        """What lies below this one under a relative name."""
+        """The location of a relative name below this one."""
         return Location(self.scheme, self.bucket, f"{self.key}/{name}" if self.key else name)
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of all objects below this location begin with."""
+        return f"{self.key}/" if self.key else ""
 
     @property
     def name(self) -> str:
@@ -51,8 +50,8 @@ class Location:
 AnyPath = Path | Location
 
 
-def place(text: str) -> AnyPath:
-    """What a user wrote as an input or output: a path, or a location in a bucket.
+def parse_location(text: str) -> AnyPath:
+    """A path or a location in a bucket, from what a user wrote as an input or output.
 
     Args:
         text: A local path, ``file:///path``, ``gs://bucket/path``, ``s3://bucket/path`` or ``minio://bucket/path``.
@@ -61,7 +60,7 @@ def place(text: str) -> AnyPath:
         InputError: It is none of these; one line.
     """
     if not text:
-        raise InputError(f"an empty text is no place; {_ALLOWED}")
+        raise InputError(f"location is empty; {_ALLOWED}")
     found = _SCHEME.fullmatch(text)
     if found is None:
         return _printable(text, text)

@@ -1,100 +1,103 @@
-"""Publish: a local directory becomes an artifact in a bucket, whole or not at all, of one writer alone.
+"""Publish: a local directory becomes an artifact in a bucket, whole or not at all.
 
-Stores compare and swap one object at a time, so the object of the manifest is what writers compete for:
+Every publication puts its files into a folder named by its manifest's SHA-256, and then its manifest, in one
+conditional write, in place of the one that is there. So two writers never write the same object unless it has the same
+bytes, a reader has the files of the manifest that it has read, and a killed publication leaves a folder that no
+manifest points to; the next publication removes it. A reader whose files are removed reads the newer manifest.
 
-1. A writer puts its claim in the manifest's place. From there no reader opens the artifact, and no earlier writer can
-   finish: each replaces its own claim alone.
-2. It lists the versions of what lies there, and writes each file in place of the version listed. An earlier writer
-   that is still at it has listed versions of before: what the new one has written it cannot replace. (S3's versions
-   are made of the content and may come back, so there a writer also looks at the claim right before each write.)
-3. It removes what earlier writers left, as far as their manifests and claims name it.
-4. It replaces its claim by the manifest.
-
-So whoever claims last wins, everybody else gets an error, and no mixture is ever opened. No file is taken for written
-because the same bytes lie there already: an earlier writer could still replace that version.
+A marker says who writes. The writer who put it there last wins: each looks at it right before it replaces the
+manifest, and before it removes anything. What is removed is only what a manifest that was replaced pointed to, or no
+manifest does, in the version that was listed when the marker was still the writer's own.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import replace
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from uuid import uuid4
 
-from components.shared.artifacts.artifact import WRITING_MARKER, ArtifactKind, Manifest, read_manifest, verify_files
+from components.shared.artifacts.artifact import (
+    CONTENTS,
+    WRITING_MARKER,
+    ArtifactKind,
+    Manifest,
+    contents_folder,
+    read_manifest,
+    verify_files,
+)
 from components.shared.errors import ArtifactError, ShutterlineError, StorageRefusedError
-from components.shared.storage.claim import Claim, claim_in, earlier_files, told
-from components.shared.storage.content import Content, content_of
+from components.shared.params.allowed_classes import shortened
 from components.shared.storage.location import Location, key_problem
-from components.shared.storage.objects import ABSENT, Changed, ObjectStore, StoredObject
-from components.shared.storage.progress import OnProgress
-from components.shared.storage.reading import FETCHING, below, read_small
-from components.shared.storage.stores import connect
-from components.shared.storage.transfer import Transfer, run_all
+from components.shared.storage.store import ABSENT, ChangedError, Store, StoredObject, connect
+from components.shared.storage.transfer import OnProgress, Transfer
+
+# Unfinished files of a fetch, below the directory they are for: on the same file system, and not among its names.
+FETCHING = ".shutterline-fetching"
 
 _TRIES = 8  # of a step that others' writes undo
-# What is given to taking a claim back: a step that is told to end has seconds.
-_GOODBYE_S = 4.0
+_GIVE_BACK_S = 4.0  # a step that is asked to end has seconds
 _HERE_ALONE = (WRITING_MARKER, FETCHING)
+_log = logging.getLogger("shutterline.storage")
 
 
 class Publication:
-    """Claims a place for an artifact, and publishes a directory there; use as a context manager.
+    """Publishes a directory at a location in a bucket; use as a context manager.
 
     Args:
         location: The prefix that becomes the artifact.
         kind: Which kind of artifact; an earlier one of this kind is replaced.
-        progress: Told how far it is.
+        progress: Called with how far it is.
 
     Raises:
-        InputError: The environment's patience is no positive number.
+        InputError: The environment's timeout is no positive number.
     """
 
     def __init__(self, location: Location, kind: ArtifactKind, *, progress: OnProgress | None = None) -> None:
         self.location = location
         self._kind = kind
         self._manifest_key = location.child(kind.manifest_file).key
-        self._transfer = Transfer(location, "up", progress)
-        self._open: ObjectStore | None = None
-        self._claim = Claim(kind.name)
-        self._held: StoredObject | None = None  # the claim as it lies there
-        self._earlier: bytes | None = None  # the manifest that the claim replaced
-        self._uploaded: dict[str, StoredObject] | None = None  # by key; None before the first is begun
-        self._lock = threading.Lock()
+        self._marker_key = location.child(WRITING_MARKER).key
+        self._transfer = Transfer("up", progress)
+        self._contents = re.compile(rf"{re.escape(location.prefix)}{CONTENTS.pattern}/")
+        self._store: Store
+        self._marker: StoredObject | None = None
 
     def __enter__(self) -> Self:
-        """Claim the place: from here on no reader opens what lies there, and earlier writers cannot finish.
+        """Put the marker there, so that a missing bucket or permission is an error now.
 
         Raises:
-            StorageRefusedError: No such bucket, forbidden, no credentials, or something else lies there.
+            StorageRefusedError: No such bucket, forbidden, no credentials, or something else is there.
             StorageUnavailableError: The store does not answer.
         """
-        self._open = connect(self.location, self._transfer)
+        self._store = connect(self.location, self._transfer)
         try:
-            for _ in range(_TRIES):
-                with suppress(Changed):
-                    self._take_over()
-                    return self
-            raise StorageRefusedError(
-                f"{self.location}: others claim it again and again; let one of them finish, or name another place"
-            )
+            self._require_own()
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            document = {"writer": uuid4().hex, "host": socket.gethostname(), "since": since}
+            self._marker = self._store.write(self._marker_key, json.dumps(document).encode(), None)
         except BaseException:
-            self._open.close()
+            self._store.close()
             raise
+        return self
 
-    def publish(self, directory: Path) -> None:
-        """Upload every file of an artifact directory and commit its manifest last.
-
-        Once it returns, readers see this artifact, and what earlier writers left of theirs is gone. What a writer that
-        was overtaken still had on the way may arrive later; no manifest names it.
+    def publish(self, directory: Path) -> Location:
+        """Upload every file of an artifact directory, then its manifest: once it returns, readers have this artifact.
 
         Args:
             directory: A whole artifact of the kind; files beside those of the manifest go along.
+
+        Returns:
+            The folder of its files.
 
         Raises:
             ArtifactError: The directory is no whole artifact of the kind.
@@ -105,216 +108,194 @@ class Publication:
         manifest: Manifest = read_manifest(directory, self._kind)
         data = (directory / self._kind.manifest_file).read_bytes()
         records = {record.file: record for record in manifest.files()}
-        files = {name: file for name, file in _files(directory) if name != self._kind.manifest_file}
+        files = dict(_files(directory))
         if missing := next((name for name in records if name not in files), None):
             raise ArtifactError(f"{directory / missing}: is missing, though the manifest names it")
-        self._transfer.expect(len(files) + 1, sum(file.stat().st_size for file in files.values()) + len(data))
+        sizes = {name: file.stat().st_size for name, file in files.items()}
+        contents = self.location.child(contents_folder(data))
+        keys = {name: contents.child(name).key for name in files}
+        self._transfer.expect(len(files) + 1, sum(sizes.values()) + len(data))
 
-        before = self._claim.files
-        # Before the first of them, so that whoever takes over after a kill knows what to clear away.
-        self._claim = replace(self._claim, files=tuple(sorted({*before, *files})))
-        self._held = self._replace_claim(self._claim.document())
-        listed = self._listed()
-        self._uploaded = {}
-        # The largest first: they take longest.
-        largest_first = sorted(files.items(), key=lambda entry: -entry[1].stat().st_size)
-
-        def upload(name: str, file: Path) -> None:
+        def upload(name: str) -> None:
             if record := records.get(name):
                 verify_files(directory, [record])
-            self._upload(name, file, listed)
+            self._store.upload(keys[name], files[name])
+            self._transfer.finished_file()
 
-        run_all(self._transfer, (partial(upload, name, file) for name, file in largest_first))
-        # While the claim still says what may be there: once the manifest lies in its place, nobody knows. By what lies
-        # there now: a writer that was overtaken may have had a file on the way when we listed first.
-        self._clear_away(before, files, self._settled(files))
-        self._replace_claim(data)
-        self._held = None
-        self._transfer.moved(len(data))
+        left = sorted(files, key=lambda name: -sizes[name])  # the largest first: they take longest
+        for _ in range(_TRIES):
+            self._transfer.run_all(partial(upload, name) for name in left)
+            # An earlier writer of the same bytes may have removed some a moment ago.
+            there = {stored.key: stored.bytes for stored in self._store.list(contents.prefix)}
+            left = [name for name in left if there.get(keys[name]) != sizes[name]]
+            if not left:
+                break
+        else:
+            raise self._taken_over()
+        earlier = self._replace_manifest(data)
         self._transfer.finished_file()
         self._transfer.finished()
+        self._remove_earlier(earlier, {self._manifest_key, *keys.values()})
+        return contents
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Without :meth:`publish`, take the claim back and remove what was uploaded, as far as the store lets us."""
+        """Remove the marker, if it is this writer's; where that cannot be, the next writer replaces it."""
         self._store.close()
-        if self._held is None:
-            return
-        self._transfer = Transfer(self.location, "up", patience_s=_GOODBYE_S)
-        # It is an attempt: the claim that stays says who was interrupted, and the next writer takes it over.
-        with suppress(ShutterlineError, Changed, OSError):
-            self._open = connect(self.location, self._transfer)
+        with suppress(ShutterlineError, ChangedError):
+            store = connect(self.location, Transfer("up", timeout=_GIVE_BACK_S))
             try:
-                self._give_back()
+                if self._marker is not None:
+                    store.delete(self._marker_key, self._marker.version)
             finally:
-                self._store.close()
+                store.close()
 
-    @property
-    def _store(self) -> ObjectStore:
-        if self._open is None:
-            raise RuntimeError("a Publication is a context manager")
-        return self._open
+    def _require_own(self) -> None:
+        """Accept an empty location, an earlier artifact of this kind or an interrupted attempt.
 
-    def _take_over(self) -> None:
-        """Put the claim in the place of whatever is there and may be replaced.
-
-        Raises:
-            Changed: Somebody else was faster.
+        In this order: a writer that ends meanwhile puts its manifest there before it removes its marker.
         """
-        found = self._store.stat(self._manifest_key)
-        if found is None:
-            # Consoles put empty objects named like folders.
-            others = (stored for stored in self._store.list(below(self.location)) if not stored.key.endswith("/"))
-            if (other := next(others, None)) is not None:
-                if self._store.stat(self._manifest_key) is not None:
-                    raise Changed("a writer has claimed the place since")
-                raise StorageRefusedError(
-                    f"{self.location}: holds other objects, such as {other.key}, and no {self._kind.name} to replace; "
-                    "name an empty or new place"
-                )
-            files: tuple[str, ...] = ()
-            data = None
-        else:
-            data = read_small(self._store, self._transfer, self.location, found)
-            names = earlier_files(data, self._kind)
-            if names is None:
-                raise StorageRefusedError(
-                    f"{self.location.child(self._kind.manifest_file)}: is no manifest of a {self._kind.name}; name "
-                    "an empty or new place"
-                )
-            files = names
-        self._claim = Claim(self._kind.name, tuple(sorted({*self._claim.files, *files})))
-        document = self._claim.document()
-        self._held = self._put(self._manifest_key, document, found.version if found is not None else ABSENT)
-        self._earlier = data if data is not None and claim_in(data) is None else None
+        # Consoles put empty objects named like folders.
+        others = (stored.key for stored in self._store.list(self.location.prefix) if not stored.key.endswith("/"))
+        other = next((key for key in others if key != self._marker_key and not self._contents.match(key)), None)
+        found, data = self._present_manifest()
+        if data is not None and not self._is_own(data):
+            raise StorageRefusedError(
+                f"{self.location.child(self._kind.manifest_file)}: is no manifest of a {self._kind.name}; name an "
+                "empty or new location"
+            )
+        if found is None and other is not None:
+            raise StorageRefusedError(
+                f"{self.location}: holds other objects, such as {other}, and no {self._kind.name} to replace; name an "
+                "empty or new location"
+            )
 
-    def _put(self, key: str, data: bytes, version: str | None) -> StoredObject:
-        return self._store.write(key, Content(data, len(data), "application/json"), version)
+    def _is_own(self, data: bytes) -> bool:
+        """Whether it is a manifest of this kind, of any version, or version 0.7's note that one is being written."""
+        with suppress(ValueError, RecursionError):
+            document = json.loads(data)
+            if isinstance(document, dict):
+                if document.get("shutterline") == "writing":
+                    return bool(document.get("kind") == self._kind.name)
+                kind = self._kind.manifest_type.model_fields.get("kind")
+                is_manifest = {"schema_version", "created_by"} <= document.keys()
+                return is_manifest and (kind is None or document.get("kind") == kind.default)
+        return False
 
-    def _replace_claim(self, data: bytes) -> StoredObject:
-        """Put a newer claim, or the manifest, in the place of the claim."""
-        if self._held is None:
-            raise RuntimeError("publish() is called once, within the context")
-        try:
-            return self._put(self._manifest_key, data, self._held.version)
-        except Changed:
-            raise self._taken_over() from None
-
-    def _upload(self, name: str, file: Path, listed: dict[str, StoredObject]) -> None:
-        """Write one file in place of the version that was listed."""
-        key = self.location.child(name).key
-        content = content_of(file)
-        stored = listed.get(key)
+    def _replace_manifest(self, data: bytes) -> bytes:
+        """Put the manifest there; returns the one that it replaced."""
         for _ in range(_TRIES):
-            try:
-                written = self._store.write(key, content, _version(stored), self._check_claim)
-            except Changed:
-                # If the claim is ours still, it was a writer who has lost it already, and who listed before us.
-                stored = self._store.stat(key)
-                self._check_claim()
-                continue
-            with self._lock:
-                self._files_written[key] = written
-            self._transfer.finished_file()
-            return
+            found, earlier = self._present_manifest()
+            if not self._is_writer():
+                break
+            with suppress(ChangedError):
+                self._store.write(self._manifest_key, data, found.version if found is not None else ABSENT)
+                return earlier or b""
         raise self._taken_over()
 
-    @property
-    def _files_written(self) -> dict[str, StoredObject]:
-        if self._uploaded is None:
-            raise RuntimeError("nothing is uploaded yet")
-        return self._uploaded
-
-    def _settled(self, files: dict[str, Path]) -> dict[str, StoredObject]:
-        """See that what we wrote is what lies there; what lies there then.
-
-        Not every S3 server heeds the conditions of a write; there a writer who has lost the place may have written
-        over our files.
-        """
+    def _present_manifest(self) -> tuple[StoredObject | None, bytes | None]:
         for _ in range(_TRIES):
-            present = self._listed()
-            lost = [
-                name
-                for name in files
-                if _version(present.get(key := self.location.child(name).key)) != self._files_written[key].version
-            ]
-            if not lost:
-                return present
-            self._transfer.found(-sum(files[name].stat().st_size for name in lost))
-            run_all(self._transfer, (partial(self._upload, name, files[name], present) for name in lost))
+            found = self._store.stat(self._manifest_key)
+            with suppress(ChangedError):
+                return found, self._store.read_whole(found) if found is not None else None
         raise self._taken_over()
 
-    def _listed(self) -> dict[str, StoredObject]:
-        """The versions of what lies below the place, all of a time when it was ours.
-
-        That is checked after they are read: a listing may come so late that it has the next writer's files in it.
-        """
-        listed = {stored.key: stored for stored in self._store.list(below(self.location))}
-        self._check_claim()
-        return listed
-
-    def _check_claim(self) -> None:
-        """Go on only while the place is ours.
-
-        Raises:
-            StorageRefusedError: It is not.
-        """
-        present = self._store.stat(self._manifest_key)
-        if _version(present) != _version(self._held):
-            raise self._taken_over()
+    def _is_writer(self) -> bool:
+        present = self._store.stat(self._marker_key)
+        return present is not None and self._marker is not None and present.version == self._marker.version
 
     def _taken_over(self) -> StorageRefusedError:
-        """The error of a writer who has lost the place; from here on there is nothing of ours to take back."""
-        self._held = None
-        who = "somebody"
-        with suppress(Changed, ShutterlineError):
-            present = self._store.stat(self._manifest_key)
-            if present is not None:
-                claim = claim_in(read_small(self._store, self._transfer, self.location, present))
-                who = f"a writer {told(claim)}" if claim is not None else "another writer, who has finished"
+        writer = None
+        with suppress(ChangedError, ShutterlineError):
+            writer = writer_of(self._store, self._store.stat(self._marker_key))
+        self._marker = None
+        _log.warning("%s: files that this attempt uploaded stay there until the next publication", self.location)
         return StorageRefusedError(
-            f"{self.location}: was taken over by {who}; what lies there is theirs. If that is not meant, see that two "
-            "runs do not write to the same place, and run this step again"
+            f"{self.location}: was taken over by {writer or 'another writer, who has finished'}; what is there is "
+            "theirs. If that is not meant, see that two runs do not write to the same location, and run this step again"
         )
 
-    def _clear_away(self, before: Iterable[str], files: dict[str, Path], listed: dict[str, StoredObject]) -> None:
-        """Remove what earlier writers left: what their manifests and claims name, and what lies in our own folders.
+    def _remove_earlier(self, manifest: bytes, ours: set[str]) -> None:
+        """Remove the contents of earlier publications, which no manifest points to any more.
 
-        Nothing else: other artifacts may lie below the same prefix.
+        Nothing else: other artifacts may be below the same prefix.
         """
-        named = {self.location.child(name).key for name in before}
-        folders = tuple({self.location.child(name.partition("/")[0]).key + "/" for name in files if "/" in name})
-        ours = {self.location.child(name).key for name in files} | {self._manifest_key}
-        stale = [
-            stored
-            for key, stored in listed.items()
-            if key not in ours and (key in named or (folders and key.startswith(folders)))
-        ]
-        run_all(self._transfer, (partial(self._remove, stored) for stored in stale))
+        beside: set[str] = set()  # as of versions up to 0.7
+        with suppress(ValueError):
+            replaced = self._kind.manifest_type.model_validate_json(manifest)
+            beside = {self.location.child(record.file).key for record in replaced.files()}
+        left = 0
 
-    def _remove(self, stored: StoredObject) -> None:
-        self._check_claim()
-        # What may not be removed does no harm: no manifest names it.
-        with suppress(Changed, StorageRefusedError):
-            self._store.delete(stored.key, stored.version)
+        def remove(stored: StoredObject) -> None:
+            nonlocal left
+            try:
+                if self._is_writer():
+                    self._store.delete(stored.key, stored.version)
+                    return
+            except (ChangedError, StorageRefusedError):
+                pass
+            left += 1
 
-    def _give_back(self) -> None:
-        """Leave the place as it was found; where that cannot be, leave the claim."""
-        if self._held is None:
-            return
-        if self._uploaded is None and self._earlier is not None:
-            self._put(self._manifest_key, self._earlier, self._held.version)
-            return
-        run_all(self._transfer, (partial(self._remove, stored) for stored in (self._uploaded or {}).values()))
-        # What is left of an earlier artifact is only known to be one as long as a claim says so.
-        left = (stored for stored in self._store.list(below(self.location)) if stored.key != self._manifest_key)
-        if next(left, None) is None:
-            self._store.delete(self._manifest_key, self._held.version)
+        try:
+            listed = list(self._store.list(self.location.prefix))
+            stale = [
+                stored
+                for stored in listed
+                if stored.key not in ours and (stored.key in beside or self._contents.match(stored.key))
+            ]
+            self._transfer.run_all(partial(remove, stored) for stored in stale)
+        except ShutterlineError as error:
+            _log.warning("%s: is published, and files of earlier versions may stay there: %s", self.location, error)
+        if left:
+            _log.warning("%s: is published, and %d files of earlier versions stay there", self.location, left)
 
 
-def _version(stored: StoredObject | None) -> str:
-    return stored.version if stored is not None else ABSENT
+def writer_of(store: Store, marker: StoredObject | None) -> str | None:
+    """Who has put a marker there, and when, for a message; None where there is none."""
+    if marker is None:
+        return None
+    try:
+        document = json.loads(store.read_whole(marker))
+        return f"a writer on {shortened(document['host'])} since {shortened(document['since'])}"
+    except (ChangedError, ValueError, LookupError, TypeError):
+        return "a writer"
+
+
+def write_file(location: Location, file: Path) -> None:
+    """Write one file to one object, over whatever was there.
+
+    Raises:
+        StorageRefusedError: No such bucket, forbidden, no credentials.
+        StorageUnavailableError: The store does not answer.
+        OSError: The file cannot be read.
+    """
+    with _object(location) as store:
+        store.upload(location.key, file)
+
+
+def delete(location: Location) -> None:
+    """Remove one object; nothing happens if it is not there.
+
+    Raises:
+        StorageRefusedError: No such bucket, forbidden, no credentials.
+        StorageUnavailableError: The store does not answer.
+    """
+    with _object(location) as store:
+        store.delete(location.key, None)
+
+
+@contextmanager
+def _object(location: Location) -> Iterator[Store]:
+    if not location.key:
+        raise StorageRefusedError(f"{location}: is a whole bucket, and one object is needed; add its key")
+    store = connect(location, Transfer("up"))
+    try:
+        yield store
+    except ChangedError as error:
+        raise StorageRefusedError(f"{location}: the store refuses an unconditional change") from error
+    finally:
+        store.close()
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:
@@ -335,40 +316,3 @@ def _files(directory: Path) -> Iterator[tuple[str, Path]]:
                     f"{directory}: {relative!r} cannot be published: {problem}; rename or remove the file"
                 )
             yield relative, file
-
-
-def write_file(location: Location, file: Path) -> None:
-    """Write one file to one object, in one piece, over whatever was there.
-
-    Raises:
-        StorageRefusedError: No such bucket, forbidden, no credentials.
-        StorageUnavailableError: The store does not answer.
-        OSError: The file cannot be read.
-    """
-
-    def write(store: ObjectStore) -> None:
-        store.write(location.key, content_of(file), None)
-
-    _once(location, write)
-
-
-def delete(location: Location) -> None:
-    """Remove one object; nothing happens if it is not there.
-
-    Raises:
-        StorageRefusedError: No such bucket, forbidden, no credentials.
-        StorageUnavailableError: The store does not answer.
-    """
-    _once(location, lambda store: store.delete(location.key, None))
-
-
-def _once(location: Location, work: Callable[[ObjectStore], None]) -> None:
-    if not location.key:
-        raise StorageRefusedError(f"{location}: is a whole bucket, and one object is needed; add its key")
-    store = connect(location, Transfer(location, "up"))
-    try:
-        work(store)
-    except Changed as error:
-        raise StorageRefusedError(f"{location}: the store refuses an unconditional change") from error
-    finally:
-        store.close()

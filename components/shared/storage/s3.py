@@ -1,8 +1,7 @@
-"""S3 and what speaks its protocol: by boto3, whose own retries are switched off.
+"""S3 and servers of its protocol: by boto3, whose own retries are switched off but for the parts of an upload.
 
 Which conditions servers heed, seen with SeaweedFS 4.48 and moto 5.2.5: both If-Match and If-None-Match on PutObject,
-If-Match on GetObject and DeleteObject, If-None-Match on CompleteMultipartUpload; If-Match there SeaweedFS alone. Older
-servers pass over those of writes and deletes, hence the looks before.
+If-Match on GetObject and DeleteObject. Older servers ignore those of writes and deletes.
 """
 
 from __future__ import annotations
@@ -11,10 +10,12 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from typing import Any, NoReturn, TypeVar
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import boto3
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -31,64 +32,81 @@ from botocore.exceptions import (
 from components.shared.errors import StorageRefusedError
 from components.shared.events.redaction import redact
 from components.shared.params.allowed_classes import shortened
-from components.shared.storage.api_errors import knowing_its_own, patience_asked, pieces_of_body
-from components.shared.storage.content import Checksum, Content
-from components.shared.storage.objects import ABSENT, Changed, StoredObject, Transient
-from components.shared.storage.transfer import Transfer, workers
+from components.shared.storage.checksums import PIECE, Checksum
+from components.shared.storage.location import Location
+from components.shared.storage.store import ABSENT, ChangedError, Store, StoredObject, content_type, pieces_of_body
+from components.shared.storage.transfer import RetryableError, Transfer, workers
 
 _CONNECT_S = 10.0
-_ONE_REQUEST = 16 << 20  # larger objects go in parts, and a broken one costs its own bytes alone
-_PARTS = 9_000  # of the 10,000 that an object may have
+_PART = 16 << 20  # larger files go in parts; boto3 makes them larger where there would be more than 10,000
+# Files are sent side by side, so not the parts of one.
+_PARTS = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART, use_threads=False)
+_TRIES_OF_A_PART = 5
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
-_BAD_LOGIN = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
-_WRONG_BYTES = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "IncompleteBody", "RequestTimeout"}
-_LOG_IN = (
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile by AWS_PROFILE, or give the machine or pod a role"
-)
 
 T = TypeVar("T")
 
 
-class S3Store:
-    """One bucket of S3, or of a server that speaks its protocol.
+class S3Store(Store):
+    """One bucket of S3, or of a server of its protocol.
 
     Raises:
         StorageRefusedError: The configuration cannot be used.
     """
 
-    def __init__(self, bucket: str, transfer: Transfer) -> None:
-        self._bucket = bucket
-        self._transfer = transfer
-        # Of versions that were read; a listing does not tell it.
-        self._encodings: dict[tuple[str, str], str] = {}
+    login_advice = (
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile by AWS_PROFILE, or give the machine or pod a "
+        "role"
+    )
+    grant_advice = (
+        "grant s3:ListBucket and s3:GetObject to read, s3:PutObject and s3:DeleteObject to write, or check the "
+        "credentials"
+    )
+    endpoint_variable = "AWS_ENDPOINT_URL"
+
+    def __init__(self, location: Location, transfer: Transfer) -> None:
+        super().__init__(location, transfer)
+        self._client = self._connected({"total_max_attempts": 1})
+
+    @cached_property
+    def _uploading(self) -> Any:
+        # A part that breaks is sent again by boto3: it would begin anew with the first.
+        return self._connected({"total_max_attempts": _TRIES_OF_A_PART, "mode": "standard"})
+
+    def _connected(self, retries: dict[str, Any]) -> Any:
         config = Config(
-            connect_timeout=min(_CONNECT_S, transfer.silence_s),
-            read_timeout=transfer.silence_s,
+            connect_timeout=min(_CONNECT_S, self.transfer.silence_s),
+            read_timeout=self.transfer.silence_s,
             max_pool_connections=workers() + 2,
-            retries={"total_max_attempts": 1},
-            # Checksums of ours go along, and are computed of what comes; boto3's own older servers do not know.
+            retries=retries,
+            # Content-MD5 goes along, below; boto3's newer checksums are unknown to older servers.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
         try:
-            self._client = boto3.session.Session().client("s3", config=config)
+            client = boto3.session.Session().client("s3", config=config)
         except (BotoCoreError, ValueError) as error:
             raise StorageRefusedError(
-                f"{transfer.location}: the settings for S3 cannot be used: {_of(error)}; check AWS_ENDPOINT_URL, "
+                f"{self.location}: the settings for S3 cannot be used: {_text(error)}; check AWS_ENDPOINT_URL, "
                 "AWS_PROFILE and the profile files"
             ) from error
+        for operation in ("PutObject", "UploadPart"):
+            client.meta.events.register(f"before-call.s3.{operation}", _add_md5)
+        return client
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+        if "_uploading" in vars(self):
+            self._uploading.close()
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Every object whose key begins with a prefix."""
-        query: dict[str, str] = {"Bucket": self._bucket, "Prefix": prefix}
+        query = {"Bucket": self.location.bucket, "Prefix": prefix}
         while True:
-            page = self._persist(prefix, lambda: self._client.list_objects_v2(**query))
+            page = self._retried(prefix, lambda: self._client.list_objects_v2(**query))
             for item in page.get("Contents", ()):
-                yield StoredObject(item["Key"], item["Size"], item["ETag"], _checksum(item["ETag"]))
+                yield StoredObject(item["Key"], item["Size"], item["ETag"], _checksum(item))
             if not page.get("IsTruncated"):
                 return
             query["ContinuationToken"] = page["NextContinuationToken"]
@@ -98,74 +116,83 @@ class S3Store:
 
         def ask() -> StoredObject | None:
             try:
-                found = self._client.head_object(Bucket=self._bucket, Key=key)
+                found = self._client.head_object(**self._named(key))
             except ClientError as error:
                 if _status(error) == 404:
                     return None
                 raise
-            checksum = None if _is_keyed(found) else _checksum(found["ETag"])
-            return StoredObject(key, found["ContentLength"], found["ETag"], checksum, found.get("ContentEncoding", ""))
+            return _stored(key, found["ContentLength"], found)
 
-        return self._persist(key, ask)
+        return self._retried(key, ask)
 
-    def read(self, stored: StoredObject, start: int, stop: int) -> Iterator[memoryview]:
+    def read(self, stored: StoredObject, start: int, stop: int) -> tuple[StoredObject, Iterator[memoryview]]:
         """Bytes [start, stop) of exactly this version."""
-        query = {"Bucket": self._bucket, "Key": stored.key, "IfMatch": stored.version}
-        ranged = start > 0 or stop < stored.bytes
-        if ranged:
+        query = self._named(stored.key, IfMatch=stored.version)
+        if ranged := start > 0 or stop < stored.bytes:
             query["Range"] = f"bytes={start}-{stop - 1}"
         answer = self._once(stored.key, lambda: self._client.get_object(**query))
-        body = answer["Body"]
+        if answer["ETag"] != stored.version or (ranged and "ContentRange" not in answer):
+            answer["Body"].close()
+            if ranged and answer["ETag"] == stored.version:
+                raise RetryableError("the whole object came where a range was asked for")
+            raise ChangedError(self.uri(stored.key))
+        return _stored(stored.key, stored.bytes, answer), self._pieces(stored.key, answer["Body"], stop - start)
+
+    def _pieces(self, key: str, body: Any, count: int) -> Iterator[memoryview]:
         try:
-            if answer["ETag"] != stored.version:
-                raise Changed(self._uri(stored.key))
-            self._encodings[stored.key, stored.version] = answer.get("ContentEncoding", "")
-            if ranged and "ContentRange" not in answer:
-                raise Transient("the whole object came where a range was asked for")
-
-            def readinto(buffer: memoryview) -> int:
-                return int(self._once(stored.key, lambda: body.readinto(buffer)))
-
-            yield from pieces_of_body(readinto, stop - start)
+            yield from pieces_of_body(lambda buffer: self._once(key, partial(body.readinto, buffer)), count)
         finally:
             body.close()
 
-    def encoding(self, stored: StoredObject) -> str:
-        """The Content-Encoding; forgotten once it was told, since there may be a million of them."""
-        told = self._encodings.pop((stored.key, stored.version), stored.encoding)
-        if told is None:
-            present = self.stat(stored.key)
-            if present is None or present.version != stored.version:
-                raise Changed(self._uri(stored.key))
-            told = present.encoding or ""
-        return told
+    def write(self, key: str, data: bytes, version: str | None) -> StoredObject:
+        """Put bytes in place of a version."""
+        condition = {} if version is None else {"IfNoneMatch": "*"} if version == ABSENT else {"IfMatch": version}
+        query = self._named(key, Body=data, ContentType=content_type(key), **condition)
 
-    def write(
-        self, key: str, content: Content, version: str | None, check: Callable[[], None] | None = None
-    ) -> StoredObject:
-        """Put an object in place of a version; an ETag is the same wherever the content is."""
-        upload = _Upload(self._client, self._bucket, key, content, _condition(version), self._transfer)
-        upload.check = check or upload.check
-        attempt = knowing_its_own(
-            lambda: self._once(key, upload.attempt),
-            lambda: self.stat(key),
-            lambda found: self._holds(found, content, upload.etag),
-        )
-        try:
-            return self._transfer.persist(self._uri(key), attempt)
-        except BaseException:
-            upload.abandon()
-            raise
+        def write() -> StoredObject:
+            answer = self._once(key, lambda: self._client.put_object(**query))
+            self.transfer.moved(len(data))
+            return _stored(key, len(data), answer)
+
+        md5 = Checksum("MD5", hashlib.md5(data, usedforsecurity=False).digest())
+
+        def is_ours(found: StoredObject) -> bool:
+            # Under a key of the server's the ETag says nothing of the content.
+            return found.checksum == md5 if found.checksum else self.read_whole(found) == data
+
+        return self.conditional_write(key, write, is_ours)
+
+    def upload(self, key: str, file: Path) -> None:
+        """Put a file in place of whatever is there."""
+        sent = furthest = 0
+
+        def progress(count: int) -> None:
+            nonlocal sent, furthest
+            sent += count
+            self.transfer.moved(max(0, sent - furthest))  # what is sent again is no progress
+            furthest = max(furthest, sent)
+
+        def attempt() -> None:
+            nonlocal sent
+            sent = 0
+            client = self._uploading if file.stat().st_size > _PART else self._client
+            options = {"ContentType": content_type(key)}
+            with file.open("rb") as stream:
+                client.upload_fileobj(
+                    stream, self.location.bucket, key, ExtraArgs=options, Callback=progress, Config=_PARTS
+                )
+
+        self._retried(key, attempt)
 
     def delete(self, key: str, version: str | None) -> None:
         """Remove a version of an object."""
-        query = {"Bucket": self._bucket, "Key": key}
+        query = self._named(key)
         if version is not None:
-            found = self.stat(key)
+            found = self.stat(key)  # as older servers ignore the condition
             if found is None:
                 return
             if found.version != version:
-                raise Changed(self._uri(key))
+                raise ChangedError(self.uri(key))
             query["IfMatch"] = version
 
         def remove() -> None:
@@ -175,200 +202,67 @@ class S3Store:
                 if _status(error) != 404 or _code(error) == "NoSuchBucket":
                     raise
 
-        self._persist(key, remove)
+        self._retried(key, remove)
 
-    def _holds(self, found: StoredObject, content: Content, etag: str | None) -> bool:
-        """Whether an object is what was to be written."""
-        if found.bytes != content.bytes:
-            return False
-        if found.version == etag:
-            return True
-        # Under a key of the server's the ETag says nothing of the content.
-        md5 = hashlib.md5(usedforsecurity=False)
-        for piece in self.read(found, 0, found.bytes):
-            md5.update(piece)
-        return [md5.digest()] == content.digests("md5")
+    def _named(self, key: str, **more: Any) -> dict[str, Any]:
+        return {"Bucket": self.location.bucket, "Key": key, **more}
 
-    def _persist(self, key: str, work: Callable[[], T]) -> T:
-        return self._transfer.persist(self._uri(key), lambda: self._once(key, work))
+    def _retried(self, key: str, work: Callable[[], T]) -> T:
+        return self.transfer.retry(self.uri(key), lambda: self._once(key, work))
 
     def _once(self, key: str, work: Callable[[], T]) -> T:
-        """One attempt, its errors told apart."""
-        uri = self._uri(key)
+        """One attempt; its errors are ours."""
+        uri = self.uri(key)
+        host = str(self._client.meta.endpoint_url).partition("://")[2].rpartition("@")[2]
         try:
             return work()
         except ClientError as error:
-            self._refuse(error, uri)
+            text = str(error.response.get("Error", {}).get("Message", ""))
+            headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            retry_after = str(headers.get("retry-after", ""))
+            raise self.error_of(key, _status(error), _code(error), text, retry_after) from error
         except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
-            raise StorageRefusedError(f"{self._transfer.location}: no credentials: {_of(error)}; {_LOG_IN}") from error
+            raise StorageRefusedError(
+                f"{self.location}: no credentials: {_text(error)}; {self.login_advice}"
+            ) from error
         except SSLError as error:
             if "CERTIFICATE_VERIFY_FAILED" not in str(error):
-                raise Transient(f"{self._host} broke off (SSL)") from error
+                raise RetryableError(f"{host} broke off (SSL)") from error
             raise StorageRefusedError(
-                f"{uri}: the certificate of {self._host} is not trusted; name the authority's file by AWS_CA_BUNDLE"
+                f"{uri}: the certificate of {host} is not trusted; name the authority's file by AWS_CA_BUNDLE"
             ) from error
         except (HTTPClientError, ConnectionError, IncompleteReadError) as error:
             if "Name or service not known" in str(error.kwargs.get("error", error)):
                 raise StorageRefusedError(
-                    f"{uri}: there is no host {self._host}; check AWS_ENDPOINT_URL and the network"
+                    f"{uri}: there is no host {host}; check AWS_ENDPOINT_URL and the network"
                 ) from error
-            raise Transient(f"{self._host} does not answer, or broke off ({type(error).__name__})") from error
+            raise RetryableError(f"{host} does not answer, or broke off ({type(error).__name__})") from error
         except BotoCoreError as error:
-            raise StorageRefusedError(f"{uri}: boto3 refuses it: {_of(error)}") from error
-
-    def _refuse(self, error: ClientError, uri: str) -> NoReturn:
-        """Raise what an error's answer means."""
-        status, code = _status(error), _code(error)
-        message = redact(shortened(str(error.response.get("Error", {}).get("Message", "")), 200)) or code
-        if status in (408, 409, 429) or (status >= 500 and status != 501) or code in _WRONG_BYTES:
-            raise _later(error, f"the store answers {status} {code} {message}") from error
-        if status == 412 or (status == 404 and code == "NoSuchKey"):
-            raise Changed(uri) from error
-        location = self._transfer.location
-        if code == "NoSuchBucket":
-            raise StorageRefusedError(
-                f"{location}: there is no bucket {self._bucket}; create it, or check its name and AWS_ENDPOINT_URL"
-            ) from error
-        if code == "NoSuchUpload":
-            raise Transient("the store has forgotten the upload") from error
-        if code in _BAD_LOGIN or status == 401:
-            raise StorageRefusedError(f"{uri}: the credentials are not accepted ({message}); {_LOG_IN}") from error
-        if code == "RequestTimeTooSkewed":
-            raise StorageRefusedError(f"{uri}: the store does not accept this machine's clock; set it") from error
-        if status == 403:
-            raise StorageRefusedError(
-                f"{uri}: forbidden ({message}); grant s3:ListBucket and s3:GetObject to read, s3:PutObject and "
-                "s3:DeleteObject to write, or check the credentials"
-            ) from error
-        raise StorageRefusedError(f"{uri}: the store refuses it: {status} {code} {message}") from error
-
-    @property
-    def _host(self) -> str:
-        return str(self._client.meta.endpoint_url).partition("://")[2].rpartition("@")[2]
-
-    def _uri(self, key: str) -> str:
-        return f"s3://{self._bucket}/{key}".removesuffix("/")
+            raise StorageRefusedError(f"{uri}: boto3 refuses it: {_text(error)}") from error
 
 
-class _Upload:
-    """One object's upload, over as many attempts as it takes.
-
-    Attributes:
-        etag: What the store calls the object if it makes ETags of MD5; None before all is sent.
-        check: Called before the request that changes the object.
-    """
-
-    def __init__(
-        self, client: Any, bucket: str, key: str, content: Content, condition: dict[str, str], transfer: Transfer
-    ) -> None:
-        self.etag: str | None = None
-        self.check: Callable[[], None] = lambda: None
-        self._furthest = 0
-        self._client = client
-        self._object = {"Bucket": bucket, "Key": key}
-        self._key = key
-        self._content = content
-        self._condition = condition
-        self._transfer = transfer
-        self._part_size = max(_ONE_REQUEST, -(-content.bytes // _PARTS))
-        self._id: str | None = None
-        self._parts: list[dict[str, Any]] = []
-        self._digests: list[bytes] = []
-
-    def attempt(self) -> StoredObject:
-        """Try once; the next attempt goes on with the part that this one came to."""
-        if self._content.bytes <= _ONE_REQUEST:
-            return self._in_one()
-        if self._id is None:
-            self._parts, self._digests = [], []
-            created = self._client.create_multipart_upload(**self._object, ContentType=self._content.type)
-            self._id = created["UploadId"]
-        upload = {**self._object, "UploadId": self._id}
-        for number in range(len(self._parts) + 1, -(-self._content.bytes // self._part_size) + 1):
-            data = self._content.cut((number - 1) * self._part_size, number * self._part_size)
-            digest = hashlib.md5(data, usedforsecurity=False).digest()
-            try:
-                answer = self._client.upload_part(
-                    **upload, PartNumber=number, Body=data, ContentMD5=base64.b64encode(digest).decode()
-                )
-            except ClientError as error:
-                if _code(error) == "NoSuchUpload":
-                    self._id = None  # the next attempt begins anew
-                raise
-            _compare(answer, digest.hex())
-            self._parts.append({"PartNumber": number, "ETag": answer["ETag"]})
-            self._digests.append(digest)
-            if number > self._furthest:  # what is sent again is no progress
-                self._furthest = number
-                self._transfer.moved(len(data))
-        whole = hashlib.md5(b"".join(self._digests), usedforsecurity=False).hexdigest()
-        self.etag = f'"{whole}-{len(self._digests)}"'
-        return self._complete(upload)
-
-    def abandon(self) -> None:
-        """Let the store forget the parts, if it can be told."""
-        if self._id is not None:
-            with suppress(BotoCoreError, ClientError):
-                self._client.abort_multipart_upload(**self._object, UploadId=self._id)
-
-    def _in_one(self) -> StoredObject:
-        data = self._content.cut(0, self._content.bytes)
-        digest = hashlib.md5(data, usedforsecurity=False).digest()
-        self.etag = f'"{digest.hex()}"'
-        self.check()
-        answer = self._client.put_object(
-            **self._object,
-            **self._condition,
-            Body=data,
-            ContentType=self._content.type,
-            ContentMD5=base64.b64encode(digest).decode(),
-        )
-        _compare(answer, digest.hex())
-        self._transfer.moved(len(data))
-        return StoredObject(self._key, len(data), answer["ETag"], _checksum(answer["ETag"]))
-
-    def _complete(self, upload: dict[str, str]) -> StoredObject:
-        self.check()
-        try:
-            answer = self._client.complete_multipart_upload(
-                **upload, **self._condition, MultipartUpload={"Parts": self._parts}
-            )
-        except ClientError as error:
-            if _code(error) == "NoSuchUpload":
-                # It may be complete, and the answer was lost: look at what is there.
-                self._id = None
-                raise Changed(self._key) from error
-            raise
-        self._id = None
-        return StoredObject(self._key, self._content.bytes, answer["ETag"], None)
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """Let the server compare what arrives."""
+    body, digest = params["body"], hashlib.md5(usedforsecurity=False)
+    if isinstance(body, bytes):
+        digest.update(body)
+    else:
+        while piece := body.read(PIECE):
+            digest.update(piece)
+        body.seek(0)
+    params["headers"]["Content-MD5"] = base64.b64encode(digest.digest()).decode()
 
 
-def _condition(version: str | None) -> dict[str, str]:
-    if version is None:
-        return {}
-    return {"IfNoneMatch": "*"} if version == ABSENT else {"IfMatch": version}
+def _stored(key: str, size: int, answer: dict[str, Any]) -> StoredObject:
+    return StoredObject(key, size, answer["ETag"], _checksum(answer), answer.get("ContentEncoding", ""))
 
 
-def _compare(answer: dict[str, Any], md5: str) -> None:
-    """Compare what the store says it received with what was sent.
-
-    Raises:
-        Transient: It is something else.
-    """
+def _checksum(answer: dict[str, Any]) -> Checksum | None:
+    """The MD5 that is the ETag of an object in one part, unless it is encrypted with a key of the server's."""
+    if "SSECustomerAlgorithm" in answer or str(answer.get("ServerSideEncryption", "")).startswith("aws:kms"):
+        return None
     found = _MD5.fullmatch(answer["ETag"])
-    if found and found[1] != md5 and not _is_keyed(answer):
-        raise Transient("the store received other bytes than were sent")
-
-
-def _checksum(etag: str) -> Checksum | None:
-    """The MD5 that is the ETag of an object in one part."""
-    found = _MD5.fullmatch(etag)
-    return Checksum("md5", bytes.fromhex(found[1])) if found else None
-
-
-def _is_keyed(answer: dict[str, Any]) -> bool:
-    """Whether an object is encrypted in a way that makes its ETag something else than an MD5."""
-    return "SSECustomerAlgorithm" in answer or str(answer.get("ServerSideEncryption", "")).startswith("aws:kms")
+    return Checksum("MD5", bytes.fromhex(found[1])) if found else None
 
 
 def _status(error: ClientError) -> int:
@@ -379,10 +273,5 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _later(error: ClientError, message: str) -> Transient:
-    said = str(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", ""))
-    return Transient(message, patience_asked(said))
-
-
-def _of(error: Exception) -> str:
+def _text(error: Exception) -> str:
     return redact(shortened(" ".join(str(error).split()), 200))

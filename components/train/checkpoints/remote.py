@@ -9,8 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from components.shared.errors import ShutterlineError
-from components.shared.storage.fetch import fetch_tree
-from components.shared.storage.listing import list_names
+from components.shared.storage.fetch import fetch_tree, list_names
 from components.shared.storage.location import Location
 from components.shared.storage.publish import delete, write_file
 from components.train.checkpoints.format import (

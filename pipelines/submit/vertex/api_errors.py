@@ -16,12 +16,12 @@ from google.protobuf.json_format import ParseError  # type: ignore[import-untype
 from requests.exceptions import RequestException, SSLError
 from urllib3.exceptions import NameResolutionError, NewConnectionError
 
+from components.shared.backoff import retry_after_s
 from components.shared.causes import causes_of
 from components.shared.errors import PlatformRefusedError
 from components.shared.events.google_errors import reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.params.allowed_classes import shortened
-from components.shared.storage.api_errors import patience_asked
 from pipelines.submit.patience import Later
 
 LOG_IN = (
@@ -98,7 +98,7 @@ class Answers:
         _remember_token(error.response)
         said = _said(error)
         code = int(error.code or 0)
-        wish = patience_asked(error.response.headers.get("Retry-After", "")) if error.response is not None else None
+        wish = retry_after_s(error.response.headers.get("Retry-After", "")) if error.response is not None else None
         if said is None and code in (429, *_LATER):
             return Later(f"{self.host} answers {code}", done=code != 429, retry_after_s=wish)
         if said is None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from components.shared.errors import InputError, PlatformRefusedError
 from components.shared.params.allowed_classes import shortened
-from components.shared.storage.location import Location, key_problem, place
+from components.shared.storage.location import Location, key_problem, parse_location
 from pipelines.compiled import PLATFORM_TITLES, CompiledPipeline
 from pipelines.submit.platform import RunRequest
 from pipelines.vertex_limits import JOB_ID, LABEL_KEY, LABEL_VALUE, MAX_LABELS, PIPELINE_NAME
@@ -83,7 +83,7 @@ def staging_place(text: str) -> Location:
         InputError: It is no place in a bucket of Google Cloud Storage.
     """
     try:
-        found = place(text)
+        found = parse_location(text)
     except InputError as error:
         raise InputError(f"--staging-bucket {error}") from error
     if not isinstance(found, Location) or found.scheme != "gs":

@@ -19,12 +19,10 @@ from components.shared.errors import (
     PlatformUnavailableError,
     StorageUnavailableError,
 )
-from components.shared.storage.content import Content, content_type
+from components.shared.storage.checksums import crc32c_of
 from components.shared.storage.gcs import EMULATOR_VARIABLE
 from components.shared.storage.location import Location
-from components.shared.storage.objects import ABSENT, Changed, ObjectStore, StoredObject
-from components.shared.storage.reading import read_small
-from components.shared.storage.stores import connect
+from components.shared.storage.store import ABSENT, ChangedError, Store, StoredObject, connect, content_type
 from components.shared.storage.transfer import Transfer
 from components.shared.strict_yaml import DocumentError
 from pipelines.compiled import LARGEST, CompiledPipeline, parse_compiled
@@ -61,10 +59,9 @@ def upload(
     """
     location = place_of(staging, name, version)
     data = _bytes_of(pipeline, as_checked=as_checked)
-    transfer = Transfer(location, "up")
-    store = connect(location, transfer)
+    store = connect(location, Transfer("up"))
     try:
-        existed = _written(store, transfer, location, Content(data, len(data), content_type(_FILE)), pipeline)
+        existed = _written(store, location, data, pipeline)
     except StorageUnavailableError as error:
         raise PlatformUnavailableError(str(error)) from error
     finally:
@@ -82,7 +79,7 @@ def upload_requests(
     endpoint = str(client.api_endpoint)
     client.close()
     query = urlencode({"uploadType": "multipart", "ifGenerationMatch": "0"})
-    (crc32c,) = Content(data, len(data), "").digests("crc32c")
+    crc32c = crc32c_of(iter([memoryview(data)]))
     return [
         {
             "method": "POST",
@@ -149,17 +146,15 @@ def _unchanged_bytes(pipeline: CompiledPipeline) -> bytes:
     return data
 
 
-def _written(
-    store: ObjectStore, transfer: Transfer, location: Location, content: Content, pipeline: CompiledPipeline
-) -> bool:
+def _written(store: Store, location: Location, data: bytes, pipeline: CompiledPipeline) -> bool:
     """Whether the pipeline was there; if nothing was, it is now."""
     try:
-        store.write(location.key, content, ABSENT)
-    except Changed:
+        store.write(location.key, data, ABSENT)
+    except ChangedError:
         found = store.stat(location.key)
     else:
         return False
-    there = _digest(_read(store, transfer, location, found))
+    there = _digest(_read(store, location, found))
     if there == pipeline.digest:
         return True
     is_there = f"with the digest {there[:12]}" if there else "that is no compiled pipeline"
@@ -169,12 +164,12 @@ def _written(
     )
 
 
-def _read(store: ObjectStore, transfer: Transfer, location: Location, found: StoredObject | None) -> bytes:
+def _read(store: Store, location: Location, found: StoredObject | None) -> bytes:
     try:
         if found is None:
-            raise Changed(str(location))
-        return read_small(store, transfer, location, found) if found.bytes <= LARGEST else b""
-    except Changed as error:
+            raise ChangedError(str(location))
+        return store.read_whole(found) if found.bytes <= LARGEST else b""
+    except ChangedError as error:
         raise PlatformRefusedError(f"{location}: changes while it is read; try again") from error
 
 

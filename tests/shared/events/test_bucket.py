@@ -16,7 +16,7 @@ from components.shared.errors import StorageRefusedError, StorageUnavailableErro
 from components.shared.events import bucket as module
 from components.shared.events.bucket import EventsBucket
 from components.shared.events.spool import Spool, events_in, spools_of
-from components.shared.storage.location import Location, place
+from components.shared.storage.location import Location, parse_location
 from tests.peers.http_faults import Hold, LoseAnswer, Refuse
 from tests.peers.object_store import Bucket
 from tests.peers.s3 import S3Bucket
@@ -37,7 +37,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def location_of(bucket: Bucket) -> Location:
-    location = place(f"{bucket.uri}/{FOLDER}")
+    location = parse_location(f"{bucket.uri}/{FOLDER}")
     assert isinstance(location, Location)
     return location
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 import pytest
 
-from components.shared.artifacts.artifact import ArtifactKind, ArtifactWriter, FileRecord, Manifest
-from components.shared.storage.location import Location, place
+from components.shared.artifacts.artifact import ArtifactKind, ArtifactWriter, FileRecord, Manifest, contents_folder
+from components.shared.storage.location import Location, parse_location
 from components.shared.storage.publish import Publication
 from tests.peers.fixtures import (
     bucket,
@@ -51,8 +51,7 @@ def box(path: Path, seed: int, sizes: dict[str, int]) -> Path:
 
 
 def at(bucket: Bucket, key: str = "runs/7/box") -> Location:
-    """A place in a bucket."""
-    location = place(f"{bucket.uri}/{key}")
+    location = parse_location(f"{bucket.uri}/{key}")
     assert isinstance(location, Location)
     return location
 
@@ -61,6 +60,13 @@ def publish(bucket: Bucket, directory: Path, key: str = "runs/7/box") -> None:
     """Publish a box."""
     with Publication(at(bucket, key), BOX) as publication:
         publication.publish(directory)
+
+
+def published(files: dict[str, bytes], key: str = "runs/7/box") -> dict[str, bytes]:
+    """The objects of a published box, from its files by relative name."""
+    manifest = files["box.json"]
+    objects = {f"{key}/{contents_folder(manifest)}/{name}": data for name, data in files.items()}
+    return objects | {f"{key}/box.json": manifest}
 
 
 def tree(path: Path) -> dict[str, bytes]:

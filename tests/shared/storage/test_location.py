@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.errors import InputError
-from components.shared.storage.location import Location, place
+from components.shared.storage.location import Location, parse_location
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,13 @@ from components.shared.storage.location import Location, place
     ],
 )
 def test_places(text: str, expected: Path | Location) -> None:
-    assert place(text) == expected
+    assert parse_location(text) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "no place"),
+        ("", "location is empty"),
         ("https://storage.googleapis.com/bucket/key", "https:// is not known"),
         ("hdfs://host/path", "hdfs:// is not known"),
         ("gs://", "names no bucket"),
@@ -49,7 +49,7 @@ def test_places(text: str, expected: Path | Location) -> None:
 )
 def test_what_is_no_place_is_told_in_one_line(text: str, reason: str) -> None:
     with pytest.raises(InputError) as caught:
-        place(text)
+        parse_location(text)
     message = str(caught.value)
     assert reason in message
     assert "allowed are a local path, file:///path, gs://bucket/path and s3://bucket/path" in message
@@ -59,12 +59,12 @@ def test_what_is_no_place_is_told_in_one_line(text: str, reason: str) -> None:
 @pytest.mark.parametrize("text", ["s3://key:secret@bucket/a", "https://bucket/a?X-Amz-Signature=secret#secret"])
 def test_what_may_be_secret_is_not_repeated(text: str) -> None:
     with pytest.raises(InputError) as caught:
-        place(text)
+        parse_location(text)
     assert "secret" not in str(caught.value)
 
 
 def test_children_and_text() -> None:
-    assert place(str(Location("gs", "bucket", "a/b"))) == Location("gs", "bucket", "a/b")
+    assert parse_location(str(Location("gs", "bucket", "a/b"))) == Location("gs", "bucket", "a/b")
     assert Location("gs", "bucket", "").child("model.json") == Location("gs", "bucket", "model.json")
     assert Location("s3", "bucket", "a").child("b/c") == Location("s3", "bucket", "a/b/c")
     assert Location("s3", "bucket", "a/b").name == "b"

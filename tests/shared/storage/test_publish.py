@@ -1,76 +1,112 @@
 from __future__ import annotations
 
-import json
 import threading
 from pathlib import Path
 
 import pytest
 
-from components.shared.artifacts.artifact import ArtifactKind
+from components.shared.artifacts.artifact import CONTENTS
 from components.shared.errors import ArtifactError, StorageRefusedError
-from components.shared.storage.fetch import fetch_artifact
+from components.shared.storage.fetch import fetch_artifact, fetch_tree
 from components.shared.storage.location import Location
-from components.shared.storage.progress import TransferProgress
 from components.shared.storage.publish import Publication, delete, write_file
+from components.shared.storage.transfer import TransferProgress
 from tests.peers.http_faults import Hold
 from tests.peers.object_store import Bucket
-from tests.shared.storage.conftest import BOX, LARGE, BoxManifest, at, box, publish, tree
+from tests.peers.s3 import S3Bucket
+from tests.shared.storage.conftest import BOX, LARGE, at, box, publish, published, tree
+
+MARKER = "runs/7/box/.shutterline-writing"
 
 
-def test_an_earlier_artifact_is_replaced_and_others_are_left_alone(bucket: Bucket, tmp_path: Path) -> None:
+def there_and_back(bucket: Bucket, folder: Path) -> None:
+    source = box(folder / "source", 1, {"small.bin": 1_000, "empty": 0, "folder/medium": 300_000, "large": LARGE})
+    (source / "tensorboard").mkdir()
+    (source / "tensorboard/events").write_bytes(b"curves")
+    publish(bucket, source)
+    everything = tree(source)
+    assert bucket.objects() == published(everything)
+    contents = next(iter(CONTENTS.findall("\n".join(bucket.names()))))
+    assert tree(fetch_tree(at(bucket, f"runs/7/box/{contents}"), folder / "tree")) == everything
+    del everything["tensorboard/events"]  # the manifest does not name it
+    for key in ("runs/7/box", f"runs/7/box/{contents}"):
+        assert tree(fetch_artifact(at(bucket, key), BOX, folder / key)) == everything
+
+
+def test_what_is_published_is_fetched(bucket: Bucket, tmp_path: Path) -> None:
+    there_and_back(bucket, tmp_path)
+
+
+def test_so_it_is_with_another_s3_server(moto_bucket: S3Bucket, tmp_path: Path) -> None:
+    there_and_back(moto_bucket, tmp_path)
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["published", "as versions up to 0.7 have it"])
+def test_an_earlier_artifact_is_replaced_and_others_are_left_alone(
+    bucket: Bucket, tmp_path: Path, copied: bool
+) -> None:
     first = box(tmp_path / "1", 1, {"a": 10, "gone": 10})
-    (first / "tensorboard").mkdir()
-    (first / "tensorboard/old").write_bytes(b"old")
-    publish(bucket, first)
+    if copied:
+        for name, data in tree(first).items():
+            bucket.write(f"runs/7/box/{name}", data)
+    else:
+        (first / "tensorboard").mkdir()
+        (first / "tensorboard/old").write_bytes(b"old")
+        publish(bucket, first)
     # Another artifact below the same prefix, and what somebody put there.
     publish(bucket, box(tmp_path / "other", 9, {"a": 5}), "runs/7/box/other")
     bucket.write("runs/7/box/notes.txt", b"notes")
     kept = bucket.objects("runs/7/box/other") | {"runs/7/box/notes.txt": b"notes"}
-
     second = box(tmp_path / "2", 2, {"a": 20, "new/b": 10})
-    (second / "tensorboard").mkdir()
-    (second / "tensorboard/new").write_bytes(b"new")
+
     publish(bucket, second)
 
-    assert bucket.objects() == {f"runs/7/box/{name}": data for name, data in tree(second).items()} | kept
+    assert bucket.objects() == published(tree(second)) | kept
 
 
-def test_a_place_with_other_things_is_refused(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_location_with_other_things_is_refused(bucket: Bucket, tmp_path: Path) -> None:
     bucket.write("runs/7/box/notes.txt", b"notes")
     with pytest.raises(StorageRefusedError, match=r"box: holds other objects, such as .*/notes.txt, and no box"):
         publish(bucket, tmp_path)
     bucket.write("runs/7/box/box.json", b'{"name": "of something else"}')
-    with pytest.raises(StorageRefusedError, match=r"box.json: is no manifest of a box; name an empty or new place"):
+    with pytest.raises(StorageRefusedError, match=r"box.json: is no manifest of a box; name an empty or new location"):
         publish(bucket, tmp_path)
-    assert bucket.objects() == {
-        "runs/7/box/notes.txt": b"notes",
-        "runs/7/box/box.json": b'{"name": "of something else"}',
-    }
+    assert bucket.names() == ["runs/7/box/box.json", "runs/7/box/notes.txt"]
 
 
-def test_another_kinds_claim_is_refused(bucket: Bucket, tmp_path: Path) -> None:
-    crate = ArtifactKind("crate", BOX.manifest_file, BoxManifest)
-    with Publication(at(bucket), crate), pytest.raises(StorageRefusedError, match="is no manifest of a box"):
-        publish(bucket, tmp_path)
+def test_what_an_interrupted_attempt_of_version_0_7_left_is_replaced(bucket: Bucket, tmp_path: Path) -> None:
+    source = box(tmp_path / "1", 1, {"a": 10})
+    note = '{"shutterline": "writing", "kind": "%s"}'
+    bucket.write("runs/7/box/box.json", (note % "crate").encode())
+    with pytest.raises(StorageRefusedError, match="is no manifest of a box"):
+        publish(bucket, source)
+    bucket.write("runs/7/box/box.json", (note % "box").encode())
+    publish(bucket, source)
+    assert bucket.objects() == published(tree(source))
 
 
-def test_no_such_bucket_is_told_before_the_work(bucket: Bucket) -> None:
+def test_a_missing_bucket_is_an_error_before_the_work(bucket: Bucket) -> None:
     nowhere = Location(at(bucket).scheme, "no-such-bucket-here", "a")
     with pytest.raises(StorageRefusedError, match="there is no bucket no-such-bucket-here"):
         Publication(nowhere, BOX).__enter__()
 
 
-def test_nobody_reads_what_is_being_written(bucket: Bucket, tmp_path: Path) -> None:
-    publish(bucket, box(tmp_path / "1", 1, {"a": 10}))
-    with Publication(at(bucket), BOX), pytest.raises(StorageRefusedError, match=r"is being written by .* since 20"):
+def test_readers_have_the_earlier_artifact_while_a_newer_one_is_written(bucket: Bucket, tmp_path: Path) -> None:
+    with (
+        Publication(at(bucket), BOX),
+        pytest.raises(StorageRefusedError, match=r"is being written by a writer on .* since 20"),
+    ):
         fetch_artifact(at(bucket), BOX, tmp_path / "x")
-
-
-def test_a_claim_that_comes_to_nothing_leaves_the_place_as_it_was(bucket: Bucket, tmp_path: Path) -> None:
+    first = box(tmp_path / "1", 1, {"a": 10})
+    publish(bucket, first)
     with Publication(at(bucket), BOX):
-        assert bucket.names() == ["runs/7/box/box.json"]
-    assert bucket.objects() == {}
+        assert tree(fetch_artifact(at(bucket), BOX, tmp_path / "x")) == tree(first)
 
+
+def test_a_publication_that_comes_to_nothing_leaves_everything_as_it_was(bucket: Bucket, tmp_path: Path) -> None:
+    with Publication(at(bucket), BOX):
+        assert bucket.names() == [MARKER]
+    assert bucket.names() == []
     publish(bucket, box(tmp_path / "1", 1, {"a": 10}))
     before = bucket.objects()
     (tmp_path / "empty").mkdir()
@@ -87,15 +123,14 @@ def test_a_damaged_directory_is_not_published(bucket: Bucket, tmp_path: Path) ->
     (source / "b").unlink()
     with pytest.raises(ArtifactError, match="b: is missing, though the manifest names it"):
         publish(bucket, source)
-    # An upload that was under way beside the damaged file may have left its object; then the claim stays, and says so.
-    with pytest.raises(StorageRefusedError, match=r"nothing is there|is being written"):
+    with pytest.raises(StorageRefusedError, match=r"nothing is there|is no complete box"):
         fetch_artifact(at(bucket), BOX, tmp_path / "nothing")
     whole = box(tmp_path / "2", 2, {"a": 10, "b": 10})
     publish(bucket, whole)
-    assert tree(fetch_artifact(at(bucket), BOX, tmp_path / "fetched")) == tree(whole)
+    assert bucket.objects() == published(tree(whole))
 
 
-def test_the_writer_who_claims_last_wins(bucket: Bucket, tmp_path: Path) -> None:
+def test_the_writer_who_begins_last_wins(bucket: Bucket, tmp_path: Path) -> None:
     first, second = (box(tmp_path / str(seed), seed, {"a": 1_000, f"only-{seed}": 10}) for seed in (1, 2))
     with Publication(at(bucket), BOX) as loser:
         publish(bucket, second)
@@ -105,7 +140,7 @@ def test_the_writer_who_claims_last_wins(bucket: Bucket, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("size", [1_000, LARGE], ids=["small", "large"])
-def test_a_writer_who_is_still_at_it_changes_nothing(bucket: Bucket, tmp_path: Path, size: int) -> None:
+def test_a_slow_writer_who_is_overtaken_changes_nothing(bucket: Bucket, tmp_path: Path, size: int) -> None:
     publish(bucket, box(tmp_path / "0", 0, {"a": size}))
     first, second = (box(tmp_path / str(seed), seed, {"a": size}) for seed in (1, 2))
     hold = Hold()
@@ -131,21 +166,14 @@ def test_a_writer_who_is_still_at_it_changes_nothing(bucket: Bucket, tmp_path: P
     assert tree(fetch_artifact(at(bucket), BOX, tmp_path / "x")) == tree(second)
 
 
-def test_a_claim_names_what_it_may_leave(bucket: Bucket, tmp_path: Path) -> None:
-    publish(bucket, box(tmp_path / "1", 1, {"a": 10, "b": 10}))
-    with Publication(at(bucket), BOX):
-        claim = json.loads(bucket.read("runs/7/box/box.json"))
-    assert (claim["shutterline"], claim["kind"], claim["files"]) == ("writing", "box", ["a", "b"])
-
-
 def test_progress_ends_with_all(bucket: Bucket, tmp_path: Path) -> None:
     source = box(tmp_path / "1", 1, {"a": 10, "large": LARGE})
-    told: list[TransferProgress] = []
-    with Publication(at(bucket), BOX, progress=told.append) as publication:
+    seen: list[TransferProgress] = []
+    with Publication(at(bucket), BOX, progress=seen.append) as publication:
         publication.publish(source)
-    total = sum(len(data) for data in tree(source).values())
-    last = told[-1]
-    assert (last.direction, last.done, last.total, last.files_done, last.files) == ("up", total, total, 3, 3)
+    total = sum(map(len, published(tree(source)).values()))  # the manifest is there twice
+    last = seen[-1]
+    assert (last.direction, last.done, last.total, last.files_done, last.files) == ("up", total, total, 4, 4)
 
 
 def test_one_file(bucket: Bucket, tmp_path: Path) -> None:

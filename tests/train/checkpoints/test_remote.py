@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.shared.storage.location import Location, place
+from components.shared.storage.location import Location, parse_location
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, read_state, write_checkpoint
 from components.train.checkpoints.remote import CheckpointMirror
 from tests.peers.object_store import Bucket
@@ -26,7 +26,7 @@ def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> 
 def mirror_of(bucket: Bucket, local: Path, keep: int = 3) -> CheckpointMirror:
     """A mirror of a machine's own directory."""
     local.mkdir(exist_ok=True)
-    there = place(f"{bucket.uri}/kept")
+    there = parse_location(f"{bucket.uri}/kept")
     assert isinstance(there, Location)
     return CheckpointMirror(local, there, keep, LOG)
 
