@@ -21,15 +21,7 @@ from torch import Tensor
 from components.classifier.backbones import head_name, is_backbone
 from components.classifier.network import Network
 from components.classifier.shape_errors import spelled_shape
-from components.classifier.weight_files import (
-    SHARDED,
-    find_file,
-    grouped,
-    read_file,
-    refused,
-    short,
-    tensor_dicts,
-)
+from components.classifier.weight_files import SHARDED, find_file, grouped, read_file, refused, short, tensor_dicts
 from components.shared.artifacts.artifact import sha256_of
 from components.shared.artifacts.model import StartedFrom
 from components.shared.errors import ParamsError, Problem

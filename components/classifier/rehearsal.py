@@ -112,10 +112,7 @@ class _CutShortError(Exception):
 
 
 def _small_trial(
-    specs: Sequence[TransformSpec],
-    image_shape: tuple[int, int, int],
-    check_time: Callable[[int], None],
-    factor: float,
+    specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], check_time: Callable[[int], None], factor: float
 ) -> _Trial | None:
     """The trial on smaller images; None where that comes out in another size, and shows nothing."""
     try:

@@ -94,12 +94,6 @@ def test_transforms_apply_in_order_to_each_image() -> None:
     assert torch.allclose(done, solarised.permute(0, 3, 1, 2) / 255)
 
 
-@pytest.mark.mended(
-    1,
-    input="RandomPerspective of floats, small images",
-    before="one pixel of 1 in 750 images of 8×8 was NaN: training ended with a loss of NaN and advice on its rate",
-    now="such a pixel is 0, as it is between bytes",
-)
 def test_a_horizon_within_an_image_leaves_no_pixel_that_is_no_number() -> None:
     images = torch.full((3000, 8, 8, 1), 255, dtype=torch.uint8)
     perspective = transform("RandomApply", transforms=[transform("RandomPerspective", p=1)], p=1)
@@ -109,12 +103,6 @@ def test_a_horizon_within_an_image_leaves_no_pixel_that_is_no_number() -> None:
     assert (float(done.min()), float(done.max())) == (0, 1)
 
 
-@pytest.mark.mended(
-    1,
-    input="RandomPerspective(distortion_scale=1.0) of small images",
-    before="sound; training ended at the first image whose corners came to lie on a line: 1 in 100 of 8×8",
-    now="such corners are drawn again, by the same generator",
-)
 @pytest.mark.parametrize(("side", "count"), [(8, 1000), (2, 100)])
 def test_corners_on_a_line_are_drawn_again(side: int, count: int) -> None:
     images = torch.full((count, side, side, 1), 255, dtype=torch.uint8)

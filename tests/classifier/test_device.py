@@ -36,12 +36,6 @@ def threads(group: Path | None, **variables: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.mended(
-    15,
-    input="a container with a limit of one CPU on a machine of many",
-    before="torch starts as many threads as the machine has cores, which wait for each other",
-    now="as many as the container's CPU quota, unless OMP_NUM_THREADS is set",
-)
 def test_torch_has_no_more_threads_than_the_container_has_cpus() -> None:
     group = Path(f"/sys/fs/cgroup/cpu/shutterline-{os.getpid()}")
     need(os.geteuid() == 0 and group.parent.is_dir(), "a group with a quota needs root and cgroups of version 1")

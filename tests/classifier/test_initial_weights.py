@@ -190,10 +190,7 @@ SAVED: dict[str, Saved] = {
         },
         "state_dict",
         "",
-        [
-            *("epoch", "arch", "version", "args", "metric"),
-            "state_dict_ema (an average of the weights, which fits too)",
-        ],
+        [*("epoch", "arch", "version", "args", "metric"), "state_dict_ema (an average of the weights, which fits too)"],
     ),
     "several models in one file": (
         lambda net: {"generator": nn.Linear(2, 2).state_dict(), "discriminator": net.state_dict()},
@@ -269,21 +266,7 @@ SAVED: dict[str, Saved] = {
 
 @pytest.mark.usefixtures("alone_in_a_group")
 @pytest.mark.filterwarnings("ignore:.*reduce op.*")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.mended(
-                4,
-                input=f"weights as saved by: {name}",
-                before="refused as no weights",
-                now="loaded; the rest is logged",
-            ),
-        )
-        for name in SAVED
-    ],
-)
+@pytest.mark.parametrize("name", list(SAVED))
 def test_weights_as_others_save_them_are_the_same_weights(tmp_path: Path, name: str) -> None:
     saved, key, prefix, unused = SAVED[name]
     earlier, network = trained(1), trained(3)
@@ -332,18 +315,7 @@ PLACED: dict[str, tuple[Callable[[Network], dict[str, Any]], str]] = {
 
 @pytest.mark.usefixtures("alone_in_a_group")
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.mended(
-                4, input=f"weights as saved by: {name}", before="refused: names that are missing", now="loaded by order"
-            ),
-        )
-        for name in PLACED
-    ],
-)
+@pytest.mark.parametrize("name", list(PLACED))
 def test_other_names_are_matched_by_order_and_shape(tmp_path: Path, name: str, suffix: str) -> None:
     earlier, network = trained(1), trained(3)
     saved, prefix = PLACED[name]
@@ -365,9 +337,7 @@ def test_other_names_are_matched_by_order_and_shape(tmp_path: Path, name: str, s
 
 def test_by_order_more_than_ten_layers_are_in_order(tmp_path: Path) -> None:
     params = Params.from_dict(
-        color(
-            *(layer("Conv2d", in_channels=3, out_channels=3, kernel_size=1) for _ in range(12)),
-        )
+        color(*(layer("Conv2d", in_channels=3, out_channels=3, kernel_size=1) for _ in range(12)))
     )
     earlier, network = network_of(params), network_of(params)
     save_file(sequential(earlier).state_dict(), tmp_path / "w.safetensors")
@@ -558,12 +528,6 @@ def test_params_say_where_weights_lie() -> None:
         start_network(trained(1), params)
 
 
-@pytest.mark.mended(
-    4,
-    input="two sets of weights that fit in one file",
-    before="refused as no weights, or the first by its name",
-    now="the average is left, and logged; of two equals none, and both are named",
-)
 def test_of_several_that_fit_none_is_guessed(tmp_path: Path) -> None:
     earlier, network, file = trained(1), trained(3), tmp_path / "weights.pth"
     state = earlier.state_dict()
@@ -619,12 +583,6 @@ def test_a_backbone_of_others_is_found(tmp_path: Path, before: str, rest: dict[s
     assert (start.key, start.prefix) == ("state_dict", before)
 
 
-@pytest.mark.mended(
-    3,
-    input="frozen layers that the file of weights has nothing for",
-    before="kept random through the training, exit 0",
-    now="refused with the names that are missing",
-)
 def test_a_file_without_weights_of_a_frozen_layer_is_refused(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r.pth")
     assert failure(network_of(Params.from_dict(color(*RESNET, frozen_layers=2))), tmp_path / "r.pth") == (
@@ -633,9 +591,6 @@ def test_a_file_without_weights_of_a_frozen_layer_is_refused(tmp_path: Path) -> 
     )
 
 
-@pytest.mark.mended(
-    4, input="the directory of a run", before="refused as no complete model", now="its model is what is meant"
-)
 @pytest.mark.parametrize("is_link", [False, True])
 def test_the_directory_of_a_run_means_its_model(tmp_path: Path, is_link: bool) -> None:
     earlier, run = trained(1), tmp_path / "run"
@@ -650,12 +605,6 @@ def test_the_directory_of_a_run_means_its_model(tmp_path: Path, is_link: bool) -
     assert same(network.state_dict(), earlier.state_dict())
 
 
-@pytest.mark.mended(
-    4,
-    input="a directory of checkpoints, of a dataset, of another library",
-    before="refused as no complete model, without what to give",
-    now="refused with what to give",
-)
 def test_other_directories_are_refused_with_what_to_give(tmp_path: Path) -> None:
     for file, message in (
         ("dataset.json", "is a dataset; name a model directory or a file of weights"),
@@ -713,12 +662,6 @@ def test_parts_of_tensors_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.mended(
-    4,
-    input="a checkpoint of pytorch_lightning, its hyperparameters in it",
-    before="refused: names begin with the module's attribute",
-    now="loaded; the rest is logged",
-)
 @pytest.mark.parametrize("hyperparameters", [False, True])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_checkpoint_of_lightning(tmp_path: Path, hyperparameters: bool, compiled: bool) -> None:

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import (
-    accuracy_score,
-    f1_score,
-    precision_recall_fscore_support,
-    precision_score,
-    recall_score,
-)
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, precision_score, recall_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from components.classifier.metrics import Integers, confusion_matrix, metrics_of, per_class

@@ -219,12 +219,6 @@ FROZEN_ARCH = [
 ]
 
 
-@pytest.mark.mended(
-    3,
-    input="validate with frozen_layers",
-    before="frozen layers had 0 parameters, and the total was the trainable ones alone",
-    now="all parameters and the trainable ones, in the table and as JSON",
-)
 def test_validate_prints_all_parameters_and_the_trainable_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,22 +237,12 @@ def test_validate_prints_all_parameters_and_the_trainable_ones(
     assert [(row["parameters"], row["trainable"]) for row in document["layers"]][2::3] == [(20, 0), (146, 146)]
 
 
-@pytest.mark.mended(
-    3,
-    input="frozen_layers on layers with random weights",
-    before="kept the random weights through the training, exit 0",
-    now="refused: name the weights by initial_weights",
-)
 @pytest.mark.parametrize(
     ("arch", "frozen", "what"),
     [
         (FROZEN_ARCH, 3, "net_arch[2] (Conv2d) as it is initialised, 20 random parameters in all"),
         (FROZEN_ARCH, 4, "net_arch[2] (Conv2d) as it is initialised, 20 random parameters in all"),
-        (
-            [layer("BatchNorm2d", num_features=1, affine=False)],
-            1,
-            "net_arch[0] (BatchNorm2d) as it is initialised",
-        ),
+        ([layer("BatchNorm2d", num_features=1, affine=False)], 1, "net_arch[0] (BatchNorm2d) as it is initialised"),
     ],
 )
 def test_random_weights_are_not_frozen(arch: list[Entry], frozen: int, what: str) -> None:
@@ -270,9 +254,6 @@ def test_random_weights_are_not_frozen(arch: list[Entry], frozen: int, what: str
     check_dict(config | {"initial_weights": "earlier"})
 
 
-@pytest.mark.mended(
-    3, input="frozen_layers on a ReLU", before="no effect, and not a word", now="logged that it has no effect"
-)
 @pytest.mark.parametrize(
     ("arch", "effect"),
     [

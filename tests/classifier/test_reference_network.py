@@ -122,8 +122,4 @@ def test_the_embedded_example_is_the_one_that_works() -> None:
 @NO_WARNING
 def test_its_other_mistakes_are_found_together_with_its_network() -> None:
     config = {**mended(channels=True), "num_epochs": 0, "optim_kwargs": {"momentun": 0}}
-    assert set(refused(checked, config)) == {
-        "num_epochs",
-        "optim_kwargs.momentun",
-        "net_arch[15].kwargs.kernel_size",
-    }
+    assert set(refused(checked, config)) == {"num_epochs", "optim_kwargs.momentun", "net_arch[15].kwargs.kernel_size"}

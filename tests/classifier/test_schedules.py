@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch.optim import lr_scheduler
 
 from components.classifier.check import check_dict
 from components.classifier.optimisers import build_optimiser
@@ -19,7 +18,6 @@ from components.classifier.schedules import Schedules
 from components.shared.errors import ParamsError
 from components.shared.params.allowed_classes import SCHEDULERS
 from components.shared.params.params import Params
-from components.shared.params.rules import ABSOLUTE_SCHEDULES
 from tests.configs import Entry, refused, schedule, small
 
 RATE, EPOCHS, STEPS = 0.1, 12, 3
@@ -151,18 +149,6 @@ def test_every_class_that_is_allowed_is_among_them() -> None:
     assert {member.entry["class"] for member in MEMBERS.values()} == set(SCHEDULERS.full_names())
 
 
-@pytest.mark.mended(
-    2,
-    input="CosineAnnealingWarmRestarts and LinearLR together",
-    before="0.1 became 0.32",
-    now="refused: what sets the rate undoes the others; milestones give each its own epochs",
-)
-@pytest.mark.mended(
-    2,
-    input="any two or three of the eleven classes of schedules together",
-    before="rates that nobody had meant wherever one of them sets the rate",
-    now="refused, or the product of what each does alone",
-)
 @pytest.mark.parametrize(("count", "warmup"), [(2, 0), (3, 0), (1, 2), (2, 2)])
 def test_together_they_are_refused_or_multiply(count: int, warmup: int) -> None:
     taken = 0
@@ -181,12 +167,6 @@ def test_together_they_are_refused_or_multiply(count: int, warmup: int) -> None:
     assert taken == math.comb(11 + count - 1, count)
 
 
-@pytest.mark.mended(
-    2,
-    input="one schedule after the other, as torch's SequentialLR",
-    before="SequentialLR was refused, and its message led to schedules that act together",
-    now="milestones: each schedule acts alone, from its milestone on",
-)
 def test_with_milestones_each_has_its_own_epochs() -> None:
     for names in product(MEMBERS, repeat=2):
         params = accepted(config_of(names, milestones=[5]))
@@ -198,45 +178,6 @@ def test_with_milestones_each_has_its_own_epochs() -> None:
         assert params is not None
         expected = [rate for name, epochs in zip(names, (5, 1, 6), strict=True) for rate in alone(name, epochs)]
         assert rates_of(params) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-
-
-def test_milestones_are_those_of_torchs_sequential() -> None:
-    """Where torch's own is right: it sets up all schedules at once, and takes no ReduceLROnPlateau."""
-    by_epoch = ["constant", "linear", "exponential", "step", "multistep", "warm restarts"]
-    for names in product(by_epoch, repeat=2):
-        optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
-        parts = [
-            getattr(lr_scheduler, entry["class"].rpartition(".")[2])(optimiser, **entry["kwargs"])
-            for entry in (MEMBERS[name].entry for name in names)
-        ]
-        torchs = lr_scheduler.SequentialLR(optimiser, parts, milestones=[5])
-        found = []
-        for _ in range(EPOCHS):
-            found.append(optimiser.param_groups[0]["lr"])
-            torchs.step()
-        params = Params.from_dict(config_of(names, milestones=[5]))
-        assert rates_of(params)[::STEPS] == pytest.approx(found), names
-
-
-@pytest.mark.parametrize("name", sorted(SCHEDULERS.allowed))
-def test_the_list_of_what_sets_the_rate_is_what_torchs_schedules_do(name: str) -> None:
-    """Asked of the schedule itself: from half the rate, does it give half of every rate?"""
-    (entry, *_) = (member.entry for member in MEMBERS.values() if member.entry["class"].endswith(f".{name}"))
-    params = Params.from_dict(config_of([]) | {"learning_rate_schedule": [entry]})
-
-    def course(times: float) -> list[float]:
-        optimiser = build_optimiser(params, [torch.nn.Parameter(torch.zeros(1))])
-        schedules = Schedules(params, optimiser)
-        optimiser.param_groups[0]["lr"] *= times
-        rates = []
-        for _ in range(EPOCHS):
-            rates.append(optimiser.param_groups[0]["lr"])
-            schedules.step_batch()
-            schedules.step(1.0, 0.5)
-        return rates
-
-    multiplies = course(0.5) == pytest.approx([rate / 2 for rate in course(1.0)])
-    assert multiplies == (name not in ABSOLUTE_SCHEDULES)
 
 
 def test_a_milestone_gives_back_the_optimisers_own_momentum() -> None:
@@ -334,24 +275,6 @@ def test_milestones_that_do_not_fit_are_refused(
         assert problems[path].startswith(text)
 
 
-@pytest.mark.mended(
-    2,
-    input="milestones: [3] without learning_rate_schedule",
-    before="a traceback",
-    now="refused: one fewer than the 0 schedules",
-)
-def test_milestones_without_schedules_are_refused() -> None:
-    config = config_of([], milestones=[3])
-    del config["learning_rate_schedule"]
-    assert set(refused(check_dict, config)) == {"milestones"}
-
-
-@pytest.mark.mended(
-    2,
-    input="warmup_epochs with a cosine to an eta_min",
-    before='refused: "0.0004878 and not 0.0004878"',
-    now="refused with the LinearLR and the milestones that do the same, which are accepted",
-)
 @pytest.mark.parametrize("floor", [0.01, 1e-6])
 def test_a_refused_warm_up_names_what_works(floor: float) -> None:
     cosine = schedule("CosineAnnealingLR", eta_min=floor)
@@ -368,9 +291,6 @@ def test_a_refused_warm_up_names_what_works(floor: float) -> None:
     accepted(config | {"learning_rate_schedule": [rise, cosine], "milestones": [2], "warmup_epochs": 0})
 
 
-@pytest.mark.mended(
-    2, input="OneCycleLR with total_steps below the run's", before="refused without what to do", now="says to leave out"
-)
 @pytest.mark.parametrize("given", [{"total_steps": 5}, {"epochs": 2, "steps_per_epoch": 3}])
 def test_a_one_cycle_that_is_too_short_may_leave_its_length_out(given: dict[str, int]) -> None:
     config = config_of([]) | {"learning_rate_schedule": [schedule("OneCycleLR", max_lr=0.2, **given)]}
@@ -378,12 +298,6 @@ def test_a_one_cycle_that_is_too_short_may_leave_its_length_out(given: dict[str,
     assert told.endswith(f"; leave {' and '.join(given)} out, and it lasts as long as its epochs")
 
 
-@pytest.mark.mended(
-    2,
-    input="StepLR by batch with step_size 1: rates down to 1e-23",
-    before="not a word",
-    now="logged: next to nothing is trained in epochs 4 to 8",
-)
 def test_rates_of_next_to_nothing_are_noted() -> None:
     entry = {**schedule("StepLR", step_size=1), "interval": "batch"}
     params = Params.from_dict(config_of([], num_epochs=8) | {"learning_rate_schedule": [entry]})
@@ -395,34 +309,21 @@ def test_rates_of_next_to_nothing_are_noted() -> None:
 
 
 ODD = [
-    pytest.param(
-        schedule("ExponentialLR", gamma=-0.5),
-        "kwargs",
-        "ExponentialLR makes the learning rate -0.05 in epoch 2",
-        marks=pytest.mark.mended(
-            2, input="gamma: -0.5", before="every second epoch climbed the loss", now="refused with rate and epoch"
-        ),
-    ),
-    (schedule("ExponentialLR", gamma=1e38), "kwargs", "ExponentialLR makes the learning rate inf in epoch 10"),
-    (schedule("StepLR", step_size=-1), "kwargs.step_size", "step_size must be at least 1, got -1"),
-    pytest.param(
-        schedule("LinearLR", total_iters=0),
-        "kwargs.total_iters",
-        "total_iters must be at least 1, got 0",
-        marks=pytest.mark.mended(
-            2, input="LinearLR with total_iters: 0", before="a third of the rate for ever", now="refused"
-        ),
-    ),
-    (schedule("CosineAnnealingLR", T_max=-3), "kwargs.T_max", "T_max must be at least 1, got -3"),
+    (schedule("ConstantLR", factor=0, total_iters=20), "", "the learning rate is 0 in every epoch"),
+    (schedule("ExponentialLR", gamma=-0.5), "[0].kwargs", "ExponentialLR makes the learning rate -0.05 in epoch 2"),
+    (schedule("ExponentialLR", gamma=1e38), "[0].kwargs", "ExponentialLR makes the learning rate inf in epoch 10"),
+    (schedule("StepLR", step_size=-1), "[0].kwargs.step_size", "step_size must be at least 1, got -1"),
+    (schedule("LinearLR", total_iters=0), "[0].kwargs.total_iters", "total_iters must be at least 1, got 0"),
+    (schedule("CosineAnnealingLR", T_max=-3), "[0].kwargs.T_max", "T_max must be at least 1, got -3"),
     (
         schedule("CosineAnnealingLR", eta_min=1),
-        "kwargs.eta_min",
+        "[0].kwargs.eta_min",
         "must be at most learning_rate, 0.1, which falls to it; got 1",
     ),
-    (schedule("MultiStepLR", milestones=[1.5]), "kwargs.milestones", "must be whole numbers"),
+    (schedule("MultiStepLR", milestones=[1.5]), "[0].kwargs.milestones", "must be whole numbers"),
     (
         schedule("CyclicLR", base_lr=0.1, max_lr=1, step_size_up=-2, step_size_down=1),
-        "kwargs",
+        "[0].kwargs",
         "step_size_up + step_size_down must be at least 1, got -1",
     ),
 ]
@@ -430,25 +331,13 @@ ODD = [
 
 @pytest.mark.parametrize(("entry", "where", "text"), ODD)
 def test_arguments_that_mean_nothing_are_refused(entry: Entry, where: str, text: str) -> None:
-    found = refused(check_dict, config_of([]) | {"learning_rate_schedule": [entry]})
-    assert found == {f"learning_rate_schedule[0].{where}": text}
-
-
-def test_a_rate_of_nothing_in_every_epoch_is_refused() -> None:
-    entry = schedule("ConstantLR", factor=0, total_iters=20)
-    found = refused(check_dict, config_of([]) | {"learning_rate_schedule": [entry]})
-    assert found == {"learning_rate_schedule": "the learning rate is 0 in every epoch"}
+    assert refused(check_dict, config_of([]) | {"learning_rate_schedule": [entry]}) == {
+        f"learning_rate_schedule{where}": text
+    }
 
 
 NOTED = [
-    pytest.param(
-        schedule("StepLR", step_size=30),
-        {},
-        ["StepLR): has no effect in its 12 epochs: the rate stays 0.1"],
-        marks=pytest.mark.mended(
-            2, input="StepLR with step_size 30 in 12 epochs", before="no effect, not a word", now="logged"
-        ),
-    ),
+    (schedule("StepLR", step_size=30), {}, ["StepLR): has no effect in its 12 epochs: the rate stays 0.1"]),
     (
         schedule("MultiStepLR", milestones=[6, 30, 60]),
         {},
@@ -467,24 +356,14 @@ NOTED = [
             "the learning rate is 0 in epoch 5: nothing is trained",
         ],
     ),
-    pytest.param(
-        schedule("PolynomialLR", total_iters=5),
-        {},
-        ["the learning rate is 0 in epochs 6 to 12: nothing is trained"],
-        marks=pytest.mark.mended(
-            2, input="PolynomialLR with total_iters: 5 in 12 epochs", before="rate 0 from epoch 6", now="logged"
-        ),
-    ),
-    pytest.param(
+    (schedule("PolynomialLR", total_iters=5), {}, ["the learning rate is 0 in epochs 6 to 12: nothing is trained"]),
+    (
         schedule("ReduceLROnPlateau", patience=10),
         {"eval_freq": 5},
         [
             "ReduceLROnPlateau): has no effect: patience 10 asks for 12 evaluations before the last of its 12 epochs, "
             "and eval_freq 5 makes 2"
         ],
-        marks=pytest.mark.mended(
-            2, input="ReduceLROnPlateau that is never evaluated often enough", before="no effect", now="logged"
-        ),
     ),
     (
         schedule("OneCycleLR", max_lr=0.2),
@@ -496,14 +375,7 @@ NOTED = [
     ),
     (schedule("ExponentialLR", gamma=0.9), {}, []),
     (schedule("CosineAnnealingLR"), {}, []),
-    pytest.param(
-        schedule("PolynomialLR"),
-        {},
-        [],
-        marks=pytest.mark.mended(
-            2, input="PolynomialLR without total_iters", before="rate 0 from epoch 6", now="lasts as long as the run"
-        ),
-    ),
+    (schedule("PolynomialLR"), {}, []),
     # By batch nothing can be said before the data is there.
     (schedule("StepLR", step_size=30) | {"interval": "batch"}, {}, []),
 ]
@@ -528,17 +400,6 @@ def test_steps_that_are_known_are_looked_at() -> None:
     ]
 
 
-@pytest.mark.mended(2, input="ReduceLROnPlateau beside OneCycleLR", before="no effect", now="refused")
-def test_a_plateau_beside_what_sets_the_rate_is_refused() -> None:
-    assert set(message("plateau", "one cycle")) == {"learning_rate_schedule[1].class"}
-
-
-@pytest.mark.mended(
-    2,
-    input="ReduceLROnPlateau with min_lr beside another schedule",
-    before="a floor under all of them together, without a word",
-    now="logged: below min_lr it reduces no more",
-)
 def test_a_floor_of_a_plateau_is_the_rates() -> None:
     entries = [schedule("ReduceLROnPlateau", patience=0, factor=0.1, min_lr=0.01), schedule("ExponentialLR", gamma=0.9)]
     params = Params.from_dict(config_of([]) | {"learning_rate_schedule": entries})
@@ -553,7 +414,6 @@ def test_a_floor_of_a_plateau_is_the_rates() -> None:
     assert rates_of(params)[::STEPS] == pytest.approx(expected)
 
 
-@pytest.mark.mended(3, input="a schedule without name", before="refused: name is required", now="name is optional")
 def test_a_name_is_optional() -> None:
     entry = schedule("StepLR", step_size=3)
     del entry["name"]

@@ -105,11 +105,7 @@ VOLUME = layer("Unflatten", dim=2, unflattened_size=[2, 4])  # 1×2×4×8
             "net_arch[1].kwargs.kernel_size",
             "gets a 64 image from net_arch[0] (torch.nn.Flatten), and a window of 65 needs at least 65",
         ),
-        (
-            [VOLUME, layer("AvgPool3d", kernel_size=[3, 4, 8])],
-            "net_arch[1].kwargs.kernel_size",
-            "gets a 2×4×8 image",
-        ),
+        ([VOLUME, layer("AvgPool3d", kernel_size=[3, 4, 8])], "net_arch[1].kwargs.kernel_size", "gets a 2×4×8 image"),
         ([layer("Flatten", start_dim=0)], "net_arch[0]", "torch.nn.Flatten mixes the images of a batch"),
         ([WIDE, layer("Flatten", start_dim=0, end_dim=1)], "net_arch[1]", "mixes the images of a batch"),
         ([layer("Unflatten", dim=0, unflattened_size=[2, 1])], "net_arch[0]", "does not take every number of images"),
