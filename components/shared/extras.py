@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution, requires
 
 from components.shared.errors import InputError
@@ -26,13 +26,13 @@ _MODULES = {
 
 
 def require_extras(command: str, *extras: str) -> None:
-    """See that a command finds what it will need, before it begins.
+    """Check that a command finds what it will need, before it begins.
 
     Raises:
         InputError: Extras are not installed; one line that names them.
     """
-    if gone := {extra: lacking for extra in extras if (lacking := _lacking(extra))}:
-        raise InputError(_message(command, gone))
+    if missing := {extra: packages for extra in extras if (packages := _missing(extra))}:
+        raise _error(command, missing)
 
 
 @contextmanager
@@ -50,41 +50,37 @@ def extras_named(command: str, *extras: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        gone = {extra: lacking for extra in extras if (lacking := _lacking(extra))}
-        own = (extra for extra, lacking in gone.items() if error.name in [*map(_module, lacking)])
-        if (extra := next(own, extras[0])) not in gone:
+        missing = {extra: packages for extra in extras if (packages := _missing(extra))}
+        own = (extra for extra, packages in missing.items() if error.name in [*map(_module, packages)])
+        if (extra := next(own, extras[0])) not in missing:
             raise
-        raise InputError(_message(command, {extra: gone[extra]})) from error
+        raise _error(command, {extra: missing[extra]}) from error
 
 
-def _message(command: str, gone: dict[str, list[str]]) -> str:
-    packages = sorted({package for lacking in gone.values() for package in lacking})
+def _error(command: str, missing: dict[str, list[str]]) -> InputError:
+    packages = sorted({package for each in missing.values() for package in each})
     shown = ", ".join(packages[:3]) + (f" and {len(packages) - 3} more" if len(packages) > 3 else "")
-    return (
-        f"{command} needs the extra{'s' * (len(gone) > 1)} {', '.join(gone)}: "
-        f"pip install '{_PACKAGE}[{','.join(gone)}]' (not installed: {shown})"
+    return InputError(
+        f"{command} needs the extra{'s' * (len(missing) > 1)} {', '.join(missing)}: "
+        f"pip install '{_PACKAGE}[{','.join(missing)}]' (not installed: {shown})"
     )
 
 
-def _lacking(extra: str) -> list[str]:
+def _missing(extra: str) -> list[str]:
     """Packages of an extra that are not installed; none where this package itself is no distribution."""
-    try:
-        found = [match.groups() for line in requires(_PACKAGE) or () if (match := _OF_AN_EXTRA.fullmatch(line))]
-    except PackageNotFoundError:
-        return []
+    found: list[tuple[str, ...]] = []
+    with suppress(PackageNotFoundError):
+        found = [match.group(1, 2) for line in requires(_PACKAGE) or () if (match := _OF_AN_EXTRA.fullmatch(line))]
     clients = {package for package, of in found if of in _CLIENTS and extra not in _CLIENTS}
     return sorted(package for package, of in found if of == extra and package not in clients and not _is_there(package))
 
 
 def _is_there(package: str) -> bool:
-    try:
-        distribution(package)
-    except PackageNotFoundError:
-        try:
-            return importlib.util.find_spec(_module(package)) is not None
-        except ModuleNotFoundError:  # of the package above it
-            return False
-    return True
+    with suppress(PackageNotFoundError):
+        return bool(distribution(package))
+    with suppress(ModuleNotFoundError):  # of the package above it
+        return importlib.util.find_spec(_module(package)) is not None
+    return False
 
 
 def _module(package: str) -> str:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from components.shared.errors import StatusRefusedError
-from components.shared.events.kafka.client import KafkaTopic, close_consumer
-from components.shared.events.transport import DeliveryError, TimeLeft, countdown
-
-_WINDOW = 2_000
-_CONTACT_S = 2.0  # a broker that does not answer by then is away, however long the reading may take
-_POLL_S = 0.2  # how often a wait asks whether it is to end
+from components.shared.events.kafka.subscriber import KafkaSubscriber
+from components.shared.events.transport import DeliveryError, countdown
 
 
 @dataclass(frozen=True)
@@ -57,11 +53,11 @@ def read_history(
     def read() -> None:
         nonlocal trouble
         try:
-            for values in _values(KafkaTopic(servers, topic), since, key, time_left):
-                bodies.extend(values)
-            trouble = ""
-        except TimeoutError:
-            pass
+            subscriber = KafkaSubscriber(servers, topic, since=since)
+            for records in subscriber.read_to_end(time_left):
+                bodies.extend(body for found, body in records if key in (None, found))
+            if time_left() > 0:
+                trouble = ""
         except (DeliveryError, StatusRefusedError) as error:
             trouble = str(error)
         except Exception as error:  # a client's defect must cost nobody a step
@@ -73,60 +69,3 @@ def read_history(
     thread.join(max(0.0, within_s))
     reason = trouble  # before the bodies: what has no trouble has all of them
     return TopicHistory(list(bodies), reason)
-
-
-def _values(
-    topic: KafkaTopic, since: datetime | Literal["beginning"], key: bytes | None, time_left: TimeLeft
-) -> Iterator[list[bytes]]:
-    from kafka import TopicPartition
-    from kafka.errors import KafkaError
-
-    def left_ms() -> float:
-        return max(50.0, time_left() * 1000)
-
-    contact = countdown(_CONTACT_S)
-    described = topic.describe(lambda: min(time_left(), contact()))
-    consumer = topic.consumer(described.version)
-    try:
-        consumer.bootstrap(left_ms())
-        partitions = [TopicPartition(topic.topic, number) for number in described.partitions]
-        ends = _ends(consumer, partitions, since, left_ms())
-        while ends:
-            if time_left() <= 0:
-                raise TimeoutError
-            batches = consumer.poll(timeout_ms=min(left_ms(), _POLL_S * 1000), max_records=_WINDOW)
-            for partition, records in batches.items():
-                yield [
-                    record.value
-                    for record in records
-                    if record.offset < ends[partition] and record.value is not None and key in (None, record.key)
-                ]
-                # Not the last record's offset: a transaction's marker has one, too.
-                if consumer.position(partition) >= ends[partition]:
-                    del ends[partition]
-                    consumer.pause(partition)
-    except KafkaError as error:
-        raise topic.trouble(error) from error
-    finally:
-        close_consumer(consumer)
-
-
-def _ends(
-    consumer: Any, partitions: list[Any], since: datetime | Literal["beginning"], timeout_ms: float
-) -> dict[Any, int]:
-    """Seek where the time says; the ends of the partitions that have something to read from there."""
-    ends = consumer.end_offsets(partitions, timeout_ms=timeout_ms)
-    if not (filled := [partition for partition in partitions if ends[partition] > 0]):
-        return {}
-    if since == "beginning":
-        begins = consumer.beginning_offsets(filled, timeout_ms=timeout_ms)
-    else:
-        milliseconds = max(0, int(since.timestamp() * 1000))
-        found = consumer.offsets_for_times(dict.fromkeys(filled, milliseconds), timeout_ms=timeout_ms)
-        begins = {each: found[each].offset for each in filled if found[each] is not None}
-    begins = {each: begin for each, begin in begins.items() if begin < ends[each]}
-    if begins:
-        consumer.assign(list(begins))
-    for partition, begin in begins.items():
-        consumer.seek(partition, begin)
-    return {each: ends[each] for each in begins}

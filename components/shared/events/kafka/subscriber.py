@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 from components.shared.events.kafka.client import KafkaTopic, TopicDescription, close_consumer
-from components.shared.events.transport import RefusedError, RetryableError, countdown
+from components.shared.events.transport import RefusedError, RetryableError, TimeLeft, countdown
 from components.shared.events.watch import Message
 
 Since = datetime | Literal["beginning", "now"]
 
-_WINDOW = 200
+_WINDOW, _LARGE_WINDOW = 200, 2_000
 _ANSWER_S = 3.0
 _ANSWER_MS = _ANSWER_S * 1000
+_POLL_S = 0.2  # how often a wait asks whether it is to end
 # kafka-python does not report a broker that is gone, it only delivers nothing: after so much silence it is asked.
 SILENCE_S = 5.0
 NEW_PARTITIONS_S = 60.0  # how often partitions that were added are asked for
@@ -64,6 +66,27 @@ class KafkaSubscriber:
             self._unacknowledged[partition] = offset + 1
         if self._group is not None and messages:
             self._translated(self._commit)
+
+    def read_to_end(self, time_left: TimeLeft) -> Iterator[list[tuple[bytes | None, bytes]]]:
+        """Keys and values of the records up to the present end, in parts; fewer where the time is over before."""
+        try:
+            ends = self._translated(self._ends)
+            while ends and (left := time_left()) > 0:
+                poll = partial(self._connected().poll, int(min(left, _POLL_S) * 1000), _LARGE_WINDOW)
+                for partition, records in self._translated(poll).items():
+                    yield [
+                        (each.key, each.value)
+                        for each in records
+                        if each.value is not None and each.offset < ends.get(partition, 0)
+                    ]
+                # Not the last record's offset: a transaction's marker has one, too.
+                ends = {each: end for each, end in ends.items() if self._consumer.position(each) < end}
+        finally:
+            self.close()
+
+    def _ends(self) -> dict[Any, int]:
+        ends: dict[Any, int] = self._connected().end_offsets(list(self._next), timeout_ms=_ANSWER_MS)
+        return {partition: end for partition, end in ends.items() if self._next[partition] < end}
 
     def close(self) -> None:
         """Close the connection; the offsets are kept for the next `receive`."""
