@@ -326,7 +326,6 @@ def compile_pipeline(
     """``shutterline compile``; a file in which lint finds errors is not written, unless `unchecked`."""
     of_steps = images_named_by(images)
     check = CheckElsewhere(params_or_example(params, data), overrides)
-    from pipelines.lint.report import lines_of
     from pipelines.lint.rules import lint
     from pipelines.targets.compiling import check_output, compiled_pipeline, load_kfp, write_pipeline
 
@@ -357,7 +356,7 @@ def compile_pipeline(
             }
         )
     for finding in errors:
-        _log("\n".join(lines_of(finding)))
+        _log(str(finding))
     if not written:
         _log(f"error: {output}: not written (--unchecked writes it all the same)")
     elif not as_json:

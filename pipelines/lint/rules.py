@@ -1,116 +1,357 @@
-"""All rules, in the order in which they are described, and looking at a file by them.
+"""What a compiled pipeline is checked for before it is uploaded.
 
-========================  ==============================================================================================
-rule                      looks for
-========================  ==============================================================================================
-ir-schema                 what KFP's own parser does not take
-dangling-reference        references to what is not there, and what nothing refers to
-foreign-platform          a file, or part of it, for another platform
-backend                   fields that older releases of Kubeflow Pipelines refuse
-secret-value              values of secrets
-unpinned-image            images without a digest
-local-image               images that a cluster hardly can pull
-params                    a default of ``params`` that is no valid params
-numbers-in-struct         numbers that KFP changes
-foreign-accelerator       accelerators by another platform's name
-vertex-machine            what no machine of Vertex AI has
-limits                    steps without limits, accelerators without a count, requests above limits
-shared-memory             accelerators without shared memory, or too much of it
-security                  steps that may run as root
-pod-conflicts             what Kubernetes refuses in a pod
-names                     names that the platform does not take
-cached-side-effects       caching of steps that are run for what they do
-retries                   retries that harm or do not help
-checkpoint-place          checkpoints that die with the machine
-data-place                data at a path that the step does not have
-credentials-file          files of credentials that nothing mounts
-vertex-limits             Vertex AI's limits
-size                      a file larger than Kubernetes stores
-========================  ==============================================================================================
+Any file: values of secrets, and images. A file of ours, which may have been edited by hand or compiled with settings
+that take defaults away: all of it.
 """
 
 from __future__ import annotations
 
-from components.shared.events.redaction import REDACTED, redact
-from pipelines.compiled import CompiledPipeline, PlatformName
-from pipelines.lint.backend import backend
-from pipelines.lint.finding import Finding, Rule
-from pipelines.lint.hardware import (
-    foreign_accelerator,
-    foreign_platform,
-    limits,
-    platform_of_accelerators,
-    vertex_machine,
-)
-from pipelines.lint.images import local_image, unpinned_image
-from pipelines.lint.names import names
-from pipelines.lint.parameters import numbers_in_struct, params
-from pipelines.lint.places import checkpoint_place, credentials_file, data_place
-from pipelines.lint.pods import pod_conflicts, security, shared_memory
-from pipelines.lint.secrets import secret_value, secret_values
-from pipelines.lint.size import size
-from pipelines.lint.structure import dangling_reference, ir_schema
-from pipelines.lint.tasks import cached_side_effects, retries
-from pipelines.lint.vertex import vertex_limits
-from pipelines.lint.view import View
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from components.shared.errors import ParamsError
+from components.shared.events.redaction import REDACTED, names_a_secret, redact
+from components.shared.params.params import Params, parse
+from components.shared.params.source import from_json
+from components.shared.run import CHECKPOINTS_AUTO
+from pipelines.compiled import PLACEHOLDER, PLATFORM_TITLES, PLATFORMS, TARGET_VARIABLE, CompiledPipeline, PlatformName
+from pipelines.lint.secrets import secrets_in
+from pipelines.lint.view import Step, View, mapping, mappings, step_of, text
+from pipelines.settings.kubeflow import FIRST_RELEASE, SHM_PATH
+
+Severity = Literal["error", "warning"]
+
+_LONGEST = 500  # shown in a message, a longer text would only hide what it says
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
+_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+_TAG = re.compile(r":([A-Za-z0-9_][A-Za-z0-9._-]{0,127})$")
+# Steps that KFP's driver does itself and for which no container is started.
+_DRIVER_OPERATIONS = ("argostub/createpvc", "argostub/deletepvc")
+_CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
+# Labels and taints of nodes that may be taken away: cloud.google.com/gke-spot, eks.amazonaws.com/capacityType: SPOT, …
+_SPOT = re.compile(r"(?<![a-z])(spot|preemptible)(?![a-z])", re.IGNORECASE)
+_SELDOM_MINUTES = 5
+_PROVIDING = ("secretAsVolume", "configMapAsVolume", "pvcMount")
+_HOUR_S = 3600
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a compiled pipeline, or may be.
+
+    Attributes:
+        rule: Id of the rule that found it.
+        severity: ``error``: a run fails, does something else than the file says, or gives a secret away; ``warning``:
+            it may.
+        steps: The steps it is about; empty: the whole.
+        where: Its paths in the file, such as ``deploymentSpec.executors.exec-train.container.image``.
+        message: What is wrong; never a secret.
+        advice: What to do.
+    """
+
+    rule: str
+    severity: Severity
+    steps: tuple[str, ...]
+    where: tuple[str, ...]
+    message: str
+    advice: str
+
+    def __str__(self) -> str:
+        """The finding in a line."""
+        about = ", ".join(self.steps or self.where[:3])
+        return f"{self.severity}: {about}: {self.message}; {self.advice} ({self.rule})"
+
+
+@dataclass(frozen=True)
+class Note:
+    """One place where a rule finds something; notes that differ in place and value alone make one finding."""
+
+    severity: Severity
+    where: str
+    message: str
+    advice: str
+    value: str = ""
+
+
+def _secret_value(view: View) -> Iterator[Note]:
+    advice = (
+        "remove it and change the secret, because whoever saw the file knows it; keep it in a Kubernetes secret "
+        "(secret_env or secret_files in the settings) or in Secret Manager (a …_FILE variable with sm://projects/…)"
+    )
+    seen = set()
+    for where, what, _ in secrets_in(view):
+        if where not in seen:
+            seen.add(where)
+            yield Note("error", where, what, advice)
+
+
+def _images(view: View) -> Iterator[tuple[str, str, str]]:
+    """Path, image, and its name for messages: what stands before an @ may be somebody's login."""
+    for step in view.steps:
+        if not PLACEHOLDER.search(step.image) and step.image not in _DRIVER_OPERATIONS:
+            shown = step.image if _DIGEST.search(step.image) else re.sub(r".*@(?!sha256:)", "…@", step.image)
+            yield f"{step.where}.container.image", step.image, shown
+
+
+def _unpinned_image(view: View) -> Iterator[Note]:
+    advice = "name it by its digest, NAME@sha256:…; `shutterline compile --images` takes the digests of a build"
+    for where, image, shown in _images(view):
+        tag = _TAG.search(image.rpartition("/")[2])
+        if not image:
+            yield Note("error", where, "the container has no image", advice)
+        elif not _REFERENCE.fullmatch(image):
+            yield Note("error", where, "no name of an image", advice, shown)
+        elif "@" in image and not _DIGEST.search(image):
+            yield Note("error", where, "no valid digest, which is sha256: and 64 hexadecimal digits", advice, shown)
+        elif "@" in image:
+            continue
+        elif tag is None or tag[1] == "latest":
+            yield Note("error", where, "without a tag or with latest, it is whatever was pushed last", advice, shown)
+        else:
+            yield Note("warning", where, "the image has a tag, which may be moved, and no digest", advice, shown)
+
+
+def _local_image(view: View) -> Iterator[Note]:
+    advice = "push the image to a registry that the platform reaches, and name it by that: HOST/NAME@sha256:…"
+    for where, image, shown in _images(view):
+        host, slash, _ = image.partition("/")
+        if host.split(":")[0] in ("localhost", "127.0.0.1"):
+            yield Note("error", where, "the image is looked for on the machine that the step runs on", advice, shown)
+        elif slash and "." not in host and ":" not in host:  # python:3.11 and the like are Docker Hub's own
+            hub = f"{advice}; docker.io/ in front of it says that Docker Hub is meant"
+            yield Note("warning", where, "the image names no registry, so it is looked for on Docker Hub", hub, shown)
+
+
+def _foreign_platform(view: View) -> Iterator[Note]:
+    if view.target is None:
+        return
+    advice = f"compile it with `shutterline compile --target {view.target}`"
+    for step in view.steps:
+        for where, name, value in step.environment:
+            if name == TARGET_VARIABLE and value in PLATFORMS and value != view.target:
+                yield Note("error", where, f"the step was compiled for {PLATFORM_TITLES[value]}", advice)
+    if view.target == "vertex" and view.pipeline.documents > 1:
+        message = "the file has a second document, of Kubernetes' settings, which Vertex AI's client cannot read"
+        yield Note("error", "platforms", message, advice)
+
+
+def _backend(view: View) -> Iterator[Note]:
+    for step in view.steps if view.target == "kubeflow" else ():
+        for key in {*step.pod, *(key for entry in mappings(step.pod.get("pvcMount")) for key in entry)}:
+            if release := FIRST_RELEASE.get(key):
+                message = f"Kubeflow Pipelines before {release} knows no {key}, and refuses the whole file for it"
+                advice = f"leave it out where the file shall run on an older one, or run it on {release} or later"
+                yield Note("warning", f"{step.pod_where}.{key}", message, advice)
+
+
+def _params(view: View) -> Iterator[Note]:
+    where, default = "root.inputDefinitions.parameters.params.defaultValue", view.default("params")
+    if mapping(view.pipeline.inputs.get("params")).get("defaultValue") is None:
+        return
+    try:
+        problems = parse(from_json(default)).problems  # not Params.load, which takes other texts for a file's name
+    except ParamsError as refused:
+        problems = list(refused.problems)
+    for problem in problems:
+        yield Note("error", where, str(problem), "correct the params and compile the pipeline anew")
+
+
+def _limits(view: View) -> Iterator[Note]:
+    for step in view.steps if view.target else ():
+        asked = mapping(step.container.get("resources"))
+        for resource, title in (("Cpu", "processors"), ("Memory", "memory")):
+            if not (asked.get(f"resource{resource}Limit") or asked.get(f"{resource.lower()}Limit")):
+                where, message = f"{step.where}.container.resources", "the step has no limit"
+                yield Note("warning", where, message, "set cpu and memory in the settings", title)
+
+
+def _shared_memory(view: View) -> Iterator[Note]:
+    for step in view.steps if view.target == "kubeflow" else ():
+        if step.accelerates and not step.mounted(SHM_PATH, "emptyDirMounts"):
+            message = f"a step with accelerators has the 64 MiB of {SHM_PATH} that every container has"
+            yield Note("warning", step.pod_where, message, "set shm in the settings")
+
+
+def _cached_side_effects(view: View) -> Iterator[Note]:
+    for step in view.steps:
+        where = f"{step.task_where}.cachingOptions.enableCache"
+        if mapping(step.task.get("cachingOptions")).get("enableCache") is not True:
+            continue
+        if step.component == "exit_step":
+            message = "the exit step is cached, so a run's end may go unreported"
+            yield Note("warning", where, message, "set cache: false in the settings")
+        elif step.component == "data_prep":
+            message = "data prep is cached by the name of the location it reads, whatever is there now"
+            yield Note("warning", where, message, "set cache: false where what is below that name may change")
+
+
+def _seconds(value: Any) -> int:
+    """Whole seconds of a duration as protobuf writes it: 30s, 1.5s."""
+    match = re.fullmatch(r"([0-9]{1,12})(?:\.[0-9]{1,9})?s", text(value))
+    return int(match[1]) if match else 0
+
+
+def _retries(view: View) -> Iterator[Note]:
+    for step in view.steps:
+        policy, where = mapping(step.task.get("retryPolicy")), f"{step.task_where}.retryPolicy"
+        if not policy.get("maxRetryCount"):
+            continue
+        if not _seconds(policy.get("backoffDuration")):
+            yield Note("warning", where, "retries follow each other without a pause", "set retry.pause_s, such as 30")
+        if step.component == "exit_step":
+            message = "the exit step is started again after a failure, and may report the end twice"
+            yield Note("warning", where, message, "leave its retries out")
+        if view.target != "kubeflow":
+            continue
+        if step.accelerates and 0 < (window := _seconds(policy.get("backoffMaxDuration"))) <= _HOUR_S:
+            message = f"no retry begins later than {window} s after the first start, the step's own work included"
+            yield Note("warning", where, message, "set retry.window_s to longer than the training")
+        if step.pod.get("activeDeadlineSeconds"):
+            # A stock 2.17 sets Argo's retryPolicy to OnError; up to 2.16 it is Argo's own, OnFailure.
+            message = "an attempt that its time limit ends is not repeated by a stock Kubeflow Pipelines 2.17"
+            advice = "set retryPolicy: Always in the workflow controller's defaults where it shall be"
+            yield Note("warning", f"{step.pod_where}.activeDeadlineSeconds", message, advice)
+
+
+def _is_path(value: str) -> bool:
+    return value.startswith("/") and not PLACEHOLDER.search(value)
+
+
+def _missing_at(view: View, step: Step, path: str, *kinds: str) -> bool:
+    """Whether a path is not there in a step: on Vertex AI outside of buckets, on Kubeflow outside of these mounts."""
+    if view.target == "vertex":
+        return not PurePosixPath(path).is_relative_to("/gcs")
+    return view.target == "kubeflow" and not step.mounted(path, *kinds)
+
+
+def _checkpoint_location(view: View) -> Iterator[Note]:
+    where, checkpoints = "root.inputDefinitions.parameters.checkpoints.defaultValue", view.default("checkpoints")
+    advice = "keep them in a bucket (gs://…, s3://…), by auto beside the run's artifacts"
+    if view.target != "vertex":
+        advice += ", or on a volume's claim mounted at the step (volumes of train in the settings)"
+    for step in view.steps:
+        if step.component != "train":
+            continue
+        if not checkpoints:
+            message = "checkpoints lie beside the model until the pod ends, and die with it"
+            yield Note("warning", where, message, advice)
+        elif (
+            checkpoints != CHECKPOINTS_AUTO
+            and _is_path(checkpoints)
+            and _missing_at(view, step, checkpoints, "pvcMount")
+        ):
+            yield Note("error", where, f"checkpoints at {checkpoints} die with the machine", advice)
+        placed = json.dumps([step.pod.get("nodeSelector"), step.pod.get("tolerations")], default=str)
+        default = Params.model_fields["checkpoint_minutes"].default
+        minutes = _params_of(view).get("checkpoint_minutes", default)
+        seldom = minutes is None or (isinstance(minutes, int | float) and minutes > _SELDOM_MINUTES)
+        if view.target == "kubeflow" and seldom and _SPOT.search(placed):
+            # KFP's launcher ends at once on SIGTERM, so that a container gets no time to save.
+            often = "after epochs only" if minutes is None else f"every {minutes:g} minutes"
+            message = f"training on spot nodes saves {often}, and gets no time to save when its pod is deleted"
+            advice = f"set checkpoint_minutes to {_SELDOM_MINUTES} or less: --set checkpoint_minutes=2"
+            yield Note("warning", f"{step.pod_where}.nodeSelector", message, advice)
+
+
+def _data_location(view: View) -> Iterator[Note]:
+    data = view.default("data")
+    for step in view.steps:
+        if step.component == "data_prep" and _is_path(data) and _missing_at(view, step, data, *_PROVIDING):
+            advice = "mount a claim there (volumes in the settings), or name a bucket"
+            where = "root.inputDefinitions.parameters.data.defaultValue"
+            yield Note("error", where, f"{data} is not there in the step that reads it", advice)
+
+
+def _params_of(view: View) -> dict[str, Any]:
+    """The params by default, as far as they can be read."""
+    try:
+        return mapping(json.loads(view.default("params")))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _credentials_file(view: View) -> Iterator[Note]:
+    of_params = text(_params_of(view).get(_CREDENTIALS))
+    advice = "mount the secret there (secret_files in the settings), or use the pod's service account"
+    if view.target == "vertex":
+        advice = "leave it out: the step has its service account; secrets are read from sm://projects/…"
+    for step in view.steps:
+        given = [*step.environment, (f"{step.where}.container", _CREDENTIALS, of_params)]
+        for where, name, path in given:
+            of_kafka = name.startswith("KAFKA_SSL_") and name.endswith("FILE")
+            secret = name.endswith("_FILE") and names_a_secret(name.removesuffix("_FILE"))
+            if not (name == _CREDENTIALS or of_kafka or secret) or not _is_path(path):
+                continue
+            if not PurePosixPath(path).is_relative_to("/etc/ssl") and _missing_at(view, step, path, *_PROVIDING):
+                yield Note("error", where, f"{name} names the file {path}, which nothing mounts", advice)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule.
+
+    Attributes:
+        id: In kebab case.
+        title: What it looks for, in a line.
+        check: Finds it.
+        is_for_any: Whether it is for pipelines of others, too.
+    """
+
+    id: str
+    title: str
+    check: Callable[[View], Iterable[Note]]
+    is_for_any: bool = False
+
 
 RULES: tuple[Rule, ...] = (
-    Rule("ir-schema", "what KFP's own parser does not take", ir_schema),
-    Rule("dangling-reference", "references to what is not there, and what nothing refers to", dangling_reference),
-    Rule("foreign-platform", "a file, or part of it, for another platform", foreign_platform),
-    Rule("backend", "fields that older releases of Kubeflow Pipelines refuse", backend),
-    Rule("secret-value", "values of secrets", secret_value),
-    Rule("unpinned-image", "images without a digest", unpinned_image),
-    Rule("local-image", "images that a cluster hardly can pull", local_image),
-    Rule("params", "a default of ``params`` that is no valid params", params),
-    Rule("numbers-in-struct", "numbers that KFP changes", numbers_in_struct),
-    Rule("foreign-accelerator", "accelerators by another platform's name", foreign_accelerator),
-    Rule("vertex-machine", "what no machine of Vertex AI has", vertex_machine),
-    Rule("limits", "steps without limits, accelerators without a count, requests above limits", limits),
-    Rule("shared-memory", "accelerators without shared memory, or too much of it", shared_memory),
-    Rule("security", "steps that may run as root", security),
-    Rule("pod-conflicts", "what Kubernetes refuses in a pod", pod_conflicts),
-    Rule("names", "names that the platform does not take", names),
-    Rule("cached-side-effects", "caching of steps that are run for what they do", cached_side_effects),
-    Rule("retries", "retries that harm or do not help", retries),
-    Rule("checkpoint-place", "checkpoints that die with the machine", checkpoint_place),
-    Rule("data-place", "data at a path that the step does not have", data_place),
-    Rule("credentials-file", "files of credentials that nothing mounts", credentials_file),
-    Rule("vertex-limits", "Vertex AI's limits", vertex_limits),
-    Rule("size", "a file larger than Kubernetes stores", size),
+    Rule("secret-value", "values of secrets", _secret_value, is_for_any=True),
+    Rule("unpinned-image", "images without a digest", _unpinned_image, is_for_any=True),
+    Rule("local-image", "images that a cluster hardly can pull", _local_image, is_for_any=True),
+    Rule("foreign-platform", "a file, or part of it, for another platform", _foreign_platform),
+    Rule("backend", "fields that older releases of Kubeflow Pipelines refuse", _backend),
+    Rule("params", "a default of `params` that is no valid params", _params),
+    Rule("limits", "steps without limits of processors or memory", _limits),
+    Rule("shared-memory", "accelerators without shared memory", _shared_memory),
+    Rule("cached-side-effects", "caching of steps that are run for what they do", _cached_side_effects),
+    Rule("retries", "retries that harm or do not help", _retries),
+    Rule("checkpoint-location", "checkpoints that die with the machine", _checkpoint_location),
+    Rule("data-location", "data at a path that the step does not have", _data_location),
+    Rule("credentials-file", "files of credentials that nothing mounts", _credentials_file),
 )
-
-# Shown in a message, a longer text would only hide what it says.
-_LONGEST = 500
 
 
 def lint(pipeline: CompiledPipeline, target: PlatformName | None) -> list[Finding]:
-    """What is wrong with a compiled pipeline, ours or anyone's, or may be; errors first.
+    """What is wrong with a compiled pipeline, or may be; errors first.
 
     Args:
         pipeline: As it was read.
         target: The platform that it shall run on; None: the one it says, or else any. What depends on the platform is
             then left out.
     """
-    view = View(pipeline, target or target_of(pipeline))
-    hidden = secret_values(view)
+    view = View(pipeline, target or pipeline.target)
+    # Without short plain words such as "train", which messages have of themselves; longest first.
+    secrets = {value for _, _, value in secrets_in(view) if len(value) >= (8 if value.isalpha() else 4)}
 
     def shown(words: str) -> str:
-        for secret in hidden:
+        for secret in sorted(secrets, key=len, reverse=True):
             words = words.replace(secret, REDACTED)
         # Of a foreign file nothing reaches a terminal that could steer it, or that no encoding has.
         words = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in redact(words))
         return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"
 
-    found = {
-        Finding(rule.id, note.severity, shown(note.where), shown(note.message), shown(note.advice))
-        for rule in RULES
-        for note in rule.check(view)
-    }
-    order = {rule.id: index for index, rule in enumerate(RULES)}
-    return sorted(found, key=lambda item: (item.severity != "error", order[item.rule], item.where, item.message))
-
-
-def target_of(pipeline: CompiledPipeline) -> PlatformName | None:
-    """The platform that a file is for, as it says or as the names of its accelerators do; None: neither tells."""
-    return pipeline.target or platform_of_accelerators(View(pipeline, None))
+    findings = []
+    for rule in RULES if view.is_ours else [rule for rule in RULES if rule.is_for_any]:
+        groups: dict[tuple[Severity, str, str], list[Note]] = {}
+        for note in rule.check(view):
+            groups.setdefault((note.severity, note.message, note.advice), []).append(note)
+        for (severity, message, advice), notes in groups.items():
+            where = tuple(dict.fromkeys(shown(note.where) for note in notes))
+            steps = tuple(dict.fromkeys(step for path in where if (step := step_of(path))))
+            values = ", ".join(dict.fromkeys(note.value for note in notes if note.value))
+            text = shown(f"{message}: {values}" if values else message)
+            findings.append(Finding(rule.id, severity, steps, where, text, shown(advice)))
+    return sorted(findings, key=lambda finding: finding.severity != "error")

@@ -13,7 +13,6 @@ from components.shared.params.types import Truth, Whole, refusal
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName
 from pipelines.quantities import bytes_of, processors
-from pipelines.settings.backends import FIRST_BACKEND
 from pipelines.settings.common import EVERY_STEP, STEP_FIELDS, PlatformSettings, Retry, StepSettings
 from pipelines.settings.fields import (
     Annotations,
@@ -36,10 +35,12 @@ from pipelines.settings.fields import (
 SHM_VOLUME = "shm"
 SHM_PATH = "/dev/shm"  # noqa: S108 - the mount point that the C library names, nothing is written by us
 
+# The API server refuses a file for a field that it does not know. Of what is compiled all is known to 2.15.0 but these
+# fields; from the protobuf definitions of github.com/kubeflow/pipelines at its tags.
+FIRST_RELEASE = {"securityContext": "2.16.0", "subPath": "2.16.0"}
 # In the JSON Schema of a key: the first release of Kubeflow Pipelines that takes it, where that is not the oldest.
 BACKEND = "x-kubeflow-pipelines"
-_SUB_PATH_SINCE = FIRST_BACKEND["PvcMount.sub_path"]
-_SECURITY_SINCE = FIRST_BACKEND["KubernetesExecutorConfig.security_context"]
+_SUB_PATH_SINCE, _SECURITY_SINCE = FIRST_RELEASE["subPath"], FIRST_RELEASE["securityContext"]
 
 _RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 SECRET_KEY = re.compile(r"[-._A-Za-z0-9]{1,253}")

@@ -12,7 +12,6 @@ from components.shared.errors import EXIT_OK, InputError
 from components.shared.events.redaction import redact
 from components.shared.signals import EXIT_INTERRUPTED
 from pipelines.compiled import CompiledPipeline, PlatformName, read_compiled
-from pipelines.lint.report import lines_of
 from pipelines.lint.rules import lint
 from pipelines.submit.follow import Followed, ending, follow, log_lines, look
 from pipelines.submit.kubeflow_access import Access, dry_access, read_access
@@ -151,7 +150,7 @@ def _check(pipeline: CompiledPipeline, target: PlatformName, *, unchecked: bool)
     """
     errors = [finding for finding in lint(pipeline, target) if finding.severity == "error"]
     if errors and not unchecked:
-        told = "\n".join(f"  {line}" for finding in errors for line in lines_of(finding))
+        told = "\n".join(f"  {finding}" for finding in errors)
         raise InputError(f"{pipeline.file}: not sent (--unchecked sends it all the same):\n{told}")
 
 

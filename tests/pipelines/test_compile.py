@@ -120,9 +120,9 @@ def test_compile_tells_what_would_go_wrong_on_the_platform(tmp_path: Path, capsy
     document = json.loads(capsys.readouterr().out)
     assert document["status"] == "failed"
     (error,) = [finding for finding in document["findings"] if finding["severity"] == "error"]
-    assert (error["rule"], error["where"]) == ("data-place", "root.inputDefinitions.parameters.data.defaultValue")
+    assert (error["rule"], error["where"]) == ("data-location", ["root.inputDefinitions.parameters.data.defaultValue"])
     assert main(wrong) == 2
-    assert "nothing is mounted at /home/me/photos" in capsys.readouterr().err
+    assert "/home/me/photos is not there in the step that reads it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["pipeline.txt", "file/pipeline.yaml"])

@@ -116,7 +116,7 @@ def test_the_pod_of_all_that_kfp_kubernetes_has_conforms(tmp_path: Path) -> None
     (pod,) = pods(pipeline).values()
     assert len(pod["spec"]["volumes"]) == 5
     assert len(pod["spec"]["containers"][0]["env"]) == 3
-    assert {finding.rule for finding in lint(pipeline, None)} == {"unpinned-image", "backend"}
+    assert {finding.rule for finding in lint(pipeline, None)} == {"unpinned-image"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,11 @@ import yaml
 
 from pipelines.cli import main
 from pipelines.compiled import PlatformName, documents_of, read_compiled
-from pipelines.lint.finding import Finding
-from pipelines.lint.rules import lint
+from pipelines.lint.rules import Finding, lint
 
 Document = dict[str, Any]
 DIGEST = "sha256:" + "a1" * 32
+AWS_KEY = "AKIA" + "QWERTY12UIOP34AS"
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -29,27 +30,15 @@ class Pipeline:
         self.spec: Document = documents[0]
         self.second: Document | None = documents[1] if len(documents) > 1 else None
 
-    def executor(self, step: str) -> Document:
-        found: Document = self.spec["deploymentSpec"]["executors"][f"exec-{step}"]
-        return found
-
     def container(self, step: str) -> Document:
-        found: Document = self.executor(step)["container"]
+        found: Document = self.spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
         return found
 
-    def resources(self, step: str) -> Document:
-        found: Document = self.container(step)["resources"]
-        return found
-
-    def kubernetes(self, step: str) -> Document:
+    def pod(self, step: str) -> Document:
         """What the second document says of a step; the document is made where there is none."""
-        found: Document = self.platform()["deploymentSpec"]["executors"].setdefault(f"exec-{step}", {})
-        return found
-
-    def platform(self) -> Document:
-        """What the second document says of Kubernetes; likewise."""
         self.second = self.second or {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {}}}}}
-        found: Document = self.second["platforms"]["kubernetes"]
+        executors = self.second["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        found: Document = executors.setdefault(f"exec-{step}", {})
         return found
 
     def task(self, name: str) -> Document:
@@ -60,9 +49,6 @@ class Pipeline:
     def input(self, name: str) -> Document:
         found: Document = self.spec["root"]["inputDefinitions"]["parameters"][name]
         return found
-
-    def set_env(self, step: str, name: str, value: str) -> None:
-        self.container(step)["env"].insert(1, {"name": name, "value": value})  # behind the first on either platform
 
     def write(self, file: Path) -> Path:
         documents = [self.spec] if self.second is None else [self.spec, self.second]
@@ -86,7 +72,52 @@ def _base(target: PlatformName) -> list[Document]:
     return documents
 
 
-def findings(pipeline: Pipeline, target: PlatformName | None = None) -> list[Finding]:
-    """What lint says of it, read back from a file as a user's is."""
+def findings(target: PlatformName, *changes: Change, asked: PlatformName | None = None) -> list[Finding]:
+    """What lint finds in a changed pipeline, read back from a file as a user's is."""
+    pipeline = Pipeline(target)
+    for change in changes:
+        change(pipeline)
     with tempfile.TemporaryDirectory() as directory:
-        return lint(read_compiled(pipeline.write(Path(directory) / "pipeline.yaml")), target)
+        return lint(read_compiled(pipeline.write(Path(directory) / "pipeline.yaml")), asked)
+
+
+def env(name: str, value: str, step: str = "train") -> Change:
+    """A variable, behind the first, which is there on either platform."""
+    return lambda pipeline: pipeline.container(step)["env"].insert(1, {"name": name, "value": value})
+
+
+def image(name: str) -> Change:
+    return lambda pipeline: pipeline.container("train").update(image=name)
+
+
+def pod(**values: Any) -> Change:
+    return lambda pipeline: pipeline.pod("train").update(values)
+
+
+def task(step: str, key: str, **values: Any) -> Change:
+    return lambda pipeline: pipeline.task(step).setdefault(key, {}).update(values)
+
+
+def default(name: str, value: Any) -> Change:
+    return lambda pipeline: pipeline.input(name).update(defaultValue=value)
+
+
+def option(*words: str) -> Change:
+    return lambda pipeline: pipeline.container("train")["args"].extend(words)
+
+
+def parameter(kind: str, name: str, value: Any) -> Change:
+    definition = {"parameterType": kind, "defaultValue": value}
+    return lambda pipeline: pipeline.spec["root"]["inputDefinitions"]["parameters"].update({name: definition})
+
+
+def params(**values: Any) -> Change:
+    def change(pipeline: Pipeline) -> None:
+        said = json.loads(pipeline.input("params")["defaultValue"])
+        pipeline.input("params")["defaultValue"] = json.dumps(said | values)
+
+    return change
+
+
+def claim(name: str, path: str, **values: str) -> dict[str, Any]:
+    return {"constant": name, "mountPath": path, "pvcNameParameter": {"runtimeValue": {"constant": name}}} | values

@@ -87,6 +87,4 @@ def test_what_two_mappings_share_by_a_reference_is_read(tmp_path: Path, capsys: 
         f"{text}\nzzz: &z {{a: 1}}\nyyy: {{<<: *z, a: 2}}\nxxx: {{l: &b {{<<: {{x: 1}}, x: 2}}}}\nwww: {{<<: *b}}\n"
     )
 
-    assert main(["validate", str(file)]) == 2
-
-    assert "KFP's own parser says" in capsys.readouterr().out
+    assert main(["validate", str(file)]) == 0

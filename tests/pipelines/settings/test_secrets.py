@@ -11,7 +11,7 @@ import pytest
 from pipelines.cli import main
 from pipelines.compiled import PlatformName
 from pipelines.params_files import EXAMPLE_PARAMS
-from tests.pipelines.lint.cases import AWS_KEY
+from tests.pipelines.lint.bases import AWS_KEY
 from tests.pipelines.settings.compiling import write_settings
 
 PLANTED = "Tr0ub4dor-Planted!"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.shared.version import __version__
 from pipelines.cli import main
 from pipelines.compiled import read_compiled
 from pipelines.submit.names import run_name, version_name
@@ -46,14 +47,14 @@ def test_a_file_with_errors_does_not_leave_the_desk_unless_told(
     command: str, kubeflow_file: Path, tmp_path: Path, capsys: Told
 ) -> None:
     text, file = kubeflow_file.read_text(), tmp_path / "wrong.yaml"
-    file.write_text(text.replace("name: comp-train", "name: comp-nowhere"))
+    file.write_text(text.replace(f"image: shutterline/train:{__version__}", "image: shutterline/train:latest"))
     assert file.read_text() != text
 
     message = refused(capsys, command, file, *KUBEFLOW)
 
     assert "not sent (--unchecked sends it all the same)" in message
-    assert "comp-nowhere" in message
-    assert "dangling-reference" in message
+    assert "shutterline/train:latest" in message
+    assert "unpinned-image" in message
     assert requests(capsys, command, file, *KUBEFLOW, "--unchecked")
 
 
@@ -91,7 +92,7 @@ def test_options_of_the_other_platform_are_refused(
 
 @pytest.mark.parametrize("command", ["upload", "submit"])
 def test_a_file_that_is_no_compiled_pipeline(command: str, kubeflow_file: Path, tmp_path: Path, capsys: Told) -> None:
-    assert "cannot be read" in refused(capsys, command, tmp_path / "nowhere.yaml", *KUBEFLOW)
+    assert "there is no such file" in refused(capsys, command, tmp_path / "nowhere.yaml", *KUBEFLOW)
     document, platforms = yaml.safe_load_all(kubeflow_file.read_text())
     document["surprise"] = 1
     (tmp_path / "other.yaml").write_text(yaml.safe_dump_all([document, platforms]))
