@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import yaml
 
 from pipelines.cli import main
 from tests.examples import write_params
-from tests.facts import FACTS
 
 README = (Path(__file__).parents[2] / "pipelines" / "README.md").read_text(encoding="utf-8")
 Told = pytest.CaptureFixture[str]
@@ -53,9 +51,3 @@ def test_what_is_cached_and_what_must_be_for_that(tmp_path: Path, capsys: Told) 
     assert all(tasks[step]["cachingOptions"]["enableCache"] for step in ("data-prep", "train", "evaluate"))
     assert "data prep is cached by the name of the location it reads, whatever is there now" in told
     assert "only served behind a data prep that was served itself" in " ".join(README.split())
-
-
-def test_every_fact_has_a_test() -> None:
-    tests = Path(__file__).parents[1].rglob("test_*.py")
-    marked = {int(number) for file in tests for number in re.findall(r"@pytest\.mark\.fact\((\d+)\)", file.read_text())}
-    assert marked == set(FACTS)
