@@ -7,12 +7,15 @@ renaming, removing or changing the meaning of one makes a new version. Readers p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
 SCHEMA_VERSION = 1
+# Longer texts are cut: an event must fit every broker's message limit many times over.
+TEXT_LIMIT = 4_000
 
 # "unknown" is a pipeline's alone: it is over, and nothing that could be read says how.
 State = Literal["started", "progress", "checkpoint", "succeeded", "failed", "cancelled", "unknown"]
@@ -250,29 +253,26 @@ def data_schema_uri(subject: Subject, state: State, version: int = SCHEMA_VERSIO
     return f"urn:shutterline:schema:{subject}.{state}:{version}"
 
 
-_adapters: dict[type[Any], TypeAdapter[Any]] = {}
-
-
+@cache
 def adapter(kind: type[Any]) -> TypeAdapter[Any]:
     """The reader of one kind of data; made when it is first asked for."""
-    if kind not in _adapters:
-        _adapters[kind] = TypeAdapter(kind)
-    return _adapters[kind]
+    return TypeAdapter(kind)
 
 
-def to_plain(data: Any) -> dict[str, Any]:
-    """A record as JSON data, without its unset options."""
-    return {item.name: _plain(value) for item in fields(data) if (value := getattr(data, item.name)) is not None}
-
-
-def _plain(value: Any) -> Any:
+def to_json(value: Any, redact: Callable[[str], str]) -> Any:
+    """Event data as JSON data, without unset options; texts redacted, cut to the limit and valid as UTF-8."""
+    if isinstance(value, str):
+        text = redact(value.encode("utf-8", "backslashreplace").decode())
+        return text if len(text) <= TEXT_LIMIT else f"{text[: TEXT_LIMIT - 1]}…"
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None  # also false for NaN
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: to_json(inner, redact) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return to_plain(value) if hasattr(value, "__dataclass_fields__") else value
+        return [to_json(inner, redact) for inner in value]
+    if not (names := getattr(value, "__dataclass_fields__", None)):
+        return value
+    return {name: to_json(inner, redact) for name in names if (inner := getattr(value, name)) is not None}
 
 
 def data_schemas() -> dict[str, Any]:

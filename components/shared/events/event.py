@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -27,18 +27,17 @@ from components.shared.events.data import (
     data_schema_uri,
     data_schemas,
     event_type,
-    to_plain,
+    to_json,
 )
 from components.shared.events.redaction import Redactor
 
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 PIPELINE = "pipeline"  # what a pipeline's own events have in the place of a step's name
 
-# Longer texts are cut: an event must fit every broker's message limit many times over.
-TEXT_LIMIT = 4_000
 # Far above what an event of ours takes; a foreign message beyond it is not even parsed.
 SIZE_LIMIT = 1_000_000
 
+_ENCODE_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _TYPE = re.compile(r"shutterline\.(?P<subject>[a-z]+)\.(?P<state>[a-z]+)")
 
@@ -98,7 +97,7 @@ class EncodedEvent:
         try:
             document = json.loads(body)
             key = document["partitionkey"]
-            attributes = _attributes(document)
+            attributes = _as_text(document)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise EventError("is no spooled event") from error
         if not isinstance(key, str):
@@ -106,7 +105,7 @@ class EncodedEvent:
         return cls(body, key, attributes)
 
 
-def _attributes(document: dict[str, Any]) -> dict[str, str]:
+def _as_text(document: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in document.items() if name not in ("data", "datacontenttype")}
 
 
@@ -213,36 +212,41 @@ def encode(
         data: One of :mod:`components.shared.events.data`.
         redact: Removes secrets; by default one that is made here.
     """
-    subject: Subject = "pipeline" if event_source.step == PIPELINE else "step"
+    constant, attributes = _constant_attributes(event_source, state)
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    time = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
-    document = {
-        "specversion": "1.0",
+    changing = {
         "id": f"{event_source.run}/{event_source.step}/{event_source.attempt}/{sequence}",
+        "time": f"{_second(seconds)}.{rest // 1000:06d}Z",
+        "sequence": f"{sequence:09d}",  # the extension orders by text
+    }
+    document = constant | changing | {"data": to_json(data, redact or Redactor())}
+    return EncodedEvent(_ENCODE_JSON(document).encode(), event_source.run, attributes | changing)
+
+
+@cache
+def _constant_attributes(event_source: EventSource, state: State) -> tuple[dict[str, Any], dict[str, str]]:
+    """The attributes of all events of a source and state, in their order, and as text; those that change are empty."""
+    subject: Subject = "pipeline" if event_source.step == PIPELINE else "step"
+    constant = {
+        "specversion": "1.0",
+        "id": "",
         "source": event_source.source,
         "type": event_type(subject, state),
         "subject": event_source.step,
-        "time": time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "time": "",
         "datacontenttype": "application/json",
         "dataschema": data_schema_uri(subject, state),
         "runid": event_source.run,
         "attempt": event_source.attempt,
-        "sequence": f"{sequence:09d}",  # the extension orders by text
+        "sequence": "",
         "partitionkey": event_source.run,
-        "data": _clean(to_plain(data), redact or Redactor()),
     }
-    body = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    return EncodedEvent(body, event_source.run, _attributes(document))
+    return constant, _as_text(constant)
 
 
-def _clean(value: Any, redact: Redactor) -> Any:
-    """Plain data with every text redacted, cut to the limit and valid as UTF-8."""
-    if isinstance(value, str):
-        text = redact(value.encode("utf-8", "backslashreplace").decode())
-        return text if len(text) <= TEXT_LIMIT else f"{text[: TEXT_LIMIT - 1]}…"
-    if isinstance(value, dict):
-        return {key: _clean(inner, redact) for key, inner in value.items()}
-    return [_clean(inner, redact) for inner in value] if isinstance(value, list) else value
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 @cache

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from components.shared.events.data import (
     KINDS,
+    TEXT_LIMIT,
     Cancelled,
     Checkpoint,
     Error,
@@ -33,7 +34,6 @@ from components.shared.events.data import (
 )
 from components.shared.events.event import (
     CONTENT_TYPE,
-    TEXT_LIMIT,
     EncodedEvent,
     EventError,
     EventSource,

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from components.shared.events.data import (
+    TEXT_LIMIT,
     KINDS,
     Cancelled,
     Checkpoint,
@@ -27,7 +28,7 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import TEXT_LIMIT, EventSource, encode
+from components.shared.events.event import EventSource, encode
 from components.shared.events.redaction import REDACTED, Redactor, redact, redact_message, register_secret
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 from tests.shared.events.security_fixtures import private_key
