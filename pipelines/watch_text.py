@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from components.shared.events.data import (
+    TEXT_LIMIT,
     Cancelled,
     Checkpoint,
     Failed,
@@ -17,7 +18,7 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import TEXT_LIMIT, StepEvent
+from components.shared.events.event import StepEvent
 from components.shared.events.watch import Counts
 
 _NAME_LIMIT = 60

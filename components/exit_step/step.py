@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from components.shared.events.data import StepOutcome
-from components.shared.events.history import HistoryReader, bucket_of
+from components.shared.events.history import bucket_of, read_history
 from components.shared.events.redaction import redact
 from components.shared.events.targets import StatusTargets
 from components.shared.kubeflow.api import NoAnswerError, ask_run, is_kubeflow
@@ -45,7 +45,8 @@ def report_end(
     if OUTCOMES.get((state or "").upper()) == "failed" and (told := os.environ.get(CANCELLED_VARIABLE)):
         state, message = "CANCELLED", told
     bucket = bucket_of(run, credentials, _log) if run.bucket is not None else None
-    history = HistoryReader(run, targets or StatusTargets(), _log, bucket=bucket).read(PIPELINE_STEPS, _KAFKA_S)
+    brokers = targets or StatusTargets()
+    history = read_history(run, brokers, _log, kafka_s=_KAFKA_S, steps=PIPELINE_STEPS, bucket=bucket)
     end = pipeline_end(PIPELINE_STEPS, history, platform=_platform(run), state=state or "", message=message)
     if (state or "").upper() not in OUTCOMES:
         _log.warning("the platform's state %r is no end of a pipeline; it ended %s", state or "", end.outcome)

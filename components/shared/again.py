@@ -12,12 +12,12 @@ from components.shared.process_group import in_group
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
 
 NOTHING_SAVED = "nothing was saved yet"
-_OF_CONTAINERS = ("/.dockerenv", "/run/.containerenv")
+_CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv")
 _ENDINGS = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
 
 
 def last_lines(exit_code: int, saved: str, prog: str, argv: Sequence[str] | None, *added: str) -> tuple[str, str]:
-    """What is said, and the command, which is empty where this process does not know it.
+    """The last line, and the command, which is empty where this process does not know it.
 
     Args:
         exit_code: The command's: 130 or 143.
@@ -37,23 +37,13 @@ def is_interrupted(exit_code: int) -> bool:
 
 
 def _command(prog: str, argv: Sequence[str] | None, added: Sequence[str]) -> str:
-    """The command as a shell takes it; empty where this process does not know it."""
-    if in_group() or _is_a_containers_own():
+    in_container = "KUBERNETES_SERVICE_HOST" in os.environ or any(Path(file).exists() for file in _CONTAINER_FILES)
+    # Where the engine, or its init, started this process, nobody in the container knows the command for that.
+    if in_group() or (in_container and 1 in (os.getpid(), os.getppid())):
         return ""
-    if argv is not None:
-        return " ".join([prog, shlex.join([*_going_on(argv), *added])])
-    words = sys.orig_argv
-    if len(words) > 1 and not words[1].startswith("-") and os.access(words[1], os.X_OK):
-        words = words[1:]  # a script that names its interpreter
-    return shlex.join([*_going_on(words), *added])
-
-
-def _is_a_containers_own() -> bool:
-    """Whether the engine started this process, or its init did: in the container nobody knows the command for that."""
-    in_container = "KUBERNETES_SERVICE_HOST" in os.environ or any(Path(file).exists() for file in _OF_CONTAINERS)
-    return in_container and 1 in (os.getpid(), os.getppid())
-
-
-def _going_on(words: Sequence[str]) -> list[str]:
-    """Without what would remove what is saved."""
-    return [word for word in words if word != "--start-over"]
+    parts = [prog, *argv] if argv is not None else sys.orig_argv
+    if argv is None and len(parts) > 1 and not parts[1].startswith("-") and os.access(parts[1], os.X_OK):
+        parts = parts[1:]  # a script that names its interpreter
+    # --start-over would remove what is saved; `prog` may be of several words.
+    first, *rest = [part for part in parts if part != "--start-over"]
+    return f"{first if argv is not None else shlex.quote(first)} {shlex.join([*rest, *added])}".rstrip()

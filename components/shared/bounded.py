@@ -12,12 +12,8 @@ T = TypeVar("T")
 def bounded(call: Callable[[], T], within_s: float) -> T:
     """What a call returns or raises; its thread is left behind if it takes longer, and ends with the process.
 
-    Args:
-        call: Asks a file system, a resolver or a library that may not heed a timeout.
-        within_s: Seconds.
-
     Raises:
-        TimeoutError: It takes longer.
+        TimeoutError: It takes longer than `within_s` seconds.
     """
     results: list[T] = []
     errors: list[BaseException] = []

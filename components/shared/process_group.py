@@ -1,4 +1,4 @@
-"""This process among those that do one step together, as torchrun's environment tells it; without torch.
+"""This process among those that do one step together, from torchrun's environment; without torch.
 
 A group that ``components.train.launch`` has started has a directory besides, in which every process leaves how it
 ended: torch elastic itself knows no more of that than success and failure.
@@ -26,22 +26,13 @@ from components.shared.errors import (
 from components.shared.strict_json import read_json
 
 OUTCOMES_VARIABLE = "SHUTTERLINE_GROUP_OUTCOMES"  # the launcher's: the directory
-_BEGUN_ANEW = "begun-anew"  # there
+_RESTARTED_CLEAN = "restarted-clean"  # there
 _NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
 class Member:
-    """This process in its group.
-
-    Attributes:
-        rank: From 0.
-        size: How many processes there are; 1: this one alone.
-        local_rank: From 0 on each node.
-        local_size: How many there are on this node.
-        restarts: How often the group was started again.
-        max_restarts: How often it may be.
-    """
+    """This process in its group: ranks from 0, also on its node; how often the group was and may be started again."""
 
     rank: int = 0
     size: int = 1
@@ -52,26 +43,21 @@ class Member:
 
 
 def member() -> Member:
-    """Who this process is; without a ``WORLD_SIZE`` of several it is the first, whatever ``RANK`` says."""
-    size = max(1, _number("WORLD_SIZE", 1))
-    is_several = size > 1
-    return Member(
-        rank=_number("RANK", 0) if is_several else 0,
-        size=size,
-        local_rank=_number("LOCAL_RANK", 0) if is_several else 0,
-        local_size=max(1, _number("LOCAL_WORLD_SIZE", 1)) if is_several else 1,
-        restarts=_number("TORCHELASTIC_RESTART_COUNT", 0),
-        max_restarts=_number("TORCHELASTIC_MAX_RESTARTS", 0),
-    )
+    """This process in its group; without a ``WORLD_SIZE`` of several it is the first, whatever ``RANK`` is."""
+    restarts = {"restarts": _number("TORCHELASTIC_RESTART_COUNT"), "max_restarts": _number("TORCHELASTIC_MAX_RESTARTS")}
+    size = _number("WORLD_SIZE")
+    if size <= 1:
+        return Member(**restarts)
+    return Member(_number("RANK"), size, _number("LOCAL_RANK"), max(1, _number("LOCAL_WORLD_SIZE")), **restarts)
 
 
-def _number(name: str, otherwise: int) -> int:
+def _number(name: str) -> int:
     text = os.environ.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() else otherwise
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def ignored_rank() -> str | None:
-    """What to say of a ``RANK`` that says nothing, as one that another program left; None where there is none."""
+    """The warning about a ``RANK`` without effect, as one that another program left; None where there is none."""
     rank, size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
     if in_group() or rank in ("", "0"):
         return None
@@ -85,12 +71,12 @@ def in_group() -> bool:
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one of its group that tells how the step is doing: rank 0."""
+    """Whether this process is the first of its group, which reports how the step is doing."""
     return member().rank == 0
 
 
 def require_rendezvous() -> None:
-    """See that a process that is told to be one of several can find the others.
+    """See that one of several processes can find the others.
 
     Raises:
         InputError: What torchrun would have set is missing, or makes no sense.
@@ -125,49 +111,62 @@ class Outcome:
         return (self.document.get("error") or {}).get("type") == GroupLostError.__name__
 
 
-class _Ending:
-    """How far this process and the others are one."""
+@dataclass
+class GroupState:
+    """How far this process and the others are one.
 
-    is_joined = False  # they have found each other
-    is_shared = False  # every one of them ends for the same reason
+    Attributes:
+        is_joined: They have found each other, and can tell each other what is wrong.
+        ends_together: Every one of them ends for the same reason, and the first reports it.
+    """
+
+    is_joined: bool = False
+    ends_together: bool = False
+
+
+STATE = GroupState()
 
 
 def joined_others() -> None:
     """From now on the processes of the group can tell each other what is wrong."""
-    _Ending.is_joined = True
+    STATE.is_joined = True
 
 
 def end_together() -> None:
-    """From now on this process ends as all others of its group do, and the first tells it."""
-    _Ending.is_shared = True
+    """From now on this process ends as all others of its group do, and the first reports it."""
+    STATE.ends_together = True
 
 
 def should_report(error: BaseException) -> bool:
-    """Whether this process tells people about the error that it ends with.
+    """Whether this process logs the error that it ends with.
 
     The first always does, and one whose error is its own. Before they have found each other, what is wrong is wrong
     for every process of a node, and one of them is enough.
     """
     if is_rank_zero():
         return True
-    if _Ending.is_shared or isinstance(error, GroupLostError):
+    if STATE.ends_together or isinstance(error, GroupLostError):
         return False
-    return _Ending.is_joined or member().local_rank == 0
-
-
-def _outcomes() -> Path | None:
-    named = os.environ.get(OUTCOMES_VARIABLE)
-    return Path(named) if named else None
-
-
-def is_launched() -> bool:
-    """Whether the launcher waits for this process's outcome, and prints what is to be printed."""
-    return _outcomes() is not None and is_started_by_elastic()
+    return STATE.is_joined or member().local_rank == 0
 
 
 def is_started_by_elastic() -> bool:
     """Whether torch elastic, by torchrun or by the launcher, has started this process."""
     return "TORCHELASTIC_RESTART_COUNT" in os.environ
+
+
+def is_launched() -> bool:
+    """Whether the launcher waits for this process's outcome, and prints what is to be printed."""
+    return _outcomes() is not None
+
+
+def _outcomes() -> Path | None:
+    named = os.environ.get(OUTCOMES_VARIABLE)
+    return Path(named) if named and is_started_by_elastic() else None
+
+
+def _outcome_file(directory: Path) -> Path:
+    return directory / f"{member().local_rank}.json"
 
 
 def leave_outcome(document: dict[str, Any], exit_code: int) -> int:
@@ -181,22 +180,17 @@ def leave_outcome(document: dict[str, Any], exit_code: int) -> int:
         What the process is to end with: 0 also where all processes end with a failure that starting again would not
         change, because torch elastic would.
     """
-    directory = _outcomes() if is_launched() else None
+    directory = _outcomes()
     if directory is None:
         return exit_code
     error = document.get("error") or {}
-    is_final = exit_code in (EXIT_OK, EXIT_BAD_INPUT) or error.get("type") == "DivergedError" or _Ending.is_shared
-    outcome = {"exit_code": exit_code, "document": document, "is_final": is_final}
-    write_json(directory / f"{member().local_rank}.json", outcome)
-    return EXIT_OK if is_final and _Ending.is_shared else exit_code
+    is_final = exit_code in (EXIT_OK, EXIT_BAD_INPUT) or error.get("type") == "DivergedError" or STATE.ends_together
+    write_json(_outcome_file(directory), {"exit_code": exit_code, "document": document, "is_final": is_final})
+    return EXIT_OK if is_final and STATE.ends_together else exit_code
 
 
 def outcome_in(directory: Path) -> Outcome | None:
-    """How the processes of this node ended: for good before another end, then the lowest local rank's.
-
-    Args:
-        directory: The launcher's.
-    """
+    """How the processes of this node ended: for good before another end, then the lowest local rank's."""
     files = sorted(directory.glob("*.json"), key=lambda file: int(file.stem))
     found = [Outcome(**read_json(file)) for file in files]
     for_good = [outcome for outcome in found if outcome.is_final and outcome.exit_code != EXIT_OK]
@@ -204,38 +198,38 @@ def outcome_in(directory: Path) -> Outcome | None:
 
 
 def has_restarted_clean() -> bool:
-    """Whether an earlier start of this group, whose words are the same, has removed what was there and saved its own.
+    """Whether an earlier start of this group, by the same command, has removed what was there and saved its own.
 
     As far as this process knows; without a launcher, any earlier start counts.
     """
-    directory = _outcomes() if is_launched() else None
-    return (directory / _BEGUN_ANEW).exists() if directory is not None else member().restarts > 0
+    directory = _outcomes()
+    return (directory / _RESTARTED_CLEAN).exists() if directory is not None else member().restarts > 0
 
 
 def note_restarted_clean() -> None:
     """From now on what this group has saved is its own, for later starts as well."""
-    if is_launched() and (directory := _outcomes()) is not None:
-        (directory / _BEGUN_ANEW).touch()
+    if (directory := _outcomes()) is not None:
+        (directory / _RESTARTED_CLEAN).touch()
 
 
 def settled() -> Outcome | None:
     """How an earlier start of this group has ended, as far as this node knows; None: starting again may change it."""
-    directory = _outcomes() if is_launched() else None
+    directory = _outcomes()
     outcome = outcome_in(directory) if directory is not None else None
     return outcome if outcome is not None and outcome.is_final and outcome.exit_code != EXIT_OK else None
 
 
 def forget_outcome() -> None:
-    """What this process left at an earlier start goes."""
-    if is_launched() and (directory := _outcomes()) is not None:
-        (directory / f"{member().local_rank}.json").unlink(missing_ok=True)
+    """Remove what this process left at an earlier start."""
+    if (directory := _outcomes()) is not None:
+        _outcome_file(directory).unlink(missing_ok=True)
 
 
 def require_unsettled(outcomes: Iterable[Outcome | None]) -> None:
     """See that no node knows of an end that starting again does not change; every process calls this alike.
 
     Args:
-        outcomes: Of every process what :func:`settled` says.
+        outcomes: Of every process what :func:`settled` returns.
 
     Raises:
         ShutterlineError: As the process that ended so.
@@ -246,12 +240,12 @@ def require_unsettled(outcomes: Iterable[Outcome | None]) -> None:
 
 
 def _error_of(outcome: Outcome) -> ShutterlineError:
-    """The error that a process has told, as another may raise it."""
-    told = outcome.document.get("error") or {}
-    kind, message = getattr(errors, told.get("type", ""), None), told.get("message", "")
-    problems = [Problem(**problem) for problem in told.get("problems") or ()]
+    """The error that a process has recorded, as another may raise it."""
+    recorded = outcome.document.get("error") or {}
+    kind, message = getattr(errors, recorded.get("type", ""), None), recorded.get("message", "")
+    problems = [Problem(**problem) for problem in recorded.get("problems") or ()]
     if isinstance(kind, type) and issubclass(kind, ParamsError) and problems:
-        return kind(problems, told.get("source"))
+        return kind(problems, recorded.get("source"))
     if not isinstance(kind, type) or not issubclass(kind, ShutterlineError) or issubclass(kind, ParamsError):
         kind = InputError if outcome.exit_code == EXIT_BAD_INPUT else ShutterlineError
     return kind(message)

@@ -1,7 +1,7 @@
 """Which run a step belongs to: its id, its attempt, and where the steps of a run keep their events.
 
-The environment has the first word, because whoever starts containers can always set it; then what the platform can be
-asked for; a step that was started by itself is a run of its own.
+The environment comes first, because whoever starts containers can always set it; then what the platform can be asked
+for; a step that was started by itself is a run of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from components.shared.storage.location import AnyPath, Location, parse_location
 RUN_VARIABLE = "SHUTTERLINE_RUN_ID"
 EVENTS_VARIABLE = "SHUTTERLINE_EVENTS"
 PIPELINE_NAME = "shutterline-image-classifier"
-CHECKPOINTS_AUTO = "auto"  # a place for checkpoints: beside the run's artifacts, wherever the platform keeps them
-EVENTS_AUTO = "auto"  # a location for events: beside the run's artifacts, likewise
+# A location for checkpoints, or events: beside the run's artifacts, wherever the platform keeps them.
+CHECKPOINTS_AUTO = EVENTS_AUTO = "auto"
 # Kubeflow Pipelines sets these in every step. The index starts at 0 again after a retry by hand, when the pod has its
 # old name; the UID is new. A pod's host name is no name: Kubernetes cuts it at 63 characters, the same for every step.
 RETRY_VARIABLE, POD_NAME_VARIABLE, POD_UID_VARIABLE = "KFP_RETRY_INDEX", "KFP_POD_NAME", "KFP_POD_UID"
@@ -69,7 +69,7 @@ class StepRun:
     @property
     def is_new(self) -> bool:
         """Whether nobody named the run, so that nothing of it can have happened before."""
-        return not (self.platform_run or os.environ.get(RUN_VARIABLE) or _run_of_group())
+        return not (self.platform_run or os.environ.get(RUN_VARIABLE) or _elastic_run())
 
 
 def step_run(
@@ -80,52 +80,49 @@ def step_run(
     platform_run: str = "",
     durable: AnyPath | None = None,
 ) -> StepRun:
-    """Who we are.
+    """Which run this process is a step of.
 
     Args:
         output: What the step makes; without a location named by the environment, events are kept beside it. Where it
             is in a bucket they are kept among this machine's temporary files.
-        durable: Where the step's events are kept instead, as with its checkpoints: there the next attempt finds them.
         in_pipeline: Whether the step runs as part of the pipeline.
         artifact: Where the platform keeps one of the step's artifacts, which gives the run's id and its location.
         platform_run: The platform's id of the run, where it is known otherwise.
+        durable: Where the step's events are kept instead, as with its checkpoints: there the next attempt finds them.
 
     Raises:
         InputError: The environment's run id or location for events cannot be one.
     """
-    named = os.environ.get(RUN_VARIABLE)
+    named, shared = os.environ.get(RUN_VARIABLE), None
     if named and not is_run_id(named):
         raise InputError(f"{RUN_VARIABLE}: must be 1 to 128 letters, digits or the characters ._-, got {named!r}")
+    if where := os.environ.get(EVENTS_VARIABLE):
+        try:
+            shared = beside_artifacts(artifact, "events") if where == EVENTS_AUTO else parse_location(where)
+        except InputError as error:
+            raise InputError(f"{EVENTS_VARIABLE}: {error}") from error
     platform_run = run_of_artifact(artifact) or as_run_id(platform_run)
-    shared = _events_of_run(artifact)
-    events = shared or durable
+    location = shared or durable
+    if isinstance(location, Location):  # the copy is this process's: in a container another may have the same number
+        digest = hashlib.sha256(str(location).encode()).hexdigest()[:16]
+        events: Path | None = _temporary() / f"events-{digest}-{uuid4().hex}"
+    else:
+        events = location
+        if events is None and output:
+            events = (output.absolute().parent if isinstance(output, Path) else _temporary()) / "events"
+    # Torch elastic's starts of a group count within the platform's attempt.
+    retry, process = os.environ.get(RETRY_VARIABLE, ""), member()
+    attempt = int(retry) if _RETRY.fullmatch(retry) else 0
     return StepRun(
-        run=named or platform_run or _run_of_group() or new_run_id(),
+        run=named or platform_run or _elastic_run() or new_run_id(),
         pipeline=PIPELINE_NAME if in_pipeline else None,
-        attempt=_attempt(),
-        events=_copy_of(events) if isinstance(events, Location) else events or (_beside(output) if output else None),
+        attempt=attempt * (process.max_restarts + 1) + process.restarts,
+        events=events,
         shared=shared is not None,
         host=os.environ.get(POD_NAME_VARIABLE) or socket.gethostname(),
-        bucket=events if isinstance(events, Location) else None,
+        bucket=location if isinstance(location, Location) else None,
         platform_run=platform_run,
     )
-
-
-def _events_of_run(artifact: str) -> AnyPath | None:
-    """Where the environment says that all steps keep the run's events; None if it does not."""
-    named = os.environ.get(EVENTS_VARIABLE)
-    if not named:
-        return None
-    try:
-        return beside_artifacts(artifact, "events") if named == EVENTS_AUTO else parse_location(named)
-    except InputError as error:
-        raise InputError(f"{EVENTS_VARIABLE}: {error}") from error
-
-
-def _copy_of(location: Location) -> Path:
-    """A directory for this process's copy of a location: another process's number may be the same in a container."""
-    digest = hashlib.sha256(str(location).encode()).hexdigest()[:16]
-    return _temporary() / f"events-{digest}-{uuid4().hex}"
 
 
 def _process_id() -> str:
@@ -134,23 +131,10 @@ def _process_id() -> str:
     return pod if pod and not is_started_by_elastic() else uuid4().hex
 
 
-def _attempt() -> int:
-    """The platform's attempt and, within it, how often torch elastic has started the group again, as one number."""
-    retry, one = os.environ.get(RETRY_VARIABLE, ""), member()
-    attempt = int(retry) if _RETRY.fullmatch(retry) else 0
-    return attempt * (one.max_restarts + 1) + one.restarts
-
-
-def _run_of_group() -> str:
+def _elastic_run() -> str:
     """The id that torchrun's user gave the group, which it keeps when it is started again; empty if there is none."""
     named = os.environ.get(_ELASTIC_RUN_VARIABLE, "")
     return "" if named == "none" else as_run_id(named)
-
-
-def _beside(output: AnyPath) -> Path:
-    if isinstance(output, Path):
-        return output.absolute().parent / "events"
-    return _temporary() / "events"
 
 
 def _temporary() -> Path:
@@ -163,33 +147,34 @@ def _temporary() -> Path:
         directory = Path(tempfile.gettempdir()) / f"shutterline-{os.getuid()}"
         with suppress(FileExistsError):
             directory.mkdir(mode=0o700)
-        try:
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            return _another(directory, "is a link or a file" if error.errno in _NO_DIRECTORY else error.strerror)
-        try:
-            found = os.fstat(descriptor)
-            if found.st_uid != os.geteuid():
-                return _another(directory, f"belongs to user {found.st_uid}")
-            if found.st_mode & 0o077:
-                os.fchmod(descriptor, 0o700)
-        finally:
-            os.close(descriptor)
+        if (problem := _problem_of(directory)) is None:
+            return directory
+        made = Path(tempfile.mkdtemp(prefix="shutterline-"))
     except OSError as error:
         raise InputError(
             f"no temporary file can be made ({error.strerror or error}); TMPDIR names a directory for them, and "
             f"{EVENTS_VARIABLE} one for events"
         ) from error
-    return directory
-
-
-def _another(directory: Path, why: str | None) -> Path:
-    """A new directory of this user's own instead, in which nothing of an earlier step is."""
-    made = Path(tempfile.mkdtemp(prefix="shutterline-"))
-    logging.getLogger("shutterline.events").warning(
-        "%s %s, and is not used; events are kept in %s", directory, why, made
-    )
+    message = "%s %s, and is not used; events are kept in %s"
+    logging.getLogger("shutterline.events").warning(message, directory, problem, made)
     return made
+
+
+def _problem_of(directory: Path) -> str | None:
+    """Why a directory is not this user's own; None, and for nobody else to read, where it is."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        return "is a link or a file" if error.errno in _NO_DIRECTORY else str(error.strerror)
+    try:
+        found = os.fstat(descriptor)
+        if found.st_uid != os.geteuid():
+            return f"belongs to user {found.st_uid}"
+        if found.st_mode & 0o077:
+            os.fchmod(descriptor, 0o700)
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def new_run_id() -> str:
@@ -203,7 +188,7 @@ def as_run_id(text: str) -> str:
 
 
 def run_of_artifact(uri: str) -> str:
-    """The platform's run id, as the place of an artifact tells it; empty if it does not.
+    """The platform's run id, from the location of an artifact; empty if it is not there.
 
     Passing the id to every step as an input would spoil caching, because inputs are part of a step's cache key; where
     its artifacts lie is not. Kubeflow: ``ROOT/PIPELINE/RUN/TASK/UUID/ARTIFACT``, where RUN is a UUID. Vertex AI and
@@ -219,13 +204,13 @@ def checkpoints_of_run(named: str, artifact: str, training: str) -> AnyPath | No
     """Where a run's training keeps its checkpoints, the same for every attempt.
 
     Args:
-        named: What the user said: a place, ``auto``: ``checkpoints`` beside the run's artifacts, or nothing. All runs
-            may share a place: each pair of params and dataset has a directory of its own there.
-        artifact: Where the platform keeps one of the step's artifacts, as for :func:`run_of_artifact`.
+        named: What the user named: a location, ``auto``: ``checkpoints`` beside the run's artifacts, or nothing. All
+            runs may share a location: each pair of params and dataset has a directory of its own there.
+        artifact: As for :func:`run_of_artifact`.
         training: Name of the directory for this pair of params and dataset.
 
     Raises:
-        InputError: It is no place, or the artifact's does not tell the run's.
+        InputError: It is no location, or the artifact's does not contain the run's id.
     """
     if not named:
         return None
@@ -241,9 +226,7 @@ def checkpoints_of_run(named: str, artifact: str, training: str) -> AnyPath | No
 def events_of_checkpoints(named: str, artifact: str) -> AnyPath | None:
     """Where events are kept that outlive the pod as checkpoints do; None where those end with the pod.
 
-    Args:
-        named: As for :func:`checkpoints_of_run`.
-        artifact: Likewise.
+    The arguments are those of :func:`checkpoints_of_run`.
     """
     try:
         where = (
@@ -272,14 +255,10 @@ def _is_writable(directory: Path) -> bool:
 
 
 def beside_artifacts(artifact: str, name: str) -> AnyPath:
-    """A location beside a run's artifacts, the same for every step and attempt.
-
-    Args:
-        artifact: Where the platform keeps one of them, as for :func:`run_of_artifact`.
-        name: What is kept there.
+    """The location `name` beside a run's artifacts, the same for every step and attempt.
 
     Raises:
-        InputError: The artifact's location does not tell the run's.
+        InputError: The artifact's location does not contain the run's id.
     """
     address, run = artifact.split("?")[0], run_of_artifact(artifact)
     parts = address.split("/")

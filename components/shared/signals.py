@@ -1,14 +1,14 @@
-"""Signals as a step sees them: SIGTERM is an exception, the first signal counts, and last words are not interrupted.
+"""Signals as a step sees them: SIGTERM is deferred, raised once, or ignored.
 
 SIGHUP, which a terminal sends that is closed, is the same as SIGTERM. A signal that was ignored when the process began,
-as ``nohup`` has SIGHUP ignored, stays so.
+as ``nohup`` has SIGHUP ignored, stays so. Outside the main thread nothing changes.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -20,11 +20,7 @@ TERMINATING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(BaseException):
-    """The process was told to end. No `Exception`, so that nothing takes it for an error to handle.
-
-    Attributes:
-        signal: SIGTERM or SIGHUP.
-    """
+    """The process was told to end, by `signal`. No `Exception`, so that nothing takes it for an error to handle."""
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__()
@@ -32,77 +28,46 @@ class Terminated(BaseException):
 
 
 class Termination:
-    """What SIGTERM and SIGHUP do at the moment: the first is kept, or raises `Terminated`, or none counts any more.
-
-    A flag that the handler looks at, because changing handlers leaves moments in between.
-    """
+    """What SIGTERM and SIGHUP do at the moment; a state, because changing handlers leaves moments in between."""
 
     def __init__(self) -> None:
-        self._state: Literal["kept", "raises", "over"] = "kept"
+        self._state: Literal["deferred", "raises", "ignored"] = "deferred"
         self._came: int | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
+        """Handle SIGTERM or SIGHUP."""
         if self._state == "raises":
-            self._state = "over"
+            self._state = "ignored"
             raise Terminated(number)
         self._came = self._came or number
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """The handler of SIGINT: what comes after it, while the work is being left, does not change how the step ended.
-
-        Raises:
-            KeyboardInterrupt: As Python's own handler, each time.
-        """
+        """Handle SIGINT as Python does; a SIGTERM after it does not change how the step ended."""
         if self._state == "raises":
-            self._state = "over"
+            self._state = "ignored"
         raise KeyboardInterrupt
 
     def arm(self) -> None:
-        """From now on it raises.
-
-        Raises:
-            Terminated: It has come already.
-        """
-        self._state = "raises"  # first: one that comes between the two lines must not be kept for good
+        """From now on the first signal raises `Terminated`, at once where it has come already."""
+        self._state = "raises"  # first: one that comes between the two lines must not be deferred for good
         if self._came is not None:
-            self._state = "over"
+            self._state = "ignored"
             raise Terminated(self._came)
 
     def disarm(self) -> None:
-        """From now on it changes nothing: what is under way is the ending, and that is bounded."""
-        self._state = "over"
+        """From now on they are ignored: what is under way is the ending, and that is bounded."""
+        self._state = "ignored"
 
 
 @contextmanager
 def sigterm_kept() -> Iterator[Termination]:
-    """Within, SIGTERM and SIGHUP do what the yielded object says.
-
-    Outside the main thread, and of signals that are ignored, nothing changes.
-    """
+    """Within, SIGTERM and SIGHUP do what the yielded object says."""
     termination = Termination()
-    if threading.current_thread() is not threading.main_thread():
+    handlers: dict[signal.Signals, _Handler] = dict.fromkeys(TERMINATING, termination.handle)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        handlers[signal.SIGINT] = termination.interrupt
+    with _handled(handlers):
         yield termination
-        return
-    before = not_ignored(*TERMINATING)
-    for number in before:
-        signal.signal(number, termination.handle)
-    interrupting = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if interrupting:
-        signal.signal(signal.SIGINT, termination.interrupt)
-    try:
-        yield termination
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if interrupting:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def not_ignored(*numbers: signal.Signals) -> dict[signal.Signals, Any]:
-    """The handlers of signals, without those that are ignored, and those that were not set from Python."""
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    return {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
 
 @contextmanager
@@ -115,24 +80,16 @@ def sigterm_raises() -> Iterator[None]:
 
 @dataclass
 class Deferred:
-    """Whether the process was told to end while that was put off.
-
-    Attributes:
-        signal: SIGTERM, SIGHUP or SIGINT once it came; None before.
-    """
+    """The first of SIGTERM, SIGHUP and SIGINT that came while they were deferred; None before."""
 
     signal: signal.Signals | None = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler of SIGTERM and SIGHUP."""
+        """Handle SIGTERM or SIGHUP."""
         self.signal = self.signal or signal.Signals(number)
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """The handler of SIGINT: the first is put off; who presses Ctrl-C again wants to wait no longer.
-
-        Raises:
-            KeyboardInterrupt: The second time.
-        """
+        """Handle SIGINT: who presses Ctrl-C again wants to wait no longer."""
         if self.signal is signal.SIGINT:
             raise KeyboardInterrupt
         self.note(number, frame)
@@ -140,24 +97,36 @@ class Deferred:
 
 @contextmanager
 def ends_deferred() -> Iterator[Deferred]:
-    """Within, SIGTERM, SIGHUP and the first Ctrl-C are noted, for the work to end at a moment of its own.
-
-    After it they act.
-    In another thread than the main one, and of signals that somebody has asked to be ignored, nothing changes.
-    """
+    """Within, SIGTERM, SIGHUP and the first Ctrl-C are noted, for the work to end when it can; after it they act."""
     deferred = Deferred()
+    try:
+        with _handled(dict.fromkeys(TERMINATING, deferred.note) | {signal.SIGINT: deferred.interrupt}):
+            yield deferred
+    finally:
+        if deferred.signal is not None:
+            noted, deferred.signal = deferred.signal, None
+            signal.raise_signal(noted)
+
+
+def not_ignored(*numbers: signal.Signals) -> dict[signal.Signals, Any]:
+    """The handlers of signals, without those that are ignored, and those that were not set from Python."""
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    return {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+
+
+_Handler = Callable[[int, FrameType | None], None]
+
+
+@contextmanager
+def _handled(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield deferred
+        yield
         return
-    handlers = dict.fromkeys(TERMINATING, deferred.note) | {signal.SIGINT: deferred.interrupt}
     before = not_ignored(*handlers)
     try:
         for number in before:
             signal.signal(number, handlers[number])
-        yield deferred
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if deferred.signal is not None:
-            noted, deferred.signal = deferred.signal, None
-            signal.raise_signal(noted)

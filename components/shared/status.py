@@ -1,4 +1,4 @@
-"""Status of one step: opens its stream, checks the brokers at the start, says the last word."""
+"""Status of one step: opens its stream, checks the brokers at the start, reports the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from components.shared.events.data import (
     StepStarted,
 )
 from components.shared.events.event import PIPELINE, EventSource
-from components.shared.events.history import History, HistoryReader, bucket_of
+from components.shared.events.history import History, bucket_of, read_history
+from components.shared.events.runs import RunView
 from components.shared.events.spool import Spool, spools_of
 from components.shared.events.stream import DeliveryReport, StatusStream
 from components.shared.events.targets import StatusTargets
@@ -56,12 +57,12 @@ T = TypeVar("T")
 
 
 class Status:
-    """What one start of a step tells; silent in every process of a group but the first.
+    """The status of one start of a step; of a group of processes only the first has one.
 
     Args:
-        step: The step's name; ``exit`` speaks for the pipeline.
+        step: The step's name; ``exit`` reports for the pipeline.
         run: Which run it belongs to.
-        log: Gets what brokers say.
+        log: Gets what brokers answer.
     """
 
     def __init__(self, step: str, run: StepRun, log: logging.Logger) -> None:
@@ -70,15 +71,14 @@ class Status:
         self._log = log
         self._stream: StatusStream | None = None
         self._bucket: EventsBucket | None = None
-        self._is_fetched = False
         self._refused: InputError | None = None
-        self._history = History.empty(run.run)
-        self._refusals: list[StatusRefusedError] = []
+        self._history = History(RunView(run.run))
+        self._refusals: list[str] = []
         self._timeout_s = 0.0
         self._answers_by = 0.0
 
     def open(self, params: Params | None) -> None:
-        """Begin the stream and say that the step has started.
+        """Begin the stream and report that the step has started.
 
         Args:
             params: Name the brokers; None where the params themselves are bad: then there is the spool alone.
@@ -91,76 +91,78 @@ class Status:
         run, targets = self.run, params.status_targets if params else StatusTargets()
         self._timeout_s = targets.timeout_s
         self._answers_by = time.monotonic() + targets.timeout_s
-        speaks_for = PIPELINE if self._step == "exit" else self._step
-        self._open_bucket(params)
-        # The exit step reads what there is at its own time, so here its attempt is known by the folder alone.
-        kafka_s = 0.0 if self._step == "exit" or run.is_new else targets.timeout_s / 2
-        # Trouble with a broker is warned of where its answer is waited for.
-        reader = HistoryReader(replace(run, shared=self._is_shared), targets, self._log, logging.DEBUG)
-        self._history = reader.read((), kafka_s)
-        attempt = max(run.attempt, self._history.next_attempt(speaks_for))
-        attempt = self._claimed(speaks_for, attempt)
-        event_source = EventSource(run.run, speaks_for, attempt, run.process)
-        first = self._is_first(attempt)
-        spool, unspooled = self._spool(event_source, targets.as_ledger())
-        transports, self._refusals = transports_of(targets)
+        is_exit = self._step == "exit"
+        step = PIPELINE if is_exit else self._step
+        has_bucket = False
+        if run.bucket is not None:
+            self._bucket = bucket_of(run, params.GOOGLE_APPLICATION_CREDENTIALS if params else None, self._log)
+            has_bucket = self._ask_bucket(lambda bucket: bucket.fetch(run.run)) is not None
+        # Whether the folder has the other steps' events: a bucket's copy only if the bucket could be read.
+        is_shared = run.shared and (run.bucket is None or has_bucket)
+        # The exit step reads what there is at its own time, so here its attempt is known by the folder alone. Trouble
+        # with a broker is warned of where its answer is waited for.
+        kafka_s = 0.0 if is_exit or run.is_new else targets.timeout_s / 2
+        folder = replace(run, shared=is_shared)
+        self._history = read_history(folder, targets, self._log, kafka_s=kafka_s, level=logging.DEBUG)
+        attempt = max(run.attempt, self._history.next_attempt(step))
+        if has_bucket:  # no other process has this one there; a bucket that did not answer is not asked again
+            attempt = self._ask_bucket(lambda bucket: bucket.claim(run.run, step, attempt)) or attempt
+        if is_shared and run.events is not None:
+            is_first = not spools_of(run.events, run.run)
+        else:  # as far as can be seen from here
+            is_first = step == PIPELINE_STEPS[0] and attempt == 0 and self._history.view.began is None
+        spool, error = self._open_spool(step, attempt, targets.as_ledger())
+        transports = self._open_transports(targets)
         self._stream = StatusStream(
-            event_source,
+            EventSource(run.run, step, spool.attempt, run.process),
             spool,
             transports,
             earlier=self._earlier(transports, targets.as_ledger()),
             log=self._log,
-            first_sequence=1 if self._step == "exit" else 0,  # the pipeline's first event was its start
+            first_sequence=1 if is_exit else 0,  # the pipeline's first event was its start
         )
         digest = params.digest() if params else None
-        if first and run.pipeline:
+        if is_first and run.pipeline:
             self._stream.emit(PipelineStarted(run.pipeline, list(PIPELINE_STEPS), __version__, run.host, digest))
-        if self._step != "exit":
+        if not is_exit:
             self._stream.emit(StepStarted(__version__, run.host, digest, run.pipeline))
-        if unspooled is not None:
-            self._note_unspooled(unspooled)
+        if error is not None:
+            self._note_unspooled(error)
         if self._refused is not None:
             raise self._refused
         if self._bucket is not None and spool.path is not None:
-            self._bucket.start(spool.path)
+            self._bucket.start(spool)
 
-    def _spool(self, event_source: EventSource, targets: dict[str, dict[str, Any]]) -> tuple[Spool, OSError | None]:
+    def _open_spool(self, step: str, attempt: int, targets: dict[str, dict[str, Any]]) -> tuple[Spool, OSError | None]:
         """A spool in the run's directory or, where that cannot be written, in memory; and why it is in memory."""
-        run, error = self.run, None
-        if run.events is not None:
+        error = None
+        if self.run.events is not None:
             try:
-                return Spool.create(run.events, run.run, event_source.step, event_source.attempt, targets), None
-            except OSError as trouble:
-                error = trouble
-        return Spool(None, event_source.attempt, targets), error
+                return Spool.create(self.run.events, self.run.run, step, attempt, targets), None
+            except OSError as caught:
+                error = caught
+        return Spool(None, attempt, targets), error
+
+    def _open_transports(self, targets: StatusTargets) -> list[Transport]:
+        transports: list[Transport] = []
+        for name, target in targets.as_ledger().items():
+            try:
+                transports.append(transport_of(name, target))
+            except StatusRefusedError as error:
+                self._refusals.append(str(error))
+        return transports
 
     def _note_unspooled(self, error: OSError) -> None:
         """A directory that may not be written ends the step, the exit step aside; any other trouble is warned of."""
-        directory, is_denied = self.run.events or Path(), error.errno in _NOT_ALLOWED
-        if is_denied and self.run.shared and self.run.bucket is None and self._step != "exit":
+        directory = self.run.events or Path()
+        is_denied = error.errno in _NOT_ALLOWED and self.run.shared and self.run.bucket is None
+        if is_denied and self._step != "exit":
             self._refused = unwritable("events", directory, error)
         else:
             why = f"{directory}: {error.strerror}"
             self._log.warning("status has no spool: %s; it is kept in memory until the step ends", why)
 
-    def _open_bucket(self, params: Params | None) -> None:
-        """Fetch what the bucket has of the run's events, where they are kept in one."""
-        if self.run.bucket is not None:
-            self._bucket = bucket_of(self.run, params.GOOGLE_APPLICATION_CREDENTIALS if params else None, self._log)
-            self._is_fetched = self._with_bucket(lambda bucket: bucket.fetch(self.run.run)) is not None
-
-    @property
-    def _is_shared(self) -> bool:
-        """Whether the folder has the other steps' events: a bucket's copy only if the bucket could be read."""
-        return self.run.shared and (self.run.bucket is None or self._is_fetched)
-
-    def _claimed(self, step: str, attempt: int) -> int:
-        """The attempt that no other process has, by what the bucket has of them; one that was silent is not asked."""
-        if not self._is_fetched:
-            return attempt
-        return self._with_bucket(lambda bucket: bucket.claim(self.run.run, step, attempt)) or attempt
-
-    def _with_bucket(self, ask: Callable[[EventsBucket], T]) -> T | None:
+    def _ask_bucket(self, ask: Callable[[EventsBucket], T]) -> T | None:
         """Ask the bucket; without an answer a warning is logged, and a refusal ends any step but the exit step."""
         if self._bucket is None:
             return None
@@ -176,15 +178,8 @@ class Status:
             self._log.warning("%s; going on, and it is tried again", error)
         return None
 
-    def _is_first(self, attempt: int) -> bool:
-        """Whether this is the first step of its pipeline to speak, as far as can be seen from here."""
-        run, view = self.run, self._history.view
-        if self._is_shared and run.events is not None:
-            return not spools_of(run.events, run.run)
-        return self._step == PIPELINE_STEPS[0] and attempt == 0 and view.began is None
-
     def _earlier(self, transports: list[Transport], targets: dict[str, dict[str, Any]]) -> list[Spool]:
-        """Spools of this run that nobody is at and that some broker does not have whole."""
+        """Spools of this run that no process has and that some broker does not have whole."""
         found = []
         for path in spools_of(self.run.events, self.run.run) if transports and self.run.events else []:
             try:
@@ -208,19 +203,16 @@ class Status:
             StatusRefusedError: A broker refuses.
             StatusUnavailableError: A broker does not answer, and that is to be an error.
         """
-        if self._stream is None or self._step == "exit":  # which has said nothing yet, and stops nothing any more
+        if self._stream is None or self._step == "exit":  # which has emitted nothing yet, and stops nothing any more
             return
-        refused, silent = [str(error) for error in self._refusals], []
+        refused, silent = list(self._refusals), []
         # A part of the time may have gone to reading earlier events, of which a slow broker's answer is no part.
         answers = self._stream.first_answers(max(self._answers_by - time.monotonic(), self._timeout_s / 2))
-        for place in self._stream.addresses:
-            trouble = (
-                answers.get(place) if place in answers else f"{place} does not answer within {self._timeout_s:g} s"
-            )
-            if isinstance(trouble, RefusedError):
-                refused.append(str(trouble))
-            elif trouble is not None:
-                silent.append(str(trouble))
+        for address in self._stream.addresses:
+            if address not in answers:
+                silent.append(f"{address} does not answer within {self._timeout_s:g} s")
+            elif (trouble := answers[address]) is not None:
+                (refused if isinstance(trouble, RefusedError) else silent).append(str(trouble))
         if refused:
             raise StatusRefusedError("; ".join(refused))
         if silent and on_status_error == "fail":
@@ -229,15 +221,15 @@ class Status:
             self._log.warning("%s; going on, status waits in the spool", message)
 
     def emit(self, data: EventData) -> None:
-        """Tell that something happened."""
+        """Report that something happened."""
         if self._stream is not None:
             self._stream.emit(data)
 
     def end(self, data: EventData) -> dict[str, Any] | None:
-        """Say the last word, deliver what is left within the bound, and tell what became of it all.
+        """Emit the terminal event, deliver what is left within the bound, and report what became of it all.
 
         Returns:
-            The delivery report as JSON data; None in a process that does not speak.
+            The delivery report as JSON data; None in a process that has no status.
         """
         if self._stream is None and self.run.shared:
             with suppress(InputError):  # the params were bad, and that is what is reported
@@ -262,13 +254,13 @@ class Status:
             is_kept = self._bucket is not None and self._bucket.close(max(_LAST_PUT_S, self._timeout_s)) and is_kept
             if is_kept and self._bucket is not None:
                 spool = self._bucket.spool  # the directory that it is a copy of ends with the pod
-        self._tell(report, spool)
+        self._log_undelivered(report, spool)
         return report.as_dict() | {"kept": is_kept}
 
     def _new_end(self, data: EventData, event_source: EventSource) -> PipelineEnded | None:
         """The pipeline's new end, where its exit task has reported one before; None where it still will.
 
-        Kubeflow runs no exit task again that had succeeded: after a retry by hand the last step to run speaks for it.
+        Kubeflow runs no exit task again that had succeeded: after a retry by hand the last step to run reports for it.
         Elsewhere the exit step runs again with the others, as where a run's id is used twice.
         """
         step = self._step
@@ -288,34 +280,19 @@ class Status:
         """Whether nothing of the pipeline runs after a step that ends so; torch elastic starts a group's again."""
         if not isinstance(data, Failed):
             return isinstance(data, Cancelled) or self._step == PIPELINE_STEPS[-1]
-        one = member()
-        return not is_started_by_elastic() or one.restarts >= one.max_restarts or data.exit_code == EXIT_BAD_INPUT
+        process = member()
+        return (
+            not is_started_by_elastic() or process.restarts >= process.max_restarts or data.exit_code == EXIT_BAD_INPUT
+        )
 
-    def _tell(self, report: DeliveryReport, spool: str | None) -> None:
+    def _log_undelivered(self, report: DeliveryReport, spool: str | None) -> None:
         for broker in report.brokers.values():
             if broker.undelivered:
-                self._log.warning(
-                    "%d of %d status events are not at %s: %s%s",
-                    broker.undelivered,
-                    report.events,
-                    broker.place,
-                    broker.trouble,
-                    f"; deliver them later: shutterline events replay {spool}" if spool else "",
-                )
+                how = f"; deliver them later: shutterline events replay {spool}" if spool else ""
+                count, place, why = f"{broker.undelivered} of {report.events}", broker.place, f"{broker.trouble}{how}"
+                self._log.warning("%s status events are not at %s: %s", count, place, why)
         if spool and (lost := report.dropped + report.unspooled):
             self._log.warning("%d status events are not in the spool %s", lost, spool)
-
-
-def transports_of(targets: StatusTargets) -> tuple[list[Transport], list[StatusRefusedError]]:
-    """A transport for every broker that is named, and what is wrong with the others."""
-    transports: list[Transport] = []
-    refusals: list[StatusRefusedError] = []
-    for name, target in targets.as_ledger().items():
-        try:
-            transports.append(transport_of(name, target))
-        except StatusRefusedError as error:
-            refusals.append(error)
-    return transports, refusals
 
 
 def transport_of(name: str, target: dict[str, Any]) -> Transport:

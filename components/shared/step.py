@@ -52,9 +52,8 @@ class StepRecord(BaseModel):
 
     Attributes:
         seconds: Wall time of the step's work, without starting its process.
-        exit_code: What the step's process ends with.
         saved: Of a step that was told to end: how far it is saved, and where; empty: nothing is.
-        report: What the step says of its result: metrics, artifact paths.
+        report: Metrics and artifact paths.
         delivery: What became of its status events.
     """
 
@@ -71,7 +70,7 @@ class StepRecord(BaseModel):
 
 
 class Reported(Protocol):
-    """A step's result that can tell itself."""
+    """A step's result."""
 
     def report(self) -> dict[str, Any]:
         """Metrics, counts and artifact paths as JSON data, for people and programs."""
@@ -112,7 +111,11 @@ def run_step(
         step_logger(step).warning("%s", ignored)
     with sigterm_kept() as termination:
         end_with_run()
-        return _Frame(step, termination, Addresses(addresses)).run(params, work, run)
+        frame = _Frame(step, termination, Addresses(addresses))
+        try:
+            return frame.run(params, work, run)
+        except Terminated as error:  # also one that comes while another end is being made ready
+            frame.cancel(error, error.signal.name, EXIT_TERMINATED)
 
 
 class _Frame:
@@ -134,27 +137,14 @@ class _Frame:
         run: Callable[[], StepRun],
     ) -> tuple[ResultT, StepRecord]:
         try:
-            return self._run(params, work, run)
-        except Terminated as error:  # also one that comes while another end is being made ready
-            if is_rank_zero():
-                self._log.error("cancelled: %s", error.signal.name)
-            self._cancel(error, error.signal.name, EXIT_TERMINATED)
-
-    def _run(
-        self,
-        params: Params | str | Callable[[], Params],
-        work: Callable[[Params, Emit], ResultT],
-        run: Callable[[], StepRun],
-    ) -> tuple[ResultT, StepRecord]:
-        try:
-            self._status = Status(self._step, run(), self._log)
+            self._status = status = Status(self._step, run(), self._log)
             # SIGTERM is deferred until here: before, nobody could report how the step ended.
             self._termination.arm()
             params = self._checked(params)
-            self._status.open(params)
+            status.open(params)
             self._log.info("started")
-            self._status.check(params.on_status_error)
-            status, addresses = self._status, self._addresses
+            status.check(params.on_status_error)
+            addresses = self._addresses
             emit = (lambda data: status.emit(addresses.event(data))) if addresses else status.emit
             result = work(params, emit)
             report = addresses.document(result.report())
@@ -163,19 +153,15 @@ class _Frame:
             if should_report(error):
                 self._log.error("failed: %s", error)
             self._fail(error, str(error), error.exit_code)
-        except OSError as error:
-            if (message := disk_message(error)) is None:
-                self._log.exception("failed: %s", type(error).__name__)
-                self._fail(error, str(error), EXIT_FAILURE)
-            self._log.error("failed: %s", message)
-            self._fail(error, message, EXIT_FAILURE)
         except KeyboardInterrupt as error:
-            if is_rank_zero():
-                self._log.error("cancelled")
-            self._cancel(error, "interrupted from the keyboard", EXIT_INTERRUPTED)
+            self.cancel(error, "interrupted from the keyboard", EXIT_INTERRUPTED)
         except (Exception, SystemExit) as error:
-            self._log.exception("failed: %s", type(error).__name__)
-            self._fail(error, str(error), EXIT_FAILURE)
+            message = disk_message(error) if isinstance(error, OSError) else None
+            if message is not None:
+                self._log.error("failed: %s", message)
+            else:
+                self._log.exception("failed: %s", type(error).__name__)
+            self._fail(error, message or str(error), EXIT_FAILURE)
         record = StepRecord(step=self._step, status="succeeded", seconds=self._seconds, report=report)
         record = self._end(record, last)
         if self._step == "exit":
@@ -197,42 +183,41 @@ class _Frame:
             self._log.warning("%s", warning.message)
         return params
 
-    def _fail(self, error: BaseException, message: str, exit_code: int) -> NoReturn:
-        told = self._told(error, message)
-        data = Failed(self._seconds, Error(told.type, told.message), exit_code)
-        self._end_badly("failed", data, error, told, exit_code)
+    def cancel(self, error: BaseException, reason: str, exit_code: int) -> NoReturn:
+        if is_rank_zero():
+            self._log.error(f"cancelled: {reason}" if isinstance(error, Terminated) else "cancelled")
+        data = Cancelled(self._seconds, reason, exit_code)
+        # The note is of what was interrupted, which knows its checkpoints.
+        saved = self._addresses.text("; ".join(getattr(error, "__notes__", ())))
+        self._end_badly("cancelled", data, error, self._error(error, reason), saved)
 
-    def _cancel(self, error: BaseException, reason: str, exit_code: int) -> NoReturn:
-        told = self._told(error, reason)
-        self._end_badly("cancelled", Cancelled(self._seconds, reason, exit_code), error, told, exit_code)
+    def _fail(self, error: BaseException, message: str, exit_code: int) -> NoReturn:
+        reason = self._error(error, message)
+        data = Failed(self._seconds, Error(reason.type, reason.message), exit_code)
+        self._end_badly("failed", data, error, reason)
+
+    def _error(self, error: BaseException, message: str) -> StepError:
+        # A file's name may hold bytes that are no text, and a record is JSON.
+        text = self._addresses.text(message).encode("utf-8", "backslashreplace").decode("utf-8")
+        return StepError(type=type(error).__name__, message=redact(text))
 
     def _end_badly(
         self,
         status: Literal["failed", "cancelled"],
         data: Failed | Cancelled,
         error: BaseException,
-        told: StepError,
-        exit_code: int,
+        reason: StepError,
+        saved: str = "",
     ) -> NoReturn:
-        # The note is of what was interrupted, which knows its checkpoints.
-        saved = self._addresses.text("; ".join(getattr(error, "__notes__", ()))) if status == "cancelled" else ""
+        code = data.exit_code
         record = StepRecord(
-            step=self._step, status=status, seconds=data.seconds, exit_code=exit_code, error=told, saved=saved
+            step=self._step, status=status, seconds=data.seconds, exit_code=code, error=reason, saved=saved
         )
         event: EventData = data
         if self._step == "exit":  # whose own end says nothing of the pipeline's
-            event = PipelineEnded(self._pipeline, "unknown", "", f"the exit step {status}: {told.message}", [])
-        record = self._end(record, event)
-        raise StepFailed(record, exit_code) from error
-
-    def _told(self, error: BaseException, message: str) -> StepError:
-        # A file's name may hold bytes that are no text, and a record is JSON.
-        text = self._addresses.text(message).encode("utf-8", "backslashreplace").decode("utf-8")
-        return StepError(type=type(error).__name__, message=redact(text))
-
-    @property
-    def _pipeline(self) -> str:
-        return (self._status.run.pipeline if self._status else None) or ""
+            pipeline = (self._status.run.pipeline if self._status else None) or ""
+            event = PipelineEnded(pipeline, "unknown", "", f"the exit step {status}: {reason.message}", [])
+        raise StepFailed(self._end(record, event), code) from error
 
     def _require_published(self, record: StepRecord) -> None:
         """The exit step's one duty: its event is at every broker, or where a replay finds it."""
@@ -244,39 +229,32 @@ class _Frame:
         self._log.error("failed: %s", message)
         error = StepError(type="StatusUnavailableError", message=message)
         record = record.model_copy(update={"status": "failed", "exit_code": EXIT_FAILURE, "error": error})
-        _leave(record)
+        _write_record(record)
         raise StepFailed(record, EXIT_FAILURE)
 
     def _end(self, record: StepRecord, last: EventData) -> StepRecord:
-        """Say the last word, exactly once, and leave the record."""
+        """Emit the terminal event, exactly once, and write the record."""
         self._termination.disarm()
         if os.getpid() != self._process:
             return record  # a forked worker that came out of the work this way; the step is not its to end
         if self._status is not None:
             record = record.model_copy(update={"delivery": self._addresses.document(self._status.end(last))})
-        _leave(record)
+        _write_record(record)
         if record.status == "succeeded":
             self._log.info("succeeded in %.1f s", record.seconds)
         return record
 
 
 class StepFailed(SystemExit):
-    """Ends the process with a step's exit code; carries the step's record.
-
-    Attributes:
-        record: How the step ended.
-    """
+    """Ends the process with a step's exit code; carries the step's record."""
 
     def __init__(self, record: StepRecord, exit_code: int) -> None:
         super().__init__(exit_code)
         self.record = record
 
 
-def _leave(record: StepRecord) -> None:
-    """Write the record where the run asks for it, of a group the first process alone.
-
-    A full disk there must not change how the step ended.
-    """
+def _write_record(record: StepRecord) -> None:
+    """Write the record where the run asks for it; a full disk there must not change how the step ended."""
     if is_rank_zero() and (directory := os.environ.get(RECORDS_VARIABLE)):
         with suppress(OSError):
             Path(directory).mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from components.shared.events.event import EventSource, encode
 from components.shared.events.spool import Spool
 from components.shared.events.stream import StatusStream
 from components.shared.params.params import Params
-from components.shared.status import transports_of
+from components.shared.status import transport_of
 from components.train.state import manifest_of
 from components.train.status import TrainingStatus
 from tests.bench.measure import Ratio, seconds
@@ -66,7 +66,7 @@ def stream_of(folder: Path, params: Params) -> Iterator[StatusStream]:
     """A stream to the brokers of some params."""
     targets = params.status_targets
     spool = Spool.create(folder, SPEAKER.run, SPEAKER.step, 0, targets.as_ledger())
-    stream = StatusStream(SPEAKER, spool, transports_of(targets)[0], log=_log)
+    stream = StatusStream(SPEAKER, spool, [transport_of(*target) for target in targets.as_ledger().items()], log=_log)
     try:
         yield stream
     finally:

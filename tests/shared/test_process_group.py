@@ -31,8 +31,7 @@ def _second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    monkeypatch.setattr(module._Ending, "is_joined", False)
-    monkeypatch.setattr(module._Ending, "is_shared", False)
+    monkeypatch.setattr(module, "STATE", module.GroupState())
 
 
 def test_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:

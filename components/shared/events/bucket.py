@@ -13,7 +13,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,22 +24,20 @@ from components.shared.artifacts.artifact import write_atomically
 from components.shared.bounded import bounded
 from components.shared.errors import ShutterlineError, StorageRefusedError, StorageUnavailableError
 from components.shared.events.redaction import redact
-from components.shared.events.spool import SPOOL_SUFFIX
+from components.shared.events.spool import LEDGER_SUFFIX, SPOOL_SUFFIX, Spool
 from components.shared.storage.location import Location
 from components.shared.storage.store import ABSENT, ChangedError, Store, StoredObject, connect
 from components.shared.storage.transfer import StoppedError, Transfer
 
-_LEDGER_SUFFIX = ".delivery.json"
 _NAME = re.compile(
     r"(?P<run>[A-Za-z0-9][A-Za-z0-9._-]{0,127})\.(?P<step>[A-Za-z0-9_-]{1,64})\.(?P<attempt>[0-9]{1,9})"
-    rf"({re.escape(SPOOL_SUFFIX)}|{re.escape(_LEDGER_SUFFIX)})"
+    rf"({re.escape(SPOOL_SUFFIX)}|{re.escape(LEDGER_SUFFIX)})"
 )
 LARGEST_SPOOL = 64 << 20  # bytes; a run's has some hundred thousand
 
-_LOOK_S = 0.5
-_SOON_S = 1.0  # GCS takes one change of an object a second
-_PROGRESS_S = 10.0
-_PROGRESS = b'"type":"shutterline.step.progress"'
+# Seconds: between looks at the spool; before a start, a checkpoint or an end is put, since GCS takes one change of an
+# object a second; and before progress is.
+POLL_S, SOON_S, PROGRESS_S = 0.5, 1.0, 10.0
 _TRIES = 5  # at an object that others change, too
 
 T = TypeVar("T")
@@ -74,8 +72,8 @@ class EventsBucket:
         self._ledgers: dict[str, bytes] = {}  # by the spool's name, as last fetched or put
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
-        self._away = False  # trouble that somebody was told of
-        self._whole = True
+        self._has_logged_trouble = False
+        self._is_whole = True
 
     @property
     def spool(self) -> str | None:
@@ -99,18 +97,31 @@ class EventsBucket:
             StorageUnavailableError: The store does not answer in time.
             OSError: The local directory cannot be written.
         """
-        prefix = name.removesuffix(SPOOL_SUFFIX) if name else f"{run}." if run else ""
-        return self._in_time(lambda store: self._fetch(store, prefix, run, name))
+
+        def fetch(store: Store) -> list[Path]:
+            self.local.mkdir(parents=True, exist_ok=True)
+            start = self.location.prefix
+            found: dict[str, StoredObject] = {}
+            for stored in store.list(start + (name.removesuffix(SPOOL_SUFFIX) if name else f"{run}." if run else "")):
+                parts = _NAME.fullmatch(file := stored.key.removeprefix(start))
+                if parts is None or (run is not None and parts["run"] != run):
+                    continue
+                if stored.bytes > LARGEST_SPOOL:
+                    size, most = stored.bytes >> 20, LARGEST_SPOOL >> 20
+                    message = "%s is passed over: it has %d MB, and a spool has at most %d"
+                    self._log.warning(message, self.location.child(file), size, most)
+                    continue
+                found[file] = stored
+            spools = [file for file in found if file.endswith(SPOOL_SUFFIX) and name in (None, file)]
+            store.transfer.run_all([partial(self._fetch_spool, store, found, file) for file in spools])
+            return [self.local / file for file in spools]
+
+        return self._in_time(fetch)
 
     def claim(self, run: str, step: str, attempt: int) -> int:
-        """Take the first free attempt of a step: no two processes get the same.
+        """Take the first free attempt of a step, from `attempt` on: no two processes get the same.
 
-        On a store that knows no conditional writes, two that ask at the same moment may.
-
-        Args:
-            run: The run's id.
-            step: The step's name.
-            attempt: The first number to try.
+        On a store without conditional writes, two that ask at the same moment may.
 
         Raises:
             StorageRefusedError: No such bucket, it may not be written, no credentials.
@@ -119,28 +130,28 @@ class EventsBucket:
         self._claimed = self._in_time(lambda store: self._claim(store, run, step, attempt))
         return int(self._claimed.removesuffix(SPOOL_SUFFIX).rpartition(".")[2])
 
-    def start(self, spool: Path) -> None:
-        """Begin to put a spool, and every ledger that changes, in a thread of its own. Reads files and never raises.
+    def start(self, spool: Spool) -> None:
+        """Begin to put a spool, and every ledger that changes, in a thread of its own. Never raises.
 
         Args:
             spool: In the local directory; without a claim on its name, it gets the next free one in the bucket.
         """
-        self._own = spool
-        if self._claimed != spool.name:
+        self._own = spool.path
+        if spool.path is None or self._claimed != spool.path.name:
             self._claimed = None
-        self._run()
+        self._begin(lambda: spool.milestones)
 
     def close(self, within_s: float) -> bool:
         """Put what has changed since the last time, within a bound; whether the bucket has all of it. Never raises."""
         if self._thread is None:
-            self._run()
+            self._begin(lambda: 0)
         assert self._thread is not None  # noqa: S101 - just started
         self._ending.set()
         self._thread.join(within_s)
         if self._thread.is_alive():
             self._abandon()
             self._note(f"the store does not answer within {within_s:g} s")
-        return self._whole
+        return self._is_whole
 
     def put_ledgers(self) -> None:
         """Put every ledger that has changed since it was fetched, and end the connection.
@@ -150,61 +161,41 @@ class EventsBucket:
             StorageUnavailableError: The store does not answer in time.
         """
         try:
-            self._in_time(self._put_ledgers)
+            self._in_time(lambda _: self._put_ledgers())
         finally:
             self.disconnect()
 
-    # Fetching.
+    def disconnect(self) -> None:
+        """Close the connection; the next use opens another."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
-    def _fetch(self, store: Store, prefix: str, run: str | None, name: str | None) -> list[Path]:
-        self.local.mkdir(parents=True, exist_ok=True)
-        start = self.location.prefix
-        there: dict[str, StoredObject] = {}
-        for stored in store.list(start + prefix):
-            parts = _NAME.fullmatch(found := stored.key.removeprefix(start))
-            if parts is None or (run is not None and parts["run"] != run):
-                continue
-            if stored.bytes > LARGEST_SPOOL:
-                self._log.warning(
-                    "%s is passed over: it has %d MB, and a spool has at most %d",
-                    self.location.child(found),
-                    stored.bytes >> 20,
-                    LARGEST_SPOOL >> 20,
-                )
-                continue
-            there[found] = stored
-        spools = [found for found in there if found.endswith(SPOOL_SUFFIX) and name in (None, found)]
-        store.transfer.run_all([partial(self._fetch_spool, store, there, found) for found in spools])
-        return [self.local / found for found in spools]
-
-    def _fetch_spool(self, store: Store, there: dict[str, StoredObject], name: str) -> None:
-        path, ledger = self.local / name, _ledger_of(name)
+    def _fetch_spool(self, store: Store, found: dict[str, StoredObject], name: str) -> None:
+        path, ledger = self.local / name, _ledger_name(name)
         if path == self._own:
             return
         here = _bytes_of(path)
-        if not path.exists() or 0 < len(here) < there[name].bytes:
+        if not path.exists() or 0 < len(here) < found[name].bytes:
             # A ledger that is here stays: it may be open, and one that is behind costs no more than a second delivery.
-            if ledger in there and not (self.local / ledger).exists():
-                write_atomically(self.local / ledger, self._read(store, there[ledger]))
-            data = self._read(store, there[name])
+            if ledger in found and not (self.local / ledger).exists():
+                write_atomically(self.local / ledger, self._read(store, found[ledger]))
+            data = self._read(store, found[name])
             # What this process writes itself is never replaced: the bucket's copy of it is a part of it, or a claim.
             if not path.exists() or (b"\n" in data and (data.startswith(here) or b"\n" not in here)):
                 write_atomically(path, data)
         self._ledgers.setdefault(name, _bytes_of(self.local / ledger))
 
-    def _read(self, store: Store, stored: StoredObject) -> bytes:
-        """An object that its writer may replace meanwhile; nothing where it went away."""
-        found: StoredObject | None = stored
+    def _read(self, store: Store, stored: StoredObject | None) -> bytes:
+        """An object that its writer may replace meanwhile; nothing where it is gone."""
         for _ in range(_TRIES):
-            if found is None or found.bytes > LARGEST_SPOOL:
+            if stored is None or stored.bytes > LARGEST_SPOOL:
                 break
             try:
-                return store.read_whole(found)
+                return store.read_whole(stored)
             except ChangedError:
-                found = store.stat(stored.key)
+                stored = store.stat(stored.key)
         return b""
-
-    # Writing.
 
     def _claim(self, store: Store, run: str, step: str, attempt: int) -> str:
         # Whose claim it is must be told apart where an answer is lost, and a line without an end is no event.
@@ -213,130 +204,109 @@ class EventsBucket:
             name = f"{run}.{step}.{attempt}{SPOOL_SUFFIX}"
             key = self.location.child(name).key
             with suppress(ChangedError):
-                if store.stat(key) is None:  # looked at first: a store without conditions would replace it
+                if store.stat(key) is None:  # a store without conditions would replace it
                     _write(store, key, content, ABSENT)
                     return name
             attempt += 1
 
     def _put(self) -> None:
-        """Our own spool, and every ledger that has changed; asks the store for nothing where nothing has.
+        """Put the ledgers and our own spool where they have changed; else the store is asked for nothing.
 
         Raises:
             ShutterlineError: The bucket has not all of it.
         """
-        if self._own is not None:
-            ledger = _bytes_of(self._own.with_name(_ledger_of(self._own.name)))  # first: never ahead of its spool
-            lines = _whole_lines(self._own)
-            if self._claimed is None:
-                run, step, attempt = self._own.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)
-                self._claimed = self._claim(self._connected(), run, step, int(attempt))
-            if not self._put_bytes:  # whenever the process is killed, a spool without a ledger would name no broker
-                self._put_own_ledger(ledger)
-            if len(lines) > self._put_bytes:
-                _write(self._connected(), self.location.child(self._claimed).key, lines, None)
-                self._put_bytes = len(lines)
-            self._put_own_ledger(ledger)
-        if any(True for _ in self._changed_ledgers()):
-            self._put_ledgers(self._connected())
-        if self._own is not None and self._own.stat().st_size > LARGEST_SPOOL:
+        if self._own is not None and self._claimed is None:
+            run, step, attempt = self._own.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)
+            self._claimed = self._claim(self._connected(), run, step, int(attempt))
+        self._put_ledgers()  # first: whenever the process is killed, a spool without a ledger would name no broker
+        if self._own is None or self._claimed is None:
+            return
+        with self._own.open("rb") as stream:
+            data = stream.read(LARGEST_SPOOL + 1)
+        lines = data[: data.rfind(b"\n", 0, LARGEST_SPOOL) + 1]
+        if len(lines) > self._put_bytes:
+            _write(self._connected(), self.location.child(self._claimed).key, lines, None)
+            self._put_bytes = len(lines)
+        if len(data) > LARGEST_SPOOL:
             raise ShutterlineError(f"{self._own.name} has more than {LARGEST_SPOOL >> 20} MB")
 
-    def _put_own_ledger(self, ledger: bytes) -> None:
-        assert self._own is not None and self._claimed is not None  # noqa: S101, PT018 - the caller has both
-        if ledger not in (self._ledgers.get(self._own.name), b""):
-            self._put_ledger(self._connected(), self._claimed, ledger)
-            self._ledgers[self._own.name] = ledger
+    def _put_ledgers(self) -> None:
+        names = dict.fromkeys(self._ledgers)
+        if self._own is not None:
+            names[self._own.name] = None
+        tasks = []
+        for name in names:
+            ledger = _bytes_of(self.local / _ledger_name(name))
+            if ledger not in (self._ledgers.get(name), b""):
+                tasks.append(partial(self._put_ledger, name, ledger))
+        if tasks:
+            self._connected().transfer.run_all(tasks)
 
-    def _put_ledgers(self, store: Store) -> None:
-        def put(name: str, ledger: bytes) -> None:
-            self._put_ledger(store, name, ledger)
-            self._ledgers[name] = ledger
-
-        store.transfer.run_all([partial(put, name, ledger) for name, ledger in self._changed_ledgers()])
-
-    def _changed_ledgers(self) -> Iterator[tuple[str, bytes]]:
-        """Of spools that were fetched: names and ledgers."""
-        for name, before in list(self._ledgers.items()):
-            if self._own is None or name != self._own.name:
-                ledger = _bytes_of(self.local / _ledger_of(name))
-                if ledger not in (before, b""):
-                    yield name, ledger
-
-    def _put_ledger(self, store: Store, spool: str, ledger: bytes) -> None:
-        key = self.location.child(_ledger_of(spool)).key
+    def _put_ledger(self, name: str, ledger: bytes) -> None:
+        store = self._connected()
+        is_own = self._own is not None and name == self._own.name
+        location = self.location.child(_ledger_name(self._claimed if is_own and self._claimed else name))
         for _ in range(_TRIES):
-            found = store.stat(key)
+            found = store.stat(location.key)
             with suppress(ChangedError):
-                there = store.read_whole(found) if found and found.bytes < LARGEST_SPOOL else b""
-                merged = _forward(ledger, there)
-                if merged != there:
-                    _write(store, key, merged, found.version if found else ABSENT)
+                is_readable = found is not None and found.bytes < LARGEST_SPOOL
+                stored = store.read_whole(found) if found and is_readable else b""
+                merged = _newest(ledger, stored)
+                if merged != stored:
+                    _write(store, location.key, merged, found.version if found else ABSENT)
+                self._ledgers[name] = ledger
                 return
-        raise StorageUnavailableError(f"{self.location.child(_ledger_of(spool))}: others change it again and again")
+        raise StorageUnavailableError(f"{location}: others change it again and again")
 
-    # The thread.
-
-    def _run(self) -> None:
-        self._thread = threading.Thread(target=self._mirror, name="events-bucket", daemon=True)
+    def _begin(self, milestones: Callable[[], int]) -> None:
+        self._thread = threading.Thread(target=self._mirror, args=[milestones], name="events-bucket", daemon=True)
         self._thread.start()
 
-    def _mirror(self) -> None:
-        last, seen, soon = float("-inf"), 0, False
+    def _mirror(self, milestones: Callable[[], int]) -> None:
+        """The thread: put what has changed, soon where the spool has new milestones."""
+        last, put_milestones = float("-inf"), 0
         while True:
-            ending = self._ending.wait(_LOOK_S)
-            try:
-                if self._own is not None:
-                    more, seen = _tells_more_than_progress(self._own, seen)
-                    soon |= more
-                if ending or time.monotonic() - last >= (_SOON_S if soon and not self._away else _PROGRESS_S):
-                    soon = False
+            is_ending = self._ending.wait(POLL_S)
+            new_milestones = milestones()
+            is_soon = new_milestones > put_milestones and not self._has_logged_trouble
+            if is_ending or time.monotonic() - last >= (SOON_S if is_soon else PROGRESS_S):
+                try:
                     self._put()
                     self._note(None)
-                    last = time.monotonic()
-            except StoppedError:
-                if self._ending.is_set():
-                    return
-            except Exception as error:  # whatever it is, it must cost nobody a training
-                self._note(_reason_of(error))
+                    put_milestones = new_milestones
+                except StoppedError:
+                    if self._ending.is_set():
+                        return
+                except Exception as error:  # whatever it is, it must cost nobody a training
+                    self._note(_reason_of(error))
                 last = time.monotonic()
-            if ending:
+            if is_ending:
                 self.disconnect()
                 return
 
     def _note(self, trouble: str | None) -> None:
-        """Tell a change of state, once."""
-        self._whole = trouble is None
-        if trouble is not None and not self._away:
-            self._log.warning(
-                "events cannot be kept in %s: %s; what is not delivered when the pod ends is lost",
-                self.location,
-                trouble,
-            )
-        elif trouble is None and self._away:
+        """Log a change of state, once."""
+        self._is_whole = trouble is None
+        if trouble is not None and not self._has_logged_trouble:
+            message = "events cannot be kept in %s: %s; what is not delivered when the pod ends is lost"
+            self._log.warning(message, self.location, trouble)
+        elif trouble is None and self._has_logged_trouble:
             self._log.info("events are kept in %s again", self.location)
-        self._away = trouble is not None
-
-    # The connection.
+        self._has_logged_trouble = trouble is not None
 
     def _connected(self) -> Store:
         with self._connecting:
             if self._session is None:
-                # The store's own patience ends first: its message says more.
+                # The store's own timeout ends first: its message says more.
                 transfer = Transfer("up", timeout=0.8 * self._timeout_s)
                 self._session = connect(self.location, transfer, self._credentials)
             return self._session
 
     def _abandon(self) -> None:
-        """Let whatever waits for the store end soon, and begin anew next time."""
+        """Let whatever waits for the store end soon, and connect anew next time."""
         if self._session is not None:
             self._session.transfer.stop()
         self.disconnect()
-
-    def disconnect(self) -> None:
-        """Close the connection; the next use opens another."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
 
     def _in_time(self, work: Callable[[Store], T]) -> T:
         """Do something in a thread, so that nothing that hangs, a name server or a token's, is waited for.
@@ -348,7 +318,7 @@ class EventsBucket:
             return bounded(lambda: work(self._connected()), self._timeout_s)
         except (TimeoutError, StorageUnavailableError) as error:
             self._abandon()
-            self._away = True  # the caller's to tell
+            self._has_logged_trouble = True  # by the caller
             why = f"no answer within {self._timeout_s:g} s" if isinstance(error, TimeoutError) else _reason_of(error)
             raise StorageUnavailableError(f"events in {self.location}: {why}") from error
 
@@ -358,15 +328,15 @@ def spool_name(location: Location) -> str | None:
     return location.name if location.name.endswith(SPOOL_SUFFIX) and _NAME.fullmatch(location.name) else None
 
 
-def _ledger_of(spool: str) -> str:
-    return spool.removesuffix(SPOOL_SUFFIX) + _LEDGER_SUFFIX
+def _ledger_name(spool: str) -> str:
+    return spool.removesuffix(SPOOL_SUFFIX) + LEDGER_SUFFIX
 
 
 def _write(store: Store, key: str, data: bytes, version: str | None) -> None:
     """Put an object in place of a version, where the store knows such conditions.
 
     Raises:
-        ChangedError: Something else lies there.
+        ChangedError: There is something else.
     """
     try:
         store.write(key, data, version)
@@ -377,46 +347,22 @@ def _write(store: Store, key: str, data: bytes, version: str | None) -> None:
 
 
 def _bytes_of(file: Path) -> bytes:
-    """A file's bytes; none where it is not there."""
     with suppress(FileNotFoundError):
         return file.read_bytes()
     return b""
 
 
-def _whole_lines(spool: Path) -> bytes:
-    with spool.open("rb") as stream:
-        data = stream.read(LARGEST_SPOOL)
-    return data[: data.rfind(b"\n") + 1]
-
-
-def _tells_more_than_progress(spool: Path, start: int) -> tuple[bool, int]:
-    """Whether a spool has events from an offset on that should not wait, and the offset of what was not looked at."""
-    with spool.open("rb") as stream:
-        stream.seek(start)
-        data = stream.read(1 << 20)
-    whole = data.rfind(b"\n") + 1
-    return any(_PROGRESS not in line for line in data[:whole].splitlines()), start + whole
-
-
-def _forward(ledger: bytes, there: bytes) -> bytes:
-    """A ledger that is behind neither our own nor the bucket's; a damaged one says nothing."""
-    ours, theirs = _targets_of(ledger), _targets_of(there)
-    if not ours:
-        return there
-    merged = {
-        name: theirs[name] if _is_ahead(theirs.get(name), target) else target
-        for name, target in (theirs | ours).items()
-    }
-    return there if merged == theirs else json.dumps({"schema_version": 1, "targets": merged}).encode() + b"\n"
-
-
-def _is_ahead(theirs: dict[str, Any] | None, ours: dict[str, Any]) -> bool:
-    """Whether the same broker's topic has more by the bucket's ledger."""
-    return (
-        theirs is not None
-        and all(theirs.get(key) == ours.get(key) for key in ("servers", "topic"))
-        and theirs["delivered"] > ours["delivered"]
-    )
+def _newest(ours: bytes, stored: bytes) -> bytes:
+    """Two ledgers as one that is behind neither; a damaged one says nothing."""
+    mine, theirs = _targets_of(ours), _targets_of(stored)
+    if not mine:
+        return stored
+    merged = theirs | mine
+    for name, target in theirs.items():
+        is_same = all(target.get(key) == merged[name].get(key) for key in ("servers", "topic"))
+        if is_same and target["delivered"] > merged[name]["delivered"]:
+            merged[name] = target
+    return stored if merged == theirs else json.dumps({"schema_version": 1, "targets": merged}).encode() + b"\n"
 
 
 def _targets_of(ledger: bytes) -> dict[str, dict[str, Any]]:

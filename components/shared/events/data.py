@@ -228,7 +228,7 @@ def ignore_events(data: EventData) -> None:
 
 Subject = Literal["step", "pipeline"]
 # What data an event of a kind carries.
-KINDS: dict[tuple[Subject, State], type[Any]] = {
+KINDS: dict[tuple[Subject, State], Any] = {
     ("step", "started"): StepStarted,
     ("step", "progress"): Progress,
     ("step", "checkpoint"): Checkpoint,
@@ -254,7 +254,7 @@ def data_schema_uri(subject: Subject, state: State, version: int = SCHEMA_VERSIO
 
 
 @cache
-def adapter(kind: type[Any]) -> TypeAdapter[Any]:
+def adapter(kind: Any) -> TypeAdapter[Any]:
     """The reader of one kind of data; made when it is first asked for."""
     return TypeAdapter(kind)
 

@@ -54,6 +54,7 @@ class Spool:
         targets: By broker, as the ledger's JSON has it: where its events go; ``delivered``, the bytes of the file that
             it has; ``set_aside``, offsets of the events before that which it refused for their size, and ``why``.
         trouble: What the disk answered last, if that was an error.
+        milestones: Events on disk that are more than progress.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Spool:
         self.attempt = attempt
         self.targets: dict[str, dict[str, Any]] = {name: {"delivered": 0, **target} for name, target in targets.items()}
         self.trouble: OSError | None = None
+        self.milestones = 0
         self._file: int | None = None
         self._ledger: int | None = None
         if descriptors is not None:
@@ -256,7 +258,9 @@ class Spool:
         except OSError as error:
             self.trouble = error
         with self._lock:
-            self._on_disk = bisect_right(self._starts, start + written) - 1
+            done = bisect_right(self._starts, start + written) - 1 - self._on_disk
+            self._on_disk += done
+            self.milestones += sum(not event.is_progress for event in events[:done])
         if self.trouble is not None:
             with suppress(OSError):
                 os.ftruncate(self._file, self._starts[self._on_disk])

@@ -32,7 +32,7 @@ one_store = pytest.mark.parametrize("bucket", ["gs"], indirect=True)
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_LOOK_S", "_SOON_S", "_PROGRESS_S"):
+    for name in ("POLL_S", "SOON_S", "PROGRESS_S"):
         monkeypatch.setattr(module, name, 0.005)
 
 
@@ -67,8 +67,7 @@ def begun(process: EventsBucket, step: str = "train", *, lines: list[bytes] | No
     """A step's spool, kept in the bucket from now on."""
     spool = Spool.create(process.local, "run-1", step, process.claim("run-1", step, 0), targets("kafka"))
     add(spool, lines_of(3, step=step) if lines is None else lines)
-    assert spool.path is not None
-    process.start(spool.path)
+    process.start(spool)
     return spool
 
 
@@ -154,24 +153,29 @@ def test_a_store_without_conditions_replaces_nothing(s3_bucket: S3Bucket, tmp_pa
 def test_what_matters_is_put_at_once_and_progress_waits(
     bucket: Bucket, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[Path] = []
-    look = module._tells_more_than_progress
-
-    def counted(spool: Path, start: int) -> tuple[bool, int]:
-        looks.append(spool)
-        return look(spool, start)
-
-    monkeypatch.setattr(module, "_PROGRESS_S", PATIENCE_S)
-    monkeypatch.setattr(module, "_tells_more_than_progress", counted)
+    monkeypatch.setattr(module, "PROGRESS_S", PATIENCE_S)
     started, *progress, checkpoint, _ = [line + b"\n" for line in a_step("run-1")]
-    spool = begun(opened(), lines=[started])
-    until(lambda: "run-1.train.0.delivery.json" in there(bucket))
+    process = opened()
+    spool = Spool.create(process.local, "run-1", "train", process.claim("run-1", "train", 0), targets("kafka"))
+    looks: list[int] = []
+
+    class Watched:
+        path = spool.path
+
+        @property
+        def milestones(self) -> int:
+            looks.append(spool.milestones)
+            return spool.milestones
+
+    process.start(Watched())  # type: ignore[arg-type] # all that is asked of a spool
+    add(spool, [started])
+    until(lambda: has(bucket, "run-1.train.0.jsonl", started))
     add(spool, progress)
     before = len(looks)
     until(lambda: len(looks) > before + 3)
     assert there(bucket)["run-1.train.0.jsonl"] == started
     add(spool, [checkpoint])
-    until(lambda: there(bucket)["run-1.train.0.jsonl"] == b"".join([started, *progress, checkpoint]))
+    until(lambda: has(bucket, "run-1.train.0.jsonl", b"".join([started, *progress, checkpoint])))
     spool.close()
 
 
@@ -287,8 +291,7 @@ def test_a_store_that_is_away_is_told_once_and_has_everything_when_it_is_back(
     bucket.faults.clear()
     # The caller has told it; the spool has a name that another attempt's may have in the bucket.
     spool = Spool.create(process.local, "run-1", "train", 0, targets("kafka"))
-    assert spool.path is not None
-    process.start(spool.path)
+    process.start(spool)
     until(lambda: "are kept in" in caplog.text)
     assert process.spool == f"{bucket.uri}/{FOLDER}/run-1.train.1.jsonl"
 

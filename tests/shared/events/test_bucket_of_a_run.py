@@ -106,7 +106,7 @@ def test_a_bucket_that_may_not_be_used_ends_a_step_before_its_work(
 def test_while_a_bucket_is_silent_steps_learn_from_kafka_what_was_before(
     bucket: Bucket, kafka_broker: KafkaTopics, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.shared.events.history._BUCKET_S", 0.5)
+    monkeypatch.setattr("components.shared.events.history.BUCKET_S", 0.5)
     monkeypatch.setenv("KFP_POD_NAME", "pod")
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", f"http://127.0.0.1:{claim_port()}")
     kafka_broker.create_topic(topic)

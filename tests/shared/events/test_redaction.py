@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from components.shared.events.data import (
-    TEXT_LIMIT,
     KINDS,
+    TEXT_LIMIT,
     Cancelled,
     Checkpoint,
     Error,
