@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from components.classifier.augmentation import Augmentation, PerImageTransforms
+from components.classifier.augmentation import Augmentation, PerImageTransforms, random_flips
 from components.shared.errors import ParamsError
 from components.shared.params.types import TransformSpec
 from tests.classifier.both_ways import CPU, alike, equally_often, outcomes
@@ -25,17 +26,16 @@ def augmentation(*entries: Entry, shape: tuple[int, int, int] = (8, 8, 1)) -> Au
     return Augmentation(specs(*entries), shape, CPU)
 
 
+def singly(*entries: Entry, shape: tuple[int, int, int] = (8, 8, 1)) -> PerImageTransforms:
+    return PerImageTransforms(specs(*entries), shape)
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 def noise(count: int, shape: tuple[int, int, int] = (8, 8, 1), seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator(seed))
-
-
-def how(*entries: Entry, shape: tuple[int, int, int] = (8, 8, 1)) -> list[str]:
-    """Which transforms run how, without what it costs."""
-    return [line.split(":")[0] for line in augmentation(*entries, shape=shape).describe_cost(60_000)]
 
 
 INVERT = transform("RandomInvert", p=1)
@@ -60,7 +60,7 @@ def test_any_mixture_without_chance_is_image_by_image_to_the_bit(entries: list[E
         entries = [entry for entry in entries if "RandomSolarize" not in str(entry)]  # 100 is no threshold for floats
     images = noise(3, shape)
     found = augmentation(*entries, shape=shape)(images, generator())
-    expected = PerImageTransforms(specs(*entries), shape)(images)
+    expected = singly(*entries, shape=shape)(images)
     assert found.dtype is torch.float32
     assert torch.equal(found, expected)
 
@@ -103,14 +103,11 @@ def test_any_mixture_without_chance_is_image_by_image_to_the_bit(entries: list[E
         ),
     ],
 )
-def test_the_log_says_what_runs_how(entries: list[Entry], runs: list[str]) -> None:
-    assert how(*entries) == runs
-
-
-def test_the_log_says_what_it_costs() -> None:
-    lines = augmentation(INVERT, STRAIGHT).describe_cost(60_000)
+def test_the_log_says_what_runs_how_and_what_it_costs(entries: list[Entry], runs: list[str]) -> None:
+    lines = augmentation(*entries).describe_cost(60_000)
+    assert [line.split(":")[0] for line in lines] == runs
     for line in lines:
-        assert re.fullmatch(r"Random\w+ runs [a-z ]+: [\d.e-]+ ms an image; about [\d.]+ s an epoch of 60,000", line)
+        assert re.fullmatch(r"[\w, ]+ runs? [a-z ]+: [\d.e-]+ ms an image; about [\d.]+ s an epoch of 60,000", line)
 
 
 def test_trying_out_and_measuring_take_nothing_from_the_runs_random_numbers() -> None:
@@ -147,11 +144,11 @@ def test_a_mixture_of_both_is_distributed_as_image_by_image() -> None:
     images = noise(1, (3, 2, 1)).expand(1500, -1, -1, -1)
     found = augmentation(*entries, shape=(3, 2, 1))(images, generator())
     torch.manual_seed(1)
-    expected = PerImageTransforms(specs(*entries), (3, 2, 1))(images)
+    expected = singly(*entries, shape=(3, 2, 1))(images)
     assert alike(found.mean((1, 2, 3)), expected.mean((1, 2, 3)))
     cut = [entry for entry in entries if "Perspective" not in str(entry)]
     found = augmentation(*cut, shape=(3, 2, 1))(images, generator())
-    expected = PerImageTransforms(specs(*cut), (3, 2, 1))(images)
+    expected = singly(*cut, shape=(3, 2, 1))(images)
     assert equally_often(outcomes(found), outcomes(expected))
 
 
@@ -179,7 +176,15 @@ def test_images_are_left_as_they_were() -> None:
     [
         ([transform("CenterCrop", size=4)], "additional_transforms[0]", "CenterCrop turns (1, 8, 8) into (1, 4, 4)"),
         ([INVERT, transform("RandomCrop", size=9)], "additional_transforms[1]", "RandomCrop fails on an image: Requi"),
+        ([transform("RGB")], "additional_transforms[0]", "RGB turns (1, 8, 8) into (3, 8, 8)"),
         ([transform("ToDtype", dtype="torch.bool")], "additional_transforms[0]", "gives torch.bool, which no image"),
+        (
+            [transform("ToDtype", dtype="torch.complex64")],
+            "additional_transforms[0]",
+            "gives torch.complex64, which no",
+        ),
+        ([transform("GaussianBlur", kernel_size=4)], "additional_transforms[0].kwargs", "GaussianBlur refuses them: K"),
+        ([transform("CenterCrop", sise=4)], "additional_transforms[0].kwargs.sise", "no such argument; did you mean s"),
         (
             [transform("ToDtype", dtype="float32"), transform("JPEG", quality=50)],
             "additional_transforms[1]",
@@ -200,3 +205,75 @@ def test_a_transform_that_fails_only_now_and_then_is_named_when_it_does() -> Non
     sometimes = augmentation(transform("RandomApply", transforms=[transform("RGB")], p=0.1))
     with pytest.raises(ParamsError, match=r"additional_transforms\[0\]: torchvision.transforms.v2.RandomApply turns"):
         sometimes(noise(200), generator())
+
+
+def counted(batch: int, height: int, width: int, channels: int) -> torch.Tensor:
+    """Images whose values all differ, as far as 256 values reach."""
+    return torch.arange(batch * height * width * channels).to(torch.uint8).view(batch, height, width, channels)
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.sampled_from([1, 3]),
+    st.floats(0, 1) | st.sampled_from([0, 1]),
+    st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_each_image_is_one_of_its_own_four_flips(
+    batch: int, height: int, width: int, channels: int, probability: float, seed: int
+) -> None:
+    images = counted(batch, height, width, channels)
+    before = images.clone()
+    flipped = random_flips(images, probability, generator(seed))
+    assert flipped.dtype is torch.uint8
+    assert torch.equal(images, before)
+    if probability in (0, 1):
+        assert torch.equal(flipped, images.flip(1, 2) if probability else images)
+    for found, image in zip(flipped, images, strict=True):
+        assert any(torch.equal(found, each) for each in (image, image.flip(1), image.flip(0), image.flip(0, 1)))
+    assert torch.equal(random_flips(images, probability, generator(seed)), flipped)
+
+
+def test_each_flip_comes_as_often_as_asked_for_and_apart_from_the_other() -> None:
+    count, probability = 20_000, 0.4
+    image = torch.arange(4, dtype=torch.uint8).view(1, 2, 2, 1)
+    flipped = random_flips(image.expand(count, -1, -1, -1), probability, generator(1)).view(count, 4)
+    # The first pixel tells which of the four an image is: 0 none, 1 left-right, 2 upside down, 3 both.
+    kinds = torch.bincount(flipped[:, 0].long(), minlength=4).tolist()
+    p, q = probability, 1 - probability
+    for found, expected in zip(kinds, (q * q, p * q, q * p, p * p), strict=True):
+        assert abs(found - count * expected) < 5 * math.sqrt(count * expected * (1 - expected))
+    for found in (kinds[1] + kinds[3], kinds[2] + kinds[3]):
+        assert abs(found - count * p) < 5 * math.sqrt(count * p * q)
+
+
+def test_transforms_apply_in_order_to_each_image() -> None:
+    images = counted(3, 8, 8, 1)
+    done = singly(transform("RandomInvert", p=1), transform("RandomSolarize", threshold=128, p=1))(images)
+    inverted = 255 - images.to(torch.int64)
+    solarised = torch.where(inverted >= 128, 255 - inverted, inverted)
+    assert done.shape == (3, 1, 8, 8)
+    assert torch.allclose(done, solarised.permute(0, 3, 1, 2) / 255)
+
+
+def test_a_horizon_within_an_image_leaves_no_pixel_that_is_no_number() -> None:
+    images = torch.full((3000, 8, 8, 1), 255, dtype=torch.uint8)
+    perspective = transform("RandomApply", transforms=[transform("RandomPerspective", p=1)], p=1)
+    torch.manual_seed(0)
+    done = singly(transform("ToDtype", dtype="float32", scale=True), perspective)(images)
+    assert done.isfinite().all()
+    assert (float(done.min()), float(done.max())) == (0, 1)
+
+
+@pytest.mark.parametrize(("side", "count"), [(8, 1000), (2, 100)])
+def test_corners_on_a_line_are_drawn_again(side: int, count: int) -> None:
+    images = torch.full((count, side, side, 1), 255, dtype=torch.uint8)
+    perspective = transform("RandomPerspective", distortion_scale=1.0, p=1)
+    for entry in (perspective, transform("RandomApply", transforms=[perspective], p=1)):
+        outcomes = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            outcomes.append(singly(entry, shape=(side, side, 1))(images))
+        assert torch.equal(*outcomes)

@@ -44,6 +44,9 @@ EXACT: list[Any] = [
     v2.RandomApply([v2.RandomInvert(p=1), v2.RandomHorizontalFlip(p=1)], p=1),
     v2.RandomChoice([v2.RandomInvert(p=1), v2.RandomHorizontalFlip(p=1)], p=[0, 1]),
     v2.RandomOrder([v2.RandomInvert(p=1), v2.RandomHorizontalFlip(p=1)]),
+    v2.RandomCrop((9, 7)),
+    v2.RandomCrop((13, 11), padding=2, fill=7),
+    v2.RandomRotation((90, 90)),
 ]
 
 
