@@ -17,12 +17,14 @@ import torch.distributed
 import torchvision.models
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel as DDP  # noqa: N817 - its usual name
 from torch.optim.swa_utils import AveragedModel
 
 from components.classifier.initial_weights import describe_start, load_initial_weights, start_network
 from components.classifier.network import Network, network_of
+from components.classifier.weight_files import WEIGHT_FILES
 from components.shared.artifacts.artifact import sha256_of
+from components.shared.artifacts.model import StartedFrom
 from components.shared.errors import EXIT_BAD_INPUT, ArtifactError, ParamsError
 from components.shared.params.params import Params
 from tests.classifier.test_backbones import backbone, color
@@ -77,29 +79,22 @@ def test_another_number_of_classes_leaves_the_classifying_layer(tmp_path: Path) 
     assert "7 weights, without the classifying layer; 2 start at random" in describe_start(start)
 
 
-def wrapped(name: str) -> Callable[[State], Any]:
-    return lambda state: {name: state, "epoch": 3}
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
-@pytest.mark.parametrize(
-    "form",
-    [lambda state: state, wrapped("state_dict"), wrapped("model"), "module.", "_orig_mod."],
-    ids=["plain", "state_dict", "model", "module", "compiled"],
-)
-def test_files_of_weights_as_people_save_them(tmp_path: Path, suffix: str, form: Any) -> None:
-    earlier, file = trained(1), tmp_path / f"weights{suffix}"
-    state: Any = copied(earlier)
-    state = {f"{form}{name}": value for name, value in state.items()} if isinstance(form, str) else form(state)
-    if suffix != ".safetensors":
-        torch.save(state, file)
-    elif "epoch" in state:
-        return  # safetensors hold tensors alone
+def loaded(held: Any, file: Path) -> tuple[Network, StartedFrom]:
+    """What a file of weights makes of a network."""
+    if file.suffix == ".safetensors":
+        save_file(held, file)
     else:
-        save_file(state, file)
+        torch.save(held, file)
     network = trained(3)
-    assert load_initial_weights(network, file).tensors == 9
+    return network, load_initial_weights(network, file)
+
+
+@pytest.mark.parametrize("suffix", WEIGHT_FILES)
+def test_every_kind_of_file_of_weights_is_read(tmp_path: Path, suffix: str) -> None:
+    earlier = trained(1)
+    network, start = loaded(copied(earlier), tmp_path / f"weights{suffix}")
     assert same(network.state_dict(), earlier.state_dict())
+    assert start.tensors == 9
 
 
 @pytest.fixture
@@ -115,10 +110,18 @@ def of_another(state: State) -> State:
     return {name: value + 1 for name, value in state.items()}
 
 
-def epochs_of_averages(network: nn.Module) -> AveragedModel:
-    averaged = AveragedModel(network, use_buffers=True)
-    averaged.update_parameters(network)
-    return averaged
+def behind(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def averaged(network: nn.Module) -> AveragedModel:
+    average = AveragedModel(network, use_buffers=True)
+    average.update_parameters(network)
+    return average
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    return torch.compile(network)  # type: ignore[return-value]
 
 
 class Module(nn.Module):
@@ -130,151 +133,85 @@ class Module(nn.Module):
         self.criterion = nn.CrossEntropyLoss(weight=torch.ones(3))
 
 
-def optimiser_of(network: nn.Module) -> torch.optim.Optimizer:
-    """An AdamW after a step, with a state of each parameter."""
-    optimiser = torch.optim.AdamW(network.parameters())
+def optimiser_of(network: nn.Module) -> dict[str, Any]:
+    """The state of an AdamW after a step, which has tensors for each parameter."""
+    optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=0.0)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimiser.param_groups[0] |= {"lr": 0.0, "weight_decay": 0.0}
     optimiser.step()
-    return optimiser
+    return optimiser.state_dict()
 
 
+ARGS = argparse.Namespace(lr=0.1, output=Path("out"))
 # What is saved, where the weights are in it, what is before their names, and what else is there.
 Saved = tuple[Callable[[Network], Any], str, str, list[str]]
 SAVED: dict[str, Saved] = {
     "torch's tutorial of checkpoints": (
-        lambda net: {
-            "epoch": 3,
-            "model_state_dict": net.state_dict(),
-            "optimizer_state_dict": optimiser_of(net).state_dict(),
-            "loss": torch.tensor(0.4),
-        },
-        "model_state_dict",
-        "",
-        ["epoch", "optimizer_state_dict", "loss"],
+        lambda net: {"epoch": 3, "model_state_dict": net.state_dict(), "optimizer": optimiser_of(net)},
+        *("model_state_dict", "", ["epoch", "optimizer"]),
     ),
     "torch's example of ImageNet": (
-        lambda net: {
-            "epoch": 3,
-            "arch": "own",
-            "state_dict": DistributedDataParallel(net).state_dict(),
-            "best_acc1": torch.tensor(70.0),
-            "optimizer": optimiser_of(net).state_dict(),
-        },
-        "state_dict",
-        "module.",
-        ["epoch", "arch", "best_acc1", "optimizer"],
+        lambda net: {"state_dict": DDP(net).state_dict(), "best_acc1": torch.tensor(70.0), "arch": "own"},
+        *("state_dict", "module.", ["best_acc1", "arch"]),
     ),
     "torchvision's references": (
-        lambda net: {
-            "model": net.state_dict(),
-            "optimizer": optimiser_of(net).state_dict(),
-            "epoch": 3,
-            "args": argparse.Namespace(lr=0.1, output=Path("out")),
-            "model_ema": epochs_of_averages(net).state_dict(),
-        },
-        "model",
-        "",
-        ["optimizer", "epoch", "args", "model_ema"],
+        lambda net: {"model": net.state_dict(), "args": ARGS, "model_ema": averaged(net).state_dict()},
+        *("model", "", ["args", "model_ema"]),
     ),
     "timm's checkpoints": (
         lambda net: {
-            "epoch": 3,
-            "arch": "own",
             "state_dict": net.state_dict(),
-            "version": 2,
-            "args": argparse.Namespace(lr=0.1),
             "state_dict_ema": of_another(net.state_dict()),
             "metric": np.float64(71.2),
         },
-        "state_dict",
-        "",
-        [*("epoch", "arch", "version", "args", "metric"), "state_dict_ema (an average of the weights, which fits too)"],
+        *("state_dict", "", ["metric", "state_dict_ema (an average of the weights, which fits too)"]),
     ),
     "several models in one file": (
         lambda net: {"generator": nn.Linear(2, 2).state_dict(), "discriminator": net.state_dict()},
-        "discriminator",
-        "",
-        ["generator"],
+        *("discriminator", "", ["generator"]),
     ),
     "dicts in dicts": (
         lambda net: {"checkpoint": {"model": {"state_dict": net.state_dict()}, "epoch": 3}},
-        "checkpoint.model.state_dict",
-        "",
-        ["epoch"],
+        *("checkpoint.model.state_dict", "", ["epoch"]),
     ),
     "an epoch among the weights": (lambda net: net.state_dict() | {"epoch": 3}, "", "", ["epoch"]),
-    "DDP": (lambda net: DistributedDataParallel(net).state_dict(), "", "module.", []),
-    "DataParallel of DDP": (
-        lambda net: nn.DataParallel(DistributedDataParallel(net)).state_dict(),
-        "",
-        "module.module.",
-        [],
-    ),
-    "torch.compile": (lambda net: torch.compile(net).state_dict(), "", "_orig_mod.", []),  # type: ignore[attr-defined]
-    "DDP of a compiled module": (
-        lambda net: DistributedDataParallel(torch.compile(net)).state_dict(),
-        "",
-        "module._orig_mod.",
-        [],
-    ),
-    "compiled DDP": (
-        lambda net: torch.compile(DistributedDataParallel(net)).state_dict(),  # type: ignore[attr-defined]
-        "",
-        "_orig_mod.module.",
-        [],
-    ),
+    "DDP": (lambda net: DDP(net).state_dict(), "", "module.", []),
+    "DataParallel of DDP": (lambda net: nn.DataParallel(DDP(net)).state_dict(), "", "module.module.", []),
+    "torch.compile": (lambda net: compiled(net).state_dict(), "", "_orig_mod.", []),
+    "DDP of a compiled module": (lambda net: DDP(compiled(net)).state_dict(), "", "module._orig_mod.", []),
+    "compiled DDP": (lambda net: compiled(DDP(net)).state_dict(), "", "_orig_mod.module.", []),
     "compiled layers": (
-        lambda net: (
-            {
-                f"features.{name}".replace(".0.", ".0._orig_mod."): value
-                for name, value in net.features.state_dict().items()
-            }
-            | {f"classifier.{name}": value for name, value in net.classifier.state_dict().items()}
-        ),
-        "",
-        "",
-        [],
+        lambda net: {name.replace("s.0.", "s.0._orig_mod."): value for name, value in net.state_dict().items()},
+        *("", "", []),
     ),
-    "SWA": (lambda net: epochs_of_averages(net).state_dict(), "", "module.", ["n_averaged"]),
+    "SWA": (lambda net: averaged(net).state_dict(), "", "module.", ["n_averaged"]),
     "SWA of DDP, compiled": (
-        lambda net: {"swa_model": torch.compile(epochs_of_averages(DistributedDataParallel(net))).state_dict()},  # type: ignore[attr-defined]
-        "swa_model",
-        "_orig_mod.module.module.",
-        ["n_averaged"],
+        lambda net: {"swa_model": compiled(averaged(DDP(net))).state_dict()},
+        *("swa_model", "_orig_mod.module.module.", ["n_averaged"]),
     ),
     "a module's attribute": (lambda net: Module("model", net).state_dict(), "", "model.", ["criterion.weight"]),
     "an attribute of any name, compiled, in DDP": (
-        lambda net: DistributedDataParallel(torch.compile(Module("my_net", net))).state_dict(),
-        "",
-        "module._orig_mod.my_net.",
-        ["criterion.weight"],
+        lambda net: DDP(compiled(Module("my_net", net))).state_dict(),
+        *("", "module._orig_mod.my_net.", ["criterion.weight"]),
     ),
     "double precision": (
         lambda net: {
-            "model": {
-                name: value.double() if value.is_floating_point() else value for name, value in net.state_dict().items()
-            }
+            n: value.double() if value.is_floating_point() else value for n, value in net.state_dict().items()
         },
-        "model",
-        "",
-        [],
+        *("", "", []),
     ),
 }
 
 
 @pytest.mark.usefixtures("alone_in_a_group")
 @pytest.mark.filterwarnings("ignore:.*reduce op.*")
-@pytest.mark.parametrize("name", list(SAVED))
-def test_weights_as_others_save_them_are_the_same_weights(tmp_path: Path, name: str) -> None:
-    saved, key, prefix, unused = SAVED[name]
-    earlier, network = trained(1), trained(3)
+@pytest.mark.parametrize(("saved", "key", "prefix", "unused"), SAVED.values(), ids=SAVED)
+def test_weights_as_others_save_them_are_the_same_weights(
+    tmp_path: Path, saved: Callable[[Network], Any], key: str, prefix: str, unused: list[str]
+) -> None:
+    earlier = trained(1)
     expected = copied(earlier)
-    torch.save(saved(earlier), tmp_path / "weights.pth.tar")
-
-    start = load_initial_weights(network, tmp_path / "weights.pth.tar")
-
+    network, start = loaded(saved(earlier), tmp_path / "weights.pth.tar")
     assert same(network.state_dict(), expected)
     assert (start.key, start.prefix, start.tensors, start.classifier) == (key, prefix, 9, True)
     assert start.unused == unused
@@ -293,21 +230,14 @@ class Split(nn.Module):
         setattr(self, head, nn.Sequential(nn.Flatten(), network.classifier) if head == "head" else network.classifier)
 
 
-PLACED: dict[str, tuple[Callable[[Network], dict[str, Any]], str]] = {
-    "a plain nn.Sequential": (lambda net: sequential(net).state_dict(), ""),
-    "a plain nn.Sequential in model_state_dict": (
-        lambda net: {"model_state_dict": sequential(net).state_dict(), "epoch": 3},
-        "",
-    ),
-    "an nn.Sequential in DDP": (lambda net: DistributedDataParallel(sequential(net)).state_dict(), "module."),
-    "an nn.Sequential as Lightning has it, with a weighted loss": (
-        lambda net: {"state_dict": Module("net", sequential(net)).state_dict()},
-        "net.",
-    ),
-    "features.* and fc": (lambda net: Split("features", "fc", net).state_dict(), ""),
-    "conv.* and a head that is an nn.Sequential": (lambda net: Split("conv", "head", net).state_dict(), ""),
+PLACED: dict[str, tuple[Callable[[Network], nn.Module], str]] = {
+    "a plain nn.Sequential": (sequential, ""),
+    "an nn.Sequential in DDP": (lambda net: DDP(sequential(net)), "module."),
+    "an nn.Sequential as Lightning has it, with a weighted loss": (lambda net: Module("net", sequential(net)), "net."),
+    "features.* and fc": (lambda net: Split("features", "fc", net), ""),
+    "conv.* and a head that is an nn.Sequential": (lambda net: Split("conv", "head", net), ""),
     "features.* and fc, in DDP of a LightningModule": (
-        lambda net: DistributedDataParallel(Module("model", Split("features", "fc", net))).state_dict(),
+        lambda net: DDP(Module("model", Split("features", "fc", net))),
         "module.model.",
     ),
 }
@@ -315,30 +245,21 @@ PLACED: dict[str, tuple[Callable[[Network], dict[str, Any]], str]] = {
 
 @pytest.mark.usefixtures("alone_in_a_group")
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-@pytest.mark.parametrize("name", list(PLACED))
+@pytest.mark.parametrize("name", PLACED)
 def test_other_names_are_matched_by_order_and_shape(tmp_path: Path, name: str, suffix: str) -> None:
-    earlier, network = trained(1), trained(3)
-    saved, prefix = PLACED[name]
-    expected, state = copied(earlier), saved(earlier)
-    file = tmp_path / f"weights.{suffix}"
-    if suffix == "pth":
-        torch.save(state, file)
-    else:  # whose names come back sorted as text
-        inner: Any = next((value for value in state.values() if not isinstance(value, torch.Tensor)), state)
-        save_file(inner, file)
-
-    start = load_initial_weights(network, file)
-
+    earlier, (made, prefix) = trained(1), PLACED[name]
+    expected, state = copied(earlier), made(earlier).state_dict()
+    # The names of safetensors come back sorted as text.
+    held = {"model_state_dict": state, "epoch": 3} if suffix == "pth" else state
+    network, start = loaded(held, tmp_path / f"weights.{suffix}")
     assert same(network.state_dict(), expected)
-    assert (start.tensors, start.classifier, start.by_position) == (9, True, True)
-    assert start.prefix == prefix
+    assert (start.tensors, start.classifier, start.by_position, start.prefix) == (9, True, True, prefix)
     assert "matched by their order and shapes" in describe_start(start)
 
 
 def test_by_order_more_than_ten_layers_are_in_order(tmp_path: Path) -> None:
-    params = Params.from_dict(
-        color(*(layer("Conv2d", in_channels=3, out_channels=3, kernel_size=1) for _ in range(12)))
-    )
+    conv = layer("Conv2d", in_channels=3, out_channels=3, kernel_size=1)
+    params = Params.from_dict(color(*[conv] * 12))
     earlier, network = network_of(params), network_of(params)
     save_file(sequential(earlier).state_dict(), tmp_path / "w.safetensors")
     load_initial_weights(network, tmp_path / "w.safetensors")
@@ -346,14 +267,12 @@ def test_by_order_more_than_ten_layers_are_in_order(tmp_path: Path) -> None:
 
 
 def test_by_order_another_number_of_classes_leaves_the_classifying_layer(tmp_path: Path) -> None:
-    earlier, network = trained(1), trained(3)
-    before = network.classifier.weight.clone()
-    layers = nn.Sequential(*earlier.features, nn.Flatten(), nn.Linear(network.classifier.in_features, 7))
-    torch.save(layers.state_dict(), tmp_path / "w.pth")
-    start = load_initial_weights(network, tmp_path / "w.pth")
+    earlier = trained(1)
+    layers = nn.Sequential(*earlier.features, nn.Flatten(), nn.Linear(earlier.classifier.in_features, 7))
+    network, start = loaded(layers.state_dict(), tmp_path / "w.pth")
     assert not start.classifier
     assert same(network.features.state_dict(), earlier.features.state_dict())
-    assert torch.equal(network.classifier.weight, before)
+    assert same(network.classifier.state_dict(), trained(3).classifier.state_dict())
 
 
 def test_by_order_all_must_fit(tmp_path: Path) -> None:
@@ -551,7 +470,7 @@ def test_of_several_that_fit_none_is_guessed(tmp_path: Path) -> None:
         "starting from weights.pth (its net): 9 weights, with the classifying layer; not used of it: ema (an average "
         "of the weights, which fits too)"
     )
-    torch.save({"model_ema": epochs_of_averages(earlier).state_dict(), "epoch": 3}, file)
+    torch.save({"model_ema": averaged(earlier).state_dict(), "epoch": 3}, file)
     start = load_initial_weights(trained(3), file)
     assert describe_start(start) == (
         "starting from weights.pth (its model_ema): 9 weights, without module. before their names, with the "
@@ -696,10 +615,6 @@ def test_a_checkpoint_of_lightning(tmp_path: Path, hyperparameters: bool, compil
     assert same(network.state_dict(), earlier.state_dict())
     assert (start.key, start.prefix) == ("state_dict", "net._orig_mod." if compiled else "net.")
     assert {"epoch", "optimizer_states", "criterion.weight"} <= set(start.unused)
-
-
-def behind(prefix: str, state: State) -> State:
-    return {f"{prefix}{name}": value for name, value in state.items()}
 
 
 @pytest.mark.parametrize(
@@ -873,10 +788,3 @@ def test_names_of_a_file_are_logged_in_one_printable_line(tmp_path: Path) -> Non
     assert failure(trained(3), tmp_path / "w.pth").isprintable()
     torch.save({odd: 1}, tmp_path / "w.pth")
     assert failure(trained(3), tmp_path / "w.pth").isprintable()
-
-
-def test_weights_of_another_classifying_layer_are_listed_as_not_used(tmp_path: Path) -> None:
-    state = {name: value for name, value in copied(trained(1)).items() if not name.startswith("classifier.")}
-    torch.save(state | {"classifier.0.weight": torch.zeros(3, 3)}, tmp_path / "w.pth")
-    start = load_initial_weights(trained(3), tmp_path / "w.pth")
-    assert (start.classifier, start.unused) == (False, ["classifier.0.weight"])
