@@ -1,18 +1,27 @@
-"""What settings of both platforms share: steps by name, retries, and how a step's settings are put together."""
+"""What settings of both platforms share: steps by name, retries, and how a step's settings are merged."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, Field
 
 from components.shared.errors import Problem
 from components.shared.params.types import Real, Truth, Whole
+from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName
 from pipelines.settings.fields import Cpu, Memory, SettingsRecord, Variables
 
 # What a file says of all steps; a step's own word goes before it.
 EVERY_STEP = "every-step"
+# By alias, as files write them.
+STEP_FIELDS: dict[StepName, str] = {
+    "data-prep": "data_prep",
+    "train": "train",
+    "evaluate": "evaluate",
+    "exit": "exit",
+}
 
 
 class Retry(SettingsRecord):
@@ -47,8 +56,13 @@ class StepSettings(SettingsRecord):
         "is installed: where the pod was deleted, not where the step failed; up to 2.16 where it failed.",
     )
 
+    @property
+    def is_accelerated(self) -> bool:
+        """Whether it gets accelerators."""
+        return False
+
     def problems(self) -> list[Problem]:
-        """What contradicts itself, once everything is put together."""
+        """What contradicts itself, once everything is merged."""
         retry = self.retry
         if retry is None or not retry.times:
             return []
@@ -60,39 +74,55 @@ class StepSettings(SettingsRecord):
         ]
 
 
-# By alias, as files write them; every settings class has these four and EVERY_STEP.
-STEP_FIELDS: dict[StepName, str] = {
-    "data-prep": "data_prep",
-    "train": "train",
-    "evaluate": "evaluate",
-    "exit": "exit",
-}
+Step = TypeVar("Step", bound=StepSettings)
 
 
-_Model = TypeVar("_Model", bound=SettingsRecord)
+class PlatformSettings(SettingsRecord, Generic[Step]):
+    """A settings file."""
+
+    target: str
+    checkpoints: str | None = None
+    events: str | None = None
+    every_step: Step | None = Field(None, alias=EVERY_STEP, description="What all steps get.")
+    data_prep: Step | None = Field(None, alias="data-prep", description="Data prep.")
+    train: Step | None = Field(None, description="Training.")
+    evaluate: Step | None = Field(None, description="Evaluation.")
+    exit: Step | None = Field(None, description="The exit step.")
+
+    def document(self) -> dict[str, Any]:
+        """These settings as a file of them: what was taken away is null there, so that no default comes back."""
+        document: dict[str, Any] = _document(self)
+        document.pop(EVERY_STEP, None)  # once merged, each step has it
+        return document
+
+    def step(self, name: StepName) -> Step:
+        """One step's settings, merged."""
+        step: Step = getattr(self, STEP_FIELDS[name])
+        return step
+
+    def with_cached_data(self) -> Self:
+        """These settings with data prep served from the cache, for data that never change below one name."""
+        return self.model_copy(update={"data_prep": self.step("data-prep").model_copy(update={"cache": True})})
+
+    def problems(self) -> list[Problem]:
+        """What contradicts itself, once everything is merged."""
+        found = []
+        for name in STEP_FIELDS:
+            step = self.step(name)
+            found += [Problem(f"{name}.{problem.path}", problem.message) for problem in step.problems()]
+            if self.events is not None and EVENTS_VARIABLE in (*step.env, *getattr(step, "secret_env", ())):
+                message = "is what the key events sets; only one can be meant"
+                found.append(Problem(f"{name}.env.{EVENTS_VARIABLE}", message))
+        return found
 
 
-def merged(base: _Model, over: _Model | None) -> _Model:
-    """`base` with what `over` says: mappings are joined, lists appended, mappings of known keys merged likewise.
-
-    What `over` has null for is taken away, be it the whole of a field or one entry of it.
-    """
-    if over is None:
-        return base
-    changes: dict[str, Any] = {way[0]: type(getattr(base, way[0]))() for way in over.taken if len(way) == 1}
-    for name in over.model_fields_set:
-        before, now = getattr(base, name), getattr(over, name)
-        if isinstance(before, SettingsRecord) and isinstance(now, type(before)):
-            now = merged(before, now)
-        elif isinstance(before, dict) and isinstance(now, dict):
-            now = before | now
-        elif isinstance(before, list) and isinstance(now, list):
-            now = [*before, *(item for item in now if item not in before)]
-        changes[name] = now
-    for name, entry in (way for way in over.taken if len(way) == 2):
-        held = changes.get(name, getattr(base, name))
-        changes[name] = {key: item for key, item in held.items() if key != entry}
-    return base.model_copy(update=changes)
+def merged(base: Any, over: Any) -> Any:
+    """`base` with what `over` says: mappings are joined, lists appended; null takes away."""
+    if isinstance(base, Mapping) and isinstance(over, Mapping) and "secret" not in over:  # one secret is one value
+        return {**base, **{key: merged(base.get(key), value) for key, value in over.items()}}
+    if isinstance(base, list) and isinstance(over, list):
+        return [*base, *(item for item in over if item not in base)]
+    return over
 
 
 def _document(value: Any) -> Any:
@@ -105,36 +135,3 @@ def _document(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _document(item) for key, item in value.items()}
     return [_document(item) for item in value] if isinstance(value, list) else value
-
-
-class PlatformSettings(SettingsRecord):
-    """What both platforms' files have at the top."""
-
-    target: Literal["kubeflow", "vertex"]
-
-    def document(self) -> dict[str, Any]:
-        """These settings as a file of them: what was taken away is null there, so that no default comes back."""
-        return {
-            key: value
-            for key, value in _document(self).items()
-            if key != EVERY_STEP  # once put together, each step has it
-        }
-
-    def step(self, name: StepName) -> Any:
-        """One step's settings, put together."""
-        return getattr(self, STEP_FIELDS[name])
-
-    def with_cached_data(self) -> Self:
-        """These settings with data prep served from the cache, for data that never change below one name."""
-        field = STEP_FIELDS["data-prep"]
-        return self.model_copy(update={field: self.step("data-prep").model_copy(update={"cache": True})})
-
-    def put_together(self, defaults: Self) -> Self:
-        """These settings on top of the defaults: of a step the defaults, then every-step, then its own."""
-        whole = merged(defaults, self)
-        common = getattr(self, "every_step")  # noqa: B009 - each platform's class has its own
-        changes = {
-            field: merged(merged(getattr(defaults, field), common), getattr(self, field))
-            for field in STEP_FIELDS.values()
-        }
-        return whole.model_copy(update=changes)

@@ -1,4 +1,4 @@
-"""The value types settings are made of: quantities as Kubernetes writes them, names as Kubernetes takes them.
+"""The value types settings are made of: quantities and names as Kubernetes takes them.
 
 No validator here shows a value where somebody may have written a secret by mistake.
 """
@@ -6,20 +6,11 @@ No validator here shows a value where somebody may have written a secret by mist
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from components.shared.claims import CLAIMS_VARIABLE
 from components.shared.errors import InputError
@@ -28,18 +19,16 @@ from components.shared.params.types import Whole, described, refusal, refusals
 from components.shared.run import CHECKPOINTS_AUTO
 from components.shared.storage.location import parse_location
 from pipelines.compiled import TARGET_VARIABLE
-from pipelines.quantities import CPU, MEMORY, bytes_of, processors
+from pipelines.quantities import CPU, MEMORY
 from pipelines.secret_texts import is_secret, name_of_label, secret_shape
 
-CPU_RULE = "must be a number of processors such as 4, 0.5 or 500m"
 _DURABLE_RULE = f'must be "{CHECKPOINTS_AUTO}", gs://bucket/…, s3://bucket/… or an absolute path'
-MEMORY_RULE = "must be a whole number with a unit, such as 16Gi, 512Mi or 64G"
-
 # RFC 1123: what Kubernetes takes for names of most objects, and of volumes and the like.
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_LABEL_PART = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SUBDOMAIN = r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_LABEL_PART = r"(?=.{0,63}$)([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
+_LABEL_KEY = re.compile(rf"({_SUBDOMAIN.replace('$', '/')}/)?(?!$){_LABEL_PART}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _with_null(schema: dict[str, Any], model: type[BaseModel]) -> None:
@@ -50,94 +39,53 @@ def _with_null(schema: dict[str, Any], model: type[BaseModel]) -> None:
             entries = properties[key].pop("additionalProperties")
             properties[key]["additionalProperties"] = {"anyOf": [entries, {"type": "null"}]}
         if field.default_factory is not None:
-            told = {word: properties[key].pop(word) for word in ("description", "title") if word in properties[key]}
-            properties[key] = {"anyOf": [properties[key], {"type": "null"}], **told}
+            kept = {word: properties[key].pop(word) for word in ("description", "title") if word in properties[key]}
+            properties[key] = {"anyOf": [properties[key], {"type": "null"}], **kept}
 
 
 class SettingsRecord(BaseModel):
-    """A mapping of settings: keys that are not known are refused.
-
-    Where null stands in the place of a mapping or a list, or of an entry of a mapping of any keys, that is remembered
-    for whoever puts these settings on top of others (:func:`pipelines.settings.common.merged`).
-    """
+    """A mapping of settings: keys that are not known are refused; null takes away, once settings are merged."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True, json_schema_extra=_with_null
     )
 
-    # (field,) or (field, entry) of what shall be taken away.
-    _taken: frozenset[tuple[str, ...]] = PrivateAttr(frozenset())
-
-    @property
-    def taken(self) -> frozenset[tuple[str, ...]]:
-        """What null stands for: fields, and entries of fields."""
-        return self._taken
-
-    @model_validator(mode="wrap")
+    @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        # Without what was given: where a secret's name and key belong, somebody may have written the secret.
-        if not isinstance(value, dict | cls):
+    def _without_nulls(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            # Without what was given: where a secret's name and key belong, somebody may have written the secret.
             keys = ", ".join(field.alias or name for name, field in cls.model_fields.items())
             raise refusal(f"must be a mapping; its keys are {keys}")
-        if isinstance(value, cls):
-            return handler(value)
-        taken: set[tuple[str, ...]] = set()
         rest = dict(value)
         for name, field in cls.model_fields.items():
-            key = field.alias if field.alias in rest else name
-            if field.default_factory is None or key not in rest:
-                continue
-            if rest[key] is None:
-                # A step with nothing below it is said nothing of; a mapping or a list is taken away.
-                taken |= {(name,)} if field.default_factory in (dict, list) else set()
-                del rest[key]
-            elif isinstance(rest[key], dict) and field.default_factory is dict:
-                taken |= {(name, entry) for entry, item in rest[key].items() if item is None}
-                rest[key] = {entry: item for entry, item in rest[key].items() if item is not None}
-        made = handler(rest)
-        made._taken = frozenset(taken)
-        return made
+            if field.default_factory in (dict, list) and rest.get(name, "") is None:
+                del rest[name]
+            elif field.default_factory is dict and isinstance(rest.get(name), dict):
+                rest[name] = {entry: item for entry, item in rest[name].items() if item is not None}
+        return rest
 
 
-def _cpu(value: object) -> str:
-    text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
-    text = text.removesuffix(".0")
-    try:
-        enough = processors(text) > 0
-    except ValueError:
-        enough = False
-    if not enough:
-        raise refusal(f"{CPU_RULE}, got {described(value)}")
-    return text
+def matching(pattern: str, message: str) -> BeforeValidator:
+    """A validator of text by a pattern."""
+
+    def match(value: object) -> str:
+        if not isinstance(value, str) or re.fullmatch(pattern, value) is None:
+            raise refusal(message)
+        return value
+
+    return BeforeValidator(match)
 
 
-def _memory(value: object) -> str:
-    try:
-        # A bare number is bytes to KFP, and hardly ever meant so.
-        if isinstance(value, str) and not value.isdigit() and bytes_of(value):
-            return value
-    except ValueError:
-        pass
-    raise refusal(f"{MEMORY_RULE}, got {described(value)}")
+def _quantity(pattern: re.Pattern[str], message: str) -> BeforeValidator:
+    def check(value: object) -> str:
+        is_plain = isinstance(value, int | float | str) and not isinstance(value, bool)
+        text = str(value).removesuffix(".0") if is_plain else ""
+        if not pattern.fullmatch(text) or not re.search("[1-9]", text):
+            raise refusal(f"{message}, got {described(value)}")
+        return text
 
-
-def is_object_name(text: str) -> bool:
-    """Whether Kubernetes takes it for the name of a secret, a claim and the like: a DNS subdomain."""
-    return len(text) <= 253 and _SUBDOMAIN.fullmatch(text) is not None
-
-
-def _object_name(value: object) -> str:
-    if not isinstance(value, str) or not is_object_name(value):
-        raise refusal("must be a Kubernetes name: at most 253 small letters, digits, hyphens and dots")
-    return value
-
-
-def _volume_name(value: object) -> str:
-    # KFP's driver calls the pod's volume like the claim or the secret in it, and a volume's name is a DNS label.
-    if not isinstance(value, str) or not DNS_LABEL.fullmatch(value):
-        raise refusal("must be at most 63 small letters, digits and hyphens: KFP names the pod's volume like it")
-    return value
+    return BeforeValidator(check)
 
 
 def _sub_path(value: object) -> str:
@@ -146,20 +94,6 @@ def _sub_path(value: object) -> str:
     if value.startswith("/") or ".." in value.split("/"):
         raise refusal("must be relative to the volume, and without ..")
     return value.rstrip("/")
-
-
-def _taint_key(value: object) -> str:
-    if not isinstance(value, str) or label_problem(value, None):
-        raise refusal("must be a taint's key, such as nvidia.com/gpu")
-    return value
-
-
-def _taint_value(value: object) -> str:
-    if isinstance(value, str) and _looks_secret("", value):
-        raise refusal("looks like a secret, and everybody may read it")
-    if not isinstance(value, str) or len(value) > 63 or not _LABEL_PART.fullmatch(value):
-        raise refusal('must be a taint\'s value: a text of at most 63 letters, digits and -_. inside, such as "true"')
-    return value
 
 
 def _mount_path(value: object) -> str:
@@ -172,94 +106,71 @@ def _mount_path(value: object) -> str:
     return path
 
 
-def label_problem(key: str, value: str | None) -> str | None:
-    """What is wrong with a label; None: nothing."""
-    prefix, slash, name = key.rpartition("/")
-    if slash and not is_object_name(prefix):
-        return "the part before / must be a DNS name"
-    if not name or len(name) > 63 or not _LABEL_PART.fullmatch(name):
-        return "a key is at most 63 letters, digits and -_. inside"
-    if value is not None and (len(value) > 63 or not _LABEL_PART.fullmatch(value)):
-        return "a value is at most 63 letters, digits and -_. inside"
-    return None
-
-
-def _is_sendable(text: str) -> bool:
-    """Whether a text can be written as UTF-8, and handed to a process."""
-    try:
-        return b"\0" not in text.encode("utf-8")
-    except UnicodeEncodeError:  # half of a pair
-        return False
-
-
-def _texts(value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise refusal("must be a mapping of texts")
-    problems = []
-    for key, item in value.items():
-        if not isinstance(item, str) or not isinstance(key, str):
-            problems.append((f".{key}", "must be a text; put it in quotes"))
-        elif not _is_sendable(item):
-            problems.append((f".{key}", "has a character that no file and no environment can hold"))
-    if problems:
-        raise refusals(problems)
-    return dict(value)
-
-
-def _labels(value: dict[str, str]) -> dict[str, str]:
-    problems = [(f".{key}", problem) for key, item in value.items() if (problem := label_problem(key, item))]
-    if problems:
-        raise refusals(problems)
-    return _not_like_secrets(value)
-
-
-def _annotations(value: dict[str, str]) -> dict[str, str]:
-    problems = [(f".{key}", problem) for key in value if (problem := label_problem(key, None))]
-    if problems:
-        raise refusals(problems)
-    return _not_like_secrets(value)
-
-
-def _looks_secret(name: str, value: str) -> bool:
+def _looks_secret(name: str, value: object) -> bool:
     """Whether a value is a secret: by its name, its look, or because this environment has it as one."""
+    if not isinstance(value, str):
+        return False
     return is_secret(name, value) or secret_shape(value) is not None or redact(value) != value
 
 
-def _not_like_secrets(value: dict[str, str]) -> dict[str, str]:
-    """Metadata of a pod is for everybody to read."""
-    problems = [
-        (f".{key}", "looks like a secret, and everybody may read it")
-        for key, item in value.items()
-        if _looks_secret(name_of_label(key), item)
-    ]
-    if problems:
-        raise refusals(problems)
-    return value
+def _each(problem_of: Callable[[Any, Any], str | None], what: str) -> BeforeValidator:
+    """A validator of a mapping by the problem of an entry's key and value."""
+
+    def check(value: object) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise refusal(f"must be a mapping of {what}")
+        if problems := [(f".{key}", found) for key, item in value.items() if (found := problem_of(key, item))]:
+            raise refusals(problems)
+        return dict(value)
+
+    return BeforeValidator(check)
 
 
-def _variable_names(value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise refusal("must be a mapping, each key the name of an environment variable")
-    problems = []
-    for key in value:
-        if not isinstance(key, str) or not VARIABLE.fullmatch(key):
-            problems.append((f".{key}", "is no name of an environment variable"))
-        elif key.startswith((TARGET_VARIABLE, CLAIMS_VARIABLE, "KFP_")):
-            problems.append((f".{key}", "is set by the platform or by compile"))
-    if problems:
-        raise refusals(problems)
-    return value
+def _text_problem(key: object, value: object) -> str | None:
+    if not isinstance(value, str) or not isinstance(key, str):
+        return "must be a text; put it in quotes"
+    try:
+        is_sendable = b"\0" not in value.encode("utf-8")
+    except UnicodeEncodeError:  # half of a pair
+        is_sendable = False
+    return None if is_sendable else "has a character that no file and no environment can hold"
 
 
-def _no_secrets(value: dict[str, str]) -> dict[str, str]:
-    problems = [
-        (f".{key}", "would put a secret into the compiled file; name where it is kept instead: secret_env on Kubeflow, "
-         "a …_FILE variable with sm://projects/…/secrets/…/versions/… on Vertex AI")
-        for key, item in value.items()
-        if item and _looks_secret(key, item)
-    ]  # fmt: skip
-    if problems:
-        raise refusals(problems)
+def _annotation_problem(key: object, value: object) -> str | None:
+    if problem := _text_problem(key, value):
+        return problem
+    if not _LABEL_KEY.fullmatch(str(key)):
+        return "a key is at most 63 letters, digits and -_. inside, perhaps after a DNS name and /"
+    return "looks like a secret, and everybody may read it" if _looks_secret(name_of_label(str(key)), value) else None
+
+
+def _label_problem(key: object, value: object) -> str | None:
+    if (problem := _annotation_problem(key, value)) is None and not re.fullmatch(_LABEL_PART, str(value)):
+        return "a value is at most 63 letters, digits and -_. inside"
+    return problem
+
+
+def _variable_name_problem(key: object, value: object) -> str | None:
+    if not isinstance(key, str) or not _VARIABLE.fullmatch(key):
+        return "is no name of an environment variable"
+    reserved = key.startswith((TARGET_VARIABLE, CLAIMS_VARIABLE, "KFP_"))
+    return "is set by the platform or by compile" if reserved else None
+
+
+def _variable_problem(key: object, value: object) -> str | None:
+    if problem := _text_problem(key, value) or _variable_name_problem(key, value):
+        return problem
+    if not value or not _looks_secret(str(key), value):
+        return None
+    return (
+        "would put a secret into the compiled file; name where it is kept instead: secret_env on Kubeflow, "
+        "a …_FILE variable with sm://projects/…/secrets/…/versions/… on Vertex AI"
+    )
+
+
+def _not_secret(value: str) -> str:
+    if _looks_secret("", value):
+        raise refusal("looks like a secret, and everybody may read it")
     return value
 
 
@@ -274,30 +185,38 @@ def durable_location(value: object) -> str:
     if "{{" in value:
         raise refusal("must not have {{ in it, by which KFP marks what it fills in")
     try:
-        named = parse_location(value)
+        location = parse_location(value)
     except InputError as error:
         raise refusal(f"{_DURABLE_RULE}: {error}") from error
-    if isinstance(named, Path) and not (named.is_absolute() and ".." not in named.parts):
+    if isinstance(location, Path) and not (location.is_absolute() and ".." not in location.parts):
         raise refusal(f"{_DURABLE_RULE}, got {described(value)}")
-    return str(named)
+    return str(location)
 
 
-_NUMBER_SCHEMA = {"type": "number", "exclusiveMinimum": 0}
-_CPU_SCHEMA = {"anyOf": [_NUMBER_SCHEMA, {"type": "string", "pattern": f"^({CPU.pattern})$"}]}
-_MEMORY_SCHEMA = {"type": "string", "pattern": f"^{MEMORY.pattern.removesuffix('?')}$"}
+_CPU_SCHEMA = {
+    "anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": f"^({CPU.pattern})$"}]
+}
+_VOLUME_RULE = "must be at most 63 small letters, digits and hyphens: KFP names the pod's volume like it"
+_TAINT_RULE = 'must be a taint\'s value: a text of at most 63 letters, digits and -_. inside, such as "true"'
 
-Cpu = Annotated[str, BeforeValidator(_cpu), WithJsonSchema(_CPU_SCHEMA)]
-Memory = Annotated[str, BeforeValidator(_memory), WithJsonSchema(_MEMORY_SCHEMA)]
-ObjectName = Annotated[str, BeforeValidator(_object_name)]
-VolumeName = Annotated[str, BeforeValidator(_volume_name)]
+Cpu = Annotated[
+    str, _quantity(CPU, "must be a number of processors such as 4, 0.5 or 500m"), WithJsonSchema(_CPU_SCHEMA)
+]
+Memory = Annotated[
+    str,
+    _quantity(MEMORY, "must be a whole number with a unit, such as 16Gi, 512Mi or 64G"),
+    WithJsonSchema({"type": "string", "pattern": f"^{MEMORY.pattern}$"}),
+]
+ObjectName = Annotated[
+    str, matching(_SUBDOMAIN, "must be a Kubernetes name: at most 253 small letters, digits, hyphens and dots")
+]
+VolumeName = Annotated[str, matching(_DNS_LABEL, _VOLUME_RULE)]
 MountPath = Annotated[str, BeforeValidator(_mount_path)]
 SubPath = Annotated[str, BeforeValidator(_sub_path)]
-TaintKey = Annotated[str, BeforeValidator(_taint_key)]
-TaintValue = Annotated[str, BeforeValidator(_taint_value)]
-Labels = Annotated[dict[str, str], BeforeValidator(_texts), AfterValidator(_labels)]
-Annotations = Annotated[dict[str, str], BeforeValidator(_texts), AfterValidator(_annotations)]
-Variables = Annotated[
-    dict[str, str], BeforeValidator(_texts), AfterValidator(_variable_names), AfterValidator(_no_secrets)
-]
+TaintKey = Annotated[str, matching(_LABEL_KEY.pattern, "must be a taint's key, such as nvidia.com/gpu")]
+TaintValue = Annotated[str, AfterValidator(_not_secret), matching(_LABEL_PART, _TAINT_RULE)]
+Labels = Annotated[dict[str, str], _each(_label_problem, "texts")]
+Annotations = Annotated[dict[str, str], _each(_annotation_problem, "texts")]
+Variables = Annotated[dict[str, str], _each(_variable_problem, "texts")]
+VariableNames = _each(_variable_name_problem, "environment variables by name")
 Seconds = Annotated[Whole, Field(ge=1, le=30 * 24 * 3600)]
-VariableNames = BeforeValidator(_variable_names)

@@ -14,9 +14,9 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from pipelines.compiled import CompiledPipeline
 from pipelines.lint.rules import lint
-from pipelines.settings.kubeflow import BACKEND, FIRST_RELEASE, KubeflowStep
+from pipelines.settings.kubeflow import FIELD_OF, FIRST_RELEASE
 from tests.pipelines.settings.compiling import compiled_with
-from tests.pipelines.settings.test_fields import KUBEFLOW, everything_said, models_in
+from tests.pipelines.settings.test_fields import KUBEFLOW, everything_said
 
 OLDEST = "2.15.0"
 Field = tuple[str, str, str]  # package, message, field
@@ -84,22 +84,12 @@ def test_the_default_file_has_nothing_that_a_release_does_not_know(tmp_path: Pat
     assert unknown(pipeline) == {"2.15.0": set(), "2.16.0": set(), "2.16.1": set(), "2.17.0": set()}
 
 
-def newer_keys() -> dict[str, str]:
-    """The settings that not every release takes: the key as a row of the table of fields begins, and the release."""
-    found = {}
-    for name, field in KubeflowStep.model_fields.items():
-        rows = {name: field}
-        for model in models_in(field.annotation):
-            rows |= {f"{name}.{inner}": entry for inner, entry in model.model_fields.items()}
-        for key, entry in rows.items():
-            if isinstance(entry.json_schema_extra, dict) and BACKEND in entry.json_schema_extra:
-                found[key] = str(entry.json_schema_extra[BACKEND])
-    return found
+NEWER = {key: FIRST_RELEASE[field] for key, field in FIELD_OF.items()}
 
 
 @pytest.mark.slow
 def test_every_other_setting_is_known_to_the_oldest(tmp_path: Path) -> None:
-    rows = {key: row for key, row in KUBEFLOW.items() if not key.startswith(tuple(newer_keys()))}
+    rows = {key: row for key, row in KUBEFLOW.items() if not key.startswith(tuple(NEWER))}
     said = everything_said(rows)
     said["volumes"] = [{**volume, "sub_path": None} for volume in said["volumes"]]
 
@@ -109,7 +99,7 @@ def test_every_other_setting_is_known_to_the_oldest(tmp_path: Path) -> None:
     assert [finding for finding in lint(pipeline, None) if finding.rule == "backend"] == []
 
 
-@pytest.mark.parametrize(("key", "release"), newer_keys().items())
+@pytest.mark.parametrize(("key", "release"), NEWER.items())
 def test_a_setting_that_needs_more_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, release: str
 ) -> None:
