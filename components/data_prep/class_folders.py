@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import filecmp
+import os
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from components.data_prep.folder_tree import Folder, ImagesOnce, images_below, raise_problem
-from components.data_prep.image_files import ImageFileSplit
-from components.data_prep.left_out import (
-    IN_NO_CLASS,
-    IN_NO_SPLIT,
-    LeftOutCounter,
-    advice,
-    lost_pictures,
-    pictures_in_words,
-)
+from components.data_prep.folder_tree import HARD_LINK, Folder, images_below, joined
+from components.data_prep.images import read_batches
+from components.data_prep.left_out import count_left_out, lost_pictures, pictures_instead
 from components.data_prep.source import (
-    SPLITS,
     Pictures,
     Source,
     SourceSplit,
-    check_class_count,
     check_known_classes,
     composed,
-    in_class_order,
     listed,
     shown,
+    training_classes,
 )
-from components.data_prep.split_folders import split_in, split_of
+from components.data_prep.splits import SPLITS, split_in, split_of
 from components.shared.artifacts.artifact import class_name_problem
 from components.shared.artifacts.dataset import SplitName
 from components.shared.errors import DataError
@@ -49,13 +43,13 @@ class ClassFolders:
 
     Attributes:
         splits: The folder that holds the class folders of each split, by its name; the empty name is the data folder.
-        unlabelled: Folders named after a split that hold images and no class folder.
-        unread: Other folders beside those of the splits that hold images.
+        unlabelled: Names of folders named after a split that hold images and no class folder.
+        unread: Names of other folders beside those of the splits that hold images.
     """
 
     splits: dict[SplitName, tuple[str, Folder]]
-    unlabelled: dict[str, Folder] = field(default_factory=dict)
-    unread: dict[str, Folder] = field(default_factory=dict)
+    unlabelled: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     def has_several(self) -> bool:
         """Whether there is more than one folder of them, so that one alone is not all of the data."""
@@ -74,48 +68,45 @@ def find_class_folders(data: Path, root: Folder) -> ClassFolders | None:
     """
     for name, folder in root.folders.items():
         if split_of(name):
-            raise_problem(folder, data / name)
+            folder.raise_problem(data / name)
     holding = root.with_images()
-    splits = _with_class_folders(holding)
-    if splits:
+    if splits := _splits_in(holding):
         return _find_splits(data, root, holding, splits)
-    if not holding:
-        there = any(folder.has_problems() for folder in root.folders.values())
-        return ClassFolders({"train": ("", root)}) if there else None
-    if all(split_of(name) for name in holding):  # images of splits, in no class folder
+    if holding and all(split_of(name) for name in holding):  # images of splits, in no class folder
+        return None
+    if not holding and not any(folder.has_problems() for folder in root.folders.values()):
         return None
     _check_are_classes(data, holding)
     return ClassFolders({"train": ("", root)})
 
 
-def _with_class_folders(holding: dict[str, Folder]) -> dict[str, SplitName]:
+def _splits_in(holding: dict[str, Folder]) -> dict[str, SplitName]:
     """The folders that are named after a split and hold folders with images."""
-    return {name: split for name, folder in holding.items() if (split := split_of(name)) and any(folder.with_images())}
+    return {name: split for name, folder in holding.items() if (split := split_of(name)) and folder.with_images()}
 
 
 def _find_splits(data: Path, root: Folder, holding: dict[str, Folder], splits: dict[str, SplitName]) -> ClassFolders:
-    where = shown(data)
     named: dict[SplitName, list[str]] = {}
     for name, split in splits.items():
         named.setdefault(split, []).append(name)
-    unlabelled = {name: folder for name, folder in holding.items() if split_of(name) and name not in splits}
-    unread = {name: folder for name, folder in holding.items() if not split_of(name)}
+    unlabelled = [name for name in holding if split_of(name) and name not in splits]
+    unread = [name for name in holding if not split_of(name)]
     for name in root.folders:  # one without an image may be a split that is still to be filled
         if (other := split_of(name)) and name not in holding:
             named.setdefault(other, [name])
     for split, names in named.items():
-        alike = names + [name for name in unlabelled if split_of(name) == split]
-        if len(alike) > 1:
+        same = names + [name for name in unlabelled if split_of(name) == split]
+        if len(same) > 1:
             raise DataError(
-                f"{where}: {' and '.join(shown(name) for name in alike)} both name the {split} split; rename or remove "
-                "all but one, so that it is clear which counts"
+                f"{shown(data)}: {' and '.join(map(shown, same))} both name the {split} split; rename or remove all "
+                "but one, so that it is clear which counts"
             )
     if "train" not in splits.values():
         raise _no_train(data, holding, splits)
     if unread and len(splits) == 1:
         raise DataError(
-            f"{where}: {shown(next(iter(splits)))} holds class folders, as a split does, and beside it "
-            f"{listed(list(unread))} hold(s) images: it is not clear whether these are splits or classes; "
+            f"{shown(data)}: {shown(next(iter(splits)))} holds class folders, as a split does, and beside it "
+            f"{listed(unread)} hold(s) images: it is not clear whether these are splits or classes; "
             f"{_renaming(unread, splits.values())}where all are classes, put them below a folder "
             f"{shown(data / 'train')}; else move what is no split out of the data folder"
         )
@@ -125,19 +116,18 @@ def _find_splits(data: Path, root: Folder, holding: dict[str, Folder], splits: d
 
 def _no_train(data: Path, holding: dict[str, Folder], splits: dict[str, SplitName]) -> DataError:
     given = " and ".join(f"{shown(name)} ({split})" for name, split in splits.items())
-    start = f"{shown(data)}: holds the split(s) {given}, and none for training; "
+    others = [name for name in holding if name not in splits]
     if unlabelled := [name for name in holding if split_of(name) == "train"]:
-        return DataError(f"{start}{unlabelled[0]} holds images in no class folder; put each into a folder of its class")
-    others = {name: folder for name, folder in holding.items() if name not in splits}
-    if others:
-        renaming = (
-            _renaming(others, splits.values())
-            or f"rename the folder with the training images ({listed(list(others))}) to train; "
-        )
-        return DataError(f"{start}{renaming}where all are classes, put them below a folder train")
-    name = next(iter(splits))
-    advice = f"; or, if its images are to be trained on, give --data {shown(data / name)}" if len(splits) == 1 else ""
-    return DataError(f"{start}add the training images as train/, or rename the folder that holds them to train{advice}")
+        advice = f"{unlabelled[0]} holds images in no class folder; put each into a folder of its class"
+    elif others:
+        rename = f"rename the folder with the training images ({listed(others)}) to train; "
+        advice = f"{_renaming(others, splits.values()) or rename}where all are classes, put them below a folder train"
+    else:
+        advice = "add the training images as train/, or rename the folder that holds them to train"
+        if len(splits) == 1:
+            only = shown(data / next(iter(splits)))
+            advice += f"; or, if its images are to be trained on, give --data {only}"
+    return DataError(f"{shown(data)}: holds the split(s) {given}, and none for training; {advice}")
 
 
 def _renaming(folders: Collection[str], taken: Collection[SplitName] = ()) -> str:
@@ -147,45 +137,30 @@ def _renaming(folders: Collection[str], taken: Collection[SplitName] = ()) -> st
 
 
 def _check_are_classes(data: Path, holding: dict[str, Folder]) -> None:
-    """See that the folders of a data folder are classes.
-
-    Raises:
-        DataError: They look like splits, or hold splits, or the classes lie one folder deeper.
-    """
-    where = shown(data)
-    deeper = {name: folder for name, folder in holding.items() if any(folder.with_images())}
+    """Refuse folders that look like splits, or hold splits, or whose one folder holds the classes."""
+    deeper = [name for name, folder in holding.items() if folder.with_images()]
     meant = {name: split for name in deeper if (split := split_in(name))}
     if len(set(meant.values())) > 1:
         raise DataError(
-            f"{where}: {listed(list(meant))} hold folders with images, and their names sound like splits; "
+            f"{shown(data)}: {listed(meant)} hold folders with images, and their names sound like splits; "
             f"{_renaming(meant)}where they are classes, put all class folders below a folder train"
         )
-    inner = {
-        name: {split for inside in folder.with_images() if (split := split_of(inside))}
-        for name, folder in holding.items()
-    }
-    if len(inner) > 1 and all(inner.values()) and len(set().union(*inner.values())) > 1:
-        first = next(iter(holding))
-        below = next(name for name in holding[first].with_images() if split_of(name))
+    inner = [{split: name for name in folder.with_images() if (split := split_of(name))} for folder in holding.values()]
+    if len(inner) > 1 and all(inner) and len(set().union(*inner)) > 1:
+        first, below = next(iter(holding)), next(iter(inner[0].values()))
         raise DataError(
-            f"{where}: every class folder holds folders named after splits, such as {shown(f'{first}/{below}')}; put "
-            f"the splits above the classes, as {shown(f'{below}/{first}')}; where they are none, rename them"
+            f"{shown(data)}: every class folder holds folders named after splits, such as {shown(f'{first}/{below}')}; "
+            f"put the splits above the classes, as {shown(f'{below}/{first}')}; where they are none, rename them"
         )
     if len(holding) == 1 and deeper:
-        raise _deeper(data, holding)
-
-
-def _deeper(data: Path, holding: dict[str, Folder]) -> DataError:
-    """The error that the classes of a data folder lie below the one folder in it."""
-    path = data
-    while len(holding) == 1 and not _with_class_folders(holding):
-        ((name, folder),) = holding.items()
-        if folder.images or not any(folder.with_images()):
-            break
-        path, holding = path / name, folder.with_images()
-    if path == data:
-        path = data / next(iter(holding))
-    return DataError(f"{shown(data)}: the classes lie one folder deeper or more; give --data {shown(path)}")
+        path = data
+        while len(holding) == 1 and not _splits_in(holding):
+            ((name, folder),) = holding.items()
+            if folder.images or not folder.with_images():
+                break
+            path, holding = path / name, folder.with_images()
+        where = data / deeper[0] if path == data else path
+        raise DataError(f"{shown(data)}: the classes lie one folder deeper or more; give --data {shown(where)}")
 
 
 def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes: int) -> Source:
@@ -205,52 +180,60 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
     by_split = {split: reader.files_by_class(split, name, folder) for split, (name, folder) in layout.splits.items()}
     train_folder = data / layout.splits["train"][0]
     if empty := [name for name, files in by_split["train"].items() if not files]:
-        lost = [reader.pictures["train", name] for name in empty if reader.pictures["train", name].count]
+        lost = [found for name in empty if (found := reader.pictures["train", name]).count]
         raise DataError(
             f"{shown(train_folder)}: class folder(s) without an image: {listed(empty)}; an image is a file with an "
-            f"image's ending, such as .png; add images or remove the folder{_unread(lost)}"
+            f"image's ending, such as .png; add images or remove the folder{pictures_instead(lost)}"
         )
-    classes = in_class_order(by_split["train"])
-    check_class_count(train_folder, classes, n_classes)
+    classes = training_classes(train_folder, by_split["train"], n_classes)
     splits: dict[SplitName, SourceSplit] = {}
-    for split, (name, _) in layout.splits.items():
-        by_class = by_split[split]
-        check_known_classes(data / name, by_class, classes)
+    for split, by_class in by_split.items():
+        folder = data / layout.splits[split][0]
+        check_known_classes(folder, by_class, classes)
         if not any(by_class.values()):
             lost = [found for (of, _), found in reader.pictures.items() if of == split and found.count]
             raise DataError(
-                f"{shown(data / name)}: holds no image; remove the folder to have {split} images held out"
-                + _unread(lost)
+                f"{shown(folder)}: holds no image; remove the folder to have {split} images held out"
+                f"{pictures_instead(lost)}"
             )
-        splits[split] = _as_split(data, by_class, classes)
-    if again := reader.once.check_links():
+        # Class by class, and by path within a class.
+        counts = [len(by_class.get(name, [])) for name in classes]
+        files = [file for name in classes for file in by_class.get(name, [])]
+        splits[split] = SourceSplit(
+            np.repeat(np.arange(len(classes), dtype=np.int64), counts), partial(read_batches, data, files)
+        )
+    if again := reader.check_links():
         _log.warning(
             "%d image(s) are links to images that are read under another name, too, and so are read twice", again
         )
     _log_copies(data, layout, by_split)
-    counter = _count_left_out(root, layout, reader)
+    unused: dict[str, list[str]] = {}
+    for path, _, inner in images_below(root):
+        if not reader.is_read(inner):
+            is_in_split = path.partition("/")[0] not in layout.unread
+            unused.setdefault("in no class folder" if is_in_split else "in no split's folder", []).append(path)
+    left_out = count_left_out(root, unused)
+    if layout.unread:
+        _log.warning("not read, being no split: folder(s) %s of %s", listed(layout.unread), shown(data))
+    for name in layout.unlabelled:
+        _log.warning(
+            "%s: holds images in no class folder, which have no label and cannot be a %s split",
+            shown(data / name),
+            split_of(name),
+        )
     return Source(
         path=data,
         name="a folder per class",
         classes=classes,
         splits=splits,
         folders={split: name for split, (name, _) in layout.splits.items()},
-        left_out=counter.counted(),
+        left_out=left_out,
         pictures=tuple(found for found in reader.pictures.values() if found.count),
     )
 
 
-def _unread(pictures: Collection[Pictures]) -> str:
-    """What there is in the place of images, for the end of a message."""
-    return f"; {pictures_in_words(pictures)} cannot be read: {advice(pictures)}" if pictures else ""
-
-
 def _check_not_deeper(data: Path, layout: ClassFolders) -> None:
-    """See that the folder of a split holds classes.
-
-    Raises:
-        DataError: Its one folder holds them, or the splits once more.
-    """
+    """Refuse the folder of a split whose one folder holds the classes, or the splits once more."""
     train_name, train = layout.splits["train"]
     if not train_name:
         return  # find_class_folders has seen to it
@@ -258,34 +241,29 @@ def _check_not_deeper(data: Path, layout: ClassFolders) -> None:
     deeper: dict[str, str] = {}
     for name, folder in layout.splits.values():
         holding, where = folder.with_images(), shown(data / name)
-        once_more = _with_class_folders(holding)
+        again = _splits_in(holding)
+        if again and len(again) == len(holding) and set(again.values()) != {split_of(name)}:
+            advice = f"give --data {where}, or move the class folders up"
+            if layout.has_several():
+                advice = "keep one folder of each split, right below the data folder, and rename or move the others"
+            raise DataError(f"{where}: holds {listed(again)} with class folders, which are splits in a split; {advice}")
         only = next(iter(holding)) if len(holding) == 1 else ""
-        if once_more and len(once_more) == len(holding) and set(once_more.values()) != {split_of(name)}:
-            todo = (
-                "keep one folder of each split, right below the data folder, and rename or move the others"
-                if layout.has_several()
-                else f"give --data {where}, or move the class folders up"
-            )
-            raise DataError(
-                f"{where}: holds {listed(list(once_more))} with class folders, which are splits in a split; {todo}"
-            )
         is_class = folder is not train and train_name not in deeper and composed(only) in known
-        if only and any(holding[only].with_images()) and not is_class:
+        if only and holding[only].with_images() and not is_class:
             deeper[name] = f"{name}/{only}"
-    if not deeper:
-        return
-    inner, outer = (" and ".join(map(shown, names)) for names in (deeper.values(), deeper))
-    if len(deeper) > 1:
-        raise DataError(
-            f"{shown(data)}: the classes lie one folder deeper, in {inner}; move the class folders up into {outer}, "
-            "and remove the inner folder of each"
-        )
-    instead = "" if layout.has_several() else f", or give --data {shown(data / inner)}"
-    raise DataError(f"{shown(data / outer)}: the classes lie one folder deeper, in {inner}; move them up{instead}")
+    if deeper:
+        inner, outer = (" and ".join(map(shown, names)) for names in (deeper.values(), deeper))
+        if len(deeper) > 1:
+            raise DataError(
+                f"{shown(data)}: the classes lie one folder deeper, in {inner}; move the class folders up into "
+                f"{outer}, and remove the inner folder of each"
+            )
+        instead = "" if layout.has_several() else f", or give --data {shown(data / inner)}"
+        raise DataError(f"{shown(data / outer)}: the classes lie one folder deeper, in {inner}; move them up{instead}")
 
 
 def _log_copies(data: Path, layout: ClassFolders, by_split: dict[SplitName, dict[str, list[str]]]) -> None:
-    """Warn of images of a split that lie in the training split, too, by the same path and of the same content."""
+    """Warn of images of a split that are in the training split, too, by the same path and of the same content."""
     train_name = layout.splits["train"][0]
     train = {file.removeprefix(train_name) for files in by_split["train"].values() for file in files}
     for split, (name, _) in layout.splits.items():
@@ -306,35 +284,39 @@ def _log_copies(data: Path, layout: ClassFolders, by_split: dict[SplitName, dict
 
 
 def _is_same(file: Path, other: Path) -> bool:
-    """Whether two files have the same content; one that cannot be read is reported when it is decoded."""
     try:
         return file.stat().st_size == other.stat().st_size > 0 and filecmp.cmp(file, other, shallow=False)
-    except OSError:
+    except OSError:  # reported when it is decoded
         return False
 
 
-def _as_split(data: Path, by_class: dict[str, list[str]], classes: tuple[str, ...]) -> ImageFileSplit:
-    """Images class by class, and by path within a class."""
-    counts = [len(by_class.get(name, [])) for name in classes]
-    files = [file for name in classes for file in by_class.get(name, [])]
-    return ImageFileSplit(data, files, np.repeat(np.arange(len(classes), dtype=np.int64), counts))
+class _Reached(NamedTuple):
+    """By which path a folder or a linked image was reached, and for which split and class."""
+
+    path: str
+    use: tuple[str, str]
 
 
 class _Reader:
-    """Lists the images of each split by class."""
+    """Lists the images of each split by class, and refuses to read an image for two splits or classes.
+
+    Attributes:
+        pictures: Those that are not read, by split and class.
+    """
 
     def __init__(self, data: Path) -> None:
-        self.data = data
-        self.once = ImagesOnce(data)
         self.pictures: dict[tuple[str, str], Pictures] = {}
+        self._data = data
+        self._folders: dict[str, tuple[Folder, _Reached]] = {}
+        self._links: list[tuple[str, _Reached]] = []
 
     def files_by_class(self, split: SplitName, path: str, folder: Folder) -> dict[str, list[str]]:
         """Sorted image paths, relative to the data folder, by the name of their class in NFC."""
-        raise_problem(folder, self.data / path)
+        where = self._data / path
+        folder.raise_problem(where)
         by_class: dict[str, list[str]] = {}
         names: dict[str, str] = {}
         for name, inner in folder.folders.items():
-            where = self.data / path
             if problem := class_name_problem(name):
                 raise DataError(f"{shown(where)}: the folder name {shown(name)} {problem}; rename it")
             of_class = composed(name)
@@ -343,30 +325,60 @@ class _Reader:
                     f"{shown(where)}: the folders {names[of_class]!a} and {name!a} differ in Unicode "
                     "composition alone, and so name one class; put their images into one of them"
                 )
-            below = f"{path}/{name}" if path else name
-            by_class[of_class] = self.once.below(inner, below, split, of_class)
-            lost = lost_pictures(inner, below)
-            self.pictures[split, of_class] = replace(lost, read=len(by_class[of_class]))
+            below = joined(path, name)
+            by_class[of_class] = self._files_below(inner, below, (split, of_class))
+            self.pictures[split, of_class] = lost_pictures(inner, below, len(by_class[of_class]))
             names[of_class] = name
         return by_class
 
+    def _files_below(self, folder: Folder, path: str, use: tuple[str, str]) -> list[str]:
+        files: list[str] = []
+        waiting = [(folder, path)]
+        while waiting:
+            here, start = waiting.pop()
+            here.raise_problem(self._data / start)
+            if here.real in self._folders:
+                raise DataError(
+                    f"{shown(self._data / start)}: is by a link the same folder as "
+                    f"{shown(self._folders[here.real][1].path)}, which is read already, and an image has one class and "
+                    "one split; remove one of them"
+                )
+            self._folders[here.real] = here, _Reached(start, use)
+            files += (f"{start}/{name}" for name in here.images)
+            links = sorted([*here.links.items(), *here.hard_links.items()])
+            self._links += ((real, _Reached(f"{start}/{link}", use)) for link, real in links)
+            waiting += [(inner, f"{start}/{name}") for name, inner in here.folders.items()]
+        return sorted(files)
 
-def _count_left_out(root: Folder, layout: ClassFolders, reader: _Reader) -> LeftOutCounter:
-    """Count the images that are of no class or of no split."""
-    counter = LeftOutCounter(root)
-    unused: dict[str, list[str]] = {}
-    for path, _, folder in images_below(root):
-        if not reader.once.is_read(folder):
-            reason = IN_NO_SPLIT if path.partition("/")[0] in layout.unread else IN_NO_CLASS
-            unused.setdefault(reason, []).append(path)
-    for reason, files in unused.items():
-        counter.add_images(reason, files)
-    if layout.unread:
-        _log.warning("not read, being no split: folder(s) %s of %s", listed(list(layout.unread)), shown(reader.data))
-    for name in layout.unlabelled:
-        _log.warning(
-            "%s: holds images in no class folder, which have no label and cannot be a %s split",
-            shown(reader.data / name),
-            split_of(name),
-        )
-    return counter
+    def is_read(self, folder: Folder) -> bool:
+        """Whether the images of a folder belong to a class."""
+        return folder.real in self._folders
+
+    def check_links(self) -> int:
+        """How many images that are links lead to one that is read under another name, too.
+
+        Raises:
+            DataError: That one is of another split or class.
+        """
+        seen: dict[str, _Reached] = {}
+        again = 0
+        for real, link in self._links:
+            earlier = seen.setdefault(real, self._as_file(real) or link)
+            if earlier is link:
+                continue
+            if earlier.use != link.use:
+                kind = "hard link" if real.startswith(HARD_LINK) else "link"
+                raise DataError(
+                    f"{shown(self._data / link.path)}: is a {kind} to the same image as {shown(earlier.path)}, and an "
+                    "image has one class and one split; remove one of them"
+                )
+            again += 1
+        return again
+
+    def _as_file(self, real: str) -> _Reached | None:
+        """The image of this real path under its own name, if it is read."""
+        start, name = os.path.split(real)
+        folder, reached = self._folders.get(start, (None, None))
+        if folder is None or reached is None or name not in folder.images or name in folder.links:
+            return None
+        return _Reached(f"{reached.path}/{name}", reached.use)

@@ -19,7 +19,7 @@ class DecodingMemory:
     """A number of bytes that threads share.
 
     Args:
-        total: What all may take together. One that needs more waits until it is alone.
+        total: What all may take together; one that needs more waits until it is alone.
         limit: What one may take at most.
 
     Attributes:
@@ -27,9 +27,7 @@ class DecodingMemory:
     """
 
     def __init__(self, total: int, limit: int) -> None:
-        self.total = total
-        self.limit = limit
-        self.peak = 0
+        self.total, self.limit, self.peak = total, limit, 0
         self._taken = 0
         self._changed = threading.Condition()
 
@@ -42,8 +40,8 @@ class DecodingMemory:
         """
         if count > self.limit:
             raise ValueError(
-                f"needs {_megabytes(count)} of memory to be decoded, and {_megabytes(self.limit)} are free; make it "
-                "smaller, or give the step more memory"
+                f"needs {count / 1e6:,.0f} MB of memory to be decoded, and {self.limit / 1e6:,.0f} MB are free; make "
+                "it smaller, or give the step more memory"
             )
         with self._changed:
             self._changed.wait_for(lambda: not self._taken or self._taken + count <= self.total)
@@ -63,7 +61,3 @@ def decoding_memory() -> DecodingMemory:
     """Half of the memory that is free to this process; the dataset's arrays need some of the rest."""
     free = free_memory()
     return DecodingMemory(free // 2, free)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"

@@ -15,26 +15,25 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from components.data_prep.folder_tree import Folder, images_below, leads_out_of
-from components.data_prep.image_files import DECODING_THREADS
-from components.data_prep.images import MAX_PIXELS
-from components.data_prep.left_out import BESIDE_IDX, LeftOutCounter
-from components.data_prep.pixels import WHITE, Background, fitted
-from components.data_prep.source import BATCH_BYTES, SPLITS, Batch, Source, SourceSplit, leads_inside, listed, shown
-from components.data_prep.split_folders import WORDS, split_of
+from components.data_prep.folder_tree import Folder, images_below
+from components.data_prep.images import DECODING_THREADS, MAX_PIXELS
+from components.data_prep.left_out import count_left_out
+from components.data_prep.pixels import Background, fitted
+from components.data_prep.source import BATCH_BYTES, Batch, Source, SourceSplit, listed, require_inside, shown
+from components.data_prep.splits import SPLIT_NAMES, SPLITS
 from components.shared.artifacts.dataset import Images, Labels, SplitName
 from components.shared.errors import DataError
 
-NAME = re.compile(
-    rf"(?P<split>t10k|{'|'.join(word for words in WORDS.values() for word in words)})-(?P<content>images|labels)"
-    r"[-.]idx[0-9]-ubyte(?:\.gz)?",
-    re.IGNORECASE,
+_SPLITS: dict[str, SplitName] = {"t10k": "test", **SPLIT_NAMES}
+IDX_NAME = re.compile(
+    rf"(?P<split>{'|'.join(_SPLITS)})-(?P<content>images|labels)[-.]idx[0-9]-ubyte(?:\.gz)?", re.IGNORECASE
 )
 # How MNIST and its kin name the splits.
 _WRITTEN: dict[SplitName, str] = {"train": "train", "validation": "validation", "test": "t10k"}
@@ -46,239 +45,194 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _DEFLATE_RATIO = 1032
 _PIECE = 1024**2
 
+IdxFiles = dict[tuple[SplitName, str], list[Path]]
 
-class _Readable(Protocol):
-    """An opened file, plain or compressed."""
 
+class _Stream(Protocol):
     def read(self, count: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
-class IdxFile:
-    """One IDX file whose header was checked.
-
-    Attributes:
-        path: Where it is.
-        dims: Sizes of its dimensions, outermost first.
-    """
+class _IdxFile:
+    """An IDX file with the sizes of its dimensions, outermost first."""
 
     path: Path
     dims: tuple[int, ...]
 
     @property
     def header_bytes(self) -> int:
-        """Length of the header."""
         return 4 + 4 * len(self.dims)
 
+    def __str__(self) -> str:
+        return "×".join(str(size) for size in self.dims) or "no dimension"
 
-def find_idx_files(folder: Path) -> dict[tuple[SplitName, str], list[Path]]:
+    def error(self, problem: str) -> DataError:
+        return DataError(f"{shown(self.path)}: {problem}")
+
+    def ends_early(self, instead: str) -> DataError:
+        announced = self.header_bytes + math.prod(self.dims)
+        return self.error(f"ends early: by its header ({self}) it has {announced} bytes, and {instead}; fetch it again")
+
+    def goes_on(self) -> DataError:
+        return self.error(f"goes on after the {self} values that its header announces; fetch it again")
+
+
+def find_idx_files(folder: Path) -> IdxFiles:
     """Files with MNIST's names directly in a folder, by split and content (images, labels)."""
-    found: dict[tuple[SplitName, str], list[Path]] = {}
+    found: IdxFiles = {}
     for path in sorted(folder.iterdir()):
-        if (match := NAME.fullmatch(path.name)) and (split := _split_of(match["split"])):
-            found.setdefault((split, match["content"].lower()), []).append(path)
+        if match := IDX_NAME.fullmatch(path.name):
+            found.setdefault((_SPLITS[match["split"].lower()], match["content"].lower()), []).append(path)
     return found
 
 
-def _split_of(word: str) -> SplitName | None:
-    return "test" if word.lower() == "t10k" else split_of(word)
-
-
-def open_idx(folder: Path, root: Folder, n_classes: int, *, follow_links: bool) -> Source:
+def open_idx(folder: Path, root: Folder, found: IdxFiles, n_classes: int, *, follow_links: bool) -> Source:
     """The source made of a folder's IDX files: labels read, image headers checked.
 
     Args:
-        folder: Where :func:`find_idx_files` found some.
+        folder: The data folder.
         root: What else is in it.
+        found: Its IDX files.
         n_classes: Classes are named ``0`` to ``n_classes - 1``.
         follow_links: Whether links may lead out of the folder.
 
     Raises:
         DataError: A file is missing, there twice, not IDX, damaged, or labels and images disagree.
     """
-    found = find_idx_files(folder)
     for paths in found.values():
         if len(paths) > 1:
             names = " and ".join(path.name for path in paths)
             raise DataError(
                 f"{shown(folder)}: {names} are both there; remove all but one, so that it is clear which counts"
             )
-        if not follow_links and not leads_inside(paths[0], folder):
-            raise DataError(f"{shown(paths[0])}: {leads_out_of(folder, 'the file')}")
-    train = _open_pair(folder, "train", found, n_classes)
-    counts = np.bincount(train.labels, minlength=n_classes)
-    if missing := [str(label) for label, count in enumerate(counts) if count == 0]:
+        if not follow_links:
+            require_inside(paths[0], folder, "the file")
+    files = {key: paths[0] for key, paths in found.items()}
+    needed = [split for split in SPLITS if split == "train" or any(split == given for given, _ in files)]
+    splits = {split: _open_pair(folder, split, files, n_classes) for split in needed}
+    labels = splits["train"].labels
+    if missing := [str(label) for label, count in enumerate(np.bincount(labels, minlength=n_classes)) if not count]:
         raise DataError(
             f"{shown(folder)}: {len(missing)} class(es) have no training image: {listed(missing)}; the labels are "
-            f"0 to {train.labels.max()}, and params say n_classes = {n_classes}; correct n_classes or the data"
+            f"0 to {labels.max()}, and params say n_classes = {n_classes}; correct n_classes or the data"
         )
-    splits: dict[SplitName, SourceSplit] = {"train": train}
-    for held_out in SPLITS[1:]:
-        if any(split == held_out for split, _ in found):
-            splits[held_out] = _open_pair(folder, held_out, found, n_classes)
-    counter = LeftOutCounter(root)
-    counter.add_images(BESIDE_IDX, [path for path, _, _ in images_below(root)])
+    beside = {"beside IDX files": [path for path, _, _ in images_below(root)]}
     return Source(
         path=folder,
         name="IDX files",
         classes=tuple(str(label) for label in range(n_classes)),
         splits=splits,
         folders=dict.fromkeys(splits, ""),
-        left_out=counter.counted({f"{root.real}/{path.name}" for paths in found.values() for path in paths}),
+        left_out=count_left_out(root, beside, {f"{root.real}/{path.name}" for path in files.values()}),
     )
 
 
-def _open_pair(
-    folder: Path, split: SplitName, found: dict[tuple[SplitName, str], list[Path]], n_classes: int
-) -> IdxSplit:
-    named = _WRITTEN[split]
+def _open_pair(folder: Path, split: SplitName, files: dict[tuple[SplitName, str], Path], n_classes: int) -> SourceSplit:
     for content, other, digit in (("images", "labels", 3), ("labels", "images", 1)):
-        if (split, content) not in found:
-            reason = f"{found[split, other][0].name} is there without it" if (split, other) in found else "it is needed"
+        if (split, content) not in files:
+            reason = f"{files[split, other].name} is there without it" if (split, other) in files else "it is needed"
             raise DataError(
-                f"{shown(folder)}: there is no {named}-{content}-idx{digit}-ubyte, plain or .gz, and {reason}"
+                f"{shown(folder)}: there is no {_WRITTEN[split]}-{content}-idx{digit}-ubyte, plain or .gz, and {reason}"
             )
-    labels = read_header(found[split, "labels"][0])
+    labels = _read_header(files[split, "labels"])
     if len(labels.dims) != 1:
-        raise DataError(f"{shown(labels.path)}: has {len(labels.dims)} dimensions, and labels have 1")
-    images = read_header(found[split, "images"][0])
+        raise labels.error(f"has {len(labels.dims)} dimensions, and labels have 1")
+    images = _read_header(files[split, "images"])
     if len(images.dims) not in (3, 4):
-        raise DataError(
-            f"{shown(images.path)}: has {len(images.dims)} dimension(s), and images have 3 (number, height, width) "
-            "or 4 (and channels)"
+        raise images.error(
+            f"has {len(images.dims)} dimension(s), and images have 3 (number, height, width) or 4 (and channels)"
         )
-    if len(images.dims) == 4 and images.dims[3] not in (1, 3):
-        raise DataError(f"{shown(images.path)}: has {images.dims[3]} channels, and images have 1 or 3")
-    if images.dims[1] * images.dims[2] > MAX_PIXELS:
-        raise DataError(
-            f"{shown(images.path)}: has images of {images.dims[1]}×{images.dims[2]}; {MAX_PIXELS} pixels is most"
+    count, height, width, channels = (*images.dims, 1)[:4]
+    if channels not in (1, 3):
+        raise images.error(f"has {channels} channels, and images have 1 or 3")
+    if height * width > MAX_PIXELS:
+        raise images.error(f"has images of {height}×{width}; {MAX_PIXELS} pixels is most")
+    if count != labels.dims[0]:
+        raise images.error(
+            f"holds {count} images, and {labels.path.name} {labels.dims[0]} labels; they must be as many"
         )
-    if images.dims[0] != labels.dims[0]:
-        raise DataError(
-            f"{shown(images.path)}: holds {images.dims[0]} images, and {labels.path.name} {labels.dims[0]} labels; "
-            "they must be as many"
-        )
-    return IdxSplit(images, _read_labels(labels, n_classes))
+    return SourceSplit(_read_labels(labels, n_classes), partial(_read_batches, images, (height, width, channels)))
 
 
-def read_header(path: Path) -> IdxFile:
-    """Check an IDX file's header against the size of the file.
-
-    Raises:
-        DataError: Not an IDX file of uint8, or of a size the file cannot have.
-    """
+def _read_header(path: Path) -> _IdxFile:
+    """The header of an IDX file, checked against the size of the file."""
+    file = _IdxFile(path, ())
     if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
-        raise DataError(f"{shown(path)}: is not a file")
+        raise file.error("is not a file")
     with _opened(path) as stream:
         size = path.stat().st_size
         if size == 0:
-            raise DataError(f"{shown(path)}: is empty; fetch it again")
+            raise file.error("is empty; fetch it again")
         magic = _read(stream, 4)
         if magic[:2] == _GZIP_MAGIC:
-            raise DataError(f"{shown(path)}: is gzip-compressed; give it a name that ends in .gz")
-        if len(magic) < 4:
-            raise DataError(f"{shown(path)}: ends within its header; fetch it again")
-        if magic[:2] != b"\0\0":
-            raise DataError(
-                f"{shown(path)}: is not an IDX file: it begins with {magic.hex(' ')}, not with 00 00; fetch it again"
+            raise file.error("is gzip-compressed; give it a name that ends in .gz")
+        if len(magic) == 4 and magic[:2] != b"\0\0":
+            raise file.error(f"is not an IDX file: it begins with {magic.hex(' ')}, not with 00 00; fetch it again")
+        if len(magic) == 4 and magic[2] != _UINT8:
+            raise file.error(
+                f"holds values that are {_OTHER_TYPES.get(magic[2], 'of an unknown type')} (code 0x{magic[2]:02x}); "
+                "only uint8 (0x08) is read; store them as whole numbers from 0 to 255"
             )
-        if magic[2] != _UINT8:
-            what = _OTHER_TYPES.get(magic[2], "of an unknown type")
-            raise DataError(
-                f"{shown(path)}: holds values that are {what} (code 0x{magic[2]:02x}); only uint8 (0x08) is read; "
-                "store them as whole numbers from 0 to 255"
-            )
-        if magic[3] > 4:
-            raise DataError(f"{shown(path)}: has {magic[3]} dimensions, and images have 3 or 4 and labels 1")
-        sizes = _read(stream, 4 * magic[3])
-        if len(sizes) < 4 * magic[3]:
-            raise DataError(f"{shown(path)}: ends within its header; fetch it again")
-    file = IdxFile(path, struct.unpack(f">{magic[3]}I", sizes))
+        if len(magic) == 4 and magic[3] > 4:
+            raise file.error(f"has {magic[3]} dimensions, and images have 3 or 4 and labels 1")
+        if len(magic) < 4 or len(sizes := _read(stream, 4 * magic[3])) < 4 * magic[3]:
+            raise file.error("ends within its header; fetch it again")
+    file = _IdxFile(path, struct.unpack(f">{magic[3]}I", sizes))
     if 0 in file.dims or not file.dims:
-        raise DataError(f"{shown(path)}: holds nothing ({_times(file.dims)} by its header); fetch it again")
+        raise file.error(f"holds nothing ({file} by its header); fetch it again")
     announced = file.header_bytes + math.prod(file.dims)
     if _is_gzip(path):
         if announced > size * _DEFLATE_RATIO:
-            raise _ends_early(file, f"its {size} bytes cannot hold them, however compressed")
-    elif size < announced:
-        raise _ends_early(file, f"it has {size}")
-    elif size > announced:
-        raise _trailing(file)
+            raise file.ends_early(f"its {size} bytes cannot hold them, however compressed")
+    elif size != announced:
+        raise file.ends_early(f"it has {size}") if size < announced else file.goes_on()
     return file
 
 
-def _times(dims: tuple[int, ...]) -> str:
-    return "×".join(str(size) for size in dims) or "no dimension"
-
-
-def _ends_early(file: IdxFile, instead: str) -> DataError:
-    announced = file.header_bytes + math.prod(file.dims)
-    return DataError(
-        f"{shown(file.path)}: ends early: by its header ({_times(file.dims)}) it has {announced} bytes, and {instead}; "
-        "fetch it again"
-    )
-
-
-def _trailing(file: IdxFile) -> DataError:
-    return DataError(
-        f"{shown(file.path)}: goes on after the {_times(file.dims)} values that its header announces; fetch it again"
-    )
-
-
-def _read_labels(file: IdxFile, n_classes: int) -> Labels:
+def _read_labels(file: _IdxFile, n_classes: int) -> Labels:
     with _opened(file.path) as stream:
         _read(stream, file.header_bytes)
         values = np.frombuffer(_read(stream, file.dims[0]), dtype=np.uint8)
         if len(values) < file.dims[0]:
-            raise _ends_early(file, f"it ends after {file.header_bytes + len(values)}")
+            raise file.ends_early(f"it ends after {file.header_bytes + len(values)}")
         if stream.read(1):
-            raise _trailing(file)
+            raise file.goes_on()
     if (highest := int(values.max())) >= n_classes:
-        raise DataError(
-            f"{shown(file.path)}: holds label {highest} (first at position {int(values.argmax())}), and params say "
-            f"n_classes = {n_classes}, which means labels 0 to {n_classes - 1}; correct n_classes or the labels"
+        raise file.error(
+            f"holds label {highest} (first at position {int(values.argmax())}), and params say n_classes = "
+            f"{n_classes}, which means labels 0 to {n_classes - 1}; correct n_classes or the labels"
         )
     return values.astype(np.int64)
 
 
-@dataclass(frozen=True)
-class IdxSplit:
-    """Images of one IDX file with their labels.
+def _read_batches(
+    file: _IdxFile,
+    stored: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    skip: Collection[int],
+    background: Background,
+) -> Iterator[Batch]:
+    """All images from front to back, of shape `stored` (height, width, channels); none is unreadable or transparent."""
+    count, each = file.dims[0], math.prod(stored)
+    per_batch = max(1, BATCH_BYTES // max(each, math.prod(shape)))
 
-    Attributes:
-        file: The images, of dimensions (n, height, width) or (n, height, width, channels).
-        labels: int64 of shape (n,).
-    """
+    def resized(image: Images) -> Images:
+        return fitted(Image.fromarray(image[..., 0] if stored[2] == 1 else image), shape)
 
-    file: IdxFile
-    labels: Labels
-
-    def batches(
-        self, shape: tuple[int, int, int], skip: Collection[int], background: Background = WHITE
-    ) -> Iterator[Batch]:
-        """Read the file from front to back; see :class:`SourceSplit`. No image is unreadable or transparent."""
-        count, height, width, *rest = self.file.dims
-        stored = (height, width, rest[0] if rest else 1)
-        per_batch = max(1, BATCH_BYTES // max(math.prod(stored), math.prod(shape)))
-        with _opened(self.file.path) as stream, ThreadPoolExecutor(DECODING_THREADS) as pool:
-            _read(stream, self.file.header_bytes)
-            for start in range(0, count, per_batch):
-                wanted = min(per_batch, count - start)
-                data = _read(stream, wanted * math.prod(stored))
-                if len(data) < wanted * math.prod(stored):
-                    complete = self.file.header_bytes + start * math.prod(stored) + len(data)
-                    raise _ends_early(self.file, f"it ends after {complete}")
-                images = np.frombuffer(data, dtype=np.uint8).reshape(wanted, *stored)
-                if stored != shape:
-                    images = np.stack(list(pool.map(lambda image: _brought_to(image, shape), images)))
-                yield Batch(np.arange(start, start + wanted), images, {})
-            # At the end of a compressed file this also compares its checksum.
-            if stream.read(1):
-                raise _trailing(self.file)
-
-
-def _brought_to(image: Images, shape: tuple[int, int, int]) -> Images:
-    return fitted(Image.fromarray(image[..., 0] if image.shape[2] == 1 else image), shape)
+    with _opened(file.path) as stream, ThreadPoolExecutor(DECODING_THREADS) as pool:
+        _read(stream, file.header_bytes)
+        for start in range(0, count, per_batch):
+            wanted = min(per_batch, count - start)
+            data = _read(stream, wanted * each)
+            if len(data) < wanted * each:
+                raise file.ends_early(f"it ends after {file.header_bytes + start * each + len(data)}")
+            images = np.frombuffer(data, dtype=np.uint8).reshape(wanted, *stored)
+            if stored != shape:
+                images = np.stack(list(pool.map(resized, images)))
+            yield Batch(np.arange(start, start + wanted), images)
+        # At the end of a compressed file this also compares its checksum.
+        if stream.read(1):
+            raise file.goes_on()
 
 
 def _is_gzip(path: Path) -> bool:
@@ -286,15 +240,11 @@ def _is_gzip(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Readable]:
+def _opened(path: Path) -> Iterator[_Stream]:
     """A plain or compressed file to read; what goes wrong with it becomes a :class:`DataError`."""
     try:
-        with path.open("rb") as raw:
-            if _is_gzip(path):
-                with gzip.GzipFile(fileobj=raw) as stream:
-                    yield stream
-            else:
-                yield raw
+        with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if _is_gzip(path) else raw as stream:
+            yield stream
     except gzip.BadGzipFile as error:
         what = "is not gzip-compressed, though its name says so" if "Not a gzipped" in str(error) else "is damaged"
         raise DataError(f"{shown(path)}: {what} ({shown(error)}); fetch it again") from error
@@ -308,7 +258,7 @@ def _opened(path: Path) -> Iterator[_Readable]:
         raise DataError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
 
 
-def _read(stream: _Readable, count: int) -> bytearray:
+def _read(stream: _Stream, count: int) -> bytearray:
     """Up to `count` bytes; memory grows with what is there, not with what was asked for."""
     data = bytearray()
     while len(data) < count and (piece := stream.read(min(_PIECE, count - len(data)))):

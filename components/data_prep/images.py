@@ -1,24 +1,30 @@
-"""One image file becomes one uint8 array of the wanted shape."""
+"""Image files become uint8 arrays of the wanted shape."""
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import re
 import struct
+from collections import Counter
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from components.data_prep import tiff
 from components.data_prep.decoding_memory import DecodingMemory, decoding_memory
-from components.data_prep.pixels import WHITE, Background, Meaning, Note, OnNote, fitted, ignore_events
-from components.data_prep.source import shown
-from components.shared.artifacts.dataset import Images
+from components.data_prep.pixels import WHITE, Background, Meaning, Note, OnNote, fitted, ignore_note
+from components.data_prep.source import BATCH_BYTES, Batch, shown
+from components.shared.artifacts.dataset import Images, UnreadableImage
 from components.shared.errors import DataError
+from components.shared.limits import usable_cpus
 from components.shared.params.allowed_classes import shortened
 
 # Pillow knows some forty formats by content. These are the ones pictures come in; the others are left out because a
@@ -54,6 +60,12 @@ _UPRIGHT = {
 }
 # Those whose further frames are pictures like the first; MPO's are a second view, PSD's are layers.
 _ANIMATED = ("AVIF", "GIF", "HEIF", "PNG", "TIFF", "WEBP")
+# What damaged metadata beside the pixels raises; it says nothing of the pixels.
+_DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError, EOFError, struct.error)
+
+# Pillow releases the interpreter's lock while it decodes and resizes. Each thread holds one whole image, of those that
+# fit in memory together.
+DECODING_THREADS = min(16, usable_cpus())
 
 
 class UnreadableImageError(Exception):
@@ -69,7 +81,6 @@ def image_extensions() -> frozenset[str]:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of ``FORMATS`` that can be read here: HEIF by pillow-heif, the others as Pillow is built."""
     Image.init()
     with suppress(ImportError):  # an extra
         from pillow_heif import register_heif_opener
@@ -81,12 +92,66 @@ def _formats() -> tuple[str, ...]:
     )
 
 
+def read_batches(
+    root: Path,
+    files: list[str],
+    shape: tuple[int, int, int],
+    skip: Collection[int] = (),
+    background: Background = WHITE,
+    *,
+    memory: DecodingMemory | None = None,
+    threads: int = DECODING_THREADS,
+) -> Iterator[Batch]:
+    """Decode files of images with several threads, in order.
+
+    Args:
+        root: The folder that `files` are relative to.
+        files: One path an image, with ``/`` between its parts.
+        shape: Height, width, channels.
+        skip: Positions in `files` that are known to be unreadable.
+        background: Red, green and blue of what is behind transparent parts.
+        memory: What the images take together while they are decoded.
+        threads: How many are decoded at the same time, where memory allows it.
+
+    Raises:
+        DataError: The operating system does not hand a file out.
+    """
+    memory = memory or decoding_memory()
+    wanted = [position for position in range(len(files)) if position not in skip]
+    # Threads wait for each other at the end of a batch: it is larger here, and one image a thread at least.
+    per_batch = max(threads, min(1024, 4 * BATCH_BYTES // math.prod(shape)))
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        for start in range(0, len(wanted), per_batch):
+            positions = np.array(wanted[start : start + per_batch], dtype=np.int64)
+            images = np.empty((len(positions), *shape), dtype=np.uint8)
+            noted: list[Note] = []  # appending is atomic
+
+            def decode(image: Images, position: int, noted: list[Note] = noted) -> str:
+                """Decode one file into its array; the reason if it is unreadable."""
+                try:
+                    image[...] = read_image(root / files[position], shape, background, memory, noted.append)
+                except UnreadableImageError as error:
+                    return str(error)
+                return ""
+
+            reasons = list(pool.map(decode, images, positions))
+            unreadable = {
+                int(position): UnreadableImage(file=shown(files[position]), reason=reason)
+                for position, reason in zip(positions, reasons, strict=True)
+                if reason
+            }
+            if unreadable:
+                readable = np.array([not reason for reason in reasons])
+                positions, images = positions[readable], images[readable]
+            yield Batch(positions, images, unreadable, Counter(noted))
+
+
 def read_image(
     file: Path,
     shape: tuple[int, int, int],
     background: Background = WHITE,
     memory: DecodingMemory | None = None,
-    note: OnNote = ignore_events,
+    note: OnNote = ignore_note,
 ) -> Images:
     """Decode an image file: its first frame, brought upright, in 1 or 3 channels, resized.
 
@@ -95,7 +160,7 @@ def read_image(
         shape: Height, width, channels.
         background: Red, green and blue of what is behind transparent parts.
         memory: What it shares with images that are decoded at the same time.
-        note: Gets what is done with it that somebody may want to hear of.
+        note: Gets what is done with it that is worth reporting.
 
     Returns:
         uint8 of that shape.
@@ -125,10 +190,8 @@ def _read(
 ) -> Images:
     try:
         with file.open("rb") as stream, _opened(stream) as image:
-            _check_size(image)
             meaning = _meaning(image, stream)
-            # A damaged second frame is not read, and its number says nothing of the first.
-            with suppress(OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError, EOFError, struct.error):
+            with suppress(*_DAMAGED):  # a damaged second frame is not read
                 if image.format in _ANIMATED and getattr(image, "is_animated", False):
                     notes.append("more frames")
             needed = _needed_bytes(image, shape, os.fstat(stream.fileno()).st_size)
@@ -144,20 +207,19 @@ def _read(
         # operating system: those are no property of the image.
         if isinstance(error, OSError) and error.errno is not None:
             raise DataError(f"{shown(file)}: cannot be read: {error.strerror}") from error
-        raise UnreadableImageError(_reason(error)) from error
+        text = re.sub(r"0x[0-9a-fA-F]{6,}", "…", " ".join(str(error).split()))  # the same in every run
+        if text.startswith("decoder error"):  # libtiff's number of it says nothing
+            text = "cannot be decoded: it is damaged, or its compression is not supported here"
+        raise UnreadableImageError(shortened(text or type(error).__name__, 200)) from error
 
 
 def _opened(stream: IO[bytes]) -> Image.Image:
-    """An image, its header read.
-
-    Raises:
-        UnreadableImageError: It is none in a format that can be read here.
-    """
+    """An image of a size that is read, its header read."""
     if not (head := stream.read(12)):
         raise UnreadableImageError("is empty")
     stream.seek(0)
     try:
-        return Image.open(stream, formats=_formats())
+        image = Image.open(stream, formats=_formats())
     except UnidentifiedImageError:
         if kind := tiff.kind_of(stream):
             reason = f"is a TIFF of a kind that cannot be read ({kind}); {tiff.ADVICE}"
@@ -166,14 +228,11 @@ def _opened(stream: IO[bytes]) -> Image.Image:
         else:
             reason = "is not an image in a known format"
         raise UnreadableImageError(reason) from None
-
-
-def _check_size(image: Image.Image) -> None:
-    """Refuse what is too large, by the header alone."""
     if (pixels := image.width * image.height) > MAX_PIXELS:
         raise UnreadableImageError(f"has {pixels} pixels, more than {MAX_PIXELS}; it is taken for a decompression bomb")
     if max(image.size) > MAX_SIDE:
         raise UnreadableImageError(f"is {image.width}×{image.height} pixels, and a side may have {MAX_SIDE}")
+    return image
 
 
 def _needed_bytes(image: Image.Image, shape: tuple[int, int, int], file_bytes: int) -> int:
@@ -183,17 +242,12 @@ def _needed_bytes(image: Image.Image, shape: tuple[int, int, int], file_bytes: i
     resized = (image.height + shape[0]) * shape[1] * 4
     if image.format in _READ_WHOLE:
         return pixels * _OF_WHOLE_FILES + resized + file_bytes
-    wide = image.mode.startswith(("I", "F"))
-    return pixels * (_OF_WIDE_VALUES if wide else _BYTES_PER_PIXEL) + resized
+    return pixels * (_OF_WIDE_VALUES if image.mode.startswith(("I", "F")) else _BYTES_PER_PIXEL) + resized
 
 
 def _meaning(image: Image.Image, stream: IO[bytes]) -> Meaning:
-    """How an image's values are meant, by what its file says and Pillow does not.
-
-    Raises:
-        ValueError: They would not be read right.
-    """
-    place = stream.tell()
+    """How an image's values are meant, by what its file says and Pillow does not; ValueError: they would be misread."""
+    position = stream.tell()
     stream.seek(0)
     head = stream.read(26)
     try:
@@ -225,7 +279,7 @@ def _meaning(image: Image.Image, stream: IO[bytes]) -> Meaning:
                 return Meaning(alpha="on white" if _is_transparent_psd(stream) else "none")
         return Meaning()
     finally:
-        stream.seek(place)
+        stream.seek(position)
 
 
 def _bits_of_jpeg2000(stream: IO[bytes]) -> int:
@@ -242,23 +296,13 @@ def _is_transparent_psd(stream: IO[bytes]) -> bool:
     for _ in range(2):  # color mode data, image resources
         (length,) = struct.unpack(">I", stream.read(4))
         stream.seek(length, os.SEEK_CUR)
-    lengths_and_count = stream.read(10)
-    sections, layers, count = struct.unpack(">IIh", lengths_and_count)
+    sections, layers, count = struct.unpack(">IIh", stream.read(10))
     return bool(sections and layers and count < 0)
 
 
-def _reason(error: Exception) -> str:
-    """An exception as one line that is the same in every run."""
-    text = re.sub(r"0x[0-9a-fA-F]{6,}", "…", " ".join(str(error).split()))
-    if text.startswith("decoder error"):  # libtiff's number of it says nothing
-        return "cannot be decoded: it is damaged, or its compression is not supported here"
-    return shortened(text or type(error).__name__, 200)
-
-
 def _upright(image: Image.Image) -> Image.Image:
-    orientation = None
-    # Damaged EXIF data says nothing about the pixels: such an image is read as it is stored.
-    with suppress(OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError, struct.error):
+    with suppress(*_DAMAGED):  # such an image is read as it is stored
         orientation = image.getexif().get(_EXIF_ORIENTATION)
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+        if isinstance(orientation, int) and orientation in _UPRIGHT:
+            return image.transpose(_UPRIGHT[orientation])
+    return image

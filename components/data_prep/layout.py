@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.data_prep.class_folders import find_class_folders, open_class_folders
-from components.data_prep.folder_tree import Folder, paths_below, raise_problem, read_tree
-from components.data_prep.idx import NAME, find_idx_files, open_idx
+from components.data_prep.folder_tree import Folder, paths_below, read_tree
+from components.data_prep.idx import IDX_NAME, find_idx_files, open_idx
 from components.data_prep.info_csv import FILE_NAME, find_tables, is_table, open_info_csv
 from components.data_prep.source import Source, listed, reading, shown
-from components.data_prep.split_folders import split_of
+from components.data_prep.splits import split_of
 from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
 
-LAYOUTS = (
+_LAYOUTS = (
     "IDX files (train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or .gz), "
     "a folder per class (<class>/*.png or train/<class>/*.png), "
     f"or a table (train/{FILE_NAME} with the columns files and type)"
@@ -39,35 +39,32 @@ def open_source(data: Path, n_classes: int, *, follow_links: bool = False) -> So
             raise DataError(f"{shown(data)}: is a file; name the folder that holds the data, and unpack archives first")
         if (data / DATASET.manifest_file).exists():
             raise DataError(f"{shown(data)}: is a dataset directory already; give it to train as it is")
-        has_idx = bool(find_idx_files(data))
+        idx = find_idx_files(data)
     root = read_tree(data, follow_links=follow_links)
     if "" in root.problems:
-        raise_problem(root, data)
+        root.raise_problem(data)
     tables = find_tables(data, root)
     folders = None if tables else find_class_folders(data, root)
     # Folders of splits hold the images that the tables name; only others can be classes.
     beside_table = tables and any(folder.has_images() for name, folder in root.folders.items() if not split_of(name))
-    kinds = {
-        "IDX files": has_idx,
-        f"{shown(tables['train'].folder) if tables else 'train'}/{FILE_NAME}": bool(tables),
-        "a folder per class": folders is not None or beside_table,
-    }
-    found = [kind for kind, there in kinds.items() if there]
+    found = ["IDX files"] if idx else []
+    found += [f"{shown(tables['train'][0])}/{FILE_NAME}"] if tables else []
+    found += ["a folder per class"] if folders is not None or beside_table else []
     if len(found) > 1:
         raise DataError(
-            f"{shown(data)}: holds {' and '.join(found)}, and it must be clear which counts; it may be {LAYOUTS}"
+            f"{shown(data)}: holds {' and '.join(found)}, and it must be clear which counts; it may be {_LAYOUTS}"
         )
-    if has_idx:
-        return open_idx(data, root, n_classes, follow_links=follow_links)
+    if idx:
+        return open_idx(data, root, idx, n_classes, follow_links=follow_links)
     if tables:
         return open_info_csv(data, root, tables, n_classes, follow_links=follow_links)
-    if folders is not None:
-        if any(is_table(name) for name in root.others):
-            step_logger("data-prep").warning(
-                "%s: %s is not read, lying in no folder of a split; the classes are the folders", shown(data), FILE_NAME
-            )
-        return open_class_folders(data, root, folders, n_classes)
-    raise _unknown(data, root)
+    if folders is None:
+        raise _unknown(data, root)
+    if any(map(is_table, root.others)):
+        step_logger("data-prep").warning(
+            "%s: %s is not read, lying in no folder of a split; the classes are the folders", shown(data), FILE_NAME
+        )
+    return open_class_folders(data, root, folders, n_classes)
 
 
 def _unknown(data: Path, root: Folder) -> DataError:
@@ -82,21 +79,20 @@ def _unknown(data: Path, root: Folder) -> DataError:
         )
     with reading(data):
         content = sorted(path.name + "/" * path.is_dir() for path in data.iterdir())
-    unlabelled = [name for name, folder in root.with_images().items() if split_of(name)]
-    advice = (
-        f"; {listed(unlabelled)} hold(s) images in no class folder, which have no label: put each into a folder of its "
-        "class"
-        if unlabelled
-        else ""
-    )
+    advice = ""
+    if unlabelled := [name for name in root.with_images() if split_of(name)]:
+        advice = (
+            f"; {listed(unlabelled)} hold(s) images in no class folder, which have no label: put each into a folder of "
+            "its class"
+        )
     return DataError(
         f"{shown(data)}: holds no images in a layout that is known (it holds {listed(content) or 'nothing'}); "
-        f"it may be {LAYOUTS}{advice}"
+        f"it may be {_LAYOUTS}{advice}"
     )
 
 
 def _is_layout(folder: Folder) -> bool:
     """Whether a folder has IDX files or tables."""
-    return any(NAME.fullmatch(name) for name in folder.others) or any(
+    return any(IDX_NAME.fullmatch(name) for name in folder.others) or any(
         split_of(split) and any(map(is_table, inner.others)) for split, inner in folder.folders.items()
     )

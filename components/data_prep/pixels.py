@@ -15,7 +15,7 @@ from components.shared.artifacts.dataset import Images
 Background = tuple[int, int, int]
 WHITE: Background = (255, 255, 255)
 
-# What is done with an image that somebody may want to hear of, and how a log says it of a number of images.
+# What is done with an image that is worth reporting, and how a log reports it of a number of images.
 Note = Literal["transparent", "wholly transparent", "dark", "more frames", "float to 1", "float to 255"]
 NOTES: dict[Note, str] = {
     "transparent": "have transparent parts, which are composited on {background} (alpha_background)",
@@ -30,8 +30,8 @@ _DARK = 4096
 OnNote = Callable[[Note], object]
 
 
-def ignore_events(note: Note) -> None:
-    """Take a note, and do nothing."""
+def ignore_note(note: Note) -> None:
+    """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def fitted(
     shape: tuple[int, int, int],
     background: Background = WHITE,
     meaning: Meaning | None = None,
-    note: OnNote = ignore_events,
+    note: OnNote = ignore_note,
 ) -> Images:
     """A decoded image as uint8 of `shape` (height, width, channels).
 
@@ -99,15 +99,8 @@ def fitted(
     return np.asarray(image).reshape(shape)
 
 
-def luma(color: Background) -> int:
-    """The grey of a color, as Pillow rounds it."""
-    grey = Image.new("RGB", (1, 1), color).convert("L").getpixel((0, 0))
-    assert isinstance(grey, int)  # noqa: S101 - the one band of mode L
-    return grey
-
-
 def _alpha(image: Image.Image) -> Image.Image | None:
-    """How opaque each pixel is, 0 to 255, as mode L; None if all are 255."""
+    """How opaque each pixel is, as mode L; None if all are."""
     if not image.has_transparency_data:
         return None
     if image.mode.startswith("I;16"):  # of PNG: one grey value is transparent
@@ -122,17 +115,15 @@ def _alpha(image: Image.Image) -> Image.Image | None:
 
 
 def _composited(image: Image.Image, alpha: Image.Image, background: Background, on_white: bool) -> Image.Image:
-    """An image of mode L or RGB on a background."""
-    color: Background | int = background if image.mode == "RGB" else luma(background)
+    color = Image.new("RGB", (1, 1), background).convert(image.mode).getpixel((0, 0))  # in grey its luma
+    canvas = Image.new(image.mode, image.size, color)
     if not on_white:
-        canvas = Image.new(image.mode, image.size, color)
         canvas.paste(image, mask=alpha)
         return canvas
     # Of the white that shows through, as much is taken away as the background is darker.
-    lacking = Image.new(image.mode, image.size, 0 if isinstance(color, int) else (0, 0, 0))
-    darker = 255 - color if isinstance(color, int) else tuple(255 - value for value in color)
-    lacking.paste(darker, (0, 0, *image.size), ImageChops.invert(alpha))
-    return ImageChops.subtract(image, lacking)
+    darker = ImageChops.invert(canvas)
+    darker.paste(0 if image.mode == "L" else (0, 0, 0), mask=alpha)
+    return ImageChops.subtract(image, darker)
 
 
 def _in_8_bits(image: Image.Image, meaning: Meaning, note: OnNote) -> Image.Image:

@@ -1,32 +1,26 @@
-"""What every source of images looks like to data prep, and the checks all of them share."""
+"""What a layout of the data becomes: classes and splits of images, and the checks that all layouts share."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from components.data_prep.pixels import WHITE, Background, Note
+from components.data_prep.pixels import Background, Note
 from components.shared.artifacts.dataset import Images, Labels, LeftOut, SplitName, UnreadableImage
 from components.shared.errors import DataError
 from components.shared.params.allowed_classes import shortened
 
-Positions = npt.NDArray[np.int64]
-
-# Images travel from a source to the dataset in batches of about this many bytes: large enough that NumPy's work per
-# batch outweighs Python's, small enough that memory does not grow with the data.
+# Images travel to the dataset in batches of about this many bytes: large enough that NumPy's work per batch outweighs
+# Python's, small enough that memory does not grow with the data.
 BATCH_BYTES = 4 * 1024**2
-
-# The order in which splits are read.
-SPLITS: tuple[SplitName, ...] = ("train", "test", "validation")
 
 
 @dataclass(frozen=True)
@@ -40,34 +34,23 @@ class Batch:
         noted: Of how many images of this stretch there is something to report.
     """
 
-    positions: Positions
+    positions: npt.NDArray[np.int64]
     images: Images
-    unreadable: dict[int, UnreadableImage]
+    unreadable: dict[int, UnreadableImage] = field(default_factory=dict)
     noted: Mapping[Note, int] = field(default_factory=dict)
 
 
-class SourceSplit(Protocol):
-    """One split as the data brings it, in its stored order."""
+# Reads all images in order, brought to a shape (height, width, channels), but for those at positions that are known to
+# be unreadable; transparent parts show the background.
+ReadBatches = Callable[[tuple[int, int, int], Collection[int], Background], Iterator[Batch]]
 
-    @property
-    def labels(self) -> Labels:
-        """int64 of shape (n,): the class of every image, readable or not."""
-        ...
 
-    def batches(
-        self, shape: tuple[int, int, int], skip: Collection[int], background: Background = WHITE
-    ) -> Iterator[Batch]:
-        """Read all images in order, but for those at the positions in `skip`.
+@dataclass(frozen=True)
+class SourceSplit:
+    """One split as the data brings it: int64 labels of shape (n,), readable or not, and how its images are read."""
 
-        Args:
-            shape: Height, width, channels that every image is brought to.
-            skip: Positions that are known to be unreadable.
-            background: What is behind transparent parts.
-
-        Raises:
-            DataError: The data is damaged in a way that setting single images aside does not mend.
-        """
-        ...
+    labels: Labels
+    batches: ReadBatches
 
 
 @dataclass(frozen=True)
@@ -84,7 +67,7 @@ class Pictures:
     path: str
     endings: dict[str, int]
     example: str
-    read: int = 0
+    read: int
 
     @property
     def count(self) -> int:
@@ -115,14 +98,14 @@ class Source:
     name: str
     classes: tuple[str, ...]
     splits: dict[SplitName, SourceSplit]
-    folders: dict[SplitName, str] = field(default_factory=dict)
-    left_out: LeftOut = field(default_factory=LeftOut)
+    folders: dict[SplitName, str]
+    left_out: LeftOut
     pictures: tuple[Pictures, ...] = ()
 
     @property
-    def train(self) -> SourceSplit:
-        """Training images."""
-        return self.splits["train"]
+    def count(self) -> int:
+        """Images in all splits."""
+        return sum(len(split.labels) for split in self.splits.values())
 
 
 def shown(path: object) -> str:
@@ -138,16 +121,22 @@ def listed(names: Collection[str], limit: int = 5) -> str:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about `path` into a :class:`DataError`."""
+    """Turn an error of the operating system about `path` into a :class:`DataError`."""
     try:
         yield
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
 
 
-def leads_inside(path: str | Path, root: str | Path) -> bool:
-    """Whether a path, every link followed, ends at or below `root`."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+def require_inside(path: Path, root: Path, what: str) -> None:
+    """Refuse a path that leads out of `root` by a link; `what` is to be copied."""
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise DataError(f"{shown(path)}: {leads_out_of(root, what)}")
+
+
+def leads_out_of(root: str | Path, what: str) -> str:
+    """Why a link out of a folder is not followed."""
+    return f"is a link that leads out of {shown(root)}; copy {what}, or give --follow-links"
 
 
 def composed(name: str) -> str:
@@ -156,21 +145,20 @@ def composed(name: str) -> str:
 
 
 def in_class_order(names: Collection[str]) -> tuple[str, ...]:
-    """Class names in the order of their labels: by value if all are whole numbers, else as text.
-
-    Numbers are compared as text without leading zeros, so that no length of digits is too long.
-    """
+    """Class names in the order of their labels: by value if all are whole numbers, else as text."""
     if all(name.isascii() and name.isdigit() for name in names):
+        # As text without leading zeros, so that no length of digits is too long.
         return tuple(sorted(names, key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name)))
     return tuple(sorted(names))
 
 
-def check_class_count(where: Path, classes: Collection[str], n_classes: int) -> None:
-    """Hold the classes that were found against the params.
+def training_classes(where: Path, names: Collection[str], n_classes: int) -> tuple[str, ...]:
+    """The classes of the training split in the order of their labels.
 
     Raises:
         DataError: They are not `n_classes`.
     """
+    classes = in_class_order(names)
     if len(classes) != n_classes:
         # A single class can be no option of a run.
         advice = f"set n_classes to {len(classes)} or correct the data" if len(classes) > 1 else "add the other classes"
@@ -178,21 +166,21 @@ def check_class_count(where: Path, classes: Collection[str], n_classes: int) -> 
             f"{shown(where)}: holds {len(classes)} class(es) ({listed(classes)}), and params say n_classes = "
             f"{n_classes}; {advice}"
         )
+    return classes
 
 
 def check_known_classes(where: Path, held_out: Collection[str], classes: Collection[str]) -> None:
-    """Hold the classes of the test or validation split against those of the training split.
+    """Refuse classes of the test or validation split that the training split does not have.
 
     Raises:
-        DataError: A class is in that split alone.
+        DataError: There is one.
     """
-    known = set(classes)
-    if unknown := [name for name in in_class_order(held_out) if name not in known]:
+    if unknown := in_class_order(set(held_out) - set(classes)):
         by_form = {_loosely(name): name for name in classes}
-        pairs = [(name, by_form[_loosely(name)]) for name in unknown if _loosely(name) in by_form]
         advice = "".join(
-            f"; {shortened(name)} and {shortened(other)} of train differ in case or spaces alone: rename one of them"
-            for name, other in pairs[:3]
+            f"; {shortened(name)} and {shortened(by_form[_loosely(name)])} of train differ in case or spaces alone: "
+            "rename one of them"
+            for name in [name for name in unknown if _loosely(name) in by_form][:3]
         )
         raise DataError(
             f"{shown(where)}: holds {len(unknown)} class(es) that train does not have ({listed(unknown)}); "
@@ -207,5 +195,4 @@ def alike(classes: Collection[str]) -> list[str]:
 
 
 def _loosely(name: str) -> str:
-    """A class name without what is easily mistyped."""
     return composed(" ".join(name.casefold().split()))

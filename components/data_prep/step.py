@@ -1,4 +1,4 @@
-"""Data prep wherever images and dataset lie: fetch, prepare, publish."""
+"""Data prep of local folders and of buckets: fetch, prepare, publish."""
 
 from __future__ import annotations
 
@@ -20,21 +20,15 @@ from components.shared.storage.location import AnyPath
 def prepare_staged(
     *, data: AnyPath, dataset: AnyPath, params: Params, emit: Emit = ignore_events, follow_links: bool = False
 ) -> Reported:
-    """As :func:`~components.data_prep.prepare.prepare`, of images and for a dataset that may lie in buckets.
+    """As :func:`~components.data_prep.prepare.prepare`, of images and for a dataset that may be in buckets.
 
-    Args:
-        data: The data folder.
-        dataset: The dataset directory.
-        params: Options of the run.
-        emit: Gets the status of the step.
-        follow_links: Whether links may lead out of the data folder; they may, too, where the environment says
-            ``SHUTTERLINE_FOLLOW_LINKS=1``.
+    Links may lead out of the data folder, too, where the environment has ``SHUTTERLINE_FOLLOW_LINKS=1``.
 
     Raises:
-        InputError: That variable says something else.
+        InputError: That variable has another value.
         DataError: The data cannot be used.
         ArtifactError: The dataset directory cannot be written.
-        StorageRefusedError: A place in a bucket is not there or may not be used.
+        StorageRefusedError: A location in a bucket is not there or may not be used.
         StorageUnavailableError: The storage does not answer.
     """
     wanted = os.environ.get(FOLLOW_LINKS_VARIABLE, "")
@@ -43,8 +37,8 @@ def prepare_staged(
     if problem := overlap_problem(data, dataset):
         raise ArtifactError(problem)
     with Staging(step_logger("data-prep"), emit, params) as staging:
-        folder = staging.tree(data)
-        output = staging.output(dataset, DATASET)
-        follow_links = follow_links or wanted == "1"
-        done = prepare(data=folder, dataset=output, params=params, emit=staging.emit, follow_links=follow_links)
-        return staging.publish(done)
+        folder, output = staging.tree(data), staging.output(dataset, DATASET)
+        follow = follow_links or wanted == "1"
+        return staging.publish(
+            prepare(data=folder, dataset=output, params=params, emit=staging.emit, follow_links=follow)
+        )

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.data_prep.__main__ import main
+from components.data_prep.prepare import PrepareResult, prepare
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.params.params import Params
 
@@ -37,6 +38,11 @@ def params(**changes: Any) -> Params:
             **changes,
         }
     )
+
+
+def prepared(data: Path, out: str = "out", **changes: Any) -> PrepareResult:
+    """The dataset that is made of a data folder, beside it."""
+    return prepare(data=data, dataset=data.parent / out, params=params(**changes))
 
 
 def params_json(**changes: Any) -> str:

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.logs import log_to_stderr
 from tests.data_prep.building import (
     NOTHING_LEFT_OUT,
     class_folders,
-    params,
     plain,
+    prepared,
     random_pixels,
     save,
     stored,
@@ -27,7 +26,7 @@ def test_a_folder_per_class_with_its_own_test_split(tmp_path: Path) -> None:
     class_folders(tmp_path / "data" / "train", {"cat": 3, "dog": 2})
     class_folders(tmp_path / "data" / "test", {"dog": 2, "cat": 1}, first=100)
 
-    result = prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+    result = prepared(tmp_path / "data")
 
     assert result.report() == {
         "dataset": str(tmp_path / "out"),
@@ -50,9 +49,9 @@ def test_a_folder_per_class_with_its_own_test_split(tmp_path: Path) -> None:
 def test_class_folders_at_the_top_have_test_images_held_out(tmp_path: Path) -> None:
     class_folders(tmp_path / "data", {"cat": 4, "dog": 6})
 
-    result = prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+    result = prepared(tmp_path / "data")
 
-    assert result.test_split == "held out"
+    assert result.manifest.test_split == "held out"
     assert result.counts == {"train": 5, "test": 5}
 
 
@@ -63,7 +62,7 @@ def test_pixels_of_the_right_size_are_kept_exactly(tmp_path: Path, color: bool) 
         for name in ("a", "b"):
             save(tmp_path / "data" / split / name / "x.png", pixels)
 
-    prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params(is_image_color=color))
+    prepared(tmp_path / "data", is_image_color=color)
 
     for image in stored(tmp_path / "out", "train")[0]:
         np.testing.assert_array_equal(image, pixels.reshape(image.shape))
@@ -85,7 +84,7 @@ def test_classes_are_ordered_by_number_where_all_are_numbers(
 ) -> None:
     class_folders(tmp_path / "data", dict.fromkeys(names, 2))
 
-    assert list(prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params(n_classes=3)).classes) == order
+    assert list(prepared(tmp_path / "data", n_classes=3).manifest.classes) == order
 
 
 def test_images_in_deeper_folders_belong_to_the_class(tmp_path: Path) -> None:
@@ -93,7 +92,7 @@ def test_images_in_deeper_folders_belong_to_the_class(tmp_path: Path) -> None:
     class_folders(tmp_path / "data" / "test", {"a": 1, "b": 1})
     save(tmp_path / "data" / "train" / "a" / "2024" / "may" / "x.PNG", plain(50))
 
-    prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+    prepared(tmp_path / "data")
 
     assert values_of(tmp_path / "out", "train") == [0, 50, 1]
 
@@ -107,16 +106,16 @@ def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path: Pat
     (data / "lost+found").mkdir()
     (data / "README.md").write_text("about")
 
-    result = prepare(data=data, dataset=tmp_path / "out", params=params())
+    result = prepared(data)
 
     assert result.counts == {"train": 2, "test": 2}
-    assert result.unreadable == 0
+    assert len(result.manifest.unreadable) == 0
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     class_folders(tmp_path / "data", {"bus": 2, "train": 2})
 
-    assert prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params()).classes == ("bus", "train")
+    assert prepared(tmp_path / "data").manifest.classes == ["bus", "train"]
 
 
 def test_folders_beside_those_of_splits_are_named_in_a_warning(
@@ -128,10 +127,10 @@ def test_folders_beside_those_of_splits_are_named_in_a_warning(
     class_folders(tmp_path / "data" / "more", {"a": 2, "b": 3})
     save(tmp_path / "data" / "train" / "loose.png", plain(1))
 
-    result = prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+    result = prepared(tmp_path / "data")
 
     assert result.counts == {"train": 4, "test": 2}
-    assert result.left_out.images == {"in no class folder": 1, "in no split's folder": 5}
+    assert result.manifest.left_out.images == {"in no class folder": 1, "in no split's folder": 5}
     told = capsys.readouterr().err
     assert "not read, being no split: folder(s) more" in told
     assert "not read, being in no split's folder: 5 image(s), such as more/a/0000.png" in told
@@ -144,25 +143,25 @@ def test_links_inside_the_data_folder_are_followed(tmp_path: Path) -> None:
         (data / name).symlink_to(Path(".version-1") / name)  # as Kubernetes mounts a ConfigMap
     (data / "a" / "again.png").symlink_to("0001.png")
 
-    assert prepare(data=data, dataset=tmp_path / "out", params=params()).counts == {"train": 2, "test": 3}
+    assert prepared(data).counts == {"train": 2, "test": 3}
 
 
 def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     class_folders(tmp_path / "elsewhere", {"a": 2, "b": 2})
     (tmp_path / "data").symlink_to("elsewhere")
 
-    assert prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params()).counts == {"train": 2, "test": 2}
+    assert prepared(tmp_path / "data").counts == {"train": 2, "test": 2}
 
 
 def test_a_dataset_directory_below_the_data_is_no_class(tmp_path: Path) -> None:
     data = class_folders(tmp_path / "data", {"a": 2, "b": 2})
-    prepare(data=data, dataset=tmp_path / "out", params=params())
+    prepared(data)
     (tmp_path / "out").rename(data / "prepared")  # as 0.5.0 wrote it
 
-    result = prepare(data=data, dataset=tmp_path / "out", params=params())
+    result = prepared(data)
 
-    assert result.classes == ("a", "b")
-    assert result.left_out.folders == {"a dataset directory": 1}
+    assert result.manifest.classes == ["a", "b"]
+    assert result.manifest.left_out.folders == {"a dataset directory": 1}
 
 
 def test_a_file_name_of_any_bytes_is_read(tmp_path: Path) -> None:
@@ -170,7 +169,7 @@ def test_a_file_name_of_any_bytes_is_read(tmp_path: Path) -> None:
     (data / "a" / "0000.png").rename(data / "a" / os.fsdecode(b"\xff\n.png"))
     (data / "b" / os.fsdecode(b"\xfe\n.png")).write_bytes(b"")
 
-    result = prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=0.5))
+    result = prepared(data, max_unreadable=0.5)
 
     assert result.counts == {"train": 2, "test": 2}
     assert [image.file for image in open_dataset(tmp_path / "out").manifest.unreadable] == ["b/\\udcfe\\n.png"]
@@ -183,7 +182,7 @@ def test_test_images_that_are_training_images_are_counted(tmp_path: Path, capsys
     shutil.copy(data / "train" / "cat" / "1.png", data / "test" / "cat" / "1.png")
     shutil.copytree(data / "train", data / "val")
 
-    prepare(data=data, dataset=tmp_path / "out", params=params())
+    prepared(data)
 
     told = capsys.readouterr().err
     assert (

@@ -11,7 +11,7 @@ from components.data_prep.__main__ import main
 from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.errors import ArtifactError
-from tests.data_prep.building import NOTHING_LEFT_OUT, class_folders, files_of, params, params_json
+from tests.data_prep.building import NOTHING_LEFT_OUT, class_folders, files_of, params, params_json, prepared
 
 
 def test_the_command_writes_a_dataset_and_reports_it_as_json(
@@ -52,8 +52,8 @@ def test_the_same_data_and_params_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_an_earlier_dataset_is_replaced_whole(tmp_path: Path) -> None:
     data = class_folders(tmp_path / "data", {"a": 9, "b": 9})
-    prepare(data=data, dataset=tmp_path / "out", params=params(validation_fraction=0.25))
-    prepare(data=data, dataset=tmp_path / "out", params=params())
+    prepared(data, validation_fraction=0.25)
+    prepared(data)
     prepare(data=data, dataset=tmp_path / "new", params=params())
 
     assert files_of(tmp_path / "out") == files_of(tmp_path / "new")

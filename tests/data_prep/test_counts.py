@@ -11,15 +11,9 @@ from components.data_prep.__main__ import main
 from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.logs import log_to_stderr
-from tests.data_prep.building import params, params_json, tree
+from tests.data_prep.building import params, params_json, prepared, tree
 
 
-@pytest.mark.mended(
-    10,
-    input="class folders without a test split",
-    before="the log has the number of training images before the split, and no class",
-    now="a table of split and class in the log, after the split; the same in manifest and result",
-)
 def test_the_log_the_manifest_and_the_result_count_by_split_and_class(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,7 +50,7 @@ def test_a_table_of_many_classes_is_cut(tmp_path: Path, capsys: pytest.CaptureFi
     names = [f"class {number:02d}{' of a long name' * 10 if number == 7 else ''}" for number in range(25)]
     data = tree(tmp_path / "data", *(f"{name}/×2.png" for name in names))
 
-    prepare(data=data, dataset=tmp_path / "out", params=params(n_classes=25))
+    prepared(data, n_classes=25)
 
     lines = [line.partition(" data-prep ")[2] for line in capsys.readouterr().err.splitlines()]
     assert [line.split() for line in lines[-3:]] == [
@@ -67,18 +61,12 @@ def test_a_table_of_many_classes_is_cut(tmp_path: Path, capsys: pytest.CaptureFi
     assert max(map(len, lines)) < 80
 
 
-@pytest.mark.mended(
-    10,
-    input="a test split without an image of one class",
-    before="nothing is logged of it",
-    now="a warning names split and class",
-)
 def test_classes_that_a_split_lacks_are_named_in_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log_to_stderr()
     data = tree(tmp_path / "data", "train/cat/×2.png", "train/dog/×2.png", "train/eel/×2.png", "test/dog/0.png")
     (data / "test" / "eel").mkdir()
 
-    result = prepare(data=data, dataset=tmp_path / "out", params=params(n_classes=3))
+    result = prepared(data, n_classes=3)
 
     assert result.class_counts["test"] == {"cat": 0, "dog": 1, "eel": 0}
     assert "WARNING test has no image of 2 class(es): cat, eel" in capsys.readouterr().err

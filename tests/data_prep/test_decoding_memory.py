@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data_prep import image_files
 from components.data_prep.decoding_memory import DecodingMemory, decoding_memory
-from components.data_prep.image_files import ImageFileSplit
-from components.data_prep.images import UnreadableImageError, read_image
+from components.data_prep.images import UnreadableImageError, read_batches, read_image
 from components.shared.limits import free_memory
 from tests.data_prep.building import plain, save
 
@@ -84,18 +82,11 @@ def _large_images(folder: Path, count: int, side: int) -> list[str]:
     return [f"{index}.png" for index in range(count)]
 
 
-@pytest.mark.mended(
-    15,
-    input="20 images of 9 megapixels, decoded by 16 threads",
-    before="all that threads begin at once: 16 images",
-    now="as many as fit in half of the free memory of the container",
-)
-def test_images_are_decoded_side_by_side_as_far_as_memory_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_files, "DECODING_THREADS", 16)
+def test_images_are_decoded_side_by_side_as_far_as_memory_goes(tmp_path: Path) -> None:
     files = _large_images(tmp_path, 20, 3000)
     memory = DecodingMemory(300 * MB, 600 * MB)
 
-    (batch,) = ImageFileSplit(tmp_path, files, np.zeros(20, np.int64), memory).batches((4, 4, 1), ())
+    (batch,) = read_batches(tmp_path, files, (4, 4, 1), memory=memory, threads=16)
 
     assert batch.unreadable == {}
     assert np.unique(batch.images).tolist() == [77]
@@ -113,11 +104,10 @@ def test_an_image_that_never_fits_is_set_aside(tmp_path: Path) -> None:
 _DECODE = """
 import os, resource, sys, threading, time
 from pathlib import Path
-import numpy as np
-from components.data_prep import image_files
+from components.data_prep.images import read_batches
 from components.data_prep.decoding_memory import DecodingMemory
 
-folder, total, image_files.DECODING_THREADS, allowed = Path(sys.argv[1]), *map(int, sys.argv[2:])
+folder, total, threads, allowed = Path(sys.argv[1]), *map(int, sys.argv[2:])
 pages = lambda column: int(Path("/proc/self/statm").read_text().split()[column]) * resource.getpagesize()
 if allowed:
     resource.setrlimit(resource.RLIMIT_AS, (pages(0) + allowed,) * 2)
@@ -127,11 +117,11 @@ def watch():
     while not done:
         most = max(most, pages(1) - before)
         time.sleep(0.002)
-watcher = threading.Thread(target=watch)
+watcher = threading.Thread(target=watch, daemon=True)
 watcher.start()
 files = sorted(path.name for path in folder.glob("*.png"))
-split = image_files.ImageFileSplit(folder, files, np.zeros(len(files), np.int64), DecodingMemory(total, total))
-for batch in split.batches((4, 4, 3), ()):
+memory = DecodingMemory(total, total)
+for batch in read_batches(folder, files, (4, 4, 3), memory=memory, threads=threads):
     print(len(batch.positions), *(image.reason for image in batch.unreadable.values()), sep="|")
 done = True
 watcher.join()
@@ -148,12 +138,6 @@ def _decode(folder: Path, total: int, threads: int, allowed: int = 0) -> tuple[s
     return result, int(most)
 
 
-@pytest.mark.mended(
-    15,
-    input="20 images of 25 megapixels in a container with 400 MB to spare and 16 CPUs",
-    before="2 GB, and killed for them",
-    now="20 of 20 read, within 400 MB",
-)
 def test_what_is_freed_is_given_back_whichever_thread_had_it(tmp_path: Path) -> None:
     _large_images(tmp_path, 20, 5000)
 
@@ -163,12 +147,6 @@ def test_what_is_freed_is_given_back_whichever_thread_had_it(tmp_path: Path) -> 
     assert 50 * MB < most < 400 * MB
 
 
-@pytest.mark.mended(
-    15,
-    input="an image for which the system has no memory",
-    before="a traceback of a MemoryError, exit code 1",
-    now="tried once more with no other at the same time, then set aside with the reason",
-)
 def test_an_image_for_which_memory_is_refused_is_set_aside(tmp_path: Path) -> None:
     _large_images(tmp_path, 1, 5000)
     _large_images(tmp_path / "small", 1, 50)

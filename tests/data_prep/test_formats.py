@@ -13,10 +13,9 @@ import pytest
 from PIL import Image
 
 from components.data_prep.images import UnreadableImageError, image_extensions, read_image
-from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.logs import log_to_stderr
-from tests.data_prep.building import Pixels, class_folders, params
+from tests.data_prep.building import Pixels, class_folders, prepared
 from tests.data_prep.test_images import UPRIGHT
 from tests.data_prep.tiffs import COLOR, GREY
 
@@ -35,12 +34,6 @@ def _read(folder: Path, data: bytes, channels: int = 3) -> Any:
     return read_image(folder / "x", (*SHAPE[:2], channels)).astype(int)
 
 
-@pytest.mark.mended(
-    6,
-    input="files named .pdf, .h5, .mpg, .eps, .fits, .wmf",
-    before="counted as images that cannot be read, up to ending the run",
-    now="no images: only endings that are read here are",
-)
 def test_an_ending_is_an_images_where_its_format_is_read() -> None:
     endings = image_extensions()
 
@@ -50,12 +43,6 @@ def test_an_ending_is_an_images_where_its_format_is_read() -> None:
     assert all(ending == ending.lower() for ending in endings)
 
 
-@pytest.mark.mended(
-    6,
-    input="HEIC pictures of a phone, with the extra heic",
-    before="left out: 20 of 24 pictures of a class, without a word",
-    now="read as other pictures, turned upright once",
-)
 @pytest.mark.parametrize("orientation", UPRIGHT)
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
 def test_heic_and_avif_are_upright(tmp_path: Path, kind: str, orientation: int) -> None:
@@ -123,12 +110,6 @@ except UnreadableImageError as error:
 """
 
 
-@pytest.mark.mended(
-    6,
-    input="a HEIC picture that is named .jpg, without the extra heic",
-    before="is not an image in a known format",
-    now="is HEIC, and what to install or to do",
-)
 def test_without_the_extra_heic_is_no_image_and_the_reason_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(_saved(COLOR, "HEIF"))
     done = subprocess.run(
@@ -148,7 +129,7 @@ def test_data_prep_reads_heic(tmp_path: Path) -> None:
     data = class_folders(tmp_path / "data", {"a": 3, "b": 3})
     (data / "a" / "IMG_0001.HEIC").write_bytes(_saved(COLOR, "HEIF"))
 
-    result = prepare(data=data, dataset=tmp_path / "out", params=params())
+    result = prepared(data)
 
     assert sum(result.counts.values()) == 7
     assert open_dataset(tmp_path / "out").manifest.unreadable == []
@@ -163,12 +144,6 @@ def test_a_jpeg_in_cmyk_is_as_adobe_writes_it(tmp_path: Path, stored_as: str) ->
     assert abs(_read(tmp_path, data) - COLOR).max() <= 8
 
 
-@pytest.mark.mended(
-    7,
-    input="a JPEG in CMYK or YCCK without Adobe's marker",
-    before="one of two readings, which may be the negative",
-    now="set aside: it does not say whether 0 is ink or none",
-)
 @pytest.mark.parametrize("stored_as", ["CMYK", "YCCK"])
 def test_a_jpeg_in_cmyk_that_may_be_inverted_is_set_aside(tmp_path: Path, stored_as: str) -> None:
     data = bytes(imagecodecs.jpeg8_encode(255 - INKS, level=98, colorspace="CMYK", outcolorspace=stored_as))
@@ -189,12 +164,6 @@ def test_jpeg_2000_in_grey(tmp_path: Path, bits: int, codec: str) -> None:
     np.testing.assert_allclose(_read(tmp_path, _jpeg2000(GREY, bits, codec), 1)[..., 0], GREY, atol=1)
 
 
-@pytest.mark.mended(
-    7,
-    input="a JPEG 2000 in color of 10, 12 or 16 bits",
-    before="white is black: the decoder rounds it up to 256",
-    now="set aside with the reason",
-)
 @pytest.mark.parametrize("codec", ["jp2", "j2k"])
 @pytest.mark.parametrize("bits", [10, 12, 16])
 def test_jpeg_2000_in_color_of_more_than_8_bits_is_set_aside(tmp_path: Path, bits: int, codec: str) -> None:
@@ -225,12 +194,6 @@ def test_of_a_jpeg_with_more_pictures_behind_it_the_first_counts(tmp_path: Path)
     assert abs(read_image(tmp_path / "x.mpo", SHAPE).astype(int) - 10).max() <= 2
 
 
-@pytest.mark.mended(
-    7,
-    input="grey TIFFs of floating-point values of 0 to 255, of which one is nearly black",
-    before="that one read as 0 to 1: bright, without a word",
-    now="how many are read by which scale is logged, and a warning where there are both",
-)
 @pytest.mark.parametrize(("first", "is_warned"), [(1.0, True), (2.0, False), (0.0, False)])
 def test_two_scales_of_floating_point_values_are_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], first: float, is_warned: bool
@@ -242,7 +205,7 @@ def test_two_scales_of_floating_point_values_are_a_warning(
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((6, 8), value, np.float32)).save(folder / f"{index}.tif")
 
-    prepare(data=data, dataset=tmp_path / "out", params=params())
+    prepared(data)
 
     log = capsys.readouterr().err
     assert f"{4 - (first <= 1)} image(s) have floating-point values beyond 1, which are read as 0 to 255" in log

@@ -15,6 +15,7 @@ from tests.data_prep.building import (
     idx_bytes,
     idx_folder,
     params,
+    prepared,
     random_pixels,
     stored,
     write_idx,
@@ -29,7 +30,7 @@ def test_images_and_labels_keep_every_value_and_their_order(tmp_path: Path, end:
     idx_folder(tmp_path / "data", train, LABELS, end=end)
     idx_folder(tmp_path / "data", test, [1, 0, 1], split="t10k", end=end)
 
-    result = prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params(image_width=5))
+    result = prepared(tmp_path / "data", image_width=5)
 
     assert result.report() == {
         "dataset": str(tmp_path / "out"),
@@ -63,7 +64,7 @@ def test_names_with_a_dot_are_known(tmp_path: Path) -> None:
     write_idx(tmp_path / "data" / "train-images.idx3-ubyte", random_pixels(6, 4, 4))
     write_idx(tmp_path / "data" / "train-labels.idx1-ubyte.gz", np.array(LABELS, dtype=np.uint8))
 
-    assert prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params()).counts == {"train": 2, "test": 4}
+    assert prepared(tmp_path / "data").counts == {"train": 2, "test": 4}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -72,7 +73,7 @@ def test_four_dimensions_hold_channels(tmp_path: Path, channels: int) -> None:
     idx_folder(tmp_path / "data", train, LABELS)
     idx_folder(tmp_path / "data", train, LABELS, split="t10k")
 
-    prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params(is_image_color=channels == 3))
+    prepared(tmp_path / "data", is_image_color=channels == 3)
 
     np.testing.assert_array_equal(stored(tmp_path / "out", "train")[0], train)
 
@@ -82,7 +83,7 @@ def test_grey_becomes_color_by_repetition(tmp_path: Path) -> None:
     idx_folder(tmp_path / "data", train, LABELS)
     idx_folder(tmp_path / "data", train, LABELS, split="t10k")
 
-    prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params(is_image_color=True))
+    prepared(tmp_path / "data", is_image_color=True)
 
     np.testing.assert_array_equal(stored(tmp_path / "out", "train")[0], np.repeat(train[..., None], 3, axis=3))
 
@@ -92,7 +93,7 @@ def test_color_becomes_grey_by_luma(tmp_path: Path) -> None:
     idx_folder(tmp_path / "data", train, LABELS)
     idx_folder(tmp_path / "data", train, LABELS, split="t10k")
 
-    prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+    prepared(tmp_path / "data")
 
     luma = train @ np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(stored(tmp_path / "out", "train")[0][..., 0], luma, atol=1)
@@ -103,7 +104,7 @@ def test_another_size_is_resized_image_by_image(tmp_path: Path) -> None:
     idx_folder(tmp_path / "data", train, LABELS)
     idx_folder(tmp_path / "data", train, LABELS, split="t10k")
 
-    prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params(image_height=7, image_width=5))
+    prepared(tmp_path / "data", image_height=7, image_width=5)
 
     images, labels = stored(tmp_path / "out", "train")
     assert images.shape == (6, 7, 5, 1)
@@ -117,7 +118,7 @@ def test_more_images_than_one_batch_holds(tmp_path: Path, end: str) -> None:
     idx_folder(tmp_path / "data", train, [0, 1] * 60, end=end)
     idx_folder(tmp_path / "data", train[:2], [0, 1], split="t10k", end=end)
 
-    prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params(image_height=250, image_width=200))
+    prepared(tmp_path / "data", image_height=250, image_width=200)
 
     images, labels = stored(tmp_path / "out", "train")
     np.testing.assert_array_equal(images[..., 0], train)
@@ -131,7 +132,7 @@ def test_a_file_compressed_in_several_members_is_read_whole(tmp_path: Path) -> N
     parts = gzip.compress(data[:50]) + gzip.compress(data[50:])
     (tmp_path / "data" / "train-images-idx3-ubyte.gz").write_bytes(parts)
 
-    prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+    prepared(tmp_path / "data")
 
     opened = open_dataset(tmp_path / "out")
     assert {name: len(split) for name, split in opened.splits.items()} == {"train": 2, "test": 4}
@@ -142,7 +143,7 @@ def test_mean_and_std_are_of_the_training_images_alone(tmp_path: Path) -> None:
     idx_folder(tmp_path / "data", train, LABELS)
     idx_folder(tmp_path / "data", np.full((2, 4, 4), 255, np.uint8), [0, 1], split="t10k")
 
-    prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+    prepared(tmp_path / "data")
 
     normalisation = open_dataset(tmp_path / "out").manifest.normalisation
     assert normalisation.mean == pytest.approx([train.mean() / 255])
@@ -165,6 +166,6 @@ def test_a_gzip_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(gzip.GzipFile, "read", counting_read)
     with pytest.raises(DataError, match="goes on after the 6×4×4 values"):
-        prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+        prepared(tmp_path / "data")
 
     assert inflated < 500

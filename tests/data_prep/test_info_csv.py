@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.data_prep.prepare import prepare
-from tests.data_prep.building import info_csv, params, plain, save, stored, values_of
+from tests.data_prep.building import info_csv, plain, prepared, save, stored, values_of
 
 FOUR = ["0.png", "1.png", "2.png", "3.png"]
 
@@ -14,11 +13,11 @@ def test_a_table_in_train_and_one_in_test(tmp_path: Path) -> None:
     info_csv(tmp_path / "data" / "train", "files,type\n2.png,dog\n0.png,cat\n1.png,dog\n", FOUR)
     info_csv(tmp_path / "data" / "test", "type,files\ncat,3.png\n", FOUR)
 
-    result = prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+    result = prepared(tmp_path / "data")
 
-    assert result.source == "info.csv"
-    assert result.classes == ("cat", "dog")
-    assert result.test_split == "given"
+    assert result.manifest.source == "info.csv"
+    assert result.manifest.classes == ["cat", "dog"]
+    assert result.manifest.test_split == "given"
     assert values_of(tmp_path / "out", "train") == [2, 0, 1]
     assert stored(tmp_path / "out", "train")[1] == [1, 0, 1]
     assert values_of(tmp_path / "out", "test") == [3]
@@ -40,11 +39,11 @@ def test_a_table_in_train_and_one_in_test(tmp_path: Path) -> None:
 def test_one_table_in_many_spellings(tmp_path: Path, text: str) -> None:
     info_csv(tmp_path / "data" / "train", text, FOUR)
 
-    result = prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+    result = prepared(tmp_path / "data")
 
-    assert result.classes == ("a", "b")
+    assert result.manifest.classes == ["a", "b"]
     assert result.counts == {"train": 2, "test": 2}
-    assert result.test_split == "held out"
+    assert result.manifest.test_split == "held out"
 
 
 def test_files_may_lie_in_folders_and_have_any_ending(tmp_path: Path) -> None:
@@ -55,7 +54,7 @@ def test_files_may_lie_in_folders_and_have_any_ending(tmp_path: Path) -> None:
     (folder / "link").symlink_to("linked.png")
     info_csv(tmp_path / "data" / "test", "files,type\n0.png,0\n", ["0.png"])
 
-    prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+    prepared(tmp_path / "data")
 
     assert values_of(tmp_path / "out", "train") == [0, 1, 2, 3]
 
@@ -64,13 +63,13 @@ def test_folders_of_images_below_train_are_no_classes_where_a_table_is(tmp_path:
     rows = "cat/0.png,feline\ncat/1.png,feline\ndog/2.png,canine\ndog/3.png,canine\n"
     info_csv(tmp_path / "data" / "train", f"files,type\n{rows}", ["cat/0.png", "cat/1.png", "dog/2.png", "dog/3.png"])
 
-    result = prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+    result = prepared(tmp_path / "data")
 
-    assert result.classes == ("canine", "feline")
+    assert result.manifest.classes == ["canine", "feline"]
 
 
 def test_class_names_that_are_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
     rows = "".join(f"{index}.png,{name}\n" for index, name in enumerate(["10", "10", "9", "9"]))
     info_csv(tmp_path / "data" / "train", f"files,type\n{rows}", FOUR)
 
-    assert prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params()).classes == ("9", "10")
+    assert prepared(tmp_path / "data").manifest.classes == ["9", "10"]

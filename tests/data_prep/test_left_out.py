@@ -24,6 +24,7 @@ from tests.data_prep.building import (
     params,
     params_json,
     plain,
+    prepared,
     refusal,
     save,
     tree,
@@ -41,10 +42,6 @@ sys.exit(main())
 """
 
 
-def _mended(given: str, before: str, now: str) -> pytest.MarkDecorator:
-    return pytest.mark.mended(6, input=given, before=before, now=now)
-
-
 def _without_heic(data: Path, dataset: Path, **changes: object) -> tuple[int, str]:
     """Data prep where pillow-heif is not installed: its exit code and what it logs."""
     ended = subprocess.run(
@@ -56,11 +53,6 @@ def _without_heic(data: Path, dataset: Path, **changes: object) -> tuple[int, st
     return ended.returncode, ended.stderr
 
 
-@_mended(
-    "20 HEIC beside 4 PNG in a class, and no decoder",
-    "20 of 24 pictures left out without a word",
-    "refused: how many, where, and how to read them",
-)
 def test_heic_without_a_decoder_is_refused_with_what_to_do(tmp_path: Path) -> None:
     data = tree(tmp_path / "data", "cat/×4.png", "dog/×4.png", "cat/IMG_×20.HEIC")
 
@@ -77,11 +69,6 @@ def test_heic_without_a_decoder_is_refused_with_what_to_do(tmp_path: Path) -> No
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
-@_mended(
-    "a class of HEIC alone, and no decoder",
-    '"class folder without an image"',
-    "refused: what there is instead, and how to read it",
-)
 def test_a_class_of_heic_alone_is_refused_with_what_to_do(tmp_path: Path) -> None:
     data = tree(tmp_path / "data", "cat/IMG_×3.heic", "dog/×4.png")
 
@@ -95,31 +82,31 @@ def test_a_class_of_heic_alone_is_refused_with_what_to_do(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("files", "changes", "expected"),
     [
-        pytest.param(
+        (
             (*TWO_OF_EACH, "cat/IMG_×3.NEF"),
             {},
             "3 picture(s) cannot be read, being 3 .nef in cat (such as cat/IMG_0.NEF); they are 60.00% of cat, and "
             "max_unreadable is 1.00%; convert them to JPEG or PNG, or raise max_unreadable to leave them out; the "
             "images are not opened yet, and those that cannot be decoded will count as well",
-            marks=_mended("3 raw files beside 2 PNG in a class", "left out without a word", "refused: how many, where"),
+
         ),
-        pytest.param(
+        (
             ("cat/×50.png", "dog/×50.png", "cat/0a.dng", "dog/a.jxl"),
             {},
             "2 picture(s) cannot be read, being 1 .dng in cat (such as cat/0a.dng), 1 .jxl in dog (such as dog/a.jxl); "
             "they are 1.96% of all",
         ),
-        pytest.param(
+        (
             (*TWO_OF_EACH, *(f"cat/a fairly long name of a picture{end}" for end in (".svg", ".cr2", ".jxl", ".dcm"))),
             {},
             "being 1 .cr2, 1 .dcm, 1 .jxl, 1 .svg in cat (such as cat/a fairly long name of a picture.cr2); they are",
         ),
-        pytest.param(
+        (
             ("train/cat/×50.png", "train/dog/×50.png", "test/cat/×2.png", "test/dog/0.png", "test/dog/a×3.cr2"),
             {"max_unreadable": 0.1},
             "being 3 .cr2 in test/dog (such as test/dog/a0.cr2); they are 75.00% of test/dog, and max_unreadable is",
         ),
-        pytest.param(
+        (
             ("train/cat/×2.png", "train/dog/×2.png", "test/cat/×2.arw"),
             {"max_unreadable": 1},
             "DATA/test: holds no image; remove the folder to have test images held out; 2 .arw in test/cat (such as "
@@ -140,9 +127,12 @@ def test_pictures_within_max_unreadable_are_left_out_with_a_warning(
     log_to_stderr()
     data = tree(tmp_path / "data", *TWO_OF_EACH, "cat/a×3.nef")
 
-    result = prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=0.6))
+    result = prepared(data, max_unreadable=0.6)
 
-    assert (result.counts, result.unreadable, result.left_out.files) == ({"train": 2, "test": 2}, 0, {".nef": 3})
+    assert (result.counts, result.manifest.left_out.files) == (
+        {"train": 2, "test": 2},
+        {".nef": 3},
+    )
     assert (
         "WARNING 3 picture(s) are not read: 3 .nef in cat (such as cat/a0.nef); convert them" in capsys.readouterr().err
     )
@@ -157,20 +147,14 @@ def test_unreadable_images_and_pictures_without_a_decoder_count_together(tmp_pat
     assert "3 of 20 images cannot be read (15.00%, 2 of them for their ending), and max_unreadable is 12.00%" in message
 
 
-@_mended("a raw file beside the JPEG or PNG of each picture", "left out without a word", "counted; not unreadable")
 def test_a_raw_file_beside_its_image_is_only_counted(tmp_path: Path) -> None:
     data = tree(tmp_path / "data", "cat/×4.png", "dog/×4.png", "cat/×4.CR2", "dog/×4.cr2")
 
-    result = prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=0))
+    result = prepared(data, max_unreadable=0)
 
-    assert result.left_out.files == {".cr2": 8}
+    assert result.manifest.left_out.files == {".cr2": 8}
 
 
-@_mended(
-    "images without an ending, or with one that is none",
-    "left out without a word",
-    "refused: how many look like images, and what to do",
-)
 @pytest.mark.parametrize(("end", "counted"), [("", "3 no ending"), (".jpg_large", "3 .jpg_large"), (".001", "3 .001")])
 def test_images_without_an_images_ending_are_known_by_content(tmp_path: Path, end: str, counted: str) -> None:
     data = tree(tmp_path / "data", *TWO_OF_EACH, "cat/labels.txt", f"cat/notes{end}")
@@ -183,11 +167,6 @@ def test_images_without_an_images_ending_are_known_by_content(tmp_path: Path, en
     assert "give those that are images the ending of their format, such as .jpg or .png" in message
 
 
-@_mended(
-    "pdf, h5, mpg, docx and a file without an ending in a class",
-    "unreadable images, or left out without a word",
-    "no images; counted by ending in log, manifest, result and status",
-)
 def test_files_that_are_no_images_are_counted_by_ending(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tree(tmp_path / "data", *TWO_OF_EACH, "cat/labels.pdf", "cat/features.h5", "cat/clip.mpg", "README")
     tree(data, "cat/×3.DOCX", "dog/deeper/notes.pdf", ".hidden", "dog/._0.png", "dog/Thumbs.db", "cat/.DS_Store")
@@ -208,16 +187,6 @@ def test_files_that_are_no_images_are_counted_by_ending(tmp_path: Path, capsys: 
     )
 
 
-@_mended(
-    "@eaDir of a Synology NAS, with a thumbnail of every image",
-    "thumbnails are trained on",
-    "left out, the folders and their files counted",
-)
-@_mended(
-    "$RECYCLE.BIN beside the classes",
-    "deleted images are a class",
-    "left out, the folder and its files counted",
-)
 def test_folders_of_systems_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log_to_stderr()
     data = tree(tmp_path / "data", *TWO_OF_EACH, "$Recycle.Bin/S-1-5-21-1/$R1.png", "dog/#recycle/2.png")
@@ -227,9 +196,9 @@ def test_folders_of_systems_are_left_out_and_counted(tmp_path: Path, capsys: pyt
         tree(data, f"{name}/0.png")
         tree(data / "cat", f"{name}/0.png")
 
-    result = prepare(data=data, dataset=tmp_path / "out", params=params())
+    result = prepared(data)
 
-    assert (result.classes, result.counts) == (("cat", "dog"), {"train": 2, "test": 2})
+    assert (result.manifest.classes, result.counts) == (["cat", "dog"], {"train": 2, "test": 2})
     folders = {
         ".git": 2,
         ".ipynb_checkpoints": 2,
@@ -242,7 +211,7 @@ def test_folders_of_systems_are_left_out_and_counted(tmp_path: Path, capsys: pyt
         "#recycle": 1,
         "$Recycle.Bin": 1,
     }
-    assert result.left_out.model_dump() == NOTHING_LEFT_OUT | {"folders": folders, "files_in_folders": 18}
+    assert result.manifest.left_out.model_dump() == NOTHING_LEFT_OUT | {"folders": folders, "files_in_folders": 18}
     assert result.event(1.0).left_out == {f"{name}/": count for name, count in folders.items()}
     assert "left out, being no data: the folders .git (2), .ipynb_checkpoints (2)" in capsys.readouterr().err
 
@@ -250,7 +219,7 @@ def test_folders_of_systems_are_left_out_and_counted(tmp_path: Path, capsys: pyt
 def test_a_data_folder_may_itself_lie_in_such_a_folder(tmp_path: Path) -> None:
     data = tree(tmp_path / ".cache" / "@eaDir", *TWO_OF_EACH)
 
-    assert prepare(data=data, dataset=tmp_path / "out", params=params()).counts == {"train": 2, "test": 2}
+    assert prepared(data).counts == {"train": 2, "test": 2}
 
 
 def test_what_is_counted_is_bounded(tmp_path: Path) -> None:
@@ -261,50 +230,49 @@ def test_what_is_counted_is_bounded(tmp_path: Path) -> None:
         tree(data, f".hidden-{number}/x.png")
     (data / "cat" / os.fsdecode(b"x.\xff\n")).write_text("text")
 
-    result = prepare(data=data, dataset=tmp_path / "out", params=params())
+    result = prepared(data)
 
-    assert len(result.left_out.files) == len(result.left_out.folders) == 21
-    assert (result.left_out.files["other endings"], result.left_out.folders["other folders"]) == (41, 20)
-    assert all(name.isprintable() and len(name) <= 20 for name in result.left_out.files)
+    assert len(result.manifest.left_out.files) == len(result.manifest.left_out.folders) == 21
+    assert (result.manifest.left_out.files["other endings"], result.manifest.left_out.folders["other folders"]) == (
+        41,
+        20,
+    )
+    assert all(name.isprintable() and len(name) <= 20 for name in result.manifest.left_out.files)
 
 
-@_mended(
-    "images that the table does not name",
-    "left out without a word",
-    "counted in log, manifest, result and status, with an example",
-)
 def test_images_that_no_table_names_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log_to_stderr()
     names = [f"{number}.png" for number in range(6)]
     data = info_csv(tmp_path / "data" / "train", "files,type\n0.png,a\n1.png,a\n2.png,b\n3.png,b\n", names).parent
     tree(data, "train/notes.pdf")
 
-    result = prepare(data=data, dataset=tmp_path / "out", params=params())
+    result = prepared(data)
 
-    assert result.left_out.model_dump() == NOTHING_LEFT_OUT | {"files": {".pdf": 1}, "images": {"in no table": 2}}
+    assert result.manifest.left_out.model_dump() == NOTHING_LEFT_OUT | {
+        "files": {".pdf": 1},
+        "images": {"in no table": 2},
+    }
     assert result.event(1.0).left_out == {".pdf": 1, "images in no table": 2}
     assert "not read, being in no table: 2 image(s), such as train/4.png" in capsys.readouterr().err
 
 
-@_mended("files beside IDX files", "left out without a word", "counted in log, manifest, result and status")
 def test_files_beside_idx_files_are_counted(tmp_path: Path) -> None:
     data = idx_folder(tmp_path / "data", np.stack([plain(index) for index in range(4)]), [0, 1, 0, 1])
     tree(data, "preview.png", "LICENSE", "emnist.mat")
 
-    result = prepare(data=data, dataset=tmp_path / "out", params=params())
+    result = prepared(data)
 
     assert values_of(tmp_path / "out", "train") + values_of(tmp_path / "out", "test")
-    assert result.left_out.files == {".mat": 1, "no ending": 1}
-    assert result.left_out.images == {"beside IDX files": 1}
+    assert result.manifest.left_out.files == {".mat": 1, "no ending": 1}
+    assert result.manifest.left_out.images == {"beside IDX files": 1}
 
 
-@_mended("an image beside the class folders", "left out without a word", "counted, with an example")
 def test_an_image_beside_the_class_folders_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log_to_stderr()
     data = class_folders(tmp_path / "data", {"cat": 2, "dog": 2})
     save(data / "cover.png", plain(1))
 
-    assert prepare(data=data, dataset=tmp_path / "out", params=params()).left_out.images == {"in no class folder": 1}
+    assert prepared(data).manifest.left_out.images == {"in no class folder": 1}
 
     assert "not read, being in no class folder: 1 image(s), such as cover.png" in capsys.readouterr().err
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.data_prep.prepare import prepare
-from components.data_prep.split import assign_splits
+from components.data_prep.splits import assign_splits
 from components.shared.artifacts.dataset import SplitName, open_dataset
 from components.shared.errors import DataError
-from tests.data_prep.building import Pixels, class_folders, idx_folder, params, stored, values_of
+from tests.data_prep.building import Pixels, class_folders, idx_folder, params, prepared, stored, values_of
 
 
 def _numbered(count: int) -> Pixels:
@@ -68,7 +68,7 @@ def test_all_64_bits_of_the_seed_matter(tmp_path: Path) -> None:
 
     drawn = set()
     for seed in seeds:
-        prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params(manual_seed=seed))
+        prepared(tmp_path / "data", manual_seed=seed)
         drawn.add(tuple(values_of(tmp_path / "out", "test")))
 
     assert len(drawn) == len(seeds)
@@ -101,9 +101,9 @@ def test_a_given_test_split_is_left_alone_and_validation_comes_out_of_train(tmp_
     idx_folder(tmp_path / "data", _numbered(20), [0, 1] * 10)
     idx_folder(tmp_path / "data", _numbered(4) + np.uint8(100), [0, 1, 1, 1], split="t10k")
 
-    result = prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params(validation_fraction=0.2))
+    result = prepared(tmp_path / "data", validation_fraction=0.2)
 
-    assert result.test_split == "given"
+    assert result.manifest.test_split == "given"
     assert _counts(tmp_path / "out") == {"train": [8, 8], "validation": [2, 2], "test": [1, 3]}
     assert values_of(tmp_path / "out", "test") == [100, 101, 102, 103]
 
@@ -112,7 +112,7 @@ def test_too_few_images_of_a_class_name_the_class(tmp_path: Path) -> None:
     class_folders(tmp_path / "data", {"cat": 2, "dog": 3})
 
     with pytest.raises(DataError, match=r"cat \(2\); every class needs 3, for train and test and validation"):
-        prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params(validation_fraction=0.1))
+        prepared(tmp_path / "data", validation_fraction=0.1)
 
 
 @settings(deadline=None)

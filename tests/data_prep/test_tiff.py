@@ -44,12 +44,6 @@ def _read_grid(grid: Iterable[Tiff], path: Path) -> tuple[Counter[str], list[str
     return found, wrong
 
 
-@pytest.mark.mended(
-    7,
-    input="TIFFs of every color space, bit depth, sign, planes, compression and byte order that tifffile writes",
-    before="of 1,806 that it read, 726 were wrong, without a message",
-    now="1,620 are read right within a grey level, the others are set aside with the reason",
-)
 def test_a_tiff_is_read_right_or_set_aside(tmp_path: Path) -> None:
     found, wrong = _read_grid(tiffs(), tmp_path / "x.tif")
     assert wrong == []
@@ -67,46 +61,28 @@ def test_every_tiff_is_read_right_or_set_aside(tmp_path: Path) -> None:
 TWELVE: Pixels = np.rint(GREY.astype(float) * 4095 / 255).astype(np.uint16)
 
 
-def _mended(**texts: str) -> pytest.MarkDecorator:
-    return pytest.mark.mended(7, **texts)
-
-
 @pytest.mark.parametrize(
     ("values", "options", "expected"),
     [
-        pytest.param(
+        (
             np.moveaxis(COLOR, -1, 0).astype(np.uint16) * 257,
             {"photometric": "rgb"},
             COLOR,
-            marks=_mended(
-                input="a TIFF of 16-bit RGB in separate planes, uncompressed",
-                before="striped nonsense, exit 0",
-                now="as its 8-bit twin",
-            ),
         ),
-        pytest.param(
+        (
             GREY.astype(np.uint16) * 257,
             {"photometric": "miniswhite"},
             255 - GREY,
-            marks=_mended(input="a TIFF of 16-bit WhiteIsZero", before="the negative, exit 0", now="as its 8-bit twin"),
         ),
-        pytest.param(
+        (
             TWELVE,
             {"photometric": "minisblack", "bitspersample": 12},
             GREY,
-            marks=_mended(
-                input="a TIFF of 12-bit grey", before="a sixteenth of its light, exit 0", now="scaled by 4,095"
-            ),
         ),
-        pytest.param(
+        (
             (GREY / 255).astype(np.float32),
             {"photometric": "minisblack", "byteorder": ">", "compression": "lzw"},
             GREY,
-            marks=_mended(
-                input="a big-endian compressed TIFF of floating-point values",
-                before="refused, or noise: the decoder swaps the bytes once too often",
-                now="as its 8-bit twin",
-            ),
         ),
         (GREY.astype(np.int32) * 257, {"photometric": "minisblack", "byteorder": ">"}, GREY),
         (GREY.astype(np.uint32) * 257, {"photometric": "minisblack"}, GREY),
@@ -127,25 +103,15 @@ def test_a_tiff_is_read_as_its_8_bit_twin(
 @pytest.mark.parametrize(
     ("values", "options", "reason"),
     [
-        pytest.param(
+        (
             (GREY.astype(int) - 128).astype(np.int8),
             {"photometric": "minisblack"},
             "BlackIsZero, 8-bit signed values: it is not known which values are black and white; save it with 8 bits",
-            marks=_mended(
-                input="a TIFF of signed 8-bit values",
-                before="read as unsigned: middle grey is black, exit 0",
-                now="set aside: it is not known which values are black and white",
-            ),
         ),
-        pytest.param(
+        (
             GREY.astype(np.int16) * 100,
             {"photometric": "minisblack"},
             "BlackIsZero, 16-bit signed values: it is not known",
-            marks=_mended(
-                input="a TIFF of signed 16-bit values, such as Hounsfield units",
-                before="half as bright where no value was negative",
-                now="set aside: it is not known which values are black and white",
-            ),
         ),
         (
             (GREY / 255).astype(np.float32),
@@ -253,12 +219,6 @@ def test_tags_that_leave_a_doubt_are_a_reason(tmp_path: Path, content: bytes, re
         read_image(tmp_path / "x.tif", (4, 4, 1), memory=MEMORY)
 
 
-@pytest.mark.mended(
-    7,
-    input="a picture in LAB, in a grayscale run",
-    before="set aside: no conversion from LAB to L",
-    now="by way of RGB",
-)
 def test_lab_becomes_grey(tmp_path: Path) -> None:
     lab = np.zeros((8, 8, 3), np.uint8)
     lab[..., 0] = np.linspace(0, 255, 64).reshape(8, 8).astype(np.uint8)
@@ -273,12 +233,6 @@ def test_lab_becomes_grey(tmp_path: Path) -> None:
     assert grey[7, 7] == 255
 
 
-@pytest.mark.mended(
-    7,
-    input="12-bit values in 16-bit pictures, and several pages",
-    before="nearly black, and one page of several, without a word",
-    now="the same, counted in the log: scaled by the full range of 16 bits, the first page read",
-)
 def test_what_may_not_be_meant_is_noted(tmp_path: Path) -> None:
     notes: list[Note] = []
     tifffile.imwrite(tmp_path / "x.tif", np.stack([TWELVE, TWELVE]), photometric="minisblack")

@@ -17,7 +17,7 @@ from components.data_prep.pixels import Note
 from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.logs import log_to_stderr
-from tests.data_prep.building import Pixels, on_background, params, random_pixels, save, stored
+from tests.data_prep.building import Pixels, on_background, params, prepared, random_pixels, save, stored
 
 HEIGHT, WIDTH = 6, 8
 COLOR = random_pixels(HEIGHT, WIDTH, 3)
@@ -132,13 +132,6 @@ EXACT: dict[str, Callable[[], Shown]] = {
 
 @pytest.mark.parametrize("background", [WHITE, BLACK, TEAL])
 @pytest.mark.parametrize("kind", EXACT)
-@pytest.mark.mended(
-    7,
-    input="pictures whose shape is in the alpha channel: PNG, GIF, WebP, TIFF, ICO, SGI, DDS, QOI, JPEG 2000, TGA, of "
-    "every mode, palettes and single transparent colors among them",
-    before="the channel was dropped: black everywhere",
-    now="composited on alpha_background, white if not set",
-)
 def test_transparent_parts_show_the_background(tmp_path: Path, kind: str, background: tuple[int, int, int]) -> None:
     data, color, alpha = EXACT[kind]()
     (tmp_path / "x").write_bytes(data)
@@ -200,12 +193,6 @@ def test_parts_are_composited_before_the_size_changes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("background", [WHITE, BLACK, TEAL])
-@pytest.mark.mended(
-    7,
-    input="a PSD with transparent layers",
-    before="the picture as it is on white",
-    now="composited on alpha_background, without the white that Photoshop mixed in",
-)
 def test_a_psd_is_on_white_already(tmp_path: Path, background: tuple[int, int, int]) -> None:
     (tmp_path / "x").write_bytes(_psd(-1))
     shown = read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), background)
@@ -245,12 +232,6 @@ def _shapes(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.mended(
-    7,
-    input="a folder of black icons on transparent ground",
-    before="10 pictures of zeros, exit 0",
-    now="black on white; the log and the manifest count the pictures that were composited, and those of nothing",
-)
 def test_data_prep_counts_what_is_composited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log_to_stderr()
     data = _shapes(tmp_path / "data")
@@ -278,7 +259,7 @@ def test_data_without_transparency_has_no_word_of_it(tmp_path: Path, capsys: pyt
         for index in range(3):
             save(tmp_path / "data" / name / f"{index}.png", np.full((4, 4, 4), 255, np.uint8))
 
-    prepare(data=tmp_path / "data", dataset=tmp_path / "out", params=params())
+    prepared(tmp_path / "data")
 
     assert "image(s)" not in capsys.readouterr().err
     assert open_dataset(tmp_path / "out").manifest.noted == {}

@@ -9,7 +9,7 @@ from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import UnreadableImage, open_dataset
 from components.shared.errors import DataError
 from components.shared.logs import log_to_stderr
-from tests.data_prep.building import class_folders, files_of, info_csv, params, plain, save, values_of
+from tests.data_prep.building import class_folders, files_of, info_csv, params, plain, prepared, save, values_of
 
 
 def _damage(*files: Path) -> None:
@@ -23,9 +23,9 @@ def test_unreadable_images_are_set_aside_and_listed(tmp_path: Path, capsys: pyte
     class_folders(data / "test", {"a": 2, "b": 2}, first=100)
     _damage(data / "train" / "a" / "0001.png", data / "test" / "b" / "0000.png")
 
-    result = prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=0.2))
+    result = prepared(data, max_unreadable=0.2)
 
-    assert result.unreadable == 2
+    assert len(result.manifest.unreadable) == 2
     assert open_dataset(tmp_path / "out").manifest.unreadable == [
         UnreadableImage(file="train/a/0001.png", reason="is not an image in a known format"),
         UnreadableImage(file="test/b/0000.png", reason="is not an image in a known format"),
@@ -67,10 +67,10 @@ def test_the_share_of_unreadable_images_is_bounded(tmp_path: Path, allowed: floa
     _damage(*(data / "b" / f"{index:04d}.png" for index in (7, 20, 21)))
 
     if accepted:
-        assert prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=allowed)).unreadable == 3
+        assert len(prepared(data, max_unreadable=allowed).manifest.unreadable) == 3
     else:
         with pytest.raises(DataError) as caught:
-            prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=allowed))
+            prepared(data, max_unreadable=allowed)
         assert str(caught.value).startswith(
             f"{data}: 3 of 100 images cannot be read (3.00%), and max_unreadable is {allowed:.2%}; "
             "the first is b/0007.png: is not an image in a known format"
@@ -85,7 +85,7 @@ def test_many_unreadable_images_are_counted_after_the_first_ten(
     data = class_folders(tmp_path / "data", {"a": 20, "b": 5})
     _damage(*(data / "a" / f"{index:04d}.png" for index in range(12)))
 
-    prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=1))
+    prepared(data, max_unreadable=1)
 
     told = capsys.readouterr().err
     assert told.count("WARNING set aside a/") == 10
@@ -97,7 +97,7 @@ def test_a_class_left_with_too_few_readable_images_is_named(tmp_path: Path) -> N
     _damage(data / "cat" / "0000.png")
 
     with pytest.raises(DataError, match=r"too few readable training images: cat \(1\)"):
-        prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=1))
+        prepared(data, max_unreadable=1)
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
@@ -107,7 +107,7 @@ def test_a_class_left_without_a_training_image_is_named_where_test_is_given(tmp_
     _damage(data / "train" / "cat" / "0000.png")
 
     with pytest.raises(DataError, match=r"too few readable training images: cat \(0\)"):
-        prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=1))
+        prepared(data, max_unreadable=1)
 
 
 def test_a_given_test_split_without_a_readable_image_is_refused(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_given_test_split_without_a_readable_image_is_refused(tmp_path: Path) 
     _damage(data / "test" / "cat" / "0000.png")
 
     with pytest.raises(DataError, match="no test image can be read"):
-        prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=1))
+        prepared(data, max_unreadable=1)
 
 
 def test_images_a_table_names_may_be_unreadable_but_must_be_there(tmp_path: Path) -> None:
@@ -124,11 +124,11 @@ def test_images_a_table_names_may_be_unreadable_but_must_be_there(tmp_path: Path
     data = info_csv(tmp_path / "data" / "train", f"files,type\n{rows}", [f"{index}.png" for index in range(8)]).parent
     _damage(data / "train" / "3.png")
 
-    assert prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=0.2)).unreadable == 1
+    assert len(prepared(data, max_unreadable=0.2).manifest.unreadable) == 1
 
     (data / "train" / "3.png").unlink()
     with pytest.raises(DataError, match=r"info\.csv, line 5: there is no file 3\.png"):
-        prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=0.2))
+        prepared(data, max_unreadable=0.2)
 
 
 def test_whole_batches_may_be_unreadable(tmp_path: Path) -> None:
@@ -136,11 +136,11 @@ def test_whole_batches_may_be_unreadable(tmp_path: Path) -> None:
     for index in range(1100):  # a batch is at most 1,024 images
         (data / "a" / f"x{index}.png").touch()
 
-    assert prepare(data=data, dataset=tmp_path / "out", params=params(max_unreadable=1)).unreadable == 1100
+    assert len(prepared(data, max_unreadable=1).manifest.unreadable) == 1100
 
 
 def test_what_pillow_only_warns_of_is_read(tmp_path: Path) -> None:
     data = class_folders(tmp_path / "data", {"a": 1, "b": 2})
     save(data / "a" / "x.jpg", plain(77), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03")
 
-    assert prepare(data=data, dataset=tmp_path / "out", params=params()).unreadable == 0
+    assert len(prepared(data).manifest.unreadable) == 0

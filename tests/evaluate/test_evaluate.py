@@ -151,12 +151,6 @@ FORMULAS = {
 }
 
 
-@pytest.mark.mended(
-    15,
-    input="a class called =HYPERLINK(…), +1, -1, @SUM or a;=HYPERLINK(…), in predictions.csv",
-    before="the cell as it is, which a spreadsheet runs",
-    now="an apostrophe before it, which keeps it text; figures as they are",
-)
 @pytest.mark.parametrize("name", FORMULAS)
 def test_no_class_is_a_formula_in_a_spreadsheet(tmp_path: Path, name: str) -> None:
     classes, params = [name, "1-1", "a=b"], params_of()

@@ -187,12 +187,6 @@ def test_artifacts_that_do_not_fit_each_other(place: AnyPath, capsys: pytest.Cap
     assert message.format(dataset=place.dataset, model=place.model) in refused(place, capsys)
 
 
-@pytest.mark.mended(
-    8,
-    input="a model whose class name é is decomposed, a dataset whose é is composed",
-    before="refused: they call the class differently",
-    now="evaluated: both name one class",
-)
 def test_class_names_may_differ_in_unicode_composition(place: AnyPath) -> None:
     write_model(place.model, place.params, dataset=place.dataset, classes=["cat", "caf\u0065\u0301", "eel"])
     renamed(place, ["cat", "caf\u00e9", "eel"])

@@ -39,7 +39,6 @@ def test_the_broker_knows_what_the_exit_step_cannot_see(kafka_broker: KafkaTopic
     assert end.reason == "train: no room"
 
 
-@pytest.mark.fact(3)
 def test_what_kafka_has_and_the_folder_lacks_counts(kafka_broker: KafkaTopics, topic: str, tmp_path: Path) -> None:
     """Of a folder that could not be written for a while; then nothing follows of the steps that it lacks."""
     kafka_broker.create_topic(topic)

@@ -76,7 +76,6 @@ def report_of(folder: Path, status: dict[str, Any], **params: Any) -> dict[str, 
     return report
 
 
-@pytest.mark.fact(2)
 @pytest.mark.parametrize(
     ("name", "status", "outcome", "reason", "steps"),
     [
@@ -98,7 +97,6 @@ def test_without_an_event_kubeflow_itself_says_how_a_run_ended(
     assert list(end["steps"].values()) == steps
 
 
-@pytest.mark.fact(7)
 def test_argos_reason_and_the_steps_own_error_are_both_in_the_event(api: KubeflowRuns, events: Path) -> None:
     spool(events, "data-prep", STARTED, SUCCEEDED)
     spool(events, "train", STARTED)
@@ -124,7 +122,6 @@ def test_a_step_whose_end_is_with_a_broker_that_is_away_was_not_killed(
         assert report_of(alone, FINAL_FAILED, **told)["reason"] == reason
 
 
-@pytest.mark.fact(1)
 def test_a_step_that_succeeded_by_its_events_and_failed_on_the_platform_is_reported_as_that(
     api: KubeflowRuns, events: Path
 ) -> None:

@@ -53,7 +53,6 @@ def test_every_platforms_word_has_one_meaning(state: str, outcome: str) -> None:
     assert report_end(state=state, run=at(None)).outcome == outcome
 
 
-@pytest.mark.fact(2)
 @pytest.mark.parametrize("state", ["DONE", "RUNNING", "", None])
 def test_what_nothing_tells_is_unknown(state: str | None, capsys: pytest.CaptureFixture[str]) -> None:
     end = report_end(state=state, run=at(None))
@@ -149,7 +148,6 @@ def test_the_command_line_says_it_as_json_and_as_the_pipelines_last_event(
     assert [step.outcome for step in event.data.steps] == ["cached", "succeeded", "cached"]
 
 
-@pytest.mark.fact(3)
 def test_a_folder_that_cannot_be_read_says_nothing_of_steps_without_events(tmp_path: Path) -> None:
     (tmp_path / "events").write_text("not a directory")
     end = report_end(state="FAILED", run=at(tmp_path / "events"))

@@ -110,7 +110,6 @@ EXPECTED = {
 }
 
 
-@pytest.mark.fact(7)
 @pytest.mark.parametrize("name", NAMES)
 def test_each_recorded_run_is_read_as_what_happened(name: str) -> None:
     assert words(read_run(*recorded(name))) == EXPECTED[name]
@@ -132,7 +131,6 @@ def test_without_argos_workflow_the_states_are_the_same(name: str) -> None:
     assert words(read_run(recorded(name)[0])) == expected
 
 
-@pytest.mark.fact(7)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pod_is_called_as_argo_calls_it(name: str) -> None:
     found = manifest(name)

@@ -1,6 +1,8 @@
-"""Which images are held out: drawn within each class, from the seed alone."""
+"""Splits: the folder names that mean one, and which images are held out, drawn within each class from the seed."""
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +11,33 @@ from components.shared.artifacts.dataset import Labels, SplitName
 
 Mask = npt.NDArray[np.bool_]
 
+# The order in which splits are read.
+SPLITS: tuple[SplitName, ...] = ("train", "test", "validation")
+
+# A folder's name means a split if it is one of these, in any case, alone or with a companion before or after it: train,
+# Testing, VAL, training_set, Test Data, images-train. Anything else may be a class, such as "bullet train".
+SPLIT_NAMES: dict[str, SplitName] = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("validation", "validate", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation"), "test"),
+}
+_COMPANION = "set|data|dataset|split|image|images|img|imgs"
+_FOLDER = re.compile(rf"(?:(?:{_COMPANION})[-_. ]?)?({'|'.join(SPLIT_NAMES)})(?:[-_. ]?(?:{_COMPANION}))?")
+
 # Each held-out split draws from a stream of its own, so that holding out validation images leaves test as it is.
 _STREAM: dict[SplitName, int] = {"test": 1, "validation": 2}
+
+
+def split_of(name: str) -> SplitName | None:
+    """The split that a folder's name means, if it means one."""
+    match = _FOLDER.fullmatch(name.casefold())
+    return SPLIT_NAMES[match[1]] if match else None
+
+
+def split_in(name: str) -> SplitName | None:
+    """The split that one word of a name means, as in ``seg_train`` or ``val2017``; None if none or several do."""
+    found = {SPLIT_NAMES[word] for word in re.findall(r"[^\W\d_]+", name.casefold()) if word in SPLIT_NAMES}
+    return found.pop() if len(found) == 1 else None
 
 
 def assign_splits(
@@ -29,20 +56,14 @@ def assign_splits(
         seed: Below 2^64; all of it matters.
 
     Returns:
-        By split, bool of shape (n,): which images belong to it.
-
-    Raises:
-        ValueError: A class has too few readable images.
+        By split, bool of shape (n,).
     """
     counts = np.bincount(labels[readable], minlength=n_classes)
-    if counts.min() <= len(fractions):
-        raise ValueError(f"a class has {counts.min()} images, and there are {1 + len(fractions)} splits")
     positions = np.flatnonzero(readable)
     grouped = positions[np.argsort(labels[positions], kind="stable")]
     by_class = np.split(grouped, np.cumsum(counts)[:-1])
     masks: dict[SplitName, Mask] = {"train": readable.copy()}
-    to_follow = len(fractions)
-    for split, fraction in fractions.items():
+    for to_follow, (split, fraction) in zip(range(len(fractions), 0, -1), fractions.items(), strict=True):
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, _STREAM[split]])))
         masks[split] = np.zeros(len(labels), dtype=np.bool_)
         for label, members in enumerate(by_class):
@@ -51,5 +72,4 @@ def assign_splits(
             masks[split][members[drawn]] = True
             by_class[label] = np.delete(members, drawn)
         masks["train"] &= ~masks[split]
-        to_follow -= 1
     return masks
