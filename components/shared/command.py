@@ -303,12 +303,14 @@ def step_command(
     def run() -> int:
         options = parsed()
         if elsewhere is not None and (outcome := elsewhere(options)) is not None:
-            document, exit_code = outcome.document, outcome.exit_code
+            document, exit_code, error = outcome.document, outcome.exit_code, None
         else:
-            document, exit_code = _step(step, options, work, output, in_pipeline=in_pipeline, run_id=run_id())
+            document, exit_code, error = _step(step, options, work, output, in_pipeline=in_pipeline, run_id=run_id())
         if is_interrupted(exit_code) and is_rank_zero() and not is_launched():
             tell(*last_lines(exit_code, str(document.get("saved", "")), parser.prog, argv))
-        return _ended(document, exit_code, options)
+        if options.json and is_rank_zero() and not is_launched():  # of a group of processes one prints
+            print_json(document)
+        return leave_outcome(document, exit_code, error)
 
     return with_output(run)
 
@@ -321,7 +323,7 @@ def _step(
     *,
     in_pipeline: bool,
     run_id: str,
-) -> tuple[dict[str, Any], int]:
+) -> tuple[dict[str, Any], int, BaseException | None]:
     def worked(params: Params, emit: Emit) -> Reported:
         with extras_named(f"the step {step}", "status" if step == "exit" else step):
             return work(options, params, emit)
@@ -339,15 +341,8 @@ def _step(
         document = failed.record.model_dump(mode="json")
         if isinstance(failed.__cause__, ParamsError):
             document["error"] = error_document(failed.__cause__)  # every problem by itself
-        return document, int(failed.code or EXIT_OK)
-    return record.model_dump(mode="json"), EXIT_OK
-
-
-def _ended(document: dict[str, Any], exit_code: int, options: argparse.Namespace) -> int:
-    """Print how the step ended if that is asked for; of a group of processes one does. Returns the exit code."""
-    if options.json and is_rank_zero() and not is_launched():
-        print_json(document)
-    return leave_outcome(document, exit_code)
+        return document, failed.record.exit_code, failed.__cause__
+    return record.model_dump(mode="json"), EXIT_OK, None
 
 
 def error_document(error: BaseException) -> dict[str, Any]:

@@ -7,7 +7,6 @@ ended: torch elastic itself knows no more of that than success and failure.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,30 +110,14 @@ class Outcome:
         return (self.document.get("error") or {}).get("type") == GroupLostError.__name__
 
 
-@dataclass
-class GroupState:
-    """How far this process and the others are one.
+def mark_end(error: BaseException, *, ends_together: bool) -> None:
+    """Note on an error that this process leaves its group with it.
 
-    Attributes:
-        is_joined: They have found each other, and can tell each other what is wrong.
-        ends_together: Every one of them ends for the same reason, and the first reports it.
+    Args:
+        error: What the group ends with here.
+        ends_together: Whether every process of the group ends for the same reason, which the first reports.
     """
-
-    is_joined: bool = False
-    ends_together: bool = False
-
-
-STATE = GroupState()
-
-
-def joined_others() -> None:
-    """From now on the processes of the group can tell each other what is wrong."""
-    STATE.is_joined = True
-
-
-def end_together() -> None:
-    """From now on this process ends as all others of its group do, and the first reports it."""
-    STATE.ends_together = True
+    error.__dict__["ends_together"] = ends_together
 
 
 def should_report(error: BaseException) -> bool:
@@ -145,9 +128,13 @@ def should_report(error: BaseException) -> bool:
     """
     if is_rank_zero():
         return True
-    if STATE.ends_together or isinstance(error, GroupLostError):
+    if _ends_together(error) or isinstance(error, GroupLostError):
         return False
-    return STATE.is_joined or member().local_rank == 0
+    return "ends_together" in error.__dict__ or member().local_rank == 0
+
+
+def _ends_together(error: BaseException | None) -> bool:
+    return error is not None and error.__dict__.get("ends_together") is True
 
 
 def is_started_by_elastic() -> bool:
@@ -169,12 +156,13 @@ def _outcome_file(directory: Path) -> Path:
     return directory / f"{member().local_rank}.json"
 
 
-def leave_outcome(document: dict[str, Any], exit_code: int) -> int:
+def leave_outcome(document: dict[str, Any], exit_code: int, error: BaseException | None = None) -> int:
     """Leave how this process ends, where a launcher wants to know.
 
     Args:
         document: The step's record, or what ``--json`` prints.
         exit_code: The step's.
+        error: What the step ended with.
 
     Returns:
         What the process is to end with: 0 also where all processes end with a failure that starting again would not
@@ -183,10 +171,10 @@ def leave_outcome(document: dict[str, Any], exit_code: int) -> int:
     directory = _outcomes()
     if directory is None:
         return exit_code
-    error = document.get("error") or {}
-    is_final = exit_code in (EXIT_OK, EXIT_BAD_INPUT) or error.get("type") == "DivergedError" or STATE.ends_together
+    kind = (document.get("error") or {}).get("type")
+    is_final = exit_code in (EXIT_OK, EXIT_BAD_INPUT) or kind == "DivergedError" or _ends_together(error)
     write_json(_outcome_file(directory), {"exit_code": exit_code, "document": document, "is_final": is_final})
-    return EXIT_OK if is_final and STATE.ends_together else exit_code
+    return EXIT_OK if _ends_together(error) else exit_code
 
 
 def outcome_in(directory: Path) -> Outcome | None:
@@ -225,21 +213,7 @@ def forget_outcome() -> None:
         _outcome_file(directory).unlink(missing_ok=True)
 
 
-def require_unsettled(outcomes: Iterable[Outcome | None]) -> None:
-    """See that no node knows of an end that starting again does not change; every process calls this alike.
-
-    Args:
-        outcomes: Of every process what :func:`settled` returns.
-
-    Raises:
-        ShutterlineError: As the process that ended so.
-    """
-    if (outcome := next((one for one in outcomes if one is not None), None)) is not None:
-        end_together()
-        raise _error_of(outcome)
-
-
-def _error_of(outcome: Outcome) -> ShutterlineError:
+def error_of(outcome: Outcome) -> ShutterlineError:
     """The error that a process has recorded, as another may raise it."""
     recorded = outcome.document.get("error") or {}
     kind, message = getattr(errors, recorded.get("type", ""), None), recorded.get("message", "")

@@ -31,23 +31,21 @@ def train(
         checkpoints: Where checkpoints are kept: a path or a bucket's URI; auto: beside the run's artifacts; empty:
             beside the model.
     """
-    import shutil
-    from pathlib import Path
-
-    from components.shared.artifacts.artifact import read_manifest, write_json
     from components.shared.artifacts.kfp_metadata import metadata_of, scalars
-    from components.shared.artifacts.model import LEARNING_CURVES, MODEL
-    from components.train.in_pipeline import PipelineTraining
+    from components.train.step import PipelineStep
 
-    training = PipelineTraining(
-        params, dataset.path, model.path, model.uri, dataset_sha256, checkpoints, dataset_uri=dataset.uri
-    )
-    record = training.run()
+    record = PipelineStep(
+        params=params,
+        dataset=dataset.path,
+        dataset_uri=dataset.uri,
+        dataset_sha256=dataset_sha256,
+        model=model.path,
+        model_uri=model.uri,
+        checkpoints=checkpoints,
+        metrics=metrics.path,
+        learning_curves=learning_curves.path,
+        model_sha256=model_sha256,
+    ).run()
     model.metadata.update(metadata_of(record, framework="pytorch"))
-    figures = scalars(record.report["metrics"])
-    for name, value in figures.items():
+    for name, value in scalars(record.report["metrics"]).items():
         metrics.log_metric(name, value)
-    # In the store too, not in the platform's metadata alone; kfp's local cache takes an output without a file for lost.
-    write_json(Path(metrics.path), figures)
-    Path(model_sha256).write_text(read_manifest(Path(model.path), MODEL).weights.sha256, encoding="utf-8")
-    shutil.copyfile(Path(model.path) / LEARNING_CURVES, learning_curves.path)

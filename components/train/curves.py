@@ -7,6 +7,7 @@ import shutil
 import socket
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,7 @@ from typing import Any, Self
 from components.classifier.inference import Predictions
 from components.shared.artifacts.model import EpochRecord, Speed
 from components.shared.files import Output, naming
-from components.train.speed_text import speed_markdown
+from components.train.speed import speed_markdown
 
 # Each class has a curve of its own; beyond this many nobody looks at them one by one.
 MAX_CURVES = 100
@@ -69,8 +70,10 @@ class Curves:
         with naming(self._file):
             self._output.check()
 
-    def _scalar(self, tag: str, value: float, step: int) -> None:
-        self._write(summary=self._summary.scalar(tag, value), step=step)
+    def _scalars(self, scalars: Mapping[str, float | None], step: int) -> None:
+        for tag, value in scalars.items():
+            if value is not None:
+                self._write(summary=self._summary.scalar(tag, value), step=step)
 
     def epoch(self, record: EpochRecord, split: str) -> None:
         """Add an epoch's scalars; `split` names the evaluated split."""
@@ -86,13 +89,9 @@ class Curves:
             f"f1/{split}": record.f1,
         }
         if record.lowest_learning_rate != record.highest_learning_rate:
-            scalars |= {
-                "learning_rate/lowest": record.lowest_learning_rate,
-                "learning_rate/highest": record.highest_learning_rate,
-            }
-        for tag, value in scalars.items():
-            if value is not None:
-                self._scalar(tag, value, record.epoch)
+            scalars["learning_rate/lowest"] = record.lowest_learning_rate
+            scalars["learning_rate/highest"] = record.highest_learning_rate
+        self._scalars(scalars, record.epoch)
 
     def speed(self, speed: Speed, epoch: int) -> None:
         """Add the speed-of-light report: as text with all of it, and each figure as a scalar, to compare runs by.
@@ -104,8 +103,7 @@ class Curves:
         self._write(summary=self._summary.text("speed_of_light", speed_markdown(speed)), step=epoch)
         figures = {f"speed/{name}": value for name, value in speed.model_dump().items() if isinstance(value, float)}
         figures |= {f"time/{name}": share for name, share in speed.shares.items()}
-        for tag, value in figures.items():
-            self._scalar(tag, value, epoch)
+        self._scalars(figures, epoch)
 
     def precision_recall(self, predictions: Predictions, classes: list[str], epoch: int) -> None:
         """Add a precision-recall curve of every class."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -14,23 +16,23 @@ from components.classifier.network import Network
 from components.train.group import Group
 
 
+@dataclass(frozen=True)
 class _Part:
     """Some of a store's images, one after the other, with a call between two chunks."""
 
-    def __init__(self, images: StoredImages, start: int, stop: int, poll: Callable[[], None]) -> None:
-        self._images = images
-        self._start = start
-        self._stop = stop
-        self._poll = poll
+    images: StoredImages
+    start: int
+    stop: int
+    poll: Callable[[], None]
 
     def __len__(self) -> int:
-        return self._stop - self._start
+        return self.stop - self.start
 
     def spans(self, slices: Sequence[slice]) -> Generator[Tensor, None, None]:
-        moved = [slice(part.start + self._start, part.stop + self._start) for part in slices]
-        with closing(self._images.spans(moved)) as spans:
+        moved = [slice(part.start + self.start, part.stop + self.start) for part in slices]
+        with closing(self.images.spans(moved)) as spans:
             for images in spans:
-                self._poll()
+                self.poll()
                 yield images
 
 
@@ -72,17 +74,15 @@ def evaluated(
     if group.size == 1 and own is not None:
         return own
     parts = [part for part in group.gathered(own) if part is not None]
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(part, name) for part in parts])
+
     return Predictions(
-        labels=np.concatenate([part.labels for part in parts]),
-        predicted=np.concatenate([part.predicted for part in parts]),
-        losses=np.concatenate([part.losses for part in parts]),
-        confidences=np.concatenate([part.confidences for part in parts]),
+        labels=joined("labels"),
+        predicted=joined("predicted"),
+        losses=joined("losses"),
+        confidences=joined("confidences"),
         n_classes=network.n_classes,
-        probabilities=np.concatenate([_asked(part) for part in parts]) if every_class else None,
+        probabilities=joined("probabilities") if every_class else None,
     )
-
-
-def _asked(part: Predictions) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    if part.probabilities is None:
-        raise ValueError("the probability of every class was not asked for")
-    return part.probabilities

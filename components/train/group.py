@@ -1,65 +1,62 @@
 """The processes of one training: one alone, or a group that torchrun has started.
 
 Every process holds the whole network and computes its part of every batch; torch's DistributedDataParallel averages
-the gradients. What decides how the run goes on, that it is told to end or is to save, is agreed on first, because
-processes that do not do the same at the same step wait for each other for ever.
+the gradients. What decides how the run goes on, that it is to end or to save, is agreed on first, because processes
+that do not do the same at the same step wait for each other for ever.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from components.classifier.device import choose_device
 from components.shared.errors import DeviceError, GroupLostError, ShutterlineError
 from components.shared.params.types import first_line
-from components.shared.process_group import (
-    end_together,
-    in_group,
-    joined_others,
-    member,
-    require_rendezvous,
-    require_unsettled,
-    settled,
-)
+from components.shared.process_group import error_of, in_group, mark_end, member, require_rendezvous, settled
 from components.shared.signals import Deferred
 from components.shared.staging import SCRATCH_VARIABLE
-from components.train.rendezvous import unused
 
 T = TypeVar("T")
 
 # How long a process waits for the others: longer than fetching a dataset or writing a model takes.
-_PATIENCE = timedelta(minutes=60)
+_TIMEOUT = timedelta(minutes=60)
+_STORE_POLL_S = 0.02
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
     """This process among those that train together.
 
     Attributes:
-        rank: From 0; rank 0 speaks and saves.
+        rank: From 0; rank 0 reports and saves.
         size: How many there are.
         control: Where they agree, on the CPU whatever trains; None for one alone.
+        ends_together: Whether every one of them ends for the same reason.
     """
 
     rank: int = 0
     size: int = 1
     control: Any = None
+    ends_together: bool = False
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks and saves."""
+        """Whether this process reports and saves."""
         return self.rank == 0
 
     def own(self, part: slice) -> slice:
@@ -97,20 +94,12 @@ class Group:
         return box[0]  # type: ignore[no-any-return]
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """What rank 0 makes of some work, or the error it makes of it; every process of the group gets either.
-
-        Raises:
-            Exception: As rank 0's work.
-        """
+        """What rank 0 makes of some work, or the error it makes of it; every process of the group gets either."""
         value: T | None = self.together(lambda: work() if self.is_first else None)
         return self.from_first(value)  # type: ignore[return-value] # rank 0's own
 
     def together(self, work: Callable[[], T]) -> T:
-        """This process's own work, which must wait for no other; an error in any process is raised in all of them.
-
-        Raises:
-            Exception: As the work of the first process that fails.
-        """
+        """This process's own work, which must wait for no other; an error in any process is raised in all of them."""
         if self.size == 1:
             return work()
         value, failure = None, None
@@ -118,15 +107,20 @@ class Group:
             value = work()
         except Exception as error:  # is raised below, and by the others
             failure = error
-        failures = self.gathered(_portable(failure))
-        for rank, told in enumerate(failures):
-            if told is not None:
-                end_together()
-                raise failure if rank == self.rank and failure is not None else told
+        for rank, other in enumerate(self.gathered(_portable(failure))):
+            if other is not None:
+                self.ends_together = True
+                raise failure if rank == self.rank and failure is not None else other
         return value  # type: ignore[return-value] # nobody has failed
 
 
-ALONE = Group()
+def _portable(error: Exception | None) -> Exception | None:
+    """An error as the others can have it."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    except Exception:  # what it refers to cannot leave the process
+        return ShutterlineError(f"{type(error).__name__}: {error}")
+    return error
 
 
 class Agreement:
@@ -155,56 +149,76 @@ class Agreement:
         return tuple(bool(one) for one in asked.tolist())
 
 
-def _portable(error: Exception | None) -> Exception | None:
-    """An error as the others can have it."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
-    except Exception:  # what it refers to cannot leave the process
-        return ShutterlineError(f"{type(error).__name__}: {error}")
-    return error
-
-
-_joined: list[Group] = []
-
-
 @contextmanager
-def joined() -> Iterator[Group]:
-    """Join the group that the environment tells of; without one, be alone. Within, joining again gives the same group.
+def join_group() -> Iterator[Group]:
+    """Join the group that the environment names; without one, be alone.
 
     Raises:
-        InputError: The environment does not tell how to find the others.
+        InputError: The environment does not say how to find the others.
         GroupLostError: Another process ended.
         ShutterlineError: An earlier start of the group ended so, and starting again does not change that.
     """
-    if _joined or not in_group():
-        yield _joined[0] if _joined else ALONE
+    if not in_group():
+        yield Group()
         return
     require_rendezvous()
-    # Each tensor is exchanged where it lies.
+    # Each tensor is exchanged where it is.
     has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
     with _others_needed():
-        store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
+        store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             # It outlives the processes, and an earlier start's addresses in it would be waited for for ever.
-            store = unused(store, rank, size, _PATIENCE)
+            store = unused_store(store, rank, size, _TIMEOUT)
         backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
-        control = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    joined_others()
-    _joined.append(Group(dist.get_rank(), dist.get_world_size(), control))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+        control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+    group = Group(dist.get_rank(), dist.get_world_size(), control)
     try:
         with _others_needed():
-            require_unsettled(_joined[0].gathered(settled()))
-            yield _joined[0]
-    except BaseException:
+            if earlier := [outcome for outcome in group.gathered(settled()) if outcome is not None]:
+                group.ends_together = True
+                raise error_of(earlier[0])
+            yield group
+    except BaseException as error:
+        mark_end(error, ends_together=group.ends_together)
         # What waits on a GPU for a process that is gone would keep this one from ending; the process ends anyway.
         if not has_nccl:
             dist.destroy_process_group()
         raise
-    else:
-        dist.destroy_process_group()
-    finally:
-        _joined.clear()
+    dist.destroy_process_group()
+
+
+def unused_store(store: Store, rank: int, size: int, timeout: timedelta) -> Store:
+    """A part of a store that is this start's alone; every process of the group must ask.
+
+    When a process is lost, torchrun starts all of them again, and torch 2.15 gives them the store that the ones before
+    have used (``torch/distributed/elastic/rendezvous/dynamic_rendezvous.py``). What gloo finds there first may be the
+    address of a process that is gone; it gives up after seven seconds, and one restart is used up for nothing. The
+    number of restarts is no name for the part: each node counts for itself, and one may have missed a start.
+    Rank 0 offers a new name, each other answers with a name of its own, and rank 0 confirms whom it has heard. An offer
+    that is confirmed to others, or never, is an earlier start's, and the next one is waited for.
+    """
+    own, seconds = uuid4().hex, f"{timeout.total_seconds():.0f} s"
+    names = PrefixStore("meeting", store)
+    try:
+        if rank == 0:
+            names.set("offer", own)
+            answers = [f"{own}/{other}" for other in range(1, size)]
+            if answers:
+                names.wait(answers, timeout)
+            names.set(f"{own}/all", " ".join(names.get(answer).decode() for answer in answers))
+            return PrefixStore(own, store)
+        until = time.monotonic() + timeout.total_seconds()
+        names.wait(["offer"], timeout)
+    except dist.DistStoreError as error:
+        raise GroupLostError(f"not all processes came within {seconds}") from error
+    while time.monotonic() < until:
+        offer = names.get("offer").decode()
+        names.set(f"{offer}/{rank}", own)
+        if names.check([f"{offer}/all"]) and own in names.get(f"{offer}/all").decode().split():
+            return PrefixStore(offer, store)
+        time.sleep(_STORE_POLL_S)
+    raise GroupLostError(f"rank 0 did not come within {seconds}")
 
 
 @contextmanager
@@ -214,20 +228,20 @@ def _others_needed() -> Iterator[None]:
         yield
     except RuntimeError as error:
         # gloo's errors have no type of their own, and name its source files.
-        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in ("gloo", "NCCL")):
+        if not isinstance(error, dist.DistError) and not any(name in str(error) for name in ("gloo", "NCCL")):
             raise
         message = f"lost another of the {member().size} processes that train together: {first_line(error)}"
         raise GroupLostError(message) from error
 
 
 @contextmanager
-def loss_before_signal(told: Deferred) -> Iterator[None]:
+def loss_before_signal(ending: Deferred) -> Iterator[None]:
     """Within, SIGTERM is forgotten where another process is gone: torchrun then ends the others, to start all again."""
     try:
         with _others_needed():
             yield
     except GroupLostError:
-        told.signal = None
+        ending.signal = None
         raise
 
 
@@ -250,11 +264,7 @@ def shared_scratch(group: Group) -> Iterator[None]:
 
 
 def own_device(wanted: str) -> torch.device:
-    """The device of this process for the params' ``device``: in a group, one GPU for each process of a node.
-
-    Raises:
-        DeviceError: It is not there, or is one GPU for several processes.
-    """
+    """The device of this process for the params' ``device``: in a group, one GPU for each process of a node."""
     one = member()
     if one.size > 1 and wanted.startswith("cuda:"):
         raise DeviceError(

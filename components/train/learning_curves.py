@@ -19,7 +19,7 @@ from components.shared.html.markup import (
 )
 from components.shared.html.page import html_document, write_page
 from components.shared.html.training import epochs_table, training_charts
-from components.train.speed_text import speed_facts, speed_rows, time_shares
+from components.train.speed import speed_rows, time_shares
 
 # A longer table is closed until somebody asks for it.
 _OPEN_ROWS = 30
@@ -107,7 +107,6 @@ def _speed(speed: Speed | None) -> str:
         ),
         table("Rates, and what part of each bound training reached", ("", "rate", "reached"), speed_rows(speed)),
         _time(speed),
-        definitions(speed_facts(speed), "facts"),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from components.shared.errors import NotLearningError
 from components.shared.events.data import Succeeded
 from components.shared.logs import step_logger
 from components.shared.params.params import Params
-from components.train.memory import answering_out_of_memory
-from components.train.train import trial_trainer
+from components.train.memory import explaining_out_of_memory
+from components.train.start import trial_trainer
 from components.train.trainer import Trainer
 
 _log = step_logger("train")
@@ -34,18 +34,10 @@ _LAST_FEW, _DIVERGED = 5, 4.0
 # The loss must fall by this share of its start for its slope to mean anything.
 _LEAST_FALL = 0.05
 
-_ROWS, _COLUMNS = 12, 64
-
 
 @dataclass(frozen=True)
-class Tried:
-    """One step of the test.
-
-    Attributes:
-        rate: Its learning rate.
-        loss: Training loss of its images.
-        smoothed: The loss without its noise.
-    """
+class TriedRate:
+    """One step of the test: its learning rate, the training loss of its images, and the loss without its noise."""
 
     rate: float
     loss: float
@@ -67,7 +59,7 @@ class FoundRate:
     steepest: float
     below_lowest: float
     configured: float
-    curve: tuple[Tried, ...]
+    curve: tuple[TriedRate, ...]
     seconds: float
 
     def report(self) -> dict[str, Any]:
@@ -77,7 +69,7 @@ class FoundRate:
             "second_opinion": self.below_lowest,
             "configured": self.configured,
             "steps": len(self.curve),
-            "curve": [{"rate": one.rate, "loss": one.loss, "smoothed": one.smoothed} for one in self.curve],
+            "curve": [asdict(one) for one in self.curve],
         }
 
     def event(self, seconds: float) -> Succeeded:
@@ -85,41 +77,18 @@ class FoundRate:
         metrics: dict[str, float | None] = {"learning_rate": self.steepest, "second_opinion": self.below_lowest}
         return Succeeded(seconds=seconds, metrics=metrics)
 
-    def lines(self) -> list[str]:
-        """The result as a chart for people."""
-        return [
-            *chart(self.curve, self.steepest),
-            f"learning_rate {self.steepest:g}: there the loss falls most steeply; the params have {self.configured:g}",
-            f"second opinion {self.below_lowest:g}: a tenth of the rate at which the loss is lowest",
-        ]
-
 
 class _Enough(Exception):  # noqa: N818 - no fault, and never seen outside
     """The rate is as high as it is to be, or the loss has diverged."""
 
 
 def find_learning_rate(dataset: Path, params: Params) -> FoundRate:
-    """Find a learning rate for a run that has not begun: its network, data, batches, loss and optimiser.
-
-    Schedules and the warm-up are left out, since the test sets the rate; so is the average of the weights, which
-    changes no loss of training. Nothing is written.
-
-    Args:
-        dataset: A complete dataset directory.
-        params: The run's options.
-
-    Raises:
-        ParamsError: As for training.
-        ArtifactError: The dataset is incomplete or damaged.
-        DeviceError: The device or precision asked for is not there.
-        NotLearningError: The loss falls at no rate.
-    """
+    """Find a learning rate for a run that has not begun, its schedules and warm-up left out; nothing is written."""
     begun = time.perf_counter()
     without = {"learning_rate_schedule": [], "milestones": [], "warmup_epochs": 0.0, "ema_decay": 0.0}
-    without |= {"learning_rate": LOWEST}
-    trainer = trial_trainer(dataset, params.model_copy(update=without))
-    low, high = _STEPS
-    rates = np.geomspace(LOWEST, HIGHEST, min(high, max(low, 2 * trainer.steps_per_epoch))).tolist()
+    trainer = trial_trainer(dataset, params.model_copy(update={**without, "learning_rate": LOWEST}))
+    fewest, most = _STEPS
+    rates = np.geomspace(LOWEST, HIGHEST, min(most, max(fewest, 2 * len(trainer.steps)))).tolist()
     losses = _range_test(trainer, rates)
     if not losses:
         raise NotLearningError(
@@ -127,30 +96,29 @@ def find_learning_rate(dataset: Path, params: Params) -> FoundRate:
             "layer's arguments make values that float32 cannot hold"
         )
     found = suggestions(rates[: len(losses)], losses)
-    curve = tuple(map(Tried, rates, losses, smoothed(losses, len(rates) * _SMOOTHING)))
+    curve = tuple(map(TriedRate, rates, losses, smoothed(losses, len(rates) * _SMOOTHING)))
     if found is None:
-        for line in chart(curve):
-            _log.info("%s", line)
         raise NotLearningError(
             f"the loss falls at no learning rate from {LOWEST:g} to {curve[-1].rate:g}, it begins at {losses[0]:.4g}; "
             "--smoke tries to learn a single batch, and says what may be wrong"
         )
     result = FoundRate(*found, params.learning_rate, curve, time.perf_counter() - begun)
-    for line in result.lines():
-        _log.info("%s", line)
+    _log.info(
+        "learning_rate %g: there the loss falls most steeply; the params have %g", result.steepest, result.configured
+    )
+    _log.info("second opinion %g: a tenth of the rate at which the loss is lowest", result.below_lowest)
     return result
 
 
 def _range_test(trainer: Trainer, rates: list[float]) -> list[float]:
     """The loss of a step at each rate, up to where it diverges; of as many epochs as that takes."""
     losses: list[float] = []
-    summed = weighed = 0.0
+    before = (0.0, 0.0)
 
     def after_step() -> None:
-        nonlocal summed, weighed
-        loss_sum, weight_sum = float(trainer.loss_sum), float(trainer.weight_sum)
-        loss = (loss_sum - summed) / (weight_sum - weighed)
-        summed, weighed = loss_sum, weight_sum
+        nonlocal before
+        sums = float(trainer.loss_sum), float(trainer.weight_sum)
+        loss, before = (sums[0] - before[0]) / (sums[1] - before[1]), sums
         if not math.isfinite(loss):
             raise _Enough
         losses.append(loss)
@@ -161,10 +129,10 @@ def _range_test(trainer: Trainer, rates: list[float]) -> list[float]:
     set_rate(trainer, rates[0])
     try:
         while True:
-            answering_out_of_memory(trainer, lambda: trainer.train_rest(after_step))
+            explaining_out_of_memory(trainer, lambda: trainer.train_epoch(after_step))
             trainer.position.batch = 0
             trainer.begin_epoch()
-            summed = weighed = 0.0
+            before = (0.0, 0.0)
     except _Enough:
         return losses
 
@@ -202,39 +170,10 @@ def suggestions(rates: list[float], losses: list[float]) -> tuple[float, float] 
     if len(losses) < 2:
         return None
     # Of the decades that were to be tried, however many were.
-    spacing = math.log(rates[1] / rates[0])
-    width = _SMOOTHING * math.log(HIGHEST / LOWEST) / spacing
+    width = _SMOOTHING * math.log(HIGHEST / LOWEST) / math.log(rates[1] / rates[0])
     curve = np.asarray(smoothed(losses, width))
     lowest = int(curve.argmin())
     if lowest == 0 or curve[lowest] > (1 - _LEAST_FALL) * curve[0]:
         return None
     steepest = int(np.gradient(curve)[: lowest + 1].argmin())
-    return _two_digits(rates[steepest]), _two_digits(rates[lowest] / 10)
-
-
-def _two_digits(rate: float) -> float:
-    return float(f"{rate:.1e}")
-
-
-def chart(curve: tuple[Tried, ...], marked: float | None = None) -> list[str]:
-    """The smoothed loss over the rate as text; a column is marked by a line below the chart."""
-    if not curve:
-        return ["no loss is a number"]
-    values = np.asarray([one.smoothed for one in curve])
-    # What diverges would press the rest flat.
-    top, bottom = min(values.max(), 1.5 * values[0]), values.min()
-    logs = np.log10([one.rate for one in curve])
-    columns = np.linspace(math.log10(LOWEST), math.log10(HIGHEST), _COLUMNS)
-    heights = np.interp(columns, logs, np.clip(values, bottom, top), right=math.nan)
-    scale = (_ROWS - 1) / max(top - bottom, 1e-12)
-    cells = [[" "] * _COLUMNS for _ in range(_ROWS)]
-    for column, height in enumerate(heights):
-        if math.isfinite(height):
-            cells[round((top - height) * scale)][column] = "*"
-    labels = {0: f"{top:.4g}", _ROWS - 1: f"{bottom:.4g}"}
-    lines = [f"{labels.get(row, ''):>8} |{''.join(line)}".rstrip() for row, line in enumerate(cells)]
-    below = f"{LOWEST:g}".ljust(_COLUMNS - len(f"{HIGHEST:g}")) + f"{HIGHEST:g}"
-    if marked is not None:
-        at = int(np.abs(columns - math.log10(marked)).argmin())
-        lines.append(" " * (10 + at) + "^")
-    return [f"{'loss':>8}", *lines, f"{'':>9} {below}"]
+    return float(f"{rates[steepest]:.1e}"), float(f"{rates[lowest] / 10:.1e}")

@@ -37,11 +37,7 @@ class Precision:
 
 
 def choose_precision(params: Params, device: torch.device) -> Precision:
-    """The precision of a run.
-
-    Raises:
-        DeviceError: bf16 was asked for, and the GPU has none.
-    """
+    """The precision of a run."""
     has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     if params.precision == "bf16" and not has_bf16:
         raise DeviceError(f'precision: "bf16" was asked for, and {device} has none; set precision to "auto" or "fp32"')
@@ -67,28 +63,14 @@ def flops_of_training(table: LayerTable) -> int:
 
 @dataclass(frozen=True)
 class Compiling:
-    """Whether the network is compiled.
-
-    Attributes:
-        is_on: Whether it is.
-        reason: Why, for the log.
-    """
+    """Whether the network is compiled, and why, for the log."""
 
     is_on: bool
     reason: str
 
 
 def choose_compiling(params: Params, device: torch.device, flops: float) -> Compiling:
-    """Whether the network of a run is compiled.
-
-    Args:
-        params: The run's options.
-        device: Where it trains.
-        flops: Floating-point operations of the whole run.
-
-    Raises:
-        ParamsError: It was asked for, and there is no compiler.
-    """
+    """Whether the network of a run of so many floating-point operations is compiled."""
     missing = _missing_compiler(device)
     if params.compile == "always":
         if missing:

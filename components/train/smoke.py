@@ -20,8 +20,8 @@ from components.shared.errors import NotLearningError
 from components.shared.events.data import Succeeded
 from components.shared.logs import step_logger
 from components.shared.params.params import Params
-from components.train.memory import answering_out_of_memory
-from components.train.train import trial_trainer
+from components.train.memory import explaining_out_of_memory
+from components.train.start import trial_trainer
 from components.train.trainer import Trainer
 
 _log = step_logger("train")
@@ -57,12 +57,8 @@ class Smoke:
 
     def report(self) -> dict[str, Any]:
         """The result as JSON data."""
-        return {
-            "images": self.images,
-            "steps": self.steps,
-            "learning_rate": self.learning_rate,
-            "losses": list(self.losses),
-        }
+        losses = list(self.losses)
+        return {"images": self.images, "steps": self.steps, "learning_rate": self.learning_rate, "losses": losses}
 
     def event(self, seconds: float) -> Succeeded:
         """The result as the step's last status event."""
@@ -71,46 +67,24 @@ class Smoke:
 
 
 def smoke(dataset: Path, params: Params) -> Smoke:
-    """See whether the network of `params` can learn one batch of a dataset by heart; nothing is written.
-
-    The optimiser, the precision and the loss are the run's; the learning rate is the run's, too, and stays.
-
-    Args:
-        dataset: A complete dataset directory.
-        params: The run's options.
-
-    Raises:
-        ParamsError: As for training.
-        ArtifactError: The dataset is incomplete or damaged.
-        DeviceError: The device or precision asked for is not there.
-        NotLearningError: It cannot; the message says what usually is wrong.
-    """
+    """See whether the network of `params` can learn one batch of a dataset by heart; nothing is written."""
     begun = time.perf_counter()
     trainer = trial_trainer(dataset, _without_hindrance(params))
     batch = trainer.epoch_order()[trainer.slices[0]]
-    losses, goal = answering_out_of_memory(trainer, lambda: _learn(trainer, batch))
+    losses, goal = explaining_out_of_memory(trainer, lambda: _learn(trainer, batch))
     images = trainer.slices[0].stop
     if not losses[-1] <= goal:
         raise NotLearningError(
             f"{images} images were not learnt by heart in {len(losses) - 1} steps at learning_rate "
-            f"{params.learning_rate:g}: {told(losses)}, and it should be below {goal:.3g}; "
+            f"{params.learning_rate:g}: {describe_losses(losses)}, and it should be below {goal:.3g}; "
             f"{_diagnosis(trainer, losses)}"
         )
     result = Smoke(images, len(losses) - 1, tuple(losses), params.learning_rate, time.perf_counter() - begun)
-    _log.info(
-        "%d images were learnt by heart in %d steps at learning_rate %g: %s",
-        images,
-        result.steps,
-        result.learning_rate,
-        told(losses),
-    )
+    learnt = f"{images} images were learnt by heart in {result.steps} steps at learning_rate {params.learning_rate:g}"
+    _log.info("%s: %s", learnt, describe_losses(losses))
     if max(losses) > _RISEN * losses[0]:
-        _log.warning(
-            "on the way the loss rose to %.4g: learning_rate %g may be too high for whole epochs; "
-            "--find-learning-rate tells",
-            max(losses),
-            result.learning_rate,
-        )
+        rose = f"on the way the loss rose to {max(losses):.4g}: learning_rate {params.learning_rate:g}"
+        _log.warning("%s may be too high for whole epochs; --find-learning-rate tells", rose)
     return result
 
 
@@ -147,15 +121,18 @@ def _learn(trainer: Trainer, indices: Tensor) -> tuple[list[float], float]:
     # One more than steps: the loss of the last is seen in the next.
     while len(losses) <= STEPS:
         # Made anew, since a layer that works in place would change it.
-        images, labels = trainer.batch(indices)
-        losses.append(float(trainer.step_alone(images, labels)))
+        losses.append(float(trainer.step_alone(_network_input(trainer, indices), labels)))
         goal = min(goal, SHARE * losses[0])
         if not losses[-1] > goal:
             break
     return losses, goal
 
 
-def told(losses: list[float]) -> str:
+def _network_input(trainer: Trainer, indices: Tensor) -> Tensor:
+    return trainer.prepare(trainer.training.images.take(indices), len(indices))
+
+
+def describe_losses(losses: list[float]) -> str:
     """A curve in a line: the loss at the start, and at ever longer distances."""
     wanted = {0, *(2**power for power in range(2, 20, 2)), len(losses) - 1}
     return "loss " + ", ".join(f"{loss:.4g} at step {step}" for step, loss in enumerate(losses) if step in wanted)
@@ -188,7 +165,6 @@ def _diagnosis(trainer: Trainer, losses: list[float]) -> str:
 
 def _is_dead(trainer: Trainer) -> bool:
     """Whether the network tells no image from another."""
-    images, _ = trainer.batch(torch.arange(min(64, len(trainer.training.images))))
     with torch.no_grad():
-        logits = trainer.network(images)
+        logits = trainer.network(_network_input(trainer, torch.arange(min(64, len(trainer.training.images)))))
     return bool((logits.std(dim=0) <= _ROUNDING * (1 + logits.abs().mean())).all())

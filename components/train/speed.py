@@ -1,32 +1,30 @@
 """The speed-of-light report: what training achieved, beside what its step and its device can do at best.
 
-Two measurements minutes apart, on a machine that does other things too, compare nothing: 0.5.0 printed 131 % to 2592 %
-of what is possible. So both sides are measured after training, in rounds by turns, with weights that stay as they are,
-and what the rounds do not agree on is not reported.
+Two measurements minutes apart, on a machine that does other things too, compare nothing. So both sides are measured
+after training, in rounds by turns, with weights that stay as they are, and what the rounds do not agree on is not
+reported.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from statistics import median
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from components.classifier.device import is_out_of_memory
 from components.classifier.images import ResidentImages
-from components.shared.artifacts.model import Speed
+from components.shared.artifacts.model import TIME_SHARES, Speed
+from components.shared.html.markup import rate
 from components.shared.seeds import derived_seed
 from components.train.timing import Timing
 from components.train.trainer import Trainer
-
-T = TypeVar("T")
 
 # In a shorter run 3 % is too little to measure in, and most of the time is the start of everything.
 SHORTEST_S = 30.0
@@ -34,14 +32,12 @@ SHORTEST_S = 30.0
 SHARE, LONGEST_S = 0.03, 10.0
 # Of three, one may be a disturbance; more than five narrow no range, which is that of the worst.
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 5
-_MOST_STEPS = 200
-
+MOST_STEPS = 200
 # At a quarter more from the lowest ratio to the highest the median may be an eighth off on either side: 80 % of what is
 # possible is then no other finding than 70 % or 90 %.
 WIDEST = 1.25
 # What a clock's and a machine's noise may add to 1; more than that is no part of a bound.
 HIGHEST = 1.05
-
 # Sides of the square matrices: far beyond what caches hold, and some hundredths of a second.
 _SIDES = {"cpu": 1024, "cuda": 8192}
 _PRODUCTS = 5
@@ -49,17 +45,19 @@ _PRODUCTS = 5
 # read ahead (2), or data would cost nothing, and on a GPU more than a wait for it costs.
 _TURN = 10
 
+_STEPS, _MATMUL = "of_constant_tensor", "of_matmul"  # the figures of `Speed`
+
 
 def measure_speed(trainer: Trainer, flops_per_image: int) -> Speed:
     """Measure what is possible, and compare.
 
     Args:
-        trainer: Has trained; its weights are written, for what it holds is of no more use afterwards, except for its
-            history, its best weights and its seconds. Every process of a group calls this.
+        trainer: Has trained; what it holds is of no more use afterwards, except for its history, its best weights and
+            its seconds. Every process of a group calls this.
         flops_per_image: Of one image's forward and backward pass, a multiply-add as two; 0: not known.
     """
-    achieved, group = trainer.images_per_second, trainer.group
-    seconds, step_s = group.from_first(
+    achieved = trainer.images_per_second
+    seconds, step_s = trainer.group.from_first(
         (sum(trainer.timing.seconds.values()), trainer.timing.training / max(trainer.position.step, 1))
     )
     report = Speed(
@@ -69,35 +67,33 @@ def measure_speed(trainer: Trainer, flops_per_image: int) -> Speed:
         compiled=trainer.compiled,
         data="resident" if isinstance(trainer.training.images, ResidentImages) else "mapped",
         shares=trainer.timing.shares(),
-        processes=group.size,
+        processes=trainer.group.size,
     )
     if seconds < SHORTEST_S:
         why = f"not measured in a run under {SHORTEST_S:g} s"
-        return report.model_copy(update={"why_not": {"of_constant_tensor": why, "of_matmul": why}})
+        return report.model_copy(update={"why_not": {_STEPS: why, _MATMUL: why}})
     with _unchanging(trainer):
-        rounds = _Measurement(trainer, min(LONGEST_S, SHARE * seconds), step_s).rounds()
-    return report.model_copy(update=_figures(rounds, flops_per_image))
-
-
-@dataclass
-class Rounds:
-    """What the rounds measured, each rate by round and of all processes together.
-
-    Attributes:
-        training: Images a second of training's own steps.
-        resident: Images a second of steps on one random batch.
-        products: Floating-point operations a second of matrix products; empty where they were not measured.
-        why_not: Why something was not measured, by the figure of :class:`Speed`.
-    """
-
-    training: list[float] = field(default_factory=list)
-    resident: list[float] = field(default_factory=list)
-    products: list[float] = field(default_factory=list)
-    why_not: dict[str, str] = field(default_factory=dict)
+        rounds = _Rounds(trainer, min(LONGEST_S, SHARE * seconds), max(step_s, 1e-9))
+    why_not = rounds.why_not
+    figures: dict[str, object] = {"rounds": len(rounds.training)}
+    if not flops_per_image:
+        why_not.setdefault(_MATMUL, "not known (no operation's cost is)")
+    for name, bounds, bound, scale in (
+        (_STEPS, rounds.resident, "constant_tensor_samples_per_second", 1),
+        (_MATMUL, rounds.products, "matmul_flops_per_second", flops_per_image),
+    ):
+        if name in why_not:
+            continue
+        found = compared([own * scale / limit for own, limit in zip(rounds.training, bounds, strict=True)])
+        if isinstance(found, str):
+            why_not[name] = found
+        else:
+            figures |= {name: found[0], f"{name}_range": list(found[1:]), bound: median(bounds)}
+    return report.model_copy(update=figures | {"why_not": why_not})
 
 
 def compared(ratios: Sequence[float]) -> tuple[float, float, float] | str:
-    """Median, lowest and highest of the rounds' ratios; or, in words, why they are no measurement."""
+    """Median, lowest and highest of the rounds' ratios; or why they are no measurement."""
     if len(ratios) < FEWEST_ROUNDS or not all(math.isfinite(ratio) and ratio > 0 for ratio in ratios):
         return f"not measurable here ({len(ratios)} rounds)"
     middle, lowest, highest = median(ratios), min(ratios), max(ratios)
@@ -107,26 +103,6 @@ def compared(ratios: Sequence[float]) -> tuple[float, float, float] | str:
     return middle, lowest, highest
 
 
-def _figures(rounds: Rounds, flops_per_image: int) -> dict[str, object]:
-    """The fields of :class:`Speed` that the rounds give."""
-    figures: dict[str, object] = {"rounds": len(rounds.training)}
-    why_not = dict(rounds.why_not)
-    if not flops_per_image:
-        why_not.setdefault("of_matmul", "not known (no operation's cost is)")
-    for name, bound, rate, scale in (
-        ("of_constant_tensor", rounds.resident, "constant_tensor_samples_per_second", 1),
-        ("of_matmul", rounds.products, "matmul_flops_per_second", flops_per_image),
-    ):
-        if name not in why_not:
-            ratios = [own * scale / limit for own, limit in zip(rounds.training, bound, strict=True)]
-            found = compared(ratios)
-            if isinstance(found, str):
-                why_not[name] = found
-            else:
-                figures |= {name: found[0], f"{name}_range": list(found[1:]), rate: median(bound)}
-    return figures | {"why_not": why_not}
-
-
 @contextmanager
 def _unchanging(trainer: Trainer) -> Iterator[None]:
     """Within, the trainer's seconds are kept, and its steps change no weight: those of a finished training stay so.
@@ -134,7 +110,7 @@ def _unchanging(trainer: Trainer) -> Iterator[None]:
     A network that goes on to learn one batch by heart has gradients of almost nothing, which a CPU takes many times as
     long for.
     """
-    kept, rates = trainer.timing, [group["lr"] for group in trainer.optimiser.param_groups]
+    timing, rates = trainer.timing, [group["lr"] for group in trainer.optimiser.param_groups]
     trainer.timing = Timing(trainer.device)
     for group in trainer.optimiser.param_groups:
         group["lr"] = 0 * group["lr"]
@@ -142,68 +118,66 @@ def _unchanging(trainer: Trainer) -> Iterator[None]:
         trainer.network.train()
         yield
     finally:
-        trainer.timing = kept
-        for group, rate in zip(trainer.optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate
+        trainer.timing = timing
+        for group, rate_before in zip(trainer.optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate_before
 
 
-class _OverTimeError(Exception):
-    """What is measured takes longer than it did in training."""
+class _Rounds:
+    """What rounds within a time measured, each rate by round and of all processes together.
 
-
-class _Measurement:
-    """Rounds of steps and products within a time.
-
-    Args:
-        trainer: Whose steps.
-        budget_s: Seconds for all of it.
-        step_s: Seconds that a step took in training.
+    Attributes:
+        training: Images a second of training's own steps.
+        resident: Images a second of steps on one random batch.
+        products: Floating-point operations a second of matrix products; empty where they were not measured.
+        why_not: Why something was not measured, by the figure of `Speed`.
     """
 
     def __init__(self, trainer: Trainer, budget_s: float, step_s: float) -> None:
-        self._trainer = trainer
-        self._group = trainer.group
-        self._device = trainer.device
-        self._budget_s = budget_s
-        self._step_s = max(step_s, 1e-9)
-        self._begun = time.perf_counter()
-        self._found = Rounds()
-
-    def rounds(self) -> Rounds:
-        """Measure as many rounds as there is time for."""
-        found = self._found
-        products = self._where_it_fits(self._products, "of_matmul")
-        self._where_it_fits(lambda: self._measure(products), "of_constant_tensor", "of_matmul")
-        done = min(len(found.training), len(found.resident))
-        for rates in (found.training, found.resident, found.products):
+        self.training: list[float] = []
+        self.resident: list[float] = []
+        self.products: list[float] = []
+        self.why_not: dict[str, str] = {}
+        self._trainer, self._group, self._device = trainer, trainer.group, trainer.device
+        self._budget_s, self._step_s, self._begun = budget_s, step_s, time.perf_counter()
+        try:
+            self._multiply, self._product_s = self._choose_products()
+            self._measure()
+        except (RuntimeError, MemoryError) as error:  # a finished training is not lost for it
+            if not is_out_of_memory(error):
+                raise
+            self._leave_out("not measurable here (it does not fit in memory)")
+        done = min(len(self.training), len(self.resident))
+        for rates in (self.training, self.resident, self.products):
             del rates[done:]
         if done < FEWEST_ROUNDS:
-            for name in ("of_constant_tensor", "of_matmul"):
-                found.why_not.setdefault(name, f"not measurable here ({done} rounds in {self._budget_s:.3g} s)")
-        return found
+            self._leave_out(f"not measurable here ({done} rounds in {budget_s:.3g} s)")
 
-    def _measure(self, products: _Products | None) -> None:
-        product_s = products.seconds if products is not None else 0.0
-        try:
-            self._warm_up()
-        except _OverTimeError:
+    def _leave_out(self, why: str) -> None:
+        self.why_not = {_STEPS: why, _MATMUL: why} | self.why_not
+
+    @property
+    def _used_s(self) -> float:
+        return time.perf_counter() - self._begun
+
+    def _measure(self) -> None:
+        self._warm_up()
+        steps = 0
+        for rounds in (MOST_ROUNDS, FEWEST_ROUNDS):
+            # Both sides of a round begin with a step that is not timed; a fifth of the time is kept in hand.
+            left = 0.8 * (self._budget_s - self._used_s) / rounds - self._product_s
+            steps = steps or self._group.from_first(max(0, min(MOST_STEPS, int(left / self._step_s) // 2 - 1)))
+        if steps < 1:
+            self._leave_out(
+                f"not measurable here (a step takes {self._step_s:.3g} s, too long for {self._budget_s:.3g} s)"
+            )
             return
-        steps = self._group.from_first(self._steps(MOST_ROUNDS, product_s) or self._steps(FEWEST_ROUNDS, product_s))
-        if not steps:
-            why = f"not measurable here (a step takes {self._step_s:.3g} s, too long for {self._budget_s:.3g} s)"
-            self._found.why_not |= {"of_constant_tensor": why, "of_matmul": why}
-            return
-        batch = self._random_batch()
+        batch, begun = self._random_batch(), self._used_s
         for number in range(MOST_ROUNDS):
-            if number:  # as long as those before it, or shorter ones where the fewest would not end in time
-                self._step_s = self._used_s / number / (2 * steps + 2)
-                rest = max(1, FEWEST_ROUNDS - number)
-                steps = self._group.from_first(min(steps, self._steps(rest, 0.0)))
-            if not steps:
+            round_s = (self._used_s - begun) / max(number, 1)
+            if number >= FEWEST_ROUNDS and self._is_over(self._used_s + round_s > 0.8 * self._budget_s):
                 return
-            try:
-                self._round(steps, batch, products)
-            except _OverTimeError:
+            if not self._round(steps, batch):
                 return
 
     def _warm_up(self) -> None:
@@ -215,98 +189,111 @@ class _Measurement:
         alike = 0
         if 12 * self._step_s > self._budget_s:  # which is too little for the rounds, too
             return
-        with closing(self._trainer.timed_steps(_MOST_STEPS)) as steps:
-            while alike < 3 and self._group.from_first(self._used_s < self._budget_s / 3):
+        with closing(_training_steps(self._trainer, MOST_STEPS)) as steps:
+            while alike < 3 and not self._is_over(self._used_s > self._budget_s / 3):
                 step = _Side(self._device)
-                step.add(lambda: self._take(steps, 1))
+                step.add(lambda: next(steps, 0))
                 alike = self._group.from_first(alike + 1 if step.seconds < 1.5 * self._step_s else 0)
 
-    def _round(self, steps: int, batch: tuple[Tensor, Tensor], products: _Products | None) -> None:
-        """Steps of both sides, and products, by turns, every other one the other way round."""
+    def _round(self, steps: int, batch: tuple[Tensor, Tensor]) -> bool:
+        """Steps of both sides, and products, by turns, every other one the other way round; whether there was time."""
         own, resident, product = _Side(self._device), _Side(self._device), _Side(self._device)
         with (
-            closing(self._trainer.timed_steps(steps + 1)) as of_own,
-            closing(self._trainer.timed_steps(steps + 1, batch)) as of_resident,
+            closing(_training_steps(self._trainer, steps + 1)) as own_steps,
+            closing(_steps_on(self._trainer, steps + 1, *batch)) as resident_steps,
         ):
             # The first one is not timed: training's own waits for its first batch.
-            self._take(of_own, 1)
-            self._take(of_resident, 1)
-            turns = [
-                lambda count: own.add(lambda: self._take(of_own, count)),
-                lambda count: resident.add(lambda: self._take(of_resident, count)),
-            ]
+            next(own_steps)
+            next(resident_steps)
+            turns = [(own, own_steps), (resident, resident_steps)]
             reads_ahead = not isinstance(self._trainer.training.images, ResidentImages)
             length = _TURN if reads_ahead or self._device.type == "cuda" else 1
             for number, done in enumerate(range(0, steps, length)):
-                for turn in reversed(turns) if number % 2 else turns:
-                    turn(min(length, steps - done))
-                if products is not None and number < products.count:
-                    products.multiply()
-                    product.add(products.multiply)
-        self._found.training.append(own.rate)
-        self._found.resident.append(resident.rate)
-        if products is not None:
-            self._found.products.append(self._group.size * product.rate)
+                if self._is_over(self._used_s > 0.9 * self._budget_s):  # steps take longer than they did in training
+                    return False
+                count = min(length, steps - done)
+                for side, side_steps in reversed(turns) if number % 2 else turns:
+                    side.add(partial(sum, islice(side_steps, count)))
+                if self._multiply is not None and number < _PRODUCTS:
+                    self._multiply()  # not timed: it loads what steps have displaced
+                    product.add(self._multiply)
+        self.training.append(own.rate)
+        self.resident.append(resident.rate)
+        if self._multiply is not None:
+            self.products.append(self._group.size * product.rate)
+        return True
 
-    def _take(self, steps: Iterator[int], count: int) -> int:
-        """Images of the next steps."""
-        images = 0
-        for of_step in islice(steps, count):
-            images += of_step
-            # A process of a group that left would be waited for.
-            if self._group.size == 1 and self._used_s > 0.9 * self._budget_s:
-                raise _OverTimeError
-        return images
-
-    @property
-    def _used_s(self) -> float:
-        return time.perf_counter() - self._begun
-
-    def _steps(self, rounds: int, product_s: float) -> int:
-        """How many steps each side may take in so many rounds, a fifth of the time in hand; 0: there is no time."""
-        left = 0.8 * (self._budget_s - self._used_s) / rounds - product_s
-        # Both sides begin with a step that is not timed.
-        return max(0, min(_MOST_STEPS, int(left / self._step_s) // 2 - 1))
+    def _is_over(self, is_over: bool) -> bool:
+        """As the first process of the group has it: one that left would be waited for."""
+        return self._group.from_first(is_over)
 
     def _random_batch(self) -> tuple[Tensor, Tensor]:
         """Network input and labels of random values: of equal ones some kernels make less work."""
-        trainer = self._trainer
-        own = self._group.own(trainer.slices[0])
+        trainer, own = self._trainer, self._group.own(self._trainer.slices[0])
         draws = torch.Generator(self._device).manual_seed(derived_seed(trainer.params.manual_seed, "speed"))
         shape = (own.stop - own.start, *trainer.params.image_shape)
         images = torch.randint(256, shape, dtype=torch.uint8, device=self._device, generator=draws)
         labels = torch.randint(trainer.params.n_classes, shape[:1], device=self._device, generator=draws)
         return trainer.normalise(images), labels
 
-    def _products(self) -> _Products | None:
-        """Matrix products that are small enough a part of the time; None: a single one is not."""
+    def _choose_products(self) -> tuple[Callable[[], float] | None, float]:
+        """A matrix product, and the seconds that a round's take; None where those take over a third of the time."""
         side = _SIDES[self._device.type]
         dtype = torch.bfloat16 if self._trainer.precision.name == "bf16" else torch.float32
-        # A quarter of the side is a 64th of the time. The products may have a third of all that there is.
-        probe = _Products(side // 4, 1, self._device, dtype)
+        probe = _product(side // 4, self._device, dtype)  # a 64th of the time
         tries = [_Side(self._device) for _ in range(4)]  # the first one loads the library
-        for each in tries:
-            each.add(probe.multiply)
-        one_s = self._group.from_first(64 * min(each.seconds for each in tries))
-        count = min(_PRODUCTS, int(self._budget_s / 3 / MOST_ROUNDS / one_s) // 2)
-        if count >= 1:
-            return _Products(side, count, self._device, dtype, seconds=2 * count * one_s)
-        self._found.why_not["of_matmul"] = f"not measurable here (a matrix product takes {one_s:.3g} s)"
-        return None
+        for one in tries:
+            one.add(probe)
+        one_s = self._group.from_first(64 * min(one.seconds for one in tries))
+        seconds = 2 * _PRODUCTS * one_s
+        if seconds * MOST_ROUNDS <= self._budget_s / 3:
+            return _product(side, self._device, dtype), seconds
+        self.why_not[_MATMUL] = f"not measurable here (a matrix product takes {one_s:.3g} s)"
+        return None, 0.0
 
-    def _where_it_fits(self, work: Callable[[], T], *figures: str) -> T | None:
-        """What work gives, or None where it does not fit in memory: a finished training is not lost for it."""
-        try:
-            return work()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self._found.why_not |= dict.fromkeys(figures, "not measurable here (it does not fit in memory)")
-            return None
+
+def _training_steps(trainer: Trainer, count: int) -> Generator[int]:
+    """Training's own steps, all of equally many images, outside of any epoch and schedule; yields the images of each.
+
+    They change weights, sums and generators, and the position not.
+    """
+    sizes = [trainer.slices[end - 1].stop - trainer.slices[begin].start for begin, end in trainer.steps]
+    steps = [step for step, size in zip(trainer.steps, sizes, strict=True) if size == sizes[0]]
+    while count > 0:
+        order, used = trainer.epoch_order(), steps[:count]
+        labels = trainer.training.labels[order.to(trainer.device)]
+        with closing(trainer.read_batches(order, 0, used[-1][1])) as batches:
+            for begin, end in used:
+                trainer.add_gradients(batches, labels, begin, end)
+                trainer.update()
+                yield sizes[0]
+        count -= len(used)
+
+
+def _steps_on(trainer: Trainer, count: int, images: Tensor, labels: Tensor) -> Generator[int]:
+    """The same steps, each batch of which is this network input with these labels."""
+    begin, end = trainer.steps[0]
+    weight = trainer.criterion.weight_of(labels) * ((end - begin) * trainer.group.size)
+    for _ in range(count):
+        for index in range(begin, end):
+            trainer.backward(images, labels, weight, is_last=index == end - 1, is_mixed=False)
+        trainer.update()
+        yield (end - begin) * (trainer.slices[0].stop - trainer.slices[0].start)
+
+
+def _product(side: int, device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
+    """Multiplies two random square matrices; gives its floating-point operations, a multiply-add as two."""
+    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+
+    def multiply() -> float:
+        one @ other
+        return 2.0 * side**3
+
+    return multiply
 
 
 class _Side:
-    """What one side of a comparison has done, and in how long."""
+    """What one side of a comparison has done, and in how many seconds."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -314,11 +301,15 @@ class _Side:
 
     def add(self, work: Callable[[], float]) -> None:
         """Time some work, which returns how much it is."""
-        _wait(self._device)
+        self._wait()
         start = time.perf_counter()
         self._done += work()
-        _wait(self._device)
+        self._wait()
         self.seconds += time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     @property
     def rate(self) -> float:
@@ -326,22 +317,64 @@ class _Side:
         return self._done / max(self.seconds, 1e-9)
 
 
-class _Products:
-    """Products of two random square matrices: `count` for a round, which is expected to take `seconds` for them."""
+def speed_rows(speed: Speed) -> list[tuple[str, str, str]]:
+    """What training did, and each bound: what it is, its rate or why there is none, what part of it was reached."""
+    own, flops = f"{rate(speed.samples_per_second)} images/s", _flops(speed.flops_per_second)
+    bound = speed.constant_tensor_samples_per_second
+    data = {"resident": "on the device", "mapped": "on the host's disk, mapped"}.get(speed.data, speed.data)
+    how = (
+        f"{speed.precision}, {'' if speed.compiled else 'not '}compiled, images {data}, processes: {speed.processes:,}"
+    )
+    return [
+        (f"training ({how})", own if flops is None else f"{own}, {flops}", ""),
+        (
+            "the same step fed one random batch",
+            speed.why_not.get(_STEPS) or ("–" if bound is None else f"{rate(bound)} images/s"),
+            _part(speed.of_constant_tensor, speed.of_constant_tensor_range, speed.rounds),
+        ),
+        (
+            "matrix products on this device",
+            speed.why_not.get(_MATMUL) or _flops(speed.matmul_flops_per_second) or "–",
+            _part(speed.of_matmul, speed.of_matmul_range, speed.rounds),
+        ),
+    ]
 
-    def __init__(
-        self, side: int, count: int, device: torch.device, dtype: torch.dtype, *, seconds: float = 0.0
-    ) -> None:
-        self.count = count
-        self.seconds = seconds
-        self._one, self._other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
 
-    def multiply(self) -> float:
-        """Multiply; returns floating-point operations, a multiply-add as two."""
-        self._one @ self._other
-        return 2.0 * len(self._one) ** 3
+def time_shares(speed: Speed) -> list[tuple[str, float]]:
+    """Parts of the wall time by name, in the order of a step."""
+    order = [*TIME_SHARES, *sorted(speed.shares.keys() - TIME_SHARES)]
+    return [(name.replace("_", " and "), speed.shares[name]) for name in order if name in speed.shares]
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def speed_lines(speed: Speed) -> list[str]:
+    """The report in two lines, for a log: rates, and parts of the wall time where they are known."""
+    reasons = [*dict.fromkeys(speed.why_not.values())]
+    rows = [f"{name} {value}{f', reached {part}' if part else ''}" for name, value, part in speed_rows(speed)]
+    report = reasons[0] if len(reasons) == 1 and len(speed.why_not) == 2 else "; ".join(rows)
+    shares = ", ".join(f"{name} {_percent(share)}" for name, share in time_shares(speed))
+    return [f"speed: {report}", *([f"time: {shares}"] if shares else [])]
+
+
+def speed_markdown(speed: Speed) -> str:
+    """The report as tables in Markdown, for TensorBoard."""
+    rates = [("of", "rate", "reached"), ("---", "--:", "--:"), *speed_rows(speed)]
+    shares = [("time", "share"), ("---", "--:"), *((name, _percent(share)) for name, share in time_shares(speed))]
+    return "\n\n".join("\n".join(f"| {' | '.join(row)} |" for row in rows) for rows in (rates, shares))
+
+
+def _flops(value: float | None) -> str | None:
+    """Operations a second with a prefix: 1.23 TFLOP/s."""
+    if value is None:
+        return None
+    power = min(6, max(0, int(math.log10(max(abs(value), 1) * 1.0005) // 3)))
+    return f"{value / 1000**power:.3g} {' kMGTPE'[power].strip()}FLOP/s"
+
+
+def _part(share: float | None, spread: list[float] | None, rounds: int) -> str:
+    if share is None or spread is None:  # not measured, or of a version that measured once
+        return "" if share is None else _percent(share)
+    return f"{_percent(share)} ({_percent(spread[0])} to {_percent(spread[1])} in {rounds} rounds)"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if abs(share) < 1e4 else f"{100 * share:.3g} %"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,12 +18,13 @@ from components.shared.seeds import derived_seed
 from components.shared.version import __version__
 from components.train.checkpoints.format import CheckpointManifest
 from components.train.checkpoints.resume import Found
-from components.train.position import Best, Position
-from components.train.trainer import Trainer
+from components.train.trainer import Best, Position, Trainer
+
+T = TypeVar("T")
 
 
 def manifest_of(trainer: Trainer, dataset_sha256: str) -> CheckpointManifest:
-    """What a checkpoint of a trainer's present state is of."""
+    """The manifest of a checkpoint of a trainer's present state."""
     position = trainer.position
     return CheckpointManifest(
         created_by=f"shutterline {__version__}",
@@ -48,7 +49,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         **tensors_of(trainer),
         "position": asdict(trainer.position),
         "schedules": trainer.schedules.state_dict(),
-        "best": asdict_of(trainer.best),
+        "best": vars(trainer.best).copy(),
         "history": [record.model_dump() for record in trainer.history],
         "epoch": {
             "order": trainer.order_state,
@@ -78,11 +79,6 @@ def tensors_of(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def asdict_of(best: Best) -> dict[str, Any]:
-    """The best epoch as plain data, its weights not copied."""
-    return {"epoch": best.epoch, "accuracy": best.accuracy, "loss": best.loss, "weights": best.weights}
-
-
 def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
     """Go on from a checkpoint, bit by bit where device and number of processes are the same.
 
@@ -94,34 +90,35 @@ def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
     Raises:
         CheckpointError: What it holds is not of such a trainer.
     """
+    state = found.state
     try:
-        _restore(trainer, found, log)
+        trainer.network.load_state_dict(state["network"])
+        if trainer.average is not None:
+            trainer.average.load_state_dict(state["average"])
+        # Before the optimiser, whose rates it sets.
+        trainer.schedules.load_state_dict(state["schedules"], state["position"]["epoch"] - 1)
+        trainer.optimiser.load_state_dict(state["optimiser"])
+        trainer.best = _of_fields(Best, state["best"])
+        trainer.history = [EpochRecord.model_validate(record) for record in state["history"]]
+        trainer.position = _of_fields(Position, state["position"])
+        trainer.timing.seconds.update(state["seconds"])
+        if state["started_from"] is not None:
+            trainer.started_from = StartedFrom.model_validate(state["started_from"])
+        _restore_epoch(trainer, state["epoch"])
+        _restore_generators(trainer, state["generators"], found.manifest, log)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
         why = shortened(" ".join(str(error).split()), 200)
         raise CheckpointError(
-            f"the checkpoint of {found.manifest.place} is not one of this training ({why}); remove it, "
+            f"the checkpoint of {found.manifest.position} is not one of this training ({why}); remove it, "
             "or start over by --start-over (start_over=True)"
         ) from error
 
 
-def _restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
-    state = found.state
-    trainer.network.load_state_dict(state["network"])
-    if trainer.average is not None:
-        trainer.average.load_state_dict(state["average"])
-    # Before the optimiser, whose rates it sets.
-    trainer.schedules.load_state_dict(state["schedules"], state["position"]["epoch"] - 1)
-    trainer.optimiser.load_state_dict(state["optimiser"])
-    trainer.best = Best(**state["best"])
-    trainer.history = [EpochRecord.model_validate(record) for record in state["history"]]
-    trainer.position = Position(**state["position"])
-    trainer.timing.seconds.update(state["seconds"])
-    if state["started_from"] is not None:
-        trainer.started_from = StartedFrom.model_validate(state["started_from"])
-    _restore_epoch(trainer, state["epoch"])
-    _restore_generators(trainer, state["generators"], found.manifest, log)
+def _of_fields(kind: type[T], values: dict[str, Any]) -> T:
+    """A dataclass of values that must all be there, whatever its defaults."""
+    return kind(**{field.name: values[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def _restore_epoch(trainer: Trainer, epoch: dict[str, Any]) -> None:
@@ -150,7 +147,15 @@ def _restore_generators(
         manifest.device.startswith("cpu") == (device.type == "cpu")
     )
     is_same = same_kind and len(generators["processes"]) == group.size
-    _warn_of_other_ground(trainer, manifest, log, is_same)
+    there = f"{manifest.processes} process(es) on {manifest.device} with torch {manifest.torch}"
+    here = f"{group.size} on {describe_device(device)} with torch {torch.__version__}"
+    if group.is_first and there.replace(" process(es)", "", 1) != here:
+        log.warning(
+            "the checkpoint was made by %s; the run goes on with %s, and from here on %s than they would have been",
+            there,
+            here,
+            "its sums may be rounded otherwise" if is_same else "its random numbers are others",
+        )
     if is_same:
         trainer.flipping.set_state(generators["flip"])
         _set_own_generators(trainer, generators["processes"][group.rank])
@@ -159,22 +164,6 @@ def _restore_generators(
     trainer.flipping.manual_seed(derived_seed(seed, f"flip/{manifest.step}"))
     trainer.augmenting.manual_seed(derived_seed(seed, f"augment/{manifest.step}/{group.rank}"))
     torch.manual_seed(derived_seed(seed, f"torch/{manifest.step}/{group.rank}"))
-
-
-def _warn_of_other_ground(
-    trainer: Trainer, manifest: CheckpointManifest, log: logging.Logger, same_generators: bool
-) -> None:
-    """Warn of what keeps the rest of a run from being bit-exact."""
-    there = f"{manifest.processes} process(es) on {manifest.device} with torch {manifest.torch}"
-    here = f"{trainer.group.size} on {describe_device(trainer.device)} with torch {torch.__version__}"
-    if trainer.group.is_first and there.replace(" process(es)", "", 1) != here:
-        what = "its sums may be rounded otherwise" if same_generators else "its random numbers are others"
-        log.warning(
-            "the checkpoint was made by %s; the run goes on with %s, and from here on %s than they would have been",
-            there,
-            here,
-            what,
-        )
 
 
 def _own_generators(trainer: Trainer) -> dict[str, Any]:
@@ -203,6 +192,6 @@ def _set_own_generators(trainer: Trainer, states: dict[str, Any]) -> None:
 
 
 def _as_tuples(state: Any) -> Any:
-    """A generator's state of Python's as it must be given back."""
+    """The state of a generator of Python's as it must be given back."""
     version, numbers, gauss = state
     return version, tuple(numbers), gauss

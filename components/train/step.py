@@ -1,52 +1,171 @@
-"""Training wherever dataset, model and checkpoints lie: fetch what is read, train, publish."""
+"""The training step, where bytes and processes are: fetch what is read, start a group or join one, train, publish.
+
+torch takes seconds to import, and what only starts other processes, or is interrupted meanwhile, does without it.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from components.classifier.check import Checked, check
-from components.classifier.weight_files import WEIGHT_FILES
+from components.shared.addresses import addresses_of
+from components.shared.artifacts.artifact import manifest_digest, read_manifest, require_same, sha256_of, write_json
 from components.shared.artifacts.dataset import DATASET, files_of_splits, training_splits
-from components.shared.artifacts.model import MODEL, starting_weights
+from components.shared.artifacts.kfp_metadata import scalars
+from components.shared.artifacts.model import LEARNING_CURVES, MODEL, starting_weights
 from components.shared.claims import require_writable
 from components.shared.errors import InputError
 from components.shared.events.data import Emit, EventData, Succeeded, ignore_events
 from components.shared.logs import step_logger
-from components.shared.params.params import Params
-from components.shared.process_group import has_restarted_clean, member, note_restarted_clean
+from components.shared.params.params import Params, parse
+from components.shared.params.source import read_raw
+from components.shared.process_group import has_restarted_clean, leave_outcome, member
+from components.shared.run import CHECKPOINTS_AUTO, checkpoints_of_run, events_of_checkpoints, run_of_artifact, step_run
+from components.shared.run_lock import RUN_LOCK_VARIABLE, end_with_run
+from components.shared.signals import Terminated
 from components.shared.staging import Staging
-from components.shared.step import Reported
+from components.shared.step import Reported, StepFailed, StepRecord, run_step
 from components.shared.storage.location import AnyPath, Location, parse_location
-from components.train.checkpoints.directory import Checkpoints
 from components.train.checkpoints.format import list_checkpoints
-from components.train.checkpoints.identity import of_another_length
-from components.train.checkpoints.remote import CheckpointMirror
-from components.train.group import joined, own_device, shared_scratch
-from components.train.train import train
+from components.train.checkpoints.resume import Checkpoints, of_another_length, require_alone, training_id
+from components.train.launch import Launch
+
+if TYPE_CHECKING:
+    from components.train.group import Group
+
+PROCESSES_VARIABLE = "SHUTTERLINE_PROCESSES"
+IN_PIPELINE = "--in-pipeline"  # before a `PipelineStep` as JSON, to each process of its group
 
 _log = step_logger("train")
 
 
-def trial_staged(
+@dataclass(frozen=True)
+class PipelineStep:
+    """The pipeline's training step.
+
+    Attributes:
+        params: The run's params as one JSON text.
+        dataset: The dataset directory.
+        model: The model directory to make.
+        model_uri: Where the platform keeps it, which says which run this is.
+        dataset_uri: Where the platform keeps the dataset; empty: at its path.
+        dataset_sha256: SHA-256 of the dataset; another one is refused; empty: any.
+        checkpoints: As :func:`~components.shared.run.checkpoints_of_run` takes it.
+        metrics: File for the chosen epoch's metrics as JSON; empty, as for the two others: none.
+        learning_curves: File for the HTML page.
+        model_sha256: File for the SHA-256 of the model's weights.
+    """
+
+    params: str
+    dataset: str
+    model: str
+    model_uri: str
+    dataset_uri: str = ""
+    dataset_sha256: str = ""
+    checkpoints: str = ""
+    metrics: str = ""
+    learning_curves: str = ""
+    model_sha256: str = ""
+
+    def run(self) -> StepRecord:
+        """Train: on all GPUs of the node, where the params' device is ``auto`` or ``cuda`` and there are several.
+
+        The environment variable ``SHUTTERLINE_PROCESSES`` names another number of processes.
+
+        Raises:
+            StepFailed: A SystemExit with the step's exit code; the reason is logged.
+        """
+        end_with_run()
+        parsed = cache(lambda: parse(*read_raw(self.params)))
+        run = run_of_artifact(self.model_uri)
+        with suppress(InputError):  # which is reported where the step begins
+            run = step_run(artifact=self.model_uri).run  # one id, whoever reports how the step ended
+        launch = Launch([IN_PIPELINE, json.dumps(asdict(self))])
+        processes = os.environ.get(PROCESSES_VARIABLE) or "auto"
+        if (outcome := launch.outcome(processes, lambda: parsed().params, lambda: run)) is not None:
+            record = StepRecord.model_validate(outcome.document)
+            if record.exit_code:
+                raise StepFailed(record, record.exit_code)
+            return record
+
+        def work(params: Params, emit: Emit) -> Reported:
+            if launch.failure is not None:
+                raise launch.failure
+            return self._train(params, emit)
+
+        _, record = run_step(
+            "train",
+            lambda: parsed().warned(),
+            work,
+            lambda: step_run(
+                Path(self.model),
+                in_pipeline=True,
+                artifact=self.model_uri,
+                platform_run=run,
+                durable=events_of_checkpoints(self.checkpoints, self.model_uri),
+            ),
+            addresses_of((self.dataset, self.dataset_uri), (self.model, self.model_uri)),
+        )
+        return record
+
+    def _train(self, params: Params, emit: Emit) -> Reported:
+        from components.train.group import join_group
+
+        dataset, model = Path(self.dataset), Path(self.model)
+
+        def located() -> AnyPath | None:
+            digest = manifest_digest(dataset, DATASET)
+            require_same(DATASET, digest, self.dataset_sha256)
+            kept = checkpoints_of_run(self.checkpoints, self.model_uri, training_id(params, digest))
+            if isinstance(kept, Path) and RUN_LOCK_VARIABLE in os.environ:
+                kept = require_alone(kept, params, digest)
+            if isinstance(kept, Path) and group.is_first:
+                require_writable("checkpoints", kept, kept if self.checkpoints == CHECKPOINTS_AUTO else kept.parent)
+            return kept
+
+        with join_group() as group:
+            kept = group.together(located)
+            result = train_step(dataset=dataset, model=model, params=params, checkpoints=kept, emit=emit, group=group)
+            group.on_first(lambda: self._write_outputs(result))
+            return result
+
+    def _write_outputs(self, result: Reported) -> None:
+        """What the platform gets beside the model, before the step is reported as succeeded."""
+        model = Path(self.model)
+        if self.metrics:
+            # In the store too, not in the platform's metadata alone; kfp's local cache takes an output without a file
+            # for lost.
+            write_json(Path(self.metrics), scalars(result.report()["metrics"]))
+        if self.model_sha256:
+            Path(self.model_sha256).write_text(read_manifest(model, MODEL).weights.sha256, encoding="utf-8")
+        if self.learning_curves:
+            shutil.copyfile(model / LEARNING_CURVES, self.learning_curves)
+
+
+def run_member(arguments: Sequence[str]) -> int:
+    """Train as one process of a pipeline step's group, whose one argument is a `PipelineStep` as JSON."""
+    error = None
+    try:
+        record = PipelineStep(**json.loads(arguments[0])).run()
+    except StepFailed as failed:
+        record, error = failed.record, failed.__cause__
+    return leave_outcome(record.model_dump(mode="json"), record.exit_code, error)
+
+
+def trial_step(
     *, dataset: AnyPath, params: Params, trial: Callable[[Path, Params], Reported], emit: Emit = ignore_events
 ) -> Reported:
-    """A trial on a dataset that may lie in a bucket.
+    """A trial, from a dataset directory and params to a result, on a dataset that may be in a bucket."""
+    from components.classifier.check import check
+    from components.train.group import own_device
 
-    Args:
-        dataset: Where it lies.
-        params: The run's options.
-        trial: From the dataset's directory and the params to the result.
-        emit: Gets the status of the step.
-
-    Raises:
-        ShutterlineError: As the trial, and as :func:`train_staged` of the dataset.
-    """
     with Staging(_log, emit, params) as staging:
         if isinstance(dataset, Location):
             check(params)  # before anything is fetched
@@ -57,7 +176,7 @@ def trial_staged(
         return staging.publish(trial(images, params))
 
 
-def train_staged(
+def train_step(
     *,
     dataset: AnyPath,
     model: AnyPath,
@@ -65,129 +184,163 @@ def train_staged(
     checkpoints: AnyPath | None = None,
     start_over: bool = False,
     emit: Emit = ignore_events,
+    group: Group | None = None,
 ) -> Reported:
-    """As :func:`~components.train.train.train`, of and for directories that may lie in buckets.
+    """As :func:`~components.train.train.train`, of and for directories that may be in buckets.
 
     Of the dataset the splits that training reads are fetched, and what ``initial_weights`` names in a bucket.
-    Checkpoints in a bucket are uploaded while training goes on, and the newest is fetched before it begins. Unless
-    `checkpoints` names a place for them they lie beside the model, in its bucket, too: of ``gs://b/model`` in
-    ``gs://b/model-checkpoints``. With `start_over` checkpoints that are there are removed.
+    Checkpoints in a bucket are uploaded while training goes on, and the newest is fetched before it begins. Without
+    `checkpoints` they are beside the model, in its bucket, too: of ``gs://b/model`` in ``gs://b/model-checkpoints``.
+
+    Args:
+        dataset: A complete dataset directory.
+        model: The model directory to make.
+        params: The run's options.
+        checkpoints: Where checkpoints are kept.
+        start_over: Whether checkpoints that are there are removed.
+        emit: Gets the status of the step.
+        group: The processes that train together; by default those that the environment names.
 
     Raises:
-        ParamsError: The network, optimiser, schedules or transforms cannot be built, or do not fit the data.
-        CheckpointError: Checkpoints of another run lie there, or another training is at it.
-        ArtifactError: The dataset cannot be used, or the model directory cannot be written.
-        DeviceError: The device asked for is not there.
-        DivergedError: The loss became NaN or infinite.
-        StorageRefusedError: A place in a bucket is not there or may not be used.
-        StorageUnavailableError: The storage does not answer.
-        GroupLostError: Another process of the group ended.
+        ShutterlineError: As :func:`~components.train.train.train`; a location in a bucket is not there or may not be
+            used, or the storage does not answer.
     """
-    is_beside = checkpoints is None
-    if checkpoints is None and isinstance(model, Location) and model.key:
-        checkpoints = replace(model, key=f"{model.key}-checkpoints")
-    with joined() as group, shared_scratch(group), Staging(_log, emit, params) as staging, ExitStack() as stack:
-        if group.is_first and member().restarts:
-            restarts = f"{member().restarts} of at most {member().max_restarts} times"
-            _log.warning("a process of the group was lost, and all were started again: %s", restarts)
+    kept = None
+    if isinstance(checkpoints, Path):
+        kept = Checkpoints(checkpoints)
+    elif checkpoints is None and isinstance(model, Path):
+        kept = Checkpoints.beside(model)
+    with _noting_what_is_saved(kept, dataset, params):
+        from components.train.group import join_group, shared_scratch
 
-        # Torch elastic starts all again with the same words, and what this run has saved since is its own.
-        anew = start_over and not any(group.gathered(has_restarted_clean()))
+        with (
+            join_group() if group is None else nullcontext(group) as group,
+            shared_scratch(group),
+            Staging(_log, emit, params) as staging,
+        ):
+            return _trained(staging, group, dataset, model, params, checkpoints, start_over=start_over)
 
-        def prepare() -> tuple[Checked, Path, Path, Checkpoints, Path | None]:
-            """Only the first process claims and writes; of the others' directories nothing is made or read."""
-            checked = check(params)  # before anything is fetched or claimed
-            own_device(params.device)
-            kept, mirror = None, None
-            if checkpoints is not None and group.is_first:
-                kept = staging.directory(checkpoints)
-                if isinstance(checkpoints, Location):
-                    mirror = stack.enter_context(CheckpointMirror(kept, checkpoints, params.keep_checkpoints, _log))
-                else:
-                    require_writable("checkpoints", kept)
-            images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
-            start = _initial_weights(staging, params)
-            if not group.is_first:
-                unused = Path(os.devnull)
-                return checked, images, unused, Checkpoints(None if checkpoints is None else unused, anew), start
-            is_whole = None if is_beside else False
-            if mirror is not None and kept is not None and not anew:
-                mirror.restore(lambda manifest: of_another_length(manifest, params) is None)
-                if is_beside and isinstance(model, Location) and list_checkpoints(kept):
-                    is_whole = _is_whole(staging, model)  # before it is claimed, from where on no reader opens it
-            saved: Callable[[Path], bool] | None = mirror.saved if mirror is not None else None
-            kept_there = Checkpoints(
-                kept,
-                anew,
-                on_saved=_noting(saved) if anew else saved,
-                on_cleared=mirror.clear if mirror is not None else None,
-                named=None if checkpoints is None else str(checkpoints),
-                is_there=mirror.has if mirror is not None else lambda path: True,
-                beside_whole_model=is_whole,
-            )
-            return checked, images, staging.output(model, MODEL), kept_there, start
 
-        checked, images, output, kept, start = group.together(prepare)
+def _trained(
+    staging: Staging,
+    group: Group,
+    dataset: AnyPath,
+    model: AnyPath,
+    params: Params,
+    checkpoints: AnyPath | None,
+    *,
+    start_over: bool,
+) -> Reported:
+    from components.classifier.check import check
+    from components.train.group import own_device
+    from components.train.train import train
+
+    if group.is_first and (restarts := member().restarts):
+        _log.warning(
+            "a process of the group was lost, and all were started again: %d of at most %d times",
+            restarts,
+            member().max_restarts,
+        )
+    # Torch elastic starts all again with the same arguments, and what this run has saved since is its own.
+    start_over = start_over and not any(group.gathered(has_restarted_clean()))
+
+    def prepare() -> tuple[Any, Path, Path, Checkpoints, Path | None]:
+        """Only the first process claims and writes; of the others' directories nothing is made or read."""
+        checked = check(params)  # before anything is fetched or claimed
+        own_device(params.device)
+        kept = _checkpoints(staging, model, params, checkpoints, start_over=start_over) if group.is_first else None
+        images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
+        start = _initial_weights(staging, params)
+        unused = Path(os.devnull)
+        output = staging.output(model, MODEL) if group.is_first else unused
+        return checked, images, output, kept or Checkpoints(unused, start_over), start
+
+    checked, images, output, kept, start = group.together(prepare)
+    with _noting_what_is_saved(kept if group.is_first else None, images, params):
         result = train(
             dataset=images,
             model=output,
             params=params,
             checkpoints=kept,
             initial_weights=start,
-            checked=checked,
             emit=staging.emit,
+            group=group,
+            checked=checked,
         )
-        stack.close()
-        if group.size == 1:
-            return staging.publish(result)
-        # What the others have is not where the user's names say.
-        return group.on_first(lambda: _Said.of(staging.publish(result)))
+    if group.size == 1:
+        return staging.publish(result)
+    # What the others have is not where the user's names say.
+    return group.on_first(lambda: _SharedResult.of(staging.publish(result)))
 
 
-@dataclass(frozen=True)
-class _Said:
-    """What a result says, as another process can have it."""
+def _checkpoints(
+    staging: Staging, model: AnyPath, params: Params, location: AnyPath | None, *, start_over: bool
+) -> Checkpoints:
+    """The first process's directory of checkpoints; of one in a bucket with what it can go on from."""
+    is_beside = location is None
+    if location is None and isinstance(model, Location) and model.key:
+        location = replace(model, key=f"{model.key}-checkpoints")
+    if location is None:
+        return Checkpoints.beside(Path(str(model)), start_over=start_over)
+    directory = staging.directory(location)
+    if not isinstance(location, Location):
+        require_writable("checkpoints", directory)
+        return Checkpoints(directory, start_over, name=str(location))
+    from components.train.checkpoints.writer import RemoteCheckpoints
 
-    told: dict[str, Any]
-    last: EventData
-
-    @classmethod
-    def of(cls, result: Reported) -> _Said:
-        """What a result says."""
-        return cls(result.report(), result.event(0))
-
-    def report(self) -> dict[str, Any]:
-        """The result as JSON data."""
-        return self.told
-
-    def event(self, seconds: float) -> EventData:
-        """The result as the step's last status event."""
-        return replace(self.last, seconds=seconds) if isinstance(self.last, Succeeded) else self.last
-
-
-def _noting(saved: Callable[[Path], bool] | None) -> Callable[[Path], bool]:
-    """As what is called with each checkpoint, after noting that there is one of this run."""
-
-    def noted(path: Path) -> bool:
-        note_restarted_clean()
-        return saved is None or saved(path)
-
-    return noted
-
-
-def _is_whole(staging: Staging, model: Location) -> bool:
-    try:
-        staging.artifact(model, MODEL, lambda manifest: ())
-    except InputError:
-        return False
-    return True
+    remote = RemoteCheckpoints(directory, location, params.keep_checkpoints, _log)
+    is_beside_whole_model = False
+    if not start_over:
+        remote.restore(lambda manifest: of_another_length(manifest, params) is None)
+        if is_beside and isinstance(model, Location) and list_checkpoints(directory):
+            with suppress(InputError):  # before it is claimed, from where on no reader opens it
+                staging.artifact(model, MODEL, lambda manifest: ())
+                is_beside_whole_model = True
+    return Checkpoints(directory, start_over, remote, str(location), is_beside_whole_model)
 
 
 def _initial_weights(staging: Staging, params: Params) -> Path | None:
     """What training starts from, on this machine: of an earlier model its weights, checked against its manifest."""
+    from components.classifier.weight_files import WEIGHT_FILES
+
     if params.initial_weights is None:
         return None
     where = parse_location(params.initial_weights)
     if isinstance(where, Location) and where.name.lower().endswith(WEIGHT_FILES):
         return staging.file(where)
     return staging.artifact(where, MODEL, starting_weights)
+
+
+@contextmanager
+def _noting_what_is_saved(kept: Checkpoints | None, dataset: AnyPath, params: Params) -> Iterator[None]:
+    """Within, an interruption gets a note of how far the run is saved, where it has none yet."""
+    try:
+        yield
+    except (Terminated, KeyboardInterrupt) as error:
+        with suppress(Exception):  # the import of torch, which knows the schedules, may be what was interrupted
+            has_note = bool(getattr(error, "__notes__", ()))
+            if kept is not None and isinstance(dataset, Path) and not has_note:
+                digest = sha256_of(dataset / DATASET.manifest_file)
+                if saved := kept.saved(params, digest):
+                    error.add_note(saved)
+        raise
+
+
+@dataclass(frozen=True)
+class _SharedResult:
+    """The first process's result, as the others can have it."""
+
+    document: dict[str, Any]
+    last: EventData
+
+    @classmethod
+    def of(cls, result: Reported) -> _SharedResult:
+        return cls(result.report(), result.event(0))
+
+    def report(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return self.document
+
+    def event(self, seconds: float) -> EventData:
+        """The result as the step's last status event."""
+        return replace(self.last, seconds=seconds) if isinstance(self.last, Succeeded) else self.last

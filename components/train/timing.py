@@ -10,7 +10,6 @@ import torch
 from components.shared.artifacts.model import TIME_SHARES
 
 STEP_PARTS = TIME_SHARES[:3]
-
 # On a GPU every so many steps are timed on the device: an event costs some microseconds.
 _SAMPLED = 25
 
@@ -19,7 +18,7 @@ class Timing:
     """Adds up wall time by what it went to; a lap costs a tenth of a microsecond.
 
     On a GPU the host runs ahead of the device, and waits at some later line that is not to blame. There the parts of a
-    step are told by the device's own clock, in a sample of the steps, and the time that all steps took is shared out
+    step come from the device's own clock, in a sample of the steps, and the time that all steps took is shared out
     accordingly.
 
     Attributes:
@@ -33,16 +32,21 @@ class Timing:
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
         self._marks: list[Any] = []
         self._steps = 0
-        self._sampling = False
+        self._is_sampled = False
 
     def begin_step(self) -> None:
         """A step of the optimiser begins."""
-        if self._stream is not None:
-            self._sampling = self._steps % _SAMPLED == 0
-            self._steps += 1
-            if self._sampling:
-                self._collect()
-                self._mark("begin")
+        if self._stream is None:
+            return
+        self._is_sampled = self._steps % _SAMPLED == 0
+        self._steps += 1
+        if self._is_sampled:
+            # Read the last sample, which the device has passed many steps ago.
+            for (_, before), (part, after) in zip(self._marks, self._marks[1:], strict=False):
+                if after.query():
+                    self._on_device[part] += before.elapsed_time(after) / 1000
+            self._marks = []
+            self._mark("begin")
 
     def begin(self) -> None:
         """What has passed since the last lap belongs to nothing."""
@@ -53,20 +57,13 @@ class Timing:
         now = time.perf_counter()
         self.seconds[part] += now - self._last
         self._last = now
-        if self._sampling and part in STEP_PARTS:
+        if self._is_sampled and part in STEP_PARTS:
             self._mark(part)
 
     def _mark(self, part: str) -> None:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(self._stream)
         self._marks.append((part, event))
-
-    def _collect(self) -> None:
-        """Read the last sample, which the device has passed many steps ago."""
-        for (_, before), (part, after) in zip(self._marks, self._marks[1:], strict=False):
-            if after.query():
-                self._on_device[part] += before.elapsed_time(after) / 1000
-        self._marks = []
 
     @property
     def training(self) -> float:

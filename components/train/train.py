@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import time
+import warnings
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from components.classifier.check import Checked, check
 from components.classifier.device import describe_device
-from components.shared.artifacts.artifact import ArtifactWriter, sha256_of
-from components.shared.artifacts.dataset import DATASET, Dataset, open_dataset, training_splits
+from components.classifier.inference import log_batches
+from components.shared.artifacts.artifact import ArtifactWriter
 from components.shared.artifacts.model import MODEL, Selection
-from components.shared.errors import ArtifactError, CheckpointError, InputError, ParamsError, Problem
+from components.shared.errors import DivergedError
 from components.shared.events.data import Emit, Succeeded, ignore_events
 from components.shared.logs import step_logger
 from components.shared.params.params import Params
-from components.shared.process_group import end_together, in_group
-from components.shared.signals import Terminated, ends_deferred
-from components.train.attempt import Attempt
-from components.train.checkpoints.directory import Checkpoints, held
-from components.train.checkpoints.resume import Found, find_checkpoint, saved_text, telling_what_is_saved
+from components.shared.signals import Deferred, Terminated, ends_deferred
+from components.train.checkpoints.resume import Checkpoints, last_good, lock_directory
+from components.train.checkpoints.writer import CheckpointWriter
 from components.train.curves import Curves
-from components.train.group import ALONE, joined, loss_before_signal, own_device
-from components.train.model_files import (
-    count_parameters,
-    manifest_for,
-    selection_of,
-    with_learning_curves,
-    write_weights,
-)
+from components.train.group import Agreement, Group, join_group, loss_before_signal
+from components.train.memory import explaining_out_of_memory
+from components.train.model_files import manifest_for, selection_of, with_learning_curves, write_weights
+from components.train.nan_checks import require_finite_loss, require_finite_weights
+from components.train.progress import TrainingProgress
+from components.train.speed import measure_speed, speed_lines
+from components.train.start import TrainingInputs, check_inputs, count_parameters, start_trainer
+from components.train.state import manifest_of, state_of, tensors_of
 from components.train.trainer import Trainer
 
 _log = step_logger("train")
+
+# Steps between two looks at the loss: each makes the host wait for the device.
+LOSS_CHECK_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,9 @@ def train(
     params: Params,
     checkpoints: Path | Checkpoints | None = None,
     initial_weights: Path | None = None,
-    checked: Checked | None = None,
     emit: Emit = ignore_events,
+    group: Group | None = None,
+    checked: Checked | None = None,
 ) -> TrainResult:
     """Train the network of `params` on a dataset directory and write a model directory.
 
@@ -112,135 +114,223 @@ def train(
         params: The run's options.
         checkpoints: Where checkpoints are kept; by default beside `model`.
         initial_weights: What ``initial_weights`` of the params names, fetched; by default the path that it is.
-        checked: The params as checked before; by default they are checked here.
         emit: Gets the status of the step.
+        group: The processes that train together; by default those that the environment names.
+        checked: The params as checked before; by default they are checked here.
 
     Raises:
         ParamsError: The network, optimiser, schedules, loss or transforms cannot be built, or do not fit the data.
         ArtifactError: The dataset is incomplete or damaged, or the model directory holds something else.
-        CheckpointError: Checkpoints of another run lie where this one is to keep its own.
+        CheckpointError: Checkpoints of another run are where this one is to keep its own.
         DeviceError: The device or precision asked for is not there.
         DivergedError: A loss or a weight became NaN or infinite; the last checkpoint is of before.
         GroupLostError: Another process of the group ended.
     """
-    if not isinstance(checkpoints, Checkpoints):
+    if isinstance(checkpoints, Path):
         checkpoints = Checkpoints(checkpoints)
-    kept = checkpoints.beside(model)
-    with joined() as group, ExitStack() as stack:
-        if group.is_first:
-            named, is_there = checkpoints.named or str(kept), checkpoints.is_there
-            images = dataset / DATASET.manifest_file
-            stack.enter_context(
-                telling_what_is_saved(lambda: saved_text(kept, named, params, sha256_of(images), is_there))
-            )
-        checked, device, data, dataset_sha256 = group.together(lambda: _opened(checked or check(params), dataset))
+    kept = checkpoints or Checkpoints.beside(model)
+    with join_group() if group is None else nullcontext(group) as group, ExitStack() as stack:
+        first = group.is_first
+        inputs = group.together(lambda: check_inputs(checked or check(params), dataset))
         ending = stack.enter_context(ends_deferred())
         stack.enter_context(loss_before_signal(ending))
-        group.together(lambda: stack.enter_context(held(kept, _log)) if group.is_first else None)
+        group.together(lambda: stack.enter_context(lock_directory(kept.directory, _log)) if first else None)
         # Before the earlier model makes room for another, which checkpoints of another run would hinder.
-        found, is_to_clear = group.on_first(lambda: _checkpoint(checkpoints, kept, model, params, dataset_sha256))
-        writer = group.together(lambda: stack.enter_context(ArtifactWriter(model, MODEL)) if group.is_first else None)
-        run = Attempt(data, dataset_sha256, checked, device, group)
-        group.together(lambda: run.begin(found, initial_weights))
+        found, is_to_clear = group.on_first(lambda: kept.find(params, inputs.dataset_sha256, _log))
+        writer = group.together(lambda: stack.enter_context(ArtifactWriter(model, MODEL)) if first else None)
+        trainer = group.together(lambda: start_trainer(inputs, group, found, initial_weights))
         if is_to_clear:
-            group.together(lambda: checkpoints.clear(kept) if group.is_first else None)
-        curves = stack.enter_context(Curves(model / "tensorboard")) if group.is_first else None
-        if not run.train(kept, checkpoints, curves, emit, ending):
-            # If it was this process that was told, its own handler of the signal says so when this block is left.
-            end_together()
+            group.together(lambda: kept.clear() if first else None)
+        curves = stack.enter_context(Curves(model / "tensorboard")) if first else None
+        loop = _Loop(inputs, trainer, kept, curves, emit, ending)
+        if found is not None:
+            loop.saved_at_position = loop.position
+        if not loop.run():
+            # If it was this process that got the signal, its own handler raises it when this block is left.
+            group.ends_together = True
             raise Terminated
-        trainer = run.trainer
         if writer is not None:
-            files = write_weights(writer, trainer, data, run.normalisation, _log)
-        if run.is_told(ending):
+            files = write_weights(writer, trainer, inputs, _log)
+        if loop.is_interrupted:
             raise Terminated
-        speed = run.speed()
+        speed = measure_speed(trainer, inputs.flops_per_image)
+        for line in speed_lines(speed):
+            _log.info("%s", line)
         if writer is not None and curves is not None:
             curves.speed(speed, len(trainer.history))
-            manifest = manifest_for(trainer, data, run.normalisation, files, run.dataset_sha256, speed)
-            writer.commit(with_learning_curves(writer, manifest))
+            writer.commit(with_learning_curves(writer, manifest_for(trainer, inputs, files, speed)))
     return TrainResult(
         model=model,
-        selection=selection_of(trainer, data),
+        selection=selection_of(trainer, inputs),
         train_loss=trainer.history[-1].train_loss,
         epochs=len(trainer.history),
         parameters=count_parameters(trainer.network),
         images_per_second=trainer.images_per_second,
         seconds=sum(trainer.timing.seconds.values()),
-        device=describe_device(device),
-        checkpoints=kept,
-        resumed_from=found.manifest.place if found is not None else None,
+        device=describe_device(inputs.device),
+        checkpoints=kept.directory,
+        resumed_from=found.manifest.position if found is not None else None,
     )
 
 
-def trial_trainer(dataset: Path, params: Params) -> Trainer:
-    """The trainer of a run as it begins, for trials: nothing is saved, and nothing is compiled.
-
-    Args:
-        dataset: A complete dataset directory.
-        params: The run's options.
-
-    Raises:
-        ParamsError: As :func:`train`.
-        ArtifactError: The dataset is incomplete or damaged.
-        DeviceError: The device or precision asked for is not there.
-        InputError: Several processes were started.
-    """
-    if in_group():
-        raise InputError("a trial runs in one process; start it without torchrun")
-    checked, device, data, dataset_sha256 = _opened(check(params), dataset)
-    run = Attempt(data, dataset_sha256, checked, device, ALONE, is_trial=True)
-    run.begin(None, None)
-    return run.trainer
+class _Leave(Exception):  # noqa: N818 - no fault, and never seen outside
+    """The process is to end, and what it needs to go on is saved."""
 
 
-def _checkpoint(
-    checkpoints: Checkpoints, directory: Path, model: Path, params: Params, dataset_sha256: str
-) -> tuple[Found | None, bool]:
-    """The checkpoint to go on from, if there is one; and whether what is there is to be removed.
+class _Loop:
+    """Epochs of steps until there is nothing left to train, and what happens between two steps."""
 
-    Raises:
-        CheckpointError: What is there is of another run, and may not go.
-    """
-    if checkpoints.start_over:
-        return None, True
-    try:
-        return find_checkpoint(directory, params, dataset_sha256, _log), False
-    except CheckpointError as error:
-        if not checkpoints.may_go(model):
-            raise
-        _log.warning(
-            "%s: the checkpoints of another run, which is finished, are removed, as its model beside them is replaced; "
-            "what differs:%s",
-            directory,
-            error.differences,
+    def __init__(
+        self,
+        inputs: TrainingInputs,
+        trainer: Trainer,
+        checkpoints: Checkpoints,
+        curves: Curves | None,
+        emit: Emit,
+        ending: Deferred,
+    ) -> None:
+        self._inputs = inputs
+        self._trainer = trainer
+        self._directory = checkpoints.directory
+        self._curves = curves
+        self._ending = ending
+        self._agree = Agreement(trainer.group)
+        self._writer: CheckpointWriter | None = None
+        if trainer.group.is_first:
+            self._writer = CheckpointWriter(self._directory, inputs.params.keep_checkpoints, checkpoints.on_saved)
+        self._progress = TrainingProgress(
+            inputs.params,
+            emit,
+            _log,
+            batches=len(trainer.slices),
+            images=len(trainer.training.images),
+            split=inputs.data.selection_split,
+            device=str(trainer.device),
+            done=(trainer.position.epoch - 1) * len(trainer.slices) + trainer.position.batch,
         )
-        return None, True
+        minutes = inputs.params.checkpoint_minutes
+        self._every_s = minutes * 60 if minutes is not None else float("inf")
+        self._saved_at = time.monotonic()
+        self.saved_at_position: tuple[int, int] | None = None
+        self._is_prepared = self._has_asked = False
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """How far the run is; equal positions have equal checkpoints."""
+        return self._trainer.position.epoch, self._trainer.position.batch
 
-def _opened(checked: Checked, dataset: Path) -> tuple[Checked, torch.device, Dataset, str]:
-    """What a training needs, all that can be refused early refused."""
-    device = own_device(checked.params.device)
-    data = open_dataset(dataset, training_splits)
-    _fits(data, checked.params)
-    return checked, device, data, sha256_of(dataset / DATASET.manifest_file)
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the process is to end, by itself: what is left to do is done again from the last checkpoint."""
+        return self._ending.signal is not None and self._trainer.group.size == 1
 
+    def run(self) -> bool:
+        """Train all that is left; false where the process is to end, and has saved what it needs."""
+        with ExitStack() as stack:
+            stack.enter_context(self._progress)
+            stack.enter_context(self._writer or nullcontext())
+            stack.callback(self._agree.close)
+            # A schedule whose step() takes the epoch's metric makes torch suspect a wrong order of calls.
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+            if self._curves is not None:
+                for record in self._trainer.history:
+                    self._curves.epoch(record, self._inputs.data.selection_split)
+            try:
+                while not self._trainer.is_finished:
+                    self._epoch()
+            except _Leave:
+                return False
+            except DivergedError as error:
+                if self._writer is None:
+                    raise
+                with suppress(OSError):  # what is reported is the loss
+                    self._writer.wait()  # the last good state may still be on its way
+                raise DivergedError(f"{error}; {self._last_good()}") from error
+            if self.is_interrupted:
+                return False
+            predictions = self._trainer.predict_with_best()
+            if self._curves is not None:
+                classes = self._inputs.data.manifest.classes
+                self._curves.precision_recall(predictions, classes, self._trainer.best.epoch)
+            if self._writer is not None:
+                self._writer.wait()
+            self._report_saved()
+            return not self.is_interrupted
 
-def _fits(data: Dataset, params: Params) -> None:
-    """Refuse a dataset that other params were prepared for."""
-    shape = data.manifest.image.as_tuple()
-    problems = []
-    for key, wanted, got in (
-        ("image_height", params.image_height, shape[0]),
-        ("image_width", params.image_width, shape[1]),
-        ("is_image_color", params.channels, shape[2]),
-        ("n_classes", params.n_classes, len(data.manifest.classes)),
-    ):
-        if wanted != got:
-            what = f"{wanted} channel(s)" if key == "is_image_color" else str(wanted)
-            problems.append(Problem(key, f"is {what}, and the dataset {data.path} has {got}; prepare the data again"))
-    if problems:
-        raise ParamsError(problems)
-    for split in ("train", data.selection_split):
-        if split not in data.splits:
-            raise ArtifactError(f"{data.path}: has no {split} split")
+    def _epoch(self) -> None:
+        trainer, params = self._trainer, self._trainer.params
+        explaining_out_of_memory(trainer, lambda: trainer.train_epoch(self._after_step))
+        epoch = trainer.position.epoch
+        if epoch == params.num_epochs and epoch % params.eval_freq != 0 and self.position != self.saved_at_position:
+            self._save()  # what a run of more epochs can go on from, which has no evaluation here
+        record, predictions = explaining_out_of_memory(
+            trainer, lambda: trainer.end_epoch(self._poll), is_evaluation=True
+        )
+        self._progress.epoch(record)
+        if self._curves is not None:
+            self._curves.epoch(record, self._inputs.data.selection_split)
+        if predictions is not None and params.eval_metric_compute_freq == "batch":
+            log_batches(_log, predictions, params.eval_batch_size)
+        trainer.timing.lap("other")
+        self._progress.emit_epoch(record)
+        trainer.timing.lap("status")
+        if record.epoch % params.save_freq == 0 or trainer.is_finished:
+            self._save()
+        self._report_saved()
+        if self.is_interrupted:
+            self._leave()
+
+    def _after_step(self) -> None:
+        trainer, writer = self._trainer, self._writer
+        position = trainer.position
+        if position.step % LOSS_CHECK_EVERY == 0:
+            require_finite_loss(trainer)
+        self._progress.step(position.epoch, position.batch, lambda: trainer.loss_so_far)
+        if writer is not None and not self._is_prepared:
+            # After its first step an optimiser has all of its state.
+            writer.prepare(tensors_of(trainer))
+            self._is_prepared = True
+        # In a group the answer comes a step later; until then it is not asked again. The process that writes asks.
+        is_due = time.monotonic() - self._saved_at > self._every_s
+        asks = is_due and writer is not None and not writer.is_busy and not self._has_asked
+        self._has_asked = self._has_asked or asks
+        leave, save = self._agree(self._ending.signal is not None, asks)
+        trainer.timing.lap("status")
+        if leave:
+            self._leave()
+        if save:
+            self._save()
+        self._report_saved()
+
+    def _poll(self) -> None:
+        """Between two chunks of an evaluation, which is made again after a restart; in every process as often."""
+        leave, _ = self._agree(self._ending.signal is not None, False)
+        if leave:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.position != self.saved_at_position:  # what is whole already is not written anew
+            self._save()
+        if self._writer is not None:
+            self._writer.wait()
+            self._report_saved()
+        raise _Leave
+
+    def _save(self) -> None:
+        """Hand the present state over to be written; every process of a group gets here at the same step."""
+        require_finite_weights(self._trainer)
+        state = state_of(self._trainer)
+        if self._writer is not None:
+            self._writer.save(manifest_of(self._trainer, self._inputs.dataset_sha256), state)
+        self._saved_at, self.saved_at_position, self._has_asked = time.monotonic(), self.position, False
+        self._trainer.timing.lap("checkpoints")
+
+    def _report_saved(self) -> None:
+        for manifest, path in self._writer.saved() if self._writer is not None else ():
+            self._progress.emit_checkpoint(manifest, path)
+
+    def _last_good(self) -> str:
+        if (found := last_good(self._directory)) is None:
+            return "there is no checkpoint of before"
+        return f"the last good state, {found.position}, is kept in {self._directory}"

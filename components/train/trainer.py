@@ -1,12 +1,12 @@
-"""The trainer: one run's network, data, optimiser and everything between two steps."""
+"""The trainer: an epoch, and in it one step of the optimiser; everything a run is between two steps."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
 
@@ -28,19 +28,15 @@ from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
 from components.train.evaluating import evaluated
-from components.train.group import ALONE, Group
-from components.train.mixup import Mixed, Mixing
+from components.train.group import Group
+from components.train.mixup import Mixing
 from components.train.nan_checks import diverged
-from components.train.position import Best, Position, weights_of
 from components.train.precision import choose_precision
 from components.train.timing import Timing
 
-# Steps between two looks at the loss: each makes the host wait for the device.
-LOOK_EVERY = 100
-
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledImages:
     """A split on the device.
 
     Attributes:
@@ -50,6 +46,35 @@ class Labelled:
 
     images: ImageStore
     labels: Tensor
+
+
+@dataclass
+class Best:
+    """The best evaluated epoch so far: highest accuracy, then lowest loss, then earliest; weights on the CPU."""
+
+    epoch: int = 0
+    accuracy: float = -1.0
+    loss: float = math.inf
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Position:
+    """How far a run is.
+
+    Attributes:
+        epoch: The epoch that is being trained, from 1; one more than there are when all are done.
+        batch: Batches of it that are done.
+        step: Steps of the optimiser so far.
+        stale: Evaluations in a row that were not better than the best.
+        stopped: Whether it was stopped early.
+    """
+
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    stale: int = 0
+    stopped: bool = False
 
 
 class Trainer:
@@ -62,7 +87,7 @@ class Trainer:
         params: The run's options.
         normalise: From stored images to network input.
         device: Where everything is.
-        group: The processes that train together.
+        group: The processes that train together; by default this one alone.
         compiled: Whether the network is compiled.
 
     Raises:
@@ -72,12 +97,12 @@ class Trainer:
     def __init__(
         self,
         network: Network,
-        training: Labelled,
-        held_out: Labelled,
+        training: LabelledImages,
+        held_out: LabelledImages,
         params: Params,
         normalise: Normaliser,
         device: torch.device,
-        group: Group = ALONE,
+        group: Group | None = None,
         *,
         compiled: bool = False,
     ) -> None:
@@ -87,11 +112,11 @@ class Trainer:
         self.params = params
         self.normalise = normalise
         self.device = device
-        self.group = group
+        self.group = group = group or Group()
         self.precision = choose_precision(params, device)
         self.criterion = Criterion(params, counts_of(training.labels.cpu(), params.n_classes), device)
         self.optimiser = build_optimiser(params, network.parameters())
-        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.slices = list(batch_slices(len(training.images), params.batch_size, at_least=2 * group.size))
         if self.slices[0].stop < group.size:
             message = (
@@ -99,22 +124,25 @@ class Trainer:
                 "use fewer processes or a larger batch"
             )
             raise ParamsError([Problem("batch_size", message)])
-        self._groups = _grouped(len(self.slices), params.gradient_accumulation_steps)
-        rehearsal = rehearse(params, len(self._groups))
+        together = params.gradient_accumulation_steps
+        # First and last-but-one batch of each step of the optimiser.
+        self.steps = list(pairwise([*range(0, len(self.slices), together), len(self.slices)]))
+        rehearsal = rehearse(params, len(self.steps))
         if rehearsal.problems:
             raise ParamsError(rehearsal.problems)
         self.notes = rehearsal.notes
-        self.schedules = Schedules(params, self.optimiser, len(self._groups))
+        self.schedules = Schedules(params, self.optimiser, len(self.steps))
         self.transforms: Augmentation | None = None
         if params.additional_transforms:
             self.transforms = Augmentation(params.additional_transforms, params.image_shape, device)
+        seed = params.manual_seed
         # On the CPU, so that the order is the same on every device.
-        self.shuffling = torch.Generator().manual_seed(derived_seed(params.manual_seed, "shuffle"))
-        self.flipping = torch.Generator(device).manual_seed(derived_seed(params.manual_seed, "flip"))
+        self.shuffling = torch.Generator().manual_seed(derived_seed(seed, "shuffle"))
+        self.flipping = torch.Generator(device).manual_seed(derived_seed(seed, "flip"))
         # Of this process alone: what others draw is for other images.
         stream = f"augment/{group.rank}" if group.rank else "augment"
-        self.augmenting = torch.Generator(device).manual_seed(derived_seed(params.manual_seed, stream))
-        self.mixing = Mixing(params, random.Random(derived_seed(params.manual_seed, "mix")))  # noqa: S311 - no secret
+        self.augmenting = torch.Generator(device).manual_seed(derived_seed(seed, stream))
+        self.mixing = Mixing(params, random.Random(derived_seed(seed, "mix")))  # noqa: S311 - no secret
         self.average: AveragedModel | None = None
         if params.ema_decay:
             decay = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]
@@ -122,9 +150,8 @@ class Trainer:
             # It is asked at every step whether there was one before: on a GPU the host would wait for the answer.
             self.average.n_averaged = self.average.n_averaged.cpu()
         self.compiled = self._is_to_compile = compiled
-        self._model: Callable[[Tensor], Tensor] = network
+        self._model: Callable[[Tensor], Tensor] | None = None  # what a step calls
         self._unsynced: Callable[[], Any] = nullcontext
-        self._is_connected = False
         self.history: list[EpochRecord] = []
         self.best = Best()
         self.position = Position()
@@ -132,43 +159,15 @@ class Trainer:
         self.started_from: StartedFrom | None = None
         self.begin_epoch()
 
-    def _connect(self) -> None:
-        """Make the network what a step calls; in a group this waits for the others, so it is done last."""
-        if self._is_connected:
-            return
-        model: Any = self.network
-        if self.group.size > 1:
-            on = [self.device] if self.device.type == "cuda" else None
-            # Before each forward pass the buffers become rank 0's.
-            model = DistributedDataParallel(self.network, device_ids=on)
-            self._unsynced = model.no_sync
-        self._model = torch.compile(model) if self.compiled else model
-        self._is_connected = True
-
-    def _share_buffers(self) -> None:
-        """Make the batch statistics rank 0's: what is evaluated and kept is one network, not one a process."""
-        self.group.share(self.network.buffers())
-        if self.average is not None:
-            self.group.share(self.average.module.buffers())
-
-    def begin_epoch(self) -> None:
-        """Have nothing summed up yet, and remember where the order of the coming epoch is drawn from."""
-        self.order_state = self.shuffling.get_state()
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.weight_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.right = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.learning_rate = self._rate
-        self.rates: tuple[float, float] | None = (math.inf, -math.inf)
-        self.epoch_seconds = 0.0
-
-    @property
-    def _rate(self) -> float:
-        return float(self.optimiser.param_groups[0]["lr"])
-
     @property
     def evaluated_network(self) -> Network:
         """What is evaluated and kept: the average of the weights where there is one."""
         return cast("Network", self.average.module) if self.average is not None else self.network
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the coming step."""
+        return float(self.optimiser.param_groups[0]["lr"])
 
     @property
     def is_finished(self) -> bool:
@@ -176,20 +175,64 @@ class Trainer:
         return self.position.stopped or self.position.epoch > self.params.num_epochs
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Steps of the optimiser in one epoch."""
-        return len(self._groups)
-
-    @property
-    def images_trained(self) -> int:
-        """Images of all batches that were trained so far."""
-        done = self.slices[self.position.batch - 1].stop if self.position.batch else 0
-        return len(self.history) * len(self.training.images) + done
-
-    @property
     def images_per_second(self) -> float:
         """Training images per second of training time so far, evaluation not counted."""
-        return self.images_trained / max(self.timing.training, 1e-9)
+        done = self.slices[self.position.batch - 1].stop if self.position.batch else 0
+        images = len(self.history) * len(self.training.images) + done
+        return images / max(self.timing.training, 1e-9)
+
+    @property
+    def loss_so_far(self) -> float:
+        """Mean loss of the epoch so far, of this process's images; the host waits for the device."""
+        loss = float((self.loss_sum * self.group.size / self.weight_sum).item())
+        self._count_wait()
+        return loss
+
+    def begin_epoch(self) -> None:
+        """Have nothing summed up yet, and remember where the order of the coming epoch is drawn from."""
+        self.order_state = self.shuffling.get_state()
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.weight_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.right = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.learning_rate = self.rate
+        self.rates: tuple[float, float] | None = (math.inf, -math.inf)
+        self.epoch_seconds = 0.0
+
+    def train_epoch(self, after_step: Callable[[], None]) -> None:
+        """Train what is left of the epoch; `after_step` may raise, and the position is then that of its step."""
+        self._connect()
+        self.network.train()
+        first = self.position.batch
+        steps = [step for step in self.steps if step[1] > first]
+        order = self.epoch_order()
+        labels = self.training.labels[order.to(self.device)]
+        with closing(self.read_batches(order, first, len(self.slices))) as images:
+            self.timing.begin()
+            for begin, end in steps:
+                seconds = self.timing.training
+                self.timing.begin_step()
+                self.add_gradients(images, labels, begin, end)
+                if self.rates is not None:  # of an epoch that a version began which did not keep them
+                    self.rates = min(self.rates[0], self.rate), max(self.rates[1], self.rate)
+                self.update()
+                self.schedules.step_batch()
+                self.timing.lap("optimiser")
+                self.position.batch = end
+                self.position.step += 1
+                self.epoch_seconds += self.timing.training - seconds
+                after_step()
+
+    def _connect(self) -> None:
+        """Make the network what a step calls; in a group this waits for the others, so it is done last."""
+        if self._model is not None:
+            return
+        model: Any = self.network
+        if self.group.size > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            # Before each forward pass the buffers become rank 0's.
+            model = DistributedDataParallel(self.network, device_ids=devices)
+            self._unsynced = model.no_sync
+        self._model = torch.compile(model) if self.compiled else model
 
     def epoch_order(self) -> Tensor:
         """Indices of the training images in the order of the coming epoch; int64, on the CPU."""
@@ -198,7 +241,30 @@ class Trainer:
             return torch.randperm(count, generator=self.shuffling)
         return torch.arange(count)
 
-    def prepared(self, images: Tensor, of: int, begin: int = 0) -> Tensor:
+    def read_batches(self, order: Tensor, first: int, end: int) -> Any:
+        """This process's images of the batches from `first` to before `end`; to be closed."""
+        return self.training.images.batches(order, [self.group.own(part) for part in self.slices[first:end]])
+
+    def add_gradients(self, images: Iterator[Tensor], labels: Tensor, begin: int, end: int) -> None:
+        """Add the gradients of the batches that make one step.
+
+        Args:
+            images: The batches' stored images, one after the other.
+            labels: Of all images of the epoch, in its order.
+            begin: The first batch.
+            end: The one after the last.
+        """
+        weight = self.criterion.weight_of(labels[self.slices[begin].start : self.slices[end - 1].stop])
+        for index in range(begin, end):
+            whole = self.slices[index]
+            part = self.group.own(whole)
+            prepared = self.prepare(next(images), whole.stop - whole.start, part.start - whole.start)
+            self.backward(prepared, labels[part], weight, is_last=index == end - 1)
+            # The first call compiles, which no later one does.
+            self.timing.lap("other" if self._is_to_compile else "forward_backward")
+            self._is_to_compile = False
+
+    def prepare(self, images: Tensor, of: int, begin: int = 0) -> Tensor:
         """Network input, float32 (batch, channels, height, width), of stored training images.
 
         Args:
@@ -212,82 +278,24 @@ class Trainer:
             return self.normalise.of_unit(self.transforms(images, self.augmenting))
         return self.normalise(images)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Network input and labels of some training images, as a step would get them."""
-        images = self.training.images.take(indices)
-        return self.prepared(images, len(indices)), self.training.labels[indices.to(self.device)]
-
-    def train_rest(self, after_step: Callable[[], None]) -> None:
-        """Train what is left of the epoch.
-
-        Args:
-            after_step: Called after every step of the optimiser; may raise, and the position is then that step's.
-        """
-        self._connect()
-        self.network.train()
-        first = self.position.batch
-        order = self.epoch_order()
-        labels = self.training.labels[order.to(self.device)]
-        own = [self.group.own(part) for part in self.slices]
-        with closing(self.training.images.batches(order, own[first:])) as images:
-            self.timing.begin()
-            for begin, end in self._groups:
-                if end <= first:
-                    continue
-                seconds = self.timing.training
-                self.timing.begin_step()
-                self._gradients(images, labels, own, begin, end)
-                self._step()
-                self.position.batch = end
-                self.position.step += 1
-                self.epoch_seconds += self.timing.training - seconds
-                after_step()
-
-    def step_alone(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One step of the optimiser outside of any epoch, group and schedule; the mean loss of its images before it.
-
-        For trials: what is summed up of the epoch is of no more use afterwards.
+    def backward(
+        self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool, is_mixed: bool = True
+    ) -> None:
+        """Add a batch's gradients, and its loss to the epoch's.
 
         Args:
             images: Network input, float32, shape (batch, channels, height, width).
             labels: int64, shape (batch,).
+            weight: Of all batches that make one step, in all processes.
+            is_last: Whether it is the step's last batch, after which the processes exchange gradients.
+            is_mixed: Whether mixup and CutMix are applied, as the params say.
         """
-        weight, before = self.criterion.weight_of(labels), self.loss_sum.clone()
-        mixed = self.mixing(images, labels) if self.mixing.is_on else None
-        self._backward(images, labels, mixed, weight, is_last=True, model=self.network)
-        self._update()
-        return (self.loss_sum - before) / weight
-
-    def _gradients(self, images: Iterator[Tensor], labels: Tensor, own: Sequence[slice], begin: int, end: int) -> None:
-        """Add the gradients of the batches that make one step."""
-        weight = self.criterion.weight_of(labels[self.slices[begin].start : self.slices[end - 1].stop])
-        for index in range(begin, end):
-            whole, part = self.slices[index], own[index]
-            prepared = self.prepared(next(images), whole.stop - whole.start, part.start - whole.start)
-            self._accumulate(prepared, labels[part], weight, is_last=index == end - 1)
-
-    def _accumulate(self, images: Tensor, labels: Tensor, weight: Tensor | int, *, is_last: bool) -> None:
-        """Add a batch's gradients; `weight` is of all batches that make one step."""
-        mixed = self.mixing(images, labels) if self.mixing.is_on else None
+        mixed = self.mixing(images, labels) if is_mixed and self.mixing.is_on else None
         self.timing.lap("data")
-        self._backward(images, labels, mixed, weight, is_last=is_last)
-        # The first call compiles, which no later one does.
-        self.timing.lap("other" if self._is_to_compile else "forward_backward")
-        self._is_to_compile = False
-
-    def _backward(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        mixed: Mixed | None,
-        weight: Tensor | int,
-        *,
-        is_last: bool,
-        model: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
+        model = self._model or self.network
         with nullcontext() if is_last else self._unsynced():
             with self.precision.autocast(self.device):
-                logits = (model or self._model)(images if mixed is None else mixed.images).float()
+                logits = model(images if mixed is None else mixed.images).float()
             losses = self.criterion(logits, labels)
             if mixed is not None:
                 losses = torch.lerp(self.criterion(logits, mixed.others), losses, mixed.share)
@@ -301,55 +309,10 @@ class Trainer:
         if is_last:
             self.weight_sum += weight
 
-    def timed_steps(self, count: int, resident: tuple[Tensor, Tensor] | None = None) -> Generator[int]:
-        """Steps of the optimiser outside of any epoch and schedule; for measurements after training.
-
-        They change weights, sums and generators, and the position not.
-
-        Args:
-            count: How many, all of equally many batches.
-            resident: Network input and labels that every batch is then; None: training images, by training's own path.
-
-        Yields:
-            Images of the step, those of all processes, when the host is done with it.
-        """
-        groups = [pair for pair in self._groups if self._images_of(pair) == self._images_of(self._groups[0])]
-        together = groups[0][1] - groups[0][0]
-        if resident is not None:
-            images, labels = resident
-            weight = self.criterion.weight_of(labels) * (together * self.group.size)
-            for _ in range(count):
-                for index in range(together):
-                    self._backward(images, labels, None, weight, is_last=index == together - 1)
-                self._update()
-                yield together * (self.slices[0].stop - self.slices[0].start)
-            return
-        own = [self.group.own(part) for part in self.slices]
-        while count > 0:
-            order, used = self.epoch_order(), groups[:count]
-            labels = self.training.labels[order.to(self.device)]
-            with closing(self.training.images.batches(order, own[: used[-1][1]])) as batches:
-                for begin, end in used:
-                    self._gradients(batches, labels, own, begin, end)
-                    self._update()
-                    yield self._images_of((begin, end))
-            count -= len(used)
-
-    def _images_of(self, group: tuple[int, int]) -> int:
-        """Images of the batches that make one step."""
-        return int(self.slices[group[1] - 1].stop - self.slices[group[0]].start)
-
-    def _step(self) -> None:
-        if self.rates is not None:  # of an epoch that a version began which did not keep them
-            lowest, highest = self.rates
-            self.rates = min(lowest, self._rate), max(highest, self._rate)
-        self._update()
-        self.schedules.step_batch()
-        self.timing.lap("optimiser")
-
-    def _update(self) -> None:
+    def update(self) -> None:
+        """Have the optimiser take its step, and the average follow."""
         if self.params.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self.params.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(self._trained, self.params.max_grad_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
@@ -358,30 +321,26 @@ class Trainer:
                 if not value.is_floating_point():  # counters: an average of them would be cut off to whole numbers
                     average.copy_(value)
 
-    @property
-    def loss_so_far(self) -> float:
-        """Mean loss of the epoch so far, of this process's images; the host waits for the device."""
-        loss = float((self.loss_sum * self.group.size / self.weight_sum).item())
-        self.epoch_seconds += self._waited()
-        return loss
+    def step_alone(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step outside of any epoch, group and schedule, for trials; the mean loss of its images before it."""
+        weight, before, model = self.criterion.weight_of(labels), self.loss_sum.clone(), self._model
+        self._model = None
+        self.backward(images, labels, weight, is_last=True)
+        self._model = model
+        self.update()
+        return (self.loss_sum - before) / weight
 
     def end_epoch(self, poll: Callable[[], None] = lambda: None) -> tuple[EpochRecord, Predictions | None]:
         """Evaluate if it is due, step the schedules, and go on to the next epoch.
 
         Args:
             poll: Called between chunks of the evaluation; may raise, and the epoch then has not ended.
-
-        Returns:
-            The epoch's record, and what the evaluation predicted.
-
-        Raises:
-            DivergedError: A loss is no longer a number.
         """
-        epoch = self.position.epoch
+        epoch, count = self.position.epoch, len(self.training.images)
         self.timing.begin()
         sums = self.group.summed(torch.stack((self.loss_sum, self.right.to(torch.float64))))
-        loss, right = (sums / torch.stack((self.weight_sum, torch.full_like(self.weight_sum, self._count)))).tolist()
-        self.epoch_seconds += self._waited()
+        loss, right = (sums / torch.stack((self.weight_sum, torch.full_like(self.weight_sum, count)))).tolist()
+        self._count_wait()
         if not math.isfinite(loss):
             raise diverged(self, f"the training loss became {loss}")
         record = EpochRecord(
@@ -391,19 +350,24 @@ class Trainer:
             highest_learning_rate=self.rates[1] if self.rates is not None else None,
             train_loss=loss,
             train_accuracy=right,
-            images_per_second=self._count / max(self.epoch_seconds, 1e-9),
+            images_per_second=count / max(self.epoch_seconds, 1e-9),
         )
-        self._share_buffers()
+        # The batch statistics become rank 0's: what is evaluated and kept is one network, not one a process.
+        self.group.share(self.network.buffers())
+        if self.average is not None:
+            self.group.share(self.evaluated_network.buffers())
         predictions = None
         if epoch % self.params.eval_freq == 0 or epoch == self.params.num_epochs:
-            predictions = self.predictions(poll=poll)
+            predictions = self.predict(poll=poll)
             metrics = predictions.metrics()
             self.timing.lap("evaluation")
             if not math.isfinite(metrics.loss):
                 raise diverged(self, f"the evaluated loss became {metrics.loss}")
             record = record.model_copy(update=metrics.as_dict())
-            better = self.best.offer(epoch, metrics.accuracy, metrics.loss, self.evaluated_network)
-            self.position.stale = 0 if better else self.position.stale + 1
+            self.position.stale += 1
+            if (metrics.accuracy, -metrics.loss) > (self.best.accuracy, -self.best.loss):
+                self.best = Best(epoch, metrics.accuracy, metrics.loss, _copied_weights(self.evaluated_network))
+                self.position.stale = 0
             self.position.stopped = self.position.stale == self.params.early_stopping_patience
         self.schedules.step(record.loss, record.accuracy)
         self.history.append(record)
@@ -412,18 +376,14 @@ class Trainer:
         self.timing.lap("other")
         return record, predictions
 
-    @property
-    def _count(self) -> int:
-        return len(self.training.images)
-
-    def _waited(self) -> float:
-        """Seconds that the device still took for the steps once the host had asked for their sums."""
+    def _count_wait(self) -> None:
+        """Count what the device still took for the steps once the host had asked for their sums."""
         before = self.timing.training
         self.timing.lap("forward_backward")
-        return self.timing.training - before
+        self.epoch_seconds += self.timing.training - before
 
-    def predictions(self, *, every_class: bool = False, poll: Callable[[], None] = lambda: None) -> Predictions:
-        """What the network says of the held-out images, each counted once whoever computed it."""
+    def predict(self, *, every_class: bool = False, poll: Callable[[], None] = lambda: None) -> Predictions:
+        """What the network predicts of the held-out images, each counted once whichever process computed it."""
         with self.precision.autocast(self.device):
             return evaluated(
                 self.evaluated_network,
@@ -436,16 +396,14 @@ class Trainer:
             )
 
     def predict_with_best(self) -> Predictions:
-        """What the best weights say of the held-out images, with every class's probability."""
+        """What the best weights predict of the held-out images, with every class's probability."""
         network = self.evaluated_network
-        last = weights_of(network)
+        last = _copied_weights(network)
         network.load_state_dict(self.best.weights)
-        predictions = self.predictions(every_class=True)
+        predictions = self.predict(every_class=True)
         network.load_state_dict(last)
         return predictions
 
 
-def _grouped(batches: int, together: int) -> Sequence[tuple[int, int]]:
-    """First and last-but-one batch of each step of the optimiser."""
-    bounds = [*range(0, batches, together), batches]
-    return list(pairwise(bounds))
+def _copied_weights(network: Network) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}

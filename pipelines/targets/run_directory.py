@@ -17,17 +17,17 @@ from components.shared.params.params import Params, ParamsWarning
 from components.shared.run_lock import RUN_LOCK_FILE
 from components.shared.step import StepName, StepRecord
 from components.shared.strict_json import read_json
-from components.train.checkpoints.directory import LOCK
-from components.train.checkpoints.format import is_checkpoint_file
-from components.train.checkpoints.identity import (
+from components.train.checkpoints.format import is_checkpoint_file, remove_all
+from components.train.checkpoints.resume import (
     FREE,
+    LOCK,
     OF_THE_DATASET,
     differences,
     differences_of_params,
-    epochs_of,
+    last_good,
+    manifests,
     of_another_length,
 )
-from components.train.checkpoints.resume import last_good, manifests, remove_all
 from pipelines.targets.steps import INTERRUPTED, STOPS, LocalRunPaths, Steps
 
 STEPS: tuple[StepName, ...] = get_args(StepName)  # in the order they run
@@ -130,7 +130,7 @@ def _checkpoint_differences(out: Path, params: Params) -> Iterator[str]:
     """Why training would refuse to go on from the checkpoints that are there; nothing of an earlier run is lost yet."""
     for directory in sorted((out / "checkpoints").glob("*/")):
         there = list(manifests(directory))
-        if not there or epochs_of(there[0]) == params.num_epochs:
+        if not there or there[0].num_epochs == params.num_epochs:
             continue
         with suppress(ModuleNotFoundError):  # torch, which knows the schedules: then the training step refuses it
             yield from differences(there[0], params, there[0].dataset_sha256)
@@ -263,7 +263,7 @@ def result_document(
 def saved_in(out: Path) -> str:
     """How far a run is saved in its directory, by its newest whole checkpoint; empty: nothing is."""
     kept = [(directory, last_good(directory)) for directory in (out / "checkpoints").glob("*/")]
-    found = [(manifest.epoch, manifest.batch, manifest.place, directory) for directory, manifest in kept if manifest]
+    found = [(manifest.epoch, manifest.batch, manifest.position, directory) for directory, manifest in kept if manifest]
     return "{2} is saved in {3}".format(*max(found)) if found else ""
 
 

@@ -20,8 +20,8 @@ from components.shared.events.spool import Spool
 from components.shared.events.stream import StatusStream
 from components.shared.params.params import Params
 from components.shared.status import transport_of
+from components.train.progress import TrainingProgress
 from components.train.state import manifest_of
-from components.train.status import TrainingStatus
 from tests.bench.measure import Ratio, seconds
 from tests.bench.training import COUNT, images_28, reference, trainer_on
 from tests.peers.emulator import PubSubEmulator
@@ -97,13 +97,16 @@ def training_with_status(folder: Path) -> Iterator[Ratio]:
     def rate(emit: Emit) -> Callable[[], float]:
         trainer = trainer_on(images, labels, params)
         make_repeatable(params.manual_seed)
-        status = TrainingStatus(emit, params.num_epochs, len(trainer.slices), COUNT, "test", "cpu")
+        status = TrainingProgress(
+            params, emit, _log, batches=len(trainer.slices), images=COUNT, split="test", device="cpu"
+        )
+        position = trainer.position
 
         def epoch() -> None:
-            trainer.train_rest(lambda: status.batch(trainer.position, lambda: trainer.loss_so_far))
+            trainer.train_epoch(lambda: status.step(position.epoch, position.batch, lambda: trainer.loss_so_far))
             record, _ = trainer.end_epoch()
-            status.epoch(record)
-            status.checkpoint(manifest_of(trainer, ""), folder)
+            status.emit_epoch(record)
+            status.emit_checkpoint(manifest_of(trainer, ""), folder)
 
         return lambda: COUNT / seconds(epoch)
 

@@ -20,7 +20,7 @@ from components.classifier.network import network_of
 from components.classifier.optimisers import build_optimiser
 from components.shared.artifacts.artifact import Normalisation
 from components.shared.params.params import Params
-from components.train.trainer import Labelled, Trainer
+from components.train.trainer import LabelledImages, Trainer
 from pipelines.params_files import EXAMPLES
 from tests.bench.measure import Ratio, compare, seconds
 from tests.examples import digits
@@ -50,7 +50,7 @@ def trainer_on(images: Tensor, labels: Tensor, params: Params) -> Trainer:
     """A trainer with the images on the device."""
     make_repeatable(params.manual_seed)
     network = network_of(params).to(memory_format=torch.channels_last)
-    split = Labelled(ResidentImages(images), labels)
+    split = LabelledImages(ResidentImages(images), labels)
     normalise = Normaliser(Normalisation(mean=[MEAN], std=[STD]), CPU)
     return Trainer(network, split, split, params, normalise, CPU)
 
@@ -95,7 +95,7 @@ def batch_rates(folder: Path) -> Iterator[Ratio]:
             for _ in range(EPOCHS):
                 order = trainer.epoch_order()
                 for images in trainer.training.images.batches(order, trainer.slices):
-                    trainer.prepared(images, len(images))
+                    trainer.prepare(images, len(images))
 
         return EPOCHS * batches / seconds(epochs)
 
@@ -117,11 +117,13 @@ def training_rate() -> Ratio:
     make_repeatable(params.manual_seed)
     network = network_of(params).to(memory_format=torch.channels_last)
     optimiser = build_optimiser(params, network.parameters())
-    constant, constant_labels = trainer.batch(torch.arange(params.batch_size))
+    first = torch.arange(params.batch_size)
+    constant = trainer.prepare(trainer.training.images.take(first), len(first))
+    constant_labels = trainer.training.labels[first]
 
     def ours() -> float:
         def epoch() -> None:
-            trainer.train_rest(lambda: None)
+            trainer.train_epoch(lambda: None)
             trainer.end_epoch()
 
         return COUNT / seconds(epoch)

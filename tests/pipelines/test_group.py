@@ -10,7 +10,7 @@ import pytest
 from components.shared.events.spool import events_in
 from components.shared.step import StepFailed
 from components.train.__main__ import main as train
-from components.train.in_pipeline import PROCESSES_VARIABLE, PipelineTraining
+from components.train.step import PROCESSES_VARIABLE, PipelineStep
 from pipelines.cli import main
 from tests.examples import SMALL, write_digits, write_params
 from tests.peers.gcs import GcsBucket
@@ -72,7 +72,7 @@ def test_a_group_that_fails_fails_the_step_with_one_message(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     dataset = write_digits(tmp_path / "dataset")
     model = tmp_path / "run-1" / "train" / "model"
-    step = PipelineTraining(
+    step = PipelineStep(
         json.dumps(SMALL), str(dataset), str(model), f"{tmp_path}/run-1/train/model", dataset_sha256="0" * 64
     )
 

@@ -20,7 +20,7 @@ from components.shared.events.spool import events_in
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepFailed
 from components.train.component import train
-from components.train.in_pipeline import PROCESSES_VARIABLE
+from components.train.step import PROCESSES_VARIABLE
 from tests.examples import DIGITS, SMALL, write_digits
 from tests.peers.kfp_launcher import LauncherRefusedError
 from tests.peers.kfp_pod import Pod

@@ -13,8 +13,8 @@ import pytest
 
 from components.shared.errors import InputError
 from components.shared.locks import locked
-from components.train.checkpoints.directory import LOCK
 from components.train.checkpoints.format import CheckpointManifest, write_checkpoint
+from components.train.checkpoints.resume import LOCK
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
 from pipelines.targets.run_directory import require_run_directory, require_same_run, write_inputs

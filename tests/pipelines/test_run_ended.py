@@ -102,7 +102,7 @@ def test_the_last_line_of_an_interrupted_run_is_the_command_that_goes_on(run: Ru
     assert run.process.wait(60) == 130
 
     (directory,) = (run.out / "checkpoints").iterdir()
-    place = read_checkpoint_manifest(list_checkpoints(directory)[-1]).place
+    place = read_checkpoint_manifest(list_checkpoints(directory)[-1]).position
     *_, saved, command = run.said.splitlines()
     assert saved == f"interrupted; {place} is saved in {directory}; go on by:"
     with run.again(command) as again:

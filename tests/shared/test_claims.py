@@ -23,11 +23,11 @@ import json, os, sys
 import torch
 from components.train import group
 from components.train import step as staged
-from components.train.in_pipeline import PipelineTraining
+from components.train.step import PipelineStep
 
 if os.geteuid() == 0:
     os.seteuid(10001)
-PipelineTraining(**json.loads(sys.argv[1])).run()
+PipelineStep(**json.loads(sys.argv[1])).run()
 """
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,14 +15,15 @@ from components.shared.errors import DivergedError, GroupLostError, InputError, 
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.process_group import (
     Member,
+    error_of,
     forget_outcome,
     has_restarted_clean,
     leave_outcome,
+    mark_end,
     member,
     note_restarted_clean,
     outcome_in,
     require_rendezvous,
-    require_unsettled,
     settled,
     should_report,
 )
@@ -31,7 +34,6 @@ def _second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    monkeypatch.setattr(module, "STATE", module.GroupState())
 
 
 def test_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,10 +61,10 @@ def test_an_error_is_told_by_one_process_or_by_the_one_that_has_it() -> None:
     error = InputError("no")
 
     assert not should_report(error), "before they have found each other: the first of a node tells it"
-    module.joined_others()
+    mark_end(error, ends_together=False)
     assert should_report(error), "this process's own"
     assert not should_report(GroupLostError("another one's"))
-    module.end_together()
+    mark_end(error, ends_together=True)
     assert not should_report(error), "every process's"
 
 
@@ -86,8 +88,9 @@ def test_of_ends_the_one_counts_that_starting_again_does_not_change(
     assert outcome is not None
     assert outcome.document == diverged
     assert settled() is not None
-    module.end_together()
-    assert leave_outcome(diverged, 1) == 0, "torch elastic has nothing to do where all end alike"
+    error = DivergedError("nan")
+    mark_end(error, ends_together=True)
+    assert leave_outcome(diverged, 1, error) == 0, "torch elastic has nothing to do where all end alike"
 
 
 def test_errors_travel_whole_between_processes() -> None:
@@ -126,22 +129,33 @@ def test_what_was_begun_anew_is_not_begun_anew_by_later_starts(tmp_path: Path, m
     assert has_restarted_clean()
 
 
-def test_what_one_node_knows_for_good_all_end_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("document", "exit_code", "kind", "message"),
+    [
+        (
+            {"type": "ParamsError", "message": "…", "source": "p.json",
+             "problems": [{"path": "batch_size", "message": "does not fit; 16 would"}]},
+            2, ParamsError, r"p\.json: batch_size: does not fit; 16 would",
+        ),
+        ({"type": "DivergedError", "message": "nan"}, 1, DivergedError, "nan"),
+        ({"type": "OddError", "message": "odd"}, 2, InputError, "odd"),
+    ],
+)  # fmt: skip
+def test_what_one_node_knows_for_good_all_end_with(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    document: dict[str, Any],
+    exit_code: int,
+    kind: type[Exception],
+    message: str,
+) -> None:
     monkeypatch.setenv(module.OUTCOMES_VARIABLE, str(tmp_path))
-    require_unsettled([None, None])
-    problem = {"path": "batch_size", "message": "does not fit; 16 would"}
-    error = {"type": "ParamsError", "message": "…", "source": "p.json", "problems": [problem]}
-    assert leave_outcome({"error": error}, 2) == 2
+    assert leave_outcome({"error": document}, exit_code) == exit_code
 
-    with pytest.raises(ParamsError, match=r"p\.json: batch_size: does not fit; 16 would"):
-        require_unsettled([None, settled()])
-    assert leave_outcome({"error": error}, 2) == 0, "all end so, and torch elastic starts nothing again"
-
-    forget_outcome()
-    leave_outcome({"error": {"type": "DivergedError", "message": "nan"}}, 1)
-    with pytest.raises(DivergedError, match="nan"):
-        require_unsettled([settled(), None])
-    forget_outcome()
-    leave_outcome({"error": {"type": "OddError", "message": "odd"}}, 2)
-    with pytest.raises(InputError, match="odd"):
-        require_unsettled([settled()])
+    outcome = settled()
+    assert outcome is not None
+    error = error_of(outcome)
+    assert type(error) is kind
+    assert re.search(message, str(error))
+    mark_end(error, ends_together=True)
+    assert leave_outcome({"error": document}, exit_code, error) == 0, "torch elastic starts nothing again"

@@ -24,13 +24,13 @@ from components.classifier.network import network_of
 from components.shared.artifacts.dataset import DatasetWriter, open_dataset
 from components.shared.errors import ShutterlineError
 from components.shared.signals import Terminated, sigterm_raises
-from components.train.checkpoints.directory import Checkpoints
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
+from components.train.checkpoints.resume import Checkpoints
 from components.train.evaluating import evaluated
-from components.train.group import ALONE, Group, joined, own_device
-from components.train.step import train_staged
+from components.train.group import Group, join_group, own_device
+from components.train.step import train_step
 from components.train.train import train
-from components.train.trainer import Labelled, Trainer
+from components.train.trainer import LabelledImages, Trainer
 from tests.configs import layer, transform
 from tests.examples import digits, small
 
@@ -76,18 +76,18 @@ def trained(dataset: Path, group: Group, **changes: Any) -> dict[str, Any]:
     make_repeatable(params.manual_seed)
     data = open_dataset(dataset)
 
-    def labelled(name: Any) -> Labelled:
-        return Labelled(store_images(data.splits[name], CPU).store, torch.tensor(data.splits[name].labels))
+    def labelled(name: Any) -> LabelledImages:
+        return LabelledImages(store_images(data.splits[name], CPU).store, torch.tensor(data.splits[name].labels))
 
     normalise = Normaliser(None, CPU)
     network = network_of(params).to(memory_format=torch.channels_last)
     trainer = Trainer(network, labelled("train"), labelled("test"), params, normalise, CPU, group)
     while not trainer.is_finished:
-        trainer.train_rest(lambda: None)
+        trainer.train_epoch(lambda: None)
         trainer.end_epoch()
-    together = trainer.predictions(every_class=True)
+    together = trainer.predict(every_class=True)
     held_out = trainer.held_out
-    alone = evaluated(trainer.evaluated_network, held_out.images, held_out.labels, normalise, ALONE, every_class=True)
+    alone = evaluated(trainer.evaluated_network, held_out.images, held_out.labels, normalise, Group(), every_class=True)
     return {
         "batches": [part.stop - part.start for part in trainer.slices],
         "history": [record.model_dump(exclude={"images_per_second"}) for record in trainer.history],
@@ -106,10 +106,10 @@ def digest(state: dict[str, torch.Tensor]) -> str:
     return found.hexdigest()
 
 
-def refused(dataset: Path, model: Path, **changes: Any) -> str:
+def refused(dataset: Path, model: Path, group: Group, **changes: Any) -> str:
     """What a group says to params that it cannot use."""
     try:
-        train(dataset=dataset, model=model, params=small(**changes))
+        train(dataset=dataset, model=model, params=small(**changes), group=group)
     except ShutterlineError as error:
         return f"{type(error).__name__}: {error}"
     return ""
@@ -134,21 +134,21 @@ def left_while_evaluating(dataset: Path, model: Path, group: Group) -> dict[str,
         sigterm_raises(),
     ):
         try:
-            train(dataset=dataset, model=model, params=small(**PLAIN, save_freq=1000))
+            train(dataset=dataset, model=model, params=small(**PLAIN, save_freq=1000), group=group)
         except Terminated:
             is_terminated = True
-    kept = [read_checkpoint_manifest(path).place for path in list_checkpoints(Checkpoints().beside(model))]
+    kept = [read_checkpoint_manifest(path).position for path in list_checkpoints(Checkpoints.beside(model).directory)]
     return {"terminated": is_terminated, "evaluations": evaluations, "kept": group.from_first(kept)}
 
 
 def main(dataset: Path, results: Path) -> None:
     """Train every case in one group."""
-    with joined() as group:
+    with join_group() as group:
         found: dict[str, Any] = {name: trained(dataset, group, **changes) for name, changes in CASES.items()}
         found["refused"] = {
-            "sync_batch_norm": refused(dataset, results / "model", sync_batch_norm=True),
-            "no dataset": refused(results / "nowhere", results / "model"),
-            "too few images": refused(dataset, results / "model", batch_size=1),
+            "sync_batch_norm": refused(dataset, results / "model", group, sync_batch_norm=True),
+            "no dataset": refused(results / "nowhere", results / "model", group),
+            "too few images": refused(dataset, results / "model", group, batch_size=1),
         }
 
         def fails() -> Path:
@@ -160,8 +160,8 @@ def main(dataset: Path, results: Path) -> None:
             group.together(fails)
         except OSError as error:
             found["of one"] = [type(error).__name__, error.filename]
-        found["report"] = train_staged(
-            dataset=dataset, model=results / "staged", params=small(**{**PLAIN, "num_epochs": 1})
+        found["report"] = train_step(
+            dataset=dataset, model=results / "staged", params=small(**{**PLAIN, "num_epochs": 1}), group=group
         ).report()
         found["left"] = left_while_evaluating(dataset, results / "left", group)
         try:

@@ -24,7 +24,7 @@ from components.train.checkpoints.format import list_checkpoints, read_checkpoin
 from components.train.checkpoints.resume import find_checkpoint
 from components.train.state import manifest_of, restore, state_of
 from components.train.train import TrainResult, train
-from components.train.trainer import Labelled, Trainer
+from components.train.trainer import LabelledImages, Trainer
 
 LOG = logging.getLogger("shutterline.train")
 
@@ -38,7 +38,7 @@ def fresh_trainer(dataset: Path, params: Params) -> Trainer:
     make_repeatable(params.manual_seed)
     data, cpu = open_dataset(dataset), torch.device("cpu")
     training, held_out = (
-        Labelled(store_images(data.splits[name], cpu).store, torch.tensor(data.splits[name].labels))
+        LabelledImages(store_images(data.splits[name], cpu).store, torch.tensor(data.splits[name].labels))
         for name in ("train", "test")
     )
     normalise = Normaliser(data.manifest.normalisation, cpu)
@@ -49,7 +49,7 @@ def trained_through(dataset: Path, params: Params) -> dict[str, Any]:
     """The state of a run that nothing interrupts."""
     trainer = fresh_trainer(dataset, params)
     while not trainer.is_finished:
-        trainer.train_rest(lambda: None)
+        trainer.train_epoch(lambda: None)
         trainer.end_epoch()
     return timeless(state_of(trainer))
 
@@ -68,7 +68,7 @@ def trained_step_by_step(dataset: Path, params: Params, checkpoints: Path) -> di
         if trainer.is_finished:
             return timeless(state_of(trainer))
         try:
-            trainer.train_rest(leave)
+            trainer.train_epoch(leave)
             trainer.end_epoch()
         except Interrupted:
             pass
@@ -134,7 +134,7 @@ def ended(
 
 
 def at_step(step: int) -> Callable[[EventData], bool]:
-    """Whether an event is of so many batches; each step tells one where `_SILENCE_S` is below 0."""
+    """Whether an event is of so many batches; each step tells one where `EVENT_EVERY_S` is below 0."""
     return lambda data: isinstance(data, Progress) and data.step == step
 
 

@@ -23,7 +23,7 @@ from components.shared.errors import ParamsError, StorageRefusedError
 from components.shared.params.params import Params
 from components.shared.storage.location import Location, parse_location
 from components.shared.storage.publish import Publication, write_file
-from components.train.step import train_staged
+from components.train.step import train_step
 from components.train.train import train
 from tests.examples import SMALL, small
 from tests.peers.object_store import Bucket
@@ -177,7 +177,7 @@ def test_a_frozen_backbone_is_a_linear_probe(tmp_path: Path) -> None:
 def test_weights_come_from_a_bucket(bucket: Bucket, dataset: Path, tmp_path: Path, earlier: Path) -> None:
     def started(name: str, weights: str) -> StartedFrom:
         params = small(num_epochs=1, initial_weights=weights)
-        train_staged(dataset=dataset, model=tmp_path / name, params=params)
+        train_step(dataset=dataset, model=tmp_path / name, params=params)
         found = open_model(tmp_path / name).manifest.provenance.started_from
         assert found is not None
         return found
@@ -195,7 +195,7 @@ def test_weights_come_from_a_bucket(bucket: Bucket, dataset: Path, tmp_path: Pat
     with pytest.raises(StorageRefusedError, match="nothing is there"):
         started("three", f"{bucket.uri}/models/8")
     with pytest.raises(ParamsError) as caught:
-        train_staged(
+        train_step(
             dataset=dataset,
             model=tmp_path / "four",
             params=small(initial_weights=str(file), net_arch=[{"class": "torch.nn.ReLU"}]),

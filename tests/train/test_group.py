@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from components.train.group import ALONE
+from components.train.group import Group
 from tests.train.group_cases import CASES, HELD_OUT, TRAINED, trained, write_uneven
 
 # A part's gradients are summed up in float32 before the parts are, and each addition may err by 6e-8 of its result.
@@ -39,7 +39,7 @@ def by_two(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
 
 @pytest.mark.parametrize("case", WITHOUT_STATISTICS)
 def test_the_curves_are_those_of_one_process(case: str, uneven: Path, by_two: list[dict[str, Any]]) -> None:
-    one = trained(uneven, ALONE, **CASES[case])
+    one = trained(uneven, Group(), **CASES[case])
     two = by_two[0][case]
 
     assert two["batches"] == one["batches"] == [32] * 9 + [13]
@@ -67,7 +67,7 @@ def test_evaluation_counts_no_image_twice_and_is_that_of_one_process(case: str, 
 
 
 def test_statistics_of_a_part_are_others_than_those_of_the_batch(uneven: Path, by_two: list[dict[str, Any]]) -> None:
-    one = trained(uneven, ALONE, **CASES["batch statistics"])
+    one = trained(uneven, Group(), **CASES["batch statistics"])
 
     last, theirs = by_two[0]["batch statistics"]["history"][-1], one["history"][-1]
     assert last["train_loss"] != pytest.approx(theirs["train_loss"], rel=100 * TOLERANCE)
@@ -75,7 +75,7 @@ def test_statistics_of_a_part_are_others_than_those_of_the_batch(uneven: Path, b
 
 
 def test_mixup_pairs_images_within_a_part(uneven: Path, by_two: list[dict[str, Any]]) -> None:
-    one = trained(uneven, ALONE, **CASES["average, mixup"])
+    one = trained(uneven, Group(), **CASES["average, mixup"])
 
     ours, theirs = (history[-1]["train_loss"] for history in (by_two[0]["average, mixup"]["history"], one["history"]))
     assert ours != pytest.approx(theirs, rel=100 * TOLERANCE), "another neighbour at the ends of a part"

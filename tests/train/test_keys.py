@@ -19,8 +19,9 @@ from components.shared.artifacts.model import ModelManifest, open_model
 from components.shared.errors import DeviceError, InputError
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, read_state
 from components.train.train import TrainResult, train
-from components.train.trainer import Labelled, Trainer
+from components.train.trainer import LabelledImages, Trainer
 from tests.examples import DIGITS, small
+from tests.train.trials import network_input
 
 
 def weights(dataset: Path, out: Path, **changes: Any) -> bytes:
@@ -50,7 +51,7 @@ def trainer(dataset: Path, **changes: Any) -> Trainer:
     """A trainer that has not trained yet."""
     params, data, cpu = small(**changes), open_dataset(dataset), torch.device("cpu")
     training, held_out = (
-        Labelled(store_images(data.splits[name], cpu).store, torch.tensor(data.splits[name].labels))
+        LabelledImages(store_images(data.splits[name], cpu).store, torch.tensor(data.splits[name].labels))
         for name in ("train", "test")
     )
     normalise = Normaliser(data.manifest.normalisation, cpu)
@@ -135,8 +136,8 @@ def test_flip_images_and_flip_probability(dataset: Path, tmp_path: Path) -> None
     # Never flipping is not flipping: nothing else draws from the flips' stream.
     assert weights(dataset, tmp_path / "never", flip_images=True, flip_probability=0) == plain
     always, indices = trainer(dataset, flip_images=True, flip_probability=1), torch.arange(5)
-    stored = trainer(dataset).batch(indices)[0]
-    assert torch.equal(always.batch(indices)[0], stored.flip(2, 3))
+    stored = network_input(trainer(dataset), indices)
+    assert torch.equal(network_input(always, indices), stored.flip(2, 3))
 
 
 def test_flips_are_for_training_only(dataset: Path, tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_additional_transforms(dataset: Path, tmp_path: Path) -> None:
 
     normalise = Normaliser(None, torch.device("cpu"))
     plain.normalise = changed.normalise = normalise
-    given = changed.batch(indices)[0]
+    given = network_input(changed, indices)
     is_kept, is_inverted = ((given - image).abs().amax((1, 2, 3)) < 1e-6 for image in (kept, 1 - kept))
     assert (is_kept ^ is_inverted).all()
     assert 16 < is_inverted.sum() < 48

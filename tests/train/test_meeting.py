@@ -11,7 +11,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.distributed_c10d import Store
 
 from components.shared.errors import GroupLostError
-from components.train.rendezvous import unused
+from components.train.group import unused_store
 
 SOON, LATER = timedelta(milliseconds=200), timedelta(seconds=60)
 
@@ -23,7 +23,7 @@ def met(store: Store, size: int, late: int | None = None) -> list[Store]:
     def come(rank: int) -> None:
         if rank == late:
             time.sleep(0.2)
-        found[rank] = unused(store, rank, size, LATER)
+        found[rank] = unused_store(store, rank, size, LATER)
 
     threads = [threading.Thread(target=come, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -50,7 +50,7 @@ def test_each_attempt_has_a_place_of_its_own(store: Store, late: int | None) -> 
 @pytest.mark.parametrize("gone", [0, 1])
 def test_an_attempt_in_which_one_has_not_come_hinders_no_other(store: Store, gone: int) -> None:
     with pytest.raises(GroupLostError):
-        unused(store, 1 - gone, 2, SOON)
+        unused_store(store, 1 - gone, 2, SOON)
 
     stores = met(store, 2, late=0)
 
@@ -59,4 +59,4 @@ def test_an_attempt_in_which_one_has_not_come_hinders_no_other(store: Store, gon
 
 
 def test_one_alone_waits_for_nobody(store: Store) -> None:
-    unused(store, 0, 1, SOON).set("address", "mine")
+    unused_store(store, 0, 1, SOON).set("address", "mine")

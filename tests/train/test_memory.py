@@ -22,9 +22,9 @@ from components.shared.params.params import Params
 from components.train.group import Group
 from components.train.learning_rate import find_learning_rate
 from components.train.memory import (
-    answering_out_of_memory,
+    explaining_out_of_memory,
     largest_that_fits,
-    problem_of,
+    step_problem,
 )
 from components.train.smoke import smoke
 from components.train.train import train
@@ -93,7 +93,7 @@ def test_what_is_out_of_memory(error: BaseException, is_one: bool) -> None:
 
 def answer(trainer: Trainer) -> tuple[str, str]:
     with pytest.raises(ParamsError) as caught:
-        answering_out_of_memory(trainer, refuse)
+        explaining_out_of_memory(trainer, refuse)
     (problem,) = caught.value.problems
     assert caught.value.exit_code == 2
     return problem.path, problem.message
@@ -130,7 +130,7 @@ def test_a_batch_beyond_the_data_is_the_data(dataset: Path) -> None:
 def test_in_a_group_each_process_has_its_part(dataset: Path) -> None:
     trainer = roomy(trainer_of(dataset, batch_size=128), 16, [])
     trainer.group = Group(1, 2)
-    problem = problem_of(trainer, "no more")
+    problem = step_problem(trainer, "no more")
     assert problem.message.startswith("128 images shared by 2 processes do not fit")
     assert "32 would (tried): set batch_size to 32, and gradient_accumulation_steps to 4" in problem.message
 
@@ -179,7 +179,7 @@ def test_what_the_step_held_is_given_back_before_anything_is_tried(dataset: Path
         raise torch.OutOfMemoryError(GPU_SAYS)
 
     with pytest.raises(ParamsError, match="16 would"):
-        answering_out_of_memory(trainer, fill)
+        explaining_out_of_memory(trainer, fill)
     assert alive == [False, False]
 
 
@@ -190,7 +190,7 @@ def test_other_errors_pass_as_they_are(dataset: Path) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        answering_out_of_memory(trainer, fail)
+        explaining_out_of_memory(trainer, fail)
 
 
 def test_a_run_goes_on_from_its_checkpoint_where_there_is_memory_again(

@@ -9,7 +9,7 @@ import pytest
 
 from components.shared.artifacts.model import open_model
 from components.shared.errors import CheckpointError
-from components.train.checkpoints.identity import schedules_of_run_length, training_id
+from components.train.checkpoints.resume import schedules_of_run_length, training_id
 from tests.configs import schedule
 from tests.examples import small, write_digits
 from tests.train.interrupting import at_step, ended, heard_of, steps_kept, trained, weights_in
@@ -28,7 +28,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def every_step_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Status of every step, not of every five seconds."""
-    monkeypatch.setattr("components.train.status._SILENCE_S", -1.0)
+    monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
 
 
 def plateau(mode: str) -> dict[str, Any]:
@@ -60,12 +60,6 @@ def history_of(folder: Path) -> list[dict[str, Any]]:
     return [record.model_dump(exclude={"images_per_second"}) for record in records]
 
 
-@pytest.mark.mended(
-    12,
-    input="num_epochs raised after a run has ended, or was interrupted",
-    before="refused: checkpoints of another run",
-    now="goes on, to the weights of a run of so many epochs from the start, byte for byte",
-)
 @pytest.mark.parametrize("name", GOES_ON)
 def test_more_epochs_go_on_to_the_weights_of_a_run_that_had_them_from_the_start(
     few: Path, tmp_path: Path, name: str
@@ -109,26 +103,13 @@ def as_long(name: str, **kwargs: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("options", "schedules"),
     [
-        pytest.param(
-            options,
-            schedules,
-            id=schedules,
-            marks=pytest.mark.mended(
-                12,
-                input=f"num_epochs raised with {schedules}",
-                before="refused: checkpoints of another run",
-                now="refused with the schedule that lasts as long as the run",
-            ),
-        )
-        for options, schedules in (
-            (as_long("CosineAnnealingLR"), "CosineAnnealingLR without T_max"),
-            (as_long("PolynomialLR"), "PolynomialLR without total_iters"),
-            (SGD | {LR: [schedule("OneCycleLR", max_lr=0.1)]}, "OneCycleLR without total_steps"),
-            (
-                SGD | {LR: [schedule("ConstantLR", factor=0.5), schedule("CosineAnnealingLR")], "milestones": [1]},
-                "CosineAnnealingLR without T_max",
-            ),
-        )
+        (as_long("CosineAnnealingLR"), "CosineAnnealingLR without T_max"),
+        (as_long("PolynomialLR"), "PolynomialLR without total_iters"),
+        (SGD | {LR: [schedule("OneCycleLR", max_lr=0.1)]}, "OneCycleLR without total_steps"),
+        (
+            SGD | {LR: [schedule("ConstantLR", factor=0.5), schedule("CosineAnnealingLR")], "milestones": [1]},
+            "CosineAnnealingLR without T_max",
+        ),
     ],
 )
 def test_schedules_as_long_as_the_run_are_named(
@@ -146,12 +127,6 @@ def test_schedules_as_long_as_the_run_are_named(
     assert (steps_kept(tmp_path), weights_in(tmp_path)) == before
 
 
-@pytest.mark.mended(
-    12,
-    input="num_epochs below what is trained already",
-    before="refused: checkpoints of another run",
-    now="refused: how many are trained, and what to ask for",
-)
 def test_fewer_epochs_than_are_trained_are_refused_with_what_to_do(few: Path, tmp_path: Path) -> None:
     trained(few, tmp_path, small(num_epochs=3, save_freq=1))
 
@@ -159,12 +134,6 @@ def test_fewer_epochs_than_are_trained_are_refused_with_what_to_do(few: Path, tm
         trained(few, tmp_path, small(num_epochs=2, save_freq=1))
 
 
-@pytest.mark.mended(
-    12,
-    input="num_epochs raised where the last epoch was evaluated beside eval_freq, and no earlier checkpoint is kept",
-    before="refused: checkpoints of another run",
-    now="refused: that evaluation, which the longer run would not have made",
-)
 def test_an_evaluation_that_the_longer_run_would_not_have_made_is_told(few: Path, tmp_path: Path) -> None:
     trained(few, tmp_path, small(num_epochs=3, eval_freq=2, keep_checkpoints=1))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,14 @@ import torch
 from torch import Tensor
 
 from components.shared.artifacts.artifact import sha256_of
-from components.shared.artifacts.model import EpochRecord
 from components.shared.errors import DivergedError
 from components.shared.events.data import Checkpoint, EventData
 from components.shared.params.params import Params
-from components.shared.signals import Deferred
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
 from components.train.checkpoints.resume import find_checkpoint
-from components.train.checkpoints.writer import CheckpointWriter
-from components.train.loop import TrainingLoop
-from components.train.progress import Progress
 from components.train.state import restore
-from components.train.status import TrainingStatus
 from components.train.train import train
+from components.train.trainer import Trainer
 from tests.configs import schedule
 from tests.examples import small
 from tests.train.trials import PLAIN_ARCH, trainer_of
@@ -70,7 +65,7 @@ def test_a_loss_that_leaves_the_numbers_keeps_the_last_good_state(
     assert not (tmp_path / "model" / "model.json").exists()
 
     newest = read_checkpoint_manifest(list_checkpoints(tmp_path / "kept")[-1])
-    assert newest.place in message
+    assert newest.position in message
     assert newest.epoch == 3
     for path in list_checkpoints(tmp_path / "kept"):
         manifest = read_checkpoint_manifest(path)
@@ -81,7 +76,7 @@ def test_a_loss_that_leaves_the_numbers_keeps_the_last_good_state(
         restore(trainer, found, LOG)
         assert trainer.position.epoch == 3
         assert [record.epoch for record in trainer.history] == [1, 2]
-        assert math.isfinite(trainer.predictions().metrics().loss)
+        assert math.isfinite(trainer.predict().metrics().loss)
 
 
 def test_a_restart_goes_on_from_the_good_state_and_stops_where_it_stopped(dataset: Path, tmp_path: Path) -> None:
@@ -99,24 +94,26 @@ def test_without_a_checkpoint_the_message_says_so(dataset: Path, tmp_path: Path)
         train(dataset=dataset, model=tmp_path / "model", params=params)
 
 
-def test_a_weight_that_becomes_infinite_is_not_saved(dataset: Path, tmp_path: Path) -> None:
-    trainer = trainer_of(dataset, num_epochs=4, save_freq=1, net_arch=PLAIN_ARCH)
-    told: list[EventData] = []
+def test_a_weight_that_becomes_infinite_is_not_saved(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = small(num_epochs=4, save_freq=1, net_arch=PLAIN_ARCH)
+    events: list[EventData] = []
+    whole = Trainer.end_epoch
 
-    def spoil(record: EpochRecord, predictions: object) -> None:
-        if record.epoch == 3:  # whose losses were numbers
+    def spoil(trainer: Trainer, poll: Callable[[], None]) -> Any:
+        record = whole(trainer, poll)
+        if record[0].epoch == 3:  # whose losses were numbers
             with torch.no_grad():
                 next(iter(trainer.network.parameters()))[0] = math.inf
+        return record
 
-    sha256 = sha256_of(dataset / "dataset.json")
-    with CheckpointWriter(tmp_path, 10) as keeper, Progress("script", 4, 7, LOG) as progress:
-        status = TrainingStatus(told.append, 4, 7, 200, "test", "cpu")
-        loop = TrainingLoop(trainer, keeper, Deferred(), sha256, status, progress)
-        with pytest.raises(DivergedError, match=r"a weight became NaN or infinite in epoch 4 of 4, batch 0 of 7"):
-            loop.run(spoil)
+    monkeypatch.setattr(Trainer, "end_epoch", spoil)
+    with pytest.raises(DivergedError, match=r"a weight became NaN or infinite in epoch 4 of 4, batch 0 of 7"):
+        train(dataset=dataset, model=tmp_path / "m", params=params, checkpoints=tmp_path / "kept", emit=events.append)
 
-    assert [read_checkpoint_manifest(path).epoch for path in list_checkpoints(tmp_path)] == [2, 3]
-    assert {event.epoch for event in told if isinstance(event, Checkpoint)} <= {1, 2}
-    found = find_checkpoint(tmp_path, trainer.params, sha256, LOG)
+    assert [read_checkpoint_manifest(path).epoch for path in list_checkpoints(tmp_path / "kept")] == [2, 3]
+    assert {event.epoch for event in events if isinstance(event, Checkpoint)} <= {1, 2}
+    found = find_checkpoint(tmp_path / "kept", params, sha256_of(dataset / "dataset.json"), LOG)
     assert found is not None
     assert all(bool(tensor.isfinite().all()) for tensor in _tensors(found.state["network"]))

@@ -179,7 +179,7 @@ def test_balanced_weights_find_a_rare_class(tmp_path: Path) -> None:
         changes = {**ONE_STEP, "batch_size": 104, "learning_rate": 0.02, "n_classes": 2, "num_epochs": 20}
         trainer = trainer_of(tmp_path / "data", **changes, class_weights=weighing)
         epochs(trainer, 20)
-        said = trainer.predictions()
+        said = trainer.predict()
         recall[weighing] = float((said.predicted[said.labels == 1] == 1).mean())
     assert recall["balanced"] > recall[None] + 0.3
 
@@ -197,7 +197,7 @@ def test_the_average_is_kept_by_hand_evaluated_and_saved(dataset: Path, tmp_path
         for average, value in zip(kept, new, strict=True):
             average.copy_(0.8 * average + (1 - 0.8) * value if value.is_floating_point() else value)
 
-    trainer.train_rest(after_step)
+    trainer.train_epoch(after_step)
     assert trainer.average is not None
     averaged = dict(trainer.average.module.state_dict())
     for (name, value), expected in zip(averaged.items(), kept, strict=True):

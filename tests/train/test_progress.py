@@ -16,15 +16,21 @@ from tests.pipelines.terminal import OnTerminal
 # A training as Progress sees it, without torch: ten epochs of a hundred batches, resumed in the second.
 TRAINING = """
 import sys
+import time
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.artifacts.model import EpochRecord
-from components.train.progress import Progress
+from components.shared.events.data import ignore_events
+from components.train.progress import TrainingProgress
+from tests.examples import small
 
 log_to_stderr()
 log = step_logger("train")
-with Progress("script", 10, 100, log, 150) as progress:
+progress = TrainingProgress(
+    small(num_epochs=10), ignore_events, log, batches=100, images=1000, split="test", device="cpu", done=150
+)
+with progress:
     for batches in range(152, 1001, 2):
-        progress.reach(batches)
+        progress.step((batches - 1) // 100 + 1, (batches - 1) % 100 + 1, lambda: 0.0)
         if batches == 500:
             log.warning("Kafka localhost:9092 topic status: does not answer; events wait in the spool %s", "x" * 30)
         if batches % 100 == 0:
@@ -33,7 +39,8 @@ with Progress("script", 10, 100, log, 150) as progress:
                 accuracy=0.81234, images_per_second=12345.6,
             ))
         if batches in (402, 998):
-            progress._bar.refresh()
+            time.sleep(0.2)  # a bar is drawn every tenth of a second
+            progress.step((batches - 1) // 100 + 1, (batches - 1) % 100 + 1, lambda: 0.0)
             sys.stderr.flush()
 """
 EPOCH = "epoch {}/10 loss 0.5123 accuracy 0.8765 held-out loss 0.5679 accuracy 0.8123 lr 0.00123 12,346 images/s"
@@ -43,12 +50,6 @@ def lines_of(terminal: OnTerminal) -> list[str]:
     return [line.rstrip() for line in terminal.screen.lines]
 
 
-@pytest.mark.mended(
-    18,
-    input="python -m components.train on a terminal of 80 columns",
-    before="a bar whose figures are cut; after it nothing of any epoch is on the screen",
-    now="a line of loss and accuracy of every epoch stays, and the bar below ends within the 80",
-)
 @pytest.mark.parametrize("columns", [60, 80, 120, 200])
 def test_every_epoch_stays_on_the_screen_and_nothing_wraps(columns: int) -> None:
     terminal = OnTerminal([sys.executable, "-c", TRAINING], {"TZ": "UTC"}, size=(columns, 24))
@@ -85,12 +86,6 @@ def test_a_script_that_shows_no_log_shows_its_epochs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.mended(
-    18,
-    input="python -m components.train on a terminal, gradient_accumulation_steps that do not divide an epoch's batches",
-    before="a bar that runs beyond its end",
-    now="the batches that there are",
-)
 def test_a_real_training_leaves_loss_and_accuracy_of_every_epoch(tmp_path: Path) -> None:
     data = write_digits(tmp_path / "dataset")
     params = small(num_epochs=4, gradient_accumulation_steps=3).to_json()

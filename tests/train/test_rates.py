@@ -78,12 +78,6 @@ def test_a_cosine_by_epoch_is_as_long_as_the_run(dataset: Path) -> None:
     assert len(set(found)) == 3
 
 
-@pytest.mark.mended(
-    2,
-    input="a rate that moves within an epoch: a warm-up, interval: batch",
-    before="the log had the rate of the epoch's first step alone",
-    now="lowest and highest rate of every epoch in log, model.json and TensorBoard",
-)
 def test_the_lowest_and_the_highest_rate_of_each_epoch_are_kept(
     dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,12 +111,6 @@ def test_an_epoch_of_an_earlier_version_says_nothing_of_them() -> None:
     assert (record.lowest_learning_rate, record.highest_learning_rate) == (None, None)
 
 
-@pytest.mark.mended(
-    2,
-    input="a schedule that has no effect on the data at hand",
-    before="not a word",
-    now="logged where training begins",
-)
 def test_training_logs_what_has_no_effect(
     dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

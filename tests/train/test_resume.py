@@ -48,7 +48,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def every_step_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Status of every step, not of every five seconds."""
-    monkeypatch.setattr("components.train.status._SILENCE_S", -1.0)
+    monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_what_cannot_be_bit_exact_is_warned_of_and_goes_on(
 ) -> None:
     params = small(flip_images=True)
     trainer = fresh_trainer(few, params)
-    trainer.train_rest(lambda: None)
+    trainer.train_epoch(lambda: None)
     state = state_of(trainer)
     if "processes" in changes:  # as four of them would have summed up
         state["epoch"]["sums"] = [(0.25, 1)] * 4
@@ -246,7 +246,7 @@ def test_what_cannot_be_bit_exact_is_warned_of_and_goes_on(
     if "processes" in changes:
         assert (resumed.loss_sum.item(), resumed.right.item()) == (1.0, 4)
     resumed.end_epoch()
-    resumed.train_rest(lambda: None)
+    resumed.train_epoch(lambda: None)
     resumed.end_epoch()
     assert resumed.is_finished
 
@@ -267,7 +267,7 @@ def test_a_checkpoint_loads_as_data_alone_and_names_its_place(dataset: Path, tmp
     manifest = read_checkpoint_manifest(path)
     state = torch.load(path.with_suffix(".pt"), weights_only=True)
 
-    assert (manifest.finished, manifest.step, manifest.place) == (True, 14, "its end, after epoch 2")
+    assert (manifest.finished, manifest.step, manifest.position) == (True, 14, "its end, after epoch 2")
     assert state["position"] == {"epoch": 3, "batch": 0, "step": 14, "stale": 0, "stopped": False}
 
 
@@ -287,14 +287,14 @@ def test_a_checkpoint_of_a_version_without_milestones_goes_on(few: Path, tmp_pat
     params = small(**STATES["StepLR by batch"], num_epochs=3)
     digest = sha256_of(few / DATASET.manifest_file)
     trainer = fresh_trainer(few, params)
-    trainer.train_rest(lambda: None)
+    trainer.train_epoch(lambda: None)
     trainer.end_epoch()
 
     def leave() -> None:
         raise Interrupted
 
     with pytest.raises(Interrupted):
-        trainer.train_rest(leave)
+        trainer.train_epoch(leave)
     manifest, state = manifest_of(trainer, digest), state_of(trainer)
     state["history"] = [{k: v for k, v in one.items() if "est_learning_rate" not in k} for one in state["history"]]
     del state["epoch"]["rates"]
@@ -306,7 +306,7 @@ def test_a_checkpoint_of_a_version_without_milestones_goes_on(few: Path, tmp_pat
     again = fresh_trainer(few, params)
     restore(again, found, LOG)
     while not again.is_finished:
-        again.train_rest(lambda: None)
+        again.train_epoch(lambda: None)
         again.end_epoch()
 
     assert differing(trained_through(few, params)["network"], state_of(again)["network"]) == []

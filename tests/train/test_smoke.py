@@ -92,12 +92,6 @@ def test_a_success_on_odd_ways_is_warned_of(dataset: Path, tmp_path: Path, capsy
     assert "WARNING" not in capsys.readouterr().err
 
 
-@pytest.mark.mended(
-    19,
-    input="train --smoke, --find-learning-rate: a log line at the start",
-    before="not compiled (asked for), which nobody asked",
-    now="not compiled (which would take longer than the trial)",
-)
 def test_the_command_says_in_how_many_steps_and_leaves_no_file(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,8 +20,7 @@ from components.shared.artifacts.model import TIME_SHARES, open_model
 from components.shared.params.types import LayerSpec
 from components.train import speed
 from components.train.precision import flops_of_training
-from components.train.speed import compared, measure_speed
-from components.train.speed_text import speed_lines
+from components.train.speed import compared, measure_speed, speed_lines
 from components.train.train import train
 from components.train.trainer import Trainer
 from tests.configs import layer
@@ -70,7 +69,7 @@ class Clock:
 def trained(dataset: Path, seconds: float, step_s: float = 0.01, **changes: Any) -> Trainer:
     """A trainer that has trained an epoch, as if that had been all of a run of so many seconds."""
     trainer = trainer_of(dataset, num_epochs=1, **changes)
-    trainer.train_rest(lambda: None)
+    trainer.train_epoch(lambda: None)
     trainer.end_epoch()
     trainer.timing.seconds = dict.fromkeys(TIME_SHARES, 0.0)
     trainer.timing.seconds["forward_backward"] = step_s * trainer.position.step
@@ -94,12 +93,6 @@ def test_rounds_that_agree_are_their_median_and_their_range(dataset: Path, monke
     assert (found.precision, found.compiled, found.data, found.processes) == ("fp32", False, "resident", 1)
 
 
-@pytest.mark.mended(
-    17,
-    input="a machine that does other things while the bounds are measured",
-    before="of what is possible 131 % to 2592 % reached",
-    now="not measurable here (ratios 0.11 to 7.4)",
-)
 @pytest.mark.parametrize("seed", range(5))
 def test_rounds_that_do_not_agree_are_no_figure(dataset: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     trainer = trained(dataset, 100.0)
@@ -113,7 +106,7 @@ def test_rounds_that_do_not_agree_are_no_figure(dataset: Path, monkeypatch: pyte
     assert re.fullmatch(
         r"not measurable here \((ratios [\d.e-]+ to [\d.e-]+|\d rounds).*\)", found.why_not["of_constant_tensor"]
     )
-    assert "%" not in speed_lines(found)[0].partition("arithmetic")[0]
+    assert "%" not in speed_lines(found)[0].partition("matrix")[0]
 
 
 @given(st.lists(st.floats(min_value=1e-6, max_value=1e6), max_size=7))
@@ -135,12 +128,6 @@ def test_no_figure_is_beyond_what_is_possible_or_vague(ratios: list[float]) -> N
         assert lowest <= middle <= highest <= 1.25 * lowest
 
 
-@pytest.mark.mended(
-    17,
-    input="training whose steps take longer afterwards than while it trained",
-    before="measured for as long as that took",
-    now="ends after 3 % of the run, with the reason in the figures' place",
-)
 @pytest.mark.parametrize("slower", [1, 3, 30, 1_000])
 @pytest.mark.parametrize("seconds", [30.0, 100.0, 300.0])
 def test_measuring_takes_at_most_three_hundredths_of_the_run(
@@ -171,12 +158,6 @@ def test_steps_too_long_to_be_repeated_are_not_begun(dataset: Path, monkeypatch:
     assert speed_lines(found)[0] == "speed: not measurable here (a step takes 2 s, too long for 3 s)"
 
 
-@pytest.mark.mended(
-    17,
-    input="a run of 29 s",
-    before="a report of bounds, measured in as long as it takes",
-    now="speed: not measured in a run under 30 s",
-)
 def test_a_short_run_measures_nothing(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trained(dataset, 29.0)
     clock = Clock(trainer, monkeypatch, lambda step: 0.001)
@@ -229,7 +210,7 @@ def test_measuring_changes_nothing_of_the_model(dataset: Path, tmp_path: Path, m
     monkeypatch.setattr(speed, "SHORTEST_S", 0.0)
     monkeypatch.setattr(speed, "SHARE", 1e6)
     monkeypatch.setattr(speed, "LONGEST_S", 600.0)
-    monkeypatch.setattr(speed, "_MOST_STEPS", 3)
+    monkeypatch.setattr(speed, "MOST_STEPS", 3)
     result = train(dataset=dataset, model=tmp_path / "measured", params=small(flip_images=True))
 
     for name in ("model.safetensors", "last.safetensors"):
@@ -250,7 +231,7 @@ def test_what_does_not_fit_in_memory_loses_no_model(dataset: Path, monkeypatch: 
     def full(*args: Any, **options: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer, "timed_steps", full)
+    monkeypatch.setattr(trainer, "read_batches", full)
     found = measure_speed(trainer, 1_000)
 
     assert set(found.why_not.values()) == {"not measurable here (it does not fit in memory)"}
@@ -265,7 +246,7 @@ def test_an_average_keeps_the_counters_of_the_network(dataset: Path) -> None:
             layer("BatchNorm2d", num_features=4),
         ],
     )
-    trainer.train_rest(lambda: None)
+    trainer.train_epoch(lambda: None)
     steps = trainer.position.step
     assert steps > 1
     assert trainer.evaluated_network.state_dict()["features.1.num_batches_tracked"] == steps

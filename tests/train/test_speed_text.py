@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from components.shared.artifacts.model import Speed
 from components.train.curves import Curves
-from components.train.speed_text import speed_lines, speed_markdown, speed_rows, time_shares
+from components.train.speed import speed_lines, speed_markdown, speed_rows, time_shares
 from tests.train.manifests import SPEED
 
 UNKNOWN = Speed(samples_per_second=12.3, precision="fp32", compiled=True, data="mapped", shares={}, processes=2)
@@ -42,55 +42,65 @@ def test_tensorboard_shows_no_figure_that_was_not_measured(tmp_path: Path) -> No
     assert events.Tags()["scalars"] == ["speed/samples_per_second"]
 
 
-def test_the_text_is_tables_in_markdown() -> None:
-    rates, shares, facts = speed_markdown(SPEED).split("\n\n")
-
-    row = "| the same step fed one random batch | 130,000 images/s | 95.0 % (93.0 % to 98.0 % in 5 rounds) |"
-    assert rates.splitlines()[3] == row
-    assert shares.splitlines()[3] == "| forward and backward | 70.0 % |"
-    assert facts.splitlines()[2] == "| precision | bf16 |"
-    for table in (rates, shares, facts):
-        assert len({line.count("|") for line in table.splitlines()}) == 1
-
-
-def test_the_log_has_two_lines() -> None:
-    assert speed_lines(SPEED) == [
-        "speed: training 123,456 images/s; the same step fed one random batch 130,000 images/s, "
-        "95.0 % (93.0 % to 98.0 % in 5 rounds) of it reached; arithmetic of training 3.2 TFLOP/s; matrix products "
-        "on this device 700 TFLOP/s, 0.5 % (0.4 % to 0.5 % in 5 rounds) of it reached "
-        "(precision bf16, compiled no, images lay on the device, processes 1)",
-        "time: data 5.0 %, forward and backward 70.0 %, optimiser 10.0 %, evaluation 8.0 %, checkpoints 2.0 %, "
-        "status 1.0 %, other 4.0 %",
-    ]
-
-
-def test_the_log_leaves_out_what_was_not_measured() -> None:
-    assert speed_lines(UNKNOWN) == [
-        "speed: training 12.3 images/s (precision fp32, compiled yes, images lay on the host's disk, mapped, "
-        "processes 2)"
-    ]
-
-
 def unmeasured(reason: str, *figures: str) -> Speed:
+    """The report of a training of which some figures could not be measured."""
     nothing = ("constant_tensor_samples_per_second", "matmul_flops_per_second")
     gone = [*nothing, *figures, *(f"{figure}_range" for figure in figures)]
     return SPEED.model_copy(update={**dict.fromkeys(gone), "why_not": dict.fromkeys(figures, reason)})
 
 
-def test_the_reason_stands_in_a_figures_place() -> None:
-    reason = "not measurable here (ratios 0.62 to 1.31)"
-    speed = unmeasured(reason, "of_constant_tensor")
+TRAINING = "training (bf16, not compiled, images on the device, processes: 1)"
+TIME = (
+    "time: data 5.0 %, forward and backward 70.0 %, optimiser 10.0 %, evaluation 8.0 %, checkpoints 2.0 %, "
+    "status 1.0 %, other 4.0 %"
+)
+WHY = "not measurable here (ratios 0.62 to 1.31)"
+SHORT = "not measured in a run under 30 s"
 
-    assert f"; the same step fed one random batch: {reason}; arithmetic" in speed_lines(speed)[0]
-    assert speed_rows(speed)[1] == ("the same step fed one random batch", reason, "–")
-    assert f"| the same step fed one random batch | {reason} | – |" in speed_markdown(speed)
+
+@pytest.mark.parametrize(
+    ("speed", "lines"),
+    [
+        (
+            SPEED,
+            [
+                f"speed: {TRAINING} 123,456 images/s, 3.2 TFLOP/s; the same step fed one random batch 130,000 "
+                "images/s, reached 95.0 % (93.0 % to 98.0 % in 5 rounds); matrix products on this device 700 TFLOP/s, "
+                "reached 0.5 % (0.4 % to 0.5 % in 5 rounds)",
+                TIME,
+            ],
+        ),
+        (
+            unmeasured(WHY, "of_constant_tensor"),
+            [
+                f"speed: {TRAINING} 123,456 images/s, 3.2 TFLOP/s; the same step fed one random batch {WHY}; matrix "
+                "products on this device –, reached 0.5 % (0.4 % to 0.5 % in 5 rounds)",
+                TIME,
+            ],
+        ),
+        (unmeasured(SHORT, "of_constant_tensor", "of_matmul"), [f"speed: {SHORT}", TIME]),
+        (
+            UNKNOWN,
+            [
+                "speed: training (fp32, compiled, images on the host's disk, mapped, processes: 2) 12.3 images/s; the "
+                "same step fed one random batch –; matrix products on this device –"
+            ],
+        ),
+    ],
+    ids=["measured", "in part", "not", "version 0.5"],
+)
+def test_the_log_has_rates_or_the_reason_and_the_parts_of_the_time(speed: Speed, lines: list[str]) -> None:
+    assert speed_lines(speed) == lines
 
 
-def test_what_keeps_all_of_it_from_being_measured_is_one_short_line() -> None:
-    reason = "not measured in a run under 30 s"
-    lines = speed_lines(unmeasured(reason, "of_constant_tensor", "of_matmul"))
+def test_the_text_is_tables_in_markdown() -> None:
+    rates, shares = speed_markdown(SPEED).split("\n\n")
 
-    assert [line.partition(", ")[0] for line in lines] == [f"speed: {reason}", "time: data 5.0 %"]
+    row = "| the same step fed one random batch | 130,000 images/s | 95.0 % (93.0 % to 98.0 % in 5 rounds) |"
+    assert rates.splitlines()[3] == row
+    assert shares.splitlines()[3] == "| forward and backward | 70.0 % |"
+    for table in (rates, shares):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
 def test_a_model_of_version_0_6_has_no_range_and_no_reason() -> None:
@@ -112,10 +122,10 @@ def test_a_model_of_version_0_6_has_no_range_and_no_reason() -> None:
     ],
 )
 def test_operations_have_the_prefix_that_fits(rate: float, shown: str) -> None:
-    assert speed_rows(SPEED.model_copy(update={"flops_per_second": rate}))[2][1] == shown
+    assert speed_rows(SPEED.model_copy(update={"matmul_flops_per_second": rate}))[2][1] == shown
 
 
-def test_shares_stand_in_the_order_of_a_step_and_unknown_ones_last() -> None:
+def test_shares_are_in_the_order_of_a_step_and_unknown_ones_last() -> None:
     shares = {"other": 0.1, "weather": 0.2, "data": 0.3, "evaluation": 0.4}
     names = [name for name, _ in time_shares(SPEED.model_copy(update={"shares": shares}))]
     assert names == ["data", "evaluation", "other", "weather"]

@@ -14,21 +14,21 @@ from components.shared.events.data import EventData, Progress
 from components.shared.params.params import Params
 from components.shared.signals import Terminated, sigterm_raises
 from components.shared.storage.location import parse_location
-from components.train.step import train_staged
+from components.train.step import train_step
 from tests.examples import small
 from tests.peers.object_store import Bucket
 
 
 def resumed_from(dataset: Path, bucket: Bucket, params: Params, **options: Any) -> object:
     """Train with the model in a bucket; where it went on."""
-    done = train_staged(dataset=dataset, model=parse_location(f"{bucket.uri}/model"), params=params, **options)
+    done = train_step(dataset=dataset, model=parse_location(f"{bucket.uri}/model"), params=params, **options)
     return done.report()["resumed_from"]
 
 
 def test_those_of_a_finished_run_make_room_and_those_of_an_unfinished_one_do_not(
     dataset: Path, gcs_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.train.status._SILENCE_S", -1.0)
+    monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
 
     def at_step_3(data: EventData) -> None:
         if isinstance(data, Progress) and data.step == 3:
@@ -51,7 +51,7 @@ def test_more_epochs_go_on_from_before_an_evaluation_that_they_would_not_have_ha
     dataset: Path, gcs_bucket: Bucket
 ) -> None:
     assert resumed_from(dataset, gcs_bucket, small(num_epochs=3, eval_freq=2)) is None
-    whole = train_staged(
+    whole = train_step(
         dataset=dataset, model=parse_location(f"{gcs_bucket.uri}/whole"), params=small(num_epochs=4, eval_freq=2)
     )
     assert whole.report()["resumed_from"] is None

@@ -76,7 +76,7 @@ def goes_on_without_loss(dataset: Path, folder: Path) -> None:
     with training(dataset, folder) as process:
         told = rest_of(process)
     assert process.returncode == 0, told
-    assert f"going on from a checkpoint of {kept.place}" in told
+    assert f"going on from a checkpoint of {kept.position}" in told
     last = read_checkpoint_manifest(list_checkpoints(folder / "checkpoints")[-1])
     assert (last.finished, last.step) == (True, EPOCHS * STEPS_PER_EPOCH)
 
@@ -123,12 +123,6 @@ def test_sigterm_before_the_first_step(many: Path, tmp_path: Path) -> None:
     assert events_of(tmp_path)[-1].state == "cancelled"
 
 
-@pytest.mark.mended(
-    12,
-    input="training interrupted",
-    before="the last line was `cancelled`",
-    now="the last lines: how far it is saved, where, and the command that goes on",
-)
 def test_the_last_line_is_what_is_saved_and_the_command_that_goes_on(many: Path, tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()
@@ -139,12 +133,12 @@ def test_the_last_line_is_what_is_saved_and_the_command_that_goes_on(many: Path,
 
     kept = read_checkpoint_manifest(list_checkpoints(folder / "checkpoints")[-1])
     *_, saved, command = told.splitlines()
-    assert saved == f"terminated; {kept.place} is saved in {folder}/checkpoints; go on by:"
+    assert saved == f"terminated; {kept.position} is saved in {folder}/checkpoints; go on by:"
     environment = os.environ | {EVENTS_VARIABLE: str(folder / "events")}
     shell = ["sh", "-c", command]
     again = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert again.returncode == 0, again.stderr
-    assert f"going on from a checkpoint of {kept.place}" in again.stderr
+    assert f"going on from a checkpoint of {kept.position}" in again.stderr
 
 
 def test_the_last_line_where_nothing_was_saved_yet(
@@ -153,7 +147,7 @@ def test_the_last_line_where_nothing_was_saved_yet(
     def at_once(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("components.train.step.check", at_once)
+    monkeypatch.setattr("components.classifier.check.check", at_once)
     words = ["--dataset", str(many), "--model", str(tmp_path / "it's"), "--start-over", "--params", "{}"]
     words[-1] = str(write_params(tmp_path / "params.json"))
 
@@ -168,20 +162,14 @@ def test_the_last_line_where_nothing_was_saved_yet(
     assert last == "terminated; nothing was saved yet; start it again with the same options"
 
 
-@pytest.mark.mended(
-    12,
-    input="a training that goes on, interrupted before its first step",
-    before="the last line was `cancelled`",
-    now="what earlier attempts have saved there",
-)
-@pytest.mark.parametrize("where", ["components.train.__main__._trained", "components.train.train.own_device"])
+@pytest.mark.parametrize("where", ["components.train.group.join_group", "components.train.train.train"])
 def test_the_last_lines_where_an_earlier_attempt_has_saved(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=1)
     words = ["--dataset", str(dataset), "--model", str(tmp_path / "model"), "--params", str(params)]
     assert main(words) == 0
-    monkeypatch.setattr(where, lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(where, lambda **options: os.kill(os.getpid(), signal.SIGTERM))
     capsys.readouterr()
 
     assert main(words) == 143
@@ -192,7 +180,7 @@ def test_the_last_lines_where_an_earlier_attempt_has_saved(
 @pytest.fixture
 def every_step_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Status of every step, not of every five seconds."""
-    monkeypatch.setattr("components.train.status._SILENCE_S", -1.0)
+    monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
 
 
 def test_sigterm_during_evaluation_evaluates_again(

@@ -18,7 +18,7 @@ from components.shared.errors import ParamsError
 from components.shared.params.allowed_classes import TRANSFORMS
 from components.shared.params.types import TransformSpec
 from components.train.train import train
-from components.train.trainer import Labelled, Trainer
+from components.train.trainer import LabelledImages, Trainer
 from tests.classifier.test_rehearsal import ENTRIES, SCALED, UNSCALED
 from tests.configs import Entry, layer, transform
 from tests.examples import digits, small
@@ -63,12 +63,12 @@ def accuracy(dataset: Path, channels: int, *entries: Entry) -> float:
     make_repeatable(params.manual_seed)
     data = open_dataset(dataset)
     training, held_out = (
-        Labelled(store_images(data.splits[name], CPU).store, torch.tensor(data.splits[name].labels))
+        LabelledImages(store_images(data.splits[name], CPU).store, torch.tensor(data.splits[name].labels))
         for name in ("train", "test")
     )
     trainer = Trainer(network_of(params), training, held_out, params, Normaliser(data.manifest.normalisation, CPU), CPU)
     while not trainer.is_finished:
-        trainer.train_rest(lambda: None)
+        trainer.train_epoch(lambda: None)
         trainer.end_epoch()
     return trainer.history[-1].accuracy or 0.0
 

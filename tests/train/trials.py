@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.train.train import trial_trainer
+from components.train.start import trial_trainer
 from components.train.trainer import Trainer
 from tests.examples import small
 
@@ -39,6 +39,11 @@ def whole_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
     return trainer.normalise(images), trainer.training.labels
 
 
+def network_input(trainer: Trainer, indices: Tensor) -> Tensor:
+    """Of some training images, as a step would get them."""
+    return trainer.prepare(trainer.training.images.take(indices), len(indices))
+
+
 def weights(trainer: Trainer) -> list[Tensor]:
     """A copy of the weights."""
     return [parameter.detach().clone() for parameter in trainer.network.parameters()]
@@ -48,7 +53,7 @@ def epochs(trainer: Trainer, count: int) -> list[float]:
     """Train some epochs; the training loss of each."""
     losses = []
     for _ in range(count):
-        trainer.train_rest(lambda: None)
+        trainer.train_epoch(lambda: None)
         losses.append(trainer.end_epoch()[0].train_loss)
     return losses
 
@@ -62,7 +67,7 @@ def rates(trainer: Trainer, count: int) -> list[float]:
 
     for _ in range(count):
         of_the_next_step()
-        trainer.train_rest(of_the_next_step)
+        trainer.train_epoch(of_the_next_step)
         found.pop()
         trainer.end_epoch()
     return found

@@ -1,149 +1,186 @@
-"""Where a run goes on: the newest checkpoint that is whole and its own."""
+"""Where a run goes on: its directory of checkpoints, and the newest one there that is whole and its own."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from components.shared.artifacts.artifact import WRITING_MARKER, read_manifest
+from components.shared.artifacts.model import MODEL
+from components.shared.claims import unwritable
+from components.shared.errors import ArtifactError, CheckpointError
+from components.shared.locks import HeldError, locked
 from components.shared.params.params import Params
-from components.shared.signals import Terminated
+from components.shared.params.types import described
+from components.shared.process_group import note_restarted_clean
 from components.train.checkpoints.format import (
     CheckpointManifest,
     DamagedError,
     list_checkpoints,
     read_checkpoint_manifest,
     read_state,
-    remove_checkpoint,
-    remove_leftovers,
-    require_keys,
+    remove_all,
     states_alone,
     verified_state,
     without_manifest,
 )
-from components.train.checkpoints.identity import differences, of_another_length, of_another_run, require_own
+
+if TYPE_CHECKING:
+    from components.train.checkpoints.writer import RemoteCheckpoints
+
+LOCK = ".shutterline-training"
+# A pod that was asked to end may still be at it while the next attempt begins: Kubernetes gives it 30 s.
+LOCK_TIMEOUT_S = 60.0
+
+# Data prep's options show in the dataset.
+OF_THE_DATASET = frozenset("test_fraction validation_fraction max_unreadable alpha_background".split())
+# What may change between two attempts besides: status, how often is saved, and where it is computed. None of it changes
+# what is computed.
+FREE = OF_THE_DATASET | frozenset(
+    "GOOGLE_APPLICATION_CREDENTIALS PUB_SUB_PROJECT PUB_SUB_TOPIC PUB_SUB_SUBSCRIPTION TIMEOUT KAFKA_HOST KAFKA_TOPIC "
+    "device mode eval_metric_compute_freq eval_batch_size on_status_error save_freq checkpoint_minutes "
+    "keep_checkpoints compile data_placement".split()
+)
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where a run keeps its checkpoints, and what becomes of those of another.
+
+    Attributes:
+        directory: The same for every attempt of a run.
+        start_over: Remove what is there and begin anew.
+        remote: The location in a bucket that the directory stands for.
+        name: What the user calls the location; empty: the directory.
+        is_beside_whole_model: Whether they are beside a whole model, which this run replaces.
+    """
+
+    directory: Path
+    start_over: bool = False
+    remote: RemoteCheckpoints | None = None
+    name: str = ""
+    is_beside_whole_model: bool = False
+
+    @classmethod
+    def beside(cls, model: Path, *, start_over: bool = False) -> Checkpoints:
+        """Checkpoints beside a model directory."""
+        is_whole = not (model / WRITING_MARKER).exists()
+        try:
+            read_manifest(model, MODEL)
+        except ArtifactError:
+            is_whole = False
+        directory = model.with_name(f"{model.name}-checkpoints")
+        return cls(directory, start_over, is_beside_whole_model=is_whole)
+
+    def find(self, params: Params, dataset_sha256: str, log: logging.Logger) -> tuple[Found | None, bool]:
+        """As :func:`find_checkpoint`, and whether those that are there are to be removed.
+
+        Those of another run are, where their model beside them is replaced: only of a run that is finished, with a
+        model that is whole. What was not trained to its end is kept.
+
+        Raises:
+            CheckpointError: As :func:`find_checkpoint`, where they are kept.
+        """
+        if self.start_over:
+            return None, True
+        try:
+            return find_checkpoint(self.directory, params, dataset_sha256, log), False
+        except CheckpointError as error:
+            found = next(manifests(self.directory), None)
+            if not self.is_beside_whole_model or found is None or not found.finished:
+                raise
+            log.warning(
+                "%s: the checkpoints of another run, which is finished, are removed, as its model beside them is "
+                "replaced; what differs:%s",
+                self.directory,
+                error.differences,
+            )
+            return None, True
+
+    def on_saved(self, path: Path) -> bool:
+        """Upload a checkpoint, by its manifest's file, where that is to be; whether it is to be reported."""
+        if self.start_over:
+            note_restarted_clean()
+        return self.remote is None or self.remote.save(path)
+
+    def clear(self) -> None:
+        """Remove what is there."""
+        remove_all(self.directory)
+        if self.remote is not None:
+            self.remote.clear()
+
+    def saved(self, params: Params, dataset_sha256: str) -> str:
+        """How far a run is saved, for people; empty: nothing is."""
+        counts = self.remote.has if self.remote is not None else lambda path: True
+        manifest = next(manifests(self.directory, counts), None)
+        if manifest is None or any(differences(manifest, params, dataset_sha256)):
+            return ""
+        return f"{manifest.position} is saved in {self.name or self.directory}"
+
+
+@contextmanager
+def lock_directory(directory: Path, log: logging.Logger) -> Iterator[None]:
+    """Make a directory for checkpoints and have it for this training alone."""
+
+    def warn(error: HeldError) -> None:
+        log.warning("%s: another training keeps its checkpoints there, %s; waiting for its end", directory, error)
+
+    with ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(directory / LOCK, patience_s=LOCK_TIMEOUT_S, on_wait=warn))
+        except HeldError as error:
+            raise CheckpointError(
+                f"{directory}: another training keeps its checkpoints there, {error}; end it, or name another place"
+            ) from error
+        except OSError as error:
+            raise unwritable("checkpoints", directory, error) from error
+        yield
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint to go on from.
-
-    Attributes:
-        manifest: What it is of.
-        state: On the CPU.
-    """
+    """A checkpoint to go on from; its state is on the CPU."""
 
     manifest: CheckpointManifest
     state: dict[str, Any]
 
 
 def find_checkpoint(directory: Path, params: Params, dataset_sha256: str, log: logging.Logger) -> Found | None:
-    """The newest checkpoint of a directory that is whole; damaged ones are passed over with a warning.
-
-    Args:
-        directory: Where the run keeps its checkpoints.
-        params: The run's.
-        dataset_sha256: Of the run's dataset.
-        log: Gets warnings.
-
-    Raises:
-        CheckpointError: The newest is of another run, or none is one that a run of so many epochs comes by.
-    """
-    alone = states_alone(directory)
+    """The newest checkpoint of a directory that is whole; damaged ones are passed over with a warning."""
+    alone, found, reason = states_alone(directory), list_checkpoints(directory), None
     for state in alone:
         log.warning("a checkpoint in %s is passed over: %s", directory, without_manifest(state.name))
-    found, reason = list_checkpoints(directory), None
     for path in reversed(found):
         try:
             manifest = read_checkpoint_manifest(path)
             require_own(manifest, str(directory), params, dataset_sha256)
-            if (other := of_another_length(manifest, params)) is not None:
-                reason = reason or other
-                continue
-            found_there = Found(manifest, read_state(path, manifest))
-            require_keys(path, found_there.state)
-            return found_there
+            if (other := of_another_length(manifest, params)) is None:
+                return Found(manifest, read_state(path, manifest))
+            reason = reason or other
         except DamagedError as error:
             log.warning("a checkpoint in %s is damaged and passed over: %s", directory, error)
     if reason is not None:
-        raise of_another_run(str(directory), [f"{reason}; no checkpoint of before is kept"])
+        raise _of_another_run(str(directory), [f"{reason}; no checkpoint of before is kept"])
     if found or alone:
         log.warning("no checkpoint in %s is whole; the run begins anew", directory)
     return None
 
 
-def newest(directory: Path, counts: Callable[[Path], bool] = lambda path: True) -> CheckpointManifest | None:
-    """The newest checkpoint of a directory whose manifest can be read; its state is not looked at.
-
-    Args:
-        directory: Where they lie.
-        counts: Whether a checkpoint is one of them, by its manifest's file.
-    """
-    return next(manifests(directory, counts), None)
-
-
 def manifests(directory: Path, counts: Callable[[Path], bool] = lambda path: True) -> Iterator[CheckpointManifest]:
-    """The manifests of a directory's checkpoints that can be read, the newest first.
-
-    Args:
-        directory: Where they lie.
-        counts: As for :func:`newest`.
-    """
+    """The manifests of a directory's checkpoints that can be read, the newest first; states are not read."""
     for path in filter(counts, reversed(list_checkpoints(directory))):
         try:
             manifest = read_checkpoint_manifest(path)
         except DamagedError:
             continue
         yield manifest
-
-
-def saved_text(directory: Path, named: str, params: Params, dataset_sha256: str, counts: Callable[[Path], bool]) -> str:
-    """How far a run is saved, for people; empty: nothing is.
-
-    Args:
-        directory: Where its checkpoints lie.
-        named: What they call it.
-        params: The run's.
-        dataset_sha256: Of its dataset.
-        counts: As for :func:`newest`.
-    """
-    manifest = newest(directory, counts)
-    if manifest is None or any(differences(manifest, params, dataset_sha256)):
-        return ""
-    return f"{manifest.place} is saved in {named}"
-
-
-@contextmanager
-def telling_what_is_saved(saved: Callable[[], str]) -> Iterator[None]:
-    """Within, an interruption gets a note of how far the run is saved, where it has none yet."""
-    try:
-        yield
-    except (Terminated, KeyboardInterrupt) as error:
-        with suppress(Exception):  # the import of torch, which knows the schedules, may be what was interrupted
-            if not getattr(error, "__notes__", ()) and (text := saved()):
-                error.add_note(text)
-        raise
-
-
-def require_alone(directory: Path, params: Params, dataset_sha256: str) -> Path:
-    """Where a training keeps its checkpoints in the directory of one run, in which there are none of another training.
-
-    Args:
-        directory: Named by what is computed, as by :func:`~components.train.checkpoints.identity.training_id`.
-        params: The run's.
-        dataset_sha256: Of the run's dataset.
-
-    Raises:
-        CheckpointError: There are some beside it, of other params or another dataset.
-    """
-    for other in sorted(directory.parent.glob("*/")) if directory.parent.is_dir() else ():
-        if other.name != directory.name and (manifest := newest(other)) is not None:
-            require_own(manifest, str(other), params, dataset_sha256)
-            return other  # it has the name of another version
-    return directory
 
 
 def last_good(directory: Path) -> CheckpointManifest | None:
@@ -158,8 +195,103 @@ def last_good(directory: Path) -> CheckpointManifest | None:
     return None
 
 
-def remove_all(directory: Path) -> None:
-    """Remove every checkpoint of a directory."""
-    for path in list_checkpoints(directory):
-        remove_checkpoint(path)
-    remove_leftovers(directory)
+def require_alone(directory: Path, params: Params, dataset_sha256: str) -> Path:
+    """The directory of a training's checkpoints in that of a run, which must hold none of another training."""
+    for other in sorted(directory.parent.glob("*/")) if directory.parent.is_dir() else ():
+        if other.name != directory.name and (manifest := next(manifests(other), None)) is not None:
+            require_own(manifest, str(other), params, dataset_sha256)
+            return other  # it has the name of another version
+    return directory
+
+
+def training_id(params: Params, dataset_sha256: str) -> str:
+    """Name for what a training computes: 16 hexadecimal digits, the same where :func:`differences` finds none.
+
+    How many epochs the params say counts only where a schedule depends on it.
+    """
+    free = FREE if schedules_of_run_length(params) else FREE | {"num_epochs"}
+    return hashlib.sha256(f"{params.digest(without=free)} {dataset_sha256}".encode()).hexdigest()[:16]
+
+
+def schedules_of_run_length(params: Params) -> list[str]:
+    """The learning-rate schedules that last as long as the run, so that more epochs would have changed earlier ones."""
+    from components.classifier.schedules import as_long_as, stretches
+
+    found = []
+    longer = params.model_copy(update={"num_epochs": params.num_epochs + 1})
+    for one, other in zip(stretches(params), stretches(longer), strict=True):
+        for index in one.indices:
+            spec = params.learning_rate_schedule[index]
+            here, there = (as_long_as(spec, stretch.epochs) for stretch in (one, other))
+            if here != there:
+                missing = ", ".join(here.kwargs.keys() - spec.kwargs.keys())
+                found.append(f"learning_rate_schedule[{index}] ({spec.short_name} without {missing})")
+    return found
+
+
+def require_own(manifest: CheckpointManifest, where: str, params: Params, dataset_sha256: str) -> None:
+    """See that a checkpoint in the location `where` is of this run, which may have more epochs by now."""
+    if found := list(differences(manifest, params, dataset_sha256)):
+        raise _of_another_run(where, found)
+
+
+def _of_another_run(where: str, found: Sequence[str]) -> CheckpointError:
+    more = f"\n  … and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    lines = "".join(f"\n  {line}" for line in found[:_SHOWN])
+    return CheckpointError(
+        f"{where}: holds checkpoints of another run; name another place, or start over there by --start-over "
+        f"(start_over=True), which removes them. What differs:{lines}{more}",
+        f"{lines}{more}",
+    )
+
+
+def differences(manifest: CheckpointManifest, params: Params, dataset_sha256: str) -> Iterator[str]:
+    """What differs between a checkpoint's run and this one, a line each, by its path in the params."""
+    if manifest.dataset_sha256 != dataset_sha256:
+        yield f"the dataset: SHA-256 {manifest.dataset_sha256[:12]}… there, {dataset_sha256[:12]}… here"
+    # A version that did not have a key yet did what its default does.
+    here_only = params.to_dict().keys() - manifest.params.keys()
+    fields = Params.model_fields
+    absent = {key for key in here_only if getattr(params, key) == fields[key].get_default(call_default_factory=True)}
+    yield from differences_of_params(manifest.params, params.to_dict(), FREE | {"num_epochs"} | absent)
+    there, here = manifest.num_epochs, params.num_epochs
+    if there == here:
+        return
+    if lasting := schedules_of_run_length(params):
+        verb = "last" if len(lasting) > 1 else "lasts"
+        yield f"num_epochs: {there} there, {here} here, and {', '.join(lasting)} {verb} as long as the run"
+    elif (trained := manifest.epoch - 1 + bool(manifest.batch)) > here:
+        yield f"num_epochs: {here} here, and epoch {trained} is trained there; ask for at least {trained}"
+
+
+def of_another_length(manifest: CheckpointManifest, params: Params) -> str | None:
+    """Why a run of so many epochs would not have come by a checkpoint; None: it would."""
+    there, here, trained = manifest.num_epochs, params.num_epochs, manifest.epoch - 1
+    if there == here or manifest.batch or trained % params.eval_freq == 0 or trained not in (there, here):
+        return None
+    was = "was evaluated as that run's last" if trained == there else "was not evaluated, and is this run's last"
+    return f"num_epochs: {there} there, {here} here, and epoch {trained} {was} (eval_freq {params.eval_freq})"
+
+
+def differences_of_params(there: Mapping[str, Any], here: Mapping[str, Any], free: Set[str]) -> Iterator[str]:
+    """What differs between two runs' params as JSON data, a line each; `free` are the keys that may differ."""
+    there, here = ({key: value for key, value in each.items() if key not in free} for each in (there, here))
+    yield from _between(there, here, "")
+
+
+def _between(there: Any, here: Any, path: str) -> Iterator[str]:
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in here.keys() | there.keys():
+            where = f"{path}.{key}" if path else key
+            if key not in there or key not in here:
+                only = "here" if key in here else "there"
+                yield f"{where}: {described((here if key in here else there)[key])} {only} alone"
+            else:
+                yield from _between(there[key], here[key], where)
+    elif isinstance(there, list) and isinstance(here, list):
+        if len(there) != len(here):
+            yield f"{path}: {len(there)} entries there, {len(here)} here"
+        for index, (one, other) in enumerate(zip(there, here, strict=False)):
+            yield from _between(one, other, f"{path}[{index}]")
+    elif there != here:
+        yield f"{path}: {described(there)} there, {described(here)} here"

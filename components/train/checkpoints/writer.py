@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections import deque
@@ -11,20 +12,73 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
+from torch import Tensor
+
 from components.classifier.device import is_out_of_memory
-from components.shared.errors import HostMemoryError
+from components.shared.errors import HostMemoryError, ShutterlineError
+from components.shared.storage.fetch import fetch_tree, list_names
+from components.shared.storage.location import Location
+from components.shared.storage.publish import delete, write_file
 from components.train.checkpoints.format import (
     CheckpointManifest,
+    DamagedError,
+    is_checkpoint_file,
     list_checkpoints,
+    order_of,
+    read_checkpoint_manifest,
     remove_checkpoint,
     remove_leftovers,
     superseded,
+    verified_state,
+    without_manifest,
     write_checkpoint,
 )
-from components.train.checkpoints.snapshot import Snapshot
 
 # Copies of the state: one is written while the next is made. The second is made only where saving is due that early.
 _SNAPSHOTS = 2
+# The best weights are never changed once they are there, so a reference will do.
+_UNCHANGING = "best"
+
+
+class Snapshot:
+    """Host memory for one copy of the state; filled again and again, since fresh pages cost more than the copy.
+
+    Copies from a GPU go to pinned memory, all at once, and are waited for together.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+        self._devices: set[torch.device] = set()
+
+    def take(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A copy of a state whose tensors are this snapshot's own, until the next call."""
+        self._devices.clear()
+        copied = {key: value if key == _UNCHANGING else self._copy(value, key) for key, value in state.items()}
+        for device in self._devices:  # not the current one alone, which need not be the one that trains
+            torch.cuda.current_stream(device).synchronize()
+        return copied
+
+    def _copy(self, value: Any, path: str) -> Any:
+        if isinstance(value, Tensor):
+            return self._copy_tensor(value, path)
+        if isinstance(value, dict):
+            return {key: self._copy(inner, f"{path}/{key}") for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._copy(inner, f"{path}/{index}") for index, inner in enumerate(value))
+        return value
+
+    def _copy_tensor(self, value: Tensor, path: str) -> Tensor:
+        is_on_gpu = value.device.type == "cuda"
+        kept = self._kept.get(path)
+        if kept is None or (kept.shape, kept.stride(), kept.dtype) != (value.shape, value.stride(), value.dtype):
+            # In the same order in memory: torch's fused optimisers take it for granted that all of theirs share one.
+            kept = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, pin_memory=is_on_gpu)
+            self._kept[path] = kept
+        if is_on_gpu:
+            self._devices.add(value.device)
+        kept.copy_(value.detach(), non_blocking=True)
+        return kept
 
 
 # Without a manifest only memory is made ready.
@@ -35,18 +89,13 @@ class CheckpointWriter:
     """Writes checkpoints behind the training thread; use as a context manager, which waits for the last one.
 
     Args:
-        directory: Where they lie.
+        directory: Where they are kept.
         keep: How many of the newest stay.
-        on_saved: Called on the thread behind with each checkpoint's manifest file, once it is whole; whether it may be
-            told of.
+        on_saved: Called on the thread behind with each checkpoint's manifest file, once it is whole; whether it is to
+            be reported.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        keep: int,
-        on_saved: Callable[[Path], bool] | None = None,
-    ) -> None:
+    def __init__(self, directory: Path, keep: int, on_saved: Callable[[Path], bool] | None = None) -> None:
         self._directory = directory
         self._keep = keep
         self._on_saved = on_saved
@@ -78,11 +127,7 @@ class CheckpointWriter:
         return self._free.qsize() < _SNAPSHOTS
 
     def prepare(self, state: dict[str, Any]) -> None:
-        """Have memory for such a state ready before it is needed, without holding up the training.
-
-        Args:
-            state: Of the same shapes as the states to come; what is in it does not matter, and may change meanwhile.
-        """
+        """Have memory for states of such shapes ready before it is needed, without holding up the training."""
         self._work.put((self._free.get(), None, state))
 
     def save(self, manifest: CheckpointManifest, state: dict[str, Any]) -> None:
@@ -92,7 +137,6 @@ class CheckpointWriter:
             OSError: An earlier one could not be written.
             HostMemoryError: There is no memory for the copy.
         """
-        self._raise()
         snapshot = self._free.get()
         try:
             self._raise()
@@ -108,25 +152,13 @@ class CheckpointWriter:
         self._work.put((snapshot, manifest, copied))
 
     def saved(self) -> list[tuple[CheckpointManifest, Path]]:
-        """The checkpoints that have become whole since the last call, with their manifests' files.
-
-        Raises:
-            OSError: One could not be written.
-        """
+        """The checkpoints that have become whole since the last call, with their manifests' files."""
         self._raise()
-        found = []
-        while self._saved:
-            found.append(self._saved.popleft())
-        return found
+        return [self._saved.popleft() for _ in range(len(self._saved))]
 
     def wait(self) -> None:
-        """Wait until everything handed over is written.
-
-        Raises:
-            OSError: It could not be.
-        """
-        taken = [self._free.get() for _ in range(_SNAPSHOTS)]
-        for snapshot in taken:
+        """Wait until everything handed over is written."""
+        for snapshot in [self._free.get() for _ in range(_SNAPSHOTS)]:
             self._free.put(snapshot)
         self._raise()
 
@@ -142,14 +174,109 @@ class CheckpointWriter:
                     with suppress(RuntimeError, MemoryError):  # if there is none, saving says so
                         snapshot.take(state)  # for its pages: the first copy is then as quick as any other
                 elif self._error is None:
-                    path = write_checkpoint(self._directory, manifest, state)
-                    there = [each.name for each in list_checkpoints(self._directory)]
-                    for old in superseded(there, path.name, self._keep):
-                        remove_checkpoint(self._directory / old)
-                    if self._on_saved is None or self._on_saved(path):
-                        self._saved.append((manifest, path))
+                    self._write(manifest, state)
             except BaseException as error:  # it is raised where the training is
                 self._error = error
             finally:
                 del state, work
                 self._free.put(snapshot)
+
+    def _write(self, manifest: CheckpointManifest, state: dict[str, Any]) -> None:
+        path = write_checkpoint(self._directory, manifest, state)
+        for old in superseded((each.name for each in list_checkpoints(self._directory)), path.name, self._keep):
+            remove_checkpoint(self._directory / old)
+        if self._on_saved is None or self._on_saved(path):
+            self._saved.append((manifest, path))
+
+
+class RemoteCheckpoints:
+    """A location in a bucket that is kept like a local directory of checkpoints.
+
+    A checkpoint that cannot be uploaded is warned of and ends no training; that the location cannot be written at all
+    ends it, before it begins.
+
+    Args:
+        local: The directory.
+        location: Where its checkpoints go.
+        keep: How many of the newest stay there.
+        log: Gets warnings.
+
+    Raises:
+        StorageRefusedError: The location may not be written.
+        StorageUnavailableError: The store does not answer.
+    """
+
+    def __init__(self, local: Path, location: Location, keep: int, log: logging.Logger) -> None:
+        self._local = local
+        self._location = location
+        self._keep = keep
+        self._log = log
+        self._there: set[str] = set()  # names of manifests, of states alone as well
+        probe, there = local / ".shutterline-writable", location.child(".shutterline-writable")
+        probe.touch()
+        write_file(there, probe)
+        delete(there)
+        probe.unlink()
+
+    def restore(self, is_wanted: Callable[[CheckpointManifest], bool]) -> None:
+        """Fetch the newest checkpoints down to one that is whole and wanted; damaged ones are warned of."""
+        manifests, states = self._list()
+        self._there = manifests | states
+        for name in sorted(states - manifests, key=order_of):
+            # It goes when a newer one is saved. Now it may be a writer's who is still at it.
+            state = Path(name).with_suffix(".pt").name
+            self._log.warning("a checkpoint in %s is passed over: %s", self._location, without_manifest(state))
+        for name in sorted(manifests, key=order_of, reverse=True):
+            try:
+                manifest = self._fetch(name, states)
+            except DamagedError as error:
+                self._log.warning("a checkpoint in %s is damaged and passed over: %s", self._location, error)
+                remove_checkpoint(self._local / name)
+            else:
+                if is_wanted(manifest):
+                    return
+
+    def has(self, path: Path) -> bool:
+        """Whether a checkpoint is there, by its manifest's local file."""
+        return path.name in self._there
+
+    def save(self, path: Path) -> bool:
+        """Upload a checkpoint by its manifest's file, which goes last; whether it is there."""
+        try:
+            if path.name in self._there:  # saved once more: its manifest must not stand beside another state
+                delete(self._location.child(path.name))
+            for file in (path.with_suffix(".pt"), path):
+                write_file(self._location.child(file.name), file)
+            self._there.add(path.name)
+            for old in superseded(self._there, path.name, self._keep):
+                self._remove(old)
+        except (ShutterlineError, OSError) as error:
+            self._log.warning("a checkpoint was saved and not uploaded: %s", error)
+            return False
+        return True
+
+    def clear(self) -> None:
+        """Remove every checkpoint there."""
+        for name in sorted(set.union(*self._list()), key=order_of):
+            self._remove(name)
+
+    def _list(self) -> tuple[set[str], set[str]]:
+        """What is there, both by the names of manifests: those that are there, and those whose state is."""
+        found = [name for name in list_names(self._location) if is_checkpoint_file(name)]
+        states = {Path(name).with_suffix(".json").name for name in found if name.endswith(".pt")}
+        return {name for name in found if name.endswith(".json")}, states
+
+    def _fetch(self, name: str, states: set[str]) -> CheckpointManifest:
+        path = fetch_tree(self._location.child(name), self._local)
+        manifest = read_checkpoint_manifest(path)
+        state = path.with_suffix(".pt").name
+        if name not in states:
+            raise DamagedError(f"{state} is missing")
+        fetch_tree(self._location.child(state), self._local)
+        verified_state(path, manifest)
+        return manifest
+
+    def _remove(self, name: str) -> None:
+        for file in (name, Path(name).with_suffix(".pt").name):  # the manifest first
+            delete(self._location.child(file))
+        self._there.discard(name)

@@ -45,7 +45,7 @@ def left(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run has left that was ended in its third epoch of three, at step 17: three checkpoints."""
     folder = tmp_path_factory.mktemp("left")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("components.train.status._SILENCE_S", -1.0)
+        patch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
         ended(dataset, folder, small(**PARAMS), at_step(17))
     assert steps_kept(folder) == [7, 14, 17]
     return folder
@@ -179,7 +179,7 @@ def test_when_all_are_damaged_the_run_begins_anew(
 def test_a_damaged_one_does_not_take_the_place_of_one_that_is_whole(
     dataset: Path, broken: Path, whole: tuple[str, str], monkeypatch: pytest.MonkeyPatch, keep: int
 ) -> None:
-    monkeypatch.setattr("components.train.status._SILENCE_S", -1.0)
+    monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
     one_bit_other(list_checkpoints(broken / "checkpoints")[-1].with_suffix(".pt"))
 
     # Another attempt that ends before it has come as far as the one whose last checkpoint is damaged.
@@ -199,29 +199,16 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     write_checkpoint(path.parent, manifest.model_copy(update={"state": None}), state)
 
 
-@pytest.mark.mended(
-    15,
-    input="a checkpoint whose state lacks a key, as another version or program writes it",
-    before="a KeyError with a traceback, exit 1, at every attempt",
-    now="a damaged one: passed over with a warning that names the key, and the one before is gone on from",
-)
-@pytest.mark.parametrize(
-    "key",
-    "network average optimiser schedules history seconds started_from position position.batch best best.weights epoch "
-    "epoch.order epoch.sums generators generators.flip generators.processes".split(),
-)
-def test_a_checkpoint_without_a_key_is_a_damaged_one(broken: Path, heard: pytest.LogCaptureFixture, key: str) -> None:
-    *_, before, newest = list_checkpoints(broken / "checkpoints")
+@pytest.mark.parametrize("key", ["network", "average", "position.batch", "best.loss", "epoch.sums", "generators.flip"])
+def test_a_checkpoint_of_another_state_is_refused_with_what_to_do(dataset: Path, broken: Path, key: str) -> None:
     outer, _, inner = key.partition(".")
+    newest = list_checkpoints(broken / "checkpoints")[-1]
     rewritten(newest, lambda state: state[outer].pop(inner) if inner else state.pop(outer))
 
-    found = find_checkpoint(broken / "checkpoints", small(**PARAMS), digest_of(broken), LOG)
-
-    assert found is not None
-    assert found.manifest.name == before.stem
-    (warned,) = warnings_in(heard)
-    assert "is damaged and passed over" in warned
-    assert f"{newest.stem}.pt lacks {key}" in warned
+    with pytest.raises(
+        CheckpointError, match=rf"is not one of this training \('{inner or outer}'\); remove it, or start"
+    ):
+        trained(dataset, broken, small(**PARAMS))
 
 
 def test_a_checkpoint_of_other_values_is_refused_with_what_to_do(dataset: Path, broken: Path) -> None:

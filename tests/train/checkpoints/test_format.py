@@ -62,17 +62,6 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path: Path) -
     assert names(tmp_path) == ["epoch-00001-batch-000000.json", "epoch-00001-batch-000000.pt"]
 
 
-def test_a_position_that_is_there_is_not_written_again(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path, manifest(1), {"epoch": 1})
-    before = path.with_suffix(".pt").stat().st_ino
-    write_checkpoint(tmp_path, manifest(1), {"epoch": 1})
-    assert path.with_suffix(".pt").stat().st_ino == before
-
-    path.with_suffix(".pt").write_bytes(b"damaged")
-    write_checkpoint(tmp_path, manifest(1), {"epoch": 1})
-    assert read_state(path, read_checkpoint_manifest(path)) == {"epoch": 1}
-
-
 def test_what_killed_writers_left_goes_and_files_of_other_names_stay(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, manifest(1), {})
     left = [".epoch-00002-batch-000000.pt.77.tmp", "epoch-00002-batch-000000.pt"]

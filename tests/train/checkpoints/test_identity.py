@@ -12,10 +12,9 @@ from components.shared.artifacts.artifact import WRITING_MARKER
 from components.shared.errors import CheckpointError
 from components.shared.params.params import Params
 from components.train.__main__ import main
-from components.train.checkpoints.directory import Checkpoints
 from components.train.checkpoints.format import list_checkpoints
-from components.train.checkpoints.identity import FREE
-from components.train.step import train_staged
+from components.train.checkpoints.resume import FREE, Checkpoints
+from components.train.step import train_step
 from tests.examples import SMALL, small, write_digits, write_params
 from tests.train.interrupting import at_step, ended, steps_kept, trained, weights_in
 
@@ -167,16 +166,10 @@ def test_checkpoints_of_a_finished_run_go_with_its_model_when_another_run_replac
     assert result.checkpoints == tmp_path / "model-checkpoints"
 
 
-@pytest.mark.mended(
-    12,
-    input="an option changed after an interruption, checkpoints in the default place",
-    before="they were removed with a warning, and training began anew",
-    now="refused as in a named place: what differs, --start-over",
-)
 def test_checkpoints_of_an_unfinished_run_are_kept_in_the_default_place(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.train.status._SILENCE_S", -1.0)
+    monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
     directory = tmp_path / "model-checkpoints"
     ended(dataset, tmp_path, small(), at_step(5), checkpoints=None)
     before = [path.read_bytes() for path in list_checkpoints(directory)]
@@ -186,7 +179,7 @@ def test_checkpoints_of_an_unfinished_run_are_kept_in_the_default_place(
         trained(dataset, tmp_path, small(learning_rate=0.02), checkpoints=None)
     assert [path.read_bytes() for path in list_checkpoints(directory)] == before
 
-    over = Checkpoints(start_over=True)
+    over = Checkpoints(directory, start_over=True)
     assert trained(dataset, tmp_path, small(learning_rate=0.02), checkpoints=over).resumed_from is None
 
 
@@ -208,7 +201,7 @@ def test_a_group_that_is_started_again_goes_on_although_its_words_say_to_start_o
 
     def resumed_from() -> object:
         model, checkpoints = tmp_path / "model", tmp_path / "checkpoints"
-        again = train_staged(dataset=dataset, model=model, params=small(), checkpoints=checkpoints, start_over=True)
+        again = train_step(dataset=dataset, model=model, params=small(), checkpoints=checkpoints, start_over=True)
         return again.report()["resumed_from"]
 
     assert resumed_from() is None

@@ -10,8 +10,7 @@ import torch
 
 from components.shared.errors import HostMemoryError
 from components.train.checkpoints.format import read_checkpoint_manifest, read_state
-from components.train.checkpoints.snapshot import Snapshot
-from components.train.checkpoints.writer import CheckpointWriter
+from components.train.checkpoints.writer import CheckpointWriter, Snapshot
 from tests.train.checkpoints.making import manifest, names
 
 

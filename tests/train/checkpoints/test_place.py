@@ -10,10 +10,9 @@ import pytest
 
 from components.shared.artifacts.model import open_model
 from components.shared.errors import CheckpointError, InputError
-from components.train.checkpoints import directory as place
-from components.train.checkpoints.directory import held
+from components.train.checkpoints import resume
 from components.train.checkpoints.format import write_checkpoint
-from components.train.checkpoints.resume import last_good
+from components.train.checkpoints.resume import last_good, lock_directory
 from components.train.train import train
 from tests.examples import small
 from tests.train.checkpoints.making import manifest
@@ -24,22 +23,22 @@ LOG = logging.getLogger("shutterline.train")
 def test_a_second_training_waits_and_then_says_who_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(place, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(resume, "LOCK_TIMEOUT_S", 0.3)
     monkeypatch.setattr(LOG, "propagate", True)
     who = f"another training keeps its checkpoints there, process {os.getpid()} on "
-    with held(tmp_path / "kept", LOG):
+    with lock_directory(tmp_path / "kept", LOG):
         with (
             pytest.raises(
                 CheckpointError,
                 match=f"{who}.*; end it",
             ),
-            held(tmp_path / "kept", LOG),
+            lock_directory(tmp_path / "kept", LOG),
         ):
             raise AssertionError
         (waiting,) = [record.getMessage() for record in caplog.records]
         assert waiting.startswith(f"{tmp_path}/kept: {who}")
         assert waiting.endswith("; waiting for its end")
-    with held(tmp_path / "kept", LOG):
+    with lock_directory(tmp_path / "kept", LOG):
         pass
 
 

@@ -1,0 +1,184 @@
+"""The beginning of a training: what can be refused early is refused, then the trainer is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.classifier.check import Checked, check
+from components.classifier.device import describe_device, free_bytes, make_repeatable
+from components.classifier.images import Normaliser, store_images
+from components.classifier.initial_weights import describe_start, start_network
+from components.classifier.network import LayerTable, network_of
+from components.shared.artifacts.artifact import Normalisation, sha256_of
+from components.shared.artifacts.dataset import DATASET, Dataset, open_dataset, training_splits
+from components.shared.errors import ArtifactError, InputError, ParamsError, Problem
+from components.shared.logs import step_logger
+from components.shared.params.params import Params
+from components.shared.process_group import in_group
+from components.shared.seeds import derived_seed
+from components.train.checkpoints.resume import Found
+from components.train.group import Group, own_device
+from components.train.precision import Compiling, choose_compiling, flops_of_training
+from components.train.state import restore
+from components.train.trainer import LabelledImages, Trainer
+
+_log = step_logger("train")
+
+# Weights, and of what is trained gradients and the optimiser's two moments, float32 each: what an Adam-like optimiser
+# needs at least.
+_BYTES_PER_PARAMETER, _BYTES_MORE_TO_TRAIN = 4, 12
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a training is of, checked; `notes` say what of the params has no effect."""
+
+    params: Params
+    table: LayerTable
+    notes: tuple[str, ...]
+    device: torch.device
+    data: Dataset
+    dataset_sha256: str
+
+    @property
+    def flops_per_image(self) -> int:
+        """Floating-point operations of one image's forward and backward pass, a multiply-add as two."""
+        return flops_of_training(self.table)
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """That of the images, "auto" resolved to the training images' own."""
+        params, own = self.params, self.data.manifest.normalisation
+        if not params.normalise_images:
+            return None
+        return Normalisation(
+            mean=own.mean if isinstance(params.normalise_mean, str) else params.normalise_mean,
+            std=own.std if isinstance(params.normalise_std, str) else params.normalise_std,
+        )
+
+
+def check_inputs(checked: Checked, dataset: Path) -> TrainingInputs:
+    """Refuse early a dataset and a device that params cannot be used with."""
+    params = checked.params
+    device = own_device(params.device)
+    data = open_dataset(dataset, training_splits)
+    shape = data.manifest.image.as_tuple()
+    problems = [
+        Problem(key, f"is {wanted}{unit}, and the dataset {data.path} has {got}; prepare the data again")
+        for key, wanted, got, unit in (
+            ("image_height", params.image_height, shape[0], ""),
+            ("image_width", params.image_width, shape[1], ""),
+            ("is_image_color", params.channels, shape[2], " channel(s)"),
+            ("n_classes", params.n_classes, len(data.manifest.classes), ""),
+        )
+        if wanted != got
+    ]
+    if problems:
+        raise ParamsError(problems)
+    for split in ("train", data.selection_split):
+        if split not in data.splits:
+            raise ArtifactError(f"{data.path}: has no {split} split")
+    return TrainingInputs(*checked, device, data, sha256_of(dataset / DATASET.manifest_file))
+
+
+def start_trainer(
+    inputs: TrainingInputs, group: Group, found: Found | None, weights: Path | None, *, is_trial: bool = False
+) -> Trainer:
+    """The trainer of a run: restored from the checkpoint `found`, or new, from `weights` that the params name."""
+    params, device = inputs.params, inputs.device
+    make_repeatable(params.manual_seed)
+    _require_room(inputs.table, device)
+    # Initialised on the CPU, so that every device starts from the same weights.
+    network = network_of(params)
+    started_from = start_network(network, params, weights) if found is None else None
+    if started_from is not None:
+        _log.info("%s", describe_start(started_from))
+    compiling = Compiling(False, "which would take longer than the trial")
+    if not is_trial:
+        compiling = _compiling(inputs, params.num_epochs, group)
+    trainer = _built(inputs, network, group, compiling)
+    trainer.started_from = started_from
+    if found is not None:
+        restore(trainer, found, _log)
+        _log.info("going on from a checkpoint of %s", found.manifest.position)
+        there, here = found.manifest.num_epochs, params.num_epochs
+        if there != here and group.is_first and trainer.position.stopped:
+            epoch = trainer.position.epoch - 1
+            _log.warning("num_epochs is %d, and early stopping had ended the run after epoch %d", here, epoch)
+        elif there != here and group.is_first and _compiling(inputs, there, group).is_on != compiling.is_on:
+            _log.warning(
+                "num_epochs was %d and is %d, so that the network is %s from here on, and its sums may be rounded "
+                "otherwise; compile decides it",
+                there,
+                here,
+                "compiled" if compiling.is_on else "not compiled",
+            )
+    return trainer
+
+
+def trial_trainer(dataset: Path, params: Params) -> Trainer:
+    """The trainer of a run as it begins, for trials: nothing is saved, and nothing is compiled."""
+    if in_group():
+        raise InputError("a trial runs in one process; start it without torchrun")
+    return start_trainer(check_inputs(check(params), dataset), Group(), None, None, is_trial=True)
+
+
+def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compiling) -> Trainer:
+    params, data, device = inputs.params, inputs.data, inputs.device
+    network.to(device, memory_format=torch.channels_last)
+    if params.sync_batch_norm and group.size > 1:
+        if device.type != "cuda":
+            raise ParamsError([Problem("sync_batch_norm", "needs GPUs: torch's SyncBatchNorm does not run on the CPU")])
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    if not group.is_first:  # each process drops its own
+        torch.manual_seed(derived_seed(params.manual_seed, f"torch/{group.rank}"))
+
+    def labelled(name: Any) -> LabelledImages:
+        split = data.splits[name]
+        placed = store_images(split, device, params.data_placement)
+        _log.info("%s: %s", name, placed.reason)
+        return LabelledImages(placed.store, torch.tensor(split.labels, device=device))
+
+    training, held_out = labelled("train"), labelled(data.selection_split)
+    normalise = Normaliser(inputs.normalisation, device)
+    trainer = Trainer(network, training, held_out, params, normalise, device, group, compiled=compiling.is_on)
+    _log.info(
+        "%s parameters on %s: %d images in batches of %d; %s (%s), %s (%s)",
+        f"{count_parameters(network):,}",
+        describe_device(device),
+        len(training.images),
+        params.batch_size,
+        trainer.precision.name,
+        trainer.precision.reason,
+        "compiled" if compiling.is_on else "not compiled",
+        compiling.reason,
+    )
+    for note in dict.fromkeys((*inputs.notes, *trainer.notes)):
+        _log.warning("%s", note)
+    if trainer.transforms is not None:
+        for line in trainer.transforms.describe_cost(len(training.images)):
+            _log.info("%s", line)
+    return trainer
+
+
+def _compiling(inputs: TrainingInputs, epochs: int, group: Group) -> Compiling:
+    """Whether the network of a run of so many epochs is compiled."""
+    flops = inputs.flops_per_image * inputs.data.manifest.splits["train"].count * epochs / group.size
+    return choose_compiling(inputs.params, inputs.device, flops)
+
+
+def _require_room(table: LayerTable, device: torch.device) -> None:
+    """Refuse a network whose weights alone cannot fit, before memory is asked for."""
+    needed = table.parameters * _BYTES_PER_PARAMETER + table.trainable * _BYTES_MORE_TO_TRAIN
+    if needed > (free := free_bytes(device)):
+        message = f"has {table.parameters:,} parameters, which take at least {needed / 1e9:,.1f} GB"
+        raise ParamsError([Problem("net_arch", f"{message}; {free / 1e9:,.1f} GB are free")])
+
+
+def count_parameters(network: torch.nn.Module) -> int:
+    """Trainable parameters of a network."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
