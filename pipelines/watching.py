@@ -33,12 +33,7 @@ exit codes:
   2    bad input: options, params, topic, subscription, permission or credentials; one message says which
   130  the run was cancelled, or the watching was, by Ctrl-C (143 by SIGTERM or SIGHUP)
 """
-_EXIT_CODES = {
-    "succeeded": EXIT_OK,
-    "failed": EXIT_FAILURE,
-    "cancelled": EXIT_INTERRUPTED,
-    "unknown": EXIT_FAILURE,
-}
+_EXIT_CODES = {"succeeded": EXIT_OK, "failed": EXIT_FAILURE, "cancelled": EXIT_INTERRUPTED, "unknown": EXIT_FAILURE}
 # After a run's end: without a message for so long, all that is there was read; on a busy topic, after so long at most.
 _QUIET_S, _LONGEST_S = 0.2, 5.0
 

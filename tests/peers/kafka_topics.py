@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,27 +37,23 @@ class KafkaTopics:
         """The brokers as ``host:port``, comma-separated."""
         raise NotImplementedError
 
+    @property
+    def broker_port(self) -> int:
+        """Of the first broker."""
+        return int(self.bootstrap.split(",")[0].rpartition(":")[2])
+
     def create_topic(self, name: str, partitions: int = 1, replication: int = 1) -> None:
-        admin = self._admin()
-        try:
+        with closing(self._admin()) as admin:
             admin.create_topics([NewTopic(name, partitions, replication)])
-        finally:
-            admin.close()
 
     def delete_topic(self, name: str) -> None:
-        admin = self._admin()
-        try:
+        with closing(self._admin()) as admin:
             admin.delete_topics([name])
-        finally:
-            admin.close()
 
     def topics(self) -> set[str]:
         """The names of all topics, without the broker's own."""
-        admin = self._admin()
-        try:
+        with closing(self._admin()) as admin:
             return {name for name in admin.list_topics() if not name.startswith("__")}
-        finally:
-            admin.close()
 
     def records(self, topic: str, timeout: float = 15.0) -> list[Record]:
         """Everything in the topic now, in order within each partition.
@@ -90,11 +87,8 @@ class KafkaTopics:
         return sorted(found, key=lambda record: (record.partition, record.offset))
 
     def _partitions(self, topic: str) -> list[Any]:
-        admin = self._admin()
-        try:
+        with closing(self._admin()) as admin:
             (description,) = admin.describe_topics([topic])
-        finally:
-            admin.close()
         if description["error_code"]:
             raise for_code(description["error_code"])(topic)
         return [TopicPartition(topic, each["partition_index"]) for each in description["partitions"]]

@@ -10,7 +10,7 @@ from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.peer import Peer
 
 # The protocol's numbers of requests that tests make fail.
-PRODUCE, METADATA, FIND_COORDINATOR, API_VERSIONS, CREATE_TOPICS, INIT_PRODUCER_ID = 0, 3, 10, 18, 19, 22
+PRODUCE, INIT_PRODUCER_ID = 0, 22
 
 _PRODUCER = 0
 
@@ -35,15 +35,8 @@ def _librdkafka() -> ctypes.CDLL:
         ("mock_topic_create", number, [pointer, text, number, number]),
         ("mock_topic_set_error", None, [pointer, text, number]),
         ("mock_partition_set_leader", number, [pointer, text, ctypes.c_int32, ctypes.c_int32]),
-        ("mock_broker_set_down", number, [pointer, ctypes.c_int32]),
-        ("mock_broker_set_up", number, [pointer, ctypes.c_int32]),
         ("mock_broker_set_rtt", number, [pointer, ctypes.c_int32, number]),
-        (
-            "mock_push_request_errors_array",
-            None,
-            [pointer, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(number)],
-        ),
-        ("mock_clear_request_errors", None, [pointer, ctypes.c_int16]),
+        ("mock_push_request_errors_array", None, [pointer, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(number)]),
     ):
         function = getattr(library, f"rd_kafka_{name}")
         function.restype = result
@@ -79,13 +72,6 @@ class MockCluster(KafkaTopics, Peer):
     def delete_topic(self, name: str) -> None:
         raise NotImplementedError("the mock cluster deletes no topics: use topic_error")
 
-    def broker_down(self, broker: int) -> None:
-        """Close a broker's connections and refuse new ones."""
-        self._check(self._library.rd_kafka_mock_broker_set_down(self._cluster, broker))
-
-    def broker_up(self, broker: int) -> None:
-        self._check(self._library.rd_kafka_mock_broker_set_up(self._cluster, broker))
-
     def set_rtt(self, broker: int, milliseconds: int) -> None:
         """Let every answer of a broker come so much later."""
         self._check(self._library.rd_kafka_mock_broker_set_rtt(self._cluster, broker, milliseconds))
@@ -97,9 +83,6 @@ class MockCluster(KafkaTopics, Peer):
         """Answer the next requests of a kind with these error codes, one each (0 lets one through)."""
         array = (ctypes.c_int * len(codes))(*codes)
         self._library.rd_kafka_mock_push_request_errors_array(self._cluster, api_key, len(codes), array)
-
-    def clear_errors(self, api_key: int) -> None:
-        self._library.rd_kafka_mock_clear_request_errors(self._cluster, api_key)
 
     def topic_error(self, topic: str, code: int) -> None:
         """Answer questions about a topic with an error code; 0 ends it."""

@@ -65,8 +65,6 @@ class Broker:
             "GetTopic": self.get_topic,
             "DeleteTopic": self.delete_topic,
             "CreateSubscription": self.create_subscription,
-            "GetSubscription": self.get_subscription,
-            "DeleteSubscription": self.delete_subscription,
             "Pull": self.pull,
             "Acknowledge": self.acknowledge,
             "ModifyAckDeadline": self.modify_ack_deadline,
@@ -139,20 +137,11 @@ class Broker:
             self._subscriptions[request.name] = _Subscription(request)
             return request
 
-    def get_subscription(self, request: types.GetSubscriptionRequest) -> types.Subscription:
-        with self._lock:
-            return _found(self._subscriptions, request.subscription).settings
-
-    def delete_subscription(self, request: types.DeleteSubscriptionRequest) -> None:
-        with self._lock:
-            _found(self._subscriptions, request.subscription)
-            del self._subscriptions[request.subscription]
-
     def pull(self, request: types.PullRequest) -> types.PullResponse:
         """Hand out what may be handed out now; waiting for more is the caller's affair."""
         return types.PullResponse(received_messages=self.take(request.subscription, request.max_messages))
 
-    def take(self, name: str, limit: int, deadline_s: float = 0.0) -> list[types.ReceivedMessage]:
+    def take(self, name: str, limit: int) -> list[types.ReceivedMessage]:
         """Hand out up to ``limit`` messages, to be acknowledged within their deadline."""
         with self._lock:
             subscription = _found(self._subscriptions, name)
@@ -163,7 +152,7 @@ class Broker:
             blocked = {delivery.message.ordering_key for delivery, _ in subscription.outstanding.values()}
             taken: list[types.ReceivedMessage] = []
             left: list[_Delivery] = []
-            lease = self._ack_deadline or deadline_s or subscription.settings.ack_deadline_seconds
+            lease = self._ack_deadline or subscription.settings.ack_deadline_seconds
             for delivery in subscription.waiting:
                 key = delivery.message.ordering_key
                 if len(taken) == limit or (ordered and key and key in blocked):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,12 +28,9 @@ _REQUESTS: dict[str, Any] = {
     "GetTopic": types.GetTopicRequest,
     "DeleteTopic": types.DeleteTopicRequest,
     "CreateSubscription": types.Subscription,
-    "GetSubscription": types.GetSubscriptionRequest,
-    "DeleteSubscription": types.DeleteSubscriptionRequest,
     "Pull": types.PullRequest,
     "Acknowledge": types.AcknowledgeRequest,
     "ModifyAckDeadline": types.ModifyAckDeadlineRequest,
-    "StreamingPull": types.StreamingPullRequest,
 }
 
 
@@ -65,7 +60,6 @@ class PubSubServer(Peer):
         self._lock = threading.Lock()
         self._requests: Counter[str] = Counter()
         self._faults: dict[str, list[_Fault]] = {}
-        self._delay = 0.0
         self._healed = threading.Event()
         self._healed.set()
 
@@ -110,10 +104,6 @@ class PubSubServer(Peer):
         """Answer a method with an error until ``heal``."""
         self._add(method, _Fault(code, message, float("inf")))
 
-    def delay(self, seconds: float) -> None:
-        """Let so much time go by before each answer, until ``heal``."""
-        self._delay = seconds
-
     def hang(self) -> None:
         """Accept calls and answer none, until ``heal``."""
         self._healed.clear()
@@ -121,7 +111,6 @@ class PubSubServer(Peer):
     def heal(self) -> None:
         with self._lock:
             self._faults.clear()
-        self._delay = 0.0
         self._healed.set()
 
     def start(self) -> None:
@@ -158,16 +147,11 @@ class PubSubServer(Peer):
                 faults.pop(0)
             return fault
 
-    def _pause(self, context: grpc.ServicerContext) -> None:
-        """Let the time go by that a call is to take; a client that has hung up ends it."""
-        end = time.monotonic() + self._delay
-        while context.is_active() and (time.monotonic() < end or not self._healed.wait(timeout=0.05)):
-            time.sleep(min(0.05, max(0.0, end - time.monotonic())))
-
-    def _answer(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
+    def answer(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
         with self._lock:
             self._requests[method] += 1
-        self._pause(context)
+        while context.is_active() and not self._healed.wait(timeout=0.05):
+            pass
         fault = self._take_fault(method)
         if fault is not None and not fault.after_commit:
             context.abort(fault.code, fault.message)
@@ -186,47 +170,6 @@ class PubSubServer(Peer):
             context.abort(fault.code, fault.message)
         return reply
 
-    def _stream(
-        self, requests: Iterator[types.StreamingPullRequest], context: grpc.ServicerContext
-    ) -> Iterator[types.StreamingPullResponse]:
-        with self._lock:
-            self._requests["StreamingPull"] += 1
-        self._pause(context)
-        first = next(requests)
-        name = first.subscription
-        # The client says in the same stream what it has dealt with, at any time: that takes a thread of its own.
-        reader = threading.Thread(target=self._read_stream, args=(name, requests), daemon=True)
-        reader.start()
-        while context.is_active():
-            self._pause(context)
-            fault = self._take_fault("StreamingPull")
-            if fault is not None:
-                context.abort(fault.code, fault.message)
-            try:
-                taken = self.broker.take(
-                    name, first.max_outstanding_messages or 1000, first.stream_ack_deadline_seconds
-                )
-            except RefusedError as refusal:
-                context.abort(refusal.code, str(refusal))
-            if taken:
-                yield types.StreamingPullResponse(received_messages=taken)
-            else:
-                time.sleep(POLL_S)
-
-    def _read_stream(self, name: str, requests: Iterator[types.StreamingPullRequest]) -> None:
-        # Iterating ends with the stream: by an error of grpc's own, if the client just hangs up.
-        with contextlib.suppress(Exception):
-            for request in requests:
-                self.broker.acknowledge(types.AcknowledgeRequest(subscription=name, ack_ids=list(request.ack_ids)))
-                for ack_id, seconds in zip(
-                    request.modify_deadline_ack_ids, request.modify_deadline_seconds, strict=True
-                ):
-                    self.broker.modify_ack_deadline(
-                        types.ModifyAckDeadlineRequest(
-                            subscription=name, ack_ids=[ack_id], ack_deadline_seconds=seconds
-                        )
-                    )
-
 
 class _Handler(grpc.GenericRpcHandler):
     def __init__(self, server: PubSubServer) -> None:
@@ -236,11 +179,8 @@ class _Handler(grpc.GenericRpcHandler):
         method = details.method.rpartition("/")[2]
         if method not in _REQUESTS:
             return None
-        answer = partial(self._server._answer, method)
-        unary = method != "StreamingPull"
-        make = grpc.unary_unary_rpc_method_handler if unary else grpc.stream_stream_rpc_method_handler
-        return make(
-            answer if unary else self._server._stream,
+        return grpc.unary_unary_rpc_method_handler(
+            partial(self._server.answer, method),
             request_deserializer=_REQUESTS[method].deserialize,
             response_serializer=_serialize,
         )

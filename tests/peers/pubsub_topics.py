@@ -35,19 +35,19 @@ class PubSubTopics:
     def create_topic(self, project: str, topic: str) -> str:
         """Make a topic; returns its full name."""
         name = f"projects/{project}/topics/{topic}"
-        with self._publisher() as client:
+        with self.publisher() as client:
             client.create_topic(types.Topic(name=name), timeout=10)
         return name
 
     def delete_topic(self, name: str) -> None:
-        with self._publisher() as client:
+        with self.publisher() as client:
             client.delete_topic(types.DeleteTopicRequest(topic=name), timeout=10)
 
     def create_subscription(self, project: str, subscription: str, topic: str, *, ordered: bool = True) -> str:
         """Make a subscription to a topic (by its full name); returns the subscription's full name."""
         name = f"projects/{project}/subscriptions/{subscription}"
         request = types.Subscription(name=name, topic=topic, enable_message_ordering=ordered)
-        with self._subscriber() as client:
+        with self.subscriber() as client:
             client.create_subscription(request, timeout=10)
         return name
 
@@ -65,7 +65,7 @@ class PubSubTopics:
         found: list[Message] = []
         deadline = time.monotonic() + timeout
         last = time.monotonic()
-        with self._subscriber() as client:
+        with self.subscriber() as client:
             # The method below the client's own, which warns that return_immediately is not for production.
             pull: Any = client.transport.pull
             while time.monotonic() < deadline and (len(found) < expected or time.monotonic() < last + quiet):
@@ -87,12 +87,12 @@ class PubSubTopics:
         return found
 
     @contextmanager
-    def _publisher(self) -> Iterator[PublisherClient]:
+    def publisher(self) -> Iterator[PublisherClient]:
         with grpc.insecure_channel(self.host) as channel:
             yield PublisherClient(transport=PublisherGrpcTransport(channel=channel))
 
     @contextmanager
-    def _subscriber(self) -> Iterator[SubscriberClient]:
+    def subscriber(self) -> Iterator[SubscriberClient]:
         with grpc.insecure_channel(self.host) as channel:
             yield SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
 

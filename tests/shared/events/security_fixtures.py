@@ -32,7 +32,6 @@ from components.shared.params.params import Params
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepFailed, StepRecord, run_step
 from tests.configs import small
-from tests.conftest import BAD_INPUT
 
 # How long a test waits for something that must not come.
 BRIEF_S = 0.6
@@ -56,22 +55,6 @@ def leaky_kafka_client() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="unclosed <socket", category=ResourceWarning)
         yield
         gc.collect()
-
-
-Row = Callable[[str, str], None]
-_rows: set[str] = set()
-
-
-@pytest.fixture
-def in_the_table(record_property: Callable[[str, object], None], tmp_path: Path) -> Row:
-    """Put a refusal and its message into the table of bad inputs, once."""
-
-    def record(name: str, message: str) -> None:
-        if name not in _rows:
-            _rows.add(name)
-            record_property(BAD_INPUT, (name, message.replace(f"{tmp_path}/", "")))
-
-    return record
 
 
 @pytest.fixture

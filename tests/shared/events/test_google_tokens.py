@@ -14,10 +14,9 @@ from components.shared.errors import StatusRefusedError
 from components.shared.events.kafka.google_tokens import google_token
 from components.shared.events.redaction import redact
 from components.shared.events.transport import RetryableError
-from tests.shared.events.security_fixtures import Row, private_key, service_account, token_server
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 from tests.shared.events.security_fixtures import hurried_google as hurried_google
-from tests.shared.events.security_fixtures import in_the_table as in_the_table
+from tests.shared.events.security_fixtures import private_key, service_account, token_server
 
 pytestmark = pytest.mark.usefixtures("hurried_google")
 
@@ -83,7 +82,7 @@ def test_each_call_asks_again(credentials: Path) -> None:
     assert tokens == [b"ya29.number-0", b"ya29.number-1"]
 
 
-def test_credentials_that_are_not_accepted_are_refused(credentials: Path, in_the_table: Row) -> None:
+def test_credentials_that_are_not_accepted_are_refused(credentials: Path) -> None:
     answer = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
     with token_server((400, answer)) as google:
         service_account(credentials, token_uri=google.uri)
@@ -92,7 +91,6 @@ def test_credentials_that_are_not_accepted_are_refused(credentials: Path, in_the
     assert str(caught.value).startswith(
         "KAFKA_SASL_OAUTH_PROVIDER=google: the Google credentials are not accepted: invalid_grant: Invalid JWT "
     )
-    in_the_table("kafka, google: credentials not accepted", str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +104,7 @@ def test_credentials_that_are_not_accepted_are_refused(credentials: Path, in_the
     ids=["no file", "not JSON", "no type", "half a service account"],
 )
 def test_credentials_that_are_none_are_refused(
-    credentials: Path, in_the_table: Row, request: pytest.FixtureRequest, content: str | None, expected: str
+    credentials: Path, request: pytest.FixtureRequest, content: str | None, expected: str
 ) -> None:
     if content is not None:
         credentials.write_text(content)
@@ -115,17 +113,15 @@ def test_credentials_that_are_none_are_refused(
     assert str(caught.value).startswith("KAFKA_SASL_OAUTH_PROVIDER=google: no Google credentials: ")
     assert expected in str(caught.value)
     assert str(credentials) in str(caught.value)
-    in_the_table(f"kafka, google: {request.node.callspec.id}", str(caught.value))
 
 
-def test_a_damaged_key_is_refused_and_not_told(credentials: Path, in_the_table: Row) -> None:
+def test_a_damaged_key_is_refused_and_not_told(credentials: Path) -> None:
     lines = private_key().splitlines()
     service_account(credentials, private_key="\n".join([*lines[:5], *lines[6:]]))
     with pytest.raises(StatusRefusedError) as caught:
         google_token()
     assert "no Google credentials" in str(caught.value)
     assert not any(line in str(caught.value) for line in lines)
-    in_the_table("kafka, google: damaged key", str(caught.value))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from tests.peers.tls import Certificates, tls_relay
 from tests.shared.events.security_fixtures import (
     BRIEF_S,
     LONG_S,
-    Row,
     an_event,
     deliver,
     for_seconds,
@@ -31,7 +30,6 @@ from tests.shared.events.security_fixtures import (
 )
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 from tests.shared.events.security_fixtures import hurried_google as hurried_google
-from tests.shared.events.security_fixtures import in_the_table as in_the_table
 from tests.shared.events.security_fixtures import leaky_kafka_client as leaky_kafka_client
 
 pytestmark = pytest.mark.usefixtures("leaky_kafka_client")
@@ -102,12 +100,7 @@ def test_what_goes_through_tls_arrives(
 
 @pytest.mark.parametrize("login", [False, True], ids=["without login", "with login"])
 def test_a_port_that_wants_tls_says_so(
-    broker_port: int,
-    status: str,
-    certificates: Certificates,
-    environment: Setter,
-    in_the_table: Row,
-    login: bool,
+    broker_port: int, status: str, certificates: Certificates, environment: Setter, login: bool
 ) -> None:
     if login:
         environment(
@@ -118,27 +111,19 @@ def test_a_port_that_wants_tls_says_so(
     assert (
         message == f"Kafka {relay.address} speaks TLS; set KAFKA_SECURITY_PROTOCOL to {'SASL_SSL' if login else 'SSL'}"
     )
-    in_the_table("kafka: no TLS to a TLS port", message)
 
 
 def test_a_port_without_tls_says_so(
-    kafka_broker: KafkaTopics, status: str, certificates: Certificates, environment: Setter, in_the_table: Row
+    kafka_broker: KafkaTopics, status: str, certificates: Certificates, environment: Setter
 ) -> None:
     environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
     message = told(RefusedError, [kafka_broker.bootstrap], status)
     assert "does not speak TLS; set KAFKA_SECURITY_PROTOCOL to PLAINTEXT, or name its TLS port" in message
-    in_the_table("kafka: TLS to a port without", message)
 
 
 @pytest.mark.parametrize("trusted", ["of somebody else", "of the system"])
 def test_a_certificate_of_an_authority_that_is_not_trusted_is_refused(
-    broker_port: int,
-    status: str,
-    certificates: Certificates,
-    tmp_path: Path,
-    environment: Setter,
-    in_the_table: Row,
-    trusted: str,
+    broker_port: int, status: str, certificates: Certificates, tmp_path: Path, environment: Setter, trusted: str
 ) -> None:
     environment(SECURITY_PROTOCOL="SSL")
     if trusted == "of somebody else":
@@ -147,16 +132,10 @@ def test_a_certificate_of_an_authority_that_is_not_trusted_is_refused(
         message = told(RefusedError, [relay.address], status)
     assert message.startswith(f"Kafka {relay.address}: its certificate cannot be verified: ")
     assert message.endswith("; KAFKA_SSL_CAFILE names the certificates to trust")
-    in_the_table(f"kafka: authorities {trusted}", message)
 
 
 def test_a_certificate_for_another_host_is_refused_unless_names_do_not_matter(
-    kafka_broker: KafkaTopics,
-    broker_port: int,
-    status: str,
-    certificates: Certificates,
-    environment: Setter,
-    in_the_table: Row,
+    kafka_broker: KafkaTopics, broker_port: int, status: str, certificates: Certificates, environment: Setter
 ) -> None:
     environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
     with KafkaRelay(broker_port, tls=certificates.server_context("kafka.example.com")) as relay:
@@ -167,7 +146,6 @@ def test_a_certificate_for_another_host_is_refused_unless_names_do_not_matter(
     assert "IP address mismatch, certificate is not valid for '127.0.0.1'" in message
     assert message.endswith("; name it as its certificate does, or set KAFKA_SSL_CHECK_HOSTNAME to false")
     assert values(kafka_broker, status) == [event.body]
-    in_the_table("kafka: certificate of another host", message)
 
 
 def test_a_client_certificate_that_is_wanted_must_be_shown(
@@ -177,7 +155,6 @@ def test_a_client_certificate_that_is_wanted_must_be_shown(
     certificates: Certificates,
     tmp_path: Path,
     environment: Setter,
-    in_the_table: Row,
 ) -> None:
     environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
     with tls_relay(broker_port, certificates, require_client=True) as relay:
@@ -192,7 +169,6 @@ def test_a_client_certificate_that_is_wanted_must_be_shown(
         assert message.startswith(f"Kafka {relay.address} does not accept our TLS connection")
         assert message.endswith("it may want a client certificate: KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE")
     assert values(kafka_broker, status) == [event.body]
-    in_the_table("kafka: no client certificate", without)
 
 
 # Logins that are accepted
@@ -246,13 +222,7 @@ def close_delay(request: pytest.FixtureRequest) -> float:
 
 @pytest.mark.parametrize("mechanism", BY_PASSWORD)
 def test_a_wrong_password_is_refused_at_the_first_attempt(
-    kafka_broker: KafkaTopics,
-    front: SaslRelay,
-    status: str,
-    environment: Setter,
-    in_the_table: Row,
-    mechanism: str,
-    close_delay: float,
+    kafka_broker: KafkaTopics, front: SaslRelay, status: str, environment: Setter, mechanism: str, close_delay: float
 ) -> None:
     front.close_delay = close_delay
     environment(SASL_MECHANISM=mechanism, SASL_USERNAME=USER, SASL_PASSWORD=ANOTHER)
@@ -264,11 +234,10 @@ def test_a_wrong_password_is_refused_at_the_first_attempt(
     # More would lock the account where attempts are counted.
     assert front.connections == 1
     assert values(kafka_broker, status) == []
-    in_the_table(f"kafka: wrong password, {mechanism}", message)
 
 
 def test_a_token_that_is_not_accepted_is_refused(
-    front: SaslRelay, status: str, environment: Setter, in_the_table: Row, close_delay: float
+    front: SaslRelay, status: str, environment: Setter, close_delay: float
 ) -> None:
     front.close_delay = close_delay
     environment(SASL_MECHANISM="OAUTHBEARER", SASL_OAUTH_TOKEN=ANOTHER)
@@ -276,11 +245,10 @@ def test_a_token_that_is_not_accepted_is_refused(
     assert message.startswith(f'Kafka {front.address} does not accept the login: {{"status":"invalid_token"}}')
     assert message.endswith("; check the token, or what KAFKA_SASL_OAUTH_PROVIDER stands for")
     assert ANOTHER not in message
-    in_the_table("kafka: token not accepted", message)
 
 
 def test_a_mechanism_that_is_not_offered_is_refused_with_those_that_are(
-    front: SaslRelay, status: str, environment: Setter, in_the_table: Row, close_delay: float
+    front: SaslRelay, status: str, environment: Setter, close_delay: float
 ) -> None:
     front.close_delay = close_delay
     front.mechanisms = ("SCRAM-SHA-512", "OAUTHBEARER")
@@ -289,7 +257,6 @@ def test_a_mechanism_that_is_not_offered_is_refused_with_those_that_are(
     assert message == (
         f"Kafka {front.address} does not offer KAFKA_SASL_MECHANISM PLAIN; it offers SCRAM-SHA-512, OAUTHBEARER"
     )
-    in_the_table("kafka: mechanism not offered", message)
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["one server", "the first of two is down"])
@@ -299,7 +266,6 @@ def test_who_comes_without_a_login_is_told_what_is_offered(
     certificates: Certificates,
     status: str,
     environment: Setter,
-    in_the_table: Row,
     close_delay: float,
     encrypted: bool,
     alone: bool,
@@ -316,7 +282,6 @@ def test_who_comes_without_a_login_is_told_what_is_offered(
         f"Kafka {front.address} wants a login: set KAFKA_SECURITY_PROTOCOL to {wanted} and KAFKA_SASL_MECHANISM to "
         "SCRAM-SHA-512 or PLAIN"
     )
-    in_the_table("kafka: no login where one is wanted", message)
 
 
 class NoLogins(KafkaRelay):
@@ -349,18 +314,17 @@ def a_port_without_logins(kind: str, target: int) -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", ["says so", "hangs up"])
 def test_who_comes_with_a_login_where_none_is_wanted_is_told(
-    broker_port: int, status: str, environment: Setter, in_the_table: Row, kind: str
+    broker_port: int, status: str, environment: Setter, kind: str
 ) -> None:
     environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", SASL_MECHANISM="PLAIN", SASL_USERNAME=USER, SASL_PASSWORD=PASSWORD)
     with a_port_without_logins(kind, broker_port) as server:
         message = told(RefusedError, [server], status)
     assert message.startswith(f"Kafka {server} wants no login")
     assert "KAFKA_SECURITY_PROTOCOL" in message
-    in_the_table(f"kafka: login where none is wanted, {kind}", message)
 
 
 def test_a_broker_that_hangs_up_during_the_login_is_told_as_a_refusal(
-    broker_port: int, status: str, environment: Setter, in_the_table: Row
+    broker_port: int, status: str, environment: Setter
 ) -> None:
     class Curt(SaslRelay):
         def _plain(self) -> Any:
@@ -374,7 +338,6 @@ def test_a_broker_that_hangs_up_during_the_login_is_told_as_a_refusal(
         f"Kafka {front.address} closes the connection during the login; "
         "check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
     )
-    in_the_table("kafka: hangs up during the login", message)
 
 
 def test_a_broker_that_falls_silent_during_the_login_is_waited_for(
@@ -407,7 +370,7 @@ def test_a_password_that_was_changed_is_told_when_it_matters(
 
 
 def test_a_token_file_that_is_gone_at_the_login_is_told(
-    plain_front: SaslRelay, status: str, tmp_path: Path, environment: Setter, in_the_table: Row
+    plain_front: SaslRelay, status: str, tmp_path: Path, environment: Setter
 ) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN)
@@ -419,7 +382,6 @@ def test_a_token_file_that_is_gone_at_the_login_is_told(
     assert str(caught.value) == (
         f"Kafka {plain_front.address}: KAFKA_SASL_OAUTH_TOKEN_FILE: {file} cannot be read: No such file or directory"
     )
-    in_the_table("kafka: token file gone", str(caught.value))
 
 
 def test_google_gives_the_token(

@@ -17,9 +17,7 @@ from components.shared.events.kafka.settings import MECHANISMS, VARIABLES, clien
 from components.shared.events.redaction import REDACTED, redact
 from tests.peers.tls import Certificates
 from tests.pipelines.conftest import ROOT
-from tests.shared.events.security_fixtures import Row
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
-from tests.shared.events.security_fixtures import in_the_table as in_the_table
 
 PLAIN = {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_MECHANISM": "PLAIN", "KAFKA_SASL_USERNAME": "alice"}
 BEARER = {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
@@ -276,10 +274,7 @@ BAD: dict[str, tuple[dict[str, str], str]] = {
         TLS | {"KAFKA_SSL_CAFILE": "{nowhere}"},
         "KAFKA_SSL_CAFILE: {nowhere} cannot be read: No such file or directory",
     ),
-    "authority empty": (
-        TLS | {"KAFKA_SSL_CAFILE": "{empty}"},
-        "KAFKA_SSL_CAFILE: {empty} holds no certificates (PEM)",
-    ),
+    "authority empty": (TLS | {"KAFKA_SSL_CAFILE": "{empty}"}, "KAFKA_SSL_CAFILE: {empty} holds no certificates (PEM)"),
     "authority no PEM": (
         TLS | {"KAFKA_SSL_CAFILE": "{no_pem}"},
         "KAFKA_SSL_CAFILE: {no_pem} holds no certificates (PEM)",
@@ -288,10 +283,7 @@ BAD: dict[str, tuple[dict[str, str], str]] = {
         TLS | {"KAFKA_SSL_CAFILE": "{damaged}"},
         "KAFKA_SSL_CAFILE: {damaged} holds no certificates (PEM)",
     ),
-    "authority no text": (
-        TLS | {"KAFKA_SSL_CAFILE": "{noise}"},
-        "KAFKA_SSL_CAFILE: {noise} is not a text file",
-    ),
+    "authority no text": (TLS | {"KAFKA_SSL_CAFILE": "{noise}"}, "KAFKA_SSL_CAFILE: {noise} is not a text file"),
     "certificate missing": (
         TLS | {"KAFKA_SSL_CERTFILE": "{nowhere}"},
         "KAFKA_SSL_CERTFILE: {nowhere} cannot be read: No such file or directory",
@@ -335,9 +327,7 @@ BAD: dict[str, tuple[dict[str, str], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_settings_are_refused_with_what_to_do(
-    certificates: Certificates, tmp_path: Path, in_the_table: Row, name: str
-) -> None:
+def test_bad_settings_are_refused_with_what_to_do(certificates: Certificates, tmp_path: Path, name: str) -> None:
     contents = {
         "empty": b"",
         "newline": b"\n",
@@ -362,4 +352,3 @@ def test_bad_settings_are_refused_with_what_to_do(
     assert "\n" not in message
     assert PASSWORD not in message
     assert redact(message) == message
-    in_the_table(f"kafka settings: {name}", message)
