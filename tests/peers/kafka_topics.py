@@ -86,6 +86,10 @@ class KafkaTopics:
             consumer.close()
         return sorted(found, key=lambda record: (record.partition, record.offset))
 
+    def values(self, topic: str) -> list[bytes]:
+        """The values of all records of a topic."""
+        return [record.value for record in self.records(topic)]
+
     def _partitions(self, topic: str) -> list[Any]:
         with closing(self._admin()) as admin:
             (description,) = admin.describe_topics([topic])

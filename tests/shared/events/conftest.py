@@ -18,6 +18,14 @@ from tests.peers.fixtures import s3_bucket as s3_bucket
 from tests.peers.fixtures import s3_server as s3_server
 from tests.peers.fixtures import seaweed as seaweed
 from tests.peers.fixtures import topic as topic
+from tests.peers.kafka_topics import KafkaTopics
+
+
+@pytest.fixture
+def status(kafka_broker: KafkaTopics, topic: str) -> str:
+    """A topic of three partitions."""
+    kafka_broker.create_topic(topic, partitions=3)
+    return topic
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,11 +25,12 @@ from components.shared.events.data import Emit, Progress, StepStarted, Succeeded
 from components.shared.events.event import EncodedEvent, EventSource, StepEvent, encode
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.spool import events_in
-from components.shared.events.transport import DeliveryError, TimeLeft
+from components.shared.events.transport import DeliveryError, countdown
 from components.shared.params.params import Params
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepFailed, StepRecord, run_step
 from tests.configs import small
+from tests.peers.peer import Peer
 
 # How long a test waits for something that must not come.
 BRIEF_S = 0.6
@@ -49,15 +48,6 @@ def a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def leaky_kafka_client() -> Iterator[None]:
-    """For tests in which kafka-python fails to connect: it leaves those sockets open, for the garbage collector."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="unclosed <socket", category=ResourceWarning)
-        yield
-        gc.collect()
-
-
-@pytest.fixture
 def hurried_google(monkeypatch: pytest.MonkeyPatch) -> None:
     """google-auth tries again without the seconds between that it gives a server to recover."""
     monkeypatch.setattr(_exponential_backoff, "time", SimpleNamespace(sleep=lambda seconds: None))
@@ -68,21 +58,16 @@ def an_event(number: int = 0) -> EncodedEvent:
     return encode(EventSource("run-1", "train", 0, "pod-1"), number, "started", time.time_ns(), data)
 
 
-def for_seconds(seconds: float) -> TimeLeft:
-    end = time.monotonic() + seconds
-    return lambda: end - time.monotonic()
-
-
 def deliver(servers: Sequence[str], topic: str, seconds: float = LONG_S) -> EncodedEvent:
     """Send one event with a transport of its own."""
     event = an_event()
     with closing(KafkaTransport(servers, topic)) as transport:
-        transport.send([event], for_seconds(seconds))
+        transport.send([event], countdown(seconds))
     return event
 
 
-def told(kind: type[DeliveryError], servers: Sequence[str], topic: str, seconds: float = LONG_S) -> str:
-    """What is said to whoever cannot deliver, in one line."""
+def failure(kind: type[DeliveryError], servers: Sequence[str], topic: str, seconds: float = LONG_S) -> str:
+    """The message for whoever cannot deliver, in one line."""
     with pytest.raises(kind) as caught:
         deliver(servers, topic, seconds)
     message = str(caught.value)
@@ -158,11 +143,11 @@ def states(bodies: Sequence[bytes]) -> list[str]:
     return [StepEvent.from_bytes(body).state for body in bodies]
 
 
-class TokenServer:
+class TokenServer(Peer):
     """Answers requests for access tokens as Google's OAuth server does.
 
     Attributes:
-        answers: What is said, each time the next one, the last one for ever: status and JSON document.
+        answers: Status and JSON document of each answer in turn, the last one for ever.
         asked: How often it was asked.
     """
 
@@ -187,23 +172,33 @@ class TokenServer:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     @property
     def uri(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}/token"
 
+    def start(self) -> None:
+        self._thread.start()
 
-@contextmanager
-def token_server(*answers: tuple[int, dict[str, Any]]) -> Iterator[TokenServer]:
-    server = TokenServer(*answers)
-    thread = threading.Thread(target=server._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+GRANTED = (200, {"access_token": "ya29.of-nobody", "expires_in": 600})
+REVOKED = (400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."})
+BUSY = (503, {"error": "temporarily_unavailable"})
+
+
+@pytest.fixture
+def google_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TokenServer]:
+    """A service account that the environment names, and who gives tokens for it."""
+    with TokenServer(GRANTED) as server:
+        file = service_account(tmp_path / "account.json", token_uri=server.uri)
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
         yield server
-    finally:
-        server._server.shutdown()
-        server._server.server_close()
-        thread.join()
 
 
 @cache

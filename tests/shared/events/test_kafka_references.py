@@ -25,7 +25,6 @@ from tests.peers.tls import Certificates
 from tests.shared.events.security_fixtures import Step, deliver, service_account, states
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 from tests.shared.events.security_fixtures import a_step as a_step
-from tests.shared.events.security_fixtures import leaky_kafka_client as leaky_kafka_client
 
 PLAIN = {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_MECHANISM": "PLAIN", "KAFKA_SASL_USERNAME": "alice"}
 BEARER = {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
