@@ -22,8 +22,8 @@ from tests.peers.vertex_api import VertexApi
 from tests.peers.vertex_faults import Refuse, Say
 from tests.peers.vertex_proxy import ConnectProxy, hangs_up
 from tests.pipelines.submit_vertex.conftest import DATA, Platforms
+from tests.shared.events.security_fixtures import TokenServer, service_account
 from tests.shared.events.security_fixtures import hurried_google as hurried_google
-from tests.shared.events.security_fixtures import service_account, token_server
 
 Run = Callable[..., RunRequest]
 
@@ -269,7 +269,7 @@ def test_credentials_that_are_taken_back_are_refused(
     platform: VertexPlatform, a_run: Run, credentials: Path, certificates: Certificates, tmp_path: Path
 ) -> None:
     answer = {"error": "invalid_grant", "error_description": "Token has been expired or revoked."}
-    with token_server((400, answer)) as google:
+    with TokenServer((400, answer)) as google:
         subject = tmp_path / "subject"
         subject.write_text("a-subject-token")
         credentials.write_text(

@@ -12,36 +12,35 @@ from typing import Any
 import grpc
 import pytest
 
-from components.shared.errors import StatusRefusedError
 from components.shared.events.pubsub import client
-from components.shared.events.pubsub.client import check_client, open_channel
+from components.shared.events.pubsub.client import check_client
 from components.shared.events.pubsub.publisher import PubSubTransport
 from components.shared.events.redaction import redact
-from components.shared.events.transport import DeliveryError, RefusedError, RetryableError
+from components.shared.events.transport import DeliveryError, RefusedError, RetryableError, countdown
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.ports import HOST, claim_port
 from tests.peers.pubsub_server import PubSubServer
 from tests.peers.tls import Certificates, tls_relay
 from tests.shared.events.security_fixtures import (
+    BUSY,
+    GRANTED,
     LONG_S,
+    REVOKED,
     Step,
+    TokenServer,
     an_event,
-    for_seconds,
     private_key,
     service_account,
     states,
-    token_server,
 )
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 from tests.shared.events.security_fixtures import a_step as a_step
+from tests.shared.events.security_fixtures import google_account as google_account
 from tests.shared.events.security_fixtures import hurried_google as hurried_google
 
 # A step that is refused waits so long at its end for the broker that refuses.
 PUBSUB: dict[str, Any] = {"PUB_SUB_PROJECT": "project", "PUB_SUB_TOPIC": "status", "TIMEOUT": 1.5}
 TOPIC = "projects/project/topics/status"
-GRANTED = (200, {"access_token": "ya29.of-nobody", "expires_in": 600})
-REVOKED = (400, {"error": "invalid_grant", "error_description": "Invalid JWT Signature."})
-BUSY = (503, {"error": "temporarily_unavailable"})
 
 
 @pytest.fixture
@@ -70,64 +69,46 @@ def service(
         yield server
 
 
-@pytest.fixture
-def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine that has no application default credentials."""
-    monkeypatch.setenv("NO_GCE_CHECK", "true")
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "gcloud"))
-
-
 def deliver(credentials: Path | None = None) -> None:
     file = None if credentials is None else str(credentials)
     with closing(PubSubTransport(TOPIC, file, timeout_s=LONG_S)) as transport:
-        transport.send([an_event()], for_seconds(LONG_S))
+        transport.send([an_event()], countdown(LONG_S))
 
 
-def told(kind: type[Exception], credentials: Path | None = None) -> str:
-    with pytest.raises(kind) as caught:
-        deliver(credentials)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def published(server: PubSubServer) -> list[str]:
+    return states([message.data for message in server.published(TOPIC)])
 
 
-# The credentials' file
-
-
-def spoilt(kind: str, path: Path) -> str:
-    """Make a file that is none of credentials; returns what must be told of it."""
-    contents: dict[str, bytes] = {
-        "not JSON": b"private_key: hunter2",
-        "no text": b"\xff\xfehunter2",
-        "no object": b'["hunter2"]',
-        "no type": b'{"private_key": "hunter2"}',
-        "deep": b"[" * 100_000 + b"hunter2",
-    }
-    if kind in ("directory", "missing"):
-        if kind == "directory":
-            path.mkdir()
-        reason = "Is a directory" if kind == "directory" else "No such file or directory"
-        advice = "mount it, or leave the key out to use the application default credentials"
-        return f"{path} cannot be read: {reason}; {advice}"
-    path.write_bytes(contents[kind])
-    if kind in ("no object", "no type"):
-        return f'{path} is not a file of Google credentials: it has no "type"'
-    return f"{path} is not a JSON file of credentials"
+MOUNT = "; mount it, or leave the key out to use the application default credentials"
+NO_CREDENTIALS: dict[str, tuple[bytes | None, str]] = {
+    "missing": (None, f" cannot be read: No such file or directory{MOUNT}"),
+    "directory": (None, f" cannot be read: Is a directory{MOUNT}"),
+    "not JSON": (b"private_key: hunter2", " is not a JSON file of credentials"),
+    "no text": (b"\xff\xfehunter2", " is not a JSON file of credentials"),
+    "deep": (b"[" * 100_000 + b"hunter2", " is not a JSON file of credentials"),
+    "no object": (b'["hunter2"]', ' is not a file of Google credentials: it has no "type"'),
+    "no type": (b'{"private_key": "hunter2"}', ' is not a file of Google credentials: it has no "type"'),
+}
 
 
 @pytest.mark.parametrize("emulator", [True, False], ids=["emulator", "service"])
-@pytest.mark.parametrize("kind", ["missing", "directory", "not JSON", "no text", "no object", "no type", "deep"])
+@pytest.mark.parametrize("kind", NO_CREDENTIALS)
 def test_a_file_that_is_none_ends_the_step_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a_step: Step, kind: str, emulator: bool
 ) -> None:
     if emulator:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"{HOST}:{claim_port()}")
+    content, expected = NO_CREDENTIALS[kind]
     file = tmp_path / "account.json"
-    expected = spoilt(kind, file)
+    if kind == "directory":
+        file.mkdir()
+    if content is not None:
+        file.write_bytes(content)
 
     ended = a_step(GOOGLE_APPLICATION_CREDENTIALS=str(file), **PUBSUB)
 
     assert (ended.code, ended.worked) == (2, False)
-    assert ended.message == f"GOOGLE_APPLICATION_CREDENTIALS: {expected}"
+    assert ended.message == f"GOOGLE_APPLICATION_CREDENTIALS: {file}{expected}"
     assert "Traceback" not in ended.told
     assert "hunter2" not in ended.told
     assert ended.spooled == ["started", "failed"]
@@ -144,7 +125,7 @@ def test_a_file_that_is_none_ends_the_step_with_its_name(
     ids=["no key", "no address", "nowhere to ask for tokens", "unknown type"],
 )
 def test_a_service_account_that_cannot_be_used_ends_the_step_with_its_name(
-    tmp_path: Path, a_step: Step, request: pytest.FixtureRequest, changes: dict[str, str | None], expected: str
+    tmp_path: Path, a_step: Step, changes: dict[str, str | None], expected: str
 ) -> None:
     file = service_account(tmp_path / "account.json", **changes)
 
@@ -158,8 +139,11 @@ def test_a_service_account_that_cannot_be_used_ends_the_step_with_its_name(
     assert private_key().splitlines()[1] not in ended.told
 
 
-@pytest.mark.usefixtures("nowhere")
-def test_without_any_credentials_the_step_ends_with_how_to_name_some(a_step: Step) -> None:
+def test_without_any_credentials_the_step_ends_with_how_to_name_some(
+    a_step: Step, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "gcloud"))
     ended = a_step(**PUBSUB)
     assert (ended.code, ended.worked) == (2, False)
     assert ended.message.startswith("Pub/Sub: no Google credentials: ")
@@ -169,46 +153,42 @@ def test_without_any_credentials_the_step_ends_with_how_to_name_some(a_step: Ste
 def test_a_secret_of_the_file_is_taken_out_of_texts_from_then_on(tmp_path: Path) -> None:
     user = {"type": "authorized_user", "client_secret": "GOCSPX-hunter2", "refresh_token": "1//0e-hunter2"}
     (tmp_path / "user.json").write_text(json.dumps(user))
-    check_client("PUB_SUB_TOPIC", str(tmp_path / "user.json"))
-    assert redact("GOCSPX-hunter2, 1//0e-hunter2") == "[redacted], [redacted]"
-
     line = private_key().splitlines()[3]
-    assert line in redact(f"near {line}")
-    check_client("PUB_SUB_TOPIC", str(service_account(tmp_path / "account.json")))
-    assert redact(f"near {line}") == "near [redacted]"
+    texts = f"GOCSPX-hunter2, 1//0e-hunter2, {line}"
+    assert redact(texts) == texts
+    for file in (tmp_path / "user.json", service_account(tmp_path / "account.json")):
+        check_client("PUB_SUB_TOPIC", str(file))
+    assert redact(texts) == "[redacted], [redacted], [redacted]"
 
 
 def test_the_emulator_needs_no_credentials(emulated: PubSubServer) -> None:
     deliver()
-    assert states([message.data for message in emulated.published(TOPIC)]) == ["started"]
+    assert published(emulated) == ["started"]
 
 
-# The service, which wants a token
-
-
-def test_who_has_a_token_delivers(service: PubSubServer, tmp_path: Path) -> None:
-    with token_server(GRANTED) as google:
-        deliver(service_account(tmp_path / "account.json", token_uri=google.uri))
-        assert google.asked == 1
-    assert states([message.data for message in service.published(TOPIC)]) == ["started"]
+@pytest.mark.parametrize("of_params", [True, False], ids=["of the params", "of the environment"])
+def test_credentials_with_a_token_deliver(
+    service: PubSubServer,
+    google_account: TokenServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    of_params: bool,
+) -> None:
+    if of_params:
+        monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    deliver(tmp_path / "account.json" if of_params else None)
+    assert google_account.asked == 1
+    assert published(service) == ["started"]
     assert redact("with ya29.of-nobody") == "with [redacted]"
 
 
-def test_the_environments_credentials_serve_where_the_params_name_none(
-    service: PubSubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with token_server(GRANTED) as google:
-        file = service_account(tmp_path / "account.json", token_uri=google.uri)
-        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
-        deliver()
-    assert states([message.data for message in service.published(TOPIC)]) == ["started"]
-
-
 @pytest.mark.usefixtures("service")
-def test_credentials_that_google_does_not_accept_end_the_step(tmp_path: Path, a_step: Step) -> None:
-    with token_server(REVOKED) as google:
-        file = service_account(tmp_path / "account.json", token_uri=google.uri)
-        ended = a_step(GOOGLE_APPLICATION_CREDENTIALS=str(file), **PUBSUB)
+def test_credentials_that_google_does_not_accept_end_the_step(
+    google_account: TokenServer, tmp_path: Path, a_step: Step
+) -> None:
+    google_account.answers = [REVOKED]
+    file = tmp_path / "account.json"
+    ended = a_step(GOOGLE_APPLICATION_CREDENTIALS=str(file), **PUBSUB)
     assert (ended.code, ended.worked) == (2, False)
     assert ended.message.startswith(
         f"GOOGLE_APPLICATION_CREDENTIALS: {file}: the Google credentials are not accepted: invalid_grant: Invalid JWT"
@@ -216,33 +196,17 @@ def test_credentials_that_google_does_not_accept_end_the_step(tmp_path: Path, a_
     assert "Traceback" not in ended.told
 
 
-@pytest.mark.usefixtures("service", "hurried_google")
-def test_a_token_server_in_trouble_is_waited_for(tmp_path: Path, service: PubSubServer) -> None:
-    with token_server(BUSY) as google:
-        file = service_account(tmp_path / "account.json", token_uri=google.uri)
-        with closing(PubSubTransport(TOPIC, str(file), timeout_s=LONG_S)) as transport:
-            with pytest.raises(
-                RetryableError, match="no token for the Google credentials for now: temporarily_unavailable"
-            ):
-                transport.send([an_event()], for_seconds(LONG_S))
-            google.answers = [GRANTED]
-            transport.send([an_event()], for_seconds(LONG_S))
+@pytest.mark.usefixtures("hurried_google")
+def test_a_token_server_in_trouble_is_waited_for(
+    google_account: TokenServer, tmp_path: Path, service: PubSubServer
+) -> None:
+    google_account.answers = [BUSY]
+    with closing(PubSubTransport(TOPIC, str(tmp_path / "account.json"), timeout_s=LONG_S)) as transport:
+        with pytest.raises(RetryableError, match="no token for the Google credentials for now: temporarily_unavailabl"):
+            transport.send([an_event()], countdown(LONG_S))
+        google_account.answers = [GRANTED]
+        transport.send([an_event()], countdown(LONG_S))
     assert len(service.published(TOPIC)) == 1
-
-
-@pytest.mark.usefixtures("service", "hurried_google")
-def test_a_token_server_that_is_not_there_is_no_refusal(tmp_path: Path) -> None:
-    assert "no token for the Google credentials for now" in told(
-        RetryableError, service_account(tmp_path / "account.json")
-    )
-
-
-def test_a_channel_is_opened_with_what_was_checked_before(tmp_path: Path) -> None:
-    with pytest.raises(StatusRefusedError, match="nowhere"):
-        open_channel(str(tmp_path / "nowhere"))
-
-
-# What the service says to those it knows
 
 
 ANSWERS: dict[str, tuple[grpc.StatusCode, str, str]] = {
@@ -343,6 +307,6 @@ def test_after_an_answer_of_no_the_next_attempt_may_succeed(
     emulated.fail_next("Publish", code)
     with closing(PubSubTransport(TOPIC, timeout_s=LONG_S)) as transport:
         with pytest.raises(kind):
-            transport.send([an_event()], for_seconds(LONG_S))
-        transport.send([an_event()], for_seconds(LONG_S))
+            transport.send([an_event()], countdown(LONG_S))
+        transport.send([an_event()], countdown(LONG_S))
     assert len(emulated.published(TOPIC)) == 1
