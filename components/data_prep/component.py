@@ -25,11 +25,11 @@ def data_prep(
     from pathlib import Path
 
     from components.data_prep.step import prepare_staged
-    from components.shared.addresses import addresses_of
     from components.shared.artifacts.artifact import manifest_digest
     from components.shared.artifacts.dataset import DATASET
     from components.shared.artifacts.kfp_metadata import metadata_of
     from components.shared.run import step_run
+    from components.shared.staging import addresses_of
     from components.shared.step import run_step
     from components.shared.storage.location import parse_location
 

@@ -37,7 +37,6 @@ def evaluate(
 
     from components.evaluate.evaluate import EvaluateResult
     from components.evaluate.evaluate import evaluate as run_evaluation
-    from components.shared.addresses import addresses_of
     from components.shared.artifacts.artifact import manifest_digest, read_manifest, require_same, write_json
     from components.shared.artifacts.dataset import DATASET
     from components.shared.artifacts.kfp_metadata import metadata_of, scalars
@@ -45,6 +44,7 @@ def evaluate(
     from components.shared.events.data import Emit
     from components.shared.params.params import Params
     from components.shared.run import step_run
+    from components.shared.staging import addresses_of
     from components.shared.step import run_step
 
     def work(checked: Params, emit: Emit) -> EvaluateResult:

@@ -40,20 +40,14 @@ def require_writable(what: str, directory: Path, named: Path | None = None) -> N
 
 
 def unwritable(what: str, path: Path, error: OSError) -> InputError:
-    """The error for a directory that cannot be written: the claim that it is in, if it is in one, and what to do.
-
-    Args:
-        what: What the directory is for: ``checkpoints``.
-        path: The directory.
-        error: What the operating system answered.
-    """
+    """The error for a directory that cannot be written: the claim that it is in, if it is in one, and what to do."""
     message = f"{what} {path}: cannot be written by user {os.geteuid()} ({error.strerror or error})"
     if claim := _claim_of(path):
         return InputError(
             f'{message}; it is in the claim "{claim}", whose directory must be handed to that user once: see "Volumes" '
             "in pipelines/README.md (claim-owner.yaml)"
         )
-    return InputError(f"{message}; make it writable for that user, or name another place")
+    return InputError(f"{message}; make it writable for that user, or name another directory")
 
 
 def _claim_of(path: Path) -> str:

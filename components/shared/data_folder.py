@@ -13,12 +13,7 @@ FOLLOW_LINKS_VARIABLE = "SHUTTERLINE_FOLLOW_LINKS"
 
 
 def lies_within(inner: AnyPath, outer: AnyPath) -> bool:
-    """Whether a place is another one or lies below it, links followed; neither needs to be there.
-
-    Args:
-        inner: A path or a location in a bucket.
-        outer: The same; one in a bucket never holds a path, and the other way round.
-    """
+    """Whether a path or location is another one or is below it, links followed; neither needs to be there."""
     if isinstance(inner, Location) or isinstance(outer, Location):
         return (
             isinstance(inner, Location)
@@ -38,14 +33,9 @@ def lies_within(inner: AnyPath, outer: AnyPath) -> bool:
 
 
 def overlap_problem(data: AnyPath, output: AnyPath) -> str | None:
-    """Why a step that reads one place cannot write the other, in a line; None if it can.
-
-    Args:
-        data: What is read: a folder, or a prefix in a bucket.
-        output: The directory that is written.
-    """
+    """Why a step that reads the data cannot write the output, in a line; None if it can."""
     if lies_within(output, data):
-        return f"{output}: lies in the data, {data}, where the next run would read it; name another directory"
+        return f"{output}: is in the data, {data}, where the next run would read it; name another directory"
     if lies_within(data, output):
         return f"{output}: holds the data, {data}, which would be in the way of what is written; name another directory"
     return None

@@ -25,14 +25,9 @@ _KINDS = {
 
 
 def open_regular(path: str | Path, *, shell_pipes: bool = False) -> IO[bytes]:
-    """Open a regular file for reading, unbuffered; anything else is refused, as a pipe, which might be waited for.
+    """Open a regular file for reading, unbuffered; anything else, such as a pipe, is an OSError.
 
-    Args:
-        path: The file.
-        shell_pipes: Whether a pipe that is open already will do, ``/dev/stdin`` or what a shell makes of ``<(…)``.
-
-    Raises:
-        OSError: It cannot be opened, or is a directory, a pipe, a socket or a device.
+    With `shell_pipes` an open pipe will do: ``/dev/stdin``, or what a shell makes of ``<(…)``.
     """
     if shell_pipes and _SHELL_PIPE.fullmatch(str(path)) and stat.S_ISFIFO(Path(path).stat().st_mode):
         return Path(path).open("rb", buffering=0)
@@ -55,10 +50,7 @@ def _require_regular(path: str | Path, mode: int) -> None:
 
 
 def open_for_update(path: Path) -> int:
-    """Open a regular file for reading and for appending; made if it is not there, and a link is not followed.
-
-    Returns:
-        Its descriptor.
+    """The descriptor of a regular file, for reading and appending; made if it is not there, no link is followed.
 
     Raises:
         OSError: It cannot be opened, or is a link, a directory, a pipe, a socket or a device.
@@ -84,16 +76,7 @@ def _require_own(path: Path, mode: int) -> None:
 
 
 def read_regular(path: str | Path, limit: int, *, shell_pipes: bool = False) -> bytes:
-    """The content of a regular file.
-
-    Args:
-        path: The file.
-        limit: Bytes that it may have.
-        shell_pipes: As for :func:`open_regular`.
-
-    Raises:
-        OSError: As :func:`open_regular`, or it is larger.
-    """
+    """The content of a regular file; OSError as :func:`open_regular`, or if it has more than `limit` bytes."""
     with open_regular(path, shell_pipes=shell_pipes) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size <= limit:
@@ -111,11 +94,8 @@ class Output:
     """A file that is being written: counts what it is given, and keeps its first error for `check`.
 
     A write never raises: torch's writers of archives, in C++, lose the error or end the whole process (torch 2.15,
-    ``torch.export.save``), and numpy's loses its number.
-
-    Args:
-        stream: Open for writing, unbuffered.
-        digest: Of :mod:`hashlib`, updated with what is written; reading it again would take as long as writing.
+    ``torch.export.save``), and numpy's loses its number. `digest` of :mod:`hashlib` is updated with what is written:
+    reading it again would take as long as writing.
     """
 
     def __init__(self, stream: Any, digest: hashlib._Hash | None = None) -> None:
@@ -143,11 +123,7 @@ class Output:
         """Nothing is held back."""
 
     def check(self) -> None:
-        """See that everything arrived.
-
-        Raises:
-            OSError: The first that a write has met.
-        """
+        """Raise the first OSError that a write has met."""
         if self._error is not None:
             raise self._error
 
@@ -165,11 +141,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path, digest: hashlib._Hash | None = None) -> Iterator[Output]:
-    """A new file, durable when the block is left; its mode is what the umask gives. `digest` is as for Output.
-
-    Raises:
-        OSError: It cannot be written; with its name.
-    """
+    """A new file, durable when the block is left; its mode is what the umask gives. `digest` is as for Output."""
     with naming(path), path.open("wb", buffering=0) as stream:
         output = Output(stream, digest)
         yield output
@@ -197,7 +169,7 @@ def is_full(error: OSError) -> bool:
 
 
 def disk_message(error: OSError) -> str | None:
-    """What to say of an error of a disk, in one line with what to do; None of an error that is something else."""
+    """The message of an error of a disk, in one line with what to do; None of an error that is something else."""
     what = _FULL.get(error.errno or 0) or (_FAILING.get(error.errno or 0) if error.filename else None)
     if what is None:
         return None

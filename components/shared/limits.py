@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
+# Of control groups of version 1 and 2: the files of a memory limit and of what is used, and in memory.stat the cache.
+_MEMORY = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 
 
 def free_memory(*, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
@@ -22,13 +28,15 @@ def free_memory(*, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
         proc: Where the kernel reports processes and memory.
         cgroups: Where control groups are mounted, of version 1 or 2.
     """
-    left: list[int] = []
+    available = _figures(proc / "meminfo").get("MemAvailable:")  # in kB, as every line of this file
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    left = [available * 1024 if available is not None else pages]
     for group, version in _groups(proc, cgroups, "memory"):
-        if version == 2:
-            left += _left(group, "memory.max", "memory.current", "inactive_file")
-        else:
-            left += _left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    return max(0, min([_machine(proc), *left]))
+        limit_file, used_file, cache = _MEMORY[version]
+        with suppress(OSError, ValueError):  # "max" means no limit; version 1 has a number beyond any memory for that
+            limit, used = int((group / limit_file).read_text()), int((group / used_file).read_text())
+            left.append(limit - max(0, used - _figures(group / "memory.stat").get(cache, 0)))
+    return max(0, min(left))
 
 
 def usable_cpus(*, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
@@ -42,26 +50,16 @@ def usable_cpus(*, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
         cgroups: Where control groups are mounted, of version 1 or 2.
     """
     # Only Linux can ask for the process's own.
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas: list[int] = []
+    cpus = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     for group, version in _groups(proc, cgroups, "cpu"):
-        try:
+        with suppress(OSError, ValueError):
             if version == 2:
                 quota, period = (group / "cpu.max").read_text().split()  # "max" means no limit
             else:
                 quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
             if int(quota) > 0 and int(period) > 0:  # version 1 has -1 for no limit
-                quotas.append(math.ceil(int(quota) / int(period)))
-        except (OSError, ValueError):
-            continue
-    return min([own, *quotas])
-
-
-def _machine(proc: Path) -> int:
-    available = _figures(proc / "meminfo").get("MemAvailable:")
-    if available is not None:
-        return available * 1024  # in kB, as every line of this file
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+                cpus.append(math.ceil(int(quota) / int(period)))
+    return min(cpus)
 
 
 def _groups(proc: Path, cgroups: Path, controller: str) -> Iterator[tuple[Path, int]]:
@@ -90,22 +88,9 @@ def _groups(proc: Path, cgroups: Path, controller: str) -> Iterator[tuple[Path, 
                 yield root.joinpath(*parts[:depth]), version
 
 
-def _left(group: Path, limit_file: str, used_file: str, cache_key: str) -> list[int]:
-    """What is left of one group's limit; nothing where it has none."""
-    try:
-        # The word "max" means no limit; version 1 has a number beyond any memory for that.
-        limit = int((group / limit_file).read_text())
-        used = int((group / used_file).read_text())
-    except (OSError, ValueError):
-        return []
-    return [limit - max(0, used - _figures(group / "memory.stat").get(cache_key, 0))]
-
-
 def _figures(file: Path) -> dict[str, int]:
     """The lines ``name number …`` of a file of the kernel; empty where there is no such file."""
-    try:
-        lines = file.read_text().splitlines()
-    except OSError:
-        return {}
-    words = (line.split() for line in lines)
-    return {found[0]: int(found[1]) for found in words if len(found) >= 2 and found[1].isdigit()}
+    with suppress(OSError):
+        fields = (line.split() for line in file.read_text().splitlines())
+        return {found[0]: int(found[1]) for found in fields if len(found) >= 2 and found[1].isdigit()}
+    return {}

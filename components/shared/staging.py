@@ -1,7 +1,7 @@
-"""Local directories for what a step reads and writes, wherever it really lies.
+"""Local directories for what a step reads and writes, wherever that is, and the addresses that they stand for.
 
-A step's work knows local paths. What lies in a bucket is fetched before it and published after it; a local path is used
-as it is. Everything a step says of a path, in its report, its status or an error, names what the user named.
+A step's work knows local paths. What is in a bucket is fetched before it and published after it; a local path is used
+as it is. Every path in a step's report, its status or an error is replaced by what the user named.
 """
 
 from __future__ import annotations
@@ -9,39 +9,107 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePath
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from components.shared.addresses import Addresses
 from components.shared.artifacts.artifact import ArtifactKind, FileRecord
 from components.shared.errors import InputError, ShutterlineError
-from components.shared.events.data import Emit, EventData, Progress
+from components.shared.events.data import Checkpoint, Emit, EventData, Progress, Succeeded
 from components.shared.files import is_full
 from components.shared.params.params import Params
-from components.shared.step import Reported
 from components.shared.storage.fetch import fetch_artifact, fetch_tree
 from components.shared.storage.location import AnyPath, Location
 from components.shared.storage.publish import Publication
-from components.shared.storage.transfer import TransferProgress
+from components.shared.storage.transfer import OnProgress, TransferProgress
+
+if TYPE_CHECKING:
+    from components.shared.step import Reported
 
 SCRATCH_VARIABLE = "SHUTTERLINE_SCRATCH"
+# What a step leaves on its pod's own disk, such as checkpoints that no volume or bucket was named for: it ends with the
+# pod, and a path would read as if somebody could open it.
+POD = "pod:"
 _CREDENTIALS_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
-
+_VERTEX_VARIABLE = "VERTEX_AI_PIPELINES_RUN_LABELS"  # set by Vertex AI, where /gcs is the bucket itself, mounted
 _LOG_SECONDS = 10.0
 _STATUS_SECONDS = 5.0
+
+
+class Addresses:
+    """Replaces the beginning of paths in texts by addresses; the longest known path has precedence."""
+
+    def __init__(self, known: Mapping[str, str] | None = None) -> None:
+        self._known: dict[str, str] = {}
+        self._pattern: re.Pattern[str] | None = None
+        for path, address in (known or {}).items():
+            self.add(path, address)
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def add(self, path: str, address: str) -> None:
+        """Know one more path; nothing to do where the address is the path."""
+        if path and path != address:
+            self._known[path] = address
+            # /a/model is not the beginning of /a/model-checkpoints.
+            longest_first = (
+                re.escape(known) + ("" if known.endswith("/") else r"(?![\w-]|\.\w)")
+                for known in sorted(self._known, key=len, reverse=True)
+            )
+            self._pattern = re.compile("|".join(longest_first))
+
+    def text(self, text: str) -> str:
+        """A text with addresses for the paths in it."""
+        return self._pattern.sub(lambda found: self._known[found[0]], text) if self._pattern else text
+
+    def document(self, document: Any) -> Any:
+        """JSON data with addresses for the paths in its texts."""
+        if isinstance(document, str):
+            return self.text(document)
+        if isinstance(document, Mapping):
+            return {key: self.document(value) for key, value in document.items()}
+        if isinstance(document, list | tuple):
+            return [self.document(value) for value in document]
+        return document
+
+    def event(self, data: EventData) -> EventData:
+        """An event's data with addresses for the paths in it."""
+        if isinstance(data, Checkpoint):
+            return replace(data, uri=self.text(data.uri))
+        if isinstance(data, Succeeded):
+            return replace(data, artifacts=self.document(data.artifacts))
+        return data
+
+
+def addresses_of(*artifacts: tuple[str, str]) -> dict[str, str]:
+    """Address by local path of a step's artifacts, where a platform copies them to and from its store.
+
+    What is beside an output and no artifact is on the pod's own disk: its address says so by ``pod:``.
+
+    Args:
+        artifacts: Local path and uri of each, as KFP has them; both are the same for kfp's local runners.
+    """
+    known: dict[str, str] = {}
+    for path, uri in artifacts:
+        if uri and uri != path:
+            is_mounted = _VERTEX_VARIABLE in os.environ and uri.startswith("gs://")
+            known[str(PurePath(path).parent)] = uri.rpartition("/")[0] if is_mounted else POD
+            known[path] = uri
+    return known
 
 
 class Staging:
     """What a step reads and writes; use as a context manager around its work.
 
-    Without an error, leave the block only after :meth:`publish`: leaving it gives up every claim on a bucket's place.
+    Without an error, leave the block only after :meth:`publish`.
 
     Args:
         log: Gets a line for every transfer, and now and then one from within.
@@ -53,44 +121,45 @@ class Staging:
         self._log = log
         self._emit = emit
         self._credentials = params.GOOGLE_APPLICATION_CREDENTIALS
-        self._claims = ExitStack()  # and what else ends with the block
-        self._outputs: list[_Output] = []
+        self._publications = ExitStack()  # and what else ends with the block
+        self._outputs: list[tuple[Path, Publication]] = []
         self._addresses = Addresses()  # of local directories: the URI each stands for
-        self._fresh: list[Path] = []
+        self._temporary: list[Path] = []
         self._own: Path | None = None
-        self._keep: set[Path] = set()
+        self._keeps_own = False
 
     def __enter__(self) -> Self:
-        # Google's client looks for them there; the file that the environment names has the first word.
+        # Google's client looks for them there; the file that the environment names has precedence.
         if self._credentials and _CREDENTIALS_VARIABLE not in os.environ:
             os.environ[_CREDENTIALS_VARIABLE] = self._credentials
-            self._claims.callback(os.environ.pop, _CREDENTIALS_VARIABLE, None)
+            self._publications.callback(os.environ.pop, _CREDENTIALS_VARIABLE, None)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._claims.__exit__(kind, error, trace)
+            self._publications.__exit__(kind, error, trace)
         finally:
-            self._clear()
+            # Inputs stay where the user has named a directory for them.
+            for local in self._temporary:
+                shutil.rmtree(local.parent, ignore_errors=True)
+            if self._own is not None and not self._keeps_own:
+                shutil.rmtree(self._own, ignore_errors=True)
         if isinstance(error, ShutterlineError):
             error.args = tuple(self._addresses.document(error.args))
 
     def emit(self, data: EventData) -> None:
-        """Tell status, paths in it by the user's names."""
+        """Emit status, paths in it by the user's names."""
         self._emit(self._addresses.event(data))
 
     def artifact(
-        self,
-        place: AnyPath,
-        kind: ArtifactKind,
-        wanted: Callable[[Any], Iterable[FileRecord]] | None = None,
+        self, where: AnyPath, kind: ArtifactKind, wanted: Callable[[Any], Iterable[FileRecord]] | None = None
     ) -> Path:
         """An artifact to read: its own directory, or what was fetched of it.
 
         Args:
-            place: Where it lies.
+            where: A directory, or a prefix in a bucket.
             kind: Which kind it must be.
             wanted: From its manifest to the files that are read; by default all.
 
@@ -99,95 +168,78 @@ class Staging:
             StorageUnavailableError: The storage does not answer.
             ArtifactError: It is incomplete or damaged.
         """
-        if isinstance(place, Path):
-            return place
-        into = self._local(place)
-        with self._watched("fetch", place) as progress:
-            fetch_artifact(place, kind, into, wanted=wanted, progress=progress)
-        return into
+        if isinstance(where, Path):
+            return where
+        with self._progress("fetch", where) as progress:
+            return fetch_artifact(where, kind, self._local(where), wanted=wanted, progress=progress)
 
-    def tree(self, place: AnyPath) -> Path:
-        """A folder of any files to read.
+    def tree(self, where: AnyPath) -> Path:
+        """A folder of any files to read, or one file.
 
         Raises:
             StorageRefusedError: It is not there, or may not be read.
             StorageUnavailableError: The storage does not answer.
         """
-        if isinstance(place, Path):
-            return place
-        into = self._local(place)
-        with self._watched("fetch", place) as progress:
-            return fetch_tree(place, into, mirror=True, progress=progress)
-
-    def file(self, place: AnyPath) -> Path:
-        """One file to read.
-
-        Raises:
-            StorageRefusedError: It is not there, or may not be read.
-            StorageUnavailableError: The storage does not answer.
-        """
-        if isinstance(place, Path):
-            return place
-        fetched = self.tree(place)
-        self._addresses.add(str(fetched), str(place))
+        if isinstance(where, Path):
+            return where
+        with self._progress("fetch", where) as progress:
+            fetched = fetch_tree(where, self._local(where), mirror=True, progress=progress)
+        self._addresses.add(str(fetched), str(where))
         return fetched
 
-    def output(self, place: AnyPath, kind: ArtifactKind) -> Path:
-        """A directory for an artifact to write. A place in a bucket is claimed now, so that it fails now if it must.
+    def output(self, where: AnyPath, kind: ArtifactKind) -> Path:
+        """A directory for an artifact to write. A bucket's location is marked now, so that it fails now if it must.
 
         Raises:
-            StorageRefusedError: There is no such bucket, it may not be written, or something else lies there.
+            StorageRefusedError: There is no such bucket, it may not be written, or something else is there.
             StorageUnavailableError: The storage does not answer.
         """
-        if isinstance(place, Path):
-            return place
-        local = self._local(place, fresh=True)
-        watched = self._watched("publish", place)
-        publication = self._claims.enter_context(Publication(place, kind, progress=watched.progress))
-        self._outputs.append(_Output(place, local, publication, watched))
+        if isinstance(where, Path):
+            return where
+        publication = self._publications.enter_context(Publication(where, kind))
+        local = self._local(where, is_temporary=True)
+        self._outputs.append((local, publication))
         return local
 
-    def directory(self, place: AnyPath) -> Path:
-        """A directory for a place that something else keeps up; of a bucket's an empty one, which goes afterwards."""
-        if isinstance(place, Path):
-            return place
-        local = self._local(place, fresh=True)
-        # In containers every process has the same number, and what an earlier one left is not what lies there now.
+    def directory(self, where: AnyPath) -> Path:
+        """A directory, or for a location that something else keeps up an empty one, which is removed afterwards."""
+        if isinstance(where, Path):
+            return where
+        local = self._local(where, is_temporary=True)
+        # In containers every process has the same number, and what an earlier one left is not what is there now.
         shutil.rmtree(local)
         local.mkdir()
-        self._fresh.append(local)
         return local
 
     def publish(self, result: Reported) -> Reported:
         """Publish every output; returns the result in the user's names.
 
         Raises:
-            StorageRefusedError: Another writer took a place over, or it may no longer be written.
+            StorageRefusedError: Another writer took a location over, or it may no longer be written.
             StorageUnavailableError: The storage does not answer. What was made stays where the message says.
         """
-        for output in self._outputs:
+        for local, publication in self._outputs:
+            where = publication.location
             try:
-                with output.watched:
-                    contents = output.publication.publish(output.local)
-                self._addresses.add(f"{output.local}/", f"{contents}/")
-            except (ShutterlineError, OSError) as error:
-                self._keep.add(output.local)
-                self._log.error(
-                    "%s was made and not published; it is in %s: publish it by "
-                    "python -m components.shared.storage publish %s %s",
-                    output.place,
-                    output.local,
-                    output.local,
-                    output.place,
-                )
-                raise error
+                with self._progress("publish", where) as progress:
+                    contents = publication.publish(local, progress)
+            except (ShutterlineError, OSError):
+                self._temporary.remove(local)
+                self._keeps_own = True
+                command = f"python -m components.shared.storage publish {local} {where}"
+                self._log.error("%s was made and not published; it is in %s: publish it by %s", where, local, command)
+                raise
+            self._addresses.add(f"{local}/", f"{contents}/")
         return _Addressed(result, self._addresses) if self._addresses else result
 
-    def _local(self, location: Location, *, fresh: bool = False) -> Path:
-        """A directory for what lies at a place: the same at every attempt, so that one goes on where another broke."""
-        root = self._root()
+    def _local(self, location: Location, *, is_temporary: bool = False) -> Path:
+        """A directory for a location: the same at every attempt, so that one goes on where another broke."""
+        if named := os.environ.get(SCRATCH_VARIABLE):
+            root = Path(named).absolute()
+        else:
+            root = self._own = self._own or Path(tempfile.mkdtemp(prefix="shutterline-"))
         digest = hashlib.sha256(str(location).encode()).hexdigest()[:16]
-        local = root / (f"{digest}-{os.getpid()}" if fresh else digest) / location.name
+        local = root / (f"{digest}-{os.getpid()}" if is_temporary else digest) / location.name
         try:
             local.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -197,101 +249,43 @@ class Staging:
                 f"{local}: cannot be made, and {location} needs room on this machine: {error.strerror}; "
                 f"{SCRATCH_VARIABLE} names a directory for that"
             ) from error
+        if is_temporary:
+            self._temporary.append(local)
         self._addresses.add(str(local), str(location))
         return local
 
-    def _root(self) -> Path:
-        if named := os.environ.get(SCRATCH_VARIABLE):
-            return Path(named).absolute()
-        if self._own is None:
-            self._own = Path(tempfile.mkdtemp(prefix="shutterline-"))
-        return self._own
+    @contextmanager
+    def _progress(self, verb: str, where: Location) -> Iterator[OnProgress]:
+        """Log lines and status of one transfer; a line of its end, if that is no error."""
+        logged = reported = time.monotonic()
+        last: TransferProgress | None = None
 
-    def _clear(self) -> None:
-        """Remove what nobody needs any more: inputs stay where the user has named a directory for them."""
-        for output in self._outputs:
-            if output.local not in self._keep:
-                shutil.rmtree(output.local.parent, ignore_errors=True)
-        for local in self._fresh:
-            shutil.rmtree(local.parent, ignore_errors=True)
-        if self._own is not None and not self._keep:
-            shutil.rmtree(self._own, ignore_errors=True)
+        def progress(now: TransferProgress) -> None:
+            """Called by the storage's threads, one call at a time."""
+            nonlocal last, logged, reported
+            last, moment, rate = now, time.monotonic(), now.bytes_per_second
+            if moment - logged > _LOG_SECONDS:
+                logged = moment
+                self._log.info("%sing %s: %s of %s at %s/s", verb, where, *map(size, (now.done, now.total, rate)))
+            if moment - reported > _STATUS_SECONDS:
+                reported = moment
+                eta = (now.total - now.done) / rate if rate else None
+                metrics: dict[str, float | None] = {"bytes_per_second": rate}
+                self._emit(Progress(now.done, now.total, "bytes", metrics=metrics, eta_seconds=eta))
 
-    def _watched(self, verb: str, place: Location) -> _Watched:
-        return _Watched(verb, place, self._log, self._emit)
-
-
-@dataclass(frozen=True)
-class _Output:
-    place: Location
-    local: Path
-    publication: Publication
-    watched: _Watched
-
-
-class _Watched:
-    """Log lines and status of one transfer; entered, it says how the transfer ended."""
-
-    def __init__(self, verb: str, place: Location, log: logging.Logger, emit: Emit) -> None:
-        self._verb = verb
-        self._place = place
-        self._log = log
-        self._emit = emit
-        self._logged = self._told = time.monotonic()
-        self._last: TransferProgress | None = None
-
-    def __enter__(self) -> Callable[[TransferProgress], None]:
-        self._logged = self._told = time.monotonic()
-        return self.progress
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None and (last := self._last) is not None:
-            self._log.info(
-                "%sed %s: %d files, %s at %s/s",
-                self._verb,
-                self._place,
-                last.files,
-                size(last.done),
-                size(last.bytes_per_second),
-            )
-
-    def progress(self, progress: TransferProgress) -> None:
-        """What the storage calls: from its own threads, one call at a time."""
-        self._last, now = progress, time.monotonic()
-        if now - self._logged > _LOG_SECONDS:
-            self._logged = now
-            self._log.info(
-                "%sing %s: %s of %s at %s/s",
-                self._verb,
-                self._place,
-                size(progress.done),
-                size(progress.total),
-                size(progress.bytes_per_second),
-            )
-        if now - self._told > _STATUS_SECONDS:
-            self._told = now
-            left = progress.total - progress.done
-            rate = progress.bytes_per_second
-            self._emit(
-                Progress(
-                    progress.done,
-                    progress.total,
-                    "bytes",
-                    metrics={"bytes_per_second": rate},
-                    eta_seconds=left / rate if rate else None,
-                )
-            )
+        yield progress
+        if last is not None:
+            amounts = size(last.done), size(last.bytes_per_second)
+            self._log.info("%sed %s: %d files, %s at %s/s", verb, where, last.files, *amounts)
 
 
 def size(count: float) -> str:
     """Bytes for people: 1.5 MB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
             return f"{count:,.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1000
-    raise AssertionError
+    return f"{count:,.0f} GB" if count >= 100 else f"{count:.1f} GB"
 
 
 class _Addressed:
@@ -302,10 +296,8 @@ class _Addressed:
         self._addresses = addresses
 
     def report(self) -> dict[str, Any]:
-        """The result as JSON data."""
         report: dict[str, Any] = self._addresses.document(self._result.report())
         return report
 
     def event(self, seconds: float) -> EventData:
-        """The result as the step's last status event."""
         return self._addresses.event(self._result.event(seconds))

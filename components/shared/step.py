@@ -18,18 +18,18 @@ from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.shared.addresses import Addresses
 from components.shared.artifacts.artifact import write_json
 from components.shared.errors import EXIT_FAILURE, ShutterlineError
 from components.shared.events.data import Cancelled, Emit, Error, EventData, Failed, PipelineEnded
 from components.shared.events.redaction import redact
 from components.shared.files import disk_message
+from components.shared.locks import end_with_run
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.params.params import Params, ParamsWarning
 from components.shared.process_group import ignored_rank, is_rank_zero, should_report
 from components.shared.run import StepRun, step_run
-from components.shared.run_lock import end_with_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, Termination, sigterm_kept
+from components.shared.staging import Addresses
 from components.shared.status import Status
 from components.shared.strict_json import read_json
 

@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, from files that others may have written: no key twice, no NaN, no number beyond float64."""
+"""JSON as RFC 8259 has it, from files of unknown origin: no key twice, no NaN, no number beyond float64."""
 
 from __future__ import annotations
 
@@ -43,11 +43,7 @@ def read_json(file: str | Path, limit: int = MAX_BYTES) -> Any:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping of a JSON document, for :func:`json.loads`.
-
-    Raises:
-        StrictJsonError: It has a key twice.
-    """
+    """A mapping of a JSON document, for :func:`json.loads`; StrictJsonError if it has a key twice."""
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
@@ -57,11 +53,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def no_constant(name: str) -> NoReturn:
-    """Refuse NaN and the infinities, for :func:`json.loads`.
-
-    Raises:
-        StrictJsonError: Always.
-    """
+    """Refuse NaN and the infinities, for :func:`json.loads`."""
     raise StrictJsonError(f"{name} is not a number a run can use")
 
 

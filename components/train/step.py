@@ -15,7 +15,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.shared.addresses import addresses_of
 from components.shared.artifacts.artifact import manifest_digest, read_manifest, require_same, sha256_of, write_json
 from components.shared.artifacts.dataset import DATASET, files_of_splits, training_splits
 from components.shared.artifacts.kfp_metadata import scalars
@@ -23,14 +22,14 @@ from components.shared.artifacts.model import LEARNING_CURVES, MODEL, starting_w
 from components.shared.claims import require_writable
 from components.shared.errors import InputError
 from components.shared.events.data import Emit, EventData, Succeeded, ignore_events
+from components.shared.locks import RUN_LOCK_VARIABLE, end_with_run
 from components.shared.logs import step_logger
 from components.shared.params.params import Params, parse
 from components.shared.params.source import read_raw
 from components.shared.process_group import has_restarted_clean, leave_outcome, member
 from components.shared.run import CHECKPOINTS_AUTO, checkpoints_of_run, events_of_checkpoints, run_of_artifact, step_run
-from components.shared.run_lock import RUN_LOCK_VARIABLE, end_with_run
 from components.shared.signals import Terminated
-from components.shared.staging import Staging
+from components.shared.staging import Staging, addresses_of
 from components.shared.step import Reported, StepFailed, StepRecord, run_step
 from components.shared.storage.location import AnyPath, Location, parse_location
 from components.train.checkpoints.format import list_checkpoints
@@ -307,7 +306,7 @@ def _initial_weights(staging: Staging, params: Params) -> Path | None:
         return None
     where = parse_location(params.initial_weights)
     if isinstance(where, Location) and where.name.lower().endswith(WEIGHT_FILES):
-        return staging.file(where)
+        return staging.tree(where)
     return staging.artifact(where, MODEL, starting_weights)
 
 

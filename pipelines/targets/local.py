@@ -19,10 +19,10 @@ from typing import Any, Protocol
 from components.shared.artifacts.artifact import write_json
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.files import Output, disk_message, is_full, naming
+from components.shared.locks import run_locked
 from components.shared.logs import LINE
 from components.shared.params.params import Params
 from components.shared.run import RUN_VARIABLE, new_run_id
-from components.shared.run_lock import run_locked
 from components.shared.signals import TERMINATING, Terminated, not_ignored
 from components.shared.step import read_records
 from components.shared.storage.location import AnyPath

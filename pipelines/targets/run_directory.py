@@ -12,9 +12,8 @@ from typing import Any, get_args
 from components.shared.artifacts.artifact import write_atomically, write_json
 from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import EXIT_FAILURE, InputError, ParamsError
-from components.shared.locks import HeldError, holder_of, locked, remove_held
+from components.shared.locks import RUN_LOCK_FILE, HeldError, holder_of, locked, remove_held
 from components.shared.params.params import Params, ParamsWarning
-from components.shared.run_lock import RUN_LOCK_FILE
 from components.shared.step import StepName, StepRecord
 from components.shared.strict_json import read_json
 from components.train.checkpoints.format import is_checkpoint_file, remove_all
@@ -186,7 +185,7 @@ def _checkpoints_held(out: Path) -> Iterator[list[Path]]:
         ]
         for directory in found:
             try:
-                stack.enter_context(locked(directory / LOCK, patience_s=_LOCK_TIMEOUT_S))
+                stack.enter_context(locked(directory / LOCK, timeout_s=_LOCK_TIMEOUT_S))
             except HeldError as error:
                 raise InputError(
                     f"{directory}: {error} is training there; wait for its end, end it, or name another --out"

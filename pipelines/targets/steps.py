@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, Protocol
 
 from components.shared.images import Image, ImageStep
+from components.shared.locks import RUN_LOCK_VARIABLE
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
-from components.shared.run_lock import RUN_LOCK_VARIABLE
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, TERMINATING
 from components.shared.step import RECORDS_VARIABLE, StepName
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.events.spool import events_in
-from components.shared.run_lock import run_locked
+from components.shared.locks import run_locked
 from tests.examples import write_params
 from tests.kill.draws import draws_of, runs
 from tests.pipelines.runs_ended import Run, end_of_all

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from components.shared.events.spool import events_in
+from components.shared.locks import RUN_LOCK_VARIABLE, run_locked
 from components.shared.params.params import Params
-from components.shared.run_lock import RUN_LOCK_VARIABLE, run_locked
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 STARTING = f"""
 import os, subprocess, sys
 from pathlib import Path
-from components.shared.run_lock import run_locked
+from components.shared.locks import run_locked
 
 out = Path(sys.argv[1])
 with run_locked(out) as lock:

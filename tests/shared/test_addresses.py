@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.shared.addresses import Addresses, addresses_of
+from components.shared.staging import Addresses, addresses_of
 
 TASK = "mlpipeline/v2/artifacts/p/run/train/task"
 ON_KUBEFLOW = addresses_of((f"/minio/{TASK}/model", f"minio://{TASK}/model"))

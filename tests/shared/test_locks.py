@@ -24,9 +24,17 @@ from components.shared.artifacts.dataset import DATASET, open_dataset
 from components.shared.artifacts.evaluation import EVALUATION
 from components.shared.artifacts.model import MODEL
 from components.shared.errors import ArtifactError, InputError
-from components.shared.locks import HeldError, holder_of, locked, remove_held, when_released
+from components.shared.locks import (
+    RUN_LOCK_VARIABLE,
+    HeldError,
+    end_with_run,
+    holder_of,
+    locked,
+    remove_held,
+    run_locked,
+    when_released,
+)
 from components.shared.params.params import Params
-from components.shared.run_lock import RUN_LOCK_VARIABLE, end_with_run, run_locked
 from pipelines.targets.local import run_local
 from tests.examples import DIGITS, write_digits, write_params
 
@@ -109,7 +117,7 @@ def test_a_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path) -> None:
     with locked(file):
 
         def wait() -> None:
-            with locked(file, patience_s=PATIENCE_S, on_wait=waited.append):
+            with locked(file, timeout_s=PATIENCE_S, on_wait=waited.append):
                 waited.append(file.exists())
 
         thread = threading.Thread(target=wait)

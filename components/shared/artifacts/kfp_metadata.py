@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from components.shared.addresses import POD
+from components.shared.staging import POD
 from components.shared.step import StepRecord
 
 Scalar = str | float | bool

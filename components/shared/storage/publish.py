@@ -56,18 +56,17 @@ class Publication:
     Args:
         location: The prefix that becomes the artifact.
         kind: Which kind of artifact; an earlier one of this kind is replaced.
-        progress: Called with how far it is.
 
     Raises:
         InputError: The environment's timeout is no positive number.
     """
 
-    def __init__(self, location: Location, kind: ArtifactKind, *, progress: OnProgress | None = None) -> None:
+    def __init__(self, location: Location, kind: ArtifactKind) -> None:
         self.location = location
         self._kind = kind
         self._manifest_key = location.child(kind.manifest_file).key
         self._marker_key = location.child(WRITING_MARKER).key
-        self._transfer = Transfer("up", progress)
+        self._transfer = Transfer("up")
         self._contents = re.compile(rf"{re.escape(location.prefix)}{CONTENTS.pattern}/")
         self._store: Store
         self._marker: StoredObject | None = None
@@ -90,11 +89,12 @@ class Publication:
             raise
         return self
 
-    def publish(self, directory: Path) -> Location:
+    def publish(self, directory: Path, progress: OnProgress | None = None) -> Location:
         """Upload every file of an artifact directory, then its manifest: once it returns, readers have this artifact.
 
         Args:
             directory: A whole artifact of the kind; files beside those of the manifest go along.
+            progress: Called with how far it is.
 
         Returns:
             The folder of its files.
@@ -114,6 +114,7 @@ class Publication:
         sizes = {name: file.stat().st_size for name, file in files.items()}
         contents = self.location.child(contents_folder(data))
         keys = {name: contents.child(name).key for name in files}
+        self._transfer.progress = progress
         self._transfer.expect(len(files) + 1, sum(sizes.values()) + len(data))
 
         def upload(name: str) -> None:

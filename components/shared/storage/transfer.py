@@ -91,7 +91,7 @@ class Transfer:
         self, direction: Literal["down", "up"], progress: OnProgress | None = None, timeout: float | None = None
     ) -> None:
         self._direction = direction
-        self._progress = progress
+        self.progress = progress
         self._timeout_s = timeout_s() if timeout is None else timeout
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -225,18 +225,18 @@ class Transfer:
             now = time.monotonic()
             if moved:
                 self._last_moved = now
-            if self._progress is None or now - self._reported < _PROGRESS_EVERY_S:
+            if self.progress is None or now - self._reported < _PROGRESS_EVERY_S:
                 return
             self._reported = now
         self._report()
 
     def _report(self) -> None:
-        if self._progress is None:
+        if self.progress is None:
             return
         with self._reporting:
             rate = self._moved / max(time.monotonic() - self._started, 1e-3)
             done = min(self._done, self._total)
-            self._progress(TransferProgress(self._direction, done, self._total, self._files_done, self._files, rate))
+            self.progress(TransferProgress(self._direction, done, self._total, self._files_done, self._files, rate))
 
 
 def workers() -> int:

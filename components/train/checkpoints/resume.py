@@ -134,7 +134,7 @@ def lock_directory(directory: Path, log: logging.Logger) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(directory / LOCK, patience_s=LOCK_TIMEOUT_S, on_wait=warn))
+            stack.enter_context(locked(directory / LOCK, timeout_s=LOCK_TIMEOUT_S, on_wait=warn))
         except HeldError as error:
             raise CheckpointError(
                 f"{directory}: another training keeps its checkpoints there, {error}; end it, or name another place"

@@ -169,8 +169,8 @@ def test_a_slow_writer_who_is_overtaken_changes_nothing(bucket: Bucket, tmp_path
 def test_progress_ends_with_all(bucket: Bucket, tmp_path: Path) -> None:
     source = box(tmp_path / "1", 1, {"a": 10, "large": LARGE})
     seen: list[TransferProgress] = []
-    with Publication(at(bucket), BOX, progress=seen.append) as publication:
-        publication.publish(source)
+    with Publication(at(bucket), BOX) as publication:
+        publication.publish(source, seen.append)
     total = sum(map(len, published(tree(source)).values()))  # the manifest is there twice
     last = seen[-1]
     assert (last.direction, last.done, last.total, last.files_done, last.files) == ("up", total, total, 4, 4)
