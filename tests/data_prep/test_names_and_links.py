@@ -108,12 +108,12 @@ def test_classes_alike_are_named_in_a_warning(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("dataset", "expected"),
     [
-        ("data", "lies in the data"),
-        ("data/out", "lies in the data"),
-        ("data/cat/deeper/out", "lies in the data"),
-        ("data/../data/out", "lies in the data"),
-        ("link/out", "lies in the data"),
-        ("into/out", "lies in the data"),
+        ("data", "is in the data"),
+        ("data/out", "is in the data"),
+        ("data/cat/deeper/out", "is in the data"),
+        ("data/../data/out", "is in the data"),
+        ("link/out", "is in the data"),
+        ("into/out", "is in the data"),
         (".", "holds the data"),
     ],
 )
@@ -153,7 +153,7 @@ def test_an_output_in_the_data_of_a_bucket_is_refused(capsys: pytest.CaptureFixt
         main(["--data", "gs://bucket/photos", "--dataset", "gs://bucket/photos/out", "--params", params_json()])
 
     assert ended.value.code == 2
-    assert "--dataset gs://bucket/photos/out: lies in the data, gs://bucket/photos" in capsys.readouterr().err
+    assert "--dataset gs://bucket/photos/out: is in the data, gs://bucket/photos" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -85,5 +85,5 @@ def test_a_directory_of_no_claim_is_refused_without_one(claims: str, monkeypatch
     error = unwritable("events", Path("/shared/events"), PermissionError(13, "Permission denied"))
     assert str(error) == (
         f"events /shared/events: cannot be written by user {os.geteuid()} (Permission denied); make it writable for "
-        "that user, or name another place"
+        "that user, or name another directory"
     )

@@ -46,7 +46,7 @@ def test_a_place_that_cannot_be_one_leaves_the_earlier_model_as_it_was(dataset: 
     train(dataset=dataset, model=tmp_path / "model", params=small())
     (tmp_path / "file").touch()
     for where in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match=rf"checkpoints {where}: cannot be written .*, or name another place"):
+        with pytest.raises(InputError, match=rf"checkpoints {where}: cannot be written .*, or name another directory"):
             train(dataset=dataset, model=tmp_path / "model", params=small(), checkpoints=where)
     open_model(tmp_path / "model")
 
