@@ -164,14 +164,7 @@ class Delivery(threading.Thread):
         return True
 
     def _send(self, spool: Spool, events: list[EncodedEvent], numbers: list[int], *, is_retry: bool = False) -> bool:
-        """Send a window, or what was set aside, until the broker has it; False if the time is over before.
-
-        Args:
-            spool: Where the events are from.
-            events: In order.
-            numbers: Of each event and, behind them, of what comes next.
-            is_retry: Whether they were set aside.
-        """
+        """Send a window, or one event that was set aside, until the broker has it; False if the time is over before."""
         name, done = self.transport.name, 0
         while done < len(events):
             if self._control.remaining_s <= 0:
@@ -198,7 +191,6 @@ class Delivery(threading.Thread):
         return True
 
     def _set_aside(self, spool: Spool, number: int, event: EncodedEvent, trouble: TooLargeError) -> None:
-        """Leave an event in the spool that the broker refuses for its size."""
         spool.add_set_aside(self.transport.name, number, str(trouble))
         if not self._has_logged_set_aside:
             self._has_logged_set_aside = True
@@ -207,7 +199,6 @@ class Delivery(threading.Thread):
             )
 
     def _time_left(self) -> TimeLeft:
-        """For one attempt."""
         attempt = countdown(_ATTEMPT_S)
         return lambda: min(attempt(), self._control.remaining_s)
 
@@ -224,7 +215,7 @@ class Delivery(threading.Thread):
             self._failures = self._last_refusals = 0
 
     def _pause(self) -> bool:
-        """Exponential backoff with jitter, cut short when the end is asked for; False if trying again is no use."""
+        """Back off, until the end is asked for; False if trying again is no use."""
         is_ending, is_refused = self._control.is_ending, isinstance(self.trouble, RefusedError)
         self._last_refusals = self._last_refusals + 1 if is_ending and is_refused else 0
         if self._last_refusals >= _LAST_REFUSALS:
@@ -240,14 +231,7 @@ class Delivery(threading.Thread):
 
 
 class SpoolWriter(threading.Thread):
-    """Writes spools and their ledgers to disk as they change, and closes them when nobody uses them any more.
-
-    Args:
-        spools: What to write.
-        deliveries: The other users of the spools.
-        control: Shared with them.
-        log: Gets a line if the disk takes nothing.
-    """
+    """Writes spools and their ledgers to disk as they change, and closes them when no delivery uses them any more."""
 
     def __init__(
         self, spools: Sequence[Spool], deliveries: Sequence[Delivery], control: DeliveryControl, log: logging.Logger
@@ -260,7 +244,7 @@ class SpoolWriter(threading.Thread):
         self._has_logged_trouble = False
 
     def run(self) -> None:
-        """Write until no event can come and no delivery can end any more."""
+        """Write until no event can come, and every delivery has ended."""
         while True:
             # Before the last write: what is complete by then is written whole.
             is_over = self._control.is_complete and all(each.is_done for each in self._deliveries)
@@ -275,7 +259,7 @@ class SpoolWriter(threading.Thread):
             spool.close()
 
     def _state(self) -> object:
-        """What has changed when there is more to write, or nobody is left."""
+        """Changes when there is more to write, or a delivery has ended."""
         done = [each.is_done for each in self._deliveries]
         positions = [spool.position(name) for spool in self._spools for name in spool.targets]
         return self._control.is_complete, done, positions, [spool.count for spool in self._spools]

@@ -95,15 +95,7 @@ class Spool:
         *,
         memory_events: int = MEMORY_EVENTS,
     ) -> Self:
-        """Begin a spool in a directory that the steps of a run share.
-
-        Args:
-            directory: Made if it is not there.
-            run: The run's id.
-            step: The step's name.
-            attempt: The first number to try; one that is taken is passed over.
-            targets: By broker, where its events go; names, no secrets.
-            memory_events: How many events may be in memory.
+        """Begin a spool in a directory that the steps of a run share, with the first free attempt from `attempt` on.
 
         Raises:
             OSError: The directory cannot be written.
@@ -121,8 +113,7 @@ class Spool:
         except OSError:
             os.close(file)
             raise
-        with suppress(OSError):  # a file system without locks: the next step will leave this spool to a replay
-            _lock(ledger)
+        _lock(ledger, otherwise=True)  # on a file system without locks the next step will leave this to a replay
         _open_here.add(str(path.absolute()))
         spool = cls(path, attempt, targets, (file, ledger), memory_events=memory_events)
         spool.write()
@@ -132,8 +123,10 @@ class Spool:
     def open(cls, path: Path, *, unlocked: bool = False) -> Self | None:
         """Open an earlier spool to deliver the rest of it; None while another process has it.
 
+        Without a ledger, or with a damaged one, it has no targets.
+
         Args:
-            path: The spool's file; without a ledger, or with a damaged one, it has no targets.
+            path: The spool's file.
             unlocked: Whether to open it even where the file system has no locks to tell whether somebody has it.
 
         Raises:
@@ -149,11 +142,7 @@ class Spool:
             descriptors = [os.dup(stream.fileno())]
         try:
             descriptors.append(os.open(ledger_of(path), _FLAGS, 0o644))
-            try:
-                is_free = _lock(descriptors[1])
-            except OSError:
-                is_free = unlocked
-            if is_free:
+            if _lock(descriptors[1], otherwise=unlocked):
                 spool = cls(path, int(parts[2]), _read_targets(descriptors[1]), (descriptors[0], descriptors[1]))
                 _open_here.add(str(path.absolute()))
                 return spool
@@ -241,20 +230,19 @@ class Spool:
             skipped = self._on_disk - (self.count - len(self._memory))
             events = list(islice(self._memory, skipped, None)) if self._on_disk < self.count else []
         if events:
-            self._write_events(events)
+            self._write_events(self._file, events)
         self._write_ledger()
 
-    def _write_events(self, events: Sequence[EncodedEvent]) -> None:
-        assert self._file is not None  # noqa: S101 - checked by the caller
+    def _write_events(self, file: int, events: Sequence[EncodedEvent]) -> None:
         start = self._starts[self._on_disk]
         data = b"".join([event.body + b"\n" for event in events])
         written = 0
         try:
             while written < len(data):
-                written += os.pwrite(self._file, data[written:], start + written)
+                written += os.pwrite(file, data[written:], start + written)
             self.trouble = None
             if not all(event.is_progress for event in events):
-                os.fsync(self._file)
+                os.fsync(file)
         except OSError as error:
             self.trouble = error
         with self._lock:
@@ -263,7 +251,7 @@ class Spool:
             self.milestones += sum(not event.is_progress for event in events[:done])
         if self.trouble is not None:
             with suppress(OSError):
-                os.ftruncate(self._file, self._starts[self._on_disk])
+                os.ftruncate(file, self._starts[self._on_disk])
 
     # The ledger.
 
@@ -342,12 +330,7 @@ def _first_time(path: Path) -> str:
 
 
 def events_in(directory: Path | None, run: str | None = None) -> Iterator[StepEvent]:
-    """The events of the spools in a directory, step by step, also of those that another process writes.
-
-    Args:
-        directory: None, or one that is not there, has none.
-        run: Only those of one run.
-    """
+    """The events of the spools in a directory, of one run or of all, step by step, also while others write them."""
     for path in spools_of(directory, run) if directory is not None else []:
         with suppress(OSError), open_regular(path) as raw, io.BufferedReader(raw) as stream:  # type: ignore[type-var]
             for line in stream:
@@ -360,18 +343,16 @@ def ledger_of(spool: Path) -> Path:
     return spool.with_name(spool.name.removesuffix(SPOOL_SUFFIX) + LEDGER_SUFFIX)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, *, otherwise: bool) -> bool:
     """Take a lock that ends with the process, however it ends, and that forked workers do not inherit.
 
-    Raises:
-        OSError: The file system has no locks.
+    Returns:
+        Whether it was free; `otherwise` where the file system has no locks.
     """
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise
+        return error.errno not in (errno.EACCES, errno.EAGAIN) and otherwise
     return True
 
 

@@ -57,13 +57,10 @@ _STATES: dict[type[Any], State] = {
 
 @dataclass(frozen=True)
 class BrokerReport:
-    """What became of a step's events at one broker.
+    """What became of a step's events at one broker and topic.
 
     Attributes:
-        place: Broker and topic.
-        delivered: Events that it has taken.
-        undelivered: Events that are in the spool alone.
-        trouble: Why, if there are any.
+        trouble: Why there are undelivered ones.
         set_aside: Those of them that it refuses for their size.
     """
 
@@ -79,12 +76,9 @@ class DeliveryReport:
     """What became of a step's events.
 
     Attributes:
-        run: The run's id.
-        events: Events in all.
         spool: The file that has them; None if none could be made.
         unspooled: Events that the disk did not take.
         dropped: Progress that was dropped because memory was full.
-        brokers: By name.
     """
 
     run: str
@@ -162,11 +156,7 @@ class StatusStream:
             self.dropped += 1
 
     def first_answers(self, timeout_s: float) -> dict[str, DeliveryError | None]:
-        """What each broker answered to the first events, by its address; only those that have answered in time.
-
-        Args:
-            timeout_s: How long to wait for all of them together.
-        """
+        """What each broker answered to the first events, by its address; only those that have answered in time."""
         deadline = time.monotonic() + timeout_s
         return {
             delivery.transport.address: delivery.trouble
@@ -180,11 +170,7 @@ class StatusStream:
         return [delivery.transport.address for delivery in self._deliveries]
 
     def close(self, timeout_s: float) -> DeliveryReport:
-        """Deliver what is left, within a bound, and report what became of everything.
-
-        Args:
-            timeout_s: How long to wait for all brokers together.
-        """
+        """Deliver what is left, within a bound for all brokers together, and report what became of everything."""
         self._is_closing = True
         self._wake.put(None)
         self._control.end_within(timeout_s)
@@ -212,7 +198,6 @@ class StatusStream:
         )
 
     def _encode_all(self) -> None:
-        """The encoder's thread: from the queue to the spool's memory."""
         redact = Redactor()
         is_over = False
         while not is_over:

@@ -46,7 +46,7 @@ def bootstrap_servers(hosts: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class StatusTargets:
-    """The places a run's status is meant for; all None when params name none.
+    """Where a run's status goes; all None when params name no broker.
 
     Attributes:
         kafka_servers: Brokers as ``host:port``.
@@ -79,11 +79,11 @@ class StatusTargets:
 
     def describe(self) -> str:
         """One line for people: which brokers are named."""
-        places = []
+        brokers = []
         if self.kafka_servers:
-            places.append(f"Kafka {','.join(self.kafka_servers)} topic {self.kafka_topic}")
+            brokers.append(f"Kafka {','.join(self.kafka_servers)} topic {self.kafka_topic}")
         if self.pub_sub_topic:
             credentials = self.credentials_file or "application default credentials"
             watched = f" (watched through {self.pub_sub_subscription})" if self.pub_sub_subscription else ""
-            places.append(f"Pub/Sub {self.pub_sub_topic}{watched} with {credentials}")
-        return f"{'; '.join(places)}; timeout {self.timeout_s:g} s" if places else "none"
+            brokers.append(f"Pub/Sub {self.pub_sub_topic}{watched} with {credentials}")
+        return f"{'; '.join(brokers)}; timeout {self.timeout_s:g} s" if brokers else "none"
