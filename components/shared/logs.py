@@ -26,7 +26,7 @@ def step_logger(step: str) -> logging.Logger:
 
 
 def silence(name: str) -> None:
-    """Keep a client's log off the terminal: it repeats every attempt, ours tells the change of state once."""
+    """Keep a client's log off the terminal: it repeats every attempt, ours has the change of state once."""
     logger = logging.getLogger(name)
     logger.propagate = False
     if not logger.handlers:
@@ -39,10 +39,10 @@ def printable(text: str) -> str:
 
 
 def fitted(text: str, columns: int, indent: str = "    ") -> str:
-    """A log line as lines of at most so many characters, for a terminal, which itself would break words.
+    """A log line as lines of at most so many characters, broken between parts that two spaces divide, else words.
 
-    It is broken between parts that two spaces divide, else between words. A word that is longer than a line, such as
-    a path that somebody copies, stays whole, and so does a command between backticks.
+    A word that is longer than a line, such as a path that somebody copies, stays whole, and so does a command between
+    backticks.
     """
     if len(text) <= columns:
         return text
@@ -79,23 +79,15 @@ class _LineFormatter(logging.Formatter):
 
 def for_stderr(line: str) -> str:
     """A line as it is for standard error: broken where that is a terminal, and not as wide."""
-    columns = _columns()
-    return line if columns is None else fitted(line, columns)
-
-
-def _columns() -> int | None:
-    """How wide the terminal of standard error is; None where it is none, or does not say."""
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or None
-    except (AttributeError, OSError, ValueError):
-        return None
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (AttributeError, OSError, ValueError):  # no terminal
+        return line
+    return fitted(line, columns) if columns else line
 
 
 def open_standard_streams() -> None:
-    """Have descriptors 0, 1 and 2 open, and a `sys.stderr`, whatever this process was started with.
-
-    The next file that is opened would have the number of one that is closed, and get what libraries print in C.
-    """
+    """Open descriptors 0, 1 and 2 and `sys.stderr` where they are closed, so that no other file gets their numbers."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -121,10 +113,7 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def log_to_stderr() -> None:
-    """Print the log lines of every step; calling it again changes nothing.
-
-    Of a group of processes the first tells what happens, the others only what is wrong.
-    """
+    """Print every step's log lines, of a group's other processes the warnings; calling it again changes nothing."""
     open_standard_streams()
     root = logging.getLogger(_ROOT)
     root.setLevel(logging.INFO if is_rank_zero() else logging.WARNING)

@@ -138,11 +138,7 @@ def _elastic_run() -> str:
 
 
 def _temporary() -> Path:
-    """This user's own directory among the machine's temporary files, where others may have put something first.
-
-    Raises:
-        InputError: No temporary file can be made.
-    """
+    """This user's own directory among the machine's temporary files, where others may have put something first."""
     try:
         directory = Path(tempfile.gettempdir()) / f"shutterline-{os.getuid()}"
         with suppress(FileExistsError):

@@ -258,11 +258,7 @@ class Status:
         return report.as_dict() | {"kept": is_kept}
 
     def _new_end(self, data: EventData, event_source: EventSource) -> PipelineEnded | None:
-        """The pipeline's new end, where its exit task has reported one before; None where it still will.
-
-        Kubeflow runs no exit task again that had succeeded: after a retry by hand the last step to run reports for it.
-        Elsewhere the exit step runs again with the others, as where a run's id is used twice.
-        """
+        """The pipeline's new end, where its exit task has reported one before; None where it still will."""
         step = self._step
         if self.run.pipeline is None or step not in PIPELINE_STEPS or not is_kubeflow() or not self._is_last(data):
             return None

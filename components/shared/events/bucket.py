@@ -210,11 +210,7 @@ class EventsBucket:
             attempt += 1
 
     def _put(self) -> None:
-        """Put the ledgers and our own spool where they have changed; else the store is asked for nothing.
-
-        Raises:
-            ShutterlineError: The bucket has not all of it.
-        """
+        """Put the ledgers and our own spool where they have changed; else the store is asked for nothing."""
         if self._own is not None and self._claimed is None:
             run, step, attempt = self._own.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)
             self._claimed = self._claim(self._connected(), run, step, int(attempt))
@@ -309,11 +305,7 @@ class EventsBucket:
         self.disconnect()
 
     def _in_time(self, work: Callable[[Store], T]) -> T:
-        """Do something in a thread, so that nothing that hangs, a name server or a token's, is waited for.
-
-        Raises:
-            StorageUnavailableError: It took too long, or the store does not answer.
-        """
+        """Do something in a thread, so that nothing that hangs, a name server or a token's, is waited for."""
         try:
             return bounded(lambda: work(self._connected()), self._timeout_s)
         except (TimeoutError, StorageUnavailableError) as error:
@@ -333,11 +325,7 @@ def _ledger_name(spool: str) -> str:
 
 
 def _write(store: Store, key: str, data: bytes, version: str | None) -> None:
-    """Put an object in place of a version, where the store knows such conditions.
-
-    Raises:
-        ChangedError: There is something else.
-    """
+    """Put an object in place of a version, where the store knows such conditions."""
     try:
         store.write(key, data, version)
     except StorageRefusedError:

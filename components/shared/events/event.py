@@ -1,4 +1,4 @@
-"""StepEvent: one thing that happened, as a CloudEvents 1.0 document.
+"""One thing that happened, as a CloudEvents 1.0 document.
 
 On the wire an event is structured-mode JSON, the same bytes on every broker, with the attributes repeated as the
 binding's headers so that consumers can route without parsing. Sources: CloudEvents 1.0.2 with its JSON format, Kafka
@@ -48,7 +48,7 @@ class EventError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class EventSource:
-    """Who an event is from.
+    """Where an event is from.
 
     Attributes:
         run: The run's id: letters, digits and ``._-``; the message's key.
@@ -114,13 +114,9 @@ class StepEvent:
     """One thing that happened.
 
     Attributes:
-        run: The run's id.
         step: The step's name, or ``pipeline``.
-        attempt: The step's attempt, from 0.
-        sequence: Place among the events of this attempt, from 0 without gaps.
-        state: What happened.
-        time: When, UTC.
-        data: What is told of it, one of :mod:`components.shared.events.data`.
+        sequence: Number among the events of this attempt, from 0 without gaps.
+        data: One of :mod:`components.shared.events.data`.
         id: ``run/step/attempt/sequence``.
         source: CloudEvents source; `source` and `id` together name the event.
     """

@@ -28,12 +28,9 @@ class Replayed:
 
     Attributes:
         spool: The spool's file, or its address in a bucket.
-        broker: Which: ``kafka`` or ``pubsub``.
-        place: Where it is, for people.
-        delivered: Events that it took now.
-        undelivered: Events that it still does not have.
-        trouble: Why, if there are any.
-        set_aside: Those of them that it refuses for their size.
+        place: Broker and topic, for people.
+        trouble: Why there are undelivered events.
+        set_aside: Those of them that the broker refuses for their size.
     """
 
     spool: str
@@ -51,7 +48,7 @@ class FoundSpool:
 
     Attributes:
         path: Its file; of a bucket's, what was fetched.
-        address: Where it is for whoever named it.
+        address: How messages name it.
         bucket: That it was fetched from; None for a file of this machine.
     """
 
@@ -60,11 +57,11 @@ class FoundSpool:
     bucket: EventsBucket | None = None
 
 
-def find_spools(places: Iterable[AnyPath], scratch: Path, log: logging.Logger) -> list[FoundSpool]:
-    """The spools that are meant: files, all of a directory, objects, and all below a location in a bucket.
+def find_spools(where: Iterable[AnyPath], scratch: Path, log: logging.Logger) -> list[FoundSpool]:
+    """The spools of paths and locations: files, all of a directory, objects, and all below a location in a bucket.
 
     Args:
-        places: Where to look.
+        where: Paths and locations.
         scratch: An empty directory for what is fetched from buckets.
         log: Gets a line for what is passed over.
 
@@ -74,8 +71,8 @@ def find_spools(places: Iterable[AnyPath], scratch: Path, log: logging.Logger) -
         StorageUnavailableError: The store does not answer.
     """
     found: list[FoundSpool] = []
-    for place in places:
-        found += _in_bucket(place, scratch, log) if isinstance(place, Location) else _in_directory(place)
+    for path in where:
+        found += _in_bucket(path, scratch, log) if isinstance(path, Location) else _in_directory(path)
     # A spool and its directory may both be named.
     return list({spool.address if spool.bucket else str(spool.path.absolute()): spool for spool in found}.values())
 
@@ -116,7 +113,7 @@ def replay(
     """Deliver what the spools' brokers do not have yet; ledgers of a bucket's spools are put back, spools never.
 
     Args:
-        found: Spools, in the order to deliver them.
+        found: In the order to deliver them.
         transport_of: From a broker's name and target to its transport.
         targets: Brokers to deliver to; by default those that each spool was meant for.
         timeout_s: How long to try.

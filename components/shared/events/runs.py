@@ -1,4 +1,4 @@
-"""What is known of a run from its events: the fold that watchers, the exit step and tests share."""
+"""What is known of a run from its events, as watchers, the exit step and tests show it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from components.shared.events.event import PIPELINE, StepEvent
 
 RunState = Literal["running", "succeeded", "failed", "cancelled", "unknown"]
 
-# A step at work is heard of every 5 s, and longer silences are pods that wait for a node. After so much of it nobody
-# who has the events alone knows whether the run still goes on.
+# A step at work emits every 5 s, and longer silences are pods that wait for a node. After so much of it the events
+# alone do not show whether the run still goes on.
 SILENCE = timedelta(minutes=15)
 
 _Process = tuple[str, int]  # source and attempt
@@ -35,16 +35,12 @@ class StepView:
     """What is known of one step.
 
     Attributes:
-        step: Its name.
         attempt: The newest attempt seen, from 0: its own number, or one more than the attempt before it where it could
             not learn that there was one.
-        state: The newest attempt's last state; ``started`` stays until it has progress.
+        state: The newest attempt's last state.
         last: Time of its last event.
         started: When the newest attempt began, if that was seen.
-        progress: The newest attempt's last progress.
-        checkpoint: The newest checkpoint.
         end: The terminal event's data, once there is one.
-        in_pipeline: Whether the step reported that it belongs to a pipeline.
         source: CloudEvents source of the newest attempt.
     """
 
@@ -65,11 +61,10 @@ class RunView:
     """What is known of one run; changed by :meth:`add`, event by event, in whatever order brokers deliver them.
 
     Attributes:
-        run: Its id.
         steps: By name, in the order they were first seen.
         began: What the pipeline reported when it started, if it did.
         ended: What it reported at its newest end.
-        state: Of the run as a whole, by the newest facts: a step that starts after the pipeline's end goes on with it.
+        state: Of the run as a whole: a step that starts after the pipeline's end goes on with it.
         last: Time of the last event.
     """
 
@@ -80,7 +75,7 @@ class RunView:
     state: RunState = "running"
     last: datetime | None = None
     _ended_at: datetime | None = field(default=None, repr=False, compare=False)
-    # Of each step every process that was heard of, with the time of its first event.
+    # Of each step every process that has emitted, with the time of its first event.
     _processes: dict[str, dict[_Process, datetime]] = field(default_factory=dict, repr=False, compare=False)
 
     def add(self, event: StepEvent) -> None:
@@ -101,7 +96,7 @@ class RunView:
         newest, number = _newest(processes)
         view = self.steps.get(event.step)
         if view is not None and process != newest:
-            view.attempt = number  # an older attempt that was heard of late
+            view.attempt = number  # an older attempt, whose events came late
             return
         if view is None or view.source != event.source or view.attempt != number:
             saved = view.checkpoint if view is not None else None
@@ -155,11 +150,9 @@ class RunView:
 
 
 def _newest(processes: dict[_Process, datetime]) -> tuple[_Process, int]:
-    """The newest process of a step, and the number of its attempt.
-
-    The time of the first event decides: a platform's number of an attempt starts at 0 again after a retry by hand. Of
-    one source, as torch elastic's restarts have it, the attempt's number does.
-    """
+    """The newest process of a step, and the number of its attempt."""
+    # The time of the first event decides: a platform's number of an attempt starts at 0 again after a retry by hand. Of
+    # one source, as torch elastic's restarts have it, the attempt's number does.
 
     def compare(one: _Process, other: _Process) -> int:
         if one[0] != other[0] and processes[one] != processes[other]:

@@ -344,11 +344,7 @@ def ledger_of(spool: Path) -> Path:
 
 
 def _lock(descriptor: int, *, otherwise: bool) -> bool:
-    """Take a lock that ends with the process, however it ends, and that forked workers do not inherit.
-
-    Returns:
-        Whether it was free; `otherwise` where the file system has no locks.
-    """
+    """Take a lock that ends with the process, however it ends, and that forked workers do not inherit."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
