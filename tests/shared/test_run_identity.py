@@ -1,4 +1,4 @@
-"""Which run a step belongs to: what the environment says, then the platform, then an id of its own."""
+"""Which run a step belongs to: by the environment, then the platform, then an id of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from components.shared.run import (
     as_run_id,
     checkpoints_of_run,
     events_of_checkpoints,
-    new_run_id,
     run_of_artifact,
     run_of_placeholders,
     step_run,
@@ -37,7 +36,7 @@ TASK_UUID = "ffffffff-0000-1111-2222-333333333333"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     names = "SHUTTERLINE_RUN_ID SHUTTERLINE_EVENTS KFP_RETRY_INDEX KFP_POD_NAME KFP_POD_UID RANK LOCAL_RANK WORLD_SIZE"
     for name in names.split():
         monkeypatch.delenv(name, raising=False)
@@ -72,7 +71,6 @@ def test_what_the_environment_leaves_empty_is_not_said(monkeypatch: pytest.Monke
     assert step_run().is_new
 
 
-@pytest.mark.fact(5)
 def test_no_two_starts_have_one_id_and_a_pods_is_its_uid(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pod's host name is cut at 63 characters, so that all steps have the same; Retry uses a pod's name again."""
     assert step_run().process != step_run().process
@@ -182,6 +180,18 @@ def test_an_artifacts_place_tells_the_run(uri: str, run: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("job_id", "job_name", "run"),
+    [
+        (UUID, "image-classifier-x7k2p", UUID),
+        ("8372947239472394", "image-classifier-1", "image-classifier-1"),
+        ("", "", ""),
+    ],
+)
+def test_the_exit_step_finds_the_same_run_by_the_jobs_names(job_id: str, job_name: str, run: str) -> None:
+    assert run_of_placeholders(job_id, job_name) == run
+
+
+@pytest.mark.parametrize(
     ("artifact", "expected"),
     [
         (
@@ -209,27 +219,12 @@ def test_checkpoints_beside_artifacts_need_a_runs_place() -> None:
         checkpoints_of_run("auto", "model", "0f1e")
 
 
-def test_the_exit_step_finds_the_same_run_by_the_jobs_names() -> None:
-    kubeflow = f"minio://mlpipeline/v2/artifacts/image-classifier/{UUID}/train/{TASK_UUID}/model"
-    assert run_of_placeholders(UUID, "image-classifier-x7k2p") == run_of_artifact(kubeflow)
-    vertex = "gs://bucket/root/123456789/image-classifier-20261123140000/train_-4857297/model"
-    job = "image-classifier-20261123140000"
-    assert run_of_placeholders("8372947239472394", job) == run_of_artifact(vertex)
-    assert run_of_placeholders("", "") == ""
-
-
 @example("x" * 300)
 @given(st.text(st.characters(exclude_categories=[])) | st.from_regex(r"[._\-a-z /]*", fullmatch=True))
 def test_any_name_becomes_a_run_id_or_nothing(text: str) -> None:
     assert is_run_id(as_run_id(text)) or as_run_id(text) == ""
     assert as_run_id(as_run_id(text)) == as_run_id(text)
     assert run_of_artifact(f"root/{text}") == "" or is_run_id(run_of_artifact(f"root/{text}"))
-
-
-def test_generated_ids_differ() -> None:
-    ids = {new_run_id() for _ in range(50)}
-    assert len(ids) == 50
-    assert [name for name in ids if not is_run_id(name)] == []
 
 
 @pytest.mark.parametrize(("rank", "says"), [(None, True), ("", True), ("0", True), ("1", False), ("7", False)])
@@ -240,12 +235,6 @@ def test_of_a_group_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch, ra
     assert is_rank_zero() is says
 
 
-@pytest.mark.mended(
-    15,
-    input="RANK=1 in the environment of one process, without WORLD_SIZE",
-    before="the step works without a word: no log, no events, no record, no --json",
-    now="RANK is ignored, and a warning says so",
-)
 @pytest.mark.parametrize(
     ("size", "there"), [(None, "is not set"), ("", "is not set"), ("1", "is 1"), ("two", "is two"), ("-2", "is -2")]
 )
@@ -280,12 +269,6 @@ def linked(directory: Path) -> None:
     directory.symlink_to(directory.with_name("elsewhere"))
 
 
-@pytest.mark.mended(
-    15,
-    input="a shared /tmp where another user has put a folder, a link or a file at shutterline-UID",
-    before="events are written into it, through the link, readable for everyone",
-    now="not used: a new folder of mode 0700, and a warning that names both",
-)
 @pytest.mark.parametrize("put", [foreign, linked, Path.touch, os.mkfifo], ids=lambda put: put.__name__)
 def test_events_are_kept_in_no_folder_of_another_user(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, put: Callable[[Path], object]
@@ -310,7 +293,7 @@ def test_events_are_kept_in_no_folder_of_another_user(
     assert sorted(tmp_path.iterdir()) == sorted([*before, events.parent])
 
 
-@pytest.mark.parametrize("mode", [None, 0o777, 0o755])
+@pytest.mark.parametrize("mode", [None, 0o777])
 def test_the_folder_of_events_is_the_users_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: int | None
 ) -> None:
@@ -318,8 +301,7 @@ def test_the_folder_of_events_is_the_users_own(
     usual = tmp_path / f"shutterline-{os.getuid()}"
     if mode is not None:
         usual.mkdir()
-        usual.chmod(mode)  # as 0.5.0 left it
-
+        usual.chmod(mode)
     assert step_run(parse_location("gs://bucket/model")).events == usual / "events"
     assert stat.S_IMODE(usual.stat().st_mode) == 0o700
 

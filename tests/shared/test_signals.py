@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: whenever they come, a step that has begun says exactly once how it ended."""
+"""SIGTERM and Ctrl-C: whenever they come, a step that has begun emits exactly one terminal event."""
 
 from __future__ import annotations
 
@@ -46,6 +46,10 @@ def terminate() -> None:
     time.sleep(0)  # where the main thread is here, the signal is handled before the next line
 
 
+def states(directory: Path) -> list[str]:
+    return [event.state for event in events_in(directory)]
+
+
 def ended(directory: Path, work: Work, params: Params = PARAMS) -> int:
     """The exit code of a step."""
     try:
@@ -55,33 +59,28 @@ def ended(directory: Path, work: Work, params: Params = PARAMS) -> int:
     return 0
 
 
-def told(directory: Path) -> list[str]:
-    return [event.state for event in events_in(directory)]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_work_cancels_the_step_and_is_no_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
 
-
-def test_sigterm_during_the_work_cancels_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def work(params: Params, emit: Emit) -> Result:
-        terminate()
-        return Result()
-
-    assert ended(tmp_path, work) == 143
-    assert told(tmp_path) == ["started", "cancelled"]
-    *_, last = events_in(tmp_path)
-    assert (last.data.reason, last.data.exit_code) == ("SIGTERM", 143)
-    err = capsys.readouterr().err
-    assert "ERROR cancelled: SIGTERM" in err
-    assert "Traceback" not in err
-
-
-def test_sigterm_is_no_error_that_work_could_take_for_its_own(tmp_path: Path) -> None:
     def work(params: Params, emit: Emit) -> Result:
         try:
-            terminate()
+            os.kill(os.getpid(), number)
+            time.sleep(60)
         except Exception as error:  # a defect would be shown here
             raise AssertionError("was taken for an error") from error
         return Result()
 
     assert ended(tmp_path, work) == 143
+    assert states(tmp_path) == ["started", "cancelled"]
+    *_, last = events_in(tmp_path)
+    assert (last.data.reason, last.data.exit_code) == (number.name, 143)
+    err = capsys.readouterr().err
+    assert f"ERROR cancelled: {number.name}" in err
+    assert "Traceback" not in err
+    assert signal.getsignal(number) is before
 
 
 class AtLine(logging.Handler):
@@ -110,6 +109,10 @@ def at_line() -> Iterator[Callable[[str], None]]:
         log.removeHandler(handler)
 
 
+def works(params: Params, emit: Emit) -> Result:
+    return Result()
+
+
 def fails(params: Params, emit: Emit) -> Result:
     raise DataError("photo.png: is empty")
 
@@ -122,23 +125,18 @@ def is_cancelled(params: Params, emit: Emit) -> Result:
 @pytest.mark.parametrize(
     ("line", "work", "code", "state"),
     [
-        ("succeeded", lambda params, emit: Result(), 0, "succeeded"),
+        ("succeeded", works, 0, "succeeded"),
         ("failed", fails, 143, "cancelled"),
         ("cancelled", is_cancelled, 143, "cancelled"),
+        ("started", works, 143, "cancelled"),
     ],
 )
-def test_sigterm_while_a_step_is_about_to_end_or_has_ended_disturbs_nothing(
+def test_whenever_sigterm_comes_the_step_ends_once(
     tmp_path: Path, at_line: Callable[[str], None], line: str, work: Work, code: int, state: str
 ) -> None:
     at_line(line)
     assert ended(tmp_path, work) == code
-    assert told(tmp_path) == ["started", state]
-
-
-def test_sigterm_at_the_first_line_cancels_before_any_work(tmp_path: Path, at_line: Callable[[str], None]) -> None:
-    at_line("started")
-    assert ended(tmp_path, fails) == 143
-    assert told(tmp_path) == ["started", "cancelled"]
+    assert states(tmp_path) == ["started", state]
 
 
 def test_sigterm_while_the_last_events_are_delivered_is_ignored(
@@ -152,7 +150,7 @@ def test_sigterm_while_the_last_events_are_delivered_is_ignored(
         return Result()
 
     assert ended(tmp_path, work, KAFKA) == 0
-    assert told(tmp_path) == ["started", "succeeded"]
+    assert states(tmp_path) == ["started", "succeeded"]
     assert broker.ids == ["run-1/train/0/0", "run-1/train/0/1"]
     assert outside == []
 
@@ -172,7 +170,7 @@ def test_a_second_ctrl_c_ends_the_wait_for_the_brokers(tmp_path: Path, monkeypat
         raise KeyboardInterrupt
 
     assert ended(tmp_path, work, KAFKA.model_copy(update={"TIMEOUT": 3600.0})) == 130
-    assert told(tmp_path) == ["started", "cancelled"]
+    assert states(tmp_path) == ["started", "cancelled"]
     gate.open()
 
 
@@ -190,62 +188,35 @@ def test_sigterm_while_ctrl_c_is_being_heeded_changes_nothing(tmp_path: Path, ou
 
     assert ended(tmp_path, work) == 130
     assert (cleared, outside) == ([True], [])
-    assert told(tmp_path) == ["started", "cancelled"]
+    assert states(tmp_path) == ["started", "cancelled"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_afterwards_sigterm_is_what_it_was(tmp_path: Path, outside: list[int]) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    for work in (fails, is_cancelled, lambda params, emit: Result()):
+    for work in (fails, is_cancelled, works):
         ended(tmp_path, work)
         assert signal.getsignal(signal.SIGTERM) is before
     terminate()
     assert outside == [signal.SIGTERM]
 
 
-def test_sigterm_stays_ignored_where_whoever_started_us_wants_it_so(tmp_path: Path) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    assert ended(tmp_path, is_cancelled) == 0
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-    assert told(tmp_path) == ["started", "succeeded"]
-
-
-@pytest.mark.mended(
-    13,
-    input="SIGHUP, as when a terminal is closed or ssh is cut",
-    before="the step died without a checkpoint or an event",
-    now="as SIGTERM: checkpoint, cancelled, exit code 143",
-)
-def test_sighup_is_sigterm(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGHUP)
-
-    def work(params: Params, emit: Emit) -> Result:
-        os.kill(os.getpid(), signal.SIGHUP)
-        time.sleep(60)
-        return Result()
-
-    assert ended(tmp_path, work) == 143
-    assert told(tmp_path) == ["started", "cancelled"]
-    *_, last = events_in(tmp_path)
-    assert (last.data.reason, last.data.exit_code) == ("SIGHUP", 143)
-    assert signal.getsignal(signal.SIGHUP) is before
-
-
-def test_sighup_that_nohup_has_ignored_stays_ignored(tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_was_ignored_stays_ignored(tmp_path: Path, number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
     try:
 
         def work(params: Params, emit: Emit) -> Result:
             with ends_deferred() as deferred:
-                os.kill(os.getpid(), signal.SIGHUP)
-                time.sleep(0.01)
+                os.kill(os.getpid(), number)
+                time.sleep(0)
                 assert deferred.signal is None
             return Result()
 
         assert ended(tmp_path, work) == 0
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -272,13 +243,8 @@ def test_in_another_thread_a_step_runs_and_leaves_signals_alone(tmp_path: Path) 
     thread = threading.Thread(target=ended, args=[tmp_path, work])
     thread.start()
     thread.join(PATIENCE_S)
-    assert told(tmp_path) == ["started", "succeeded"]
+    assert states(tmp_path) == ["started", "succeeded"]
     assert handlers == [before]
-
-
-def test_within_the_context_sigterm_is_an_exception() -> None:
-    with pytest.raises(Terminated), sigterm_raises():
-        terminate()
 
 
 MANY = """
@@ -355,4 +321,4 @@ def test_a_process_that_is_told_to_stop_ends_with_the_signals_code(tmp_path: Pat
         _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code
     assert "Traceback" not in err
-    assert told(tmp_path) == ["started", "cancelled"]
+    assert states(tmp_path) == ["started", "cancelled"]
