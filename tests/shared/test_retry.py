@@ -87,7 +87,6 @@ def published(broker: KafkaTopics, topic: str) -> list[StepEvent]:
     return events
 
 
-@pytest.mark.fact(4)
 @pytest.mark.usefixtures("kept")
 def test_a_retry_by_hand_is_a_second_attempt_and_ends_the_pipeline_anew(
     pods: Pods, kafka_broker: KafkaTopics, topic: str
@@ -121,7 +120,6 @@ def test_a_retry_by_hand_is_a_second_attempt_and_ends_the_pipeline_anew(
     assert fold(RUN, published(kafka_broker, topic)).state == "succeeded"
 
 
-@pytest.mark.fact(4)
 @pytest.mark.usefixtures("kept")
 def test_a_retry_that_fails_again_ends_the_pipeline_anew_too(pods: Pods, kafka_broker: KafkaTopics, topic: str) -> None:
     pods.step("data-prep", DataError("no images"))
@@ -155,7 +153,6 @@ def test_in_the_first_life_of_a_run_the_exit_task_alone_ends_the_pipeline(
     assert [event.state for event in published(kafka_broker, topic) if event.step == "pipeline"] == ["started"]
 
 
-@pytest.mark.fact(4)
 def test_where_no_event_tells_of_the_first_life_kubeflow_does(
     pods: Pods, kafka_broker: KafkaTopics, topic: str, api: KubeflowRuns
 ) -> None:

@@ -26,9 +26,12 @@ from components.shared.errors import (
     Problem,
     ShutterlineError,
 )
-from components.shared.events.data import Emit, Succeeded
+from components.shared.events.data import Cancelled, Emit, Error, Failed, StepStarted, Succeeded
+from components.shared.events.spool import events_in
 from components.shared.params.params import Params
-from components.shared.step import RECORDS_VARIABLE, StepFailed, StepRecord, read_records, run_step
+from components.shared.run import step_run
+from components.shared.step import RECORDS_VARIABLE, StepError, StepFailed, StepRecord, read_records, run_step
+from components.shared.version import __version__
 from tests.configs import schedule, small
 
 
@@ -55,13 +58,12 @@ def failing(error: BaseException) -> Callable[[Params, Emit], Result]:
     return work
 
 
-def failed(error: BaseException) -> StepFailed:
-    """How a step ends whose work raises `error`."""
-    with pytest.raises(SystemExit) as caught:
-        run_step("train", PARAMS, failing(error))
-    assert isinstance(caught.value, StepFailed)
-    assert caught.value.code == caught.value.record.exit_code
-    return caught.value
+@pytest.fixture(autouse=True)
+def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of the events of run-1."""
+    monkeypatch.setenv("SHUTTERLINE_RUN_ID", "run-1")
+    monkeypatch.setenv("SHUTTERLINE_EVENTS", str(tmp_path / "run" / "events"))
+    return tmp_path / "run" / "events"
 
 
 @pytest.fixture
@@ -71,7 +73,9 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run" / "records"
 
 
-def test_a_step_that_succeeds_gives_its_result_and_a_record(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_that_succeeds_gives_its_result_a_record_and_its_events(
+    records: Path, events: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     seen = []
 
     def work(params: Params, emit: Emit) -> Result:
@@ -80,104 +84,119 @@ def test_a_step_that_succeeds_gives_its_result_and_a_record(records: Path, capsy
 
     result, record = run_step("evaluate", PARAMS.to_json(), work)
 
-    assert seen == [PARAMS]
-    assert result == Result()
+    assert (seen, result) == ([PARAMS], Result())
     assert (record.step, record.status, record.exit_code, record.error) == ("evaluate", "succeeded", 0, None)
-    assert record.report == result.report()
-    assert 0 <= record.seconds < 10
+    assert (record.report, record.seconds >= 0) == (result.report(), True)
     document = json.loads((records / "evaluate.json").read_text())
-    assert document["report"] == {"accuracy": 0.5, "model": "/out"}
-    assert document["status"] == "succeeded"
+    assert (document["status"], document["report"]) == ("succeeded", {"accuracy": 0.5, "model": "/out"})
     assert read_records(records)["evaluate"].seconds == record.seconds
+    started, done = events_in(events)
+    assert started.data == StepStarted(__version__, step_run().host, PARAMS.digest(), None)
+    assert done.data == Succeeded(done.data.seconds, {"accuracy": 0.5}, {"model": "/out"})
 
     out, err = capsys.readouterr()
-    assert out == ""
     lines = err.splitlines()
-    assert [logs.LINE.fullmatch(line) is not None for line in lines] == [True, True]
+    assert (out, [logs.LINE.fullmatch(line) is not None for line in lines]) == ("", [True, True])
     assert re.fullmatch(r"\d\d:\d\d:\d\d evaluate  started", lines[0])
     assert re.fullmatch(r"\d\d:\d\d:\d\d evaluate  succeeded in \d+\.\d s", lines[1])
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (InputError("cannot be used"), 2),
-        (DataError("photo.png: is empty"), 2),
-        (ArtifactError("model.json: is missing"), 2),
-        (DeviceError("there is no GPU"), 2),
-        (ParamsError([Problem("batch_size", "must be at least 1, got 0")], "run.json"), 2),
-        (DivergedError("the loss became nan"), 1),
-        (ShutterlineError("something of ours"), 1),
-        (OSError(errno.ENOSPC, "No space left on device", "/out/model"), 1),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_what_we_raise_on_purpose_is_one_line_without_a_traceback(
-    records: Path, capsys: pytest.CaptureFixture[str], error: Exception, code: int
+class Mute(Result):
+    def report(self) -> dict[str, Any]:
+        raise LookupError("no figures")
+
+
+class Endless(Result):
+    def event(self, seconds: float) -> Succeeded:
+        raise LookupError("no event")
+
+
+EXPECTED: list[tuple[BaseException, str, int]] = [
+    (InputError("cannot be used"), "cannot be used", 2),
+    (DataError("photo.png: is empty"), "photo.png: is empty", 2),
+    (DataError("photo.png: token=hunter22"), "photo.png: token=[redacted]", 2),
+    (ArtifactError("model.json: is missing"), "model.json: is missing", 2),
+    (DeviceError("there is no GPU"), "there is no GPU", 2),
+    (ParamsError([Problem("size", "must be 1")], "run.json"), "run.json: size: must be 1", 2),
+    (DivergedError("the loss became nan"), "the loss became nan", 1),
+    (ShutterlineError("something of ours"), "something of ours", 1),
+    (OSError(errno.ENOSPC, "No space left on device", "/out"),
+     "No space left on device: /out; free some space and run the step again", 1),
+]  # fmt: skip
+DEFECTS: list[tuple[BaseException, str, int]] = [
+    (ZeroDivisionError("by zero"), "by zero", 1),
+    (RuntimeError(""), "", 1),
+    (OSError(errno.EIO, "I/O error"), "[Errno 5] I/O error", 1),
+    (MemoryError(), "", 1),
+    (SystemExit(3), "3", 1),
+    (SystemExit(0), "0", 1),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "code"), EXPECTED + DEFECTS, ids=lambda value: type(value).__name__)
+def test_a_step_that_fails_is_logged_recorded_and_emitted_once(
+    records: Path, events: Path, capsys: pytest.CaptureFixture[str], error: BaseException, message: str, code: int
 ) -> None:
-    record = failed(error).record
-
-    assert (record.status, record.exit_code) == ("failed", code)
-    assert record.error is not None
-    assert record.error.type == type(error).__name__
+    with pytest.raises(StepFailed) as caught:
+        run_step("train", PARAMS, failing(error))
+    record, kind = caught.value.record, type(error).__name__
+    assert (caught.value.code, record.exit_code, record.status) == (code, code, "failed")
+    assert record.error == StepError(type=kind, message=message)
     assert read_records(records) == {"train": record}
+    _, last = events_in(events)
+    assert last.data == Failed(last.data.seconds, Error(kind, message), code)
     out, err = capsys.readouterr()
+    if (error, message, code) in EXPECTED:
+        started, line = err.splitlines()
+        assert started.endswith("train     started")
+        assert line.endswith(f"train     ERROR failed: {message}")
+    else:
+        assert f"ERROR failed: {kind}" in err
+        assert "Traceback (most recent call last)" in err
     assert out == ""
-    started, message = err.splitlines()
-    assert started.endswith("train     started")
-    assert message.endswith(f"train     ERROR failed: {record.error.message}")
-    assert "Traceback" not in err
-    if not isinstance(error, OSError):
-        assert record.error.message == str(error)
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), RuntimeError(""), OSError(errno.EIO, "I/O error")])
-def test_a_defect_shows_its_traceback(records: Path, capsys: pytest.CaptureFixture[str], error: Exception) -> None:
-    record = failed(error).record
+@pytest.mark.parametrize("result", [Mute(), Endless()])
+def test_a_result_that_cannot_report_fails_the_step(
+    records: Path, events: Path, capsys: pytest.CaptureFixture[str], result: Result
+) -> None:
+    with pytest.raises(StepFailed):
+        run_step("train", PARAMS, lambda params, emit: result)
+    assert read_records(records)["train"].status == "failed"
+    assert [event.state for event in events_in(events)] == ["started", "failed"]
+    assert "LookupError" in capsys.readouterr().err
 
-    assert (record.status, record.exit_code) == ("failed", 1)
-    err = capsys.readouterr().err
-    assert f"ERROR failed: {type(error).__name__}" in err
-    assert "Traceback (most recent call last)" in err
-    assert "raise error" in err
-    assert read_records(records) == {"train": record}
 
-
-def test_an_interrupted_step_is_cancelled(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record = failed(KeyboardInterrupt()).record
+def test_an_interrupted_step_is_cancelled(records: Path, events: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(StepFailed) as caught:
+        run_step("train", PARAMS, failing(KeyboardInterrupt()))
+    record = caught.value.record
     assert (record.status, record.exit_code) == ("cancelled", 130)
     assert read_records(records) == {"train": record}
+    _, last = events_in(events)
+    assert last.data == Cancelled(record.seconds, "interrupted from the keyboard", 130)
     err = capsys.readouterr().err
     assert "ERROR cancelled" in err
     assert "Traceback" not in err
 
 
 def test_params_that_cannot_be_used_fail_the_step_before_its_work(
-    records: Path, capsys: pytest.CaptureFixture[str]
+    events: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(StepFailed) as caught:
-        run_step("train", '{"batch_size": 0}', failing(AssertionError("worked")))
+        run_step("train", '{"batch_size": 0}', failing(AssertionError("worked")), lambda: step_run(in_pipeline=True))
     assert caught.value.code == 2
-    assert caught.value.record.error is not None
-    assert caught.value.record.error.type == "ParamsError"
     assert "batch_size: must be at least 1, got 0" in capsys.readouterr().err
+    *first, last = events_in(events)
+    assert [event.id for event in first] == ["run-1/pipeline/0/0", "run-1/train/0/0"]
+    assert (last.data.error.type, last.data.exit_code) == ("ParamsError", 2)
+    assert "batch_size: must be at least 1" in last.data.error.message
 
 
 def test_what_has_no_effect_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     decay = schedule("ExponentialLR", gamma=0.9, verbose=True)
     run_step("train", json.dumps(small(learning_rate_schedule=[decay])), lambda params, emit: Result())
     assert "train     WARNING learning_rate_schedule[0].kwargs.verbose: torch has dropped" in capsys.readouterr().err
-
-
-def test_a_result_that_cannot_tell_itself_fails_the_step(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Mute(Result):
-        def report(self) -> dict[str, Any]:
-            raise LookupError("no figures")
-
-    with pytest.raises(StepFailed):
-        run_step("train", PARAMS, lambda params, emit: Mute())
-    assert read_records(records)["train"].status == "failed"
-    assert "LookupError" in capsys.readouterr().err
 
 
 NO_TEXT = """
@@ -189,7 +208,7 @@ run_step("train", PARAMS, failing(DataError("photo-\\udcff.png: is empty")))
 """
 
 
-def test_a_message_with_bytes_that_are_no_text_is_told_and_recorded(records: Path) -> None:
+def test_a_message_with_bytes_that_are_no_text_is_logged_and_recorded(records: Path) -> None:
     # In a process of its own: what pytest captures of such a line, pytest-xdist cannot pass on.
     done = subprocess.run([sys.executable, "-c", NO_TEXT], cwd=Path(__file__).parents[2], capture_output=True)
     assert done.returncode == 2
@@ -200,18 +219,17 @@ def test_a_message_with_bytes_that_are_no_text_is_told_and_recorded(records: Pat
     assert record.error.message == "photo-\\udcff.png: is empty"
 
 
-def test_a_record_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("directory", ["", "file/records"], ids=["none is named", "it cannot be written"])
+def test_without_a_directory_no_record_is_left_and_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: str
+) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv(RECORDS_VARIABLE, str(tmp_path / "file" / "records"))
-    assert run_step("train", PARAMS, lambda params, emit: Result())[1].status == "succeeded"
-    assert failed(DataError("x")).code == 2
-
-
-def test_without_the_variable_no_record_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(RECORDS_VARIABLE, raising=False)
+    monkeypatch.setenv(RECORDS_VARIABLE, str(tmp_path / directory) if directory else "")
     monkeypatch.chdir(tmp_path)
-    run_step("train", PARAMS, lambda params, emit: Result())
-    assert list(tmp_path.iterdir()) == []
+    assert run_step("train", PARAMS, lambda params, emit: Result())[1].status == "succeeded"
+    with pytest.raises(StepFailed):
+        run_step("train", PARAMS, failing(DataError("x")))
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "run"}
 
 
 def test_records_are_read_and_other_files_passed_over(tmp_path: Path) -> None:

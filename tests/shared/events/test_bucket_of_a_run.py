@@ -44,7 +44,6 @@ def ended(state: str, params: Params) -> StepRecord:
                     lambda: run)[1]  # fmt: skip
 
 
-@pytest.mark.fact(13)
 def test_a_later_step_delivers_what_an_earlier_pod_could_not(
     bucket: Bucket, kafka_broker: KafkaTopics, topic: str, leaky_kafka_client: None
 ) -> None:
@@ -102,7 +101,6 @@ def test_a_bucket_that_may_not_be_used_ends_a_step_before_its_work(
         assert fault.happened
 
 
-@pytest.mark.fact(4)
 def test_while_a_bucket_is_silent_steps_learn_from_kafka_what_was_before(
     bucket: Bucket, kafka_broker: KafkaTopics, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,18 +141,6 @@ def everything(tmp_path: Path, done: subprocess.CompletedProcess[str], brokers: 
     return files_in(tmp_path / "out", tmp_path / "tmp") | printed | (brokers.told() if brokers else {})
 
 
-# Where a step's own word on how it failed stands: its record, the run's result made of it, and what is printed of that.
-RECORDS = ("/steps/", "result.json", "standard error")
-
-
-def records_in(things: Mapping[str, bytes]) -> dict[str, bytes]:
-    return {name: content for name, content in things.items() if any(part in name for part in RECORDS)}
-
-
-def others_in(things: Mapping[str, bytes]) -> dict[str, bytes]:
-    return {name: content for name, content in things.items() if not any(part in name for part in RECORDS)}
-
-
 def named(things: Iterable[str], *parts: str) -> bool:
     """Whether there is something of each of these names; a search of nothing finds nothing."""
     return all(any(part in name for name in things) for part in parts)
@@ -192,17 +180,11 @@ def test_a_run_that_succeeds_leaves_no_secret(
     assert leaks(left) == []
 
 
-@pytest.fixture
-def telling_data(tmp_path: Path) -> Path:
-    """Data with which data prep fails, in a message that quotes a secret: it is a folder's name."""
+def test_a_run_that_fails_with_a_secret_in_its_message_shows_it_to_nobody(
+    brokers: Brokers, secured: dict[str, str], tmp_path: Path, command: Command
+) -> None:
     class_folders(tmp_path / "data", {"cat": 3, "dog": 3})
-    (tmp_path / "data" / OTHER).mkdir()
-    return tmp_path / "data"
-
-
-def a_failed_run(
-    brokers: Brokers, secured: dict[str, str], tmp_path: Path, command: Command, data: Path
-) -> dict[str, bytes]:
+    (tmp_path / "data" / OTHER).mkdir()  # data prep's message quotes the name of this folder
     params = write_params(tmp_path / "params.json", TIMEOUT=20, n_classes=3, **brokers.params)
     given = secured | {
         "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
@@ -210,29 +192,20 @@ def a_failed_run(
         "KAFKA_SASL_PASSWORD": PASSWORD,
         "KAFKA_SSL_KEY_PASSWORD_FILE": mounted(tmp_path / "key-password", KEY_PASSWORD),
     }
+    data = tmp_path / "data"
+
     done = command("-m", "pipelines.cli", "run", "--params", params, "--data", data, "--out", "out", **given)
+
     assert done.returncode == 2, done.stderr
     assert "data-prep ERROR failed: " in done.stderr
     assert set(brokers.front.authenticated) == {("SCRAM-SHA-512", USER)}
-    return everything(tmp_path, done, brokers)
-
-
-def test_a_run_that_fails_with_a_secret_in_its_message_tells_it_to_nobody(
-    brokers: Brokers, secured: dict[str, str], tmp_path: Path, command: Command, telling_data: Path
-) -> None:
-    left = a_failed_run(brokers, secured, tmp_path, command, telling_data)
-    assert named(left, "kfp.log", ".data-prep.0.jsonl", "Kafka record", "Pub/Sub message")
+    left = everything(tmp_path, done, brokers)
     # It was there, and was taken out.
-    for place in (".data-prep.0.jsonl", "Kafka record", "Pub/Sub message", "kfp.log", "standard error"):
-        assert any(b"[redacted]" in content for name, content in left.items() if place in name), place
-    assert leaks(others_in(left)) == []
-
-
-def test_the_records_of_such_a_run_hold_none(
-    brokers: Brokers, secured: dict[str, str], tmp_path: Path, command: Command, telling_data: Path
-) -> None:
-    left = a_failed_run(brokers, secured, tmp_path, command, telling_data)
-    assert leaks(records_in(left)) == []
+    for name_part in (
+        ".data-prep.0.jsonl", "Kafka record", "Pub/Sub message", "kfp.log", "standard error", "/steps/", "result.json",
+    ):  # fmt: skip
+        assert any(b"[redacted]" in content for name, content in left.items() if name_part in name), name_part
+    assert leaks(left) == []
 
 
 @pytest.mark.slow
@@ -301,7 +274,9 @@ run_step("train", Params.load(sys.argv[1]), work)
 """
 
 
-def a_defect(brokers: Brokers, secured: dict[str, str], tmp_path: Path) -> dict[str, bytes]:
+def test_a_traceback_with_secrets_in_its_exceptions_shows_none(
+    brokers: Brokers, secured: dict[str, str], tmp_path: Path
+) -> None:
     params = write_params(tmp_path / "params.json", TIMEOUT=20, **brokers.params)
     given = secured | {
         "KAFKA_SASL_MECHANISM": "PLAIN",
@@ -313,21 +288,12 @@ def a_defect(brokers: Brokers, secured: dict[str, str], tmp_path: Path) -> dict[
         "SHUTTERLINE_RECORDS": str(tmp_path / "out" / "steps"),
     }
     command = [sys.executable, "-c", DEFECT, str(params), mounted(tmp_path / "token", TOKEN)]
+
     done = subprocess.run(command, cwd=ROOT, env=os.environ | given, capture_output=True, text=True, timeout=120)
+
     assert done.returncode == 1, done.stderr
-    assert "Traceback" in done.stderr
-    assert "RuntimeError" in done.stderr
-    assert "The above exception was the direct cause" in done.stderr
-    return everything(tmp_path, done, brokers)
-
-
-def test_a_traceback_with_secrets_in_its_exceptions_shows_none(
-    brokers: Brokers, secured: dict[str, str], tmp_path: Path
-) -> None:
-    left = a_defect(brokers, secured, tmp_path)
+    for part in ("Traceback", "RuntimeError", "The above exception was the direct cause"):
+        assert part in done.stderr
+    left = everything(tmp_path, done, brokers)
     assert named(left, "steps/train.json", ".train.0.jsonl", "Kafka record 1", "Pub/Sub message 1")
-    assert leaks(others_in(left) | {"standard error": left["standard error"]}) == []
-
-
-def test_the_record_of_such_a_step_holds_none(brokers: Brokers, secured: dict[str, str], tmp_path: Path) -> None:
-    assert leaks(records_in(a_defect(brokers, secured, tmp_path))) == []
+    assert leaks(left) == []
