@@ -292,7 +292,7 @@ class Trainer:
         """
         mixed = self.mixing(images, labels) if is_mixed and self.mixing.is_on else None
         self.timing.lap("data")
-        model = self._model or self.network
+        model = self.network if self._model is None else self._model
         with nullcontext() if is_last else self._unsynced():
             with self.precision.autocast(self.device):
                 logits = model(images if mixed is None else mixed.images).float()
