@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Termina
 from components.shared.version import __version__
 from pipelines.compiled import PLATFORMS
 from pipelines.submit.options import EPILOG as SUBMIT_EPILOG
+from pipelines.submit.options import with_platform
 from pipelines.watching import EPILOG as WATCH_EPILOG
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -213,7 +213,7 @@ def params(**options: Any) -> int:
 
 _of_platform = _options(
     _platform("The platform; default: the one the file was compiled for."),
-    _flag("--dry-run", "Print what would be sent, and send nothing."),
+    _flag("--dry-run", "Show what would be sent, with --json the whole of it, and send nothing."),
     _unchecked,
     _option("--host", metavar="URL", help="Kubeflow: address of the API, such as "
             "https://kubeflow.example.com/pipeline."),
@@ -242,7 +242,7 @@ def upload(**options: Any) -> int:
     """
     from pipelines.submit.commands import upload
 
-    return upload(_namespace(options))
+    return upload(**with_platform(options))
 
 
 @cli.command(epilog=_as_it_is(SUBMIT_EPILOG))
@@ -257,7 +257,8 @@ def upload(**options: Any) -> int:
     _flag("--again", "Start another run although one is there."),
     _option("--experiment", metavar="E", help="What the run is filed under; default on Kubeflow: shutterline."),
     _option("--service-account", metavar="S", help="Account that the run has; default: the platform's."),
-    _flag("--no-cache", "Let no step be served from the cache."),
+    _option("--no-cache", "use_cache", is_flag=True, flag_value=False, default=True, help="Let no step be served from "
+            "the cache."),
     _flag("--follow", "Stay until the run is done, and show its steps."),
     _option("--timeout", metavar="SECONDS", type=float, help="With --follow: how long at most; then exit code 1."),
     _option("--status", metavar="RUN", help="Start nothing: show the steps of the run of that name or id once, and why "
@@ -274,7 +275,7 @@ def submit(**options: Any) -> int:
         raise click.UsageError("Missing argument 'PIPELINE.yaml', or --status RUN.", click.get_current_context())
     from pipelines.submit.commands import submit
 
-    return submit(_namespace(options))
+    return submit(**with_platform(options))
 
 
 @cli.command(epilog=_as_it_is(WATCH_EPILOG))
@@ -333,13 +334,6 @@ def schema(**options: Any) -> int:
     from pipelines.events_command import events_schema
 
     return events_schema()
-
-
-def _namespace(options: dict[str, Any]) -> argparse.Namespace:
-    options["json"] = options.pop("as_json")
-    if "overrides" in options:
-        options["overrides"] = list(options["overrides"])
-    return argparse.Namespace(**options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

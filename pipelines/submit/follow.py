@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,22 +19,26 @@ from components.shared.errors import (
 )
 from components.shared.kubeflow.run import ENDED, TaskReport
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
-from pipelines.submit.patience import Patience
+from pipelines.submit.connection import RetryableError, retried
 from pipelines.submit.platform import Platform, Progress, Submitted
-from pipelines.submit.pod_log import PodLog, read_log
-from pipelines.submit.step_text import attempt_name, attempt_words, pod_of, run_words, step_words
+from pipelines.submit.run_text import (
+    PodLog,
+    attempt_words,
+    ending,
+    log_lines,
+    pod_of,
+    read_log,
+    run_words,
+    step_words,
+)
 from pipelines.watch_text import printable
 
-_FIRST_PAUSE_S = 2.0
-_LONGEST_PAUSE_S = 15.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 15.0
+WAITS_S = 20.0  # a pod that is made in less than this is no news
 _GROWTH = 1.3  # from 2 s to 15 s within a minute and a half
 _FRAME_S = 1.0
-_LOG_S = 10.0
+_REQUEST_S, _LOG_S = 30.0, 10.0
 _MOST_LOGS = 3  # of the iterations of a loop all may fail
-# The launcher's last word where the step failed by itself: its own lines say more.
-_OF_THE_STEP = re.compile(r"failed to execute component: exit status \d+$")
-# A pod that is made in less than this is no news.
-_WAITS_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ class Followed:
     """How the following ended.
 
     Attributes:
-        progress: The last that was heard of the run.
+        progress: The last that is known of the run.
         exit_code: 0 it succeeded, 1 it did not or time was up, 130 Ctrl-C, 143 SIGTERM or SIGHUP.
         status: The run's state; or ``timeout``, ``interrupted``, ``terminated``: then the run goes on.
-        logs: What steps that failed wrote, where the platform gives it.
+        logs: What steps that failed logged, where the platform gives it.
     """
 
     progress: Progress
@@ -60,12 +62,7 @@ class View(Protocol):
     """Where a person sees the run."""
 
     def show(self, progress: Progress, waited: frozenset[str]) -> bool:
-        """Show how it is doing; whether anything changed.
-
-        Args:
-            progress: Of the run.
-            waited: The steps that have waited so long that the reason matters.
-        """
+        """Show how it is doing, and why the steps wait that have done so for long; whether anything changed."""
         ...
 
     def pause(self, seconds: float) -> None:
@@ -76,7 +73,7 @@ class View(Protocol):
 def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Followed:
     """Show a run's steps on standard error until it is done: live on a terminal, elsewhere a line a change.
 
-    An outage of the platform is told once, when it begins, and waited for.
+    An outage of the platform is logged once, when it begins, and waited for.
 
     Args:
         platform: Where the run is.
@@ -84,19 +81,21 @@ def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Follo
         timeout_s: For how many seconds at most, and one more for a last look; None: for as long as it takes.
 
     Raises:
-        InputError: The platform tells nothing any more, such as when a token has expired.
+        InputError: The platform refuses to answer any more, such as when a token has expired.
     """
-    following = _Following(platform, run, timeout_s)
+    following = _Following(platform, run)
     try:
         with sigterm_raises(), _view(run) as view:
-            ended, closing = following.until_done(view)
+            ended = following.until_done(view, timeout_s)
     except (KeyboardInterrupt, Terminated) as error:
         tell(f"no longer followed; {run.name} goes on: {run.url}")
         if isinstance(error, Terminated):
-            return Followed(following.last, EXIT_TERMINATED, "terminated", following.logs.read)
-        return Followed(following.last, EXIT_INTERRUPTED, "interrupted", following.logs.read)
-    if closing:
-        tell(closing)
+            return Followed(following.last, EXIT_TERMINATED, "terminated", following.logs)
+        return Followed(following.last, EXIT_INTERRUPTED, "interrupted", following.logs)
+    if ended.status == "timeout":
+        tell(f"error: {run.name} is not done after {timeout_s:g} s (--timeout); it goes on: {run.url}")
+    elif ended.exit_code:
+        tell(ending(run, ended.progress))
     return ended
 
 
@@ -104,136 +103,82 @@ def look(platform: Platform, run: Submitted) -> Followed:
     """How a run is doing now, with the logs of the steps that failed.
 
     Raises:
-        InputError: The platform refuses to tell.
+        InputError: The platform refuses to answer.
         PlatformUnavailableError: It does not answer.
     """
-    progress = platform.progress(run.id)
-    logs = _Logs(platform, run)
+    following = _Following(platform, run)
+    progress = retried(lambda timeout_s: platform.progress(run.id, timeout_s))
     for step in progress.steps.values():
-        logs.get(step)
+        following.log_of(step, _LOG_S)
     code = EXIT_FAILURE if progress.state in ("failed", "cancelled") else EXIT_OK
-    return Followed(progress, code, progress.state, logs.read)
-
-
-def log_lines(name: str, log: PodLog) -> Iterator[str]:
-    """What to show of the log of a step that failed."""
-    name = printable(name)
-    launcher = f": {log.launcher}" if log.launcher else " gives no reason"
-    if log.succeeded:
-        yield f"{name} succeeded by its own log and failed on the platform; its launcher{launcher}"
-    elif not log.own:
-        yield f"{name} wrote nothing of its own; its launcher{launcher}"
-    if log.own:
-        yield f"the last lines of {name}:"
-        yield from (f"  | {line}" for line in log.own)
-        if log.launcher and not log.succeeded and not _OF_THE_STEP.search(log.launcher):
-            yield f"its launcher{launcher}"
+    return Followed(progress, code, progress.state, following.logs)
 
 
 class _Following:
-    """One run while it is followed."""
-
-    def __init__(self, platform: Platform, run: Submitted, timeout_s: float | None) -> None:
-        self.last = Progress("unknown", {})
-        self.logs = _Logs(platform, run)
-        self._platform = platform
-        self._run = run
-        self._timeout_s = timeout_s
-        self._away = False
-        self._waiting = _Waiting()
-
-    def until_done(self, view: View) -> tuple[Followed, str]:
-        """How it ended, and what is to be said of that."""
-        end = None if self._timeout_s is None else time.monotonic() + self._timeout_s
-        pause = _FIRST_PAUSE_S
-        while True:
-            left = None if end is None else max(0.0, end - time.monotonic())
-            if self._heard(left):
-                waited = self._waiting.long(self.last)
-                if view.show(self.last, waited):
-                    pause = _FIRST_PAUSE_S
-                for name, step in self.last.steps.items():
-                    if (log := self.logs.get(step, left)) is not None:
-                        for line in log_lines(name, log):
-                            tell(line)
-                if self.last.state in ENDED:
-                    return self._done()
-            left = None if end is None else end - time.monotonic()
-            if left is not None and left <= 0:
-                late = f"error: {self._run.name} is not done after {self._timeout_s:g} s (--timeout); it goes on: "
-                return Followed(self.last, EXIT_FAILURE, "timeout", self.logs.read), f"{late}{self._run.url}"
-            view.pause(pause if left is None else min(pause, left))
-            pause = min(_LONGEST_PAUSE_S, pause * _GROWTH)
-
-    def _heard(self, left: float | None) -> bool:
-        """Ask how the run is doing; whether there was an answer."""
-        try:
-            self.last = self._platform.progress(self._run.id, Patience(left, self._outage))
-        except InputError as error:
-            raise PlatformRefusedError(f"{error}; {self._run.name} goes on: {self._run.url}") from error
-        except PlatformUnavailableError as error:
-            self._outage(str(error))  # one that is not worth another attempt at once
-            return False
-        if self._away:
-            tell("the platform answers again")
-        self._away = False
-        return True
-
-    def _outage(self, why: str) -> None:
-        if not self._away:
-            tell(f"{why}; {self._run.name} is asked for again")
-        self._away = True
-
-    def _done(self) -> tuple[Followed, str]:
-        progress, logs = self.last, self.logs.read
-        if progress.state == "succeeded":
-            return Followed(progress, EXIT_OK, progress.state, logs), ""
-        return Followed(progress, EXIT_FAILURE, progress.state, logs), ending(self._run, progress)
-
-
-def ending(run: Submitted, progress: Progress) -> str:
-    """What to tell of a run that did not succeed."""
-    why = f": {printable(progress.error)}" if progress.error else ""
-    if not why and progress.state == "failed":
-        why = "; the platform does not say why"
-    if "OOMKilled" in why:
-        why += "; raise the step's memory in the settings"
-    return f"error: {run.name} {progress.state}{why}; see {run.url}"
-
-
-class _Waiting:
-    """Since when steps wait."""
-
-    def __init__(self) -> None:
-        self._since: dict[tuple[str, int], float] = {}
-
-    def long(self, progress: Progress) -> frozenset[str]:
-        """The steps that wait for longer than is usual."""
-        waiting = {(name, len(step.attempts)): name for name, step in progress.steps.items() if step.state == "waiting"}
-        now = time.monotonic()
-        self._since = {key: self._since.get(key, now) for key in waiting}
-        return frozenset(name for key, name in waiting.items() if now - self._since[key] >= _WAITS_S)
-
-
-class _Logs:
-    """The logs of steps that failed, each read once."""
+    """One run, what is known of it, and the logs of its steps that failed, each read once."""
 
     def __init__(self, platform: Platform, run: Submitted) -> None:
-        self.read: dict[str, PodLog] = {}
+        self.last = Progress("unknown", {})
+        self.logs: dict[str, PodLog] = {}
         self._platform = platform
         self._run = run
+        self._is_away = False
         self._asked: set[tuple[str, int]] = set()
+        self._waiting_since: dict[tuple[str, int], float] = {}
 
-    def get(self, step: TaskReport, left: float | None = None) -> PodLog | None:
+    def until_done(self, view: View, timeout_s: float | None) -> Followed:
+        end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        pause = FIRST_PAUSE_S
+        while True:
+            left = max(1.0, end - time.monotonic())
+            if self._update(min(_REQUEST_S, left)):
+                if view.show(self.last, self._waiting_long()):
+                    pause = FIRST_PAUSE_S
+                for step in self.last.steps.values():
+                    if (log := self.log_of(step, min(_LOG_S, left))) is not None:
+                        for line in log_lines(step.name, log):
+                            tell(line)
+                if self.last.state in ENDED:
+                    code = EXIT_OK if self.last.state == "succeeded" else EXIT_FAILURE
+                    return Followed(self.last, code, self.last.state, self.logs)
+            if (left := end - time.monotonic()) <= 0:
+                return Followed(self.last, EXIT_FAILURE, "timeout", self.logs)
+            view.pause(min(pause, left))
+            pause = min(LONGEST_PAUSE_S, pause * _GROWTH)
+
+    def _update(self, timeout_s: float) -> bool:
+        """Ask how the run is doing; whether there was an answer."""
+        try:
+            self.last = self._platform.progress(self._run.id, timeout_s)
+        except InputError as error:
+            raise PlatformRefusedError(f"{error}; {self._run.name} goes on: {self._run.url}") from error
+        except (RetryableError, PlatformUnavailableError) as error:
+            if not self._is_away:
+                tell(f"{error}; {self._run.name} is asked for again")
+            self._is_away = True
+            return False
+        if self._is_away:
+            tell("the platform answers again")
+        self._is_away = False
+        return True
+
+    def _waiting_long(self) -> frozenset[str]:
+        steps = self.last.steps.items()
+        waiting = {(name, len(step.attempts)) for name, step in steps if step.state == "waiting"}
+        now = time.monotonic()
+        self._waiting_since = {key: self._waiting_since.get(key, now) for key in waiting}
+        return frozenset(name for (name, _), since in self._waiting_since.items() if now - since >= WAITS_S)
+
+    def log_of(self, step: TaskReport, timeout_s: float) -> PodLog | None:
         """The log of a step that has just failed; None: it has not, or there is none to be had."""
         asked = step.name, len(step.attempts)
         if step.state != "failed" or asked in self._asked or len(self._asked) >= _MOST_LOGS or not pod_of(step):
             return None
         self._asked.add(asked)
-        text = self._platform.log(self._run.id, pod_of(step), Patience(_LOG_S if left is None else min(_LOG_S, left)))
+        text = self._platform.log(self._run.id, pod_of(step), timeout_s)
         if text is not None:
-            self.read[step.name] = read_log(text)
-        return self.read.get(step.name)
+            self.logs[step.name] = read_log(text)
+        return self.logs.get(step.name)
 
 
 def _view(run: Submitted) -> AbstractContextManager[View]:
@@ -256,10 +201,15 @@ class _Lines:
     def show(self, progress: Progress, waited: frozenset[str]) -> bool:
         lines: list[str] = []
         for name, step in progress.steps.items():
-            lines += self._of_attempts(name, step)
+            # Attempts that another followed; what was shown as the step's end is not logged again.
+            first = self._ended.get(name, 0)
+            for number, attempt in enumerate(step.attempts[first:-1], first + 1):
+                lines.append(f"{name} {attempt_words(number, attempt)}")
+            ended = step.state in ("failed", "cancelled")
+            self._ended[name] = max(first, len(step.attempts) - (not ended))
             if step.state == "waiting" and step.attempts and step.attempts[-1].state == "failed":
                 continue  # for Argo to say whether there will be another
-            words = f"{attempt_name(step)}{step_words(step, why=name in waited)}"
+            words = step_words(step, why=name in waited)
             if self._shown.get(name) == words:
                 continue
             self._shown[name] = words
@@ -273,14 +223,6 @@ class _Lines:
         for line in lines:
             tell(f"{time.strftime('%H:%M:%S')} {printable(line)}")
         return bool(lines)
-
-    def _of_attempts(self, name: str, step: TaskReport) -> Iterator[str]:
-        """Attempts that another followed; what was shown as the step's end is not said again."""
-        first = self._ended.get(name, 0)
-        for number, attempt in enumerate(step.attempts[first:-1], first + 1):
-            yield f"{name} {attempt_words(number, attempt)}"
-        ended = step.state in ("failed", "cancelled")
-        self._ended[name] = max(first, len(step.attempts) - (not ended))
 
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)

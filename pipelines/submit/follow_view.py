@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pipelines.submit.platform import Progress, Submitted
-from pipelines.submit.step_text import rows, run_words, utc_now, widths
+from pipelines.submit.run_text import rows, run_words, utc_now, widths
 
 _DONE = ("succeeded", "cached", "skipped")
 _STYLES = {"running": "cyan", "succeeded": "green", "cached": "green", "failed": "bold red", "cancelled": "yellow"}

@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
-from kfp_server_api import (  # type: ignore[import-untyped] # it publishes no types
-    ApiClient,
-    V2beta1Experiment,
-    V2beta1Filter,
-    V2beta1Pipeline,
-    V2beta1PipelineVersionReference,
-    V2beta1Predicate,
-    V2beta1Run,
-    V2beta1RuntimeConfig,
-)
+from google.protobuf import json_format  # type: ignore[import-untyped] # stubs are not installed
+from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError
 from components.shared.kubeflow.run import RunReport, read_run
-from pipelines.compiled import PLATFORM_TITLES, CompiledPipeline
+from pipelines.compiled import CompiledPipeline
+from pipelines.submit.connection import RetryableError, retried
+from pipelines.submit.inputs import as_sent, check_name, version_name, without_cache
 from pipelines.submit.kubeflow_access import Access, api_host, experiment_name, ui_address
-from pipelines.submit.kubeflow_api_errors import AlreadyExists, Answers
-from pipelines.submit.kubeflow_client import KubeflowClient
-from pipelines.submit.kubeflow_content import as_sent, digest_of_file, digest_of_version, with_caching
-from pipelines.submit.kubeflow_proxy import proxy_to
-from pipelines.submit.names import check_name, version_name
-from pipelines.submit.patience import Later, Patience
+from pipelines.submit.kubeflow_api import API, OLD_API, AlreadyExistsError, KubeflowApi
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded
-from pipelines.submit.step_text import message_words
-from pipelines.submit.values import check_no_secret
+from pipelines.submit.run_text import message_words
 from pipelines.watch_text import printable
 
-_API = "/apis/v2beta1"
-_OLD_API = "/apis/v1beta1"
-_LOGS_API = "/apis/v1alpha1"
-_PLAIN = ApiClient.sanitize_for_serialization
 _SHOWN = 12  # digits of a digest
 _MOST_REFUSALS = 3  # of v1beta1, where it has never answered, before the rest is shown without it
 
-T = TypeVar("T")
+Thing = dict[str, Any]
 
 
 class KubeflowPlatform:
-    """Implements :class:`pipelines.submit.platform.Platform` through kfp.Client.
+    """Implements :class:`pipelines.submit.platform.Platform`.
 
-    Kubeflow knows versions by their name, and runs by an id of its own. Every request for a run is preceded by a look;
-    two that submit the same at the same moment get two runs, as does a server that begins a run after the request for
-    it was given up.
+    Kubeflow knows versions by their name, and runs by an id of its own: every request for a run is preceded by a look,
+    and two that submit the same at the same moment get two runs.
 
     Args:
         host: Address of the API; None: ``KF_PIPELINES_ENDPOINT`` says it.
@@ -77,49 +59,68 @@ class KubeflowPlatform:
         self._namespace = namespace
         self._experiment, named_by = experiment_name(experiment)
         check_name(named_by, self._experiment)
-        check_no_secret(named_by, self._experiment)
         self._service_account = service_account
         self._ui = ui_address(self._host)
-        self._tells_workflows = True
-        self._told_workflow = False
+        self._has_workflows: bool | None = None  # None: not known yet
         self._refusals = 0
-        answers = Answers(self._host, namespace, access.told, proxy_to(self._host))
-        self._client = KubeflowClient(self._host, access, answers)
+        self._api = KubeflowApi(self._host, access, namespace)
 
-    # What a platform does.
+    def plan(self, pipeline: CompiledPipeline, name: str, version: str) -> dict[str, Any]:
+        """Where and as what a version and its runs would be sent; see Platform."""
+        _digest_of_file(pipeline)
+        to = {"host": self._host, "namespace": self._namespace, "experiment": self._experiment}
+        return {"place": self._host} | to | {"service_account": self._service_account}
 
     def upload(self, pipeline: CompiledPipeline, name: str, version: str) -> Uploaded:
         """Make the file a version of the pipeline of that name, which is made if it is missing."""
-        uploaded, _, _ = self._upload(Patience(), pipeline, name, version)
+        uploaded, _, _ = self._upload(pipeline, name, version)
         return uploaded
 
     def submit(self, request: RunRequest) -> Submitted:
         """Start a run of the pipeline's version, which is uploaded first, unless a run of that name is there."""
-        patience = Patience()
-        pipeline = _with_caching_of(request)
-        _, pipeline_id, version_id = self._upload(patience, pipeline, pipeline.name, version_name(pipeline))
-        experiment = self._find_or_make_experiment(patience)
-        run, existed = self._make(
-            patience,
-            lambda: self._find_run(patience, experiment.experiment_id, request.name),
-            lambda: self._client.create(
-                patience,
-                self._client.api.runs.run_service_create_run,
-                self._run(request, experiment.experiment_id, pipeline_id, version_id),
-            ),
-            f"run {request.name}",
+        # A run that refers to a version cannot turn the cache off, hence a version of its own.
+        pipeline = request.pipeline if request.use_cache else without_cache(request.pipeline)
+        _, pipeline_id, version_id = self._upload(pipeline, pipeline.name, version_name(pipeline))
+        experiment = self._find_or_make_experiment()
+        body = {
+            "display_name": request.name,
+            "experiment_id": experiment,
+            "pipeline_version_reference": {"pipeline_id": pipeline_id, "pipeline_version_id": version_id},
+            "runtime_config": {"parameters": dict(request.values)},
+        }
+        if self._service_account is not None:
+            body["service_account"] = self._service_account
+        what = f"run {request.name}"
+        run, existed = self._find_or_make(
+            lambda: self._find_run(experiment, request.name),
+            lambda: self._api.create("runs", what, body),
+            what,
             "run_id",
         )
-        state = read_run(_plain(run)).state
+        state = read_run(run).state
         state = "cancelled" if state == "cancelling" else state
         if existed and state not in ("failed", "cancelled"):
             self._check_same(run, request, version_id)
-        return Submitted(run.run_id, request.name, state, self._page(run.run_id), existed)
+        return Submitted(run["run_id"], request.name, state, self._page(run["run_id"]), existed)
 
-    def progress(self, run: str, patience: Patience | None = None) -> Progress:
-        """How the run of that id is doing."""
-        patient = patience or Patience()
-        return _progress_of(read_run(*patient.persist(lambda: self._answers_for(patient, run))))
+    def progress(self, run: str, timeout_s: float) -> Progress:
+        """How the run of that id is doing, by v2beta1 and, where it is there, v1beta1."""
+        path = f"runs/{quote(run, safe='')}"
+        found = self._api.identified(self._api.get(f"{API}/{path}", timeout_s), "run_id")
+        workflow = None
+        if self._has_workflows is not False:
+            try:
+                workflow = self._api.get(f"{OLD_API}/{path}", timeout_s)
+                self._has_workflows = True
+            except RetryableError:  # an outage, or a gateway that has nobody to ask: 503 for ever
+                self._refusals += 1
+                if self._has_workflows or self._refusals < _MOST_REFUSALS:
+                    raise
+            except InputError:  # 404, 403 or a page
+                self._has_workflows = False
+            except PlatformUnavailableError:  # 500, 501
+                pass
+        return _progress(read_run(found, workflow))
 
     def find(self, run: str) -> Submitted:
         """The run of that id, or the newest of that name.
@@ -127,251 +128,114 @@ class KubeflowPlatform:
         Raises:
             PlatformRefusedError: There is none.
         """
-        patience = Patience()
+        found: Thing | None
         if _is_id(run):
-            found = patience.persist(lambda: self._client.get(patience, f"{_API}/runs/{quote(run, safe='')}"))
+            found = retried(lambda timeout_s: self._api.get(f"{API}/runs/{quote(run, safe='')}", timeout_s))
         else:
-            found = _plain(patience.persist(lambda: self._find_run(patience, None, run)) or {})
-        if not found:
+            found = self._find_run(None, run)
+        if found is None:
             where = f" in namespace {self._namespace}" if self._namespace else ""
             raise PlatformRefusedError(f"{self._host}: there is no run of the name or id {printable(run, 60)}{where}")
-        self._client.identified(found, "run_id")
+        run_id = self._api.identified(found, "run_id")["run_id"]
         name = printable(str(found.get("display_name") or run), 128)
-        return Submitted(found["run_id"], name, read_run(found).state, self._page(found["run_id"]), True)
+        return Submitted(run_id, name, read_run(found).state, self._page(run_id), True)
 
-    def log(self, run: str, pod: str, patience: Patience) -> str | None:
+    def log(self, run: str, pod: str, timeout_s: float) -> str | None:
         """The end of a pod's log; None where the API or a gateway does not give it, or the pod is gone."""
-        return self._client.tail(patience, f"{_LOGS_API}/runs/{quote(run, safe='')}/nodes/{quote(pod, safe='')}/log")
-
-    def _answers_for(self, patience: Patience, run: str) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-        """What v2beta1 and, where it is there, v1beta1 answer for a run."""
-        place = f"runs/{quote(run, safe='')}"
-        found = self._client.identified(self._client.get(patience, f"{_API}/{place}"), "run_id")
-        if not self._tells_workflows:
-            return found, None
-        try:
-            workflow = self._client.get(patience, f"{_OLD_API}/{place}")
-            self._told_workflow = True
-            return found, workflow
-        except Later:  # an outage, or a gateway that has nobody to ask: 503 for ever
-            self._refusals += 1
-            if self._told_workflow or self._refusals < _MOST_REFUSALS:
-                raise
-        except InputError:  # 404, 403 or a page
-            self._tells_workflows = False
-        except PlatformUnavailableError:  # 500, 501
-            pass
-        return found, None
+        return self._api.log(run, pod, timeout_s)
 
     def _page(self, run: str) -> str:
-        """Where a person sees a run."""
         return f"{self._ui}/#/runs/details/{run}"
 
-    # Dry runs. Ids that the API gives are in braces.
-
-    def upload_requests(self, pipeline: CompiledPipeline, name: str, version: str) -> list[dict[str, Any]]:
-        """What `upload` would send if nothing were there yet; what it asks is left out."""
-        digest_of_file(pipeline)
-        pipelines = f"{self._host}{_API}/pipelines"
-        return [
-            {"method": "POST", "url": pipelines, "body": _plain(self._pipeline(pipeline, name))},
-            {
-                "method": "POST",
-                "url": f"{pipelines}/upload_version",
-                "query": {"name": version, "pipelineid": "{pipeline_id}"} | _description(pipeline),
-                "body": {"uploadfile": _documents(pipeline)},
-            },
-        ]
-
-    def submit_requests(self, request: RunRequest) -> list[dict[str, Any]]:
-        """What `submit` would send, likewise."""
-        pipeline = _with_caching_of(request)
-        run = self._run(request, "{experiment_id}", "{pipeline_id}", "{pipeline_version_id}")
-        return [
-            *self.upload_requests(pipeline, pipeline.name, version_name(pipeline)),
-            {"method": "POST", "url": f"{self._host}{_API}/experiments", "body": _plain(self._new_experiment())},
-            {"method": "POST", "url": f"{self._host}{_API}/runs", "body": _plain(run)},
-        ]
-
-    # What is sent.
-
-    def _pipeline(self, pipeline: CompiledPipeline, name: str) -> Any:
-        return V2beta1Pipeline(
-            name=name, display_name=name, description=pipeline.description or None, namespace=self._namespace
-        )
-
-    def _new_experiment(self) -> Any:
-        return V2beta1Experiment(display_name=self._experiment, namespace=self._namespace)
-
-    def _run(self, request: RunRequest, experiment_id: str, pipeline_id: str, version_id: str) -> Any:
-        return V2beta1Run(
-            display_name=request.name,
-            experiment_id=experiment_id,
-            pipeline_version_reference=V2beta1PipelineVersionReference(
-                pipeline_id=pipeline_id, pipeline_version_id=version_id
-            ),
-            runtime_config=V2beta1RuntimeConfig(parameters=dict(request.values)),
-            service_account=self._service_account,
-        )
-
-    # Find or make.
-
-    def _upload(
-        self, patience: Patience, pipeline: CompiledPipeline, name: str, version: str
-    ) -> tuple[Uploaded, str, str]:
+    def _upload(self, pipeline: CompiledPipeline, name: str, version: str) -> tuple[Uploaded, str, str]:
         """The version, and the ids of its pipeline and of itself."""
-        if pipeline.target == "vertex":
-            raise PlatformRefusedError(
-                f"{pipeline.file}: compiled for {PLATFORM_TITLES['vertex']}; compile it with --target kubeflow"
-            )
-        ours = digest_of_file(pipeline)
-        parent, _ = self._make(
-            patience,
-            lambda: self._find_pipeline(patience, name),
-            lambda: self._client.create(
-                patience,
-                self._client.api.pipelines.pipeline_service_create_pipeline,
-                self._pipeline(pipeline, name),
-            ),
+        ours = _digest_of_file(pipeline)
+        described = {"description": pipeline.description} if pipeline.description else {}
+        body = {"name": name, "display_name": name} | described
+        if self._namespace is not None:
+            body["namespace"] = self._namespace
+        parent, _ = self._find_or_make(
+            # By the key "name", which is unique; "display_name" is not in every version of Kubeflow.
+            lambda: self._api.first("pipelines", "pipelines", ("name", name), namespace=self._namespace),
+            lambda: self._api.create("pipelines", f"pipeline {name}", body),
             f"pipeline {name}",
             "pipeline_id",
         )
-        found, existed = self._make(
-            patience,
-            lambda: self._find_version(patience, parent.pipeline_id, version),
-            lambda: self._send_file(patience, pipeline, parent.pipeline_id, version),
-            f"version {version} of pipeline {name}",
+        pipeline_id, what = parent["pipeline_id"], f"version {version} of pipeline {name}"
+        query = {"name": version, "pipelineid": pipeline_id} | described
+        found, existed = self._find_or_make(
+            lambda: self._api.first(f"pipelines/{pipeline_id}/versions", "pipeline_versions", ("name", version)),
+            lambda: self._api.create("pipelines/upload_version", what, file=as_sent(pipeline), **query),
+            what,
             "pipeline_version_id",
         )
-        theirs = digest_of_version(found.pipeline_spec) if existed else ours
+        version_id = found["pipeline_version_id"]
+        theirs = _digest_of_version(found.get("pipeline_spec")) if existed else ours
         if theirs != ours:
             raise PlatformRefusedError(
-                f"{self._host}: version {version} of pipeline {name} is there with other content: sha256 "
-                f"{theirs[:_SHOWN]}…, and {pipeline.file} has {ours[:_SHOWN]}…; choose another name by --version-name"
+                f"{self._host}: {what} is there with other content: sha256 {theirs[:_SHOWN]}…, and {pipeline.file} has "
+                f"{ours[:_SHOWN]}…; choose another name by --version-name"
             )
-        place = f"{self._ui}/#/pipelines/details/{parent.pipeline_id}/version/{found.pipeline_version_id}"
-        return Uploaded(name, version, place, existed), parent.pipeline_id, found.pipeline_version_id
+        place = f"{self._ui}/#/pipelines/details/{pipeline_id}/version/{version_id}"
+        return Uploaded(name, version, place, existed), pipeline_id, version_id
 
-    def _send_file(self, patience: Patience, pipeline: CompiledPipeline, pipeline_id: str, version: str) -> Any:
-        # What was read and checked, whatever became of the file since; and Kubeflow looks at the name's ending.
-        with tempfile.TemporaryDirectory(prefix="shutterline-") as directory:
-            file = Path(directory) / "pipeline.yaml"
-            file.write_text(as_sent(pipeline), encoding="utf-8")
-            return self._client.create(
-                patience,
-                self._client.api.pipeline_uploads.upload_pipeline_version,
-                str(file),
-                name=version,
-                pipelineid=pipeline_id,
-                **_description(pipeline),
-            )
-
-    def _find_pipeline(self, patience: Patience, name: str) -> Any | None:
-        # By the key "name", which is unique; "display_name" is not in every version of Kubeflow.
-        found = self._client.listed(
-            patience,
-            self._client.api.pipelines.pipeline_service_list_pipelines,
-            "pipelines",
-            filter=_named("name", name),
-            namespace=self._namespace,
+    def _find_or_make_experiment(self) -> str:
+        name, namespace = self._experiment, self._namespace
+        what, body = f"experiment {name}", {"display_name": name}
+        if namespace is not None:
+            body["namespace"] = namespace
+        experiment, _ = self._find_or_make(
+            lambda: self._api.first("experiments", "experiments", ("display_name", name), namespace=namespace),
+            lambda: self._api.create("experiments", what, body),
+            what,
+            "experiment_id",
         )
-        return next(found, None)
-
-    def _find_version(self, patience: Patience, pipeline_id: str, version: str) -> Any | None:
-        found = self._client.listed(
-            patience,
-            self._client.api.pipelines.pipeline_service_list_pipeline_versions,
-            "pipeline_versions",
-            pipeline_id,
-            filter=_named("name", version),
-        )
-        return next(found, None)
-
-    def _find_or_make_experiment(self, patience: Patience) -> Any:
-        def find() -> Any | None:
-            found = self._client.listed(
-                patience,
-                self._client.api.experiments.experiment_service_list_experiments,
-                "experiments",
-                filter=_named("display_name", self._experiment),
-                namespace=self._namespace,
-            )
-            return next(found, None)
-
-        def make() -> Any:
-            create = self._client.api.experiments.experiment_service_create_experiment
-            return self._client.create(patience, create, self._new_experiment())
-
-        experiment, _ = self._make(patience, find, make, f"experiment {self._experiment}", "experiment_id")
-        if experiment.storage_state == "ARCHIVED":
+        if experiment.get("storage_state") == "ARCHIVED":
             raise PlatformRefusedError(
-                f"{self._host}: experiment {self._experiment} is archived and takes no runs; restore it, or choose "
-                "another by --experiment"
+                f"{self._host}: {what} is archived and takes no runs; restore it, or choose another by --experiment"
             )
-        return experiment
+        return str(experiment["experiment_id"])
 
-    def _find_run(self, patience: Patience, experiment_id: str | None, name: str) -> Any | None:
+    def _find_run(self, experiment: str | None, name: str) -> Thing | None:
         """The newest run of that name, of an experiment or any: Kubeflow allows several."""
-        found = self._client.listed(
-            patience,
-            self._client.api.runs.run_service_list_runs,
-            "runs",
-            experiment_id=experiment_id,
-            namespace=self._namespace if experiment_id is None else None,
-            filter=_named("display_name", name),
-            sort_by="created_at desc",
-        )
-        return next(found, None)
+        namespace = self._namespace if experiment is None else None
+        query = {"experiment_id": experiment, "namespace": namespace, "sort_by": "created_at desc"}
+        return self._api.first("runs", "runs", ("display_name", name), **query)
 
-    def _check_same(self, run: Any, request: RunRequest, version_id: str) -> None:
+    def _check_same(self, run: Thing, request: RunRequest, version_id: str) -> None:
         """See that a run of the request's name is the one that is asked for; what it does not say is taken for that."""
-        reference, config = run.pipeline_version_reference, run.runtime_config
-        others = {} if config is None or config.parameters is None else config.parameters
+        version = (run.get("pipeline_version_reference") or {}).get("pipeline_version_id")
+        others = (run.get("runtime_config") or {}).get("parameters") or {}
         # Where no account is asked for, a run has the deployment's own, whichever that is.
-        account = self._service_account and run.service_account
+        account = self._service_account and run.get("service_account")
         if (
-            (reference is not None and reference.pipeline_version_id not in (None, version_id))
+            version not in (None, version_id)
             or any(others.get(name, value) != value for name, value in request.values.items())
             or (account and account != self._service_account)
         ):
             raise PlatformRefusedError(
                 f"--name {request.name}: another run has that name, of another pipeline or with other values or "
-                f"account; choose another name, or leave it out ({self._page(run.run_id)})"
+                f"account; choose another name, or leave it out ({self._page(run['run_id'])})"
             )
 
-    def _make(
-        self, patience: Patience, find: Callable[[], T | None], create: Callable[[], T], what: str, key: str
-    ) -> tuple[T, bool]:
-        """What is there, or else is made, which has an id by that key; and whether it was there before.
-
-        Every attempt begins with a look, so that one whose answer was lost is not repeated.
-        """
-        uncertain = False
-
-        def attempt() -> tuple[T, bool]:
-            nonlocal uncertain
+    def _find_or_make(
+        self, find: Callable[[], Thing | None], make: Callable[[], Thing], what: str, key: str
+    ) -> tuple[Thing, bool]:
+        """What is there, or else is made, with an id at `key`; and whether it was there before."""
+        if (found := find()) is not None:
+            return self._api.identified(found, key), True
+        try:
+            return self._api.identified(make(), key), False
+        except AlreadyExistsError as taken:  # somebody else was faster
             if (found := find()) is not None:
-                return found, not uncertain
-            try:
-                return create(), False
-            except Later as error:
-                uncertain = uncertain or error.done
-                raise
-            except AlreadyExists as taken:
-                if (found := find()) is not None:
-                    return found, not uncertain
-                raise PlatformRefusedError(
-                    f"{self._host}: the name of {what} is taken by something that you cannot see: {taken}; choose "
-                    "another name"
-                ) from taken
-
-        made, existed = patience.persist(
-            attempt, lost=f"Whether {what} was made is not known; to repeat this is harmless"
-        )
-        return self._client.identified(made, key), existed
+                return self._api.identified(found, key), True
+            raise PlatformRefusedError(
+                f"{self._host}: the name of {what} is taken by something that you cannot see: {taken}; choose "
+                "another name"
+            ) from taken
 
 
-def _progress_of(report: RunReport) -> Progress:
+def _progress(report: RunReport) -> Progress:
     failed = [step for step in report.tasks.values() if step.state == "failed" and not step.exit_task]
     errors = [f"{step.name}: {message_words(step.message)}" for step in failed if step.message]
     if not errors and report.state == "failed" and report.message:
@@ -386,24 +250,36 @@ def _is_id(text: str) -> bool:
         return False
 
 
-def _with_caching_of(request: RunRequest) -> CompiledPipeline:
-    return request.pipeline if request.caching is None else with_caching(request.pipeline, request.caching)
+def _content_digest(spec: Mapping[str, Any], platforms: Mapping[str, Any]) -> str:
+    """SHA-256 of a pipeline as Kubeflow keeps it: the protobuf messages, with a name of its own in them."""
+    pipeline = json_format.ParseDict(dict(spec), pipeline_spec_pb2.PipelineSpec())
+    pipeline.pipeline_info.name = ""
+    platform = json_format.ParseDict({"platforms": dict(platforms)}, pipeline_spec_pb2.PlatformSpec())
+    return _digest([json_format.MessageToDict(message) for message in (pipeline, platform)])
 
 
-def _description(pipeline: CompiledPipeline) -> dict[str, str]:
-    return {"description": pipeline.description} if pipeline.description else {}
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _documents(pipeline: CompiledPipeline) -> list[dict[str, Any]]:
-    return [json.loads(document) for document in as_sent(pipeline).split("\n---\n")]
+def _digest_of_file(pipeline: CompiledPipeline) -> str:
+    try:
+        return _content_digest(pipeline.spec, pipeline.platforms)
+    except json_format.ParseError as error:
+        raise InputError(
+            f"{pipeline.file}: is no pipeline spec that kfp understands: {' '.join(str(error).split())}; compile it "
+            "again with `shutterline compile`"
+        ) from error
 
 
-def _plain(model: Any) -> Any:
-    return _PLAIN(ApiClient(), model)
-
-
-def _named(key: str, name: str) -> str:
-    predicate = V2beta1Predicate(operation="EQUALS", key=key, string_value=name)
-    # The server takes what it was sent for encoded once more.
-    text = json.dumps(_plain(V2beta1Filter(predicates=[predicate])))
-    return text.replace("+", r"\u002b").replace("%", r"\u0025")
+def _digest_of_version(content: object) -> str:
+    """The same of what Kubeflow says a version holds: a pipeline, or a pipeline and its platforms."""
+    try:
+        spec: Any = content
+        platforms: Any = {}
+        if isinstance(content, Mapping) and "pipeline_spec" in content:
+            spec, platforms = content["pipeline_spec"], (content.get("platform_spec") or {}).get("platforms", {})
+        return _content_digest(spec, platforms)
+    # Made by another version of kfp, or not even a pipeline; different it is in any case.
+    except (json_format.ParseError, AttributeError, TypeError, ValueError):
+        return _digest(content)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from components.shared.kubeflow.run import RunState, TaskReport, TaskState
 from pipelines.compiled import CompiledPipeline
-from pipelines.submit.patience import Patience
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Uploaded:
     Attributes:
         pipeline: The pipeline's name there.
         version: The version's name.
-        place: Id, URI or address by which the platform knows it.
+        place: Address by which the platform knows it.
         existed: Whether it was there already, with the same content.
     """
 
@@ -34,17 +33,15 @@ class RunRequest:
 
     Attributes:
         pipeline: What shall run.
-        name: The run's name: what makes a second request for the same run known as that.
+        name: The run's name, by which a second request for the same run finds it.
         values: Values of the pipeline's inputs that do not stay at their defaults.
-        caching: Whether steps may be served from a cache; None: as the file says, step by step.
-        labels: For the platform's lists and bills, where it has labels.
+        use_cache: False: no step is served from the cache; True: as the file says, step by step.
     """
 
     pipeline: CompiledPipeline
     name: str
     values: Mapping[str, str]
-    caching: bool | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    use_cache: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Submitted:
         id: By which the platform knows it.
         name: Its name.
         state: How it is doing.
-        url: Where a person sees it; empty where that is not known.
+        url: Where a person sees it.
         existed: Whether it was there already.
     """
 
@@ -91,12 +88,13 @@ class Progress:
 class Platform(Protocol):
     """A platform that pipelines are uploaded and submitted to.
 
-    Every method may be repeated: what is there already is found and not made again, also where an earlier request's
-    answer was lost. 429, 503 and connections that break are retried with backoff for a bounded time.
-
-    Methods raise InputError (exit code 2) for what the user must change: bad host, not authorised, name taken, version
-    exists with other content, no such project, quota; PlatformUnavailableError (exit code 1) where nothing answers.
+    Every method may be repeated: what is there already is found and not made again. Each raises InputError (exit code
+    2) for what the user must change, and PlatformUnavailableError (exit code 1) where nothing answers.
     """
+
+    def plan(self, pipeline: CompiledPipeline, name: str, version: str) -> dict[str, Any]:
+        """Where and as what a version and its runs would be sent, checked as far as that needs no network."""
+        ...
 
     def upload(self, pipeline: CompiledPipeline, name: str, version: str) -> Uploaded:
         """Make the file a version of the pipeline of that name."""
@@ -106,22 +104,14 @@ class Platform(Protocol):
         """Start a run, unless one of that name is there: then that is returned."""
         ...
 
-    def progress(self, run: str, patience: Patience | None = None) -> Progress:
-        """How the run of that id is doing; without a patience, in the time that the environment gives."""
+    def progress(self, run: str, timeout_s: float) -> Progress:
+        """How the run of that id is doing; one attempt, which may raise RetryableError."""
         ...
 
     def find(self, run: str) -> Submitted:
         """The run of that id, or the newest of that name."""
         ...
 
-    def log(self, run: str, pod: str, patience: Patience) -> str | None:
+    def log(self, run: str, pod: str, timeout_s: float) -> str | None:
         """The end of a pod's log; None where the platform does not give it."""
-        ...
-
-    def upload_requests(self, pipeline: CompiledPipeline, name: str, version: str) -> list[dict[str, Any]]:
-        """What `upload` would send (method, url, body), without credentials; for ``--dry-run``, sends nothing."""
-        ...
-
-    def submit_requests(self, request: RunRequest) -> list[dict[str, Any]]:
-        """What `submit` would send, likewise."""
         ...

@@ -27,5 +27,5 @@ class HttpProxy(HttpFaults):
             return Answer(407, [("Content-Type", "text/html")], b"<html>Proxy Authentication Required</html>")
         asked = urlsplit(request.target)
         self.targets.append(asked.netloc)
-        headers = [each for each in request.headers if each[0] != "Proxy-Authorization"]
+        headers = [each for each in request.headers if each[0].lower() != "proxy-authorization"]
         return self.forward(replace(request, target=f"{asked.path}?{asked.query}".rstrip("?"), headers=headers))

@@ -118,6 +118,10 @@ class KfpApi(HttpFaults):
         page: A page that is answered to everything instead, its status and its body; a Location with status 302.
         script: What runs are like, one moment a question to v2beta1; the last one stays.
         missing: Of v1beta1 and v1alpha1 those that are not there.
+        hidden_once: Of "pipeline" and "version" what the next list leaves out, as if somebody made it right after.
+        id_suffix: Ends every id.
+        log_type: The content type of logs.
+        when_run_is_made, before_run_is_told: Called then.
         pipelines, versions, experiments, runs: The models of what is there, in the order of making.
         sent: Every request.
         problems: Where a request did not follow the description; a test shows that there are none.
@@ -132,7 +136,11 @@ class KfpApi(HttpFaults):
         self.page: tuple[int, bytes] | None = None
         self.script: list[Moment] = []
         self.missing: set[str] = set()
-        self.page_size = 100
+        self.hidden_once: list[str] = []
+        self.id_suffix = ""
+        self.log_type = "text/plain"
+        self.when_run_is_made: Callable[[], object] = lambda: None
+        self.before_run_is_told: Callable[[], object] = lambda: None
         self.pipelines: list[Any] = []
         self.versions: list[Any] = []
         self.experiments: list[Any] = []
@@ -206,7 +214,7 @@ class KfpApi(HttpFaults):
     def _list_pipelines(self, request: Request) -> Any:
         query = self._query(request, api.PipelineServiceApi.pipeline_service_list_pipelines)
         namespace = self._namespace(query.get("namespace", ""), needed=False)
-        found = [each for each in self.pipelines if (each.namespace or "") == namespace]
+        found = [each for each in self.pipelines if (each.namespace or "") == namespace and self._shows("pipeline")]
         rows, token = self._page(query, found)
         return api.V2beta1ListPipelinesResponse(pipelines=rows, next_page_token=token, total_size=len(found))
 
@@ -244,7 +252,7 @@ class KfpApi(HttpFaults):
 
     def _list_versions(self, request: Request, pipeline_id: str) -> Any:
         query = self._query(request, api.PipelineServiceApi.pipeline_service_list_pipeline_versions)
-        found = [each for each in self.versions if each.pipeline_id == pipeline_id]
+        found = [each for each in self.versions if each.pipeline_id == pipeline_id and self._shows("version")]
         rows, token = self._page(query, found)
         return api.V2beta1ListPipelineVersionsResponse(
             pipeline_versions=rows, next_page_token=token, total_size=len(found)
@@ -298,10 +306,12 @@ class KfpApi(HttpFaults):
         body.run_id, body.created_at, body.state = self._id("run"), self._now(), "PENDING"
         body.storage_state = "AVAILABLE"
         self.runs.append(body)
+        self.when_run_is_made()
         return body
 
     def _get_run(self, request: Request, run_id: str) -> Any:
         self._query(request, api.RunServiceApi.run_service_get_run)
+        self.before_run_is_told()
         run = self._made_run(run_id)
         if not self.script:
             return run
@@ -322,7 +332,7 @@ class KfpApi(HttpFaults):
         log = self._moment.log(pod)
         if version in self.missing or log is None:
             raise Wrong(404 if version in self.missing else 500, "Not Found")
-        return Answer(200, [("Content-Type", "text/plain")], log.encode())
+        return Answer(200, [("Content-Type", self.log_type)], log.encode())
 
     def _made_run(self, run_id: str) -> Any:
         run = next((each for each in self.runs if each.run_id == run_id), None)
@@ -332,9 +342,15 @@ class KfpApi(HttpFaults):
 
     # What they have in common.
 
+    def _shows(self, kind: str) -> bool:
+        if kind in self.hidden_once:
+            self.hidden_once.remove(kind)
+            return False
+        return True
+
     def _id(self, kind: str) -> str:
         self._made += 1
-        return str(UUID(int=self._made)) if kind == "run" else f"{kind}-{self._made:04}"
+        return (str(UUID(int=self._made)) if kind == "run" else f"{kind}-{self._made:04}") + self.id_suffix
 
     def _now(self) -> str:
         return (_BEGAN + timedelta(seconds=self._made)).isoformat()
@@ -365,7 +381,7 @@ class KfpApi(HttpFaults):
                 assert predicate.operation == "EQUALS"
                 rows = [row for row in rows if getattr(row, predicate.key) == predicate.string_value]
         start = int(query.get("page_token") or 0)
-        end = start + min(self.page_size, int(query.get("page_size") or 10))
+        end = start + int(query.get("page_size") or 10)
         return rows[start:end], str(end) if end < len(rows) else ""
 
     def _body(self, request: Request, model: str) -> Any:

@@ -20,7 +20,6 @@ from google.cloud.aiplatform_v1.types import (
     AddContextChildrenRequest,
     AddContextChildrenResponse,
     Context,
-    MetadataStore,
     PipelineJob,
     PipelineState,
 )
@@ -94,9 +93,9 @@ class VertexApi(Peer):
         jobs: By id; change them to say how they are doing.
         contexts: By name.
         children: Of contexts, by name.
-        stores: Names of the metadata stores there are.
         requests: Everything that was asked, in order.
         contexts_late: How many times a job is asked for before its run's context is there.
+        before_job_is_told: Called with a job that is asked for.
     """
 
     def __init__(self, tls: ssl.SSLContext, account: str, public_key: bytes) -> None:
@@ -115,9 +114,9 @@ class VertexApi(Peer):
         self.jobs: dict[str, Any] = {}
         self.contexts: dict[str, Context] = {}
         self.children: dict[str, list[str]] = {}
-        self.stores = {"default"}
         self.requests: list[Asked] = []
         self.contexts_late = 0
+        self.before_job_is_told: Callable[[Any], object] = lambda job: None
         self._planned: list[_Planned] = []
         self._lock = threading.Lock()
         self._server: Server | None = None
@@ -212,9 +211,8 @@ class VertexApi(Peer):
         routes: dict[str, Callable[[str, dict[str, str], dict[str, Any]], str]] = {
             r"POST pipelineJobs": self._create,
             r"GET pipelineJobs/(.*)": self._get,
-            r"POST metadataStores": self._create_store,
             r"GET metadataStores/default/contexts/([^:]*)": self._get_context,
-            r"POST metadataStores/(.*)/contexts": self._create_context,
+            r"POST metadataStores/default/contexts": self._create_context,
             r"POST metadataStores/default/contexts/([^:]*):addContextChildren": self._add_children,
         }
         for pattern, route in routes.items():
@@ -243,6 +241,7 @@ class VertexApi(Peer):
         if query or job_id not in self.jobs:
             raise _Refused(Refuse(404, "NOT_FOUND", f"The PipelineJob {job_id} does not exist."))
         job = self.jobs[job_id]
+        self.before_job_is_told(job)
         if self.contexts_late > 0:
             self.contexts_late -= 1
         else:
@@ -251,24 +250,14 @@ class VertexApi(Peer):
 
     # Experiments.
 
-    def _create_store(self, _: str, query: dict[str, str], body: dict[str, Any]) -> str:
-        _parsed(MetadataStore, body)
-        store = query.pop("metadataStoreId")
-        if store in self.stores:
-            raise _Refused(Refuse(409, "ALREADY_EXISTS", f"The MetadataStore {store} already exists."))
-        self.stores.add(store)
-        return json.dumps({"name": f"projects/{NUMBER}/locations/{LOCATION}/operations/1"})
-
     def _get_context(self, name: str, query: dict[str, str], _: dict[str, Any]) -> str:
         if query or name not in self.contexts:
             raise _Refused(Refuse(404, "NOT_FOUND", f"The Context {name} does not exist."))
         return _text(self.contexts[name])
 
-    def _create_context(self, store: str, query: dict[str, str], body: dict[str, Any]) -> str:
+    def _create_context(self, _: str, query: dict[str, str], body: dict[str, Any]) -> str:
         context = _parsed(Context, body)
         name = query.pop("contextId")
-        if store not in self.stores:
-            raise _Refused(Refuse(404, "NOT_FOUND", f"The MetadataStore {store} does not exist."))
         if name in self.contexts:
             raise _Refused(Refuse(409, "ALREADY_EXISTS", f"The Context {name} already exists."))
         context.name = f"projects/{NUMBER}/locations/{LOCATION}{_CONTEXTS}{name}"

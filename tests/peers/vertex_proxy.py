@@ -67,18 +67,19 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
 
 
 @contextmanager
-def hangs_up() -> Iterator[int]:
-    """A port where every connection is ended at its first bytes."""
+def hangs_up(answer: bytes = b"") -> Iterator[int]:
+    """A port where every connection is ended at its first bytes, perhaps with an answer."""
     listener = socket.create_server((HOST, 0))
 
-    def answer() -> None:
+    def accept() -> None:
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
                 client.recv(65536)
+                client.sendall(answer)
                 client.close()
 
-    thread = threading.Thread(target=answer)
+    thread = threading.Thread(target=accept)
     thread.start()
     try:
         yield listener.getsockname()[1]

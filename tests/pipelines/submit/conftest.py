@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
-from pipelines.submit import follow, patience
+from pipelines.submit import connection, follow
 from tests.peers.fixtures import certificates as certificates
 from tests.peers.kfp_api import KfpApi
 from tests.pipelines.submit.compiled import write_compiled
@@ -21,7 +21,7 @@ Submit = Callable[..., int]
 @pytest.fixture(scope="session")
 def kubeflow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline compiled for Kubeflow: two documents."""
-    settings = "every-step: {labels: {team: vision}}\n"  # which the platform's document says
+    settings = "every-step: {labels: {team: vision}}\n"
     return write_compiled(tmp_path_factory.mktemp("compiled"), "kubeflow", settings, data="gs://bucket/digits")
 
 
@@ -37,9 +37,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = ("KF_PIPELINES_", "SHUTTERLINE_")
     for name in [name for name in os.environ if name.startswith(ours) or name.upper().endswith("_PROXY")]:
         monkeypatch.delenv(name)
-    for module in (patience, follow):
-        monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.001)
-        monkeypatch.setattr(module, "_LONGEST_PAUSE_S", 0.002)
+    for module in (connection, follow):
+        monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.001)
+        monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.002)
 
 
 @pytest.fixture
@@ -60,6 +60,15 @@ def submit(kfp_api: KfpApi, kubeflow_file: Path) -> Submit:
 def upload(kfp_api: KfpApi, kubeflow_file: Path) -> Submit:
     """``shutterline upload`` of the file to the API."""
     return lambda *options: main(["upload", str(kubeflow_file), "--host", kfp_api.url, *options])
+
+
+def refusal(capsys: Told) -> str:
+    """The one line that an error is."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
 
 
 def unresolved(monkeypatch: pytest.MonkeyPatch, number: int, *, times: int) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from copy import deepcopy
@@ -94,10 +95,10 @@ def _printed(
     """What a command prints of a run that goes as the script says; it is interrupted where that does not end."""
     out, left = StringIO(), len(script)
 
-    def pause(view: object, seconds: float) -> None:
+    def pause(seconds: float) -> None:
         nonlocal left
         left -= 1
-        follow._WAITS_S = 0.0  # the twenty seconds are over
+        follow.WAITS_S = 0.0  # the twenty seconds are over
         if left == 0:
             raise KeyboardInterrupt
 
@@ -108,8 +109,8 @@ def _printed(
             with redirect_stdout(StringIO()):
                 assert main(["submit", str(started), "--name", "night", *host]) == 0
         api.script, api.missing = deepcopy(script), set(missing)
-        stack.enter_context(patch.object(follow, "_WAITS_S", follow._WAITS_S))
-        stack.enter_context(patch.object(follow._Lines, "pause", pause))
+        stack.enter_context(patch.object(follow, "WAITS_S", follow.WAITS_S))
+        stack.enter_context(patch.object(time, "sleep", pause))
         stack.enter_context(patch.object(commands, "utc_now", lambda: datetime(2026, 11, 28, 7, 10, 1, tzinfo=UTC)))
         stack.enter_context(redirect_stdout(out))
         stack.enter_context(redirect_stderr(out))

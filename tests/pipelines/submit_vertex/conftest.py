@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from pipelines.cli import main
 from pipelines.compiled import CompiledPipeline, read_compiled
+from pipelines.submit import connection, follow
 from pipelines.submit.platform import RunRequest
-from pipelines.submit.vertex.platform import VertexPlatform
+from pipelines.submit.vertex import VertexPlatform
 from tests.examples import write_params
 from tests.peers.fixtures import certificates as certificates
 from tests.peers.fixtures import gcs_bucket as gcs_bucket
@@ -80,6 +81,9 @@ def vertex(certificates: Certificates, credentials: Path, monkeypatch: pytest.Mo
         monkeypatch.delenv(name)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificates.ca_file))
     monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "20")
+    for module in (connection, follow):
+        monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.001)
+        monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.002)
     key = load_pem_private_key(private_key().encode(), None).public_key()
     public = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     with VertexApi(certificates.server_context(), ACCOUNT, public) as server:

@@ -13,7 +13,7 @@ from google.cloud.aiplatform_v1.services.pipeline_service import PipelineService
 from google.cloud.aiplatform_v1.types import PipelineJob
 
 from pipelines.submit.platform import RunRequest
-from pipelines.submit.vertex.platform import VertexPlatform
+from pipelines.submit.vertex import VertexPlatform
 from tests.peers.vertex_api import LOCATION, NUMBER, PROJECT, VertexApi
 
 Run = Callable[..., RunRequest]
@@ -21,11 +21,11 @@ PARENT = f"projects/{PROJECT}/locations/{LOCATION}"
 
 
 @pytest.fixture
-def good(platform: VertexPlatform, a_run: Run) -> dict[str, Any]:
+def good(platform: VertexPlatform, vertex: VertexApi, a_run: Run) -> dict[str, Any]:
     """The body of a request that is right."""
-    _, request = platform.submit_requests(a_run())
-    body: dict[str, Any] = request["body"]
-    return body
+    platform.submit(a_run())
+    vertex.jobs.clear()
+    return vertex.requests[-1].body
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ from typing import Any, get_args
 import pytest
 from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
 
-from components.shared.errors import PlatformRefusedError, PlatformUnavailableError
+from components.shared.errors import PlatformRefusedError
 from components.shared.kubeflow.run import ENDED, RunState, TaskState
+from pipelines.submit.connection import RetryableError
 from pipelines.submit.platform import Progress, RunRequest
-from pipelines.submit.vertex.platform import VertexPlatform
+from pipelines.submit.vertex import VertexPlatform
 from tests.peers.vertex_api import LOCATION, NUMBER, VertexApi
-from tests.peers.vertex_faults import Break, Refuse
+from tests.peers.vertex_faults import Break
 
 Run = Callable[..., RunRequest]
 State: Any = PipelineTaskDetail.State
@@ -51,7 +52,7 @@ def test_tasks_are_told_in_the_order_in_which_they_began(platform: VertexPlatfor
         task(1, "a-run", State.RUNNING, 0, parent=0),
     ]
 
-    progress = platform.progress(job.name)
+    progress = platform.progress(job.name, 30)
 
     assert progress == Progress("running", progress.steps)
     assert list(progress.tasks.items()) == [
@@ -65,13 +66,13 @@ def test_tasks_are_told_in_the_order_in_which_they_began(platform: VertexPlatfor
 def test_a_run_that_has_just_been_made_has_no_tasks(platform: VertexPlatform, job: Any) -> None:
     job.job_detail.task_details = [task(1, "a-run", State.RUNNING, 0, parent=0)]
 
-    assert platform.progress(job.name) == Progress("running", {})
+    assert platform.progress(job.name, 30) == Progress("running", {})
 
 
 def test_tasks_of_one_name_are_numbered(platform: VertexPlatform, job: Any) -> None:
     job.job_detail.task_details = [task(number, "train", State.SUCCEEDED, number) for number in (4, 2, 3)]
 
-    assert list(platform.progress(job.name).tasks) == ["train", "train 2", "train 3"]
+    assert list(platform.progress(job.name, 30).tasks) == ["train", "train 2", "train 3"]
 
 
 @pytest.mark.parametrize("state", list(PipelineState), ids=lambda state: state.name)
@@ -90,7 +91,7 @@ def test_each_state_of_a_job_has_its_word(platform: VertexPlatform, job: Any, st
     }
     job.state = state
 
-    found = platform.progress(job.name).state
+    found = platform.progress(job.name, 30).state
 
     assert found == words[state.name.removeprefix("PIPELINE_STATE_")]
     assert found in get_args(RunState)
@@ -110,7 +111,7 @@ def test_each_state_of_a_task_has_its_word(platform: VertexPlatform, job: Any, s
     }
     job.job_detail.task_details = [task(2, "train", state)]
 
-    found = platform.progress(job.name).tasks["train"]
+    found = platform.progress(job.name, 30).tasks["train"]
 
     assert found == words.get(state.name, state.name.lower())
     assert found in get_args(TaskState)
@@ -125,7 +126,7 @@ def test_the_error_is_that_of_the_task_that_failed(platform: VertexPlatform, job
         task(3, "train", State.FAILED, 1, error=failed),
     ]
 
-    progress = platform.progress(job.name)
+    progress = platform.progress(job.name, 30)
 
     assert progress.state == "failed"
     assert progress.error == f"train: {' '.join(failed.split())}"
@@ -135,41 +136,30 @@ def test_without_one_it_is_the_jobs(platform: VertexPlatform, job: Any) -> None:
     job.state = PipelineState.PIPELINE_STATE_FAILED
     job.error = {"code": 9, "message": "The bucket is in another region."}
 
-    assert platform.progress(job.name).error == "The bucket is in another region."
+    assert platform.progress(job.name, 30).error == "The bucket is in another region."
 
 
 def test_secrets_in_an_error_are_not_told(platform: VertexPlatform, job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "opensesame-7391")
     job.error = {"code": 9, "message": "cannot log in with opensesame-7391"}
 
-    assert platform.progress(job.name).error == "cannot log in with [redacted]"
+    assert platform.progress(job.name, 30).error == "cannot log in with [redacted]"
 
 
 def test_a_long_error_is_cut(platform: VertexPlatform, job: Any) -> None:
     job.error = {"code": 9, "message": "word " * 10_000}
 
-    assert len(platform.progress(job.name).error) == 1000
+    assert len(platform.progress(job.name, 30).error) == 1000
 
 
-def test_an_outage_is_outlived(platform: VertexPlatform, vertex: VertexApi, job: Any) -> None:
-    vertex.plan(Refuse(503, "UNAVAILABLE", "Later"), "GET pipelineJobs")
+def test_an_outage_is_no_refusal(platform: VertexPlatform, vertex: VertexApi, job: Any) -> None:
     vertex.plan(Break(), "GET pipelineJobs")
-
-    assert platform.progress(job.name).state == "running"
-
-
-def test_an_outage_that_lasts_is_no_refusal(
-    platform: VertexPlatform, vertex: VertexApi, job: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.5")
-    vertex.plan(Break(), "GET pipelineJobs", times=100)
-
-    with pytest.raises(PlatformUnavailableError, match="does not answer"):
-        platform.progress(job.name)
+    with pytest.raises(RetryableError, match="does not answer"):
+        platform.progress(job.name, 30)
 
 
 def test_a_run_that_is_not_there_is_refused(platform: VertexPlatform) -> None:
     name = f"projects/{NUMBER}/locations/{LOCATION}/pipelineJobs/no-run"
 
     with pytest.raises(PlatformRefusedError, match=f"Vertex AI has no run {name}, or no longer"):
-        platform.progress(name)
+        platform.progress(name, 30)

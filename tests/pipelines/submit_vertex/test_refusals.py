@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from components.shared.errors import EXIT_BAD_INPUT, InputError, PlatformRefusedError, PlatformUnavailableError
 from pipelines.cli import main
-from pipelines.compiled import CompiledPipeline, read_compiled
+from pipelines.compiled import CompiledPipeline
 from pipelines.submit.platform import RunRequest
-from pipelines.submit.vertex.platform import VertexPlatform
+from pipelines.submit.vertex import VertexPlatform
 from tests.peers.gcs import GcsBucket
 from tests.peers.ports import claim_port
 from tests.peers.tls import Certificates
-from tests.peers.vertex_api import VertexApi
+from tests.peers.vertex_api import LOCATION, PROJECT, VertexApi
 from tests.peers.vertex_faults import Refuse, Say
 from tests.peers.vertex_proxy import ConnectProxy, hangs_up
 from tests.pipelines.submit_vertex.conftest import DATA, Platforms
@@ -120,17 +119,6 @@ def test_what_vertex_ai_refuses_is_told_with_what_to_do(
     assert vertex.asked == ["GET pipelineJobs", *["POST pipelineJobs"] * (3 if refusal.code == 401 else 1)]
 
 
-def test_the_advice_of_one_refusal_is_not_that_of_another(
-    platform: VertexPlatform, vertex: VertexApi, a_run: Run
-) -> None:
-    told = []
-    for refusal, _ in ANSWERS.values():
-        vertex.plan(refusal, times=3 if refusal.code == 401 else 1)
-        told.append(refused(platform, a_run()).rpartition("; ")[2])
-    # The two about the account are alike; the invalid and the large request have no advice but the server's.
-    assert len(set(told)) == len(told) - 1
-
-
 def test_a_project_that_is_not_there(a_platform: Platforms, vertex: VertexApi, a_run: Run) -> None:
     message = refused(a_platform(project="other-project"), a_run())
 
@@ -161,22 +149,14 @@ def test_an_endpoint_that_is_somebody_else_is_refused(
 
     message = refused(platform, a_run())
 
-    assert f"{vertex.endpoint} is no Vertex AI endpoint, or a proxy answers for it" in message
+    assert f"{vertex.endpoint} is no endpoint of Google's, or a proxy answers for it" in message
     assert "html" not in message
-
-
-def test_a_proxy_that_has_no_time_is_asked_again(platform: VertexPlatform, vertex: VertexApi, a_run: Run) -> None:
-    vertex.plan(Say(503, b"<html>later</html>"))
-
-    platform.submit(a_run())
-
-    assert list(vertex.jobs) == ["a-run"]
 
 
 def test_nobody_at_the_endpoint_is_no_refusal(
     a_platform: Platforms, a_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.5")
+    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.3")
     nobody = f"127.0.0.1:{claim_port()}"
 
     with pytest.raises(PlatformUnavailableError) as caught:
@@ -189,7 +169,7 @@ def test_nobody_at_the_endpoint_is_no_refusal(
 def test_a_host_that_is_not_there_is_refused(a_platform: Platforms, a_run: Run) -> None:
     message = refused(a_platform(endpoint="vertex.invalid"), a_run())
 
-    assert "there is no host vertex.invalid; check the location us-central1, --endpoint" in message
+    assert "there is no host of that name: vertex.invalid; check the address" in message
 
 
 def test_a_certificate_of_a_stranger_is_refused(
@@ -206,15 +186,15 @@ def test_a_certificate_of_a_stranger_is_refused(
 def test_a_port_that_speaks_no_tls_is_refused(a_platform: Platforms, gcs_bucket: GcsBucket, a_run: Run) -> None:
     message = refused(a_platform(endpoint=f"127.0.0.1:{gcs_bucket.faults.port}"), a_run())
 
-    assert "is no Vertex AI endpoint, or a proxy answers for it: it does not speak TLS" in message
+    assert "does not speak TLS" in message
 
 
 def test_a_connection_that_is_ended_within_tls_is_no_refusal(
     a_platform: Platforms, a_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "1.5")
+    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.3")
 
-    with hangs_up() as port, pytest.raises(PlatformUnavailableError, match="does not answer, or broke off"):
+    with hangs_up() as port, pytest.raises(PlatformUnavailableError, match="does not answer: "):
         a_platform(endpoint=f"127.0.0.1:{port}").submit(a_run())
 
 
@@ -296,7 +276,6 @@ def test_credentials_that_are_taken_back_are_refused(
         ("project", "My_Project", "--project 'My_Project': must be a project's id"),
         ("project", "p/../q", "--project 'p/../q': must be"),
         ("location", "us-central1/x", "--location 'us-central1/x': must be a region"),
-        ("location", "europe-nowhere9", "--location europe-nowhere9: Vertex AI is not there; it is in africa-south1, "),
         ("staging_bucket", "bucket", "--staging-bucket 'bucket': must be gs://bucket or gs://bucket/prefix"),
         ("staging_bucket", "s3://bucket/x", "--staging-bucket 's3://bucket/x': must be gs://bucket"),
         ("staging_bucket", "gs://", "--staging-bucket gs://: it names no bucket"),
@@ -316,102 +295,44 @@ def test_an_option_that_cannot_be_right_is_refused_at_once(
     assert str(caught.value).startswith(expected)
 
 
-def of_two_documents(compiled: CompiledPipeline) -> CompiledPipeline:
-    documents = [compiled.spec, {"platforms": {}}]
-    compiled.file.write_text(yaml.safe_dump_all(documents))
-    return read_compiled(compiled.file)
+def of_two_documents(compiled: CompiledPipeline) -> str:
+    return yaml.safe_dump_all([compiled.spec, {"platforms": {}}])
 
 
-def for_kubeflow(compiled: CompiledPipeline) -> CompiledPipeline:
-    assert main(["compile", "--target", "kubeflow", "-o", str(compiled.file)]) == 0
-    return read_compiled(compiled.file)
-
-
-def of_another_name(compiled: CompiledPipeline) -> CompiledPipeline:
+def of_another_name(compiled: CompiledPipeline) -> str:
     compiled.spec["pipelineInfo"]["name"] = "An Image Classifier"
-    compiled.file.write_text(yaml.safe_dump(compiled.spec))
-    return read_compiled(compiled.file)
-
-
-FILES: list[tuple[Callable[[CompiledPipeline], CompiledPipeline], str]] = [
-    (of_two_documents, "has 2 documents, and Vertex AI reads files with one; compile it with"),
-    (for_kubeflow, "is compiled for Kubeflow Pipelines; compile it with `shutterline compile --target vertex`"),
-    (of_another_name, "the pipeline's name 'An Image Classifier' is none for Vertex AI"),
-]
-
-
-@pytest.mark.parametrize(("change", "expected"), FILES)
-def test_a_file_that_is_not_for_vertex_ai_is_refused_unsent(
-    platform: VertexPlatform,
-    vertex: VertexApi,
-    gcs_bucket: GcsBucket,
-    compiled: CompiledPipeline,
-    a_run: Run,
-    change: Callable[[CompiledPipeline], CompiledPipeline],
-    expected: str,
-) -> None:
-    pipeline = change(compiled)
-
-    for asked in (
-        lambda: platform.submit(a_run(pipeline=pipeline)),
-        lambda: platform.submit_requests(a_run(pipeline=pipeline)),
-        lambda: platform.upload(pipeline, "name", "1"),
-        lambda: platform.upload_requests(pipeline, "name", "1"),
-    ):
-        with pytest.raises(PlatformRefusedError) as caught:
-            asked()
-        assert expected in str(caught.value)
-    assert vertex.requests == []
-    assert gcs_bucket.faults.exchanges == []
+    return yaml.safe_dump(compiled.spec)
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"name": "A-run"}, "--name 'A-run': a run's name on Vertex AI has up to 128 small letters"),
-        ({"name": "a" * 129}, "a run's name on Vertex AI has up to 128"),
-        ({"name": "7-runs"}, "a letter first"),
-        ({"name": "a-run\n"}, "a run's name on Vertex AI"),
-        ({"labels": {"Team": "vision"}}, "label 'Team': a label's key has up to 63"),
-        ({"labels": {"team": "Vision & co"}}, "label team='Vision & co': a label's value has up to 63"),
-        ({"labels": {"team": "x" * 64}}, "a label's value has up to 63"),
-        ({"labels": {f"label-{number}": "x" for number in range(64)}}, "65 labels with Shutterline's own: Vertex AI"),
-        ({"values": {"data": DATA, "epochs": "3"}}, "has no input 'epochs'; it has checkpoints, data, params"),
-        ({"values": {}}, "its input data has no value, and needs one"),
+        (of_two_documents, "has 2 documents, and Vertex AI reads files with one; compile it with"),
+        (of_another_name, "the pipeline's name 'An Image Classifier' is none for Vertex AI"),
     ],
 )
-def test_what_vertex_ai_does_not_allow_is_refused_unsent(
-    platform: VertexPlatform, vertex: VertexApi, a_run: Run, change: dict[str, Any], expected: str
-) -> None:
-    assert expected in refused(platform, a_run(**change))
-
-    assert vertex.requests == []
-
-
-@pytest.mark.parametrize(
-    ("kind", "text", "expected"),
-    [
-        ("NUMBER_INTEGER", "seven", "input value: must be a NUMBER_INTEGER, written as in JSON, got 'seven'"),
-        ("NUMBER_INTEGER", "0.5", "must be a NUMBER_INTEGER"),
-        ("NUMBER_INTEGER", "true", "must be a NUMBER_INTEGER"),
-        ("NUMBER_INTEGER", str(2**53 + 1), "would be rounded on the way"),
-        ("BOOLEAN", "1", "must be a BOOLEAN"),
-        ("STRUCT", "[]", "must be a STRUCT"),
-        ("TASK_FINAL_STATUS", "{}", "must be a TASK_FINAL_STATUS"),
-    ],
-)
-def test_a_value_of_another_type_is_refused_unsent(
-    platform: VertexPlatform,
+@pytest.mark.parametrize("command", ["upload", "submit"])
+def test_a_file_that_is_not_for_vertex_ai_is_refused_unsent(
     vertex: VertexApi,
+    gcs_bucket: GcsBucket,
     compiled: CompiledPipeline,
-    a_run: Run,
-    kind: str,
-    text: str,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    change: Callable[[CompiledPipeline], str],
     expected: str,
 ) -> None:
-    compiled.spec["root"]["inputDefinitions"]["parameters"]["value"] = {"parameterType": kind}
-    compiled.file.write_text(yaml.safe_dump(compiled.spec))
-    pipeline = read_compiled(compiled.file)
+    compiled.file.write_text(change(compiled))
+    where = ["--project", PROJECT, "--location", LOCATION, "--staging-bucket", gcs_bucket.uri]
+    data = ["--data", DATA] if command == "submit" else []
+    assert main([command, str(compiled.file), *where, *data, "--unchecked"]) == EXIT_BAD_INPUT
+    assert expected in capsys.readouterr().err
+    assert (vertex.requests, gcs_bucket.faults.exchanges) == ([], [])
 
-    assert expected in refused(platform, a_run(pipeline=pipeline, values={"data": DATA, "value": text}))
-    assert vertex.requests == []
+
+@pytest.mark.parametrize("part", ["a/b", "..", "."])
+def test_names_that_are_no_part_of_a_key_are_refused(
+    platform: VertexPlatform, compiled: CompiledPipeline, part: str
+) -> None:
+    for option, names in (("--name", (part, "1.0")), ("--version-name", ("classifier", part))):
+        with pytest.raises(PlatformRefusedError, match=rf"{option} .* cannot be part of a bucket's key"):
+            platform.plan(compiled, *names)

@@ -1,4 +1,4 @@
-"""``shutterline submit --follow`` on Kubeflow."""
+"""``shutterline submit --follow`` and ``--status RUN`` on Kubeflow."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 
 from components.shared.kubeflow.run import TaskReport
+from pipelines.cli import main
 from pipelines.submit import follow
 from pipelines.submit.follow_view import LiveSteps
 from pipelines.submit.kubeflow import KubeflowPlatform
 from pipelines.submit.kubeflow_access import Access
 from pipelines.submit.platform import Progress, Submitted
-from tests.peers.http_faults import Answer, Hold, LoseAnswer, Refuse, Request
+from tests.peers.http_faults import Hold, LoseAnswer, Refuse
 from tests.peers.kfp_api import KfpApi, Moment, bare, moment
-from tests.pipelines.submit.conftest import Submit, Told, unresolved
+from tests.pipelines.submit.conftest import Submit, Told, refusal, unresolved
 from tests.pipelines.submit.transcripts import KEPT, document
 from tests.pipelines.terminal import OnTerminal
 
@@ -32,7 +33,6 @@ def lines(err: str) -> list[str]:
     return [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in err.splitlines()]
 
 
-@pytest.mark.fact(7)
 def test_what_is_told_of_the_recorded_runs_is_what_is_kept() -> None:
     """After a change of words, what the module prints replaces what is kept."""
     assert document() == KEPT.read_text("utf-8")
@@ -67,7 +67,6 @@ def test_a_run_that_is_retried_while_it_is_followed_again_tells_the_first_attemp
     assert told[-1] == "night succeeded after a Retry"
 
 
-@pytest.mark.fact(7)
 def test_a_step_says_what_it_waits_for_only_when_that_takes_long(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
     kfp_api.script = [moment("unschedulable")] * 3 + [moment("succeeded")]
     assert submit("--follow", "--name", "night") == 0
@@ -114,18 +113,18 @@ def test_a_run_that_says_nothing_of_its_failure(kfp_api: KfpApi, submit: Submit,
     assert "error: night failed; the platform does not say why; see http://" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("refusal", [Refuse(403), Refuse(404), Refuse(500), Refuse(501), LoseAnswer(), "page", "large"])
-def test_without_logs_and_workflows_what_is_known_is_told(
+@pytest.mark.parametrize("refusal", [Refuse(403), Refuse(404), Refuse(501), LoseAnswer(), "page", "large"])
+def test_without_logs_what_is_known_is_shown(
     kfp_api: KfpApi, submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch, refusal: Any
 ) -> None:
     kfp_api.script = [failed := moment("failed")]
     if refusal == "page":
-        monkeypatch.setattr(kfp_api, "_get_log", lambda *_: Answer(200, [("Content-Type", "text/html")], b"<p>"))
+        kfp_api.log_type, failed.logs["train"] = "text/html", "<p>"
     elif refusal == "large":
         failed.logs["train"] = "x" * 100_000
-        monkeypatch.setattr("pipelines.submit.kubeflow_client._MOST", 99_999)
+        monkeypatch.setattr("pipelines.submit.kubeflow_api.LARGEST_LOG", 99_999)
     else:
-        kfp_api.inject(refusal, "other", skip=1, times=None)  # the workflow is told, the log is not
+        kfp_api.inject(refusal, "other", skip=1, times=None)  # the workflow is there, the log is not
     assert submit("--follow", "--name", "night") == 1
     err = capsys.readouterr().err
     assert "train failed after 8 s: Error (exit code 1)" in err
@@ -143,22 +142,16 @@ def test_where_kubeflow_no_longer_tells_workflows_it_is_asked_for_one_once(
     assert "train cancelled" in capsys.readouterr().err
 
 
-def test_a_workflow_that_is_not_told_now_is_an_outage(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    kfp_api.script = [moment("cached")]
-    kfp_api.inject(Refuse(503), "other", times=2)
-    assert submit("--follow", "--name", "night") == 0
+@pytest.mark.parametrize(("times", "name", "code"), [(2, "cached", 0), (None, "oom-killed", 1)])
+def test_a_workflow_that_is_not_there_now_is_waited_for_a_little(
+    kfp_api: KfpApi, submit: Submit, capsys: Told, times: int | None, name: str, code: int
+) -> None:
+    kfp_api.script = [moment(name)]
+    kfp_api.inject(Refuse(503), "other", times=times)
+    assert submit("--follow", "--name", "night") == code
     err = capsys.readouterr().err
     assert err.count("is asked for again") == 1
-    assert "train cached" in err
-
-
-def test_a_workflow_that_is_never_told_is_done_without(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    kfp_api.script = [moment("oom-killed")]
-    kfp_api.inject(Refuse(503), "other", times=None)
-    assert submit("--name", "night", "--follow") == 1
-    err = capsys.readouterr().err
-    assert err.count("is asked for again") == 1
-    assert "train failed" in err
+    assert ("train failed" if code else "train cached") in err
 
 
 def test_nothing_that_a_terminal_obeys_comes_from_the_platform(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
@@ -243,74 +236,44 @@ def test_on_a_low_terminal_steps_that_go_on_are_seen_and_at_the_end_all(
     assert all(f"done-{number} " in whole for number in range(30))
 
 
-def test_an_outage_is_told_once_and_waited_for(
-    kfp_api: KfpApi, submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("refusal", [Refuse(503), Refuse(500), Refuse(429), LoseAnswer()], ids=str)
+def test_an_outage_is_logged_once_when_it_begins_and_waited_for(
+    kfp_api: KfpApi, submit: Submit, capsys: Told, refusal: Any
 ) -> None:
-    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.05")
-    monkeypatch.setattr(follow, "_LONGEST_PAUSE_S", 0.001)
-    assert submit("--name", "night") == 0
-    capsys.readouterr()
     kfp_api.script = [moment("pod-deleted-pending"), moment("succeeded")]
-    fault = kfp_api.inject(Refuse(503), "read", skip=1, times=100)
-    kfp_api.inject(LoseAnswer(), "read", times=2)
+    fault = kfp_api.inject(refusal, "read", skip=1, times=20)
     assert submit("--name", "night", "--follow") == 0
-    assert fault.happened == 100
-    told = lines(capsys.readouterr().err)
-    assert sum("; night is asked for again" in line for line in told) == 1
-    assert told[-1] == "night succeeded"
-    assert "the platform answers again" in told
-
-
-def test_an_outage_is_told_when_it_begins(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    kfp_api.script = [moment("succeeded")]
-    kfp_api.inject(Refuse(503), "read", times=3)
-    assert submit("--name", "night", "--follow") == 0
-    told = lines(capsys.readouterr().err)
-    assert told[:2] == [
-        f"{kfp_api.url} answers 503: not now; night is asked for again",
-        "the platform answers again",
-    ]
+    assert fault.happened == 20
+    shown = lines(capsys.readouterr().err)
+    assert sum("; night is asked for again" in line for line in shown) == 1
+    assert shown[-1] == "night succeeded"
+    assert "the platform answers again" in shown
 
 
 @pytest.mark.parametrize("number", [socket.EAI_AGAIN, socket.EAI_NONAME])
 def test_a_name_that_is_lost_on_the_way_is_an_outage(
     kfp_api: KfpApi, submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def lose(request: Request, run: str) -> Any:
-        monkeypatch.setattr(kfp_api, "_get_run", get_run)
+    def lose() -> None:
+        kfp_api.before_run_is_told = lambda: None
         unresolved(monkeypatch, number, times=3)
-        return get_run(request, run)
 
-    get_run = kfp_api._get_run
-    monkeypatch.setattr(kfp_api, "_get_run", lose)
+    kfp_api.before_run_is_told = lose
     kfp_api.script = [moment("succeeded")]
     kfp_api.inject(LoseAnswer(), "read")
     assert submit("--name", "night", "--follow") == 0
-    told = lines(capsys.readouterr().err)
-    assert sum("night is asked for again" in line for line in told) == 1
-    assert told[-1] == "night succeeded"
+    shown = lines(capsys.readouterr().err)
+    assert sum("night is asked for again" in line for line in shown) == 1
+    assert shown[-1] == "night succeeded"
 
 
-def test_a_quota_is_an_outage_too(
-    kfp_api: KfpApi, submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_timeout_ends_the_following_and_not_the_run(
+    kfp_api: KfpApi, submit: Submit, capsys: Told, is_held: bool
 ) -> None:
-    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.1")
     kfp_api.script = [moment("pod-deleted-pending")]
-    kfp_api.inject(Refuse(429), "read", times=None)
-    assert submit("--name", "night", "--follow", "--timeout", "0.5") == 1
-    assert "error: night is not done after 0.5 s (--timeout)" in capsys.readouterr().err
-
-
-def test_a_request_that_is_held_does_not_outlast_the_timeout(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    kfp_api.inject(Hold(), "read", times=None)
-    began = time.monotonic()
-    assert submit("--name", "night", "--follow", "--timeout", "0.3") == 1
-    assert time.monotonic() - began < 20  # and not the 30 s of a request, or the 60 s of a call
-    assert "error: night is not done after 0.3 s (--timeout); it goes on: http://" in capsys.readouterr().err
-
-
-def test_a_timeout_ends_the_following_and_not_the_run(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    kfp_api.script = [moment("pod-deleted-pending")]
+    if is_held:
+        kfp_api.inject(Hold(), "read", skip=1, times=None)
     assert submit("--follow", "--name", "night", "--timeout", "0.2", "--json") == 1
     out, err = capsys.readouterr()
     assert "error: night is not done after 0.2 s (--timeout); it goes on: http://" in err
@@ -329,7 +292,7 @@ def test_a_signal_ends_the_following_and_not_the_run(
     code: int,
 ) -> None:
     kfp_api.script = [moment("pod-deleted-pending")]
-    monkeypatch.setattr("pipelines.submit.follow.time.sleep", lambda seconds: os.kill(os.getpid(), number))
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.kill(os.getpid(), number))
     assert submit("--follow", "--name", "night") == code
     assert lines(capsys.readouterr().err)[-1].startswith("no longer followed; night goes on: http://")
     assert kfp_api.runs[0].state == "RUNNING"
@@ -348,5 +311,79 @@ def test_a_token_that_expires_ends_the_following_and_says_that_the_run_goes_on(
 ) -> None:
     kfp_api.inject(Refuse(401), "read")
     assert submit("--name", "night", "--follow") == 2
-    assert "wants to know who asks (401)" in (err := capsys.readouterr().err)
+    assert "it wants to know who asks" in (err := capsys.readouterr().err)
     assert f"; night goes on: {kfp_api.url}/#/runs/details/" in err
+
+
+def status(api: KfpApi, run: str, *options: str) -> int:
+    return main(["submit", "--status", run, "--host", api.url, *options])
+
+
+@pytest.fixture
+def night(kfp_api: KfpApi, submit: Submit, capsys: Told) -> str:
+    """The id of a run of the name night, which is not the first of that name."""
+    assert submit("--name", "night", "--experiment", "other") == submit("--name", "night") == 0
+    capsys.readouterr()
+    return str(kfp_api.runs[-1].run_id)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("succeeded", 0), ("unschedulable", 0), ("terminating", 0), ("terminated", 1), ("failed", 1), ("cached", 0)],
+)
+def test_the_exit_code_of_a_status_is_1_where_the_run_ended_badly(
+    kfp_api: KfpApi, night: str, name: str, code: int, capsys: Told
+) -> None:
+    kfp_api.script, kfp_api.sent = [moment(name)], []
+    for run in (night, "night"):
+        assert status(kfp_api, run) == code
+        out, err = capsys.readouterr()
+        assert re.match(rf"night \w+: {kfp_api.url}/#/runs/details/{night}\n  data-prep  ", out)
+        assert err.startswith("error: night ") == bool(code)
+    assert {sent.method for sent in kfp_api.sent} == {"GET"}
+
+
+def test_the_json_of_a_status_is_the_document_of_follow(
+    kfp_api: KfpApi, night: str, submit: Submit, capsys: Told
+) -> None:
+    kfp_api.script = [moment("oom-killed")]
+    assert status(kfp_api, night, "--json") == 1
+    looked = json.loads(capsys.readouterr().out)
+    assert submit("--name", "night", "--follow", "--json") == 1
+    followed = json.loads(capsys.readouterr().out)
+    assert looked["run"].keys() == followed["run"].keys()
+    assert looked | {"run": {}} == followed | {"run": {}}
+
+
+def test_a_run_that_is_not_there(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    assert status(kfp_api, "day") == 2
+    assert "there is no run of the name or id day" in refusal(capsys)
+    assert status(kfp_api, "00000000-0000-0000-0000-00000000abcd") == 2
+    assert "answers 404: Run 00000000-0000-0000-0000-00000000abcd not found" in refusal(capsys)
+    kfp_api.namespaces = ["team"]
+    assert submit("--name", "night", "--namespace", "team") == 0
+    kfp_api.script = [moment("succeeded")]
+    assert status(kfp_api, "night", "--namespace", "team") == 0
+    capsys.readouterr()
+    assert status(kfp_api, "day", "--namespace", "team") == 2
+    assert "there is no run of the name or id day in namespace team" in refusal(capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        (["--follow"], "--follow"),
+        (["pipeline.yaml"], "PIPELINE.yaml"),
+        (["--again", "--set", "num_epochs=1"], "--set, --again"),
+        (["--timeout", "3"], "--timeout"),
+        (["--dry-run"], "--dry-run"),
+    ],
+)
+def test_a_status_takes_no_options_of_a_start(kfp_api: KfpApi, capsys: Told, options: list[str], wrong: str) -> None:
+    assert status(kfp_api, "night", *options) == 2
+    assert refusal(capsys) == f"error: --status: looks at a run that is there, and takes no {wrong}\n"
+
+
+def test_the_name_of_a_run_is_not_empty(kfp_api: KfpApi, capsys: Told) -> None:
+    assert status(kfp_api, " ") == 2
+    assert refusal(capsys) == "error: --status: must be the name or id of a run\n"

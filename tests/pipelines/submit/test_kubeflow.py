@@ -1,4 +1,4 @@
-"""``shutterline submit`` to a Kubeflow Pipelines API."""
+"""``shutterline upload`` and ``submit`` to a Kubeflow Pipelines API."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from components.shared.params.params import Params
+from components.shared.version import __version__
 from pipelines.cli import main
 from pipelines.compiled import read_compiled
 from tests.examples import write_params
-from tests.peers.http_faults import Hold, LoseAnswer, Refuse
+from tests.peers.http_faults import Hold
 from tests.peers.kfp_api import KfpApi
 from tests.pipelines.submit.compiled import write_compiled
 from tests.pipelines.submit.conftest import Submit, Told
-
-RUNS = r"/runs$"
 
 
 def names(api: KfpApi) -> list[str]:
@@ -34,13 +34,95 @@ def parameters(api: KfpApi) -> dict[str, Any]:
     return found
 
 
+def test_the_first_upload_makes_a_pipeline_and_a_version_of_both_documents(
+    kfp_api: KfpApi, upload: Submit, kubeflow_file: Path, capsys: Told
+) -> None:
+    assert upload("--json") == 0
+    pipeline = read_compiled(kubeflow_file)
+    version = f"{__version__}-{pipeline.digest[:12]}"
+    (parent,), (made,) = kfp_api.pipelines, kfp_api.versions
+    assert json.loads(capsys.readouterr().out) == {
+        "status": "uploaded",
+        "target": "kubeflow",
+        "pipeline": "shutterline-image-classifier",
+        "version": version,
+        "place": f"{kfp_api.url}/#/pipelines/details/{parent.pipeline_id}/version/{made.pipeline_version_id}",
+        "existed": False,
+    }
+    assert (parent.name, made.name) == ("shutterline-image-classifier", version)
+    assert parent.description == made.description == pipeline.description
+    assert made.pipeline_spec["platform_spec"] == {"platforms": pipeline.platforms}
+    assert made.pipeline_spec["pipeline_spec"]["deploymentSpec"] == pipeline.spec["deploymentSpec"]
+
+
+def test_to_repeat_an_upload_is_harmless_whatever_the_files_formatting(
+    kfp_api: KfpApi, upload: Submit, kubeflow_file: Path, tmp_path: Path, capsys: Told
+) -> None:
+    assert upload() == 0
+    assert capsys.readouterr().out.startswith("uploaded: shutterline-image-classifier, version ")
+    other = tmp_path / "pipeline.txt"
+    documents = yaml.safe_load_all(kubeflow_file.read_text())
+    other.write_text(yaml.safe_dump_all(documents, default_flow_style=True))
+    for file in (kubeflow_file, other):
+        assert main(["upload", str(file), "--host", f"{kfp_api.url}/"]) == 0
+        assert capsys.readouterr().out.startswith("is there already: shutterline-image-classifier, version ")
+    assert [sent.method for sent in kfp_api.sent].count("POST") == 2
+    plain = write_compiled(tmp_path)
+    assert main(["upload", str(plain), "--target", "kubeflow", "--host", kfp_api.url]) == 0
+    assert kfp_api.versions[-1].pipeline_spec["root"] == read_compiled(plain).spec["root"]
+
+
+def test_a_version_with_other_content_is_never_replaced(
+    kfp_api: KfpApi, upload: Submit, tmp_path: Path, capsys: Told
+) -> None:
+    assert upload("--version-name", "v1") == 0
+    other = write_compiled(tmp_path, "kubeflow", data="gs://bucket/others")
+    capsys.readouterr()
+    assert main(["upload", str(other), "--host", kfp_api.url, "--version-name", "v1"]) == 2
+    message = capsys.readouterr().err
+    assert "version v1 of pipeline shutterline-image-classifier is there with other content: sha256 " in message
+    assert f"{other} has " in message
+    assert message.endswith("choose another name by --version-name\n")
+    for content in (1, {"pipeline_spec": 1}, {"pipeline_spec": {}, "platform_spec": "x"}):
+        kfp_api.versions[0].pipeline_spec = content
+        assert upload("--version-name", "v1") == 2
+        assert "is there with other content" in capsys.readouterr().err
+    assert len(kfp_api.versions) == 1
+
+
+def test_names_are_as_long_as_kubeflow_keeps_them(kfp_api: KfpApi, upload: Submit, capsys: Told) -> None:
+    assert upload("--name", "n" * 128, "--version-name", "v" * 127) == 0
+    assert (len(kfp_api.pipelines[0].name), len(kfp_api.versions[0].name)) == (128, 127)
+    assert upload("--version-name", "v" * 128) == 2
+    assert "--version-name: must be 1 to 127 printable characters" in capsys.readouterr().err
+    assert upload("--name", "n" * 129) == 2
+    assert "--name: must be 1 to 128 printable characters" in capsys.readouterr().err
+
+
+def test_each_namespace_has_pipelines_of_its_own(kfp_api: KfpApi, upload: Submit) -> None:
+    kfp_api.namespaces = ["team-a", "team-b"]
+    for _ in range(2):
+        for namespace in kfp_api.namespaces:
+            assert upload("--namespace", namespace) == 0
+    assert [each.namespace for each in kfp_api.pipelines] == ["team-a", "team-b"]
+    assert len(kfp_api.versions) == 2
+
+
+@pytest.mark.parametrize("what", ["pipeline", "version"])
+def test_somebody_else_who_makes_it_first_is_no_error(kfp_api: KfpApi, upload: Submit, what: str) -> None:
+    assert upload() == 0
+    kfp_api.hidden_once.append(what)
+    assert upload() == 0
+    assert kfp_api.hidden_once == []
+    assert len(kfp_api.pipelines) == len(kfp_api.versions) == 1
+
+
 def test_a_run_refers_to_the_uploaded_version_and_keeps_the_files_defaults(
     kfp_api: KfpApi, submit: Submit, capsys: Told
 ) -> None:
     assert submit("--json") == 0
     (run,), (version,), (experiment,) = kfp_api.runs, kfp_api.versions, kfp_api.experiments
-    document = json.loads(capsys.readouterr().out)
-    assert document == {
+    assert json.loads(capsys.readouterr().out) == {
         "status": "submitted",
         "target": "kubeflow",
         "run": {
@@ -54,11 +136,10 @@ def test_a_run_refers_to_the_uploaded_version_and_keeps_the_files_defaults(
     assert run.display_name.startswith("shutterline-image-classifier-")
     assert run.pipeline_version_reference.pipeline_version_id == version.pipeline_version_id
     assert (experiment.display_name, run.experiment_id) == ("shutterline", experiment.experiment_id)
-    assert parameters(kfp_api) == {}
-    assert run.service_account is None
+    assert (parameters(kfp_api), run.service_account) == ({}, None)
 
 
-def test_values_travel_as_the_options_say(kfp_api: KfpApi, submit: Submit, tmp_path: Path) -> None:
+def test_values_travel_as_the_options_say(kfp_api: KfpApi, submit: Submit, kubeflow_file: Path, tmp_path: Path) -> None:
     params = write_params(tmp_path / "other.json", num_epochs=7, manual_seed=2**62 + 1)
     options = ("--data", "s3://bucket/images", "--checkpoints", "auto", "--experiment", "nightly")
     assert submit("--params", str(params), "--set", "batch_size=16", *options, "--service-account", "trainer") == 0
@@ -66,11 +147,7 @@ def test_values_travel_as_the_options_say(kfp_api: KfpApi, submit: Submit, tmp_p
     assert (sent["data"], sent["checkpoints"]) == ("s3://bucket/images", "auto")
     assert Params.load(sent["params"]) == Params.load(params, ["batch_size=16"])
     assert "{{" not in sent["params"]
-    assert kfp_api.experiments[0].display_name == "nightly"
-    assert kfp_api.runs[0].service_account == "trainer"
-
-
-def test_set_alone_changes_the_params_in_the_file(kfp_api: KfpApi, submit: Submit, kubeflow_file: Path) -> None:
+    assert (kfp_api.experiments[0].display_name, kfp_api.runs[0].service_account) == ("nightly", "trainer")
     assert submit("--set", "num_epochs=9") == 0
     own = read_compiled(kubeflow_file).inputs["params"]["defaultValue"]
     assert Params.load(parameters(kfp_api)["params"]) == Params.load(own, ["num_epochs=9"])
@@ -124,52 +201,18 @@ def test_what_decides_what_a_run_does_decides_its_name(kfp_api: KfpApi, submit: 
     assert [run.service_account for run in kfp_api.runs[-2:]] == ["trainer", "tester"]
 
 
-def test_a_name_belongs_to_one_request(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+def test_a_name_belongs_to_one_request_and_account(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
     assert submit("--name", "night", "--data", "gs://bucket/a") == 0
     assert submit("--name", "night", "--data", "gs://bucket/b") == 2
     assert "--name night: another run has that name, of another pipeline or with other" in capsys.readouterr().err
     assert submit("--name", "night", "--no-cache", "--data", "gs://bucket/a") == 2
-    assert len(kfp_api.runs) == 1
-
-
-def test_a_name_belongs_to_one_account(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    assert submit("--name", "night") == 0
     kfp_api.runs[0].service_account = "pipeline-runner"  # the deployment's own, as the server says it
-    assert submit("--name", "night") == 0
-    assert submit("--name", "night", "--service-account", "pipeline-runner") == 0
-    assert submit("--name", "night", "--service-account", "trainer") == 2
-    assert "another run has that name, of another pipeline or with other values or account" in capsys.readouterr().err
+    same = ("--name", "night", "--data", "gs://bucket/a")
+    assert submit(*same) == submit(*same, "--service-account", "pipeline-runner") == 0
+    assert submit(*same, "--service-account", "trainer") == 2
     kfp_api.runs[0].service_account = None  # a server that does not say it
-    assert submit("--name", "night", "--service-account", "trainer") == 0
+    assert submit(*same, "--service-account", "trainer") == 0
     assert len(kfp_api.runs) == 1
-
-
-def test_ctrl_c_while_the_run_is_made_says_that_it_may_go_on(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    hold = Hold(answer=True)
-    kfp_api.inject(hold, "write", RUNS)
-    document, err = interrupted(hold, lambda: submit("--name", "night", "--json"), capsys)
-    assert document == {"status": "interrupted", "target": "kubeflow", "run": {"name": "night"}}
-    assert err == "interrupted; night may have been started, and goes on then; to repeat the command is harmless\n"
-    kfp_api.clear()
-    assert submit("--name", "night") == 0
-    assert len(kfp_api.runs) == 1
-    hold = Hold()
-    kfp_api.inject(hold, "list")
-    _, err = interrupted(hold, lambda: submit("--name", "night", "--json", "--again"), capsys)
-    assert err == "interrupted; night may have been started, and goes on then; --again would start another\n"
-
-
-def test_ctrl_c_while_the_version_is_made(kfp_api: KfpApi, upload: Submit, capsys: Told) -> None:
-    hold = Hold()
-    kfp_api.inject(hold, "write")
-    document, err = interrupted(hold, lambda: upload("--version-name", "v1", "--json"), capsys)
-    assert document == {
-        "status": "interrupted",
-        "target": "kubeflow",
-        "pipeline": "shutterline-image-classifier",
-        "version": "v1",
-    }
-    assert err == "interrupted; v1 may have been uploaded; to repeat the command is harmless\n"
 
 
 def interrupted(hold: Hold, command: Callable[[], int], capsys: Told) -> tuple[Any, str]:
@@ -191,43 +234,39 @@ def interrupted(hold: Hold, command: Callable[[], int], capsys: Told) -> tuple[A
     return json.loads(out), err
 
 
-def test_without_cache_every_task_is_told_so_also_inside_the_exit_handler(kfp_api: KfpApi, submit: Submit) -> None:
+def test_ctrl_c_says_what_may_go_on(kfp_api: KfpApi, submit: Submit, upload: Submit, capsys: Told) -> None:
+    kfp_api.inject(hold := Hold(), "write")
+    document, err = interrupted(hold, lambda: upload("--version-name", "v1", "--json"), capsys)
+    named = {"pipeline": "shutterline-image-classifier", "version": "v1"}
+    assert document == {"status": "interrupted", "target": "kubeflow"} | named
+    assert err == "interrupted; v1 may have been uploaded; to repeat the command is harmless\n"
+    kfp_api.clear()
+    kfp_api.inject(hold := Hold(answer=True), "write", r"/runs$")
+    document, err = interrupted(hold, lambda: submit("--name", "night", "--json"), capsys)
+    assert document == {"status": "interrupted", "target": "kubeflow", "run": {"name": "night"}}
+    assert err == "interrupted; night may have been started, and goes on then; to repeat the command is harmless\n"
+    kfp_api.clear()
+    assert submit("--name", "night") == 0
+    assert len(kfp_api.runs) == 1
+    kfp_api.inject(hold := Hold(), "list")
+    _, err = interrupted(hold, lambda: submit("--name", "night", "--json", "--again"), capsys)
+    assert err == "interrupted; night may have been started, and goes on then; --again would start another\n"
+
+
+def test_without_cache_no_task_is_served_from_it_also_inside_the_exit_handler(kfp_api: KfpApi, submit: Submit) -> None:
     def cached(version: Any) -> dict[str, bool]:
         spec = version.pipeline_spec["pipeline_spec"]
         groups = [spec["root"], *spec["components"].values()]
         tasks = [entry for group in groups for entry in group.get("dag", {}).get("tasks", {}).items()]
         return {name: task.get("cachingOptions", {}).get("enableCache", False) for name, task in tasks}
 
-    assert submit() == 0
-    assert submit("--no-cache") == 0
+    assert submit() == submit("--no-cache") == 0
     usual, without = kfp_api.versions
     assert cached(usual)["train"]
-    assert cached(usual)["evaluate"]
     assert not any(cached(without).values())
     assert cached(without).keys() == cached(usual).keys() >= {"data-prep", "train", "evaluate", "exit-step"}
     assert kfp_api.runs[1].pipeline_version_reference.pipeline_version_id == without.pipeline_version_id
     assert without.pipeline_spec["platform_spec"] == usual.pipeline_spec["platform_spec"]
-
-
-@pytest.mark.parametrize("name", [r"/experiments$", RUNS])
-def test_what_was_made_although_its_answer_was_lost_is_not_made_twice(
-    kfp_api: KfpApi, submit: Submit, name: str, capsys: Told
-) -> None:
-    fault = kfp_api.inject(LoseAnswer(), "write", name)
-    assert submit() == 0
-    assert fault.happened == 1
-    assert capsys.readouterr().out.startswith("submitted ")
-    assert (len(kfp_api.experiments), len(kfp_api.runs)) == (1, 1)
-
-
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_what_is_busy_is_asked_again_after_a_look(kfp_api: KfpApi, submit: Submit, status: int) -> None:
-    fault = kfp_api.inject(Refuse(status), "write", RUNS, times=2)
-    assert submit() == 0
-    assert fault.happened == 2
-    assert len(kfp_api.runs) == 1
-    asked = [(sent.method, sent.status) for sent in kfp_api.sent if sent.path.endswith("/runs")]
-    assert asked == [("GET", 200)] * 3 + [("POST", 200)]
 
 
 @pytest.mark.parametrize("name", ["lr+aug", "50% data", "a%2Bb", 'say "more" \\ less', "größer & = ; #"])
@@ -238,37 +277,6 @@ def test_any_name_is_found_again(kfp_api: KfpApi, submit: Submit, upload: Submit
     assert (names(kfp_api), [each.display_name for each in kfp_api.experiments]) == ([name], [name])
     assert kfp_api.pipelines[-1].name == kfp_api.versions[-1].name == name
     assert len(kfp_api.pipelines) == len(kfp_api.versions) == 2
-
-
-def test_many_runs_are_looked_through(kfp_api: KfpApi, submit: Submit) -> None:
-    kfp_api.page_size = 1
-    for number in range(4):
-        assert submit("--name", f"run-{number}") == 0
-    for number in range(4):
-        assert submit("--name", f"run-{number}") == 0
-    assert len(kfp_api.runs) == 4
-
-
-def test_a_dry_run_shows_what_a_first_submission_sends_and_sends_nothing(
-    kfp_api: KfpApi, submit: Submit, capsys: Told
-) -> None:
-    options = ("--data", "gs://bucket/b", "--no-cache", "--service-account", "trainer", "--name", "night")
-    assert submit("--dry-run", *options) == 0
-    assert kfp_api.sent == []
-    *_, experiment, run = json.loads(capsys.readouterr().out)["requests"]
-    assert submit(*options) == 0
-    posts = {sent.path: sent for sent in kfp_api.sent if sent.method == "POST"}
-    assert posts[experiment["url"].removeprefix(kfp_api.url)].document == experiment["body"]
-    made = kfp_api.runs[0]
-    text = json.dumps(run["body"])
-    for placeholder, found in (
-        ("{experiment_id}", made.experiment_id),
-        ("{pipeline_id}", kfp_api.pipelines[0].pipeline_id),
-        ("{pipeline_version_id}", kfp_api.versions[0].pipeline_version_id),
-    ):
-        assert placeholder in text
-        text = text.replace(placeholder, found)
-    assert posts[run["url"].removeprefix(kfp_api.url)].document == json.loads(text)
 
 
 def test_the_variables_of_kfps_client_count(
@@ -283,10 +291,6 @@ def test_the_variables_of_kfps_client_count(
     monkeypatch.setenv("KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME", "theirs")
     assert main(["submit", str(kubeflow_file), "--experiment", "mine"]) == 0
     assert [each.display_name for each in kfp_api.experiments] == ["usual", "mine", "theirs"]
-
-
-@pytest.mark.parametrize("name", ["DEFAULT", "OVERRIDE"])
-def test_a_variable_at_fault_is_named(submit: Submit, monkeypatch: pytest.MonkeyPatch, capsys: Told, name: str) -> None:
-    monkeypatch.setenv(f"KF_PIPELINES_{name}_EXPERIMENT_NAME", "e" * 129)
-    assert submit("--dry-run") == 2
-    assert f"error: KF_PIPELINES_{name}_EXPERIMENT_NAME: must be 1 to 128" in capsys.readouterr().err
+    monkeypatch.setenv("KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME", "e" * 129)
+    assert main(["submit", str(kubeflow_file), "--dry-run"]) == 2
+    assert "error: KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME: must be 1 to 128" in capsys.readouterr().err

@@ -1,0 +1,194 @@
+"""What a version and a run are called, and the values of a run's inputs; on both platforms alike."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from components.shared.errors import InputError
+from components.shared.events.redaction import redact
+from components.shared.params.params import Params, parse
+from components.shared.params.source import from_json, with_overrides
+from components.shared.run import CHECKPOINTS_AUTO
+from components.shared.storage.location import parse_location
+from components.shared.version import __version__
+from pipelines.compiled import CompiledPipeline, PlatformName, secret_named_by
+from pipelines.params_files import HOW_TO_GET_PARAMS, Checked, are_example, check_params, load_checked
+from pipelines.vertex_limits import JOB_ID
+from pipelines.watch_text import printable
+
+_DIGITS = 12  # of a digest in a name: 48 bits
+_LONGEST = 128
+_LONGEST_VERSION: dict[PlatformName, int] = {"kubeflow": 127, "vertex": _LONGEST}
+_NUMBER_ROOM = 5  # for "-2" to "-9999"
+_OPTIONS = {"params": "--params", "data": "--data", "checkpoints": "--checkpoints"}
+
+
+def version_name(pipeline: CompiledPipeline) -> str:
+    """What a version is called unless it is named: who made it, and a digest of what is in it."""
+    maker = re.sub(r"[^a-z0-9.]+", "-", __version__.lower())
+    return f"{maker}-{pipeline.digest[:_DIGITS]}"
+
+
+def run_name(
+    pipeline: CompiledPipeline, values: Mapping[str, str], use_cache: bool = True, **others: str | None
+) -> str:
+    """What a run is called unless it is named: the pipeline, and a digest of everything that decides what it does.
+
+    It is a job id of Vertex AI, too: a small letter, then small letters, digits and dashes.
+
+    Args:
+        pipeline: What shall run.
+        values: Values of its inputs.
+        use_cache: Whether steps may be served from a cache.
+        others: What else is asked of the platform, such as the account that the run has.
+    """
+    asked = {name: value for name, value in others.items() if value is not None}
+    content = [pipeline.digest, dict(values), None if use_cache else False, *([asked] if asked else [])]
+    sent = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    name = re.sub(r"[^a-z0-9]+", "-", pipeline.name.lower()).strip("-")
+    name = name if name[:1].isalpha() else f"run-{name}".rstrip("-")
+    name = name[: _LONGEST - _DIGITS - _NUMBER_ROOM - 1].rstrip("-")
+    return f"{name}-{hashlib.sha256(sent.encode()).hexdigest()[:_DIGITS]}"
+
+
+def check_name(option: str, name: str, longest: int = _LONGEST) -> None:
+    """See that a pipeline, version or experiment can be called so, and that the name is no secret.
+
+    Raises:
+        InputError: It cannot.
+    """
+    check_no_secret(option, name)
+    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > longest:
+        raise InputError(f"{option}: must be 1 to {longest} printable characters, got {printable(name, 60)!r}")
+
+
+def check_version_name(name: str, target: PlatformName) -> None:
+    """As :func:`check_name`, of a version on a platform."""
+    check_name("--version-name", name, _LONGEST_VERSION[target])
+
+
+def check_run_name(name: str, target: PlatformName) -> None:
+    """As :func:`check_name`, of a run on a platform."""
+    check_name("--name", name, _LONGEST - _NUMBER_ROOM)
+    if target == "vertex" and re.fullmatch(JOB_ID, name) is None:
+        raise InputError(
+            f"--name: on Vertex AI a run's name is a small letter, then small letters, digits and dashes, "
+            f"got {printable(name, 60)!r}"
+        )
+
+
+def checked_params(pipeline: CompiledPipeline, source: str | None, overrides: list[str]) -> Checked | None:
+    """The params that ``--params`` and ``--set`` give, completely checked; None: the file's own are to be used.
+
+    Raises:
+        ParamsError: With every problem found.
+        InputError: There are no params to change.
+    """
+    if source:
+        return load_checked(source, overrides)
+    if not overrides:
+        return None
+    default: Any = pipeline.inputs.get("params", {}).get("defaultValue")
+    if not isinstance(default, str):
+        raise InputError(f"--set: {pipeline.file} has no params of its own to change; name some by --params")
+    # As the steps take it: a file from elsewhere must not name another one here, which may be code.
+    name = f"{pipeline.file}: its params"
+    return check_params(parse(with_overrides(from_json(default, name), overrides), name))
+
+
+def require_params_for_data(pipeline: CompiledPipeline) -> None:
+    """See that data that an option names are not for the example's params, which a file compiled without others has.
+
+    Raises:
+        InputError: The file's params are the example's.
+    """
+    default: Any = pipeline.inputs.get("params", {}).get("defaultValue")
+    if isinstance(default, str) and are_example(default):
+        raise InputError(
+            f"--data needs --params: those in {pipeline.file} are the example's digits', and decide the network; "
+            f"compile it with --params, or: {HOW_TO_GET_PARAMS}"
+        )
+
+
+def run_values(
+    pipeline: CompiledPipeline, params: Params | None, data: str | None, checkpoints: str | None
+) -> dict[str, str]:
+    """The values to send.
+
+    Raises:
+        InputError: The pipeline has no such input, one that it needs is missing, or one is no location or a secret.
+    """
+    given = {"params": None if params is None else params.to_form(), "data": data, "checkpoints": checkpoints}
+    values = {name: value for name, value in given.items() if value is not None}
+    for name, value in values.items():
+        option = _OPTIONS[name]
+        if name not in pipeline.inputs:
+            known = ", ".join(pipeline.inputs) or "none"
+            raise InputError(f"{option}: {pipeline.file} has no input {name}; its inputs are: {known}")
+        kind = pipeline.inputs[name].get("parameterType")
+        if kind != "STRING":
+            raise InputError(f"{option}: the input {name} of {pipeline.file} is no STRING, but {kind}")
+        may_be_word = name == "params" or (name == "checkpoints" and value in ("", CHECKPOINTS_AUTO))
+        if not may_be_word and isinstance(path := parse_location(value), Path) and not path.is_absolute():
+            raise InputError(
+                f"{option} {value}: would be looked for inside the steps' containers; name a bucket, gs://… or s3://…, "
+                "or the absolute path of a volume that the settings mount"
+            )
+        check_no_secret(option, value)
+    for name, definition in pipeline.inputs.items():
+        if name not in values and "defaultValue" not in definition and not definition.get("isOptional"):
+            what = f"give it by {_OPTIONS[name]}" if name in _OPTIONS else "compile it with a default"
+            raise InputError(f"{pipeline.file}: its input {name} has no value and no default; {what}")
+    return values
+
+
+def check_no_secret(option: str, value: str) -> None:
+    """See that a text that will be sent, and shown to whoever may see the run, is no secret.
+
+    Raises:
+        InputError: It is one; the message does not show it.
+    """
+    if redact(value) != value:
+        raise InputError(
+            f"{option}: holds a secret, or what looks like one, and would be shown to all who see the run; refer to "
+            "it by the settings' secrets instead"
+        )
+
+
+def check_file_has_no_secret(pipeline: CompiledPipeline, *secrets: str) -> None:
+    """See that no secret of this environment, nor one of `secrets`, is in a file that will be uploaded.
+
+    Raises:
+        InputError: One is; the message says which variable's.
+    """
+    name = secret_named_by([pipeline.spec, pipeline.platforms], {"the token or the cookie of this command": secrets})
+    if name is not None:
+        raise InputError(
+            f"{pipeline.file}: holds the secret that {name} has here; compile it without, and refer to it by the "
+            "settings' secrets"
+        )
+
+
+def without_cache(pipeline: CompiledPipeline) -> CompiledPipeline:
+    """The pipeline with the cache off for every task: the vendors' switches reach the root's tasks, or need a file."""
+    spec = copy.deepcopy(pipeline.spec)
+    for component in (spec["root"], *(spec.get("components") or {}).values()):
+        for task in ((component.get("dag") or {}).get("tasks") or {}).values():
+            task["cachingOptions"] = {}
+    return replace(pipeline, spec=spec)
+
+
+def as_sent(pipeline: CompiledPipeline) -> str:
+    """What was checked, each document as JSON: PyYAML writes the text 1e3 without quotes, and Go reads a number."""
+    documents: list[object] = [pipeline.spec]
+    if pipeline.platforms:
+        documents.append({"platforms": pipeline.platforms})
+    # Not as ASCII: YAML has no pairs of escapes for one character.
+    return "\n---\n".join(json.dumps(document, ensure_ascii=False) for document in documents) + "\n"

@@ -1,0 +1,194 @@
+"""How a run's steps are doing, and what a step logged. Texts come from elsewhere: none may move the cursor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from components.shared.events.redaction import redact
+from components.shared.kubeflow.run import PodAttempt, TaskReport
+from pipelines.submit.platform import Progress, Submitted
+from pipelines.watch_text import duration, printable
+
+_LONGEST = 300  # characters of a message
+_LONGEST_LINE = 400
+_LINES = 20  # of a log
+# Lines that secrets are looked for in: of a private key that begins above the last ones each line looks like none. One
+# of RSA with 16,384 bits has 197.
+_LOOKED_AT = 220
+_IMAGE = re.compile(r'image "([^"]+)"')
+_ASIDE = re.compile(r"\. +(?:no new claims|preemption:).*")  # what the scheduler adds about evicting others
+_ARGO = re.compile(r"time=\S+ level=\w+ ")
+_LAUNCHER = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [\w./-]+:\d+\] ?(.*)")
+_EXECUTOR = re.compile(r"\[KFP Executor [^\]]*\]: ?(.*)")
+_SUCCEEDED = re.compile(r"\d\d:\d\d:\d\d [a-z-]{4,9} +succeeded in [\d,.]+ s")  # as run_step logs it
+# The launcher's last line where the step failed by itself: the step's own lines say more.
+_OF_THE_STEP = re.compile(r"failed to execute component: exit status \d+$")
+
+
+def utc_now() -> datetime:
+    """The time here."""
+    return datetime.now(UTC)
+
+
+def message_words(message: str) -> str:
+    """A message of Argo's or the kubelet's without what helps nobody: the resource or the image stays."""
+    text = printable(redact(message.removeprefix("main: ")), 10 * _LONGEST)
+    text = _ASIDE.sub("", text)
+    if (image := _IMAGE.search(text)) is not None:
+        reason, cause = text.partition(": ")[0], text.rpartition(": ")[2]
+        text = f"{reason}: {image[1]}" + (f" ({cause})" if '"' not in cause else "")
+    return printable(text, _LONGEST)
+
+
+def step_words(step: TaskReport, *, why: bool = True, now: datetime | None = None) -> str:
+    """A step's state, with how long it took or has been going on.
+
+    Args:
+        step: The step.
+        why: Whether one that waits says what for.
+        now: The time; None: what is going on is given no time.
+    """
+    last = step.attempts[-1] if step.attempts else None
+    number = f"attempt {len(step.attempts)} " if len(step.attempts) > 1 else ""
+    message = message_words(step.message)
+    because = f": {message}" if message else ""
+    match step.state:
+        case "waiting":
+            words = f"waiting{_duration(last, 'for', now)}{because if why else ''}"
+        case "running":
+            words = f"running{_duration(last, 'for', now)}"
+        case "succeeded":
+            words = f"succeeded{_duration(last, 'in')}"
+        case "failed" | "cancelled":
+            words = f"{step.state}{_duration(last, 'after')}{because}"
+        case "skipped":
+            words = "not started"
+        case state:
+            words = state
+    return f"{number}{words}"
+
+
+def attempt_words(number: int, attempt: PodAttempt) -> str:
+    """How an attempt ended that another followed."""
+    message = message_words(attempt.message)
+    return f"attempt {number} {attempt.state}{_duration(attempt, 'after')}{f': {message}' if message else ''}"
+
+
+def _duration(attempt: PodAttempt | None, word: str, now: datetime | None = None) -> str:
+    """How long an attempt took, or has been going on where `now` is given."""
+    if attempt is None or attempt.started is None or (attempt.finished is not None) == (word == "for"):
+        return ""
+    end = now if word == "for" else attempt.finished
+    # Their clock may be ahead of ours.
+    return "" if end is None else f" {word} {duration(max(0.0, (end - attempt.started).total_seconds()))}"
+
+
+def pod_of(step: TaskReport) -> str:
+    """Its newest pod, empty where there is none or its name is not known."""
+    return printable(step.attempts[-1].pod, 253) if step.attempts else ""
+
+
+def run_words(progress: Progress) -> str:
+    """A run's state."""
+    if not progress.retried:
+        return progress.state
+    return f"{progress.state}{' again' if progress.state == 'running' else ''} after a Retry"
+
+
+def ending(run: Submitted, progress: Progress) -> str:
+    """What to log of a run that did not succeed."""
+    why = f": {printable(progress.error)}" if progress.error else ""
+    if not why and progress.state == "failed":
+        why = "; the platform does not say why"
+    if "OOMKilled" in why:
+        why += "; raise the step's memory in the settings"
+    return f"error: {run.name} {progress.state}{why}; see {run.url}"
+
+
+def rows(progress: Progress, now: datetime, *, waited: frozenset[str] | None = None) -> list[tuple[str, str, str]]:
+    """Name, state and pod of every step, and a row without a name for each attempt before.
+
+    Args:
+        progress: Of the run.
+        now: The time.
+        waited: The steps that say what they wait for; None: all.
+    """
+    found = []
+    for name, step in progress.steps.items():
+        pod = pod_of(step)
+        state = step_words(step, why=waited is None or name in waited, now=now)
+        found.append((printable(name, 60), state, f"pod {pod}" if pod else ""))
+        earlier = step.attempts[:-1]
+        found += [("", attempt_words(number, attempt), "") for number, attempt in enumerate(earlier, 1)]
+    return found
+
+
+def widths(lines: list[tuple[str, str, str]]) -> tuple[int, int]:
+    """Of the columns of names and states: one long message does not push every pod out of sight."""
+    names, states = (max((len(line[column]) for line in lines), default=0) for column in (0, 1))
+    return names, min(states, 60)
+
+
+def table(lines: list[tuple[str, str, str]]) -> list[str]:
+    """Rows as lines of text, in columns."""
+    names, states = widths(lines)
+    return [f"{name:<{names}}  {state:<{states}}  {pod}".rstrip() for name, state, pod in lines]
+
+
+@dataclass(frozen=True)
+class PodLog:
+    """What matters of a pod's log, without secrets.
+
+    Attributes:
+        own: The last lines of the step itself, at most 20.
+        launcher: The last error of kfp's launcher, which starts the step and stores what it made; empty: none.
+        succeeded: Whether the step logged that it succeeded.
+    """
+
+    own: tuple[str, ...]
+    launcher: str
+    succeeded: bool
+
+
+def read_log(text: str) -> PodLog:
+    """Take a pod's log, or its end, apart: kfp's launcher and executor and Argo write there, too."""
+    own: list[str] = []
+    launcher, dumping = "", False
+    for line in text.splitlines():
+        # Inputs and outputs as indented JSON, hundreds of lines.
+        dumping = dumping and line[:1] in (" ", "{", "}", "")
+        if dumping:
+            dumping = line != "}"
+        elif (found := _LAUNCHER.match(line)) is not None:
+            launcher = found[2] if found[1] in "EF" else launcher
+            dumping = found[2].endswith("{")
+        elif (found := _EXECUTOR.match(line)) is not None:
+            dumping = found[1].endswith(":")
+        elif not _ARGO.match(line):
+            own.append(line)
+    while own and not own[-1].strip():
+        own.pop()
+    lines = redact("\n".join(own[-_LOOKED_AT:])).splitlines()[-_LINES:]
+    return PodLog(
+        tuple(printable(line, _LONGEST_LINE) for line in lines),
+        printable(redact(launcher), _LONGEST_LINE),
+        any(_SUCCEEDED.fullmatch(line) for line in own),
+    )
+
+
+def log_lines(name: str, log: PodLog) -> Iterator[str]:
+    """What to show of the log of a step that failed."""
+    name = printable(name)
+    launcher = f": {log.launcher}" if log.launcher else " gives no reason"
+    if log.succeeded:
+        yield f"{name} succeeded by its own log and failed on the platform; its launcher{launcher}"
+    elif not log.own:
+        yield f"{name} wrote nothing of its own; its launcher{launcher}"
+    if log.own:
+        yield f"the last lines of {name}:"
+        yield from (f"  | {line}" for line in log.own)
+        if log.launcher and not log.succeeded and not _OF_THE_STEP.search(log.launcher):
+            yield f"its launcher{launcher}"
