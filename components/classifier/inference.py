@@ -18,8 +18,8 @@ from components.classifier.metrics import Integers, Metrics, Reals, metrics_of
 from components.classifier.network import Network
 
 # float32 values that the layers of one chunk may give together: 256 MiB.
-_CHUNK_VALUES = 2**26
-_CHUNK_IMAGES = 1024
+CHUNK_VALUES = 2**26
+CHUNK_IMAGES = 1024
 # Lines of a log of single batches.
 MAX_LINES = 1000
 
@@ -71,7 +71,7 @@ def chunk_size(network: Network) -> int:
     It follows from the network alone, never from ``eval_batch_size``: the order of floating-point sums inside a
     layer may change with the batch, and no setting of the logs may change a metric.
     """
-    return max(1, min(_CHUNK_IMAGES, _CHUNK_VALUES // max(1, network.values_per_image)))
+    return max(1, min(CHUNK_IMAGES, CHUNK_VALUES // max(1, network.values_per_image)))
 
 
 def predict(

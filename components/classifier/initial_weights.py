@@ -21,7 +21,18 @@ from torch import Tensor
 from components.classifier.backbones import head_name, is_backbone
 from components.classifier.network import Network
 from components.classifier.shape_errors import spelled_shape
-from components.classifier.weight_files import SHARDED, find_file, grouped, read_file, refused, short, tensor_dicts
+from components.classifier.weight_files import (
+    find_file,
+    grouped,
+    prefixes,
+    read_file,
+    refused,
+    relative,
+    require_dense,
+    require_values,
+    short,
+    tensor_dicts,
+)
 from components.shared.artifacts.artifact import sha256_of
 from components.shared.artifacts.model import StartedFrom
 from components.shared.errors import ParamsError, Problem
@@ -89,14 +100,7 @@ def load_initial_weights(network: Network, path: Path) -> StartedFrom:
 def start_network(network: Network, params: Params, fetched: Path | None = None) -> StartedFrom | None:
     """Put the weights that params name into a network; nothing where they name none.
 
-    Args:
-        network: As :func:`load_initial_weights`.
-        params: The run's options.
-        fetched: What ``initial_weights`` names, on this machine; by default the path that it is.
-
-    Raises:
-        ParamsError: As :func:`load_initial_weights`; or it is in a bucket, and was not fetched.
-        ArtifactError: The model directory is incomplete or damaged.
+    Raises as :func:`load_initial_weights`; and ParamsError where they are in a bucket and were not `fetched`.
     """
     if params.initial_weights is None:
         return None
@@ -148,12 +152,14 @@ class _Reading:
 
     @property
     def name(self) -> str:
-        """For people."""
         return short(" ".join(filter(None, (self.key, self.prefix and f"{self.prefix}*")))) or "the file's own names"
 
     @property
+    def start(self) -> str:
+        return f"{self.key} {self.prefix}".lstrip()
+
+    @property
     def is_average(self) -> bool:
-        """Whether it is called an average of the weights."""
         return _AVERAGE.search(self.key) is not None or _AVERAGE.search(self.prefix) is not None
 
     @property
@@ -194,11 +200,7 @@ def _is_counter(name: str) -> bool:
 
 
 def _chosen_reading(network: Network, target: Tensors, path: Path, held: Mapping[Any, Any]) -> _Reading:
-    """How the names of a file are read; of it `unused` is what is left, averages named as such.
-
-    Raises:
-        ParamsError: Nothing is this network's, or several sets of weights are.
-    """
+    """How the names of a file are read; its `unused` is what is left, averages named as such."""
     readings = [
         reading
         for key, tensors, beside in tensor_dicts(held, path)
@@ -208,9 +210,10 @@ def _chosen_reading(network: Network, target: Tensors, path: Path, held: Mapping
         name, value = next(iter(held.items()))
         raise refused(path, f"must hold tensors by name, and {described(name)} names {described(value)}")
     fitting = [reading for reading in readings if not reading.problems(target)]
+    dtype = next(own.dtype for own in target.values() if own.is_floating_point())
     best = max(readings, key=lambda reading: (reading.known, len(reading.found)))
     if not fitting:
-        _require_values(best, best.found, target, path)
+        require_values(best.found, best.start, dtype, path)
         message = f"does not fit net_arch: {'; '.join(best.problems(target))}"
         first = next(name for name in target if name.endswith(".weight"))
         expected = (
@@ -219,10 +222,10 @@ def _chosen_reading(network: Network, target: Tensors, path: Path, held: Mapping
         )
         raise refused(path, message if best.known else f"{message}; {expected}")
     for reading in fitting:
-        _require_dense(reading, reading.chosen(target), path)
+        require_dense(reading.chosen(target), reading.start, path)
     best, *rest = sorted(fitting, key=lambda reading: (reading.is_average, reading.is_unwrapped))
     taken = best.chosen(target)
-    _require_values(best, best.found, target, path)
+    require_values(best.found, best.start, dtype, path)
     others = [(other, weights) for other in rest if not _equal(taken, weights := other.chosen(target), target)]
     rivals = [
         other.name
@@ -234,7 +237,7 @@ def _chosen_reading(network: Network, target: Tensors, path: Path, held: Mapping
         message = f"holds several sets of weights that fit ({', '.join(dict.fromkeys([best.name, *rivals]))})"
         raise refused(path, f"{message}; save the one that is meant in a file of its own")
     left = {other.key for other, _ in others} | {
-        _relative(other.prefix, best.prefix).partition(".")[0] for other, _ in others if other.key == best.key
+        relative(other.prefix, best.prefix).partition(".")[0] for other, _ in others if other.key == best.key
     }
     unused = [name for name in best.unused if name.partition(".* (")[0] not in left]
     of_head = (f"{best.head}.weight", f"{best.head}.bias")
@@ -252,38 +255,6 @@ def _equal(one: Tensors, other: Tensors, target: Tensors) -> bool:
         return all(torch.equal(one[name].to(target[name].dtype), other[name].to(target[name].dtype)) for name in one)
     except RuntimeError:  # of a type that torch cannot compute with
         return False
-
-
-def _require_dense(reading: _Reading, tensors: Tensors, path: Path) -> None:
-    """Refuse tensors whose values cannot be read."""
-    for name, value in tensors.items():
-        if type(value).__name__ == "DTensor":
-            raise refused(path, SHARDED)
-        is_dense = value.layout is torch.strided and not (value.is_meta or value.is_quantized)
-        held = value.untyped_storage().nbytes() if is_dense else 0
-        if value.numel() * value.element_size() > held:
-            full = " ".join(filter(None, (short(reading.key), short(reading.prefix + name))))
-            why = f"is expanded, {value.numel()} values of {held} bytes; save its contiguous()"
-            raise refused(path, f"{full} {why if is_dense else 'is no dense tensor with values'}")
-
-
-def _require_values(reading: _Reading, tensors: Tensors, target: Tensors, path: Path) -> None:
-    """Refuse tensors that cannot be weights, or not as the network keeps them."""
-    _require_dense(reading, tensors, path)
-    dtype = next(own.dtype for own in target.values() if own.is_floating_point())
-    for name, value in tensors.items():
-        if not value.is_floating_point():
-            continue
-        full = short(reading.prefix + name)
-        try:
-            cast = value.to(dtype)
-            is_finite = bool(torch.isfinite(cast).all())
-        except RuntimeError as error:  # float4 and the like
-            raise refused(path, f"{full} is {value.dtype}, which torch cannot make {dtype}") from error
-        if not is_finite:
-            raise refused(path, f"{full} has values that are not finite in {dtype}")
-        if name.endswith("running_var") and bool((cast < 0).any()):
-            raise refused(path, f"{full} has values below 0, and is a variance")
 
 
 def _require_frozen(network: Network, chosen: Tensors, path: Path) -> None:
@@ -314,7 +285,7 @@ def _readings(network: Network, target: Tensors, key: str, tensors: Tensors, bes
 
 
 def _variant_readings(network: Network, target: Tensors, whole: _Reading) -> Iterator[_Reading]:
-    for prefix in _prefixes(whole.found, target):
+    for prefix in prefixes(whole.found, target):
         yield _behind(whole, prefix, target)
     positions = [match for name in whole.found if (match := _INDEXED.fullmatch(name))]
     for prefix in dict.fromkeys(prefix for match in positions for prefix in (match[1] + (match[2] or ""), match[1])):
@@ -330,7 +301,7 @@ def _variant_readings(network: Network, target: Tensors, whole: _Reading) -> Ite
         index, layer = backbone
         start, own = f"features.{index}.", layer.state_dict()
         whole = replace(whole, found={_current_name(name, own): value for name, value in whole.found.items()})
-        for prefix in _prefixes(whole.found, own):
+        for prefix in prefixes(whole.found, own):
             inside = _behind(whole, prefix, own)
             kept = {n: value for n, value in inside.found.items() if n in own or not _HEAD.fullmatch(n)}
             yield replace(
@@ -340,18 +311,6 @@ def _variant_readings(network: Network, target: Tensors, whole: _Reading) -> Ite
                 head=f"{start}{head_name(layer)}",
                 has_head=False,
             )
-
-
-def _prefixes(names: Collection[str], wanted: Collection[str]) -> list[str]:
-    """What there is before any name that is wanted, and nothing."""
-    found = {"": None}
-    for name in names:
-        start = name.find(".") + 1
-        while start:
-            if name[start:] in wanted:
-                found[name[:start]] = None
-            start = name.find(".", start) + 1
-    return list(found)
 
 
 def _behind(whole: _Reading, prefix: str, wanted: Tensors | None = None) -> _Reading:
@@ -365,17 +324,8 @@ def _behind(whole: _Reading, prefix: str, wanted: Tensors | None = None) -> _Rea
         if own and (is_all or all(value.ndim < 2 for name, value in found.items() if name not in own)):
             found = own
     left_out = [n for n in whole.found if not (n.startswith(prefix) and n.removeprefix(prefix) in found)]
-    unused = [*whole.unused, *grouped(_relative(name, prefix) for name in left_out)]
+    unused = [*whole.unused, *grouped(relative(name, prefix) for name in left_out)]
     return replace(whole, prefix=prefix, found=found, unused=unused)
-
-
-def _relative(name: str, prefix: str) -> str:
-    """A name without the beginning that it shares with a prefix."""
-    for piece in prefix.split("."):
-        if not name.startswith(f"{piece}."):
-            break
-        name = name.removeprefix(f"{piece}.")
-    return name
 
 
 def _current_name(name: str, own: Collection[str]) -> str:

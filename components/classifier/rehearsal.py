@@ -17,15 +17,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import product, takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from components.classifier.augmentation import PerImageTransforms, as_unit, nested, size_message
 from components.classifier.batched_transforms import is_never_random
+from components.classifier.chance import DRAWS, choices_of, torchvisions, ways
+from components.classifier.known_images import (
+    LEFT,
+    LEVELS,
+    NEAR,
+    READ,
+    Output,
+    alike,
+    extremes,
+    known_images,
+    measured,
+    scale_problem,
+)
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.types import TransformSpec
 
@@ -33,25 +47,9 @@ from components.shared.params.types import TransformSpec
 _SIDE = 64
 # Values of the largest image that is tried in its own size: 4096×4096 in grayscale, which takes seconds.
 _LARGEST_TRIED = 2**24
-# Values of an image, evenly from all of it, whose statistics are taken.
-_SAMPLED, _SAMPLED_FOR_EXTREMES = 2**14, 2**18
-# Rows of an orthogonal array that takes any two of 15 choices between yes and no through all four cases.
-_DRAWS = 16
 # An image on the way with a longer side, padded or resized, is not made.
 _LONGEST_SIDE = 2**13
 
-_READ = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_NUMBERS = (*_READ, torch.bool, torch.int8, torch.int16, torch.int32, torch.int64)
-# In shares of 0..1: how far values may leave it, how near a level counts as reached, how much must be left to see.
-_BEYOND, _NEAR, _LEFT = 0.5, 0.15, 0.1
-# Of the pixels of an image so many show what became of a level; the rest may be filled, erased or noise.
-_SHARE = 0.01
-# One and a half gray levels: what rounding may do to an image.
-_ROUNDING = 1.5 / 255
-
-_LEVELS = {"black": (0, 0, 0), "white": (255, 255, 255), "a tone": (200, 120, 40)}
-# Above it chance is no more than another name of always: an epoch of 100 images would hold less than one other image.
-_AS_GOOD_AS_ALWAYS = 0.99
 _CONVERTING = frozenset({"ConvertImageDtype", "Identity", "ToDtype", "ToImage", "ToPureTensor"})
 _SIZED = frozenset({"CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize"})
 _OF_COLOR = frozenset({"Grayscale", "RGB", "RandomGrayscale"})
@@ -93,7 +91,11 @@ def rehearse_transforms(
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
-            trial = _small_trial(specs, image_shape, check_time, factor) if factor < 1 else None
+            trial = None
+            if factor < 1:
+                with suppress(ParamsError):  # what smaller images fail by is their size
+                    small = _Trial(specs, image_shape, check_time, factor)
+                    trial = small if small.keeps_size() else None
             if trial is not None and is_tried:
                 sized = _Trial(specs, image_shape, check_time, draws=1)
                 sized.refuse(sized.traced(sized.size_problem))
@@ -111,22 +113,6 @@ class _CutShortError(Exception):
     """Why a trial ended before its end."""
 
 
-def _small_trial(
-    specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], check_time: Callable[[int], None], factor: float
-) -> _Trial | None:
-    """The trial on smaller images; None where that comes out in another size, and shows nothing."""
-    try:
-        trial = _Trial(specs, image_shape, check_time, factor)
-    except ParamsError:
-        return None
-    return trial if trial.keeps_size() else None
-
-
-def _torchvisions(transforms: Sequence[Any]) -> list[Any]:
-    found = (inner for outer in transforms for inner in nested(outer))
-    return [inner for inner in found if type(inner).__module__.startswith("torchvision.")]
-
-
 def _named_side(transform: Any, image: Tensor) -> float:
     """The largest side that a transform's arguments name."""
     sides = [0.0]
@@ -136,107 +122,9 @@ def _named_side(transform: Any, image: Tensor) -> float:
     return max(sides)
 
 
-class _Choice(NamedTuple):
-    """A transform that chance applies or not, or has choose among others: its `p` by the way that is taken."""
-
-    transform: Any
-    ways: list[Any]
-    nearly_always: int | None  # the way it goes as good as always
-
-
-def _choices(transforms: Sequence[Any]) -> Iterator[_Choice]:
-    for transform in _torchvisions(transforms):
-        chance = getattr(transform, "p", None)
-        if isinstance(chance, list):
-            ways = {n: [float(n == other) for other in range(len(chance))] for n, share in enumerate(chance) if share}
-            likely = [way for way, n in enumerate(ways) if chance[n] > _AS_GOOD_AS_ALWAYS * sum(chance)]
-            if len(ways) > 1:
-                yield _Choice(transform, list(ways.values()), likely[0] if likely else None)
-        elif chance is not None and 0 < chance < 1:
-            yield _Choice(transform, [0.0, 1.0], 1 if chance > _AS_GOOD_AS_ALWAYS else None)
-
-
-def _ways(choices: Sequence[_Choice], draw: int) -> tuple[int, ...]:
-    """Which way each choice goes: two of them go all pairs of ways before 16 draws times the most ways are over."""
-    if len(choices) == 1:
-        return (draw % len(choices[0].ways),)
-    block, row = divmod(draw, _DRAWS)
-    return tuple(
-        (row & (number % (_DRAWS - 1) + 1)).bit_count() & 1
-        if choice.ways == [0.0, 1.0]
-        else (block + row * number) % len(choice.ways)
-        for number, choice in enumerate(choices)
-    )
-
-
-class _Output(NamedTuple):
-    """Statistics of what a transform gave for one image by one draw.
-
-    The extremes, as stored, are NaN where values are not real numbers. The rest is in units of white, for images of the
-    right shape alone: `medians` of each channel, and `off`, how far the nearest hundredth of its pixels is from what
-    went in.
-    """
-
-    draw: int
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    lowest: float
-    highest: float
-    mean: float = math.nan
-    spread: float = math.nan
-    medians: tuple[float, ...] = ()
-    off: tuple[float, ...] = ()
-
-    @property
-    def white(self) -> int:
-        return 1 if self.dtype.is_floating_point else 255
-
-
-def _measured(image: Tensor, known: Tensor, draw: int) -> _Output:
-    shape, (lowest, highest) = tuple(image.shape), _extremes(image)
-    if shape != known.shape or image.dtype not in _NUMBERS:
-        return _Output(draw, image.dtype, shape, lowest, highest)
-    sample = image.flatten(1)[:, :: max(1, image.numel() // _SAMPLED)].float()
-    unit = sample if image.is_floating_point() else sample / 255
-    off = (unit - as_unit(known[:, 0, :1])).abs().kthvalue(math.ceil(_SHARE * sample.shape[1])).values
-    mean, spread = float(unit.mean()), float(unit.std(correction=0))
-    medians = tuple(unit.median(1).values.tolist())
-    return _Output(draw, image.dtype, shape, lowest, highest, mean, spread, medians, tuple(off.tolist()))
-
-
-def _extremes(image: Tensor) -> tuple[float, float]:
-    if image.dtype not in _NUMBERS or not image.numel():
-        return math.nan, math.nan
-    lowest, highest = image.flatten()[:: max(1, image.numel() // _SAMPLED_FOR_EXTREMES)].float().aminmax()
-    return float(lowest), float(highest)
-
-
-def _scale_problem(dtype: torch.dtype, lowest: float, highest: float) -> str | None:
-    """What is wrong with values of an image, if they are not on the scale on which they are read."""
-    name, white = str(dtype).removeprefix("torch."), 1 if dtype.is_floating_point else 255
-    span = f"values up to {highest:.4g}" if lowest >= 0 else f"values from {lowest:.4g} to {highest:.4g}"
-    if dtype not in _READ:
-        return f"{name}{'' if math.isnan(highest) else f', {span},'} where uint8 or floats in 0..1 are read"
-    if not (math.isfinite(lowest) and math.isfinite(highest)):
-        return f"values as {name} that are not finite"
-    if lowest < -_BEYOND * white or highest > (1 + _BEYOND) * white:
-        return f"{span} as {name} where 0..{white} is read"
-    return None
-
-
-def _known_images(channels: int, height: int, width: int) -> list[Tensor]:
-    """The levels, and last a gradient with some texture that no flip, turn or stretch of tones gives back."""
-    levels = [level[:channels] if channels > 1 else level[1:2] for level in _LEVELS.values()]
-    flat = [torch.tensor(level, dtype=torch.uint8).view(-1, 1, 1).expand(-1, height, width) for level in levels]
-    down, across = torch.linspace(0, 1, height).view(1, -1, 1), torch.linspace(0, 1, width).view(1, 1, -1)
-    texture = torch.rand(channels, height, width, generator=torch.Generator().manual_seed(0))
-    tint = torch.linspace(0, 0.2, channels).view(-1, 1, 1)
-    return [*flat, ((0.1 + 0.3 * down + 0.2 * across + tint + 0.1 * texture) * 255).to(torch.uint8)]
-
-
 def _shrink_sizes(transforms: Sequence[Any], factor: float) -> bool:
     """Make the sizes smaller that torchvision's transforms crop and resize to; whether there are any."""
-    sized = [inner for inner in _torchvisions(transforms) if type(inner).__name__ in _SIZED and inner.size is not None]
+    sized = [inner for inner in torchvisions(transforms) if type(inner).__name__ in _SIZED and inner.size is not None]
     for inner in sized:
         given = inner.size if isinstance(inner.size, list | tuple) else [inner.size]
         inner.size = type(given)(max(1, round(side * factor)) for side in given)
@@ -252,7 +140,7 @@ class _Trial:
         image_shape: tuple[int, int, int],
         check_time: Callable[[int], None],
         factor: float = 1.0,
-        draws: int = _DRAWS,
+        draws: int = DRAWS,
     ) -> None:
         height, width, channels = image_shape
         self._shape = (channels, round(height * factor), round(width * factor))
@@ -262,16 +150,16 @@ class _Trial:
         self.is_shrunk = factor < 1 and _shrink_sizes(self._chain.transforms, factor)
         self._last = len(specs) - 1
         self._never_random = [is_never_random(transform) for transform in self._chain.transforms]
-        self._choices = list(_choices(self._chain.transforms))
+        self._choices = list(choices_of(self._chain.transforms))
         if draws > 1:  # for a choice among several as often as it has ways
             draws *= max([1, *(len(choice.ways) for choice in self._choices if choice.ways != [0.0, 1.0])])
         self._draws = draws
-        self._images = _known_images(*self._shape)
+        self._images = known_images(*self._shape)
         # By transform: what is wrong with what it, or one within it, gets.
         self._misused: dict[int, str] = {}
         self._watch_inputs()
         # By transform and image: the outputs of every draw.
-        self._outputs: list[list[list[_Output]]] = [[[] for _ in self._images] for _ in specs]
+        self._outputs: list[list[list[Output]]] = [[[] for _ in self._images] for _ in specs]
         # By transform: images that go in and come out by one draw, and whether all draws do the same to them.
         self._alone: list[list[tuple[Tensor, Tensor]]] = []
         self._fixed: list[bool] = []
@@ -302,7 +190,7 @@ class _Trial:
                     if name == "GaussianNoise" and not inner.clip and image.dtype is torch.uint8:
                         message = "adds noise to uint8 unclipped, which makes black white and white black"
                         self._misused.setdefault(index, f"{message}; set clip: true")
-                    if (problem := _scale_problem(image.dtype, *_extremes(image))) is not None:
+                    if (problem := scale_problem(image.dtype, *extremes(image))) is not None:
                         self._misused.setdefault(index, f"hands {problem} by {name}; {self._scale_advice(index)}")
 
                 inner.register_forward_pre_hook(note)
@@ -318,7 +206,7 @@ class _Trial:
     def _draw(self, draw: int, *, likely: bool = False) -> None:
         """Make chance the same for every image; if likely, with what comes as good as always."""
         torch.default_generator.manual_seed(draw)  # torch.manual_seed would reseed every GPU, for good
-        for choice, way in zip(self._choices, _ways(self._choices, draw), strict=True):
+        for choice, way in zip(self._choices, ways(self._choices, draw), strict=True):
             taken = choice.nearly_always if likely and choice.nearly_always is not None else way
             choice.transform.p = choice.ways[taken]
 
@@ -330,7 +218,7 @@ class _Trial:
                 if draw or number or index:  # the first is tried in any case
                     self._check_time(index)
                 current = self._applied(current, index)
-                self._outputs[index][number].append(_measured(current, image, draw))
+                self._outputs[index][number].append(measured(current, image, draw))
             if not draw and self.size_problem(self._last):
                 return
 
@@ -388,7 +276,7 @@ class _Trial:
         index = self._last - len(list(takewhile(judge, reversed(range(self._last)))))
         return index, str(judge(index))
 
-    def _all(self, index: int) -> list[_Output]:
+    def _all(self, index: int) -> list[Output]:
         return [output for of_image in self._outputs[index] for output in of_image]
 
     def size_problem(self, index: int) -> str | None:
@@ -401,24 +289,24 @@ class _Trial:
         for dtype in dict.fromkeys(output.dtype for output in found):
             of_dtype = [output for output in found if output.dtype is dtype]
             lowest, highest = min(output.lowest for output in of_dtype), max(output.highest for output in of_dtype)
-            if (problem := _scale_problem(dtype, lowest, highest)) is not None:
-                return f"gives {problem}; {self._scale_advice(index, is_read=dtype in _READ)}"
+            if (problem := scale_problem(dtype, lowest, highest)) is not None:
+                return f"gives {problem}; {self._scale_advice(index, is_read=dtype in READ)}"
         if self._cut_short is None and (dark := self._dark(found)) is not None:
             span = f"values up to {dark.highest:.4g} as {str(dark.dtype).removeprefix('torch.')}"
             return f"gives {span} where 0..{dark.white} is read; {self._scale_advice(index)}"
         return None
 
-    def _dark(self, found: Sequence[_Output]) -> _Output | None:
+    def _dark(self, found: Sequence[Output]) -> Output | None:
         """The brightest there is where, if one choice goes one way, nothing is bright."""
         for number in range(len(self._choices) or 1):
-            brightest: dict[int, _Output] = {}
+            brightest: dict[int, Output] = {}
             for output in found:
-                way = (_ways(self._choices, output.draw) or (0,))[number]
+                way = (ways(self._choices, output.draw) or (0,))[number]
                 best = brightest.setdefault(way, output)
                 if output.highest / output.white > best.highest / best.white:
                     brightest[way] = output
             for output in brightest.values():
-                if output.highest < _LEFT * output.white:
+                if output.highest < LEFT * output.white:
                     return output
         return None
 
@@ -452,7 +340,7 @@ class _Trial:
                     current = self._applied(current, index)
                 except ParamsError:  # it needs the others
                     return None
-                changed[number] |= not _alike(current, image)
+                changed[number] |= not alike(current, image)
         if not any(changed[-1:]):
             return None
         index = fixed[len(fixed) - len(list(takewhile(bool, reversed(changed))))]
@@ -469,13 +357,13 @@ class _Trial:
 
     def _level_problem(self, index: int) -> str | None:
         """A level that no draw leaves about where it was."""
-        for name, image, of_image in zip(_LEVELS, self._images, self._outputs[index], strict=False):
+        for name, image, of_image in zip(LEVELS, self._images, self._outputs[index], strict=False):
             for channel, wanted in enumerate(as_unit(image[:, 0, 0]).tolist()):
                 found = [(output.medians[channel], output.off[channel]) for output in of_image if output.off]
                 if not found:
                     continue
                 lowest, highest = min(median for median, _ in found), max(median for median, _ in found)
-                if min(off for _, off in found) > _NEAR and not lowest <= wanted <= highest:
+                if min(off for _, off in found) > NEAR and not lowest <= wanted <= highest:
                     span = " to ".join(dict.fromkeys((f"{lowest:.2f}", f"{highest:.2f}")))
                     return (
                         f"turns {name}, {wanted:.2f}, into {span} on every draw, and held-out images keep theirs; "
@@ -487,9 +375,9 @@ class _Trial:
         """Next to no difference between black and white, or within the gradient."""
         black, white, _, gradient = self._outputs[index]
         contrast = [abs(high.mean - low.mean) for low, high in zip(black, white, strict=True)]
-        if sum(contrast) < _LEFT * len(contrast):
+        if sum(contrast) < LEFT * len(contrast):
             return "leaves next to nothing of an image: black and white come out alike"
-        if max(output.spread for output in gradient) < _LEFT * float(as_unit(self._images[-1]).std(correction=0)):
+        if max(output.spread for output in gradient) < LEFT * float(as_unit(self._images[-1]).std(correction=0)):
             return "leaves next to nothing of an image: it comes out in one tone"
         return None
 
@@ -507,12 +395,3 @@ class _Trial:
             for index, images in enumerate(self._alone)
             if self._fixed[index] and all(a.dtype is b.dtype and torch.equal(a, b) for a, b in images)
         ]
-
-
-def _alike(image: Tensor, before: Tensor) -> bool:
-    """Whether an image is as it was, but for its dtype and for rounding."""
-    if image.shape != before.shape or image.dtype is torch.bool or image.is_complex():
-        return False
-    if torch.equal(image.double(), before.double()):
-        return True
-    return bool((as_unit(image) - as_unit(before)).abs().max() <= _ROUNDING)

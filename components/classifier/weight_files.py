@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from components.shared.params.types import described, first_line
 
 # Lightning writes .ckpt, Hugging Face .bin, torch's example of ImageNet .pth.tar, and .th is an old one.
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".th")
-SHARDED = (
+_SHARDED = (
     "holds DTensors, parts of tensors of a group; save what get_model_state_dict of "
     "torch.distributed.checkpoint.state_dict gives with StateDictOptions(full_state_dict=True)"
 )
@@ -107,7 +107,7 @@ def read_file(file: Path) -> Mapping[Any, Any]:
         raise
     except Exception as error:  # torch's reader raises what it likes on bytes that torch did not write
         if "DTensor" in str(error):
-            raise refused(file, SHARDED) from error
+            raise refused(file, _SHARDED) from error
         named = _REFUSED_GLOBAL.search(str(error))
         if named or (isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(file)):
             message = f"holds more than tensors, and reading it could run code{f' ({named[1]})' if named else ''}"
@@ -163,3 +163,54 @@ def grouped(names: Iterable[str]) -> list[str]:
     for name in names:
         groups.setdefault(name.partition(".")[0], []).append(name)
     return [of[0] if len(of) == 1 else f"{first}.* ({len(of)})" for first, of in groups.items()]
+
+
+def require_dense(tensors: Mapping[str, Tensor], start: str, path: Path) -> None:
+    """Refuse tensors whose values cannot be read; `start` is what is before their names in messages."""
+    for name, value in tensors.items():
+        if type(value).__name__ == "DTensor":
+            raise refused(path, _SHARDED)
+        is_dense = value.layout is torch.strided and not (value.is_meta or value.is_quantized)
+        held = value.untyped_storage().nbytes() if is_dense else 0
+        if value.numel() * value.element_size() > held:
+            why = f"is expanded, {value.numel()} values of {held} bytes; save its contiguous()"
+            raise refused(path, f"{short(start + name)} {why if is_dense else 'is no dense tensor with values'}")
+
+
+def require_values(tensors: Mapping[str, Tensor], start: str, dtype: torch.dtype, path: Path) -> None:
+    """Refuse tensors that cannot be weights, or not as the network keeps them, as `dtype`."""
+    require_dense(tensors, start, path)
+    for name, value in tensors.items():
+        if not value.is_floating_point():
+            continue
+        full = short(start + name)
+        try:
+            cast = value.to(dtype)
+            is_finite = bool(torch.isfinite(cast).all())
+        except RuntimeError as error:  # float4 and the like
+            raise refused(path, f"{full} is {value.dtype}, which torch cannot make {dtype}") from error
+        if not is_finite:
+            raise refused(path, f"{full} has values that are not finite in {dtype}")
+        if name.endswith("running_var") and bool((cast < 0).any()):
+            raise refused(path, f"{full} has values below 0, and is a variance")
+
+
+def prefixes(names: Collection[str], wanted: Collection[str]) -> list[str]:
+    """What there is before any name that is wanted, and nothing."""
+    found = {"": None}
+    for name in names:
+        start = name.find(".") + 1
+        while start:
+            if name[start:] in wanted:
+                found[name[:start]] = None
+            start = name.find(".", start) + 1
+    return list(found)
+
+
+def relative(name: str, prefix: str) -> str:
+    """A name without the beginning that it shares with a prefix."""
+    for piece in prefix.split("."):
+        if not name.startswith(f"{piece}."):
+            break
+        name = name.removeprefix(f"{piece}.")
+    return name

@@ -51,16 +51,10 @@ def test_torch_has_no_more_threads_than_the_container_has_cpus() -> None:
         group.rmdir()
 
 
-def test_auto_is_a_gpu_where_there_is_one() -> None:
+def test_what_is_there_is_taken() -> None:
     assert choose_device("auto").type == ("cuda" if GPUS else "cpu")
-
-
-def test_cpu_is_the_cpu_everywhere() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     assert describe_device(torch.device("cpu")) == f"cpu ({torch.get_num_threads()} threads)"
-
-
-def test_a_gpu_that_is_there_is_taken() -> None:
     for wanted in ["cuda", "cuda:0"] if GPUS else []:
         assert choose_device(wanted).type == "cuda"
         assert describe_device(choose_device(wanted)).startswith("cuda")

@@ -122,7 +122,7 @@ def test_chunks_cover_every_image_once(network: Network, monkeypatch: pytest.Mon
     images, labels = noise(count)
     store = ResidentImages(torch.tensor(images))
     whole = predicted(network, store, labels)
-    monkeypatch.setattr(inference, "_CHUNK_IMAGES", 7)
+    monkeypatch.setattr(inference, "CHUNK_IMAGES", 7)
     asked: list[slice] = []
 
     class Watched(ResidentImages):
@@ -140,9 +140,9 @@ def test_chunks_cover_every_image_once(network: Network, monkeypatch: pytest.Mon
 
 def test_chunk_follows_from_the_network_alone(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     assert chunk_size(network) == 1024
-    monkeypatch.setattr(inference, "_CHUNK_VALUES", network.values_per_image * 10)
+    monkeypatch.setattr(inference, "CHUNK_VALUES", network.values_per_image * 10)
     assert chunk_size(network) == 10
-    monkeypatch.setattr(inference, "_CHUNK_VALUES", 1)
+    monkeypatch.setattr(inference, "CHUNK_VALUES", 1)
     assert chunk_size(network) == 1
 
 

@@ -728,7 +728,7 @@ def twice(form: Callable[[State], State]) -> Callable[[State], Any]:
         (twice(of_all(lambda value: value.to("meta"))), "a features.0.weight is no dense tensor with values"),
         (with_first(lambda value: torch.zeros(1).expand(value.shape)), "features.0.weight is expanded, "),
         (of_all(as_float4), "features.0.weight is torch.float4_e2m1fn_x2, which torch cannot make torch.float32"),
-        (twice(of_all(as_float4)), "features.0.weight is torch.float4_e2m1fn_x2, which torch cannot make"),
+        (twice(of_all(as_float4)), "a features.0.weight is torch.float4_e2m1fn_x2, which torch cannot make"),
         (holding_itself, "does not fit net_arch: 1 is missing (features.0.weight)"),
         (holding_itself_often, "does not fit net_arch: 6 are missing"),
         (lambda _: {"a." * 3000 + "w": torch.zeros(1)}, "does not fit net_arch: 6 are missing"),

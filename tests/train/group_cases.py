@@ -129,7 +129,7 @@ def left_while_evaluating(dataset: Path, model: Path, group: Group) -> dict[str,
     is_terminated = False
     # Five chunks: three for one process, two for the other.
     with (
-        patch("components.classifier.inference._CHUNK_IMAGES", 300),
+        patch("components.classifier.inference.CHUNK_IMAGES", 300),
         patch("components.train.trainer.evaluated", told_within),
         sigterm_raises(),
     ):
