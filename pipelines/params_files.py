@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.shared.errors import InputError, ParamsError, Problem, ShutterlineError
-from components.shared.params.params import Params, Parsed, parse
+from components.shared.params.params import Params, parse
+from components.shared.params.parsed import Parsed
 from components.shared.params.source import fail, from_json, read_raw, with_overrides
 from components.shared.params.types import first_line
 from components.shared.storage.location import parse_location

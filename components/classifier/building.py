@@ -35,7 +35,7 @@ _ANNOTATIONS: dict[tuple[str, str], Any] = {
 }
 # Beyond it layers fail, though not on the meta device, which computes nothing.
 _LARGEST = torch.finfo(torch.float32).max
-_NO_FIT = object()
+NO_FIT = object()
 _SPELLED = {
     type(None): "null",
     bool: "true or false",
@@ -114,7 +114,7 @@ def fitted_kwargs(
             # A few annotations forget the None that is their default.
             is_unset = value is None and named[name].default is None
             fitted[name] = None if is_unset else fit(value, annotation)
-            if fitted[name] is _NO_FIT:
+            if fitted[name] is NO_FIT:
                 vast = isinstance(value, int | float) and abs(value) > _LARGEST
                 wanted = f"must be {spelled(annotation)}, got {described(value)}"
                 problems.append(Problem(where, f"{wanted}{', too large for float32' if vast else ''}"))
@@ -187,25 +187,25 @@ def _is_sequence(origin: Any) -> bool:
 
 
 def fit(value: Any, annotation: Any) -> Any:
-    """`value`, JSON data, as a value of the annotated type, or ``_NO_FIT``; what cannot be judged passes unchanged."""
+    """`value`, JSON data, as a value of the annotated type, or ``NO_FIT``; what cannot be judged passes unchanged."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         # An int stays an int where both int and float would do; otherwise the first option that fits.
         options = sorted(arguments, key=lambda option: option is not type(value))
-        return next((found for option in options if (found := fit(value, option)) is not _NO_FIT), _NO_FIT)
+        return next((found for option in options if (found := fit(value, option)) is not NO_FIT), NO_FIT)
     if origin is typing.Literal:
-        return value if any(value == option and type(value) is type(option) for option in arguments) else _NO_FIT
+        return value if any(value == option and type(value) is type(option) for option in arguments) else NO_FIT
     if _is_sequence(origin):
         if not isinstance(value, list | tuple):
-            return _NO_FIT
+            return NO_FIT
         is_fixed = origin is tuple and arguments[-1:] != (Ellipsis,)
         wanted = arguments if is_fixed else [arguments[0] if arguments else Any] * len(value)
         if len(wanted) != len(value):
-            return _NO_FIT
+            return NO_FIT
         fitted = [fit(item, kind) for item, kind in zip(value, wanted, strict=True)]
-        return _NO_FIT if _NO_FIT in fitted else tuple(fitted) if origin is tuple else fitted
+        return NO_FIT if NO_FIT in fitted else tuple(fitted) if origin is tuple else fitted
     if annotation is None:
-        return None if value is None else _NO_FIT
+        return None if value is None else NO_FIT
     if not isinstance(annotation, type) or annotation is inspect.Parameter.empty:
         return value
     return _fit_plain(value, annotation)
@@ -215,23 +215,23 @@ def _fit_plain(value: Any, wanted: type[Any]) -> Any:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if wanted is int:
         exact = is_number and (isinstance(value, int) or (value.is_integer() and abs(value) <= EXACT_FLOAT_LIMIT))
-        return int(value) if exact else _NO_FIT
+        return int(value) if exact else NO_FIT
     if wanted is float:
-        return float(value) if is_number and abs(value) <= _LARGEST else _NO_FIT
+        return float(value) if is_number and abs(value) <= _LARGEST else NO_FIT
     if wanted in (numbers.Number, numbers.Real):
-        return value if is_number else _NO_FIT
+        return value if is_number else NO_FIT
     if wanted in (bool, str, dict, type(None)):
-        return value if isinstance(value, wanted) else _NO_FIT
+        return value if isinstance(value, wanted) else NO_FIT
     if wanted is torch.dtype:
         named = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else None
-        return named if isinstance(named, torch.dtype) else _NO_FIT
+        return named if isinstance(named, torch.dtype) else NO_FIT
     if issubclass(wanted, enum.Enum):
-        return next((member for member in wanted if value == member.value), _NO_FIT)
+        return next((member for member in wanted if value == member.value), NO_FIT)
     if wanted in (list, tuple, Sequence):
         if not isinstance(value, list | tuple):
-            return _NO_FIT
+            return NO_FIT
         return tuple(value) if wanted is tuple else list(value)
-    return _NO_FIT if issubclass(wanted, torch.Tensor) else value
+    return NO_FIT if issubclass(wanted, torch.Tensor) else value
 
 
 def spelled(annotation: Any) -> str:

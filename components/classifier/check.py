@@ -13,7 +13,8 @@ from components.classifier.network import LayerTable, examine
 from components.classifier.rates import rehearse
 from components.classifier.schedules import as_long_as
 from components.shared.errors import ParamsError, Problem
-from components.shared.params.params import Params, Parsed, in_document_order, parse
+from components.shared.params.params import Params, in_document_order, parse
+from components.shared.params.parsed import Parsed
 from components.shared.params.types import ScheduleSpec
 
 # Lists of classes, each with the arguments that Shutterline passes itself.

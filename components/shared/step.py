@@ -25,7 +25,8 @@ from components.shared.events.redaction import redact
 from components.shared.files import disk_message
 from components.shared.locks import end_with_run
 from components.shared.logs import log_to_stderr, step_logger
-from components.shared.params.params import Params, ParamsWarning
+from components.shared.params.params import Params
+from components.shared.params.parsed import ParamsWarning
 from components.shared.process_group import ignored_rank, is_rank_zero, should_report
 from components.shared.run import StepRun, step_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, Termination, sigterm_kept

@@ -26,7 +26,8 @@ from typing import Any
 from components.shared.errors import DeviceError, GroupLostError, InputError, ShutterlineError
 from components.shared.extras import extras_named
 from components.shared.limits import usable_cpus
-from components.shared.params.params import Params, ParamsWarning
+from components.shared.params.params import Params
+from components.shared.params.parsed import ParamsWarning
 from components.shared.params.types import first_line
 from components.shared.process_group import (
     OUTCOMES_VARIABLE,

@@ -13,7 +13,8 @@ from components.shared.artifacts.artifact import write_atomically, write_json
 from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import EXIT_FAILURE, InputError, ParamsError
 from components.shared.locks import RUN_LOCK_FILE, HeldError, holder_of, locked, remove_held
-from components.shared.params.params import Params, ParamsWarning
+from components.shared.params.params import Params
+from components.shared.params.parsed import ParamsWarning
 from components.shared.step import StepName, StepRecord
 from components.shared.strict_json import read_json
 from components.train.checkpoints.format import is_checkpoint_file, remove_all

@@ -16,14 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import InterpolationMode
 
-from components.classifier import building
-from components.classifier.building import build, checked_kwargs, fit, fitted_kwargs, resolve, spelled
-from components.shared.errors import ParamsError
+from components.classifier.building import NO_FIT, build, checked_kwargs, fit, fitted_kwargs, resolve, spelled
 from components.shared.params.allowed_classes import LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS, ClassFamily
 from components.shared.params.types import LayerSpec, ScheduleSpec, TransformSpec
 from tests.configs import layer, refused, schedule, transform
-
-NOTHING = building._NO_FIT
 
 
 class Colour(enum.Enum):
@@ -36,11 +32,9 @@ class Colour(enum.Enum):
 FITTING: list[tuple[Any, Any, Any]] = [
     (int, 5, 5),
     (int, 5.0, 5),
-    (int, -3, -3),
     (int, 2.0**53, 2**53),
     (int, 2**63, 2**63),
     (float, 5, 5.0),
-    (float, 0.5, 0.5),
     (float, 3e38, 3e38),
     (bool, True, True),
     (str, "a", "a"),
@@ -48,26 +42,17 @@ FITTING: list[tuple[Any, Any, Any]] = [
     (type(None), None, None),
     (Literal["same", 1], "same", "same"),
     (Literal["same", 1], 1, 1),
-    (Literal["same", True], True, True),
-    (int | tuple[int, int], 3, 3),
     (int | tuple[int, int], 3.0, 3),
     (int | tuple[int, int], [1, 2.0], (1, 2)),
-    (int | tuple[int, int], (1, 2), (1, 2)),
     (typing.Union[int, tuple[int, int]], [1, 2], (1, 2)),  # noqa: UP007 - as torch writes it
     (typing.Optional[float], None, None),  # noqa: UP045
-    (tuple[int, ...], [], ()),
     (tuple[int, ...], [1, 2, 3.0], (1, 2, 3)),
     (tuple[int, tuple[float, float]], [1, [2, 3]], (1, (2.0, 3.0))),
     (float | None, None, None),
-    (float | None, 1, 1.0),
     (int | float, 1, 1),
-    (float | int, 1, 1),
     (int | float, 1.0, 1.0),
-    (int | float, 0.5, 0.5),
     (int | bool, True, True),
-    (str | int, 5, 5),
     (Sequence[int], [1, 2.0], [1, 2]),
-    (Sequence[int], (1, 2), [1, 2]),
     (list[float], [1], [1.0]),
     (Sequence, [1, "a"], [1, "a"]),
     (list, [1, "a"], [1, "a"]),
@@ -78,10 +63,7 @@ FITTING: list[tuple[Any, Any, Any]] = [
     (Colour, "red", Colour.RED),
     (Colour, 2, Colour.BLUE),
     (torch.dtype, "float32", torch.float32),
-    (torch.dtype, "torch.uint8", torch.uint8),
-    (torch.dtype | None, None, None),
     (numbers.Number, 1, 1),
-    (numbers.Number, 0.5, 0.5),
     (tuple[float | torch.Tensor, float | torch.Tensor], [0.9, 1], (0.9, 1.0)),
     (inspect.Parameter.empty, {"any": ["thing"]}, {"any": ["thing"]}),
     (Any, [1], [1]),
@@ -105,46 +87,32 @@ def test_a_value_that_means_the_same_is_fitted(annotation: Any, value: Any, fitt
         (int, 2.0**54),
         (int, True),
         (int, "5"),
-        (int, None),
-        (int, [5]),
         (float, True),
-        (float, "0.5"),
         (float, 2**1023),
         (float, -4e38),
         (bool, 1),
-        (bool, "true"),
         (str, 5),
         (None, 5),
-        (type(None), 0),
         (Literal["same", 1], "valid"),
         (Literal["same", 1], True),
-        (Literal["same", 1], 1.0),
         (int | tuple[int, int], [1]),
         (int | tuple[int, int], [1, 2, 3]),
-        (int | tuple[int, int], "12"),
-        (int | tuple[int, int], None),
         (tuple[int, ...], [1, "2"]),
-        (tuple[int, ...], 1),
         (Sequence[int], [1, 2.5]),
-        (Sequence[int], 1),
         (Sequence[int], "12"),
-        (Sequence[str], "12"),
         (list, {"a": 1}),
         (dict, [1]),
         (InterpolationMode, "blurry"),
         (InterpolationMode, 2),
         (torch.dtype, "float31"),
-        (torch.dtype, "torch.nn"),
         (torch.dtype, 5),
         (numbers.Number, True),
-        (numbers.Number, "1"),
         (torch.Tensor, [1.0]),
-        (torch.Tensor | None, 1.0),
     ],
     ids=str,
 )
 def test_a_value_that_cannot_be_meant_does_not_fit(annotation: Any, value: Any) -> None:
-    assert fit(value, annotation) is NOTHING
+    assert fit(value, annotation) is NO_FIT
 
 
 @given(st.floats() | st.integers())
@@ -153,7 +121,7 @@ def test_no_number_changes_when_it_is_fitted(value: float) -> None:
     for annotation in (int, float, int | float, numbers.Number):
         found = fit(value, annotation)
         rounded = annotation is float and isinstance(value, int) and abs(value) > 2**53
-        assert found is NOTHING or found == value or rounded or math.isnan(value)
+        assert found is NO_FIT or found == value or rounded or math.isnan(value)
 
 
 @pytest.mark.parametrize(
@@ -313,11 +281,6 @@ def test_a_nesting_transform_needs_its_list() -> None:
             TransformSpec.model_validate(transform("Compose", **kwargs))
 
 
-def test_a_transform_may_name_a_type_for_its_images() -> None:
-    made = build(TransformSpec.model_validate(transform("ToDtype", dtype="torch.float32", scale=True)), "t")
-    assert made(torch.full((1, 2, 2), 255, dtype=torch.uint8)).unique().tolist() == [1.0]
-
-
 def test_resolving_says_what_is_not_installed() -> None:
     assert resolve("torch.nn.ELU") is torch.nn.ELU
     for name, message in (
@@ -343,14 +306,3 @@ def test_every_default_of_an_allowed_class_may_be_written_out(family: ClassFamil
                     shape_errors.append((dotted, name, default, own))
     assert written > 20
     assert shape_errors == []
-
-
-def test_a_problem_is_raised_for_all_arguments_at_once() -> None:
-    with pytest.raises(ParamsError) as caught:
-        build(LayerSpec.model_validate(layer("Conv2d", in_channels="x", bias=2)), "net_arch[3]")
-    assert [problem.path for problem in caught.value.problems] == [
-        "net_arch[3].kwargs.in_channels",
-        "net_arch[3].kwargs.bias",
-        "net_arch[3].kwargs.out_channels",
-        "net_arch[3].kwargs.kernel_size",
-    ]

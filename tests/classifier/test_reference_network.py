@@ -12,7 +12,8 @@ import torch
 
 from components.classifier.check import Checked, check
 from components.classifier.network import network_of
-from components.shared.params.params import Params, ParamsWarning, parse
+from components.shared.params.params import Params, parse
+from components.shared.params.parsed import ParamsWarning
 from components.shared.params.source import read_raw
 from tests.configs import REFERENCE_PARAMS, refused
 from tests.reference_params import params as reference
@@ -20,7 +21,7 @@ from tests.shared.params.test_params import REFERENCE_KEYS
 
 IGNORED = r"learning_rate_schedule\[0\]\.kwargs\.verbose: torch has dropped this option; it is ignored"
 NO_WARNING = pytest.mark.filterwarnings(
-    "ignore:learning_rate_schedule.*verbose:components.shared.params.params.ParamsWarning"
+    "ignore:learning_rate_schedule.*verbose:components.shared.params.parsed.ParamsWarning"
 )
 
 AsGiven = Callable[[dict[str, Any]], Any]

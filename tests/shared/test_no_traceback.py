@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from components.classifier.check import check, check_dict
 from components.shared.errors import ParamsError
 from components.shared.params.allowed_classes import LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS
-from components.shared.params.params import Params, ParamsWarning, parse
+from components.shared.params.params import Params, parse
+from components.shared.params.parsed import ParamsWarning
 from components.shared.params.source import read_raw
 from tests.configs import digits_config, layer, refused, schedule, small, transform
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from components.data_prep.prepare import prepare
-from components.shared.params.params import Params, ParamsWarning
+from components.shared.params.params import Params
+from components.shared.params.parsed import ParamsWarning
 from components.train.train import train
 from tests.examples import DIGITS
 from tests.reference_params import params as reference

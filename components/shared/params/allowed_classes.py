@@ -146,56 +146,6 @@ BACKBONES = ClassFamily(
     ),
 )
 
-LAYERS = ClassFamily(
-    kind="layer",
-    module="torch.nn",
-    allowed=frozenset(
-        _dims("AdaptiveAvgPool", "AdaptiveMaxPool", "AvgPool", "MaxPool", "LPPool", "BatchNorm", "InstanceNorm")
-        | _dims("Conv", "ConvTranspose", "Dropout", "CircularPad", "ConstantPad", "ReflectionPad")
-        | _dims("ReplicationPad", "ZeroPad")
-        | _dims("FractionalMaxPool", dims="23")
-        | set(
-            "AlphaDropout CELU ChannelShuffle Dropout ELU FeatureAlphaDropout Flatten Fold GELU GLU GroupNorm "
-            "Hardshrink Hardsigmoid Hardswish Hardtanh Identity LayerNorm LeakyReLU Linear LocalResponseNorm "
-            "LogSigmoid LogSoftmax Mish PReLU PixelShuffle PixelUnshuffle RMSNorm RReLU ReLU ReLU6 SELU SiLU "
-            "Sigmoid Softmax Softmax2d Softmin Softplus Softshrink Softsign Tanh Tanhshrink Threshold Unflatten "
-            "Unfold Upsample UpsamplingBilinear2d UpsamplingNearest2d".split()
-        )
-    ),
-    refused=_reasons(
-        (
-            "AdaptiveLogSoftmaxWithLoss BCELoss BCEWithLogitsLoss CTCLoss CosineEmbeddingLoss CrossEntropyLoss "
-            "GaussianNLLLoss HingeEmbeddingLoss HuberLoss KLDivLoss L1Loss LinearCrossEntropyLoss "
-            "LinearCrossEntropyOptions MSELoss MarginRankingLoss MultiLabelMarginLoss MultiLabelSoftMarginLoss "
-            "MultiMarginLoss NLLLoss NLLLoss2d PoissonNLLLoss SmoothL1Loss SoftMarginLoss TripletMarginLoss "
-            "TripletMarginWithDistanceLoss",
-            "it is a loss, not a layer; the key loss names it",
-        ),
-        (
-            "GRU GRUCell LSTM LSTMCell RNN RNNBase RNNCell RNNCellBase MultiheadAttention Transformer "
-            "TransformerDecoder TransformerDecoderLayer Bilinear CosineSimilarity PairwiseDistance "
-            "MaxUnpool1d MaxUnpool2d MaxUnpool3d",
-            "it does not turn one tensor into one tensor",
-        ),
-        ("TransformerEncoder TransformerEncoderLayer", "it is built from other modules or expects a sequence"),
-        ("Embedding EmbeddingBag", "it looks up whole numbers, and images are real numbers"),
-        (
-            "Sequential ModuleList ModuleDict ParameterList ParameterDict Container Module",
-            "it holds other modules; list the layers in net_arch itself",
-        ),
-        ("DataParallel SyncBatchNorm", "placement on several devices is not a layer's business"),
-        ("Buffer Parameter UninitializedBuffer UninitializedParameter", "it is not a module"),
-        ("CrossMapLRN2d", "it is kept by torch for old files only; use torch.nn.LocalResponseNorm"),
-        (
-            "LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d LazyConv1d LazyConv2d LazyConv3d LazyConvTranspose1d "
-            "LazyConvTranspose2d LazyConvTranspose3d LazyInstanceNorm1d LazyInstanceNorm2d LazyInstanceNorm3d "
-            "LazyLinear",
-            "its shape is unknown until data arrives; use the class without Lazy and state the size",
-        ),
-    ),
-    beside=(BACKBONES,),
-)
-
 LOSSES = ClassFamily(
     kind="loss",
     module="torch.nn",
@@ -215,6 +165,47 @@ LOSSES = ClassFamily(
             "it has a classifying layer of its own",
         ),
     ),
+)
+
+LAYERS = ClassFamily(
+    kind="layer",
+    module="torch.nn",
+    allowed=frozenset(
+        _dims("AdaptiveAvgPool", "AdaptiveMaxPool", "AvgPool", "MaxPool", "LPPool", "BatchNorm", "InstanceNorm")
+        | _dims("Conv", "ConvTranspose", "Dropout", "CircularPad", "ConstantPad", "ReflectionPad")
+        | _dims("ReplicationPad", "ZeroPad")
+        | _dims("FractionalMaxPool", dims="23")
+        | set(
+            "AlphaDropout CELU ChannelShuffle Dropout ELU FeatureAlphaDropout Flatten Fold GELU GLU GroupNorm "
+            "Hardshrink Hardsigmoid Hardswish Hardtanh Identity LayerNorm LeakyReLU Linear LocalResponseNorm "
+            "LogSigmoid LogSoftmax Mish PReLU PixelShuffle PixelUnshuffle RMSNorm RReLU ReLU ReLU6 SELU SiLU "
+            "Sigmoid Softmax Softmax2d Softmin Softplus Softshrink Softsign Tanh Tanhshrink Threshold Unflatten "
+            "Unfold Upsample UpsamplingBilinear2d UpsamplingNearest2d".split()
+        )
+    ),
+    refused=_reasons(
+        (" ".join({*LOSSES.allowed, *LOSSES.refused}), "it is a loss, not a layer; the key loss names it"),
+        (
+            "GRU GRUCell LSTM LSTMCell RNN RNNBase RNNCell RNNCellBase MultiheadAttention Transformer "
+            "TransformerDecoder TransformerDecoderLayer Bilinear CosineSimilarity PairwiseDistance "
+            "MaxUnpool1d MaxUnpool2d MaxUnpool3d",
+            "it does not turn one tensor into one tensor",
+        ),
+        ("TransformerEncoder TransformerEncoderLayer", "it is built from other modules or expects a sequence"),
+        ("Embedding EmbeddingBag", "it looks up whole numbers, and images are real numbers"),
+        (
+            "Sequential ModuleList ModuleDict ParameterList ParameterDict Container Module",
+            "it holds other modules; list the layers in net_arch itself",
+        ),
+        ("DataParallel SyncBatchNorm", "placement on several devices is not a layer's business"),
+        ("Buffer Parameter UninitializedBuffer UninitializedParameter", "it is not a module"),
+        ("CrossMapLRN2d", "it is kept by torch for old files only; use torch.nn.LocalResponseNorm"),
+        (
+            " ".join(_dims("LazyBatchNorm", "LazyConv", "LazyConvTranspose", "LazyInstanceNorm") | {"LazyLinear"}),
+            "its shape is unknown until data arrives; use the class without Lazy and state the size",
+        ),
+    ),
+    beside=(BACKBONES,),
 )
 
 OPTIMIZERS = ClassFamily(

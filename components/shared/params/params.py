@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +23,7 @@ from pydantic import (
     field_validator,
 )
 
-from components.shared.errors import ParamsError, Problem
+from components.shared.errors import Problem
 from components.shared.events.targets import (
     KAFKA_TOPIC_RULE,
     PUB_SUB_NAME_RULE,
@@ -34,6 +32,7 @@ from components.shared.events.targets import (
     bootstrap_servers,
 )
 from components.shared.params.messages import as_problems
+from components.shared.params.parsed import Parsed, keep_sound
 from components.shared.params.rules import (
     credentials_reference,
     cross_problems,
@@ -49,7 +48,6 @@ from components.shared.params.rules import (
 from components.shared.params.source import check_size, fail, read_raw
 from components.shared.params.types import (
     EXACT_FLOAT_LIMIT,
-    ClassSpec,
     ClassWeights,
     ColorOfBackground,
     DivisorsOrAuto,
@@ -71,57 +69,7 @@ from components.shared.params.types import (
 DEVICE_RULE = (r"auto|cpu|cuda(:[0-9]{1,3})?", 'must be "auto", "cpu", "cuda" or "cuda:N"')
 
 
-class ParamsWarning(UserWarning):
-    """Something in the params has no effect; the run goes on."""
-
-
-@dataclass
-class Parsed:
-    """What one reading of params found.
-
-    Attributes:
-        params: The params; None where anything is wrong.
-        values: Of every key that is sound by itself its value, or default.
-        entries: Of every key with a list of classes its entries; None for one that is not sound.
-        problems: What is wrong with all others, and between those that are sound, in the order of the document.
-        notes: What has no effect.
-        source: What messages call the params' origin.
-    """
-
-    params: Params | None = None
-    values: dict[str, Any] = field(default_factory=dict)
-    entries: dict[str, list[ClassSpec | None]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    source: str | None = None
-
-    def sound(self) -> Params:
-        """The params, if nothing is wrong.
-
-        Raises:
-            ParamsError: With every problem.
-        """
-        if self.params is None:
-            raise ParamsError(self.problems, self.source)
-        return self.params
-
-    def warned(self) -> Params:
-        """As :meth:`sound`, and warn of what has no effect."""
-        params = self.sound()
-        for note in self.notes:
-            warnings.warn(note, ParamsWarning, stacklevel=3)
-        return params
-
-
-def _keep_sound(value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-    """Keep an entry of a list, for checks that go on where others are wrong."""
-    kept = info.context.entries.setdefault(str(info.field_name), []) if isinstance(info.context, Parsed) else []
-    kept.append(None)
-    kept[-1] = checked = check(value)
-    return checked
-
-
-_KEPT = WrapValidator(_keep_sound)
+_KEPT = WrapValidator(keep_sound)
 _Positive = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 _Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
 
@@ -213,7 +161,7 @@ class Params(Entry):
         512, description="Images in one evaluated batch of the logs; never changes a metric."
     )
 
-    # Ours, beside the reference's.
+    # Ours.
     test_fraction: Annotated[Real, Field(gt=0, lt=1)] = Field(
         0.2, description="Share of each class held out for testing where the data has no test split."
     )

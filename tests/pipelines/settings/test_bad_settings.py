@@ -28,252 +28,228 @@ def accelerator(kind: str, count: int = 1, **said: Any) -> Settings:
 
 _HERE, _FILES = {"claim": "shared", "path": "/shared"}, {"secret": "tls", "path": "/etc/tls"}
 
-# By the platform and what is wrong: the settings, the path in the message, and what else it says.
-BAD: dict[tuple[PlatformName, str], tuple[Settings, str, str]] = {
-    ("kubeflow", "not YAML"): ("train: {cpu: 1", "", "is not YAML"),
-    ("kubeflow", "empty"): ("", "", "is empty"),
-    ("kubeflow", "a list"): ("- cpu: 1", "", "must hold one mapping of settings"),
-    ("kubeflow", "a comment alone"): ("# cpu: 1", "", "must hold one mapping of settings"),
-    ("kubeflow", "memory in K"): (train(memory="19000000K"), "train.memory", "such as 16Gi"),
-    ("kubeflow", "half a character"): ('train: {env: {A: "\\ud800"}}', "train.env.A", "a character that no file"),
-    ("vertex", "a character of C's"): ('train: {env: {A: "a\\0b"}}', "train.env.A", "no environment can hold"),
-    ("kubeflow", "null for one of a list"): (train(volumes=[None]), "train.volumes[0]", "must be a mapping"),
-    ("kubeflow", "null for what is unknown"): (train(colour=None), "train.colour", "unknown key"),
-    ("kubeflow", "a claim mounted twice"): (
-        train(volumes=[_HERE, _HERE | {"path": "/b"}]),
-        "train.volumes",
-        "shared is mounted 2 times",
-    ),
-    ("kubeflow", "a secret mounted twice"): (
-        train(secret_files=[_FILES, _FILES | {"path": "/b"}]),
-        "train.secret_files",
-        "tls is mounted 2 times",
-    ),
-    ("kubeflow", "two ways to write one path"): (
+# By platform: the settings, the path in the message, and what else it says.
+BAD: list[tuple[PlatformName, Settings, str, str]] = [
+    ("kubeflow", "train: {cpu: 1", "", "is not YAML"),
+    ("kubeflow", "", "", "is empty"),
+    ("kubeflow", "- cpu: 1", "", "must hold one mapping of settings"),
+    ("kubeflow", "# cpu: 1", "", "must hold one mapping of settings"),
+    ("kubeflow", train(memory="19000000K"), "train.memory", "such as 16Gi"),
+    ("kubeflow", 'train: {env: {A: "\\ud800"}}', "train.env.A", "a character that no file"),
+    ("vertex", 'train: {env: {A: "a\\0b"}}', "train.env.A", "no environment can hold"),
+    ("kubeflow", train(volumes=[None]), "train.volumes[0]", "must be a mapping"),
+    ("kubeflow", train(colour=None), "train.colour", "unknown key"),
+    ("kubeflow", train(volumes=[_HERE, _HERE | {"path": "/b"}]), "train.volumes", "shared is mounted 2 times"),
+    ("kubeflow", train(secret_files=[_FILES, _FILES | {"path": "/b"}]), "train.secret_files", "tls is mounted 2 times"),
+    (
+        "kubeflow",
         train(volumes=[_HERE | {"path": "/a//b"}], secret_files=[_FILES | {"path": "/a/b/"}]),
         "train.volumes",
         "/a/b is mounted at twice",
     ),
-    ("vertex", "more processors than machines have"): ({"evaluate": {"cpu": 97}}, "evaluate.cpu", "at most 96"),
-    ("kubeflow", "a key twice"): ("train: {}\ntrain: {}", "", "stands twice"),
-    ("kubeflow", "a step that is a text"): ("train: gpu", "train: ", "must be a mapping; its keys are cpu, memory"),
-    ("kubeflow", "a step that is none"): ({"evaluation": {}}, "evaluation: ", "did you mean evaluate?"),
-    ("kubeflow", "another step's name"): ({"every_steps": {}}, "every_steps: ", "did you mean every-step?"),
-    ("kubeflow", "an unknown key near one"): (train(node_selectors={}), "train.node_selectors", "mean node_selector?"),
-    ("kubeflow", "an unknown key"): (train(zone="a"), "train.zone", "allowed are cpu, memory, env"),
-    ("kubeflow", "an unknown key deep down"): (
-        train(gpu={"memory": 3}),
-        "train.gpu.memory",
-        "allowed are count, resou",
-    ),
-    ("kubeflow", "an unknown key in a list"): (
-        train(volumes=[_HERE | {"clam": "x"}]),
-        "train.volumes[0].clam",
-        "did you mean claim?",
-    ),
-    ("kubeflow", "an unknown key below a variable"): (
+    ("vertex", {"evaluate": {"cpu": 97}}, "evaluate.cpu", "at most 96"),
+    ("kubeflow", "train: {}\ntrain: {}", "", "stands twice"),
+    ("kubeflow", "train: gpu", "train: ", "must be a mapping; its keys are cpu, memory"),
+    ("kubeflow", {"evaluation": {}}, "evaluation: ", "did you mean evaluate?"),
+    ("kubeflow", {"every_steps": {}}, "every_steps: ", "did you mean every-step?"),
+    ("kubeflow", train(node_selectors={}), "train.node_selectors", "mean node_selector?"),
+    ("kubeflow", train(zone="a"), "train.zone", "allowed are cpu, memory, env"),
+    ("kubeflow", train(gpu={"memory": 3}), "train.gpu.memory", "allowed are count, resou"),
+    ("kubeflow", train(volumes=[_HERE | {"clam": "x"}]), "train.volumes[0].clam", "did you mean claim?"),
+    (
+        "kubeflow",
         train(secret_env={"A": {"secret": "s", "key": "k", "kee": "x"}}),
         "train.secret_env.A.kee",
         "did you mean key?",
     ),
-    ("kubeflow", "a key of Vertex AI"): (
-        train(accelerator={"type": "NVIDIA_L4"}),
-        "train.accelerator",
-        "it belongs to Vertex AI",
-    ),
-    ("vertex", "a key of Kubeflow"): (train(shm="1Gi"), "train.shm", "it belongs to Kubeflow Pipelines"),
-    ("vertex", "events in the machine"): ({"events": "/e"}, "events", "a path ends with its machine"),
-    ("vertex", "events by two ways"): (
+    ("kubeflow", train(accelerator={"type": "NVIDIA_L4"}), "train.accelerator", "it belongs to Vertex AI"),
+    ("vertex", train(shm="1Gi"), "train.shm", "it belongs to Kubeflow Pipelines"),
+    ("vertex", {"events": "/e"}, "events", "a path ends with its machine"),
+    (
+        "vertex",
         {"train": {"env": {"SHUTTERLINE_EVENTS": "gs://a/b"}}},
         "train.env.SHUTTERLINE_EVENTS",
         "only one can be meant",
     ),
-    ("kubeflow", "events in no bucket"): ({"events": "gs://"}, "events", "gs://bucket/…, s3://bucket/…"),
-    ("kubeflow", "events that KFP would fill in"): ({"events": "s3://a/{{x}}"}, "events", "must not have {{ in it"),
-    ("kubeflow", "claims by hand"): (
+    ("kubeflow", {"events": "gs://"}, "events", "gs://bucket/…, s3://bucket/…"),
+    ("kubeflow", {"events": "s3://a/{{x}}"}, "events", "must not have {{ in it"),
+    (
+        "kubeflow",
         train(env={"SHUTTERLINE_CLAIMS": "{}"}),
         "train.env.SHUTTERLINE_CLAIMS",
         "is set by the platform or by compile",
     ),
-    ("vertex", "Kubeflow's settings"): ({"target": "kubeflow"}, "target", "compile with --target kubeflow"),
-    ("kubeflow", "Vertex AI's settings"): ({"target": "vertex"}, "target", "compile with --target vertex"),
-    ("kubeflow", "no such platform"): ({"target": "airflow"}, "target", 'must be "kubeflow"'),
-    ("kubeflow", "no processors"): (train(cpu=0), "train.cpu", "such as 4, 0.5 or 500m"),
-    ("kubeflow", "processors as a word"): (train(cpu="four"), "train.cpu", "got the text 'four'"),
-    ("kubeflow", "processors as truth"): (train(cpu=True), "train.cpu", "got true"),
-    ("kubeflow", "memory without a unit"): (train(memory=16), "train.memory", "whole number with a unit"),
-    ("kubeflow", "memory in GB"): (train(memory="16GB"), "train.memory", "such as 16Gi"),
-    ("kubeflow", "memory with a point"): (train(memory="1.5Gi"), "train.memory", "such as 16Gi"),
-    ("kubeflow", "shared memory as a number"): (train(shm=2), "train.shm", "such as 16Gi"),
-    ("kubeflow", "a cache that is perhaps"): (train(cache="yes"), "train.cache", "must be true or false"),
-    ("kubeflow", "too many retries"): (train(retry={"times": 21}), "train.retry.times", "at most 20"),
-    ("kubeflow", "half a retry"): (train(retry={"times": 1.5}), "train.retry.times", "whole number"),
-    ("kubeflow", "retries in no time"): (train(retry={"window_s": 1}), "train.retry.window_s", "at least 60"),
-    ("kubeflow", "retries without a pause"): (train(retry={"pause_s": None}), "train.retry.pause_s", "is required"),
-    ("kubeflow", "a factor that Argo cannot read"): (
-        train(retry={"factor": 1.5}),
-        "train.retry.factor",
-        "whole number",
-    ),
-    ("kubeflow", "a device plugin's resource"): (train(gpu={"resource": "T4"}), "train.gpu.resource", "nvidia.com/gpu"),
-    ("kubeflow", "too many GPUs"): (train(gpu={"count": 65}), "train.gpu.count", "at most 64"),
-    ("kubeflow", "a label's key"): (train(labels={"-a": "b"}), "train.labels.-a", "at most 63 letters"),
-    ("kubeflow", "a label's value"): (train(labels={"a": "b c"}), "train.labels.a", "a value is at most 63 letters"),
-    ("kubeflow", "a label that is no text"): (train(labels={"a": True}), "train.labels.a", "put it in quotes"),
-    ("kubeflow", "a node's label"): (train(node_selector={"A B": "c"}), "train.node_selector.A B", "at most 63"),
-    ("kubeflow", "a prefix that is no name"): (train(annotations={"A_/b": "c"}), "train.annotations.A_/b", "DNS name"),
-    ("kubeflow", "a variable's name"): (train(env={"A-B": "c"}), "train.env.A-B", "no name of an environment variable"),
-    ("kubeflow", "a variable of ours"): (
-        train(env={"SHUTTERLINE_TARGET": "x"}),
-        "train.env.SHUTTERLINE_TARGET",
-        "set by",
-    ),
-    ("kubeflow", "a variable of KFP's"): (train(env={"KFP_POD_NAME": "x"}), "train.env.KFP_POD_NAME", "is set by"),
-    ("kubeflow", "a number as a variable"): (train(env={"A": 1}), "train.env.A", "put it in quotes"),
-    ("kubeflow", "a list of variables"): (train(env=["A=1"]), "train.env", "must be a mapping of texts"),
-    ("kubeflow", "a secret's name"): (train(pull_secrets=["My_Secret"]), "train.pull_secrets[0]", "Kubernetes name"),
-    ("kubeflow", "a secret's key"): (
+    ("vertex", {"target": "kubeflow"}, "target", "compile with --target kubeflow"),
+    ("kubeflow", {"target": "vertex"}, "target", "compile with --target vertex"),
+    ("kubeflow", {"target": "airflow"}, "target", 'must be "kubeflow"'),
+    ("kubeflow", train(cpu=0), "train.cpu", "such as 4, 0.5 or 500m"),
+    ("kubeflow", train(cpu="four"), "train.cpu", "got the text 'four'"),
+    ("kubeflow", train(cpu=True), "train.cpu", "got true"),
+    ("kubeflow", train(memory=16), "train.memory", "whole number with a unit"),
+    ("kubeflow", train(memory="16GB"), "train.memory", "such as 16Gi"),
+    ("kubeflow", train(memory="1.5Gi"), "train.memory", "such as 16Gi"),
+    ("kubeflow", train(shm=2), "train.shm", "such as 16Gi"),
+    ("kubeflow", train(cache="yes"), "train.cache", "must be true or false"),
+    ("kubeflow", train(retry={"times": 21}), "train.retry.times", "at most 20"),
+    ("kubeflow", train(retry={"times": 1.5}), "train.retry.times", "whole number"),
+    ("kubeflow", train(retry={"window_s": 1}), "train.retry.window_s", "at least 60"),
+    ("kubeflow", train(retry={"pause_s": None}), "train.retry.pause_s", "is required"),
+    ("kubeflow", train(retry={"factor": 1.5}), "train.retry.factor", "whole number"),
+    ("kubeflow", train(gpu={"resource": "T4"}), "train.gpu.resource", "nvidia.com/gpu"),
+    ("kubeflow", train(gpu={"count": 65}), "train.gpu.count", "at most 64"),
+    ("kubeflow", train(labels={"-a": "b"}), "train.labels.-a", "at most 63 letters"),
+    ("kubeflow", train(labels={"a": "b c"}), "train.labels.a", "a value is at most 63 letters"),
+    ("kubeflow", train(labels={"a": True}), "train.labels.a", "put it in quotes"),
+    ("kubeflow", train(node_selector={"A B": "c"}), "train.node_selector.A B", "at most 63"),
+    ("kubeflow", train(annotations={"A_/b": "c"}), "train.annotations.A_/b", "DNS name"),
+    ("kubeflow", train(env={"A-B": "c"}), "train.env.A-B", "no name of an environment variable"),
+    ("kubeflow", train(env={"SHUTTERLINE_TARGET": "x"}), "train.env.SHUTTERLINE_TARGET", "set by"),
+    ("kubeflow", train(env={"KFP_POD_NAME": "x"}), "train.env.KFP_POD_NAME", "is set by"),
+    ("kubeflow", train(env={"A": 1}), "train.env.A", "put it in quotes"),
+    ("kubeflow", train(env=["A=1"]), "train.env", "must be a mapping of texts"),
+    ("kubeflow", train(pull_secrets=["My_Secret"]), "train.pull_secrets[0]", "Kubernetes name"),
+    (
+        "kubeflow",
         train(secret_env={"A": {"secret": "s", "key": "a/b"}}),
         "train.secret_env.A.key",
         "letters, digits and -_.",
     ),
-    ("kubeflow", "a secret without a key"): (
-        train(secret_env={"A": {"secret": "s"}}),
-        "train.secret_env.A.key",
-        "is required",
-    ),
-    ("kubeflow", "a variable given twice"): (
+    ("kubeflow", train(secret_env={"A": {"secret": "s"}}), "train.secret_env.A.key", "is required"),
+    (
+        "kubeflow",
         train(env={"A": "b"}, secret_env={"A": {"secret": "s", "key": "k"}}),
         "train.secret_env.A",
         "only one can be meant",
     ),
-    ("kubeflow", "a claim that names no volume"): (
+    (
+        "kubeflow",
         train(volumes=[{"claim": "my.claim", "path": "/a"}]),
         "train.volumes[0].claim",
         "at most 63 small letters, digits and hyphens",
     ),
-    ("kubeflow", "a relative mount"): (
-        train(volumes=[_HERE | {"path": "shared"}]),
-        "train.volumes[0].path",
-        "must be an absolute path",
-    ),
-    ("kubeflow", "a mount at the root"): (train(secret_files=[_FILES | {"path": "/"}]), "secret_files[0].path", "hide"),
-    ("kubeflow", "a mount that climbs"): (train(volumes=[_HERE | {"path": "/a/.."}]), "volumes[0].path", "without .."),
-    ("kubeflow", "a sub path that climbs"): (
-        train(volumes=[_HERE | {"sub_path": "../a"}]),
-        "train.volumes[0].sub_path",
-        "without ..",
-    ),
-    ("kubeflow", "a sub path from the root"): (
-        train(volumes=[_HERE | {"sub_path": "/a"}]),
-        "train.volumes[0].sub_path",
-        "relative to the volume",
-    ),
-    ("kubeflow", "two mounts at one path"): (
+    ("kubeflow", train(volumes=[_HERE | {"path": "shared"}]), "train.volumes[0].path", "must be an absolute path"),
+    ("kubeflow", train(secret_files=[_FILES | {"path": "/"}]), "secret_files[0].path", "hide"),
+    ("kubeflow", train(volumes=[_HERE | {"path": "/a/.."}]), "volumes[0].path", "without .."),
+    ("kubeflow", train(volumes=[_HERE | {"sub_path": "../a"}]), "train.volumes[0].sub_path", "without .."),
+    ("kubeflow", train(volumes=[_HERE | {"sub_path": "/a"}]), "train.volumes[0].sub_path", "relative to the volume"),
+    (
+        "kubeflow",
         train(volumes=[_HERE], secret_files=[_FILES | {"path": "/shared/"}]),
         "train.volumes",
         "/shared is mounted at twice",
     ),
-    ("kubeflow", "a mount over shared memory"): (
+    (
+        "kubeflow",
         train(shm="1Gi", volumes=[{"claim": "fast", "path": SHM_PATH}]),
         "train.volumes",
         f"{SHM_PATH} is mounted at twice",
     ),
-    ("kubeflow", "a claim and a secret of one name"): (
+    (
+        "kubeflow",
         train(volumes=[_HERE], secret_files=[_FILES | {"secret": "shared"}]),
         "train.volumes",
         "is called like another volume of the pod",
     ),
-    ("kubeflow", "a claim called like shared memory"): (
+    (
+        "kubeflow",
         train(shm="1Gi", volumes=[{"claim": "shm", "path": "/a"}]),
         "train.volumes",
         "is called like another volume of the pod",
     ),
-    ("kubeflow", "a request above its limit"): (train(cpu=2, cpu_request=3), "train.cpu_request", "more than cpu"),
-    ("kubeflow", "more memory asked than allowed"): (
+    ("kubeflow", train(cpu=2, cpu_request=3), "train.cpu_request", "more than cpu"),
+    (
+        "kubeflow",
         train(memory="1Gi", memory_request="2G", shm=None),
         "train.memory_request",
         "is more than memory, which is 1Gi",
     ),
-    ("kubeflow", "shared memory that takes all"): (train(memory="2Gi", shm="2Gi"), "train.shm", "less than memory"),
-    ("kubeflow", "events outside a volume"): (
+    ("kubeflow", train(memory="2Gi", shm="2Gi"), "train.shm", "less than memory"),
+    (
+        "kubeflow",
         {"events": "/e"},
         "events",
         "no volume of data-prep, train, evaluate, exit holds /e; add it to every-step.volumes",
     ),
-    ("kubeflow", "events in a volume of one step"): (
+    (
+        "kubeflow",
         {"events": "/shared/e", "train": {"volumes": [_HERE]}},
         "events",
         "no volume of data-prep, evaluate, exit holds /shared/e; add it to every-step.volumes",
     ),
-    ("kubeflow", "events in a volume that one step gave up"): (
+    (
+        "kubeflow",
         {"events": "/shared/e", "every-step": {"volumes": [_HERE]}, "exit": {"volumes": None}},
         "events",
         "no volume of exit holds /shared/e; add it to exit.volumes",
     ),
-    ("kubeflow", "events by two ways"): (
+    (
+        "kubeflow",
         {"events": "/shared/e", "every-step": {"volumes": [_HERE], "env": {"SHUTTERLINE_EVENTS": "/x"}}},
         "train.env.SHUTTERLINE_EVENTS",
         "only one can be meant",
     ),
-    ("kubeflow", "checkpoints outside a volume"): (
+    (
+        "kubeflow",
         {"checkpoints": "/shared2/c", "train": {"volumes": [_HERE]}},
         "checkpoints",
         "no volume of train holds /shared2/c; add it to train.volumes",
     ),
-    ("kubeflow", "checkpoints at a relative path"): ({"checkpoints": "c"}, "checkpoints", "an absolute path"),
-    ("kubeflow", "checkpoints at no bucket"): ({"checkpoints": "gs://A"}, "checkpoints", "is no bucket's name"),
-    ("vertex", "checkpoints at a path"): ({"checkpoints": "/c"}, "checkpoints", "a path ends with its machine"),
-    ("kubeflow", "a taint equal to nothing"): (
+    ("kubeflow", {"checkpoints": "c"}, "checkpoints", "an absolute path"),
+    ("kubeflow", {"checkpoints": "gs://A"}, "checkpoints", "is no bucket's name"),
+    ("vertex", {"checkpoints": "/c"}, "checkpoints", "a path ends with its machine"),
+    (
+        "kubeflow",
         train(tolerations=[{"operator": "Equal"}]),
         "train.tolerations[0].key",
         "is required with the operator Equal",
     ),
-    ("kubeflow", "a taint's value that nothing asks"): (
+    (
+        "kubeflow",
         train(tolerations=[{"key": "a", "value": "b"}]),
         "train.tolerations[0].value",
         "needs the operator Equal",
     ),
-    ("kubeflow", "seconds without an end"): (
+    (
+        "kubeflow",
         train(tolerations=[{"key": "a", "seconds": 3}]),
         "train.tolerations[0].seconds",
         "needs the effect NoExecute",
     ),
-    ("kubeflow", "an effect there is not"): (
+    (
+        "kubeflow",
         train(tolerations=[{"effect": "Never"}]),
         "train.tolerations[0].effect",
         '"NoSchedule", "PreferNoSchedule" or "NoExecute"',
     ),
-    ("kubeflow", "a taint's key"): (train(tolerations=[{"key": "a b"}]), "train.tolerations[0].key", "nvidia.com/gpu"),
-    ("kubeflow", "truth as a taint's value"): (
+    ("kubeflow", train(tolerations=[{"key": "a b"}]), "train.tolerations[0].key", "nvidia.com/gpu"),
+    (
+        "kubeflow",
         train(tolerations=[{"key": "a", "operator": "Equal", "value": True}]),
         "train.tolerations[0].value",
         'such as "true"',
     ),
-    ("kubeflow", "one toleration, no list"): (train(tolerations={"key": "a"}), "train.tolerations", "must be a list"),
-    ("kubeflow", "a policy of pulling"): (train(pull_policy="Sometimes"), "train.pull_policy", '"IfNotPresent"'),
-    ("kubeflow", "no time at all"): (train(timeout_s=0), "train.timeout_s", "at least 1"),
-    ("kubeflow", "root"): (train(security={"run_as_user": 0}), "train.security.run_as_user", "at least 1"),
-    ("vertex", "a card there is not"): (accelerator("T4"), "train.accelerator.type", "must be one of NVIDIA_TESLA_T4"),
-    ("vertex", "a card of Kubeflow"): (accelerator("nvidia.com/gpu"), "train.accelerator.type", "must be one of"),
-    ("vertex", "a count without its card"): (train(accelerator={"count": 1}), "train.accelerator.type", "is required"),
-    ("vertex", "three H100"): (accelerator("NVIDIA_H100_80GB", 3), "train.accelerator", "with 1, 2, 4, 8, not with 3"),
-    ("vertex", "a T4 with 400 GB"): (
+    ("kubeflow", train(tolerations={"key": "a"}), "train.tolerations", "must be a list"),
+    ("kubeflow", train(pull_policy="Sometimes"), "train.pull_policy", '"IfNotPresent"'),
+    ("kubeflow", train(timeout_s=0), "train.timeout_s", "at least 1"),
+    ("kubeflow", train(security={"run_as_user": 0}), "train.security.run_as_user", "at least 1"),
+    ("vertex", accelerator("T4"), "train.accelerator.type", "must be one of NVIDIA_TESLA_T4"),
+    ("vertex", accelerator("nvidia.com/gpu"), "train.accelerator.type", "must be one of"),
+    ("vertex", train(accelerator={"count": 1}), "train.accelerator.type", "is required"),
+    ("vertex", accelerator("NVIDIA_H100_80GB", 3), "train.accelerator", "with 1, 2, 4, 8, not with 3"),
+    (
+        "vertex",
         accelerator("NVIDIA_TESLA_T4", memory="400G"),
         "train.accelerator",
         "at most 48 processors and 312 GB of memory; asked are 4 processors and 400G of memory",
     ),
-    ("vertex", "more memory than machines have"): (
+    (
+        "vertex",
         {"data-prep": {"memory": "1T"}},
         "data-prep.memory",
         "a step without accelerator has at most 96 processors and 624 GB",
     ),
-    ("vertex", "retries for more than an hour"): (
-        train(retry={"window_s": 7200}),
-        "train.retry.window_s",
-        "at most 3600 on Vertex AI",
-    ),
-}
+    ("vertex", train(retry={"window_s": 7200}), "train.retry.window_s", "at most 3600 on Vertex AI"),
+]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -287,16 +263,17 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return told.err.removeprefix("error: ").strip()
 
 
-@pytest.mark.parametrize(("target", "what"), BAD)
+@pytest.mark.parametrize(("target", "settings", "path", "expected"), BAD, ids=[f"{row[2]} {row[3]}" for row in BAD])
 def test_bad_settings_end_with_one_message(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
     target: PlatformName,
-    what: str,
+    settings: Settings,
+    path: str,
+    expected: str,
 ) -> None:
-    settings, path, expected = BAD[target, what]
     monkeypatch.chdir(tmp_path)
     write_settings(Path("settings.yaml"), settings)
 
@@ -304,7 +281,7 @@ def test_bad_settings_end_with_one_message(
 
     assert message.startswith("settings.yaml")
     (line,) = (line for line in message.splitlines() if expected in line and path in line)
-    record_property(BAD_INPUT, (f"{target}: {what}", line.strip()))
+    record_property(BAD_INPUT, (f"settings: {path}", line.strip()))
 
 
 def test_compile_refuses_them_alike_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,13 +66,6 @@ def test_lists_are_appended_and_nothing_stands_twice(tmp_path: Path, capsys: pyt
     assert steps["exit"]["pull_secrets"] == ["one"]
 
 
-def test_mappings_of_known_keys_are_merged_key_by_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    steps = put_together(tmp_path, capsys, every_step={"retry": {"times": 5}}, train={"retry": {"pause_s": 7}})
-
-    assert steps["train"]["retry"] == {"times": 5, "pause_s": 7, "factor": 2.0, "window_s": 604800}
-    assert steps["exit"]["retry"]["times"] == 5
-
-
 def test_null_takes_away_what_was_said_before(tmp_path: Path) -> None:
     whole = {"every-step": {"timeout_s": 60}, "train": {"gpu": None, "shm": None, "security": None, "timeout_s": None}}
     places = places_of(compiled_with(tmp_path, "kubeflow", whole), "train")
@@ -195,17 +188,6 @@ def test_the_schema_takes_what_is_taken_and_nothing_else(tmp_path: Path, capsys:
             jsonschema.validate({"train": step}, schemas["kubeflow"])
         file = write_settings(tmp_path / f"{number}.yaml", {"train": step})
         assert main(["settings", "--target", "kubeflow", "--settings", str(file)]) == 2
-
-
-def test_the_schema_names_every_key_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
-    for target in ("kubeflow", "vertex"):
-        schema = printed(target, capsys, "--schema")
-        assert {"target", "checkpoints", "every-step", "data-prep", "train", "evaluate", "exit"} <= set(
-            schema["properties"]
-        )
-        for definition in (schema, *schema["$defs"].values()):
-            for name, entry in definition["properties"].items():
-                assert "description" in entry, f"{definition['title']}.{name}"
 
 
 def test_settings_without_a_target_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,14 +99,9 @@ def test_a_class_object_is_written_by_its_public_name(family: ClassFamily) -> No
     ("family", "name", "message"),
     [
         (LAYERS, "torch.nn.conv2D", "did you mean torch.nn.Conv2d?"),
-        (LAYERS, "nn.Conv2d", "did you mean torch.nn.Conv2d?"),
         (LAYERS, "torch.nn.modules.conv.Conv2d", "did you mean torch.nn.Conv2d?"),
         (LAYERS, "os.system", "allowed are classes of torch.nn such as torch.nn.AdaptiveAvgPool1d"),
-        (LAYERS, "", "allowed are classes of torch.nn"),
-        (OPTIMIZERS, "torch.optim.adam", "did you mean torch.optim.Adam?"),
         (SCHEDULERS, "CosineAnealingLR", "did you mean torch.optim.lr_scheduler.CosineAnnealingLR?"),
-        (TRANSFORMS, "torchvision.transforms.RandomCrop", "did you mean torchvision.transforms.v2.RandomCrop?"),
-        (LOSSES, "torch.nn.CrossEntropy", "did you mean torch.nn.CrossEntropyLoss?"),
         (TRANSFORMS, "torch.load", "is not an allowed transform"),
     ],
 )

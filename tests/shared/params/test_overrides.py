@@ -22,15 +22,12 @@ RAW: dict[str, Any] = {"a": 1, "list": [{"b": {"c": 1}}, [5, 6]], "text": "x", "
     ("override", "expected"),
     [
         ("a=2", {"a": 2}),
-        (" a = 2 ", {"a": 2}),
         ("new=2", {"new": 2}),
         ("list[0].b.c=2", {"list": [{"b": {"c": 2}}, [5, 6]]}),
         ("list[0].b.d=2", {"list": [{"b": {"c": 1, "d": 2}}, [5, 6]]}),
         ("list[0]=null", {"list": [None, [5, 6]]}),
         ("list[1][1]=7", {"list": [{"b": {"c": 1}}, [5, 7]]}),
-        ("list=[]", {"list": []}),
         ("text=a=b=c", {"text": "a=b=c"}),
-        ("text=", {"text": ""}),
     ],
 )
 def test_a_way_leads_to_the_value_it_names(override: str, expected: dict[str, Any]) -> None:
@@ -46,17 +43,12 @@ def test_a_way_leads_to_the_value_it_names(override: str, expected: dict[str, An
         ("true", True),
         ("True", True),
         ("False", False),
-        ("None", None),
-        ("null", None),
         ('"true"', "true"),
         ("[1, [2.5]]", [1, [2.5]]),
         ('{"a": {"b": null}}', {"a": {"b": None}}),
         ("torch.optim.SGD", "torch.optim.SGD"),
-        ("cuda:1", "cuda:1"),
         ("{not json", "{not json"),
-        ("None of these", "None of these"),
         ("NaN-free", "NaN-free"),
-        ("Infinity2", "Infinity2"),
         ("9" * 5000, "9" * 5000),
     ],
     ids=lambda value: str(value)[:20],
@@ -71,23 +63,16 @@ def test_values_are_json_or_pythons_words_or_text(text: str, value: Any) -> None
         ("a", "", "must be key=value, such as num_epochs=5"),
         ("=1", "", "must be key=value"),
         (".a=1", "", "must be key=value"),
-        ("[0]=1", "", "must be key=value"),
         ("a..b=1", "", "must be key=value"),
-        ("a.=1", "", "must be key=value"),
         ("a b=1", "", "must be key=value"),
         ("list[-1]=1", "", "must be key=value"),
-        ("list[x]=1", "", "must be key=value"),
         ("list[0=1", "", "must be key=value"),
         ("list[2]=1", "list", "has 2 entries, so there is no [2] to set"),
-        ("list[999999999].b=1", "list", "has 2 entries, so there is no [999999999] to set"),
         ("list[1][2]=1", "list[1]", "has 2 entries, so there is no [2] to set"),
         ("list.b=1", "list", "is not a mapping, so there is no .b to set"),
         ("list[0].b[0]=1", "list[0].b", "is not a list, so there is no [0] to set"),
         ("a.b=1", "a", "is not a mapping, so there is no .b to set"),
-        ("none.b=1", "none", "is not a mapping, so there is no .b to set"),
-        ("text[0]=y", "text", "is not a list, so there is no [0] to set"),
         ("missing.b=1", "", "has no missing to set a part of"),
-        ("list[0].x.y=1", "list[0]", "has no x to set a part of"),
         ('a={"b": 1, "b": 2}', "", "has the key 'b' twice in one mapping"),
         ("a=NaN", "", "NaN is not a number a run can use"),
         ("a=[1, -Infinity]", "", "-Infinity is not a number a run can use"),
@@ -139,12 +124,6 @@ def test_params_are_checked_after_overrides() -> None:
         Params.load, json.dumps(config), ["num_epochs=0", "learnign_rate=1", "net_arch[0].class=torch.nn.X"]
     )
     assert set(found) == {"num_epochs", "learnign_rate", "net_arch[0].class"}
-
-
-def test_overrides_of_a_config_that_holds_itself_are_refused() -> None:
-    config = small()
-    config["net_arch"].append(config)
-    assert refused(Params.load, config, ["num_epochs=2"]) == {"": "is nested more than 64 deep"}
 
 
 @given(st.text(max_size=30), st.text(max_size=30))

@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from components.shared.errors import ParamsError
-from components.shared.params.params import Params, ParamsWarning
+from components.shared.params.params import Params
+from components.shared.params.parsed import ParamsWarning
 from pipelines.params_files import EXAMPLE_PARAMS
 from tests.configs import REFERENCE_PARAMS, layer, schedule, small, transform
 
@@ -115,29 +116,13 @@ AS_JSON = """{
         {"name": "decay", "class": "torch.optim.lr_scheduler.ExponentialLR", "kwargs": {"gamma": 0.99}}
     ]
 }"""
-AS_YAML = """
-image_height: 8
-image_width: 8
-n_classes: 2
-num_epochs: 3
-net_arch:
-  - class: torch.nn.Conv2d
-    kwargs: {in_channels: 1, out_channels: 4, kernel_size: [3, 3]}
-  - class: torch.nn.ELU
-optim_class: torch.optim.SGD
-optim_kwargs: {momentum: 0.9}
-learning_rate: 1e-5
-learning_rate_schedule:
-  - name: decay
-    class: torch.optim.lr_scheduler.ExponentialLR
-    kwargs: {gamma: 0.99}
-"""
 
 
 def test_dict_with_classes_json_and_yaml_are_the_same_params(tmp_path: Path) -> None:
     (tmp_path / "params.json").write_text(AS_JSON)
-    (tmp_path / "params.yaml").write_text(AS_YAML)
-    (tmp_path / "params.yml").write_text(AS_YAML)
+    as_yaml = yaml.safe_dump(json.loads(AS_JSON), sort_keys=False).replace("1.0e-05", "1e-5")
+    (tmp_path / "params.yaml").write_text(as_yaml)
+    (tmp_path / "params.yml").write_text(as_yaml)
     from_python = Params.from_dict(AS_PYTHON)
 
     for same in (
@@ -171,65 +156,6 @@ def test_integers_that_kfp_made_floats_are_the_same_run() -> None:
 
     assert floats == whole
     assert floats.digest() == whole.digest()
-
-
-def test_defaults_are_those_of_the_key_list() -> None:
-    given_only = small()
-    params = Params.from_dict(given_only)
-    defaults = {key: value for key, value in params.to_dict().items() if key not in given_only}
-
-    assert defaults == {
-        "GOOGLE_APPLICATION_CREDENTIALS": None,
-        "PUB_SUB_PROJECT": None,
-        "PUB_SUB_TOPIC": None,
-        "PUB_SUB_SUBSCRIPTION": None,
-        "TIMEOUT": 3.0,
-        "KAFKA_HOST": None,
-        "KAFKA_TOPIC": None,
-        "batch_size": 512,
-        "is_image_color": False,
-        "shuffle_dataset": True,
-        "flip_images": False,
-        "flip_probability": 0.5,
-        "normalise_images": True,
-        "normalise_mean": "auto",
-        "normalise_std": "auto",
-        "additional_transforms": None,
-        "manual_seed": 0,
-        "eval_freq": 1,
-        "save_freq": 5,
-        "optim_class": "torch.optim.AdamW",
-        "optim_kwargs": {},
-        "learning_rate": 1e-3,
-        "learning_rate_schedule": [],
-        "device": "auto",
-        "mode": "script",
-        "eval_metric_compute_freq": "epoch",
-        "eval_batch_size": 512,
-        "test_fraction": 0.2,
-        "validation_fraction": 0.0,
-        "loss": {"class": "torch.nn.CrossEntropyLoss", "kwargs": {}},
-        "class_weights": None,
-        "mixup_alpha": 0.0,
-        "cutmix_alpha": 0.0,
-        "ema_decay": 0.0,
-        "max_grad_norm": None,
-        "gradient_accumulation_steps": 1,
-        "early_stopping_patience": None,
-        "warmup_epochs": 0.0,
-        "milestones": [],
-        "initial_weights": None,
-        "frozen_layers": 0,
-        "precision": "auto",
-        "compile": "auto",
-        "data_placement": "auto",
-        "sync_batch_norm": False,
-        "checkpoint_minutes": 10.0,
-        "keep_checkpoints": 3,
-        "max_unreadable": 0.01,
-        "alpha_background": "white",
-        "on_status_error": "warn",
-    }
 
 
 def test_every_key_of_the_reference_is_a_field_with_a_description() -> None:
