@@ -30,22 +30,12 @@ EPOCHS = 12
 TIMEOUT = 3.0
 RUN = "run-of-faults"
 
-# After which epoch something happens, and what.
 Happenings = dict[int, Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training left.
-
-    Attributes:
-        record: Its step record.
-        weights: SHA-256 of model.safetensors.
-        spooled: Every event, as the spool has it.
-        spool: The spool's file.
-        waited_at_start: Seconds from the step's begin to its work's.
-        waited_at_exit: Seconds from the end of its work to the end of the step.
-    """
+    """What a training left."""
 
     record: StepRecord
     weights: str
@@ -60,7 +50,6 @@ class Trained:
 
 
 def trained(folder: Path, happenings: Happenings | None = None, **params: Any) -> Trained:
-    """Train on the digits with status to the brokers of the params, while things happen to them."""
     dataset, model, events = folder / "dataset", folder / "model", folder / "events"
     write_digits(dataset)
     moments = {}
@@ -79,7 +68,6 @@ def trained(folder: Path, happenings: Happenings | None = None, **params: Any) -
 
     begin = time.monotonic()
     run = StepRun(RUN, None, 0, events, shared=True, host="pod")
-    # Every epoch evaluated and every third saved, so that there is something to tell.
     options = small(num_epochs=EPOCHS, eval_freq=1, save_freq=3, TIMEOUT=TIMEOUT, **params)
     _, record = run_step("train", options, work, lambda: run)
     end = time.monotonic()
@@ -96,12 +84,10 @@ def trained(folder: Path, happenings: Happenings | None = None, **params: Any) -
 
 @pytest.fixture(scope="session")
 def without_status(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """The same training with no broker at all."""
     return trained(tmp_path_factory.mktemp("without-status"))
 
 
 def replayed(done: Trained) -> list[Replayed]:
-    """Deliver the rest, as ``shutterline events replay`` does."""
     for _ in range(300):
         with suppress(ArtifactError):
             return replay(
@@ -128,16 +114,6 @@ class Row:
 def judged(
     fault: str, broker: str, done: Trained, received: Sequence[bytes], reference: Trained, record_property: Any
 ) -> Row:
-    """Hold a training and what its broker has against what must always be.
-
-    Args:
-        fault: What happened.
-        broker: To which: ``kafka`` or ``pubsub``.
-        done: The training.
-        received: Every message the broker has taken, in order.
-        reference: The training without status.
-        record_property: pytest's, for the table.
-    """
     assert done.record.status == "succeeded"
     assert done.weights == reference.weights, "status changed the training"
     assert told_in(done.spooled) == told_in(reference.spooled)
@@ -170,7 +146,6 @@ def judged(
 
 
 def told_in(spooled: Sequence[bytes]) -> tuple[list[tuple[str, dict[str, Any]]], list[dict[str, Any]]]:
-    """What a run has told: its checkpoints, and all else in order; a checkpoint is told of when it is whole."""
     events = [told(line) for line in spooled]
     return [event for event in events if "checkpoint" not in event[0]], [
         data for kind, data in events if "checkpoint" in kind
@@ -178,7 +153,6 @@ def told_in(spooled: Sequence[bytes]) -> tuple[list[tuple[str, dict[str, Any]]],
 
 
 def told(line: bytes) -> tuple[str, dict[str, Any]]:
-    """What an event says that does not depend on the clock or on the folder, by its type."""
     document = json.loads(line)
     data = {
         key: value

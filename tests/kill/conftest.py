@@ -17,7 +17,6 @@ __all__ = ["docker_engine", "gcs_bucket", "gcs_server", "images", "runs"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before xdist starts its processes, which all draw from the same seed."""
     settle_seed()
 
 
@@ -27,7 +26,6 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Say with every failure what repeats it."""
     outcome = yield
     report: pytest.TestReport = outcome.get_result()  # type: ignore[attr-defined] # pluggy's result object
     if report.failed:
@@ -35,7 +33,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the kills hit."""
     told: dict[str, list[Any]] = {}
     for report in terminalreporter.stats.get("passed", []):
         for key, (suite, hit) in (pair for pair in report.user_properties if pair[0] == KILLED):

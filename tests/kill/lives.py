@@ -18,11 +18,8 @@ from tests.examples import SMALL, write_params
 from tests.kill.moments import Moment, Places, drawn
 from tests.kill.processes import Attempt
 
-# pytest's property for what happened to a run.
 KILLED = "killed"
 
-# Every generator matters: dropout draws from torch's, flips and the order from their own. Twenty epochs take about as
-# long as starting the process does.
 PARAMS: dict[str, Any] = {
     "net_arch": [*SMALL["net_arch"], {"class": "torch.nn.Dropout", "kwargs": {"p": 0.2}}],
     "batch_size": 10,
@@ -39,19 +36,13 @@ Command = Callable[[Path], Sequence[str | Path]]
 
 @dataclass(frozen=True)
 class Left:
-    """What a training has left that must not depend on how often it was interrupted.
-
-    Attributes:
-        weights: SHA-256 of each file of weights.
-        history: The epochs, without how fast they were.
-    """
+    """What a training has left that must not depend on how often it was interrupted."""
 
     weights: dict[str, str]
     history: list[dict[str, Any]]
 
 
 def left_in(model: Path) -> Left:
-    """What lies in a model directory."""
     manifest = open_model(model).manifest
     return Left(
         weights={name: sha256_of(model / name) for name in ("model.safetensors", "last.safetensors")},
@@ -61,12 +52,7 @@ def left_in(model: Path) -> Left:
 
 @dataclass(frozen=True)
 class Uninterrupted:
-    """The run all others are held against.
-
-    Attributes:
-        left: What it left.
-        life: Seconds from its start to its end.
-    """
+    """The run all others are held against."""
 
     left: Left
     life: float
@@ -74,14 +60,7 @@ class Uninterrupted:
 
 @dataclass(frozen=True)
 class Setting:
-    """A training that can be started in any folder.
-
-    Attributes:
-        dataset: Its data.
-        params: Its params, a file.
-        launcher: What comes after python, up to the module.
-        environment: Variables beside this process's own.
-    """
+    """A training that can be started in any folder."""
 
     dataset: Path
     params: Path
@@ -89,7 +68,6 @@ class Setting:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def start(self, folder: Path, number: int, checkpoints: str | None = None, model: Path | None = None) -> Attempt:
-        """Start an attempt; always with the same words."""
         folder.mkdir(parents=True, exist_ok=True)
         command: list[str | Path] = [sys.executable, *self.launcher, "--dataset", self.dataset]
         command += ["--params", self.params, "--model", model or folder / "model"]
@@ -97,7 +75,6 @@ class Setting:
         return Attempt(command, folder / f"attempt-{number}.log", self.environment)
 
     def uninterrupted(self, folder: Path) -> Uninterrupted:
-        """Run it once."""
         begun = time.monotonic()
         attempt = self.start(folder, 0)
         assert attempt.end() == 0, attempt.said
@@ -107,21 +84,14 @@ class Setting:
 def settled(
     folder: Path, dataset: Path, launcher: Sequence[str] = ("-m", "components.train"), **params: Any
 ) -> Setting:
-    """A training of these params."""
     return Setting(dataset, write_params(folder / "params.json", **{**PARAMS, **params}), launcher)
 
 
 def places_in(folder: Path) -> Places:
-    """Where an attempt in a folder writes."""
     return Places(folder / "checkpoints", folder / "model")
 
 
 def survives(setting: Setting, whole: Uninterrupted, folder: Path, draws: random.Random) -> list[str]:
-    """Kill a training one to three times and let it end; it must leave what the uninterrupted one left.
-
-    Returns:
-        What was hit, by kill.
-    """
     return survives_where(
         whole,
         draws,
@@ -141,16 +111,6 @@ def survives_where(
     checkpoints: Callable[[], Sequence[object]],
     forget: Callable[[], None],
 ) -> list[str]:
-    """As :func:`survives`, wherever the attempts are made.
-
-    Args:
-        whole: The uninterrupted run.
-        draws: Where the moments are drawn from.
-        start: Starts the attempt of a number.
-        places: Where it writes.
-        checkpoints: Those that are there.
-        forget: Removes what attempts have left.
-    """
     kills, hit = draws.randint(1, 3), list[str]()
     number = 0
     while True:
@@ -175,16 +135,13 @@ def survives_where(
 
 
 def goes_on(attempt: Attempt, had: Sequence[object]) -> None:
-    """See that an attempt that found checkpoints has not begun anew: its weights would be right, and late."""
     if had and " images in batches of " in (said := attempt.said):
         rest = said.partition(" images in batches of ")[2]
-        # A process that was killed at once after the one line has not got to the other.
         assert "going on from a checkpoint" in rest or rest.count("\n") <= 1, said
         assert "is damaged" not in said, f"what a kill leaves is nothing or whole\n{said}"
 
 
 def hit_by(moment: Moment, said: str) -> str:
-    """What a kill hit, for people."""
     if moment.inside != "any time":
         return {"state": "writing a state", "between": "between state and manifest"}.get(
             moment.inside, f"writing a {moment.inside}"

@@ -12,21 +12,13 @@ from pathlib import Path
 
 from tests.kill.moments import TRACES, Moment, Places
 
-# Seconds between two looks at a directory: a small checkpoint takes some milliseconds to write.
 _LOOK = 0.0005
 
 
 class Attempt:
-    """One process of a training; what it says goes to a file.
-
-    Args:
-        command: With its arguments.
-        log: Gets its standard error.
-        environment: Variables beside this process's own.
-    """
+    """One process of a training; what it says goes to a file."""
 
     def __init__(self, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None) -> None:
-        # One thread: sums are then added in the same order however busy the machine is.
         variables = os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {})
         self.log = log
         self._stream = log.open("w")
@@ -36,17 +28,14 @@ class Attempt:
 
     @property
     def said(self) -> str:
-        """What it has said so far."""
         return self.log.read_text(errors="replace")
 
     def end(self) -> int:
-        """Its exit code, once it has ended by itself."""
         code = self.process.wait()
         self._stream.close()
         return code
 
     def killed_at(self, moment: Moment, places: Places) -> bool:
-        """Kill it, and all that it has started, with SIGKILL; whether it had not ended before."""
         if not self.reaches(moment, places):
             self.end()
             return False
@@ -54,13 +43,11 @@ class Attempt:
         return True
 
     def reaches(self, moment: Moment, places: Places) -> bool:
-        """Wait for a moment; it is stopped then, with all that it has started. Whether it had not ended before."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(moment.after)
         has_trace = TRACES[moment.inside]
         while self.process.poll() is None:
             if has_trace(places):
-                # It is looked at again while it cannot go on, so that the kill is sure to hit inside.
                 self._signal(signal.SIGSTOP)
                 if has_trace(places):
                     return True
@@ -69,11 +56,9 @@ class Attempt:
         return False
 
     def go_on(self) -> None:
-        """Let it go on after :meth:`reaches` has stopped it."""
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """Kill it, and all that it has started."""
         self._signal(signal.SIGKILL)
         self.end()
 
@@ -84,12 +69,10 @@ class Attempt:
 
 
 def descendants_of(pid: int) -> list[int]:
-    """The processes that a process has started, and theirs, parents first."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
-                # The name, in parentheses, may have spaces; the state and the parent follow it.
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
                 parents.setdefault(int(fields[1]), []).append(int(entry.name))
     found = [pid]

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.kill
 
 @pytest.fixture(scope="module")
 def setting(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Setting, Uninterrupted]:
-    """The uninterrupted run keeps its checkpoints here: where they lie must not change a weight."""
     folder = tmp_path_factory.mktemp("bucket")
     plain = settled(folder, dataset)
     return plain, plain.uninterrupted(folder)
@@ -40,12 +39,6 @@ def test_a_killed_training_goes_on_from_a_bucket(
 def survives_elsewhere(
     setting: Setting, whole: Uninterrupted, bucket: GcsBucket, folder: Path, draws: random.Random
 ) -> list[str]:
-    """As :func:`~tests.kill.lives.survives`, each attempt on a machine that has nothing of the ones before.
-
-    Returns:
-        What was hit, by kill.
-    """
-
     def machine(number: int) -> Path:
         return folder / f"machine-{number}"
 
@@ -66,11 +59,9 @@ def survives_elsewhere(
 
 
 def started(setting: Setting, machine: Path, bucket: GcsBucket) -> Attempt:
-    """An attempt on a machine of its own."""
     own = Setting(setting.dataset, setting.params, environment={"SHUTTERLINE_SCRATCH": str(machine / "scratch")})
     return own.start(machine, 1, checkpoints=f"{bucket.uri}/kept")
 
 
 def whole_in(bucket: GcsBucket) -> list[str]:
-    """The checkpoints in a bucket, by their manifests."""
     return [name for name in bucket.names("kept/") if name.endswith(".json")]

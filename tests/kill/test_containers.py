@@ -25,14 +25,7 @@ pytestmark = [pytest.mark.kill, pytest.mark.containers]
 
 @dataclass(frozen=True)
 class Container:
-    """A training in a container, which can be started again and again.
-
-    Attributes:
-        engine: Runs it.
-        image: Of the training step.
-        dataset: Its data.
-        params: Its params, a file.
-    """
+    """A training in a container, which can be started again and again."""
 
     engine: Docker
     image: str
@@ -41,7 +34,6 @@ class Container:
 
     @contextmanager
     def started(self, folder: Path) -> Iterator[str]:
-        """A container that writes into a folder, by its name."""
         mounts = {self.dataset: "/dataset:ro", self.params: "/params.json:ro", folder: "/runs"}
         flags = [*HARDENED, *flags_of(mounts=mounts, environment={"OMP_NUM_THREADS": "1"})]
         options = ["--dataset", "/dataset", "--model", "/runs/model", "--params", "/params.json"]
@@ -50,7 +42,6 @@ class Container:
             yield name
 
     def ended(self, name: str) -> tuple[int, str]:
-        """The exit code of a container, once it has ended by itself, and what it said."""
         while self.engine.state(name)["Running"]:
             time.sleep(0.05)
         return self.engine.state(name)["ExitCode"], self.engine.logs(name)
@@ -65,7 +56,6 @@ def container(
 
 
 def folder_in(runs: Path, name: str) -> Path:
-    """A new folder that containers may write into."""
     folder = runs / name
     folder.mkdir()
     shutil.chown(folder, runs.stat().st_uid, runs.stat().st_gid)
@@ -96,11 +86,6 @@ def test_a_killed_container(
 
 
 def survives(container: Container, folder: Path, draws: random.Random, life: float) -> tuple[list[str], str]:
-    """Kill or stop a training's containers once or twice, and let the last one end.
-
-    Returns:
-        What was done to them, and what the last one said.
-    """
     kills, hit = draws.randint(1, 2), list[str]()
     while True:
         had = list_checkpoints(folder / "checkpoints")
@@ -126,10 +111,8 @@ class Interruption:
 
 
 def interrupted(container: Container, name: str, draws: random.Random, life: float) -> Interruption | None:
-    """Kill or stop a container at a moment of its life; None where it had ended before."""
     time.sleep(draws.uniform(0, 0.9 * life))
     engine = container.engine
-    # A container's first process does not get a signal before it says what it does with it, and is killed later.
     is_training = " images in batches of " in engine.logs(name)
     verb = draws.choice(("kill", "stop"))
     if not engine.state(name)["Running"]:

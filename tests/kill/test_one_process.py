@@ -13,7 +13,6 @@ from tests.kill.lives import KILLED, Setting, Uninterrupted, settled, survives
 
 pytestmark = pytest.mark.kill
 
-# Everything that has a state of its own.
 EVERYTHING: dict[str, Any] = {
     "ema_decay": 0.99,
     "mixup_alpha": 0.3,

@@ -29,7 +29,6 @@ def test_a_run_takes_its_steps_with_it(tmp_path: Path, number: int, signal_name:
         code = run.process.wait(120)
         end_of_all(run.out)
 
-    # Before it is Python's, a signal ends a process by itself.
     assert code in ((143, -ending) if ending is signal.SIGHUP else (-ending,))
     ended = {event.step: event.state for event in events_in(run.out / "events") if event.is_terminal}
     assert ended.get("train", "cancelled") == "cancelled"

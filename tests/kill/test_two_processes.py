@@ -26,7 +26,6 @@ TORCHRUN = "-m torch.distributed.run --standalone --nproc-per-node 2 --max-resta
 @pytest.fixture(scope="module")
 def two(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Setting, Uninterrupted]:
     folder = tmp_path_factory.mktemp("two")
-    # Every step waits for the other process, so fewer take as long.
     setting = settled(folder, dataset, TORCHRUN, num_epochs=8)
     return setting, setting.uninterrupted(folder)
 
@@ -47,11 +46,6 @@ def test_a_killed_group(
 
 
 def lose_one(setting: Setting, whole: Uninterrupted, folder: Path, draws: random.Random) -> list[str]:
-    """Kill one process of a group once or twice; torchrun starts both again, and they go on.
-
-    Returns:
-        What was hit, by kill.
-    """
     kills, hit, had = draws.randint(1, 2), list[str](), list[bool]()
     attempt = setting.start(folder, 1)
     while len(hit) < kills:
@@ -71,14 +65,12 @@ def lose_one(setting: Setting, whole: Uninterrupted, folder: Path, draws: random
     assert code == 0, story
     assert left_in(folder / "model") == whole.left, story
     starts = attempt.said.split("all were started again")
-    # A kill that hits a process at its very end starts nothing again.
     if len(starts) > 1 and had[len(starts) - 2]:
         assert "going on from a checkpoint" in starts[-1], f"it began anew: its weights are right, and late\n{story}"
     return hit
 
 
 def is_training(pid: int) -> bool:
-    """Whether a process is one of the group's, and no child that one of these has for a moment."""
     with suppress(OSError):
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         return any(entry.startswith(b"LOCAL_RANK=") for entry in environment)

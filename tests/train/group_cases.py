@@ -35,7 +35,6 @@ from tests.configs import layer, transform
 from tests.examples import digits, small
 
 CPU = torch.device("cpu")
-# Neither is a multiple of anything: nine batches of 32 and one of 13; evaluation takes 1024 images and 473.
 TRAINED, HELD_OUT = 301, 1497
 
 CONVOLUTION = layer("Conv2d", in_channels=1, out_channels=8, kernel_size=3, stride=2)
@@ -60,7 +59,6 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def write_uneven(path: Path) -> Path:
-    """A dataset directory whose splits cannot be shared out evenly."""
     images, labels = digits()
     images, labels = np.concatenate((images, images[:1])), np.concatenate((labels, labels[:1]))
     with DatasetWriter(path, [str(digit) for digit in range(10)], (8, 8, 1)) as writer:
@@ -71,7 +69,6 @@ def write_uneven(path: Path) -> Path:
 
 
 def trained(dataset: Path, group: Group, **changes: Any) -> dict[str, Any]:
-    """Train one case; what this process has at the end."""
     params = small(**changes)
     make_repeatable(params.manual_seed)
     data = open_dataset(dataset)
@@ -99,7 +96,6 @@ def trained(dataset: Path, group: Group, **changes: Any) -> dict[str, Any]:
 
 
 def digest(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of weights and buffers."""
     found = hashlib.sha256()
     for name, value in sorted(state.items()):
         found.update(name.encode() + value.numpy().tobytes())
@@ -107,7 +103,6 @@ def digest(state: dict[str, torch.Tensor]) -> str:
 
 
 def refused(dataset: Path, model: Path, group: Group, **changes: Any) -> str:
-    """What a group says to params that it cannot use."""
     try:
         train(dataset=dataset, model=model, params=small(**changes), group=group)
     except ShutterlineError as error:
@@ -116,7 +111,6 @@ def refused(dataset: Path, model: Path, group: Group, **changes: Any) -> str:
 
 
 def left_while_evaluating(dataset: Path, model: Path, group: Group) -> dict[str, Any]:
-    """The second of two processes alone is told to end, in the second of its evaluations."""
     evaluations = 0
 
     def told_within(*arguments: Any, **options: Any) -> Any:
@@ -127,7 +121,6 @@ def left_while_evaluating(dataset: Path, model: Path, group: Group) -> dict[str,
         return evaluated(*arguments, **options)
 
     is_terminated = False
-    # Five chunks: three for one process, two for the other.
     with (
         patch("components.classifier.inference.CHUNK_IMAGES", 300),
         patch("components.train.trainer.evaluated", told_within),
@@ -142,7 +135,6 @@ def left_while_evaluating(dataset: Path, model: Path, group: Group) -> dict[str,
 
 
 def main(dataset: Path, results: Path) -> None:
-    """Train every case in one group."""
     with join_group() as group:
         found: dict[str, Any] = {name: trained(dataset, group, **changes) for name, changes in CASES.items()}
         found["refused"] = {

@@ -34,7 +34,6 @@ class Interrupted(Exception):  # noqa: N818 - no fault: the test wants it
 
 
 def fresh_trainer(dataset: Path, params: Params) -> Trainer:
-    """A trainer as `train` makes it, that has not trained yet."""
     make_repeatable(params.manual_seed)
     data, cpu = open_dataset(dataset), torch.device("cpu")
     training, held_out = (
@@ -46,7 +45,6 @@ def fresh_trainer(dataset: Path, params: Params) -> Trainer:
 
 
 def trained_through(dataset: Path, params: Params) -> dict[str, Any]:
-    """The state of a run that nothing interrupts."""
     trainer = fresh_trainer(dataset, params)
     while not trainer.is_finished:
         trainer.train_epoch(lambda: None)
@@ -55,7 +53,6 @@ def trained_through(dataset: Path, params: Params) -> dict[str, Any]:
 
 
 def trained_step_by_step(dataset: Path, params: Params, checkpoints: Path) -> dict[str, Any]:
-    """The state of a run of which every step is an attempt of its own: each goes on from the last one's file."""
     digest = sha256_of(dataset / DATASET.manifest_file)
 
     def leave() -> None:
@@ -76,7 +73,6 @@ def trained_step_by_step(dataset: Path, params: Params, checkpoints: Path) -> di
 
 
 def timeless(state: dict[str, Any]) -> dict[str, Any]:
-    """A state without what depends on how fast it went."""
     kept = {key: value for key, value in state.items() if key != "seconds"}
     kept["epoch"] = {key: value for key, value in state["epoch"].items() if key != "seconds"}
     kept["history"] = [
@@ -86,7 +82,6 @@ def timeless(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def differing(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two states differ, to the bit."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return [] if one.dtype == other.dtype and torch.equal(one, other) else [path]
     if isinstance(one, dict) and isinstance(other, dict):
@@ -102,7 +97,6 @@ def differing(one: Any, other: Any, path: str = "") -> list[str]:
 
 
 def trained(dataset: Path, folder: Path, params: Params, **changes: Any) -> TrainResult:
-    """Train with model and checkpoints in a folder."""
     options: dict[str, Any] = {"checkpoints": folder / "checkpoints", **changes}
     return train(dataset=dataset, model=folder / "model", params=params, **options)
 
@@ -115,12 +109,6 @@ def ended(
     number: int = signal.SIGTERM,
     **changes: Any,
 ) -> None:
-    """Train until an event at which this process gets a signal to end; the training must leave for it.
-
-    Raises:
-        AssertionError: It went on to its end.
-    """
-
     def emit(data: EventData) -> None:
         if when(data):
             os.kill(os.getpid(), number)
@@ -134,22 +122,18 @@ def ended(
 
 
 def at_step(step: int) -> Callable[[EventData], bool]:
-    """Whether an event is of so many batches; each step tells one where `EVENT_EVERY_S` is below 0."""
     return lambda data: isinstance(data, Progress) and data.step == step
 
 
 def steps_kept(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, as they follow each other."""
     return [read_checkpoint_manifest(path).step for path in list_checkpoints(folder / "checkpoints")]
 
 
 def weights_in(folder: Path) -> tuple[str, str]:
-    """SHA-256 of a model's two files of weights."""
     return sha256_of(folder / "model" / "model.safetensors"), sha256_of(folder / "model" / "last.safetensors")
 
 
 def heard_of(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """What the steps log from now on, once each, whatever handlers an earlier test left."""
     steps = logging.getLogger("shutterline")
     monkeypatch.setattr(steps, "handlers", [caplog.handler])
     monkeypatch.setattr(steps, "propagate", False)

@@ -37,8 +37,6 @@ SPEED = Speed(
 
 
 def history_of(epochs: int, *, eval_every: int = 1, measured: bool = True) -> list[EpochRecord]:
-    """A run that learns, its learning rate falling by four decades, throughput that wavers."""
-
     def record(epoch: int) -> EpochRecord:
         evaluated = {"loss": 2.2 / epoch, "accuracy": 1 - 1.2 / (epoch + 1), "precision": 0.5, "recall": 0.5, "f1": 0.5}
         return EpochRecord(
@@ -54,7 +52,6 @@ def history_of(epochs: int, *, eval_every: int = 1, measured: bool = True) -> li
 
 
 def manifest_of(history: Sequence[EpochRecord], *, speed: Speed | None = None, **changes: Any) -> ModelManifest:
-    """A manifest with a history; `changes` replace its fields."""
     params = small()
     weights = FileRecord(file="model.safetensors", bytes=1, sha256="0" * 64)
     fields: dict[str, Any] = {

@@ -16,7 +16,6 @@ from components.train.__main__ import main
 
 
 def limit(mebibytes: int) -> None:
-    """Let this process take so much more."""
     torch.set_num_threads(1)
     images = torch.zeros(2, 1, 8, 8)
     torch.nn.Conv2d(1, 1, 3)(images).sum().backward()

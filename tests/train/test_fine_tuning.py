@@ -32,7 +32,6 @@ from tests.train.interrupting import heard_of
 
 @pytest.fixture(scope="module")
 def earlier(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the digits after 12 epochs."""
     model = tmp_path_factory.mktemp("earlier") / "model"
     train(dataset=dataset, model=model, params=small(num_epochs=12))
     return model
@@ -75,7 +74,6 @@ COLORS = ["red", "green", "blue"]
 
 
 def write_colors(path: Path) -> Path:
-    """Noise, brighter in the color that is the image's class."""
     random = np.random.default_rng(0)
     with DatasetWriter(path, COLORS, (SIDE, SIDE, 3)) as writer:
         for split, count in (("train", 48), ("test", 24)):
@@ -148,7 +146,6 @@ def test_a_backbone_is_tuned_and_evaluated_without_torchvision(tmp_path: Path) -
     predictions = "predictions.csv"
     assert (tmp_path / "there" / predictions).read_bytes() == (tmp_path / "here" / predictions).read_bytes()
 
-    # A model that has no program says what is missing.
     document = json.loads((model / "model.json").read_text()) | {"program": None}
     (model / "model.json").write_text(json.dumps(document))
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

@@ -14,8 +14,6 @@ import pytest
 from components.train.group import Group
 from tests.train.group_cases import CASES, HELD_OUT, TRAINED, trained, write_uneven
 
-# A part's gradients are summed up in float32 before the parts are, and each addition may err by 6e-8 of its result.
-# Over the 40 steps here losses were seen to differ by up to 4e-8 of themselves; another BLAS may sum in other orders.
 TOLERANCE = 1e-6
 
 WITHOUT_STATISTICS = ["flips, shuffled", "accumulation, class weights", "image by image"]
@@ -28,7 +26,6 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def by_two(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes found that torchrun has started."""
     results = tmp_path_factory.mktemp("results")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, "-m", "tests.train.group_cases", str(uneven), str(results)]

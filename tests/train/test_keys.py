@@ -25,7 +25,6 @@ from tests.train.trials import network_input
 
 
 def weights(dataset: Path, out: Path, **changes: Any) -> bytes:
-    """The model file of a run with `changes`."""
     trained(dataset, out, **changes)
     return (out / "model" / "last.safetensors").read_bytes()
 
@@ -40,7 +39,6 @@ def manifest(dataset: Path, out: Path, **changes: Any) -> ModelManifest:
 
 
 def listen(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let caplog see the steps' log lines, once each, whatever handlers an earlier test left."""
     steps = logging.getLogger("shutterline")
     monkeypatch.setattr(steps, "handlers", [caplog.handler])
     monkeypatch.setattr(steps, "propagate", False)
@@ -48,7 +46,6 @@ def listen(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def trainer(dataset: Path, **changes: Any) -> Trainer:
-    """A trainer that has not trained yet."""
     params, data, cpu = small(**changes), open_dataset(dataset), torch.device("cpu")
     training, held_out = (
         LabelledImages(store_images(data.splits[name], cpu).store, torch.tensor(data.splits[name].labels))
@@ -133,7 +130,6 @@ def test_flip_images_and_flip_probability(dataset: Path, tmp_path: Path) -> None
     plain = weights(dataset, tmp_path / "plain")
 
     assert weights(dataset, tmp_path / "flips", flip_images=True) != plain
-    # Never flipping is not flipping: nothing else draws from the flips' stream.
     assert weights(dataset, tmp_path / "never", flip_images=True, flip_probability=0) == plain
     always, indices = trainer(dataset, flip_images=True, flip_probability=1), torch.arange(5)
     stored = network_input(trainer(dataset), indices)
@@ -141,7 +137,6 @@ def test_flip_images_and_flip_probability(dataset: Path, tmp_path: Path) -> None
 
 
 def test_flips_are_for_training_only(dataset: Path, tmp_path: Path) -> None:
-    # A network that cannot learn sees the held-out images alike, flips or not.
     changes = {"learning_rate": 1e-30, "net_arch": [{"class": "torch.nn.Flatten", "kwargs": {}}]}
 
     plain, flipped = (
@@ -227,7 +222,6 @@ def test_save_freq_and_keep_checkpoints(dataset: Path, tmp_path: Path) -> None:
     result = trained(dataset, tmp_path, num_epochs=7, save_freq=2, keep_checkpoints=3)
 
     kept = list_checkpoints(result.checkpoints)
-    # Named by what comes next: of seven epochs, the eighth.
     assert [file.stem for file in kept] == [f"epoch-0000{epoch}-batch-000000" for epoch in (5, 7, 8)]
     last = read_checkpoint_manifest(kept[-1])
     assert last.finished
@@ -263,7 +257,6 @@ def test_learning_rate_schedule_takes_several(dataset: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_a_plateau_is_judged_in_evaluated_epochs(dataset: Path, tmp_path: Path, mode: str) -> None:
-    # A threshold that no epoch can beat: every evaluated epoch but the first is a bad one.
     kwargs = {"mode": mode, "factor": 0.5, "patience": 0, "threshold": 1e9, "threshold_mode": "abs"}
     plateau = {"name": "plateau", "class": "torch.optim.lr_scheduler.ReduceLROnPlateau", "kwargs": kwargs}
 
@@ -287,7 +280,6 @@ def test_device(dataset: Path, tmp_path: Path) -> None:
 def test_mode_script_without_a_terminal_is_one_line_an_epoch(
     dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What "notebook" shows instead is seen where there is a notebook: tests/pipelines/test_readme.py.
     listen(caplog, monkeypatch)
 
     trained(dataset, tmp_path, num_epochs=3, mode="script")
@@ -319,7 +311,6 @@ def test_eval_metric_compute_freq_and_eval_batch_size(
 def test_eval_batch_size_never_changes_training(dataset: Path, tmp_path: Path) -> None:
     one, many = (manifest(dataset, tmp_path / str(size), eval_batch_size=size) for size in (1, 64))
 
-    # No two runs are equally fast.
     first, second = (
         [record.model_copy(update={"images_per_second": None}) for record in model.history] for model in (one, many)
     )

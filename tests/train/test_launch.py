@@ -27,13 +27,11 @@ from components.train.launch import processes_for
 from tests.examples import write_params
 from tests.train.group_cases import PLAIN, TRAINED, write_uneven
 
-# Long enough to be interrupted after the first checkpoint, which is written within a tenth of the run.
 LONG = {**PLAIN, "num_epochs": 200, "eval_freq": 50, "save_freq": 20, "flip_images": False, "keep_checkpoints": 2}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset, and params of a run that is long enough to be interrupted."""
     folder = tmp_path_factory.mktemp("launch")
     write_uneven(folder / "dataset")
     write_params(folder / "params.json", **LONG)
@@ -46,14 +44,12 @@ def command(folder: Path, model: Path, *words: str, processes: str = "2") -> lis
 
 
 def environment(model: Path, **variables: str) -> dict[str, str]:
-    """Everything that is fetched, made or told lies beside the model."""
     told = {"OMP_NUM_THREADS": "1", "SHUTTERLINE_EVENTS": str(model.parent / f"{model.name}-events")}
     return os.environ | told | variables
 
 
 @contextmanager
 def started(folder: Path, model: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """A training by two processes that has saved its first checkpoint."""
     (model.parent / "tmp").mkdir(exist_ok=True)
     with subprocess.Popen(
         command(folder, model, *words),
@@ -70,7 +66,6 @@ def started(folder: Path, model: Path, *words: str) -> Iterator[subprocess.Popen
 
 
 def process_of_rank(rank: int, launcher: int) -> int:
-    """The process with a rank that a launcher has started."""
     for found in Path("/proc").glob("[0-9]*"):
         try:
             variables = (found / "environ").read_bytes().split(b"\0")
@@ -91,7 +86,6 @@ def events(model: Path) -> list[StepEvent]:
 
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path) -> Path:
-    """The model of a group that nothing happens to."""
     model = folder / "undisturbed"
     done = subprocess.run(command(folder, model), env=environment(model), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -330,9 +324,7 @@ def test_without_several_gpus_one_process_is_enough(device: str) -> None:
 @pytest.mark.parametrize(
     ("names", "processes"),
     [
-        # As a TrainJob's pods have them.
         (("PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"), "1"),
-        # As Vertex AI's worker pools have them: one process of each node joins, or starts others.
         (("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"), "1"),
         (("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"), "2"),
     ],
@@ -344,7 +336,6 @@ def test_nodes_find_each_other_by_the_platforms_variables(
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     model = tmp_path / "model"
-    # Four processes are more than a small machine has cores.
     shorter = [] if processes == "1" else ["--set", "num_epochs=2", "--set", "save_freq=1"]
 
     def node(rank: int) -> subprocess.Popen[str]:

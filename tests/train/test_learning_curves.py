@@ -31,7 +31,6 @@ def page_of(manifest: ModelManifest) -> Page:
 
 
 def charts(page: Page) -> list[str]:
-    """What each chart says to those who do not see it."""
     return [svg["aria-label"] or "" for svg in page.every("svg") if svg.get("class") != "shares"]
 
 
@@ -77,7 +76,6 @@ def test_learning_rates_over_decades_get_a_logarithmic_axis() -> None:
         "0.01",
         "0.1",
     ]
-    # Equal factors are equal distances: a straight line.
     rates = page.source[page.source.index("Learning rate </figcaption>") :]
     points = re.findall(r"[\d.]+,([\d.]+)", re.findall(r'points="([^"]*)"', rates)[0])
     heights = [float(point) for point in points]

@@ -13,7 +13,6 @@ from tests.pages import needs_browser, shown
 from tests.train.manifests import SPEED, history_of, manifest_of
 
 DARK = "--blink-settings=preferredColorScheme=0"
-# Measures from outside the frame, whose own scripts would not run.
 FRAME = """<!DOCTYPE html>
 <meta charset="utf-8">
 <iframe sandbox="allow-same-origin" srcdoc="{page}" width="1000" height="600"></iframe>
@@ -43,7 +42,6 @@ frame.onload = () => {{
 
 
 def measured(page: str, directory: Path, *flags: str) -> dict[str, Any]:
-    """What a frame shows of a page; the browser must have nothing to complain of."""
     file = directory / "frame.html"
     file.write_text(FRAME.format(page=html.escape(page)), encoding="utf-8")
     document, complaints = shown(file, directory / "profile", *flags)

@@ -76,7 +76,6 @@ def test_more_batches_make_a_finer_curve(dataset: Path) -> None:
 
 def test_what_would_set_the_rate_is_left_out(dataset: Path) -> None:
     plain = small(net_arch=PLAIN_ARCH)
-    # Over after the 14 steps of the run: a step more would be an error.
     changing = [{**schedule("OneCycleLR", max_lr=1), "interval": "batch"}, schedule("StepLR", step_size=1)]
     with_schedules = small(net_arch=PLAIN_ARCH, learning_rate_schedule=changing[:1], ema_decay=0.9)
     in_turn = small(net_arch=PLAIN_ARCH, learning_rate_schedule=changing, milestones=[1])

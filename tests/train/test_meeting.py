@@ -17,7 +17,6 @@ SOON, LATER = timedelta(milliseconds=200), timedelta(seconds=60)
 
 
 def met(store: Store, size: int, late: int | None = None) -> list[Store]:
-    """The stores that so many processes meet in, one of which comes later than the others."""
     found: dict[int, Store] = {}
 
     def come(rank: int) -> None:

@@ -34,7 +34,6 @@ from tests.examples import SMALL, digits, small
 from tests.train.trials import ONE_STEP, trainer_of
 
 GPU_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB."
-# What torch says on the CPU, under a limit of address space.
 CPU_SAYS = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
     "134217728 bytes. Error code 12 (Cannot allocate memory)"
@@ -46,7 +45,6 @@ def refuse() -> None:
 
 
 def roomy(trainer: Trainer, room: int, tried: list[int]) -> Trainer:
-    """A trainer whose memory is full with more than `room` images."""
     step = trainer.step_alone
 
     def limited(images: Tensor, labels: Tensor) -> Tensor:
@@ -218,7 +216,6 @@ def test_a_run_goes_on_from_its_checkpoint_where_there_is_memory_again(
         assert (tmp_path / "model" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
-# An image gives 512 × 8 × 8 numbers in each of two layers: 256 KiB, and as much again for the gradients.
 WIDE: dict[str, Any] = {
     **SMALL,
     "num_epochs": 1,
@@ -238,7 +235,6 @@ def limited(dataset: Path, model: Path, mebibytes: int, **changes: Any) -> subpr
 
 
 def write_many(path: Path) -> Path:
-    """A dataset of 1200 images to train on, and a few to test."""
     images, labels = digits()
     with DatasetWriter(path, [str(digit) for digit in range(10)], (8, 8, 1)) as writer:
         writer.add("train", images[:1200], labels[:1200])

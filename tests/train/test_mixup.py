@@ -72,7 +72,6 @@ def test_cutmix_puts_a_box_of_its_neighbour_into_each_image() -> None:
 
 
 def _distance(shares: list[float], distribution: Any) -> float:
-    """Kolmogorov's distance of a sample from a distribution."""
     ordered = np.sort(shares)
     steps = np.arange(len(ordered) + 1) / len(ordered)
     values = distribution(ordered)
@@ -92,7 +91,6 @@ def test_shares_are_beta_distributed() -> None:
     def arcsine(values: Any) -> Any:  # Beta(1/2, 1/2)
         return 2 / np.pi * np.arcsin(np.sqrt(values))
 
-    # Of 1000 samples of the distribution one is further away than this.
     far = 1.95 / math.sqrt(DRAWS)
     assert _distance(drawn(1.0), uniform) < far
     assert _distance(drawn(0.5), arcsine) < far

@@ -27,7 +27,6 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def every_step_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Status of every step, not of every five seconds."""
     monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
 
 
@@ -55,7 +54,6 @@ GOES_ON: dict[str, dict[str, Any]] = {
 
 
 def history_of(folder: Path) -> list[dict[str, Any]]:
-    """The history of a model, without how fast it went."""
     records = open_model(folder / "model").manifest.history
     return [record.model_dump(exclude={"images_per_second"}) for record in records]
 

@@ -37,7 +37,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def diverging(**changes: Any) -> Params:
-    """Params with which two epochs go well, and the third leaves the numbers."""
     return small(
         net_arch=PLAIN_ARCH,
         optim_class="torch.optim.SGD",

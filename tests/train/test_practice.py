@@ -43,7 +43,6 @@ def test_early_stopping_ends_where_patience_does_and_keeps_the_best(dataset: Pat
 
 
 def test_patience_counts_evaluations_and_not_epochs(dataset: Path) -> None:
-    # Nothing moves, so the first evaluation, of epoch 2, is the best, and those of 4 and 6 are not better.
     frozen = {"net_arch": PLAIN_ARCH, "optim_class": "torch.optim.SGD", "learning_rate": 1e-30}
     trainer = trainer_of(dataset, **frozen, num_epochs=20, eval_freq=2, early_stopping_patience=2)
     while not trainer.is_finished:
@@ -58,7 +57,6 @@ def _gradients(network: nn.Module, images: Tensor, labels: Tensor) -> list[Tenso
 
 
 def _length(tensors: list[Tensor]) -> float:
-    """Of all of them together as one vector."""
     return float(torch.cat([tensor.flatten() for tensor in tensors]).norm())
 
 
@@ -80,7 +78,6 @@ def test_clipping_bounds_the_step(dataset: Path) -> None:
 
 @pytest.mark.parametrize("balanced", [None, "balanced"])
 def test_accumulated_batches_make_the_step_of_one_large_batch(dataset: Path, balanced: str | None) -> None:
-    # 200 images: batches of 48 in threes are steps of 144 and 56, as batches of 144 are.
     common: dict[str, Any] = {
         "net_arch": PLAIN_ARCH,
         "optim_class": "torch.optim.SGD",
@@ -154,12 +151,10 @@ def test_a_loss_trains(dataset: Path, loss: dict[str, Any]) -> None:
     losses = epochs(trainer, 8)
     assert losses[-1] < 0.7 * losses[0]
     assert trainer.best.accuracy > 0.75
-    # Evaluation tells cross-entropy whatever is minimised.
     predictions = trainer.predict_with_best()
     assert trainer.best.loss == pytest.approx(predictions.losses.mean())
 
 
-# Of which images of the rare and of the common class each split is.
 SPLITS: tuple[tuple[SplitName, slice, slice], ...] = (
     ("train", slice(4), slice(100)),
     ("test", slice(50, None), slice(120, None)),

@@ -20,7 +20,6 @@ CPU = torch.device("cpu")
 
 
 def _seen(layer: nn.Module) -> set[tuple[bool, torch.dtype]]:
-    """What a layer gives from now on, in training and in evaluation."""
     seen: set[tuple[bool, torch.dtype]] = set()
 
     def note(module: nn.Module, given: Any, output: Tensor) -> None:
@@ -53,7 +52,6 @@ def test_bf16_trains_and_evaluates_near_fp32(dataset: Path) -> None:
     ],
 )
 def test_a_fused_optimiser_makes_the_same_steps(dataset: Path, optimiser: str, kwargs: dict[str, Any]) -> None:
-    # A bias before BatchNorm has no gradient but rounding errors, which Adam would magnify.
     common: dict[str, Any] = {"optim_class": f"torch.optim.{optimiser}", "num_epochs": 2, "net_arch": PLAIN_ARCH}
     fused = trainer_of(dataset, **common, optim_kwargs=kwargs)
     plain = trainer_of(dataset, **common, optim_kwargs={**kwargs, "foreach": False})
@@ -65,7 +63,6 @@ def test_a_fused_optimiser_makes_the_same_steps(dataset: Path, optimiser: str, k
 
 
 def _line(caplog: pytest.LogCaptureFixture, dataset: Path, model: Path, **changes: Any) -> str:
-    """The line in which a training says how it computes."""
     caplog.clear()
     logger = logging.getLogger("shutterline.train")
     logger.addHandler(caplog.handler)  # which an earlier test may have cut off from the root

@@ -13,7 +13,6 @@ from components.shared.logs import fitted
 from tests.examples import small, write_digits
 from tests.pipelines.terminal import OnTerminal
 
-# A training as Progress sees it, without torch: ten epochs of a hundred batches, resumed in the second.
 TRAINING = """
 import sys
 import time
@@ -61,7 +60,6 @@ def test_every_epoch_stays_on_the_screen_and_nothing_wraps(columns: int) -> None
     for epoch in range(2, 11):
         assert EPOCH.format(epoch) in text
     assert f"topic status: does not answer; events wait in the spool {'x' * 30}" in text
-    # What was drawn over since: the bar, within its terminal, with the whole of its figures.
     bars = [part for part in re.split(r"[\r\n]|\x1b\[A", terminal.raw) if "%|" in part]
     assert max(map(len, bars)) <= columns
     assert any(re.fullmatch(r"epoch 10/10: 100%\|.*\| 998/1000 \[\d\d:\d\d<\d\d:\d\d\]", bar) for bar in bars), bars[-1]
@@ -99,7 +97,6 @@ def test_a_real_training_leaves_loss_and_accuracy_of_every_epoch(tmp_path: Path)
     for record in history:
         line = f"epoch {record['epoch']}/4 loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}"
         assert line in text
-        # Of that epoch alone, as the model's history has it.
         assert f"{record['images_per_second']:,.0f} images/s" in text
     assert "speed: not measured in a run under 30 s" in text
     assert "succeeded in" in text

@@ -18,7 +18,6 @@ from tests.examples import small
 from tests.train.interrupting import heard_of
 from tests.train.trials import PLAIN_ARCH, rates, trainer_of
 
-# 200 images in batches of 32 are 7 steps an epoch.
 RUN: dict[str, Any] = {
     "net_arch": PLAIN_ARCH,
     "optim_class": "torch.optim.SGD",
@@ -67,7 +66,6 @@ def test_one_cycle_by_batch_is_torchs_and_counts_steps_of_the_optimiser(dataset:
     entry = by_batch("OneCycleLR", max_lr=0.2)
     found = rates(trainer_of(dataset, **RUN, learning_rate_schedule=[entry]), 3)
     assert found == pytest.approx(_torchs(OneCycleLR, 21, max_lr=0.2, total_steps=21))
-    # In threes, 7 batches are 3 steps.
     accumulated = trainer_of(dataset, **RUN, learning_rate_schedule=[entry], gradient_accumulation_steps=3)
     assert rates(accumulated, 3) == pytest.approx(_torchs(OneCycleLR, 9, max_lr=0.2, total_steps=9))
 

@@ -41,19 +41,16 @@ SGD = {"optim_class": "torch.optim.SGD", "optim_kwargs": {"momentum": 0.9}, "lea
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two steps an epoch, in batches of 32, and 28 images to evaluate."""
     return write_digits(tmp_path_factory.mktemp("few") / "dataset", 90)
 
 
 @pytest.fixture
 def every_step_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Status of every step, not of every five seconds."""
     monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
 
 
 @pytest.fixture
 def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """What the steps log, whatever handlers an earlier test left."""
     return heard_of(caplog, monkeypatch)
 
 
@@ -142,7 +139,6 @@ STATES: dict[str, dict[str, Any]] = {
 }
 
 
-# A process that begins at the end of an epoch makes torch suspect a wrong order of calls; `train` ignores it, too.
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
 @pytest.mark.parametrize("name", STATES)
 def test_every_step_may_be_an_attempt_of_its_own(few: Path, tmp_path: Path, name: str) -> None:
@@ -160,8 +156,6 @@ def test_every_schedule_is_among_them() -> None:
 
 
 def test_the_generators_that_all_share_go_on(few: Path, tmp_path: Path) -> None:
-    """No allowed transform draws from Python's or NumPy's today; one of a module that an operator names may."""
-
     def drawn() -> list[float]:
         normal = float(np.random.normal())
         return [random.random(), random.gauss(0, 1), normal, torch.rand(()).item()]  # noqa: S311 - no secrets
@@ -283,7 +277,6 @@ def test_a_checkpoint_holds_no_secret(dataset: Path, tmp_path: Path, monkeypatch
 
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
 def test_a_checkpoint_of_a_version_without_milestones_goes_on(few: Path, tmp_path: Path) -> None:
-    """It names no such key, and its epochs have no lowest and highest learning rate."""
     params = small(**STATES["StepLR by batch"], num_epochs=3)
     digest = sha256_of(few / DATASET.manifest_file)
     trainer = fresh_trainer(few, params)

@@ -77,7 +77,6 @@ def test_a_failure_says_what_usually_is_wrong(dataset: Path, changes: dict[str, 
 
 
 def test_a_rate_that_is_too_high_shows_in_the_curve(dataset: Path) -> None:
-    # One number an image is not enough to learn it by, and at this rate it is not tried for long.
     with pytest.raises(NotLearningError, match=r"goes up and down: learning_rate: 3 is too high") as caught:
         smoke(dataset, small(net_arch=ONE_NUMBER, learning_rate=3.0, optim_class="torch.optim.RMSprop"))
     assert f"in {STEPS} steps" in str(caught.value)

@@ -67,7 +67,6 @@ class Clock:
 
 
 def trained(dataset: Path, seconds: float, step_s: float = 0.01, **changes: Any) -> Trainer:
-    """A trainer that has trained an epoch, as if that had been all of a run of so many seconds."""
     trainer = trainer_of(dataset, num_epochs=1, **changes)
     trainer.train_epoch(lambda: None)
     trainer.end_epoch()
@@ -97,7 +96,6 @@ def test_rounds_that_agree_are_their_median_and_their_range(dataset: Path, monke
 def test_rounds_that_do_not_agree_are_no_figure(dataset: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     trainer = trained(dataset, 100.0)
     draws = random.Random(seed)  # noqa: S311 - protects nothing
-    # Most steps take a millisecond or so, and one in ten is a hundred times as long.
     Clock(trainer, monkeypatch, lambda step: min(0.001 * draws.paretovariate(0.5), 0.2))
 
     found = measure_speed(trainer, 1_000)

@@ -43,7 +43,6 @@ def test_tensorboard_shows_no_figure_that_was_not_measured(tmp_path: Path) -> No
 
 
 def unmeasured(reason: str, *figures: str) -> Speed:
-    """The report of a training of which some figures could not be measured."""
     nothing = ("constant_tensor_samples_per_second", "matmul_flops_per_second")
     gone = [*nothing, *figures, *(f"{figure}_range" for figure in figures)]
     return SPEED.model_copy(update={**dict.fromkeys(gone), "why_not": dict.fromkeys(figures, reason)})

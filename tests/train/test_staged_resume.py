@@ -20,7 +20,6 @@ from tests.peers.object_store import Bucket
 
 
 def resumed_from(dataset: Path, bucket: Bucket, params: Params, **options: Any) -> object:
-    """Train with the model in a bucket; where it went on."""
     done = train_step(dataset=dataset, model=parse_location(f"{bucket.uri}/model"), params=params, **options)
     return done.report()["resumed_from"]
 

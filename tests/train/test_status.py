@@ -71,7 +71,6 @@ def test_every_epoch_and_every_checkpoint_of_a_real_training_is_logged(dataset: 
         }
         assert data.learning_rate == record.learning_rate
         assert data.samples_per_second == record.images_per_second
-    # It is told of when it is whole, which may be some steps later.
     kinds = [type(data).__name__ for data in events]
     assert kinds.index("Checkpoint") > 2
     assert kinds[-1] == "Checkpoint"
@@ -156,7 +155,6 @@ def test_a_long_epoch_has_events_before_its_end(clock: Clock) -> None:
 
     clock.now += 6.0
     training.step(2, 1, loss)
-    # Within the second epoch: its own training loss so far, and the figures of the first.
     assert progress_of(events)[-1] == Progress(
         step=11, steps=20, unit="batches", epoch=2, epochs=2, samples_per_second=10 / 6.0,
         losses={"train": 2.5, "test": 0.25},

@@ -24,20 +24,17 @@ from components.train.evaluating import evaluated
 from tests.examples import small, write_digits, write_params
 from tests.train.interrupting import at_step, ended, steps_kept, trained, weights_in
 
-# Generous: what is waited for takes a second.
 PATIENCE = 120
 EPOCHS, STEPS_PER_EPOCH = 40, 100
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hundred steps an epoch in batches of 10, and 500 images to evaluate."""
     return write_digits(tmp_path_factory.mktemp("many") / "dataset", 1500)
 
 
 @contextmanager
 def training(dataset: Path, folder: Path, **params: Any) -> Iterator[subprocess.Popen[str]]:
-    """A training as a process, with its events beside."""
     options = {"batch_size": 10, "num_epochs": EPOCHS, "save_freq": 1000, "checkpoint_minutes": None, **params}
     file = write_params(folder / "params.json", **options)
     command: list[str | Path] = [sys.executable, "-m", "components.train", "--params", file, "--dataset", dataset]
@@ -51,7 +48,6 @@ def training(dataset: Path, folder: Path, **params: Any) -> Iterator[subprocess.
 
 
 def said_until(process: subprocess.Popen[str], words: str) -> None:
-    """Read what a process says up to some words."""
     assert process.stderr is not None
     for line in process.stderr:
         if words in line:
@@ -60,7 +56,6 @@ def said_until(process: subprocess.Popen[str], words: str) -> None:
 
 
 def rest_of(process: subprocess.Popen[str]) -> str:
-    """What it still says until it ends."""
     return process.communicate(timeout=PATIENCE)[1]
 
 
@@ -69,7 +64,6 @@ def events_of(folder: Path) -> list[StepEvent]:
 
 
 def goes_on_without_loss(dataset: Path, folder: Path) -> None:
-    """Start a cancelled training again: its first step is the one after the last, and together they are all."""
     kept = read_checkpoint_manifest(list_checkpoints(folder / "checkpoints")[-1])
     done = (kept.epoch - 1) * STEPS_PER_EPOCH + kept.batch
     assert kept.step == done, "a step is lost or made twice"
@@ -179,7 +173,6 @@ def test_the_last_lines_where_an_earlier_attempt_has_saved(
 
 @pytest.fixture
 def every_step_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Status of every step, not of every five seconds."""
     monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
 
 
@@ -208,7 +201,6 @@ def test_sigterm_during_evaluation_evaluates_again(
 
 @pytest.mark.usefixtures("every_step_speaks")
 def test_sigterm_during_a_checkpoints_write(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signal comes while a checkpoint is being written behind: it becomes whole, and the step's own as well."""
     params = small(num_epochs=3, save_freq=1)
     trained(dataset, tmp_path / "whole", params)
 

@@ -96,7 +96,6 @@ def test_tensorboard_shows_scalars_and_curves(dataset: Path, tmp_path: Path) -> 
 
 
 def test_a_batch_left_with_one_image_joins_the_one_before(dataset: Path, tmp_path: Path) -> None:
-    # 200 images in batches of 199: BatchNorm over a 1×1 image of a single sample would raise.
     arch = [
         {"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 4, "kernel_size": 8}},
         {"class": "torch.nn.BatchNorm2d", "kwargs": {"num_features": 4}},
@@ -169,7 +168,6 @@ def test_weights_do_not_depend_on_where_images_are_kept(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(dataset=dataset, model=tmp_path / "resident", params=small(flip_images=True))
-    # As if the device had no room for the images.
     monkeypatch.setattr("components.classifier.images.free_bytes", lambda device: 0)
     train(dataset=dataset, model=tmp_path / "mapped", params=small(flip_images=True))
 
@@ -191,13 +189,11 @@ def test_the_host_asks_the_device_nothing_between_steps(
 
         monkeypatch.setattr(torch.Tensor, name, call)
 
-    # Each of these makes a host wait for a GPU.
     for name in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__"):
         counted(name)
     counts = []
     for batch_size in (100, 4):  # 2 steps an epoch, and 50
         asked.clear()
-        # SGD, because on the CPU torch's Adam reads its own step counter, which lives there.
         params = small(batch_size=batch_size, flip_images=True, num_epochs=1, optim_class="torch.optim.SGD")
         train(dataset=dataset, model=tmp_path / str(batch_size), params=params)
         counts.append(len(asked))
@@ -246,7 +242,6 @@ def test_a_terminal_shows_a_bar(dataset: Path, tmp_path: Path, size: tuple[int, 
     with subprocess.Popen([*command, "--params", str(params)], stderr=theirs, stdout=subprocess.DEVNULL) as process:
         os.close(theirs)
         shown = b""
-        # Linux ends a terminal whose other side is closed by an error.
         with contextlib.suppress(OSError):
             while block := os.read(ours, 4096):
                 shown += block

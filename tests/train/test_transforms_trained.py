@@ -24,14 +24,12 @@ from tests.configs import Entry, layer, transform
 from tests.examples import digits, small
 
 TRAINED, HELD_OUT = 400, 600
-# Of accuracies of two trainings by other draws, at 600 held-out images.
 NOISE = 0.1
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Digits, and digits in colours that tell something of the class, by channels."""
     images, labels = digits()
     tints = np.stack([100 + 155 * (labels % 2), 90 + 165 * (labels % 3 == 0), np.full_like(labels, 140)], axis=1)
     coloured = (images * (tints.reshape(-1, 1, 1, 3) / 255)).astype(np.uint8)
@@ -46,7 +44,6 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 
 def accuracy(dataset: Path, channels: int, *entries: Entry) -> float:
-    """Held-out accuracy after training, without any check of the transforms."""
     params = small(
         is_image_color=channels == 3,
         num_epochs=4,

@@ -12,12 +12,10 @@ from components.train.start import trial_trainer
 from components.train.trainer import Trainer
 from tests.examples import small
 
-# No batch statistics: an image's loss does not depend on the others of its batch.
 PLAIN_ARCH: list[dict[str, Any]] = [
     {"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 8, "kernel_size": 3, "stride": 2}},
     {"class": "torch.nn.ReLU", "kwargs": {}},
 ]
-# All training images of the digits in one batch, in stored order, and plain descent: nothing is drawn.
 ONE_STEP: dict[str, Any] = {
     "net_arch": PLAIN_ARCH,
     "batch_size": 200,
@@ -29,28 +27,23 @@ ONE_STEP: dict[str, Any] = {
 
 
 def trainer_of(dataset: Path, **changes: Any) -> Trainer:
-    """A trainer that has not begun, of the small network with `changes`."""
     return trial_trainer(dataset, small(**changes))
 
 
 def whole_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
-    """All training images, normalised, and their labels."""
     images = trainer.training.images.take(torch.arange(len(trainer.training.images)))
     return trainer.normalise(images), trainer.training.labels
 
 
 def network_input(trainer: Trainer, indices: Tensor) -> Tensor:
-    """Of some training images, as a step would get them."""
     return trainer.prepare(trainer.training.images.take(indices), len(indices))
 
 
 def weights(trainer: Trainer) -> list[Tensor]:
-    """A copy of the weights."""
     return [parameter.detach().clone() for parameter in trainer.network.parameters()]
 
 
 def epochs(trainer: Trainer, count: int) -> list[float]:
-    """Train some epochs; the training loss of each."""
     losses = []
     for _ in range(count):
         trainer.train_epoch(lambda: None)
@@ -59,7 +52,6 @@ def epochs(trainer: Trainer, count: int) -> list[float]:
 
 
 def rates(trainer: Trainer, count: int) -> list[float]:
-    """The learning rate of each step of some epochs."""
     found: list[float] = []
 
     def of_the_next_step() -> None:

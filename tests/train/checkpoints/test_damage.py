@@ -34,7 +34,6 @@ PARAMS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """The weights of the run that nothing happens to."""
     folder = tmp_path_factory.mktemp("whole")
     trained(dataset, folder, small(**PARAMS))
     return weights_in(folder)
@@ -42,7 +41,6 @@ def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str,
 
 @pytest.fixture(scope="module")
 def left(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run has left that was ended in its third epoch of three, at step 17: three checkpoints."""
     folder = tmp_path_factory.mktemp("left")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
@@ -53,13 +51,11 @@ def left(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def broken(left: Path, tmp_path: Path) -> Path:
-    """A copy of that."""
     return Path(shutil.copytree(left, tmp_path / "broken"))
 
 
 @pytest.fixture
 def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """What the steps log."""
     return heard_of(caplog, monkeypatch)
 
 
@@ -85,7 +81,6 @@ def one_bit_other(file: Path) -> None:
 
 
 def zeroed(file: Path) -> None:
-    """As a filesystem leaves a file whose data had not reached the disk when the power went."""
     file.write_bytes(bytes(file.stat().st_size))
 
 
@@ -182,7 +177,6 @@ def test_a_damaged_one_does_not_take_the_place_of_one_that_is_whole(
     monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
     one_bit_other(list_checkpoints(broken / "checkpoints")[-1].with_suffix(".pt"))
 
-    # Another attempt that ends before it has come as far as the one whose last checkpoint is damaged.
     ended(dataset, broken, small(**PARAMS, keep_checkpoints=keep), at_step(16))
     result = trained(dataset, broken, small(**PARAMS, keep_checkpoints=keep))
 
@@ -191,7 +185,6 @@ def test_a_damaged_one_does_not_take_the_place_of_one_that_is_whole(
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """A checkpoint with another state, and a manifest of that."""
     manifest = read_checkpoint_manifest(path)
     state = read_state(path, manifest)
     change(state)

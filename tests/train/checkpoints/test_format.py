@@ -40,7 +40,6 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     state = again.pop("network")
     assert again == plain
     assert {name: torch.equal(value, state[name]) for name, value in tensors.items()} == dict.fromkeys(tensors, True)
-    # Fused optimisers need their tensors to lie in memory as the weights do.
     assert state["weight"].is_contiguous(memory_format=torch.channels_last)
 
 

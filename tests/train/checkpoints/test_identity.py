@@ -20,7 +20,6 @@ from tests.train.interrupting import at_step, ended, steps_kept, trained, weight
 
 
 def arch(channels: int) -> list[dict[str, Any]]:
-    """The small network with other channels."""
     layers = copy.deepcopy(SMALL["net_arch"])
     layers[0]["kwargs"]["out_channels"] = layers[1]["kwargs"]["num_features"] = channels
     return list(layers)
@@ -28,7 +27,6 @@ def arch(channels: int) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def done(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
     folder = tmp_path_factory.mktemp("done")
     trained(dataset, folder, small())
     return folder
@@ -102,7 +100,6 @@ BROKERS = (("KAFKA_HOST", "KAFKA_TOPIC"), ("PUB_SUB_PROJECT", "PUB_SUB_TOPIC", "
 
 @pytest.mark.parametrize("key", sorted(FREE))
 def test_what_does_not_change_the_weights_does_not_hinder(dataset: Path, done: Path, key: str) -> None:
-    # A broker's options come together.
     names = next((names for names in BROKERS if key in names), (key,))
     before, params = weights_in(done), small(**{name: OTHERWISE[name] for name in names})
     assert getattr(params, key) != getattr(small(), key)

@@ -19,12 +19,10 @@ from tests.train.interrupting import LOG, heard_of
 
 @pytest.fixture
 def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """What the steps log."""
     return heard_of(caplog, monkeypatch)
 
 
 def mirror_of(bucket: Bucket, local: Path, keep: int = 3) -> RemoteCheckpoints:
-    """A mirror of a machine's own directory."""
     local.mkdir(exist_ok=True)
     there = parse_location(f"{bucket.uri}/kept")
     assert isinstance(there, Location)
@@ -32,14 +30,12 @@ def mirror_of(bucket: Bucket, local: Path, keep: int = 3) -> RemoteCheckpoints:
 
 
 def saved(mirror: RemoteCheckpoints, local: Path, epoch: int, batch: int = 0) -> Path:
-    """Save a checkpoint there and in the bucket."""
     path = write_checkpoint(local, manifest(epoch, batch), {"weight": torch.full((64,), float(epoch))})
     assert mirror.save(path)
     return path
 
 
 def kept_in(bucket: Bucket) -> list[str]:
-    """The files in the bucket's place."""
     return [name.removeprefix("kept/") for name in bucket.names("kept/")]
 
 
@@ -111,7 +107,6 @@ def test_a_damaged_one_does_not_take_the_place_of_one_that_is_whole(gcs_bucket: 
 
 
 def test_one_that_is_saved_again_is_never_half_of_each(gcs_bucket: Bucket, tmp_path: Path) -> None:
-    """A machine that goes away between the two files leaves a state without a manifest, not one with another's."""
     mirror = mirror_of(gcs_bucket, tmp_path / "one")
     saved(mirror, tmp_path / "one", 1)
     path = write_checkpoint(tmp_path / "one", manifest(1), {"weight": torch.zeros(64)})
