@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.training import Happenings, Trained, judged, replayed, trained
-from tests.peers.mock_kafka import MockCluster
+from tests.faults.training import Happenings, Row, Trained, judged, once_epoch_arrived, replayed, trained
+from tests.peers.mock_kafka import PRODUCE, MockCluster
 from tests.peers.noida import DurableKafkaBroker
 
-PRODUCE = 0  # the request's number in Kafka's protocol
 NOT_ENOUGH_REPLICAS, REQUEST_TIMED_OUT, NOT_LEADER = 19, 7, 6
 TOPIC_AUTHORIZATION_FAILED, INVALID_RECORD = 29, 87
-
-Kafka = Callable[..., Trained]
 
 
 @pytest.fixture
@@ -26,48 +22,51 @@ def broker(own_kafka_broker: DurableKafkaBroker, topic: str) -> DurableKafkaBrok
     return own_kafka_broker
 
 
+Kafka = Callable[..., Trained]
+Judge = Callable[..., Row]
+
+
 @pytest.fixture
 def kafka(tmp_path: Path, own_kafka_broker: DurableKafkaBroker, topic: str) -> Kafka:
     """Train with status to the broker."""
-
-    def train_with(happenings: Happenings | None = None) -> Trained:
-        return trained(tmp_path, happenings, KAFKA_HOST=own_kafka_broker.bootstrap, KAFKA_TOPIC=topic)
-
-    return train_with
+    return lambda happenings=None: trained(
+        tmp_path, happenings, KAFKA_HOST=own_kafka_broker.bootstrap, KAFKA_TOPIC=topic
+    )
 
 
-def values(broker: Any, topic: str) -> list[bytes]:
-    return [record.value for record in broker.records(topic)]
+@pytest.fixture
+def judge(topic: str, without_status: Trained, record_property: Any) -> Judge:
+    """Hold a training and what its topic has against the training without status."""
+    return lambda fault, done, broker, before=(): judged(
+        fault, "kafka", done, [*before, *broker.values(topic)], without_status, record_property
+    )
 
 
-def test_healthy(
-    broker: DurableKafkaBroker, kafka: Kafka, topic: str, without_status: Trained, record_property: Any
-) -> None:
-    done = kafka()
-    row = judged("none", "kafka", done, values(broker, topic), without_status, record_property)
+def test_healthy(broker: DurableKafkaBroker, kafka: Kafka, judge: Judge) -> None:
+    row = judge("none", kafka(), broker)
     assert (row.at_exit, row.duplicates) == (row.events, 0)
 
 
-def test_down_at_start_and_back(
-    broker: DurableKafkaBroker, kafka: Kafka, topic: str, without_status: Trained, record_property: Any
+@pytest.mark.parametrize("fault", ["down at start, then up", "down mid-run and back", "restarted 3 times"])
+def test_a_broker_that_comes_back_has_everything_at_the_exit(
+    broker: DurableKafkaBroker, kafka: Kafka, judge: Judge, fault: str
 ) -> None:
-    broker.kill()
-    done = kafka({4: broker.start})
-    row = judged("down at start, then up", "kafka", done, values(broker, topic), without_status, record_property)
+    def restart() -> None:
+        broker.kill()
+        broker.start()
+
+    happenings: dict[str, Happenings] = {
+        "down at start, then up": {4: broker.start},
+        "down mid-run and back": {4: broker.kill, 8: broker.start},
+        "restarted 3 times": {3: restart, 6: restart, 9: restart},
+    }
+    if fault == "down at start, then up":
+        broker.kill()
+    row = judge(fault, kafka(happenings[fault]), broker)
     assert row.at_exit == row.events
 
 
-def test_down_in_the_middle_and_back(
-    broker: DurableKafkaBroker, kafka: Kafka, topic: str, without_status: Trained, record_property: Any
-) -> None:
-    done = kafka({4: broker.kill, 8: broker.start})
-    row = judged("down mid-run and back", "kafka", done, values(broker, topic), without_status, record_property)
-    assert row.at_exit == row.events
-
-
-def test_down_to_the_end_and_replayed(
-    broker: DurableKafkaBroker, kafka: Kafka, topic: str, without_status: Trained, record_property: Any
-) -> None:
+def test_down_to_the_end_and_replayed(broker: DurableKafkaBroker, kafka: Kafka, judge: Judge) -> None:
     done = kafka({4: broker.kill})
     assert done.undelivered("kafka") > 0
     assert done.record.delivery is not None
@@ -75,69 +74,42 @@ def test_down_to_the_end_and_replayed(
     broker.start()
     (result,) = replayed(done)
     assert (result.delivered, result.undelivered) == (done.undelivered("kafka"), 0)
-    judged("down to the end, replayed", "kafka", done, values(broker, topic), without_status, record_property)
+    judge("down to the end, replayed", done, broker)
 
 
-def test_black_holed_from_the_start(
-    broker: DurableKafkaBroker, kafka: Kafka, topic: str, without_status: Trained, record_property: Any
+@pytest.mark.parametrize("fault", ["black hole", "black hole mid-run, then healed", "round trips of 2 s"])
+def test_a_network_that_fails_costs_nothing_but_a_replay(
+    broker: DurableKafkaBroker, kafka: Kafka, judge: Judge, fault: str
 ) -> None:
-    broker.relay.black_hole()
-    done = kafka()
+    happenings: Happenings = {}
+    if fault == "black hole":
+        broker.relay.black_hole()
+    elif fault == "round trips of 2 s":
+        broker.relay.delay(1.0)
+    else:
+        happenings = {4: broker.relay.black_hole, 9: broker.relay.pass_through}
+    done = kafka(happenings)
     broker.relay.pass_through()
     replayed(done)
-    row = judged("black hole, replayed", "kafka", done, values(broker, topic), without_status, record_property)
-    assert row.at_exit == 0
+    row = judge(f"{fault}, replayed", done, broker)
+    assert fault != "black hole" or row.at_exit == 0
 
 
-def test_black_holed_in_the_middle_and_back(
-    broker: DurableKafkaBroker, kafka: Kafka, topic: str, without_status: Trained, record_property: Any
-) -> None:
-    done = kafka({4: broker.relay.black_hole, 9: broker.relay.pass_through})
-    replayed(done)
-    judged("black hole mid-run, then healed", "kafka", done, values(broker, topic), without_status, record_property)
-
-
-def test_round_trips_of_two_seconds(
-    broker: DurableKafkaBroker, kafka: Kafka, topic: str, without_status: Trained, record_property: Any
-) -> None:
-    broker.relay.delay(1.0)
-    done = kafka()
-    broker.relay.pass_through()
-    replayed(done)
-    judged("round trips of 2 s, replayed", "kafka", done, values(broker, topic), without_status, record_property)
-
-
-def test_restarted_after_kill_9(
-    broker: DurableKafkaBroker, kafka: Kafka, topic: str, without_status: Trained, record_property: Any
-) -> None:
-    def restart() -> None:
-        broker.kill()
-        broker.start()
-
-    done = kafka({3: restart, 6: restart, 9: restart})
-    row = judged("restarted with kill -9, 3 times", "kafka", done, values(broker, topic), without_status,
-                 record_property)  # fmt: skip
-    assert row.at_exit == row.events
-
-
-def test_topic_deleted_in_the_middle(
-    tmp_path: Path, topic: str, without_status: Trained, record_property: Any, leaky_kafka_client: None
-) -> None:
+def test_topic_deleted_in_the_middle(tmp_path: Path, topic: str, judge: Judge, leaky_kafka_client: None) -> None:
     with DurableKafkaBroker(auto_create=False) as broker:
         broker.create_topic(topic)
         before: list[bytes] = []
 
         def delete() -> None:
-            time.sleep(0.5)  # what was emitted so far is delivered, and would be gone with the topic
-            before.extend(values(broker, topic))
+            # What was emitted so far would be gone with the topic.
+            before.extend(once_epoch_arrived(4, lambda: broker.values(topic)))
             broker.delete_topic(topic)
 
         done = trained(tmp_path, {4: delete}, KAFKA_HOST=broker.bootstrap, KAFKA_TOPIC=topic)
         assert done.undelivered("kafka") == len(done.spooled) - len(before)
         broker.create_topic(topic)
         replayed(done)
-        received = before + values(broker, topic)
-    judged("topic deleted, made again, replayed", "kafka", done, received, without_status, record_property)
+        judge("topic deleted, made again, replayed", done, broker, before)
 
 
 @pytest.fixture
@@ -148,36 +120,22 @@ def cluster(topic: str, monkeypatch: pytest.MonkeyPatch, leaky_kafka_client: Non
         yield cluster
 
 
-def test_another_leader(
-    tmp_path: Path, cluster: MockCluster, topic: str, without_status: Trained, record_property: Any
+RETRIABLE = (NOT_ENOUGH_REPLICAS, REQUEST_TIMED_OUT, NOT_LEADER, NOT_ENOUGH_REPLICAS)
+FATAL = (TOPIC_AUTHORIZATION_FAILED, INVALID_RECORD, TOPIC_AUTHORIZATION_FAILED)
+
+
+@pytest.mark.parametrize("fault", ["leader changed 3 times", "retriable produce errors", "fatal produce errors"])
+def test_what_a_cluster_does_costs_nothing_but_a_replay(
+    tmp_path: Path, cluster: MockCluster, topic: str, judge: Judge, fault: str
 ) -> None:
-    moves: Happenings = {
-        epoch: lambda broker=epoch % 3 + 1: cluster.set_leader(topic, 0, broker)  # type: ignore[misc]
-        for epoch in (3, 5, 7)
+    happenings: dict[str, Happenings] = {
+        "leader changed 3 times": {
+            epoch: lambda leader=epoch % 3 + 1: cluster.set_leader(topic, 0, leader)  # type: ignore[misc]
+            for epoch in (3, 5, 7)
+        },
+        "retriable produce errors": {4: lambda: cluster.push_errors(PRODUCE, *RETRIABLE)},
+        "fatal produce errors": {4: lambda: cluster.push_errors(PRODUCE, *FATAL)},
     }
-    done = trained(tmp_path, moves, KAFKA_HOST=cluster.bootstrap, KAFKA_TOPIC=topic)
+    done = trained(tmp_path, happenings[fault], KAFKA_HOST=cluster.bootstrap, KAFKA_TOPIC=topic)
     replayed(done)
-    judged("leader changed 3 times", "kafka", done, values(cluster, topic), without_status, record_property)
-
-
-@pytest.mark.parametrize(
-    ("name", "codes"),
-    [
-        ("retriable produce errors", (NOT_ENOUGH_REPLICAS, REQUEST_TIMED_OUT, NOT_LEADER, NOT_ENOUGH_REPLICAS)),
-        ("fatal produce errors", (TOPIC_AUTHORIZATION_FAILED, INVALID_RECORD, TOPIC_AUTHORIZATION_FAILED)),
-    ],
-)
-def test_errors_of_produce_requests(
-    tmp_path: Path,
-    cluster: MockCluster,
-    topic: str,
-    without_status: Trained,
-    record_property: Any,
-    name: str,
-    codes: tuple[int, ...],
-) -> None:
-    done = trained(
-        tmp_path, {4: lambda: cluster.push_errors(PRODUCE, *codes)}, KAFKA_HOST=cluster.bootstrap, KAFKA_TOPIC=topic
-    )
-    replayed(done)
-    judged(name, "kafka", done, values(cluster, topic), without_status, record_property)
+    judge(fault, done, cluster)

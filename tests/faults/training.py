@@ -97,6 +97,18 @@ def replayed(done: Trained) -> list[Replayed]:
     raise AssertionError("the spool is still in use")
 
 
+def once_epoch_arrived(epoch: int, read: Callable[[], Sequence[bytes]]) -> list[bytes]:
+    """All that a broker has, once the progress of an epoch is there."""
+    end = time.monotonic() + 60.0
+    while True:
+        found = list(read())
+        data = [StepEvent.from_bytes(body).data for body in found]
+        if any(isinstance(each, Progress) and each.epoch == epoch for each in data):
+            return found
+        assert time.monotonic() < end, f"the progress of epoch {epoch} does not arrive"
+        time.sleep(0.05)
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of the fault table."""

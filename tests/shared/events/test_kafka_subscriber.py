@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import gc
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -15,108 +14,58 @@ from kafka.admin import KafkaAdminClient
 from components.shared.errors import StatusRefusedError
 from components.shared.events.event import StepEvent
 from components.shared.events.kafka import subscriber
-from components.shared.events.kafka.subscriber import KafkaSubscriber
+from components.shared.events.kafka.subscriber import KafkaSubscriber, Since
 from components.shared.events.transport import RefusedError, RetryableError
 from components.shared.events.watch import Counts, Message, follow
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.mock_kafka import MockCluster
 from tests.peers.noida import DurableKafkaBroker
-from tests.shared.events.told import a_pipeline, a_step, parsed
+from tests.shared.events.told import a_pipeline, a_step, late, parsed, shown_by, shown_over_an_outage
 
-LONG_S = 60.0
-
-
-# kafka-python leaves the sockets of failed connections to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = pytest.mark.usefixtures("leaky_kafka_client")
 
 
-@pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
-    """What is left behind here is not found in another test."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture
-def status(kafka_broker: KafkaTopics, topic: str) -> str:
-    """A topic of three partitions."""
-    kafka_broker.create_topic(topic, partitions=3)
-    return topic
-
-
-def publish(broker: KafkaTopics, topic: str, bodies: Sequence[bytes], key: bytes = b"run") -> None:
+def publish(broker: KafkaTopics, topic: str, bodies: Sequence[bytes | None], partition: int | None = None) -> None:
     with closing(KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all", **broker.client_settings)) as producer:
-        for sent in [producer.send(topic, body, key=key) for body in bodies]:
+        for sent in [producer.send(topic, body, key=b"run", partition=partition) for body in bodies]:
             sent.get(timeout=30)
 
 
-def within(seconds: float) -> Callable[[], bool]:
-    """Whether so long has passed; only so that a defect ends a test instead of hanging it."""
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end
-
-
-def shown_by(source: KafkaSubscriber, count: int) -> tuple[list[StepEvent], Counts]:
-    shown: list[StepEvent] = []
-    late = within(LONG_S)
-    counts = follow(source, shown.append, until=lambda counts: counts.shown >= count or late(), poll_s=0.1)
-    return shown, counts
-
-
-def received(source: KafkaSubscriber, count: int) -> list[Message]:
-    messages: list[Message] = []
-    late = within(LONG_S)
-    while len(messages) < count and not late():
-        messages += source.receive(0.2)
-    return messages
+def reader(broker: KafkaTopics, topic: str, since: Since = "beginning", group: str | None = None) -> KafkaSubscriber:
+    return KafkaSubscriber(broker.bootstrap.split(","), topic, since=since, group=group)
 
 
 def test_a_runs_events_come_in_order_from_the_beginning(kafka_broker: KafkaTopics, status: str) -> None:
     bodies = a_pipeline("run-1")
-    publish(kafka_broker, status, bodies)
-
-    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning")) as source:
-        shown, counts = shown_by(source, len(bodies))
-
-    assert shown == parsed(bodies)
-    assert counts == Counts(shown=len(bodies), acknowledged=len(bodies))
+    publish(kafka_broker, status, [None, *bodies])
+    for _ in range(2):  # without a group nothing is remembered
+        with closing(reader(kafka_broker, status)) as source:
+            shown, counts = shown_by(source, len(bodies))
+        assert shown == parsed(bodies)
+        assert (counts.shown, counts.foreign, counts.acknowledged) == (len(bodies), 1, len(bodies) + 1)
     assert source.address == f"Kafka {kafka_broker.bootstrap} topic {status}"
 
 
 def test_now_is_what_comes_after_the_connection(kafka_broker: KafkaTopics, status: str) -> None:
     publish(kafka_broker, status, a_step("old"))
     new = a_step("new")
-
-    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="now")) as source:
+    with closing(reader(kafka_broker, status, "now")) as source:
         assert source.receive(0.1) == []
         publish(kafka_broker, status, new)
-        shown, _ = shown_by(source, len(new))
-
-    assert shown == parsed(new)
+        assert shown_by(source, len(new))[0] == parsed(new)
 
 
 def test_since_a_moment_leaves_out_what_is_older(kafka_broker: KafkaTopics, status: str) -> None:
-    publish(kafka_broker, status, a_step("old"), key=b"old")
+    old, new = a_step("old"), a_step("new")
+    publish(kafka_broker, status, old)
     time.sleep(0.05)
     moment = datetime.now(UTC)
     time.sleep(0.05)
-    new = a_step("new")
-    publish(kafka_broker, status, new, key=b"new")
-
-    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since=moment)) as source:
-        shown, _ = shown_by(source, len(new))
-
-    assert shown == parsed(new)
-
-
-def test_since_a_moment_before_everything_and_after_everything(kafka_broker: KafkaTopics, status: str) -> None:
-    bodies = a_step("run-1")
-    publish(kafka_broker, status, bodies)
-    now = datetime.now(UTC)
-
-    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since=now - timedelta(days=40_000))) as source:
-        assert shown_by(source, len(bodies))[0] == parsed(bodies)
-    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since=now + timedelta(days=1))) as source:
+    publish(kafka_broker, status, new)
+    for since, bodies in ((moment, new), (moment - timedelta(days=40_000), old + new)):
+        with closing(reader(kafka_broker, status, since)) as source:
+            assert shown_by(source, len(bodies))[0] == parsed(bodies)
+    with closing(reader(kafka_broker, status, moment + timedelta(days=1))) as source:
         assert source.receive(0.3) == []
 
 
@@ -124,65 +73,42 @@ def test_what_was_not_acknowledged_is_handed_out_again(kafka_broker: KafkaTopics
     bodies = a_step("run-1")
     publish(kafka_broker, status, bodies)
 
-    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning")) as source:
-        first = received(source, len(bodies))
+    def received(count: int) -> list[Message]:
+        messages: list[Message] = []
+        is_late = late()
+        while len(messages) < count and not is_late():
+            messages += source.receive(0.2)
+        return messages
+
+    with closing(reader(kafka_broker, status)) as source:
+        first = received(len(bodies))
         source.acknowledge(first[:2])
-        again = received(source, len(bodies) - 2)
-
+        assert received(len(bodies) - 2) == first[2:]
     assert [message.body for message in first] == bodies
-    assert again == first[2:]
-
-
-def test_without_a_group_nothing_is_remembered(kafka_broker: KafkaTopics, status: str) -> None:
-    bodies = a_step("run-1")
-    publish(kafka_broker, status, bodies)
-
-    for _ in range(2):
-        with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning")) as source:
-            assert shown_by(source, len(bodies))[0] == parsed(bodies)
 
 
 def test_a_group_goes_on_behind_what_was_acknowledged(kafka_broker: KafkaTopics, status: str) -> None:
     bodies = a_pipeline("run-1")
     publish(kafka_broker, status, bodies)
     shown: list[StepEvent] = []
-
     for count in (4, 5, len(bodies) - 9):
-        with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning", group=status)) as source:
+        with closing(reader(kafka_broker, status, group=status)) as source:
             shown += shown_by(source, count)[0]
-
     assert shown == parsed(bodies)
-
-
-def test_a_record_without_a_value_is_foreign(kafka_broker: KafkaTopics, status: str) -> None:
-    bodies = a_step("run-1")
-    producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap)
-    with closing(producer):
-        producer.send(status, None, key=b"run").get(timeout=30)
-    publish(kafka_broker, status, bodies)
-
-    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning")) as source:
-        shown, counts = shown_by(source, len(bodies))
-
-    assert shown == parsed(bodies)
-    assert counts.foreign == 1
 
 
 def test_a_missing_topic_is_refused_and_not_made(kafka_broker: KafkaTopics) -> None:
     name = f"missing-{uuid.uuid4().hex}"
-
-    with closing(KafkaSubscriber([kafka_broker.bootstrap], name)) as source:
+    with closing(reader(kafka_broker, name)) as source:
         with pytest.raises(RefusedError, match=f"topic {name}: there is no such topic; create it"):
             source.receive(0.1)
         with pytest.raises(StatusRefusedError, match=name):
             follow(source, lambda _: None)
-
     assert name not in kafka_broker.topics()
 
 
 def test_wrong_security_settings_are_refused_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
-
     with pytest.raises(StatusRefusedError, match="KAFKA_SASL_MECHANISM is missing"):
         KafkaSubscriber(["localhost:1"], "status")
 
@@ -192,18 +118,13 @@ def test_new_partitions_are_read_as_well(
 ) -> None:
     old, new = a_step("old"), a_step("new")
     publish(kafka_broker, status, old)
-
-    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning")) as source:
+    with closing(reader(kafka_broker, status)) as source:
         shown, _ = shown_by(source, len(old))
         with closing(KafkaAdminClient(bootstrap_servers=kafka_broker.bootstrap)) as admin:
             admin.create_partitions({status: 5})
-        producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap)
-        with closing(producer):
-            for body in new:
-                producer.send(status, body, partition=4).get(timeout=30)
+        publish(kafka_broker, status, new, partition=4)
         monkeypatch.setattr(subscriber, "NEW_PARTITIONS_S", 0.0)
         more, counts = shown_by(source, len(new))
-
     assert shown + more == parsed(old + new)
     assert counts.duplicates == 0
 
@@ -213,68 +134,54 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(own_kafka_broker: DurableK
     own_kafka_broker.kill()
     bodies = a_step("run-1")
     threads = threading.active_count()
-
-    with closing(KafkaSubscriber([own_kafka_broker.bootstrap], "status", since="now")) as source:
+    with closing(reader(own_kafka_broker, "status", "now")) as source:
         with pytest.raises(RetryableError, match="does not answer"):
             source.receive(0.1)
         assert threading.active_count() == threads, "a failed attempt leaves nothing behind"
         own_kafka_broker.start()
-        publish(own_kafka_broker, "status", bodies)  # before the watcher looks again
-        shown, _ = shown_by(source, len(bodies))
-
-    assert shown == parsed(bodies)
+        publish(own_kafka_broker, "status", bodies)  # before the watcher tries again
+        assert shown_by(source, len(bodies))[0] == parsed(bodies)
 
 
 @pytest.mark.parametrize("group", [None, "watchers"])
-def test_over_a_restart_nothing_is_lost_and_nothing_shown_twice(
+def test_over_an_outage_nothing_is_lost_and_nothing_shown_twice(
     own_kafka_broker: DurableKafkaBroker, group: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriber, "SILENCE_S", 0.5)
     own_kafka_broker.create_topic("status", partitions=2)
     before, after = a_pipeline("run-1"), a_pipeline("run-2")
     publish(own_kafka_broker, "status", before)
-    shown: list[StepEvent] = []
-    told: list[str | None] = []
-    late = within(LONG_S)
 
-    def trouble(message: str | None) -> None:
-        told.append(message)
-        if message is not None:
-            own_kafka_broker.start()
-            publish(own_kafka_broker, "status", after)
+    def end() -> None:
+        own_kafka_broker.start()
+        publish(own_kafka_broker, "status", after)
 
-    def until(counts: Counts) -> bool:
-        if counts.shown == len(before) and own_kafka_broker.running and not told:
-            own_kafka_broker.kill()
-        return counts.shown >= len(before + after) or late()
-
-    with closing(KafkaSubscriber([own_kafka_broker.bootstrap], "status", since="beginning", group=group)) as source:
-        follow(source, shown.append, until=until, on_trouble=trouble, poll_s=0.1)
-
+    with closing(reader(own_kafka_broker, "status", group=group)) as source:
+        shown, (away, *back) = shown_over_an_outage(
+            source, len(before), len(before + after), own_kafka_broker.kill, end
+        )
     assert shown == parsed(before + after)
-    assert told[0] is not None
-    assert "does not answer" in told[0]
-    assert told[1:] == [None]
+    assert away is not None
+    assert "does not answer" in away
+    assert back == [None]
 
 
-def test_a_restart_in_the_midst_of_many_events(own_kafka_broker: DurableKafkaBroker) -> None:
+def test_restarts_in_the_midst_of_many_events(own_kafka_broker: DurableKafkaBroker) -> None:
     own_kafka_broker.create_topic("status")
     bodies = [body for number in range(100) for body in a_pipeline(f"run-{number}")]
     publish(own_kafka_broker, "status", bodies)
     shown: list[StepEvent] = []
-    late = within(LONG_S)
-    restarts = [300, 900, 1500]
+    restarts, is_late = [300, 900, 1500], late()
 
     def until(counts: Counts) -> bool:
         if restarts and counts.shown > restarts[0]:
             restarts.pop(0)
             own_kafka_broker.kill()
             own_kafka_broker.start()
-        return counts.shown >= len(bodies) or late()
+        return counts.shown >= len(bodies) or is_late()
 
-    with closing(KafkaSubscriber([own_kafka_broker.bootstrap], "status", since="beginning")) as source:
+    with closing(reader(own_kafka_broker, "status")) as source:
         follow(source, shown.append, until=until, poll_s=0.1)
-
     assert shown == parsed(bodies)
     assert not restarts
 
@@ -288,26 +195,29 @@ def test_a_topic_made_anew_is_read_from_its_beginning(
     old, new = a_pipeline("old"), a_step("new")
     publish(kafka_broker, name, old)
 
-    with closing(KafkaSubscriber([kafka_broker.bootstrap], name, since="beginning")) as source:
-        shown, _ = shown_by(source, len(old))
-        kafka_broker.delete_topic(name)
+    def make_anew() -> None:
+        is_late = late()
+        while name in kafka_broker.topics() and not is_late():
+            time.sleep(0.05)
         kafka_broker.create_topic(name)
         publish(kafka_broker, name, new)
-        more, _ = shown_by(source, len(new))
 
+    with closing(reader(kafka_broker, name)) as source:
+        shown, _ = shown_by(source, len(old))
+        kafka_broker.delete_topic(name)
+        make_anew()
+        more, _ = shown_by(source, len(new))
     assert shown + more == parsed(old + new)
 
 
-def test_the_place_of_a_group_that_the_broker_no_longer_has(kafka_broker: KafkaTopics, status: str) -> None:
+def test_an_offset_of_a_group_that_the_broker_no_longer_has(kafka_broker: KafkaTopics, status: str) -> None:
     bodies = a_step("run-1")
     publish(kafka_broker, status, bodies)
-    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning", group=status)) as source:
+    with closing(reader(kafka_broker, status, group=status)) as source:
         source.receive(0.1)
         source.acknowledge([Message(b"", (TopicPartition(status, each), 10_000)) for each in range(3)])
-
-    with closing(KafkaSubscriber([kafka_broker.bootstrap], status, since="beginning", group=status)) as source:
+    with closing(reader(kafka_broker, status, group=status)) as source:
         shown, counts = shown_by(source, len(bodies))
-
     assert shown == parsed(bodies)
     assert counts.troubles == 1
 
@@ -318,7 +228,7 @@ TOPIC_FORBIDDEN, GROUP_FORBIDDEN = 29, 30
 
 @pytest.fixture
 def old_cluster(mock_cluster: MockCluster, monkeypatch: pytest.MonkeyPatch) -> MockCluster:
-    """Three old brokers with a topic named status, on which a run was told."""
+    """Three old brokers with a topic named status, on which a run was published."""
     monkeypatch.setenv("KAFKA_API_VERSION", "2.3")
     mock_cluster.create_topic("status", 2)
     publish(mock_cluster, "status", a_pipeline("run-1"))
@@ -327,9 +237,8 @@ def old_cluster(mock_cluster: MockCluster, monkeypatch: pytest.MonkeyPatch) -> M
 
 def test_partitions_that_move_to_other_brokers_are_followed(old_cluster: MockCluster) -> None:
     before, after = a_pipeline("run-1"), a_step("run-2")
-    late = within(LONG_S)
     shown: list[StepEvent] = []
-    moves = iter([1, 2, 3])
+    moves, is_late = iter([1, 2, 3]), late()
 
     def until(counts: Counts) -> bool:
         if counts.shown == len(before) and (broker := next(moves, None)):
@@ -337,29 +246,25 @@ def test_partitions_that_move_to_other_brokers_are_followed(old_cluster: MockClu
                 old_cluster.set_leader("status", partition, broker)
             if broker == 3:
                 publish(old_cluster, "status", after)
-        return counts.shown >= len(before + after) or late()
+        return counts.shown >= len(before + after) or is_late()
 
-    with closing(KafkaSubscriber(old_cluster.bootstrap.split(","), "status", since="beginning")) as source:
+    with closing(reader(old_cluster, "status")) as source:
         follow(source, shown.append, until=until, poll_s=0.1)
-
     assert shown == parsed(before + after)
 
 
-def test_a_user_who_may_not_read_the_topic_is_refused(old_cluster: MockCluster) -> None:
-    old_cluster.topic_error("status", TOPIC_FORBIDDEN)
-
-    with (
-        closing(KafkaSubscriber(old_cluster.bootstrap.split(","), "status", since="beginning")) as source,
-        pytest.raises(StatusRefusedError, match=r"may not use the topic; grant .* Read to watch"),
-    ):
-        follow(source, lambda _: None, until=lambda counts: counts.shown > 0)
-
-
-def test_a_user_who_may_not_use_the_group_is_refused(old_cluster: MockCluster) -> None:
-    old_cluster.push_errors(OFFSET_FETCH, *[GROUP_FORBIDDEN] * 20)
-
-    with (
-        closing(KafkaSubscriber(old_cluster.bootstrap.split(","), "status", group="watchers")) as source,
-        pytest.raises(StatusRefusedError, match="may not use the group watchers; grant Read on it"),
-    ):
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        (None, r"may not use the topic; grant .* Read to watch"),
+        ("watchers", "may not use the group watchers; grant Read on it"),
+    ],
+)
+def test_a_missing_permission_is_refused(old_cluster: MockCluster, group: str | None, message: str) -> None:
+    if group is None:
+        old_cluster.topic_error("status", TOPIC_FORBIDDEN)
+    else:
+        old_cluster.push_errors(OFFSET_FETCH, *[GROUP_FORBIDDEN] * 20)
+    source = reader(old_cluster, "status", group=group)
+    with closing(source), pytest.raises(StatusRefusedError, match=message):
         follow(source, lambda _: None, until=lambda counts: counts.shown > 0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -23,10 +23,9 @@ from components.shared.events.watch import Counts, follow
 from tests.peers.emulator import PubSubEmulator
 from tests.peers.pubsub_server import PubSubServer
 from tests.peers.pubsub_topics import PubSubTopics
-from tests.shared.events.told import a_pipeline, a_step, parsed
+from tests.shared.events.told import a_pipeline, a_step, late, parsed, shown_by, shown_over_an_outage
 
 PROJECT = "project-x"
-LONG_S = 60.0
 
 
 @pytest.fixture
@@ -34,6 +33,12 @@ def server(pubsub_server: PubSubServer, monkeypatch: pytest.MonkeyPatch) -> PubS
     """A server inside this process, with a topic and a subscription named status."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_server.host)
     return pubsub_server
+
+
+@pytest.fixture
+def emulator(pubsub_emulator: PubSubTopics, monkeypatch: pytest.MonkeyPatch) -> PubSubTopics:
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
+    return pubsub_emulator
 
 
 def subscribed(server: PubSubServer | PubSubTopics, *, ordered: bool = True) -> tuple[str, str]:
@@ -51,24 +56,10 @@ def publish(host: str, topic: str, bodies: Sequence[bytes]) -> None:
             client.publish(topic=topic, messages=messages, timeout=30)
 
 
-def within(seconds: float) -> Callable[[], bool]:
-    """Whether so long has passed; only so that a defect ends a test instead of hanging it."""
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end
-
-
-def shown_by(source: PubSubSubscriber, count: int) -> tuple[list[StepEvent], Counts]:
-    shown: list[StepEvent] = []
-    late = within(LONG_S)
-    counts = follow(source, shown.append, until=lambda counts: counts.shown >= count or late(), poll_s=0.1)
-    return shown, counts
-
-
-def test_a_runs_events_come_in_order(pubsub_emulator: PubSubTopics, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
-    topic, subscription = subscribed(pubsub_emulator)
+def test_a_runs_events_come_in_order(emulator: PubSubTopics) -> None:
+    topic, subscription = subscribed(emulator)
     bodies = [body for number in range(20) for body in a_pipeline(f"run-{number}")]
-    publish(pubsub_emulator.host, topic, bodies)
+    publish(emulator.host, topic, bodies)
 
     with closing(PubSubSubscriber(subscription)) as source:
         shown, counts = shown_by(source, len(bodies))
@@ -76,31 +67,25 @@ def test_a_runs_events_come_in_order(pubsub_emulator: PubSubTopics, monkeypatch:
     assert shown == parsed(bodies)
     assert counts == Counts(shown=len(bodies), acknowledged=len(bodies))
     assert source.address == f"Pub/Sub {subscription}"
-    assert pubsub_emulator.pull_all(subscription) == []
+    assert emulator.pull_all(subscription) == []
 
 
-def test_what_is_published_during_a_wait_comes_at_its_end(
-    pubsub_emulator: PubSubTopics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
-    topic, subscription = subscribed(pubsub_emulator)
+def test_what_is_published_during_a_wait_comes_at_its_end(emulator: PubSubTopics) -> None:
+    topic, subscription = subscribed(emulator)
     bodies = a_step("run-1")
 
     with closing(PubSubSubscriber(subscription)) as source:
         assert source.receive(0.2) == []
-        publish(pubsub_emulator.host, topic, bodies)
+        publish(emulator.host, topic, bodies)
         shown, _ = shown_by(source, len(bodies))
 
     assert shown == parsed(bodies)
 
 
-def test_what_was_not_shown_comes_to_the_next_watcher_at_once(
-    pubsub_emulator: PubSubTopics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
-    topic, subscription = subscribed(pubsub_emulator)
+def test_what_was_not_shown_comes_to_the_next_watcher_at_once(emulator: PubSubTopics) -> None:
+    topic, subscription = subscribed(emulator)
     bodies = a_pipeline("run-1")
-    publish(pubsub_emulator.host, topic, bodies)
+    publish(emulator.host, topic, bodies)
     shown: list[StepEvent] = []
 
     for count in (4, 5, len(bodies) - 9):
@@ -118,62 +103,36 @@ def test_an_emulator_that_forgets_everything_is_read_again_once_it_has_the_subsc
     topic, subscription = subscribed(emulator)
     before, after = a_step("run-1"), a_step("run-2")
     publish(emulator.host, topic, before)
-    told: list[str | None] = []
-    shown: list[StepEvent] = []
-    late = within(LONG_S)
-    rounds = 0
 
-    def until(counts: Counts) -> bool:
-        nonlocal rounds
-        if counts.shown == len(before) and not told and emulator.running:
-            emulator.kill()
-        if told and emulator.running:
-            rounds += 1
-            if rounds == 10:  # meanwhile it has been asked for a subscription that it does not have
-                emulator.create_topic(PROJECT, topic.rpartition("/")[2])
-                emulator.create_subscription(PROJECT, subscription.rpartition("/")[2], topic)
-                publish(emulator.host, topic, after)
-        return counts.shown >= len(before + after) or late()
-
-    def trouble(message: str | None) -> None:
-        told.append(message)
-        if message is not None:
-            emulator.start()
+    def end() -> None:
+        emulator.start()
+        with pytest.raises(RetryableError, match="has no subscription"):  # it does not have it yet
+            source.receive(60.0)
+        emulator.create_topic(PROJECT, topic.rpartition("/")[2])
+        emulator.create_subscription(PROJECT, subscription.rpartition("/")[2], topic)
+        publish(emulator.host, topic, after)
 
     with closing(PubSubSubscriber(subscription)) as source:
-        follow(source, shown.append, until=until, on_trouble=trouble, poll_s=0.1)
-
+        shown, (away, *back) = shown_over_an_outage(source, len(before), len(before + after), emulator.kill, end)
     assert shown == parsed(before + after)
-    assert told[0] is not None
-    assert "does not answer" in told[0]
-    assert told[1:] == [None]
+    assert away is not None
+    assert "does not answer" in away
+    assert back == [None]
 
 
 def test_an_outage_is_waited_for(server: PubSubServer) -> None:
     topic, subscription = subscribed(server)
     before, after = a_step("run-1"), a_step("run-2")
     publish(server.host, topic, before)
-    told: list[str | None] = []
-    shown: list[StepEvent] = []
-    late = within(LONG_S)
 
-    def until(counts: Counts) -> bool:
-        if counts.shown == len(before) and not told:
-            server.stop()
-        return counts.shown >= len(before + after) or late()
-
-    def trouble(message: str | None) -> None:
-        told.append(message)
-        if message is not None:
-            server.start()
-            publish(server.host, topic, after)
+    def end() -> None:
+        server.start()
+        publish(server.host, topic, after)
 
     with closing(PubSubSubscriber(subscription)) as source:
-        counts = follow(source, shown.append, until=until, on_trouble=trouble, poll_s=0.05)
-
+        shown, troubles = shown_over_an_outage(source, len(before), len(before + after), server.stop, end)
     assert shown == parsed(before + after)
-    assert len(told) == 2
-    assert counts.troubles == 1
+    assert len(troubles) == 2
 
 
 @pytest.mark.parametrize(
@@ -202,8 +161,7 @@ def test_a_refusal_is_final_at_the_start_and_waited_for_later(
         assert len(shown_by(source, 3)[0]) == 3
 
 
-def test_a_missing_subscription_is_refused(pubsub_emulator: PubSubTopics, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
+def test_a_missing_subscription_is_refused(emulator: PubSubTopics) -> None:
 
     with (
         closing(PubSubSubscriber(f"projects/{PROJECT}/subscriptions/missing")) as source,
@@ -217,11 +175,11 @@ def test_an_acknowledgement_that_fails_is_made_again(server: PubSubServer) -> No
     bodies = a_step("run-1")
     publish(server.host, topic, bodies)
     server.fail_next("Acknowledge", grpc.StatusCode.UNAVAILABLE, times=2)
-    late = within(LONG_S)
+    is_late = late()
 
     with closing(PubSubSubscriber(subscription)) as source:
         counts = follow(
-            source, lambda _: None, until=lambda counts: counts.acknowledged >= len(bodies) or late(), poll_s=0.05
+            source, lambda _: None, until=lambda counts: counts.acknowledged >= len(bodies) or is_late(), poll_s=0.05
         )  # fmt: skip
 
     assert counts.shown == counts.acknowledged == len(bodies)
@@ -251,7 +209,7 @@ def test_what_is_delivered_again_is_shown_once(monkeypatch: pytest.MonkeyPatch) 
         bodies = a_pipeline("run-1")
         publish(server.host, topic, bodies)
         shown: list[StepEvent] = []
-        late = within(LONG_S)
+        is_late = late()
 
         def show(event: StepEvent) -> None:
             time.sleep(0.06)
@@ -260,7 +218,7 @@ def test_what_is_delivered_again_is_shown_once(monkeypatch: pytest.MonkeyPatch) 
 
         with closing(PubSubSubscriber(subscription)) as source:
             counts = follow(
-                source, show, until=lambda counts: (counts.shown >= len(bodies) and counts.duplicates > 0) or late(),
+                source, show, until=lambda counts: (counts.shown >= len(bodies) and counts.duplicates > 0) or is_late(),
                 poll_s=0.05,
             )  # fmt: skip
 

@@ -22,7 +22,7 @@ from components.shared.events.data import (
     Succeeded,
 )
 from components.shared.events.event import PIPELINE, EventSource, StepEvent, encode
-from components.shared.events.watch import Message
+from components.shared.events.watch import Counts, Message, Subscriber, follow
 
 Ending = Literal["succeeded", "failed", "cancelled"]
 STEPS = ("data-prep", "train", "evaluate")
@@ -96,6 +96,47 @@ def a_pipeline(run: str, outcome: Ending = "succeeded") -> list[bytes]:
 
 def parsed(bodies: Sequence[bytes]) -> list[StepEvent]:
     return [StepEvent.from_bytes(body) for body in bodies]
+
+
+LONG_S = 60.0
+
+
+def late() -> Callable[[], bool]:
+    """Whether a minute has passed; only so that a defect ends a test instead of hanging it."""
+    end = time.monotonic() + LONG_S
+    return lambda: time.monotonic() > end
+
+
+def shown_by(source: Subscriber, count: int) -> tuple[list[StepEvent], Counts]:
+    """Follow until so many events are shown."""
+    shown: list[StepEvent] = []
+    is_late = late()
+    counts = follow(source, shown.append, until=lambda counts: counts.shown >= count or is_late(), poll_s=0.1)
+    return shown, counts
+
+
+def shown_over_an_outage(
+    source: Subscriber, before: int, total: int, begin: Callable[[], object], end: Callable[[], object]
+) -> tuple[list[StepEvent], list[str | None]]:
+    """Follow until so many events are shown, with an outage once the first are; the events, and the troubles."""
+    shown: list[StepEvent] = []
+    troubles: list[str | None] = []
+    has_begun, is_late = False, late()
+
+    def until(counts: Counts) -> bool:
+        nonlocal has_begun
+        if counts.shown == before and not has_begun:
+            has_begun = True
+            begin()
+        return counts.shown >= total or is_late()
+
+    def on_trouble(message: str | None) -> None:
+        troubles.append(message)
+        if message is not None:
+            end()
+
+    follow(source, shown.append, until=until, on_trouble=on_trouble, poll_s=0.05)
+    return shown, troubles
 
 
 class MemorySource:
