@@ -20,12 +20,12 @@ from pipelines.compiled import PLATFORM_TITLES, CompiledPipeline, PlatformName, 
 from pipelines.lint.rules import lint
 from pipelines.submit import follow as following
 from pipelines.submit.inputs import (
+    LONGEST_VERSION,
     as_sent,
     check_file_has_no_secret,
     check_name,
     check_no_secret,
     check_run_name,
-    check_version_name,
     checked_params,
     require_params_for_data,
     run_name,
@@ -61,7 +61,7 @@ def upload(
     name = pipeline.name if name is None else name
     version = default_version(pipeline) if version_name is None else version_name
     check_name("--name", name)
-    check_version_name(version, target)
+    check_name("--version-name", version, LONGEST_VERSION[target])
     platform = _platform(where, access, pipeline)
     plan = platform.plan(pipeline, name, version)
     if dry_run:

@@ -25,7 +25,7 @@ from pipelines.watch_text import printable
 
 _DIGITS = 12  # of a digest in a name: 48 bits
 _LONGEST = 128
-_LONGEST_VERSION: dict[PlatformName, int] = {"kubeflow": 127, "vertex": _LONGEST}
+LONGEST_VERSION: dict[PlatformName, int] = {"kubeflow": 127, "vertex": _LONGEST}
 _NUMBER_ROOM = 5  # for "-2" to "-9999"
 _OPTIONS = {"params": "--params", "data": "--data", "checkpoints": "--checkpoints"}
 
@@ -67,11 +67,6 @@ def check_name(option: str, name: str, longest: int = _LONGEST) -> None:
     check_no_secret(option, name)
     if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > longest:
         raise InputError(f"{option}: must be 1 to {longest} printable characters, got {printable(name, 60)!r}")
-
-
-def check_version_name(name: str, target: PlatformName) -> None:
-    """As :func:`check_name`, of a version on a platform."""
-    check_name("--version-name", name, _LONGEST_VERSION[target])
 
 
 def check_run_name(name: str, target: PlatformName) -> None:

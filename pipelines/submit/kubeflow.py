@@ -33,14 +33,7 @@ class KubeflowPlatform:
     """Implements :class:`pipelines.submit.platform.Platform`.
 
     Kubeflow knows versions by their name, and runs by an id of its own: every request for a run is preceded by a look,
-    and two that submit the same at the same moment get two runs.
-
-    Args:
-        host: Address of the API; None: ``KF_PIPELINES_ENDPOINT`` says it.
-        access: Credentials.
-        namespace: Of the user, where Kubeflow has several; None: it has not.
-        experiment: What its runs are filed under; made if missing.
-        service_account: Kubernetes service account of the runs; None: the deployment's default.
+    and two that submit the same at the same moment get two runs. Each argument is its option.
 
     Raises:
         InputError: The host, its user interface's or its proxy's address, or the experiment cannot be right.

@@ -12,14 +12,7 @@ from pipelines.compiled import CompiledPipeline
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A version of a pipeline at a platform.
-
-    Attributes:
-        pipeline: The pipeline's name there.
-        version: The version's name.
-        place: Address by which the platform knows it.
-        existed: Whether it was there already, with the same content.
-    """
+    """A version of a pipeline at a platform; `existed`: it was there already, with the same content."""
 
     pipeline: str
     version: str
@@ -32,8 +25,7 @@ class RunRequest:
     """A run that is asked for.
 
     Attributes:
-        pipeline: What shall run.
-        name: The run's name, by which a second request for the same run finds it.
+        name: By which a second request for the same run finds it.
         values: Values of the pipeline's inputs that do not stay at their defaults.
         use_cache: False: no step is served from the cache; True: as the file says, step by step.
     """
@@ -46,15 +38,7 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A run at a platform.
-
-    Attributes:
-        id: By which the platform knows it.
-        name: Its name.
-        state: How it is doing.
-        url: Where a person sees it.
-        existed: Whether it was there already.
-    """
+    """A run at a platform, by the id that this knows it by; `url`: where a person sees it."""
 
     id: str
     name: str
@@ -68,7 +52,6 @@ class Progress:
     """How a run is doing.
 
     Attributes:
-        state: The run's.
         steps: Each task by its name, in the order they began.
         error: What the platform says went wrong, without secrets; empty if nothing did.
         retried: Whether it ended once and was run again.
@@ -94,24 +77,18 @@ class Platform(Protocol):
 
     def plan(self, pipeline: CompiledPipeline, name: str, version: str) -> dict[str, Any]:
         """Where and as what a version and its runs would be sent, checked as far as that needs no network."""
-        ...
 
     def upload(self, pipeline: CompiledPipeline, name: str, version: str) -> Uploaded:
         """Make the file a version of the pipeline of that name."""
-        ...
 
     def submit(self, request: RunRequest) -> Submitted:
         """Start a run, unless one of that name is there: then that is returned."""
-        ...
 
     def progress(self, run: str, timeout_s: float) -> Progress:
         """How the run of that id is doing; one attempt, which may raise RetryableError."""
-        ...
 
     def find(self, run: str) -> Submitted:
         """The run of that id, or the newest of that name."""
-        ...
 
     def log(self, run: str, pod: str, timeout_s: float) -> str | None:
         """The end of a pod's log; None where the platform does not give it."""
-        ...

@@ -44,13 +44,7 @@ def message_words(message: str) -> str:
 
 
 def step_words(step: TaskReport, *, why: bool = True, now: datetime | None = None) -> str:
-    """A step's state, with how long it took or has been going on.
-
-    Args:
-        step: The step.
-        why: Whether one that waits says what for.
-        now: The time; None: what is going on is given no time.
-    """
+    """A step's state, with how long it took, or has been going on where `now` is given; `why` it waits, if asked."""
     last = step.attempts[-1] if step.attempts else None
     number = f"attempt {len(step.attempts)} " if len(step.attempts) > 1 else ""
     message = message_words(step.message)

@@ -83,16 +83,7 @@ _ATTEMPTS: dict[TaskState, PodState] = {
 
 
 class VertexPlatform:
-    """Implements :class:`pipelines.submit.platform.Platform` for one project and location.
-
-    Args:
-        project: The project's id.
-        location: The region, such as europe-west4.
-        staging_bucket: ``gs://bucket`` or ``gs://bucket/prefix``: for compiled pipelines and what runs write.
-        service_account: The account that runs have; None: the project's default one.
-        network: The network that their machines are in: ``projects/NUMBER/global/networks/NAME``; None: none.
-        endpoint: Host, and perhaps port, that answer in the place of the location's own.
-        experiment: The experiment that runs belong to, made if it is not there; None: none.
+    """Implements :class:`pipelines.submit.platform.Platform` for one project and location; each argument is its option.
 
     Raises:
         InputError: One of them cannot be right.
