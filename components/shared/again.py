@@ -32,7 +32,7 @@ def last_lines(exit_code: int, saved: str, prog: str, argv: Sequence[str] | None
 
 
 def is_interrupted(exit_code: int) -> bool:
-    """Whether an exit code is that of a command that was told to end."""
+    """Whether an exit code is that of a command that a signal ended."""
     return exit_code in _ENDINGS
 
 
@@ -44,6 +44,6 @@ def _command(prog: str, argv: Sequence[str] | None, added: Sequence[str]) -> str
     parts = [prog, *argv] if argv is not None else sys.orig_argv
     if argv is None and len(parts) > 1 and not parts[1].startswith("-") and os.access(parts[1], os.X_OK):
         parts = parts[1:]  # a script that names its interpreter
-    # --start-over would remove what is saved; `prog` may be of several words.
+    # --start-over would remove what is saved; `prog` may have spaces.
     first, *rest = [part for part in parts if part != "--start-over"]
     return f"{first if argv is not None else shlex.quote(first)} {shlex.join([*rest, *added])}".rstrip()

@@ -18,7 +18,7 @@ def pause_s(failures: int, first_s: float, longest_s: float) -> float:
 
 
 def seconds_from(variable: str, default_s: float) -> float:
-    """For how many seconds to go on trying, as an environment variable says.
+    """The seconds of an environment variable, for which to go on trying.
 
     Raises:
         InputError: It is no positive number.

@@ -11,7 +11,7 @@ import textwrap
 from components.shared.events.redaction import redact
 from components.shared.process_group import is_rank_zero, member
 
-# What a line of ours looks like, so that a runner can tell it from what kfp prints around it.
+# The form of our lines, by which a runner knows them among what kfp prints.
 LINE = re.compile(r"\d\d:\d\d:\d\d (?P<step>[a-z-]{4,9}) +(?:(?P<level>WARNING|ERROR) )?.*")
 
 _ROOT = "shutterline"
@@ -108,7 +108,7 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
-        if not isinstance(sys.exc_info()[1], OSError):  # which nobody could be told of but by this stream
+        if not isinstance(sys.exc_info()[1], OSError):  # which only this stream could report
             super().handleError(record)
 
 

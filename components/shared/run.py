@@ -1,6 +1,6 @@
 """Which run a step belongs to: its id, its attempt, and where the steps of a run keep their events.
 
-The environment comes first, because whoever starts containers can always set it; then what the platform can be asked
+The environment comes first, because it can be set wherever containers are started; then what the platform can be asked
 for; a step that was started by itself is a run of its own.
 """
 
@@ -187,7 +187,7 @@ def run_of_artifact(uri: str) -> str:
     """The platform's run id, from the location of an artifact; empty if it is not there.
 
     Passing the id to every step as an input would spoil caching, because inputs are part of a step's cache key; where
-    its artifacts lie is not. Kubeflow: ``ROOT/PIPELINE/RUN/TASK/UUID/ARTIFACT``, where RUN is a UUID. Vertex AI and
+    its artifacts are is not. Kubeflow: ``ROOT/PIPELINE/RUN/TASK/UUID/ARTIFACT``, where RUN is a UUID. Vertex AI and
     kfp's local runners: ``ROOT/…/RUN/TASK/ARTIFACT``.
     """
     parts = [part for part in uri.split("?")[0].split("/") if part]
@@ -267,6 +267,6 @@ def beside_artifacts(artifact: str, name: str) -> AnyPath:
 def run_of_placeholders(job_id: str, job_name: str) -> str:
     """The same id from what a platform puts for the placeholders of a pipeline's job.
 
-    Kubeflow's job id is the UUID that its artifacts lie under; elsewhere the name is.
+    Kubeflow's job id is the UUID that its artifacts are below; elsewhere the name is.
     """
     return as_run_id(job_id) if _UUID.fullmatch(job_id) else as_run_id(job_name)

@@ -20,7 +20,7 @@ TERMINATING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(BaseException):
-    """The process was told to end, by `signal`. No `Exception`, so that nothing takes it for an error to handle."""
+    """The process received `signal`, which asks it to end. No `Exception`, so that nothing handles it as an error."""
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Termination:
 
 @contextmanager
 def sigterm_kept() -> Iterator[Termination]:
-    """Within, SIGTERM and SIGHUP do what the yielded object says."""
+    """Within, SIGTERM and SIGHUP are handled by the yielded object."""
     termination = Termination()
     handlers: dict[signal.Signals, _Handler] = dict.fromkeys(TERMINATING, termination.handle)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

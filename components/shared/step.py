@@ -39,21 +39,12 @@ RECORDS_VARIABLE = "SHUTTERLINE_RECORDS"
 StepName = Literal["data-prep", "train", "evaluate", "exit"]
 
 
-class StepError(BaseModel):
-    """Why a step failed."""
-
-    model_config = ConfigDict(frozen=True)
-
-    type: str
-    message: str
-
-
 class StepRecord(BaseModel):
     """How one step ended; one JSON file per step.
 
     Attributes:
         seconds: Wall time of the step's work, without starting its process.
-        saved: Of a step that was told to end: how far it is saved, and where; empty: nothing is.
+        saved: Of a step that was ended by a signal: how far it is saved, and where; empty: nothing is.
         report: Metrics and artifact paths.
         delivery: What became of its status events.
     """
@@ -66,7 +57,7 @@ class StepRecord(BaseModel):
     exit_code: int = 0
     saved: str = ""
     report: dict[str, Any] = {}
-    error: StepError | None = None
+    error: Error | None = None
     delivery: dict[str, Any] | None = None
 
 
@@ -194,20 +185,20 @@ class _Frame:
 
     def _fail(self, error: BaseException, message: str, exit_code: int) -> NoReturn:
         reason = self._error(error, message)
-        data = Failed(self._seconds, Error(reason.type, reason.message), exit_code)
+        data = Failed(self._seconds, reason, exit_code)
         self._end_badly("failed", data, error, reason)
 
-    def _error(self, error: BaseException, message: str) -> StepError:
+    def _error(self, error: BaseException, message: str) -> Error:
         # A file's name may hold bytes that are no text, and a record is JSON.
         text = self._addresses.text(message).encode("utf-8", "backslashreplace").decode("utf-8")
-        return StepError(type=type(error).__name__, message=redact(text))
+        return Error(type=type(error).__name__, message=redact(text))
 
     def _end_badly(
         self,
         status: Literal["failed", "cancelled"],
         data: Failed | Cancelled,
         error: BaseException,
-        reason: StepError,
+        reason: Error,
         saved: str = "",
     ) -> NoReturn:
         code = data.exit_code
@@ -215,7 +206,7 @@ class _Frame:
             step=self._step, status=status, seconds=data.seconds, exit_code=code, error=reason, saved=saved
         )
         event: EventData = data
-        if self._step == "exit":  # whose own end says nothing of the pipeline's
+        if self._step == "exit":  # whose own end is not the pipeline's
             pipeline = (self._status.run.pipeline if self._status else None) or ""
             event = PipelineEnded(pipeline, "unknown", "", f"the exit step {status}: {reason.message}", [])
         raise StepFailed(self._end(record, event), code) from error
@@ -228,7 +219,7 @@ class _Frame:
             return
         message = f"the pipeline's end is not at {', '.join(missing)}, and is kept nowhere else"
         self._log.error("failed: %s", message)
-        error = StepError(type="StatusUnavailableError", message=message)
+        error = Error(type="StatusUnavailableError", message=message)
         record = record.model_copy(update={"status": "failed", "exit_code": EXIT_FAILURE, "error": error})
         _write_record(record)
         raise StepFailed(record, EXIT_FAILURE)

@@ -284,7 +284,12 @@ def _error(
             error = {"step": step, "type": kind, "message": failure, "exit_code": STOPS[failure]}
             return error | {"saved": _saved(records.get("train"), paths.out)}
         if record is not None and record.error is not None:
-            return {"step": step, **record.error.model_dump(), "exit_code": record.exit_code}
+            return {
+                "step": step,
+                "type": record.error.type,
+                "message": record.error.message,
+                "exit_code": record.exit_code,
+            }
         why = steps.failure(step)  # also of one that failed after it had recorded its success
         if record is None:
             why = why or failure or f"it left no record, so it was killed; see {paths.log}"

@@ -14,8 +14,9 @@ import pytest
 import yaml
 from kfp.local import docker_task_handler
 
+from components.shared.events.data import Error
 from components.shared.images import ImageStep, image_of
-from components.shared.step import StepError, StepName, StepRecord
+from components.shared.step import StepName, StepRecord
 from components.shared.version import __version__
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_PARAMS
@@ -498,7 +499,7 @@ def test_a_record_of_failure_outweighs_an_exit_code_of_success(
     def behave(created: dict[str, Any]) -> tuple[str, int]:
         if step_of(created) != "data-prep":
             return succeeding(created)
-        error = StepError(type="DataError", message="no images")
+        error = Error("DataError", "no images")
         leave_record(created, status="failed", error=error, exit_code=2)
         return "", 0
 
@@ -540,7 +541,7 @@ def test_with_a_kfp_that_runs_containers_in_another_way_the_records_decide(
     def behave(created: dict[str, Any]) -> tuple[str, int]:
         if step_of(created) != "data-prep":
             return succeeding(created)
-        error = StepError(type="DataError", message="no images")
+        error = Error("DataError", "no images")
         leave_record(created, status="failed", error=error, exit_code=2)
         return "12:00:00 data-prep ERROR failed: no images\n", 2
 

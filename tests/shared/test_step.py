@@ -30,7 +30,7 @@ from components.shared.events.data import Cancelled, Emit, Error, Failed, StepSt
 from components.shared.events.spool import events_in
 from components.shared.params.params import Params
 from components.shared.run import step_run
-from components.shared.step import RECORDS_VARIABLE, StepError, StepFailed, StepRecord, read_records, run_step
+from components.shared.step import RECORDS_VARIABLE, StepFailed, StepRecord, read_records, run_step
 from components.shared.version import __version__
 from tests.configs import schedule, small
 
@@ -141,7 +141,7 @@ def test_a_step_that_fails_is_logged_recorded_and_emitted_once(
         run_step("train", PARAMS, failing(error))
     record, kind = caught.value.record, type(error).__name__
     assert (caught.value.code, record.exit_code, record.status) == (code, code, "failed")
-    assert record.error == StepError(type=kind, message=message)
+    assert record.error == Error(kind, message)
     assert read_records(records) == {"train": record}
     _, last = events_in(events)
     assert last.data == Failed(last.data.seconds, Error(kind, message), code)

@@ -35,7 +35,7 @@ _NAME = re.compile(
 )
 LARGEST_SPOOL = 64 << 20  # bytes; a run's has some hundred thousand
 
-# Seconds: between looks at the spool; before a start, a checkpoint or an end is put, since GCS takes one change of an
+# Seconds: between polls of the spool; before a start, a checkpoint or an end is put, since GCS takes one change of an
 # object a second; and before progress is.
 POLL_S, SOON_S, PROGRESS_S = 0.5, 1.0, 10.0
 _TRIES = 5  # at an object that others change, too
@@ -198,7 +198,7 @@ class EventsBucket:
         return b""
 
     def _claim(self, store: Store, run: str, step: str, attempt: int) -> str:
-        # Whose claim it is must be told apart where an answer is lost, and a line without an end is no event.
+        # Unique, so that a claim whose answer was lost is known as our own; a line without an end is no event.
         content = uuid4().hex.encode()
         while True:
             name = f"{run}.{step}.{attempt}{SPOOL_SUFFIX}"
@@ -293,7 +293,7 @@ class EventsBucket:
     def _connected(self) -> Store:
         with self._connecting:
             if self._session is None:
-                # The store's own timeout ends first: its message says more.
+                # The store's own timeout ends first: its message has the reason.
                 transfer = Transfer("up", timeout=0.8 * self._timeout_s)
                 self._session = connect(self.location, transfer, self._credentials)
             return self._session
@@ -341,7 +341,7 @@ def _bytes_of(file: Path) -> bytes:
 
 
 def _newest(ours: bytes, stored: bytes) -> bytes:
-    """Two ledgers as one that is behind neither; a damaged one says nothing."""
+    """Two ledgers as one that is behind neither; a damaged one does not count."""
     mine, theirs = _targets_of(ours), _targets_of(stored)
     if not mine:
         return stored

@@ -1,4 +1,4 @@
-"""What each event tells: one frozen record per kind, and the JSON Schema they publish.
+"""The data of each kind of event, a frozen record, and the JSON Schema they publish.
 
 Every kind has a version of its own schema in :data:`SCHEMA_VERSION`. A field or a kind may be added within a version;
 renaming, removing or changing the meaning of one makes a new version. Readers pass over what they do not know.
@@ -17,15 +17,15 @@ SCHEMA_VERSION = 1
 # Longer texts are cut: an event must fit every broker's message limit many times over.
 TEXT_LIMIT = 4_000
 
-# "unknown" is a pipeline's alone: it is over, and nothing that could be read says how.
+# "unknown" is a pipeline's alone: it is over, and nothing that could be read shows how.
 State = Literal["started", "progress", "checkpoint", "succeeded", "failed", "cancelled", "unknown"]
-# How a step can have ended, for whoever looks at a whole run: the states above, and four words for silence.
+# How a step of a run can have ended: the states above, and four outcomes without an event of the end.
 Outcome = Literal["succeeded", "failed", "cancelled", "killed", "cached", "not started", "unknown"]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "unknown"})
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# null: the number was not finite, which JSON cannot say.
+# null: the number was not finite, which JSON does not have.
 Measured = Annotated[float, Field(allow_inf_nan=False)] | None
 
 
@@ -218,12 +218,12 @@ EventData = (
     StepStarted | Progress | Checkpoint | Succeeded | Failed | Cancelled | PipelineStarted | PipelineEnded
 )  # fmt: skip
 
-# How a step's work tells what happens; whoever gives one sees to it that calling it costs next to nothing.
+# How a step's work reports what happens; calling it costs next to nothing.
 Emit = Callable[[EventData], None]
 
 
 def ignore_events(data: EventData) -> None:
-    """An `Emit` for whoever calls a step's work without wanting to be told."""
+    """An `Emit` for callers of a step's work that want no events."""
 
 
 Subject = Literal["step", "pipeline"]
@@ -249,7 +249,7 @@ def event_type(subject: Subject, state: State) -> str:
 
 
 def data_schema_uri(subject: Subject, state: State, version: int = SCHEMA_VERSION) -> str:
-    """The CloudEvents dataschema of a kind; a name, not a place."""
+    """The CloudEvents dataschema of a kind; a name, not an address."""
     return f"urn:shutterline:schema:{subject}.{state}:{version}"
 
 

@@ -2,7 +2,7 @@
 
 A broker is sent a window of events and waited for before the next one, so that the order is kept whatever fails. An
 event that it refuses for its size is set aside in the spool's ledger, and those behind it are delivered. Neither
-another broker's trouble nor the disk's delays a delivery, and none of it delays whoever emits.
+another broker's trouble nor the disk's delays a delivery, and none of it delays `emit`.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class Delivery(threading.Thread):
         return lambda: min(attempt(), self._control.remaining_s)
 
     def _note(self, trouble: DeliveryError | None) -> None:
-        """Log a change of the broker's state, once; the first answer is logged by whoever waits for it."""
+        """Log a change of the broker's state, once; the first answer is logged by `Status.check`."""
         before, self.trouble = self.trouble, trouble
         if self.answered.is_set():
             if trouble is not None and before is None:

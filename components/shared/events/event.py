@@ -32,7 +32,7 @@ from components.shared.events.data import (
 from components.shared.events.redaction import Redactor
 
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
-PIPELINE = "pipeline"  # what a pipeline's own events have in the place of a step's name
+PIPELINE = "pipeline"  # what a pipeline's own events have instead of a step's name
 
 # Far above what an event of ours takes; a foreign message beyond it is not even parsed.
 SIZE_LIMIT = 1_000_000
@@ -43,7 +43,7 @@ _TYPE = re.compile(r"shutterline\.(?P<subject>[a-z]+)\.(?P<state>[a-z]+)")
 
 
 class EventError(ValueError):
-    """A message is not one of our events; the text says why."""
+    """A message is not one of our events; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def read_history(
     level: int = logging.WARNING,
     bucket: EventsBucket | None = None,
 ) -> History:
-    """Read a run's earlier events: the folder and, unless it says how each step ended, Kafka, each in bounded time.
+    """Read a run's earlier events: the folder and, unless that shows how each step ended, Kafka, each in bounded time.
 
     Pub/Sub is not asked: a subscription gives each message to one reader, and this one would take it from another.
 

@@ -3,8 +3,8 @@
 An exception's message may quote a password, a token or a URL with one in it. What is known to be secret here, by the
 name of its environment variable or because it was read from a mounted secret, is replaced wherever it appears; what
 only looks like a secret is replaced by its shape. A secret that is short or a plain word, as "status", is replaced only
-where it is the whole password of a URL, the whole value of a header, of an option or of a setting: elsewhere that word
-is a word, or a directory in the path of a command that the user is told to run.
+where it is the whole password of a URL, or the whole value of a header, option or setting: elsewhere it may be an
+ordinary word, or a directory in the path of a command that a message asks the user to run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _without_value(setting: re.Match[str]) -> str:
     return setting[0] if _NOT_SECRET_NAME.search(name) else f"{name}{sign}{quote}{REDACTED}"
 
 
-# Looked through once: the word may be of many thousand characters, and hold such a name many times.
+# Searched once: the name may be of many thousand characters, and hold such a name many times.
 _NAME = r"(?i)\b(?=\w*(?:password|passwd|secret|token|api_?key|private_key))(\w++)"
 _VALUE = r"(\\?['\"]?)(?!\[redacted\])([^\s'\",;&)}\]]{4,})"
 _SETTING = (re.compile(rf"{_NAME}(\\?['\"]?\s*[=:]\s*){_VALUE}"), _without_value)
@@ -62,7 +62,7 @@ _WEAK_PLACES = (
 # A full stop may end a sentence, or a file's name go on.
 _WEAK_END = r"(?![\w/-]|\.\w)"
 
-# One pass that most texts end with: nothing in them looks like the beginning of a shape.
+# One pass that most texts end with: nothing in them begins like a shape.
 _MAY_HOLD_A_SHAPE = re.compile(r"(?i)-----BEGIN|://|bearer|basic|passw|secret|token|key")
 
 _NOTHING = re.compile(r"(?!)")
@@ -93,7 +93,7 @@ def _is_weak(secret: str) -> bool:
 
 
 def names_a_secret(name: str, value: str = "") -> bool:
-    """Whether a variable's name says that its value is secret; not of those that say where the secret is kept.
+    """Whether a variable's value is secret by its name; not of those that name where the secret is kept.
 
     Args:
         name: The variable's name, such as KAFKA_SASL_PASSWORD.

@@ -127,7 +127,7 @@ class Spool:
 
         Args:
             path: The spool's file.
-            unlocked: Whether to open it even where the file system has no locks to tell whether somebody has it.
+            unlocked: Whether to open it even where the file system has no locks to show whether a process has it.
 
         Raises:
             ArtifactError: The file is no spool.
@@ -293,7 +293,7 @@ class Spool:
                 del target["set_aside"], target["why"]
 
     def _number_at(self, offset: int) -> int:
-        """The number of the event that an offset lies in."""
+        """The number of the event at an offset."""
         return bisect_right(self._starts, offset) - 1
 
     def _write_ledger(self) -> None:

@@ -147,7 +147,7 @@ class StatusStream:
             self._drop()
             return
         self._queue.append((data, state, time.time_ns()))
-        # Waking a thread is a system call of some 10 µs; progress can wait until the thread looks by itself.
+        # Waking a thread is a system call of some 10 µs; progress can wait until the thread polls.
         if state != "progress":
             self._wake.put(None)
 

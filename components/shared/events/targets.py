@@ -52,7 +52,7 @@ class StatusTargets:
         kafka_servers: Brokers as ``host:port``.
         kafka_topic: Topic published to and subscribed from.
         pub_sub_topic: Full topic name, ``projects/…/topics/…``.
-        pub_sub_subscription: Full subscription name, for whoever watches.
+        pub_sub_subscription: Full subscription name, for `shutterline watch`.
         credentials_file: Service-account file; None means application default credentials.
         timeout_s: Seconds for one Pub/Sub operation and for the final flush.
     """

@@ -1,4 +1,4 @@
-"""The face of a broker: it takes encoded events in order, or says why not."""
+"""The face of a broker: it takes encoded events in order, or raises why not."""
 
 from __future__ import annotations
 
