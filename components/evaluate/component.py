@@ -65,14 +65,15 @@ def evaluate(
         lambda: step_run(Path(evaluation.path), in_pipeline=True, artifact=evaluation.uri),
         addresses_of(*((artifact.path, artifact.uri) for artifact in (model, dataset, evaluation))),
     )
-    figures = scalars(result.metrics.as_dict())
+    findings = result.findings
+    figures = scalars(findings.metrics.as_dict())
     for name, value in figures.items():
         metrics.log_metric(name, value)
     # In the store too, not in the platform's metadata alone; kfp's local cache takes an output without a file for lost.
     write_json(Path(metrics.path), figures)
-    matrix = result.confusion.tolist() if len(result.classes) <= 100 else None
-    write_json(Path(confusion.path), {"classes": len(result.classes), "confusion": matrix})
+    matrix = findings.confusion().tolist() if len(findings.classes) <= 100 else None
+    write_json(Path(confusion.path), {"classes": len(findings.classes), "confusion": matrix})
     if matrix is not None:  # it travels as metadata, and no UI draws a larger one
-        confusion.log_confusion_matrix(result.classes, matrix)
+        confusion.log_confusion_matrix(findings.classes, matrix)
     evaluation.metadata.update(metadata_of(record))
     shutil.copyfile(result.report_file, report.path)

@@ -17,12 +17,11 @@ from components.classifier.device import choose_device, describe_device, make_re
 from components.classifier.images import ImageStore, Normaliser, store_images
 from components.classifier.inference import Predictions, log_batches, predict
 from components.classifier.load import load_network
-from components.classifier.metrics import Integers, Metrics, confusion_matrix, per_class
+from components.classifier.metrics import Metrics, per_class
 from components.classifier.network import Network
-from components.evaluate.confident_errors import Mistake, surest_mistakes
 from components.evaluate.findings import Findings
 from components.evaluate.fit import check_fit
-from components.evaluate.report import render_report
+from components.evaluate.report import ConfidentError, most_confident_errors, render_report
 from components.shared.artifacts.artifact import ArtifactWriter, FileRecord, sha256_of
 from components.shared.artifacts.dataset import DATASET, Dataset, evaluation_splits, open_dataset
 from components.shared.artifacts.evaluation import (
@@ -53,30 +52,12 @@ _FORMULA = re.compile("(?:^|(?<=;))(?=[\" ]*[=+\\-@'\uff1d\uff0b\uff0d\uff20])")
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """What an evaluation found.
+    """What an evaluation found, and its directory, report and manifest."""
 
-    Attributes:
-        metrics: The figures of the model's weights.
-        last_metrics: The figures of the weights after the last epoch; None where they are not finite.
-        classes: Class names.
-        predictions: What the model says of every image.
-        report_file: The HTML report.
-        evaluation: The evaluation directory.
-        manifest: Its manifest.
-    """
-
-    metrics: Metrics
-    last_metrics: Metrics | None
-    classes: list[str]
-    predictions: Predictions = field(repr=False)
-    report_file: Path
+    findings: Findings = field(repr=False)
     evaluation: Path
+    report_file: Path
     manifest: EvaluationManifest = field(repr=False)
-
-    @property
-    def confusion(self) -> Integers:
-        """Counts of shape (classes, classes), counted when asked for: row the true class, column the predicted one."""
-        return confusion_matrix(self.predictions.labels, self.predictions.predicted, len(self.classes))
 
     def report(self) -> dict[str, Any]:
         """The result as JSON data."""
@@ -89,8 +70,8 @@ class EvaluateResult:
             "selected_epoch": self.manifest.selected_epoch,
             "selected_on": self.manifest.selected_on,
             "optimistic": self.manifest.optimistic,
-            "metrics": self.metrics.as_dict(),
-            "last_metrics": self.last_metrics.as_dict() if self.last_metrics else None,
+            "metrics": self.findings.metrics.as_dict(),
+            "last_metrics": last.as_dict() if (last := self.findings.last_metrics) else None,
             "device": self.manifest.device,
             "images_per_second": self.manifest.images_per_second,
         }
@@ -99,7 +80,7 @@ class EvaluateResult:
         """The result as the step's last status event."""
         return Succeeded(
             seconds=seconds,
-            metrics=dict(self.metrics.as_dict()),
+            metrics=dict(self.findings.metrics.as_dict()),
             artifacts={"evaluation": str(self.evaluation), "report": str(self.report_file)},
         )
 
@@ -131,31 +112,22 @@ def evaluate(
         for file in (source.manifest.weights.file, source.manifest.last_weights.file)
     }
     with ArtifactWriter(evaluation, EVALUATION) as writer:
-        findings, mistakes = _findings(source, data, networks, params, device, emit)
+        findings, errors = _findings(source, data, networks, params, device, emit)
         if params.eval_metric_compute_freq == "batch":
             log_batches(_log, findings.predictions, params.eval_batch_size)
         _log_findings(findings)
         predictions_file = writer.new_file("predictions.csv")
         _write_predictions(predictions_file, findings)
         report_file = writer.new_file("report.html")
-        page = render_report(findings, mistakes, source.manifest, data.manifest)
-        write_page(report_file, page)
+        write_page(report_file, render_report(findings, errors, source.manifest, data.manifest))
         manifest = _manifest(findings, source, data, writer.record(predictions_file), writer.record(report_file))
         writer.commit(manifest)
-    return EvaluateResult(
-        metrics=findings.metrics,
-        last_metrics=findings.last_metrics,
-        classes=findings.classes,
-        predictions=findings.predictions,
-        report_file=report_file,
-        evaluation=evaluation,
-        manifest=manifest,
-    )
+    return EvaluateResult(findings, evaluation, report_file, manifest)
 
 
 def _findings(
     model: Model, data: Dataset, networks: dict[str, Network], params: Params, device: torch.device, emit: Emit
-) -> tuple[Findings, list[Mistake]]:
+) -> tuple[Findings, list[ConfidentError]]:
     """Put the test split through both networks."""
     manifest, split = model.manifest, data.splits["test"]
     images = store_images(split, device).store
@@ -203,24 +175,17 @@ def _findings(
         manual_seed=params.manual_seed,
         seconds=seconds,
     )
-    return findings, _mistakes(findings.predictions, images, device)
+    return findings, _confident_errors(findings.predictions, images, device)
 
 
-def _mistakes(predictions: Predictions, images: ImageStore, device: torch.device) -> list[Mistake]:
-    indices = surest_mistakes(predictions)
+def _confident_errors(predictions: Predictions, images: ImageStore, device: torch.device) -> list[ConfidentError]:
+    indices = most_confident_errors(predictions)
     if not len(indices):
         return []
+    columns = (predictions.labels, predictions.predicted, predictions.confidences)
     pictures = images.take(torch.tensor(indices, device=device)).cpu().numpy()
-    return [
-        Mistake(
-            index=int(index),
-            image=picture,
-            label=int(predictions.labels[index]),
-            predicted=int(predictions.predicted[index]),
-            confidence=float(predictions.confidences[index]),
-        )
-        for index, picture in zip(indices, pictures, strict=True)
-    ]
+    rows = zip(indices.tolist(), pictures, *(column[indices].tolist() for column in columns), strict=True)
+    return [ConfidentError(*row) for row in rows]
 
 
 def _log_findings(findings: Findings) -> None:
@@ -236,7 +201,6 @@ def _in_a_line(metrics: Metrics) -> str:
 
 
 def _write_predictions(file: Path, findings: Findings) -> None:
-    """A line for each image in stored order; numbers as Python writes them, which loses no digit."""
     predictions, names = findings.predictions, [_as_cell(name) for name in findings.classes]
     columns = (predictions.labels, predictions.predicted, predictions.confidences, predictions.losses)
     with naming(file), file.open("w", encoding="utf-8", newline="") as stream:
@@ -258,14 +222,9 @@ def _as_cell(name: str) -> str:
 def _manifest(
     findings: Findings, model: Model, data: Dataset, predictions: FileRecord, report: FileRecord
 ) -> EvaluationManifest:
-    figures = findings.per_class
+    of = findings.per_class
     rows = zip(
-        findings.classes,
-        figures.precision.tolist(),
-        figures.recall.tolist(),
-        figures.f1.tolist(),
-        figures.support.tolist(),
-        strict=True,
+        findings.classes, *(column.tolist() for column in (of.precision, of.recall, of.f1, of.support)), strict=True
     )
     last = findings.last_metrics
     return EvaluationManifest(

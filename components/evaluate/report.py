@@ -1,142 +1,173 @@
-"""The HTML report: one file that shows an evaluation to people, without scripts and without requests.
-
-Everything that comes from data (class names, paths, params) is escaped by :mod:`components.shared.html.markup`, and the
-page's content security policy forbids whatever could still try to run or to load.
-"""
+"""What the HTML report shows: tables, the most confident errors, and where everything comes from."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 
-from components.evaluate.confident_errors import Mistake, png_data_uri
+import numpy as np
+from PIL import Image
+
+from components.classifier.inference import Predictions
+from components.classifier.metrics import Integers
 from components.evaluate.findings import Findings
-from components.evaluate.tables import (
-    MAX_MATRIX_CLASSES,
-    class_table,
-    confusion_table,
-    pairs_table,
-    weights_table,
-)
-from components.shared.artifacts.dataset import DatasetManifest
+from components.shared.artifacts.dataset import DatasetManifest, Images
 from components.shared.artifacts.model import ModelManifest
-from components.shared.html.markup import definitions, details, escaped, fixed, paragraph, percent, section
-from components.shared.html.page import html_document
-from components.shared.html.training import epochs_table, training_charts
+from components.shared.html.page import Cell, fixed, percent, render
+from components.shared.html.training import training_view
+
+MAX_ERRORS = 24
+MAX_PAIRS = 20
+# A wider matrix cannot be read; the most confused pairs say it better.
+MAX_MATRIX_CLASSES = 60
+# A page of more rows takes a browser seconds to open.
+MAX_CLASS_ROWS = 2000
+# Pixels of a thumbnail's longer side: 24 colour thumbnails of noise, the worst case, are 1.5 MB of report.
+_MAX_SIDE = 128
+
+
+@dataclass(frozen=True)
+class ConfidentError:
+    """One image that was taken for another class.
+
+    Attributes:
+        index: Its position in the split.
+        image: uint8, shape (height, width, channels).
+        label: Its class.
+        predicted: The class it was taken for.
+        confidence: Probability given to that class.
+    """
+
+    index: int
+    image: Images
+    label: int
+    predicted: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """A class, the one it was taken for, for how many images, and what part of the true class's images they are."""
+
+    label: int
+    predicted: int
+    count: int
+    share: float
+
+
+def most_confident_errors(predictions: Predictions, limit: int = MAX_ERRORS) -> Integers:
+    """Indices of the wrongly predicted images with the most confidence, highest first; equals in stored order."""
+    wrong = np.flatnonzero(predictions.labels != predictions.predicted)
+    order = np.argsort(-predictions.confidences[wrong], kind="stable")
+    return wrong[order[:limit]].astype(np.int64)
+
+
+def most_confused(predictions: Predictions, limit: int = MAX_PAIRS) -> list[ConfusedPair]:
+    """The pairs of classes confused most often, by count; equals in class order."""
+    wrong = predictions.labels != predictions.predicted
+    flat = predictions.labels[wrong] * predictions.n_classes + predictions.predicted[wrong]
+    codes, counts = np.unique(flat, return_counts=True)
+    support = np.bincount(predictions.labels, minlength=predictions.n_classes)
+    pairs = []
+    for index in np.argsort(-counts, kind="stable")[:limit]:
+        label, predicted = divmod(int(codes[index]), predictions.n_classes)
+        pairs.append(ConfusedPair(label, predicted, int(counts[index]), int(counts[index]) / int(support[label])))
+    return pairs
+
+
+def png_data_uri(image: Images) -> str:
+    """An image, uint8 of shape (height, width, 1 or 3), as a PNG inside an address; larger ones are made smaller."""
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    picture.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def render_report(
-    findings: Findings, mistakes: Sequence[Mistake], model: ModelManifest, dataset: DatasetManifest
+    findings: Findings, errors: list[ConfidentError], model: ModelManifest, dataset: DatasetManifest
 ) -> str:
     """The report as one HTML document; the same for the same arguments.
 
     Args:
         findings: What the evaluation found.
-        mistakes: The images to show, surest first.
+        errors: The images to show, most confident first.
         model: Manifest of the evaluated model.
         dataset: Manifest of the dataset it was evaluated on.
     """
-    body = "\n".join(
-        [
-            _headline(findings),
-            section("How far to trust these figures", "trust", _note(findings), weights_table(findings)),
-            section("Classes", "classes", class_table(findings)),
-            _confusion(findings),
-            _mistakes(findings, mistakes),
-            _training(model),
-            _provenance(findings, model, dataset),
+    metrics, names, of = findings.metrics, findings.classes, findings.per_class
+    weights = []
+    for name, epoch, found in (
+        ("selected", findings.selected_epoch, metrics),
+        ("last", findings.last_epoch, findings.last_metrics),
+    ):
+        shares = [found.accuracy, found.precision, found.recall, found.f1] if found else []
+        loss = fixed(found.loss if found else None)
+        weights.append((f"{name} (epoch {epoch})", loss, *(map(percent, shares) if shares else "––––")))
+    return render(
+        "evaluate/report.html",
+        findings=findings,
+        headline=[
+            ("accuracy", percent(metrics.accuracy)),
+            ("macro precision", percent(metrics.precision)),
+            ("macro recall", percent(metrics.recall)),
+            ("macro F1", percent(metrics.f1)),
+            ("loss (nats)", fixed(metrics.loss)),
+            ("images", f"{findings.images:,}"),
+        ],
+        weights=weights,
+        classes=[
+            (
+                name,
+                *(Cell(fixed(share), "bar", share) for share in (of.precision[i], of.recall[i], of.f1[i])),
+                f"{of.support[i]:,}",
+            )
+            for i, name in enumerate(names[:MAX_CLASS_ROWS])
+        ],
+        matrix=_matrix(findings) if len(names) <= MAX_MATRIX_CLASSES else None,
+        pairs=[
+            (names[pair.label], Cell(names[pair.predicted], "name"), f"{pair.count:,}", percent(pair.share, 1))
+            for pair in most_confused(findings.predictions)
+        ],
+        errors=errors,
+        png=png_data_uri,
+        training=training_view(model.history, model.selection),
+        facts=_provenance(findings, model, dataset),
+        params=json.dumps(model.provenance.params, indent=2, ensure_ascii=False),
+    )
+
+
+def _matrix(findings: Findings) -> list[list[str]]:
+    """Cells are coloured by their share of the row, wrong ones in another colour."""
+    rows = []
+    for i, counts in enumerate(findings.confusion().tolist()):
+        of_class = max(1, sum(counts))
+        # By the root, so that one image in a hundred is seen at all.
+        cells = [
+            Cell(f"{count:,}", "right" if i == j else "wrong", math.sqrt(count / of_class))
+            if count
+            else Cell("0", "none")
+            for j, count in enumerate(counts)
         ]
-    )
-    return html_document(f"Evaluation: accuracy {percent(findings.metrics.accuracy)}", body)
+        rows.append([findings.classes[i], *cells])
+    return rows
 
 
-def _headline(findings: Findings) -> str:
-    metrics = findings.metrics
-    wrong = "no image" if not findings.wrong else f"{findings.wrong:,} of {findings.images:,}"
-    figures = [
-        ("accuracy", percent(metrics.accuracy)),
-        ("macro precision", percent(metrics.precision)),
-        ("macro recall", percent(metrics.recall)),
-        ("macro F1", percent(metrics.f1)),
-        ("loss (nats)", fixed(metrics.loss)),
-        ("images", f"{findings.images:,}"),
-    ]
-    return (
-        "<header>\n<h1>Evaluation</h1>\n"
-        + paragraph(
-            f"{len(findings.classes):,} classes, {findings.images:,} images of the {findings.split} split; "
-            f"{wrong} taken for another class.",
-            "summary",
-        )
-        + "\n</header>\n"
-        + definitions(figures, "headline")
-    )
-
-
-def _note(findings: Findings) -> str:
-    return paragraph(findings.selection_note(), "note caution" if findings.optimistic else "note")
-
-
-def _confusion(findings: Findings) -> str:
-    if len(findings.classes) <= MAX_MATRIX_CLASSES:
-        matrix = confusion_table(findings)
-    else:
-        matrix = paragraph(f"A matrix of {len(findings.classes):,} classes cannot be read; the pairs say it better.")
-    return section("Confusion", "confusion", matrix, pairs_table(findings))
-
-
-def _mistakes(findings: Findings, mistakes: Sequence[Mistake]) -> str:
-    if not mistakes:
-        return section("Surest mistakes", "mistakes", paragraph("There is no mistake to show."))
-    names = findings.classes
-    items = []
-    for mistake in mistakes:
-        true, predicted = names[mistake.label], names[mistake.predicted]
-        words = f"image {mistake.index}: {true}, taken for {predicted}"
-        items.append(
-            f'<li><figure><img alt="{escaped(words)}" src="{png_data_uri(mistake.image)}">\n'
-            f'<figcaption><span class="true">{escaped(true)}</span> '
-            f'<span class="predicted">{escaped(predicted)}</span> '
-            f'<span class="sure">{percent(mistake.confidence, 1)} sure</span> '
-            f'<span class="sure">image {mistake.index}</span></figcaption></figure></li>'
-        )
-    shown = f"The {len(mistakes)} of {findings.wrong:,} wrong predictions that the model was surest of."
-    return section(
-        "Surest mistakes",
-        "mistakes",
-        paragraph(f"{shown} Each with its true class, the class it was taken for, and its place in the split."),
-        '<ol class="mistakes">\n' + "\n".join(items) + "\n</ol>",
-    )
-
-
-def _training(model: ModelManifest) -> str:
-    history, selection = model.history, model.selection
-    if not history:
-        return section("Training", "training", paragraph("The model says nothing of its training."))
-
-    return section(
-        "Training",
-        "training",
-        paragraph(f"The upright line marks epoch {selection.epoch}, whose weights were selected."),
-        training_charts(history, selection),
-        details("Every epoch as numbers", epochs_table(history, selection)),
-    )
-
-
-def _provenance(findings: Findings, model: ModelManifest, dataset: DatasetManifest) -> str:
+def _provenance(findings: Findings, model: ModelManifest, dataset: DatasetManifest) -> list[tuple[str, str]]:
     origin = model.provenance
     counts = ", ".join(f"{name} {record.count:,}" for name, record in dataset.splits.items())
     height, width, channels = dataset.image.as_tuple()
-    facts = [
+    training = f"{findings.last_epoch} epochs in {origin.seconds:,.1f} s, {origin.images_per_second:,.0f} images/s"
+    return [
         ("evaluated on", findings.device),
         ("evaluation", f"{findings.seconds:.2f} s, {findings.images_per_second:,.0f} images/s"),
         ("evaluated with", _versions(findings.versions)),
         ("seed of the evaluation", str(findings.manual_seed)),
         ("trained on", origin.device),
-        (
-            "training",
-            f"{findings.last_epoch} epochs in {origin.seconds:,.1f} s, {origin.images_per_second:,.0f} images/s",
-        ),
+        ("training", training),
         ("trained with", _versions(origin.versions)),
         ("seed of the training", str(origin.params.get("manual_seed", "–"))),
         ("parameters of the network", f"{model.parameters:,}"),
@@ -146,13 +177,6 @@ def _provenance(findings: Findings, model: ModelManifest, dataset: DatasetManife
         ("model trained with this dataset", "yes" if findings.same_dataset else "no, with another"),
         ("SHA-256 of the params", origin.params_sha256),
     ]
-    params = json.dumps(origin.params, indent=2, ensure_ascii=False)
-    return section(
-        "Provenance",
-        "provenance",
-        definitions(facts, "facts"),
-        details("Params of the training run", f"<pre>{escaped(params)}</pre>"),
-    )
 
 
 def _versions(versions: dict[str, str]) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from components.classifier.device import is_out_of_memory
 from components.classifier.images import ResidentImages
 from components.shared.artifacts.model import TIME_SHARES, Speed
-from components.shared.html.markup import rate
+from components.shared.html.page import rate
 from components.shared.seeds import derived_seed
 from components.train.timing import Timing
 from components.train.trainer import Trainer

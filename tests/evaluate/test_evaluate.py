@@ -26,8 +26,8 @@ from sklearn.metrics import (
 
 from components.classifier.inference import Predictions, predict
 from components.evaluate import evaluate as module
-from components.evaluate.confident_errors import surest_mistakes
 from components.evaluate.evaluate import EvaluateResult, evaluate
+from components.evaluate.report import most_confident_errors
 from components.shared.artifacts.artifact import WRITING_MARKER, sha256_of
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.artifacts.evaluation import EVALUATION, open_evaluation
@@ -74,14 +74,14 @@ def test_figures_are_scikit_learns_of_logits_computed_elsewhere(place: AnyPath) 
     probabilities = softmax(logits_of(place.model / "model.safetensors", test.images()))
     labels, predicted = test.labels, probabilities.argmax(axis=1)
 
-    metrics = result.metrics
+    metrics = result.findings.metrics
     assert metrics.accuracy == accuracy_score(labels, predicted)
     assert metrics.precision == precision_score(labels, predicted, average="macro", zero_division=0)
     assert metrics.recall == recall_score(labels, predicted, average="macro", zero_division=0)
     assert metrics.f1 == f1_score(labels, predicted, average="macro", zero_division=0)
     assert metrics.loss == pytest.approx(log_loss(labels, probabilities), rel=1e-5)  # float32 layers
-    assert result.confusion.dtype == np.int64
-    assert result.confusion.tolist() == confusion_matrix(labels, predicted).tolist()
+    assert result.findings.confusion().dtype == np.int64
+    assert result.findings.confusion().tolist() == confusion_matrix(labels, predicted).tolist()
 
     manifest = open_evaluation(place.evaluation).manifest
     figures = precision_recall_fscore_support(labels, predicted, labels=range(3), zero_division=0)
@@ -95,11 +95,11 @@ def test_last_weights_are_evaluated_beside_the_selected_ones(place: AnyPath) -> 
     test = open_dataset(place.dataset).splits["test"]
     probabilities = softmax(logits_of(place.model / "last.safetensors", test.images()))
 
-    last = result.last_metrics
+    last = result.findings.last_metrics
     assert last is not None
     assert last.accuracy == accuracy_score(test.labels, probabilities.argmax(axis=1))
     assert last.loss == pytest.approx(log_loss(test.labels, probabilities), rel=1e-5)
-    assert last.loss != result.metrics.loss
+    assert last.loss != result.findings.metrics.loss
     recorded = open_evaluation(place.evaluation).manifest.last_weights
     assert recorded.epoch == 3
     assert recorded.metrics is not None
@@ -111,8 +111,8 @@ def test_manifest_says_what_was_evaluated(place: AnyPath) -> None:
     manifest = open_evaluation(place.evaluation).manifest
 
     assert manifest == result.manifest
-    assert manifest.metrics.model_dump() == result.metrics.as_dict()
-    assert manifest.confusion == result.confusion.tolist()
+    assert manifest.metrics.model_dump() == result.findings.metrics.as_dict()
+    assert manifest.confusion == result.findings.confusion().tolist()
     assert (manifest.split, manifest.images, manifest.manual_seed) == ("test", 50, 7)
     assert (manifest.selected_epoch, manifest.selected_on, manifest.optimistic) == (2, "test", True)
     assert manifest.model_sha256 == sha256_of(place.model / "model.json")
@@ -137,10 +137,10 @@ def test_predictions_name_every_image(place: AnyPath) -> None:
     assert [int(row["index"]) for row in rows] == list(range(50))
     assert [row["label"] for row in rows] == [CLASSES[label] for label in test.labels]
     predicted = [CLASSES.index(row["predicted"]) for row in rows]
-    assert predicted == result.predictions.predicted.tolist()
+    assert predicted == result.findings.predictions.predicted.tolist()
     # The text loses no digit, so the figures follow from the file.
-    assert float(np.mean([float(row["loss"]) for row in rows])) == result.metrics.loss
-    assert [float(row["confidence"]) for row in rows] == result.predictions.confidences.tolist()
+    assert float(np.mean([float(row["loss"]) for row in rows])) == result.findings.metrics.loss
+    assert [float(row["confidence"]) for row in rows] == result.findings.predictions.confidences.tolist()
 
 
 FORMULAS = {
@@ -163,8 +163,8 @@ def test_no_class_is_a_formula_in_a_spreadsheet(tmp_path: Path, name: str) -> No
     rows = rows_of(place.evaluation)
     shown = [FORMULAS[name], "1-1", "a=b"]
     assert {row["label"] for row in rows} == set(shown)
-    assert [shown.index(row["predicted"]) for row in rows] == result.predictions.predicted.tolist()
-    assert [float(row["loss"]) for row in rows] == result.predictions.losses.tolist()
+    assert [shown.index(row["predicted"]) for row in rows] == result.findings.predictions.predicted.tolist()
+    assert [float(row["loss"]) for row in rows] == result.findings.predictions.losses.tolist()
     assert open_evaluation(place.evaluation).manifest.classes == classes
 
 
@@ -173,7 +173,7 @@ def test_report_is_json_data(place: AnyPath) -> None:
     report = result.report()
 
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report["metrics"] == result.metrics.as_dict()
+    assert report["metrics"] == result.findings.metrics.as_dict()
     assert report["evaluation"] == str(place.evaluation)
     assert Path(report["report_file"]) == result.report_file == place.evaluation / "report.html"
     assert Path(report["predictions_file"]).is_file()
@@ -187,7 +187,7 @@ def test_eval_batch_size_changes_no_bit(place: AnyPath, tmp_path: Path) -> None:
 
     first, *others = results
     for other in others:
-        assert other.metrics == first.metrics
+        assert other.findings.metrics == first.findings.metrics
         assert without_times(other.manifest) == without_times(first.manifest)
 
 
@@ -218,7 +218,7 @@ def test_colour_images(tmp_path: Path) -> None:
     result = evaluate(
         model=tmp_path / "model", dataset=tmp_path / "dataset", evaluation=tmp_path / "evaluation", params=params
     )
-    assert result.confusion.sum() == 50
+    assert result.findings.confusion().sum() == 50
 
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -238,7 +238,7 @@ def test_batches_are_logged_one_line_each(place: AnyPath, log: pytest.LogCapture
     result = evaluate(**place.arguments(params=params))
 
     lines = [line for line in lines_of(log) if line.startswith("batch ")]
-    batches = list(result.predictions.batch_metrics(20))
+    batches = list(result.findings.predictions.batch_metrics(20))
     assert len(lines) == len(batches) == 3
     for line, metrics in zip(lines, batches, strict=True):
         assert f"loss {metrics.loss:.4f}" in line
@@ -301,7 +301,7 @@ def test_last_weights_that_are_the_selected_ones_are_not_run_again(
     result = evaluate(**place.arguments())
 
     assert len(runs) == 1
-    assert result.last_metrics == result.metrics
+    assert result.findings.last_metrics == result.findings.metrics
 
 
 def test_last_weights_may_have_diverged(place: AnyPath, log: pytest.LogCaptureFixture) -> None:
@@ -310,7 +310,7 @@ def test_last_weights_may_have_diverged(place: AnyPath, log: pytest.LogCaptureFi
     write_model(place.model, place.params, last=diverged)
     result = evaluate(**place.arguments())
 
-    assert result.last_metrics is None
+    assert result.findings.last_metrics is None
     assert open_evaluation(place.evaluation).manifest.last_weights.metrics is None
     assert result.report()["last_metrics"] is None
     assert "last weights, of epoch 3: values that are not finite" in lines_of(log)
@@ -396,12 +396,12 @@ def test_a_matrix_of_very_many_classes_is_left_to_predictions(place: AnyPath, mo
     monkeypatch.setattr(module, "_MAX_CONFUSION_CLASSES", 2)
     result = evaluate(**place.arguments())
     assert open_evaluation(place.evaluation).manifest.confusion is None
-    assert result.confusion.shape == (3, 3)
+    assert result.findings.confusion().shape == (3, 3)
 
 
 def test_surest_mistakes_come_first(place: AnyPath) -> None:
-    predictions = evaluate(**place.arguments()).predictions
-    indices = surest_mistakes(predictions, limit=5)
+    predictions = evaluate(**place.arguments()).findings.predictions
+    indices = most_confident_errors(predictions, limit=5)
     wrong = [index for index in range(50) if predictions.labels[index] != predictions.predicted[index]]
     expected = sorted(wrong, key=lambda index: (-predictions.confidences[index], index))[:5]
     assert indices.tolist() == expected

@@ -16,12 +16,9 @@ from PIL import Image
 
 from components.classifier.inference import Predictions
 from components.classifier.metrics import per_class
-from components.evaluate import tables
-from components.evaluate.confident_errors import MAX_MISTAKES, Mistake, png_data_uri
 from components.evaluate.evaluate import evaluate
 from components.evaluate.findings import Findings
-from components.evaluate.report import render_report
-from components.evaluate.tables import MAX_PAIRS, most_confused
+from components.evaluate.report import MAX_ERRORS, MAX_PAIRS, ConfidentError, most_confused, png_data_uri, render_report
 from components.shared.artifacts.artifact import read_manifest
 from components.shared.artifacts.dataset import DATASET, UnreadableImage
 from components.shared.artifacts.model import MODEL, EpochRecord
@@ -72,7 +69,7 @@ def test_report_is_sound_and_harmless(place: AnyPath) -> None:
     assert [meta["content"] for meta in page.every("meta") if meta.get("name") == "viewport"]
     assert "prefers-color-scheme: dark" in page.source
     text = page.text()
-    metrics = result.metrics
+    metrics = result.findings.metrics
     for share in (metrics.accuracy, metrics.precision, metrics.recall, metrics.f1):
         assert f"{100 * share:.2f} %" in text
     assert f"{metrics.loss:.4f}" in text
@@ -145,7 +142,7 @@ def test_most_confused_pairs_by_count_then_class() -> None:
 def test_without_mistakes_it_says_so(manifests: dict[str, Any]) -> None:
     page = Page(render_report(findings_of([0, 1, 2], [0, 1, 2], CLASSES), [], **manifests))
     assert "100.00 %" in page.text()
-    assert "There is no mistake to show." in page.text()
+    assert "There is no error to show." in page.text()
     assert "No image was taken for another class." in page.text()
     assert page.every("img") == []
 
@@ -160,7 +157,7 @@ def test_many_classes_show_pairs_and_no_matrix(manifests: dict[str, Any], count:
 
 
 def test_classes_beyond_a_page_are_counted(manifests: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_MAX_ROWS", 2)
+    monkeypatch.setattr("components.evaluate.report.MAX_CLASS_ROWS", 2)
     text = Page(render_report(findings_of([0, 1], [0, 2], CLASSES), [], **manifests)).text()
     assert "1 more classes are in evaluation.json." in text
 
@@ -176,14 +173,14 @@ def test_matrix_cells_are_coloured_by_their_share(manifests: dict[str, Any]) -> 
     assert len(cells) == 9
 
 
-def test_surest_mistakes_are_shown(place: AnyPath) -> None:
+def test_most_confident_errors_are_shown(place: AnyPath) -> None:
     result = evaluate(**place.arguments())
     page = page_of(place.evaluation)
-    predictions = result.predictions
+    predictions = result.findings.predictions
     wrong = int((predictions.labels != predictions.predicted).sum())
 
-    assert wrong > MAX_MISTAKES
-    assert len(page.every("img")) == MAX_MISTAKES
+    assert wrong > MAX_ERRORS
+    assert len(page.every("img")) == MAX_ERRORS
     surest = max(
         (float(predictions.confidences[i]), i) for i in range(50) if predictions.labels[i] != predictions.predicted[i]
     )[1]
@@ -245,6 +242,6 @@ def test_half_a_character_in_params_does_not_end_an_evaluation(place: AnyPath) -
 
 def test_same_findings_make_the_same_page(manifests: dict[str, Any]) -> None:
     findings = findings_of([0, 1, 2, 2], [0, 2, 1, 0], CLASSES)
-    mistake = Mistake(1, np.zeros((8, 8, 1), dtype=np.uint8), 1, 2, 0.75)
+    mistake = ConfidentError(1, np.zeros((8, 8, 1), dtype=np.uint8), 1, 2, 0.75)
     first = render_report(findings, [mistake], **manifests)
     assert render_report(replace(findings), [mistake], **manifests) == first

@@ -16,6 +16,6 @@ def test_the_report_shows_without_a_complaint(place: AnyPath, tmp_path: Path) ->
     document, complaints = shown(result.report_file, tmp_path / "profile")
 
     assert complaints == []
-    assert f"{result.metrics.accuracy:.2%}".replace("%", "") in document
+    assert f"{result.findings.metrics.accuracy:.2%}".replace("%", "") in document
     assert "<svg" in document
     assert document.count("<table") >= 2

@@ -131,7 +131,7 @@ def test_a_backbone_is_tuned_and_evaluated_without_torchvision(tmp_path: Path) -
     assert manifest.provenance.started_from is not None
     assert manifest.provenance.started_from.sha256 == sha256_of(tmp_path / "resnet18.pth")
     here = evaluate(model=model, dataset=data, evaluation=tmp_path / "here", params=params)
-    assert here.metrics.loss == manifest.selection.loss
+    assert here.findings.metrics.loss == manifest.selection.loss
     served = torch.export.load(model / "model.pt2").module()(torch.zeros(3, SIDE, SIDE, 3, dtype=torch.uint8))
     assert served.shape == (3, 3)
 

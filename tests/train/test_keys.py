@@ -300,7 +300,7 @@ def test_eval_metric_compute_freq_and_eval_batch_size(
             model=tmp_path / "model", dataset=dataset, evaluation=tmp_path / "evaluation", params=small(**changes)
         )
         lines = [record for record in caplog.records if record.getMessage().startswith("batch ")]
-        return len(lines), result.metrics.as_dict()
+        return len(lines), result.findings.metrics.as_dict()
 
     whole, metrics = batch_lines(eval_metric_compute_freq="epoch", eval_batch_size=30)
     assert whole == 0

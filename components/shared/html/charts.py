@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from components.shared.html.markup import escaped
+from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 380, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 34
@@ -50,7 +50,7 @@ class _Axis:
         return math.log10(value) if self.logarithmic else value
 
 
-def line_chart(title: str, series: Sequence[Series], selected: float) -> str:
+def line_chart(title: str, series: Sequence[Series], selected: float) -> Markup:
     """A chart of values over epochs, with the selected epoch marked.
 
     Args:
@@ -60,7 +60,7 @@ def line_chart(title: str, series: Sequence[Series], selected: float) -> str:
     """
     drawn = [line for line in (_drawable(line) for line in series) if line.points]
     if not drawn:
-        return ""
+        return Markup()
     xs = [x for line in drawn for x, _ in line.points]
     ys = [y for line in drawn for _, y in line.points]
     across, along = _epochs(min(xs), max(xs)), _values(min(ys), max(ys))
@@ -70,10 +70,10 @@ def line_chart(title: str, series: Sequence[Series], selected: float) -> str:
         parts.append(f'<line class="selected" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
     parts += [_line(line, across, along) for line in drawn]
     # One line alone is what the title says.
-    keys = "".join(f'<span class="key {line.kind}">{escaped(line.name)}</span>' for line in drawn if len(drawn) > 1)
-    return (
-        f'<figure class="chart">\n<figcaption>{escaped(title)} {keys}</figcaption>\n'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escaped(_spoken(title, drawn))}">\n'
+    keys = "".join(f'<span class="key {line.kind}">{escape(line.name)}</span>' for line in drawn if len(drawn) > 1)
+    return Markup(  # noqa: S704 - texts are escaped above
+        f'<figure class="chart">\n<figcaption>{escape(title)} {keys}</figcaption>\n'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(_spoken(title, drawn))}">\n'
         + "\n".join(parts)
         + "\n</svg>\n</figure>"
     )

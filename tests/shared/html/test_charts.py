@@ -143,5 +143,5 @@ def test_lines_without_points_are_left_out() -> None:
 
 def test_names_are_escaped_and_spoken() -> None:
     svg = line_chart('<"Loss">', [Series("a<b", "trained", [(1, 2.0), (2, 0.5)]), Series("c", "rate", [(1, 1.0)])], 1)
-    assert "&lt;&quot;Loss&quot;&gt;" in svg
-    assert 'aria-label="&lt;&quot;Loss&quot;&gt; over epochs: a&lt;b from 2 to 0.5; c from 1 to 1"' in svg
+    assert "&lt;&#34;Loss&#34;&gt;" in svg
+    assert 'aria-label="&lt;&#34;Loss&#34;&gt; over epochs: a&lt;b from 2 to 0.5; c from 1 to 1"' in svg
