@@ -301,7 +301,7 @@ def _hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """Back again: what torchvision's ``_hsv_to_rgb`` looks up by the sixth of the circle, as one formula.
+    """Back again: what torchvision's ``_hsv_to_rgb`` takes from a table by the sixth of the circle, as one formula.
 
     A channel loses a share of the color: 0 where it is the strongest, 1 where it is the weakest, and between by how far
     the hue has gone (https://en.wikipedia.org/wiki/HSL_and_HSV, HSV to RGB alternative).

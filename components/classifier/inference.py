@@ -26,7 +26,7 @@ MAX_LINES = 1000
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says of every image of a split, in stored order.
+    """What a network predicts for every image of a split, in stored order.
 
     Attributes:
         labels: True classes, shape (images,).

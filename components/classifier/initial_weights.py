@@ -106,7 +106,7 @@ def start_network(network: Network, params: Params, fetched: Path | None = None)
         return None
     path = fetched if fetched is not None else parse_location(params.initial_weights)
     if isinstance(path, Location):
-        message = f"{path} lies in a bucket; fetch it, and give its path to train()"
+        message = f"{path} is in a bucket; fetch it, and give its path to train()"
         raise ParamsError([Problem("initial_weights", message)])
     return load_initial_weights(network, path)
 
@@ -135,7 +135,7 @@ class _Reading:
         found: The tensors by those names; also others in the same modules.
         unused: What is beside them in the file.
         head: What the classifying layer of the file is called.
-        has_head: Whether that layer has its place in the network.
+        has_head: Whether that is the network's classifying layer, too.
         by_position: Whether the names were others, and the order says which tensor is which.
         is_unwrapped: Whether what torch puts into names was taken out of them.
     """
@@ -293,9 +293,9 @@ def _variant_readings(network: Network, target: Tensors, whole: _Reading) -> Ite
         left_out = [value for name, value in whole.found.items() if not name.startswith(prefix)]
         # No weight of another layer may be left out.
         if all(value.ndim < 2 for value in left_out):
-            placed = list(_by_position(network, inside.found))
-            if len(placed) == 1:
-                yield replace(inside, found=placed[0], by_position=True)
+            named = list(_by_position(network, inside.found))
+            if len(named) == 1:
+                yield replace(inside, found=named[0], by_position=True)
     backbone = next(((index, layer) for index, layer in enumerate(network.features) if is_backbone(layer)), None)
     if backbone is not None:
         index, layer = backbone

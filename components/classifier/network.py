@@ -157,22 +157,22 @@ def examine(
         current = torch.empty(min(batch_size, _BATCH), channels, height, width)
         before = "the images"
         for index, spec in enumerate(net_arch):
-            place = f"net_arch[{index}]"
-            layer: nn.Module = build(spec, place)
+            path = f"net_arch[{index}]"
+            layer: nn.Module = build(spec, path)
             if not isinstance(layer, nn.Module):  # of a module that an operator named
-                raise ParamsError([Problem(place, f"{spec.class_} is not a torch.nn.Module")])
+                raise ParamsError([Problem(path, f"{spec.class_} is not a torch.nn.Module")])
             if isinstance(layer, _NormBase) and layer.momentum is None:
                 layer.momentum = 0.1  # for None torch reads a counter's value, which a meta tensor does not have
             if index < frozen_layers:
                 layer.requires_grad_(False).eval()
             layers.append(layer)
-            output = _run(layer, spec, place, current, before)
+            output = _run(layer, spec, path, current, before)
             try:
-                rows.append(_row(place, layer, spec.short_name, current, output))
+                rows.append(_row(path, layer, spec.short_name, current, output))
             except Exception as error:  # evaluation cuts batches of its own, and the last may be of a single image
                 message = f"{spec.class_} does not take every number of images at evaluation: {first_line(error)}"
-                raise ParamsError([Problem(place, message)]) from error
-            current, before = output, f"{place} ({spec.class_})"
+                raise ParamsError([Problem(path, message)]) from error
+            current, before = output, f"{path} ({spec.class_})"
         flat = torch.flatten(current, 1)
         if flat.shape[1] > 2**31:
             raise ParamsError([Problem(f"net_arch[{len(rows) - 1}]", f"gives {flat.shape[1]:,} features, too many")])
@@ -184,11 +184,11 @@ def examine(
     return LayerTable((channels, height, width), tuple(rows))
 
 
-def _run(layer: nn.Module, spec: LayerSpec, place: str, given: Tensor, before: str) -> Tensor:
+def _run(layer: nn.Module, spec: LayerSpec, path: str, given: Tensor, before: str) -> Tensor:
     shape = tuple(given.shape[1:])
     if (found := misfit(layer, shape, before)) is not None:
         argument, message = found
-        where = f"{place}.kwargs.{argument}" if argument else place
+        where = f"{path}.kwargs.{argument}" if argument else path
         raise ParamsError([Problem(where, f"{spec.class_}: {message}")])
     try:
         with warnings.catch_warnings():
@@ -196,10 +196,10 @@ def _run(layer: nn.Module, spec: LayerSpec, place: str, given: Tensor, before: s
             output = layer(given)
     except Exception as error:  # torch's own message, where we have no better one
         message = f"{spec.class_} gets {spelled_shape(shape)} from {before} and refuses it: {first_line(error)}"
-        raise ParamsError([Problem(place, message)]) from error
+        raise ParamsError([Problem(path, message)]) from error
     wrong = wrong_output(output, given.shape[0])
     if wrong:
-        raise ParamsError([Problem(place, f"{spec.class_} {wrong}")])
+        raise ParamsError([Problem(path, f"{spec.class_} {wrong}")])
     return output  # type: ignore[no-any-return]
 
 
@@ -233,7 +233,7 @@ def wrong_output(output: object, batch: int) -> str | None:
     return None
 
 
-def _row(place: str, layer: nn.Module, name: str, given: Tensor, output: Tensor) -> LayerRow:
+def _row(path: str, layer: nn.Module, name: str, given: Tensor, output: Tensor) -> LayerRow:
     """A table row; the layer runs again in evaluation mode, on two images and on one, which is counted."""
     training = layer.training
     layer.eval()
@@ -244,7 +244,7 @@ def _row(place: str, layer: nn.Module, name: str, given: Tensor, output: Tensor)
             layer(given[:1])
     layer.train(training)
     return LayerRow(
-        place=place,
+        place=path,
         name=name,
         output_shape=tuple(output.shape[1:]),
         parameters=sum(parameter.numel() for parameter in layer.parameters()),

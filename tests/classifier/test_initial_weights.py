@@ -443,7 +443,7 @@ def test_params_say_where_weights_lie() -> None:
     ):
         assert message in refused(Params.from_dict, small(initial_weights=value))["initial_weights"]
     params = Params.from_dict(PARAMS.to_dict() | {"initial_weights": "gs://bucket/w.pth"})
-    with pytest.raises(ParamsError, match=r"gs://bucket/w\.pth lies in a bucket"):
+    with pytest.raises(ParamsError, match=r"gs://bucket/w\.pth is in a bucket"):
         start_network(trained(1), params)
 
 
