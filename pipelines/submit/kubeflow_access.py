@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import ssl
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from components.shared.errors import InputError, PlatformRefusedError
+from components.shared.errors import InputError
 from components.shared.events.redaction import redact, register_secret
 from components.shared.files import read_regular
 from pipelines.watch_text import printable
@@ -22,8 +21,6 @@ COOKIE_VARIABLE = "SHUTTERLINE_KFP_COOKIE"
 _HOST, _UI = "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_UI_ENDPOINT"
 _EXPERIMENT, _OVERRIDE = "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME", "KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME"
 _TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # noqa: S105 - likewise
-_IAP = "KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"
-_APP = ("KF_PIPELINES_APP_OAUTH2_CLIENT_ID", "KF_PIPELINES_APP_OAUTH2_CLIENT_SECRET")
 
 HOW_TO_SIGN_IN = f"set {TOKEN_VARIABLE}, name a file by --token-file, or set {COOKIE_VARIABLE} to the browser's cookie"
 _LARGEST_TOKEN = 64 * 1024
@@ -88,32 +85,6 @@ def read_access(token_file: Path | None, ca_file: Path | None) -> Access:
             why = "holds no certificates in PEM form" if isinstance(error, ssl.SSLError) else "cannot be read"
             raise InputError(f"--ca-file {_shown(ca_file)}: {why}: {error.strerror or error}") from error
     return Access(token, file, cookie, ca_file)
-
-
-def browser_token(host: str) -> str | None:
-    """The token of kfp's own way through Google's Identity-Aware Proxy; None: the environment does not name one.
-
-    Raises:
-        PlatformRefusedError: It takes a browser and nobody is there, or Google refuses.
-    """
-    client, *app = (os.environ.get(name) for name in (_IAP, *_APP))
-    if not client:
-        return None
-    from kfp.client import auth
-
-    alone = sys.stdin is None or not sys.stdin.isatty()
-    if None not in app and alone and not Path(auth.LOCAL_KFP_CREDENTIAL).exists():
-        raise PlatformRefusedError(
-            f"{host}: to sign in as {' and '.join(_APP)} say takes a browser, and there is no terminal; do so once at "
-            f"a terminal, or {HOW_TO_SIGN_IN}"
-        )
-    try:
-        token: str | None = auth.get_auth_token(client, *app)[0]
-    except Exception as error:  # Google's libraries raise what they like
-        why = f"{type(error).__name__}: {redact(' '.join(str(error).split()))}"
-        raise PlatformRefusedError(f"{host}: kfp cannot sign in: {why}; {HOW_TO_SIGN_IN}") from error
-    register_secret(token or "")
-    return token
 
 
 def _values(cookie: str) -> list[str]:

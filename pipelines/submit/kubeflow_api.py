@@ -1,6 +1,9 @@
 """Kubeflow's API through kfp_server_api, the generated client that kfp.Client wraps, and what its errors mean.
 
 kfp.Client's own methods take no timeout, print, and read the cookie that another program kept for another host.
+
+A request raises InputError where it is refused or what answers is no API, and PlatformUnavailableError where the server
+fails or does not answer.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from components.shared.causes import causes_of
 from components.shared.errors import PlatformRefusedError, PlatformUnavailableError
 from components.shared.events.redaction import redact, register_secret
 from pipelines.submit.connection import RetryableError, connection_error, proxy_refusal, retried
-from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN, Access, browser_token, proxy_for
+from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN, Access, proxy_for
 from pipelines.watch_text import printable
 
 API, OLD_API, LOGS_API = "/apis/v2beta1", "/apis/v1beta1", "/apis/v1alpha1"
@@ -63,10 +66,9 @@ class KubeflowApi:
     @cached_property
     def _client(self) -> Any:
         access, configuration = self._access, Configuration(host=self.host)
-        token = access.token or (None if access.cookie else browser_token(self.host))
-        if token:
+        if access.token is not None:
             configuration.api_key_prefix["authorization"] = "Bearer"
-            configuration.api_key["authorization"] = token
+            configuration.api_key["authorization"] = access.token
         if access.token_file is not None:
             configuration.refresh_api_key_hook = self._refresh
         if access.ca_file is not None:
@@ -85,22 +87,11 @@ class KubeflowApi:
             configuration.api_key["authorization"] = token
 
     def get(self, path: str, timeout_s: float, **query: str | None) -> dict[str, Any]:
-        """What the API answers, as it is: the generated models know neither every version's fields nor its states.
-
-        Raises:
-            RetryableError: Not now.
-            InputError: It is refused, or what answers is no API.
-            PlatformUnavailableError: The server failed.
-        """
+        """What the API answers in one attempt, as it is: the generated models do not know every version's states."""
         return self._json("GET", path, timeout_s, query)
 
     def first(self, path: str, key: str, name: tuple[str, str], **query: str | None) -> dict[str, Any] | None:
-        """The first of the things in a list at `key` that have a name, by which field and which; None: there is none.
-
-        Raises:
-            InputError: It is refused, or what answers is no API.
-            PlatformUnavailableError: The server does not answer, or fails.
-        """
+        """The first thing in a list at `key` that has a name, by which field and which; None: there is none."""
         predicate = {"operation": "EQUALS", "key": name[0], "string_value": name[1]}
         # The server takes what it was sent for encoded once more.
         text = json.dumps({"predicates": [predicate]}).replace("+", r"\u002b").replace("%", r"\u0025")
@@ -111,13 +102,7 @@ class KubeflowApi:
         return thing if isinstance(thing, dict) else None
 
     def create(self, path: str, what: str, body: Any = None, file: str = "", **query: str | None) -> dict[str, Any]:
-        """Make something of a JSON body or a file's content.
-
-        Raises:
-            AlreadyExistsError: The name is taken.
-            InputError: It is refused, or what answers is no API.
-            PlatformUnavailableError: The server fails, does not answer, or whether it did so is not known.
-        """
+        """Make something of a JSON body or a file's content; AlreadyExistsError: the name is taken."""
         # Kubeflow looks at the name's ending.
         fields = [("uploadfile", ("pipeline.yaml", file, "application/yaml"))] if file else None
         return retried(
@@ -145,11 +130,7 @@ class KubeflowApi:
         return kept.decode("utf-8", "replace")
 
     def identified(self, thing: dict[str, Any], key: str) -> dict[str, Any]:
-        """What the API answered, which then has an id: other services answer with JSON as well.
-
-        Raises:
-            PlatformRefusedError: It has none.
-        """
+        """What the API answered, which then has an id: other services answer with JSON as well."""
         if not thing.get(key):
             raise self._no_api(f"answers without a {key}")
         return thing

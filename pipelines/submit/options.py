@@ -12,7 +12,7 @@ from pipelines.compiled import PLATFORM_TITLES, PLATFORMS, CompiledPipeline, Pla
 EPILOG = """\
 credentials:
   Kubeflow   SHUTTERLINE_KFP_TOKEN or --token-file, SHUTTERLINE_KFP_COOKIE, and of what kfp.Client reads:
-             KF_PIPELINES_ENDPOINT is --host, KF_PIPELINES_SA_TOKEN_PATH is --token-file, KF_PIPELINES_IAP_… sign in
+             KF_PIPELINES_ENDPOINT is --host, KF_PIPELINES_SA_TOKEN_PATH is --token-file
   Vertex AI  those that Google's clients find: `gcloud auth application-default login`, GOOGLE_APPLICATION_CREDENTIALS
   HTTP_PROXY, HTTPS_PROXY and NO_PROXY are heeded
   SHUTTERLINE_SUBMIT_TIMEOUT: seconds for which a request is repeated that a platform does not answer; default: 60

@@ -134,8 +134,6 @@ class VertexApi:
 
         Raises:
             AnswerError: The API refuses.
-            PlatformRefusedError: The credentials or the endpoint cannot be used.
-            PlatformUnavailableError: Nothing answers, or whether `creates` was made is not known.
         """
         return retried(lambda timeout_s: self.ask_once(method, timeout_s, host, **request), creates=creates)
 

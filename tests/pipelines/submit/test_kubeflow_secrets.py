@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import kfp.client.auth
 import pytest
 
 from pipelines.cli import main
@@ -129,24 +128,6 @@ def test_a_server_that_makes_a_secret_part_of_an_id(
         out, err = capsys.readouterr()
         assert "[redacted]" in out
         assert_unseen(out + err)
-
-
-def test_a_browser_is_not_waited_for_where_there_is_no_terminal(
-    kfp_api: KfpApi, submit: Submit, tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def waits(client: str) -> None:
-        raise AssertionError("kfp waits for a browser")
-
-    monkeypatch.setattr(kfp.client.auth, "get_auth_code", waits)
-    monkeypatch.setattr(kfp.client.auth, "LOCAL_KFP_CREDENTIAL", str(tmp_path / "credentials.json"))
-    for name in ("IAP_OAUTH2_CLIENT_ID", "APP_OAUTH2_CLIENT_ID", "APP_OAUTH2_CLIENT_SECRET"):
-        monkeypatch.setenv(f"KF_PIPELINES_{name}", "planted-client")
-    assert submit() == 2
-    err = capsys.readouterr().err
-    assert "takes a browser, and there is no terminal; do so once at a terminal, or set SHUTTERLINE_KFP_TOKEN" in err
-    assert kfp_api.sent == []
-    monkeypatch.setenv("SHUTTERLINE_KFP_COOKIE", COOKIE)
-    assert submit() == 0
 
 
 @pytest.mark.usefixtures("planted")
