@@ -94,12 +94,7 @@ class Curves:
         self._scalars(scalars, record.epoch)
 
     def speed(self, speed: Speed, epoch: int) -> None:
-        """Add the speed-of-light report: as text with all of it, and each figure as a scalar, to compare runs by.
-
-        Args:
-            speed: The report.
-            epoch: The last epoch, at which its figures stand.
-        """
+        """Add the speed-of-light report at the last epoch: as text, and each figure as a scalar, to compare runs by."""
         self._write(summary=self._summary.text("speed_of_light", speed_markdown(speed)), step=epoch)
         figures = {f"speed/{name}": value for name, value in speed.model_dump().items() if isinstance(value, float)}
         figures |= {f"time/{name}": share for name, share in speed.shares.items()}

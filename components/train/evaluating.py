@@ -49,17 +49,8 @@ def evaluated(
     """As :func:`~components.classifier.inference.predict`, shared out among the processes of a group.
 
     The images are cut into the same chunks as for one process, and each process takes some chunks whole, so the
-    figures are one process's to the last digit, and no image is counted twice.
-
-    Args:
-        network: On the device of the images, the same in every process.
-        images: Where the images are.
-        labels: True classes on the same device, int64, shape (images,).
-        normalise: From stored images to network input.
-        group: The processes.
-        every_class: Keep the probability of every class.
-        poll: Called between chunks; what it raises ends the evaluation. Every process calls it equally often and
-            before it waits for the others, so that it may ask them.
+    figures are one process's to the last digit, and no image is counted twice. `poll` is called between chunks and may
+    end the evaluation: in every process equally often, and before it waits for the others, so that it may ask them.
     """
     step = chunk_size(network)
     chunks = -(-len(images) // step)

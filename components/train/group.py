@@ -156,7 +156,7 @@ def join_group() -> Iterator[Group]:
     Raises:
         InputError: The environment does not say how to find the others.
         GroupLostError: Another process ended.
-        ShutterlineError: An earlier start of the group ended so, and starting again does not change that.
+        ShutterlineError: An earlier start ended so, and starting again does not change that.
     """
     if not in_group():
         yield Group()

@@ -46,15 +46,7 @@ class TriedRate:
 
 @dataclass(frozen=True)
 class FoundRate:
-    """What a range test found.
-
-    Attributes:
-        steepest: The rate at which the loss falls most steeply: the suggestion.
-        below_lowest: A tenth of the rate at which the loss is lowest: a second opinion.
-        configured: The rate that the params have.
-        curve: All steps.
-        seconds: Wall time.
-    """
+    """What a range test found: where the loss falls most steeply, and a tenth of the rate of its lowest."""
 
     steepest: float
     below_lowest: float

@@ -19,13 +19,7 @@ from components.shared.params.params import Params
 
 @dataclass(frozen=True)
 class Mixed:
-    """A mixed batch.
-
-    Attributes:
-        images: As given, mixed.
-        others: The partners' labels, shape (batch,).
-        share: How much of each image is its own.
-    """
+    """A mixed batch: its images, their partners' labels, and how much of each image is its own."""
 
     images: Tensor
     others: Tensor
@@ -33,12 +27,7 @@ class Mixed:
 
 
 class Mixing:
-    """Mixes the batches of a run.
-
-    Args:
-        params: Name the two alphas.
-        draws: Where the shares are drawn from.
-    """
+    """Mixes the batches of a run by the two alphas of its params; shares are drawn from `draws`."""
 
     def __init__(self, params: Params, draws: random.Random) -> None:
         self._mixup = params.mixup_alpha
@@ -51,12 +40,7 @@ class Mixing:
         return self._mixup > 0 or self._cutmix > 0
 
     def __call__(self, images: Tensor, labels: Tensor) -> Mixed:
-        """Mix a batch.
-
-        Args:
-            images: Network input, float, shape (batch, channels, height, width).
-            labels: int64, shape (batch,).
-        """
+        """Mix network input, float (batch, channels, height, width), and labels, int64 (batch,)."""
         # On the host, so that no step waits for the device to tell a share.
         cut = self._cutmix > 0 and (self._mixup <= 0 or self.draws.random() < 0.5)
         alpha = self._cutmix if cut else self._mixup

@@ -21,12 +21,7 @@ _WORTH_COMPILING_FLOPS = 1e16
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision of the forward pass; weights, gradients and the loss are float32.
-
-    Attributes:
-        name: ``fp32`` or ``bf16``.
-        reason: Why, for the log.
-    """
+    """The precision of the forward pass, and why, for the log; weights, gradients and the loss are float32."""
 
     name: Literal["fp32", "bf16"]
     reason: str

@@ -96,13 +96,7 @@ class TrainingProgress:
         return f"epoch {min(self._done // self._batches + 1, self._epochs)}/{self._epochs}"
 
     def step(self, epoch: int, batch: int, loss: Callable[[], float]) -> None:
-        """Some batches are trained; costs the caller about a microsecond unless there is something to show.
-
-        Args:
-            epoch: That is being trained.
-            batch: How many batches of it are done.
-            loss: Gives the epoch's mean loss so far; asked only for an event, since the host then waits.
-        """
+        """Some batches are trained. `loss`, for which the host waits, is asked only for an event."""
         done = (epoch - 1) * self._batches + batch
         if self._bar is not None:
             if not self._is_notebook and not self._done % self._batches:

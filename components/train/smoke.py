@@ -39,15 +39,7 @@ _RISEN = 3.0
 
 @dataclass(frozen=True)
 class Smoke:
-    """A batch was learnt by heart.
-
-    Attributes:
-        images: In the batch.
-        steps: How many steps it took.
-        losses: The batch's loss before each step.
-        learning_rate: Of all steps.
-        seconds: Wall time.
-    """
+    """A batch was learnt by heart: its loss before each step."""
 
     images: int
     steps: int

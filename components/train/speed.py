@@ -49,11 +49,10 @@ _STEPS, _MATMUL = "of_constant_tensor", "of_matmul"  # the figures of `Speed`
 
 
 def measure_speed(trainer: Trainer, flops_per_image: int) -> Speed:
-    """Measure what is possible, and compare.
+    """Measure what is possible, and compare; every process of a group calls this.
 
     Args:
-        trainer: Has trained; what it holds is of no more use afterwards, except for its history, its best weights and
-            its seconds. Every process of a group calls this.
+        trainer: Has trained; of no more use afterwards, but for its history, its best weights and its seconds.
         flops_per_image: Of one image's forward and backward pass, a multiply-add as two; 0: not known.
     """
     achieved = trainer.images_per_second

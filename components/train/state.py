@@ -80,12 +80,7 @@ def tensors_of(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
-    """Go on from a checkpoint, bit by bit where device and number of processes are the same.
-
-    Args:
-        trainer: Fresh, of the same params and data.
-        found: The checkpoint.
-        log: Gets a warning where the rest cannot be bit-exact.
+    """Go on from a checkpoint, bit by bit where device and number of processes are the same; else a warning is logged.
 
     Raises:
         CheckpointError: What it holds is not of such a trainer.

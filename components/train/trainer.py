@@ -37,12 +37,7 @@ from components.train.timing import Timing
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """A split on the device.
-
-    Attributes:
-        images: Where its images are.
-        labels: int64, shape (images,), on the device.
-    """
+    """A split, its labels int64, shape (images,), on the device."""
 
     images: ImageStore
     labels: Tensor
@@ -80,15 +75,8 @@ class Position:
 class Trainer:
     """One training run: network, data and the state between steps.
 
-    Args:
-        network: On `device`, initialised.
-        training: The training split.
-        held_out: The split that is evaluated every ``eval_freq`` epochs.
-        params: The run's options.
-        normalise: From stored images to network input.
-        device: Where everything is.
-        group: The processes that train together; by default this one alone.
-        compiled: Whether the network is compiled.
+    Network and splits are on `device`; `held_out` is evaluated every ``eval_freq`` epochs. By default `group` is this
+    process alone.
 
     Raises:
         ParamsError: Optimiser, schedules, loss or transforms cannot be built, or there are too few images.
@@ -246,14 +234,7 @@ class Trainer:
         return self.training.images.batches(order, [self.group.own(part) for part in self.slices[first:end]])
 
     def add_gradients(self, images: Iterator[Tensor], labels: Tensor, begin: int, end: int) -> None:
-        """Add the gradients of the batches that make one step.
-
-        Args:
-            images: The batches' stored images, one after the other.
-            labels: Of all images of the epoch, in its order.
-            begin: The first batch.
-            end: The one after the last.
-        """
+        """Add the gradients of the batches from `begin` to before `end`; `labels` are the epoch's, in its order."""
         weight = self.criterion.weight_of(labels[self.slices[begin].start : self.slices[end - 1].stop])
         for index in range(begin, end):
             whole = self.slices[index]
@@ -265,12 +246,9 @@ class Trainer:
             self._is_to_compile = False
 
     def prepare(self, images: Tensor, of: int, begin: int = 0) -> Tensor:
-        """Network input, float32 (batch, channels, height, width), of stored training images.
+        """Network input, float32 (batch, channels, height, width), of uint8 images (batch, height, width, channels).
 
-        Args:
-            images: uint8, shape (batch, height, width, channels): this process's of a batch.
-            of: How many images the whole batch has.
-            begin: Which of them is the first of these.
+        They are those from `begin` of the `of` images that the whole batch has.
         """
         if self.params.flip_images:
             images = random_flips(images, self.params.flip_probability, self.flipping, of=of, begin=begin)
@@ -287,7 +265,7 @@ class Trainer:
             images: Network input, float32, shape (batch, channels, height, width).
             labels: int64, shape (batch,).
             weight: Of all batches that make one step, in all processes.
-            is_last: Whether it is the step's last batch, after which the processes exchange gradients.
+            is_last: Whether the processes exchange gradients after it.
             is_mixed: Whether mixup and CutMix are applied, as the params say.
         """
         mixed = self.mixing(images, labels) if is_mixed and self.mixing.is_on else None
@@ -331,11 +309,7 @@ class Trainer:
         return (self.loss_sum - before) / weight
 
     def end_epoch(self, poll: Callable[[], None] = lambda: None) -> tuple[EpochRecord, Predictions | None]:
-        """Evaluate if it is due, step the schedules, and go on to the next epoch.
-
-        Args:
-            poll: Called between chunks of the evaluation; may raise, and the epoch then has not ended.
-        """
+        """Evaluate if it is due, step the schedules, and go on to the next epoch; `poll` is called between chunks."""
         epoch, count = self.position.epoch, len(self.training.images)
         self.timing.begin()
         sums = self.group.summed(torch.stack((self.loss_sum, self.right.to(torch.float64))))

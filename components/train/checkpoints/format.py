@@ -29,17 +29,7 @@ _NAME = re.compile(r"epoch-([0-9]{5,})-batch-([0-9]{6,})")
 
 
 class CheckpointManifest(Record):
-    """What a checkpoint is of.
-
-    Attributes:
-        epoch: The epoch that was being trained, from 1; all before it are done.
-        batch: Batches of it that are done.
-        step: Steps of the optimiser.
-        finished: Whether the run had nothing left to train.
-        dataset_sha256: Of the dataset's manifest, and so of every file of it.
-        processes: How many trained together.
-        state: The file of the state.
-    """
+    """What a checkpoint is of: `batch` batches of `epoch`, from 1, and `step` steps in all are done."""
 
     schema_version: Literal[1] = 1
     kind: Literal["shutterline.checkpoint"] = "shutterline.checkpoint"
@@ -78,16 +68,7 @@ class DamagedError(Exception):
 
 
 def write_checkpoint(directory: Path, manifest: CheckpointManifest, state: Mapping[str, Any]) -> Path:
-    """Write a checkpoint; once this returns it survives a power cut.
-
-    Args:
-        directory: Made if it is not there.
-        manifest: Without the file of the state.
-        state: Tensors on the CPU and plain data.
-
-    Returns:
-        The manifest's file.
-    """
+    """Write a checkpoint, its tensors on the CPU; once this returns its manifest's file, it survives a power cut."""
     import torch  # takes seconds, and the pipelines read manifests alone
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -177,12 +158,10 @@ def without_manifest(state: str) -> str:
     return f"{state} has no {manifest}, which is written last: its writer was killed, or the file was removed"
 
 
+# Those further on stay, too: an attempt before this one left them, and this one passed over them as damaged or not
+# readable; they are not to take the room of what is whole.
 def superseded(names: Iterable[str], newest: str, keep: int) -> list[str]:
-    """Which manifests, by name, may go now that `newest` is whole: `keep` up to that one stay.
-
-    Those further on stay, too: an attempt before this one left them, and this one passed over them as damaged or not
-    readable; they are not to take the room of what is whole.
-    """
+    """Which manifests, by name, may go now that `newest` is whole: `keep` up to that one stay."""
     return sorted((name for name in names if order_of(name) <= order_of(newest)), key=order_of)[:-keep]
 
 

@@ -88,11 +88,8 @@ _Work = tuple[Snapshot, CheckpointManifest | None, dict[str, Any]]
 class CheckpointWriter:
     """Writes checkpoints behind the training thread; use as a context manager, which waits for the last one.
 
-    Args:
-        directory: Where they are kept.
-        keep: How many of the newest stay.
-        on_saved: Called on the thread behind with each checkpoint's manifest file, once it is whole; whether it is to
-            be reported.
+    `on_saved` is called on the thread behind with each checkpoint's manifest file, once it is whole, and gives whether
+    it is to be reported.
     """
 
     def __init__(self, directory: Path, keep: int, on_saved: Callable[[Path], bool] | None = None) -> None:
@@ -190,20 +187,10 @@ class CheckpointWriter:
 
 
 class RemoteCheckpoints:
-    """A location in a bucket that is kept like a local directory of checkpoints.
+    """A location in a bucket that is kept like the local directory of checkpoints.
 
     A checkpoint that cannot be uploaded is warned of and ends no training; that the location cannot be written at all
     ends it, before it begins.
-
-    Args:
-        local: The directory.
-        location: Where its checkpoints go.
-        keep: How many of the newest stay there.
-        log: Gets warnings.
-
-    Raises:
-        StorageRefusedError: The location may not be written.
-        StorageUnavailableError: The store does not answer.
     """
 
     def __init__(self, local: Path, location: Location, keep: int, log: logging.Logger) -> None:
