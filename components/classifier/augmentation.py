@@ -89,22 +89,11 @@ class PerImageTransforms:
                 self(torch.zeros(2, *image_shape, dtype=torch.uint8))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Transformed images as float32 in 0..1, shape (batch, channels, height, width).
-
-        Args:
-            images: uint8, shape (batch, height, width, channels).
-
-        Raises:
-            ParamsError: A transform fails, or changes the shape of an image.
-        """
+        """Images (batch, height, width, channels), uint8, as float32 in 0..1 (batch, channels, height, width)."""
         return self.finished(self.apply(images.permute(0, 3, 1, 2), 0, len(self.transforms)))
 
     def apply(self, images: Iterable[Tensor], start: int, stop: int) -> list[Tensor]:
-        """Each image, shape (channels, height, width), after the transforms from `start` to before `stop`.
-
-        Raises:
-            ParamsError: A transform fails.
-        """
+        """Each image, shape (channels, height, width), after the transforms from `start` to before `stop`."""
         done = []
         for image in images:
             current: Tensor = self._as_image(image)
@@ -123,11 +112,7 @@ class PerImageTransforms:
         return done
 
     def finished(self, images: Iterable[Tensor]) -> Tensor:
-        """Images after all transforms as float32 in 0..1, shape (batch, channels, height, width).
-
-        Raises:
-            ParamsError: One has another shape than it should, or is not made of real numbers.
-        """
+        """Images after all transforms as float32 in 0..1, shape (batch, channels, height, width), if they are such."""
         finished, last = [], len(self.transforms) - 1
         for image in images:
             if tuple(image.shape) != self._shape:

@@ -78,11 +78,7 @@ def _module(params: Params, weights: Tensor | None) -> Any:
 
 
 def class_weights(params: Params, class_counts: list[int]) -> list[float] | None:
-    """The weight of each class; "balanced" is scikit-learn's: images / (classes × images of the class).
-
-    Raises:
-        ParamsError: A class to be balanced has no training image.
-    """
+    """The weight of each class; "balanced" is scikit-learn's: images / (classes × images of the class)."""
     if params.class_weights is None or not isinstance(params.class_weights, str):
         return params.class_weights
     if 0 in class_counts:

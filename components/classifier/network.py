@@ -59,12 +59,7 @@ class Network(nn.Module):
 
 
 def freeze(network: Network, layers: int) -> None:
-    """Keep the first feature layers as they are: no gradients, no new batch statistics, no dropout.
-
-    Args:
-        network: The network; it may be on any device.
-        layers: How many of its first feature layers; 0 for none, all of them to train the classifying layer alone.
-    """
+    """Keep so many of the first feature layers as they are: no gradients, no new batch statistics, no dropout."""
     network.frozen_layers = layers
     for index, layer in enumerate(network.features):
         layer.requires_grad_(index >= layers)
@@ -76,14 +71,12 @@ class LayerRow:
     """One line of the layer table.
 
     Attributes:
-        place: Where the layer is: ``net_arch[0]``, or ``appended``.
-        name: Its class name.
-        output_shape: Shape of its output for one image.
-        parameters: Number of parameters.
-        trainable: How many of them are trained: none in a frozen layer.
+        place: ``net_arch[0]``, or ``appended``.
+        output_shape: For one image.
+        trainable: How many parameters are trained: none in a frozen layer.
         buffers: Number of values that it keeps besides, such as batch statistics.
-        multiply_adds: Multiply-adds for one image, as torch's FLOP counter counts them (convolutions and products).
-        values: Values that the layer, or all modules within it, give for one image.
+        multiply_adds: For one image, as torch's FLOP counter counts them (convolutions and products).
+        values: What the layer, or all modules within it, give for one image.
     """
 
     place: str
@@ -144,8 +137,8 @@ def examine(
         net_arch: The feature layers.
         image_shape: Height, width, channels.
         n_classes: Classes of the appended Linear.
-        batch_size: Images in a training batch; 1 is a batch of its own kind for batch statistics.
-        frozen_layers: How many of the first layers are frozen, and so have no trainable parameters.
+        batch_size: Images in a training batch; for batch statistics 1 is another kind of batch.
+        frozen_layers: How many of the first layers have no trainable parameters.
 
     Raises:
         ParamsError: Naming the first layer that does not fit, with what it gets and what it needs.
@@ -204,11 +197,7 @@ def _run(layer: nn.Module, spec: LayerSpec, path: str, given: Tensor, before: st
 
 
 def _differentiate(layers: list[nn.Module], batch: int, shape: tuple[int, ...]) -> None:
-    """Refuse a layer that overwrites (``inplace``) what an earlier one needs for its gradient.
-
-    Raises:
-        ParamsError: As torch says it; it does not know which of the layers.
-    """
+    """Refuse a layer that overwrites (``inplace``) what an earlier one needs; torch does not know which it is."""
     try:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")
@@ -284,21 +273,13 @@ def _without_fast_path() -> Iterator[None]:
 
 
 def build_network(net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, int], n_classes: int) -> Network:
-    """The network on the current default device, initialised from torch's global generator.
-
-    Raises:
-        ParamsError: As :func:`examine`.
-    """
+    """The network on the current default device, initialised from torch's global generator; raises as examine."""
     table = examine(net_arch, image_shape, n_classes)
     return Network(layers_of(net_arch), table.features, n_classes, table.values)
 
 
 def layers_of(net_arch: Sequence[LayerSpec]) -> nn.Sequential:
-    """The feature layers on the current default device, unexamined.
-
-    Raises:
-        ParamsError: A layer cannot be built.
-    """
+    """The feature layers on the current default device, unexamined."""
     layers: list[Any] = [build(spec, f"net_arch[{index}]") for index, spec in enumerate(net_arch)]
     return nn.Sequential(*layers)
 

@@ -50,11 +50,7 @@ def _build(params: Params, parameters: list[Tensor], *, is_plain: bool) -> Optim
 
 
 def plain_optimiser(params: Params) -> Optimizer:
-    """The optimiser over one small parameter, to rehearse with; made without importing torch's compiler, 1.2 s.
-
-    Raises:
-        ParamsError: As :func:`build_optimiser`.
-    """
+    """The optimiser over one small parameter, to rehearse with; made without importing torch's compiler, 1.2 s."""
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
     parameter.grad = torch.ones(2, 2)
     return _build(params, [parameter], is_plain=True)

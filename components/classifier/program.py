@@ -59,23 +59,14 @@ class ProgramNetwork(Network):
         return self.program(images)  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> ProgramNetwork:
-        """Only evaluation mode is there.
-
-        Raises:
-            ValueError: Training mode is asked for.
-        """
+        """Refuse training mode, by ValueError."""
         if mode:
             raise ValueError("a program has no training mode; install torchvision to train this network")
         return self
 
 
 def write_program(network: Network, image: ImageShape, file: Path) -> str:
-    """Write the graph of a network on the CPU; the network is left in evaluation mode.
-
-    Args:
-        network: With any weights.
-        image: Shape of an image.
-        file: Where to; its name ends with ``.pt2``.
+    """Write the graph of a network on the CPU to a ``.pt2`` file; the network is left in evaluation mode.
 
     Returns:
         Empty, or the reason why this network cannot be written; then there is no file.
@@ -117,11 +108,6 @@ def _only_the_graph(program: torch.export.ExportedProgram) -> None:
 
 def load_program(file: Path, weights: dict[str, Tensor], n_classes: int) -> ProgramNetwork:
     """The network of a program with its weights, on the CPU, in evaluation mode.
-
-    Args:
-        file: What :func:`write_program` wrote.
-        weights: Every weight and buffer of the network, by name.
-        n_classes: Number of classes.
 
     Raises:
         ValueError: The file is no such program, or the weights are another network's.

@@ -108,12 +108,7 @@ def _run(
     times: float = 1.0,
     before: int = 0,
 ) -> _Course:
-    """Run schedules over their epochs, or over the first `most` steps, from `times` the rate.
-
-    Raises:
-        ParamsError: A schedule cannot be built.
-        _BrokenError: A schedule or the optimiser fails.
-    """
+    """Run schedules over their epochs, or over the first `most` steps, from `times` the rate."""
     optimiser = plain_optimiser(params)
     momenta, rates = [_momentum(optimiser)], list[float]()
     schedules = Schedules(params, optimiser, steps_per_epoch, plan)
