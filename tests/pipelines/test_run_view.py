@@ -44,7 +44,7 @@ class Stream(io.StringIO):
 
 
 class OnScreen:
-    """A run that is shown: what it tells goes into its spools, as its steps' processes do it."""
+    """A run that is shown: its events go into its spools, as its steps' processes write them."""
 
     def __init__(self, out: Path, lines: LiveLines, stream: Stream) -> None:
         self._out = out

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from kafka import KafkaProducer
 
+from pipelines.cli import main
 from tests.pipelines.conftest import ROOT
 
 LONG_S = 120.0
@@ -44,11 +46,15 @@ def watching(*options: str, **environment: str) -> Iterator[subprocess.Popen[str
 
 
 def watched(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A watcher that comes to an end by itself."""
-    return subprocess.run(
-        [*WATCH, *options], capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=LONG_S,
-        check=False,
-    )  # fmt: skip
+    """A watcher that comes to an end by itself: in a process of its own where that needs an environment."""
+    command = [*WATCH, *options]
+    if environment:
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=LONG_S, check=False
+        )
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(["watch", *options])
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
 
 def lines_of(process: subprocess.Popen[str], count: int) -> list[str]:
