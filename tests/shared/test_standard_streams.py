@@ -49,12 +49,6 @@ def unread() -> Iterator[str]:
 
 
 STREAMS = pytest.mark.parametrize("stream", [closed, closed_too, full, unread], ids=lambda stream: stream.__name__)
-MENDED = pytest.mark.mended(
-    15,
-    input="a command with standard error closed (2>&-), on a full disk, or piped to a reader that has gone",
-    before="AttributeError or BrokenPipeError, exit 1 or 120; the next file that is opened gets its number",
-    now="the work is done whole, and the exit code is that of the work",
-)
 
 
 def shell(words: list[str], redirection: str) -> subprocess.CompletedProcess[str]:
@@ -94,7 +88,6 @@ def weights(params: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.slow
-@MENDED
 @pytest.mark.parametrize("stream", [closed_too, full], ids=lambda stream: stream.__name__)
 def test_training_is_the_same_without_standard_error(
     stream: Stream, params: Path, dataset: Path, weights: tuple[Path, str], tmp_path: Path
@@ -108,7 +101,6 @@ def test_training_is_the_same_without_standard_error(
 
 
 @pytest.mark.slow
-@MENDED
 @pytest.mark.parametrize("stream", [closed_too, unread], ids=lambda stream: stream.__name__)
 def test_the_other_steps_are_too(stream: Stream, params: Path, weights: tuple[Path, str], tmp_path: Path) -> None:
     given = ["--params", str(params), "--json"]
@@ -122,11 +114,8 @@ def test_the_other_steps_are_too(stream: Stream, params: Path, weights: tuple[Pa
     assert (tmp_path / "evaluation" / "report.html").read_bytes().startswith(b"<!DOCTYPE html>")
 
 
-@MENDED
 @STREAMS
-def test_the_shutterline_command_says_what_it_has_to_by_its_exit_code(
-    stream: Stream, params: Path, tmp_path: Path
-) -> None:
+def test_the_shutterline_command_has_its_exit_code(stream: Stream, params: Path, tmp_path: Path) -> None:
     with stream() as redirection:
         shown = shell(["pipelines.cli", "events", "schema"], redirection)
         wrong = shell(["pipelines.cli", "validate", str(tmp_path / "nowhere.json"), "--json"], redirection)
@@ -137,7 +126,6 @@ def test_the_shutterline_command_says_what_it_has_to_by_its_exit_code(
 
 
 @pytest.mark.slow
-@MENDED
 @pytest.mark.parametrize("stream", [closed_too, unread], ids=lambda stream: stream.__name__)
 def test_a_whole_run_is_done_too(stream: Stream, params: Path, tmp_path: Path) -> None:
     words = ["--params", str(params), "--data", str(DIGITS), "--out", str(tmp_path / "run"), "--json"]
@@ -157,7 +145,9 @@ def test_a_command_is_never_broken_by_the_width_of_a_terminal(monkeypatch: pytes
         tell("interrupted; epoch 3, batch 17 is saved in runs/a/checkpoints/0123; go on by:", command)
         tell("two warnings in this file; `shutterline validate pipeline.yaml --strict` reports them")
         monkeypatch.undo()
-        lines = os.read(master, 4096).decode().replace("\r\n", "\n")
+        lines = ""
+        while "them" not in lines:  # a terminal gives what it has so far
+            lines += os.read(master, 4096).decode().replace("\r\n", "\n")
     os.close(master)
 
     assert f"by:\n{command}\n" in lines

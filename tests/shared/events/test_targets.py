@@ -35,24 +35,10 @@ def test_a_host_without_a_port_means_9092(hosts: str, servers: tuple[str, ...]) 
 @pytest.mark.parametrize(
     "hosts",
     [
-        "",
-        ",",
-        "a,",
-        "a:0",
-        "a:65536",
-        "a:99999",
-        "a:x",
-        "a:",
-        ":9092",
-        "a b",
-        "kafka://a",
-        "a:1:2",
-        "::1",
-        "[::1",
-        "a/b",
-        "a\nb",
+        "", ",", "a,", "a:0", "a:65536", "a:99999", "a:x", "a:", ":9092", "a b", "kafka://a", "a:1:2", "::1", "[::1",
+        "a/b", "a\nb",
     ],
-)
+)  # fmt: skip
 def test_what_is_no_host_is_named(hosts: str) -> None:
     parts = [part.strip() for part in hosts.split(",")]
     with pytest.raises(ValueError, match="is not host or host:port") as caught:
@@ -88,7 +74,7 @@ def test_names_follow_the_brokers_own_rules(rule: tuple[str, str], good: list[st
     assert [name for name in bad if re.fullmatch(pattern, name) is not None] == []
 
 
-def test_targets_are_told_in_one_line() -> None:
+def test_targets_are_described_in_one_line() -> None:
     assert StatusTargets().describe() == "none"
     assert Params.from_dict(small()).status_targets == StatusTargets()
     both = Params.from_dict(
