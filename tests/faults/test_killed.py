@@ -23,8 +23,8 @@ from tests.peers.noida import DurableKafkaBroker
 
 PROJECT = "vision-1"
 
-# The real frame around work that only tells how it goes, so that it starts in half a second.
-TALKING = """
+# The real frame around work that only emits, so that it starts in half a second.
+EMITTING = """
 import random, sys, time
 from components.shared.events.data import Checkpoint, Progress
 from components.shared.run import step_run
@@ -80,10 +80,10 @@ def brokers(
     return Brokers(own_kafka_broker, own_pubsub_emulator, topic, subscription, params, environment)
 
 
-def killed_and_told(
+def killed(
     brokers: Brokers, command: list[str | Path], folder: Path, run: str, moment: float, monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """Kill a step after a while; the exit step and a replay follow. Returns what was said of the step in the end."""
+    """Kill a step after a while; the exit step and a replay follow. Returns the outcome of the step in the end."""
     events = folder / "events"
     environment = brokers.environment | {RUN_VARIABLE: run, EVENTS_VARIABLE: str(events)}
     step = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
@@ -103,8 +103,8 @@ def killed_and_told(
     for broker, received in brokers.received().items():
         ours = list(dict.fromkeys(message for message in received if json.loads(message)["runid"] == run))
         for path, lines in spooled.items():
-            told = [message for message in ours if message in set(lines)]
-            assert told == lines, f"{broker} lacks events of {path.name}, or has them in another order"
+            found = [message for message in ours if message in set(lines)]
+            assert found == lines, f"{broker} lacks events of {path.name}, or has them in another order"
         ids = [json.loads(message)["id"] for message in ours]
         assert len(ids) == len(set(ids)), "two different events share an id"
     (end,) = (event for event in map(StepEvent.from_bytes, ours) if event.step == PIPELINE and event.is_terminal)
@@ -118,45 +118,27 @@ def _whole_lines(path: Path) -> list[bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("work", "longest_s"), [("a frame", 3.2), ("a training", 8.0)])
 def test_a_step_killed_at_20_random_moments(
-    tmp_path: Path, brokers: Brokers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    brokers: Brokers,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    work: str,
+    longest_s: float,
 ) -> None:
     moments = random.Random(3)  # noqa: S311 - moments, not secrets
-    outcomes = []
-    for number in range(20):
-        command: list[str | Path] = [sys.executable, "-c", TALKING, brokers.params]
-        outcomes.append(
-            killed_and_told(
-                brokers, command, tmp_path / str(number), f"run-{number}", moments.uniform(0.1, 3.2), monkeypatch
-            )
-        )
-    # Unknown where it was killed between making its spool and its first event.
-    assert set(outcomes) <= {"killed", "not started", "unknown"}
-    assert outcomes.count("killed") >= 10, "most had begun"
-
-
-@pytest.mark.slow
-def test_a_training_killed_at_20_random_moments(
-    tmp_path: Path, brokers: Brokers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    moments = random.Random(4)  # noqa: S311
     dataset = write_digits(tmp_path / "dataset")
     outcomes = []
     for number in range(20):
         folder = tmp_path / str(number)
         folder.mkdir()
-        command: list[str | Path] = [sys.executable, "-m", "components.train", "--params", brokers.params]
-        command += ["--dataset", dataset, "--model", folder / "model"]
-        outcomes.append(
-            killed_and_told(
-                brokers,
-                command,
-                folder,
-                f"run-{number}",
-                moments.uniform(0.3, 8.0),
-                monkeypatch,
-            )
-        )
+        command: list[str | Path] = [sys.executable, "-c", EMITTING, brokers.params]
+        if work == "a training":
+            command = [sys.executable, "-m", "components.train", "--params", brokers.params]
+            command += ["--dataset", dataset, "--model", folder / "model"]
+        moment = moments.uniform(0.1, longest_s)
+        outcomes.append(killed(brokers, command, folder, f"run-{number}", moment, monkeypatch))
     # Unknown where it was killed between making its spool and its first event.
     assert set(outcomes) <= {"killed", "not started", "unknown"}
     assert outcomes.count("killed") >= 10, "most had begun"
