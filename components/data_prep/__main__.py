@@ -51,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _misuse(options: argparse.Namespace) -> str | None:
-    """Before the step's events are written beside the dataset."""
     problem = overlap_problem(options.data, options.dataset)
     return f"--dataset {problem}" if problem else None
 

@@ -137,7 +137,6 @@ def _renaming(folders: Collection[str], taken: Collection[SplitName] = ()) -> st
 
 
 def _check_are_classes(data: Path, holding: dict[str, Folder]) -> None:
-    """Refuse folders that look like splits, or hold splits, or whose one folder holds the classes."""
     deeper = [name for name, folder in holding.items() if folder.with_images()]
     meant = {name: split for name in deeper if (split := split_in(name))}
     if len(set(meant.values())) > 1:
@@ -233,7 +232,6 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
 
 
 def _check_not_deeper(data: Path, layout: ClassFolders) -> None:
-    """Refuse the folder of a split whose one folder holds the classes, or the splits once more."""
     train_name, train = layout.splits["train"]
     if not train_name:
         return  # find_class_folders has seen to it
@@ -263,7 +261,6 @@ def _check_not_deeper(data: Path, layout: ClassFolders) -> None:
 
 
 def _log_copies(data: Path, layout: ClassFolders, by_split: dict[SplitName, dict[str, list[str]]]) -> None:
-    """Warn of images of a split that are in the training split, too, by the same path and of the same content."""
     train_name = layout.splits["train"][0]
     train = {file.removeprefix(train_name) for files in by_split["train"].values() for file in files}
     for split, (name, _) in layout.splits.items():

@@ -155,7 +155,6 @@ def _open_pair(folder: Path, split: SplitName, files: dict[tuple[SplitName, str]
 
 
 def _read_header(path: Path) -> _IdxFile:
-    """The header of an IDX file, checked against the size of the file."""
     file = _IdxFile(path, ())
     if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
         raise file.error("is not a file")
@@ -212,7 +211,6 @@ def _read_batches(
     skip: Collection[int],
     background: Background,
 ) -> Iterator[Batch]:
-    """All images from front to back, of shape `stored` (height, width, channels); none is unreadable or transparent."""
     count, each = file.dims[0], math.prod(stored)
     per_batch = max(1, BATCH_BYTES // max(each, math.prod(shape)))
 

@@ -246,7 +246,6 @@ def _needed_bytes(image: Image.Image, shape: tuple[int, int, int], file_bytes: i
 
 
 def _meaning(image: Image.Image, stream: IO[bytes]) -> Meaning:
-    """How an image's values are meant, by what its file says and Pillow does not; ValueError: they would be misread."""
     position = stream.tell()
     stream.seek(0)
     head = stream.read(26)

@@ -179,7 +179,6 @@ class _Table:
             raise DataError(f"{shown(path)}: has no row below its header; name one image a row")
 
     def _locate(self, written: str, where: str) -> tuple[str, str]:
-        """A file's path below the folder as the disk has it, and its real path."""
         if written.startswith("/"):
             raise DataError(
                 f"{where}: {shown(written)} is an absolute path; write it relative to {shown(self._folder)}"
@@ -234,7 +233,6 @@ class _Table:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Line number, file and class of every row, stripped of surrounding space."""
     with reading(path):
         data = path.read_bytes()
     try:

@@ -92,7 +92,6 @@ def _unknown(data: Path, root: Folder) -> DataError:
 
 
 def _is_layout(folder: Folder) -> bool:
-    """Whether a folder has IDX files or tables."""
     return any(IDX_NAME.fullmatch(name) for name in folder.others) or any(
         split_of(split) and any(map(is_table, inner.others)) for split, inner in folder.folders.items()
     )

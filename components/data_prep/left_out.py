@@ -94,7 +94,6 @@ def _as_text(counts: Mapping[str, int]) -> str:
 
 
 def _most_frequent(counts: Mapping[str, int], others: str) -> dict[str, int]:
-    """The most frequent of them, most frequent first, and all the others together."""
     ordered = sorted(((name, count) for name, count in counts.items() if count), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in ordered[_NAMES_KEPT:])
     return dict(ordered[:_NAMES_KEPT]) | ({others: rest} if rest else {})

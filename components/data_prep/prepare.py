@@ -118,7 +118,6 @@ def prepare(
 
 
 def _log_source(source: Source, params: Params) -> None:
-    """Log what there is, which folder is taken for which split, and which options have no effect on it."""
     found = ", ".join(f"{len(split.labels)} {name} images" for name, split in source.splits.items())
     _log.info("%s: %s in %d classes", source.name, found, len(source.classes))
     if renamed := [
@@ -137,7 +136,6 @@ def _log_source(source: Source, params: Params) -> None:
 
 
 def _log_replaced(dataset: Path, source: Source) -> None:
-    """Log what of an earlier dataset is lost; a warning where it was made of other data."""
     try:
         if not (dataset / DATASET.manifest_file).exists():
             return
@@ -162,7 +160,6 @@ def _log_replaced(dataset: Path, source: Source) -> None:
 
 
 def _log_counts(result: PrepareResult) -> None:
-    """Log the number of images of each class in each split as a table, and the classes that a split lacks."""
     classes, counts = result.manifest.classes, result.class_counts
     splits = [split for split in get_args(SplitName) if split in counts]
     rows = [["class", *splits], *([shown(name), *(str(counts[split][name]) for split in splits)] for name in classes)]
@@ -263,7 +260,6 @@ class _Preparation:
         return sum(len(found) for found in self._unreadable.values())
 
     def _assigned(self) -> dict[SplitName, dict[SplitName, Mask]]:
-        """For each split of the source: which of its images go to which split of the dataset."""
         where, n_classes = shown(self._source.path), len(self._source.classes)
         readable = {name: np.ones(len(split.labels), dtype=np.bool_) for name, split in self._source.splits.items()}
         for name, found in self._unreadable.items():
@@ -285,7 +281,6 @@ class _Preparation:
         return {name: train if name == "train" else {name: mask} for name, mask in readable.items()}
 
     def _check_share(self) -> None:
-        """Refuse more unreadable images than there may be."""
         lost = sum(pictures.count for pictures in self._source.pictures)
         count, total = self._unreadable_count + lost, self._source.count + lost
         if count - lost > _WARNINGS_SHOWN:

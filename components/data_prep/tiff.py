@@ -93,7 +93,6 @@ def kind_of(stream: IO[bytes]) -> str | None:
 
 
 def _layout(tags: ImageFileDirectory_v2) -> str:
-    """The values of a TIFF in a few words: ``RGB, 3 × 16-bit unsigned``."""
     number = tags.get(_PHOTOMETRIC)
     names = {value: name for name, value in TiffTags.lookup(_PHOTOMETRIC).enum.items()}
     kind = names.get(number or 0, f"photometric {number}") if number is not None else "unknown"

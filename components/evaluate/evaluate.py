@@ -128,7 +128,6 @@ def evaluate(
 def _findings(
     model: Model, data: Dataset, networks: dict[str, Network], params: Params, device: torch.device, emit: Emit
 ) -> tuple[Findings, list[ConfidentError]]:
-    """Put the test split through both networks."""
     manifest, split = model.manifest, data.splits["test"]
     images = store_images(split, device).store
     labels = torch.tensor(split.labels, device=device)

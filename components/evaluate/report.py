@@ -141,7 +141,6 @@ def render_report(
 
 
 def _matrix(findings: Findings) -> list[list[str]]:
-    """Cells are coloured by their share of the row, wrong ones in another colour."""
     rows = []
     for i, counts in enumerate(findings.confusion().tolist()):
         of_class = max(1, sum(counts))

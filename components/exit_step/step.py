@@ -66,7 +66,6 @@ def report_end(
 
 
 def _has_logged(step: StepOutcome) -> bool:
-    """Whether a step's own log says why it failed: it is not the platform's word."""
     return step.outcome == "failed" and step.error is not None and step.error.type != PLATFORM_ERROR
 
 
@@ -81,7 +80,6 @@ def _platform(run: StepRun) -> RunReport | None:
 
 
 def _remark(step: StepOutcome, reason: str) -> None:
-    """Log what became of a step that did not report its end itself."""
     if step.outcome == "killed" and f"{step.step} was killed" not in reason:
         _log.warning("%s began and never ended: it was killed", step.step)
     elif step.outcome == "cached":

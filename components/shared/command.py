@@ -86,23 +86,12 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and exit code 2, with ``--json`` a document, too.
-
-    Attributes:
-        has_documents: Whether ``--json`` means one document; of a parser of commands: of most of them.
-    """
-
-    has_documents = False
+    """An argument parser whose errors are one line and exit code 2, with ``--json`` a document, too."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
             formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EXIT_CODES, allow_abbrev=False, **options
         )
-
-    def add_subparsers(self, **options: Any) -> Any:
-        """Add commands."""
-        self.has_documents = True
-        return super().add_subparsers(**options)
 
     def parse_known_args(  # type: ignore[override] # argparse has it twice, by the kind of the namespace
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -119,20 +108,17 @@ class CommandParser(argparse.ArgumentParser):
         if (choice := _CHOICE.search(message)) is not None:
             message += _did_you_mean(choice[1], _WORD.findall(choice[2]))
         elif message.startswith("the following arguments are required"):
-            unknown = [word for word in self._words if word.startswith("--") and not self._knows(word)]
+            known = self._option_string_actions
+            unknown = [word for word in self._words if word.startswith("--") and word.partition("=")[0] not in known]
             if meant := self._meant(unknown):
                 message += f"; {' '.join(unknown)} is not one of them{meant}"
         in_a_line = message.replace("\n", "\\n")  # of what was typed
         tell(f"{self.prog}: error: {in_a_line} (see {self.prog} --help)")
-        if self.has_documents and "--json" in self._words:
+        if "--json" in self._option_string_actions and "--json" in self._words:
             print_json({"status": "failed", "error": error_document(InputError(message))})
         self.exit(EXIT_BAD_INPUT)
 
-    def _knows(self, word: str) -> bool:
-        return word.partition("=")[0] in self._option_string_actions
-
     def _meant(self, words: Sequence[str]) -> str:
-        """What words that are no options of this command may have meant."""
         for word in words:
             name = word.partition("=")[0]
             key = name.lstrip("-").replace("-", "_")
@@ -147,30 +133,10 @@ class CommandParser(argparse.ArgumentParser):
         (file or sys.stdout).write(self.format_help())
 
 
-def not_empty(text: str) -> str:
-    """What an option names, which an unset variable of a shell does not; for argparse."""
+def _not_empty(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("is empty; is a variable of your shell not set?")
     return text
-
-
-def add_params_options(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
-    """Add ``--params`` and ``--set``; without `default`, a text for the help, ``--params`` is required."""
-    parser.add_argument(
-        "--params",
-        metavar="FILE",
-        type=not_empty,
-        required=default is None,
-        help="params as .json or .yaml, or a JSON text" + (f"; default: {default}" if default else ""),
-    )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        dest="overrides",
-        action="append",
-        default=[],
-        help="change one of the params, such as num_epochs=5 or net_arch[0].kwargs.out_channels=64; repeatable",
-    )
 
 
 def place_option(text: str) -> AnyPath:
@@ -182,15 +148,8 @@ def place_option(text: str) -> AnyPath:
 
 
 def add_place(parser: argparse.ArgumentParser, name: str, *, required: bool = True, help: str) -> None:
-    """Add an option that names where something lies."""
+    """Add an option that names a path or a location in a bucket."""
     parser.add_argument(name, metavar="PLACE", type=place_option, required=required, help=help)
-
-
-def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--json``."""
-    if isinstance(parser, CommandParser):
-        parser.has_documents = True
-    parser.add_argument("--json", action="store_true", help="print one JSON document to standard output")
 
 
 def print_json(document: object) -> None:
@@ -200,7 +159,7 @@ def print_json(document: object) -> None:
 
 
 def tell(line: str, command: str = "") -> None:
-    """Tell people something on standard error, without secrets; nothing happens where that takes no more.
+    """Print something to standard error, without secrets; nothing happens where that takes no more.
 
     Args:
         line: What is broken where the terminal is not as wide.
@@ -251,7 +210,7 @@ def with_output(work: Callable[[], int]) -> int:
 
 
 def let_go_of(stream: TextIO) -> None:
-    """Python flushes its streams once more at its end, and would complain that nobody takes it, by exit code 120."""
+    """Lead a stream to nowhere, since Python flushes it once more at its end, and would end with exit code 120."""
     with suppress(OSError, ValueError):  # in a test it may have no number
         number = stream.fileno()
         null = os.open(os.devnull, os.O_WRONLY)
@@ -290,18 +249,24 @@ def step_command(
         The exit code.
     """
     parser.epilog = f"{PLACES}\n{CONTAINER.format(docker=indent(docker.rstrip(), '  '))}\n{ENVIRONMENT}\n{EXIT_CODES}"
-    add_params_options(parser)
-    add_json_option(parser)
+    parser.add_argument(
+        "--params", metavar="FILE", type=_not_empty, required=True, help="params as .json or .yaml, or a JSON text"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="change one of the params, such as num_epochs=5 or net_arch[0].kwargs.out_channels=64; repeatable",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document to standard output")
     parser.add_argument("--version", action="version", version=f"shutterline {__version__}")
 
-    def parsed() -> argparse.Namespace:
+    def run() -> int:
         options = parser.parse_args(argv)
         if (wrong := misuse(options)) is not None:
             parser.error(wrong)
-        return options
-
-    def run() -> int:
-        options = parsed()
         if elsewhere is not None and (outcome := elsewhere(options)) is not None:
             document, exit_code, error = outcome.document, outcome.exit_code, None
         else:

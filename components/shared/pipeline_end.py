@@ -129,7 +129,6 @@ def _by_platform(platform: RunReport | None) -> Outcome | None:
 
 
 def _by_steps(outcomes: Sequence[StepOutcome]) -> Outcome:
-    """The outcome of the whole where the platform gives none: the last step's success is the pipeline's."""
     found = [step.outcome for step in outcomes]
     if found[-1] == "succeeded":
         return "succeeded"
@@ -156,7 +155,6 @@ def _outcomes(
 
 
 def _of_task(task: TaskReport | None, view: StepView | None, step: str, *, is_whole: bool) -> StepOutcome | None:
-    """How a step ended by the platform, with its own error where it has one; None where the platform does not say."""
     if task is None or task.state in ("waiting", "running", "unknown"):
         return None
     if task.state == "skipped":
@@ -202,7 +200,6 @@ def _of_silence(
 
 
 def _quoted(text: str) -> str:
-    """A platform's text without secrets, and as UTF-8 has it: reports are JSON files."""
     return redact(text.encode("utf-8", "backslashreplace").decode())
 
 
@@ -212,7 +209,6 @@ def _was_cancelled(steps: Sequence[StepOutcome]) -> bool:
 
 
 def _reason(steps: Sequence[StepOutcome]) -> str:
-    """Why a pipeline ended: a step's own error says more than the platform's "task failed"."""
     reasons = []
     for step in steps:
         error = f": {step.error.message}" if step.error else ""

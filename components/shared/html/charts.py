@@ -92,7 +92,6 @@ def _epochs(low: float, high: float) -> _Axis:
 
 
 def _values(low: float, high: float) -> _Axis:
-    """The upward axis; logarithmic where values span more than a factor of 20, as learning rates do."""
     logarithmic = low > 0 and high > 20 * low
     if logarithmic:
         low, high = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
@@ -106,7 +105,6 @@ def _values(low: float, high: float) -> _Axis:
 
 
 def _step(span: float, count: int = 4) -> float:
-    """The round distance (1, 2 or 5 times a power of ten) that cuts a span into about `count` parts."""
     raw = span / count
     power = 10.0 ** math.floor(math.log10(raw))
     return next(factor * power for factor in (1, 2, 5, 10) if raw <= factor * power * 1.000001)
@@ -183,7 +181,6 @@ def _wide(number: str) -> float:
 
 
 def _number(value: float) -> str:
-    """A tick in few letters: 0.25, 1e-5, 120k."""
     if value == 0 or 1e-4 <= abs(value) < 1e5:
         return f"{value:.6g}"
     if 1e5 <= abs(value) < 1e12:
@@ -193,7 +190,6 @@ def _number(value: float) -> str:
 
 
 def _spoken(title: str, lines: Sequence[Series]) -> str:
-    """The chart in words: where each line starts and ends."""
     ends = "; ".join(
         f"{line.name} from {_number(line.points[0][1])} to {_number(line.points[-1][1])}" for line in lines
     )

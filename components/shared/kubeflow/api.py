@@ -99,7 +99,6 @@ def _get(url: str, end: float) -> Mapping[str, Any]:
 
 
 def _credentials() -> dict[str, str]:
-    """A header with the token that Kubernetes keeps in a file for this API, where it does."""
     file = Path(os.environ.get(TOKEN_VARIABLE) or _TOKEN_FILE)
     try:
         with file.open("rb") as stream:

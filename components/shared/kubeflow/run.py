@@ -363,7 +363,6 @@ def _body_of_nodes(nodes: Iterable[_Node]) -> BodyState:
 
 
 def _tasks_of_list(details: list[Mapping[str, Any]], stop: _Stop) -> list[TaskReport]:
-    """The tasks as far as names and times tell: entries do not say which node they are."""
     entries = [_Entry.of(detail) for detail in details]
     names = {entry.name for entry in entries}
     exits = [entry for entry in entries if entry.name.endswith(_ON_EXIT)]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from components.shared.kubeflow.run import RunReport, read_run
 
-CASES = Path(__file__).parents[1] / "cases" / "kubeflow"
+CASES = Path(__file__).parents[2] / "cases" / "kubeflow"
 NAMES = sorted(file.name.removesuffix(".run.json") for file in CASES.glob("*.run.json"))
 
 
