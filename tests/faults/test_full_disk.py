@@ -89,21 +89,8 @@ WRITTEN = {
     "train": {"events", "epoch-00002-batch-000000.pt", "model.pt2"},
     "evaluate": {"predictions.csv", "report.html"},
 }
-FULL = pytest.mark.mended(
-    14,
-    input="a disk that is full at the weights, the export, the curves, a shard, a report, a manifest",
-    before="a traceback; at model.pt2 torch ends the whole process, exit code 134",
-    now="one line that names the file and what to do, exit code 1, nothing that looks whole",
-)
-LIMITED = pytest.mark.mended(
-    14,
-    input="a file that grows beyond `ulimit -f`",
-    before="a traceback, or an aborted process",
-    now="one line with the file and the limit, exit code 1",
-)
 
 
-@FULL
 @pytest.mark.parametrize("name", ["data-prep", "train", "evaluate"])
 def test_a_full_disk_is_one_line_wherever_it_is_met(
     name: str, steps: dict[str, Step], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -121,7 +108,6 @@ def test_a_full_disk_is_one_line_wherever_it_is_met(
     assert met >= WRITTEN[name]
 
 
-@LIMITED
 @pytest.mark.parametrize("name", ["data-prep", "train", "evaluate"])
 def test_a_limit_on_the_size_of_files_is_one_line_whichever_file_meets_it(
     name: str, steps: dict[str, Step], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -142,7 +128,6 @@ def test_a_limit_on_the_size_of_files_is_one_line_whichever_file_meets_it(
     step.opened(out / "made")
 
 
-@FULL
 def test_the_shutterline_command_ends_so_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = write_params(tmp_path / "params.json")
     command = ["compile", "--params", str(params), "-o", str(tmp_path / "pipeline.yaml")]
@@ -187,12 +172,6 @@ def test_a_file_system_that_is_read_only_is_bad_input(
     assert "cannot be written as an evaluation: Read-only file system" in capsys.readouterr().err
 
 
-@pytest.mark.mended(
-    14,
-    input="umask 027, and another user of the group who reads the model",
-    before="model.safetensors and last.safetensors have the mode 0600, whatever the umask",
-    now="every file has the mode that umask gives, 0640",
-)
 @pytest.mark.parametrize("name", ["data-prep", "train", "evaluate"])
 def test_every_file_has_the_mode_that_umask_gives(name: str, steps: dict[str, Step], tmp_path: Path) -> None:
     before = os.umask(0o027)

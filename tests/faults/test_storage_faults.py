@@ -37,7 +37,6 @@ from tests.peers.http_faults import (
     FlipRequestByte,
     Hold,
     LoseAnswer,
-    Operation,
     Refuse,
 )
 from tests.peers.object_store import Bucket
@@ -79,19 +78,6 @@ def test_an_upload_that_is_cut(bucket: Bucket, location: Location, large_source:
     assert cut.happened == 3
     assert_stored(bucket, location, large_source)
     assert digests(fetch(location, tmp_path)) == large_source.files
-
-
-@pytest.mark.parametrize("operation", ["list", "read"])
-def test_a_tree_whose_download_is_cut(
-    bucket: Bucket, location: Location, source: Source, tmp_path: Path, operation: Operation
-) -> None:
-    publish(source, location)
-    cut = bucket.faults.inject(CutAnswer(100), operation, times=4)
-
-    fetch_tree(contents_of(location, source), tmp_path)
-
-    assert cut.happened == 4
-    assert digests(tmp_path) == source.files
 
 
 @pytest.mark.usefixtures("impatient")

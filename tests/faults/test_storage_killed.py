@@ -27,7 +27,7 @@ from tests.faults.storage import (
 from tests.peers.http_faults import Hold, Slow
 from tests.peers.object_store import Bucket
 
-KILLS = 20
+KILLS = 10
 
 
 def kill_at(moments: random.Random, count: int, bucket: Bucket, begin: Callable[[], int]) -> Hold:
@@ -52,7 +52,7 @@ def kill_at(moments: random.Random, count: int, bucket: Bucket, begin: Callable[
 
 
 @S3_TAKES_LONG
-def test_a_publication_killed_at_20_random_moments(
+def test_a_publication_killed_at_random_moments(
     bucket: Bucket, location: Location, sources: tuple[Source, Source], tmp_path: Path
 ) -> None:
     moments = random.Random(6)  # noqa: S311 - moments, not secrets
@@ -82,9 +82,7 @@ def test_a_publication_killed_at_20_random_moments(
 
 
 @S3_TAKES_LONG
-def test_a_fetch_killed_at_20_random_moments(
-    bucket: Bucket, location: Location, source: Source, tmp_path: Path
-) -> None:
+def test_a_fetch_killed_at_random_moments(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
     moments = random.Random(7)  # noqa: S311
     publish(source, location)
     count = requests_of(bucket, lambda: fetch(location, tmp_path / "usual"))

@@ -7,16 +7,14 @@ from pathlib import Path
 import pytest
 
 from components.shared.artifacts.dataset import DATASET
-from components.shared.errors import ArtifactError, StorageRefusedError
+from components.shared.errors import StorageRefusedError
 from components.shared.storage.fetch import fetch_tree
 from components.shared.storage.location import Location
 from components.shared.storage.publish import Publication
 from tests.faults.storage import (
     LARGE_FILE,
     Source,
-    digests,
     fetch,
-    key_of,
     located,
     message_of,
     opened,
@@ -66,54 +64,3 @@ def test_a_wrong_secret(s3_bucket: Bucket, source: Source, tmp_path: Path, monke
         fetch(location, tmp_path)
     text = message_of(caught.value, str(location), ("credentials", "signature", "forbidden"))
     assert "a-wrong-one" not in text
-
-
-def test_no_such_bucket(bucket: Bucket, source: Source, tmp_path: Path) -> None:
-    location = located(f"{bucket.uri}-none/dataset")
-    attempts = (
-        lambda: fetch(location, tmp_path),
-        lambda: fetch_tree(location, tmp_path / "tree"),
-        lambda: publish(source, location),
-    )
-    for attempt in attempts:
-        with pytest.raises(StorageRefusedError) as caught:
-            attempt()
-        message_of(caught.value, str(location), "there is no bucket")
-
-
-def test_nothing_there(bucket: Bucket, location: Location, tmp_path: Path) -> None:
-    bucket.write("datasets/70/file", b"of a neighbour, whose name begins alike")
-    for attempt in (fetch, fetch_tree):
-        with pytest.raises(StorageRefusedError) as caught:
-            attempt(location, tmp_path)
-        message_of(caught.value, str(location), ("not there", "nothing", "no such", "there is no"))
-    assert digests(tmp_path) == {}
-
-
-def test_a_file_of_the_manifest_is_gone(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
-    publish(source, location)
-    bucket.delete(key_of(location, source, LARGE_FILE))
-    with pytest.raises(StorageRefusedError) as caught:
-        fetch(location, tmp_path)
-    message_of(caught.value, str(location), LARGE_FILE)
-    assert opened(tmp_path) is None
-
-
-def test_a_publication_without_publish_leaves_nothing(bucket: Bucket, location: Location, tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Publication(location, DATASET):
-        raise ZeroDivisionError
-    assert bucket.names() == []
-
-
-def test_a_place_with_something_else_is_refused(bucket: Bucket, location: Location, source: Source) -> None:
-    bucket.write(f"{location.key}/holiday.jpg", b"not ours")
-    with pytest.raises(StorageRefusedError) as caught:
-        publish(source, location)
-    message_of(caught.value, str(location))
-    assert bucket.objects() == {f"{location.key}/holiday.jpg": b"not ours"}
-
-
-def test_a_directory_that_is_no_artifact(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
-    publish(source, location)
-    with pytest.raises(ArtifactError), Publication(location, DATASET) as publication:
-        publication.publish(tmp_path)

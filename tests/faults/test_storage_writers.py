@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -29,7 +26,7 @@ from tests.faults.storage import (
 from tests.peers.http_faults import Hold
 from tests.peers.object_store import Bucket
 
-ROUNDS = 20
+ROUNDS = 10
 
 
 def result_of(work: Callable[[], object]) -> ShutterlineError | None:
@@ -100,29 +97,6 @@ def second_writer_at(
         results = {"a": writing.result(), "b": second_result}
     bucket.faults.clear()
     return results
-
-
-@S3_TAKES_LONG
-def test_two_threads_write_at_once(
-    bucket: Bucket, location: Location, sources: tuple[Source, Source], tmp_path: Path
-) -> None:
-    moments = random.Random(5)  # noqa: S311 - moments, not secrets
-    both = dict(zip("ab", sources, strict=True))
-    refused = 0
-    for number in range(ROUNDS):
-        barrier = threading.Barrier(2)
-
-        def write(name: str, wait: float, barrier: threading.Barrier = barrier) -> ShutterlineError | None:
-            barrier.wait()
-            time.sleep(wait)
-            return result_of(lambda: publish(both[name], location))
-
-        with ThreadPoolExecutor(2) as pool:
-            running = {name: pool.submit(write, name, moments.choice([0.0, moments.uniform(0, 0.1)])) for name in both}
-            results = {name: future.result() for name, future in running.items()}
-        judge(results, both, location, tmp_path / str(number))
-        refused += sum(error is not None for error in results.values())
-    assert refused > 0, "some met"
 
 
 @S3_TAKES_LONG
@@ -208,30 +182,3 @@ def test_a_writer_between_any_two_requests_of_a_reader(
             found = reading.result()
         assert found in (old, new), "the reader starts again when what it reads is replaced"
         bucket.faults.clear()
-
-
-@S3_TAKES_LONG
-def test_readers_while_writers_take_turns(
-    bucket: Bucket, location: Location, sources: tuple[Source, Source], tmp_path: Path
-) -> None:
-    done = threading.Event()
-    publish(sources[0], location)
-
-    def reads(name: str) -> list[str]:
-        found: list[str] = []
-        while not done.is_set():
-            result = read(location, tmp_path / f"{name}-{len(found)}", *sources)
-            found.append("none" if isinstance(result, StorageRefusedError) else result.path.name)
-        return found
-
-    with ThreadPoolExecutor(2) as pool:
-        readers = [pool.submit(reads, name) for name in ("one", "other")]
-        try:
-            for number in range(12):
-                publish(sources[(number + 1) % 2], location)
-                time.sleep(0.05)
-        finally:
-            done.set()
-        seen = [result for reader in readers for result in reader.result()]
-    assert {"a", "b"} & set(seen), "somebody has read something"
-    assert read(location, tmp_path / "last", *sources) is sources[0]

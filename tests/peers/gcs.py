@@ -132,7 +132,9 @@ class GcsFaults(HttpFaults):
         answer = self.forward(request)
         if any(value.startswith("application/json") for name, value in answer.headers if name == "Content-Type"):
             ours, theirs = self.url.encode(), f"http://{self.target[0]}:{self.target[1]}".encode()
-            return Answer(answer.status, answer.headers, answer.body.replace(theirs, ours))
+            # Google's own test server gives an empty object no size.
+            body = re.sub(rb',\s*"size":\s*"0"', b"", answer.body.replace(theirs, ours))
+            return Answer(answer.status, answer.headers, body)
         return answer
 
     def _generation(self, bucket: str, name: str) -> int:

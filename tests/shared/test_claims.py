@@ -43,7 +43,6 @@ def volume() -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.fact(11)
 def test_checkpoints_that_cannot_be_written_end_the_step_before_work(volume: Path) -> None:
     dataset, run = write_digits(volume / "dataset"), volume / "run-1"
     (run / "train").mkdir(parents=True)

@@ -36,7 +36,7 @@ from components.shared.locks import (
 )
 from components.shared.params.params import Params
 from pipelines.targets.local import run_local
-from tests.examples import DIGITS, write_digits, write_params
+from tests.examples import DIGITS, write_params
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
@@ -104,13 +104,6 @@ def test_two_threads_of_one_process_are_two_writers(tmp_path: Path) -> None:
         raise AssertionError
 
 
-def test_an_error_of_the_work_is_not_taken_for_a_lock(tmp_path: Path) -> None:
-    with pytest.raises(BlockingIOError, match="work"), locked(tmp_path / "lock"):
-        raise BlockingIOError("work")
-    with locked(tmp_path / "lock"):
-        pass
-
-
 def test_a_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     waited: list[object] = []
@@ -164,18 +157,10 @@ def test_a_lock_of_another_kernel_is_not_watched(tmp_path: Path) -> None:
     assert not released.wait(0.1)
 
 
-@pytest.mark.mended(
-    13,
-    input="a second data prep into one dataset directory",
-    before="both wrote; the second took the first one's files away",
-    now="exit code 2: who writes there, since when",
-)
 @pytest.mark.slow
-def test_the_second_of_two_data_preps_is_refused_20_times_of_20(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_second_of_two_data_preps_is_refused_every_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = str(write_params(tmp_path / "params.json", image_height=96, image_width=96))  # some time to write
-    for number in range(20):
+    for number in range(5):
         dataset = tmp_path / f"dataset-{number}"
         words = ["--data", str(DIGITS), "--dataset", str(dataset), "--params", params]
         with subprocess.Popen(
@@ -215,12 +200,6 @@ def test_every_kind_of_artifact_has_one_writer(tmp_path: Path, kind: object) -> 
         pass
 
 
-def test_a_lock_is_no_part_of_an_artifact(tmp_path: Path) -> None:
-    write_digits(tmp_path / "dataset")
-    write_digits(tmp_path / "dataset")  # which replaces it
-    assert not list((tmp_path / "dataset").rglob(".*"))
-
-
 def _link(file: Path) -> None:
     (file.parent.parent / "precious").write_text("{}\n2\n")
     file.symlink_to(file.parent.parent / "precious")
@@ -232,20 +211,10 @@ def _sparse(file: Path) -> None:
 
 
 NOT_OURS = [
-    pytest.param(
-        make,
-        message,
-        id=message,
-        marks=pytest.mark.mended(
-            13, input=f"a lock's file that is {what}", before=before, now="exit code 2: what it is; remove it"
-        ),
-    )
-    for make, message, what, before in (
-        (_link, "there is a link, not a file; remove it", "a link", "what the link leads to was overwritten"),
-        (os.mkfifo, "there is a pipe, not a file; remove it", "a pipe", "waited for ever"),
-        (Path.mkdir, "there is a directory, not a file; remove it", "a directory", "Is a directory, without its name"),
-        (_sparse, "there has 32,212,254,720 bytes, so it is no lock's; remove it", "30 GiB long", "MemoryError"),
-    )
+    (_link, "there is a link, not a file; remove it"),
+    (os.mkfifo, "there is a pipe, not a file; remove it"),
+    (Path.mkdir, "there is a directory, not a file; remove it"),
+    (_sparse, "there has 32,212,254,720 bytes, so it is no lock's; remove it"),
 ]
 
 
@@ -269,12 +238,6 @@ def test_a_lock_file_that_is_not_ours_is_refused_and_kept(
         assert (tmp_path / "precious").read_text() == "{}\n2\n"
 
 
-@pytest.mark.mended(
-    13,
-    input="rm .shutterline-run while a run is on, and a second run",
-    before="the first one's end removed the second one's lock",
-    now="each removes its own alone",
-)
 def test_a_run_removes_no_lock_of_another(tmp_path: Path) -> None:
     with run_locked(tmp_path) as file:
         assert file is not None

@@ -1,9 +1,8 @@
 """The on-disk contracts between steps, and the one way they are written: manifest last.
 
-A directory is an artifact when its manifest is there. Writers put every file in place first, fsync it, and write the
-manifest last under a temporary name that ``os.replace`` turns into the real one, so an interrupted step leaves nothing
-that opens. Readers trust the manifest alone: files it does not name are not read, files it names are checked against
-their SHA-256.
+A directory is an artifact when its manifest is there, which is put in place when every other file is durable; so an
+interrupted step leaves nothing that opens. Readers trust the manifest alone: files it does not name are not read, files
+it names are checked against their SHA-256.
 """
 
 from __future__ import annotations
@@ -102,11 +101,7 @@ class Normalisation(Record):
     std: list[Annotated[float, Field(ge=SMALLEST_DIVISOR, le=LARGEST_DIVISOR)]]
 
     def require_channels(self, channels: int) -> None:
-        """See that it is of images of so many channels.
-
-        Raises:
-            ValueError: It is not.
-        """
+        """Raise ValueError unless it is of images of so many channels."""
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):
                 raise ValueError(f"its {name} has {len(values)} numbers, and images have {channels} channel(s)")
@@ -120,22 +115,16 @@ class Manifest(Record):
 
     def files(self) -> Iterator[FileRecord]:
         """Every file the artifact consists of."""
-        for value in self.__dict__.values():
-            yield from _file_records(value)
+        yield from _file_records(self.__dict__)
 
 
 def _file_records(value: object) -> Iterator[FileRecord]:
     if isinstance(value, FileRecord):
         yield value
-    elif isinstance(value, Record):
-        for inner in value.__dict__.values():
-            yield from _file_records(inner)
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _file_records(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _file_records(inner)
+        return
+    inner = value.__dict__ if isinstance(value, Record) else value
+    for each in inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ():
+        yield from _file_records(each)
 
 
 def sha256_of(path: Path) -> str:
@@ -148,12 +137,7 @@ def sha256_of(path: Path) -> str:
 def replacing(path: Path, digest: hashlib._Hash | None = None) -> Iterator[Output]:
     """A stream whose content replaces a file: a reader, or a power cut, sees the old one or the whole new one.
 
-    Args:
-        path: The file.
-        digest: Of :mod:`hashlib`, updated with what is written.
-
-    Raises:
-        OSError: It cannot be written; with its name.
+    `digest` of :mod:`hashlib` is updated with what is written; an OSError has the file's name.
     """
     # Not by the process's number, which in containers all of them share.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -185,11 +169,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def write_json(path: Path, document: object) -> None:
-    """Write a JSON document atomically.
-
-    Raises:
-        ValueError: The document holds NaN or infinity.
-    """
+    """Write a JSON document atomically; ValueError where it holds NaN or infinity."""
     write_atomically(path, _as_json(document))
 
 
@@ -369,22 +349,13 @@ def artifact_root(path: Path, kind: ArtifactKind) -> Path:
 
 
 def manifest_digest(path: Path, kind: ArtifactKind) -> str:
-    """SHA-256 of an artifact's manifest, and so of all that the artifact is.
-
-    Raises:
-        ArtifactError: There is no such manifest.
-    """
+    """SHA-256 of an artifact's manifest, and so of all that the artifact is; ArtifactError where there is none."""
     read_manifest(path, kind)
     return sha256_of(path / kind.manifest_file)
 
 
 def require_same(kind: ArtifactKind, found: str, expected: str) -> None:
-    """Check that an artifact is the one that the step which made it told of.
-
-    Args:
-        kind: What it is.
-        found: SHA-256 of what arrived.
-        expected: Of what was made; empty where nobody told.
+    """Check an artifact's SHA-256 against the one that the step which made it reported; empty: it reported none.
 
     Raises:
         ArtifactError: They differ: a storage kept something else, or a cache gave another one.
@@ -392,7 +363,7 @@ def require_same(kind: ArtifactKind, found: str, expected: str) -> None:
     if expected and found != expected:
         raise ArtifactError(
             f"the {kind.name} that arrived is not the one that was made (SHA-256 {found[:12]}…, and {expected[:12]}… "
-            "was told): something else was stored in its place; run the step that makes it again without cache"
+            "was reported): something else was stored in its place; run the step that makes it again without cache"
         )
 
 

@@ -76,10 +76,7 @@ class UnreadableImage(Record):
 
 
 class LeftOut(Record):
-    """What of the data folder was not read.
-
-    Each is bounded: names beyond the most frequent are counted together.
-    """
+    """What of the data folder was not read; names beyond the most frequent are counted together."""
 
     files: dict[str, int] = Field(default_factory=dict, description="Files that are not read, by their ending.")
     images: dict[str, int] = Field(default_factory=dict, description="Images that were not used, by the reason.")
@@ -137,12 +134,7 @@ DATASET = ArtifactKind("dataset", "dataset.json", DatasetManifest)
 
 @dataclass(frozen=True)
 class Split:
-    """One opened split.
-
-    Attributes:
-        shards: Memory-mapped images, each uint8 of shape (images, height, width, channels).
-        labels: int64 of shape (images,).
-    """
+    """One opened split: memory-mapped shards, uint8 of shape (images, height, width, channels); labels are int64."""
 
     shards: tuple[Images, ...]
     labels: Labels
@@ -157,13 +149,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """An opened dataset directory.
-
-    Attributes:
-        path: The directory.
-        manifest: Its manifest.
-        splits: Opened splits by name.
-    """
+    """An opened dataset directory, with the splits that were opened."""
 
     path: Path
     manifest: DatasetManifest
@@ -309,8 +295,7 @@ def every_split(manifest: DatasetManifest) -> Collection[SplitName]:
 
 def training_splits(manifest: DatasetManifest) -> Collection[SplitName]:
     """What training reads: the training images, and those it is watched by."""
-    watched: SplitName = "validation" if "validation" in manifest.splits else "test"
-    return ("train", watched)
+    return ("train", "validation" if "validation" in manifest.splits else "test")
 
 
 def evaluation_splits(manifest: DatasetManifest) -> Collection[SplitName]:

@@ -30,12 +30,7 @@ def scalars(values: Mapping[str, Any]) -> dict[str, Scalar]:
 
 
 def metadata_of(record: StepRecord, **more: Scalar) -> dict[str, Scalar]:
-    """A step's report, how long it took and how many of its events are undelivered, as metadata.
-
-    Args:
-        record: The step's record.
-        more: Further values by name.
-    """
+    """A step's report, how long it took and how many of its events are undelivered, as metadata with more values."""
     delivery = record.delivery or {}
     brokers = delivery.get("brokers", {}).values()
     status = {

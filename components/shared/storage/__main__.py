@@ -7,50 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.shared.artifacts.artifact import ArtifactKind
 from components.shared.command import CommandParser, place_option, tell
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.extras import extras_named
 from components.shared.storage.fetch import fetch_artifact, fetch_tree
 from components.shared.storage.location import Location
 from components.shared.storage.publish import Publication
-
-
-def _kinds() -> list[ArtifactKind]:
-    from components.shared.artifacts.dataset import DATASET  # NumPy, for which an error in the arguments need not wait
-    from components.shared.artifacts.evaluation import EVALUATION
-    from components.shared.artifacts.model import MODEL
-
-    return [DATASET, MODEL, EVALUATION]
-
-
-def publish(directory: Path, location: Location) -> None:
-    """Publish an artifact directory.
-
-    Raises:
-        InputError: It is no artifact, or the place may not be used.
-        StorageUnavailableError: The storage does not answer.
-    """
-    for kind in _kinds():
-        if (directory / kind.manifest_file).is_file():
-            with Publication(location, kind) as publication:
-                publication.publish(directory)
-            return
-    names = ", ".join(kind.manifest_file for kind in _kinds())
-    raise InputError(f"{directory}: is no artifact: it has none of {names}")
-
-
-def fetch(location: Location, directory: Path, kind: str) -> None:
-    """Fetch an artifact of a kind, or ``files``: any objects below a prefix.
-
-    Raises:
-        InputError: It is not there or may not be read.
-        StorageUnavailableError: The storage does not answer.
-    """
-    if kind == "files":
-        fetch_tree(location, directory)
-        return
-    fetch_artifact(location, next(known for known in _kinds() if known.name == kind), directory)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,12 +36,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if not isinstance(options.location, Location):
-        raise InputError(f"{options.location}: is a path, and must be gs://bucket/key or s3://bucket/key")
+    from components.shared.artifacts.dataset import DATASET  # NumPy, for which an error in the arguments need not wait
+    from components.shared.artifacts.evaluation import EVALUATION
+    from components.shared.artifacts.model import MODEL
+
+    kinds = {kind.name: kind for kind in (DATASET, MODEL, EVALUATION)}
+    location, directory = options.location, options.directory
+    if not isinstance(location, Location):
+        raise InputError(f"{location}: is a path, and must be gs://bucket/key or s3://bucket/key")
     if options.verb == "publish":
-        publish(options.directory, options.location)
+        kind = next((kind for kind in kinds.values() if (directory / kind.manifest_file).is_file()), None)
+        if kind is None:
+            names = ", ".join(kind.manifest_file for kind in kinds.values())
+            raise InputError(f"{directory}: is no artifact: it has none of {names}")
+        with Publication(location, kind) as publication:
+            publication.publish(directory)
+    elif options.kind == "files":
+        fetch_tree(location, directory)
     else:
-        fetch(options.location, options.directory, options.kind)
+        fetch_artifact(location, kinds[options.kind], directory)
     return EXIT_OK
 
 

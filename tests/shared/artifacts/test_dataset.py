@@ -287,12 +287,6 @@ def moved_count(document: dict[str, Any]) -> None:
     document["splits"]["train"]["class_counts"] = [-1, 5]
 
 
-@pytest.mark.mended(
-    15,
-    input="a dataset.json whose counts, classes or normalisation disagree, or with a name of 300 characters",
-    before="taken; balanced weights of -1 images, or an error of torch or the system later",
-    now="refused with what disagrees, exit code 2",
-)
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -97,12 +97,6 @@ def test_a_damaged_speed_is_refused_by_name(model: Path, wrong: dict[str, Any]) 
         open_model(model)
 
 
-@pytest.mark.mended(
-    15,
-    input="a model.json with a class named by the escapes of a terminal and a newline",
-    before="taken; they reached the log and the report",
-    now="refused as by data prep, exit code 2",
-)
 def test_a_class_whose_name_cannot_be_printed_is_refused(model: Path) -> None:
     change(model, lambda document: document["classes"].__setitem__(0, "a\x1b[31m\n12:00:00 train"))
     with pytest.raises(ArtifactError, match=r"classes.*the name of class 0 holds characters that cannot be printed"):

@@ -20,12 +20,6 @@ from tests.shared.storage.conftest import BOX, LARGE, at, box, tree
 TEXT = b"files,type\n" + b"1.png,cat\n" * 1000
 
 
-@pytest.mark.mended(
-    11,
-    input="objects stored with Content-Encoding: gzip, in a bucket of either kind",
-    before="fetched as they are stored: every image unreadable, a table no text",
-    now="unpacked, as the store's own client does, after the stored bytes are verified",
-)
 def test_what_is_stored_as_gzip_is_unpacked(bucket: Bucket, tmp_path: Path) -> None:
     bucket.write("raw/info.csv", gzip.compress(TEXT), "gzip")
     bucket.write("raw/in two parts", gzip.compress(TEXT[:99]) + gzip.compress(TEXT[99:]), "GZIP")
@@ -51,12 +45,6 @@ def test_so_it_is_with_another_s3_server(moto_bucket: S3Bucket, tmp_path: Path) 
     assert tree(tmp_path) == {"info.csv": TEXT}
 
 
-@pytest.mark.mended(
-    11,
-    input="IDX files named .gz that are stored with Content-Encoding: gzip as well",
-    before="read, since they were never unpacked",
-    now="left as they are; of one that was packed twice the outer layer is unpacked",
-)
 def test_a_file_named_gz_stays_gzip(bucket: Bucket, tmp_path: Path) -> None:
     packed = gzip.compress(TEXT, mtime=0)
     bucket.write("raw/once.gz", packed, "gzip")
@@ -90,12 +78,6 @@ def test_the_stores_checksum_is_of_what_is_stored(bucket: Bucket, tmp_path: Path
     assert bucket.faults.count("read", "raw/x") == 2
 
 
-@pytest.mark.mended(
-    11,
-    input="a dataset that was copied to a bucket with gzip encoding, its manifest too",
-    before="refused: has other bytes than the manifest says",
-    now="fetched: checked by the store's checksum as it is stored, by the manifest's SHA-256 unpacked",
-)
 def test_an_artifact_may_be_stored_packed(bucket: Bucket, tmp_path: Path) -> None:
     source = box(tmp_path / "source", 4, {"a": 100_000, "b/c": 20, "same": 30})
     for name, data in tree(source).items():
@@ -117,12 +99,6 @@ def test_an_artifact_may_be_stored_packed(bucket: Bucket, tmp_path: Path) -> Non
             TEXT,
             "gzip",
             r"is stored with Content-Encoding gzip, and its bytes are no whole gzip data \(Not a gzipped file",
-            marks=pytest.mark.mended(
-                11,
-                input="an object that is declared gzip and is not",
-                before="taken as it is",
-                now="refused, exit code 2, with what to do",
-            ),
         ),
         (gzip.compress(TEXT)[:-20], "gzip", "no whole gzip data"),
         (gzip.compress(TEXT) + b"more", "gzip", "no whole gzip data"),
@@ -130,12 +106,6 @@ def test_an_artifact_may_be_stored_packed(bucket: Bucket, tmp_path: Path) -> Non
             TEXT,
             "br",
             "is stored with Content-Encoding br, and gzip alone is unpacked; store it with gzip, or as it is",
-            marks=pytest.mark.mended(
-                11,
-                input="an object of Content-Encoding br, zstd or deflate",
-                before="taken as it is: nothing in it can be read",
-                now="refused, exit code 2, with what to do",
-            ),
         ),
         (TEXT, "gzip, zstd", "is stored with Content-Encoding gzip, zstd, and"),
     ],
@@ -157,12 +127,6 @@ def test_what_is_no_encoding_changes_nothing(bucket: Bucket, tmp_path: Path, enc
     assert tree(fetch_tree(at(bucket, "raw"), tmp_path)) == {"x": TEXT}
 
 
-@pytest.mark.mended(
-    11,
-    input="a few kilobytes of gzip that unpack to a disk full",
-    before="never unpacked",
-    now="refused beyond 1 GiB and a hundred times their size, or beyond what the manifest says",
-)
 def test_what_unpacks_to_too_much_is_refused(
     gcs_bucket: GcsBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
