@@ -166,7 +166,6 @@ class Staging:
         Raises:
             StorageRefusedError: It is not there, or may not be read.
             StorageUnavailableError: The storage does not answer.
-            ArtifactError: It is incomplete or damaged.
         """
         if isinstance(where, Path):
             return where
@@ -174,12 +173,7 @@ class Staging:
             return fetch_artifact(where, kind, self._local(where), wanted=wanted, progress=progress)
 
     def tree(self, where: AnyPath) -> Path:
-        """A folder of any files to read, or one file.
-
-        Raises:
-            StorageRefusedError: It is not there, or may not be read.
-            StorageUnavailableError: The storage does not answer.
-        """
+        """A folder of any files to read, or one file."""
         if isinstance(where, Path):
             return where
         with self._progress("fetch", where) as progress:

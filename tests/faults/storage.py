@@ -37,12 +37,7 @@ S3_TAKES_LONG = pytest.mark.parametrize("bucket", ["gs", pytest.param("s3", mark
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset directory as it was written.
-
-    Attributes:
-        path: The directory.
-        files: SHA-256 of every file in it, by relative name.
-    """
+    """A dataset directory as it was written."""
 
     path: Path
     files: dict[str, str]
@@ -176,17 +171,7 @@ def read(location: Location, into: Path, *sources: Source) -> Source | StorageRe
 def judge(
     results: Mapping[str, ShutterlineError | None], sources: Mapping[str, Source], location: Location, into: Path
 ) -> str:
-    """Hold the outcome of several writers against what must always be.
-
-    Args:
-        results: Of each writer its error, or None if it published.
-        sources: What each published.
-        location: Where.
-        into: A new directory.
-
-    Returns:
-        Whose artifact is there; empty if none is.
-    """
+    """Hold the outcome of several writers against what must always be."""
     for error in results.values():
         if error is not None:
             assert isinstance(error, StorageRefusedError), repr(error)

@@ -31,17 +31,7 @@ KILLS = 10
 
 
 def kill_at(moments: random.Random, count: int, bucket: Bucket, begin: Callable[[], int]) -> Hold:
-    """Begin something in a process and kill it at one of its requests, before or after the store has done the work.
-
-    Args:
-        moments: Chance.
-        count: How many requests it makes.
-        bucket: Where.
-        begin: Starts it and returns its process.
-
-    Returns:
-        What holds the request, or its answer: the store may still be told of it, by nobody who lives.
-    """
+    """Begin something in a process and kill it at one of its requests, before or after the store has done the work."""
     hold = Hold(answer=moments.random() < 0.5)
     bucket.faults.inject(hold, skip=moments.randrange(count))
     process = begin()

@@ -59,10 +59,7 @@ def test_a_second_writer_between_any_two_requests_of_the_first(
 def test_the_same_where_the_second_writes_what_was_there_before(
     bucket: Bucket, sources: tuple[Source, Source], tmp_path: Path
 ) -> None:
-    """Versions in S3 are checksums: the same bytes again are the same version, for a late write of the first too.
-
-    An artifact may be damaged so; and even then nobody reads a wrong byte.
-    """
+    """Versions in S3 are checksums: the same bytes again are the same version, for a late write of the first too."""
     a, b = sources
     for number in range(requests_of_publishing_over(bucket, b, a)):
         location = located(f"{bucket.uri}/round-{number}")

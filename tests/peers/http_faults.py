@@ -121,11 +121,7 @@ Effect = CutRequest | CutAnswer | LoseAnswer | Refuse | FlipRequestByte | FlipAn
 
 
 class Fault:
-    """One thing that goes wrong with some requests.
-
-    Attributes:
-        happened: How many times it has.
-    """
+    """One thing that goes wrong with some requests."""
 
     def __init__(self, effect: Effect, operation: Operation | None, name: str, skip: int, times: int | None) -> None:
         self.effect = effect
@@ -166,13 +162,7 @@ class Exchange:
 
 
 class HttpFaults(Peer):
-    """Relays whole requests and answers. The Host header stays the client's, which is what signatures cover.
-
-    Attributes:
-        target: The server's host and port.
-        port: Where clients connect.
-        exchanges: Everything since the last ``clear``, in the order in which answers began.
-    """
+    """Relays whole requests and answers. The Host header stays the client's, which is what signatures cover."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
@@ -211,15 +201,7 @@ class HttpFaults(Peer):
         skip: int = 0,
         times: int | None = 1,
     ) -> Fault:
-        """Let something go wrong.
-
-        Args:
-            effect: What.
-            operation: With which requests; any by default.
-            name: A regular expression found in the object's name; for a listing, its prefix.
-            skip: Let so many of them pass first.
-            times: How often; None for always.
-        """
+        """Let something go wrong."""
         fault = Fault(effect, operation, name, skip, times)
         with self._lock:
             self._faults.append(fault)
@@ -234,11 +216,7 @@ class HttpFaults(Peer):
             self._faults, self.exchanges = [], []
 
     def settle(self, timeout: float = 10.0) -> None:
-        """Wait until nothing is under way any more, such as what was held and whose client is dead.
-
-        Raises:
-            TimeoutError: Something still is.
-        """
+        """Wait until nothing is under way any more, such as what was held and whose client is dead."""
         deadline = time.monotonic() + timeout
         while self._under_way:
             if time.monotonic() > deadline:
@@ -293,11 +271,7 @@ class HttpFaults(Peer):
     # One exchange.
 
     def serve(self, handler: Handler) -> None:
-        """Read a request, do to it what is asked, answer it.
-
-        Raises:
-            BrokenError: The connection is to end.
-        """
+        """Read a request, do to it what is asked, answer it."""
         with self._lock:
             self._under_way += 1
         try:

@@ -10,12 +10,7 @@ from tests.peers.ports import HOST
 
 
 class HttpProxy(HttpFaults):
-    """Hands every request to one port of this machine, whatever host it is for.
-
-    Attributes:
-        signing_in: The Proxy-Authorization it wants; empty: none.
-        targets: The hosts it was asked for.
-    """
+    """Hands every request to one port of this machine, whatever host it is for."""
 
     def __init__(self, target: int) -> None:
         super().__init__((HOST, target))

@@ -18,11 +18,7 @@ class BrokenError(Exception):
 
 
 class RequestBody:
-    """A request's body, read in pieces.
-
-    Attributes:
-        length: Its bytes in all; a chunked body is read whole at once to know.
-    """
+    """A request's body, read in pieces."""
 
     def __init__(self, handler: BaseHTTPRequestHandler) -> None:
         self._stream: Any = handler.rfile

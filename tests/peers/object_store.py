@@ -8,14 +8,7 @@ from tests.peers.http_faults import HttpFaults
 
 
 class Bucket:
-    """One bucket of one server.
-
-    Attributes:
-        uri: As users write it: ``gs://name`` or ``s3://name``.
-        name: The bucket's name.
-        faults: The relay all clients of this bucket go through.
-        environment: What clients must have in their environment.
-    """
+    """One bucket of one server."""
 
     def __init__(self, uri: str, faults: HttpFaults, environment: Mapping[str, str]) -> None:
         self.uri = uri

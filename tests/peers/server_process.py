@@ -16,23 +16,12 @@ from tests.peers.ports import HOST, claim_port
 
 
 class ServerProcess(Peer):
-    """Runs an HTTP server in a folder of its own, which goes with it.
-
-    The system ends the process when ours ends, however that is, where ``setpriv`` is there to ask for it.
-
-    Attributes:
-        port: Where clients connect.
-        folder: For the server's data and its log; made at the start.
-    """
+    """Runs an HTTP server in a folder of its own, which goes with it."""
 
     ready_path = "/"
 
     def __init__(self, parent: Path | None = None) -> None:
-        """Claim a port.
-
-        Args:
-            parent: Where the folder is made; the usual place for temporary files by default.
-        """
+        """Claim a port."""
         self.port = claim_port()
         self._parent = parent
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -59,12 +48,7 @@ class ServerProcess(Peer):
         raise NotImplementedError
 
     def start(self, timeout: float = 60.0) -> None:
-        """Start, and return once the server answers.
-
-        Raises:
-            RuntimeError: It ended instead; the message has what it said.
-            TimeoutError: It does not answer.
-        """
+        """Start, and return once the server answers."""
         self._temporary = tempfile.TemporaryDirectory(
             prefix="shutterline-server-", dir=self._parent, ignore_cleanup_errors=True
         )

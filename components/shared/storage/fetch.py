@@ -53,12 +53,8 @@ def fetch_artifact(
         wanted: From the manifest to the records of the files to fetch; None: all that the manifest names.
         progress: Called with how far it is.
 
-    Returns:
-        `into`.
-
     Raises:
-        StorageRefusedError: Nothing there, no such bucket, forbidden, no credentials, being written,
-            another kind, or changed again and again while it was read.
+        StorageRefusedError: It is not there or cannot be used, is being written, or changes again and again.
         StorageUnavailableError: The store does not answer, or sends wrong bytes again and again.
         OSError: The local file system: with its file name.
     """
@@ -86,8 +82,8 @@ def fetch_tree(location: Location, into: Path, *, mirror: bool = False, progress
         `into`; of one object, its file.
 
     Raises:
-        StorageRefusedError: Nothing there, no such bucket, forbidden, no credentials, a name that would lead out of
-            `into`, or changed again and again while it was read.
+        StorageRefusedError: It is not there or cannot be used, a name would lead out of `into`, or it changes again and
+            again.
         StorageUnavailableError: The store does not answer, or sends wrong bytes again and again.
         OSError: The local file system: with its file name.
     """
@@ -104,12 +100,7 @@ def fetch_tree(location: Location, into: Path, *, mirror: bool = False, progress
 
 
 def list_names(location: Location) -> list[str]:
-    """The names of the objects below a location, relative to it, in the order of their keys.
-
-    Raises:
-        StorageRefusedError: No such bucket, forbidden, no credentials.
-        StorageUnavailableError: The store does not answer.
-    """
+    """The names of the objects below a location, relative to it, in the order of their keys."""
     store = connect(location, Transfer("down"))
     try:
         return [stored.key.removeprefix(location.prefix) for stored in store.list(location.prefix)]
@@ -133,11 +124,7 @@ class _Artifact:
     put: set[str] = field(default_factory=set)
 
     def fetch(self, select: Select) -> None:
-        """Fetch the files of the manifest that is there, then the manifest.
-
-        Raises:
-            ChangedError: Another artifact is there by now.
-        """
+        """Fetch the files of the manifest that is there, then the manifest; ChangedError if it is another by now."""
         # One request a thousand objects tells version, size and checksum of each.
         found = {stored.key: stored for stored in self.store.list(self.location.prefix)}
         if (stored := found.get(self.location.child(self.kind.manifest_file).key)) is None:

@@ -51,14 +51,7 @@ AnyPath = Path | Location
 
 
 def parse_location(text: str) -> AnyPath:
-    """A path or a location in a bucket, from what a user wrote as an input or output.
-
-    Args:
-        text: A local path, ``file:///path``, ``gs://bucket/path``, ``s3://bucket/path`` or ``minio://bucket/path``.
-
-    Raises:
-        InputError: It is none of these; one line.
-    """
+    """A local path, ``file:///path``, or a ``gs://``, ``s3://`` or ``minio://bucket/path``; else an InputError."""
     if not text:
         raise InputError(f"location is empty; {_ALLOWED}")
     found = _SCHEME.fullmatch(text)

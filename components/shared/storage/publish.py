@@ -264,24 +264,13 @@ def writer_of(store: Store, marker: StoredObject | None) -> str | None:
 
 
 def write_file(location: Location, file: Path) -> None:
-    """Write one file to one object, over whatever was there.
-
-    Raises:
-        StorageRefusedError: No such bucket, forbidden, no credentials.
-        StorageUnavailableError: The store does not answer.
-        OSError: The file cannot be read.
-    """
+    """Write one file to one object, over whatever was there."""
     with _object(location) as store:
         store.upload(location.key, file)
 
 
 def delete(location: Location) -> None:
-    """Remove one object; nothing happens if it is not there.
-
-    Raises:
-        StorageRefusedError: No such bucket, forbidden, no credentials.
-        StorageUnavailableError: The store does not answer.
-    """
+    """Remove one object; nothing happens if it is not there."""
     with _object(location) as store:
         store.delete(location.key, None)
 
@@ -300,11 +289,7 @@ def _object(location: Location) -> Iterator[Store]:
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Every file of a directory with its relative name.
-
-    Raises:
-        ArtifactError: A name cannot be that of an object.
-    """
+    """Every file of a directory with its relative name; ArtifactError where that cannot be an object's."""
     for folder, folders, names in os.walk(directory):
         folders[:] = sorted(name for name in folders if name not in _HERE_ALONE)
         for name in names:

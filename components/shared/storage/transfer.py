@@ -43,14 +43,11 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TransferProgress:
-    """How far a transfer is.
+    """How far a transfer is; ``down`` is from storage to here.
 
     Attributes:
-        direction: ``down`` is from storage to here.
         done: Bytes transferred so far, or found to be there already.
-        total: Bytes in all.
         files_done: Files that are whole and verified.
-        files: Files in all.
         bytes_per_second: Of the transfer so far, without what was there already.
     """
 
@@ -67,11 +64,7 @@ OnProgress = Callable[[TransferProgress], None]
 
 
 def timeout_s() -> float:
-    """For how many seconds without any byte of progress to go on trying.
-
-    Raises:
-        InputError: The environment variable is no positive number.
-    """
+    """For how many seconds without any byte of progress to go on trying; InputError if that is no positive number."""
     return seconds_from(TIMEOUT_VARIABLE, _TIMEOUT_S)
 
 
@@ -110,11 +103,7 @@ class Transfer:
         self._started = self._reported = self._last_moved = time.monotonic()
 
     def moved(self, count: int) -> None:
-        """So many more bytes are transferred.
-
-        Raises:
-            StoppedError: The transfer is given up.
-        """
+        """So many more bytes are transferred; StoppedError if the transfer is given up."""
         self._count(count, count, 0)
         self.check()
 
@@ -135,11 +124,7 @@ class Transfer:
         self._stop.set()
 
     def check(self) -> None:
-        """Go on only while the transfer does.
-
-        Raises:
-            StoppedError: It is given up.
-        """
+        """Raise StoppedError if the transfer is given up."""
         if self._stop.is_set():
             raise StoppedError
 
