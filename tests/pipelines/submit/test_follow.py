@@ -33,9 +33,9 @@ def lines(err: str) -> list[str]:
     return [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in err.splitlines()]
 
 
-def test_what_is_told_of_the_recorded_runs_is_what_is_kept() -> None:
+def test_what_is_told_of_the_recorded_runs_is_what_is_kept(kubeflow_file: Path) -> None:
     """After a change of words, what the module prints replaces what is kept."""
-    assert document() == KEPT.read_text("utf-8")
+    assert document(kubeflow_file) == KEPT.read_text("utf-8")
 
 
 def test_every_change_is_told_once_until_the_run_is_done(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:

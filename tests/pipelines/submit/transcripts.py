@@ -70,10 +70,9 @@ SCRIPTS: dict[str, list[Moment]] = {
 }
 
 
-def transcripts() -> Iterator[tuple[str, str]]:
-    """Each transcript, with the command as its title."""
-    with tempfile.TemporaryDirectory() as directory, redirect_stdout(StringIO()):
-        file = write_compiled(Path(directory), "kubeflow", data="gs://bucket/digits")
+def transcripts(file: Path) -> Iterator[tuple[str, str]]:
+    """Each transcript of a compiled pipeline's runs, with the command as its title."""
+    with redirect_stdout(StringIO()):
         for name, script in SCRIPTS.items():
             yield f"submit --follow: {name}", _printed(["submit", str(file), "--name", "night", "--follow"], script)
         for name in ("oom-killed", "pod-deleted", "retried", "unschedulable"):
@@ -120,10 +119,13 @@ def _printed(
     return f"{text}exit code {code}\n"
 
 
-def document() -> str:
+def document(file: Path) -> str:
     """All transcripts."""
-    return "\n".join(f"=== {title}\n{text}" for title, text in transcripts())
+    return "\n".join(f"=== {title}\n{text}" for title, text in transcripts(file))
 
 
 if __name__ == "__main__":
-    sys.stdout.write(document())
+    with tempfile.TemporaryDirectory() as directory:
+        with redirect_stdout(StringIO()):
+            compiled = write_compiled(Path(directory), "kubeflow", data="gs://bucket/digits")
+        sys.stdout.write(document(compiled))
