@@ -87,6 +87,9 @@ class Launch:
                 count = processes_for(processes, loaded.device) if loaded is not None else 1
                 if loaded is None or (count == 1 and not is_node):
                     return None
+                from components.classifier.check import check
+
+                check(loaded)  # once, and before anything is started
                 self.run = run()
                 return self._outcome_of(count, [] if is_node else _nodes())
         except (ShutterlineError, OSError, Terminated, KeyboardInterrupt) as error:
