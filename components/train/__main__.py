@@ -13,8 +13,7 @@ from components.shared.params.params import Params
 from components.shared.process_group import Outcome
 from components.shared.run import step_run
 from components.shared.step import Reported
-from components.train.launch import RESTARTS, Launch, begin_member
-from components.train.step import IN_PIPELINE, run_member, train_step, trial_step
+from components.train.launch import IN_PIPELINE, RESTARTS, Launch, begin_member
 
 DOCKER = """\
 docker run --rm --gpus all --user "$(id -u):$(id -g)" -v "$PWD/runs:/runs" IMAGE
@@ -26,8 +25,10 @@ TRIALS = ("--find-learning-rate", "--smoke")
 
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
+    from components.train.step import train_step, trial_step  # numpy and torch take seconds, and --help should not
+
     if options.find_learning_rate:
-        from components.train.learning_rate import find_learning_rate  # torch takes seconds, and --help should not
+        from components.train.learning_rate import find_learning_rate
 
         return trial_step(dataset=options.dataset, params=params, trial=find_learning_rate, emit=emit)
     if options.smoke:
@@ -116,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not begin_member():
         return EXIT_OK
     if arguments[:1] == [IN_PIPELINE]:
+        from components.train.step import run_member
+
         return run_member(arguments[1:])
     launch = Launch(arguments)
 

@@ -46,6 +46,7 @@ from components.shared.signals import Terminated, not_ignored, sigterm_raises
 from components.shared.staging import SCRATCH_VARIABLE
 
 RESTARTS = 3
+IN_PIPELINE = "--in-pipeline"  # before a `PipelineStep` as JSON, to each process of its group
 _LAUNCHER_VARIABLE = "SHUTTERLINE_GROUP_LAUNCHER"  # its process id
 _PREFIX = "PET_"  # torchrun's
 _NODES_VARIABLE = f"{_PREFIX}NNODES"

@@ -34,13 +34,12 @@ from components.shared.step import Reported, StepFailed, StepRecord, run_step
 from components.shared.storage.location import AnyPath, Location, parse_location
 from components.train.checkpoints.format import list_checkpoints
 from components.train.checkpoints.resume import Checkpoints, of_another_length, require_alone, training_id
-from components.train.launch import Launch
+from components.train.launch import IN_PIPELINE, Launch
 
 if TYPE_CHECKING:
     from components.train.group import Group
 
 PROCESSES_VARIABLE = "SHUTTERLINE_PROCESSES"
-IN_PIPELINE = "--in-pipeline"  # before a `PipelineStep` as JSON, to each process of its group
 
 _log = step_logger("train")
 
