@@ -1,5 +1,3 @@
-"""Data that data prep must refuse: what is wrong, how to make it, and what the message must say."""
-
 from __future__ import annotations
 
 import gzip
@@ -19,14 +17,6 @@ PARAMS_JSON = params_json()
 
 @dataclass(frozen=True)
 class BadData:
-    """One way to be wrong.
-
-    Attributes:
-        name: What is wrong, for people.
-        make: Builds it in an empty folder and returns what to hand to data prep.
-        expected: A part of the message.
-    """
-
     name: str
     make: Callable[[Path], Path]
     expected: str
@@ -44,12 +34,10 @@ def _entry(folder: Path, change: Callable[[Path], object]) -> Path:
 
 
 def _idx(change: Callable[[Path], object]) -> Callable[[Path], Path]:
-    """Good IDX files, then one change."""
     return lambda folder: _entry(idx_folder(folder, IMAGES, LABELS), change)
 
 
 def _idx_file(name: str, content: bytes) -> Callable[[Path], Path]:
-    """Good IDX files, but for the content of one, which takes the place of the plain one."""
 
     def replace(folder: Path) -> None:
         (folder / name.removesuffix(".gz")).unlink(missing_ok=True)
@@ -59,12 +47,10 @@ def _idx_file(name: str, content: bytes) -> Callable[[Path], Path]:
 
 
 def _folders(change: Callable[[Path], object]) -> Callable[[Path], Path]:
-    """Two good class folders, then one change."""
     return lambda folder: _entry(class_folders(folder / "data", {"cat": 3, "dog": 3}), change)
 
 
 def _train_and_test(test: Callable[[Path], object]) -> Callable[[Path], Path]:
-    """Two good class folders in ``train/``, and a ``test/`` that `test` fills."""
 
     def make(folder: Path) -> Path:
         class_folders(folder / "data" / "train", {"cat": 3, "dog": 3})
@@ -80,7 +66,6 @@ CSV_IMAGES = ("0.png", "1.png", "2.png", "3.png")
 
 
 def _table(text: str, change: Callable[[Path], object] = lambda _: None) -> Callable[[Path], Path]:
-    """``train/info.csv`` of this text beside good images, then a change in ``train/``."""
 
     def make(folder: Path) -> Path:
         change(info_csv(folder / "data" / "train", text, CSV_IMAGES))
@@ -94,12 +79,10 @@ def _table_bytes(content: bytes) -> Callable[[Path], Path]:
 
 
 def _row(row: str, change: Callable[[Path], object] = lambda _: None) -> Callable[[Path], Path]:
-    """A good table with one more row, which is line 6."""
     return _table(GOOD_ROWS + row + "\n", change)
 
 
 def _link_outside(link: Path, target: str = "") -> None:
-    """Put a link to something good that lies beside the data folder."""
     outside = next(parent for parent in link.parents if parent.name == "data").parent / "outside"
     save(outside / "x.png", plain(1))
     link.unlink(missing_ok=True)
@@ -107,13 +90,11 @@ def _link_outside(link: Path, target: str = "") -> None:
 
 
 def _make_folder(file: Path) -> None:
-    """Put a folder in a file's place."""
     file.unlink()
     file.mkdir()
 
 
 def _make_pipe(file: Path) -> None:
-    """Put a named pipe in a file's place."""
     file.unlink()
     os.mkfifo(file)
 

@@ -34,8 +34,3 @@ def test_bad_data_ends_with_one_line_that_says_what_is_wrong(
     assert not (tmp_path / "out").exists() or files_of(tmp_path / "out") == {}
     message = errors[0].partition(" failed: ")[2].replace(f"{tmp_path}/", "")
     record_property(BAD_INPUT, (f"data: {bad.name}", message))
-
-
-def test_every_entry_has_its_own_name() -> None:
-    names = [bad.name for bad in BAD_DATA]
-    assert len(set(names)) == len(names)

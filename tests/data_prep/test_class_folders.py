@@ -46,15 +46,6 @@ def test_a_folder_per_class_with_its_own_test_split(tmp_path: Path) -> None:
     assert stored(tmp_path / "out", "test")[1] == [0, 1, 1]
 
 
-def test_class_folders_at_the_top_have_test_images_held_out(tmp_path: Path) -> None:
-    class_folders(tmp_path / "data", {"cat": 4, "dog": 6})
-
-    result = prepared(tmp_path / "data")
-
-    assert result.manifest.test_split == "held out"
-    assert result.counts == {"train": 5, "test": 5}
-
-
 @pytest.mark.parametrize("color", [False, True])
 def test_pixels_of_the_right_size_are_kept_exactly(tmp_path: Path, color: bool) -> None:
     pixels = random_pixels(4, 4, 3) if color else random_pixels(4, 4)
@@ -110,12 +101,6 @@ def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path: Pat
 
     assert result.counts == {"train": 2, "test": 2}
     assert len(result.manifest.unreadable) == 0
-
-
-def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    class_folders(tmp_path / "data", {"bus": 2, "train": 2})
-
-    assert prepared(tmp_path / "data").manifest.classes == ["bus", "train"]
 
 
 def test_folders_beside_those_of_splits_are_named_in_a_warning(

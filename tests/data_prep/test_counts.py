@@ -1,5 +1,3 @@
-"""What went where: images by split and class, in the log, the manifest and the result, after the split was drawn."""
-
 from __future__ import annotations
 
 import json

@@ -130,7 +130,6 @@ print(most)
 
 
 def _decode(folder: Path, total: int, threads: int, allowed: int = 0) -> tuple[str, int]:
-    """What became of the images of a folder, in a process of its own, and how many bytes of memory that took."""
     command = [sys.executable, "-c", _DECODE, str(folder), str(total), str(threads), str(allowed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

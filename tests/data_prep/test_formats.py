@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from components.data_prep.images import UnreadableImageError, image_extensions, read_image
-from components.shared.artifacts.dataset import open_dataset
 from components.shared.logs import log_to_stderr
-from tests.data_prep.building import Pixels, class_folders, prepared
+from tests.data_prep.building import Pixels, prepared
 from tests.data_prep.test_images import UPRIGHT
 from tests.data_prep.tiffs import COLOR, GREY
 
@@ -123,16 +122,6 @@ def test_a_damaged_heic_is_set_aside(tmp_path: Path) -> None:
     for data in (whole[: len(whole) // 2], b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)):
         with pytest.raises(UnreadableImageError):
             _read(tmp_path, data)
-
-
-def test_data_prep_reads_heic(tmp_path: Path) -> None:
-    data = class_folders(tmp_path / "data", {"a": 3, "b": 3})
-    (data / "a" / "IMG_0001.HEIC").write_bytes(_saved(COLOR, "HEIF"))
-
-    result = prepared(data)
-
-    assert sum(result.counts.values()) == 7
-    assert open_dataset(tmp_path / "out").manifest.unreadable == []
 
 
 INKS = np.concatenate([255 - COLOR, np.zeros_like(GREY)[..., None]], axis=-1)

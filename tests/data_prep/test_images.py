@@ -31,7 +31,6 @@ LOSSLESS = [
 
 
 def _in_mode(mode: str) -> tuple[Image.Image, Pixels]:
-    """An image of a mode, and the values it shows as RGB, on white where it is transparent."""
     grey = Image.fromarray(GREY)
     as_rgb = np.repeat(GREY[..., None], 3, axis=2)
     alpha = Image.fromarray(random_pixels(6, 8, seed=2))
@@ -206,7 +205,6 @@ def test_resizing_is_bilinear(tmp_path: Path) -> None:
 
 
 def _png(width: int, height: int, bit_depth: int = 8, data: bytes = b"") -> bytes:
-    """A grayscale PNG file made by hand, so that its header may say anything."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -66,10 +66,3 @@ def test_folders_of_images_below_train_are_no_classes_where_a_table_is(tmp_path:
     result = prepared(tmp_path / "data")
 
     assert result.manifest.classes == ["canine", "feline"]
-
-
-def test_class_names_that_are_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
-    rows = "".join(f"{index}.png,{name}\n" for index, name in enumerate(["10", "10", "9", "9"]))
-    info_csv(tmp_path / "data" / "train", f"files,type\n{rows}", FOUR)
-
-    assert prepared(tmp_path / "data").manifest.classes == ["9", "10"]

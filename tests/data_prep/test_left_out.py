@@ -1,5 +1,3 @@
-"""What is not read is counted and named; pictures that a class would lack count as unreadable."""
-
 from __future__ import annotations
 
 import json
@@ -43,7 +41,6 @@ sys.exit(main())
 
 
 def _without_heic(data: Path, dataset: Path, **changes: object) -> tuple[int, str]:
-    """Data prep where pillow-heif is not installed: its exit code and what it logs."""
     ended = subprocess.run(
         [sys.executable, "-c", NO_HEIC, "--data", data, "--dataset", dataset, "--params", params_json(**changes)],
         capture_output=True,

@@ -1,5 +1,3 @@
-"""Unicode names, outputs that lie in the data, and links."""
-
 from __future__ import annotations
 
 import os
@@ -305,7 +303,6 @@ def test_images_linked_twice_in_a_class_are_counted_in_a_warning(
 
 
 def _linked(tmp_path: Path, kind: str) -> tuple[Path, str]:
-    """Data of a kind with something that lies outside by a link, and the link."""
     outside, data = tmp_path / "outside", tmp_path / "data"
     names = [f"{number}.png" for number in range(4)]
     if kind == "class":

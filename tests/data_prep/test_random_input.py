@@ -1,5 +1,3 @@
-"""Whatever the bytes are: a dataset, or one line that says what is wrong; never another exception."""
-
 from __future__ import annotations
 
 import gzip

@@ -1,5 +1,3 @@
-"""Folders of splits by their common names, and layouts that are refused since they may mean two things."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -15,7 +15,6 @@ from tests.data_prep.building import Pixels, class_folders, idx_folder, params, 
 
 
 def _numbered(count: int) -> Pixels:
-    """IDX images that can be told apart: plain, and valued by their index."""
     return np.repeat(np.arange(count, dtype=np.uint8), 16).reshape(count, 4, 4)
 
 

@@ -20,7 +20,6 @@ MEMORY = DecodingMemory(2**34, 2**34)
 
 
 def _read_grid(grid: Iterable[Tiff], path: Path) -> tuple[Counter[str], list[str]]:
-    """How many came to what, and those that came out wrong."""
     found: Counter[str] = Counter()
     wrong = []
     for tiff in grid:
@@ -153,7 +152,6 @@ def test_what_would_be_read_wrong_is_set_aside_with_the_reason(
 
 
 def _tagged(tags: list[tuple[int, int, int, int]], data: bytes, more: bytes = b"") -> bytes:
-    """A TIFF made by hand: entries (tag, type, count, value or offset), then `more` at byte 1000, `data` at 3000."""
     directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags)) + bytes(4)
     head = b"II*\0" + struct.pack("<I", 8) + directory
     return head.ljust(1000, b"\0") + more.ljust(2000, b"\0") + data

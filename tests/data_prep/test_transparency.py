@@ -72,7 +72,6 @@ def _png(depth: int, color_type: int, rows: list[bytes], transparent: bytes = b"
 
 
 def _grey_png(depth: int) -> Shown:
-    """A PNG of so many bits in which one grey value is transparent."""
     values = (GREY.astype(np.uint32) * (2**depth - 1) // 255).astype(np.uint16)
     transparent = int(values[2, 3])
     bits = (values[..., None] >> np.arange(depth - 1, -1, -1)) & 1
@@ -83,7 +82,6 @@ def _grey_png(depth: int) -> Shown:
 
 
 def _color_png() -> Shown:
-    """A PNG in which one color is transparent."""
     color = COLOR.copy()
     color[3, :4] = (1, 2, 3)
     alpha = np.where((color == (1, 2, 3)).all(axis=2), 0, 255).astype(np.uint8)
@@ -96,7 +94,6 @@ def _16_bit_png() -> Shown:
 
 
 def _psd(layers: int) -> bytes:
-    """A PSD whose fourth channel is the transparency of its layers (a negative number), or a saved selection."""
     merged = on_background(COLOR, ALPHA)  # as Photoshop saves it
     header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 4, HEIGHT, WIDTH, 8, 3)
     section = struct.pack(">Ih", 4, layers) + bytes(2)
@@ -219,7 +216,6 @@ def test_one_transparent_color_of_16_bits_is_set_aside(tmp_path: Path) -> None:
 
 
 def _shapes(folder: Path) -> Path:
-    """Black pictures whose shape is in the alpha channel alone, as in a collection of icons."""
     row, column = np.mgrid[:16, :16]
     shapes = {"circle": (row - 8) ** 2 + (column - 8) ** 2 < 36, "square": (abs(row - 8) < 6) & (abs(column - 8) < 6)}
     for name, inside in shapes.items():

@@ -1,5 +1,3 @@
-"""TIFFs as instruments and programs write them, each with what it shows as 8-bit RGB or grey."""
-
 from __future__ import annotations
 
 import itertools
@@ -33,8 +31,6 @@ EXTRAS = (None, "unspecified", "assocalpha", "unassalpha")
 
 @dataclass(frozen=True)
 class Tiff:
-    """One way to write a picture."""
-
     photometric: str
     bits: int
     values: str
@@ -46,11 +42,6 @@ class Tiff:
     extra: str | None = None
 
     def write(self, path: Path) -> Pixels:
-        """Write it, and return what is to be seen in color, or in grey.
-
-        Raises:
-            Exception: tifffile does not write this.
-        """
         seen, stored = self._seen_and_stored()
         data = self._of_values(stored)
         if self.planar:
@@ -77,7 +68,6 @@ class Tiff:
         return seen
 
     def _seen_and_stored(self) -> tuple[Pixels, Pixels]:
-        """8-bit grey or RGB, and the channels that are stored for it."""
         match self.photometric:
             case "minisblack":
                 seen, stored = GREY, GREY
@@ -124,7 +114,6 @@ class Tiff:
 
     @property
     def steps(self) -> int:
-        """How many grey levels of 255 a value may be off, for want of bits and by compression."""
         depth = 128 // (2**self.bits - 1) if self.bits < 8 else 0
         lossy = 12 if self.compression in ("jpeg", "webp") else 0
         # YCbCr and CIELab are rounded when the picture is made; premultiplied colors of 8 bits have lost some.
@@ -133,7 +122,6 @@ class Tiff:
 
 
 def tiffs(*, all_of_them: bool = False) -> Iterator[Tiff]:
-    """The grid, or of it what differs in how it is decoded."""
     compressions = COMPRESSIONS if all_of_them else (None, "deflate", "packbits", "jpeg")
     for photometric, (bits, values), compression, extra in itertools.product(
         PHOTOMETRICS, VALUES, compressions, EXTRAS

@@ -1,5 +1,3 @@
-"""Tiny models and datasets for evaluation, made by the same writers the steps use."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -36,7 +34,6 @@ RAW_PARAMS: dict[str, Any] = {
 
 
 def params_of(**changes: Any) -> Params:
-    """The tests' params with some of them changed."""
     return Params.from_dict({**RAW_PARAMS, **changes})
 
 
@@ -49,7 +46,6 @@ def write_dataset(
     count: int = 50,
     seed: int = 0,
 ) -> DatasetManifest:
-    """A dataset of noise, the same for the same arguments."""
     names = CLASSES if classes is None else classes
     random = np.random.default_rng(seed)
     with DatasetWriter(path, names, shape) as writer:
@@ -60,7 +56,6 @@ def write_dataset(
 
 
 def network_with(params: Params, seed: int) -> Network:
-    """The params' network, its weights from a seed."""
     torch.manual_seed(seed)
     network = network_of(params)
     for module in network.modules():
@@ -80,7 +75,6 @@ def write_model(
     last: Network | None = None,
     **changes: Any,
 ) -> ModelManifest:
-    """A model directory; `changes` replace fields of its manifest."""
     networks = {
         "model.safetensors": selected or network_with(params, 1),
         "last.safetensors": last or network_with(params, 2),
@@ -131,20 +125,16 @@ def write_model(
 
 @dataclass(frozen=True)
 class AnyPath:
-    """A model, a dataset it was trained with, params, and where an evaluation goes."""
-
     model: Path
     dataset: Path
     evaluation: Path
     params: Params
 
     def arguments(self, **changes: Any) -> dict[str, Any]:
-        """What evaluate() takes."""
         given = {"model": self.model, "dataset": self.dataset, "evaluation": self.evaluation, "params": self.params}
         return {**given, **changes}
 
     def command(self, *more: str) -> list[str]:
-        """What the command line takes."""
         places = {"--model": self.model, "--dataset": self.dataset, "--evaluation": self.evaluation}
         return [
             *(text for option, path in places.items() for text in (option, str(path))),
@@ -156,7 +146,6 @@ class AnyPath:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[AnyPath]:
-    """A model and a dataset that fit each other; torch's global switches are put back afterwards."""
     params = params_of()
     write_dataset(tmp_path / "dataset")
     write_model(tmp_path / "model", params, dataset=tmp_path / "dataset")

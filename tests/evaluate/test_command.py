@@ -1,5 +1,3 @@
-"""``python -m components.evaluate``."""
-
 from __future__ import annotations
 
 import json

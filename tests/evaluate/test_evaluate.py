@@ -1,5 +1,3 @@
-"""evaluate(): its figures against others' arithmetic, and what it leaves behind."""
-
 from __future__ import annotations
 
 import csv
@@ -39,7 +37,6 @@ Reals = npt.NDArray[np.float64]
 
 
 def logits_of(weights: Path, images: npt.NDArray[np.uint8]) -> Reals:
-    """The tests' network (convolution, batch norm, ReLU, linear) in float64 NumPy, without torch."""
     state = {name: value.astype(np.float64) for name, value in load_file(weights).items()}
     pixels = (images.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (3, 3), axis=(2, 3))
@@ -63,7 +60,6 @@ def rows_of(evaluation: Path) -> list[dict[str, str]]:
 
 
 def without_times(manifest: Any) -> dict[str, Any]:
-    """A manifest without what may differ between two equal evaluations."""
     data: dict[str, Any] = manifest.model_dump(mode="json")
     return {key: value for key, value in data.items() if key not in ("seconds", "images_per_second", "report")}
 

@@ -1,5 +1,3 @@
-"""What cannot be evaluated is refused with one line, exit code 2, and nothing left behind."""
-
 from __future__ import annotations
 
 import json
@@ -19,7 +17,6 @@ Damage = Callable[[AnyPath], object]
 
 
 def refused(place: AnyPath, capsys: pytest.CaptureFixture[str], *more: str) -> str:
-    """Run the command, check the frame of a refusal, and return its message."""
     capsys.readouterr()
     assert main(place.command(*more)) == 2
     printed = capsys.readouterr()
@@ -34,7 +31,6 @@ def refused(place: AnyPath, capsys: pytest.CaptureFixture[str], *more: str) -> s
 
 
 def edit(file: Path, **changes: Any) -> None:
-    """Change fields of a manifest."""
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
@@ -49,7 +45,6 @@ def cut(file: Path) -> None:
 
 
 def cut_and_record(place: AnyPath) -> None:
-    """A truncated array that its manifest vouches for."""
     file = place.dataset / "test" / "images-00000.npy"
     cut(file)
     manifest = json.loads((place.dataset / "dataset.json").read_text())
@@ -64,7 +59,6 @@ def name_outside(place: AnyPath, name: str) -> None:
 
 
 def lead_outside(place: AnyPath) -> None:
-    """A weights file that is a link to the same bytes elsewhere."""
     inside, outside = place.model / "model.safetensors", place.model.parent / "elsewhere"
     shutil.move(inside, outside)
     inside.symlink_to(outside)

@@ -1,5 +1,3 @@
-"""The report: sound HTML that loads and runs nothing, whatever the data is called."""
-
 from __future__ import annotations
 
 import base64

@@ -1,5 +1,3 @@
-"""The report in a real browser: everything in it shows, and the browser has nothing to complain of."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""An exit step that cannot see the spools reads the steps' events back from Kafka."""
-
 from __future__ import annotations
 
 import time
@@ -40,7 +38,6 @@ def test_the_broker_knows_what_the_exit_step_cannot_see(kafka_broker: KafkaTopic
 
 
 def test_what_kafka_has_and_the_folder_lacks_counts(kafka_broker: KafkaTopics, topic: str, tmp_path: Path) -> None:
-    """Of a folder that could not be written for a while; then nothing follows of the steps that it lacks."""
     kafka_broker.create_topic(topic)
     spool(tmp_path, "data-prep", STARTED, SUCCEEDED)
     tell(kafka_broker, topic, "data-prep", STARTED, SUCCEEDED)

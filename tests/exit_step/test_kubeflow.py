@@ -1,5 +1,3 @@
-"""The exit step in a pod of Kubeflow's: what its API answered, recorded on a real cluster, decides how a run ended."""
-
 from __future__ import annotations
 
 import json
@@ -26,7 +24,6 @@ RUNNING = KUBEFLOW | {"state": "RUNNING", "error": {}}
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeflowRuns]:
-    """Kubeflow's API, and the environment of a step's pod."""
     with KubeflowRuns() as server:
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
         monkeypatch.setenv("KFP_POD_NAME", "shutterline-image-classifier-87mwd-system-container-impl-3560414139")
@@ -36,7 +33,6 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeflowRuns]:
 
 @pytest.fixture
 def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that all steps share."""
     (tmp_path / "events").mkdir()
     monkeypatch.setenv(RUN_VARIABLE, RUN)
     monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events"))
@@ -45,20 +41,17 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the exit step keeps its own events, and those of no other step can be read."""
     monkeypatch.setenv(RUN_VARIABLE, RUN)
     monkeypatch.delenv(EVENTS_VARIABLE, raising=False)
     return tmp_path
 
 
 def reported(server: KubeflowRuns, name: str, folder: Path, status: dict[str, Any]) -> dict[str, Any]:
-    """What the exit step reports of a recorded run."""
     server.run, server.workflow = as_the_exit_step_sees_it(*recorded(name))
     return report_of(folder, status)
 
 
 def as_the_exit_step_sees_it(run: dict[str, Any], workflow: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A recorded run as it was while its exit task ran: the run itself not over yet, nor what encloses that task."""
     history = [entry for entry in run["state_history"] if entry["state"] not in ("SUCCEEDED", "FAILED")]
     run |= {"state": history[-1]["state"], "state_history": history}
     manifest = json.loads(workflow["pipeline_runtime"]["workflow_manifest"])
@@ -125,7 +118,6 @@ def test_a_step_whose_end_is_with_a_broker_that_is_away_was_not_killed(
 def test_a_step_that_succeeded_by_its_events_and_failed_on_the_platform_is_reported_as_that(
     api: KubeflowRuns, events: Path
 ) -> None:
-    """0.5.0: the launcher could not store the metadata of a training that had succeeded."""
     spool(events, "data-prep", STARTED, SUCCEEDED)
     spool(events, "train", STARTED, SUCCEEDED)
     assert reported(api, "failed", events.parent, FINAL_FAILED)["reason"] == (

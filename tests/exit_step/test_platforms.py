@@ -1,5 +1,3 @@
-"""The exit step as each platform calls it: with that platform's words, as KFP's executor takes them."""
-
 from __future__ import annotations
 
 import json
@@ -69,7 +67,6 @@ UNNOTICED: dict[str, Status] = {
 
 @pytest.fixture
 def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the run's steps keep their events; seen by all of them."""
     (tmp_path / "events").mkdir()
     monkeypatch.setattr(redaction, "_registered", set())
     monkeypatch.setenv(RUN_VARIABLE, RUN)
@@ -79,7 +76,6 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(folder: Path, status: Status, **params: Any) -> None:
-    """Call the component as a platform's container does."""
     values = {
         "params": json.dumps(small(**params)),
         "job_id": "7c1f1fd5-60d5-4b0e-8b5a-0a9f52a3a8f6",
@@ -108,7 +104,6 @@ def call(folder: Path, status: Status, **params: Any) -> None:
 
 
 def ended(folder: Path) -> StepEvent:
-    """The pipeline's last event, as its spool has it."""
     return [event for event in events_in(folder) if event.step == "pipeline"][-1]
 
 

@@ -1,5 +1,3 @@
-"""The exit step's account of a pipeline: one vocabulary for every platform, and a word on every silent step."""
-
 from __future__ import annotations
 
 import json
@@ -38,7 +36,6 @@ def at(events: Path | None, run: str = RUN) -> StepRun:
 
 
 def spool(events: Path, step: str, *told: tuple[State, EventData], attempt: int = 0, run: str = RUN) -> Path:
-    """What a step has left in the run's events directory."""
     path = events / f"{run}.{step}.{attempt}.jsonl"
     event_source = EventSource(run, step, attempt, "pod")
     lines = [

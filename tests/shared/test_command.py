@@ -1,5 +1,3 @@
-"""The command line that every component shares."""
-
 from __future__ import annotations
 
 import argparse
@@ -31,7 +29,6 @@ COMPONENTS = ["data_prep", "train", "evaluate", "exit_step"]
 
 
 def command(*argv: str, error: BaseException | None = None) -> int:
-    """A component's command line with one option of its own, whose work may fail."""
     parser = CommandParser(prog="python -m components.trial", description="Try.")
     parser.add_argument("--dataset", metavar="DIR", type=Path, required=True)
 
@@ -220,7 +217,6 @@ def test_an_error_as_json_keeps_its_problems_apart() -> None:
 
 
 def loaded_by(modules: list[str]) -> set[str]:
-    """Names of the top-level modules that a fresh Python holds after importing these."""
     code = f"""
 import sys
 for name in {modules!r}:

@@ -1,5 +1,3 @@
-"""The learning curves: every epoch seen, in a file that loads and runs nothing and stays small."""
-
 from __future__ import annotations
 
 import itertools

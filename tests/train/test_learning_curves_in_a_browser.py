@@ -1,5 +1,3 @@
-"""The learning curves in a real browser, alone and in a frame such as Kubeflow's."""
-
 from __future__ import annotations
 
 import html

@@ -1,5 +1,3 @@
-"""Charts: whatever the values, every point lies inside and every tick is a round number."""
-
 from __future__ import annotations
 
 import re

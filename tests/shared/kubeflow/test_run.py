@@ -1,5 +1,3 @@
-"""What a real Kubeflow 2.17 answered for our runs, and other pipelines' runs, in our words."""
-
 from __future__ import annotations
 
 import json
@@ -18,7 +16,6 @@ NAMES = sorted(file.name.removesuffix(".run.json") for file in CASES.glob("*.run
 
 
 def recorded(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The answers of v2beta1 and v1beta1 of a recorded run."""
     run, workflow = (json.loads((CASES / f"{name}.{kind}.json").read_text()) for kind in ("run", "v1beta1"))
     return run, workflow
 
@@ -34,7 +31,6 @@ def as_answer(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def words(report: RunReport) -> list[str]:
-    """A report in lines: the run's and its body's state, then each task's with its attempts."""
     lines = [f"{report.state}, body {report.body}{', retried' if report.retried else ''}"]
     for task in report.tasks.values():
         attempts = "".join(f" [{pod.number} {pod.state}]" for pod in task.attempts)
@@ -165,7 +161,6 @@ def test_a_long_pod_name_is_cut_before_its_hash_and_an_old_one_is_the_nodes_id()
 
 
 def _renamed(found: dict[str, Any]) -> dict[str, Any]:
-    """The workflow as a controller without a retry policy makes it: no node is an attempt of another."""
     nodes = found["status"]["nodes"]
     attempts = {node["name"]: key for key, node in nodes.items() if node["name"].endswith("(0)")}
     for key in attempts.values():
@@ -262,7 +257,6 @@ def test_an_odd_answer_is_read_without_an_error(data: st.DataObject, odd: Any) -
 
 
 def _spoilt(thing: Any, odd: Any, data: st.DataObject) -> None:
-    """Put something odd in a random place of a document."""
     while isinstance(thing, (dict, list)) and thing:
         keys: Any = list(thing) if isinstance(thing, dict) else range(len(thing))
         key = data.draw(st.sampled_from(keys))
