@@ -69,23 +69,23 @@ class CompiledPipeline:
     @property
     def inputs(self) -> dict[str, dict[str, Any]]:
         """The parameters that a run of it takes, each with ``parameterType``, perhaps ``defaultValue``."""
-        parameters = _mapping(_mapping(_mapping(self.spec.get("root")).get("inputDefinitions")).get("parameters"))
-        return {name: _mapping(definition) for name, definition in parameters.items()}
+        parameters = mapping(mapping(mapping(self.spec.get("root")).get("inputDefinitions")).get("parameters"))
+        return {name: mapping(definition) for name, definition in parameters.items()}
 
     @property
     def executors(self) -> dict[str, dict[str, Any]]:
         """The executors by their label, such as ``exec-train``."""
-        executors = _mapping(_mapping(self.spec.get("deploymentSpec")).get("executors"))
-        return {label: _mapping(executor) for label, executor in executors.items()}
+        executors = mapping(mapping(self.spec.get("deploymentSpec")).get("executors"))
+        return {label: mapping(executor) for label, executor in executors.items()}
 
     def container(self, label: str) -> dict[str, Any]:
         """The container of an executor; empty for one that has none, such as an importer."""
-        return _mapping(self.executors[label].get("container"))
+        return mapping(self.executors[label].get("container"))
 
     def environment(self, label: str) -> dict[str, str]:
         """The environment variables an executor's container is given."""
         entries = self.container(label).get("env")
-        found = map(_mapping, entries if isinstance(entries, list) else [])
+        found = map(mapping, entries if isinstance(entries, list) else [])
         return {str(entry.get("name")): str(entry.get("value", "")) for entry in found}
 
     @property
@@ -98,8 +98,9 @@ class CompiledPipeline:
         return "kubeflow" if self.platforms.get("kubernetes") else None
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def mapping(value: Any) -> dict[str, Any]:
+    """A mapping with texts for keys; empty if it is none."""
+    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
 
 
 def documents_of(text: str) -> list[Any]:
@@ -130,14 +131,14 @@ def parse_compiled(text: str, file: Path) -> CompiledPipeline:
         DocumentError: It is not a compiled pipeline.
     """
     documents = documents_of(text)
-    spec = _mapping(documents[0]) if documents else {}
+    spec = mapping(documents[0]) if documents else {}
     if "pipelineInfo" not in spec:
         raise DocumentError("is not a compiled pipeline (its first document has no pipelineInfo)")
-    if not isinstance(_mapping(spec["pipelineInfo"]).get("name"), str):
+    if not isinstance(mapping(spec["pipelineInfo"]).get("name"), str):
         raise DocumentError("pipelineInfo.name is missing")
-    if not _mapping(_mapping(spec.get("deploymentSpec")).get("executors")) or not _mapping(spec.get("root")):
+    if not mapping(mapping(spec.get("deploymentSpec")).get("executors")) or not mapping(spec.get("root")):
         raise DocumentError("has no deploymentSpec.executors or no root")
-    platforms = _mapping(documents[1]).get("platforms") if len(documents) == 2 else {}
+    platforms = mapping(documents[1]).get("platforms") if len(documents) == 2 else {}
     if len(documents) > 2 or not isinstance(platforms, dict):
         raise DocumentError("has more than a pipeline and its platforms")
     return CompiledPipeline(file, spec, platforms, len(documents))
@@ -161,7 +162,7 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield str(key)
-            name = _mapping(_mapping(item).get("runtimeValue")).get("constant", item)
+            name = mapping(mapping(item).get("runtimeValue")).get("constant", item)
             if not (key in _NAMING and isinstance(name, str) and name.isalpha() and name.islower()):
                 yield from _texts(item)
     elif isinstance(value, list):

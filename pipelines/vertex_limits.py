@@ -9,55 +9,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from decimal import Decimal
 
 from pipelines.quantities import quantity
 
-_GB = 10**9
-_MAX_CPUS, _MAX_MEMORY_GB = 96, 624
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The largest machine with so many of an accelerator.
-
-    Attributes:
-        cpus: Processors.
-        memory_gb: Memory, in gigabytes.
-    """
-
-    cpus: int
-    memory_gb: int
-
-
-# Accelerator types by Vertex AI's names; for each count that there is, the largest machine.
-ACCELERATORS: Mapping[str, Mapping[int, Machine]] = {
-    "NVIDIA_TESLA_T4": {1: Machine(48, 312), 2: Machine(48, 312), 4: Machine(96, 624)},
-    "NVIDIA_TESLA_P4": {1: Machine(24, 156), 2: Machine(48, 312), 4: Machine(96, 624)},
-    "NVIDIA_TESLA_P100": {1: Machine(16, 104), 2: Machine(32, 208), 4: Machine(96, 624)},
-    "NVIDIA_TESLA_V100": {1: Machine(12, 78), 2: Machine(24, 156), 4: Machine(48, 312), 8: Machine(96, 624)},
-    "NVIDIA_L4": {1: Machine(32, 128), 2: Machine(24, 96), 4: Machine(48, 192), 8: Machine(96, 384)},
-    "NVIDIA_TESLA_A100": {
-        1: Machine(12, 85),
-        2: Machine(24, 170),
-        4: Machine(48, 340),
-        8: Machine(96, 680),
-        16: Machine(96, 1360),
-    },
-    "NVIDIA_A100_80GB": {1: Machine(12, 170), 2: Machine(24, 340), 4: Machine(48, 680), 8: Machine(96, 1360)},
-    "NVIDIA_H100_80GB": {1: Machine(26, 234), 2: Machine(52, 468), 4: Machine(104, 936), 8: Machine(208, 1872)},
-    "NVIDIA_H100_MEGA_80GB": {8: Machine(208, 1872)},
-    "NVIDIA_H200_141GB": {8: Machine(224, 2952)},
-    "NVIDIA_B200": {8: Machine(224, 3968)},
-    "NVIDIA_RTX_PRO_6000": {1: Machine(48, 180), 2: Machine(96, 360), 4: Machine(192, 720), 8: Machine(384, 1440)},
+# Accelerator types by Vertex AI's names; for each count that there is, processors and gigabytes of the largest machine.
+ACCELERATORS: Mapping[str, Mapping[int, tuple[int, int]]] = {
+    "NVIDIA_TESLA_T4": {1: (48, 312), 2: (48, 312), 4: (96, 624)},
+    "NVIDIA_TESLA_P4": {1: (24, 156), 2: (48, 312), 4: (96, 624)},
+    "NVIDIA_TESLA_P100": {1: (16, 104), 2: (32, 208), 4: (96, 624)},
+    "NVIDIA_TESLA_V100": {1: (12, 78), 2: (24, 156), 4: (48, 312), 8: (96, 624)},
+    "NVIDIA_L4": {1: (32, 128), 2: (24, 96), 4: (48, 192), 8: (96, 384)},
+    "NVIDIA_TESLA_A100": {1: (12, 85), 2: (24, 170), 4: (48, 340), 8: (96, 680), 16: (96, 1360)},
+    "NVIDIA_A100_80GB": {1: (12, 170), 2: (24, 340), 4: (48, 680), 8: (96, 1360)},
+    "NVIDIA_H100_80GB": {1: (26, 234), 2: (52, 468), 4: (104, 936), 8: (208, 1872)},
+    "NVIDIA_H100_MEGA_80GB": {8: (208, 1872)},
+    "NVIDIA_H200_141GB": {8: (224, 2952)},
+    "NVIDIA_B200": {8: (224, 3968)},
+    "NVIDIA_RTX_PRO_6000": {1: (48, 180), 2: (96, 360), 4: (192, 720), 8: (384, 1440)},
 }
+_WITHOUT_ACCELERATOR = (96, 624)
 
 PIPELINE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
 JOB_ID = re.compile(r"[a-z][-a-z0-9]{0,127}")
-MAX_LABELS = 64
-LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 # What is documented as the most for a retry's backoff_max_duration.
 MAX_RETRY_WINDOW_S = 3600
 
@@ -68,21 +41,18 @@ def machine_problem(cpu: str | None, memory: str | None, accelerator: str | None
     Args:
         cpu: Its limit of processors, as Kubernetes writes it.
         memory: Its limit of memory, likewise.
-        accelerator: The accelerator's type; None: none.
+        accelerator: The type, one of `ACCELERATORS`; None: none.
         count: How many.
     """
-    cpus, needed = (quantity(asked) if asked else Decimal(0) for asked in (cpu, memory))
     if accelerator is None:
-        machine, title = Machine(_MAX_CPUS, _MAX_MEMORY_GB), "a step without accelerator"
+        (cpus, gigabytes), title = _WITHOUT_ACCELERATOR, "a step without accelerator"
     else:
-        machines = ACCELERATORS.get(accelerator)
-        if machines is None:
-            return f"Vertex AI has no {accelerator}; it has {', '.join(ACCELERATORS)}"
+        machines = ACCELERATORS[accelerator]
         if count not in machines:
             counts = ", ".join(str(number) for number in machines)
             return f"{accelerator} comes in machines with {counts}, not with {count}"
-        machine, title = machines[count], f"a machine with {count} {accelerator}"
-    if cpus > machine.cpus or needed > machine.memory_gb * _GB:
+        (cpus, gigabytes), title = machines[count], f"a machine with {count} {accelerator}"
+    if (cpu and quantity(cpu) > cpus) or (memory and quantity(memory) > gigabytes * 10**9):
         asked = " and ".join(filter(None, (cpu and f"{cpu} processors", memory and f"{memory} of memory")))
-        return f"{title} has at most {machine.cpus} processors and {machine.memory_gb} GB of memory; asked are {asked}"
+        return f"{title} has at most {cpus} processors and {gigabytes} GB of memory; asked are {asked}"
     return None

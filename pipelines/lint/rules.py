@@ -18,9 +18,17 @@ from components.shared.events.redaction import REDACTED, names_a_secret, redact
 from components.shared.params.params import Params, parse
 from components.shared.params.source import from_json
 from components.shared.run import CHECKPOINTS_AUTO
-from pipelines.compiled import PLACEHOLDER, PLATFORM_TITLES, PLATFORMS, TARGET_VARIABLE, CompiledPipeline, PlatformName
+from pipelines.compiled import (
+    PLACEHOLDER,
+    PLATFORM_TITLES,
+    PLATFORMS,
+    TARGET_VARIABLE,
+    CompiledPipeline,
+    PlatformName,
+    mapping,
+)
 from pipelines.lint.secrets import secrets_in
-from pipelines.lint.view import Step, View, mapping, mappings, step_of, text
+from pipelines.lint.view import Step, View, mappings, step_of, text
 from pipelines.settings.kubeflow import FIRST_RELEASE, SHM_PATH
 
 Severity = Literal["error", "warning"]

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.lint.view import View, child, mapping
+from pipelines.compiled import mapping
+from pipelines.lint.view import View, child
 from pipelines.secret_texts import is_secret, name_of_label, secret_shape
 
 # Keys that say nothing of their value: the name is that of the mapping around them.

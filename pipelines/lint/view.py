@@ -8,17 +8,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.compiled import CompiledPipeline, PlatformName
+from pipelines.compiled import CompiledPipeline, PlatformName, mapping
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 # Steps of ours say so in their source.
 _OURS = re.compile(r"\bfrom components\.(data_prep|train|evaluate|exit_step)\.")
 _OF_A_STEP = re.compile(r"\b(?:executors|tasks)\.(?:exec-)?([A-Za-z0-9_-]+)")
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """A mapping with texts for keys; empty if it is none."""
-    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
 
 
 def mappings(value: Any) -> list[dict[str, Any]]:
@@ -123,8 +118,8 @@ class View:
                 tasks[text(called.get("executorLabel"))] = (child(f"{path}.dag.tasks", name), task)
         kubernetes = mapping(mapping(self.pipeline.platforms).get("kubernetes"))
         pods = mapping(mapping(kubernetes.get("deploymentSpec")).get("executors"))
-        for label, executor in mapping(mapping(spec.get("deploymentSpec")).get("executors")).items():
-            if container := mapping(mapping(executor).get("container")):
+        for label in self.pipeline.executors:
+            if container := self.pipeline.container(label):
                 task_where, task = tasks.get(label, ("", {}))
                 where = child("deploymentSpec.executors", label)
                 pod_where = f"platforms.kubernetes.{where}"

@@ -292,14 +292,11 @@ class Params(Entry):
         return self.model_dump(by_alias=True)
 
     def to_json(self, indent: int | None = None) -> str:
-        """Every option as one line of JSON (or indented) that :meth:`load` reads back without loss."""
+        """One line of JSON (or indented) that :meth:`load` reads back without loss."""
         return _without_placeholders(json.dumps(self.to_dict(), indent=indent, allow_nan=False))
 
     def to_form(self) -> str:
-        """What was chosen, as a person edits it in a platform's form: JSON, a line for each option and each entry.
-
-        Defaults are left out. :meth:`load` reads it back to equal params.
-        """
+        """JSON without defaults, a line for each option and entry, as a person edits it in a platform's form."""
         lines = []
         for key, value in self.model_dump(by_alias=True, exclude_defaults=True).items():
             if isinstance(value, list) and any(isinstance(item, dict) for item in value):
