@@ -91,8 +91,8 @@ class CompiledPipeline:
     @property
     def target(self) -> PlatformName | None:
         """The platform it was compiled for; None: it does not say, or says several."""
-        told = {self.environment(label).get(TARGET_VARIABLE) for label in self.executors}
-        named = [name for name in PLATFORMS if name in told]
+        targets = {self.environment(label).get(TARGET_VARIABLE) for label in self.executors}
+        named = [name for name in PLATFORMS if name in targets]
         if named:
             return named[0] if len(named) == 1 else None
         return "kubeflow" if self.platforms.get("kubernetes") else None

@@ -52,12 +52,12 @@ def read_settings(file: Path | None, target: PlatformName, params: Params) -> An
         known = [field.alias or name for name, field in SETTINGS[target].model_fields.items()]
         found = as_problems(error, known, lambda where: _unknown(where, target))
         raise SettingsError([_without_secrets(problem) for problem in found], source) from error
-    said = {key.replace("-", "_"): value for key, value in raw.items()}
-    every = said.pop(EVERY_STEP.replace("-", "_"), None) or {}
+    rest = {key.replace("-", "_"): value for key, value in raw.items()}
+    every = rest.pop(EVERY_STEP.replace("-", "_"), None) or {}
     whole = _DEFAULTS[target](gpu=params.device != "cpu")
     for name in STEP_FIELDS.values():
-        whole[name] = merged(merged(whole[name], every), said.pop(name, None) or {})
-    settings = SETTINGS[target].model_validate({**whole, **said, "target": target})
+        whole[name] = merged(merged(whole[name], every), rest.pop(name, None) or {})
+    settings = SETTINGS[target].model_validate({**whole, **rest, "target": target})
     problems = settings.problems()
     if params.device.startswith("cuda") and not settings.step("train").is_accelerated:
         problems.append(Problem("train", f"has no accelerator, but the params ask for device {params.device}"))

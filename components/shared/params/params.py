@@ -71,6 +71,8 @@ DEVICE_RULE = (r"auto|cpu|cuda(:[0-9]{1,3})?", 'must be "auto", "cpu", "cuda" or
 
 _KEPT = WrapValidator(keep_sound)
 _Positive = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
+_PubSubName = Annotated[Text, AfterValidator(following(PUB_SUB_NAME_RULE))]
+_Share = Annotated[Real, Field(ge=0, le=1)]
 _Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
 
 
@@ -84,10 +86,10 @@ class Params(Entry):
     PUB_SUB_PROJECT: Annotated[Text, AfterValidator(following(PUB_SUB_PROJECT_RULE))] | None = Field(
         None, description="Google Cloud project that status is published to."
     )
-    PUB_SUB_TOPIC: Annotated[Text, AfterValidator(following(PUB_SUB_NAME_RULE))] | None = Field(
+    PUB_SUB_TOPIC: _PubSubName | None = Field(
         None, description="Pub/Sub topic that status is published to; it must exist."
     )
-    PUB_SUB_SUBSCRIPTION: Annotated[Text, AfterValidator(following(PUB_SUB_NAME_RULE))] | None = Field(
+    PUB_SUB_SUBSCRIPTION: _PubSubName | None = Field(
         None, description="Pub/Sub subscription a watcher pulls from; it must exist."
     )
     TIMEOUT: Annotated[Real, Field(gt=0, le=3600)] = Field(
@@ -110,9 +112,7 @@ class Params(Entry):
     flip_images: Truth = Field(
         False, description="Flip training images at random, horizontally and vertically, each image for itself."
     )
-    flip_probability: Annotated[Real, Field(ge=0, le=1)] = Field(
-        0.5, description="Probability of each of the two flips."
-    )
+    flip_probability: _Share = Field(0.5, description="Probability of each of the two flips.")
     normalise_images: Truth = Field(
         True, description="Subtract normalise_mean and divide by normalise_std, per channel, after scaling to 0..1."
     )
@@ -238,7 +238,7 @@ class Params(Entry):
         10.0, description="Checkpoint also when the last is so many minutes old; null: after epochs only."
     )
     keep_checkpoints: _Positive = Field(3, description="How many of the newest checkpoints are kept.")
-    max_unreadable: Annotated[Real, Field(ge=0, le=1)] = Field(
+    max_unreadable: _Share = Field(
         0.01, description="Share of image files that may be unreadable; they are set aside and listed."
     )
     alpha_background: ColorOfBackground = Field(
