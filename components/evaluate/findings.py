@@ -14,19 +14,10 @@ class Findings:
     """Everything an evaluation found.
 
     Attributes:
-        classes: Class names.
-        predictions: What the selected weights say of every image.
-        metrics: The figures of the selected weights.
+        predictions: What the selected weights give for every image.
         last_metrics: The figures of the weights after the last epoch; None where they are not finite.
-        per_class: The figures of every class.
-        split: The split evaluated.
-        selected_epoch: The epoch the selected weights are of.
-        selected_on: The split that epoch was chosen on.
-        last_epoch: The last epoch.
+        selected_on: The split that the epoch of the weights was chosen on.
         same_dataset: Whether the model was trained with the dataset evaluated here.
-        device: Where the network ran, for people.
-        versions: Versions of what computed the figures.
-        manual_seed: The seed of this evaluation's run.
         seconds: Wall time of predicting the split with the selected weights.
     """
 

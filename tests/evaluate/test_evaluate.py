@@ -395,7 +395,7 @@ def test_a_matrix_of_very_many_classes_is_left_to_predictions(place: AnyPath, mo
     assert result.findings.confusion().shape == (3, 3)
 
 
-def test_surest_mistakes_come_first(place: AnyPath) -> None:
+def test_most_confident_errors_come_first(place: AnyPath) -> None:
     predictions = evaluate(**place.arguments()).findings.predictions
     indices = most_confident_errors(predictions, limit=5)
     wrong = [index for index in range(50) if predictions.labels[index] != predictions.predicted[index]]
