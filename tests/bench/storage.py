@@ -89,8 +89,8 @@ def _down(name: str, client: storage.Client, files: Path, folder: Path) -> Ratio
     bucket = client.create_bucket(f"bench-{uuid4().hex[:8]}")
     location = Location("gs", bucket.name, "files")
     with Publication(location, FILES) as publication:
-        publication.publish(files)
-    bucket.blob("files/" + FILES.manifest_file).delete()  # the parts alone, for both sides
+        location = publication.publish(files)
+    bucket.blob(location.child(FILES.manifest_file).key).delete()  # the parts alone, for both sides
     names = _parts(files)
 
     def rate(fetch: Callable[[Path], object]) -> float:
@@ -106,14 +106,14 @@ def _down(name: str, client: storage.Client, files: Path, folder: Path) -> Ratio
             bucket,
             names,
             destination_directory=str(into),
-            blob_name_prefix="files/",
+            blob_name_prefix=location.prefix,
             worker_type=worker,
             raise_exception=True,
         )
 
     def in_chunks(worker: str, into: Path) -> None:
         for each in names:
-            blob = bucket.get_blob(f"files/{each}")
+            blob = bucket.get_blob(location.child(each).key)
             transfer_manager.download_chunks_concurrently(blob, str(into / each), worker_type=worker)
 
     contenders = {f"download_many, {worker}": partial(rate, partial(theirs, worker)) for worker in WORKERS}
@@ -125,14 +125,14 @@ def _down(name: str, client: storage.Client, files: Path, folder: Path) -> Ratio
 
 
 def _up(name: str, client: storage.Client, files: Path) -> Ratio:
-    """Ours is a whole publication: SHA-256 of every file, the claim, the manifest."""
+    """Ours is a whole publication: SHA-256 of every file, the marker, the manifest."""
     names = _parts(files)
     total = sum((files / each).stat().st_size for each in names)
 
     def rate(upload: Callable[[storage.Bucket], object]) -> float:
         bucket = client.create_bucket(f"bench-{uuid4().hex[:8]}")
         took = seconds(lambda: upload(bucket))
-        sizes = [blob.size for blob in bucket.list_blobs(prefix="files/part-")]
+        sizes = [blob.size for blob in bucket.list_blobs(prefix="files/") if "/part-" in blob.name]
         assert len(sizes) == len(names)
         assert sum(sizes) == total
         _empty(bucket)
