@@ -54,7 +54,7 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--torch-index", metavar="URL", help="index of CPU builds of torch, for evaluate alone")
     parser.add_argument("--cuda-evaluate", action="store_true", help="give evaluate the same torch as train")
-    parser.add_argument("--source", default="unknown", metavar="URL", help="where the source lies, for the label")
+    parser.add_argument("--source", default="unknown", metavar="URL", help="URL of the source, for the label")
     parser.add_argument("--only", choices=STEPS, action="append", help="build this one; repeatable; default: all")
     parser.add_argument("--network", default="host", help="network of the builds; default: %(default)s")
     parser.add_argument("--no-cache", action="store_true", help="build every layer anew")
@@ -80,7 +80,7 @@ def version() -> str:
     text = (ROOT / "components" / "shared" / "version.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if found is None:
-        raise BuildError("components/shared/version.py names no version")
+        raise BuildError("components/shared/version.py has no version")
     return found.group(1)
 
 
@@ -107,7 +107,7 @@ def evaluate_torch(options: argparse.Namespace, settings: PipSettings) -> tuple[
     """The torch of evaluate, and the wheels to offer for it.
 
     Raises:
-        BuildError: No CPU build of torch is in sight, and pip would take gigabytes of CUDA.
+        BuildError: No CPU build of torch is found, and pip would take gigabytes of CUDA.
     """
     if options.cuda_evaluate:
         return "cuda", []
@@ -121,15 +121,15 @@ def evaluate_torch(options: argparse.Namespace, settings: PipSettings) -> tuple[
     if cpu:
         return f"torch=={cpu[0].name.split('-')[1]}", cpu[:1]
     raise BuildError(
-        "evaluate runs on CPUs, and no CPU build of torch is in sight. Name a folder that holds a wheel of one "
+        "evaluate runs on CPUs, and no CPU build of torch is found. Name a folder that holds a wheel of one "
         "(--wheels DIR), an index of CPU builds (--torch-index URL) or what your index calls one (--cpu-torch SPEC); "
         "or give evaluate the same as train (--cuda-evaluate)",
         EXIT_BAD_INPUT,
     )
 
 
-def fill_context(folder: Path, wheels: list[Path], cpu_torch: list[Path]) -> None:
-    """Copy what the Dockerfile takes to a folder, with wheels where it looks for them."""
+def fill_context(folder: Path, wheels: list[Path]) -> None:
+    """Copy what the Dockerfile takes to a folder, with the wheels that pip may take."""
     for name in _CONTEXT:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -138,62 +138,49 @@ def fill_context(folder: Path, wheels: list[Path], cpu_torch: list[Path]) -> Non
     (folder / "docker").mkdir()
     for name in _DOCKER_FILES:
         shutil.copyfile(ROOT / "docker" / name, folder / "docker" / name)
-    for place, files in (("all", wheels), ("evaluate", cpu_torch)):
-        target = folder / "docker" / "wheels" / place
-        target.mkdir(parents=True)
-        for file in files:
-            shutil.copyfile(file, target / file.name)
-
-
-def write_secret(file: Path, text: str) -> Path:
-    """Write a file that only its owner can read, as an index's address may hold a password."""
-    file.touch(mode=0o600)
-    file.write_text(text, encoding="utf-8")
-    return file
+    (folder / "docker" / "wheels").mkdir()
+    for wheel in wheels:
+        shutil.copyfile(wheel, folder / "docker" / "wheels" / wheel.name)
 
 
 def build(options: argparse.Namespace, engine: Engine) -> dict[str, str]:
     """Build the images, and return their tags by step."""
     steps = [step for step in STEPS if not options.only or step in options.only]
     settings = pip_settings()
-    torch, cpu_torch = evaluate_torch(options, settings) if "evaluate" in steps else ("torch", [])
+    torch, cpu_torch = evaluate_torch(options, settings) if "evaluate" in steps else ("", [])
     folders = [folder for folder in (options.wheels, ROOT / "docker/wheels/all") if folder]
-    wheels = [wheel for folder in folders for wheel in folder.glob("*.whl")]
-    logs = ROOT / "build"
-    logs.mkdir(exist_ok=True)
+    wheels = [wheel for folder in folders for wheel in folder.glob("*.whl") if wheel not in cpu_torch]
+    (ROOT / "build").mkdir(exist_ok=True)
     began = time.monotonic()
     provide_base(engine, options.base, make=options.make_base, epoch=_EPOCH)
     say(f"base: {options.base} ({time.monotonic() - began:.0f} s)")
     tags = {step: f"{options.prefix}shutterline/{step}:{version()}" for step in steps}
-    arguments = {
+    of_all = {
         "BASE": options.base,
         "VERSION": version(),
         "REVISION": revision(),
         "SOURCE": options.source,
         "SOURCE_DATE_EPOCH": _EPOCH,
-        "EVALUATE_TORCH": torch,
     }
-    with tempfile.TemporaryDirectory(prefix="shutterline-images-") as temporary:
-        context, secrets = Path(temporary, "context"), Path(temporary, "secrets")
-        context.mkdir()
-        secrets.mkdir(mode=0o700)
-        fill_context(context, [wheel for wheel in wheels if wheel not in cpu_torch], cpu_torch)
-        for step, tag in tags.items():
-            index = options.torch_index if step == "evaluate" else None
-            conf = write_secret(secrets / f"{step}.conf", settings.text(index))
+    for step, tag in tags.items():
+        arguments = of_all | {"STEP": step, "TORCH": {"data-prep": "", "train": "cuda"}.get(step, torch)}
+        with tempfile.TemporaryDirectory(prefix="shutterline-images-") as temporary:
+            context, conf = Path(temporary, "context"), Path(temporary, "pip.conf")
+            context.mkdir()
+            fill_context(context, wheels + (cpu_torch if step == "evaluate" else []))
+            conf.touch(mode=0o600)  # an index's address may hold a password
+            conf.write_text(settings.text(options.torch_index if step == "evaluate" else None), encoding="utf-8")
             command = ["build", "--network", options.network, "--progress", "plain", "--target", step, "--tag", tag]
             command += ["--file", str(context / "docker" / "Dockerfile"), "--secret", f"id=pip.conf,src={conf}"]
             if settings.certificates:
                 command += ["--secret", f"id=ca.pem,src={settings.certificates}"]
-            for name, value in arguments.items():
-                command += ["--build-arg", f"{name}={value}"]
-            for name in _PROXIES:
-                if name in os.environ:
-                    command += ["--build-arg", name]  # its value goes by the environment; no image keeps it
+            # A proxy's value goes by the environment; no image keeps it.
+            given = [f"{name}={value}" for name, value in arguments.items()]
+            for argument in (*given, *(name for name in _PROXIES if name in os.environ)):
+                command += ["--build-arg", argument]
             if options.no_cache:
                 command.append("--no-cache")
-            began = time.monotonic()
-            log = logs / f"{step}.log"
+            began, log = time.monotonic(), ROOT / "build" / f"{step}.log"
             engine.logged(log, f"building {step}", *command, str(context), environment={"DOCKER_BUILDKIT": "1"})
             say(f"built: {tag} ({time.monotonic() - began:.0f} s; {log.relative_to(ROOT)})")
     return tags

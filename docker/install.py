@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from importlib.util import cache_from_source
 from pathlib import Path
 
 VENV = Path("/opt/venv")
@@ -63,14 +64,8 @@ def pip_install(pip: Path, wheels: Path, *options: str) -> None:
         sys.exit("install.py: pip could not install this layer's packages; its lines above say why")
 
 
-def site_packages() -> Path:
-    """Where the environment's packages lie."""
-    (found,) = VENV.glob("lib/python3*/site-packages")
-    return found
-
-
 def refuse_cuda(packages: Path) -> None:
-    """End the build if torch is a CUDA build; its own word is ``cuda: Optional[str] = '13.2'`` or ``= None``."""
+    """End the build if torch is a CUDA build: ``cuda: Optional[str] = '13.2'``, not ``= None``."""
     version = (packages / "torch" / "version.py").read_text(encoding="utf-8")
     if not re.search(r"^cuda\b.*= None$", version, re.MULTILINE):
         sys.exit(
@@ -115,17 +110,8 @@ def strip(packages: Path) -> None:
                 csv.writer(stream, lineterminator="\n").writerows(left)
 
 
-def bytecode_of(source: Path) -> Path:
-    """The file of a source's bytecode."""
-    return source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
-
-
 def compile_file(source: Path) -> str | None:
-    """Make bytecode that is trusted without a look at its source: a file's date is nothing to go by here.
-
-    Returns:
-        Why it cannot be compiled: some packages bring templates that are no Python. Nothing imports those.
-    """
+    """Make bytecode that is trusted without a look at its source: all dates are one; returns why it cannot."""
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
     try:
         py_compile.compile(str(source), doraise=True, invalidation_mode=unchecked)
@@ -136,9 +122,10 @@ def compile_file(source: Path) -> str | None:
 
 def compile_new(folder: Path) -> None:
     """Make the bytecode that is not there yet; that of lower layers must not be written again."""
-    sources = [source for source in sorted(folder.rglob("*.py")) if not bytecode_of(source).exists()]
+    sources = [source for source in sorted(folder.rglob("*.py")) if not Path(cache_from_source(source)).exists()]
     with ProcessPoolExecutor() as pool:
         failed = [why for why in pool.map(compile_file, sources, chunksize=16) if why]
+    # Some packages bring templates that are no Python, and that nothing imports.
     sys.stdout.write(f"install.py: compiled {len(sources) - len(failed)} files, {len(failed)} are no Python\n")
 
 
@@ -165,19 +152,19 @@ def main() -> None:
     parser.add_argument("--pip", type=Path, help="interpreter that has pip; without: bytecode and dates alone")
     parser.add_argument("--wheels", type=Path, help="folder of wheels that pip may take")
     parser.add_argument("--layer", type=Path, help="folder that requirements.py wrote for this layer")
-    parser.add_argument("--torch", default="cuda", help="unless it is cuda, a CUDA build of torch is refused")
     parser.add_argument("--folder", type=Path, default=VENV, help="what gets bytecode and dates")
     options = parser.parse_args()
+    (packages,) = VENV.glob("lib/python3*/site-packages") if options.folder == VENV else (options.folder,)
     if options.pip:
         wanted, constraints = options.layer / "requirements.txt", options.layer / "constraints.txt"
         if wanted.exists():
             pip_install(options.pip, options.wheels, "--constraint", str(constraints), "--requirement", str(wanted))
         if (no_deps := options.layer / "no-deps.txt").exists():
             pip_install(options.pip, options.wheels, "--no-deps", "--requirement", str(no_deps))
-        if options.torch != "cuda":
-            refuse_cuda(site_packages())
+        if (options.layer / "cpu-only").exists():
+            refuse_cuda(packages)
     if options.folder == VENV:
-        strip(site_packages())
+        strip(packages)
     compile_new(options.folder)
     date(options.folder)
 

@@ -1,6 +1,6 @@
 """What each layer of the images installs, read from pyproject.toml and constraints.txt.
 
-A stage of the Dockerfile runs it and hands each layer its own folder, so that a layer is built anew only when what it
+A stage of the Dockerfile runs it. Each layer gets its own folder, so that a layer is built anew only when what it
 installs has changed: torch's gigabytes with torch's pins alone.
 """
 
@@ -37,34 +37,34 @@ def of_extra(project: dict[str, dict[str, list[str]]], extra: str) -> list[str]:
 
 
 def write(file: Path, lines: Iterable[str]) -> None:
-    """Write lines, sorted and each once."""
+    """Write lines, sorted and each once; no file of none."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{line}\n" for line in sorted(set(lines))), encoding="utf-8")
+    if text := "".join(f"{line}\n" for line in sorted(set(lines))):
+        file.write_text(text, encoding="utf-8")
 
 
-def main(source: Path, target: Path, evaluate_torch: str) -> None:
-    """Write a folder for every layer: requirements.txt or no-deps.txt or both, and constraints.txt.
+def main(source: Path, target: Path, step: str, torch: str) -> None:
+    """Write a folder for each of two layers, torch and packages: requirements.txt, no-deps.txt, constraints.txt.
 
     Args:
         source: Holds pyproject.toml and constraints.txt.
         target: Folder that gets the folders.
-        evaluate_torch: What evaluate gets: a requirement such as ``torch==2.13.0``, or ``cuda`` for train's torch.
+        step: The step of the image.
+        torch: A requirement such as ``torch==2.13.0``, ``cuda`` for the pinned torch, or empty for none.
     """
     project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = (source / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line[:1].isalnum()]
     torch_wheels = [pin for pin in pins if _TORCH_WHEELS.match(pin)]
-    own_torch = evaluate_torch != CUDA
-    write(target / "train-torch" / "no-deps.txt", torch_wheels)
-    write(target / "evaluate-torch" / "no-deps.txt", [evaluate_torch] if own_torch else torch_wheels)
-    for step in ("data-prep", "train", "evaluate"):
-        write(target / step / "requirements.txt", project["dependencies"] + of_extra(project, step))
-        # Another torch than the pinned one would contradict its pin.
-        free = step == "evaluate" and own_torch
-        write(target / step / "constraints.txt", [pin for pin in pins if not (free and name_of(pin) == "torch")])
-        # kfp's executor alone runs in a step's image, and it needs nothing of what kfp depends on.
-        write(target / step / "no-deps.txt", [pin for pin in pins if name_of(pin) == "kfp"])
+    write(target / "torch" / "no-deps.txt", torch_wheels if torch == CUDA else [torch] if torch else [])
+    if torch not in ("", CUDA):
+        write(target / "torch" / "cpu-only", [torch])
+        pins = [pin for pin in pins if name_of(pin) != "torch"]  # another torch would contradict its pin
+    write(target / "packages" / "requirements.txt", project["dependencies"] + of_extra(project, step))
+    write(target / "packages" / "constraints.txt", pins)
+    # kfp's executor alone runs in a step's image, and it needs nothing of what kfp depends on.
+    write(target / "packages" / "no-deps.txt", [pin for pin in pins if name_of(pin) == "kfp"])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
