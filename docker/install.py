@@ -41,6 +41,9 @@ _NOT_IMPORTED = (
     "tensorboard/webfiles.zip",
     "tensorboard_data_server",
     "tensorboard_data_server-*.dist-info",
+    # google-auth reads keys by it where cryptography is missing.
+    "pyasn1_modules",
+    "pyasn1_modules-*.dist-info",
     # torch reckons with the sizes of tensors, and sympy with the world besides.
     "sympy/categories",
     "sympy/crypto",
