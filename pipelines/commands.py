@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,14 +32,12 @@ from pipelines.params_files import (
     params_or_example,
     require_weights,
 )
-from pipelines.targets.steps import DockerOptions, Gpus, LocalRunPaths, Target
+from pipelines.targets.steps import DockerOptions, LocalRunPaths, Target, docker_options
 from pipelines.watching import is_live
 
 if TYPE_CHECKING:
     from pipelines.settings.read import AnySettings
     from pipelines.targets.local import Lines
-
-_SIZE = re.compile(r"[1-9][0-9]*[bkmg]?", re.IGNORECASE)
 
 
 def _print(line: str = "") -> None:
@@ -90,9 +86,9 @@ def run(
     as_json: bool,
     **docker: Any,
 ) -> int:
-    """``shutterline run``; `docker` holds the options of :func:`_docker_options`."""
+    """``shutterline run``; `docker` holds the options of :func:`docker_options`."""
     images_location = parse_location(data or str(EXAMPLE_DATA))
-    in_containers = _docker_options(runner == "docker", **docker)
+    in_containers = docker_options(runner == "docker", **docker)
     _check_paths(out or Path("runs"), images_location, in_containers, follow_links=follow_links)
     source = params_or_example(params, data)
     check = CheckElsewhere(source, overrides)
@@ -131,51 +127,6 @@ def run(
         for line in result_table(document, directory):
             _print(line)
     return done.exit_code
-
-
-def _docker_options(
-    is_docker: bool,
-    *,
-    images: Path | None,
-    network: str | None,
-    gpus: Gpus | None,
-    shm_size: str | None,
-    memory: str | None,
-    cpus: str | None,
-) -> DockerOptions | None:
-    """What the containers of a run get; None where steps run in processes.
-
-    Raises:
-        InputError: An option is wrong, or given to the other runner.
-    """
-    given = {"images": images, "network": network, "gpus": gpus, "shm-size": shm_size, "memory": memory, "cpus": cpus}
-    if not is_docker:
-        if name := next((name for name, value in given.items() if value is not None), None):
-            raise InputError(f"--{name} belongs to --runner docker, which was not asked for")
-        return None
-    for name, size in (("shm-size", shm_size), ("memory", memory)):
-        if size is not None and not _SIZE.fullmatch(size):
-            raise InputError(f"--{name}: must be a size such as 512m or 8g, got {size!r}")
-    if network is not None and not network.strip():
-        raise InputError("--network: must name a network, such as host or none")
-    return DockerOptions(
-        images_named_by(images),
-        network,
-        gpus or "auto",
-        shm_size or "1g",
-        memory,
-        _cpus(cpus) if cpus is not None else None,
-    )
-
-
-def _cpus(text: str) -> float:
-    try:
-        cpus = float(text)
-    except ValueError:
-        cpus = math.nan
-    if not 0.01 <= cpus <= 65536:
-        raise InputError(f"--cpus: must be a number of processors such as 2 or 1.5, got {text!r}")
-    return cpus
 
 
 def _check_paths(out: Path, data: AnyPath, in_containers: DockerOptions | None, *, follow_links: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import docker
 import requests
 
+from components.shared.causes import causes_of
 from components.shared.errors import DeviceError, InputError
 from components.shared.images import Image, ImageStep
 
@@ -18,23 +19,14 @@ _MODES = ("none", "host", "bridge", "default")
 
 
 class Engine:
-    """A connected engine.
-
-    Attributes:
-        client: Docker's client, as kfp makes it.
-        info: What the engine says of itself.
-    """
+    """A connected engine: Docker's client, as kfp makes it, and what the engine reports of itself."""
 
     def __init__(self, client: docker.DockerClient, info: Mapping[str, Any]) -> None:
         self.client = client
         self.info = info
 
     def check_network(self, name: str | None) -> None:
-        """Make sure that a network is there.
-
-        Raises:
-            InputError: It is not.
-        """
+        """Require that a network is there, or raise an InputError."""
         if name is None or name in _MODES or name.startswith("container:"):
             return
         try:
@@ -43,12 +35,8 @@ class Engine:
             known = ", ".join(sorted(network.name for network in self.client.networks.list()))
             raise InputError(f"--network {name}: the Docker engine has no such network; it has {known}") from error
 
-    def check_images(self, images: Mapping[ImageStep, Image], say: Callable[[str], None]) -> None:
-        """Make sure that every image is there; those that a registry has are fetched.
-
-        Args:
-            images: One per step.
-            say: Gets one line for every image that is fetched.
+    def check_images(self, images: Mapping[ImageStep, Image], log: Callable[[str], None]) -> None:
+        """Require every image; those that a registry has are fetched, with a line to `log` each.
 
         Raises:
             InputError: One is not there, or is not the one that was built.
@@ -57,7 +45,7 @@ class Engine:
         for step, image in images.items():
             here = self._id_of(image.reference)
             if here is None and image.is_pullable:
-                say(f"fetching {image.reference}")
+                log(f"fetching {image.reference}")
                 here = self._pulled(image.reference)
             if here is None:
                 missing.append(image.reference)
@@ -88,7 +76,7 @@ class Engine:
             ) from error
 
     def gpus(self) -> Any | None:
-        """What to ask this engine for to get its GPUs, as it is set up; None: it offers none."""
+        """The device request for this engine's GPUs, as it is configured; None: it offers none."""
         if "nvidia" in self.info.get("Runtimes", {}):
             return all_gpus()
         found = self.info.get("DiscoveredDevices") or []
@@ -97,15 +85,7 @@ class Engine:
         return None
 
     def check_gpu(self, image: str, request: Any) -> None:
-        """Make sure that the engine gives a container GPUs, by starting one that does nothing.
-
-        Args:
-            image: Any image that is there.
-            request: What to ask for.
-
-        Raises:
-            DeviceError: It does not.
-        """
+        """Require that the engine gives a container GPUs, by starting one that does nothing, or raise a DeviceError."""
         container = None
         try:
             container = self.client.containers.create(
@@ -144,7 +124,7 @@ def connected() -> Iterator[Engine]:
             client = docker.from_env()
             engine = Engine(client, client.info())
         except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
-            where = os.environ.get("DOCKER_HOST") or "its usual place"
+            where = os.environ.get("DOCKER_HOST") or "its usual location"
             raise InputError(
                 f"--runner docker: no Docker engine answers at {where}: {_why_unreachable(error)}"
             ) from error
@@ -155,31 +135,20 @@ def connected() -> Iterator[Engine]:
 
 
 def _why_unreachable(error: BaseException) -> str:
-    causes = list(_causes(error))
-    for kind, why in (
-        (FileNotFoundError, "there is no such socket; is Docker running? DOCKER_HOST names another engine"),
-        (PermissionError, "its socket may not be used; are you in the group docker? (`sudo usermod -aG docker $USER`, "
-                          "and log in again)"),
-        (ConnectionRefusedError, "nobody listens there; is Docker running?"),
-    ):  # fmt: skip
+    reasons = {
+        FileNotFoundError: "there is no such socket; is Docker running? DOCKER_HOST names another engine",
+        PermissionError: "its socket may not be used; are you in the group docker? (`sudo usermod -aG docker $USER`, "
+        "and log in again)",
+        ConnectionRefusedError: "nobody listens there; is Docker running?",
+    }
+    causes = list(causes_of(error))
+    for kind, why in reasons.items():
         if any(isinstance(cause, kind) for cause in causes):
             return why
     return f"{explained(error)}; is Docker running, and is DOCKER_HOST right?"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it came from, and the errors that it carries as arguments, as requests and urllib3 wrap them."""
-    seen: set[int] = set()
-    left: list[object] = [error]
-    while left:
-        one = left.pop()
-        if isinstance(one, BaseException) and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            left += [one.__cause__, one.__context__, *one.args, getattr(one, "reason", None)]
-
-
 def explained(error: BaseException) -> str:
-    """What an engine said, without the address of the request around it; one line."""
+    """An engine's message in one line, without the address of the request around it."""
     text = str(getattr(error, "explanation", None) or error)
     return " ".join(text.split()).removesuffix(".")

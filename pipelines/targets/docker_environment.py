@@ -28,8 +28,8 @@ _NAMES = frozenset(
 _FAMILIES = ("SHUTTERLINE_", "KAFKA_", "AWS_", "GOOGLE_")
 # KAFKA_SASL_PASSWORD_FILE, KAFKA_SSL_CAFILE, AWS_SHARED_CREDENTIALS_FILE, AWS_CA_BUNDLE, …
 _NAMES_A_FILE = re.compile(r".*(FILE|_CA_BUNDLE)|GOOGLE_APPLICATION_CREDENTIALS")
-# Where the clients look when nothing is said; in a container there is no such home.
-_USUAL_PLACES = {
+# Where the clients look without a setting; in a container there is no such home.
+_DEFAULT_FILES = {
     "GOOGLE_APPLICATION_CREDENTIALS": ".config/gcloud/application_default_credentials.json",
     "AWS_SHARED_CREDENTIALS_FILE": ".aws/credentials",
     "AWS_CONFIG_FILE": ".aws/config",
@@ -39,10 +39,7 @@ _USUAL_PLACES = {
 def passed_on(environment: Mapping[str, str], params: Params, data: AnyPath) -> dict[str, str]:
     """The settings of an environment that the steps may need, files by absolute paths.
 
-    Args:
-        environment: This process's.
-        params: Say with `data` whether a login of the user's own may be needed.
-        data: Where the images are.
+    The user's own logins are added where params or data name something that needs them.
     """
     passed = {
         name: _absolute(value) if value and (name == SCRATCH_VARIABLE or _NAMES_A_FILE.fullmatch(name)) else value
@@ -54,19 +51,14 @@ def passed_on(environment: Mapping[str, str], params: Params, data: AnyPath) -> 
     google = "gs" in schemes or params.PUB_SUB_TOPIC or "google" in passed.get("KAFKA_SASL_OAUTH_PROVIDER", "")
     needed = [*(["GOOGLE_"] if google else []), *(["AWS_"] if "s3" in schemes else [])]
     home = Path(environment.get("HOME", "/"))
-    for name, usual in _USUAL_PLACES.items():
+    for name, usual in _DEFAULT_FILES.items():
         if name.startswith(tuple(needed)) and name not in passed and (home / usual).is_file():
             passed[name] = str(home / usual)
     return passed
 
 
 def named_files(passed: Mapping[str, str], params: Params) -> Iterator[Path]:
-    """The files that settings and params name, where they are there; where not, the step says so.
-
-    Args:
-        passed: Settings as `passed_on` gives them.
-        params: May name a credentials file, and weights to start from, which may be a directory; by absolute paths.
-    """
+    """The existing files, and directories of weights, that settings and params name by absolute paths."""
     values = [value for name, value in passed.items() if _NAMES_A_FILE.fullmatch(name)]
     if params.GOOGLE_APPLICATION_CREDENTIALS:
         values.append(params.GOOGLE_APPLICATION_CREDENTIALS)
@@ -79,7 +71,7 @@ def named_files(passed: Mapping[str, str], params: Params) -> Iterator[Path]:
 
 
 def with_absolute_paths(params: Params) -> Params:
-    """Params whose files are named so that a container finds them, which has another working directory."""
+    """Params whose files a container finds, which has another working directory."""
     absolute = {}
     if params.GOOGLE_APPLICATION_CREDENTIALS is not None:
         absolute["GOOGLE_APPLICATION_CREDENTIALS"] = _absolute(params.GOOGLE_APPLICATION_CREDENTIALS)
@@ -89,7 +81,7 @@ def with_absolute_paths(params: Params) -> Params:
 
 
 def loopbacks(passed: Mapping[str, str], params: Params) -> Iterator[str]:
-    """The names of what points to this machine itself, which a container of a network of its own does not reach."""
+    """The settings that name this machine itself, which a container in a network of its own does not reach."""
     named = {name: value for name, value in passed.items() if "_HOST" in name or "_ENDPOINT" in name}
     named["KAFKA_HOST"] = params.KAFKA_HOST or ""
     for name, value in named.items():
@@ -99,15 +91,7 @@ def loopbacks(passed: Mapping[str, str], params: Params) -> Iterator[str]:
 
 
 def mountable(path: Path, what: str) -> str:
-    """A path as Docker takes it.
-
-    Args:
-        path: Absolute.
-        what: What messages call it, such as an option.
-
-    Raises:
-        InputError: Docker cannot mount it.
-    """
+    """An absolute path as Docker takes it, or an InputError that calls it `what` where Docker cannot mount it."""
     text = str(path)
     try:
         text.encode("utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,13 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Protocol
 
-from components.shared.images import Image, ImageStep
+from components.shared.errors import InputError
+from components.shared.images import Image, ImageStep, images_named_by
 from components.shared.locks import RUN_LOCK_VARIABLE
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, TERMINATING
 from components.shared.step import RECORDS_VARIABLE, StepName
 
 Gpus = Literal["none", "all", "auto"]
+_SIZE = re.compile(r"[1-9][0-9]*[bkmg]?", re.IGNORECASE)
 
 INTERRUPTED = "interrupted from the keyboard"
 # Why a run ends that got a signal, and its exit code.
@@ -43,6 +47,51 @@ class DockerOptions:
     shm_size: str = "1g"
     memory: str | None = None
     cpus: float | None = None
+
+
+def docker_options(
+    is_docker: bool,
+    *,
+    images: Path | None,
+    network: str | None,
+    gpus: Gpus | None,
+    shm_size: str | None,
+    memory: str | None,
+    cpus: str | None,
+) -> DockerOptions | None:
+    """What the containers of a run get; None where steps run in processes.
+
+    Raises:
+        InputError: An option is wrong, or given to the other runner.
+    """
+    given = {"images": images, "network": network, "gpus": gpus, "shm-size": shm_size, "memory": memory, "cpus": cpus}
+    if not is_docker:
+        if name := next((name for name, value in given.items() if value is not None), None):
+            raise InputError(f"--{name} belongs to --runner docker, which was not asked for")
+        return None
+    for name, size in (("shm-size", shm_size), ("memory", memory)):
+        if size is not None and not _SIZE.fullmatch(size):
+            raise InputError(f"--{name}: must be a size such as 512m or 8g, got {size!r}")
+    if network is not None and not network.strip():
+        raise InputError("--network: must name a network, such as host or none")
+    return DockerOptions(
+        images_named_by(images),
+        network,
+        gpus or "auto",
+        shm_size or "1g",
+        memory,
+        _cpus(cpus) if cpus is not None else None,
+    )
+
+
+def _cpus(text: str) -> float:
+    try:
+        cpus = float(text)
+    except ValueError:
+        cpus = math.nan
+    if not 0.01 <= cpus <= 65536:
+        raise InputError(f"--cpus: must be a number of processors such as 2 or 1.5, got {text!r}")
+    return cpus
 
 
 @dataclass(frozen=True)
