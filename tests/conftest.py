@@ -15,9 +15,6 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests import mended
-from tests.facts import FACTS
-
 # Tests never judge time: an example may take as long as a busy machine needs.
 settings.register_profile("shutterline", deadline=None, print_blob=True)
 settings.load_profile("shutterline")
@@ -30,14 +27,6 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 BAD_INPUT = "bad input"
 FAULT = "fault"
-FACT = "fact"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each report carry the facts and mended inputs that its test is about."""
-    for item in items:
-        mended.keep_marks(item)
-        item.user_properties += [(FACT, mark.args[0]) for mark in item.iter_markers(FACT)]
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +62,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return [value for report in passed for key, value in report.user_properties if key == kind]
 
     if faults := recorded(FAULT):
-        _tell_faults(terminalreporter, faults)
-    if recorded(FACT):
-        _tell_facts(terminalreporter)
-    mended.print_table(terminalreporter)
+        _print_faults(terminalreporter, faults)
     rows = recorded(BAD_INPUT)
     if not rows:
         return
@@ -86,25 +72,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{name:<{width}}  {message}")
 
 
-def _tell_facts(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of what a real Kubeflow did with 0.5.0: what happens now, and the tests of it that ran here."""
-    terminalreporter.section("what a real Kubeflow did with 0.5.0, what happens now, by which tests")
-    for number, (before, now) in FACTS.items():
-        lines: dict[tuple[str, str], int] = {}
-        for outcome in ("passed", "failed", "error"):
-            for report in terminalreporter.stats.get(outcome, []):
-                if (FACT, number) in report.user_properties:
-                    name = report.nodeid.partition("[")[0]
-                    lines[name, outcome] = lines.get((name, outcome), 0) + 1
-        if not lines:  # of a part of the tests
-            continue
-        terminalreporter.write_line(f"{number:>2}  0.5.0: {before}")
-        terminalreporter.write_line(f"    now:   {now}")
-        for (name, outcome), times in sorted(lines.items()):
-            terminalreporter.write_line(f"    {outcome}: {name}{f' ({times})' if times > 1 else ''}")
-
-
-def _tell_faults(terminalreporter: pytest.TerminalReporter, rows: list[dict[str, Any]]) -> None:
+def _print_faults(terminalreporter: pytest.TerminalReporter, rows: list[dict[str, Any]]) -> None:
     """The fault table: the training was bit-identical in every row that is here."""
     terminalreporter.section(f"{len(rows)} faults; the training bit-identical in each")
     width = max(len(row["fault"]) for row in rows)

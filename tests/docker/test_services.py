@@ -40,7 +40,6 @@ def ports() -> dict[str, int]:
 
 @pytest.fixture
 def services(tmp_path: Path, ports: dict[str, int]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The running script, and what it printed until it was ready."""
     need(emulator_jar(), "java and gcloud's pubsub-emulator component")
     process = start(tmp_path, ports)
     assert process.stdout is not None
@@ -89,12 +88,6 @@ def test_all_serve_with_topics_and_bucket_and_end_with_the_script(
 
 
 @pytest.mark.slow
-@pytest.mark.mended(
-    16,
-    input="what make services prints, pasted into another terminal",
-    before="params refuse its project id (local: too short), and the shell does not find shutterline",
-    now="each line works, in any directory",
-)
 def test_what_it_prints_works_when_it_is_pasted(services: tuple[subprocess.Popen[str], str], tmp_path: Path) -> None:
     _, said = services
     lines = said.partition("in another terminal, in any directory:\n")[2].splitlines()
