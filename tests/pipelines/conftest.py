@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
+from pipelines.cli import main
+from tests.conftest import BAD_INPUT
 from tests.peers.fixtures import bucket as bucket
 from tests.peers.fixtures import gcs_bucket as gcs_bucket
 from tests.peers.fixtures import gcs_server as gcs_server
@@ -22,23 +26,76 @@ from tests.peers.fixtures import topic as topic
 from tests.peers.kafka_topics import KafkaTopics
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Capsys = pytest.CaptureFixture[str]
+Environment = pytest.MonkeyPatch
 ROOT = Path(__file__).parents[2]
+
+
+class Done(NamedTuple):
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+Shutterline = Callable[..., Done]
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def shutterline(capsys: pytest.CaptureFixture[str]) -> Shutterline:
+    """Run the shutterline command in this process."""
+
+    def run(*arguments: object) -> Done:
+        capsys.readouterr()
+        code = main([*map(str, arguments)])
+        done = Done(code, *capsys.readouterr())
+        assert "Traceback" not in done.err
+        return done
+
+    return run
+
+
+@pytest.fixture
+def refused(
+    shutterline: Shutterline, record_property: Callable[[str, object], None], request: pytest.FixtureRequest
+) -> Refused:
+    """Run the shutterline command, which must end with exit code 2 and one line; returns its message."""
+
+    def run(*arguments: object) -> str:
+        done = shutterline(*arguments)
+        if "--json" in arguments:
+            assert (done.code, done.document["status"]) == (2, "failed")
+            return str(done.document["error"]["message"])
+        assert (done.code, done.out, done.err.count("\n"), done.err[:7]) == (2, "", 1, "error: "), done
+        message = done.err[7:].strip()
+        record_property(BAD_INPUT, (request.node.name, message))
+        return message
+
+    return run
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
     """Run one of our commands in a process of its own, in an empty directory."""
 
-    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *map(str, arguments)],
-            cwd=tmp_path,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+            cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
 
     return run
 

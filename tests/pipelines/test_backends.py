@@ -15,6 +15,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from pipelines.compiled import CompiledPipeline
 from pipelines.lint.rules import lint
 from pipelines.settings.kubeflow import FIELD_OF, FIRST_RELEASE
+from tests.pipelines.conftest import Capsys
 from tests.pipelines.settings.compiling import compiled_with
 from tests.pipelines.settings.test_fields import KUBEFLOW, everything_said
 
@@ -100,9 +101,7 @@ def test_every_other_setting_is_known_to_the_oldest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "release"), NEWER.items())
-def test_a_setting_that_needs_more_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, release: str
-) -> None:
+def test_a_setting_that_needs_more_says_so(tmp_path: Path, capsys: Capsys, key: str, release: str) -> None:
     said = next(row[0] for name, row in KUBEFLOW.items() if name.startswith(key))
 
     pipeline = compiled_with(tmp_path, "kubeflow", {"train": said})

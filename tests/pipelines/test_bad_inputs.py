@@ -15,7 +15,7 @@ from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
 from tests.conftest import BAD_INPUT
 from tests.examples import SMALL
-from tests.pipelines.conftest import Command
+from tests.pipelines.conftest import Capsys, Command, Environment
 
 CONV = {"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 8, "kernel_size": 3}}
 
@@ -98,7 +98,7 @@ BAD_PARAMS: dict[str, tuple[str | bytes, str]] = {
 }
 
 
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def refused(arguments: list[str], capsys: Capsys) -> str:
     """The one message of a command that must end with exit code 2."""
     assert main(arguments) == 2
     told = capsys.readouterr()
@@ -111,11 +111,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("name", BAD_PARAMS)
 def test_bad_params_end_with_one_line(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    record_property: Callable[[str, object], None],
-    name: str,
+    tmp_path: Path, capsys: Capsys, monkeypatch: Environment, record_property: Callable[[str, object], None], name: str
 ) -> None:
     content, expected = BAD_PARAMS[name]
     monkeypatch.chdir(tmp_path)
@@ -148,8 +144,8 @@ def test_bad_params_end_with_one_line(
 )  # fmt: skip
 def test_bad_files_end_with_one_message(
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capsys,
+    monkeypatch: Environment,
     record_property: Callable[[str, object], None],
     name: str,
     file: str,
@@ -196,10 +192,7 @@ def test_the_same_in_a_process_of_its_own(tmp_path: Path, command: Command) -> N
     ids=lambda arguments: " ".join(arguments[:3]),
 )
 def test_data_without_params_is_refused(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
+    tmp_path: Path, capsys: Capsys, monkeypatch: Environment, arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if arguments[0] == "submit":
@@ -223,7 +216,7 @@ def test_the_examples_data_need_no_params(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--params", "--data", "--out"])
 def test_an_option_of_a_variable_that_is_not_set_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str
+    tmp_path: Path, capsys: Capsys, monkeypatch: Environment, option: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["run", option, ""]) == 2

@@ -17,7 +17,7 @@ from components.shared.events.spool import spools_of
 from components.train.__main__ import main as train
 from pipelines.params_files import EXAMPLE_DATA, EXAMPLE_PARAMS
 from tests.peers.object_store import Bucket
-from tests.pipelines.conftest import Command
+from tests.pipelines.conftest import Capsys, Command, Environment
 
 SHORT = ["--params", str(EXAMPLE_PARAMS), "--set", "num_epochs=2", "--set", "save_freq=1", "--set", "device=cpu"]
 
@@ -32,20 +32,20 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def scratch(tmp_path: Path, monkeypatch: Environment) -> Path:
     """Where the steps keep what travels, and nothing else."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def told(capsys: Capsys) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     return document
 
 
 def test_a_run_through_a_bucket_is_the_run_through_paths(
-    bucket: Bucket, local: Path, scratch: Path, capsys: pytest.CaptureFixture[str]
+    bucket: Bucket, local: Path, scratch: Path, capsys: Capsys
 ) -> None:
     for file in EXAMPLE_DATA.iterdir():
         bucket.write(f"in/digits/{file.name}", file.read_bytes())
@@ -95,7 +95,7 @@ def test_a_run_through_a_bucket_is_the_run_through_paths(
     assert list(scratch.glob("shutterline-*/events/*"))
 
 
-def test_only_what_a_step_reads_is_fetched(bucket: Bucket, local: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_what_a_step_reads_is_fetched(bucket: Bucket, local: Path, capsys: Capsys) -> None:
     for kind in ("dataset", "model"):
         for file in (local / kind).rglob("*"):
             if file.is_file():
@@ -113,7 +113,7 @@ def test_only_what_a_step_reads_is_fetched(bucket: Bucket, local: Path, capsys: 
 
 @pytest.mark.parametrize("what", ["params", "data", "output"])
 def test_a_step_that_cannot_work_leaves_the_bucket_as_it_was_and_names_the_uri(
-    bucket: Bucket, local: Path, what: str, capsys: pytest.CaptureFixture[str]
+    bucket: Bucket, local: Path, what: str, capsys: Capsys
 ) -> None:
     for file in (local / "dataset").rglob("*.*"):
         bucket.write(f"dataset/{file.relative_to(local / 'dataset').as_posix()}", file.read_bytes())
@@ -131,7 +131,7 @@ def test_a_step_that_cannot_work_leaves_the_bucket_as_it_was_and_names_the_uri(
 
 
 def test_events_of_a_step_whose_output_is_in_a_bucket_are_kept_here(
-    bucket: Bucket, scratch: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, scratch: Path, monkeypatch: Environment
 ) -> None:
     monkeypatch.setenv("SHUTTERLINE_RUN_ID", "one")
     assert data_prep(["--data", str(EXAMPLE_DATA), "--dataset", f"{bucket.uri}/dataset", *SHORT]) == 0
@@ -157,7 +157,7 @@ def test_the_pipeline_takes_its_data_from_a_bucket_and_keeps_its_checkpoints_in_
 
 
 @pytest.mark.parametrize("text", ["gs://", "hdfs://host/data", "https://storage.example/data", "s3://bucket/../up"])
-def test_what_is_no_place_is_bad_input(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_place_is_bad_input(text: str, capsys: Capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         data_prep(["--data", text, "--dataset", "out", *SHORT])
     assert ended.value.code == 2

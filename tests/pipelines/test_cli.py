@@ -14,7 +14,7 @@ from pipelines.cli import main
 from pipelines.params_files import EXAMPLES
 from tests.examples import SMALL
 from tests.pipelines.command_line import commands
-from tests.pipelines.conftest import ROOT, Command
+from tests.pipelines.conftest import ROOT, Capsys, Command
 
 REFERENCE = ROOT / "tests" / "reference_params.py"
 
@@ -47,7 +47,7 @@ def test_a_components_help_imports_no_torch(command: Command, module: str) -> No
     assert "exit codes:" in done.stdout
 
 
-def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(capsys: Capsys) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert "exit codes:" in shown
@@ -57,7 +57,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--json" in capsys.readouterr().out
 
 
-def validate(tmp_path: Path, capsys: pytest.CaptureFixture[str], raw: dict[str, Any]) -> tuple[int, str]:
+def validate(tmp_path: Path, capsys: Capsys, raw: dict[str, Any]) -> tuple[int, str]:
     file = tmp_path / "params.json"
     file.write_text(json.dumps(raw))
     code = main(["validate", str(file)])
@@ -79,7 +79,7 @@ def reference() -> dict[str, Any]:
     return plain
 
 
-def test_the_reference_is_refused_naming_its_third_convolution(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_reference_is_refused_naming_its_third_convolution(capsys: Capsys) -> None:
     assert main(["validate", str(REFERENCE)]) == 2
 
     told = capsys.readouterr().err
@@ -88,7 +88,7 @@ def test_the_reference_is_refused_naming_its_third_convolution(capsys: pytest.Ca
     assert "is made for 32 channels, but net_arch[7] (torch.nn.MaxPool2d) gives 64 channels" in told
 
 
-def test_the_reference_as_json_gives_the_same_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_reference_as_json_gives_the_same_answers(tmp_path: Path, capsys: Capsys) -> None:
     raw = reference()
     code, told = validate(tmp_path, capsys, raw)
     assert code == 2
@@ -109,7 +109,7 @@ def test_the_reference_as_json_gives_the_same_answers(tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.json")), ids=lambda file: file.stem)
-def test_the_examples_are_sound(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_are_sound(file: Path, capsys: Capsys) -> None:
     assert main(["validate", str(file), "--json"]) == 0
 
     document = json.loads(capsys.readouterr().out)
@@ -118,7 +118,7 @@ def test_the_examples_are_sound(file: Path, capsys: pytest.CaptureFixture[str]) 
     assert sum(layer["parameters"] for layer in document["layers"]) == document["parameters"]
 
 
-def test_validate_as_json_names_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_as_json_names_every_problem(tmp_path: Path, capsys: Capsys) -> None:
     file = tmp_path / "params.json"
     file.write_text(json.dumps(SMALL | {"batch_size": 0, "learning_rat": 1}))
 
@@ -132,7 +132,7 @@ def test_validate_as_json_names_every_problem(tmp_path: Path, capsys: pytest.Cap
     ]
 
 
-def test_params_prints_every_default_and_the_schema_accepts_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_params_prints_every_default_and_the_schema_accepts_it(capsys: Capsys) -> None:
     assert main(["params"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert main(["params", "--schema"]) == 0
@@ -144,7 +144,7 @@ def test_params_prints_every_default_and_the_schema_accepts_it(capsys: pytest.Ca
         jsonschema.validate(document | {"colour": 1}, schema, cls=jsonschema.Draft202012Validator)
 
 
-def test_params_as_yaml_are_the_same_params(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_params_as_yaml_are_the_same_params(tmp_path: Path, capsys: Capsys) -> None:
     assert main(["params", "--format", "yaml", "--set", "learning_rate=1e-05"]) == 0
     (tmp_path / "params.yaml").write_text(capsys.readouterr().out)
 
@@ -164,9 +164,7 @@ def test_params_as_yaml_are_the_same_params(tmp_path: Path, capsys: pytest.Captu
         ("params = {'net_arch': [{'class': print}]}", "must name a class"),
     ],
 )
-def test_a_python_file_that_is_no_params_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, message: str
-) -> None:
+def test_a_python_file_that_is_no_params_file(tmp_path: Path, capsys: Capsys, source: str, message: str) -> None:
     (tmp_path / "params.py").write_text(source)
 
     assert main(["validate", str(tmp_path / "params.py")]) == 2
@@ -176,9 +174,7 @@ def test_a_python_file_that_is_no_params_file(
     assert "Traceback" not in told
 
 
-def test_what_a_python_file_prints_is_not_what_the_command_prints(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_python_file_prints_is_not_what_the_command_prints(tmp_path: Path, capsys: Capsys) -> None:
     (tmp_path / "params.py").write_text(f"print('hello')\nparams = {SMALL!r}")
 
     assert main(["validate", str(tmp_path / "params.py"), "--json"]) == 0
@@ -189,6 +185,6 @@ def test_what_a_python_file_prints_is_not_what_the_command_prints(
 
 
 @pytest.mark.parametrize("words", [[], ["fly"], ["run", "--dat", "x"], ["validate"], ["events"]])
-def test_a_wrong_command_line_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(capsys: Capsys, words: list[str]) -> None:
     assert main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
+from tests.pipelines.conftest import Capsys, Environment
 
 SECRET = "hunter2hunter2"  # noqa: S105 - of nobody
 SHUTTERLINE = f"{sys.executable} -m pipelines.cli"
@@ -122,9 +123,7 @@ def test_what_is_taken_is_printed_whole(tmp_path: Path) -> None:
         ("params one two", "Got unexpected extra argument (two)"),
     ],
 )
-def test_a_wrong_command_line_is_one_line_and_a_document(
-    capsys: pytest.CaptureFixture[str], arguments: str, message: str
-) -> None:
+def test_a_wrong_command_line_is_one_line_and_a_document(capsys: Capsys, arguments: str, message: str) -> None:
     assert main([*arguments.split(), "--json"]) == 2
 
     out, err = capsys.readouterr()
@@ -133,13 +132,13 @@ def test_a_wrong_command_line_is_one_line_and_a_document(
     assert f": error: {message} (see shutterline " in err
 
 
-def test_the_output_of_watch_is_for_events_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_watch_is_for_events_alone(capsys: Capsys) -> None:
     assert main(["watch", "--bogus", "--json"]) == 2
 
     assert capsys.readouterr().out == ""
 
 
-def test_an_interruption_is_a_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interruption_is_a_document(tmp_path: Path, capsys: Capsys) -> None:
     file = tmp_path / "params.py"
     file.write_text("raise KeyboardInterrupt")
 
@@ -164,11 +163,7 @@ def test_an_interruption_is_a_document(tmp_path: Path, capsys: pytest.CaptureFix
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
 def test_no_message_quotes_a_secret_of_the_environment(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    told: str,
+    tmp_path: Path, capsys: Capsys, monkeypatch: Environment, arguments: list[str], told: str
 ) -> None:
     (tmp_path / "params.py").write_text(f"raise ValueError({SECRET!r})")
     monkeypatch.chdir(tmp_path)
@@ -183,9 +178,7 @@ def test_no_message_quotes_a_secret_of_the_environment(
         assert told in json.loads(out)["error"]["message"]
 
 
-def test_what_a_message_says_of_an_option_is_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_message_says_of_an_option_is_kept(tmp_path: Path, capsys: Capsys, monkeypatch: Environment) -> None:
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", SECRET)
     file = tmp_path / "settings.yaml"
     file.write_text("target: kubeflow\nevery-step: {secret_env: {KAFKA_SASL_PASSWORD: 5}}")

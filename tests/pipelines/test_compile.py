@@ -16,6 +16,7 @@ from components.shared.version import __version__
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_PARAMS
 from tests.examples import DIGITS, SMALL, write_params
+from tests.pipelines.conftest import Capsys, Environment
 
 SEED = 2**62 + 1
 
@@ -40,9 +41,7 @@ def test_the_compiled_pipeline_carries_params_without_loss(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_compiled_pipeline_runs_as_the_python_one(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_compiled_pipeline_runs_as_the_python_one(tmp_path: Path, capfd: Capsys, monkeypatch: Environment) -> None:
     file = compiled(tmp_path, num_epochs=1, manual_seed=SEED)
     assert main(["run", "--params", str(tmp_path / "params.json"), "--out", str(tmp_path / "python")]) == 0
     monkeypatch.chdir(tmp_path)
@@ -91,7 +90,7 @@ def test_the_exit_step_is_an_exit_handler_and_steps_name_our_images(tmp_path: Pa
 
 
 def test_a_secret_of_this_environment_is_in_no_compiled_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: Capsys, monkeypatch: Environment
 ) -> None:
     secret, file = "correct-horse-battery", tmp_path / "pipeline.yaml"
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", secret)
@@ -109,7 +108,7 @@ def test_a_secret_of_this_environment_is_in_no_compiled_file(
     assert secret not in file.read_text()
 
 
-def test_compile_tells_what_would_go_wrong_on_the_platform(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compile_tells_what_would_go_wrong_on_the_platform(tmp_path: Path, capsys: Capsys) -> None:
     kubeflow = ["compile", "--target", "kubeflow", "--params", str(EXAMPLE_PARAMS)]
     sound = [*kubeflow, "--data", "gs://bucket/photos", "-o", str(tmp_path / "sound.yaml")]
     assert main(sound) == 0
@@ -126,7 +125,7 @@ def test_compile_tells_what_would_go_wrong_on_the_platform(tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize("name", ["pipeline.txt", "file/pipeline.yaml"])
-def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: Capsys, name: str) -> None:
     (tmp_path / "file").write_text("")
 
     assert main(["compile", "-o", str(tmp_path / name), "--json"]) == 2
@@ -147,7 +146,7 @@ def test_a_link_stays_one_to_the_file_that_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--data", "--checkpoints"])
-def test_what_kfp_would_fill_in_is_no_place(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+def test_what_kfp_would_fill_in_is_no_place(tmp_path: Path, capsys: Capsys, option: str) -> None:
     file = tmp_path / "pipeline.yaml"
 
     assert (
@@ -164,7 +163,7 @@ def test_what_kfp_would_fill_in_is_no_place(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     "reference", ["user:hunter2!@registry.example/x:1", "https://u:hunter2!@registry.example/x", "{{$.image}}", "a b"]
 )
-def test_images_are_named_by_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str], reference: str) -> None:
+def test_images_are_named_by_nothing_else(tmp_path: Path, capsys: Capsys, reference: str) -> None:
     images = {step: {"reference": reference, "id": f"sha256:{'1' * 64}"} for step in IMAGE_STEPS}
     file = tmp_path / "images.json"
     file.write_text(json.dumps({"schema_version": 1, "version": __version__, "images": images}))

@@ -22,7 +22,7 @@ from pipelines.lint.rules import RULES
 from pipelines.settings.common import STEP_FIELDS
 from pipelines.settings.read import SETTINGS, STEPS
 from tests.pipelines.command_line import commands, parse
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.conftest import ROOT, Environment
 from tests.pipelines.settings_tables import tables
 
 GUIDE = (ROOT / "pipelines" / "README.md").read_text()
@@ -117,7 +117,7 @@ def test_the_pipelines_inputs_are_options_of_compile_and_submit(
 
 @pytest.mark.parametrize("component", ["data-prep", "train", "evaluate", "exit-step"])
 def test_a_component_takes_what_its_command_line_takes(
-    component: str, pipelines: dict[PlatformName, CompiledPipeline], monkeypatch: pytest.MonkeyPatch
+    component: str, pipelines: dict[PlatformName, CompiledPipeline], monkeypatch: Environment
 ) -> None:
     definition = pipelines["kubeflow"].spec["components"][f"comp-{component}"]
     inputs, outputs = definition["inputDefinitions"], definition.get("outputDefinitions", {})
@@ -136,7 +136,7 @@ def test_a_component_takes_what_its_command_line_takes(
         assert all(entry.get("description") for entry in inputs.get(kind, {}).values())
 
 
-def command_line(module: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+def command_line(module: str, monkeypatch: Environment) -> set[str]:
     """The options of a step's command line, as its parser has them when it begins to parse."""
     seen: list[argparse.ArgumentParser] = []
 

@@ -23,6 +23,7 @@ from tests.configs import small
 from tests.peers.http_faults import Refuse
 from tests.peers.noida import DurableKafkaBroker
 from tests.peers.object_store import Bucket
+from tests.pipelines.conftest import Environment
 from tests.shared.events.transports import PATIENCE_S, ScriptedTransport, left_spool, lines_of, stream_to, until
 
 Told = pytest.CaptureFixture[str]
@@ -36,7 +37,7 @@ class Brokers(dict[str, ScriptedTransport]):
 
 
 @pytest.fixture
-def brokers(monkeypatch: pytest.MonkeyPatch) -> Brokers:
+def brokers(monkeypatch: Environment) -> Brokers:
     brokers = Brokers()
     monkeypatch.setattr(status, "transport_of", brokers)
     monkeypatch.setattr(delivery, "PAUSES_S", (0.001, 0.001))
@@ -156,7 +157,7 @@ def test_what_cannot_be_replayed_exits_2_with_one_line(tmp_path: Path, capsys: T
     stream.close(PATIENCE_S)
 
 
-def test_wrong_credentials_exit_2(tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials_exit_2(tmp_path: Path, capsys: Told, monkeypatch: Environment) -> None:
     def refuse(name: str, target: dict[str, Any]) -> ScriptedTransport:
         raise StatusRefusedError("KAFKA_SASL_PASSWORD is missing")
 

@@ -23,12 +23,13 @@ from components.shared.run import EVENTS_VARIABLE
 from pipelines.cli import main
 from pipelines.compiled import PLATFORMS, PlatformName
 from tests.examples import DIGITS, write_params
+from tests.pipelines.conftest import Capsys, Environment
 
 PAUSE_S = 1
 
 
 @pytest.fixture
-def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def events(tmp_path: Path, monkeypatch: Environment) -> Path:
     """A directory that all steps share, as a volume is on a cluster."""
     directory = tmp_path / "events"
     monkeypatch.setenv(EVENTS_VARIABLE, str(directory))
@@ -81,7 +82,7 @@ def ends(events: Path) -> list[PipelineEnded]:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", PLATFORMS)
 def test_a_compiled_file_gives_the_bytes_that_the_python_pipeline_gives(
-    tmp_path: Path, target: PlatformName, events: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, target: PlatformName, events: Path, capfd: Capsys
 ) -> None:
     file = compile_for(target, tmp_path)
     assert main(["run", "--params", str(tmp_path / "params.json"), "--out", str(tmp_path / "python")]) == 0
@@ -102,7 +103,7 @@ def test_a_compiled_file_gives_the_bytes_that_the_python_pipeline_gives(
 
 @pytest.mark.slow
 def test_a_second_run_is_served_from_the_cache_and_its_events_say_so(
-    tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, events: Path, capfd: Capsys
 ) -> None:
     file = compile_for("kubeflow", tmp_path, {"data-prep": {"cache": True}})
 
@@ -122,7 +123,7 @@ def test_a_second_run_is_served_from_the_cache_and_its_events_say_so(
 
 @pytest.mark.slow
 def test_data_prep_is_not_cached_unless_asked_because_data_may_change_in_its_place(
-    tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, events: Path, capfd: Capsys
 ) -> None:
     file = compile_for("kubeflow", tmp_path)
 
@@ -133,9 +134,7 @@ def test_data_prep_is_not_cached_unless_asked_because_data_may_change_in_its_pla
 
 
 @pytest.mark.slow
-def test_a_step_that_fails_is_repeated_and_the_pipeline_goes_on(
-    tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_step_that_fails_is_repeated_and_the_pipeline_goes_on(tmp_path: Path, events: Path, capfd: Capsys) -> None:
     file = compile_for("kubeflow", tmp_path)
 
     def arrive() -> None:
@@ -154,7 +153,7 @@ def test_a_step_that_fails_is_repeated_and_the_pipeline_goes_on(
 
 
 def test_a_step_that_goes_on_failing_ends_the_pipeline_after_its_retries(
-    tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, events: Path, capfd: Capsys
 ) -> None:
     file = compile_for("vertex", tmp_path)
 
@@ -178,9 +177,7 @@ def told(events: Path, step: str) -> list[StepEvent]:
     return sorted(ended, key=lambda event: event.time)
 
 
-def test_a_dataset_other_than_the_one_that_was_made_is_refused(
-    tmp_path: Path, events: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dataset_other_than_the_one_that_was_made_is_refused(tmp_path: Path, events: Path, capfd: Capsys) -> None:
     file = compile_for("kubeflow", tmp_path, {"every-step": {"retry": {"times": 0}}})
     document, *platforms = yaml.safe_load_all(file.read_text())
     train = document["components"]["comp-exit-handler-1"]["dag"]["tasks"]["train"]

@@ -14,11 +14,12 @@ from components.train.step import PROCESSES_VARIABLE, PipelineStep
 from pipelines.cli import main
 from tests.examples import SMALL, write_digits, write_params
 from tests.peers.gcs import GcsBucket
+from tests.pipelines.conftest import Capsys, Environment
 
 
 @pytest.mark.slow
 def test_the_training_step_is_done_by_a_group_and_ends_as_one_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: Environment, capsys: Capsys
 ) -> None:
     monkeypatch.setenv(PROCESSES_VARIABLE, "2")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -40,7 +41,7 @@ def test_the_training_step_is_done_by_a_group_and_ends_as_one_step(
 
 @pytest.mark.slow
 def test_a_node_fetches_its_data_once_and_publishes_once(
-    tmp_path: Path, gcs_bucket: GcsBucket, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, gcs_bucket: GcsBucket, monkeypatch: Environment, capfd: Capsys
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     dataset = write_digits(tmp_path / "dataset")
@@ -66,7 +67,7 @@ def test_a_node_fetches_its_data_once_and_publishes_once(
 
 @pytest.mark.slow
 def test_a_group_that_fails_fails_the_step_with_one_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: Environment, capfd: Capsys
 ) -> None:
     monkeypatch.setenv(PROCESSES_VARIABLE, "2")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -10,10 +10,11 @@ from kfp.local.config import DockerRunner
 
 from pipelines.image_classifier import image_classifier
 from pipelines.targets.containers import StepLabels, kfp_waits_for_containers
+from tests.pipelines.conftest import Environment
 
 
 @pytest.fixture
-def kfps_own(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def kfps_own(monkeypatch: Environment) -> list[dict[str, Any]]:
     """What the function in kfp's place was called with."""
     calls: list[dict[str, Any]] = []
 
@@ -71,9 +72,7 @@ def test_runs_that_overlap_leave_kfp_as_it_was(kfps_own: list[dict[str, Any]]) -
     assert call() == 7
 
 
-def test_what_somebody_else_put_there_meanwhile_stays(
-    kfps_own: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_somebody_else_put_there_meanwhile_stays(kfps_own: list[dict[str, Any]], monkeypatch: Environment) -> None:
     def somebody_elses(*given: Any, **arguments: Any) -> int:
         return 5
 
@@ -84,7 +83,7 @@ def test_what_somebody_else_put_there_meanwhile_stays(
 
 
 @pytest.mark.parametrize("unknown", [lambda client, image: 0, None])
-def test_a_kfp_that_is_not_as_known_is_left_alone(monkeypatch: pytest.MonkeyPatch, unknown: Any) -> None:
+def test_a_kfp_that_is_not_as_known_is_left_alone(monkeypatch: Environment, unknown: Any) -> None:
     monkeypatch.setattr(docker_task_handler, "run_docker_container", unknown)
 
     with kfp_waits_for_containers() as waits:

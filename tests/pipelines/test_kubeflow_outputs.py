@@ -25,6 +25,7 @@ from tests.examples import DIGITS, SMALL, write_digits
 from tests.peers.kfp_launcher import LauncherRefusedError
 from tests.peers.kfp_pod import Pod
 from tests.peers.kfp_pod import pod as pod
+from tests.pipelines.conftest import Environment
 
 FROM_PREP = {"dataset": "data-prep"}
 
@@ -105,7 +106,7 @@ def test_an_error_names_an_artifact_by_its_uri(pod: Pod) -> None:
 
 
 @pytest.mark.slow
-def test_a_group_names_them_likewise(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_names_them_likewise(pod: Pod, monkeypatch: Environment) -> None:
     monkeypatch.setenv(PROCESSES_VARIABLE, "2")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -136,7 +137,7 @@ def test_all_runs_share_a_place_for_checkpoints_and_the_same_run_goes_on(pod: Po
     assert started == shared
 
 
-def test_the_attempts_before_are_learned_where_the_checkpoints_are(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_attempts_before_are_learned_where_the_checkpoints_are(pod: Pod, monkeypatch: Environment) -> None:
     """Without a folder for all steps and without Kafka."""
     with_dataset(pod)
     monkeypatch.delenv(EVENTS_VARIABLE)

@@ -13,6 +13,7 @@ from components.shared.params.params import Params
 from pipelines.cli import main
 from pipelines.params_files import MAX_ARGUMENT
 from tests.examples import DIGITS, SMALL
+from tests.pipelines.conftest import Capsys
 
 IDENTITY = {"class": "torch.nn.Identity", "kwargs": {}}
 
@@ -33,9 +34,7 @@ def longest() -> int:
 
 
 @pytest.mark.parametrize("command", ["validate", "run", "compile", "submit"])
-def test_params_that_no_step_could_be_handed_are_refused_alike(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_params_that_no_step_could_be_handed_are_refused_alike(command: str, tmp_path: Path, capsys: Capsys) -> None:
     file, pipeline = tmp_path / "params.json", tmp_path / "pipeline.yaml"
     if command == "submit":
         file.write_text(json.dumps(SMALL))
@@ -58,7 +57,7 @@ def test_params_that_no_step_could_be_handed_are_refused_alike(
     assert pipeline.exists() == (command == "submit")
 
 
-def test_params_of_just_that_length_are_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_params_of_just_that_length_are_sound(tmp_path: Path, capsys: Capsys) -> None:
     file = tmp_path / "params.json"
     file.write_text(json.dumps(long_params(longest())))
     assert main(["validate", str(file)]) == 0

@@ -11,7 +11,7 @@ from components.shared.errors import ParamsError, Problem
 from components.shared.logs import LINE
 from pipelines.cli import main
 from tests.examples import write_digits, write_params
-from tests.pipelines.conftest import Command
+from tests.pipelines.conftest import Capsys, Command
 from tests.shared.test_command import ARGUMENTS
 from tests.shared.test_command import command as trial
 
@@ -43,7 +43,7 @@ def assert_once(err: str, message: str, step: str, log: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_is_not_there(tmp_path: Path, capsys: Capsys) -> None:
     params, out = write_params(tmp_path / "params.json"), tmp_path / "out"
 
     assert main(["run", "--params", str(params), "--data", str(tmp_path / "none"), "--out", str(out)]) == 2
@@ -51,7 +51,7 @@ def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert_once(capsys.readouterr().err, f"{tmp_path / 'none'}: there is no such", "data-prep", out / "kfp.log")
 
 
-def test_a_loss_that_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loss_that_is_no_number(tmp_path: Path, capsys: Capsys) -> None:
     params = write_params(tmp_path / "params.json", optim_class="torch.optim.SGD", learning_rate=1e30)
 
     assert main(["run", "--params", str(params), "--out", str(tmp_path / "out")]) == 1
@@ -86,7 +86,7 @@ def test_what_no_step_could_log(tmp_path: Path, command: Command, failure: str, 
     assert sum("ERROR" in line for line in log) == 1, done.stderr
 
 
-def test_every_line_of_a_message_is_a_line_of_the_steps_log(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_line_of_a_message_is_a_line_of_the_steps_log(capsys: Capsys) -> None:
     error = ParamsError([Problem("momentum", "is unknown"), Problem("batch_size", "must be at least 1")])
 
     assert trial(*ARGUMENTS, error=error) == 2

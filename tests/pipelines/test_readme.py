@@ -16,7 +16,7 @@ from components.shared.events.kafka.settings import VARIABLES
 from components.shared.version import __version__
 from pipelines.cli import main
 from tests.pipelines.command_line import commands, parse
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.conftest import ROOT, Capsys
 
 DOCUMENTS = {
     name: (ROOT / name).read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def test_readme_is_short() -> None:
     assert len(DOCUMENTS["README.md"].splitlines()) <= 250
 
 
-def test_the_complete_params_are_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_complete_params_are_sound(tmp_path: Path, capsys: Capsys) -> None:
     source = next(block for block in blocks("json") if '"num_epochs"' in block)
     (tmp_path / "params.json").write_text(source)
 

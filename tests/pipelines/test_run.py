@@ -27,12 +27,12 @@ from components.train.train import train
 from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
 from tests.examples import SMALL, small, write_params
-from tests.pipelines.conftest import Command
+from tests.pipelines.conftest import Capsys, Command, Environment
 
 SEED = 2**62 + 1
 
 
-def run_here(out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, dict[str, Any], str]:
+def run_here(out: Path, capsys: Capsys, *options: str) -> tuple[int, dict[str, Any], str]:
     """Run in this process, the steps in theirs: exit code, the JSON document, standard error."""
     code = main(["run", "--out", str(out), "--json", *options])
     told = capsys.readouterr()
@@ -69,7 +69,7 @@ def test_a_run_leaves_everything_where_it_says(tmp_path: Path, command: Command)
 
 
 @pytest.mark.slow
-def test_kfp_sees_its_own_kinds_of_artifacts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kfp_sees_its_own_kinds_of_artifacts(tmp_path: Path, capsys: Capsys) -> None:
     write_params(tmp_path / "params.json")
 
     code, document, told = run_here(tmp_path / "out", capsys, "--params", str(tmp_path / "params.json"))
@@ -117,7 +117,7 @@ def as_classes(raw: dict[str, Any]) -> str:
 
 
 @pytest.mark.slow
-def test_dict_json_and_yaml_are_the_same_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dict_json_and_yaml_are_the_same_run(tmp_path: Path, capsys: Capsys) -> None:
     raw = SMALL | {"num_epochs": 1, "manual_seed": SEED, "learning_rate": 0.1 + 0.2}
     (tmp_path / "params.py").write_text(as_classes(raw))
     (tmp_path / "params.json").write_text(json.dumps(raw))
@@ -135,7 +135,7 @@ def test_dict_json_and_yaml_are_the_same_run(tmp_path: Path, capsys: pytest.Capt
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == files[0]
 
 
-def test_options_change_params(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_change_params(tmp_path: Path, capsys: Capsys) -> None:
     write_params(tmp_path / "params.json")
     changes = ["--set", "num_epochs=1", "--set", "net_arch[0].kwargs.out_channels=8", "--set", f"manual_seed={SEED}"]
 
@@ -147,9 +147,7 @@ def test_options_change_params(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert document["training"]["epochs"] == 1
 
 
-def test_a_step_that_fails_is_told_and_leaves_nothing_that_opens(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_step_that_fails_is_told_and_leaves_nothing_that_opens(tmp_path: Path, capsys: Capsys) -> None:
     write_params(tmp_path / "params.json", optim_class="torch.optim.SGD", learning_rate=1e30)
 
     code, document, told = run_here(tmp_path / "out", capsys, "--params", str(tmp_path / "params.json"))
@@ -168,7 +166,7 @@ def test_a_step_that_fails_is_told_and_leaves_nothing_that_opens(
         open_model(model)
 
 
-def test_bad_data_ends_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_data_ends_with_exit_code_2(tmp_path: Path, capsys: Capsys) -> None:
     write_params(tmp_path / "params.json")
     (tmp_path / "empty").mkdir()
 
@@ -182,7 +180,7 @@ def test_bad_data_ends_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Traceback" not in told
 
 
-def test_a_failed_run_leaves_the_earlier_model_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_run_leaves_the_earlier_model_and_report(tmp_path: Path, capsys: Capsys) -> None:
     write_params(tmp_path / "params.json", num_epochs=1)
     data = shutil.copytree(EXAMPLE_DATA, tmp_path / "digits")
     options = ["--params", str(tmp_path / "params.json"), "--data", str(data)]
@@ -208,7 +206,7 @@ def test_a_failed_run_leaves_the_earlier_model_and_report(tmp_path: Path, capsys
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a python3 run", "ünï 'quoted' $HOME"])
-def test_paths_that_are_awkward_for_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_paths_that_are_awkward_for_a_shell(tmp_path: Path, capsys: Capsys, name: str) -> None:
     write_params(tmp_path / "params.json", num_epochs=1)
 
     code, document, told = run_here(tmp_path / name, capsys, "--params", str(tmp_path / "params.json"))
@@ -221,7 +219,7 @@ def test_paths_that_are_awkward_for_a_shell(tmp_path: Path, capsys: pytest.Captu
     assert {path.name for path in tmp_path.iterdir()} == {"params.json", name}
 
 
-def test_data_of_an_awkward_name_is_told_by_that_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_of_an_awkward_name_is_told_by_that_name(tmp_path: Path, capsys: Capsys) -> None:
     write_params(tmp_path / "params.json")
     data = tmp_path / "python3 images"
     data.mkdir()
@@ -236,7 +234,7 @@ def test_data_of_an_awkward_name_is_told_by_that_name(tmp_path: Path, capsys: py
 
 
 def test_data_in_a_bucket_is_passed_on_as_it_was_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: Capsys, monkeypatch: Environment
 ) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")  # nobody listens there
     monkeypatch.setenv("SHUTTERLINE_STORAGE_TIMEOUT", "0.1")
@@ -318,7 +316,7 @@ def test_temporary_files_are_cleared_away(tmp_path: Path, command: Command) -> N
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_bad_params_are_refused_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_params_are_refused_before_anything_starts(tmp_path: Path, capsys: Capsys) -> None:
     write_params(tmp_path / "params.json", batch_size=0, momentum=1)
 
     code, document, told = run_here(tmp_path / "out", capsys, "--params", str(tmp_path / "params.json"))
@@ -329,7 +327,7 @@ def test_bad_params_are_refused_before_anything_starts(tmp_path: Path, capsys: p
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_directory_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_directory_that_cannot_be_written(tmp_path: Path, capsys: Capsys) -> None:
     (tmp_path / "file").write_text("")
 
     code, document, _ = run_here(tmp_path / "file" / "out", capsys, "--set", "num_epochs=1")
@@ -339,9 +337,7 @@ def test_an_output_directory_that_cannot_be_written(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="shows what happens without a GPU")
-def test_a_gpu_that_is_not_there_is_an_error_and_never_a_run_on_the_cpu(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_gpu_that_is_not_there_is_an_error_and_never_a_run_on_the_cpu(tmp_path: Path, capsys: Capsys) -> None:
     code, document, _ = run_here(tmp_path / "out", capsys, "--set", "device=cuda", "--set", "num_epochs=1")
 
     assert code == 2

@@ -19,6 +19,7 @@ from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
 from pipelines.targets.run_directory import require_run_directory, require_same_run, write_inputs
 from tests.examples import small, write_params
+from tests.pipelines.conftest import Capsys
 from tests.train.checkpoints.making import manifest
 from tests.train.checkpoints.test_identity import OTHERWISE
 
@@ -49,11 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        pytest.param(
-            changes,
-            told,
-            id=told,
-        )
+        pytest.param(changes, told, id=told)
         for changes, told in (
             ({"learning_rate": 0.02}, "learning_rate: 0.01 there, 0.02 here"),
             ({"test_fraction": 0.3}, "test_fraction: 0.2 there, 0.3 here"),
@@ -63,7 +60,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 )
 @pytest.mark.slow
 def test_other_params_are_refused_and_change_nothing(
-    done: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], told: str
+    done: Path, capsys: Capsys, changes: dict[str, Any], told: str
 ) -> None:
     before = contents(done / "out")
     capsys.readouterr()
@@ -78,7 +75,7 @@ def test_other_params_are_refused_and_change_nothing(
 
 
 @pytest.mark.slow
-def test_other_data_is_refused_and_changes_nothing(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_data_is_refused_and_changes_nothing(done: Path, capsys: Capsys) -> None:
     before = contents(done / "out")
     capsys.readouterr()
 
@@ -89,7 +86,7 @@ def test_other_data_is_refused_and_changes_nothing(done: Path, capsys: pytest.Ca
 
 
 @pytest.mark.slow
-def test_more_epochs_go_on_and_data_that_changed_is_refused(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_epochs_go_on_and_data_that_changed_is_refused(done: Path, capsys: Capsys) -> None:
     assert run_in(done, num_epochs=2) == 0
     result = json.loads((done / "out" / "result.json").read_text())
     assert result["training"]["resumed_from"] == "its end, after epoch 1"
@@ -139,12 +136,7 @@ COSINE = [{"class": "torch.optim.lr_scheduler.CosineAnnealingLR"}]
 @pytest.mark.parametrize(
     ("there", "here", "told"),
     [
-        pytest.param(
-            there,
-            here,
-            told,
-            id=told,
-        )
+        pytest.param(there, here, told, id=told)
         for what, there, here, told in (
             ("num_epochs=2 after 4", {}, {"num_epochs": 2}, "num_epochs: 2 here, and epoch 4 is trained there"),
             (
@@ -189,15 +181,13 @@ def test_what_the_training_would_refuse_is_refused_before_anything_is_touched(
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(
-            name,
-        )
+        pytest.param(name)
         for name in ("params.json", "data.json", "kfp.log", "result.json", "checkpoints/mine.pt", "events/mine.txt")
     ],
 )
 @pytest.mark.parametrize("options", [(), ("--start-over",)], ids=["plain", "start over"])
 def test_files_that_no_run_made_are_refused_and_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: tuple[str, ...]
+    tmp_path: Path, capsys: Capsys, name: str, options: tuple[str, ...]
 ) -> None:
     out = tmp_path / "out"
     (out / name).parent.mkdir(parents=True)
@@ -228,22 +218,8 @@ def test_other_files_an_empty_folder_and_linked_checkpoints_may_be_there(tmp_pat
     require_run_directory(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "linked",
-    [
-        pytest.param(
-            False,
-            id="folder",
-        ),
-        pytest.param(
-            True,
-            id="link",
-        ),
-    ],
-)
-def test_starting_over_removes_our_checkpoints_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], linked: bool
-) -> None:
+@pytest.mark.parametrize("linked", [pytest.param(False, id="folder"), pytest.param(True, id="link")])
+def test_starting_over_removes_our_checkpoints_alone(tmp_path: Path, capsys: Capsys, linked: bool) -> None:
     out, kept = tmp_path / "out", tmp_path / "out" / "checkpoints"
     out.mkdir()
     if linked:

@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +18,31 @@ from components.shared.events.data import Error
 from components.shared.images import ImageStep, image_of
 from components.shared.step import StepName, StepRecord
 from components.shared.version import __version__
-from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_PARAMS
-from tests.conftest import BAD_INPUT
 from tests.examples import DIGITS, write_params
-from tests.pipelines.docker_server import DockerServer
+from tests.pipelines.conftest import Done, Environment, Refused, Shutterline
+from tests.pipelines.docker_server import Behaviour, DockerServer
 
 STEPS: tuple[ImageStep, ...] = ("data-prep", "train", "evaluate")
 ID = "sha256:" + 64 * "a"
-CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+DOCKER = ("run", "--runner", "docker", "--out", "out")
 PASSWORD = "correct-horse-battery"  # noqa: S105 - looked for where it must not be
+pytestmark = pytest.mark.usefixtures("here")
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any], str]:
-    """A command of ours in this process: exit code, the JSON document, standard error."""
-    code = main([*map(str, arguments), "--json"])
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err
-    return code, json.loads(printed.out), printed.err
-
-
-def images_file(path: Path, **changes: Any) -> Path:
+def images_file(**changes: Any) -> Path:
     images = {step: {"reference": f"registry.example/{step}@{ID}", "id": ID} for step in STEPS}
-    path.write_text(json.dumps({"schema_version": 1, "version": __version__, "images": images} | changes))
-    return path
+    file = Path("images.json")
+    file.write_text(json.dumps({"schema_version": 1, "version": __version__, "images": images} | changes))
+    return file
 
 
 @pytest.fixture
-def engine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[DockerServer]:
-    """An engine that has the images; its containers leave the records of steps that succeed.
-
-    Nothing of this machine's settings reaches it.
-    """
-    for name in [name for name in os.environ if name.startswith(("AWS_", "KAFKA_", "GOOGLE_")) or name in CERTIFICATES]:
-        monkeypatch.delenv(name)
+def engine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: Environment) -> Iterator[DockerServer]:
+    """An engine that has the images, whose steps succeed, and that nothing of this machine's settings reaches."""
+    for name in os.environ:
+        if name.startswith(("AWS_", "KAFKA_", "GOOGLE_")) or name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     with DockerServer(tmp_path_factory.mktemp("engine"), succeeding) as server:
         server.images = {image_of(step): ID for step in STEPS}
@@ -59,8 +50,20 @@ def engine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
         yield server
 
 
+def run(shutterline: Shutterline, *options: object) -> tuple[Done, Any]:
+    """A run with containers, and its document."""
+    done = shutterline(*DOCKER, "--json", *options)
+    return done, done.document
+
+
 def environment_of(created: dict[str, Any]) -> dict[str, str]:
     return dict(setting.split("=", 1) for setting in created["Env"])
+
+
+def mounts_of(created: dict[str, Any]) -> dict[str, bool]:
+    """Whether each mounted path is read only."""
+    assert all(mount["Target"] == mount["Source"] for mount in created["HostConfig"]["Mounts"])
+    return {mount["Source"]: mount["ReadOnly"] for mount in created["HostConfig"]["Mounts"]}
 
 
 def step_of(created: dict[str, Any]) -> StepName:
@@ -70,7 +73,6 @@ def step_of(created: dict[str, Any]) -> StepName:
 
 
 def leave_record(created: dict[str, Any], **fields: Any) -> None:
-    """Do what a step does at its end."""
     record = StepRecord(step=step_of(created), seconds=0.1, **fields)
     records = Path(environment_of(created)["SHUTTERLINE_RECORDS"])
     records.mkdir(exist_ok=True)
@@ -83,20 +85,26 @@ def succeeding(created: dict[str, Any]) -> tuple[str, int]:
     if "--executor_input" not in created["Cmd"]:  # the exit step, started by us
         return "", 0
     outputs = json.loads(created["Cmd"][created["Cmd"].index("--executor_input") + 1])["outputs"]
-    file = Path(outputs["outputFile"])
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps({"artifacts": outputs.get("artifacts", {})}))
     made = [each["outputFile"] for each in outputs.get("parameters", {}).values()]
     made += [each["artifacts"][0]["uri"] for each in outputs.get("artifacts", {}).values()]
-    for path in map(Path, made):
+    for path in map(Path, (outputs["outputFile"], *made)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
+    Path(outputs["outputFile"]).write_text(json.dumps({"artifacts": outputs.get("artifacts", {})}))
     return f"12:00:00 {step_of(created):<9} done\n", 0
 
 
-def failing_in(step: StepName, output: str, exit_code: int) -> Callable[[dict[str, Any]], tuple[str, int]]:
-    """Containers of which one ends without a record."""
-    return lambda created: (output, exit_code) if created["Labels"]["shutterline.step"] == step else succeeding(created)
+def failing_in(step: StepName, output: str, exit_code: int, *, error: Error | None = None) -> Behaviour:
+    """Containers of which one fails, without a record where there is no error."""
+
+    def behave(created: dict[str, Any]) -> tuple[str, int]:
+        if created["Labels"]["shutterline.step"] != step:
+            return succeeding(created)
+        if error is not None:
+            leave_record(created, status="failed", error=error, exit_code=2)
+        return output, exit_code
+
+    return behave
 
 
 @pytest.mark.parametrize(
@@ -114,20 +122,9 @@ def failing_in(step: StepName, output: str, exit_code: int) -> Callable[[dict[st
         (["--data", "http://example/data"], "http:// is not known here"),
     ],
 )
-def test_options_that_cannot_be_used(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    record_property: Callable[[str, object], None],
-    options: list[str],
-    expected: str,
-) -> None:
-    code, document, _ = told(capsys, "run", "--out", tmp_path / "out", *options)
-
-    assert code == 2
-    assert expected in document["error"]["message"]
-    assert "\n" not in document["error"]["message"]
-    assert not (tmp_path / "out").exists()
-    record_property(BAD_INPUT, (f"run: {' '.join(options)}", document["error"]["message"]))
+def test_options_that_cannot_be_used(here: Path, refused: Refused, options: list[str], expected: str) -> None:
+    assert expected in refused("run", "--out", "out", *options)
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -142,131 +139,92 @@ def test_options_that_cannot_be_used(
         ({"images": {step: {"reference": "t", "id": "x"} for step in STEPS}}, '"id": "sha256:…"}'),
     ],
 )
-@pytest.mark.parametrize("command", ["run", "compile"])
+@pytest.mark.parametrize("command", [DOCKER, ("compile", "-o", "pipeline.yaml")], ids=lambda command: command[0])
 def test_an_images_file_that_cannot_be_used(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    record_property: Callable[[str, object], None],
-    command: str,
-    content: str | dict[str, Any],
-    expected: str,
+    here: Path, refused: Refused, command: tuple[str, ...], content: str | dict[str, Any], expected: str
 ) -> None:
-    file = tmp_path / "images.json"
+    file = images_file(**content) if isinstance(content, dict) else Path("images.json")
     if isinstance(content, str):
         file.write_text(content)
-    else:
-        images_file(file, **content)
-    options = ["--runner", "docker", "--out", tmp_path / "out"] if command == "run" else ["-o", tmp_path / "p.yaml"]
 
-    code, document, _ = told(capsys, command, *options, "--images", file)
+    message = refused(*command, "--images", file)
 
-    assert code == 2
-    assert document["error"]["message"].startswith(f"--images {file}: ")
-    assert expected in document["error"]["message"]
-    assert list(tmp_path.iterdir()) == [file]
-    record_property(BAD_INPUT, (f"images: {expected}", document["error"]["message"].replace(str(file), "images.json")))
+    assert message.startswith(f"--images {file}: ")
+    assert expected in message
+    assert list(here.iterdir()) == [here / file]
 
 
-def test_the_compiled_pipeline_names_the_images_of_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = images_file(tmp_path / "images.json")
-
-    assert told(capsys, "compile", "-o", tmp_path / "pinned.yaml", "--images", file)[0] == 0
-    assert told(capsys, "compile", "-o", tmp_path / "default.yaml")[0] == 0
-
-    def images(name: str) -> dict[str, str]:
-        executors = yaml.safe_load((tmp_path / name).read_text())["deploymentSpec"]["executors"]
+def test_the_compiled_pipeline_names_the_images_of_the_file(shutterline: Shutterline) -> None:
+    def images(*options: object) -> dict[str, str]:
+        assert shutterline("compile", "-o", "pipeline.yaml", *options).code == 0
+        executors = yaml.safe_load(Path("pipeline.yaml").read_text())["deploymentSpec"]["executors"]
         return {executor: spec["container"]["image"] for executor, spec in executors.items()}
 
-    assert images("pinned.yaml") == {
+    assert images("--images", images_file()) == {
         "exec-data-prep": f"registry.example/data-prep@{ID}",
         "exec-train": f"registry.example/train@{ID}",
         "exec-evaluate": f"registry.example/evaluate@{ID}",
         "exec-exit-step": f"registry.example/data-prep@{ID}",
     }
     # The one run did not change the pipeline for the next.
-    assert images("default.yaml")["exec-train"] == image_of("train")
+    assert images()["exec-train"] == image_of("train")
 
 
-@pytest.mark.filterwarnings(
-    "ignore:unclosed <socket.socket:ResourceWarning"
-)  # of Docker's client, which could not connect
-def test_no_engine_is_one_clear_message(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+# Of Docker's client, which could not connect.
+@pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
+def test_no_engine_is_one_clear_message(here: Path, refused: Refused, monkeypatch: Environment) -> None:
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
-        nobody = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         for host, why in (
-            (f"unix://{tmp_path}/no.sock", "there is no such socket; is Docker running?"),
-            (nobody, "nobody listens there; is Docker running?"),
+            (f"unix://{here}/no.sock", "there is no such socket; is Docker running?"),
+            (f"tcp://127.0.0.1:{taken.getsockname()[1]}", "nobody listens there; is Docker running?"),
             ("nonsense", "is DOCKER_HOST right?"),
         ):
             monkeypatch.setenv("DOCKER_HOST", host)
-
-            code, document, told_err = told(capsys, "run", "--runner", "docker", "--out", tmp_path / "out")
-
-            assert code == 2
-            assert document["error"]["message"].startswith(f"--runner docker: no Docker engine answers at {host}: ")
-            assert why in document["error"]["message"]
-            assert told_err.count("\n") == 1
-            assert not (tmp_path / "out").exists()
+            message = refused(*DOCKER)
+            assert message.startswith(f"--runner docker: no Docker engine answers at {host}: ")
+            assert why in message
+    assert list(here.iterdir()) == []
     gc.collect()
 
 
-def test_images_that_are_missing_are_told_all_at_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: DockerServer
-) -> None:
+def test_images_that_are_missing_are_told_all_at_once(here: Path, refused: Refused, engine: DockerServer) -> None:
     del engine.images[image_of("train")], engine.images[image_of("evaluate")]
 
-    code, document, _ = told(capsys, "run", "--runner", "docker", "--out", tmp_path / "out")
-
-    assert code == 2
-    assert document["error"]["message"] == (
+    assert refused(*DOCKER) == (
         f"the Docker engine has no image {image_of('train')} and no image {image_of('evaluate')}; "
         "`make images` builds them, and --images names others"
     )
-    assert not (tmp_path / "out").exists()
+    assert list(here.iterdir()) == []
 
 
-def test_an_image_of_a_registry_is_fetched(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: DockerServer
-) -> None:
-    refusal = "denied: requested access to the resource is denied"
+def test_an_image_of_a_registry_is_fetched(shutterline: Shutterline, engine: DockerServer) -> None:
+    refusal, reference = "denied: requested access to the resource is denied", f"registry.example/data-prep@{ID}"
     engine.answers["POST", "/images/create"] = (403, {"message": refusal})
-    file = images_file(tmp_path / "images.json")
 
-    code, document, said = told(capsys, "run", "--runner", "docker", "--images", file, "--out", tmp_path / "out")
+    done, document = run(shutterline, "--images", images_file())
 
-    assert code == 2
-    reference = f"registry.example/data-prep@{ID}"
-    assert said.startswith(f"fetching {reference}\n")
-    assert document["error"]["message"].startswith(
-        f"the image {reference} is not here and cannot be fetched: {refusal}"
-    )
+    assert done.code == 2
+    assert done.err.startswith(f"fetching {reference}\n")
+    message = f"the image {reference} is not here and cannot be fetched: {refusal}"
+    assert document["error"]["message"].startswith(message)
 
 
-def test_an_image_that_was_built_again_is_not_the_one_of_the_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: DockerServer
-) -> None:
+def test_an_image_that_was_built_again_is_not_the_one_of_the_file(refused: Refused, engine: DockerServer) -> None:
     images = {step: {"reference": image_of(step), "id": ID} for step in STEPS}
     images["train"]["id"] = "sha256:" + 64 * "b"
-    file = images_file(tmp_path / "images.json", images=images)
 
-    code, document, _ = told(capsys, "run", "--runner", "docker", "--images", file, "--out", tmp_path / "out")
+    message = refused(*DOCKER, "--images", images_file(images=images))
 
-    assert code == 2
-    assert f"the image {image_of('train')} of train is another one than --images names" in document["error"]["message"]
+    assert f"the image {image_of('train')} of train is another one than --images names" in message
 
 
-def test_a_network_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: DockerServer) -> None:
+def test_a_network_that_is_not_there(refused: Refused, engine: DockerServer) -> None:
     engine.answers["GET", "/networks"] = (200, [{"Id": "1", "Name": "bridge"}, {"Id": "2", "Name": "backend"}])
 
-    code, document, _ = told(capsys, "run", "--runner", "docker", "--network", "front", "--out", tmp_path / "out")
+    message = refused(*DOCKER, "--network", "front")
 
-    assert code == 2
-    assert document["error"]["message"] == (
-        "--network front: the Docker engine has no such network; it has backend, bridge"
-    )
+    assert message == "--network front: the Docker engine has no such network; it has backend, bridge"
 
 
 @pytest.mark.parametrize(
@@ -278,40 +236,37 @@ def test_a_network_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
     ],
 )
 def test_a_gpu_that_is_not_there_is_an_error_before_anything_starts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: DockerServer, options: list[str], expected: str
+    here: Path, shutterline: Shutterline, engine: DockerServer, options: list[str], expected: str
 ) -> None:
-    engine.answers["POST", "/containers/0/start"] = (
-        500,
-        {"message": 'could not select device driver "" with capabilities: [[gpu]]'},
-    )
+    refusal = {"message": 'could not select device driver "" with capabilities: [[gpu]]'}
+    engine.answers["POST", "/containers/0/start"] = (500, refusal)
 
-    code, document, _ = told(capsys, "run", "--runner", "docker", "--out", tmp_path / "out", *options)
+    done, document = run(shutterline, *options)
 
-    assert code == 2
-    assert document["error"]["type"] == "DeviceError"
+    assert (done.code, document["error"]["type"]) == (2, "DeviceError")
     assert expected in document["error"]["message"]
-    assert not (tmp_path / "out").exists()
+    assert list(here.iterdir()) == []
     assert engine.removed == len(engine.created)
+
+
+ALL_GPUS = {"Count": -1, "Capabilities": [["gpu"]]}
+NVIDIA: dict[str, Any] = {"Runtimes": {"nvidia": {}}}
+CDI = {"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=all"}]}
 
 
 @pytest.mark.parametrize(
     ("info", "options", "request_"),
     [
-        ({"Runtimes": {"nvidia": {}}}, [], {"Count": -1, "Capabilities": [["gpu"]]}),
-        (
-            {"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=all"}]},
-            ["--set", "device=cuda"],
-            {"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]},
-        ),
-        ({}, ["--gpus", "all"], {"Count": -1, "Capabilities": [["gpu"]]}),
-        ({"Runtimes": {"nvidia": {}}}, ["--gpus", "none"], None),
-        ({"Runtimes": {"nvidia": {}}}, ["--set", "device=cpu"], None),
+        (NVIDIA, [], ALL_GPUS),
+        (CDI, ["--set", "device=cuda"], {"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]}),
+        ({}, ["--gpus", "all"], ALL_GPUS),
+        (NVIDIA, ["--gpus", "none"], None),
+        (NVIDIA, ["--set", "device=cpu"], None),
         ({}, [], None),
     ],
 )
 def test_training_and_evaluation_get_the_gpus(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    shutterline: Shutterline,
     engine: DockerServer,
     info: dict[str, Any],
     options: list[str],
@@ -319,148 +274,116 @@ def test_training_and_evaluation_get_the_gpus(
 ) -> None:
     engine.info |= info
 
-    code, _, said = told(capsys, "run", "--runner", "docker", "--out", tmp_path / "out", *options)
+    done, _ = run(shutterline, *options)
 
-    assert code == 0, said
+    assert done.code == 0, done.err
     of_steps = [created for created in engine.created if created.get("Labels")]
     asked = {created["Labels"]["shutterline.step"]: created["HostConfig"].get("DeviceRequests") for created in of_steps}
     assert asked.keys() == {"data-prep", "train", "evaluate", "exit"}
     assert asked["data-prep"] is asked["exit"] is None
     for step in ("train", "evaluate"):
         assert (asked[step] is None) == (request_ is None)
-        if request_ is not None:
-            assert asked[step][0].items() >= request_.items()
+        assert request_ is None or asked[step][0].items() >= request_.items()
 
 
 def test_containers_are_hardened_and_see_only_what_they_need(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: DockerServer, monkeypatch: pytest.MonkeyPatch
+    here: Path, shutterline: Shutterline, engine: DockerServer, monkeypatch: Environment
 ) -> None:
-    home = tmp_path / "home"
-    (home / ".aws").mkdir(parents=True)
-    (home / ".aws/credentials").write_text("[default]\n")
+    (here / "home" / ".aws").mkdir(parents=True)
+    (here / "home" / ".aws/credentials").write_text("[default]\n")
     for name in ("password", "ca.pem", "service.json"):
-        (tmp_path / name).write_text("secret")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("KAFKA_SASL_PASSWORD_FILE", "password")
-    monkeypatch.setenv("KAFKA_SSL_CAFILE", str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("KAFKA_SSL_KEYFILE", str(tmp_path / "nowhere.pem"))
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PASSWORD)
-    monkeypatch.setenv("SHUTTERLINE_RUN_ID", "run-7")
-    monkeypatch.setenv("SOMETHING_ELSE", "stays here")
-    params = write_params(
-        tmp_path / "params.json",
-        GOOGLE_APPLICATION_CREDENTIALS="service.json",
-        PUB_SUB_PROJECT="vision-1",
-        PUB_SUB_TOPIC="runs",
-    )
-    out = tmp_path / "a: python3 'run'"
+        Path(name).write_text("secret")
+    for name, value in {
+        "HOME": here / "home", "KAFKA_SASL_PASSWORD_FILE": "password", "KAFKA_SSL_CAFILE": here / "ca.pem",
+        "KAFKA_SSL_KEYFILE": here / "nowhere.pem", "AWS_SECRET_ACCESS_KEY": PASSWORD, "SHUTTERLINE_RUN_ID": "run-7",
+        "SOMETHING_ELSE": "stays here",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    google = {"GOOGLE_APPLICATION_CREDENTIALS": "service.json", "PUB_SUB_PROJECT": "vision-1", "PUB_SUB_TOPIC": "runs"}
+    params, out = write_params(Path("params.json"), **google), here / "a: python3 'run'"
+    limits = ["--network", "none", "--shm-size", "2g", "--memory", "3g", "--cpus", "1.5"]
 
-    options = ["--network", "none", "--shm-size", "2g", "--memory", "3g", "--cpus", "1.5"]
-    code, document, said = told(
-        capsys, "run", "--runner", "docker", "--params", params, "--data", DIGITS, "--out", out, *options
-    )
+    done, document = run(shutterline, "--params", params, "--data", DIGITS, "--out", out, *limits)
 
-    assert code == 0, said
+    assert done.code == 0, done.err
     assert document["run"] == "run-7"
     assert engine.steps == ["data-prep", "train", "evaluate", "exit"]
     assert engine.removed == 4
-    assert {created["Image"] for created in engine.created} == {
-        image_of("data-prep"),
-        image_of("train"),
-        image_of("evaluate"),
-    }
+    assert {created["Image"] for created in engine.created} == {image_of(step) for step in STEPS}
+    read_only = (DIGITS, here / "password", here / "ca.pem", here / "service.json")
     for created in engine.created:
         host = created["HostConfig"]
         assert created["Labels"]["shutterline.run"] == "run-7"
-        assert created["User"] == f"{os.getuid()}:{os.getgid()}"
-        assert created["Entrypoint"] == []
-        assert host["CapDrop"] == ["ALL"]
-        assert host["SecurityOpt"] == ["no-new-privileges"]
-        assert host["ReadonlyRootfs"] is True
+        assert (created["User"], created["Entrypoint"]) == (f"{os.getuid()}:{os.getgid()}", [])
+        assert (host["CapDrop"], host["SecurityOpt"]) == (["ALL"], ["no-new-privileges"])
+        assert host["ReadonlyRootfs"] is host["Init"] is True
         assert "size=" in host["Tmpfs"]["/tmp"]  # noqa: S108 - the containers' own
         assert host["NetworkMode"] == "none"
-        assert host["Init"] is True
         assert (host["ShmSize"], host["Memory"], host["NanoCpus"]) == (2 << 30, 3 << 30, 1_500_000_000)
         assert not host.get("Binds")
-        assert {mount["Source"]: mount["ReadOnly"] for mount in host["Mounts"]} == {
-            str(out): False,
-            str(DIGITS): True,
-            str(tmp_path / "password"): True,
-            str(tmp_path / "ca.pem"): True,
-            str(tmp_path / "service.json"): True,
-        }
-        assert all(mount["Target"] == mount["Source"] for mount in host["Mounts"])
+        assert mounts_of(created) == {str(out): False, **dict.fromkeys(map(str, read_only), True)}
         environment = environment_of(created)
-        assert environment["KAFKA_SASL_PASSWORD_FILE"] == str(tmp_path / "password")
+        assert environment["KAFKA_SASL_PASSWORD_FILE"] == str(here / "password")
         assert "AWS_SHARED_CREDENTIALS_FILE" not in environment, "nothing lies in S3"
         assert environment["AWS_SECRET_ACCESS_KEY"] == PASSWORD
-        assert all("service.json" not in part or str(tmp_path / "service.json") in part for part in created["Cmd"])
+        assert all("service.json" not in part or str(here / "service.json") in part for part in created["Cmd"])
         assert environment["SHUTTERLINE_EVENTS"] == str(out / "events")
         assert Path(environment["TMPDIR"]).parent == out
         assert "SOMETHING_ELSE" not in environment
     # The secret went nowhere but there.
-    assert PASSWORD not in said
-    assert PASSWORD not in json.dumps(document)
-    for file in (path for path in out.rglob("*") if path.is_file()):
-        assert PASSWORD not in file.read_text()
+    assert PASSWORD not in done.err + done.out
+    assert not any(PASSWORD in path.read_text() for path in out.rglob("*") if path.is_file())
     assert not list(out.glob(".*"))
+
+
+GOOGLE_LOGIN = ".config/gcloud/application_default_credentials.json"
 
 
 @pytest.mark.parametrize(
     ("data", "variable", "file"),
     [
-        (
-            "gs://bucket/python3/digits",
-            "GOOGLE_APPLICATION_CREDENTIALS",
-            ".config/gcloud/application_default_credentials.json",
-        ),
+        ("gs://bucket/python3/digits", "GOOGLE_APPLICATION_CREDENTIALS", GOOGLE_LOGIN),
         ("s3://bucket/python3/digits", "AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
     ],
 )
 def test_data_in_a_bucket_is_passed_on_with_the_login_it_needs(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    here: Path,
+    shutterline: Shutterline,
     engine: DockerServer,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Environment,
     data: str,
     variable: str,
     file: str,
 ) -> None:
-    for name in (".config/gcloud/application_default_credentials.json", ".aws/credentials"):
-        (tmp_path / "home" / name).parent.mkdir(parents=True)
-        (tmp_path / "home" / name).write_text("{}")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SHUTTERLINE_SCRATCH", str(tmp_path / "fetched"))
+    home = here / "home"
+    for name in (GOOGLE_LOGIN, ".aws/credentials"):
+        (home / name).parent.mkdir(parents=True)
+        (home / name).write_text("{}")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("SHUTTERLINE_SCRATCH", str(here / "fetched"))
 
-    code, _, said = told(
-        capsys, "run", "--runner", "docker", "--params", EXAMPLE_PARAMS, "--data", data, "--out", tmp_path / "out"
-    )
+    done, _ = run(shutterline, "--params", EXAMPLE_PARAMS, "--data", data)
 
-    assert code == 0, said
+    assert done.code == 0, done.err
     created = engine.created[0]
-    assert {mount["Source"]: mount["ReadOnly"] for mount in created["HostConfig"]["Mounts"]} == {
-        str(tmp_path / "out"): False,
-        str(tmp_path / "fetched"): False,
-        str(tmp_path / "home" / file): True,
-    }
-    assert environment_of(created)[variable] == str(tmp_path / "home" / file)
-    assert (tmp_path / "fetched").is_dir()
+    assert mounts_of(created) == {str(here / "out"): False, str(here / "fetched"): False, str(home / file): True}
+    assert environment_of(created)[variable] == str(home / file)
+    assert (here / "fetched").is_dir()
     assert any(f'"data": "{data}"' in part for part in created["Cmd"])
 
 
 def test_settings_that_name_this_machine_are_warned_about(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: DockerServer, monkeypatch: pytest.MonkeyPatch
+    shutterline: Shutterline, engine: DockerServer, monkeypatch: Environment
 ) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:4443")
     options = ["--set", "KAFKA_HOST=localhost:9092", "--set", "KAFKA_TOPIC=runs"]
 
-    said = told(capsys, "run", "--runner", "docker", "--out", tmp_path / "1", *options)[2]
-    said_on_host = told(capsys, "run", "--runner", "docker", "--out", tmp_path / "2", "--network", "host", *options)[2]
+    warned = run(shutterline, *options)[0].err
+    on_host = run(shutterline, "--out", "2", "--network", "host", *options)[0].err
 
     for name in ("STORAGE_EMULATOR_HOST", "KAFKA_HOST"):
-        assert f"warning: {name} names this machine" in said
-        assert f"warning: {name}" not in said_on_host
+        assert f"warning: {name} names this machine" in warned
+        assert f"warning: {name}" not in on_host
 
 
 @pytest.mark.parametrize(
@@ -473,62 +396,47 @@ def test_settings_that_name_this_machine_are_warned_about(
     ],
 )
 def test_a_container_that_ends_without_a_word_is_explained_and_nothing_follows_it(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    engine: DockerServer,
-    output: str,
-    exit_code: int,
-    expected: str,
+    shutterline: Shutterline, engine: DockerServer, output: str, exit_code: int, expected: str
 ) -> None:
     engine.behaviour = failing_in("train", output, exit_code)
 
-    code, document, _ = told(capsys, "run", "--runner", "docker", "--out", tmp_path / "out")
+    done, document = run(shutterline)
 
-    assert code == 1
-    assert document["status"] == "failed"
-    assert document["error"]["step"] == "train"
+    assert (done.code, document["status"], document["error"]["step"]) == (1, "failed", "train")
     assert document["error"]["message"].startswith(expected)
     assert engine.steps == ["data-prep", "train", "exit"]
     assert engine.removed == 3
-    assert output in (tmp_path / "out" / "kfp.log").read_text()
-
-
-def test_a_record_of_failure_outweighs_an_exit_code_of_success(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: DockerServer
-) -> None:
-    def behave(created: dict[str, Any]) -> tuple[str, int]:
-        if step_of(created) != "data-prep":
-            return succeeding(created)
-        error = Error("DataError", "no images")
-        leave_record(created, status="failed", error=error, exit_code=2)
-        return "", 0
-
-    engine.behaviour = behave
-
-    code, document, _ = told(capsys, "run", "--runner", "docker", "--out", tmp_path / "out")
-
-    assert code == 2
-    assert document["error"] == {"step": "data-prep", "type": "DataError", "message": "no images", "exit_code": 2}
-    assert engine.steps == ["data-prep", "exit"]
+    assert output in Path("out/kfp.log").read_text()
 
 
 def test_an_engine_that_refuses_a_container_is_told_in_its_words(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: DockerServer
+    shutterline: Shutterline, engine: DockerServer
 ) -> None:
     engine.answers["POST", "/containers/1/start"] = (500, {"message": "no space left on device"})
 
-    code, document, _ = told(capsys, "run", "--runner", "docker", "--out", tmp_path / "out")
+    done, document = run(shutterline)
 
-    assert code == 1
-    assert document["error"]["step"] == "train"
+    assert (done.code, document["error"]["step"]) == (1, "train")
     assert document["error"]["message"] == "the container of train could not be run: no space left on device"
     assert engine.steps == ["data-prep", "train", "exit"]
     assert engine.removed == 3
     assert document["steps"] == {"data-prep": "succeeded", "exit": "succeeded"}
 
 
+NO_IMAGES = {"step": "data-prep", "type": "DataError", "message": "no images", "exit_code": 2}
+
+
+def test_a_record_of_failure_outweighs_an_exit_code_of_success(shutterline: Shutterline, engine: DockerServer) -> None:
+    engine.behaviour = failing_in("data-prep", "", 0, error=Error("DataError", "no images"))
+
+    done, document = run(shutterline)
+
+    assert (done.code, document["error"]) == (2, NO_IMAGES)
+    assert engine.steps == ["data-prep", "exit"]
+
+
 def test_with_a_kfp_that_runs_containers_in_another_way_the_records_decide(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: DockerServer, monkeypatch: pytest.MonkeyPatch
+    shutterline: Shutterline, engine: DockerServer, monkeypatch: Environment
 ) -> None:
     kfps_own = docker_task_handler.run_docker_container
 
@@ -538,12 +446,13 @@ def test_with_a_kfp_that_runs_containers_in_another_way_the_records_decide(
         kfps_own(client, image, command, volumes, **arguments)
         return 0  # as kfp says of a container that was removed before it looked
 
-    def behave(created: dict[str, Any]) -> tuple[str, int]:
+    output = "12:00:00 data-prep ERROR failed: no images\n"
+
+    def behave(created: dict[str, Any]) -> tuple[str, int]:  # such a kfp hands on no labels
         if step_of(created) != "data-prep":
             return succeeding(created)
-        error = Error("DataError", "no images")
-        leave_record(created, status="failed", error=error, exit_code=2)
-        return "12:00:00 data-prep ERROR failed: no images\n", 2
+        leave_record(created, status="failed", error=Error("DataError", "no images"), exit_code=2)
+        return output, 2
 
     engine.behaviour = behave
     engine.answers["GET", "/images/json"] = (200, [{"Id": ID}])
@@ -551,9 +460,8 @@ def test_with_a_kfp_that_runs_containers_in_another_way_the_records_decide(
     engine.images[ID] = ID
     monkeypatch.setattr(docker_task_handler, "run_docker_container", run_docker_container)
 
-    code, document, said = told(capsys, "run", "--runner", "docker", "--out", tmp_path / "out")
+    done, document = run(shutterline)
 
-    assert code == 2, said
-    assert document["error"] == {"step": "data-prep", "type": "DataError", "message": "no images", "exit_code": 2}
-    assert "no images" in said
+    assert (done.code, document["error"]) == (2, NO_IMAGES), done.err
+    assert "no images" in done.err
     assert docker_task_handler.run_docker_container is run_docker_container

@@ -22,6 +22,7 @@ from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
 from pipelines.targets.run_directory import write_inputs
 from tests.examples import write_params
+from tests.pipelines.conftest import Capsys
 from tests.pipelines.runs_ended import TOKEN, Run, end_of_all, left_of
 from tests.train.checkpoints.making import manifest
 
@@ -167,7 +168,7 @@ def test_a_hung_up_run_goes_on_where_nohup_has_it_ignored(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_second_of_two_runs_is_refused_20_times_of_20(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_of_two_runs_is_refused_20_times_of_20(run: Run, capsys: Capsys) -> None:
     params = str(run.params)
     for _ in range(20):
         assert main(["run", "--params", params, "--data", str(EXAMPLE_DATA), "--out", str(run.out)]) == 2

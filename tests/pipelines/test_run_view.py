@@ -21,6 +21,7 @@ from components.shared.step import StepRecord
 from pipelines.run_view import LiveLines
 from pipelines.targets.steps import LocalRunPaths
 from tests.examples import DIGITS, write_params
+from tests.pipelines.conftest import Environment
 from tests.pipelines.terminal import OnTerminal, Screen
 from tests.pipelines.watchers import LONG_S
 from tests.shared.events.told import Voice, a_pipeline, progress
@@ -88,7 +89,7 @@ Showing = Callable[..., AbstractContextManager[OnScreen]]
 
 
 @pytest.fixture
-def showing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Showing:
+def showing(tmp_path: Path, monkeypatch: Environment) -> Showing:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("LINES", "24")
 

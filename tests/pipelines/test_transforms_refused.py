@@ -10,6 +10,7 @@ import pytest
 from components.train.__main__ import main as train
 from pipelines.cli import main
 from tests.configs import Entry, digits_config, transform
+from tests.pipelines.conftest import Capsys, Environment
 
 UNSCALED = [transform("ToDtype", dtype="torch.float32")]
 NORMALISED = [
@@ -38,12 +39,7 @@ NORMALISED = [
 )
 @pytest.mark.parametrize("command", ["validate", "run", "compile", "train"])
 def test_every_command_refuses_alike(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    entries: list[Entry],
-    message: str,
-    command: str,
+    tmp_path: Path, capsys: Capsys, monkeypatch: Environment, entries: list[Entry], message: str, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.json").write_text(json.dumps(digits_config(additional_transforms=entries)))
@@ -65,7 +61,7 @@ def test_every_command_refuses_alike(
     assert {path.name for path in tmp_path.iterdir()} - {"events"} == {"params.json"}
 
 
-def test_validate_shows_what_has_no_effect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_shows_what_has_no_effect(tmp_path: Path, capsys: Capsys) -> None:
     entries = [transform("RandomGrayscale"), transform("RandomErasing")]
     (tmp_path / "params.json").write_text(json.dumps(digits_config(additional_transforms=entries)))
 

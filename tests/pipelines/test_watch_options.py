@@ -18,7 +18,7 @@ from tests.conftest import BAD_INPUT
 from tests.examples import SMALL
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.pubsub_topics import PubSubTopics
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.conftest import ROOT, Capsys, Environment
 from tests.pipelines.watchers import LONG_S, WATCH, lines_of, publish, watching
 from tests.shared.events.told import a_step
 
@@ -102,9 +102,7 @@ BAD: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_options(
-    case: str, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
-) -> None:
+def test_bad_options(case: str, capsys: Capsys, record_property: Callable[[str, object], None]) -> None:
     options, message = BAD[case]
 
     for as_json in ([], ["--json"]):
@@ -117,7 +115,7 @@ def test_bad_options(
     record_property(BAD_INPUT, (f"watch: {case}", err.strip()))
 
 
-def test_a_topic_that_is_not_there(kafka_broker: KafkaTopics, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_topic_that_is_not_there(kafka_broker: KafkaTopics, capsys: Capsys) -> None:
     assert main(["watch", "--kafka", f"{kafka_broker.bootstrap}/missing"]) == 2
 
     told = capsys.readouterr().err.splitlines()[-1]
@@ -129,7 +127,7 @@ def test_a_topic_that_is_not_there(kafka_broker: KafkaTopics, capsys: pytest.Cap
 
 
 def test_a_subscription_that_is_not_there(
-    pubsub_emulator: PubSubTopics, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    pubsub_emulator: PubSubTopics, capsys: Capsys, monkeypatch: Environment
 ) -> None:
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
 
@@ -139,7 +137,7 @@ def test_a_subscription_that_is_not_there(
     assert "has no subscription projects/project-x/subscriptions/missing; create it" in told
 
 
-def test_security_settings_that_are_wrong(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_security_settings_that_are_wrong(capsys: Capsys, monkeypatch: Environment) -> None:
     monkeypatch.setenv("KAFKA_SASL_USERNAME", "somebody")
 
     assert main(["watch", "--kafka", "a/b"]) == 2

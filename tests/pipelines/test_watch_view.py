@@ -17,6 +17,7 @@ from components.shared.events.runs import fold
 from components.shared.events.watch import Counts
 from pipelines.watch_text import clock, duration, event_line, printable, progress_words
 from pipelines.watch_view import LiveView, Runs, run_lines
+from tests.pipelines.conftest import Environment
 from tests.pipelines.terminal import OnTerminal, Screen
 from tests.pipelines.test_watch_command import HOSTILE, hostile
 from tests.pipelines.watchers import LONG_S, WATCH, publish
@@ -24,7 +25,7 @@ from tests.shared.events.told import A_SECOND, START, STEPS, Voice, a_pipeline, 
 
 
 @pytest.fixture(autouse=True)
-def _utc(monkeypatch: pytest.MonkeyPatch) -> None:
+def _utc(monkeypatch: Environment) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
 

@@ -9,10 +9,11 @@ import pytest
 
 from pipelines.cli import main
 from tests.configs import digits_config
+from tests.pipelines.conftest import Capsys, Environment
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def config(tmp_path: Path, monkeypatch: Environment) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("params.json").write_text(json.dumps(digits_config(initial_weights="nothere.pth")))
     return tmp_path
@@ -20,7 +21,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("command", ["validate", "run"])
 def test_weights_that_are_not_there_are_refused_before_anything_starts(
-    config: Path, capsys: pytest.CaptureFixture[str], command: str
+    config: Path, capsys: Capsys, command: str
 ) -> None:
     code = main([command, *{"validate": ["params.json"], "run": ["--params", "params.json", "--out", "out"]}[command]])
     printed = capsys.readouterr()
@@ -32,7 +33,7 @@ def test_weights_that_are_not_there_are_refused_before_anything_starts(
     assert [path.name for path in config.iterdir()] == ["params.json"]
 
 
-def test_weights_of_another_machine_need_not_be_here(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_of_another_machine_need_not_be_here(config: Path, capsys: Capsys) -> None:
     assert main(["validate", "params.json", "--elsewhere"]) == 0
     assert main(["compile", "--params", "params.json", "-o", "pipeline.yaml"]) == 0
     Path("params.json").write_text(json.dumps(digits_config(initial_weights="gs://bucket/weights.pth")))
