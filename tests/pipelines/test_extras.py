@@ -57,15 +57,9 @@ def base(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Python:
 @pytest.mark.parametrize(
     ("arguments", "extras"),
     [
-        pytest.param(
-            (*CLI, "run"),
-            "pipelines,data-prep,train,evaluate",
-        ),
+        pytest.param((*CLI, "run"), "pipelines,data-prep,train,evaluate"),
         ((*CLI, "run", "--runner", "docker"), "pipelines"),
-        pytest.param(
-            (*CLI, "compile"),
-            "pipelines",
-        ),
+        pytest.param((*CLI, "compile"), "pipelines"),
         ((*CLI, "upload", "pipeline.yaml", *HOST), "pipelines"),
         ((*CLI, "submit", "pipeline.yaml", *HOST), "pipelines"),
         ((*CLI, "submit", "--status", "night", "--host", "http://localhost:1"), "pipelines"),
@@ -73,8 +67,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Python:
         ((*CLI, "watch", "--kafka", "localhost:1/status", "--timeout", "1"), "status"),
         ((*CLI, "watch", "--pubsub", "my-project/status", "--timeout", "1"), "status"),
         pytest.param(
-            ("-m", "components.data_prep", "--data", str(EXAMPLE_DATA), "--dataset", "made", *PARAMS),
-            "data-prep",
+            ("-m", "components.data_prep", "--data", str(EXAMPLE_DATA), "--dataset", "made", *PARAMS), "data-prep"
         ),
         (("-m", "components.train", "--dataset", "dataset", "--model", "made", *PARAMS), "train"),
         (("-m", "components.train", "--dataset", "dataset", "--model", "made", *PARAMS, "--processes", "2"), "train"),
