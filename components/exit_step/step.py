@@ -9,7 +9,7 @@ from components.shared.events.history import bucket_of, read_history
 from components.shared.events.redaction import redact
 from components.shared.events.targets import StatusTargets
 from components.shared.kubeflow.api import NoAnswerError, ask_run, is_kubeflow
-from components.shared.kubeflow.run import RunReport
+from components.shared.kubeflow.report import RunReport
 from components.shared.logs import step_logger
 from components.shared.pipeline_end import CANCELLED_VARIABLE, OUTCOMES, PLATFORM_ERROR, PipelineEnd, pipeline_end
 from components.shared.run import StepRun

@@ -14,7 +14,7 @@ from components.shared.events.data import Cancelled, Error, EventData, Failed, P
 from components.shared.events.history import History
 from components.shared.events.redaction import redact
 from components.shared.events.runs import StepView
-from components.shared.kubeflow.run import RunReport, TaskReport
+from components.shared.kubeflow.report import RunReport, TaskReport
 from components.shared.run import PIPELINE_NAME
 
 Outcome = Literal["succeeded", "failed", "cancelled", "unknown"]

@@ -13,7 +13,7 @@ from typing import Any
 from components.shared.command import print_json, tell
 from components.shared.errors import EXIT_OK, InputError, PlatformRefusedError
 from components.shared.events.redaction import redact
-from components.shared.kubeflow.run import RunState
+from components.shared.kubeflow.report import RunState
 from components.shared.params.allowed_classes import shortened
 from components.shared.signals import EXIT_INTERRUPTED
 from pipelines.compiled import PLATFORM_TITLES, CompiledPipeline, PlatformName, read_compiled

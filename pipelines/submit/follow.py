@@ -17,7 +17,7 @@ from components.shared.errors import (
     PlatformRefusedError,
     PlatformUnavailableError,
 )
-from components.shared.kubeflow.run import ENDED, TaskReport
+from components.shared.kubeflow.report import ENDED, TaskReport
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
 from pipelines.submit.connection import RetryableError, retried
 from pipelines.submit.platform import Platform, Progress, Submitted

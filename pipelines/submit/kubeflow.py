@@ -13,7 +13,8 @@ from google.protobuf import json_format  # type: ignore[import-untyped] # stubs 
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError
-from components.shared.kubeflow.run import RunReport, read_run
+from components.shared.kubeflow.report import RunReport
+from components.shared.kubeflow.run import read_run
 from pipelines.compiled import CompiledPipeline
 from pipelines.submit.connection import RetryableError, retried
 from pipelines.submit.inputs import as_sent, check_name, version_name, without_cache

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from components.shared.kubeflow.run import RunState, TaskReport, TaskState
+from components.shared.kubeflow.report import RunState, TaskReport, TaskState
 from pipelines.compiled import CompiledPipeline
 
 

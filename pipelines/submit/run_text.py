@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from components.shared.events.redaction import redact
-from components.shared.kubeflow.run import PodAttempt, TaskReport
+from components.shared.kubeflow.report import PodAttempt, TaskReport
 from pipelines.submit.platform import Progress, Submitted
 from pipelines.watch_text import duration, printable
 

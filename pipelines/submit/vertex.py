@@ -12,7 +12,7 @@ from typing import Any
 from components.shared.command import tell
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError
 from components.shared.events.redaction import redact
-from components.shared.kubeflow.run import ENDED, PodAttempt, PodState, RunState, TaskReport, TaskState
+from components.shared.kubeflow.report import ENDED, PodAttempt, PodState, RunState, TaskReport, TaskState
 from components.shared.params.allowed_classes import shortened
 from components.shared.storage.location import Location, key_problem, parse_location
 from components.shared.strict_yaml import DocumentError

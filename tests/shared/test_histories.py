@@ -35,7 +35,7 @@ from components.shared.events.runs import RunView, fold
 from components.shared.events.spool import events_in
 from components.shared.events.transport import RetryableError, TimeLeft
 from components.shared.kubeflow.api import NoAnswerError
-from components.shared.kubeflow.run import RunReport, TaskReport, TaskState
+from components.shared.kubeflow.report import RunReport, TaskReport, TaskState
 from components.shared.params.params import Params
 from components.shared.pipeline_end import PipelineEnd
 from components.shared.run import EVENTS_VARIABLE, RETRY_VARIABLE, step_run

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from components.shared.kubeflow.run import TaskReport
+from components.shared.kubeflow.report import TaskReport
 from pipelines.cli import main
 from pipelines.submit import follow
 from pipelines.submit.follow_view import LiveSteps

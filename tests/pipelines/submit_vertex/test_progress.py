@@ -10,7 +10,7 @@ import pytest
 from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
 
 from components.shared.errors import PlatformRefusedError
-from components.shared.kubeflow.run import ENDED, RunState, TaskState
+from components.shared.kubeflow.report import ENDED, RunState, TaskState
 from pipelines.submit.connection import RetryableError
 from pipelines.submit.platform import Progress, RunRequest
 from pipelines.submit.vertex import VertexPlatform

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.shared.kubeflow.run import RunReport, read_run
+from components.shared.kubeflow.report import RunReport
+from components.shared.kubeflow.run import read_run
 
 CASES = Path(__file__).parents[2] / "cases" / "kubeflow"
 NAMES = sorted(file.name.removesuffix(".run.json") for file in CASES.glob("*.run.json"))
