@@ -13,7 +13,7 @@ from components.shared.events.spool import events_in
 from components.shared.locks import run_locked
 from tests.examples import write_params
 from tests.kill.draws import draws_of, runs
-from tests.pipelines.runs_ended import Run, end_of_all
+from tests.pipelines.runs_ended import end_of_all, run_command, running
 
 pytestmark = pytest.mark.kill
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.kill
 def test_a_run_takes_its_steps_with_it(tmp_path: Path, number: int, signal_name: str) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=100_000)
     ending = signal.Signals[signal_name]
-    with Run(tmp_path / "out", params) as run:
+    with running(tmp_path / "out", run_command(tmp_path / "out", params)) as run:
         time.sleep(draws_of(signal_name, number).uniform(0, 15))
         os.kill(run.process.pid, ending)
         code = run.process.wait(120)

@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.cli import main
 from tests.conftest import BAD_INPUT
+from tests.examples import write_params
 from tests.peers.fixtures import bucket as bucket
 from tests.peers.fixtures import gcs_bucket as gcs_bucket
 from tests.peers.fixtures import gcs_server as gcs_server
@@ -72,14 +73,14 @@ def shutterline(capsys: pytest.CaptureFixture[str]) -> Shutterline:
 def refused(
     shutterline: Shutterline, record_property: Callable[[str, object], None], request: pytest.FixtureRequest
 ) -> Refused:
-    """Run the shutterline command, which must end with exit code 2 and one line; returns its message."""
+    """Run the shutterline command, which must end with exit code 2 and some lines; returns its message."""
 
-    def run(*arguments: object) -> str:
+    def run(*arguments: object, lines: int = 1) -> str:
         done = shutterline(*arguments)
         if "--json" in arguments:
             assert (done.code, done.document["status"]) == (2, "failed")
             return str(done.document["error"]["message"])
-        assert (done.code, done.out, done.err.count("\n"), done.err[:7]) == (2, "", 1, "error: "), done
+        assert (done.code, done.out, done.err.count("\n"), done.err[:7]) == (2, "", lines, "error: "), done
         message = done.err[7:].strip()
         record_property(BAD_INPUT, (request.node.name, message))
         return message
@@ -105,3 +106,46 @@ def status(kafka_broker: KafkaTopics, topic: str) -> str:
     """A topic of three partitions, as `shutterline watch --kafka` wants it."""
     kafka_broker.create_topic(topic, partitions=3)
     return f"{kafka_broker.bootstrap}/{topic}"
+
+
+class FinishedRun(NamedTuple):
+    """A run that succeeded, in a process of its own.
+
+    Attributes:
+        folder: Its working directory, with ``params.json``, ``out`` and ``tmp``, which was its temporary directory.
+        changes: The options by which it changed its params.
+    """
+
+    folder: Path
+    changes: tuple[str, ...]
+    done: Done
+
+    @property
+    def out(self) -> Path:
+        return self.folder / OUT
+
+    @property
+    def params(self) -> dict[str, Any]:
+        kept: dict[str, Any] = json.loads((self.out / "params.json").read_text())
+        return kept
+
+
+SEED = 2**62 + 1
+OUT = "a python3 ünï 'quoted' $HOME"  # awkward for a shell, and for who replaces "python3" in a command
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    folder = tmp_path_factory.mktemp("finished")
+    write_params(folder / "params.json", num_epochs=3, validation_fraction=0.1, learning_rate=0.1 + 0.2)
+    (folder / "tmp").mkdir()
+    for name in ("torch.py", "numpy.py", "json.py"):  # must not stand in for the packages
+        (folder / name).write_text("raise RuntimeError('not this one')")
+    changes = ("--set", "net_arch[0].kwargs.padding=1", "--set", f"manual_seed={SEED}")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pipelines.cli", "run", "--params", "params.json", "--out", OUT, "--json",
+         *changes],
+        cwd=folder, env=os.environ | {"TMPDIR": str(folder / "tmp")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return FinishedRun(folder, changes, Done(0, done.stdout, done.stderr))

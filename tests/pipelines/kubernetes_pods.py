@@ -18,20 +18,12 @@ Document = dict[str, Any]
 def pods(pipeline: CompiledPipeline) -> dict[str, Document]:
     """The pod of each step, by its executor's label."""
     platforms = pipeline.platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
-    return {
-        label: pod(pipeline.container(label), platforms.get(label, {}))
-        for label in pipeline.executors
-        if pipeline.container(label)
-    }
+    containers = {label: pipeline.container(label) for label in pipeline.executors}
+    return {label: _pod(container, platforms.get(label, {})) for label, container in containers.items() if container}
 
 
-def pod(container: Document, settings: Document) -> Document:
-    """One step's pod.
-
-    Args:
-        container: Of the pipeline's deployment.
-        settings: What the platforms' document says of the executor.
-    """
+def _pod(container: Document, settings: Document) -> Document:
+    """One step's pod, of its container in the deployment and what the platforms' document says of its executor."""
     volumes, mounts = _volumes(settings)
     main = {
         "name": "main",
@@ -40,7 +32,7 @@ def pod(container: Document, settings: Document) -> Document:
         "env": [*container.get("env", []), *_environment(settings)],
         "resources": _resources(container.get("resources", {})),
         "volumeMounts": mounts,
-        "securityContext": _security(settings.get("securityContext")),
+        "securityContext": _security(settings.get("securityContext", {})),
     }
     if policy := settings.get("imagePullPolicy"):
         main["imagePullPolicy"] = policy
@@ -48,20 +40,16 @@ def pod(container: Document, settings: Document) -> Document:
         "containers": [main],
         "restartPolicy": "Never",
         "volumes": volumes,
-        "tolerations": [_toleration(entry) for entry in settings.get("tolerations", [])],
+        "tolerations": [_with_integers(entry, "tolerationSeconds") for entry in settings.get("tolerations", [])],
         "imagePullSecrets": [{"name": _name(entry, "secretName")} for entry in settings.get("imagePullSecret", [])],
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
     }
     if selector := settings.get("nodeSelector", {}).get("labels"):
         spec["nodeSelector"] = selector
-    if seconds := settings.get("activeDeadlineSeconds"):
-        spec["activeDeadlineSeconds"] = int(seconds)  # protobuf writes 64-bit integers as texts
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"generateName": "step-", **settings.get("podMetadata", {})},
-        "spec": spec,
-    }
+    if "activeDeadlineSeconds" in settings:
+        spec["activeDeadlineSeconds"] = int(settings["activeDeadlineSeconds"])
+    metadata = {"generateName": "step-", **settings.get("podMetadata", {})}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
 def _name(entry: Document, key: str) -> str:
@@ -71,34 +59,33 @@ def _name(entry: Document, key: str) -> str:
     return name
 
 
+def _with_integers(entry: Document, *keys: str) -> Document:
+    """Protobuf writes 64-bit integers as texts."""
+    return {key: int(value) if key in keys else value for key, value in entry.items()}
+
+
 def _resources(asked: Document) -> Document:
-    limits: dict[str, str] = {}
-    requests: dict[str, str] = {}
-    for resource in ("cpu", "memory"):
-        for kind, into in (("Limit", limits), ("Request", requests)):
+    found: dict[str, dict[str, str]] = {"limits": {}, "requests": {}}
+    for resource, unit in (("cpu", ""), ("memory", "G")):
+        for kind, into in (("Limit", "limits"), ("Request", "requests")):
             if amount := asked.get(f"resource{resource.capitalize()}{kind}"):
-                into[resource] = amount
+                found[into][resource] = amount
             elif older := asked.get(f"{resource}{kind}"):
-                into[resource] = f"{older}G" if resource == "memory" else str(older)
+                found[into][resource] = f"{older}{unit}"
     accelerator = asked.get("accelerator", {})
-    kind = accelerator.get("resourceType") or accelerator.get("type")
-    count = accelerator.get("resourceCount") or accelerator.get("count")
+    kind, count = (accelerator.get(f"resource{name}") or accelerator.get(name.lower()) for name in ("Type", "Count"))
     if kind and count:
-        limits[kind] = count
-    return {"limits": limits, "requests": requests}
+        found["limits"][kind] = count
+    return found
 
 
 def _environment(settings: Document) -> list[Document]:
     found = []
-    for field, name, key, source in (
-        ("secretAsEnv", "secretName", "secretKey", "secretKeyRef"),
-        ("configMapAsEnv", "configMapName", "configMapKey", "configMapKeyRef"),
-    ):
-        for entry in settings.get(field, []):
+    for kind, source in (("secret", "secretKeyRef"), ("configMap", "configMapKeyRef")):
+        for entry in settings.get(f"{kind}AsEnv", []):
+            optional = {key: entry[key] for key in ("optional",) if key in entry}
             for pair in entry["keyToEnv"]:
-                reference = {"name": _name(entry, name), "key": pair[key]}
-                if "optional" in entry:
-                    reference["optional"] = entry["optional"]
+                reference = {"name": _name(entry, f"{kind}Name"), "key": pair[f"{kind}Key"], **optional}
                 found.append({"name": pair["envVar"], "valueFrom": {source: reference}})
     for entry in settings.get("fieldPathAsEnv", []):
         found.append({"name": entry["name"], "valueFrom": {"fieldRef": {"fieldPath": entry["fieldPath"]}}})
@@ -108,50 +95,34 @@ def _environment(settings: Document) -> list[Document]:
 def _volumes(settings: Document) -> tuple[list[Document], list[Document]]:
     """Volumes and mounts, in the driver's order. A volume is called as what it holds."""
     volumes, mounts = [], []
+
+    def add(name: str, entry: Document, **more: Any) -> None:
+        volumes.append({"name": name, **more})
+        mounts.append({"name": name, "mountPath": entry["mountPath"]})
+
     for entry in settings.get("pvcMount", []):
-        name = _name(entry, "pvcName")
-        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": name}})
-        mounts.append({"name": name, "mountPath": entry["mountPath"], "subPath": entry.get("subPath", "")})
-    for field, key, source, inner in (
-        ("secretAsVolume", "secretName", "secret", "secretName"),
-        ("configMapAsVolume", "configMapName", "configMap", "name"),
-    ):
-        for entry in settings.get(field, []):
-            name = _name(entry, key)
-            volumes.append({"name": name, source: {inner: name, "optional": entry.get("optional", False)}})
-            mounts.append({"name": name, "mountPath": entry["mountPath"]})
+        add(name := _name(entry, "pvcName"), entry, persistentVolumeClaim={"claimName": name})
+        mounts[-1]["subPath"] = entry.get("subPath", "")
+    for kind, key in (("secret", "secretName"), ("configMap", "name")):
+        for entry in settings.get(f"{kind}AsVolume", []):
+            name = _name(entry, f"{kind}Name")
+            add(name, entry, **{kind: {key: name, "optional": entry.get("optional", False)}})
     for entry in settings.get("genericEphemeralVolume", []):
         spec = {"accessModes": entry["accessModes"], "resources": {"requests": {"storage": entry["size"]}}}
         if not entry.get("defaultStorageClass"):
             spec["storageClassName"] = entry["storageClassName"]
-        volumes.append({"name": entry["volumeName"], "ephemeral": {"volumeClaimTemplate": {"spec": spec}}})
-        mounts.append({"name": entry["volumeName"], "mountPath": entry["mountPath"]})
+        add(entry["volumeName"], entry, ephemeral={"volumeClaimTemplate": {"spec": spec}})
     for entry in settings.get("emptyDirMounts", []):
-        directory = {"medium": entry.get("medium", "")}
-        if size := entry.get("sizeLimit"):
-            directory["sizeLimit"] = size
-        volumes.append({"name": entry["volumeName"], "emptyDir": directory})
-        mounts.append({"name": entry["volumeName"], "mountPath": entry["mountPath"]})
+        size = {key: entry[key] for key in ("sizeLimit",) if entry.get(key)}
+        add(entry["volumeName"], entry, emptyDir={"medium": entry.get("medium", ""), **size})
     return volumes, mounts
 
 
-def _toleration(entry: Document) -> Document:
-    found: Document = {key: entry[key] for key in ("key", "operator", "value", "effect") if key in entry}
-    if "tolerationSeconds" in entry:
-        found["tolerationSeconds"] = int(entry["tolerationSeconds"])
-    return found
-
-
-def _security(asked: Document | None) -> Document:
+def _security(asked: Document) -> Document:
     """The container's: no step gains privileges or has capabilities; who it runs as, the file says, or the image."""
-    context: Document = {
+    return {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
         "seccompProfile": {"type": "RuntimeDefault"},
+        **_with_integers(asked, "runAsUser", "runAsGroup"),
     }
-    for key in ("runAsUser", "runAsGroup"):
-        if asked and key in asked:
-            context[key] = int(asked[key])
-    if asked and "runAsNonRoot" in asked:
-        context["runAsNonRoot"] = asked["runAsNonRoot"]
-    return context

@@ -6,11 +6,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from pipelines.params_files import EXAMPLE_DATA
 
@@ -21,42 +20,22 @@ TOKEN = "SHUTTERLINE_TEST_RUN"  # noqa: S105 - no secret
 PATIENCE_S = 120.0
 
 
+@dataclass(frozen=True)
 class Run:
-    """A run as a process in a session of its own; killed with all it has started when the block is left.
+    """A run as a process in a session of its own."""
 
-    Args:
-        out: Its directory.
-        params: The params' file.
-        prefix: What starts it, such as nohup.
-        command: Another command than the usual one.
-    """
-
-    def __init__(self, out: Path, params: Path, *prefix: str, command: Sequence[str] = ()) -> None:
-        self.out = out
-        self.params = params
-        self._log = out.with_name(f"{out.name}.log")
-        self._stream = self._log.open("wb")
-        words = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), "--params", str(params)]
-        self.process = subprocess.Popen(
-            command or [*prefix, *words, "--data", str(EXAMPLE_DATA)],
-            cwd=ROOT,
-            env=os.environ | {TOKEN: str(out)},
-            stdout=subprocess.DEVNULL,
-            stderr=self._stream,
-            start_new_session=True,
-        )
-
-    def again(self, command: str) -> Run:
-        """A run in the same directory, by a command as a shell takes it."""
-        return Run(self.out, self.params, command=["sh", "-c", f"exec {command}"])
-
-    def __enter__(self) -> Self:
-        return self
+    out: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def said(self) -> str:
         """What it has said so far."""
-        return self._log.read_text(encoding="utf-8")
+        return self.out.with_name(f"{self.out.name}.log").read_text(encoding="utf-8")
+
+    @property
+    def printed(self) -> str:
+        """What it has printed so far."""
+        return self.out.with_name(f"{self.out.name}.json").read_text(encoding="utf-8")
 
     def until(self, words: str) -> None:
         """Wait until it says some words."""
@@ -64,13 +43,25 @@ class Run:
             assert self.process.poll() is None, self.said
             time.sleep(0.05)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._stream.close()
-        for pid in left_of(self.out):
+
+def run_command(out: Path, params: Path, *options: str) -> list[str]:
+    words = [sys.executable, "-m", "pipelines.cli", "run", "--out", out, "--params", params, "--data", EXAMPLE_DATA]
+    return [*map(str, words), *options]
+
+
+@contextmanager
+def running(out: Path, command: Sequence[str]) -> Iterator[Run]:
+    """A run in a directory; killed with all it has started when the block is left."""
+    with out.with_name(f"{out.name}.log").open("wb") as log, out.with_name(f"{out.name}.json").open("wb") as printed:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | {TOKEN: str(out)}, stdout=printed, stderr=log, start_new_session=True
+        )
+    try:
+        yield Run(out, process)
+    finally:
+        process.kill()
+        process.wait()
+        for pid in left_of(out):
             with suppress(ProcessLookupError):
                 os.kill(pid, 9)
 
@@ -89,6 +80,5 @@ def end_of_all(out: Path) -> None:
     """Wait for the end of all that a run has started."""
     until = time.monotonic() + PATIENCE_S
     while left := left_of(out):
-        if time.monotonic() > until:
-            raise AssertionError(f"processes {left} outlive their run")
+        assert time.monotonic() < until, f"processes {left} outlive their run"
         time.sleep(0.05)

@@ -1,22 +1,24 @@
-"""Params that must be refused, each with one message and exit code 2; with the bad data of tests/data_prep they make
-the table that closes a run of the tests."""
+"""Params, files and data that every command refuses alike, each with one message and exit code 2."""
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Callable
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.cli import main
-from pipelines.params_files import EXAMPLE_DATA
-from tests.conftest import BAD_INPUT
-from tests.examples import SMALL
-from tests.pipelines.conftest import Capsys, Command, Environment
+from components.shared.params.params import Params
+from components.train.__main__ import main as train
+from pipelines.params_files import EXAMPLE_DATA, MAX_ARGUMENT
+from tests import configs
+from tests.configs import Entry, digits_config
+from tests.examples import DIGITS, SMALL, write_params
+from tests.pipelines.conftest import Capsys, Command, Refused, Shutterline
 
+pytestmark = pytest.mark.usefixtures("here")
+FILE = Path("params.json")
 CONV = {"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 8, "kernel_size": 3}}
 
 
@@ -34,18 +36,15 @@ def layers(*entries: Any) -> str:
 
 
 def schedule(name: str, **kwargs: Any) -> str:
-    entry = {"name": "s", "class": f"torch.optim.lr_scheduler.{name}", "kwargs": kwargs}
-    return key(learning_rate_schedule=[entry])
+    return key(learning_rate_schedule=[configs.schedule(name, **kwargs)])
 
 
 def transform(name: str, **kwargs: Any) -> str:
-    return key(additional_transforms=[{"class": f"torchvision.transforms.v2.{name}", "kwargs": kwargs}])
+    return key(additional_transforms=[configs.transform(name, **kwargs)])
 
 
 def without(name: str) -> str:
-    raw = copy.deepcopy(SMALL)
-    del raw[name]
-    return json.dumps(raw)
+    return json.dumps({other: value for other, value in SMALL.items() if other != name})
 
 
 BAD_PARAMS: dict[str, tuple[str | bytes, str]] = {
@@ -98,130 +97,216 @@ BAD_PARAMS: dict[str, tuple[str | bytes, str]] = {
 }
 
 
-def refused(arguments: list[str], capsys: Capsys) -> str:
-    """The one message of a command that must end with exit code 2."""
-    assert main(arguments) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "Traceback" not in told.err
-    assert told.err.count("\n") == 1, told.err
-    assert told.err.startswith("error: ")
-    return told.err.removeprefix("error: ").strip()
+BAD_FILES = {
+    "params: no such file": ("params.json", None, "there is no such file"),
+    "params: another kind of file": ("params.toml", "", "ends in .json, .yaml or .yml"),
+    "yaml: not YAML": ("params.yaml", "a: [1", "is not YAML"),
+    "yaml: a Python object": ("params.yaml", "a: !!python/object/apply:os.system [ls]", "is not YAML"),
+    "yaml: aliases that multiply": ("params.yaml", "\n".join(
+        ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+        + [f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in zip("abcdef", "bcdefg", strict=True)]
+    ), "more than 100,000 values"),
+    "yaml: a key twice": ("params.yaml", "a: 1\na: 2", "stands twice"),
+    "yaml: infinity": ("params.yaml", "learning_rate: .inf", "learning_rate: must be a finite number"),
+    "python: fails when run": ("params.py", "1 / 0", "ZeroDivisionError"),
+    "python: not Python": ("params.py", "params = {", "SyntaxError"),
+    "python: a module that is not here": ("params.py", "import nowhere", "ModuleNotFoundError"),
+    "python: ends itself": ("params.py", "raise SystemExit(3)", "SystemExit"),
+    "python: no params in it": ("params.py", "x = 1", "defines no dict called params"),
+    "python: params that are no dict": ("params.py", "params = 3", "defines no dict called params"),
+    "python: a function for a class": ("params.py", "params = {'net_arch': [{'class': print}]}", "must name a class"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD_PARAMS)
-def test_bad_params_end_with_one_line(
-    tmp_path: Path, capsys: Capsys, monkeypatch: Environment, record_property: Callable[[str, object], None], name: str
-) -> None:
+def test_bad_params_end_with_one_line(refused: Refused, name: str) -> None:
     content, expected = BAD_PARAMS[name]
-    monkeypatch.chdir(tmp_path)
-    Path("params.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    FILE.write_bytes(content if isinstance(content, bytes) else content.encode())
 
-    message = refused(["validate", "params.json"], capsys)
+    message = refused("validate", FILE)
 
     assert message.startswith("params.json: ")
     assert expected in message
     assert "hidden" not in message
-    record_property(BAD_INPUT, (name, message))
 
 
-@pytest.mark.parametrize(
-    ("name", "file", "content", "expected"),
-    [
-        ("params: no such file", "params.json", None, "there is no such file"),
-        ("params: another kind of file", "params.toml", "", "ends in .json, .yaml or .yml"),
-        ("yaml: not YAML", "params.yaml", "a: [1", "is not YAML"),
-        ("yaml: a Python object", "params.yaml", "a: !!python/object/apply:os.system [ls]", "is not YAML"),
-        ("yaml: aliases that multiply", "params.yaml", "\n".join(
-            ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
-            + [f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in zip("abcdef", "bcdefg", strict=True)]
-        ), "more than 100,000 values"),
-        ("yaml: a key twice", "params.yaml", "a: 1\na: 2", "stands twice"),
-        ("yaml: infinity", "params.yaml", "learning_rate: .inf", "learning_rate: must be a finite number"),
-        ("python: fails when run", "params.py", "1 / 0", "ZeroDivisionError"),
-        ("python: no params in it", "params.py", "x = 1", "defines no dict called params"),
-    ],
-)  # fmt: skip
-def test_bad_files_end_with_one_message(
-    tmp_path: Path,
-    capsys: Capsys,
-    monkeypatch: Environment,
-    record_property: Callable[[str, object], None],
-    name: str,
-    file: str,
-    content: str | None,
-    expected: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_end_with_one_message(shutterline: Shutterline, name: str) -> None:
+    file, content, expected = BAD_FILES[name]
     if content is not None:
         Path(file).write_text(content)
 
-    assert main(["validate", file]) == 2
+    done = shutterline("validate", file)
 
-    told = capsys.readouterr().err
-    assert expected in told
-    assert "Traceback" not in told
-    line = next(line for line in told.splitlines() if expected in line)
-    record_property(BAD_INPUT, (name, line.removeprefix("error: ").strip()))
+    assert done.code == 2
+    assert expected in done.err
 
 
-def test_the_same_in_a_process_of_its_own(tmp_path: Path, command: Command) -> None:
-    (tmp_path / "params.json").write_text(layer(kernel_size=9))
-
+def test_the_same_in_a_process_of_its_own(command: Command) -> None:
+    FILE.write_text(layer(kernel_size=9))
     for arguments in (
-        ["-m", "pipelines.cli", "validate", "params.json"],
-        ["-m", "pipelines.cli", "run", "--params", "params.json"],
-        ["-m", "components.train", "--dataset", "d", "--model", "m", "--params", "params.json"],
+        ["pipelines.cli", "run", "--params", FILE],
+        ["components.train", "--dataset", "d", "--model", "m", "--params", FILE],
     ):
-        done = command(*arguments)
-        assert done.returncode == 2
+        done = command("-m", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
         assert "a window of 9×9 needs at least 9×9" in done.stderr
         assert "Traceback" not in done.stderr
-        assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["run", "--data", "photos"],
-        ["run", "--data", "photos", "--set", "n_classes=2"],
-        ["run", "--runner", "docker", "--data", "gs://bucket/photos"],
-        ["compile", "--data", "gs://bucket/photos"],
-        ["submit", "pipeline.yaml", "--data", "gs://bucket/photos", "--host", "http://localhost:1"],
+        "run --data photos",
+        "run --data photos --set n_classes=2",
+        "run --runner docker --data gs://bucket/photos",
+        "compile --data gs://bucket/photos",
+        "submit pipeline.yaml --data gs://bucket/photos --host http://localhost:1",
     ],
-    ids=lambda arguments: " ".join(arguments[:3]),
 )
-def test_data_without_params_is_refused(
-    tmp_path: Path, capsys: Capsys, monkeypatch: Environment, arguments: list[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    if arguments[0] == "submit":
-        assert main(["compile", "--target", "kubeflow", "-o", "pipeline.yaml"]) == 0
-        capsys.readouterr()
+def test_data_without_params_is_refused(here: Path, shutterline: Shutterline, refused: Refused, arguments: str) -> None:
+    if "pipeline.yaml" in arguments:
+        assert shutterline("compile", "--target", "kubeflow", "-o", "pipeline.yaml").code == 0
 
-    message = refused(arguments, capsys)
+    message = refused(*arguments.split())
 
     assert message.startswith("--data needs --params: ")
     for word in ("digits", "`shutterline params > params.json`", "image_height", "n_classes", "net_arch"):
         assert word in message
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["pipeline.yaml"] * (arguments[0] == "submit")
+    assert [file.name for file in here.iterdir()] == ["pipeline.yaml"] * ("pipeline.yaml" in arguments)
 
 
-def test_the_examples_data_need_no_params(tmp_path: Path) -> None:
-    link = tmp_path / "digits"
-    link.symlink_to(EXAMPLE_DATA)
-    for data in (str(link), f"{EXAMPLE_DATA}/"):
-        assert main(["compile", "--unchecked", "--data", data, "-o", str(tmp_path / "pipeline.yaml")]) == 0
+def test_the_examples_data_need_no_params(here: Path, shutterline: Shutterline) -> None:
+    (here / "digits").symlink_to(EXAMPLE_DATA)
+    for data in (here / "digits", f"{EXAMPLE_DATA}/"):
+        assert shutterline("compile", "--unchecked", "--data", data).code == 0
 
 
-@pytest.mark.parametrize("option", ["--params", "--data", "--out"])
-def test_an_option_of_a_variable_that_is_not_set_is_refused(
-    tmp_path: Path, capsys: Capsys, monkeypatch: Environment, option: str
+UNSCALED = [configs.transform("ToDtype", dtype="torch.float32")]
+NORMALISED = [
+    configs.transform("ToImage"),
+    configs.transform("ToDtype", dtype="torch.float32", scale=True),
+    configs.transform("Normalize", mean=[0.1307], std=[0.3081]),
+]
+OF_COMMAND: dict[str, list[object]] = {
+    "validate": [FILE],
+    "run": ["--params", FILE, "--data", DIGITS, "--out", "out"],
+    "compile": ["--params", FILE, "-o", "pipeline.yaml"],
+    "train": ["--params", FILE, "--dataset", "dataset", "--model", "model"],
+    "submit": ["p.yaml", "--params", FILE, "--target", "kubeflow", "--host", "http://x", "--dry-run"],
+}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            UNSCALED,
+            "additional_transforms[0]: torchvision.transforms.v2.ToDtype gives values up to 255 as "
+            "float32 where 0..1 is read; set scale: true in the kwargs of ToDtype",
+        ),
+        (
+            NORMALISED,
+            "additional_transforms[2].class: torchvision.transforms.v2.Normalize cannot be used as a "
+            "transform: it would go for training images alone; set normalise_images, normalise_mean and normalise_std, "
+            "which go for the images of every split",
+        ),
+    ],
+    ids=["ToDtype", "Normalize"],
+)
+@pytest.mark.parametrize("command", ["validate", "run", "compile", "train"])
+def test_every_command_refuses_transforms_that_held_out_images_would_lack(
+    here: Path, shutterline: Shutterline, capsys: Capsys, entries: list[Entry], message: str, command: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["run", option, ""]) == 2
+    FILE.write_text(json.dumps(digits_config(additional_transforms=entries)))
 
-    err = capsys.readouterr().err
-    assert f"Invalid value for '{option}': is empty; is a variable of your shell not set?" in err
-    assert err.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    if command == "train":  # which checks what it has read, and reports it by its events
+        assert train([str(word) for word in OF_COMMAND["train"]]) == 2
+        out, err = capsys.readouterr()
+    else:
+        code, out, err = shutterline(command, *OF_COMMAND[command])
+        assert code == 2
+        message = f"params.json: {message}"
+
+    assert message in err
+    assert (out, "Traceback" in err) == ("", False)
+    assert {path.name for path in here.iterdir()} - {"events"} == {"params.json"}
+
+
+def test_validate_shows_what_has_no_effect(shutterline: Shutterline) -> None:
+    entries = [configs.transform("RandomGrayscale"), configs.transform("RandomErasing")]
+    FILE.write_text(json.dumps(digits_config(additional_transforms=entries)))
+
+    done = shutterline("validate", FILE)
+
+    assert done.code == 0
+    expected = "additional_transforms[0]: torchvision.transforms.v2.RandomGrayscale has no effect"
+    assert expected in done.out + done.err
+
+
+@pytest.mark.parametrize("command", ["validate", "run"])
+def test_weights_that_are_not_there_are_refused_before_anything_starts(
+    here: Path, refused: Refused, command: str
+) -> None:
+    FILE.write_text(json.dumps(digits_config(initial_weights="nothere.pth")))
+
+    message = refused(command, *OF_COMMAND[command])
+
+    expected = "initial_weights: nothere.pth: there is no such file or model directory on this machine"
+    assert message.startswith(f"params.json: {expected}")
+    assert [path.name for path in here.iterdir()] == ["params.json"]
+
+
+def test_weights_of_another_machine_need_not_be_here(shutterline: Shutterline) -> None:
+    FILE.write_text(json.dumps(digits_config(initial_weights="nothere.pth")))
+    assert shutterline("validate", FILE, "--elsewhere").code == 0
+    assert shutterline("compile", *OF_COMMAND["compile"]).code == 0
+    FILE.write_text(json.dumps(digits_config(initial_weights="gs://bucket/weights.pth")))
+    assert shutterline("validate", FILE).code == 0
+    Path("nothere.pth").touch()
+    FILE.write_text(json.dumps(digits_config(initial_weights="nothere.pth")))
+    assert shutterline("validate", FILE).code == 0
+
+
+def long_params(layers: int) -> dict[str, Any]:
+    return SMALL | {"net_arch": [*SMALL["net_arch"], *[{"class": "torch.nn.Identity", "kwargs": {}}] * layers]}
+
+
+def as_argument(params: dict[str, Any]) -> int:
+    checked = Params.from_dict(params)
+    return max(len(json.dumps(checked.to_json())), len(json.dumps(checked.to_form())))
+
+
+@pytest.fixture(scope="module")
+def longest() -> int:
+    """How many layers of Identity are as long as an argument may be."""
+    start, two = as_argument(long_params(1)), as_argument(long_params(2))
+    return 1 + (MAX_ARGUMENT - start) // (two - start)
+
+
+@pytest.mark.parametrize("command", ["validate", "run", "compile", "submit"])
+def test_params_that_no_step_could_be_handed_are_refused_alike(
+    here: Path, shutterline: Shutterline, refused: Refused, longest: int, command: str
+) -> None:
+    if command == "submit":
+        write_params(FILE)
+        assert shutterline("compile", "--params", FILE, "-o", "p.yaml").code == 0
+    too_long = long_params(longest + 1)
+    FILE.write_text(json.dumps(too_long))
+
+    message = refused(command, *OF_COMMAND[command])
+
+    assert message.startswith(f"params.json: take {as_argument(too_long):,} bytes as an argument")
+    assert f"at most {MAX_ARGUMENT:,} reach it; write many layers" in message
+    assert {path.name for path in here.iterdir()} - {"p.yaml"} == {"params.json"}
+
+
+def test_params_of_just_that_length_are_sound(shutterline: Shutterline, longest: int) -> None:
+    FILE.write_text(json.dumps(long_params(longest)))
+    assert shutterline("validate", FILE).out.endswith("these params are sound\n")
+
+
+def test_the_limit_leaves_room_for_where_artifacts_are() -> None:
+    subprocess.run(["/bin/true", "x" * (MAX_ARGUMENT + 24 * 1024)], check=True)
+    with pytest.raises(OSError, match="Argument list too long"):
+        subprocess.run(["/bin/true", "x" * 131_072], check=True)

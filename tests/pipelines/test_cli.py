@@ -1,8 +1,13 @@
+"""The command line by itself: help, params, what it prints, wrong command lines; outputs that cannot be written."""
+
 from __future__ import annotations
 
 import copy
 import json
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,59 +15,47 @@ import jsonschema
 import pytest
 import torch
 
-from pipelines.cli import main
 from pipelines.params_files import EXAMPLES
 from tests.examples import SMALL
 from tests.pipelines.command_line import commands
-from tests.pipelines.conftest import ROOT, Capsys, Command
+from tests.pipelines.conftest import ROOT, Command, Environment, Refused, Shutterline
 
 REFERENCE = ROOT / "tests" / "reference_params.py"
+SECRET = "hunter2hunter2"  # noqa: S105 - of nobody
+SHUTTERLINE = f"{sys.executable} -m pipelines.cli"
+STEPS = ("data_prep", "train", "evaluate", "exit_step")
+
+IMPORTS = """
+import contextlib, io, runpy, sys
+def loaded(): return sorted(m for m in ("torch", "kfp", "numpy") if m in sys.modules)
+import pipelines.cli
+for step in sys.argv[1:]:
+    __import__(f"components.{step}.__main__")
+print(loaded())
+for step in sys.argv[1:]:
+    del sys.modules[f"components.{step}.__main__"]
+    sys.argv = ["x", "--help"]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as help:
+        runpy.run_module(f"components.{step}", run_name="__main__")
+    print("exit codes:" in help.getvalue(), loaded())
+import pipelines.image_classifier
+print(loaded())
+"""
 
 
 def test_help_and_imports_need_neither_torch_nor_kfp(command: Command) -> None:
-    probe = "import sys; code = {}; print(sorted(m for m in ('torch', 'kfp', 'numpy') if m in sys.modules), code)"
-    for statement, loaded in (
-        ("__import__('pipelines.image_classifier')", "['kfp']"),
-        ("__import__('pipelines.cli')", "[]"),
-        ("__import__('components.data_prep.__main__')", "[]"),
-        ("__import__('components.train.__main__')", "[]"),
-        ("__import__('components.evaluate.__main__')", "[]"),
-        ("__import__('components.exit_step.__main__')", "[]"),
-    ):
-        done = command("-W", "ignore", "-c", probe.format(f"bool({statement})"))
-        assert done.stdout.strip() == f"{loaded} True", done.stderr
+    done = command("-W", "ignore", "-c", IMPORTS, *STEPS)
+
+    assert done.stdout.splitlines() == ["[]", *["True []"] * len(STEPS), "['kfp']"], done.stderr
 
 
-@pytest.mark.parametrize("module", ["data_prep", "train", "evaluate", "exit_step"])
-def test_a_components_help_imports_no_torch(command: Command, module: str) -> None:
-    statement = (
-        f"import sys, runpy; sys.argv = ['x', '--help']\n"
-        f"try: runpy.run_module('components.{module}', run_name='__main__')\n"
-        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
-    )
-
-    done = command("-c", statement)
-
-    assert done.stdout.splitlines()[-1] == "0 False"
-    assert "exit codes:" in done.stdout
-
-
-def test_every_command_has_help(capsys: Capsys) -> None:
-    assert main(["--help"]) == 0
-    shown = capsys.readouterr().out
-    assert "exit codes:" in shown
+def test_every_command_has_help(shutterline: Shutterline) -> None:
+    shown = shutterline("--help")
+    assert (shown.code, "exit codes:" in shown.out) == (0, True)
     for name in commands():
-        assert f"  {name.split()[0]} " in shown
-        assert main([*name.split(), "--help"]) == 0
-        assert "--json" in capsys.readouterr().out
-
-
-def validate(tmp_path: Path, capsys: Capsys, raw: dict[str, Any]) -> tuple[int, str]:
-    file = tmp_path / "params.json"
-    file.write_text(json.dumps(raw))
-    code = main(["validate", str(file)])
-    told = capsys.readouterr()
-    return code, told.err if code else told.out
+        assert f"  {name.split()[0]} " in shown.out
+        done = shutterline(*name.split(), "--help")
+        assert (done.code, "--json" in done.out) == (0, True), name
 
 
 def reference() -> dict[str, Any]:
@@ -79,64 +72,53 @@ def reference() -> dict[str, Any]:
     return plain
 
 
-def test_the_reference_is_refused_naming_its_third_convolution(capsys: Capsys) -> None:
-    assert main(["validate", str(REFERENCE)]) == 2
+def test_the_reference_is_refused_naming_its_third_convolution(refused: Refused) -> None:
+    message = refused("validate", REFERENCE)
 
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert told.startswith(f"error: {REFERENCE}: net_arch[8].kwargs.in_channels: ")
-    assert "is made for 32 channels, but net_arch[7] (torch.nn.MaxPool2d) gives 64 channels" in told
+    assert message.startswith(f"{REFERENCE}: net_arch[8].kwargs.in_channels: ")
+    assert "is made for 32 channels, but net_arch[7] (torch.nn.MaxPool2d) gives 64 channels" in message
 
 
-def test_the_reference_as_json_gives_the_same_answers(tmp_path: Path, capsys: Capsys) -> None:
-    raw = reference()
-    code, told = validate(tmp_path, capsys, raw)
-    assert code == 2
-    assert "net_arch[8].kwargs.in_channels" in told
+def test_the_reference_as_json_gives_the_same_answers(here: Path, shutterline: Shutterline, refused: Refused) -> None:
+    file, raw = Path("params.json"), reference()
+    file.write_text(json.dumps(raw))
+    assert "net_arch[8].kwargs.in_channels" in refused("validate", file)
 
-    mended = copy.deepcopy(raw)
-    mended["net_arch"][8]["kwargs"]["in_channels"] = 64
-    code, told = validate(tmp_path, capsys, mended)
-    assert code == 2
-    assert "net_arch[15].kwargs.kernel_size: torch.nn.MaxPool2d: gets a 1×1 image" in told
+    corrected = copy.deepcopy(raw)
+    corrected["net_arch"][8]["kwargs"]["in_channels"] = 64
+    file.write_text(json.dumps(corrected))
+    assert "net_arch[15].kwargs.kernel_size: torch.nn.MaxPool2d: gets a 1×1 image" in refused("validate", file)
 
-    dropped = copy.deepcopy(raw)
-    del dropped["net_arch"][8:12]
-    code, told = validate(tmp_path, capsys, dropped)
-    assert code == 0
-    assert "406,218" in told
-    assert "5,237,760" in told
+    del raw["net_arch"][8:12]
+    file.write_text(json.dumps(raw))
+    done = shutterline("validate", file)
+    assert done.code == 0
+    assert "406,218" in done.out
+    assert "5,237,760" in done.out
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.json")), ids=lambda file: file.stem)
-def test_the_examples_are_sound(file: Path, capsys: Capsys) -> None:
-    assert main(["validate", str(file), "--json"]) == 0
+def test_the_examples_are_sound(file: Path, shutterline: Shutterline) -> None:
+    document = shutterline("validate", file, "--json").document
 
-    document = json.loads(capsys.readouterr().out)
-    assert document["status"] == "valid"
-    assert document["warnings"] == []
+    assert (document["status"], document["warnings"]) == ("valid", [])
     assert sum(layer["parameters"] for layer in document["layers"]) == document["parameters"]
 
 
-def test_validate_as_json_names_every_problem(tmp_path: Path, capsys: Capsys) -> None:
-    file = tmp_path / "params.json"
-    file.write_text(json.dumps(SMALL | {"batch_size": 0, "learning_rat": 1}))
+def test_validate_as_json_names_every_problem(here: Path, shutterline: Shutterline) -> None:
+    Path("params.json").write_text(json.dumps(SMALL | {"batch_size": 0, "learning_rat": 1}))
 
-    assert main(["validate", str(file), "--json"]) == 2
+    done = shutterline("validate", "params.json", "--json")
 
-    document = json.loads(capsys.readouterr().out)
-    assert document["status"] == "failed"
-    assert document["error"]["problems"] == [
+    assert (done.code, done.document["status"]) == (2, "failed")
+    assert done.document["error"]["problems"] == [
         {"path": "learning_rat", "message": "unknown key; did you mean learning_rate?"},
         {"path": "batch_size", "message": "must be at least 1, got 0"},
     ]
 
 
-def test_params_prints_every_default_and_the_schema_accepts_it(capsys: Capsys) -> None:
-    assert main(["params"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert main(["params", "--schema"]) == 0
-    schema = json.loads(capsys.readouterr().out)
+def test_params_prints_every_default_and_the_schema_accepts_it(shutterline: Shutterline) -> None:
+    document, schema = shutterline("params").document, shutterline("params", "--schema").document
 
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(document, schema, cls=jsonschema.Draft202012Validator)
@@ -144,47 +126,163 @@ def test_params_prints_every_default_and_the_schema_accepts_it(capsys: Capsys) -
         jsonschema.validate(document | {"colour": 1}, schema, cls=jsonschema.Draft202012Validator)
 
 
-def test_params_as_yaml_are_the_same_params(tmp_path: Path, capsys: Capsys) -> None:
-    assert main(["params", "--format", "yaml", "--set", "learning_rate=1e-05"]) == 0
-    (tmp_path / "params.yaml").write_text(capsys.readouterr().out)
+def test_params_as_yaml_are_the_same_params(here: Path, shutterline: Shutterline) -> None:
+    Path("params.yaml").write_text(shutterline("params", "--format", "yaml", "--set", "learning_rate=1e-05").out)
 
-    assert main(["params", str(tmp_path / "params.yaml")]) == 0
+    assert shutterline("params", "params.yaml").document["learning_rate"] == 1e-05
 
-    assert json.loads(capsys.readouterr().out)["learning_rate"] == 1e-05
+
+def test_what_a_python_file_prints_is_not_what_the_command_prints(here: Path, shutterline: Shutterline) -> None:
+    Path("params.py").write_text(f"print('hello')\nparams = {SMALL!r}")
+
+    done = shutterline("validate", "params.py", "--json")
+
+    assert done.document["status"] == "valid"
+    assert "hello" in done.err
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("arguments", "message"),
     [
-        ("params = 3", "defines no dict called params"),
-        ("other = {}", "defines no dict called params"),
-        ("params = {", "SyntaxError"),
-        ("import nowhere", "ModuleNotFoundError"),
-        ("raise SystemExit(3)", "SystemExit"),
-        ("params = {'net_arch': [{'class': print}]}", "must name a class"),
+        ("params --bogus", "No such option '--bogus'."),
+        ("submit pipeline.yaml --bogus", "No such option '--bogus'. Did you mean '--host'?"),
+        ("submit", "Missing argument 'PIPELINE.yaml', or --status RUN."),
+        ("events replay --timeout soon spool", "Invalid value for '--timeout': 'soon' is not a valid float."),
+        ("fly", "No such command 'fly'."),
+        ("--bogus params", "No such option '--bogus'."),
+        ("compile --target kubflow", "Invalid value for '--target': 'kubflow' is not one of 'kubeflow', 'vertex'."),
+        ("rn", "No such command 'rn'. Did you mean 'run'?"),
+        ("Validate", "No such command 'Validate'. Did you mean 'validate'?"),
+        ("events repaly spool", "No such command 'repaly'. Did you mean 'replay'?"),
+        ("params --formt yaml", "No such option '--formt'. Did you mean '--format'?"),
+        ("run --start_over", "No such option '--start_over'. Did you mean '--start-over'?"),
+        ("run --num-epochs 5", "No such option '--num-epochs'. Set params by --set num_epochs=VALUE."),
+        ("run --data=", "Invalid value for '--data': is empty; is a variable of your shell not set?"),
+        ("params one two", "Got unexpected extra argument (two)"),
     ],
 )
-def test_a_python_file_that_is_no_params_file(tmp_path: Path, capsys: Capsys, source: str, message: str) -> None:
-    (tmp_path / "params.py").write_text(source)
+def test_a_wrong_command_line_is_one_line_and_a_document(
+    shutterline: Shutterline, arguments: str, message: str
+) -> None:
+    done = shutterline(*arguments.split(), "--json")
 
-    assert main(["validate", str(tmp_path / "params.py")]) == 2
-
-    told = capsys.readouterr().err
-    assert message in told
-    assert "Traceback" not in told
-
-
-def test_what_a_python_file_prints_is_not_what_the_command_prints(tmp_path: Path, capsys: Capsys) -> None:
-    (tmp_path / "params.py").write_text(f"print('hello')\nparams = {SMALL!r}")
-
-    assert main(["validate", str(tmp_path / "params.py"), "--json"]) == 0
-
-    told = capsys.readouterr()
-    assert json.loads(told.out)["status"] == "valid"
-    assert "hello" in told.err
+    assert done.code == 2
+    assert done.document == {"status": "failed", "error": {"type": "InputError", "message": message}}
+    assert done.err.count("\n") == 1
+    assert f": error: {message} (see shutterline " in done.err
 
 
-@pytest.mark.parametrize("words", [[], ["fly"], ["run", "--dat", "x"], ["validate"], ["events"]])
-def test_a_wrong_command_line_is_one_line_and_exit_code_2(capsys: Capsys, words: list[str]) -> None:
-    assert main(words) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+NO_DOCUMENT = ["", "fly", "run --dat x", "run --params=", "run --out=", "validate", "events", "events replay",
+               "events replay x --timeout soon", "watch --bogus --json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", NO_DOCUMENT)
+def test_a_wrong_command_line_leaves_standard_output_alone(shutterline: Shutterline, words: str) -> None:
+    code, out, err = shutterline(*words.split())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_an_interruption_is_a_document(here: Path, shutterline: Shutterline) -> None:
+    Path("params.py").write_text("raise KeyboardInterrupt")
+
+    done = shutterline("validate", "params.py", "--json")
+
+    assert (done.code, done.document, done.err) == (130, {"status": "interrupted"}, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("validate params.py", "params.py: fails when it is run: ValueError: [redacted]"),
+        (f"params --set num_epochs={SECRET}", "must be a whole number, got the text '[redacted]'"),
+        (f"params --set {SECRET}=1", "[redacted]: unknown key"),
+        (f"params {SECRET}.json", "[redacted].json: there is no such file"),
+        (f"run --data gs://b/{SECRET}", "gs://b/[redacted]: that is no bucket's name"),
+        (f"watch --kafka {SECRET}", "[redacted]"),
+        (f"params --format {SECRET}", "'[redacted]' is not one of 'json', 'yaml'."),
+    ],
+)
+def test_no_message_quotes_a_secret_of_the_environment(
+    here: Path, shutterline: Shutterline, monkeypatch: Environment, arguments: str, told: str
+) -> None:
+    Path("params.py").write_text(f"raise ValueError({SECRET!r})")
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", SECRET)
+
+    done = shutterline(*arguments.split(), "--json")
+
+    assert done.code == 2
+    assert told in done.err
+    assert SECRET not in done.out + done.err
+    assert "watch" in arguments or told in done.document["error"]["message"]
+
+
+def test_what_a_message_says_of_an_option_is_kept(here: Path, refused: Refused, monkeypatch: Environment) -> None:
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", SECRET)
+    Path("settings.yaml").write_text("target: kubeflow\nevery-step: {secret_env: {KAFKA_SASL_PASSWORD: 5}}")
+
+    message = refused("settings", "--target", "kubeflow", "--settings", "settings.yaml")
+
+    assert "secret_env.KAFKA_SASL_PASSWORD: must be a mapping" in message
+
+
+def in_a_shell(command: str, folder: Path, reader: str = "cat") -> tuple[int, str, str]:
+    """The exit code of a command, what its reader printed, and its standard error."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{{ {command}; echo $? > code; }} | {reader}"],
+        cwd=folder, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    return int((folder / "code").read_text()), done.stdout, done.stderr
+
+
+# Text, a document, click's own help, an error.
+PRINTING = ["params --schema", "settings --target vertex --json", "--help", "params missing.json --json"]
+FULL = "error: standard output, or a file, cannot be written: No space left on device"
+CLOSED = "error: standard output is closed; lead it somewhere, such as to /dev/null"
+
+
+@pytest.mark.parametrize("arguments", PRINTING)
+def test_a_reader_that_has_gone_is_not_spoken_of_and_a_full_disk_is_one_message(tmp_path: Path, arguments: str) -> None:
+    own = int("missing" in arguments)  # what the command reports by itself
+
+    code, out, err = in_a_shell(f"{SHUTTERLINE} {arguments}", tmp_path, "true")
+    assert (code, out, err.count("\n")) == (1, "", own), err
+    code, out, err = in_a_shell(f"{SHUTTERLINE} {arguments} > /dev/full", tmp_path)
+    assert (code, out, err.splitlines()[own:]) == (1, "", [FULL])
+
+
+@pytest.mark.parametrize("arguments", ["params", "params missing.json --json"])
+def test_no_standard_output_is_one_message(tmp_path: Path, arguments: str) -> None:
+    assert in_a_shell(f"{SHUTTERLINE} {arguments} >&-", tmp_path) == (1, "", f"{CLOSED}\n")
+
+
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+    params = EXAMPLES / "digits.json"
+    code, out, err = in_a_shell(f"PYTHONIOENCODING=ascii {SHUTTERLINE} validate {params}", tmp_path)
+
+    assert (code, err) == (0, "")
+    assert "1\\xd78\\xd78" in out
+
+
+@pytest.mark.parametrize(("where", "message"), [("> /dev/full", FULL), (">&-", CLOSED)])
+def test_a_steps_document_that_cannot_be_written_is_one_message(tmp_path: Path, where: str, message: str) -> None:
+    step = f"{sys.executable} -m components.data_prep --data . --dataset out --params missing.json --json"
+
+    code, out, err = in_a_shell(f"{step} {where}", tmp_path)
+
+    assert (code, out, err.splitlines()[-1]) == (1, "", message)
+    assert "Traceback" not in err
+
+
+def test_nobody_to_be_told_changes_no_exit_code(tmp_path: Path) -> None:
+    code, out, _ = in_a_shell(f"{SHUTTERLINE} params missing.json --json 2>/dev/full", tmp_path)
+
+    assert code == 2
+    assert json.loads(out)["error"]["message"] == "missing.json: there is no such file"
+
+
+def test_what_is_taken_is_printed_whole(tmp_path: Path) -> None:
+    code, out, err = in_a_shell(f"{SHUTTERLINE} params --schema", tmp_path)
+
+    assert (code, err) == (0, "")
+    assert json.loads(out)["$schema"]

@@ -18,12 +18,11 @@ from components.shared.events.spool import events_in
 from components.shared.locks import RUN_LOCK_VARIABLE, run_locked
 from components.shared.params.params import Params
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
-from pipelines.cli import main
 from pipelines.params_files import EXAMPLE_DATA
 from pipelines.targets.run_directory import write_inputs
 from tests.examples import write_params
-from tests.pipelines.conftest import Capsys
-from tests.pipelines.runs_ended import TOKEN, Run, end_of_all, left_of
+from tests.pipelines.conftest import Refused
+from tests.pipelines.runs_ended import TOKEN, Run, end_of_all, left_of, run_command, running
 from tests.train.checkpoints.making import manifest
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +79,7 @@ def test_a_step_ends_with_its_run_20_times_of_20(tmp_path: Path) -> None:
 def run(tmp_path: Path) -> Iterator[Run]:
     """A run that trains."""
     params = write_params(tmp_path / "params.json", num_epochs=100_000, save_freq=100_000, checkpoint_minutes=None)
-    with Run(tmp_path / "out", params) as run:
+    with running(tmp_path / "out", run_command(tmp_path / "out", params)) as run:
         run.until("epoch 3/")
         yield run
 
@@ -106,7 +105,7 @@ def test_the_last_line_of_an_interrupted_run_is_the_command_that_goes_on(run: Ru
     place = read_checkpoint_manifest(list_checkpoints(directory)[-1]).position
     *_, saved, command = run.said.splitlines()
     assert saved == f"interrupted; {place} is saved in {directory}; go on by:"
-    with run.again(command) as again:
+    with running(run.out, ["sh", "-c", f"exec {command}"]) as again:
         again.until(f"going on from a checkpoint of {place}")
 
 
@@ -115,7 +114,7 @@ def test_data_prep_interrupted_in_a_run_that_goes_on(tmp_path: Path) -> None:
     directory = out / "checkpoints" / "0123"
     write_checkpoint(directory, manifest(2, 7, params=Params.load(str(params)).to_dict()), {})
     write_inputs(out, Params.load(str(params)), str(EXAMPLE_DATA))
-    with Run(out, params) as run:
+    with running(out, run_command(out, params)) as run:
         while not any(b"executor_main" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left_of(out)):
             assert run.process.poll() is None, run.said
         os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does, before the step can report anything
@@ -134,12 +133,12 @@ ON_A_TERMINAL = "import os, sys; os.login_tty(int(sys.argv[1])); os.execv(sys.ar
 def test_a_run_whose_terminal_is_closed_ends_in_good_order(tmp_path: Path) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=100_000)
     master, terminal = pty.openpty()
-    command = [sys.executable, "-m", "pipelines.cli", "run", "--params", params, "--data", EXAMPLE_DATA]
+    out = tmp_path / "out"
     # As a shell in a terminal's window starts it: the terminal is its controlling one, and its only output.
     process = subprocess.Popen(
-        [sys.executable, "-c", ON_A_TERMINAL, str(terminal), *map(str, command), "--out", str(tmp_path / "out")],
+        [sys.executable, "-c", ON_A_TERMINAL, str(terminal), *run_command(out, params)],
         cwd=ROOT,
-        env=os.environ | {TOKEN: str(tmp_path / "out")},
+        env=os.environ | {TOKEN: str(out)},
         pass_fds=[terminal],
     )
     os.close(terminal)
@@ -149,8 +148,8 @@ def test_a_run_whose_terminal_is_closed_ends_in_good_order(tmp_path: Path) -> No
     os.close(master)
 
     assert process.wait(60) == 143
-    end_of_all(tmp_path / "out")
-    last = [event for event in events_in(tmp_path / "out" / "events") if event.is_terminal]
+    end_of_all(out)
+    last = [event for event in events_in(out / "events") if event.is_terminal]
     assert [(event.step, event.state) for event in last] == [
         ("data-prep", "succeeded"),
         ("train", "cancelled"),
@@ -161,19 +160,17 @@ def test_a_run_whose_terminal_is_closed_ends_in_good_order(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_a_hung_up_run_goes_on_where_nohup_has_it_ignored(tmp_path: Path) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=30)
-    with Run(tmp_path / "out", params, "nohup") as run:
+    out = tmp_path / "out"
+    with running(out, ["nohup", *run_command(out, params)]) as run:
         run.until("epoch 3/")
         os.killpg(run.process.pid, signal.SIGHUP)
         assert run.process.wait(120) == 0
 
 
 @pytest.mark.slow
-def test_the_second_of_two_runs_is_refused_20_times_of_20(run: Run, capsys: Capsys) -> None:
-    params = str(run.params)
+def test_the_second_of_two_runs_is_refused_20_times_of_20(run: Run, refused: Refused) -> None:
     for _ in range(20):
-        assert main(["run", "--params", params, "--data", str(EXAMPLE_DATA), "--out", str(run.out)]) == 2
-        told = capsys.readouterr().err
-        assert f"error: --out {run.out}: process {run.process.pid} on " in told
-        assert "is running there; wait for its end, end it, or name another directory" in told
-        assert "Traceback" not in told
+        message = refused(*run_command(run.out, run.out.with_name("params.json"))[3:])
+        assert message.startswith(f"--out {run.out}: process {run.process.pid} on ")
+        assert "is running there; wait for its end, end it, or name another directory" in message
     assert run.process.poll() is None

@@ -6,19 +6,16 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
 from pipelines.watch_options import subscribe
 from pipelines.watching import one_line
-from tests.conftest import BAD_INPUT
 from tests.examples import SMALL
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.pubsub_topics import PubSubTopics
-from tests.pipelines.conftest import ROOT, Capsys, Environment
+from tests.pipelines.conftest import ROOT, Environment, Refused, Shutterline
 from tests.pipelines.watchers import LONG_S, WATCH, lines_of, publish, watching
 from tests.shared.events.told import a_step
 
@@ -102,47 +99,34 @@ BAD: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_options(case: str, capsys: Capsys, record_property: Callable[[str, object], None]) -> None:
+def test_bad_options(case: str, refused: Refused, shutterline: Shutterline) -> None:
     options, message = BAD[case]
-
-    for as_json in ([], ["--json"]):
-        assert main(["watch", *options, *as_json]) == 2
-        out, err = capsys.readouterr()
-        assert out == "", "standard output is for events alone"
-        assert err.startswith("error: ")
-        assert message in err
-        assert err.count("\n") == 1
-    record_property(BAD_INPUT, (f"watch: {case}", err.strip()))
+    assert message in refused("watch", *options)
+    done = shutterline("watch", *options, "--json")
+    assert (done.code, done.out, message in done.err) == (2, "", True), "standard output is for events alone"
 
 
-def test_a_topic_that_is_not_there(kafka_broker: KafkaTopics, capsys: Capsys) -> None:
-    assert main(["watch", "--kafka", f"{kafka_broker.bootstrap}/missing"]) == 2
-
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told == (
-        f"error: Kafka {kafka_broker.bootstrap} topic missing: there is no such topic; "
-        "create it, it is not made by itself"
-    )
-    assert "missing" not in kafka_broker.topics()
-
-
-def test_a_subscription_that_is_not_there(
-    pubsub_emulator: PubSubTopics, capsys: Capsys, monkeypatch: Environment
+def test_a_topic_or_subscription_that_is_not_there(
+    kafka_broker: KafkaTopics, pubsub_emulator: PubSubTopics, shutterline: Shutterline, monkeypatch: Environment
 ) -> None:
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub_emulator.host)
 
-    assert main(["watch", "--pubsub", "project-x/missing"]) == 2
+    kafka = shutterline("watch", "--kafka", f"{kafka_broker.bootstrap}/missing")
+    pubsub = shutterline("watch", "--pubsub", "project-x/missing")
 
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert "has no subscription projects/project-x/subscriptions/missing; create it" in told
+    address = f"Kafka {kafka_broker.bootstrap} topic missing"
+    assert kafka.code == pubsub.code == 2
+    assert kafka.err.splitlines()[-1] == (
+        f"error: {address}: there is no such topic; create it, it is not made by itself"
+    )
+    assert "missing" not in kafka_broker.topics()
+    assert "has no subscription projects/project-x/subscriptions/missing; create it" in pubsub.err.splitlines()[-1]
 
 
-def test_security_settings_that_are_wrong(capsys: Capsys, monkeypatch: Environment) -> None:
+def test_security_settings_that_are_wrong(refused: Refused, monkeypatch: Environment) -> None:
     monkeypatch.setenv("KAFKA_SASL_USERNAME", "somebody")
-
-    assert main(["watch", "--kafka", "a/b"]) == 2
-
-    assert "KAFKA_SASL_USERNAME is set, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT" in capsys.readouterr().err
+    message = refused("watch", "--kafka", "a/b")
+    assert "KAFKA_SASL_USERNAME is set, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT" in message
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
@@ -158,13 +142,16 @@ def test_being_told_to_stop_is_quiet(status: str, number: signal.Signals, code: 
     assert told in ("6 events\n", "5 events\n"), "the last one may be interrupted between its showing and its counting"
 
 
+def in_a_shell(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/bash", "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=LONG_S, check=False
+    )
+
+
 def test_a_reader_that_has_seen_enough_is_no_traceback(status: str) -> None:
     publish(status, a_step("run-1", epochs=300))
 
-    script = f"{' '.join(WATCH)} --kafka {status} --since beginning --json | head -2; echo ${{PIPESTATUS}}"
-    done = subprocess.run(
-        ["/bin/bash", "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=LONG_S, check=False
-    )
+    done = in_a_shell(f"{' '.join(WATCH)} --kafka {status} --since beginning --json | head -2; echo ${{PIPESTATUS}}")
 
     *events, code = done.stdout.splitlines()
     assert [json.loads(event)["sequence"] for event in events] == ["000000000", "000000001"]
@@ -176,17 +163,10 @@ def test_a_reader_that_has_seen_enough_is_no_traceback(status: str) -> None:
 def test_a_full_disk_is_one_message(status: str) -> None:
     publish(status, a_step("run-1"))
 
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [*WATCH, "--kafka", status], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=LONG_S,
-            check=False,
-        )  # fmt: skip
+    done = in_a_shell(f"{' '.join(WATCH)} --kafka {status} > /dev/full")
 
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[1:] == [
-        "0 events",
-        "error: standard output cannot be written: No space left on device",
-    ]
+    message = "error: standard output cannot be written: No space left on device"
+    assert (done.returncode, done.stderr.splitlines()[1:]) == (1, ["0 events", message])
 
 
 def test_nothing_heavy_is_loaded_to_watch_without_a_terminal() -> None:
@@ -195,12 +175,7 @@ def test_nothing_heavy_is_loaded_to_watch_without_a_terminal() -> None:
         "'--timeout', '0.1']); print(code, sorted(m for m in ('torch', 'kfp', 'rich', 'google.pubsub_v1', 'numpy') "
         "if m in sys.modules))"
     )
-
-    done = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT, timeout=LONG_S, check=False
-    )
-
-    assert done.stdout == "0 []\n"
+    assert subprocess.check_output([sys.executable, "-c", probe], text=True, cwd=ROOT) == "0 []\n"
 
 
 @pytest.mark.parametrize(
