@@ -8,10 +8,12 @@ import re
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from fcntl import ioctl
 from pathlib import Path
 from termios import TIOCSWINSZ
+from typing import Self
 
 _PARTS = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|(\r|\n)|([^\x1b\r\n]+)|(\x1b.)", re.DOTALL)
 
@@ -87,6 +89,20 @@ class OnTerminal:
                 text = piece.decode("utf-8", "replace")
                 self.raw += text
                 self.screen.feed(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def until(self, text: str, timeout: float) -> None:
+        """Wait until it can be read there."""
+        end = time.monotonic() + timeout
+        while text not in self.screen.text and self.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert text in self.screen.text
 
     def ended(self, timeout: float) -> int:
         """Wait for the end; returns the exit code."""

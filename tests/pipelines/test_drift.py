@@ -21,29 +21,27 @@ from pipelines.compiled import PLATFORMS, CompiledPipeline, PlatformName, read_c
 from pipelines.lint.rules import RULES
 from pipelines.settings.common import STEP_FIELDS
 from pipelines.settings.read import SETTINGS, STEPS
-from tests.pipelines.command_line import commands, parse
+from tests.pipelines.command_line import commands
 from tests.pipelines.conftest import ROOT, Environment
+from tests.pipelines.settings.compiling import compiled_with
 from tests.pipelines.settings_tables import tables
 
 GUIDE = (ROOT / "pipelines" / "README.md").read_text()
 # What only a person says on a step's command line; and what only a pipeline can hand a step.
 PERSONS = {
-    *("help", "version", "json", "overrides", "find_learning_rate", "follow_links", "processes", "restarts", "smoke"),
+    *("help", "version", "json", "set", "find_learning_rate", "follow_links", "processes", "restarts", "smoke"),
     "start_over",
 }
 PIPELINES = {"dataset_sha256", "model_sha256", "job_id", "job_name", "status"}
 
 
-def compiled(tmp_path: Path, target: PlatformName) -> CompiledPipeline:
-    file = tmp_path / f"{target}.yaml"
-    assert main(["compile", "--target", target, "-o", str(file)]) == 0
-    return read_compiled(file)
-
-
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[PlatformName, CompiledPipeline]:
-    directory = tmp_path_factory.mktemp("compiled")
-    return {target: compiled(directory, target) for target in PLATFORMS}
+    found, file = {}, tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    for target in PLATFORMS:
+        assert main(["compile", "--target", target, "-o", str(file)]) == 0
+        found[target] = read_compiled(file)
+    return found
 
 
 def table(name: str) -> list[str]:
@@ -66,21 +64,8 @@ def test_the_guide_has_every_finding() -> None:
 def test_the_settings_in_the_guide_compile(tmp_path: Path) -> None:
     blocks: list[str] = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     assert {yaml.safe_load(block)["target"] for block in blocks} == set(PLATFORMS)
-    for number, block in enumerate(blocks):
-        file = tmp_path / f"settings-{number}.yaml"
-        file.write_text(block)
-        target = yaml.safe_load(block)["target"]
-        output = tmp_path / f"{number}.yaml"
-        assert main(["compile", "--target", target, "--settings", str(file), "-o", str(output)]) == 0
-
-
-def test_the_commands_in_the_guide_parse() -> None:
-    blocks: list[str] = re.findall(r"```(?:sh|text)\n(.*?)```", GUIDE, re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    ours = [line.split("#")[0].split() for line in lines if re.match(r"(\.venv/bin/)?shutterline ", line)]
-    assert {words[1] for words in ours} >= {"compile", "validate", "submit"}
-    for words in ours:
-        parse(words[1:])
+    for block in blocks:
+        compiled_with(tmp_path, yaml.safe_load(block)["target"], block)
 
 
 @pytest.mark.parametrize("target", PLATFORMS)
@@ -147,4 +132,4 @@ def command_line(module: str, monkeypatch: Environment) -> set[str]:
     monkeypatch.setattr(CommandParser, "parse_args", parse)
     with pytest.raises(SystemExit):
         importlib.import_module(module).main([])
-    return {action.dest for action in seen[0]._actions if action.option_strings}
+    return {option.replace("-", "_") for option in re.findall(r"--([a-z-]+)", seen[0].format_usage())}

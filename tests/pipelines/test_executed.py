@@ -6,8 +6,6 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,181 +14,148 @@ import yaml
 from kfp import components, local
 from kfp.local.config import LocalExecutionConfig
 
+from components.shared.artifacts.model import open_model
 from components.shared.events.data import PipelineEnded
-from components.shared.events.event import StepEvent
 from components.shared.events.spool import events_in
 from components.shared.run import EVENTS_VARIABLE
 from pipelines.cli import main
-from pipelines.compiled import PLATFORMS, PlatformName
+from pipelines.compiled import PlatformName
 from tests.examples import DIGITS, write_params
-from tests.pipelines.conftest import Capsys, Environment
+from tests.pipelines.conftest import SEED, FinishedRun
 
-PAUSE_S = 1
-
-
-@pytest.fixture
-def events(tmp_path: Path, monkeypatch: Environment) -> Path:
-    """A directory that all steps share, as a volume is on a cluster."""
-    directory = tmp_path / "events"
-    monkeypatch.setenv(EVENTS_VARIABLE, str(directory))
-    return directory
+EVENTS = Path("events")
+SUCCEEDED = dict.fromkeys(["data-prep", "train", "evaluate"], "succeeded")
+pytestmark = pytest.mark.usefixtures("capfd")
 
 
-def compile_for(target: PlatformName, tmp_path: Path, settings: dict[str, Any] | None = None) -> Path:
-    """Compile a small run for a platform, on the CPU, with short pauses."""
-    write_params(tmp_path / "params.json", num_epochs=1)
-    # No location for events: the environment's is for every step.
-    written = {"target": target, "events": None, "every-step": {"retry": {"pause_s": PAUSE_S}}, **(settings or {})}
-    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(written))
-    file = tmp_path / f"{target}.yaml"
-    options = ["--params", tmp_path / "params.json", "--settings", tmp_path / "settings.yaml", "-o", file]
-    assert main(["compile", "--target", target, *map(str, options)]) == 0
+@pytest.fixture(autouse=True)
+def _shared_events(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All steps share a directory of events, as a volume is on a cluster."""
+    monkeypatch.setenv(EVENTS_VARIABLE, str(here / EVENTS))
+
+
+def compile_for(target: PlatformName | None, *options: str, **settings: Any) -> Path:
+    """Compile for a platform, with short pauses and no location for events: the environment's is for every step."""
+    file = Path("pipeline.yaml")
+    if not options:
+        options = ("--params", str(write_params(Path("params.json"), num_epochs=1)))
+    if target is not None:
+        written = {"target": target, "events": None, "every-step": {"retry": {"pause_s": 1}}, **settings}
+        Path("settings.yaml").write_text(yaml.safe_dump(written))
+        options = (*options, "--target", target, "--settings", "settings.yaml")
+    assert main(["compile", "-o", str(file), *options]) == 0
     return file
 
 
-def execute(file: Path, root: Path, *, data: Path = DIGITS, caching: bool = False) -> Exception | None:
+def execute(file: Path, *, data: Path = DIGITS, caching: bool = False) -> Exception | None:
     """Run a compiled file as kfp's local runner reads it; what kfp says went wrong is returned."""
-    with local_kfp(root, caching=caching):
-        try:
-            components.load_component_from_file(str(file))(data=str(data))
-        except RuntimeError as error:
-            return error
-    return None
-
-
-@contextmanager
-def local_kfp(root: Path, *, caching: bool) -> Iterator[None]:
     before = LocalExecutionConfig.instance
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # kfp doubts images whose name does not say "python"
             runner = local.SubprocessRunner(use_venv=False)
-            local.init(runner=runner, pipeline_root=str(root), enable_caching=caching)
-            yield
+            local.init(runner=runner, pipeline_root=str(Path("root").resolve()), enable_caching=caching)
+            components.load_component_from_file(str(file))(data=str(data))
+    except RuntimeError as error:
+        return error
     finally:
         LocalExecutionConfig.instance = before
+    return None
 
 
-def ends(events: Path) -> list[PipelineEnded]:
+def ends() -> list[PipelineEnded]:
     """What the exit steps told, in order."""
-    found = [event for event in events_in(events) if isinstance(event.data, PipelineEnded)]
-    return [
-        event.data for event in sorted(found, key=lambda event: event.time) if isinstance(event.data, PipelineEnded)
-    ]
+    found = sorted(events_in(EVENTS), key=lambda event: event.time)
+    return [event.data for event in found if isinstance(event.data, PipelineEnded)]
+
+
+def outcomes(end: PipelineEnded) -> dict[str, str]:
+    return {step.step: step.outcome for step in end.steps}
+
+
+def states(step: str) -> list[str]:
+    """How each attempt of a step ended, in order."""
+    ended = [event for event in events_in(EVENTS) if event.step == step and event.state in ("failed", "succeeded")]
+    return [event.state for event in sorted(ended, key=lambda event: event.time)]
+
+
+def history(model: Path) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = json.loads((model / "model.json").read_text())["history"]
+    return [record | {"images_per_second": None} for record in records]  # no two runs are equally fast
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", PLATFORMS)
+@pytest.mark.parametrize("target", [None, "kubeflow", "vertex"])
 def test_a_compiled_file_gives_the_bytes_that_the_python_pipeline_gives(
-    tmp_path: Path, target: PlatformName, events: Path, capfd: Capsys
+    target: PlatformName | None, finished: FinishedRun
 ) -> None:
-    file = compile_for(target, tmp_path)
-    assert main(["run", "--params", str(tmp_path / "params.json"), "--out", str(tmp_path / "python")]) == 0
+    file = compile_for(target, "--params", str(finished.folder / "params.json"), *finished.changes)
 
-    assert execute(file, tmp_path / "root") is None
+    assert execute(file) is None
 
-    (model,) = (tmp_path / "root").glob("*/train/model")
-    made = tmp_path / "python" / "model"
+    (model,) = Path("root").glob("*/train/model")
+    made = finished.out / "model"
     for name in ("model.safetensors", "last.safetensors"):
         assert (model / name).read_bytes() == (made / name).read_bytes()
-    ours, theirs = (json.loads((path / "model.json").read_text())["history"] for path in (model, made))
-    for record in (*ours, *theirs):
-        del record["images_per_second"]  # no two runs are equally fast
-    assert ours == theirs
+    assert history(model) == history(made)
+    assert open_model(model).manifest.provenance.params["manual_seed"] == SEED
     assert (model.parent / "learning_curves").read_bytes() == (model / "learning-curves.html").read_bytes()
-    assert ends(events)[-1].outcome == "succeeded"
+    assert outcomes(ends()[-1]) == SUCCEEDED
 
 
 @pytest.mark.slow
-def test_a_second_run_is_served_from_the_cache_and_its_events_say_so(
-    tmp_path: Path, events: Path, capfd: Capsys
-) -> None:
-    file = compile_for("kubeflow", tmp_path, {"data-prep": {"cache": True}})
+def test_a_second_run_is_served_from_the_cache_and_its_events_say_so() -> None:
+    file = compile_for("kubeflow", **{"data-prep": {"cache": True}})
 
-    assert execute(file, tmp_path / "root", caching=True) is None
-    assert execute(file, tmp_path / "root", caching=True) is None
+    assert execute(file, caching=True) is None
+    assert execute(file, caching=True) is None
 
-    first, second = ends(events)
-    assert {step.step: step.outcome for step in first.steps} == dict.fromkeys(
-        ["data-prep", "train", "evaluate"], "succeeded"
-    )
-    assert second.outcome == "succeeded"
-    assert {step.step: step.outcome for step in second.steps} == dict.fromkeys(
-        ["data-prep", "train", "evaluate"], "cached"
-    )
-    assert len(list((tmp_path / "root").glob("*/train/model"))) == 1
+    first, second = ends()
+    assert (first.outcome, outcomes(first)) == ("succeeded", SUCCEEDED)
+    assert (second.outcome, outcomes(second)) == ("succeeded", dict.fromkeys(SUCCEEDED, "cached"))
+    assert len(list(Path("root").glob("*/train/model"))) == 1
 
 
 @pytest.mark.slow
-def test_data_prep_is_not_cached_unless_asked_because_data_may_change_in_its_place(
-    tmp_path: Path, events: Path, capfd: Capsys
-) -> None:
-    file = compile_for("kubeflow", tmp_path)
-
-    for _ in range(2):
-        assert execute(file, tmp_path / "root", caching=True) is None
-
-    assert [step.outcome for step in ends(events)[-1].steps if step.step == "data-prep"] == ["succeeded"]
-
-
-@pytest.mark.slow
-def test_a_step_that_fails_is_repeated_and_the_pipeline_goes_on(tmp_path: Path, events: Path, capfd: Capsys) -> None:
-    file = compile_for("kubeflow", tmp_path)
+def test_data_prep_is_repeated_when_it_failed_and_not_cached_unless_asked(here: Path) -> None:
+    """Data may change in their place."""
+    file, late = compile_for("kubeflow"), here / "late"
 
     def arrive() -> None:
-        while not any(event.step == "data-prep" and event.state == "failed" for event in events_in(events)):
+        while "failed" not in states("data-prep"):
             time.sleep(0.05)
-        (tmp_path / "late").symlink_to(DIGITS)
+        late.symlink_to(DIGITS)
 
     arrival = threading.Thread(target=arrive, daemon=True)
     arrival.start()
-    trouble = execute(file, tmp_path / "root", data=tmp_path / "late")
-
+    assert execute(file, data=late, caching=True) is None
     arrival.join()
-    assert trouble is None
-    assert [event.state for event in told(events, "data-prep")] == ["failed", "succeeded"]
-    assert ends(events)[-1].outcome == "succeeded"
+    assert states("data-prep") == ["failed", "succeeded"]
+    assert outcomes(ends()[-1]) == SUCCEEDED
+
+    assert execute(file, data=late, caching=True) is None
+    assert outcomes(ends()[-1])["data-prep"] == "succeeded"
 
 
-def test_a_step_that_goes_on_failing_ends_the_pipeline_after_its_retries(
-    tmp_path: Path, events: Path, capfd: Capsys
-) -> None:
-    file = compile_for("vertex", tmp_path)
+def test_a_step_that_goes_on_failing_ends_the_pipeline_after_its_retries(here: Path) -> None:
+    assert execute(compile_for("vertex"), data=here / "nowhere") is not None
 
-    trouble = execute(file, tmp_path / "root", data=tmp_path / "nowhere")
-
-    assert trouble is not None
-    assert [event.state for event in told(events, "data-prep")] == ["failed"] * 3
-    (end,) = ends(events)
+    assert states("data-prep") == ["failed"] * 3
+    (end,) = ends()
     assert end.outcome == "failed"
     assert "nowhere" in end.reason
-    assert {step.step: step.outcome for step in end.steps} == {
-        "data-prep": "failed",
-        "train": "not started",
-        "evaluate": "not started",
-    }
+    assert outcomes(end) == {"data-prep": "failed", "train": "not started", "evaluate": "not started"}
 
 
-def told(events: Path, step: str) -> list[StepEvent]:
-    """How each attempt of a step ended, in order."""
-    ended = [event for event in events_in(events) if event.step == step and event.state in ("failed", "succeeded")]
-    return sorted(ended, key=lambda event: event.time)
-
-
-def test_a_dataset_other_than_the_one_that_was_made_is_refused(tmp_path: Path, events: Path, capfd: Capsys) -> None:
-    file = compile_for("kubeflow", tmp_path, {"every-step": {"retry": {"times": 0}}})
+def test_a_dataset_other_than_the_one_that_was_made_is_refused() -> None:
+    file = compile_for("kubeflow", **{"every-step": {"retry": {"times": 0}}})
     document, *platforms = yaml.safe_load_all(file.read_text())
     train = document["components"]["comp-exit-handler-1"]["dag"]["tasks"]["train"]
     train["inputs"]["parameters"]["dataset_sha256"] = {"runtimeValue": {"constant": "0" * 64}}
     file.write_text(yaml.safe_dump_all([document, *platforms]))
 
-    trouble = execute(file, tmp_path / "root")
+    assert execute(file) is not None
 
-    assert trouble is not None
-    (end,) = ends(events)
+    (end,) = ends()
     assert "the dataset that arrived is not the one that was made" in end.reason
-    assert {step.step: step.outcome for step in end.steps} == {
-        "data-prep": "succeeded",
-        "train": "failed",
-        "evaluate": "not started",
-    }
+    assert outcomes(end) == {"data-prep": "succeeded", "train": "failed", "evaluate": "not started"}

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -22,6 +21,7 @@ from pipelines.run_view import LiveLines
 from pipelines.targets.steps import LocalRunPaths
 from tests.examples import DIGITS, write_params
 from tests.pipelines.conftest import Environment
+from tests.pipelines.runs_ended import run_command
 from tests.pipelines.terminal import OnTerminal, Screen
 from tests.pipelines.watchers import LONG_S
 from tests.shared.events.told import Voice, a_pipeline, progress
@@ -212,55 +212,44 @@ def test_what_a_terminal_would_obey_is_not_written(showing: Showing) -> None:
 
 
 def on_terminal(
-    out: Path, *options: str, stdout: Path | None = None, environment: dict[str, str] | None = None
+    out: Path, *options: str, data: Path = DIGITS, epochs: int = 5, environment: dict[str, str] | None = None
 ) -> OnTerminal:
-    command = [sys.executable, "-m", "pipelines.cli", "run", "--out", str(out), *options]
-    if stdout is not None:
-        command = ["/bin/sh", "-c", f'exec "$@" >{stdout}', "sh", *command]
-    variables = {"PYTHONIOENCODING": "utf-8", "TZ": "UTC"} | (environment or {})
-    return OnTerminal(command, variables, size=(80, 24))
+    """A run of the small network."""
+    params = write_params(out.with_name("params.json"), num_epochs=epochs)
+    command = run_command(out, params, "--data", str(data), *options)
+    if "--json" in options:
+        command = ["/bin/sh", "-c", f'exec "$@" >{out}.json', "sh", *command]
+    return OnTerminal(command, {"PYTHONIOENCODING": "utf-8", "TZ": "UTC"} | (environment or {}), size=(80, 24))
 
 
-def some_data(folder: Path, epochs: int) -> tuple[str, ...]:
-    """Options of a run of the small network on the digits."""
-    return "--params", str(write_params(folder / "params.json", num_epochs=epochs)), "--data", str(DIGITS)
-
-
-def no_data(folder: Path) -> tuple[str, ...]:
-    """Options of a run that ends with its first step."""
-    (folder / "empty").mkdir()
-    return "--params", str(write_params(folder / "params.json")), "--data", str(folder / "empty")
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """Data with which a run ends with its first step."""
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
 
 
 @pytest.mark.slow
 def test_a_real_run_has_one_view_of_its_steps(tmp_path: Path) -> None:
-    on = on_terminal(tmp_path / "out", *some_data(tmp_path, 5))
-    try:
+    with on_terminal(tmp_path / "out") as on:
         assert on.ended(LONG_S) == 0, on.screen.text
-    finally:
-        on.process.kill()
 
     text = on.screen.text
     assert [epoch for epoch in range(1, 6) if f"epoch {epoch}/5  loss " in text] == [1, 2, 3, 4, 5]
     for step in ("data-prep", "train", "evaluate", "exit"):
         assert len(re.findall(rf"^  ✔ succeeded +{step} ", text, re.MULTILINE)) == 1, text
-    assert "▷ starting" in on.raw
-    assert "▶ running" in on.raw
+    for shown in ("▷ starting", "▶ running", "\x1b[?25h"):  # the last brings the cursor back
+        assert shown in on.raw
     assert "accuracy             " in text
-    paths = [line for line in on.screen.lines if str(tmp_path) in line]
-    assert max(len(line) for line in on.screen.lines if line not in paths) <= 80
+    assert max(len(line) for line in on.screen.lines if str(tmp_path) not in line) <= 80
     assert "KFP" not in text
-    assert "\x1b[?25h" in on.raw, "the cursor is back"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
-def test_plain_lines_where_they_are_asked_for(tmp_path: Path, variable: str, value: str) -> None:
-    on = on_terminal(tmp_path / "out", *no_data(tmp_path), environment={variable: value})
-    try:
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_plain_lines_where_they_are_asked_for(tmp_path: Path, empty: Path, environment: dict[str, str]) -> None:
+    with on_terminal(tmp_path / "out", data=empty, environment=environment) as on:
         assert on.ended(LONG_S) == 2, on.screen.text
-    finally:
-        on.process.kill()
 
     assert "\x1b" not in on.raw
     assert "ERROR failed: " in on.screen.text
@@ -268,33 +257,24 @@ def test_plain_lines_where_they_are_asked_for(tmp_path: Path, variable: str, val
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
-    on = on_terminal(tmp_path / "out", *some_data(tmp_path, 100_000))
-    try:
-        end = time.monotonic() + LONG_S
-        while "epoch 3/" not in on.screen.text and time.monotonic() < end:
-            time.sleep(0.05)
+    with on_terminal(tmp_path / "out", epochs=100_000) as on:
+        on.until("epoch 3/", LONG_S)
         os.killpg(on.process.pid, signal.SIGINT)
         assert on.ended(LONG_S) == 130, on.screen.text
-    finally:
-        on.process.kill()
 
     text = on.screen.text
-    assert re.search(r"^  ■ cancelled +train .*after ", text, re.MULTILINE), text
-    assert re.search(r"^  · not started +evaluate$", text, re.MULTILINE)
-    assert re.search(r"^  ✔ succeeded +exit ", text, re.MULTILINE)
+    for line in ("■ cancelled +train .*after .*", "· not started +evaluate", "✔ succeeded +exit .*"):
+        assert re.search(rf"^  {line}$", text, re.MULTILINE), text
     assert "Traceback" not in on.raw
     assert on.raw.rindex("\x1b[?25h") > on.raw.rindex("\x1b[?25l"), "the cursor is back"
     assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "cancelled"
 
 
 @pytest.mark.slow
-def test_the_document_is_all_of_standard_output(tmp_path: Path) -> None:
-    on = on_terminal(tmp_path / "out", *no_data(tmp_path), "--json", stdout=tmp_path / "document.json")
-    try:
+def test_the_document_is_all_of_standard_output(tmp_path: Path, empty: Path) -> None:
+    with on_terminal(tmp_path / "out", "--json", data=empty) as on:
         assert on.ended(LONG_S) == 2, on.screen.text
-    finally:
-        on.process.kill()
 
-    document = json.loads((tmp_path / "document.json").read_text())
+    document = json.loads((tmp_path / "out.json").read_text())
     assert document == json.loads((tmp_path / "out" / "result.json").read_text())
     assert "✘ failed      data-prep" in on.screen.text

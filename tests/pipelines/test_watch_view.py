@@ -321,25 +321,21 @@ def test_a_run_higher_than_the_terminal_keeps_its_heading_and_its_end() -> None:
     assert lines[-3].startswith("  waiting for the next event of step-0, step-1, step-2, last event ")
 
 
+def watching(*options: str, size: tuple[int, int] = (100, 40)) -> OnTerminal:
+    return OnTerminal([*WATCH, *options], {"TZ": "UTC", "PYTHONIOENCODING": "utf-8"}, size)
+
+
 def test_a_real_terminal_shows_steps_progress_and_errors(status: str) -> None:
     bodies = a_pipeline("run-1", "failed")
     publish(status, [b"noise", *bodies[:8]])
-    options = ("--kafka", status, "--until-done", "--run", "run-1")
 
-    on = OnTerminal([*WATCH, *options], {"TZ": "UTC", "PYTHONIOENCODING": "utf-8"})
-    try:
-        end = time.monotonic() + LONG_S
-        while "epoch 1/3" not in on.screen.text and time.monotonic() < end:
-            time.sleep(0.05)
-        assert "▶ running     train" in on.screen.text
-        assert "· waiting     evaluate" in on.screen.text
-        assert "━" in on.screen.text
+    with watching("--kafka", status, "--until-done", "--run", "run-1") as on:
+        on.until("epoch 1/3", LONG_S)
+        for shown in ("▶ running     train", "· waiting     evaluate", "━"):
+            assert shown in on.screen.text
         publish(status, bodies[8:])
-        code = on.ended(LONG_S)
-    finally:
-        on.process.kill()
+        assert on.ended(LONG_S) == 1
 
-    assert code == 1
     text = on.screen.text
     assert "run-1  ✘ failed  image-classifier" in text
     for step, state in zip(STEPS, ("✔ succeeded", "✘ failed", "· not started"), strict=True):
@@ -351,37 +347,15 @@ def test_a_real_terminal_shows_steps_progress_and_errors(status: str) -> None:
 
 
 @pytest.mark.parametrize("columns", [60, 80])
-def test_a_narrow_real_terminal_wraps_nothing(status: str, columns: int) -> None:
+def test_a_narrow_real_terminal_wraps_nothing_and_ctrl_c_leaves_the_last_state_there(status: str, columns: int) -> None:
     publish(status, a_pipeline("run-1")[:8])
-    options = ("--kafka", status, "--run", "run-1")
 
-    on = OnTerminal([*WATCH, *options], {"PYTHONIOENCODING": "utf-8"}, size=(columns, 24))
-    try:
-        end = time.monotonic() + LONG_S
-        while "last event" not in on.screen.text and time.monotonic() < end:
-            time.sleep(0.05)
-        assert "waiting for the next event of train" in on.screen.text
+    with watching("--kafka", status, "--run", "run-1", size=(columns, 24)) as on:
+        on.until("waiting for the next event of train", LONG_S)
         assert max(map(len, on.screen.text.splitlines())) <= columns
         assert all(any(item in line for line in on.screen.lines) for item in ITEMS[7:14])
         on.process.send_signal(signal.SIGINT)
         assert on.ended(LONG_S) == 130
-    finally:
-        on.process.kill()
 
-
-def test_ctrl_c_on_a_terminal_leaves_the_last_state_there(status: str) -> None:
-    publish(status, a_step("run-1")[:3])
-
-    on = OnTerminal([*WATCH, "--kafka", status], {"PYTHONIOENCODING": "utf-8"})
-    try:
-        end = time.monotonic() + LONG_S
-        while "epoch 2/3" not in on.screen.text and time.monotonic() < end:
-            time.sleep(0.05)
-        on.process.send_signal(signal.SIGINT)
-        code = on.ended(LONG_S)
-    finally:
-        on.process.kill()
-
-    assert code == 130
-    assert "epoch 2/3" in on.screen.text
+    assert "epoch 1/3" in on.screen.text
     assert "Traceback" not in on.raw
