@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 Answer = tuple[int, Any]
@@ -22,17 +21,13 @@ Behaviour = Callable[[dict[str, Any]], tuple[str, int]]
 class DockerServer:
     """An engine without containers, at a socket of its own.
 
-    Args:
-        directory: For the socket.
-        behaviour: What a container does.
-
     Attributes:
         info: What the engine says of itself.
         images: Ids of the images that are there, by reference.
         answers: Answers that come before its own, by method and path.
         created: What every container was created with.
-        behaviour: What a container does.
         removed: How many containers were removed.
+        behaviour: What a container does.
     """
 
     def __init__(self, directory: Path, behaviour: Behaviour = lambda created: ("", 0)) -> None:
@@ -81,9 +76,7 @@ class DockerServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -112,9 +105,8 @@ class DockerServer:
 
     def _container(self, what: str, number: int) -> Answer:
         if what == "start":
-            self._ended[number] = (
-                self.behaviour(self.created[number]) if self.created[number].get("Labels") else ("", 0)
-            )
+            created = self.created[number]
+            self._ended[number] = self.behaviour(created) if created.get("Labels") else ("", 0)
             return 204, b""
         output, exit_code = self._ended.get(number, ("", 0))
         if what == "logs":

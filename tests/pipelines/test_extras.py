@@ -21,16 +21,20 @@ VERTEX = "--target vertex --project p --location l --staging-bucket gs://bucket"
 PARAMS = f"--params {EXAMPLE_PARAMS}"
 PREP = f"components.data_prep --data {EXAMPLE_DATA} --dataset made {PARAMS}"
 MODULES = {"shutterline": "pipelines.cli", "storage": "components.shared.storage.__main__"}
-# Many commands in one interpreter of the installation.
+# Each command in a copy of one interpreter of the installation, which has imported nothing of ours.
 DRIVER = """
-import contextlib, importlib, io, json, sys
+import contextlib, importlib, io, json, os, sys
 for module, *arguments in json.loads(sys.argv[1]):
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+        continue
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         try:
             code = importlib.import_module(module).main(arguments)
         except SystemExit as end:
             code = end.code or 0
-    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+    os._exit(0)
 """
 
 

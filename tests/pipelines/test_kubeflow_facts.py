@@ -1,21 +1,20 @@
-"""What the desk says before a run of what Kubeflow does with retries, spot nodes and its cache."""
+"""What `validate` reports of what Kubeflow does with retries, spot nodes and its cache."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from pipelines.cli import main
 from tests.examples import write_params
+from tests.pipelines.conftest import Capsys
 
 README = (Path(__file__).parents[2] / "pipelines" / "README.md").read_text(encoding="utf-8")
-Told = pytest.CaptureFixture[str]
 
 
-def compiled(folder: Path, capsys: Told, settings: dict[str, Any], *options: str) -> tuple[dict[str, Any], str]:
+def compiled(folder: Path, capsys: Capsys, settings: dict[str, Any], *options: str) -> tuple[dict[str, Any], str]:
     """The compiled file's tasks, and what `validate` prints of it."""
     (folder / "settings.yaml").write_text(yaml.safe_dump({"target": "kubeflow", **settings}))
     params, file = write_params(folder / "params.json"), folder / "pipeline.yaml"
@@ -27,7 +26,7 @@ def compiled(folder: Path, capsys: Told, settings: dict[str, Any], *options: str
     return document["components"]["comp-exit-handler-1"]["dag"]["tasks"], " ".join(capsys.readouterr().out.split())
 
 
-def test_retries_are_said_to_be_for_pods_that_are_lost(tmp_path: Path, capsys: Told) -> None:
+def test_retries_are_said_to_be_for_pods_that_are_lost(tmp_path: Path, capsys: Capsys) -> None:
     _, told = compiled(tmp_path, capsys, {"train": {"timeout_s": 600}})
     assert "an attempt that its time limit ends is not repeated by a stock Kubeflow Pipelines 2.17" in told
     assert "`retryPolicy: OnError`" in README
@@ -35,7 +34,7 @@ def test_retries_are_said_to_be_for_pods_that_are_lost(tmp_path: Path, capsys: T
     assert "is not repeated" not in told
 
 
-def test_a_pod_is_said_to_get_no_time_to_save(tmp_path: Path, capsys: Told) -> None:
+def test_a_pod_is_said_to_get_no_time_to_save(tmp_path: Path, capsys: Capsys) -> None:
     spot = {"train": {"node_selector": {"cloud.google.com/gke-spot": "true"}}}
     _, told = compiled(tmp_path, capsys, spot)
     assert "Kubernetes gives it no time to save when its pod is deleted" in told
@@ -44,7 +43,7 @@ def test_a_pod_is_said_to_get_no_time_to_save(tmp_path: Path, capsys: Told) -> N
     assert "no time to save" not in told
 
 
-def test_what_is_cached_and_what_must_be_for_that(tmp_path: Path, capsys: Told) -> None:
+def test_what_is_cached_and_what_must_be_for_that(tmp_path: Path, capsys: Capsys) -> None:
     tasks, _ = compiled(tmp_path, capsys, {})
     assert not tasks["data-prep"]["cachingOptions"].get("enableCache")
     tasks, told = compiled(tmp_path, capsys, {}, "--cache")

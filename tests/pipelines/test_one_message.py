@@ -9,7 +9,6 @@ import pytest
 
 from components.shared.errors import ParamsError, Problem
 from components.shared.logs import LINE
-from pipelines.cli import main
 from tests.examples import write_digits, write_params
 from tests.pipelines.conftest import Capsys, Command
 from tests.shared.test_command import ARGUMENTS
@@ -29,34 +28,6 @@ FAILURES = {
     "raises": 'raise RuntimeError("the layer is out of order")',
     "is killed": "os.kill(os.getpid(), signal.SIGKILL)",
 }
-
-
-def assert_once(err: str, message: str, step: str, log: Path) -> None:
-    """The message is there once, in the step's line, and the last line says what failed without it."""
-    assert err.count(message) == 1, err
-    (line,) = [line for line in err.splitlines() if message in line]
-    found = LINE.fullmatch(line)
-    assert found is not None
-    assert (found["step"], found["level"]) == (step, "ERROR")
-    assert err.splitlines()[-1] == f"error: {step} failed, for the reason above; log: {log}"
-    assert err.count("ERROR") == 1, err
-    assert "Traceback" not in err
-
-
-def test_data_that_is_not_there(tmp_path: Path, capsys: Capsys) -> None:
-    params, out = write_params(tmp_path / "params.json"), tmp_path / "out"
-
-    assert main(["run", "--params", str(params), "--data", str(tmp_path / "none"), "--out", str(out)]) == 2
-
-    assert_once(capsys.readouterr().err, f"{tmp_path / 'none'}: there is no such", "data-prep", out / "kfp.log")
-
-
-def test_a_loss_that_is_no_number(tmp_path: Path, capsys: Capsys) -> None:
-    params = write_params(tmp_path / "params.json", optim_class="torch.optim.SGD", learning_rate=1e30)
-
-    assert main(["run", "--params", str(params), "--out", str(tmp_path / "out")]) == 1
-
-    assert_once(capsys.readouterr().err, "the training loss became", "train", tmp_path / "out" / "kfp.log")
 
 
 @pytest.mark.slow

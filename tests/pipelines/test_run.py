@@ -20,6 +20,7 @@ from components.shared.errors import ArtifactError
 from components.shared.events.data import Cancelled
 from components.shared.events.runs import fold
 from components.shared.events.spool import events_in
+from components.shared.logs import LINE
 from components.shared.params.params import Params
 from components.train.train import train
 from pipelines.params_files import EXAMPLE_PARAMS
@@ -118,16 +119,28 @@ def test_plain_functions_train_the_same_model(tmp_path: Path, finished: Finished
     assert made == (finished.out / "model" / "model.safetensors").read_bytes()
 
 
+def assert_once(err: str, message: str, step: str, log: str) -> None:
+    """The message is there once, in the step's line, and the last line says what failed without it."""
+    assert err.count(message) == 1, err
+    (line,) = [line for line in err.splitlines() if message in line]
+    found = LINE.fullmatch(line)
+    assert found is not None
+    assert (found["step"], found["level"]) == (step, "ERROR")
+    assert err.splitlines()[-1] == f"error: {step} failed, for the reason above; log: {log}"
+    assert err.count("ERROR") == 1, err
+    assert "Traceback" not in err
+
+
 def test_a_step_that_fails_is_told_and_leaves_nothing_that_opens(here: Path, shutterline: Shutterline) -> None:
     params = write_params(Path("params.json"), optim_class="torch.optim.SGD", learning_rate=1e30)
 
-    code, out, err = shutterline("run", "--params", params, "--out", "out", "--json")
+    code, _, err = shutterline("run", "--params", params, "--out", "out")
 
-    document = json.loads(out)
+    document = json.loads(Path("out/result.json").read_text())
     assert (code, document["status"]) == (1, "failed")
     assert (document["error"]["step"], document["error"]["type"]) == ("train", "DivergedError")
     assert document["steps"] == {"data-prep": "succeeded", "train": "failed", "exit": "succeeded"}
-    assert "train     ERROR failed: the training loss became" in err
+    assert_once(err, "the training loss became", "train", "out/kfp.log")
     assert "pipeline failed: train failed" in err
     assert set(document["artifacts"]) == {"dataset"}
     (model,) = Path("out/kfp").glob("*/train/model")
@@ -139,13 +152,13 @@ def test_bad_data_ends_with_exit_code_2_and_is_told_by_its_name(here: Path, shut
     data = here / "python3 images"
     data.mkdir()
 
-    done = shutterline("run", "--params", EXAMPLE_PARAMS, "--data", data, "--out", "out", "--json")
+    done = shutterline("run", "--params", EXAMPLE_PARAMS, "--data", data, "--out", "out")
 
     assert done.code == 2
-    error = done.document["error"]
+    error = json.loads(Path("out/result.json").read_text())["error"]
     assert (error["step"], error["type"]) == ("data-prep", "DataError")
     assert error["message"].startswith(f"{data}: ")
-    assert f"failed: {data}: " in done.err
+    assert_once(done.err, f"failed: {data}: ", "data-prep", "out/kfp.log")
 
 
 def test_data_in_a_bucket_is_passed_on_as_it_was_written(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections import Counter
 from pathlib import Path
 
 import jsonschema
@@ -32,17 +31,9 @@ def test_both_brokers_hold_the_same_events_of_a_run(
     kafka_broker.create_topic(topic)
     name = pubsub_emulator.create_topic(PROJECT, topic)
     subscription = pubsub_emulator.create_subscription(PROJECT, f"{topic}-sub", name)
-    params = write_params(
-        tmp_path / "params.json",
-        num_epochs=4,
-        save_freq=2,
-        KAFKA_HOST=kafka_broker.bootstrap,
-        KAFKA_TOPIC=topic,
-        PUB_SUB_PROJECT=PROJECT,
-        PUB_SUB_TOPIC=topic,
-        PUB_SUB_SUBSCRIPTION=f"{topic}-sub",
-        TIMEOUT=20,
-    )
+    kafka = {"KAFKA_HOST": kafka_broker.bootstrap, "KAFKA_TOPIC": topic}
+    pubsub = {"PUB_SUB_PROJECT": PROJECT, "PUB_SUB_TOPIC": topic, "PUB_SUB_SUBSCRIPTION": f"{topic}-sub"}
+    params = write_params(tmp_path / "params.json", num_epochs=4, save_freq=2, TIMEOUT=20, **kafka, **pubsub)
 
     done = command(
         "-m", "pipelines.cli", "run", "--params", params, "--out", "out", "--json",
@@ -57,25 +48,16 @@ def test_both_brokers_hold_the_same_events_of_a_run(
     assert at_kafka == [message.data for message in messages], "identical bytes in the same order"
 
     events = [StepEvent.from_bytes(message) for message in at_kafka]
-    assert [(event.step, event.state) for event in events if event.state != "progress"] == [
-        ("pipeline", "started"),
-        ("data-prep", "started"),
-        ("data-prep", "succeeded"),
-        ("train", "started"),
-        ("train", "checkpoint"),
-        ("train", "checkpoint"),
-        ("train", "succeeded"),
-        ("evaluate", "started"),
-        ("evaluate", "succeeded"),
-        ("pipeline", "succeeded"),
+    told = [f"{event.step} {event.state}" for event in events if event.state != "progress"]
+    assert told == [
+        *("pipeline started", "data-prep started", "data-prep succeeded"),
+        *("train started", "train checkpoint", "train checkpoint", "train succeeded"),
+        *("evaluate started", "evaluate succeeded", "pipeline succeeded"),
     ]
     assert [event.data.epoch for event in events if (event.step, event.state) == ("train", "progress")] == [1, 2, 3, 4]
-    terminal = Counter(event.step for event in events if event.is_terminal)
-    assert terminal == {"data-prep": 1, "train": 1, "evaluate": 1, "pipeline": 1}
     for step in ("data-prep", "train", "evaluate"):
-        assert [event.sequence for event in events if event.step == step] == list(
-            range(sum(event.step == step for event in events))
-        )
+        numbers = [event.sequence for event in events if event.step == step]
+        assert numbers == list(range(len(numbers)))
     view = fold(run, events)
     assert view.ended is not None
     assert [step.outcome for step in view.ended.steps] == ["succeeded"] * 3
@@ -94,14 +76,11 @@ def test_both_brokers_hold_the_same_events_of_a_run(
         assert message.attributes["content-type"] == "application/cloudevents+json; charset=utf-8"
         assert message.attributes["ce-id"] == document["id"]
         parsed = from_structured_event(KafkaMessage(headers, record.key, record.value), JSONFormat())
-        assert (parsed.get_id(), parsed.get_type(), parsed.get_data()) == (
-            document["id"],
-            document["type"],
-            document["data"],
-        )
+        seen = {"id": parsed.get_id(), "type": parsed.get_type(), "data": parsed.get_data()}
+        assert seen == {key: document[key] for key in seen}
     metadata = json.loads((tmp_path / "out" / "steps" / "train.json").read_text())["delivery"]
-    told = sum(event.step == "train" for event in events)
+    counts = (sum(event.step == "train" for event in events), 0)
     assert {name: (broker["delivered"], broker["undelivered"]) for name, broker in metadata["brokers"].items()} == {
-        "kafka": (told, 0),
-        "pubsub": (told, 0),
+        "kafka": counts,
+        "pubsub": counts,
     }
