@@ -36,14 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from components.shared.artifacts.dataset import DATASET  # NumPy, for which an error in the arguments need not wait
+    location, directory = options.location, options.directory
+    if not isinstance(location, Location):
+        raise InputError(f"{location}: is a path, and must be gs://bucket/key or s3://bucket/key")
+    if options.verb == "fetch" and options.kind == "files":
+        fetch_tree(location, directory)
+        return EXIT_OK
+    from components.shared.artifacts.dataset import DATASET  # NumPy, which files do without
     from components.shared.artifacts.evaluation import EVALUATION
     from components.shared.artifacts.model import MODEL
 
     kinds = {kind.name: kind for kind in (DATASET, MODEL, EVALUATION)}
-    location, directory = options.location, options.directory
-    if not isinstance(location, Location):
-        raise InputError(f"{location}: is a path, and must be gs://bucket/key or s3://bucket/key")
     if options.verb == "publish":
         kind = next((kind for kind in kinds.values() if (directory / kind.manifest_file).is_file()), None)
         if kind is None:
@@ -51,8 +54,6 @@ def _run(options: argparse.Namespace) -> int:
             raise InputError(f"{directory}: is no artifact: it has none of {names}")
         with Publication(location, kind) as publication:
             publication.publish(directory)
-    elif options.kind == "files":
-        fetch_tree(location, directory)
     else:
         fetch_artifact(location, kinds[options.kind], directory)
     return EXIT_OK
