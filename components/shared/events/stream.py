@@ -174,11 +174,11 @@ class StatusStream:
         self._is_closing = True
         self._wake.put(None)
         self._control.end_within(timeout_s)
-        self._encoder.join(max(_LAST_EVENT_S, timeout_s / 2))
+        _join(self._encoder, max(_LAST_EVENT_S, timeout_s / 2))
         for delivery in self._deliveries:
-            delivery.join(self._control.remaining_s + _LAST_CALL_S)
-        if all(delivery.is_done for delivery in self._deliveries):  # else the writer goes on, and has had time enough
-            self._writer.join(max(_LAST_EVENT_S, self._control.remaining_s / 2))  # a disk that hangs is not waited for
+            _join(delivery, self._control.remaining_s + _LAST_CALL_S)
+        if all(delivery.is_done for delivery in self._deliveries):  # else the writer goes on
+            _join(self._writer, max(_LAST_EVENT_S, self._control.remaining_s / 2))  # a hung disk is not waited for
         return self._report()
 
     def _report(self) -> DeliveryReport:
@@ -228,6 +228,13 @@ class StatusStream:
         event = encode(event_source, self._sequence, state, nanoseconds, data, redact)
         self._sequence += 1
         return event
+
+
+def _join(thread: threading.Thread, timeout_s: float) -> None:
+    """Wait for a thread; by turns, as a signal that comes just before a wait is noticed after it."""
+    deadline = time.monotonic() + timeout_s
+    while thread.is_alive() and (left_s := deadline - time.monotonic()) > 0:
+        thread.join(min(left_s, _POLL_S))
 
 
 def _meant_for(transport: Transport, earlier: Sequence[Spool], own: Spool) -> list[Spool]:
