@@ -228,6 +228,11 @@ _of_platform = _options(
 )  # fmt: skip
 
 
+def _require_client(command: str, options: dict[str, Any]) -> None:
+    is_vertex = options["target"] == "vertex" or options["project"] is not None
+    require_extras(f"shutterline {command}", "vertex" if is_vertex else "pipelines")
+
+
 @cli.command(epilog=_as_it_is(SUBMIT_EPILOG))
 @_argument("file", metavar="PIPELINE.yaml", type=Path)
 @_of_platform
@@ -240,6 +245,7 @@ def upload(**options: Any) -> int:
     It becomes a version of a pipeline at Kubeflow Pipelines, or is put into Vertex AI's staging bucket. What is there
     already with the same content is found; a version is never replaced.
     """
+    _require_client("upload", options)
     from pipelines.submit.commands import upload
 
     return upload(**with_platform(options))
@@ -273,6 +279,7 @@ def submit(**options: Any) -> int:
     """
     if options["file"] is None and options["status"] is None:
         raise click.UsageError("Missing argument 'PIPELINE.yaml', or --status RUN.", click.get_current_context())
+    _require_client("submit", options)
     from pipelines.submit.commands import submit
 
     return submit(**with_platform(options))

@@ -88,8 +88,9 @@ def restore(trainer: Trainer, found: Found, log: logging.Logger) -> None:
     state = found.state
     try:
         trainer.network.load_state_dict(state["network"])
+        average = state["average"]
         if trainer.average is not None:
-            trainer.average.load_state_dict(state["average"])
+            trainer.average.load_state_dict(average)
         # Before the optimiser, whose rates it sets.
         trainer.schedules.load_state_dict(state["schedules"], state["position"]["epoch"] - 1)
         trainer.optimiser.load_state_dict(state["optimiser"])

@@ -42,7 +42,6 @@ class Relay(Peer):
         self._open = asyncio.Event()
         self._open.set()
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._live: dict[asyncio.Task[None], socket.socket] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"relay-{self.port}", daemon=True)
@@ -92,16 +91,16 @@ class Relay(Peer):
         if self._listener is None:
             self._listener = socket.create_server((HOST, self.port), backlog=128)
             self._listener.setblocking(False)
-            self._accepting = asyncio.create_task(self._accept(self._listener))
+            # Not by a task: one that is cancelled with a connection just accepted would leave that open.
+            self._loop.add_reader(self._listener, self._accept, self._listener)
 
     async def _black_hole(self) -> None:
         await self._pass_through()
         self._open.clear()
 
     async def _refuse(self) -> None:
-        if self._accepting is not None and self._listener is not None:
-            self._accepting.cancel()
-            await asyncio.gather(self._accepting, return_exceptions=True)
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
             self._listener.close()
             self._listener = None
         live = list(self._live.items())
@@ -115,11 +114,12 @@ class Relay(Peer):
             connection.close()  # of a task that was ended before it began, which has closed nothing
         self._open.set()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            connection, _ = await self._loop.sock_accept(listener)
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            connection, _ = listener.accept()
+            connection.setblocking(False)
             self.connections += 1
-            task = asyncio.create_task(self._handle(connection))
+            task = self._loop.create_task(self._handle(connection))
             self._live[task] = connection
             task.add_done_callback(self._live.pop)
 
