@@ -24,6 +24,9 @@ _KINDS = {
 }
 
 
+_PIECE = 2**20
+
+
 def open_regular(path: str | Path, *, shell_pipes: bool = False) -> IO[bytes]:
     """Open a regular file for reading, unbuffered; anything else, such as a pipe, is an OSError.
 
@@ -80,9 +83,10 @@ def read_regular(path: str | Path, limit: int, *, shell_pipes: bool = False) -> 
     with open_regular(path, shell_pipes=shell_pipes) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size <= limit:
-            # Not `read()` without a number: a file may grow meanwhile, and those of /proc have no size.
+            # Not `read()` without a number: a file may grow meanwhile, and those of /proc have no size. In pieces, as
+            # memory is taken for what is asked for, however short the file.
             parts, left = [], limit + 1
-            while left and (part := stream.read(left)):
+            while left and (part := stream.read(min(left, _PIECE))):
                 parts.append(part)
                 left -= len(part)
             if left:

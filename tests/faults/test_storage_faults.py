@@ -248,8 +248,8 @@ def lose_every_answer(bucket: Bucket, earlier: Source, source: Source) -> None:
     count = requests_of(bucket, lambda: publish(source, first))
     assert count > len(source.files)
     location = located(f"{bucket.uri}/again")
-    publish(earlier, location)
     for number in range(count):
+        publish(earlier, location)
         lost = bucket.faults.inject(LoseAnswer(), skip=number)
         publish(source, location)
         assert lost.happened == 1, f"request {number} of {count}"

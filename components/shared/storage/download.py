@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -204,14 +204,15 @@ class Download:
         def attempt() -> None:
             nonlocal position
             self._stored, pieces = self._store.read(self._stored, position, stop)
-            for piece in pieces:
-                if checked is not None:
-                    checked.update(piece)
-                position += len(piece)
-                count = 0
-                while count < len(piece):
-                    count += os.pwrite(descriptor, piece[count:], position - len(piece) + count)
-                self._transfer.moved(len(piece))
+            with closing(pieces):  # and with them the connection, also where the disk is full
+                for piece in pieces:
+                    if checked is not None:
+                        checked.update(piece)
+                    position += len(piece)
+                    count = 0
+                    while count < len(piece):
+                        count += os.pwrite(descriptor, piece[count:], position - len(piece) + count)
+                    self._transfer.moved(len(piece))
 
         if start < stop:
             self._transfer.retry(self._uri, attempt)

@@ -40,13 +40,7 @@ from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.storage.checksums import Checksum, crc32c_of, pieces_of
 from components.shared.storage.location import Location
-from components.shared.storage.store import (
-    ChangedError,
-    Store,
-    StoredObject,
-    content_type,
-    pieces_of_body,
-)
+from components.shared.storage.store import ChangedError, Pieces, Store, StoredObject, content_type, pieces_of_body
 from components.shared.storage.transfer import RetryableError, Transfer, workers
 
 EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
@@ -115,7 +109,7 @@ class GcsStore(Store):
         found = self._json(key, f"{self._object(key)}?fields={_FIELDS}")
         return None if found is None else _stored(found)
 
-    def read(self, stored: StoredObject, start: int, stop: int) -> tuple[StoredObject, Iterator[memoryview]]:
+    def read(self, stored: StoredObject, start: int, stop: int) -> tuple[StoredObject, Pieces]:
         """Bytes [start, stop) of exactly this version."""
         # Both: the generation alone would find an older one where the bucket keeps them, and that is no longer the
         # object; fake-gcs-server heeds the generation alone.
@@ -139,7 +133,7 @@ class GcsStore(Store):
             raise
         return stored, self._pieces(response, stored.key, stop - start)
 
-    def _pieces(self, response: Any, key: str, count: int) -> Iterator[memoryview]:
+    def _pieces(self, response: Any, key: str, count: int) -> Pieces:
         try:
             yield from pieces_of_body(partial(self._try, key, response.readinto), count)
             response.release_conn()

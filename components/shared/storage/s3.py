@@ -34,7 +34,15 @@ from components.shared.events.redaction import redact
 from components.shared.params.allowed_classes import shortened
 from components.shared.storage.checksums import PIECE, Checksum
 from components.shared.storage.location import Location
-from components.shared.storage.store import ABSENT, ChangedError, Store, StoredObject, content_type, pieces_of_body
+from components.shared.storage.store import (
+    ABSENT,
+    ChangedError,
+    Pieces,
+    Store,
+    StoredObject,
+    content_type,
+    pieces_of_body,
+)
 from components.shared.storage.transfer import RetryableError, Transfer, workers
 
 _CONNECT_S = 10.0
@@ -125,7 +133,7 @@ class S3Store(Store):
 
         return self._retried(key, ask)
 
-    def read(self, stored: StoredObject, start: int, stop: int) -> tuple[StoredObject, Iterator[memoryview]]:
+    def read(self, stored: StoredObject, start: int, stop: int) -> tuple[StoredObject, Pieces]:
         """Bytes [start, stop) of exactly this version."""
         query = self._named(stored.key, IfMatch=stored.version)
         if ranged := start > 0 or stop < stored.bytes:
@@ -138,7 +146,7 @@ class S3Store(Store):
             raise ChangedError(self.uri(stored.key))
         return _stored(stored.key, stored.bytes, answer), self._pieces(stored.key, answer["Body"], stop - start)
 
-    def _pieces(self, key: str, body: Any, count: int) -> Iterator[memoryview]:
+    def _pieces(self, key: str, body: Any, count: int) -> Pieces:
         try:
             yield from pieces_of_body(lambda buffer: self._once(key, partial(body.readinto, buffer)), count)
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from components.shared.storage.checksums import PIECE, Checked, Checksum
 from components.shared.storage.encoding import is_packed, unpacked_bytes
 from components.shared.storage.location import Location
 from components.shared.storage.transfer import RetryableError, Transfer
+
+# Bytes as they come; to close them closes what they come over.
+Pieces = Generator[memoryview, None, None]
 
 ABSENT = ""  # the version of an object that is not there
 
@@ -81,7 +84,7 @@ class Store(ABC):
         """The present version of an object; None if it is not there."""
 
     @abstractmethod
-    def read(self, stored: StoredObject, start: int, stop: int) -> tuple[StoredObject, Iterator[memoryview]]:
+    def read(self, stored: StoredObject, start: int, stop: int) -> tuple[StoredObject, Pieces]:
         """Stored bytes [start, stop) of exactly this version, in pieces that are valid until the next one.
 
         Returns:
@@ -210,7 +213,7 @@ def connect(location: Location, transfer: Transfer, credentials: str | None = No
         raise StorageRefusedError(f"{location}: needs {client}; pip install 'shutterline[storage]'") from error
 
 
-def pieces_of_body(readinto: Callable[[memoryview], int], expected: int) -> Iterator[memoryview]:
+def pieces_of_body(readinto: Callable[[memoryview], int], expected: int) -> Pieces:
     """A body of so many bytes as it comes; `readinto` fills a buffer as far as bytes are there, 0 at the body's end.
 
     Raises:

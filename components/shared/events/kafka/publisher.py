@@ -50,7 +50,7 @@ class KafkaTransport:
 
     def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
         """Publish a window."""
-        from kafka.errors import KafkaError
+        from kafka.errors import KafkaError, KafkaTimeoutError
 
         try:
             if self._producer is None:
@@ -58,6 +58,8 @@ class KafkaTransport:
             self._publish(events, time_left)
         except KafkaError as error:  # of connecting
             self.close()
+            if isinstance(error, KafkaTimeoutError):
+                self._topic.describe(time_left)  # which has a reason, where the client has none
             raise self._topic.trouble(error) from error
         except BaseException:
             self.close()
