@@ -68,11 +68,20 @@ def running(out: Path, command: Sequence[str]) -> Iterator[Run]:
 
 def left_of(out: Path) -> list[int]:
     """The processes that a run in a directory has started, itself among them."""
-    found, token = [], f"{TOKEN}={out}".encode()
+    return list(_processes(out))
+
+
+def commands_of(out: Path) -> list[bytes]:
+    """Their command lines."""
+    return list(_processes(out).values())
+
+
+def _processes(out: Path) -> dict[int, bytes]:
+    found, token = {}, f"{TOKEN}={out}".encode()
     for entry in Path("/proc").iterdir():
-        with suppress(OSError):
+        with suppress(OSError):  # of one that has ended meanwhile
             if entry.name.isdigit() and token in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
+                found[int(entry.name)] = (entry / "cmdline").read_bytes()
     return found
 
 

@@ -124,7 +124,7 @@ def test_an_install_for_submitting_runs_nothing_here(tmp_path: Path, folder: Pat
         2,
         "",
         "error: shutterline run needs the extras data-prep, train, evaluate: pip install "
-        "'shutterline[data-prep,train,evaluate]' (not installed: numpy, pillow, safetensors and 4 more)\n",
+        "'shutterline[data-prep,train,evaluate]' (not installed: jinja2, numpy, pillow and 5 more)\n",
     )
     assert not (folder / "made").exists()
     assert validate.code == 0

@@ -22,7 +22,7 @@ from pipelines.params_files import EXAMPLE_DATA
 from pipelines.targets.run_directory import write_inputs
 from tests.examples import write_params
 from tests.pipelines.conftest import Refused
-from tests.pipelines.runs_ended import TOKEN, Run, end_of_all, left_of, run_command, running
+from tests.pipelines.runs_ended import TOKEN, Run, commands_of, end_of_all, run_command, running
 from tests.train.checkpoints.making import manifest
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +115,7 @@ def test_data_prep_interrupted_in_a_run_that_goes_on(tmp_path: Path) -> None:
     write_checkpoint(directory, manifest(2, 7, params=Params.load(str(params)).to_dict()), {})
     write_inputs(out, Params.load(str(params)), str(EXAMPLE_DATA))
     with running(out, run_command(out, params)) as run:
-        while not any(b"executor_main" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left_of(out)):
+        while not any(b"executor_main" in command for command in commands_of(out)):
             assert run.process.poll() is None, run.said
         os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does, before the step can report anything
         assert run.process.wait(60) == 130, run.said
