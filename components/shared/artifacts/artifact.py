@@ -342,9 +342,11 @@ def contents_folder(manifest: bytes) -> str:
 def artifact_root(path: Path, kind: ArtifactKind) -> Path:
     """The directory with an artifact's files: `path`, or its folder of contents where it was copied from a bucket."""
     with suppress(OSError):
-        inner = path / contents_folder(read_regular(path / kind.manifest_file, MAX_BYTES))
-        if (inner / kind.manifest_file).is_file():
-            return inner
+        # Only then, as most directories have none, and their manifest is read by whoever opens them.
+        if any(CONTENTS.fullmatch(entry.name) for entry in path.iterdir()):
+            inner = path / contents_folder(read_regular(path / kind.manifest_file, MAX_BYTES))
+            if (inner / kind.manifest_file).is_file():
+                return inner
     return path
 
 
