@@ -202,7 +202,7 @@ def test_ledgers_only_go_forward(bucket: Bucket, opened: Opened) -> None:
     spool = begun(process)
     first, second, third = (len(line) for line in lines_of(3))
     advance(spool, 1)
-    until(lambda: there(bucket).get("run-1.train.0.delivery.json") and delivered(bucket) == first)
+    until(lambda: has(bucket, "run-1.train.0.jsonl", b"".join(lines_of(3))) and delivered(bucket) == first)
     # A replay, of the step that is still running.
     replay = opened()
     left = opened_spool(replay.fetch("run-1")[0])
