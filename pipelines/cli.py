@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from components.shared.again import last_lines
-from components.shared.command import EXIT_CODES, error_document, print_json, tell, with_output
+from components.shared.command import EXIT_CODES, error_document, last_lines, print_json, tell, with_output
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, InputError, ShutterlineError
 from components.shared.extras import extras_named, require_extras
 from components.shared.files import disk_message

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from components.shared.again import is_interrupted, last_lines
-from components.shared.command import print_json, tell
-from components.shared.data_folder import FOLLOW_LINKS_VARIABLE, lies_within
+from components.shared.command import is_interrupted, last_lines, print_json, tell
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
 from components.shared.images import images_named_by
 from components.shared.params.params import Params
 from components.shared.params.reference import json_schema
 from components.shared.signals import Terminated
-from components.shared.storage.location import AnyPath, parse_location
+from components.shared.storage.location import FOLLOW_LINKS_VARIABLE, AnyPath, lies_within, parse_location
 from components.shared.strict_yaml import Dumper
 from pipelines.compiled import PlatformName, parse_compiled
 from pipelines.params_files import (

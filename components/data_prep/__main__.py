@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from components.shared.command import CommandParser, add_place, step_command
-from components.shared.data_folder import overlap_problem
 from components.shared.events.data import Emit
 from components.shared.params.params import Params
 from components.shared.step import Reported
+from components.shared.storage.location import overlap_problem
 
 DESCRIPTION = """\
 Read images and labels, and write them as one dataset directory.

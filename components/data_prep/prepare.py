@@ -20,11 +20,11 @@ from components.data_prep.source import Batch, Source, alike, listed, shown
 from components.data_prep.splits import Mask, assign_splits
 from components.shared.artifacts.artifact import read_manifest
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName, UnreadableImage
-from components.shared.data_folder import overlap_problem
 from components.shared.errors import ArtifactError, DataError
 from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
 from components.shared.logs import step_logger
 from components.shared.params.params import Params
+from components.shared.storage.location import overlap_problem
 
 _WARNINGS_SHOWN = 10
 _LOG_SECONDS = 30.0

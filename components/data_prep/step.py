@@ -6,7 +6,6 @@ import os
 
 from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import DATASET
-from components.shared.data_folder import FOLLOW_LINKS_VARIABLE, overlap_problem
 from components.shared.errors import ArtifactError, InputError
 from components.shared.events.data import Emit, ignore_events
 from components.shared.logs import step_logger
@@ -14,7 +13,7 @@ from components.shared.params.allowed_classes import shortened
 from components.shared.params.params import Params
 from components.shared.staging import Staging
 from components.shared.step import Reported
-from components.shared.storage.location import AnyPath
+from components.shared.storage.location import FOLLOW_LINKS_VARIABLE, AnyPath, overlap_problem
 
 
 def prepare_staged(

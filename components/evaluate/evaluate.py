@@ -22,7 +22,7 @@ from components.classifier.network import Network
 from components.evaluate.findings import Findings
 from components.evaluate.fit import check_fit
 from components.evaluate.report import ConfidentError, most_confident_errors, render_report
-from components.shared.artifacts.artifact import ArtifactWriter, FileRecord, sha256_of
+from components.shared.artifacts.artifact import ArtifactWriter, FileRecord
 from components.shared.artifacts.dataset import DATASET, Dataset, evaluation_splits, open_dataset
 from components.shared.artifacts.evaluation import (
     EVALUATION,
@@ -34,7 +34,7 @@ from components.shared.artifacts.evaluation import (
 from components.shared.artifacts.model import MODEL, Model, open_model, weight_files
 from components.shared.errors import ArtifactError
 from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
-from components.shared.files import naming
+from components.shared.files import naming, sha256_of
 from components.shared.html.page import write_page
 from components.shared.logs import step_logger
 from components.shared.params.params import Params

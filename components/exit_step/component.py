@@ -24,8 +24,8 @@ def exit_step(
     from pathlib import Path
 
     from components.exit_step.step import report_end
-    from components.shared.artifacts.artifact import write_json
     from components.shared.artifacts.kfp_metadata import metadata_of
+    from components.shared.files import write_json
     from components.shared.run import run_of_placeholders, step_run
     from components.shared.step import run_step
 

@@ -9,13 +9,14 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from textwrap import indent
 from typing import Any, NoReturn, TextIO
 
-from components.shared.again import is_interrupted, last_lines
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError, ParamsError
 from components.shared.events.data import Emit
 from components.shared.events.redaction import redact_message
@@ -23,12 +24,16 @@ from components.shared.extras import extras_named
 from components.shared.files import disk_message
 from components.shared.logs import for_stderr, open_standard_streams, printable
 from components.shared.params.params import Params
-from components.shared.process_group import Outcome, is_launched, is_rank_zero, leave_outcome
+from components.shared.process_group import Outcome, in_group, is_launched, is_rank_zero, leave_outcome
 from components.shared.run import step_run
+from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
 from components.shared.step import Reported, StepFailed, StepName, run_step
 from components.shared.storage.location import AnyPath, parse_location
 from components.shared.version import __version__
 
+NOTHING_SAVED = "nothing was saved yet"
+_CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv")
+_ENDINGS = {EXIT_INTERRUPTED: "interrupted", EXIT_TERMINATED: "terminated"}
 EXIT_CODES = """\
 exit codes:
   0    done
@@ -216,6 +221,39 @@ def let_go_of(stream: TextIO) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, number)
         os.close(null)
+
+
+def last_lines(exit_code: int, saved: str, prog: str, argv: Sequence[str] | None, *added: str) -> tuple[str, str]:
+    """The last line, and the command, which is empty where this process does not know it.
+
+    Args:
+        exit_code: The command's: 130 or 143.
+        saved: What is saved, and where; empty: nothing.
+        prog: The command, where `argv` is given.
+        argv: Its arguments; None: this process's own.
+        added: Arguments that it needs besides, to find what is saved.
+    """
+    command = _command(prog, argv, added)
+    how = f"{'go on' if saved else 'start again'} by:" if command else "start it again with the same options"
+    return f"{_ENDINGS[exit_code]}; {saved or NOTHING_SAVED}; {how}", command
+
+
+def is_interrupted(exit_code: int) -> bool:
+    """Whether an exit code is that of a command that a signal ended."""
+    return exit_code in _ENDINGS
+
+
+def _command(prog: str, argv: Sequence[str] | None, added: Sequence[str]) -> str:
+    in_container = "KUBERNETES_SERVICE_HOST" in os.environ or any(Path(file).exists() for file in _CONTAINER_FILES)
+    # Where the engine, or its init, started this process, nobody in the container knows the command for that.
+    if in_group() or (in_container and 1 in (os.getpid(), os.getppid())):
+        return ""
+    parts = [prog, *argv] if argv is not None else sys.orig_argv
+    if argv is None and len(parts) > 1 and not parts[1].startswith("-") and os.access(parts[1], os.X_OK):
+        parts = parts[1:]  # a script that names its interpreter
+    # --start-over would remove what is saved; `prog` may have spaces.
+    first, *rest = [part for part in parts if part != "--start-over"]
+    return f"{first if argv is not None else shlex.quote(first)} {shlex.join([*rest, *added])}".rstrip()
 
 
 def step_command(

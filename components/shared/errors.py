@@ -26,8 +26,9 @@ Anything else that escapes a step is a defect or a broken machine and ends with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -164,3 +165,15 @@ class SettingsError(ParamsError):
     """The settings of a platform cannot be used."""
 
     subject = "settings"
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Walk an exception chain, nearest first: causes, contexts, and what libraries keep as reason or argument."""
+    seen: set[int] = set()
+    waiting: list[Any] = [error]
+    while waiting:
+        each = waiting.pop(0)
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__, getattr(each, "reason", None), *each.args]

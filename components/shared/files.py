@@ -1,18 +1,24 @@
-"""Files as steps read and write them: regular ones alone, of a bounded size, and every error with the file's name."""
+"""Files as steps read and write them: regular, of a bounded size, replaced as a whole, errors with the file's name."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import resource
+import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from components.shared.errors import InputError
+
+CLAIMS_VARIABLE = "SHUTTERLINE_CLAIMS"  # a JSON object, mount path to name of the claim; set in the compiled pipeline
 _SHELL_PIPE = re.compile(r"/dev/stdin|/(dev|proc/self)/fd/[0-9]+")
 _KINDS = {
     stat.S_IFLNK: "a link",
@@ -22,9 +28,22 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-
-
 _PIECE = 2**20
+# What a disk answers that takes no more, with what to do.
+_FULL = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "the user's quota is used up: free some space, or have it raised",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EROFS: "name a location that may be written",
+}
+# What it answers that fails, where it is known of which file.
+_FAILING = {
+    errno.EIO: "the disk fails: see the system's log",
+    errno.ESTALE: "the server of the file system lost it: see that it is mounted",
+}
+
+
+# Reading.
 
 
 def open_regular(path: str | Path, *, shell_pipes: bool = False) -> IO[bytes]:
@@ -72,8 +91,7 @@ def open_for_update(path: Path) -> int:
 
 
 def _require_own(path: Path, mode: int) -> None:
-    """Refuse what is no regular file; the message names it, as callers name its directory."""
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(mode):  # the message names the file, as callers name its directory
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise OSError(errno.EINVAL, f"{path.name} there is {kind}, not a file; remove it", str(path))
 
@@ -92,6 +110,15 @@ def read_regular(path: str | Path, limit: int, *, shell_pipes: bool = False) -> 
             if left:
                 return b"".join(parts)
     raise OSError(errno.EFBIG, f"is larger than {limit:,} bytes", str(path))
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open_regular(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type] # a FileIO
+
+
+# Writing.
 
 
 class Output:
@@ -153,18 +180,49 @@ def writing(path: Path, digest: hashlib._Hash | None = None) -> Iterator[Output]
         os.fsync(stream.fileno())
 
 
-# What a disk answers that takes no more, with what to do.
-_FULL = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "the user's quota is used up: free some space, or have it raised",
-    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
-    errno.EROFS: "name a location that may be written",
-}
-# What it answers that fails, where it is known of which file.
-_FAILING = {
-    errno.EIO: "the disk fails: see the system's log",
-    errno.ESTALE: "the server of the file system lost it: see that it is mounted",
-}
+@contextmanager
+def replacing(path: Path, digest: hashlib._Hash | None = None) -> Iterator[Output]:
+    """As `writing`, replacing the file at once: a reader, or a power cut, sees the old one or the whole new one."""
+    # Not by the process's number, which in containers all of them share.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with naming(path):
+            with writing(temporary, digest) as output:
+                yield output
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):  # a file system that has become read-only, which is not to hide why
+            temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """As :func:`replacing`, with all of the content at once."""
+    with replacing(path) as stream:
+        stream.write(data)
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write a JSON document atomically; ValueError where it holds NaN or infinity."""
+    write_atomically(path, json_bytes(document))
+
+
+def json_bytes(document: object) -> bytes:
+    """A JSON document as files have it; ValueError where it holds NaN or infinity."""
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable; a no-op where a file system does not offer it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# What cannot be written.
 
 
 def is_full(error: OSError) -> bool:
@@ -180,3 +238,46 @@ def disk_message(error: OSError) -> str | None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     size = f" (limit {limit:,} bytes)" if error.errno == errno.EFBIG and limit != resource.RLIM_INFINITY else ""
     return f"{error.strerror}{size}: {error.filename or 'while writing'}; {what} and run the step again"
+
+
+def require_writable(what: str, directory: Path, named: Path | None = None) -> None:
+    """Make a directory, if it is not there, and check that a file can be written in it.
+
+    Args:
+        what: What the directory is for, for the message: ``checkpoints``.
+        directory: The directory.
+        named: The path that the user gave, for the message; by default `directory`.
+
+    Raises:
+        InputError: It cannot be made or written.
+        OSError: The disk is full.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"\0")
+    except OSError as error:
+        if is_full(error):
+            raise
+        raise unwritable(what, named or directory, error) from error
+
+
+def unwritable(what: str, path: Path, error: OSError) -> InputError:
+    """The error for a directory that cannot be written: the claim that it is in, if it is in one, and what to do."""
+    message = f"{what} {path}: cannot be written by user {os.geteuid()} ({error.strerror or error})"
+    # A claim's fresh file system, and the directory that sub_path makes in it, belong to root with mode 0755.
+    if claim := _claim_of(path):
+        return InputError(
+            f'{message}; it is in the claim "{claim}", whose directory must be handed to that user once: see "Volumes" '
+            "in pipelines/README.md (claim-owner.yaml)"
+        )
+    return InputError(f"{message}; make it writable for that user, or name another directory")
+
+
+def _claim_of(path: Path) -> str:
+    try:
+        claims = json.loads(os.environ.get(CLAIMS_VARIABLE) or "{}")
+        mounts = {Path(mount): str(name) for mount, name in claims.items()}
+    except (ValueError, AttributeError):
+        return ""
+    return next((mounts[parent] for parent in (path, *path.parents) if parent in mounts), "")

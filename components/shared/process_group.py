@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from components.shared import errors
-from components.shared.artifacts.artifact import write_json
 from components.shared.errors import (
     EXIT_BAD_INPUT,
     EXIT_OK,
@@ -22,6 +21,7 @@ from components.shared.errors import (
     Problem,
     ShutterlineError,
 )
+from components.shared.files import write_json
 from components.shared.strict_json import read_json
 
 OUTCOMES_VARIABLE = "SHUTTERLINE_GROUP_OUTCOMES"  # the launcher's: the directory

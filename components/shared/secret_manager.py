@@ -16,13 +16,12 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.shared.backoff import pause_s
-from components.shared.causes import causes_of
-from components.shared.errors import StatusRefusedError
+from components.shared.errors import StatusRefusedError, causes_of
 from components.shared.events.google_login import HOW_TO_LOG_IN, log_in
 from components.shared.events.redaction import redact, register_secret
 from components.shared.events.transport import RetryableError
 from components.shared.params.allowed_classes import shortened
+from components.shared.retry import pause_s
 
 SCHEME = "sm://"
 REFERENCE_FORM = "sm://projects/PROJECT/secrets/NAME/versions/VERSION"

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from components.shared.claims import unwritable
 from components.shared.errors import (
     EXIT_BAD_INPUT,
     ArtifactError,
@@ -38,6 +37,7 @@ from components.shared.events.spool import Spool, spools_of
 from components.shared.events.stream import DeliveryReport, StatusStream
 from components.shared.events.targets import StatusTargets
 from components.shared.events.transport import RefusedError, Transport
+from components.shared.files import unwritable
 from components.shared.kubeflow.api import NoAnswerError, ask_run, is_kubeflow
 from components.shared.params.params import Params
 from components.shared.pipeline_end import end_after_retry

@@ -18,11 +18,10 @@ from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.shared.artifacts.artifact import write_json
 from components.shared.errors import EXIT_FAILURE, ShutterlineError
 from components.shared.events.data import Cancelled, Emit, Error, EventData, Failed, PipelineEnded
 from components.shared.events.redaction import redact
-from components.shared.files import disk_message
+from components.shared.files import disk_message, write_json
 from components.shared.locks import end_with_run
 from components.shared.logs import log_to_stderr, step_logger
 from components.shared.params.params import Params

@@ -13,9 +13,10 @@ from components.classifier.device import describe_device, free_bytes, make_repea
 from components.classifier.images import Normaliser, store_images
 from components.classifier.initial_weights import describe_start, start_network
 from components.classifier.network import LayerTable, network_of
-from components.shared.artifacts.artifact import Normalisation, sha256_of
+from components.shared.artifacts.artifact import Normalisation
 from components.shared.artifacts.dataset import DATASET, Dataset, open_dataset, training_splits
 from components.shared.errors import ArtifactError, InputError, ParamsError, Problem
+from components.shared.files import sha256_of
 from components.shared.logs import step_logger
 from components.shared.params.params import Params
 from components.shared.process_group import in_group

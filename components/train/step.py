@@ -15,13 +15,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.shared.artifacts.artifact import manifest_digest, read_manifest, require_same, sha256_of, write_json
+from components.shared.artifacts.artifact import manifest_digest, read_manifest, require_same
 from components.shared.artifacts.dataset import DATASET, files_of_splits, training_splits
 from components.shared.artifacts.kfp_metadata import scalars
 from components.shared.artifacts.model import LEARNING_CURVES, MODEL, starting_weights
-from components.shared.claims import require_writable
 from components.shared.errors import InputError
 from components.shared.events.data import Emit, EventData, Succeeded, ignore_events
+from components.shared.files import require_writable, sha256_of, write_json
 from components.shared.locks import RUN_LOCK_VARIABLE, end_with_run
 from components.shared.logs import step_logger
 from components.shared.params.params import Params, parse

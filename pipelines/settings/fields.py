@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from components.shared.claims import CLAIMS_VARIABLE
 from components.shared.errors import InputError
 from components.shared.events.redaction import redact
+from components.shared.files import CLAIMS_VARIABLE
 from components.shared.params.types import Whole, described, refusal, refusals
 from components.shared.run import CHECKPOINTS_AUTO
 from components.shared.storage.location import parse_location

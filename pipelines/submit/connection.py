@@ -12,10 +12,9 @@ from typing import TypeVar
 
 from urllib3.exceptions import HTTPError, NewConnectionError, ProxyError
 
-from components.shared.backoff import pause_s, seconds_from
-from components.shared.causes import causes_of
-from components.shared.errors import PlatformRefusedError, PlatformUnavailableError
+from components.shared.errors import PlatformRefusedError, PlatformUnavailableError, causes_of
 from components.shared.events.redaction import redact
+from components.shared.retry import pause_s, seconds_from
 from pipelines.watch_text import printable
 
 TIMEOUT_VARIABLE = "SHUTTERLINE_SUBMIT_TIMEOUT"

@@ -23,10 +23,9 @@ from kfp_server_api import (  # type: ignore[import-untyped] # it publishes no t
 )
 from urllib3.exceptions import HTTPError
 
-from components.shared.backoff import retry_after_s
-from components.shared.causes import causes_of
-from components.shared.errors import PlatformRefusedError, PlatformUnavailableError
+from components.shared.errors import PlatformRefusedError, PlatformUnavailableError, causes_of
 from components.shared.events.redaction import redact, register_secret
+from components.shared.retry import retry_after_s
 from pipelines.submit.connection import RetryableError, connection_error, proxy_refusal, retried
 from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN, Access, proxy_for
 from pipelines.watch_text import printable

@@ -22,11 +22,11 @@ from google.cloud.aiplatform_v1.services.pipeline_service import PipelineService
 from google.protobuf.json_format import ParseError  # type: ignore[import-untyped] # protobuf publishes no types
 from requests.exceptions import RequestException
 
-from components.shared.backoff import retry_after_s
 from components.shared.errors import PlatformRefusedError
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.params.allowed_classes import shortened
+from components.shared.retry import retry_after_s
 from pipelines.submit.connection import RetryableError, connection_error, retried
 
 LOG_IN = (

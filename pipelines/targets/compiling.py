@@ -12,10 +12,8 @@ from typing import Any
 
 import yaml
 
-from components.shared.artifacts.artifact import write_atomically
-from components.shared.claims import CLAIMS_VARIABLE
 from components.shared.errors import InputError
-from components.shared.files import is_full
+from components.shared.files import CLAIMS_VARIABLE, is_full, write_atomically
 from components.shared.images import Image, ImageStep
 from components.shared.params.params import Params
 from components.shared.run import EVENTS_VARIABLE

@@ -10,8 +10,7 @@ from typing import Any
 import docker
 import requests
 
-from components.shared.causes import causes_of
-from components.shared.errors import DeviceError, InputError
+from components.shared.errors import DeviceError, InputError, causes_of
 from components.shared.images import Image, ImageStep
 
 # Networks that are modes of a container, and so are not in the engine's list.

@@ -16,9 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from components.shared.artifacts.artifact import write_json
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
-from components.shared.files import Output, disk_message, is_full, naming
+from components.shared.files import Output, disk_message, is_full, naming, write_json
 from components.shared.locks import run_locked
 from components.shared.logs import LINE
 from components.shared.params.params import Params

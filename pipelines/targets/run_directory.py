@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
 
-from components.shared.artifacts.artifact import write_atomically, write_json
 from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import EXIT_FAILURE, InputError, ParamsError
+from components.shared.files import write_atomically, write_json
 from components.shared.locks import RUN_LOCK_FILE, HeldError, holder_of, locked, remove_held
 from components.shared.params.params import Params
 from components.shared.params.parsed import ParamsWarning

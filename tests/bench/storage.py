@@ -15,7 +15,8 @@ from uuid import uuid4
 from google.cloud import storage
 from google.cloud.storage import transfer_manager
 
-from components.shared.artifacts.artifact import ArtifactKind, FileRecord, Manifest, sha256_of, write_json
+from components.shared.artifacts.artifact import ArtifactKind, FileRecord, Manifest
+from components.shared.files import sha256_of, write_json
 from components.shared.storage.fetch import fetch_tree
 from components.shared.storage.location import Location
 from components.shared.storage.publish import Publication

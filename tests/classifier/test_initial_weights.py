@@ -23,9 +23,9 @@ from torch.optim.swa_utils import AveragedModel
 from components.classifier.initial_weights import describe_start, load_initial_weights, start_network
 from components.classifier.network import Network, network_of
 from components.classifier.weight_files import WEIGHT_FILES
-from components.shared.artifacts.artifact import sha256_of
 from components.shared.artifacts.model import StartedFrom
 from components.shared.errors import EXIT_BAD_INPUT, ArtifactError, ParamsError
+from components.shared.files import sha256_of
 from components.shared.params.params import Params
 from tests.classifier.test_backbones import backbone, color
 from tests.classifier.test_load_network import PARAMS, trained, write_model

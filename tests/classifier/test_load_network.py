@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from components.classifier.load import load_network
 from components.classifier.network import Network, network_of
-from components.shared.artifacts.artifact import ArtifactWriter, ImageShape, sha256_of
+from components.shared.artifacts.artifact import ArtifactWriter, ImageShape
 from components.shared.artifacts.model import MODEL, Model, ModelManifest, Provenance, Selection, open_model
 from components.shared.errors import ArtifactError
+from components.shared.files import sha256_of
 from components.shared.params.params import Params
 from tests.configs import layer, small
 

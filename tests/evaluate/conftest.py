@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from components.classifier.network import Network, network_of
-from components.shared.artifacts.artifact import ArtifactWriter, ImageShape, Normalisation, sha256_of
+from components.shared.artifacts.artifact import ArtifactWriter, ImageShape, Normalisation
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName
 from components.shared.artifacts.model import MODEL, EpochRecord, ModelManifest, Provenance, Selection
+from components.shared.files import sha256_of
 from components.shared.params.params import Params
 
 CLASSES = ["cat", "dog", "eel"]

@@ -26,11 +26,12 @@ from components.classifier.inference import Predictions, predict
 from components.evaluate import evaluate as module
 from components.evaluate.evaluate import EvaluateResult, evaluate
 from components.evaluate.report import most_confident_errors
-from components.shared.artifacts.artifact import WRITING_MARKER, sha256_of
+from components.shared.artifacts.artifact import WRITING_MARKER
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.artifacts.evaluation import EVALUATION, open_evaluation
 from components.shared.artifacts.model import Selection
 from components.shared.errors import ArtifactError
+from components.shared.files import sha256_of
 from tests.evaluate.conftest import CLASSES, AnyPath, network_with, params_of, write_dataset, write_model
 
 Reals = npt.NDArray[np.float64]

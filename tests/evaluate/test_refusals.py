@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from components.evaluate.__main__ import main
-from components.shared.artifacts.artifact import ImageShape, Normalisation, sha256_of
+from components.shared.artifacts.artifact import ImageShape, Normalisation
+from components.shared.files import sha256_of
 from tests.evaluate.conftest import CLASSES, AnyPath, network_with, params_of, write_dataset, write_model
 
 Damage = Callable[[AnyPath], object]

@@ -17,9 +17,10 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-from components.shared.artifacts.artifact import contents_folder, sha256_of
+from components.shared.artifacts.artifact import contents_folder
 from components.shared.artifacts.dataset import DATASET, DatasetWriter, open_dataset
 from components.shared.errors import ArtifactError, ShutterlineError, StorageRefusedError
+from components.shared.files import sha256_of
 from components.shared.storage import download
 from components.shared.storage.fetch import fetch_artifact
 from components.shared.storage.location import Location, parse_location

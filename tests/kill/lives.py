@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.shared.artifacts.artifact import sha256_of
 from components.shared.artifacts.model import open_model
+from components.shared.files import sha256_of
 from components.train.checkpoints.format import list_checkpoints
 from tests.examples import SMALL, write_params
 from tests.kill.moments import Moment, Places, drawn

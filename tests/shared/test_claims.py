@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.claims import CLAIMS_VARIABLE, unwritable
 from components.shared.events.data import Failed
 from components.shared.events.spool import events_in
+from components.shared.files import CLAIMS_VARIABLE, unwritable
 from tests.examples import SMALL, write_digits
 
 # As Kubernetes does it, the user is given before anything of ours runs: here, once Python has found its modules.

@@ -15,9 +15,9 @@ import torch
 from components.classifier.device import make_repeatable
 from components.classifier.images import Normaliser, store_images
 from components.classifier.network import network_of
-from components.shared.artifacts.artifact import sha256_of
 from components.shared.artifacts.dataset import DATASET, open_dataset
 from components.shared.events.data import EventData, Progress
+from components.shared.files import sha256_of
 from components.shared.params.params import Params
 from components.shared.signals import Terminated, sigterm_raises
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint

@@ -15,11 +15,11 @@ import torchvision.models
 from safetensors.torch import load_file
 
 from components.evaluate.evaluate import evaluate
-from components.shared.artifacts.artifact import sha256_of
 from components.shared.artifacts.dataset import DatasetWriter
 from components.shared.artifacts.evaluation import EvaluationManifest
 from components.shared.artifacts.model import MODEL, StartedFrom, open_model
 from components.shared.errors import ParamsError, StorageRefusedError
+from components.shared.files import sha256_of
 from components.shared.params.params import Params
 from components.shared.storage.location import Location, parse_location
 from components.shared.storage.publish import Publication, write_file

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.shared.artifacts.artifact import sha256_of
 from components.shared.errors import DivergedError
 from components.shared.events.data import Checkpoint, EventData
+from components.shared.files import sha256_of
 from components.shared.params.params import Params
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
 from components.train.checkpoints.resume import find_checkpoint

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from components.shared.artifacts.artifact import sha256_of
 from components.shared.artifacts.dataset import DATASET
 from components.shared.artifacts.model import open_model
+from components.shared.files import sha256_of
 from components.shared.params.allowed_classes import OPTIMIZERS, SCHEDULERS
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
 from components.train.checkpoints.resume import find_checkpoint

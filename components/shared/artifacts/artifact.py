@@ -8,12 +8,10 @@ it names are checked against their SHA-256.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +20,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from components.shared.errors import ArtifactError
-from components.shared.files import Output, is_full, naming, open_for_update, open_regular, read_regular, writing
+from components.shared.files import (
+    fsync_directory,
+    is_full,
+    json_bytes,
+    naming,
+    open_for_update,
+    read_regular,
+    sha256_of,
+    write_atomically,
+)
 from components.shared.locks import MAX_BYTES as MAX_MARKER_BYTES
 from components.shared.locks import HeldError, locked, remove_held
 from components.shared.params.allowed_classes import shortened
@@ -125,56 +132,6 @@ def _file_records(value: object) -> Iterator[FileRecord]:
     inner = value.__dict__ if isinstance(value, Record) else value
     for each in inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ():
         yield from _file_records(each)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open_regular(path) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type] # a FileIO
-
-
-@contextmanager
-def replacing(path: Path, digest: hashlib._Hash | None = None) -> Iterator[Output]:
-    """A stream whose content replaces a file: a reader, or a power cut, sees the old one or the whole new one.
-
-    `digest` of :mod:`hashlib` is updated with what is written; an OSError has the file's name.
-    """
-    # Not by the process's number, which in containers all of them share.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with naming(path):
-            with writing(temporary, digest) as output:
-                yield output
-            temporary.replace(path)
-    finally:
-        with suppress(OSError):  # a file system that has become read-only, which is not to hide why
-            temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """As :func:`replacing`, with all of the content at once."""
-    with replacing(path) as stream:
-        stream.write(data)
-
-
-def fsync_directory(path: Path) -> None:
-    """Make the names in a directory durable; a no-op where a filesystem does not offer it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, document: object) -> None:
-    """Write a JSON document atomically; ValueError where it holds NaN or infinity."""
-    write_atomically(path, _as_json(document))
-
-
-def _as_json(document: object) -> bytes:
-    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
 
 
 @dataclass(frozen=True)
@@ -291,7 +248,10 @@ class ArtifactWriter:
         """
         for folder in {file.parent for file in self._written} | {self.path}:
             fsync_directory(folder)
-        file, text = self.path / self._kind.manifest_file, _as_json(manifest.model_dump(mode="json"))
+        file, text = (
+            self.path / self._kind.manifest_file,
+            json_bytes(manifest.model_dump(mode="json")),
+        )
         if len(text) > MAX_BYTES:
             raise ArtifactError(
                 f"{file}: would have {len(text):,} bytes, and a manifest has at most {MAX_BYTES:,}; make the "

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from components.shared.artifacts.artifact import write_atomically
-from components.shared.bounded import bounded
 from components.shared.errors import ShutterlineError, StorageRefusedError, StorageUnavailableError
 from components.shared.events.redaction import redact
 from components.shared.events.spool import LEDGER_SUFFIX, SPOOL_SUFFIX, Spool
+from components.shared.files import write_atomically
+from components.shared.retry import bounded
 from components.shared.storage.location import Location
 from components.shared.storage.store import ABSENT, ChangedError, Store, StoredObject, connect
 from components.shared.storage.transfer import StoppedError, Transfer

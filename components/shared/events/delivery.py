@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from components.shared.backoff import pause_s
 from components.shared.events.event import EncodedEvent
 from components.shared.events.redaction import redact
 from components.shared.events.spool import Spool
@@ -25,6 +24,7 @@ from components.shared.events.transport import (
     Transport,
     countdown,
 )
+from components.shared.retry import pause_s
 
 # Long enough for a handshake on a connection with round trips of two seconds.
 _ATTEMPT_S = 30.0

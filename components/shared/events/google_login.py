@@ -6,8 +6,7 @@ import warnings
 from functools import partial
 from typing import Any
 
-from components.shared.causes import causes_of
-from components.shared.errors import StatusRefusedError
+from components.shared.errors import StatusRefusedError, causes_of
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.events.transport import RetryableError

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from components.shared.bounded import bounded
 from components.shared.errors import StorageRefusedError, StorageUnavailableError
 from components.shared.events.bucket import EventsBucket
 from components.shared.events.event import PIPELINE, EventError, StepEvent
 from components.shared.events.runs import RunView, fold
 from components.shared.events.spool import SPOOL_SUFFIX, events_in, spools_of
 from components.shared.events.targets import StatusTargets
+from components.shared.retry import bounded
 from components.shared.run import StepRun
 
 # Runs that take longer than that begin before what a topic keeps by default.

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
-from components.shared.backoff import pause_s
 from components.shared.errors import StatusRefusedError
 from components.shared.events.event import EventError, StepEvent
 from components.shared.events.transport import DeliveryError, RefusedError, RetryableError
+from components.shared.retry import pause_s
 
 # Remembered events; at about 150 bytes each 15 MB. Duplicates come soon after their first delivery, or, when a broker
 # lost its offsets, with everything of the last hours.

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from components.shared.bounded import bounded
 from components.shared.kubeflow.report import RunReport
 from components.shared.kubeflow.run import read_run
+from components.shared.retry import bounded
 from components.shared.run import POD_NAME_VARIABLE
 
 # kfp.Client's own: the address, and the file of a token that is meant for the API.

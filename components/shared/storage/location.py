@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +13,8 @@ from urllib.parse import unquote, urlsplit
 from components.shared.errors import InputError
 from components.shared.params.allowed_classes import shortened
 
+# 1: links may lead out of the data folder, as with --follow-links.
+FOLLOW_LINKS_VARIABLE = "SHUTTERLINE_FOLLOW_LINKS"
 _ALLOWED = "allowed are a local path, file:///path, gs://bucket/path and s3://bucket/path"
 # minio:// is what Kubeflow Pipelines calls its own S3 store in the addresses of artifacts.
 _SCHEMES: dict[str, Literal["gs", "s3"]] = {"gs": "gs", "s3": "s3", "minio": "s3"}
@@ -115,3 +119,32 @@ def _refusal(text: str, why: str) -> InputError:
     # What stands before an '@' may be a password, and a query may hold a signature.
     shown = re.sub(r"(?<=://)[^/@]*@", "…@", re.split(r"[?#]", text, maxsplit=1)[0])
     return InputError(f"{shortened(shown, 120)}: {why}; {_ALLOWED}")
+
+
+def lies_within(inner: AnyPath, outer: AnyPath) -> bool:
+    """Whether a path or location is another one or is below it, links followed; neither needs to be there."""
+    if isinstance(inner, Location) or isinstance(outer, Location):
+        return (
+            isinstance(inner, Location)
+            and isinstance(outer, Location)
+            and (inner.scheme, inner.bucket) == (outer.scheme, outer.bucket)
+            and f"{inner.key}/".startswith(f"{outer.key}/" if outer.key else "")
+        )
+    real = Path(os.path.realpath(inner))
+    if real.is_relative_to(os.path.realpath(outer)):
+        return True
+    # One folder may have two paths: by a bind mount, or where a file system takes A and a for one name.
+    for folder in (real, *real.parents):
+        with suppress(OSError):
+            if folder.samefile(outer):
+                return True
+    return False
+
+
+def overlap_problem(data: AnyPath, output: AnyPath) -> str | None:
+    """Why a step that reads the data cannot write the output, in a line; None if it can."""
+    if lies_within(output, data):
+        return f"{output}: is in the data, {data}, where the next run would read it; name another directory"
+    if lies_within(data, output):
+        return f"{output}: holds the data, {data}, which would be in the way of what is written; name another directory"
+    return None

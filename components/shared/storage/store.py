@@ -8,10 +8,10 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.shared.backoff import retry_after_s
 from components.shared.errors import StorageRefusedError
 from components.shared.events.redaction import redact
 from components.shared.params.allowed_classes import shortened
+from components.shared.retry import retry_after_s
 from components.shared.storage.checksums import PIECE, Checked, Checksum
 from components.shared.storage.encoding import is_packed, unpacked_bytes
 from components.shared.storage.location import Location

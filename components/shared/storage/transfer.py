@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from components.shared.backoff import pause_s, seconds_from
 from components.shared.errors import StorageUnavailableError
 from components.shared.events.redaction import redact
 from components.shared.limits import usable_cpus
+from components.shared.retry import pause_s, seconds_from
 
 TIMEOUT_VARIABLE = "SHUTTERLINE_STORAGE_TIMEOUT"
 _TIMEOUT_S = 120.0

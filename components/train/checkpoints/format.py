@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from components.shared.artifacts.artifact import FileRecord, Record, replacing, sha256_of, write_atomically
-from components.shared.files import read_regular
+from components.shared.artifacts.artifact import FileRecord, Record
+from components.shared.files import read_regular, replacing, sha256_of, write_atomically
 from components.shared.params.types import first_line
 from components.shared.strict_json import MAX_BYTES, parse_json
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from components.shared.artifacts.artifact import WRITING_MARKER, read_manifest
 from components.shared.artifacts.model import MODEL
-from components.shared.claims import unwritable
 from components.shared.errors import ArtifactError, CheckpointError
+from components.shared.files import unwritable
 from components.shared.locks import HeldError, locked
 from components.shared.params.params import Params
 from components.shared.params.types import described

@@ -20,12 +20,10 @@ from components.shared.artifacts.artifact import (
     FileRecord,
     Manifest,
     read_manifest,
-    sha256_of,
     verify_files,
-    write_atomically,
-    write_json,
 )
 from components.shared.errors import ArtifactError
+from components.shared.files import sha256_of, write_atomically, write_json
 from components.shared.strict_json import MAX_BYTES
 
 

@@ -20,9 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from components.shared.artifacts import dataset as dataset_module
-from components.shared.artifacts.artifact import sha256_of
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName, open_dataset
 from components.shared.errors import ArtifactError
+from components.shared.files import sha256_of
 
 SHAPE = (3, 4, 1)
 ROOT = Path(__file__).parents[2]

@@ -17,10 +17,10 @@ import pytest
 from kafka import KafkaProducer
 from kafka.protocol.consumer import FetchResponse
 
-from components.shared.backoff import pause_s
 from components.shared.events.kafka.history import TopicHistory, read_history
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.transport import DeliveryError, countdown
+from components.shared.retry import pause_s
 from tests.peers.kafka_relay import KafkaRelay
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.mock_kafka import MockCluster

@@ -1,14 +1,19 @@
-"""How long to wait before the next attempt, for brokers and stores alike."""
+"""When to try again, for brokers, stores and platforms alike, and calls that may hang."""
 
 from __future__ import annotations
 
 import os
 import random
+import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 from components.shared.errors import InputError
 
 # Its own: the state of Python's is part of a training's, and threads that wait for a broker must leave it alone.
 _DRAWS = random.Random()  # noqa: S311 - spreads attempts, guards nothing
+
+T = TypeVar("T")
 
 
 def pause_s(failures: int, first_s: float, longest_s: float) -> float:
@@ -18,11 +23,7 @@ def pause_s(failures: int, first_s: float, longest_s: float) -> float:
 
 
 def seconds_from(variable: str, default_s: float) -> float:
-    """The seconds of an environment variable, for which to go on trying.
-
-    Raises:
-        InputError: It is no positive number.
-    """
+    """The seconds of an environment variable, for which to go on trying; InputError if it is no positive number."""
     text = os.environ.get(variable, "")
     try:
         seconds = float(text) if text else default_s
@@ -37,3 +38,28 @@ def retry_after_s(header: str) -> float | None:
     """The seconds of a Retry-After header; None where it names a date, is no number, or is not there."""
     # isdigit alone takes "²", of which float makes no number.
     return float(header) if header.isascii() and header.isdigit() else None
+
+
+def bounded(call: Callable[[], T], within_s: float) -> T:
+    """What a call returns or raises; its thread is left behind if it takes longer, and ends with the process.
+
+    Raises:
+        TimeoutError: It takes longer than `within_s` seconds.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # raised where it is waited for
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="bounded", daemon=True)
+    thread.start()
+    thread.join(within_s)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError(f"takes longer than {within_s:g} s")
+    return results[0]
