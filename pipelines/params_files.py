@@ -21,8 +21,8 @@ from components.shared.errors import InputError, ParamsError, Problem, Shutterli
 from components.shared.params.params import Params, parse
 from components.shared.params.parsed import Parsed
 from components.shared.params.source import fail, from_json, read_raw, with_overrides
-from components.shared.params.types import first_line
 from components.shared.storage.location import parse_location
+from components.shared.text import first_line
 
 if TYPE_CHECKING:
     from components.classifier.network import LayerTable

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from components.classifier.building import build
 from components.shared.errors import ParamsError, Problem
-from components.shared.params.types import TransformSpec, first_line
+from components.shared.params.types import TransformSpec
+from components.shared.text import first_line
 
 if TYPE_CHECKING:
     from components.classifier.batched_pixels import Batched

@@ -24,7 +24,8 @@ import torch
 from components.classifier.backbones import REFUSED_ARGUMENTS, builder_of, names_backbone
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.allowed_classes import NESTING_TRANSFORMS
-from components.shared.params.types import EXACT_FLOAT_LIMIT, ClassSpec, TransformSpec, described, first_line
+from components.shared.params.types import EXACT_FLOAT_LIMIT, ClassSpec, TransformSpec
+from components.shared.text import described, first_line
 
 # Where and in which type a layer is made is decided for the whole run, by `device`. Layers take the two together;
 # a transform that takes a dtype alone converts images.

@@ -13,7 +13,7 @@ from components.classifier.images import Normaliser
 from components.classifier.network import Network
 from components.shared.artifacts.artifact import ImageShape, Normalisation
 from components.shared.files import writing
-from components.shared.params.types import first_line
+from components.shared.text import first_line
 
 
 class Serving(nn.Module):

@@ -37,8 +37,8 @@ from components.shared.artifacts.model import StartedFrom
 from components.shared.errors import ParamsError, Problem
 from components.shared.files import sha256_of
 from components.shared.params.params import Params
-from components.shared.params.types import described
 from components.shared.storage.location import Location, parse_location
+from components.shared.text import described
 
 _SHOWN, _UNUSED_SHOWN = 3, 12  # names in a message
 # A classifying layer by its usual names, which says nothing to another number of classes.

@@ -13,7 +13,8 @@ from components.classifier.network import Network, counted_values, layers_of, wr
 from components.classifier.program import load_program
 from components.shared.artifacts.model import Model
 from components.shared.errors import ArtifactError
-from components.shared.params.types import LayerSpec, first_line
+from components.shared.params.types import LayerSpec
+from components.shared.text import first_line
 
 # More than one image, because some layers refuse a batch of one.
 _BATCH = 2

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from components.classifier.building import checked_kwargs, construct, resolve
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params
-from components.shared.params.types import first_line
+from components.shared.text import first_line
 
 # What Shutterline itself gives a loss, and what none of them would make sense with.
 PASSED = ("reduction", "size_average", "reduce", "weight", "pos_weight", "ignore_index")

@@ -21,7 +21,8 @@ from components.classifier.building import build
 from components.classifier.shape_errors import misfit, spelled_shape
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params
-from components.shared.params.types import LayerSpec, first_line
+from components.shared.params.types import LayerSpec
+from components.shared.text import first_line
 
 # The examined batch: more than one image, because batch statistics of one value are refused by torch.
 _BATCH = 2

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from components.classifier.network import Network
 from components.shared.artifacts.artifact import ImageShape
 from components.shared.files import writing
-from components.shared.params.types import first_line
+from components.shared.text import first_line
 
 _VALUES_FILE = "values_per_image"
 

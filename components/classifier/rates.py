@@ -22,7 +22,7 @@ from components.classifier.schedules import Schedules, Stretch, stretches
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params
 from components.shared.params.rules import instead_of_warmup
-from components.shared.params.types import first_line
+from components.shared.text import first_line
 
 # Steps that are run in one pass: 0.4 s where an epoch's steps are not known yet, and 4 s of a run of a million.
 _STEPS, _STEPS_OF_A_RUN = 100_000, 1_000_000

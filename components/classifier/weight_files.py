@@ -16,8 +16,7 @@ from torch import Tensor
 from components.shared.artifacts.dataset import DATASET
 from components.shared.artifacts.model import MODEL, open_model, starting_weights
 from components.shared.errors import ParamsError, Problem
-from components.shared.params.allowed_classes import shortened
-from components.shared.params.types import described, first_line
+from components.shared.text import described, first_line, shortened
 
 # Lightning writes .ckpt, Hugging Face .bin, torch's example of ImageNet .pth.tar, and .th is an old one.
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".th")

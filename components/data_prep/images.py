@@ -25,7 +25,7 @@ from components.data_prep.source import BATCH_BYTES, Batch, shown
 from components.shared.artifacts.dataset import Images, UnreadableImage
 from components.shared.errors import DataError
 from components.shared.limits import usable_cpus
-from components.shared.params.allowed_classes import shortened
+from components.shared.text import shortened
 
 # Pillow knows some forty formats by content. These are the ones pictures come in; the others are left out because a
 # damaged file must not be taken for an obscure format, and because EPS is drawn by an external program.

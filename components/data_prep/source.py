@@ -16,7 +16,7 @@ import numpy.typing as npt
 from components.data_prep.pixels import Background, Note
 from components.shared.artifacts.dataset import Images, Labels, LeftOut, SplitName, UnreadableImage
 from components.shared.errors import DataError
-from components.shared.params.allowed_classes import shortened
+from components.shared.text import shortened
 
 # Images travel to the dataset in batches of about this many bytes: large enough that NumPy's work per batch outweighs
 # Python's, small enough that memory does not grow with the data.

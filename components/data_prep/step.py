@@ -9,11 +9,11 @@ from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import ArtifactError, InputError
 from components.shared.events.data import Emit, ignore_events
 from components.shared.logs import step_logger
-from components.shared.params.allowed_classes import shortened
 from components.shared.params.params import Params
 from components.shared.staging import Staging
 from components.shared.step import Reported
 from components.shared.storage.location import FOLLOW_LINKS_VARIABLE, AnyPath, overlap_problem
+from components.shared.text import shortened
 
 
 def prepare_staged(

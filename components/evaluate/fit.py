@@ -7,8 +7,8 @@ import unicodedata
 from components.shared.artifacts.dataset import Dataset
 from components.shared.artifacts.model import Model
 from components.shared.errors import ArtifactError, ParamsError, Problem
-from components.shared.params.allowed_classes import shortened
 from components.shared.params.params import Params
+from components.shared.text import shortened
 
 
 def check_fit(model: Model, dataset: Dataset, params: Params) -> None:

@@ -20,8 +20,8 @@ from components.shared.errors import StatusRefusedError, causes_of
 from components.shared.events.google_login import HOW_TO_LOG_IN, log_in
 from components.shared.events.redaction import redact, register_secret
 from components.shared.events.transport import RetryableError
-from components.shared.params.allowed_classes import shortened
 from components.shared.retry import pause_s
+from components.shared.text import shortened
 
 SCHEME = "sm://"
 REFERENCE_FORM = "sm://projects/PROJECT/secrets/NAME/versions/VERSION"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from components.shared.files import read_regular
-from components.shared.params.allowed_classes import shortened
+from components.shared.text import shortened
 
 # The largest manifest is an evaluation's of 2,000 classes: its matrix takes 40 MB. Reading takes ten times the memory.
 MAX_BYTES = 64 * 1024**2

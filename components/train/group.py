@@ -26,10 +26,10 @@ from torch.distributed.rendezvous import rendezvous
 
 from components.classifier.device import choose_device
 from components.shared.errors import DeviceError, GroupLostError, ShutterlineError
-from components.shared.params.types import first_line
 from components.shared.process_group import error_of, in_group, mark_end, member, require_rendezvous, settled
 from components.shared.signals import Deferred
 from components.shared.staging import SCRATCH_VARIABLE
+from components.shared.text import first_line
 
 T = TypeVar("T")
 

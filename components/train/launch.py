@@ -28,7 +28,6 @@ from components.shared.extras import extras_named
 from components.shared.limits import usable_cpus
 from components.shared.params.params import Params
 from components.shared.params.parsed import ParamsWarning
-from components.shared.params.types import first_line
 from components.shared.process_group import (
     OUTCOMES_VARIABLE,
     Outcome,
@@ -44,6 +43,7 @@ from components.shared.process_group import (
 from components.shared.run import RUN_VARIABLE
 from components.shared.signals import Terminated, not_ignored, sigterm_raises
 from components.shared.staging import SCRATCH_VARIABLE
+from components.shared.text import first_line
 
 RESTARTS = 3
 IN_PIPELINE = "--in-pipeline"  # before a `PipelineStep` as JSON, to each process of its group

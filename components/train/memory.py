@@ -11,7 +11,7 @@ import torch
 from components.classifier.device import describe_device, is_out_of_memory
 from components.classifier.inference import chunk_size
 from components.shared.errors import ParamsError, Problem
-from components.shared.params.types import first_line
+from components.shared.text import first_line
 from components.train.trainer import Trainer
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ import torch
 from components.classifier.device import describe_device, is_out_of_memory
 from components.shared.artifacts.model import EpochRecord, StartedFrom
 from components.shared.errors import CheckpointError
-from components.shared.params.allowed_classes import shortened
 from components.shared.seeds import derived_seed
+from components.shared.text import shortened
 from components.shared.version import __version__
 from components.train.checkpoints.format import CheckpointManifest
 from components.train.checkpoints.resume import Found

@@ -15,9 +15,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from components.shared.errors import InputError
 from components.shared.events.redaction import redact
 from components.shared.files import CLAIMS_VARIABLE
-from components.shared.params.types import Whole, described, refusal, refusals
+from components.shared.params.types import Whole, refusal, refusals
 from components.shared.run import CHECKPOINTS_AUTO
 from components.shared.storage.location import parse_location
+from components.shared.text import described
 from pipelines.compiled import TARGET_VARIABLE
 from pipelines.quantities import CPU, MEMORY
 from pipelines.secret_texts import is_secret, name_of_label, secret_shape

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from components.shared.errors import Problem
-from components.shared.params.types import Whole, described, refusal
+from components.shared.params.types import Whole, refusal
 from components.shared.run import CHECKPOINTS_AUTO, EVENTS_AUTO
+from components.shared.text import described
 from pipelines.settings.common import PlatformSettings, StepSettings
 from pipelines.settings.fields import SettingsRecord, durable_location
 from pipelines.vertex_limits import ACCELERATORS, MAX_RETRY_WINDOW_S, machine_problem

@@ -14,8 +14,8 @@ from components.shared.command import print_json, tell
 from components.shared.errors import EXIT_OK, InputError, PlatformRefusedError
 from components.shared.events.redaction import redact
 from components.shared.kubeflow.report import RunState
-from components.shared.params.allowed_classes import shortened
 from components.shared.signals import EXIT_INTERRUPTED
+from components.shared.text import shortened
 from pipelines.compiled import PLATFORM_TITLES, CompiledPipeline, PlatformName, read_compiled
 from pipelines.lint.rules import lint
 from pipelines.submit import follow as following

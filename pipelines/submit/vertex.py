@@ -13,9 +13,9 @@ from components.shared.command import tell
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError
 from components.shared.events.redaction import redact
 from components.shared.kubeflow.report import ENDED, PodAttempt, PodState, RunState, TaskReport, TaskState
-from components.shared.params.allowed_classes import shortened
 from components.shared.storage.location import Location, key_problem, parse_location
 from components.shared.strict_yaml import DocumentError
+from components.shared.text import shortened
 from pipelines.compiled import LARGEST, CompiledPipeline, parse_compiled
 from pipelines.submit.connection import RetryableError, retried
 from pipelines.submit.inputs import as_sent, version_name, without_cache

@@ -25,8 +25,8 @@ from requests.exceptions import RequestException
 from components.shared.errors import PlatformRefusedError
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
-from components.shared.params.allowed_classes import shortened
 from components.shared.retry import retry_after_s
+from components.shared.text import shortened
 from pipelines.submit.connection import RetryableError, connection_error, retried
 
 LOG_IN = (

@@ -32,9 +32,9 @@ from components.shared.files import (
 )
 from components.shared.locks import MAX_BYTES as MAX_MARKER_BYTES
 from components.shared.locks import HeldError, locked, remove_held
-from components.shared.params.allowed_classes import shortened
 from components.shared.params.types import LARGEST_DIVISOR, SMALLEST_DIVISOR
 from components.shared.strict_json import MAX_BYTES, read_json
+from components.shared.text import shortened
 
 WRITING_MARKER = ".shutterline-writing"
 CONTENTS = re.compile(r"files-[0-9a-f]{12}")  # the folder of an artifact's files in a bucket

@@ -17,6 +17,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from components.shared.text import shortened
+
 MODULES_VARIABLE = "SHUTTERLINE_MODULES"
 
 
@@ -86,16 +88,6 @@ class ClassFamily:
 def operator_modules() -> frozenset[str]:
     """Modules the operator of this machine allows beside the built-in lists."""
     return frozenset(name for part in os.environ.get(MODULES_VARIABLE, "").split(",") if (name := part.strip()))
-
-
-def shortened(value: object, limit: int = 60) -> str:
-    """A value as text, cut so that an error stays one readable line."""
-    try:
-        text = value if isinstance(value, str) else repr(value)
-    except ValueError:  # an integer of more digits than Python prints
-        text = "a huge integer"
-    text = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _reasons(*groups: tuple[str, str]) -> dict[str, str]:

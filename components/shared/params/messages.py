@@ -9,8 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from components.shared.errors import Problem
-from components.shared.params.allowed_classes import shortened
-from components.shared.params.types import described
+from components.shared.text import described, shortened
 
 # Names the field uses elsewhere, so that the suggestion is right where spelling alone would not find it.
 KNOWN_ELSEWHERE = {

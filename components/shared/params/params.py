@@ -63,8 +63,8 @@ from components.shared.params.types import (
     TransformSpec,
     Truth,
     Whole,
-    described,
 )
+from components.shared.text import described
 
 DEVICE_RULE = (r"auto|cpu|cuda(:[0-9]{1,3})?", 'must be "auto", "cpu", "cuda" or "cuda:N"')
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from components.shared.errors import InputError, Problem
 from components.shared.events.targets import bootstrap_servers
-from components.shared.params.allowed_classes import shortened
-from components.shared.params.types import ScheduleSpec, described, refusal, refusals
+from components.shared.params.types import ScheduleSpec, refusal, refusals
 from components.shared.storage.location import parse_location
+from components.shared.text import described, shortened
 
 # Schedules of torch that set the learning rate whatever it was, and so undo what acts beside them. A test asks torch's
 # schedules; `rehearse` asks those of a run, with their arguments.

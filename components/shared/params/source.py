@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 from components.shared import strict_yaml
 from components.shared.errors import ParamsError, Problem
-from components.shared.params.allowed_classes import shortened
 from components.shared.strict_json import StrictJsonError, no_constant, parse_json, unique_keys
 from components.shared.strict_yaml import DocumentError, parse_yaml, read_text
+from components.shared.text import shortened
 
 MAX_BYTES = 10 * 1024 * 1024
 MAX_VALUES = 100_000

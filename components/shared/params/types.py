@@ -23,8 +23,8 @@ from components.shared.params.allowed_classes import (
     SCHEDULERS,
     TRANSFORMS,
     ClassFamily,
-    shortened,
 )
+from components.shared.text import described, shortened
 
 EXACT_FLOAT_LIMIT = 2**53
 # What is divided by, or summed up: far within what float32 can hold, also when it is squared or divided by 255.
@@ -53,29 +53,6 @@ def refused_by(error: ValidationError) -> list[tuple[str, str]]:
         inner = detail.get("ctx", {}).get("problems", [("", shortened(detail["msg"], 200))])
         found += [(where + below, message) for below, message in inner]
     return found
-
-
-def described(value: object) -> str:
-    """A value and its type for a message, as the user might have written it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        return f"the text {shortened(value)!r}"
-    if isinstance(value, int | float):
-        return shortened(value)
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list | tuple | set):
-        return "a list"
-    return f"a {type(value).__name__}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text that says something; of a pydantic error, its first message."""
-    if isinstance(error, ValidationError):
-        return refused_by(error)[0][1]
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shortened(lines[0], 200) if lines else type(error).__name__
 
 
 def whole(value: object) -> int:

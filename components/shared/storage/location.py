@@ -11,7 +11,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from components.shared.errors import InputError
-from components.shared.params.allowed_classes import shortened
+from components.shared.text import shortened
 
 # 1: links may lead out of the data folder, as with --follow-links.
 FOLLOW_LINKS_VARIABLE = "SHUTTERLINE_FOLLOW_LINKS"

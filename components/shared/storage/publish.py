@@ -36,10 +36,10 @@ from components.shared.artifacts.artifact import (
     verify_files,
 )
 from components.shared.errors import ArtifactError, ShutterlineError, StorageRefusedError
-from components.shared.params.allowed_classes import shortened
 from components.shared.storage.location import Location, key_problem
 from components.shared.storage.store import ABSENT, ChangedError, Store, StoredObject, connect
 from components.shared.storage.transfer import OnProgress, Transfer
+from components.shared.text import shortened
 
 # Unfinished files of a fetch, below the directory they are for: on the same file system, and not among its names.
 FETCHING = ".shutterline-fetching"

@@ -31,7 +31,6 @@ from botocore.exceptions import (
 
 from components.shared.errors import StorageRefusedError
 from components.shared.events.redaction import redact
-from components.shared.params.allowed_classes import shortened
 from components.shared.storage.checksums import PIECE, Checksum
 from components.shared.storage.location import Location
 from components.shared.storage.store import (
@@ -44,6 +43,7 @@ from components.shared.storage.store import (
     pieces_of_body,
 )
 from components.shared.storage.transfer import RetryableError, Transfer, workers
+from components.shared.text import shortened
 
 _CONNECT_S = 10.0
 _PART = 16 << 20  # larger files go in parts; boto3 makes them larger where there would be more than 10,000

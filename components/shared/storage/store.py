@@ -10,12 +10,12 @@ from pathlib import Path
 
 from components.shared.errors import StorageRefusedError
 from components.shared.events.redaction import redact
-from components.shared.params.allowed_classes import shortened
 from components.shared.retry import retry_after_s
 from components.shared.storage.checksums import PIECE, Checked, Checksum
 from components.shared.storage.encoding import is_packed, unpacked_bytes
 from components.shared.storage.location import Location
 from components.shared.storage.transfer import RetryableError, Transfer
+from components.shared.text import shortened
 
 # Bytes as they come; to close them closes what they come over.
 Pieces = Generator[memoryview, None, None]

@@ -22,8 +22,8 @@ from pydantic import Field, ValidationError
 
 from components.shared.artifacts.artifact import FileRecord, Record
 from components.shared.files import read_regular, replacing, sha256_of, write_atomically
-from components.shared.params.types import first_line
 from components.shared.strict_json import MAX_BYTES, parse_json
+from components.shared.text import first_line
 
 _NAME = re.compile(r"epoch-([0-9]{5,})-batch-([0-9]{6,})")
 

@@ -16,8 +16,8 @@ from components.shared.errors import ArtifactError, CheckpointError
 from components.shared.files import unwritable
 from components.shared.locks import HeldError, locked
 from components.shared.params.params import Params
-from components.shared.params.types import described
 from components.shared.process_group import note_restarted_clean
+from components.shared.text import described
 from components.train.checkpoints.format import (
     CheckpointManifest,
     DamagedError,

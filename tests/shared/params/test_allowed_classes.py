@@ -21,9 +21,9 @@ from components.shared.params.allowed_classes import (
     TRANSFORMS,
     ClassFamily,
     operator_modules,
-    shortened,
 )
 from components.shared.params.params import Params
+from components.shared.text import shortened
 from tests.configs import layer, refused, schedule, small, transform
 
 FAMILIES = [LAYERS, LOSSES, OPTIMIZERS, SCHEDULERS, TRANSFORMS]
