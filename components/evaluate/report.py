@@ -16,8 +16,7 @@ from components.classifier.metrics import Integers
 from components.evaluate.findings import Findings
 from components.shared.artifacts.dataset import DatasetManifest, Images
 from components.shared.artifacts.model import ModelManifest
-from components.shared.html.page import Cell, fixed, percent, render
-from components.shared.html.training import training_view
+from components.shared.html.page import Cell, fixed, percent, render, training_view
 
 MAX_ERRORS = 24
 MAX_PAIRS = 20

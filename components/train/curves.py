@@ -1,4 +1,4 @@
-"""Training curves for TensorBoard: scalars of every epoch, the speed, precision-recall curves of the finished model."""
+"""Training curves for people: TensorBoard's event file, and one HTML page without scripts and requests."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from components.classifier.inference import Predictions
-from components.shared.artifacts.model import EpochRecord, Speed
+from components.shared.artifacts.model import EpochRecord, ModelManifest, Speed
 from components.shared.files import Output, naming
-from components.train.speed import speed_markdown
+from components.shared.html.page import fixed, percent, rate, render, training_view
+from components.train.speed import speed_facts, time_shares
 
-# Each class has a curve of its own; beyond this many nobody looks at them one by one.
+# Each class has a precision-recall curve of its own; beyond this many nobody looks at them one by one.
 MAX_CURVES = 100
+# A longer table is closed until somebody asks for it.
+_OPEN_ROWS = 30
 
 
 class Curves:
@@ -34,9 +37,7 @@ class Curves:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         # The name that TensorBoard looks for.
-        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.0"
-        self._file = directory / name
-        self._records: Any = None
+        self._file = directory / f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.0"
 
     def __enter__(self) -> Self:
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -48,8 +49,7 @@ class Curves:
             from tensorboard.summary.writer.record_writer import RecordWriter
             from torch.utils.tensorboard import summary
 
-        self._event = Event
-        self._summary: Any = summary
+        self._event, self._summary = Event, summary
         self._stream = self._file.open("wb", buffering=0)
         self._output = Output(self._stream)
         self._records = RecordWriter(self._output)
@@ -73,20 +73,14 @@ class Curves:
     def _scalars(self, scalars: Mapping[str, float | None], step: int) -> None:
         for tag, value in scalars.items():
             if value is not None:
-                self._write(summary=self._summary.scalar(tag, value), step=step)
+                self._write(summary=self._summary.scalar(tag, value), step=step)  # type: ignore[no-untyped-call]
 
     def epoch(self, record: EpochRecord, split: str) -> None:
         """Add an epoch's scalars; `split` names the evaluated split."""
-        scalars = {
-            "loss/train": record.train_loss,
-            "accuracy/train": record.train_accuracy,
-            "learning_rate": record.learning_rate,
-            "images_per_second": record.images_per_second,
-            f"loss/{split}": record.loss,
-            f"accuracy/{split}": record.accuracy,
-            f"precision/{split}": record.precision,
-            f"recall/{split}": record.recall,
-            f"f1/{split}": record.f1,
+        scalars: dict[str, float | None] = {"loss/train": record.train_loss, "accuracy/train": record.train_accuracy}
+        scalars |= {name: getattr(record, name) for name in ("learning_rate", "images_per_second")}
+        scalars |= {
+            f"{name}/{split}": getattr(record, name) for name in ("loss", "accuracy", "precision", "recall", "f1")
         }
         if record.lowest_learning_rate != record.highest_learning_rate:
             scalars["learning_rate/lowest"] = record.lowest_learning_rate
@@ -94,17 +88,40 @@ class Curves:
         self._scalars(scalars, record.epoch)
 
     def speed(self, speed: Speed, epoch: int) -> None:
-        """Add the speed-of-light report at the last epoch: as text, and each figure as a scalar, to compare runs by."""
-        self._write(summary=self._summary.text("speed_of_light", speed_markdown(speed)), step=epoch)
+        """Add each figure of the speed report at the last epoch, to compare runs by."""
         figures = {f"speed/{name}": value for name, value in speed.model_dump().items() if isinstance(value, float)}
-        figures |= {f"time/{name}": share for name, share in speed.shares.items()}
-        self._scalars(figures, epoch)
+        self._scalars(figures | {f"time/{name}": share for name, share in speed.shares.items()}, epoch)
 
     def precision_recall(self, predictions: Predictions, classes: list[str], epoch: int) -> None:
-        """Add a precision-recall curve of every class."""
-        if predictions.probabilities is None:
-            return
+        """Add a precision-recall curve of every class; `predictions` have every class's probability."""
+        assert predictions.probabilities is not None  # noqa: S101 - for the type checker
         for index, name in enumerate(classes[:MAX_CURVES]):
             truths, shares = predictions.labels == index, predictions.probabilities[:, index]
-            curve = self._summary.pr_curve(f"precision_recall/{name}", truths, shares)
+            curve = self._summary.pr_curve(f"precision_recall/{name}", truths, shares)  # type: ignore[no-untyped-call]
             self._write(summary=curve, step=epoch)
+
+
+def render_learning_curves(manifest: ModelManifest) -> str:
+    """The learning curves of a model as one HTML document; the same for the same manifest.
+
+    It is below 300 kB however many epochs there are: lines and rows beyond what can be seen are thinned out.
+    """
+    selection, origin, history = manifest.selection, manifest.provenance, manifest.history
+    return render(
+        "train/learning_curves.html",
+        model=manifest,
+        params_id=origin.params_sha256[:12],  # by which people tell runs apart
+        headline=[
+            (f"accuracy, {selection.split} split", percent(selection.accuracy)),
+            ("loss (nats)", fixed(selection.loss)),
+            (f"chosen epoch of {len(history):,}", f"{selection.epoch:,}"),
+            ("images/s", rate(origin.images_per_second)),
+            ("seconds", f"{origin.seconds:,.1f}"),
+            ("parameters", f"{manifest.parameters:,}"),
+        ],
+        evaluated=sum(record.loss is not None for record in history),
+        training=training_view(history, selection),
+        open_rows=_OPEN_ROWS,
+        speed=speed_facts(origin.speed) if origin.speed else [],
+        shares=time_shares(origin.speed) if origin.speed else [],
+    )

@@ -19,8 +19,9 @@ from components.classifier.program import write_program
 from components.shared.artifacts.artifact import ArtifactWriter, FileRecord
 from components.shared.artifacts.model import LEARNING_CURVES, ModelManifest, Provenance, Selection, Speed
 from components.shared.files import writing
+from components.shared.html.page import write_page
 from components.shared.version import __version__
-from components.train.learning_curves import write_learning_curves
+from components.train.curves import render_learning_curves
 from components.train.start import TrainingInputs, count_parameters
 from components.train.trainer import Trainer
 
@@ -116,5 +117,5 @@ def manifest_for(trainer: Trainer, inputs: TrainingInputs, files: WrittenFiles, 
 def with_learning_curves(writer: ArtifactWriter, manifest: ModelManifest) -> ModelManifest:
     """Write the learning curves, and name them in the manifest."""
     file = writer.new_file(LEARNING_CURVES)
-    write_learning_curves(file, manifest)
+    write_page(file, render_learning_curves(manifest))
     return manifest.model_copy(update={"learning_curves": writer.record(file)})

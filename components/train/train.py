@@ -153,7 +153,7 @@ def train(
             files = write_weights(writer, trainer, inputs, _log)
         if loop.is_interrupted:
             raise Terminated
-        speed = measure_speed(trainer, inputs.flops_per_image)
+        speed = measure_speed(trainer)
         for line in speed_lines(speed):
             _log.info("%s", line)
         if writer is not None and curves is not None:

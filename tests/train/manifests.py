@@ -12,13 +12,9 @@ from tests.examples import small
 
 SPEED = Speed(
     samples_per_second=123_456.0,
-    flops_per_second=3.2e12,
     constant_tensor_samples_per_second=130_000.0,
     of_constant_tensor=0.9497,
     of_constant_tensor_range=[0.93, 0.98],
-    matmul_flops_per_second=7e14,
-    of_matmul=0.0046,
-    of_matmul_range=[0.0041, 0.005],
     rounds=5,
     precision="bf16",
     compiled=False,

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from components.train.learning_curves import render_learning_curves, write_learning_curves
+from components.shared.html.page import write_page
+from components.train.curves import render_learning_curves
 from tests.pages import needs_browser, shown
 from tests.train.manifests import SPEED, history_of, manifest_of
 
@@ -26,8 +27,8 @@ frame.onload = () => {{
   document.querySelector("pre").textContent = JSON.stringify({{
     charts: [...inside.querySelectorAll(".chart svg")].map(size),
     lines: [...inside.querySelectorAll(".chart polyline")].map((line) => getComputedStyle(line).stroke),
-    bars: [...inside.querySelectorAll("svg.shares rect")].map(size),
-    fills: [...inside.querySelectorAll("svg.shares rect")].map((bar) => getComputedStyle(bar).fill),
+    bars: [...inside.querySelectorAll("div.shares span")].map(size),
+    fills: [...inside.querySelectorAll("div.shares span")].map((bar) => getComputedStyle(bar).backgroundColor),
     rows: [...inside.querySelectorAll("tbody tr")].map(size),
     ground: getComputedStyle(inside.body).backgroundColor,
     ink: getComputedStyle(inside.body).color,
@@ -52,13 +53,14 @@ def measured(page: str, directory: Path, *flags: str) -> dict[str, Any]:
 
 @needs_browser
 def test_the_page_shows_without_a_complaint(tmp_path: Path) -> None:
-    write_learning_curves(tmp_path / "learning-curves.html", manifest_of(history_of(12), speed=SPEED))
+    page = render_learning_curves(manifest_of(history_of(12), speed=SPEED))
+    write_page(tmp_path / "learning-curves.html", page)
 
     document, complaints = shown(tmp_path / "learning-curves.html", tmp_path / "profile")
 
     assert complaints == []
     assert "98.70 %" in document
-    assert document.count("<svg") == 5
+    assert document.count("<svg") == 4
 
 
 @needs_browser

@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from components.shared.artifacts.artifact import (
     ArtifactKind,
@@ -69,18 +69,15 @@ class EpochRecord(Record):
 
 
 class Speed(Record):
-    """How near training came to the speed of light: to what its own network, and its device, could do at best.
+    """How fast training was, and how near to its bound: its own step, fed one batch that is on the device.
 
-    Bounds are measured after training, in rounds of training's own steps, steps on one random batch, and matrix
-    products; a part is the median of the rounds' ratios. A figure is None where it was not measured or could not be;
-    `why_not` says why.
+    The bound is measured after training, in rounds by turns with training's own steps; a part is the median of the
+    rounds' ratios. Figures are None where they were not measured or could not be. Versions up to 0.8 wrote more.
     """
 
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
     samples_per_second: float = Field(description="Training images a second, evaluation not counted.")
-    flops_per_second: float | None = Field(
-        default=None,
-        description="Floating-point operations a second of forward and backward passes, a multiply-add as two.",
-    )
     constant_tensor_samples_per_second: float | None = Field(
         default=None,
         description="Images a second of the same step fed one random batch that is on the device: what remains if data "
@@ -92,20 +89,11 @@ class Speed(Record):
     of_constant_tensor_range: list[float] | None = Field(
         default=None, description="Lowest and highest of the rounds' ratios."
     )
-    matmul_flops_per_second: float | None = Field(
-        default=None, description="What the device does in a large matrix product of the same precision, measured."
-    )
-    of_matmul: float | None = Field(
-        default=None, description="Arithmetic of training's own steps as a part of that, by turns; 1 is the bound."
-    )
-    of_matmul_range: list[float] | None = Field(default=None, description="Lowest and highest of the rounds' ratios.")
     rounds: int = Field(default=0, ge=0, description="Rounds that were measured; 0: none, or once, up to version 0.6.")
-    why_not: dict[str, str] = Field(
-        default={}, description="By figure, `of_constant_tensor` and `of_matmul`: why it is None."
-    )
+    why_not: dict[str, str] = Field(default={}, description="Why `of_constant_tensor` is None, by that name.")
     precision: str = Field(description="Of the network's arithmetic: fp32 or bf16.")
     compiled: bool = Field(description="Whether torch.compile made the step.")
-    data: str = Field(description='Where images lay: "resident" on the device, "mapped" from the host\'s disk.')
+    data: str = Field(description='Where images were kept: "resident" on the device, "mapped" from the host\'s disk.')
     shares: dict[str, float] = Field(description="Parts of the wall time by `TIME_SHARES`; their sum is 1.")
     processes: int = Field(ge=1, description="Processes that trained together; rates are those of all of them.")
 
@@ -134,7 +122,7 @@ class Provenance(Record):
     versions: dict[str, str]
     seconds: float = Field(description="Wall time of the training loop.")
     images_per_second: float
-    speed: Speed | None = Field(default=None, description="The speed-of-light report; None: not measured.")
+    speed: Speed | None = Field(default=None, description="None: not measured.")
     started_from: StartedFrom | None = Field(None, description="None: from random weights by manual_seed.")
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from components.shared.artifacts.model import EpochRecord, Selection
 from components.shared.files import writing
+from components.shared.html.charts import Series, line_chart
+
+# A row of the table of epochs is about 170 bytes; a thousand of them leave a page below 300 kB.
+MAX_ROWS = 1000
 
 
 class Cell(str):
-    """The text of a table cell, with its CSS classes.
-
-    Attributes:
-        kind: CSS classes.
-        share: 0..1, how strongly the cell is coloured or how long its bar is; None: neither.
-    """
+    """The text of a table cell, with its CSS classes and a share from 0 to 1 that colours it or is its bar's length."""
 
     kind: str
     share: float | None
@@ -70,3 +73,54 @@ def write_page(file: Path, page: str) -> None:
     """Write a page; half a character from a manifest's JSON, which UTF-8 cannot hold, becomes a reference."""
     with writing(file) as output:
         output.write(page.encode("utf-8", "xmlcharrefreplace"))
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """What a page shows of a training run: charts, and a table of epochs.
+
+    Of more than `MAX_ROWS` epochs, the rows are evenly spaced ones and the chosen one; `left_out` have none.
+    """
+
+    charts: list[Markup]
+    caption: str
+    head: list[str]
+    rows: list[list[str]]
+    left_out: int
+
+
+def training_view(history: Sequence[EpochRecord], selection: Selection) -> TrainingView:
+    """The charts and the table of all epochs in order, with the chosen one marked."""
+    split = f"{selection.split} split"
+    lines = {
+        "Loss": [("training", "trained", "train_loss"), (split, "evaluated", "loss")],
+        "Accuracy": [("training", "trained", "train_accuracy"), (split, "evaluated", "accuracy")],
+        "Learning rate": [("learning rate", "rate", "learning_rate")],
+        "Training images a second": [("images a second", "throughput", "images_per_second")],
+    }
+
+    def series(name: str, kind: str, value: str) -> Series:
+        points = [(float(one.epoch), y) for one in history if (y := getattr(one, value)) is not None]
+        return Series(name, kind, points)
+
+    charts = [line_chart(title, [series(*line) for line in each], selection.epoch) for title, each in lines.items()]
+    every = max(1, -(-len(history) // MAX_ROWS))  # rounded up
+    shown = [
+        record
+        for index, record in enumerate(history)
+        if not index % every or record.epoch == selection.epoch or index == len(history) - 1
+    ]
+    is_measured = any(record.images_per_second is not None for record in history)
+    head = "epoch,learning rate,training loss,training accuracy,loss,accuracy,precision,recall,F1".split(",")
+    rows = []
+    for of in shown:
+        figures = (of.train_loss, of.train_accuracy, of.loss, of.accuracy, of.precision, of.recall, of.f1)
+        throughput = [rate(of.images_per_second)] if is_measured else []
+        rows.append([str(of.epoch), f"{of.learning_rate:.4g}", *map(fixed, figures), *throughput])
+    return TrainingView(
+        charts=[chart for chart in charts if chart],
+        caption=f"Training, epoch by epoch; evaluated on the {split}",
+        head=[*head, "images/s"] if is_measured else head,
+        rows=rows,
+        left_out=len(history) - len(shown),
+    )
