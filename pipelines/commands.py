@@ -90,10 +90,11 @@ def run(
     _check_paths(out or Path("runs"), images_location, in_containers, follow_links=follow_links)
     source = params_or_example(params, data)
     check = CheckElsewhere(source, overrides)
-    from pipelines.targets.local import load_kfp, run_local
+    from pipelines.targets.kfp_import import import_kfp
+    from pipelines.targets.local import run_local
 
     try:
-        load_kfp()  # most of a second, in which the check goes on
+        import_kfp("kfp.local", "pipelines.image_classifier")  # while the check goes on
         checked = check.result()
         _warn(checked.warnings)
         require_weights(checked.params, source)
@@ -276,9 +277,10 @@ def compile_pipeline(
     of_steps = images_named_by(images)
     check = CheckElsewhere(params_or_example(params, data), overrides)
     from pipelines.lint.rules import lint
-    from pipelines.targets.compiling import check_output, compiled_pipeline, load_kfp, write_pipeline
+    from pipelines.targets.compiling import check_output, compiled_pipeline, write_pipeline
+    from pipelines.targets.kfp_import import import_kfp
 
-    load_kfp()  # most of a second, in which the check goes on
+    import_kfp("kfp.compiler", "pipelines.image_classifier")  # while the check goes on
     checked: Checked = check.result()
     _warn(checked.warnings)
     check_output(output)

@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from pipelines.targets.kfp_import import import_kfp
+
+import_kfp()  # before a test does, which takes two seconds more
+
 # Tests never judge time: an example may take as long as a busy machine needs.
 settings.register_profile("shutterline", deadline=None, print_blob=True)
 settings.load_profile("shutterline")

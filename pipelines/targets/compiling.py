@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import tempfile
 import warnings
@@ -33,12 +32,6 @@ _HEADER = """\
 # Description: {description}
 # Compiled for {target} by Shutterline {version}; `shutterline validate` checks it, `shutterline submit` runs it.
 """
-
-
-def load_kfp() -> None:
-    """Import kfp and the pipeline ahead of time."""
-    for module in ("kfp.compiler", "kfp.kubernetes", "pipelines.image_classifier"):
-        importlib.import_module(module)
 
 
 def check_output(file: Path) -> None:

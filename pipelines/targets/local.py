@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import signal
@@ -139,12 +138,6 @@ def _log_failure(log: Output, paths: LocalRunPaths) -> str | None:
     except OSError as error:
         return disk_message(error) or str(error)
     return None
-
-
-def load_kfp() -> None:
-    """Import kfp and the pipeline ahead of time."""
-    importlib.import_module("kfp.local")
-    importlib.import_module("pipelines.image_classifier")
 
 
 def _through_kfp(params: Params, data: str, paths: LocalRunPaths, steps: Steps, shown: _LineFilter) -> str | None:
