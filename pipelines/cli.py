@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from components.shared.command import EXIT_CODES, error_document, last_lines, print_json, tell, with_output
+from components.shared.command import EXIT_CODES, error_document, last_lines, print_json, print_message, with_output
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, InputError, ShutterlineError
 from components.shared.extras import extras_named, require_extras
 from components.shared.files import disk_message
@@ -361,17 +361,17 @@ def _exit_code(arguments: list[str]) -> int:
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "shutterline"
         message = f"{error.format_message()}{_advice(error)}".replace("\n", "\\n")  # of what was typed
-        tell(f"{path}: error: {message} (see {path} --help)")
+        print_message(f"{path}: error: {message} (see {path} --help)")
         document: dict[str, Any] = {"status": "failed", "error": error_document(InputError(message))}
         code = EXIT_BAD_INPUT
     except ShutterlineError as error:
-        tell(f"error: {error}")
+        print_message(f"error: {error}")
         document = {"status": "failed", "error": error_document(error)}
         code = error.exit_code
     except OSError as error:
         if error.filename is None or (full := disk_message(error)) is None:
             raise
-        tell(f"error: {full}")
+        print_message(f"error: {full}")
         document = {"status": "failed", "error": {"type": type(error).__name__, "message": full}}
         code = EXIT_FAILURE
     except (KeyboardInterrupt, Terminated) as error:
@@ -379,7 +379,7 @@ def _exit_code(arguments: list[str]) -> int:
             ("terminated", EXIT_TERMINATED) if isinstance(error, Terminated) else ("interrupted", EXIT_INTERRUPTED)
         )
         saved = "; ".join(getattr(error, "__notes__", ()))
-        tell(*(last_lines(code, saved, "shutterline", None) if command == "run" else (how,)))
+        print_message(*(last_lines(code, saved, "shutterline", None) if command == "run" else (how,)))
         document = {"status": how}
     if as_json:
         print_json(document)

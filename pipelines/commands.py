@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from components.shared.command import is_interrupted, last_lines, print_json, tell
+from components.shared.command import is_interrupted, last_lines, print_json, print_message
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
 from components.shared.images import images_named_by
 from components.shared.params.params import Params
@@ -69,7 +69,7 @@ def _lines() -> Lines:
 
 def _warn(warnings: Sequence[str]) -> None:
     for warning in warnings:
-        tell(f"warning: {warning}")
+        print_message(f"warning: {warning}")
 
 
 def run(
@@ -115,13 +115,13 @@ def run(
     elif error:
         how = "was cancelled" if document["status"] == "cancelled" else "failed"
         why = ", for the reason above" if done.is_reported else f": {error['message']}"
-        tell(f"error: {error['step'] or 'pipeline'} {how}{why}; log: {directory / 'kfp.log'}")
+        print_message(f"error: {error['step'] or 'pipeline'} {how}{why}; log: {directory / 'kfp.log'}")
         if done.kept:
             kept = ", ".join(done.kept)
-            tell(f"{directory}: {kept} stay, of an earlier run; {directory / 'result.json'} is of this one")
+            print_message(f"{directory}: {kept} stay, of an earlier run; {directory / 'result.json'} is of this one")
         if is_interrupted(done.exit_code):
             where = () if out else ("--out", str(directory))
-            tell(*last_lines(done.exit_code, error.get("saved", ""), "shutterline", None, *where))
+            print_message(*last_lines(done.exit_code, error.get("saved", ""), "shutterline", None, *where))
     else:
         for line in result_table(document, directory):
             _print(line)

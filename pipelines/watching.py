@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TextIO
 
-from components.shared.command import let_go_of, tell
+from components.shared.command import discard, print_message
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError, ShutterlineError
 from components.shared.events.event import StepEvent, is_run_id
 from components.shared.events.runs import RunView
@@ -64,14 +64,14 @@ def watch(
         with sigterm_raises(), closing(subscriber):
             return _follow(subscriber, run, as_json=as_json, until_done=until_done, timeout_s=timeout)
     except ShutterlineError as error:  # here and not in main: standard output is for events alone
-        tell(f"error: {error}")
+        print_message(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Terminated:
         return EXIT_TERMINATED
     except BrokenPipeError:
-        let_go_of(sys.stdout)
+        discard(sys.stdout)
         return EXIT_FAILURE
 
 
@@ -121,7 +121,7 @@ def _follow(
     if view is not None and view.is_done:
         return _EXIT_CODES[view.state]
     which = run or (view.run if view else "any run")
-    tell(f"error: {subscriber.address}: no end of {which} within {timeout_s:g} s")
+    print_message(f"error: {subscriber.address}: no end of {which} within {timeout_s:g} s")
     return EXIT_FAILURE
 
 
@@ -176,7 +176,7 @@ class _Lines:
         except BrokenPipeError:
             raise
         except OSError as error:
-            let_go_of(sys.stdout)
+            discard(sys.stdout)
             raise ShutterlineError(f"standard output cannot be written: {error.strerror}") from error
 
     def _report(self, line: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from components.shared.command import CommandParser, add_place, step_command
+from components.shared.command import CommandParser, add_path_option, step_command
 from components.shared.events.data import Emit
 from components.shared.params.params import Params
 from components.shared.step import Reported
@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 2 bad input, 130 interrupted, 1 anything else.
     """
     parser = CommandParser(prog="python -m components.data_prep", description=DESCRIPTION)
-    add_place(parser, "--data", help="folder with images and labels")
-    add_place(parser, "--dataset", help="dataset directory to write; an earlier one goes")
+    add_path_option(parser, "--data", help="folder with images and labels")
+    add_path_option(parser, "--dataset", help="dataset directory to write; an earlier one goes")
     parser.add_argument(
         "--follow-links",
         action="store_true",

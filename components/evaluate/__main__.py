@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from components.shared.command import CommandParser, add_place, step_command
+from components.shared.command import CommandParser, add_path_option, step_command
 from components.shared.events.data import Emit
 from components.shared.params.params import Params
 from components.shared.step import Reported
@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m components.evaluate",
         description="Evaluate a model directory on the test split of a dataset directory.",
     )
-    add_place(parser, "--model", help="model directory from training")
-    add_place(parser, "--dataset", help="dataset directory from data prep")
-    add_place(parser, "--evaluation", help="evaluation directory to make, with report.html; an earlier one goes")
+    add_path_option(parser, "--model", help="model directory from training")
+    add_path_option(parser, "--dataset", help="dataset directory from data prep")
+    add_path_option(parser, "--evaluation", help="evaluation directory to make, with report.html; an earlier one goes")
     return step_command("evaluate", parser, argv, _work, output="evaluation", docker=DOCKER)
 
 

@@ -118,7 +118,7 @@ class CommandParser(argparse.ArgumentParser):
             if meant := self._meant(unknown):
                 message += f"; {' '.join(unknown)} is not one of them{meant}"
         in_a_line = message.replace("\n", "\\n")  # of what was typed
-        tell(f"{self.prog}: error: {in_a_line} (see {self.prog} --help)")
+        print_message(f"{self.prog}: error: {in_a_line} (see {self.prog} --help)")
         if "--json" in self._option_string_actions and "--json" in self._words:
             print_json({"status": "failed", "error": error_document(InputError(message))})
         self.exit(EXIT_BAD_INPUT)
@@ -144,7 +144,7 @@ def _not_empty(text: str) -> str:
     return text
 
 
-def place_option(text: str) -> AnyPath:
+def path_option(text: str) -> AnyPath:
     """What an option names: a path, ``gs://…`` or ``s3://…``; for argparse."""
     try:
         return parse_location(text)
@@ -152,9 +152,9 @@ def place_option(text: str) -> AnyPath:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def add_place(parser: argparse.ArgumentParser, name: str, *, required: bool = True, help: str) -> None:
+def add_path_option(parser: argparse.ArgumentParser, name: str, *, required: bool = True, help: str) -> None:
     """Add an option that names a path or a location in a bucket."""
-    parser.add_argument(name, metavar="PLACE", type=place_option, required=required, help=help)
+    parser.add_argument(name, metavar="PLACE", type=path_option, required=required, help=help)
 
 
 def print_json(document: object) -> None:
@@ -163,7 +163,7 @@ def print_json(document: object) -> None:
     sys.stdout.flush()
 
 
-def tell(line: str, command: str = "") -> None:
+def print_message(line: str, command: str = "") -> None:
     """Print something to standard error, without secrets; nothing happens where that takes no more.
 
     Args:
@@ -189,7 +189,7 @@ def with_output(work: Callable[[], int]) -> int:
             stream.reconfigure(errors="backslashreplace")
     # What is opened next would have its number, and get what is printed.
     if sys.stdout is None:
-        tell("error: standard output is closed; lead it somewhere, such as to /dev/null")
+        print_message("error: standard output is closed; lead it somewhere, such as to /dev/null")
         return EXIT_FAILURE
     try:
         try:
@@ -197,24 +197,24 @@ def with_output(work: Callable[[], int]) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        let_go_of(sys.stdout)
+        discard(sys.stdout)
     except OSError as error:
         if error.filename is not None and (message := disk_message(error)) is not None:
-            tell(f"error: {message}")
+            print_message(f"error: {message}")
             return EXIT_FAILURE
         if error.filename is not None or error.errno not in _UNWRITABLE:
             raise
-        tell(f"error: standard output, or a file, cannot be written: {error.strerror}")
-        let_go_of(sys.stdout)
+        print_message(f"error: standard output, or a file, cannot be written: {error.strerror}")
+        discard(sys.stdout)
     finally:
         try:
             sys.stderr.flush()
         except OSError:
-            let_go_of(sys.stderr)
+            discard(sys.stderr)
     return EXIT_FAILURE
 
 
-def let_go_of(stream: TextIO) -> None:
+def discard(stream: TextIO) -> None:
     """Lead a stream to nowhere, since Python flushes it once more at its end, and would end with exit code 120."""
     with suppress(OSError, ValueError):  # in a test it may have no number
         number = stream.fileno()
@@ -310,7 +310,7 @@ def step_command(
         else:
             document, exit_code, error = _step(step, options, work, output, in_pipeline=in_pipeline, run_id=run_id())
         if is_interrupted(exit_code) and is_rank_zero() and not is_launched():
-            tell(*last_lines(exit_code, str(document.get("saved", "")), parser.prog, argv))
+            print_message(*last_lines(exit_code, str(document.get("saved", "")), parser.prog, argv))
         if options.json and is_rank_zero() and not is_launched():  # of a group of processes one prints
             print_json(document)
         return leave_outcome(document, exit_code, error)

@@ -20,7 +20,7 @@ from pathlib import Path, PurePath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from components.shared.artifacts.artifact import ArtifactKind, FileRecord
+from components.shared.artifacts.artifact import ArtifactKind, FileRecord, Manifest
 from components.shared.errors import InputError, ShutterlineError
 from components.shared.events.data import Checkpoint, Emit, EventData, Progress, Succeeded
 from components.shared.files import is_full
@@ -154,7 +154,7 @@ class Staging:
         self._emit(self._addresses.event(data))
 
     def artifact(
-        self, where: AnyPath, kind: ArtifactKind, wanted: Callable[[Any], Iterable[FileRecord]] | None = None
+        self, where: AnyPath, kind: ArtifactKind, wanted: Callable[..., Iterable[FileRecord]] = Manifest.files
     ) -> Path:
         """An artifact to read: its own directory, or what was fetched of it.
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from components.shared.command import CommandParser, add_place, step_command
+from components.shared.command import CommandParser, add_path_option, step_command
 from components.shared.errors import EXIT_OK
 from components.shared.events.data import Emit
 from components.shared.params.params import Params
@@ -66,14 +66,14 @@ def _count(text: str) -> int:
 
 def _parser(*, is_trial: bool) -> CommandParser:
     parser = CommandParser(prog="python -m components.train", description="Train a classifier on a dataset directory.")
-    add_place(parser, "--dataset", help="dataset directory from data prep")
-    add_place(
+    add_path_option(parser, "--dataset", help="dataset directory from data prep")
+    add_path_option(
         parser,
         "--model",
         required=not is_trial,
         help="model directory to make; an earlier one goes. A trial makes none and needs none",
     )
-    add_place(
+    add_path_option(
         parser,
         "--checkpoints",
         required=False,

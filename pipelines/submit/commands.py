@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from components.shared.command import print_json, tell
+from components.shared.command import print_json, print_message
 from components.shared.errors import EXIT_OK, InputError, PlatformRefusedError
 from components.shared.events.redaction import redact
 from components.shared.kubeflow.report import RunState
@@ -69,7 +69,7 @@ def upload(
     try:
         uploaded = platform.upload(pipeline, name, version)
     except KeyboardInterrupt:
-        tell(f"interrupted; {version} may have been uploaded; to repeat the command is harmless")
+        print_message(f"interrupted; {version} may have been uploaded; to repeat the command is harmless")
         return _interrupted({"target": target, "pipeline": name, "version": version}, as_json=as_json)
     if as_json:
         print_json(_redacted({"status": "uploaded", "target": target} | asdict(uploaded)))
@@ -126,7 +126,7 @@ def submit(
         require_params_for_data(pipeline)
     checked = checked_params(pipeline, params, list(overrides))
     for warning in checked.warnings if checked else ():
-        tell(f"warning: {warning}")
+        print_message(f"warning: {warning}")
     values = run_values(pipeline, checked.params if checked else None, data, checkpoints)
     platform = _platform(where, access, pipeline)
     plan = platform.plan(pipeline, pipeline.name, default_version(pipeline))
@@ -143,7 +143,7 @@ def submit(
         started = submit_run(platform, request, again=again)
     except KeyboardInterrupt:
         harmless = "--again would start another" if again else "to repeat the command is harmless"
-        tell(f"interrupted; {name} may have been started, and goes on then; {harmless}")
+        print_message(f"interrupted; {name} may have been started, and goes on then; {harmless}")
         return _interrupted({"target": target, "run": {"name": name}}, as_json=as_json)
     if not as_json:
         page = started.url or started.id
@@ -197,7 +197,7 @@ def _status(where: PlatformOptions, name: str, *, as_json: bool) -> int:
         for line in log_lines(step, log):
             _print(line)
     if found.exit_code:
-        tell(ending(run, found.progress))
+        print_message(ending(run, found.progress))
     return found.exit_code
 
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from components.shared.command import tell
+from components.shared.command import print_message
 from components.shared.errors import (
     EXIT_FAILURE,
     EXIT_OK,
@@ -88,14 +88,14 @@ def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Follo
         with sigterm_raises(), _view(run) as view:
             ended = following.until_done(view, timeout_s)
     except (KeyboardInterrupt, Terminated) as error:
-        tell(f"no longer followed; {run.name} goes on: {run.url}")
+        print_message(f"no longer followed; {run.name} goes on: {run.url}")
         if isinstance(error, Terminated):
             return Followed(following.last, EXIT_TERMINATED, "terminated", following.logs)
         return Followed(following.last, EXIT_INTERRUPTED, "interrupted", following.logs)
     if ended.status == "timeout":
-        tell(f"error: {run.name} is not done after {timeout_s:g} s (--timeout); it goes on: {run.url}")
+        print_message(f"error: {run.name} is not done after {timeout_s:g} s (--timeout); it goes on: {run.url}")
     elif ended.exit_code:
-        tell(ending(run, ended.progress))
+        print_message(ending(run, ended.progress))
     return ended
 
 
@@ -137,7 +137,7 @@ class _Following:
                 for step in self.last.steps.values():
                     if (log := self.log_of(step, min(_LOG_S, left))) is not None:
                         for line in log_lines(step.name, log):
-                            tell(line)
+                            print_message(line)
                 if self.last.state in ENDED:
                     code = EXIT_OK if self.last.state == "succeeded" else EXIT_FAILURE
                     return Followed(self.last, code, self.last.state, self.logs)
@@ -154,11 +154,11 @@ class _Following:
             raise PlatformRefusedError(f"{error}; {self._run.name} goes on: {self._run.url}") from error
         except (RetryableError, PlatformUnavailableError) as error:
             if not self._is_away:
-                tell(f"{error}; {self._run.name} is asked for again")
+                print_message(f"{error}; {self._run.name} is asked for again")
             self._is_away = True
             return False
         if self._is_away:
-            tell("the platform answers again")
+            print_message("the platform answers again")
         self._is_away = False
         return True
 
@@ -221,7 +221,7 @@ class _Lines:
             self._shown[""] = words
             lines.append(f"{self._run.name} {words}")
         for line in lines:
-            tell(f"{time.strftime('%H:%M:%S')} {printable(line)}")
+            print_message(f"{time.strftime('%H:%M:%S')} {printable(line)}")
         return bool(lines)
 
     def pause(self, seconds: float) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from components.shared.command import tell
+from components.shared.command import print_message
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError
 from components.shared.events.redaction import redact
 from components.shared.kubeflow.report import ENDED, PodAttempt, PodState, RunState, TaskReport, TaskState
@@ -239,7 +239,7 @@ class VertexPlatform:
             except AnswerError as error:
                 if error.code not in (401, 403):
                     raise
-                tell(f"warning: not uploaded, and started all the same: {error}")
+                print_message(f"warning: not uploaded, and started all the same: {error}")
             self._uploaded = pipeline.digest
 
     def _job(self, request: RunRequest) -> Any:

@@ -227,6 +227,15 @@ def test_a_byte_that_changes_on_the_way_up(
     assert digests(fetch(location, tmp_path)) == source.files
 
 
+def test_a_byte_that_changes_on_the_way_up_in_a_large_file(
+    bucket: Bucket, location: Location, large_source: Source
+) -> None:
+    flipped = bucket.faults.inject(FlipRequestByte(-200), "write", LARGE_FILE)
+    publish(large_source, location)
+    assert flipped.happened == 1
+    assert_stored(bucket, location, large_source)
+
+
 # Answers that are lost after the store has done the work.
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.command import tell
+from components.shared.command import print_message
 from tests.examples import DIGITS, write_digits, write_params
 
 Stream = Callable[[], AbstractContextManager[str]]
@@ -142,8 +142,8 @@ def test_a_command_is_never_broken_by_the_width_of_a_terminal(monkeypatch: pytes
     command = "shutterline run --out runs/a --params params.json --set num_epochs=40 --data digits"
     with open(terminal, "w") as stream:  # noqa: PTH123 - a descriptor
         monkeypatch.setattr(sys, "stderr", stream)
-        tell("interrupted; epoch 3, batch 17 is saved in runs/a/checkpoints/0123; go on by:", command)
-        tell("two warnings in this file; `shutterline validate pipeline.yaml --strict` reports them")
+        print_message("interrupted; epoch 3, batch 17 is saved in runs/a/checkpoints/0123; go on by:", command)
+        print_message("two warnings in this file; `shutterline validate pipeline.yaml --strict` reports them")
         monkeypatch.undo()
         lines = ""
         while "them" not in lines:  # a terminal gives what it has so far

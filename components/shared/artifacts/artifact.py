@@ -215,10 +215,7 @@ class ArtifactWriter:
             manifest.unlink()
         text = read_regular(marker, MAX_MARKER_BYTES).decode(errors="replace")
         names += [name for name in text.splitlines() if _RELATIVE_FILE.fullmatch(name)]
-        root = self.path.resolve()
-        for name in names:
-            if (self.path / name).parent.resolve().is_relative_to(root):  # a folder may be a link to elsewhere
-                (self.path / name).unlink(missing_ok=True)
+        remove_files(self.path, names)
 
     def new_file(self, name: str) -> Path:
         """The path for a new file of the artifact; its folders exist, an older file of that name does not."""
@@ -329,7 +326,7 @@ def require_same(kind: ArtifactKind, found: str, expected: str) -> None:
         )
 
 
-def verify_files(path: Path, records: Iterable[FileRecord]) -> None:
+def verify_files(path: Path, records: Iterable[FileRecord], *, sizes_alone: bool = False) -> None:
     """Check files that a manifest names: there, of that size, of that SHA-256, and inside the directory.
 
     Raises:
@@ -345,8 +342,20 @@ def verify_files(path: Path, records: Iterable[FileRecord]) -> None:
         if (size := file.stat().st_size) != record.bytes:
             raise ArtifactError(f"{file}: has {size} bytes, and the manifest says {record.bytes}; it is damaged")
         try:
-            digest = sha256_of(file)
+            is_whole = sizes_alone or sha256_of(file) == record.sha256
         except OSError as error:
             raise ArtifactError(f"{file}: cannot be read: {error.strerror or error}") from error
-        if digest != record.sha256:
+        if not is_whole:
             raise ArtifactError(f"{file}: its SHA-256 is not the manifest's; it is damaged")
+
+
+def remove_files(path: Path, names: Iterable[str]) -> None:
+    """Remove files of an artifact that is no longer there, and the folders that are empty then."""
+    root = path.resolve()
+    for name in names:
+        file = path / name
+        if file.parent.resolve().is_relative_to(root):  # a folder may be a link to elsewhere
+            file.unlink(missing_ok=True)
+            with suppress(OSError):  # it is not empty, or a link
+                for folder in Path(name).parents:
+                    (path / folder).rmdir()

@@ -12,14 +12,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from components.shared.errors import StorageUnavailableError
 from components.shared.files import naming
-from components.shared.storage.checksums import Checked, Checksum, pieces_of
-from components.shared.storage.encoding import GZIP_MAGIC, is_packed, unpacked
+from components.shared.storage.content import GZIP_MAGIC, Checked, Checksum, is_packed, pieces_of, unpacked
 from components.shared.storage.store import ChangedError, Store, StoredObject
 
 # Larger objects are fetched in ranges of this size, side by side, and are resumed after a break.
@@ -27,42 +25,37 @@ RANGE = 32 << 20
 _TRIES = 3
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be fetched.
-
-    Attributes:
-        stored: The version of the object.
-        file: Where it goes.
-        sha256: What is known of its content from elsewhere, unpacked.
-        bytes: How many bytes that has, where it is known.
-    """
-
-    stored: StoredObject
-    file: Path
-    sha256: str | None = None
-    bytes: int | None = None
-
-
 class Download:
     """Fetches one object; of one that is stored with Content-Encoding gzip, what was packed.
 
     Args:
         store: The bucket it is in.
-        wanted: What goes where.
+        stored: The version of the object.
+        file: Where it goes.
         folder: For the unfinished file and a note of the ranges in it; on the same file system as the file.
+        sha256: What is known of its content from elsewhere, unpacked.
+        size: How many bytes that has, where it is known.
     """
 
-    def __init__(self, store: Store, wanted: Wanted, folder: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        stored: StoredObject,
+        file: Path,
+        folder: Path,
+        sha256: str | None = None,
+        size: int | None = None,
+    ) -> None:
+        self.file = file
+        self.bytes = stored.bytes
         self._store = store
         self._transfer = store.transfer
-        self._wanted = wanted
-        self._stored = wanted.stored
-        self._size = wanted.stored.bytes
-        self._uri = store.uri(wanted.stored.key)
-        name = hashlib.sha256(f"{wanted.stored}\n{wanted.file}\n{RANGE}".encode()).hexdigest()[:32]
+        self._stored = stored
+        self._content_size = size
+        self._uri = store.uri(stored.key)
+        name = hashlib.sha256(f"{stored}\n{file}\n{RANGE}".encode()).hexdigest()[:32]
         self._part, self._ranges = folder / f"{name}.part", folder / f"{name}.ranges"
-        self._sha256 = Checksum("SHA-256", bytes.fromhex(wanted.sha256)) if wanted.sha256 is not None else None
+        self._sha256 = Checksum("SHA-256", bytes.fromhex(sha256)) if sha256 is not None else None
         self._lock = threading.Lock()
         self._missing: set[int] = set()
 
@@ -71,36 +64,38 @@ class Download:
 
         The tasks raise ChangedError, the storage errors, and OSError of the local file system with its file name.
         """
-        if self._is_there() or self._size <= RANGE:
+        if self._is_there() or self.bytes <= RANGE:
             yield self._verify_or_fetch
             return
         done = self._done_ranges()
-        self._missing = set(range(0, self._size, RANGE)) - done
-        self._transfer.found(sum(min(self._size, start + RANGE) - start for start in done))
+        self._missing = set(range(0, self.bytes, RANGE)) - done
+        self._transfer.found(sum(min(self.bytes, start + RANGE) - start for start in done))
         if not self._missing:
             yield self._finish
-        else:
-            if not done:
-                with naming(self._part):
-                    self._part.write_bytes(b"")
-            yield from (partial(self._fetch_range, start) for start in sorted(self._missing))
+            return
+        if not done:
+            with naming(self._part):
+                self._part.write_bytes(b"")
+        yield from (partial(self._fetch_range, start) for start in sorted(self._missing))
 
     def _is_there(self) -> bool:
-        size = self._size if self._wanted.bytes is None else self._wanted.bytes
-        return self._wanted.file.is_file() and self._wanted.file.stat().st_size == size
+        size = self.bytes if self._content_size is None else self._content_size
+        return self.file.is_file() and self.file.stat().st_size == size
+
+    def _is_packed(self) -> bool:
+        return is_packed(self._stored.encoding or "", self._uri)
 
     def _expected(self) -> tuple[Checksum | None, ...]:
         """What the bytes of the file must be; with the SHA-256, MD5 is the slowest and adds nothing."""
         server = self._stored.checksum
-        if is_packed(self._stored.encoding or "", self._uri):
+        if self._is_packed():
             return (self._sha256,)
         return self._sha256, None if self._sha256 and server and server.algorithm == "MD5" else server
 
     def _verify_or_fetch(self) -> None:
-        """Take the file that is there if it is right, or fetch the object in one go."""
         # Without any checksum nothing is known of a file that is there.
-        if self._is_there() and any(self._expected()) and self._wrong(self._wanted.file, *self._expected()) is None:
-            self._transfer.found(self._size)
+        if self._is_there() and any(self._expected()) and self._wrong(self.file, *self._expected()) is None:
+            self._transfer.found(self.bytes)
             self._transfer.finished_file()
         else:
             self._fetch_whole()
@@ -111,11 +106,11 @@ class Download:
             for _ in range(_TRIES):
                 checked = Checked(*self._expected())
                 with naming(self._part), self._part.open("wb", buffering=0) as stream:
-                    self._read(0, self._size, stream.fileno(), checked)
+                    self._read(0, self.bytes, stream.fileno(), checked)
                 wrong = self._settle(checked)
                 if wrong is None:
                     return
-                self._transfer.found(-self._size)
+                self._transfer.found(-self.bytes)
             raise StorageUnavailableError(
                 f"{self._uri}: its bytes came {_TRIES} times with a wrong {wrong} checksum; the object or the way to "
                 "it is damaged: publish it again, or try from another machine"
@@ -124,9 +119,8 @@ class Download:
             self._part.unlink(missing_ok=True)
 
     def _fetch_range(self, start: int) -> None:
-        stop = min(start + RANGE, self._size)
         with naming(self._part), self._part.open("rb+", buffering=0) as stream:
-            self._read(start, stop, stream.fileno())
+            self._read(start, min(start + RANGE, self.bytes), stream.fileno())
         with self._lock:
             self._missing.discard(start)
             with naming(self._ranges), self._ranges.open("a") as ranges:
@@ -139,21 +133,20 @@ class Download:
         """Every range is there: check the whole."""
         if self._settle() is not None:
             self._ranges.unlink(missing_ok=True)
-            self._transfer.found(-self._size)
+            self._transfer.found(-self.bytes)
             self._fetch_whole()
 
     def _settle(self, checked: Checked | None = None) -> str | None:
         """Put the file in its place, if all bytes are right; else which checksum is wrong.
 
-        Args:
-            checked: Has computed what was expected while the bytes came, if they came in one go.
+        `checked` has computed what was expected while the bytes came, if they came in one go.
         """
-        if self._stored.encoding is None and self._size:  # all ranges are an earlier attempt's
+        if self._stored.encoding is None and self.bytes:  # all ranges are an earlier attempt's
             present = self._store.stat(self._stored.key)
             if present is None or present.version != self._stored.version:
                 raise ChangedError(self._uri)
             self._stored = present
-        if is_packed(self._stored.encoding or "", self._uri):
+        if self._is_packed():
             wrong = self._wrong(self._part, self._stored.checksum) or self._unpack()
         else:
             wrong = checked.wrong() if checked else self._wrong(self._part, *self._expected())
@@ -161,8 +154,8 @@ class Download:
             if wrong == "MD5" and self._stored.checksum is None:
                 wrong = None
         if wrong is None:
-            with naming(self._wanted.file):
-                self._part.replace(self._wanted.file)
+            with naming(self.file):
+                self._part.replace(self.file)
             self._ranges.unlink(missing_ok=True)
             self._transfer.finished_file()
         return wrong
@@ -173,14 +166,13 @@ class Download:
         file = self._part.with_suffix(".unpacked")
         try:
             with naming(file), self._part.open("rb") as packed, file.open("wb") as stream:
-                for piece in unpacked(packed, self._size, self._uri, self._wanted.bytes):
+                for piece in unpacked(packed, self.bytes, self._uri, self._content_size):
                     first = first or piece[:2]
-                    checked.update(memoryview(piece))
+                    checked.update(piece)
                     stream.write(piece)
                     self._transfer.check()
             # A file of such a name is to be gzip, and was not packed a second time.
-            is_gzip_file = self._wanted.file.suffix.lower() in (".gz", ".tgz")
-            if self._sha256 is None and is_gzip_file and first != GZIP_MAGIC:
+            if self._sha256 is None and self.file.suffix.lower() in (".gz", ".tgz") and first != GZIP_MAGIC:
                 return None
             wrong = checked.wrong()
             if wrong is None:
@@ -221,6 +213,6 @@ class Download:
         """Where the ranges begin that are in the unfinished file of this version."""
         with suppress(OSError, ValueError):
             if self._part.is_file():
-                return set(map(int, self._ranges.read_text().split())) & set(range(0, self._size, RANGE))
+                return set(map(int, self._ranges.read_text().split())) & set(range(0, self.bytes, RANGE))
         self._ranges.unlink(missing_ok=True)
         return set()

@@ -1,4 +1,4 @@
-"""Google Cloud Storage: its client finds endpoint and credentials, requests go through urllib3.
+"""Google Cloud Storage: credentials as Google's clients find them, requests through urllib3.
 
 A small upload or download through google-cloud-storage 3.17 reaches 0.75 to 0.8 of this rate (1,500 objects of 10 kB,
 12 threads on 2 cores, requests without environment look-ups): threads share one interpreter, and a request costs its
@@ -25,25 +25,26 @@ from urllib.parse import quote, urlencode, urlsplit
 from uuid import uuid4
 
 import google.auth
+import google_crc32c  # noqa: F401 - without it checksums fail, and later
 import requests
 import urllib3
 from google.auth import environment_vars
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 from google.auth.transport.requests import Request as TokenRequest
-from google.cloud.storage import Client
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, MaxRetryError, NameResolutionError, SSLError
 
-from components.shared.errors import StorageRefusedError
+from components.shared.errors import ArtifactError, StorageRefusedError
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
-from components.shared.storage.checksums import Checksum, crc32c_of, pieces_of
+from components.shared.storage.content import Checksum, Hashes, pieces_of
 from components.shared.storage.location import Location
 from components.shared.storage.store import ChangedError, Pieces, Store, StoredObject, content_type, pieces_of_body
 from components.shared.storage.transfer import RetryableError, Transfer, workers
 
 EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
+_SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
 _CONNECT_S = 10.0
 _TOKEN_S = 60.0  # a token that is refused so soon after the one before is not refused for its age
 _ONE_REQUEST = 8 << 20  # larger files are uploaded resumably; the bound of Google's own client
@@ -88,26 +89,36 @@ class GcsStore(Store):
         self._token_request = TokenRequest()  # used within the lock alone
         self._renewed = float("-inf")
 
+    def _settings(self, file: str | None) -> tuple[Any, str]:
+        """Credentials and endpoint; a file only where the environment names none."""
+        if endpoint := os.environ.get(EMULATOR_VARIABLE):
+            anonymous: Any = AnonymousCredentials()  # type: ignore[no-untyped-call]
+            return anonymous, endpoint if "://" in endpoint else f"http://{endpoint}"
+        file = None if os.environ.get(environment_vars.CREDENTIALS) else file
+        load: Any = partial(google.auth.load_credentials_from_file, file) if file else google.auth.default
+        try:
+            with warnings.catch_warnings():  # of files from strangers; this one is named by whoever starts the run
+                warnings.simplefilter("ignore", DeprecationWarning)
+                credentials, _ = load(scopes=_SCOPES)
+            return credentials, f"https://storage.{credentials.universe_domain}"
+        except (GoogleAuthError, *ODD_FILE) as error:
+            reason = redact(reason_of(error, file))
+            raise StorageRefusedError(f"{self.location}: no credentials: {reason}; {self.login_advice}") from error
+
     def close(self) -> None:
         """Close the connections."""
         self._connections.close()
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Every object whose key begins with a prefix."""
-        query = {"prefix": prefix, "fields": f"nextPageToken,items({_FIELDS})"}
-        while True:
-            page = self._json(prefix, f"{self._objects}?{urlencode(query)}")
-            if page is None:
-                raise self.error_of(prefix, 404, "", "")
-            yield from map(_stored, page.get("items", ()))
-            if not (token := page.get("nextPageToken")):
-                return
-            query["pageToken"] = token
+    def _page(self, prefix: str, token: str | None) -> tuple[list[StoredObject], str | None]:
+        query = {"prefix": prefix, "fields": f"nextPageToken,items({_FIELDS})"} | (
+            {"pageToken": token} if token else {}
+        )
+        page = _document(self._answer("GET", f"{self._objects}?{urlencode(query)}", prefix))
+        return [_stored(item) for item in page.get("items", ())], page.get("nextPageToken")
 
-    def stat(self, key: str) -> StoredObject | None:
-        """The present version of an object; None if it is not there."""
-        found = self._json(key, f"{self._object(key)}?fields={_FIELDS}")
-        return None if found is None else _stored(found)
+    def _stat(self, key: str) -> StoredObject | None:
+        response = self._answer("GET", f"{self._object(key)}?fields={_FIELDS}", key, allowed=(404,))
+        return None if response.status == 404 else _stored(_document(response))
 
     def read(self, stored: StoredObject, start: int, stop: int) -> tuple[StoredObject, Pieces]:
         """Bytes [start, stop) of exactly this version."""
@@ -140,42 +151,49 @@ class GcsStore(Store):
         finally:
             response.close()  # a connection that was released stays open
 
-    def write(self, key: str, data: bytes, version: str | None) -> StoredObject:
-        """Put bytes in place of a version."""
-        metadata, checksum = self._metadata(key, iter([memoryview(data)]))
-        boundary = uuid4().hex
+    def _write(self, key: str, data: bytes, version: str | None) -> StoredObject:
+        hashes = Hashes("CRC32C")
+        hashes.update(data)
+        checksum, boundary = hashes.of("CRC32C"), uuid4().hex
+        metadata = {
+            "name": key,
+            "contentType": content_type(key),
+            "crc32c": base64.b64encode(checksum.digest).decode(),
+        }
         body = (
-            f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{metadata}\r\n"
+            f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(metadata)}\r\n"
             f"--{boundary}\r\nContent-Type: {content_type(key)}\r\n\r\n"
         ).encode() + b"%b\r\n--%b--\r\n" % (data, boundary.encode())
         condition = {} if version is None else {"ifGenerationMatch": version or "0"}
-        path = self._upload_path("multipart", **condition)
         headers = {"Content-Type": f'multipart/related; boundary="{boundary}"'}
+        return self._written(
+            self._request("POST", self._upload_path("multipart", **condition), key, headers, body), key, checksum
+        )
 
-        def write() -> StoredObject:
-            stored = self._written(self._request("POST", path, key, headers, body), key, checksum)
-            self.transfer.moved(len(data))
-            return stored
-
-        return self.conditional_write(key, write, lambda found: (found.bytes, found.checksum) == (len(data), checksum))
-
-    def upload(self, key: str, file: Path) -> None:
+    def upload(self, key: str, file: Path, sha256: str | None = None) -> None:
         """Put a file in place of whatever is there."""
         size = file.stat().st_size
         if size <= _ONE_REQUEST:
-            self.write(key, file.read_bytes(), None)
+            data, hashes = file.read_bytes(), Hashes("SHA-256")
+            hashes.update(data)
+            _require_sha256(file, hashes, sha256)
+            self.write(key, data, None)
             return
-        metadata, checksum = self._metadata(key, pieces_of(file))
         session: str | None = None
         furthest = 0
 
-        def body(start: int) -> Iterator[memoryview]:
+        def body(start: int, hashes: Hashes) -> Iterator[memoryview]:
+            """The file from an offset on, while all of it is hashed: the network has what was sent to do meanwhile."""
             nonlocal furthest
-            for piece in pieces_of(file, start):
-                yield piece
-                start += len(piece)
-                self.transfer.moved(max(0, start - furthest))  # what is sent again is no progress
-                furthest = max(furthest, start)
+            position = 0
+            for piece in pieces_of(file):
+                hashes.update(piece)
+                position += len(piece)
+                if position > start:
+                    yield piece[max(0, start - position + len(piece)) :]
+                    self.transfer.moved(max(0, position - furthest))  # what is sent again is no progress
+                    furthest = max(furthest, position)
+                self.transfer.check()
 
         def send(content_range: str, length: int, pieces: Any) -> Any:
             headers = {"Content-Range": content_range, "Content-Length": str(length)}
@@ -184,41 +202,37 @@ class GcsStore(Store):
         def attempt() -> None:
             nonlocal session
             start, response = 0, None
+            hashes = Hashes("CRC32C", "SHA-256") if sha256 is not None else Hashes("CRC32C")
             if session is None:
-                session = self._begin_upload(key, size, metadata)
+                session = self._begin_upload(key, size)
             else:  # how far it has come; or it is whole, and the answer was lost
                 response = send(f"bytes */{size}", 0, b"")
                 if reached := response.headers.get("Range"):
                     start = int(reached.rpartition("-")[2]) + 1
             if response is None or response.status == 308:
-                response = send(f"bytes {start}-{size - 1}/{size}", size - start, body(start))
+                response = send(f"bytes {start}-{size - 1}/{size}", size - start, body(start, hashes))
+            elif response.status < 300:
+                for _ in body(size, hashes):
+                    pass
             if response.status == 308:
                 raise RetryableError("the store has not kept all bytes yet")
             session = None  # whatever the answer, this upload is at its end
             if response.status in (404, 410):
                 raise RetryableError("the store has forgotten the upload")
-            self._written(response, key, checksum)
+            if response.status < 300:
+                _require_sha256(file, hashes, sha256)
+            self._written(response, key, hashes.of("CRC32C"))
 
-        self.transfer.retry(self.uri(key), attempt)
+        self._retried(key, attempt)
 
-    def delete(self, key: str, version: str | None) -> None:
-        """Remove a version of an object."""
-        query = f"?ifGenerationMatch={version}" if version is not None else ""
-
-        def attempt() -> None:
-            response = self._request("DELETE", f"{self._object(key)}{query}", key)
-            if response.status not in (200, 204, 404):
-                raise self._refusal(response, key)
-
-        self.transfer.retry(self.uri(key), attempt)
-
-    def _begin_upload(self, key: str, size: int, metadata: str) -> str:
+    def _begin_upload(self, key: str, size: int) -> str:
         headers = {
             "Content-Type": "application/json; charset=UTF-8",
             "X-Upload-Content-Type": content_type(key),
             "X-Upload-Content-Length": str(size),
         }
-        response = self._request("POST", self._upload_path("resumable"), key, headers, metadata.encode())
+        metadata = json.dumps({"name": key, "contentType": content_type(key)}).encode()
+        response = self._request("POST", self._upload_path("resumable"), key, headers, metadata)
         if response.status != 200 or "Location" not in response.headers:
             raise self._refusal(response, key)
         session = urlsplit(response.headers["Location"])  # on the same server, whatever it is called there
@@ -227,37 +241,25 @@ class GcsStore(Store):
     def _upload_path(self, kind: str, **query: str) -> str:
         return f"/upload{self._objects}?{urlencode({'uploadType': kind, 'fields': _FIELDS, **query})}"
 
-    def _metadata(self, key: str, pieces: Iterator[memoryview]) -> tuple[str, Checksum]:
-        digest = crc32c_of(pieces)
-        document = {"name": key, "contentType": content_type(key), "crc32c": base64.b64encode(digest).decode()}
-        return json.dumps(document), Checksum("CRC32C", digest)
-
     def _written(self, response: Any, key: str, checksum: Checksum) -> StoredObject:
         if response.status not in (200, 201):
             raise self._refusal(response, key)
-        stored = _stored(json.loads(response.data))
+        stored = _stored(_document(response))
         if stored.checksum != checksum:
             raise RetryableError("the store received other bytes than were sent")
         return stored
 
+    def _delete(self, key: str, version: str | None) -> None:
+        query = f"?ifGenerationMatch={version}" if version is not None else ""
+        self._answer("DELETE", f"{self._object(key)}{query}", key, allowed=(204, 404))
+
     # One request.
 
-    def _json(self, key: str, path: str) -> dict[str, Any] | None:
-        """A small answer; None for 404."""
-
-        def attempt() -> dict[str, Any] | None:
-            response = self._request("GET", path, key)
-            if response.status == 404:
-                return None
-            if response.status != 200:
-                raise self._refusal(response, key)
-            try:
-                document: dict[str, Any] = json.loads(response.data)
-            except ValueError as error:
-                raise RetryableError("the answer is no JSON document") from error
-            return document
-
-        return self.transfer.retry(self.uri(key), attempt)
+    def _answer(self, method: str, path: str, key: str, *, allowed: tuple[int, ...] = ()) -> Any:
+        response = self._request(method, path, key)
+        if response.status != 200 and response.status not in allowed:
+            raise self._refusal(response, key)
+        return response
 
     def _request(
         self,
@@ -271,10 +273,9 @@ class GcsStore(Store):
     ) -> Any:
         headers = dict(headers or {})
         self._authorize(method, path, headers)
-        send = partial(self._pool.urlopen, method, self._base + path, body=body, headers=headers, timeout=self._timeout)
         response = self._try(
             key,
-            send,
+            partial(self._pool.urlopen, method, self._base + path, body=body, headers=headers, timeout=self._timeout),
             retries=False,
             redirect=False,
             assert_same_host=False,
@@ -346,29 +347,23 @@ class GcsStore(Store):
                 reason = str(error["errors"][0].get("reason", ""))
         if response.status == 400 and ("crc32c" in text.lower() or "md5" in text.lower()):
             return RetryableError(f"the store received other bytes than were sent ({text})")
-        return self.error_of(key, response.status, reason, text, response.headers.get("Retry-After", ""))
+        return self._error_of(key, response.status, reason, text, response.headers.get("Retry-After", ""))
 
     def _object(self, key: str) -> str:
         return f"{self._objects}/{quote(key, safe='')}"
 
-    def _settings(self, file: str | None) -> tuple[Any, str]:
-        """Credentials and endpoint, as the client finds them; a file only where the environment names none."""
-        file = None if os.environ.get(environment_vars.CREDENTIALS) else file
-        try:
-            credentials: Any = AnonymousCredentials()  # type: ignore[no-untyped-call]
-            if not os.environ.get(EMULATOR_VARIABLE):
-                load: Any = partial(google.auth.load_credentials_from_file, file) if file else google.auth.default
-                with warnings.catch_warnings():  # of files from strangers; this one is named by whoever starts the run
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    credentials, _ = load(scopes=Client.SCOPE)
-            universe = {"universe_domain": credentials.universe_domain}
-            client = Client(project="none", credentials=credentials, client_options=universe)
-            endpoint = str(client.api_endpoint)
-            client.close()
-        except (GoogleAuthError, *ODD_FILE) as error:
-            reason = redact(reason_of(error, file))
-            raise StorageRefusedError(f"{self.location}: no credentials: {reason}; {self.login_advice}") from error
-        return credentials, endpoint if "://" in endpoint else f"http://{endpoint}"
+
+def _require_sha256(file: Path, hashes: Hashes, expected: str | None) -> None:
+    if expected is not None and hashes.of("SHA-256").digest.hex() != expected:
+        raise ArtifactError(f"{file}: its SHA-256 is not the manifest's; it is damaged")
+
+
+def _document(response: Any) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(response.data)
+        return document
+    except ValueError as error:
+        raise RetryableError("the answer is no JSON document") from error
 
 
 def _stored(item: dict[str, Any]) -> StoredObject:

@@ -20,7 +20,7 @@ _ALLOWED = "allowed are a local path, file:///path, gs://bucket/path and s3://bu
 _SCHEMES: dict[str, Literal["gs", "s3"]] = {"gs": "gs", "s3": "s3", "minio": "s3"}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 # Both services' rules, the wider where they differ: GCS allows underscores and names with a domain of up to 222.
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_BUCKET = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LONGEST_KEY = 1024  # bytes of UTF-8, in both services
 
@@ -35,7 +35,7 @@ class Location:
 
     def child(self, name: str) -> Location:
         """The location of a relative name below this one."""
-        return Location(self.scheme, self.bucket, f"{self.key}/{name}" if self.key else name)
+        return Location(self.scheme, self.bucket, f"{self.prefix}{name}")
 
     @property
     def prefix(self) -> str:
@@ -64,18 +64,19 @@ def parse_location(text: str) -> AnyPath:
     scheme, rest = found[1].lower(), found[2]
     if scheme == "file":
         return _path(text)
-    if scheme not in _SCHEMES:
-        raise _refusal(text, f"{scheme}:// is not known here")
     bucket, _, key = rest.partition("/")
-    if not bucket:
-        raise _refusal(text, "it names no bucket")
-    if _BUCKET.fullmatch(bucket) is None or ".." in bucket:
-        raise _refusal(
-            text,
-            "that is no bucket's name: 3 to 222 small letters, digits, '-', '_' or '.', a letter or digit at both ends",
-        )
     key = key.removesuffix("/")
-    if problem := key_problem(key):
+    if scheme not in _SCHEMES:
+        problem: str | None = f"{scheme}:// is not known here"
+    elif not bucket:
+        problem = "it names no bucket"
+    elif _BUCKET.fullmatch(bucket) is None:
+        problem = (
+            "that is no bucket's name: 3 to 222 small letters, digits, '-', '_' or '.', a letter or digit at both ends"
+        )
+    else:
+        problem = key_problem(key)
+    if problem:
         raise _refusal(text, problem)
     return Location(_SCHEMES[scheme], bucket, key)
 
@@ -89,14 +90,39 @@ def key_problem(key: str) -> str | None:
         return "it has an empty part between two slashes"
     if "." in parts or ".." in parts:
         return "it has a part '.' or '..', which storage does not resolve"
-    if not key.isprintable():
+    if not key.isprintable():  # half a character, of which UTF-8 has no bytes, neither
         return "it has a character that cannot be printed"
-    try:
-        length = len(key.encode())
-    except UnicodeEncodeError:
-        return "it is not valid Unicode"
-    if length > _LONGEST_KEY:
+    if (length := len(key.encode())) > _LONGEST_KEY:
         return f"its key has {length} bytes, and {_LONGEST_KEY} are allowed"
+    return None
+
+
+def lies_within(inner: AnyPath, outer: AnyPath) -> bool:
+    """Whether a path or location is another one or is below it, links followed; neither needs to be there."""
+    if isinstance(inner, Location) or isinstance(outer, Location):
+        return (
+            isinstance(inner, Location)
+            and isinstance(outer, Location)
+            and (inner.scheme, inner.bucket) == (outer.scheme, outer.bucket)
+            and f"{inner.key}/".startswith(outer.prefix)
+        )
+    real = Path(os.path.realpath(inner))
+    if real.is_relative_to(os.path.realpath(outer)):
+        return True
+    # One folder may have two paths: by a bind mount, or where a file system takes A and a for one name.
+    for folder in (real, *real.parents):
+        with suppress(OSError):
+            if folder.samefile(outer):
+                return True
+    return False
+
+
+def overlap_problem(data: AnyPath, output: AnyPath) -> str | None:
+    """Why a step that reads the data cannot write the output, in a line; None if it can."""
+    if lies_within(output, data):
+        return f"{output}: is in the data, {data}, where the next run would read it; name another directory"
+    if lies_within(data, output):
+        return f"{output}: holds the data, {data}, which would be in the way of what is written; name another directory"
     return None
 
 
@@ -119,32 +145,3 @@ def _refusal(text: str, why: str) -> InputError:
     # What stands before an '@' may be a password, and a query may hold a signature.
     shown = re.sub(r"(?<=://)[^/@]*@", "…@", re.split(r"[?#]", text, maxsplit=1)[0])
     return InputError(f"{shortened(shown, 120)}: {why}; {_ALLOWED}")
-
-
-def lies_within(inner: AnyPath, outer: AnyPath) -> bool:
-    """Whether a path or location is another one or is below it, links followed; neither needs to be there."""
-    if isinstance(inner, Location) or isinstance(outer, Location):
-        return (
-            isinstance(inner, Location)
-            and isinstance(outer, Location)
-            and (inner.scheme, inner.bucket) == (outer.scheme, outer.bucket)
-            and f"{inner.key}/".startswith(f"{outer.key}/" if outer.key else "")
-        )
-    real = Path(os.path.realpath(inner))
-    if real.is_relative_to(os.path.realpath(outer)):
-        return True
-    # One folder may have two paths: by a bind mount, or where a file system takes A and a for one name.
-    for folder in (real, *real.parents):
-        with suppress(OSError):
-            if folder.samefile(outer):
-                return True
-    return False
-
-
-def overlap_problem(data: AnyPath, output: AnyPath) -> str | None:
-    """Why a step that reads the data cannot write the output, in a line; None if it can."""
-    if lies_within(output, data):
-        return f"{output}: is in the data, {data}, where the next run would read it; name another directory"
-    if lies_within(data, output):
-        return f"{output}: holds the data, {data}, which would be in the way of what is written; name another directory"
-    return None

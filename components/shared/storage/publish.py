@@ -18,7 +18,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ class Publication:
     def __init__(self, location: Location, kind: ArtifactKind) -> None:
         self.location = location
         self._kind = kind
-        self._manifest_key = location.child(kind.manifest_file).key
+        self._manifest = location.child(kind.manifest_file)
         self._marker_key = location.child(WRITING_MARKER).key
         self._transfer = Transfer("up")
         self._contents = re.compile(rf"{re.escape(location.prefix)}{CONTENTS.pattern}/")
@@ -108,9 +108,8 @@ class Publication:
         manifest: Manifest = read_manifest(directory, self._kind)
         data = (directory / self._kind.manifest_file).read_bytes()
         records = {record.file: record for record in manifest.files()}
+        verify_files(directory, records.values(), sizes_alone=True)
         files = dict(_files(directory))
-        if missing := next((name for name in records if name not in files), None):
-            raise ArtifactError(f"{directory / missing}: is missing, though the manifest names it")
         sizes = {name: file.stat().st_size for name, file in files.items()}
         contents = self.location.child(contents_folder(data))
         keys = {name: contents.child(name).key for name in files}
@@ -118,9 +117,7 @@ class Publication:
         self._transfer.expect(len(files) + 1, sum(sizes.values()) + len(data))
 
         def upload(name: str) -> None:
-            if record := records.get(name):
-                verify_files(directory, [record])
-            self._store.upload(keys[name], files[name])
+            self._store.upload(keys[name], files[name], records[name].sha256 if name in records else None)
             self._transfer.finished_file()
 
         left = sorted(files, key=lambda name: -sizes[name])  # the largest first: they take longest
@@ -135,8 +132,8 @@ class Publication:
             raise self._taken_over()
         earlier = self._replace_manifest(data)
         self._transfer.finished_file()
-        self._transfer.finished()
-        self._remove_earlier(earlier, {self._manifest_key, *keys.values()})
+        self._transfer.report()
+        self._remove_earlier(earlier, {self._manifest.key, *keys.values()})
         return contents
 
     def __exit__(
@@ -144,13 +141,13 @@ class Publication:
     ) -> None:
         """Remove the marker, if it is this writer's; where that cannot be, the next writer replaces it."""
         self._store.close()
-        with suppress(ShutterlineError, ChangedError):
-            store = connect(self.location, Transfer("up", timeout=_GIVE_BACK_S))
-            try:
-                if self._marker is not None:
-                    store.delete(self._marker_key, self._marker.version)
-            finally:
-                store.close()
+        if self._marker is None:
+            return
+        with (
+            suppress(ShutterlineError, ChangedError),
+            closing(connect(self.location, Transfer("up", timeout=_GIVE_BACK_S))) as store,
+        ):
+            store.delete(self._marker_key, self._marker.version)
 
     def _require_own(self) -> None:
         """Accept an empty location, an earlier artifact of this kind or an interrupted attempt.
@@ -161,27 +158,21 @@ class Publication:
         others = (stored.key for stored in self._store.list(self.location.prefix) if not stored.key.endswith("/"))
         other = next((key for key in others if key != self._marker_key and not self._contents.match(key)), None)
         found, data = self._present_manifest()
-        if data is not None and not self._is_own(data):
-            raise StorageRefusedError(
-                f"{self.location.child(self._kind.manifest_file)}: is no manifest of a {self._kind.name}; name an "
-                "empty or new location"
-            )
-        if found is None and other is not None:
-            raise StorageRefusedError(
-                f"{self.location}: holds other objects, such as {other}, and no {self._kind.name} to replace; name an "
-                "empty or new location"
-            )
+        problem = None
+        if found is not None and not self._is_own(data):
+            problem = f"{self._manifest}: is no manifest of a {self._kind.name}"
+        elif found is None and other is not None:
+            problem = f"{self.location}: holds other objects, such as {other}, and no {self._kind.name} to replace"
+        if problem:
+            raise StorageRefusedError(f"{problem}; name an empty or new location")
 
     def _is_own(self, data: bytes) -> bool:
-        """Whether it is a manifest of this kind, of any version, or version 0.7's note that one is being written."""
+        """Whether it is a manifest of this kind, of any version."""
         with suppress(ValueError, RecursionError):
             document = json.loads(data)
-            if isinstance(document, dict):
-                if document.get("shutterline") == "writing":
-                    return bool(document.get("kind") == self._kind.name)
+            if isinstance(document, dict) and {"schema_version", "created_by"} <= document.keys():
                 kind = self._kind.manifest_type.model_fields.get("kind")
-                is_manifest = {"schema_version", "created_by"} <= document.keys()
-                return is_manifest and (kind is None or document.get("kind") == kind.default)
+                return kind is None or document.get("kind") == kind.default
         return False
 
     def _replace_manifest(self, data: bytes) -> bytes:
@@ -191,15 +182,15 @@ class Publication:
             if not self._is_writer():
                 break
             with suppress(ChangedError):
-                self._store.write(self._manifest_key, data, found.version if found is not None else ABSENT)
-                return earlier or b""
+                self._store.write(self._manifest.key, data, found.version if found is not None else ABSENT)
+                return earlier
         raise self._taken_over()
 
-    def _present_manifest(self) -> tuple[StoredObject | None, bytes | None]:
+    def _present_manifest(self) -> tuple[StoredObject | None, bytes]:
         for _ in range(_TRIES):
-            found = self._store.stat(self._manifest_key)
+            found = self._store.stat(self._manifest.key)
             with suppress(ChangedError):
-                return found, self._store.read_whole(found) if found is not None else None
+                return found, self._store.read_whole(found) if found is not None else b""
         raise self._taken_over()
 
     def _is_writer(self) -> bool:
@@ -222,7 +213,7 @@ class Publication:
 
         Nothing else: other artifacts may be below the same prefix.
         """
-        beside: set[str] = set()  # as of versions up to 0.7
+        beside: set[str] = set()  # as of versions up to 0.7, and of copies that others made
         with suppress(ValueError):
             replaced = self._kind.manifest_type.model_validate_json(manifest)
             beside = {self.location.child(record.file).key for record in replaced.files()}
@@ -230,19 +221,16 @@ class Publication:
 
         def remove(stored: StoredObject) -> None:
             nonlocal left
-            try:
+            with suppress(ChangedError, StorageRefusedError):
                 if self._is_writer():
                     self._store.delete(stored.key, stored.version)
                     return
-            except (ChangedError, StorageRefusedError):
-                pass
             left += 1
 
         try:
-            listed = list(self._store.list(self.location.prefix))
             stale = [
                 stored
-                for stored in listed
+                for stored in self._store.list(self.location.prefix)
                 if stored.key not in ours and (stored.key in beside or self._contents.match(stored.key))
             ]
             self._transfer.run_all(partial(remove, stored) for stored in stale)
@@ -279,13 +267,11 @@ def delete(location: Location) -> None:
 def _object(location: Location) -> Iterator[Store]:
     if not location.key:
         raise StorageRefusedError(f"{location}: is a whole bucket, and one object is needed; add its key")
-    store = connect(location, Transfer("up"))
     try:
-        yield store
+        with closing(connect(location, Transfer("up"))) as store:
+            yield store
     except ChangedError as error:
         raise StorageRefusedError(f"{location}: the store refuses an unconditional change") from error
-    finally:
-        store.close()
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:

@@ -7,12 +7,12 @@ If-Match on GetObject and DeleteObject. Older servers ignore those of writes and
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
-from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -29,9 +29,10 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from components.shared.errors import StorageRefusedError
+from components.shared.errors import ArtifactError, StorageRefusedError
 from components.shared.events.redaction import redact
-from components.shared.storage.checksums import PIECE, Checksum
+from components.shared.files import sha256_of
+from components.shared.storage.content import PIECE, Checksum, Hashes
 from components.shared.storage.location import Location
 from components.shared.storage.store import (
     ABSENT,
@@ -51,8 +52,6 @@ _PART = 16 << 20  # larger files go in parts; boto3 makes them larger where ther
 _PARTS = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART, use_threads=False)
 _TRIES_OF_A_PART = 5
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
-
-T = TypeVar("T")
 
 
 class S3Store(Store):
@@ -108,37 +107,31 @@ class S3Store(Store):
         if "_uploading" in vars(self):
             self._uploading.close()
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Every object whose key begins with a prefix."""
-        query = {"Bucket": self.location.bucket, "Prefix": prefix}
-        while True:
-            page = self._retried(prefix, lambda: self._client.list_objects_v2(**query))
-            for item in page.get("Contents", ()):
-                yield StoredObject(item["Key"], item["Size"], item["ETag"], _checksum(item))
-            if not page.get("IsTruncated"):
-                return
-            query["ContinuationToken"] = page["NextContinuationToken"]
+    def _page(self, prefix: str, token: str | None) -> tuple[list[StoredObject], str | None]:
+        query = {"ContinuationToken": token} if token else {}
+        with self._errors(prefix):
+            page = self._client.list_objects_v2(Bucket=self.location.bucket, Prefix=prefix, **query)
+        items = page.get("Contents", ())
+        found = [StoredObject(item["Key"], item["Size"], item["ETag"], _checksum(item)) for item in items]
+        return found, page.get("NextContinuationToken")
 
-    def stat(self, key: str) -> StoredObject | None:
-        """The present version of an object; None if it is not there."""
-
-        def ask() -> StoredObject | None:
+    def _stat(self, key: str) -> StoredObject | None:
+        with self._errors(key):
             try:
                 found = self._client.head_object(**self._named(key))
             except ClientError as error:
                 if _status(error) == 404:
                     return None
                 raise
-            return _stored(key, found["ContentLength"], found)
-
-        return self._retried(key, ask)
+        return _stored(key, found["ContentLength"], found)
 
     def read(self, stored: StoredObject, start: int, stop: int) -> tuple[StoredObject, Pieces]:
         """Bytes [start, stop) of exactly this version."""
         query = self._named(stored.key, IfMatch=stored.version)
         if ranged := start > 0 or stop < stored.bytes:
             query["Range"] = f"bytes={start}-{stop - 1}"
-        answer = self._once(stored.key, lambda: self._client.get_object(**query))
+        with self._errors(stored.key):
+            answer = self._client.get_object(**query)
         if answer["ETag"] != stored.version or (ranged and "ContentRange" not in answer):
             answer["Body"].close()
             if ranged and answer["ETag"] == stored.version:
@@ -147,31 +140,25 @@ class S3Store(Store):
         return _stored(stored.key, stored.bytes, answer), self._pieces(stored.key, answer["Body"], stop - start)
 
     def _pieces(self, key: str, body: Any, count: int) -> Pieces:
+        def readinto(buffer: memoryview) -> int:
+            with self._errors(key):
+                return int(body.readinto(buffer))
+
         try:
-            yield from pieces_of_body(lambda buffer: self._once(key, partial(body.readinto, buffer)), count)
+            yield from pieces_of_body(readinto, count)
         finally:
             body.close()
 
-    def write(self, key: str, data: bytes, version: str | None) -> StoredObject:
-        """Put bytes in place of a version."""
+    def _write(self, key: str, data: bytes, version: str | None) -> StoredObject:
         condition = {} if version is None else {"IfNoneMatch": "*"} if version == ABSENT else {"IfMatch": version}
-        query = self._named(key, Body=data, ContentType=content_type(key), **condition)
+        with self._errors(key):
+            answer = self._client.put_object(**self._named(key, Body=data, ContentType=content_type(key), **condition))
+        return _stored(key, len(data), answer)
 
-        def write() -> StoredObject:
-            answer = self._once(key, lambda: self._client.put_object(**query))
-            self.transfer.moved(len(data))
-            return _stored(key, len(data), answer)
-
-        md5 = Checksum("MD5", hashlib.md5(data, usedforsecurity=False).digest())
-
-        def is_ours(found: StoredObject) -> bool:
-            # Under a key of the server's the ETag says nothing of the content.
-            return found.checksum == md5 if found.checksum else self.read_whole(found) == data
-
-        return self.conditional_write(key, write, is_ours)
-
-    def upload(self, key: str, file: Path) -> None:
+    def upload(self, key: str, file: Path, sha256: str | None = None) -> None:
         """Put a file in place of whatever is there."""
+        if sha256 is not None and sha256_of(file) != sha256:
+            raise ArtifactError(f"{file}: its SHA-256 is not the manifest's; it is damaged")
         sent = furthest = 0
 
         def progress(count: int) -> None:
@@ -185,50 +172,45 @@ class S3Store(Store):
             sent = 0
             client = self._uploading if file.stat().st_size > _PART else self._client
             options = {"ContentType": content_type(key)}
-            with file.open("rb") as stream:
+            with self._errors(key), file.open("rb") as stream:
                 client.upload_fileobj(
                     stream, self.location.bucket, key, ExtraArgs=options, Callback=progress, Config=_PARTS
                 )
 
         self._retried(key, attempt)
 
-    def delete(self, key: str, version: str | None) -> None:
-        """Remove a version of an object."""
+    def _delete(self, key: str, version: str | None) -> None:
         query = self._named(key)
         if version is not None:
-            found = self.stat(key)  # as older servers ignore the condition
+            found = self._stat(key)  # as older servers ignore the condition
             if found is None:
                 return
             if found.version != version:
                 raise ChangedError(self.uri(key))
             query["IfMatch"] = version
-
-        def remove() -> None:
+        with self._errors(key):
             try:
                 self._client.delete_object(**query)
             except ClientError as error:
                 if _status(error) != 404 or _code(error) == "NoSuchBucket":
                     raise
 
-        self._retried(key, remove)
-
     def _named(self, key: str, **more: Any) -> dict[str, Any]:
         return {"Bucket": self.location.bucket, "Key": key, **more}
 
-    def _retried(self, key: str, work: Callable[[], T]) -> T:
-        return self.transfer.retry(self.uri(key), lambda: self._once(key, work))
-
-    def _once(self, key: str, work: Callable[[], T]) -> T:
-        """One attempt; its errors are ours."""
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        """Within, boto3's errors are ours."""
         uri = self.uri(key)
         host = str(self._client.meta.endpoint_url).partition("://")[2].rpartition("@")[2]
         try:
-            return work()
+            yield
         except ClientError as error:
             text = str(error.response.get("Error", {}).get("Message", ""))
             headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-            retry_after = str(headers.get("retry-after", ""))
-            raise self.error_of(key, _status(error), _code(error), text, retry_after) from error
+            raise self._error_of(
+                key, _status(error), _code(error), text, str(headers.get("retry-after", ""))
+            ) from error
         except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
             raise StorageRefusedError(
                 f"{self.location}: no credentials: {_text(error)}; {self.login_advice}"
@@ -251,14 +233,14 @@ class S3Store(Store):
 
 def _add_md5(params: dict[str, Any], **_: Any) -> None:
     """Let the server compare what arrives."""
-    body, digest = params["body"], hashlib.md5(usedforsecurity=False)
+    body, hashes = params["body"], Hashes("MD5")
     if isinstance(body, bytes):
-        digest.update(body)
+        hashes.update(body)
     else:
         while piece := body.read(PIECE):
-            digest.update(piece)
+            hashes.update(piece)
         body.seek(0)
-    params["headers"]["Content-MD5"] = base64.b64encode(digest.digest()).decode()
+    params["headers"]["Content-MD5"] = base64.b64encode(hashes.of("MD5").digest).decode()
 
 
 def _stored(key: str, size: int, answer: dict[str, Any]) -> StoredObject:

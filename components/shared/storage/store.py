@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import mimetypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from components.shared.errors import StorageRefusedError
 from components.shared.events.redaction import redact
 from components.shared.retry import retry_after_s
-from components.shared.storage.checksums import PIECE, Checked, Checksum
-from components.shared.storage.encoding import is_packed, unpacked_bytes
+from components.shared.storage.content import LARGEST_RATIO, PIECE, Checked, Checksum, is_packed, unpacked
 from components.shared.storage.location import Location
 from components.shared.storage.transfer import RetryableError, Transfer
 from components.shared.text import shortened
@@ -35,6 +37,8 @@ _TYPES = {
     ".txt": "text/plain; charset=utf-8",
 }
 
+T = TypeVar("T")
+
 
 class ChangedError(Exception):
     """An object has not, or no longer, the version that a request is for."""
@@ -46,7 +50,6 @@ class StoredObject:
 
     Attributes:
         key: Its whole key in the bucket.
-        bytes: Its size.
         version: GCS's generation or S3's ETag.
         checksum: The store's own, of the bytes as they are stored; None where it has none that can be computed.
         encoding: Their Content-Encoding; None where it is not known yet, as S3's listings do not tell.
@@ -60,11 +63,11 @@ class StoredObject:
 
 
 class Store(ABC):
-    """One bucket. May be used by several threads at once.
+    """One bucket; its underscored methods make one request each. May be used by several threads at once.
 
-    Requests are retried inside until the transfer's timeout; only `read` is one attempt, since its caller knows from
-    which byte to go on. Every method raises StorageRefusedError where asking again will not help, and
-    StorageUnavailableError when the timeout is over.
+    Requests are retried until the transfer's timeout; only `read` is one attempt, since its caller knows from which
+    byte to go on. Every method raises StorageRefusedError where asking again will not help, StorageUnavailableError
+    when the timeout is over, and those that name a version ChangedError when another one is there.
     """
 
     login_advice: str
@@ -76,12 +79,10 @@ class Store(ABC):
         self.transfer = transfer
 
     @abstractmethod
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Every object whose key begins with a prefix, in the order of their keys."""
+    def _page(self, prefix: str, token: str | None) -> tuple[list[StoredObject], str | None]: ...
 
     @abstractmethod
-    def stat(self, key: str) -> StoredObject | None:
-        """The present version of an object; None if it is not there."""
+    def _stat(self, key: str) -> StoredObject | None: ...
 
     @abstractmethod
     def read(self, stored: StoredObject, start: int, stop: int) -> tuple[StoredObject, Pieces]:
@@ -91,83 +92,101 @@ class Store(ABC):
             The object, its encoding known, and the pieces.
 
         Raises:
-            ChangedError: This version is no longer there.
             RetryableError: The connection broke, or could not be made; the bytes so far are right.
         """
 
     @abstractmethod
-    def write(self, key: str, data: bytes, version: str | None) -> StoredObject:
-        """Put bytes in place of a version: ABSENT if there must be none, None for whatever is there.
+    def _write(self, key: str, data: bytes, version: str | None) -> StoredObject: ...
+
+    @abstractmethod
+    def upload(self, key: str, file: Path, sha256: str | None = None) -> None:
+        """Put a file in place of whatever is there, in parts or resumed where it broke if it is large.
 
         Raises:
-            ChangedError: Another version is there.
+            ArtifactError: Its SHA-256 is another one.
         """
 
     @abstractmethod
-    def upload(self, key: str, file: Path) -> None:
-        """Put a file in place of whatever is there, in parts or resumed where it broke if it is large."""
-
-    @abstractmethod
-    def delete(self, key: str, version: str | None) -> None:
-        """Remove a version of an object, None for whatever is there; nothing happens if it is not there.
-
-        Raises:
-            ChangedError: Another version is there.
-        """
+    def _delete(self, key: str, version: str | None) -> None: ...
 
     @abstractmethod
     def close(self) -> None:
         """Close the connections."""
 
-    def read_whole(self, stored: StoredObject) -> bytes:
-        """A small object, verified and unpacked.
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Every object whose key begins with a prefix, in the order of their keys."""
+        token: str | None = None
+        while True:
+            page, token = self._retried(prefix, partial(self._page, prefix, token))
+            yield from page
+            if not token:
+                return
 
-        Raises:
-            StorageRefusedError: It is packed in a way that is not read.
-            ChangedError: This version is no longer there.
-        """
+    def stat(self, key: str) -> StoredObject | None:
+        """The present version of an object; None if it is not there."""
+        return self._retried(key, partial(self._stat, key))
+
+    def read_whole(self, stored: StoredObject) -> bytes:
+        """A small object, verified and unpacked."""
+        uri = self.uri(stored.key)
 
         def attempt() -> bytes:
             found, pieces = self.read(stored, 0, stored.bytes) if stored.bytes else (stored, iter(()))
             data = b"".join(map(bytes, pieces))
             checked = Checked(found.checksum)
-            checked.update(memoryview(data))
+            checked.update(data)
             if wrong := checked.wrong():
                 raise RetryableError(f"its bytes came with a wrong {wrong} checksum")
-            uri = self.uri(stored.key)
-            return unpacked_bytes(data, uri) if is_packed(found.encoding or "", uri) else data
+            if is_packed(found.encoding or "", uri):
+                return b"".join(unpacked(io.BytesIO(data), len(data), uri, LARGEST_RATIO * PIECE))
+            return data
 
-        return self.transfer.retry(self.uri(stored.key), attempt)
+        return self._retried(stored.key, attempt)
 
-    def uri(self, key: str) -> str:
-        """The address of an object, for messages."""
-        return str(Location(self.location.scheme, self.location.bucket, key))
+    def write(self, key: str, data: bytes, version: str | None) -> StoredObject:
+        """Put bytes in place of a version: ABSENT if there must be none, None for whatever is there.
 
-    def conditional_write(
-        self, key: str, write: Callable[[], StoredObject], is_ours: Callable[[StoredObject], bool]
-    ) -> StoredObject:
-        """Retry a write on a condition, and recognise the work of an attempt whose answer was lost.
-
-        Such an attempt may have been the one that changed the object, so that the next one fails its condition.
+        An attempt whose answer was lost may have been the one that changed the object, so that the next one fails its
+        condition: its work is recognised by the bytes.
         """
         uncertain = False
 
         def attempt() -> StoredObject:
             nonlocal uncertain
             try:
-                return write()
+                stored = self._write(key, data, version)
             except RetryableError:
                 uncertain = True
                 raise
             except ChangedError:
                 found = self.stat(key) if uncertain else None
-                if found is None or not is_ours(found):
+                if found is None or not self._holds(found, data):
                     raise
                 return found
+            self.transfer.moved(len(data))
+            return stored
 
+        return self._retried(key, attempt)
+
+    def delete(self, key: str, version: str | None) -> None:
+        """Remove a version of an object, None for whatever is there; nothing happens if it is not there."""
+        self._retried(key, partial(self._delete, key, version))
+
+    def uri(self, key: str) -> str:
+        """The address of an object, for messages."""
+        return str(Location(self.location.scheme, self.location.bucket, key))
+
+    def _holds(self, stored: StoredObject, data: bytes) -> bool:
+        if stored.checksum is None:  # in S3 under a key of the server's
+            return self.read_whole(stored) == data
+        checked = Checked(stored.checksum)
+        checked.update(data)
+        return checked.wrong() is None
+
+    def _retried(self, key: str, attempt: Callable[[], T]) -> T:
         return self.transfer.retry(self.uri(key), attempt)
 
-    def error_of(self, key: str, status: int, code: str, text: str, retry_after: str = "") -> Exception:
+    def _error_of(self, key: str, status: int, code: str, text: str, retry_after: str = "") -> Exception:
         """The error that an answer means."""
         uri = self.uri(key)
         message = redact(shortened(" ".join(text.split()), 200)) or code

@@ -26,11 +26,7 @@ T = TypeVar("T")
 
 
 class RetryableError(Exception):
-    """The same request may succeed later.
-
-    Attributes:
-        retry_after_s: How long the store asks to wait, if it does.
-    """
+    """The same request may succeed later; perhaps the store says after how many seconds."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -103,21 +99,17 @@ class Transfer:
         self._started = self._reported = self._last_moved = time.monotonic()
 
     def moved(self, count: int) -> None:
-        """So many more bytes are transferred; StoppedError if the transfer is given up."""
-        self._count(count, count, 0)
+        """Count so many more bytes as transferred; StoppedError if the transfer is given up."""
+        self._count(count, moved=count)
         self.check()
 
     def found(self, count: int) -> None:
-        """So many bytes need no transfer; or, where negative, have to be transferred again."""
-        self._count(count, 0, 0)
+        """Count bytes that need no transfer; or, where negative, have to be transferred again."""
+        self._count(count)
 
     def finished_file(self) -> None:
-        """One more file is whole."""
-        self._count(0, 0, 1)
-
-    def finished(self) -> None:
-        """All is done: report it."""
-        self._report()
+        """Count one more file as whole."""
+        self._count(0, files=1)
 
     def stop(self) -> None:
         """Let every thread of the transfer end soon."""
@@ -151,8 +143,7 @@ class Transfer:
                         f"network and the store, and start again ({TIMEOUT_VARIABLE} sets the seconds)"
                     ) from error
                 pause = pause_s(failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-                if error.retry_after_s is not None:
-                    pause = max(pause, min(error.retry_after_s, _LONGEST_RETRY_AFTER_S))
+                pause = max(pause, min(error.retry_after_s or 0.0, _LONGEST_RETRY_AFTER_S))
                 failures += 1
                 self._stop.wait(min(pause, self._timeout_s - waited))
 
@@ -169,19 +160,18 @@ class Transfer:
         errors: list[BaseException] = []
 
         def work() -> None:
-            while True:
-                try:
+            try:
+                while True:
                     with lock:
                         task = next(waiting, None)  # which may raise as well as the task
                     if task is None or errors:
                         return
                     task()
-                except StoppedError:
-                    return
-                except BaseException as error:
-                    errors.append(error)
-                    self.stop()
-                    return
+            except StoppedError:
+                return
+            except BaseException as error:
+                errors.append(error)
+                self.stop()
 
         threads = [threading.Thread(target=work, name=f"storage-{index}", daemon=True) for index in range(workers())]
         try:
@@ -202,7 +192,7 @@ class Transfer:
             raise errors[0]
         self.check()
 
-    def _count(self, done: int, moved: int, files: int) -> None:
+    def _count(self, done: int, *, moved: int = 0, files: int = 0) -> None:
         with self._lock:
             self._done += done
             self._moved += moved
@@ -213,9 +203,10 @@ class Transfer:
             if self.progress is None or now - self._reported < _PROGRESS_EVERY_S:
                 return
             self._reported = now
-        self._report()
+        self.report()
 
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Call `progress`, as at the end."""
         if self.progress is None:
             return
         with self._reporting:

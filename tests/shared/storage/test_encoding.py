@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.errors import StorageRefusedError, StorageUnavailableError
-from components.shared.storage import encoding as storage_encoding
+from components.shared.storage import content as storage_encoding
 from components.shared.storage.fetch import fetch_artifact, fetch_tree
 from tests.peers.gcs import GcsBucket
 from tests.peers.http_faults import CutAnswer, FlipAnswerByte

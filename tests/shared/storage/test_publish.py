@@ -74,17 +74,6 @@ def test_a_location_with_other_things_is_refused(bucket: Bucket, tmp_path: Path)
     assert bucket.names() == ["runs/7/box/box.json", "runs/7/box/notes.txt"]
 
 
-def test_what_an_interrupted_attempt_of_version_0_7_left_is_replaced(bucket: Bucket, tmp_path: Path) -> None:
-    source = box(tmp_path / "1", 1, {"a": 10})
-    note = '{"shutterline": "writing", "kind": "%s"}'
-    bucket.write("runs/7/box/box.json", (note % "crate").encode())
-    with pytest.raises(StorageRefusedError, match="is no manifest of a box"):
-        publish(bucket, source)
-    bucket.write("runs/7/box/box.json", (note % "box").encode())
-    publish(bucket, source)
-    assert bucket.objects() == published(tree(source))
-
-
 def test_a_missing_bucket_is_an_error_before_the_work(bucket: Bucket) -> None:
     nowhere = Location(at(bucket).scheme, "no-such-bucket-here", "a")
     with pytest.raises(StorageRefusedError, match="there is no bucket no-such-bucket-here"):
