@@ -1,4 +1,7 @@
-"""Random changes to training images: flips, and ``additional_transforms``, batched where there is an equivalent."""
+"""The ``additional_transforms`` of a run, batched where there is an equivalent, else image by image.
+
+Import it where transforms are used: torchvision costs seconds, and most runs name none.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,22 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
+from components.classifier.batched_transforms import KERNELS, affine_mode, orders, where_chosen
 from components.classifier.building import build
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.types import TransformSpec
 from components.shared.text import first_line
 
-if TYPE_CHECKING:
-    from components.classifier.batched_pixels import Batched
+Batched = Callable[[Tensor, torch.Generator], Tensor]
 
 # Of images of 2×2, the worst there are, 1 draw in 11 has four corners apart; of a single row or column none has.
 _MOST_DRAWS = 500
@@ -29,65 +34,33 @@ _MEASURED_VALUES = 2**20
 _MEASURED_BATCHED, _MEASURED_SINGLY = 256, 16
 
 
-def random_flips(
-    images: Tensor, probability: float, generator: torch.Generator, *, of: int | None = None, begin: int = 0
-) -> Tensor:
-    """Flip images left-right and, independently, upside down, each image for itself.
-
-    Args:
-        images: uint8, shape (batch, height, width, channels).
-        probability: Of each of the two flips.
-        generator: On the images' device.
-        of: How many images the whole batch has, where these are a part of it: the draws are those of the whole.
-        begin: Which of them is the first of these.
-    """
-    # A choice by mask instead of by index: the device never has to tell the host how many images flip.
-    count = len(images)
-    chosen = torch.rand(2, of or count, 1, 1, 1, generator=generator, device=images.device) < probability
-    masks = chosen[:, begin : begin + count].to(torch.uint8).mul_(255)
-    for mask, side in zip(masks, (2, 1), strict=True):
-        # As torch.where, which took 280 µs for 512 images of 28×28 on one core, where these three take 28 µs.
-        images = images.flip(side).bitwise_xor_(images).bitwise_and_(mask).bitwise_xor_(images)
-    return images
-
-
 class PerImageTransforms:
-    """The ``additional_transforms`` of a run, applied to one image after the other.
+    """Transforms as torchvision's objects, applied to one image after the other.
 
     Args:
         specs: The transforms, in order.
         image_shape: Height, width, channels, which they must keep.
-        try_out: Whether to see at once if they do.
 
     Attributes:
         transforms: The transform objects, in order.
 
     Raises:
-        ParamsError: A transform cannot be built, or changes the shape of an image.
+        ParamsError: A transform cannot be built.
     """
 
-    def __init__(
-        self, specs: Sequence[TransformSpec], image_shape: tuple[int, int, int], *, try_out: bool = True
-    ) -> None:
-        # Imported here: torchvision costs seconds, and most runs name no transform.
-        from torchvision import tv_tensors
-
-        self._as_image: Any = tv_tensors.Image
+    def __init__(self, specs: Sequence[TransformSpec], image_shape: tuple[int, int, int]) -> None:
         self.transforms: list[Any] = [build(spec, f"additional_transforms[{i}]") for i, spec in enumerate(specs)]
         # A pixel on the horizon of a perspective is x/0, infinite, which grid_sample on the CPU makes NaN (torchvision
         # 0.29: 1 of 250 images of 8×8 by p 1 and distortion_scale 0.5); of bytes it is 0, whatever the fill.
         self._with_horizon = set()
         for index, transform in enumerate(self.transforms):
             for inner in nested(transform):
-                if type(inner).__name__ == "RandomPerspective":
+                if type(inner) is v2.RandomPerspective:
                     self._with_horizon.add(index)
                     inner.make_params = partial(_solvable, inner.make_params)
         self._specs = specs
         height, width, channels = image_shape
         self._shape = (channels, height, width)
-        if try_out:
-            with torch.random.fork_rng(devices=[]):
-                self(torch.zeros(2, *image_shape, dtype=torch.uint8))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (batch, height, width, channels), uint8, as float32 in 0..1 (batch, channels, height, width)."""
@@ -97,14 +70,14 @@ class PerImageTransforms:
         """Each image, shape (channels, height, width), after the transforms from `start` to before `stop`."""
         done = []
         for image in images:
-            current: Tensor = self._as_image(image)
+            current: Tensor = tv_tensors.Image(image)
             for index in range(start, stop):
                 try:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")
                         current = self.transforms[index](current)
                         if index in self._with_horizon:
-                            current = self._as_image(torch.nan_to_num(current))
+                            current = tv_tensors.Image(torch.nan_to_num(current))
                 except torch.OutOfMemoryError:
                     raise
                 except Exception as error:  # whatever an allowed transform raises is about its kwargs or its position
@@ -136,10 +109,8 @@ def nested(transform: Any) -> Iterator[Any]:
 
 
 def _solvable(draw: Callable[[Any], Any], inputs: Any) -> Any:
-    """Draw a perspective's corners again where they lie on a line, for which there is none.
-
-    Torchvision raises instead: for 1 of 100 images of 8×8 by distortion_scale 1, 1 of 4000 of 28×28.
-    """
+    # Draws corners again that lie on a line, for which there is no perspective, and torchvision raises: for 1 of 100
+    # images of 8×8 by distortion_scale 1, 1 of 4000 of 28×28.
     for _ in range(_MOST_DRAWS - 1):
         with suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             return draw(inputs)
@@ -162,13 +133,12 @@ def size_message(wanted: tuple[int, int, int], got: tuple[int, ...]) -> str:
     return f"turns {wanted} into {got}; {advice}"
 
 
-@dataclass(frozen=True)
-class _Run:
+class _Run(NamedTuple):
     """Transforms from `start` to before `stop` that run the same way; without parts image by image."""
 
     start: int
     stop: int
-    parts: tuple[Batched, ...] = ()
+    parts: list[Batched]
 
 
 class Augmentation:
@@ -193,7 +163,29 @@ class Augmentation:
         self._device = device
         self._runs: list[_Run] = []
         with _generators_kept(device):
-            self._plan()
+            self._singly(torch.zeros(2, *image_shape, dtype=torch.uint8))
+            for _, group in groupby(enumerate(self._batched_parts()), lambda numbered: numbered[1] is None):
+                indices, parts = zip(*group, strict=True)
+                self._runs.append(_Run(indices[0], indices[-1] + 1, [part for part in parts if part is not None]))
+
+    def _batched_parts(self) -> Iterator[Batched | None]:
+        """Of each transform its equivalent; None from where images may differ in shape or dtype."""
+        generator = torch.Generator(self._device).manual_seed(0)
+        current = torch.zeros(2, *self._image_shape, dtype=torch.uint8, device=self._device).permute(0, 3, 1, 2)
+        for index, transform in enumerate(self._singly.transforms):
+            part = batched(transform, self._device)
+            try:
+                current = rehearse(part, current, generator) if part is not None else current
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # it cannot take these images, and torchvision shall say why
+                part = None
+            if part is None:
+                if type(transform) not in _UNIFORM:
+                    yield from [None] * (len(self._names) - index)
+                    return
+                current = torch.stack(self._singly.apply(current, index, index + 1))
+            yield part
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Transformed images as float32 in 0..1, shape (batch, channels, height, width).
@@ -211,40 +203,10 @@ class Augmentation:
         return as_unit(current)
 
     def _applied(self, run: _Run, images: Tensor, generator: torch.Generator) -> Tensor:
-        for part in run.parts:
-            images = part(images, generator)
         if run.parts:
-            return images
+            return _InTurn(run.parts)(images, generator)
         done = self._singly.apply(images, run.start, run.stop)
         return self._singly.finished(done) if run.stop == len(self._names) else torch.stack(done)
-
-    def _plan(self) -> None:
-        # Imported here: torchvision costs seconds, and most runs name no transform.
-        from components.classifier.batched_transforms import batched, keeps_batches_uniform, rehearse
-
-        generator = torch.Generator(self._device).manual_seed(0)
-        current = torch.zeros(2, *self._image_shape, dtype=torch.uint8, device=self._device).permute(0, 3, 1, 2)
-        for index, transform in enumerate(self._singly.transforms):
-            part, run = batched(transform, self._device), _Run(index, index + 1)
-            if part is not None:
-                try:
-                    current, run = rehearse(part, current, generator), _Run(index, index + 1, (part,))
-                except torch.OutOfMemoryError:
-                    raise
-                except Exception:  # it cannot take these images, and torchvision shall say why
-                    part = None
-            if part is None:
-                if keeps_batches_uniform(transform):
-                    current = torch.stack(self._singly.apply(current, index, index + 1))
-                else:  # images may differ in shape or dtype from here on
-                    run = _Run(index, len(self._names))
-            last = self._runs[-1] if self._runs else None
-            if last is not None and bool(last.parts) == bool(run.parts):
-                self._runs[-1] = _Run(last.start, run.stop, last.parts + run.parts)
-            else:
-                self._runs.append(run)
-            if run.stop == len(self._names):
-                return
 
     def describe_cost(self, images: int) -> list[str]:
         """For the log: which transforms run how, and what that costs in an epoch of so many images; tried on noise."""
@@ -277,3 +239,104 @@ class Augmentation:
 
 def _generators_kept(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _classes(names: str) -> frozenset[type]:
+    return frozenset(getattr(v2, name) for name in names.split())
+
+
+# Nothing random, or nothing but whether they are applied; torchvision's own kernels take batches.
+_ALWAYS = _classes("CenterCrop ConvertImageDtype Grayscale Identity Pad RGB ToDtype ToImage ToPureTensor")
+_SOMETIMES = _classes(
+    "RandomAdjustSharpness RandomAutocontrast RandomEqualize RandomGrayscale RandomHorizontalFlip RandomInvert "
+    "RandomPosterize RandomSolarize RandomVerticalFlip"
+)
+# Without a batched equivalent, but what they make has one shape and the dtype it had, whatever chance does.
+_UNIFORM = _classes(
+    "AugMix AutoAugment ElasticTransform JPEG RandAugment RandomPerspective RandomPhotometricDistort RandomResizedCrop "
+    "Resize TrivialAugmentWide"
+)
+
+
+def batched(transform: Any, device: torch.device) -> Batched | None:
+    """What does to batches on a device what a transform does to images; None where its class or arguments have none."""
+    kind = type(transform)
+    if kind in KERNELS or kind in _ALWAYS | _SOMETIMES:
+        # A fill by types of images, a size of its own for every image, or an interpolation that the kernels lack.
+        if isinstance(getattr(transform, "fill", None), dict) or getattr(transform, "expand", False):
+            return None
+        if kind in (v2.RandomAffine, v2.RandomRotation) and affine_mode(transform) is None:
+            return None
+        part = partial(KERNELS.get(kind, _by_torchvision), transform)
+        return _sometimes([part], transform.p) if kind in _SOMETIMES or kind is v2.RandomErasing else part
+    if kind not in (v2.Compose, v2.RandomApply, v2.RandomChoice, v2.RandomOrder):
+        return None
+    parts = [part for inner in transform.transforms if (part := batched(inner, device)) is not None]
+    if len(parts) < len(transform.transforms):
+        return None
+    if kind is v2.RandomApply:
+        return _sometimes(parts, transform.p)
+    if kind is v2.RandomChoice:
+        shares = torch.tensor(transform.p, device=device)
+        return _Chosen(parts, lambda count, drawn: [torch.multinomial(shares, count, True, generator=drawn)])
+    return _InTurn(parts) if kind is v2.Compose else _Chosen(parts, lambda n, drawn: orders(n, len(parts), drawn).T)
+
+
+def _by_torchvision(transform: Any, images: Tensor, _generator: torch.Generator) -> Tensor:
+    done: Tensor = transform.transform(images, transform.make_params([images]))
+    return done.as_subclass(Tensor)
+
+
+class _InTurn(NamedTuple):
+    parts: Sequence[Batched]
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        for part in self.parts:
+            images = part(images, generator)
+        return images
+
+
+class _Chosen(NamedTuple):
+    """Round by round, each image gets the part whose number is drawn for it; none where no part has that number."""
+
+    parts: Sequence[Batched]
+    rounds: Callable[[int, torch.Generator], Iterable[Tensor]]
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        for choice in self.rounds(len(images), generator):
+            for number, part in enumerate(self.parts):
+                change: Any = lambda some, _, part=part: part(some, generator)  # noqa: E731
+                images = where_chosen(choice == number, images, change)
+        return images
+
+
+def _sometimes(parts: Sequence[Batched], probability: float) -> _Chosen:
+    def rounds(count: int, generator: torch.Generator) -> Iterable[Tensor]:
+        yield torch.rand(count, generator=generator, device=generator.device) >= probability  # False is 0
+
+    return _Chosen([_InTurn(parts)], rounds)
+
+
+def rehearse(part: Batched, images: Tensor, generator: torch.Generator) -> Tensor:
+    """As a call of the part, but every branch that chance may take is taken.
+
+    Raises:
+        ValueError: A branch changes shape or dtype, so that images of one batch would differ.
+    """
+    if isinstance(part, _InTurn):
+        for inner in part.parts:
+            images = rehearse(inner, images, generator)
+        return images
+    if not isinstance(part, _Chosen):
+        return part(images, generator)
+    for branch in part.parts:
+        done = rehearse(branch, images, generator)
+        if (done.shape, done.dtype) != (images.shape, images.dtype):
+            raise ValueError(f"some images are {tuple(done.shape[1:])} of {done.dtype} and some are as they were")
+    return images
+
+
+def is_never_random(transform: Any) -> bool:
+    """Whether a transform is known to leave nothing to chance."""
+    kind = type(transform)
+    return kind in _ALWAYS or kind is v2.Resize or (kind in _SOMETIMES and transform.p in (0, 1))

@@ -1,167 +1,322 @@
-"""Which of torchvision's transforms have a batched equivalent, and what it is."""
+"""Batched equivalents of torchvision's random transforms, by its own procedures: each image by draws of its own.
+
+Every draw comes from the generator that is passed in, as torchvision draws it (``uniform_`` in float32, a probability
+met by ``rand < p``): what comes out is equal in distribution to calling the transform on each image. A kernel takes a
+transform object, images (batch, channels, height, width), uint8 or float, and a generator on their device.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tv
 
-from components.classifier.batched_pixels import (
-    Batched,
-    affine,
-    blur,
-    channel_permutation,
-    colour_jitter,
-    crop,
-    erasing,
-    noise,
-    orders,
-    rotation,
-    where_chosen,
-)
+Batched = Callable[[Tensor, torch.Generator], Tensor]
+# Which images: indices of some of a batch, or all of it.
+_Which = Tensor | slice
 
-# Nothing random, and torchvision's own kernels take batches.
-_ALWAYS = frozenset(
-    getattr(v2, name)
-    for name in "CenterCrop ConvertImageDtype Grayscale Identity Pad RGB ToDtype ToImage ToPureTensor".split()
-)
-# Nothing random but whether they are applied.
-_SOMETIMES = frozenset(
-    getattr(v2, f"Random{name}")
-    for name in (
-        "AdjustSharpness Autocontrast Equalize Grayscale HorizontalFlip Invert Posterize Solarize VerticalFlip".split()
-    )
-)
-# Without a batched equivalent, but what they make has one shape and the dtype it had, whatever chance does.
-_UNIFORM = frozenset(
-    getattr(v2, name)
-    for name in (
-        "AugMix AutoAugment ElasticTransform JPEG RandAugment RandomPerspective RandomPhotometricDistort "
-        "RandomResizedCrop Resize TrivialAugmentWide".split()
-    )
-)
-_PIXELS: dict[type, Callable[[Any, torch.device], Batched | None]] = {
-    v2.ColorJitter: colour_jitter,
-    v2.GaussianBlur: blur,
-    v2.GaussianNoise: noise,
-    v2.RandomAffine: affine,
-    v2.RandomChannelPermutation: channel_permutation,
-    v2.RandomCrop: crop,
-    v2.RandomErasing: erasing,
-    v2.RandomRotation: rotation,
+# What torchvision takes for these two interpolations; its affine transforms have no other.
+_INTERPOLATIONS = {"nearest": "nearest", "bilinear": "bilinear", 0: "nearest", 2: "bilinear"}
+# How often RandomErasing tries to find a rectangle that fits.
+_TRIES = 10
+
+
+def _uniform(count: int, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """One number of a range for each image: drawn in float32, given in float64, as torchvision has them in Python."""
+    drawn = torch.empty(count, device=generator.device).uniform_(bounds[0], bounds[1], generator=generator)
+    return drawn.to(torch.float64)
+
+
+def orders(count: int, length: int, generator: torch.Generator) -> Tensor:
+    """A permutation for each image, each equally likely: int64, shape (count, length)."""
+    return torch.rand(count, length, generator=generator, device=generator.device, dtype=torch.float64).argsort(1)
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
+
+
+@cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+
+def _working_dtype(images: Tensor) -> torch.dtype:
+    return images.dtype if images.is_floating_point() else torch.float32
+
+
+def _rounded_like(values: Tensor, images: Tensor) -> Tensor:
+    return values if images.is_floating_point() else values.round_().to(images.dtype)
+
+
+def host_can_count(device: torch.device) -> bool:
+    """Whether the host knows how many images are chosen without waiting for the device."""
+    return device.type == "cpu"
+
+
+def where_chosen(chosen: Tensor, images: Tensor, change: Callable[[Tensor, _Which], Tensor]) -> Tensor:
+    """The images, the chosen ones changed, which keeps shape and dtype: on the CPU only those are computed."""
+    if not host_can_count(images.device):
+        return torch.where(_per_image(chosen), change(images, slice(None)), images)
+    which = chosen.nonzero().squeeze(1)
+    if len(which) == 0:
+        return images
+    if len(which) == len(images):
+        return change(images, slice(None))
+    done = images.clone()
+    done[which] = change(images[which], which)
+    return done
+
+
+def _crop(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Padding for all, then a window for each image."""
+    height, width = transform.size
+    left, right, top, bottom = transform.padding or (0, 0, 0, 0)
+    if transform.pad_if_needed:
+        missing = max(0, height - (images.shape[2] + top + bottom))
+        top, bottom = top + missing, bottom + missing
+        missing = max(0, width - (images.shape[3] + left + right))
+        left, right = left + missing, right + missing
+    if any((left, top, right, bottom)):
+        mode = transform.padding_mode
+        images = tv.pad(images, padding=[left, top, right, bottom], fill=transform.fill, padding_mode=mode)
+    count, rows, columns = len(images), images.shape[2] - height, images.shape[3] - width
+    if rows < 0 or columns < 0:
+        raise ValueError(f"a crop of {height}×{width} is larger than {images.shape[2]}×{images.shape[3]}")
+    tops = torch.randint(rows + 1, (count,), generator=generator, device=images.device)
+    lefts = torch.randint(columns + 1, (count,), generator=generator, device=images.device)
+    # Every window as a view, (batch, tops, lefts, height, width, channels), of which each image gets one.
+    windows = images.permute(0, 2, 3, 1).unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
+    return windows[torch.arange(count, device=images.device), tops, lefts].permute(0, 3, 1, 2)
+
+
+def _erasing(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+    """One rectangle each, none where ten tries found none that fits."""
+    low, high = torch.log(torch.tensor(transform.ratio)).tolist()  # in float32, as torchvision has them
+    count, channels, height, width = images.shape
+    area = height * width * _uniform(count * _TRIES, transform.scale, generator).view(count, _TRIES)
+    # The exponential in float32, the rest in float64, as torchvision does; sides rounded half to even.
+    ratio = _uniform(count * _TRIES, (low, high), generator).view(count, _TRIES)
+    ratio = ratio.to(torch.float32).exp_().to(torch.float64)
+    rows, columns = (area * ratio).sqrt_().round_(), (area / ratio).sqrt_().round_()
+    fits = (rows < height) & (columns < width)
+    first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
+    found = fits.gather(1, first).squeeze(1)
+    inside = []
+    for sides, size in ((rows, height), (columns, width)):
+        side = sides.gather(1, first).squeeze(1) * found  # no rows where none was found
+        # Below the bound: what is drawn is at most 1 - 2^-53, and the bound a small whole number.
+        drawn = torch.rand(count, generator=generator, device=images.device, dtype=torch.float64)
+        start = (drawn * (size - side + 1)).to(torch.int64).unsqueeze(1)
+        pixel = torch.arange(size, device=images.device)
+        inside.append((pixel >= start) & (pixel < start + side.unsqueeze(1)))
+    if transform.value is None:
+        fill = torch.randn(images.shape, generator=generator, device=images.device)
+    else:
+        fill = _per_channel(tuple(transform.value), images.device)
+        if fill.shape[1] not in (1, channels):
+            raise ValueError(f"{fill.shape[1]} values for {channels} channels")
+    is_erased = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)
+    return torch.where(is_erased.unsqueeze(1), fill.to(images.dtype), images)
+
+
+def _affine(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+    count = len(images)
+    angle = _uniform(count, transform.degrees, generator)
+    zero = torch.zeros_like(angle)
+    shift, shear, scale = [zero, zero], [zero, zero], zero + 1
+    if transform.translate is not None:
+        for axis, size in enumerate((images.shape[3], images.shape[2])):
+            reach = float(transform.translate[axis] * size)
+            shift[axis] = _uniform(count, (-reach, reach), generator).round_()
+    if transform.scale is not None:
+        scale = _uniform(count, transform.scale, generator)
+    for axis, bounds in enumerate(zip(*[iter(transform.shear or ())] * 2, strict=True)):
+        shear[axis] = _uniform(count, bounds, generator)
+    return _sampled(transform, images, angle, shift, scale, shear)
+
+
+def _rotation(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+    # The other way round than RandomAffine turns, and within one turn: both as torchvision has it.
+    angle = -_uniform(len(images), transform.degrees, generator).remainder(360)
+    zero = torch.zeros_like(angle)
+    return _sampled(transform, images, angle, [zero, zero], zero + 1, [zero, zero])
+
+
+def affine_mode(transform: Any) -> str | None:
+    """The interpolation of a transform, where the kernels have it."""
+    return _INTERPOLATIONS.get(getattr(transform.interpolation, "value", transform.interpolation))
+
+
+def _sampled(
+    transform: Any, images: Tensor, angle: Tensor, shift: Sequence[Tensor], scale: Tensor, shear: Sequence[Tensor]
+) -> Tensor:
+    """Torchvision's ``affine_image`` with one matrix an image."""
+    (height, width), kind, mode = images.shape[2:], _working_dtype(images), str(affine_mode(transform))
+    fill = transform.fill if isinstance(transform.fill, list | tuple) else [transform.fill or 0]
+    center = (0.0, 0.0)
+    if transform.center is not None:
+        center = (transform.center[0] - 0.5 * width, transform.center[1] - 0.5 * height)
+    x = torch.linspace((1.0 - width) * 0.5, (width - 1.0) * 0.5, width, device=images.device).view(1, 1, -1)
+    y = torch.linspace((1.0 - height) * 0.5, (height - 1.0) * 0.5, height, device=images.device).view(1, -1, 1)
+    grid = []
+    for row, size in zip(_inverse_rows(center, angle, shift, scale, shear), (width, height), strict=True):
+        # By sums and not by a matrix product, which a GPU may round to TF32: 2^-11 of an image's side.
+        a, b, c = ((value.to(kind) / (0.5 * size)).view(-1, 1, 1) for value in row)
+        grid.append(x.to(kind) * a + y.to(kind) * b + c)
+    values = images.to(kind)
+    # Outside an image nearest reads zeros by itself; between pixels the border is mixed with the fill.
+    has_border = transform.fill is not None and (mode == "bilinear" or any(fill))
+    if has_border:
+        # What is read of an image of ones tells how much of a pixel comes from inside the image.
+        values = torch.cat((values, torch.ones_like(values[:, :1])), dim=1)
+    values = F.grid_sample(values, torch.stack(grid, dim=3), mode=mode, padding_mode="zeros", align_corners=False)
+    if has_border:
+        outer = _per_channel(tuple(map(float, fill)), images.device).to(kind)
+        values, inside = values[:, :-1], values[:, -1:]
+        if mode == "nearest":
+            values = torch.where(inside < 0.5, outer, values)
+        else:
+            values = (values - outer).mul_(inside).add_(outer)
+    return _rounded_like(values, images)
+
+
+def _inverse_rows(
+    center: tuple[float, float], angle: Tensor, shift: Sequence[Tensor], scale: Tensor, shear: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    # Of torchvision's _get_inverse_affine_matrix, float64.
+    turn, along_x, along_y = torch.deg2rad(angle), torch.deg2rad(shear[0]), torch.deg2rad(shear[1])
+    (center_x, center_y), (from_x, from_y) = center, (center[0] + shift[0], center[1] + shift[1])
+    a = torch.cos(turn - along_y) / torch.cos(along_y)
+    b = -(a * torch.tan(along_x) + torch.sin(turn))
+    c = torch.sin(turn - along_y) / torch.cos(along_y)
+    d = torch.cos(turn) - c * torch.tan(along_x)
+    a, b, c, d = d / scale, -b / scale, -c / scale, a / scale
+    return (a, b, center_x - a * from_x - b * from_y), (c, d, center_y - c * from_x - d * from_y)
+
+
+def _colour_jitter(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image by its own factors in its own order."""
+    count = len(images)
+    # Saturation and hue leave gray images alone. The order of some parts is as random as the order of all.
+    names = ("brightness", "contrast", "saturation", "hue") if images.shape[1] > 1 else ("brightness", "contrast")
+    ranges = {name: bounds for name in names if (bounds := getattr(transform, name)) is not None}
+    factors = {name: _uniform(count, bounds, generator) for name, bounds in ranges.items()}
+    order = torch.zeros(count, 1, dtype=torch.int64, device=images.device)
+    if len(ranges) > 1:
+        order = orders(count, len(ranges), generator)
+    for turn in range(len(ranges)):
+        due = {name: order[:, turn] == number for number, name in enumerate(ranges)}
+        if (is_hue := due.pop("hue", None)) is not None:
+            images = where_chosen(is_hue, images, partial(_hue_shifted, shift=factors["hue"]))
+        if due:
+            among = torch.stack(list(due.values())).any(dim=0)
+            images = where_chosen(among, images, partial(_blended, due=due, factors=factors))
+    return images
+
+
+def _blended(images: Tensor, which: _Which, due: Mapping[str, Tensor], factors: Mapping[str, Tensor]) -> Tensor:
+    # Brightness, contrast and saturation all mix an image with something: black, its mean gray, its own gray.
+    kind, device = _working_dtype(images), images.device
+    other, factor = torch.zeros((), dtype=kind, device=device), torch.ones((), dtype=torch.float64, device=device)
+    if due.keys() & {"contrast", "saturation"}:
+        # Cut to whole numbers where images are, as both of torchvision's adjustments have it.
+        gray = (tv.rgb_to_grayscale(images) if images.shape[1] == 3 else images).to(kind)
+    for name, chosen in due.items():
+        is_due = _per_image(chosen[which])
+        if name != "brightness":
+            with_what = gray.mean(dim=(1, 2, 3), keepdim=True) if name == "contrast" else gray
+            other = torch.where(is_due, with_what, other)
+        factor = torch.where(is_due, _per_image(factors[name][which]), factor)
+    mixed = images * factor.to(kind)
+    white = 1 if images.is_floating_point() else torch.iinfo(images.dtype).max
+    return mixed.add_(other * (1 - factor).to(kind)).clamp_(0, white).to(images.dtype)
+
+
+def _hue_shifted(images: Tensor, which: _Which, shift: Tensor) -> Tensor:
+    # Channel by channel in memory: what follows goes through each alone.
+    unit = tv.to_dtype(images.contiguous(), torch.float32, scale=True)
+    hue, saturation, value = _hsv(unit)
+    hue = hue + shift[which].to(torch.float32).view(-1, 1, 1)
+    shifted: Tensor = tv.to_dtype(_rgb(hue - hue.floor(), saturation, value), images.dtype, scale=True)
+    return shifted
+
+
+def _hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    # Hue in 0..1, saturation and value, after torchvision's _rgb_to_hsv.
+    red, green, blue = images.unbind(1)
+    lowest, highest = torch.minimum(torch.minimum(red, green), blue), torch.maximum(torch.maximum(red, green), blue)
+    gray, spread = highest == lowest, highest - lowest
+    one = torch.ones((), dtype=images.dtype, device=images.device)
+    saturation = spread / torch.where(gray, one, highest)
+    distance = (highest.unsqueeze(1) - images) / torch.where(gray, one, spread).unsqueeze(1)
+    from_red, from_green, from_blue = distance.unbind(1)
+    is_red = highest == red
+    is_green = ~is_red & (highest == green)
+    others = torch.where(is_green, from_red + 2.0 - from_blue, from_green + 4.0 - from_red)
+    turn = torch.where(is_red, from_blue - from_green, others) * (1.0 / 6.0) + 1.0
+    return turn - turn.floor(), saturation, highest
+
+
+def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    # What torchvision's _hsv_to_rgb takes from a table, as one formula (en.wikipedia.org/wiki/HSL_and_HSV, the
+    # alternative from HSV): a channel loses a share of the color, 0 where it is strongest and 1 where it is weakest.
+    # 5, 3, 1 for red, green, blue; made on the device, so that nothing is copied there.
+    turned = torch.arange(5, 0, -2, device=hue.device).view(1, 3, 1, 1) + (hue * 6).unsqueeze(1)
+    turned = torch.where(turned < 6, turned, turned - 6)
+    share = torch.minimum(turned, 4 - turned).clamp_(0, 1)
+    value = value.unsqueeze(1)
+    mixed = (1 - saturation.unsqueeze(1) * share).mul_(value).clamp_(0, 1)
+    return torch.where(share > 0, mixed, value)
+
+
+def _blur(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+    """One sigma an image, the kernel along rows and then along columns."""
+    sigma, kind = _uniform(len(images), transform.sigma, generator), _working_dtype(images)
+    across, down = transform.kernel_size
+    current = F.pad(images.to(kind), (across // 2, across // 2, down // 2, down // 2), mode="reflect")
+    for dim, size in ((3, across), (2, down)):
+        # After torchvision's _get_gaussian_kernel1d.
+        limit = (size - 1) / (2.0 * math.sqrt(2.0))
+        offsets = torch.linspace(-limit, limit, size, dtype=kind, device=sigma.device)
+        weights = torch.softmax(-(offsets / sigma.to(kind).unsqueeze(1)).pow(2), dim=1)
+        length = current.shape[dim] - size + 1
+        total = current.narrow(dim, 0, length) * _per_image(weights[:, 0])
+        for start in range(1, size):
+            total.addcmul_(current.narrow(dim, start, length), _per_image(weights[:, start]))
+        current = total
+    return _rounded_like(current, images)
+
+
+def _noise(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+    kind = _working_dtype(images)
+    drawn = torch.randn(images.shape, generator=generator, device=images.device, dtype=kind)
+    if images.is_floating_point():
+        done = images + (transform.mean + drawn * transform.sigma)
+        return done.clamp_(0, 1) if transform.clip else done
+    done = images + (transform.mean * 255 + drawn * (transform.sigma * 255)).to(torch.int16)
+    return (done.clamp_(0, 255) if transform.clip else done).to(torch.uint8)
+
+
+def _channel_permutation(_transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+    order = orders(len(images), images.shape[1], generator)
+    return images.gather(1, order.view(*order.shape, 1, 1).expand(images.shape))
+
+
+KERNELS: dict[type, Callable[[Any, Tensor, torch.Generator], Tensor]] = {
+    v2.ColorJitter: _colour_jitter,
+    v2.GaussianBlur: _blur,
+    v2.GaussianNoise: _noise,
+    v2.RandomAffine: _affine,
+    v2.RandomChannelPermutation: _channel_permutation,
+    v2.RandomCrop: _crop,
+    v2.RandomErasing: _erasing,
+    v2.RandomRotation: _rotation,
 }
-
-
-@dataclass(frozen=True)
-class _InTurn:
-    parts: Sequence[Batched]
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        for part in self.parts:
-            images = part(images, generator)
-        return images
-
-
-@dataclass(frozen=True)
-class _Sometimes:
-    parts: Sequence[Batched]
-    probability: float
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        chosen = torch.rand(len(images), generator=generator, device=generator.device) < self.probability
-        return where_chosen(chosen, images, lambda some, _: _InTurn(self.parts)(some, generator))
-
-
-@dataclass(frozen=True)
-class _OneOf:
-    parts: Sequence[Batched]
-    probabilities: Tensor
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        choice = torch.multinomial(self.probabilities, len(images), replacement=True, generator=generator)
-        return _each_where(self.parts, choice, images, generator)
-
-
-@dataclass(frozen=True)
-class _InAnyOrder:
-    parts: Sequence[Batched]
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        for choice in orders(len(images), len(self.parts), generator).unbind(1):
-            images = _each_where(self.parts, choice, images, generator)
-        return images
-
-
-def _each_where(parts: Sequence[Batched], choice: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
-    for number, part in enumerate(parts):
-        images = where_chosen(choice == number, images, lambda some, _, part=part: part(some, generator))  # type: ignore[misc]
-    return images
-
-
-def rehearse(part: Batched, images: Tensor, generator: torch.Generator) -> Tensor:
-    """As a call of the part, but every branch that chance may take is taken.
-
-    Raises:
-        ValueError: A branch changes shape or dtype, so that images of one batch would differ.
-    """
-    if isinstance(part, _InTurn):
-        for inner in part.parts:
-            images = rehearse(inner, images, generator)
-        return images
-    if not isinstance(part, _Sometimes | _OneOf | _InAnyOrder):
-        return part(images, generator)
-    for branch in [_InTurn(part.parts)] if isinstance(part, _Sometimes) else part.parts:
-        done = rehearse(branch, images, generator)
-        if (done.shape, done.dtype) != (images.shape, images.dtype):
-            raise ValueError(f"some images are {tuple(done.shape[1:])} of {done.dtype} and some are as they were")
-    return images
-
-
-def batched(transform: Any, device: torch.device) -> Batched | None:
-    """The batched equivalent of a transform: equal in distribution to calling it on each image.
-
-    Args:
-        transform: A transform object.
-        device: Where batches will be.
-
-    Returns:
-        The equivalent; None where there is none for this class or these arguments.
-    """
-    kind = type(transform)
-    if kind in _ALWAYS | _SOMETIMES:
-        if isinstance(getattr(transform, "fill", None), dict):
-            return None
-
-        def always(images: Tensor, _generator: torch.Generator) -> Tensor:
-            done: Tensor = transform.transform(images, transform.make_params([images]))
-            return done.as_subclass(Tensor)
-
-        return _Sometimes([always], transform.p) if kind in _SOMETIMES else always
-    if kind in _PIXELS:
-        part = _PIXELS[kind](transform, device)
-        return _Sometimes([part], transform.p) if kind is v2.RandomErasing and part is not None else part
-    if kind not in (v2.Compose, v2.RandomApply, v2.RandomChoice, v2.RandomOrder):
-        return None
-    parts = [part for inner in transform.transforms if (part := batched(inner, device)) is not None]
-    if len(parts) < len(transform.transforms):
-        return None
-    if kind is v2.RandomApply:
-        return _Sometimes(parts, transform.p)
-    if kind is v2.RandomChoice:
-        return _OneOf(parts, torch.tensor(transform.p, device=device))
-    return _InTurn(parts) if kind is v2.Compose else _InAnyOrder(parts)
-
-
-def is_never_random(transform: Any) -> bool:
-    """Whether a transform is known to leave nothing to chance."""
-    kind = type(transform)
-    return kind in _ALWAYS or kind is v2.Resize or (kind in _SOMETIMES and transform.p in (0, 1))
-
-
-def keeps_batches_uniform(transform: Any) -> bool:
-    """Whether images that go through a transform one by one still have one shape and dtype afterwards."""
-    return type(transform) in _UNIFORM

@@ -1,4 +1,4 @@
-"""Where images are stored, how batches are cut from them, and how they become network input.
+"""Where images are stored, how batches are cut from them and flipped, and how they become network input.
 
 The images of a split are put on the device whole, as uint8, and a batch is one ``index_select``: no per-image Python,
 no worker processes. Where they do not fit they stay in the memory map, and a thread cuts batches ahead of their use.
@@ -45,11 +45,7 @@ class StoredImages(Protocol):
 
 
 class ResidentImages:
-    """All images on the device.
-
-    Args:
-        images: uint8, shape (images, height, width, channels).
-    """
+    """All images on the device: uint8, shape (images, height, width, channels)."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -75,22 +71,15 @@ class ResidentImages:
 
 
 @dataclass
-class _Buffer:
-    """Pinned memory, and the event at the end of the last copy from it."""
-
+class _PinnedBuffer:
     images: Tensor
-    copied: torch.cuda.Event | None = None
+    copied: torch.cuda.Event | None = None  # after the last copy from it
 
 
 class MappedImages:
-    """Images in memory-mapped files; each batch is cut on the host and copied to the device.
+    """Images in memory-mapped files; each batch is cut on the host, copied to the device, and the caller's own.
 
-    Every tensor is the caller's own. All methods raise :class:`ArtifactError` where a file of the dataset became
-    shorter since it was opened.
-
-    Args:
-        split: The split whose images they are.
-        device: Where batches are wanted.
+    All methods raise :class:`ArtifactError` where a file of the dataset became shorter since it was opened.
     """
 
     def __init__(self, split: Split, device: torch.device) -> None:
@@ -99,7 +88,7 @@ class MappedImages:
         self._opened = [_file_of(shard) for shard in split.shards]
         self._device = device
         self._copying: torch.cuda.Stream | None = None
-        self._buffers: list[_Buffer] = []
+        self._buffers: list[_PinnedBuffer] = []
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -116,10 +105,6 @@ class MappedImages:
 
         Nothing random happens ahead, so that a run may stop between any two batches. Callers that may stop before the
         end close the generator (``contextlib.closing``).
-
-        Args:
-            order: Indices of images, int64, on the CPU.
-            slices: What of `order` makes each batch.
         """
         return self._read_ahead([order.numpy()[part] for part in slices])
 
@@ -136,13 +121,12 @@ class MappedImages:
         return read_ahead(lambda part: self.take(torch.from_numpy(part)), parts, _AHEAD)
 
     def _copied_ahead(self, parts: Sequence[Labels]) -> Batches:
-        """Through two pinned buffers and a stream of their own."""
         # The same every time: torch keeps the memory that a stream has used for that stream alone.
         if self._copying is None:
             self._copying = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         largest, copying = max(map(len, parts)), self._copying
         if not self._buffers or len(self._buffers[0].images) < largest:
-            self._buffers = [_Buffer(self._empty(largest, pinned=True)) for _ in range(2)]
+            self._buffers = [_PinnedBuffer(self._empty(largest, pinned=True)) for _ in range(2)]
         buffers = self._buffers
 
         def copied(numbered: tuple[int, Labels]) -> tuple[Tensor, torch.cuda.Event]:
@@ -165,11 +149,8 @@ class MappedImages:
             yield batch
 
     def _gather(self, wanted: Labels, out: Images) -> None:
-        """Write the images at these indices, in their order, into `out`.
-
-        They are read in the order they are stored in, each shard and page once, and put in place by a second copy where
-        that is another order: NumPy lets other threads run during both.
-        """
+        # They are read in the order they are stored in, each shard and page once, and put in order by a second copy
+        # where that is another one: NumPy lets other threads run during both.
         if not len(wanted):
             return
         if wanted.min() < 0 or wanted.max() >= len(self):
@@ -189,10 +170,8 @@ class MappedImages:
             np.take(read, np.argsort(by_index), axis=0, out=out, mode="clip")
 
     def _require_whole(self, shard: int) -> None:
-        """Notice that a file was cut short: reading a page that is gone ends the process (SIGBUS).
-
-        What is cut between this check and the reading still does; nobody writes to a dataset in use but by mistake.
-        """
+        # Reading a page that is gone ends the process (SIGBUS). What is cut between this check and the reading still
+        # does; nobody writes to a dataset in use but by mistake.
         if (opened := self._opened[shard]) is None:
             return
         file, before = opened
@@ -215,10 +194,8 @@ def _file_of(shard: Images) -> tuple[Path, os.stat_result] | None:
 def read_ahead(work: Callable[[ItemT], ResultT], items: Iterable[ItemT], depth: int) -> Generator[ResultT, None, None]:
     """Yield ``work(item)`` for each item in order, made by one thread up to `depth` results before they are asked for.
 
-    The thread starts with the first result asked for. When the generator is closed it waits for the one item in work.
-
-    Raises:
-        BaseException: Whatever `work` raised, after the results before it.
+    The thread starts with the first result asked for; an error of `work` comes after the results before it. When the
+    generator is closed it waits for the one item in work.
     """
     waiting: deque[Future[ResultT]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
@@ -247,11 +224,8 @@ class Placed(NamedTuple):
 def store_images(split: Split, device: torch.device, placement: Placement = "auto") -> Placed:
     """Put a split's images on the device, or leave them mapped.
 
-    Args:
-        split: The split.
-        device: Where batches are wanted.
-        placement: ``auto``: on the device if they take at most half of its free memory, so that a network finds room
-            beside them; ``device`` and ``host`` by choice.
+    By ``auto`` they are on the device if they take at most half of its free memory, so that a network finds room beside
+    them.
 
     Raises:
         ParamsError: They are to be on the device and are larger than its free memory.
@@ -296,18 +270,20 @@ class Normaliser:
         device: Where batches are.
 
     Attributes:
-        mean: Subtracted from stored values, shape (1, channels, 1, 1).
-        scale: Multiplied with the difference, same shape.
+        mean, scale: Subtracted from stored values, and multiplied with the difference, shape (1, channels, 1, 1).
     """
 
     def __init__(self, normalisation: Normalisation | None, device: torch.device) -> None:
         mean = normalisation.mean if normalisation else [0.0]
         std = normalisation.std if normalisation else [1.0]
-        shape = (1, len(mean), 1, 1)
-        self.mean = torch.tensor([255 * value for value in mean], device=device).view(shape)
-        self.scale = torch.tensor([1 / (255 * value) for value in std], device=device).view(shape)
-        self._unit_mean = torch.tensor(mean, device=device).view(shape)
-        self._unit_scale = torch.tensor([1 / value for value in std], device=device).view(shape)
+
+        def per_channel(values: list[float]) -> Tensor:
+            return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+        self.mean = per_channel([255 * value for value in mean])
+        self.scale = per_channel([1 / (255 * value) for value in std])
+        self._unit_mean = per_channel(mean)
+        self._unit_scale = per_channel([1 / value for value in std])
 
     def __call__(self, images: Tensor) -> Tensor:
         """Network input, float32 (batch, channels, height, width), of uint8 images (batch, height, width, channels).
@@ -334,3 +310,25 @@ def batch_slices(count: int, batch_size: int, at_least: int = 2) -> Iterator[sli
             stop = count
         yield slice(start, stop)
         start = stop
+
+
+def random_flips(
+    images: Tensor, probability: float, generator: torch.Generator, *, of: int | None = None, begin: int = 0
+) -> Tensor:
+    """Flip images left-right and, independently, upside down, each image for itself.
+
+    Args:
+        images: uint8, shape (batch, height, width, channels).
+        probability: Of each of the two flips.
+        generator: On the images' device.
+        of: How many images the whole batch has, where these are a part of it: the draws are those of the whole.
+        begin: Which of them is the first of these.
+    """
+    # A choice by mask instead of by index: the device never has to tell the host how many images flip.
+    count = len(images)
+    chosen = torch.rand(2, of or count, 1, 1, 1, generator=generator, device=images.device) < probability
+    masks = chosen[:, begin : begin + count].to(torch.uint8).mul_(255)
+    for mask, side in zip(masks, (2, 1), strict=True):
+        # As torch.where, which took 280 µs for 512 images of 28×28 on one core, where these three take 28 µs.
+        images = images.flip(side).bitwise_xor_(images).bitwise_and_(mask).bitwise_xor_(images)
+    return images

@@ -1,17 +1,18 @@
 """Where training starts from: an earlier model or run of ours, or a file of weights, as others have saved it.
 
 A file's names are those of our network (``features.0.weight``, ``classifier.bias``), or the own names of an
-architecture of torchvision (``layer1.0.conv1.weight``), which then go into the first such layer; or those of a plain
-Sequential of the same layers (``0.weight``, ``5.bias``), whose order says which is which. What fits is found by its
-names and shapes. Everything fits or nothing is loaded; only the classifying layer, which another number of classes
-makes another one, may stay behind.
+architecture of torchvision (``layer1.0.conv1.weight``), which then go into the first such layer; or others, such as
+those of a plain Sequential of the same layers, whose order says which is which. What fits is found by its names and
+shapes. Everything fits or nothing is loaded; only the classifying layer, which another number of classes makes another
+one, may stay behind.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,16 @@ from components.classifier.network import Network
 from components.classifier.shape_errors import spelled_shape
 from components.classifier.weight_files import (
     find_file,
-    grouped,
-    prefixes,
+    names_beside,
     read_file,
     refused,
-    relative,
-    require_dense,
     require_values,
     short,
     tensor_dicts,
 )
+from components.shared.artifacts.artifact import sha256_of
 from components.shared.artifacts.model import StartedFrom
 from components.shared.errors import ParamsError, Problem
-from components.shared.files import sha256_of
 from components.shared.params.params import Params
 from components.shared.storage.location import Location, parse_location
 from components.shared.text import described
@@ -43,11 +41,10 @@ from components.shared.text import described
 _SHOWN, _UNUSED_SHOWN = 3, 12  # names in a message
 # A classifying layer by its usual names, which says nothing to another number of classes.
 _HEAD = re.compile(r"(fc|heads?|head\.fc|classifier|linear|last_linear)\.(weight|bias)")
-# A layer of a Sequential: what is before it, what that is called, its index, and its tensor's name within the layer.
-_INDEXED = re.compile(r"((?:[A-Za-z_]\w*\.)*?)([A-Za-z_]\w*\.)?(\d+)\.(.+)")
 # What torch puts into names, wherever the module that it wraps is.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _AVERAGE = re.compile(r"(^|[._])(ema|swa|avg|average|averaged|teacher)([._]|$)", re.IGNORECASE)
+_IS_AVERAGE = "(an average of the weights, which fits too)"
 # Names of old files of torchvision, which its own loading renames, too: DenseNet's and the vision transformers'.
 _OLD_NAMES = (
     (re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)"), r"\1\2"),
@@ -56,6 +53,8 @@ _OLD_NAMES = (
 )
 
 Tensors = Mapping[str, Tensor]
+# Names in a file by names of ours, or of a module of ours.
+_Names = Mapping[str, str]
 
 
 def load_initial_weights(network: Network, path: Path) -> StartedFrom:
@@ -66,9 +65,6 @@ def load_initial_weights(network: Network, path: Path) -> StartedFrom:
         path: A model directory, the directory of a run, or a file that ends with one of
             :data:`~components.classifier.weight_files.WEIGHT_FILES`.
 
-    Returns:
-        What was taken.
-
     Raises:
         ParamsError: At ``initial_weights``: there is no such file, it holds no weights, it cannot be read without
             running code, its weights are not those of this network or leave a frozen layer random, or several sets of
@@ -76,14 +72,19 @@ def load_initial_weights(network: Network, path: Path) -> StartedFrom:
         ArtifactError: The model directory is incomplete or damaged.
     """
     file = find_file(path)
-    target = network.state_dict()
-    reading = _chosen_reading(network, target, path, read_file(file))
+    target, held = network.state_dict(), read_file(file)
+    reading, averages = _chosen_reading(network, target, path, held)
     chosen = reading.chosen(target)
     _require_frozen(network, chosen, path)
     digest = sha256_of(file)
     with torch.no_grad():
         for name, tensor in chosen.items():
             target[name].copy_(tensor)
+    used = {origin for name, origin in reading.names.items() if name in chosen or reading.is_head(name)}
+    listed_apart = {key for other in averages for key in other.path}
+    unused = [name for name in names_beside(held, reading.path) if name not in listed_apart]
+    unused += _grouped(name for name in reading.tensors if name not in used)
+    unused += [f"{name} {_IS_AVERAGE}" for name in dict.fromkeys(other.name for other in averages)]
     return StartedFrom(
         name=path.name,
         sha256=digest,
@@ -93,7 +94,7 @@ def load_initial_weights(network: Network, path: Path) -> StartedFrom:
         key=short(reading.key),
         prefix=short(reading.prefix),
         by_position=reading.by_position,
-        unused=[short(name) for name in reading.unused],
+        unused=[short(name) for name in unused],
     )
 
 
@@ -126,58 +127,61 @@ def describe_start(start: StartedFrom) -> str:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One way to read the names of tensors of a file.
+    """One way to read the names of the tensors of a dict in a file.
 
     Attributes:
-        key: Where in the file their dict is, such as ``state_dict``; empty: the file itself.
-        prefix: What was before each of their names.
-        wanted: Names of the network that must be there.
-        found: The tensors by those names; also others in the same modules.
-        unused: What is beside them in the file.
+        path: The keys that lead to the dict.
+        tensors: By their names in the file.
+        names: Of those that may be the network's, and of others in the same modules.
+        prefix: What was before each of these names.
+        backbone: What is before the names of the one layer of ours that these are of; empty: all layers.
         head: What the classifying layer of the file is called.
-        has_head: Whether that is the network's classifying layer, too.
         by_position: Whether the names were others, and the order says which tensor is which.
-        is_unwrapped: Whether what torch puts into names was taken out of them.
     """
 
-    key: str
-    prefix: str
-    wanted: Collection[str]
-    found: Tensors
-    unused: list[str]
+    path: tuple[str, ...]
+    tensors: Tensors
+    names: _Names
+    prefix: str = ""
+    backbone: str = ""
     head: str = "classifier"
-    has_head: bool = True
     by_position: bool = False
-    is_unwrapped: bool = False
+
+    @property
+    def key(self) -> str:
+        return ".".join(self.path)
+
+    @property
+    def found(self) -> dict[str, Tensor]:
+        return {name: self.tensors[origin] for name, origin in self.names.items()}
 
     @property
     def name(self) -> str:
         return short(" ".join(filter(None, (self.key, self.prefix and f"{self.prefix}*")))) or "the file's own names"
 
     @property
-    def start(self) -> str:
-        return f"{self.key} {self.prefix}".lstrip()
-
-    @property
     def is_average(self) -> bool:
         return _AVERAGE.search(self.key) is not None or _AVERAGE.search(self.prefix) is not None
 
-    @property
-    def known(self) -> int:
-        """How many of the names are the network's."""
-        return len(self.found.keys() & set(self.wanted))
+    def require_values(self, target: Tensors, path: Path) -> None:
+        dtype = next(own.dtype for own in target.values() if own.is_floating_point())
+        require_values(self.found, f"{self.key} {self.prefix}".lstrip(), dtype, path)
 
-    def _is_head(self, name: str) -> bool:
-        return name.startswith(f"{self.head}.")
+    def is_head(self, name: str) -> bool:
+        return name in (f"{self.head}.weight", f"{self.head}.bias")
+
+    def known(self, target: Tensors) -> int:
+        """How many of the names are the network's."""
+        return len(self.names.keys() & target.keys())
 
     def problems(self, target: Tensors) -> list[str]:
         """What is missing, unexpected, or of another shape or type; empty where all fit."""
-        body = {name for name in self.found if not self._is_head(name)}
-        wanted = [name for name in self.wanted if not (self.has_head and self._is_head(name))]
-        differing = [f"{name} {why}" for name in wanted if name in body and (why := _differs(target, self.found, name))]
+        body = {name: value for name, value in self.found.items() if not name.startswith(f"{self.head}.")}
+        wanted = [n for n in target if n.startswith(self.backbone) and (self.backbone or not self.is_head(n))]
+        differing = [f"{name} {why}" for name in wanted if name in body and (why := _differs(target[name], body[name]))]
         found = [
             _listed("missing", [name for name in wanted if name not in body and not _is_counter(name)]),
-            _listed("not of this network", [name for name in self.found if name in body and name not in target]),
+            _listed("not of this network", [name for name in body if name not in target]),
             _listed("of another shape", differing),
             "" if body else "it has no weights of this network",
         ]
@@ -185,13 +189,11 @@ class _Reading:
 
     def chosen(self, target: Tensors) -> dict[str, Tensor]:
         """The tensors to load, where all fit."""
-        head = [name for name in self.found if self._is_head(name)]
-        takes_head = (
-            self.has_head
-            and {f"{self.head}.weight", f"{self.head}.bias"} == set(head)
-            and not any(_differs(target, self.found, name) for name in head)
-        )
-        return {name: value for name, value in self.found.items() if takes_head or not self._is_head(name)}
+        found = self.found
+        head = [name for name in found if name.startswith(f"{self.head}.")]
+        fits = not self.backbone and {f"{self.head}.weight", f"{self.head}.bias"} == set(head)
+        fits = fits and not any(_differs(target[name], found[name]) for name in head)
+        return {name: value for name, value in found.items() if fits or name not in head}
 
 
 def _is_counter(name: str) -> bool:
@@ -199,33 +201,29 @@ def _is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def _chosen_reading(network: Network, target: Tensors, path: Path, held: Mapping[Any, Any]) -> _Reading:
-    """How the names of a file are read; its `unused` is what is left, averages named as such."""
-    readings = [
-        reading
-        for key, tensors, beside in tensor_dicts(held, path)
-        for reading in _readings(network, target, key, tensors, beside)
-    ]
+def _chosen_reading(
+    network: Network, target: Tensors, path: Path, held: Mapping[Any, Any]
+) -> tuple[_Reading, list[_Reading]]:
+    """How the names of a file are read, and what else of it fits and is an average of the weights."""
+    readings = [reading for key, tensors in tensor_dicts(held) for reading in _readings(network, target, key, tensors)]
     if not readings:
         name, value = next(iter(held.items()))
         raise refused(path, f"must hold tensors by name, and {described(name)} names {described(value)}")
     fitting = [reading for reading in readings if not reading.problems(target)]
-    dtype = next(own.dtype for own in target.values() if own.is_floating_point())
-    best = max(readings, key=lambda reading: (reading.known, len(reading.found)))
     if not fitting:
-        require_values(best.found, best.start, dtype, path)
+        best = max(readings, key=lambda reading: (reading.known(target), len(reading.names)))
+        best.require_values(target, path)
         message = f"does not fit net_arch: {'; '.join(best.problems(target))}"
         first = next(name for name in target if name.endswith(".weight"))
         expected = (
             f"names are expected as the network's ({first}, …, classifier.weight), as those of an nn.Sequential of its "
             "layers (0.weight, …), or as those of an architecture of torchvision in net_arch"
         )
-        raise refused(path, message if best.known else f"{message}; {expected}")
+        raise refused(path, message if best.known(target) else f"{message}; {expected}")
     for reading in fitting:
-        require_dense(reading.chosen(target), reading.start, path)
-    best, *rest = sorted(fitting, key=lambda reading: (reading.is_average, reading.is_unwrapped))
+        reading.require_values(target, path)
+    best, *rest = sorted(fitting, key=lambda reading: reading.is_average)
     taken = best.chosen(target)
-    require_values(best.found, best.start, dtype, path)
     others = [(other, weights) for other in rest if not _equal(taken, weights := other.chosen(target), target)]
     rivals = [
         other.name
@@ -236,25 +234,14 @@ def _chosen_reading(network: Network, target: Tensors, path: Path, held: Mapping
     if rivals:
         message = f"holds several sets of weights that fit ({', '.join(dict.fromkeys([best.name, *rivals]))})"
         raise refused(path, f"{message}; save the one that is meant in a file of its own")
-    left = {other.key for other, _ in others} | {
-        relative(other.prefix, best.prefix).partition(".")[0] for other, _ in others if other.key == best.key
-    }
-    unused = [name for name in best.unused if name.partition(".* (")[0] not in left]
-    of_head = (f"{best.head}.weight", f"{best.head}.bias")
-    unused += [name for name in best.found if name not in taken and name not in of_head]
-    averages = dict.fromkeys(other.name for other, _ in others)
-    unused += [f"{name} (an average of the weights, which fits too)" for name in averages]
-    return replace(best, unused=unused)
+    return best, [other for other, _ in others]
 
 
 def _equal(one: Tensors, other: Tensors, target: Tensors) -> bool:
     """Whether the network would be the same, of whatever precision both are."""
-    if one.keys() != other.keys():
-        return False
-    try:
-        return all(torch.equal(one[name].to(target[name].dtype), other[name].to(target[name].dtype)) for name in one)
-    except RuntimeError:  # of a type that torch cannot compute with
-        return False
+    return one.keys() == other.keys() and all(
+        torch.equal(one[name].to(target[name].dtype), other[name].to(target[name].dtype)) for name in one
+    )
 
 
 def _require_frozen(network: Network, chosen: Tensors, path: Path) -> None:
@@ -270,121 +257,104 @@ def _require_frozen(network: Network, chosen: Tensors, path: Path) -> None:
             raise refused(path, message)
 
 
-def _readings(network: Network, target: Tensors, key: str, tensors: Tensors, beside: list[str]) -> Iterator[_Reading]:
+def _readings(network: Network, target: Tensors, path: tuple[str, ...], tensors: Tensors) -> Iterator[_Reading]:
     """The ways to read a dict's names: as our network's, by position, and as those of its first architecture.
 
     Before every name may be what others put there, in any order: DistributedDataParallel's ``module.``,
     torch.compile's ``_orig_mod.``, a LightningModule's attribute, an AveragedModel's ``module.``.
     """
-    yield from _variant_readings(network, target, _Reading(key, "", target.keys(), tensors, beside))
     plain = {".".join(piece for piece in name.split(".") if piece not in _WRAPPERS): name for name in tensors}
+    ways: list[_Names] = [{name: name for name in tensors}]
     if len(plain) == len(tensors) and plain.keys() != tensors.keys():  # fewer would be two sets of weights
-        renamed = {name: tensors[origin] for name, origin in plain.items()}
-        whole = _Reading(key, "", target.keys(), renamed, beside, is_unwrapped=True)
-        yield from _variant_readings(network, target, whole)
-
-
-def _variant_readings(network: Network, target: Tensors, whole: _Reading) -> Iterator[_Reading]:
-    for prefix in prefixes(whole.found, target):
-        yield _behind(whole, prefix, target)
-    positions = [match for name in whole.found if (match := _INDEXED.fullmatch(name))]
-    for prefix in dict.fromkeys(prefix for match in positions for prefix in (match[1] + (match[2] or ""), match[1])):
-        inside = _behind(whole, prefix)
-        left_out = [value for name, value in whole.found.items() if not name.startswith(prefix)]
-        # No weight of another layer may be left out.
-        if all(value.ndim < 2 for value in left_out):
-            named = list(_by_position(network, inside.found))
-            if len(named) == 1:
-                yield replace(inside, found=named[0], by_position=True)
+        ways.append(plain)
     backbone = next(((index, layer) for index, layer in enumerate(network.features) if is_backbone(layer)), None)
-    if backbone is not None:
-        index, layer = backbone
-        start, own = f"features.{index}.", layer.state_dict()
-        whole = replace(whole, found={_current_name(name, own): value for name, value in whole.found.items()})
-        for prefix in prefixes(whole.found, own):
-            inside = _behind(whole, prefix, own)
-            kept = {n: value for n, value in inside.found.items() if n in own or not _HEAD.fullmatch(n)}
-            yield replace(
-                inside,
-                wanted=[name for name in target if name.startswith(start)],
-                found={f"{start}{name}": value for name, value in kept.items()},
-                head=f"{start}{head_name(layer)}",
-                has_head=False,
-            )
+    for names in ways:
+        for prefix in _prefixes(names, target):
+            yield _Reading(path, tensors, _behind(names, prefix, target, tensors), prefix)
+        prefix, by_position = _by_position(network, names, tensors)
+        if by_position:
+            yield _Reading(path, tensors, by_position, prefix, by_position=True)
+        if backbone is not None:
+            index, layer = backbone
+            start, own = f"features.{index}.", layer.state_dict()
+            current = {_current_name(name, own): origin for name, origin in names.items()}
+            for prefix in _prefixes(current, own):
+                inside = _behind(current, prefix, own, tensors)
+                kept = {f"{start}{n}": origin for n, origin in inside.items() if n in own or not _HEAD.fullmatch(n)}
+                yield _Reading(path, tensors, kept, prefix, start, f"{start}{head_name(layer)}")
 
 
-def _behind(whole: _Reading, prefix: str, wanted: Tensors | None = None) -> _Reading:
-    """What is behind a prefix, of it the modules that are wanted, if any is there; the rest is unused."""
-    found = {name.removeprefix(prefix): value for name, value in whole.found.items() if name.startswith(prefix)}
-    if wanted is not None:
-        modules = {name.partition(".")[0] for name in wanted}
-        own = {name: value for name, value in found.items() if name.partition(".")[0] in modules}
-        # Without a classifying layer what is beside them may be one by another name.
-        is_all = "classifier.weight" not in wanted or "classifier.weight" in own
-        if own and (is_all or all(value.ndim < 2 for name, value in found.items() if name not in own)):
-            found = own
-    left_out = [n for n in whole.found if not (n.startswith(prefix) and n.removeprefix(prefix) in found)]
-    unused = [*whole.unused, *grouped(relative(name, prefix) for name in left_out)]
-    return replace(whole, prefix=prefix, found=found, unused=unused)
+def _prefixes(names: Iterable[str], wanted: Tensors) -> list[str]:
+    """What there is before any name that is wanted, and nothing."""
+    pieces = (name.split(".") for name in names)
+    cuts = ((".".join(each[:at]), ".".join(each[at:])) for each in pieces for at in range(1, len(each)))
+    return ["", *dict.fromkeys(f"{before}." for before, name in cuts if name in wanted)]
 
 
-def _current_name(name: str, own: Collection[str]) -> str:
+def _behind(names: _Names, prefix: str, wanted: Tensors, tensors: Tensors) -> _Names:
+    """What is behind a prefix, of it the modules that are wanted, if any is there."""
+    found = {name.removeprefix(prefix): origin for name, origin in names.items() if name.startswith(prefix)}
+    modules = {name.partition(".")[0] for name in wanted}
+    own = {name: origin for name, origin in found.items() if name.partition(".")[0] in modules}
+    # Without a classifying layer what is beside them may be one by another name.
+    is_all = "classifier.weight" not in wanted or "classifier.weight" in own
+    others = (tensors[origin] for name, origin in found.items() if name not in own)
+    return own if own and (is_all or all(value.ndim < 2 for value in others)) else found
+
+
+def _current_name(name: str, own: Tensors) -> str:
     for pattern, now in _OLD_NAMES:
         if name not in own:
             name = pattern.sub(now, name)
     return name
 
 
-def _by_position(network: Network, found: Tensors) -> Iterator[dict[str, Tensor]]:
-    """Tensors of a Sequential under our names, where each of its layers has the tensors of ours in that position."""
-    ours = [
-        (f"features.{index}.", state) for index, layer in enumerate(network.features) if (state := layer.state_dict())
-    ]
-    for body, head in _sequences(found):
-        if len(body) != len(ours) or head.keys() != {"weight", "bias"}:
+def _by_position(network: Network, names: _Names, tensors: Tensors) -> tuple[str, _Names]:
+    """Names of other layers in our order, the classifying layer the first or the last; and what was before each."""
+    # No weight of another layer may be left out.
+    layers = zip(*(name.split(".")[:-1] for name, origin in names.items() if tensors[origin].ndim > 1), strict=False)
+    common = takewhile(lambda pieces: len(set(pieces)) == 1 and not pieces[0].isdigit(), layers)
+    prefix = "".join(f"{pieces[0]}." for pieces in common)
+    theirs = _modules({name.removeprefix(prefix): o for name, o in names.items() if name.startswith(prefix)})
+    ours = _modules({name: name for name in network.features.state_dict(prefix="features.")})
+    target, found = network.state_dict(), []
+    for position in sorted({0, len(theirs) - 1}) if len(theirs) == len(ours) + 1 else ():
+        head, pairs = theirs[position], list(zip(ours, theirs[:position] + theirs[position + 1 :], strict=True))
+        are_alike = all({n for n in own if not _is_counter(n)} <= layer.keys() <= own.keys() for own, layer in pairs)
+        if not are_alike or head.keys() != {"weight", "bias"}:
             continue
-        if head["weight"].ndim != 2 or head["weight"].shape[1] != network.classifier.in_features:
-            continue
-        pairs = list(zip(ours, body, strict=True))
-        if all(_are_alike(own, layer) for (_, own), layer in pairs):
-            named = {f"{start}{name}": value for (start, _), layer in pairs for name, value in layer.items()}
-            yield named | {f"classifier.{name}": value for name, value in head.items()}
+        named = {own[name]: origin for own, layer in pairs for name, origin in layer.items()}
+        differ = any(_differs(target[name], tensors[origin]) for name, origin in named.items())
+        if tensors[head["weight"]].shape[1:] == (network.classifier.in_features,) and not differ:
+            found.append(named | {f"classifier.{name}": origin for name, origin in head.items()})
+    return prefix, found[0] if len(found) == 1 else {}
 
 
-def _sequences(found: Tensors) -> Iterator[tuple[list[dict[str, Tensor]], dict[str, Tensor]]]:
-    """The ways to take tensors for the layers of one Sequential and a classifying layer, its last or one beside it."""
-    sequences: dict[str, dict[int, dict[str, Tensor]]] = {}
-    single: dict[str, dict[str, Tensor]] = {}
-    for name, value in found.items():
-        if (indexed := _INDEXED.fullmatch(name)) and not indexed[1]:
-            sequences.setdefault(indexed[2] or "", {}).setdefault(int(indexed[3]), {})[indexed[4]] = value
-        else:
-            module, _, own = name.rpartition(".")
-            single.setdefault(module, {})[own] = value
-    ordered = {name: [layers[index] for index in sorted(layers)] for name, layers in sequences.items()}
-    for name, layers in ordered.items():
-        rest = [*single.values(), *(layer for other in ordered if other != name for layer in ordered[other])]
-        if not rest and not name:  # behind its name it is a part of its own
-            yield layers[:-1], layers[-1]
-        elif len(rest) == 1:
-            yield layers, rest[0]
+def _modules(names: _Names) -> list[dict[str, str]]:
+    """Names by module, in their order, 10 after 9."""
+    modules: dict[str, dict[str, str]] = {}
+    for name in sorted(names, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]):
+        module, _, own = name.rpartition(".")
+        modules.setdefault(module, {})[own] = names[name]
+    return list(modules.values())
 
 
-def _are_alike(own: Tensors, layer: Tensors) -> bool:
-    """Whether a layer's tensors have the names and the shapes of another's; a counter of batches may be left out."""
-    needed = {name for name in own if not _is_counter(name)}
-    return needed <= layer.keys() <= own.keys() and not any(_differs(own, layer, name) for name in layer)
-
-
-def _differs(target: Tensors, found: Tensors, name: str) -> str:
-    """How a tensor differs from the network's of that name; empty if it does not."""
-    wanted, got = target[name], found[name]
+def _differs(wanted: Tensor, got: Tensor) -> str:
+    """How a tensor differs from the network's; empty if it does not."""
     if wanted.shape != got.shape:
         sizes = [spelled_shape(tuple(tensor.shape)) or "a single number" for tensor in (wanted, got)]
         return f"must be {sizes[0]} and is {sizes[1]}"
     if wanted.is_floating_point() != got.is_floating_point():
         return f"must be {wanted.dtype} and is {got.dtype}"
     return ""
+
+
+def _grouped(names: Iterable[str]) -> list[str]:
+    """Names of tensors, those with a beginning in common as one: ``criterion.weight``, ``decoder.* (12)``."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.partition(".")[0], []).append(name)
+    return [of[0] if len(of) == 1 else f"{first}.* ({len(of)})" for first, of in groups.items()]
 
 
 def _listed(what: str, names: list[str]) -> str:

@@ -14,8 +14,8 @@ from components.classifier.augmentation import as_unit
 _SAMPLED, _SAMPLED_FOR_EXTREMES = 2**14, 2**18
 READ = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NUMBERS = (*READ, torch.bool, torch.int8, torch.int16, torch.int32, torch.int64)
-# In shares of 0..1: how far values may leave it, how near a level counts as reached, how much must be left to see.
-_BEYOND, NEAR, LEFT = 0.5, 0.15, 0.1
+# How far values may leave 0..1.
+_BEYOND = 0.5
 # Of the pixels of an image so many show what became of a level; the rest may be filled, erased or noise.
 _SHARE = 0.01
 # One and a half gray levels: what rounding may do to an image.
@@ -24,7 +24,7 @@ LEVELS = {"black": (0, 0, 0), "white": (255, 255, 255), "a tone": (200, 120, 40)
 
 
 class Output(NamedTuple):
-    """Statistics of what a transform gave for one image by one draw.
+    """What a transform gave for one image by one draw.
 
     The extremes, as stored, are NaN where values are not real numbers. The rest is in units of white, for images of the
     right shape alone: `medians` of each channel, and `off`, how far the nearest hundredth of its pixels is from what
@@ -49,15 +49,18 @@ class Output(NamedTuple):
 
 def measured(image: Tensor, known: Tensor, draw: int) -> Output:
     """Measure what a transform made of a known image by a draw."""
-    shape, (lowest, highest) = tuple(image.shape), extremes(image)
-    if shape != known.shape or image.dtype not in _NUMBERS:
-        return Output(draw, image.dtype, shape, lowest, highest)
+    stored = Output(draw, image.dtype, tuple(image.shape), *extremes(image))
+    if image.shape != known.shape or image.dtype not in _NUMBERS:
+        return stored
     sample = image.flatten(1)[:, :: max(1, image.numel() // _SAMPLED)].float()
     unit = sample if image.is_floating_point() else sample / 255
     off = (unit - as_unit(known[:, 0, :1])).abs().kthvalue(math.ceil(_SHARE * sample.shape[1])).values
-    mean, spread = float(unit.mean()), float(unit.std(correction=0))
-    medians = tuple(unit.median(1).values.tolist())
-    return Output(draw, image.dtype, shape, lowest, highest, mean, spread, medians, tuple(off.tolist()))
+    return stored._replace(
+        mean=float(unit.mean()),
+        spread=float(unit.std(correction=0)),
+        medians=tuple(unit.median(1).values.tolist()),
+        off=tuple(off.tolist()),
+    )
 
 
 def extremes(image: Tensor) -> tuple[float, float]:
@@ -95,6 +98,5 @@ def alike(image: Tensor, before: Tensor) -> bool:
     """Whether an image is as it was, but for its dtype and for rounding."""
     if image.shape != before.shape or image.dtype is torch.bool or image.is_complex():
         return False
-    if torch.equal(image.double(), before.double()):
-        return True
-    return bool((as_unit(image) - as_unit(before)).abs().max() <= _ROUNDING)
+    same = torch.equal(image.double(), before.double())
+    return same or bool((as_unit(image) - as_unit(before)).abs().max() <= _ROUNDING)

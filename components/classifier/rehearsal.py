@@ -17,21 +17,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import product, takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from components.classifier.augmentation import PerImageTransforms, as_unit, nested, size_message
-from components.classifier.batched_transforms import is_never_random
-from components.classifier.chance import DRAWS, choices_of, torchvisions, ways
+from components.classifier.augmentation import PerImageTransforms, as_unit, is_never_random, nested, size_message
 from components.classifier.known_images import (
-    LEFT,
     LEVELS,
-    NEAR,
     READ,
     Output,
     alike,
@@ -47,13 +44,20 @@ from components.shared.params.types import TransformSpec
 _SIDE = 64
 # Values of the largest image that is tried in its own size: 4096×4096 in grayscale, which takes seconds.
 _LARGEST_TRIED = 2**24
-# An image on the way with a longer side, padded or resized, is not made.
-_LONGEST_SIDE = 2**13
+# Rows of an orthogonal array that takes any two of 15 choices between yes and no through all four cases.
+_DRAWS = 16
+# Above it chance is no more than another name of always: an epoch of 100 images would hold less than one other image.
+_AS_GOOD_AS_ALWAYS = 0.99
+# In shares of 0..1: how near a level counts as reached, how much must be left to see.
+_NEAR, _LEFT = 0.15, 0.1
 
 _CONVERTING = frozenset({"ConvertImageDtype", "Identity", "ToDtype", "ToImage", "ToPureTensor"})
 _SIZED = frozenset({"CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize"})
 _OF_COLOR = frozenset({"Grayscale", "RGB", "RandomGrayscale"})
 _OF_SIZE = frozenset({"CenterCrop", "Pad", "RandomCrop", "RandomResize", "RandomShortestSize", "Resize", "ScaleJitter"})
+
+# The transform that is at fault, and what is wrong.
+_Found = tuple[int, str] | None
 
 
 def rehearse_transforms(
@@ -78,7 +82,7 @@ def rehearse_transforms(
     height, width, _ = image_shape
     factor = min(1.0, _SIDE / min(height, width))
     is_tried = math.prod(image_shape) <= _LARGEST_TRIED
-    PerImageTransforms(specs, image_shape, try_out=False)
+    PerImageTransforms(specs, image_shape)
     end = time.thread_time() + seconds  # of this thread: busy processors change no verdict
 
     def check_time(index: int) -> None:
@@ -110,21 +114,51 @@ def rehearse_transforms(
 
 
 class _CutShortError(Exception):
-    """Why a trial ended before its end."""
+    """A trial takes too long."""
 
 
-def _named_side(transform: Any, image: Tensor) -> float:
-    """The largest side that a transform's arguments name."""
-    sides = [0.0]
-    for name, unit in (("size", 1), ("padding", 1), ("side_range", max(image.shape[-2:]))):
-        named = getattr(transform, name, None)
-        sides += [unit * side for side in (named if isinstance(named, list | tuple) else [named]) if side]
-    return max(sides)
+class _Choice(NamedTuple):
+    """A transform that chance applies or not, or has choose among others: its `p` by the way that is taken."""
+
+    transform: Any
+    ways: list[Any]
+    nearly_always: int | None  # the way it goes as good as always
+
+
+def _torchvisions(transforms: Sequence[Any]) -> list[Any]:
+    found = (inner for outer in transforms for inner in nested(outer))
+    return [inner for inner in found if type(inner).__module__.startswith("torchvision.")]
+
+
+def _choices_of(transforms: Sequence[Any]) -> Iterator[_Choice]:
+    for transform in _torchvisions(transforms):
+        chance = getattr(transform, "p", None)
+        if isinstance(chance, list):
+            possible = [number for number, share in enumerate(chance) if share]
+            likely = [way for way, n in enumerate(possible) if chance[n] > _AS_GOOD_AS_ALWAYS * sum(chance)]
+            ways = [[float(n == other) for other in range(len(chance))] for n in possible]
+            if len(ways) > 1:
+                yield _Choice(transform, ways, likely[0] if likely else None)
+        elif chance is not None and 0 < chance < 1:
+            yield _Choice(transform, [0.0, 1.0], 1 if chance > _AS_GOOD_AS_ALWAYS else None)
+
+
+def _ways(choices: Sequence[_Choice], draw: int) -> tuple[int, ...]:
+    # Two choices go all pairs of ways before 16 draws times the most ways are over.
+    if len(choices) == 1:
+        return (draw % len(choices[0].ways),)
+    block, row = divmod(draw, _DRAWS)
+    return tuple(
+        (row & (number % (_DRAWS - 1) + 1)).bit_count() & 1
+        if choice.ways == [0.0, 1.0]
+        else (block + row * number) % len(choice.ways)
+        for number, choice in enumerate(choices)
+    )
 
 
 def _shrink_sizes(transforms: Sequence[Any], factor: float) -> bool:
     """Make the sizes smaller that torchvision's transforms crop and resize to; whether there are any."""
-    sized = [inner for inner in torchvisions(transforms) if type(inner).__name__ in _SIZED and inner.size is not None]
+    sized = [inner for inner in _torchvisions(transforms) if type(inner).__name__ in _SIZED and inner.size is not None]
     for inner in sized:
         given = inner.size if isinstance(inner.size, list | tuple) else [inner.size]
         inner.size = type(given)(max(1, round(side * factor)) for side in given)
@@ -140,24 +174,29 @@ class _Trial:
         image_shape: tuple[int, int, int],
         check_time: Callable[[int], None],
         factor: float = 1.0,
-        draws: int = DRAWS,
+        draws: int = _DRAWS,
     ) -> None:
         height, width, channels = image_shape
         self._shape = (channels, round(height * factor), round(width * factor))
         self._check_time = check_time
-        self._chain = PerImageTransforms(specs, image_shape, try_out=False)
+        self._chain = PerImageTransforms(specs, image_shape)
+        transforms = self._chain.transforms
         self._names = [spec.class_ for spec in specs]
-        self.is_shrunk = factor < 1 and _shrink_sizes(self._chain.transforms, factor)
+        self.is_shrunk = factor < 1 and _shrink_sizes(transforms, factor)
         self._last = len(specs) - 1
-        self._never_random = [is_never_random(transform) for transform in self._chain.transforms]
-        self._choices = list(choices_of(self._chain.transforms))
+        self._never_random = [is_never_random(transform) for transform in transforms]
+        self._choices = list(_choices_of(transforms))
         if draws > 1:  # for a choice among several as often as it has ways
             draws *= max([1, *(len(choice.ways) for choice in self._choices if choice.ways != [0.0, 1.0])])
         self._draws = draws
         self._images = known_images(*self._shape)
         # By transform: what is wrong with what it, or one within it, gets.
         self._misused: dict[int, str] = {}
-        self._watch_inputs()
+        for index, transform in enumerate(transforms):
+            for inner in nested(transform):
+                is_container = type(inner).__name__ in _CONVERTING or hasattr(inner, "transforms")
+                if isinstance(inner, torch.nn.Module) and not is_container:
+                    inner.register_forward_pre_hook(partial(self._note_input, index))
         # By transform and image: the outputs of every draw.
         self._outputs: list[list[list[Output]]] = [[[] for _ in self._images] for _ in specs]
         # By transform: images that go in and come out by one draw, and whether all draws do the same to them.
@@ -174,39 +213,21 @@ class _Trial:
         except _CutShortError as error:
             self._cut_short = str(error)
 
-    def _watch_inputs(self) -> None:
-        """Note what transforms get, nested ones too: another scale, or uint8 for noise that wraps around."""
-        for index, transform in enumerate(self._chain.transforms):
-            for inner in nested(transform):
-                name = type(inner).__name__
-                if name in _CONVERTING or hasattr(inner, "transforms") or not isinstance(inner, torch.nn.Module):
-                    continue
-
-                def note(inner: Any, given: tuple[Tensor, ...], index: int = index, name: str = name) -> None:
-                    image = given[0]
-                    if (side := _named_side(inner, image)) > _LONGEST_SIDE:
-                        at = f"additional_transforms[{index}], where {name} makes a side of {side:,.0f}"
-                        raise _CutShortError(f"they had come to {at}, too large for that")
-                    if name == "GaussianNoise" and not inner.clip and image.dtype is torch.uint8:
-                        message = "adds noise to uint8 unclipped, which makes black white and white black"
-                        self._misused.setdefault(index, f"{message}; set clip: true")
-                    if (problem := scale_problem(image.dtype, *extremes(image))) is not None:
-                        self._misused.setdefault(index, f"hands {problem} by {name}; {self._scale_advice(index)}")
-
-                inner.register_forward_pre_hook(note)
+    def _note_input(self, index: int, inner: Any, given: tuple[Tensor, ...]) -> None:
+        image, name = given[0], type(inner).__name__
+        if name == "GaussianNoise" and not inner.clip and image.dtype is torch.uint8:
+            message = "adds noise to uint8 unclipped, which makes black white and white black; set clip: true"
+            self._misused.setdefault(index, message)
+        if (problem := scale_problem(image.dtype, *extremes(image))) is not None:
+            self._misused.setdefault(index, f"hands {problem} by {name}; {self._scale_advice(index)}")
 
     def _applied(self, image: Tensor, index: int) -> Tensor:
-        try:
-            return self._chain.apply([image], index, index + 1)[0]
-        except ParamsError as error:
-            if isinstance(error.__cause__, _CutShortError):
-                raise error.__cause__ from None
-            raise
+        return self._chain.apply([image], index, index + 1)[0]
 
     def _draw(self, draw: int, *, likely: bool = False) -> None:
         """Make chance the same for every image; if likely, with what comes as good as always."""
         torch.default_generator.manual_seed(draw)  # torch.manual_seed would reseed every GPU, for good
-        for choice, way in zip(self._choices, ways(self._choices, draw), strict=True):
+        for choice, way in zip(self._choices, _ways(self._choices, draw), strict=True):
             taken = choice.nearly_always if likely and choice.nearly_always is not None else way
             choice.transform.p = choice.ways[taken]
 
@@ -249,17 +270,16 @@ class _Trial:
     def keeps_size(self) -> bool:
         return all(output.shape[1:] == self._shape[1:] for output in self._all(self._last))
 
-    def refuse(self, found: tuple[int, str] | None) -> None:
+    def refuse(self, found: _Found) -> None:
         if found is not None:
             index, message = found
             raise ParamsError([Problem(f"additional_transforms[{index}]", f"{self._names[index]} {message}")])
 
-    def problem(self) -> tuple[int, str] | None:
+    def problem(self) -> _Found:
         """The transform after which images are off, and what is wrong."""
         if self.size_problem(self._last):
             return self.traced(self.size_problem)
-        misused = min(self._misused.items(), default=None)
-        found = self.traced(self._value_problem) or misused
+        found = self.traced(self._value_problem) or min(self._misused.items(), default=None)
         if self._cut_short is not None:  # what no further draw would make good
             return found
         found = found or self._always() or self.traced(self._level_problem) or self.traced(self._left_problem)
@@ -269,7 +289,7 @@ class _Trial:
                 return index, message
         return found
 
-    def traced(self, judge: Callable[[int], str | None]) -> tuple[int, str] | None:
+    def traced(self, judge: Callable[[int], str | None]) -> _Found:
         """What is wrong in the end, and the transform since which it is."""
         if judge(self._last) is None:
             return None
@@ -291,23 +311,15 @@ class _Trial:
             lowest, highest = min(output.lowest for output in of_dtype), max(output.highest for output in of_dtype)
             if (problem := scale_problem(dtype, lowest, highest)) is not None:
                 return f"gives {problem}; {self._scale_advice(index, is_read=dtype in READ)}"
-        if self._cut_short is None and (dark := self._dark(found)) is not None:
-            span = f"values up to {dark.highest:.4g} as {str(dark.dtype).removeprefix('torch.')}"
-            return f"gives {span} where 0..{dark.white} is read; {self._scale_advice(index)}"
-        return None
-
-    def _dark(self, found: Sequence[Output]) -> Output | None:
-        """The brightest there is where, if one choice goes one way, nothing is bright."""
-        for number in range(len(self._choices) or 1):
+        for number in range(len(self._choices) or 1) if self._cut_short is None else ():
+            # The brightest there is where, if one choice goes one way, nothing is bright.
             brightest: dict[int, Output] = {}
-            for output in found:
-                way = (ways(self._choices, output.draw) or (0,))[number]
-                best = brightest.setdefault(way, output)
-                if output.highest / output.white > best.highest / best.white:
-                    brightest[way] = output
-            for output in brightest.values():
-                if output.highest < LEFT * output.white:
-                    return output
+            for output in sorted(found, key=lambda output: output.highest / output.white):
+                brightest[(_ways(self._choices, output.draw) or (0,))[number]] = output
+            for dark in brightest.values():
+                if dark.highest < _LEFT * dark.white:
+                    span = f"values up to {dark.highest:.4g} as {str(dark.dtype).removeprefix('torch.')}"
+                    return f"gives {span} where 0..{dark.white} is read; {self._scale_advice(index)}"
         return None
 
     def _scale_advice(self, index: int, *, is_read: bool = True) -> str:
@@ -325,7 +337,7 @@ class _Trial:
             return "choose what it fills with on that scale"
         return "normalise_mean and normalise_std normalise the images of every split"
 
-    def _always(self) -> tuple[int, str] | None:
+    def _always(self) -> _Found:
         """The first of the transforms without chance by which, taken together, images are other than they were."""
         resizing = {index for index, images in enumerate(self._alone) if any(a.shape != b.shape for a, b in images)}
         fixed = [index for index, is_fixed in enumerate(self._fixed) if is_fixed]
@@ -345,25 +357,21 @@ class _Trial:
             return None
         index = fixed[len(fixed) - len(list(takewhile(bool, reversed(changed))))]
         names = {type(inner).__name__ for inner in nested(self._chain.transforms[index])}
+        advice = "apply it with a probability below 1 (its p, or that of a RandomApply), or change the data themselves"
         if names & _OF_COLOR:
             advice = "set is_image_color: false, which makes the images of every split gray"
         elif names & _OF_SIZE:
             advice = "data prep resizes the images of every split to image_height and image_width"
-        else:
-            advice = (
-                "apply it with a probability below 1 (its p, or that of a RandomApply), or change the data themselves"
-            )
         return index, f"does the same to every training image and to no held-out image; {advice}"
 
     def _level_problem(self, index: int) -> str | None:
         """A level that no draw leaves about where it was."""
         for name, image, of_image in zip(LEVELS, self._images, self._outputs[index], strict=False):
-            for channel, wanted in enumerate(as_unit(image[:, 0, 0]).tolist()):
-                found = [(output.medians[channel], output.off[channel]) for output in of_image if output.off]
-                if not found:
-                    continue
-                lowest, highest = min(median for median, _ in found), max(median for median, _ in found)
-                if min(off for _, off in found) > NEAR and not lowest <= wanted <= highest:
+            found = [output for output in of_image if output.off]
+            for channel, wanted in enumerate(as_unit(image[:, 0, 0]).tolist() if found else ()):
+                medians = [output.medians[channel] for output in found]
+                lowest, highest = min(medians), max(medians)
+                if min(output.off[channel] for output in found) > _NEAR and not lowest <= wanted <= highest:
                     span = " to ".join(dict.fromkeys((f"{lowest:.2f}", f"{highest:.2f}")))
                     return (
                         f"turns {name}, {wanted:.2f}, into {span} on every draw, and held-out images keep theirs; "
@@ -375,9 +383,9 @@ class _Trial:
         """Next to no difference between black and white, or within the gradient."""
         black, white, _, gradient = self._outputs[index]
         contrast = [abs(high.mean - low.mean) for low, high in zip(black, white, strict=True)]
-        if sum(contrast) < LEFT * len(contrast):
+        if sum(contrast) < _LEFT * len(contrast):
             return "leaves next to nothing of an image: black and white come out alike"
-        if max(output.spread for output in gradient) < LEFT * float(as_unit(self._images[-1]).std(correction=0)):
+        if max(output.spread for output in gradient) < _LEFT * float(as_unit(self._images[-1]).std(correction=0)):
             return "leaves next to nothing of an image: it comes out in one tone"
         return None
 

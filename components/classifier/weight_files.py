@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,16 @@ _SHARDED = (
     "holds DTensors, parts of tensors of a group; save what get_model_state_dict of "
     "torch.distributed.checkpoint.state_dict gives with StateDictOptions(full_state_dict=True)"
 )
-
+# Directories that are no model, by a file in them.
+_OTHER_DIRECTORIES = {
+    DATASET.manifest_file: "is a dataset; name a model directory or a file of weights",
+    "epoch-*-batch-*.pt": "holds checkpoints, from which the training that wrote them goes on by --checkpoints; name a "
+    "model",
+    "*.distcp": "holds a distributed checkpoint; torch.distributed.checkpoint.format_utils.dcp_to_torch_save makes one "
+    "file of it, which can be named",
+}
 _LAST = "last.safetensors"
 _DEPTH = 4  # of dicts within each other in a file
-_DICTS = 10_000  # in a file; an optimiser's state has one of each parameter
-_BESIDE = 200  # names of a dict, each kept for each of the dicts in it
 _UNPACKED = 100  # times its size; weights hardly compress
 _NAME = 200  # characters of a file's name that are shown
 # What checkpoints hold beside tensors and does nothing; each is read as an object without any content or code.
@@ -64,14 +69,9 @@ def find_file(path: Path) -> Path:
     if not (path / MODEL.manifest_file).exists():
         if (path / MODEL.name / MODEL.manifest_file).exists():  # the directory of a run
             return find_file(path / MODEL.name)
-        if (path / DATASET.manifest_file).exists():
-            raise refused(path, "is a dataset; name a model directory or a file of weights")
-        if any(path.glob("epoch-*-batch-*.pt")):
-            message = "holds checkpoints, from which the training that wrote them goes on by --checkpoints"
-            raise refused(path, f"{message}; name a model")
-        if any(path.glob("*.distcp")):
-            message = "holds a distributed checkpoint; torch.distributed.checkpoint.format_utils.dcp_to_torch_save"
-            raise refused(path, f"{message} makes one file of it, which can be named")
+        for pattern, message in _OTHER_DIRECTORIES.items():
+            if any(path.glob(pattern)):
+                raise refused(path, message)
         files = sorted(file.name for file in path.iterdir() if file.suffix.lower() in WEIGHT_FILES)
         if files and _LAST not in files:  # which only a model of ours has
             raise refused(path, f"is no model directory; name the file of weights in it: {', '.join(files)}")
@@ -130,59 +130,56 @@ class _Inert:
         pass
 
 
-def tensor_dicts(held: Mapping[Any, Any], path: Path) -> Iterator[tuple[str, dict[str, Tensor], list[str]]]:
-    """Every dict of a file that has tensors: where it is, such as ``state_dict``, its tensors, and what is beside them.
-
-    Raises:
-        ParamsError: There are too many dicts.
-    """
+def tensor_dicts(held: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    """Every dict of a file that has tensors: the keys that lead to it, such as ``state_dict``, and its tensors."""
     seen = {id(held)}  # a dict may hold itself
-    level: list[tuple[Mapping[Any, Any], str, list[str]]] = [(held, "", [])]
+    level: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), held)]
     for _ in range(_DEPTH + 1):
         following = []
-        for outer, key, unused in level:
-            tensors = {n: value for n, value in outer.items() if isinstance(n, str) and isinstance(value, Tensor)}
-            names = [name if isinstance(name, str) else shortened(name) for name in outer]
-            if tensors:
-                yield key, tensors, [*unused, *(name for name in names if name not in tensors)]
-            for name, value in outer.items():
-                if isinstance(name, str) and isinstance(value, Mapping) and id(value) not in seen:
+        for path, outer in level:
+            named = {name: value for name, value in outer.items() if isinstance(name, str)}
+            if tensors := {name: value for name, value in named.items() if isinstance(value, Tensor)}:
+                yield path, tensors
+            for name, value in named.items():
+                if isinstance(value, Mapping) and id(value) not in seen:
                     seen.add(id(value))
-                    if len(seen) > _DICTS:
-                        raise refused(path, f"holds more than {_DICTS} dicts; save the module's state_dict() alone")
-                    is_long = len(outer) > _BESIDE
-                    beside = [f"{len(outer) - 1} names beside {name}"] if is_long else [n for n in names if n != name]
-                    following.append((value, f"{key}.{name}" if key else name, [*unused, *beside]))
+                    following.append(((*path, name), value))
         level = following
 
 
-def grouped(names: Iterable[str]) -> list[str]:
-    """Names of tensors, those with a beginning in common as one: ``criterion.weight``, ``decoder.* (12)``."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(name.partition(".")[0], []).append(name)
-    return [of[0] if len(of) == 1 else f"{first}.* ({len(of)})" for first, of in groups.items()]
-
-
-def require_dense(tensors: Mapping[str, Tensor], start: str, path: Path) -> None:
-    """Refuse tensors whose values cannot be read; `start` is what is before their names in messages."""
-    for name, value in tensors.items():
-        if type(value).__name__ == "DTensor":
-            raise refused(path, _SHARDED)
-        is_dense = value.layout is torch.strided and not (value.is_meta or value.is_quantized)
-        held = value.untyped_storage().nbytes() if is_dense else 0
-        if value.numel() * value.element_size() > held:
-            why = f"is expanded, {value.numel()} values of {held} bytes; save its contiguous()"
-            raise refused(path, f"{short(start + name)} {why if is_dense else 'is no dense tensor with values'}")
+def names_beside(held: Mapping[Any, Any], path: Sequence[str]) -> list[str]:
+    """What a file holds beside the tensors of one of its dicts."""
+    names = []
+    for key in path:
+        names += [name for name in held if name != key]
+        held = held[key]
+    names += [name for name, value in held.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    return [name if isinstance(name, str) else shortened(name) for name in names]
 
 
 def require_values(tensors: Mapping[str, Tensor], start: str, dtype: torch.dtype, path: Path) -> None:
-    """Refuse tensors that cannot be weights, or not as the network keeps them, as `dtype`."""
-    require_dense(tensors, start, path)
+    """Refuse tensors that cannot be weights, or not as the network keeps them, as `dtype`.
+
+    Args:
+        tensors: By name.
+        start: What is before their names in messages.
+        dtype: Of the network's weights.
+        path: The file, for messages.
+
+    Raises:
+        ParamsError: One is sharded, sparse, expanded, not finite, or a variance below 0.
+    """
     for name, value in tensors.items():
+        full = short(start + name)
+        if type(value).__name__ == "DTensor":
+            raise refused(path, _SHARDED)
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise refused(path, f"{full} is no dense tensor with values")
+        held = value.untyped_storage().nbytes()
+        if value.numel() * value.element_size() > held:
+            raise refused(path, f"{full} is expanded, {value.numel()} values of {held} bytes; save its contiguous()")
         if not value.is_floating_point():
             continue
-        full = short(start + name)
         try:
             cast = value.to(dtype)
             is_finite = bool(torch.isfinite(cast).all())
@@ -192,24 +189,3 @@ def require_values(tensors: Mapping[str, Tensor], start: str, dtype: torch.dtype
             raise refused(path, f"{full} has values that are not finite in {dtype}")
         if name.endswith("running_var") and bool((cast < 0).any()):
             raise refused(path, f"{full} has values below 0, and is a variance")
-
-
-def prefixes(names: Collection[str], wanted: Collection[str]) -> list[str]:
-    """What there is before any name that is wanted, and nothing."""
-    found = {"": None}
-    for name in names:
-        start = name.find(".") + 1
-        while start:
-            if name[start:] in wanted:
-                found[name[:start]] = None
-            start = name.find(".", start) + 1
-    return list(found)
-
-
-def relative(name: str, prefix: str) -> str:
-    """A name without the beginning that it shares with a prefix."""
-    for piece in prefix.split("."):
-        if not name.startswith(f"{piece}."):
-            break
-        name = name.removeprefix(f"{piece}.")
-    return name

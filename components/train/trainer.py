@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from components.classifier.augmentation import Augmentation, random_flips
-from components.classifier.images import ImageStore, Normaliser, batch_slices
+from components.classifier.images import ImageStore, Normaliser, batch_slices, random_flips
 from components.classifier.inference import Predictions
 from components.classifier.losses import Criterion, counts_of
 from components.classifier.network import Network
@@ -33,6 +32,9 @@ from components.train.mixup import Mixing
 from components.train.nan_checks import diverged
 from components.train.precision import choose_precision
 from components.train.timing import Timing
+
+if TYPE_CHECKING:
+    from components.classifier.augmentation import Augmentation
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,9 @@ class Trainer:
         self.schedules = Schedules(params, self.optimiser, len(self.steps))
         self.transforms: Augmentation | None = None
         if params.additional_transforms:
+            # torchvision costs seconds, and most runs name no transform.
+            from components.classifier.augmentation import Augmentation
+
             self.transforms = Augmentation(params.additional_transforms, params.image_shape, device)
         seed = params.manual_seed
         # On the CPU, so that the order is the same on every device.

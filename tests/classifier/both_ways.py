@@ -12,7 +12,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 from torch import Tensor
 from torchvision import tv_tensors
 
-from components.classifier.batched_transforms import batched
+from components.classifier.augmentation import batched
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from components.classifier.augmentation import Augmentation, PerImageTransforms, random_flips
+from components.classifier.augmentation import Augmentation, PerImageTransforms
+from components.classifier.images import random_flips
 from components.shared.errors import ParamsError
 from components.shared.params.types import TransformSpec
 from tests.classifier.both_ways import CPU, alike, equally_often, outcomes

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
-from components.classifier.batched_transforms import batched
+from components.classifier.augmentation import batched
 from tests.classifier.both_ways import CPU, as_batch, equally_often, furthest, one_by_one, outcomes, pictures
 
 EXACT: list[Any] = [
@@ -100,7 +100,7 @@ def test_outcomes_are_the_same_where_the_host_cannot_count_the_chosen(
     """As on a GPU: every image is worked on, and the chosen ones are kept."""
     images = pictures(1, 3, 2).expand(2000, -1, -1, -1)
     found = outcomes(as_batch(transform, images))
-    monkeypatch.setattr("components.classifier.batched_pixels.host_can_count", lambda device: False)
+    monkeypatch.setattr("components.classifier.batched_transforms.host_can_count", lambda device: False)
     again = outcomes(as_batch(transform, images, seed=1))
     assert set(again) == set(found)
     assert equally_often(again, found)

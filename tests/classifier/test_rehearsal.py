@@ -341,32 +341,6 @@ def test_a_verdict_takes_nothing_from_torchs_generators_and_needs_nothing_of_the
     assert len(verdicts) == 1
 
 
-TOO_LARGE = "tried in part: they had come to additional_transforms[0], where {} makes a side of {}, too large for that"
-
-
-@pytest.mark.parametrize(
-    ("entries", "shape", "made"),
-    [
-        ([t("Pad", padding=20_000), t("CenterCrop", size=64)], (64, 64, 3), ("Pad", "20,000")),
-        ([t("Pad", padding=[5_000, 9_000]), t("RandomCrop", size=8)], GREY, ("Pad", "9,000")),
-        ([t("Resize", size=[20_000, 20_000]), t("CenterCrop", size=64)], (64, 64, 3), ("Resize", "20,000")),
-        ([t("Resize", size=20_000), t("CenterCrop", size=8)], GREY, ("Resize", "20,000")),
-        ([t("RandomCrop", size=8, padding=9_000)], GREY, ("RandomCrop", "9,000")),
-        (
-            [t("RandomZoomOut", side_range=[1, 2_000], p=1), t("RandomResizedCrop", size=8)],
-            GREY,
-            ("RandomZoomOut", "16,000"),
-        ),
-        ([t("RandomApply", transforms=[t("Pad", padding=9_000), t("CenterCrop", size=8)])], GREY, ("Pad", "9,000")),
-    ],
-)
-def test_images_too_large_on_the_way_are_not_made_and_that_is_reported(
-    entries: list[Entry], shape: tuple[int, int, int], made: tuple[str, str]
-) -> None:
-    (line,) = rehearsed(*entries, shape=shape)
-    assert TOO_LARGE.format(*made) in line
-
-
 @pytest.mark.parametrize("shape", [GREY, COLOUR, LARGE])
 def test_after_its_time_a_trial_ends_with_a_line_on_how_far_it_came(shape: tuple[int, int, int]) -> None:
     chain = specs(t("ToImage"), t("ElasticTransform", alpha=1000.0, sigma=2.0))
