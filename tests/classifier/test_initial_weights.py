@@ -89,12 +89,12 @@ def loaded(held: Any, file: Path) -> tuple[Network, StartedFrom]:
     return network, load_initial_weights(network, file)
 
 
-@pytest.mark.parametrize("suffix", WEIGHT_FILES)
-def test_every_kind_of_file_of_weights_is_read(tmp_path: Path, suffix: str) -> None:
+def test_every_kind_of_file_of_weights_is_read(tmp_path: Path) -> None:
     earlier = trained(1)
-    network, start = loaded(copied(earlier), tmp_path / f"weights{suffix}")
-    assert same(network.state_dict(), earlier.state_dict())
-    assert start.tensors == 9
+    for suffix in WEIGHT_FILES:
+        network, start = loaded(copied(earlier), tmp_path / f"weights{suffix}")
+        assert same(network.state_dict(), earlier.state_dict())
+        assert start.tensors == 9
 
 
 @pytest.fixture
@@ -176,10 +176,7 @@ SAVED: dict[str, Saved] = {
     ),
     "an epoch among the weights": (lambda net: net.state_dict() | {"epoch": 3}, "", "", ["epoch"]),
     "DDP": (lambda net: DDP(net).state_dict(), "", "module.", []),
-    "DataParallel of DDP": (lambda net: nn.DataParallel(DDP(net)).state_dict(), "", "module.module.", []),
-    "torch.compile": (lambda net: compiled(net).state_dict(), "", "_orig_mod.", []),
     "DDP of a compiled module": (lambda net: DDP(compiled(net)).state_dict(), "", "module._orig_mod.", []),
-    "compiled DDP": (lambda net: compiled(DDP(net)).state_dict(), "", "_orig_mod.module.", []),
     "compiled layers": (
         lambda net: {name.replace("s.0.", "s.0._orig_mod."): value for name, value in net.state_dict().items()},
         *("", "", []),
@@ -187,12 +184,12 @@ SAVED: dict[str, Saved] = {
     "SWA": (lambda net: averaged(net).state_dict(), "", "module.", ["n_averaged"]),
     "SWA of DDP, compiled": (
         lambda net: {"swa_model": compiled(averaged(DDP(net))).state_dict()},
-        *("swa_model", "_orig_mod.module.module.", ["n_averaged"]),
+        *("swa_model", "_orig_mod.module.module.", ["_orig_mod.n_averaged"]),
     ),
     "a module's attribute": (lambda net: Module("model", net).state_dict(), "", "model.", ["criterion.weight"]),
     "an attribute of any name, compiled, in DDP": (
         lambda net: DDP(compiled(Module("my_net", net))).state_dict(),
-        *("", "module._orig_mod.my_net.", ["criterion.weight"]),
+        *("", "module._orig_mod.my_net.", ["module._orig_mod.criterion.weight"]),
     ),
     "double precision": (
         lambda net: {
@@ -244,17 +241,16 @@ PLACED: dict[str, tuple[Callable[[Network], nn.Module], str]] = {
 
 
 @pytest.mark.usefixtures("alone_in_a_group")
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 @pytest.mark.parametrize("name", PLACED)
-def test_other_names_are_matched_by_order_and_shape(tmp_path: Path, name: str, suffix: str) -> None:
+def test_other_names_are_matched_by_order_and_shape(tmp_path: Path, name: str) -> None:
     earlier, (made, prefix) = trained(1), PLACED[name]
     expected, state = copied(earlier), made(earlier).state_dict()
     # The names of safetensors come back sorted as text.
-    held = {"model_state_dict": state, "epoch": 3} if suffix == "pth" else state
-    network, start = loaded(held, tmp_path / f"weights.{suffix}")
-    assert same(network.state_dict(), expected)
-    assert (start.tensors, start.classifier, start.by_position, start.prefix) == (9, True, True, prefix)
-    assert "matched by their order and shapes" in describe_start(start)
+    for suffix, held in (("pth", {"model_state_dict": state, "epoch": 3}), ("safetensors", state)):
+        network, start = loaded(held, tmp_path / f"weights.{suffix}")
+        assert same(network.state_dict(), expected)
+        assert (start.tensors, start.classifier, start.by_position, start.prefix) == (9, True, True, prefix)
+        assert "matched by their order and shapes" in describe_start(start)
 
 
 def test_by_order_more_than_ten_layers_are_in_order(tmp_path: Path) -> None:
@@ -301,45 +297,59 @@ def test_by_order_all_must_fit(tmp_path: Path) -> None:
     failure(net, file)
 
 
-RESNET = [layer("Conv2d", in_channels=3, out_channels=3, kernel_size=1), backbone("resnet18")]
+NAME = "shufflenet_v2_x0_5"
+BEHIND_ONE = [layer("Conv2d", in_channels=3, out_channels=3, kernel_size=1), backbone(NAME)]
 
 
-def test_a_file_of_torchvision_goes_into_the_backbone(tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def original() -> State:
+    """The weights of an architecture of torchvision."""
     torch.manual_seed(1)
-    original = torchvision.models.resnet18(num_classes=7).state_dict()
-    torch.save({name: value for name, value in original.items() if "num_batches" not in name}, tmp_path / "r.pth")
+    state: State = getattr(torchvision.models, NAME)(num_classes=7).state_dict()
+    return state
+
+
+def is_in(original: State, features: nn.Module) -> bool:
+    own = features.state_dict()
+    return all(torch.equal(own[name], value) for name, value in original.items() if not name.startswith("fc."))
+
+
+def network_with(*arch: Any, **changes: Any) -> Network:
     torch.manual_seed(2)
-    network = network_of(Params.from_dict(color(*RESNET)))
+    return network_of(Params.from_dict(color(*arch, **changes)))
+
+
+def test_a_file_of_torchvision_goes_into_the_backbone(tmp_path: Path, original: State) -> None:
+    torch.save({name: value for name, value in original.items() if "num_batches" not in name}, tmp_path / "r.pth")
+    network = network_with(*BEHIND_ONE)
     before = copied(network)
 
     start = load_initial_weights(network, tmp_path / "r.pth")
 
-    own = network.features[1].state_dict()
-    assert all(torch.equal(own[name], value) for name, value in original.items() if not name.startswith("fc."))
+    assert is_in(original, network.features[1])
     assert same(network.state_dict(), before, "features.0.")
     assert same(network.state_dict(), before, "classifier.")
-    assert (start.tensors, start.classifier) == (100, False)  # 122 tensors, without 20 counters and the head's two
-    assert start.initialised == len(before) - 100
+    counters = sum("num_batches" in name for name in original)
+    assert (start.tensors, start.classifier) == (len(original) - counters - 2, False)  # without the head's two
+    assert start.initialised == len(before) - start.tensors
 
 
-@pytest.mark.parametrize(
-    "name", ["densenet121", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "vit_b_32"))]
-)
+@pytest.mark.parametrize("name", ["densenet121", "squeezenet1_1", pytest.param("vit_b_32", marks=pytest.mark.slow)])
 def test_names_that_begin_like_ours_and_names_of_old_files(tmp_path: Path, name: str) -> None:
     kwargs = {"image_size": 32} if name == "vit_b_32" else {}
     torch.manual_seed(1)
-    original: State = getattr(torchvision.models, name)(**kwargs).state_dict()
+    weights: State = getattr(torchvision.models, name)(**kwargs).state_dict()
     old = {}
-    for key, value in original.items():
+    for key, value in weights.items():
         for part in ("norm1", "norm2", "conv1", "conv2"):  # denselayer1.norm1.weight was denselayer1.norm.1.weight
             key = key.replace(f".{part}.", f".{part[:-1]}.{part[-1]}.") if "denselayer" in key else key
         old[key.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2.")] = value
     torch.save(old, tmp_path / "old.pth")
-    network = network_of(Params.from_dict(color(backbone(name, **kwargs))))
+    network = network_with(backbone(name, **kwargs))
     load_initial_weights(network, tmp_path / "old.pth")
     own = network.features[0].state_dict()
-    assert len(own) == len(original) - 2
-    assert all(torch.equal(value, original[key]) for key, value in own.items())
+    assert len(own) == len(weights) - 2
+    assert all(torch.equal(value, weights[key]) for key, value in own.items())
 
 
 def failure(network: Network, path: Path) -> str:
@@ -370,11 +380,11 @@ def test_weights_that_do_not_fit_are_named_with_their_shapes(tmp_path: Path) -> 
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
-    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "resnet34.pth")
-    message = failure(network_of(Params.from_dict(color(*RESNET))), tmp_path / "resnet34.pth")
-    assert message.startswith("does not fit net_arch: 96 are not of this network (features.1.layer1.2.conv1.weight, ")
-    message = failure(trained(1), tmp_path / "resnet34.pth")
-    assert "7 are missing (features.0.weight" in message or "6 are missing (features.0.weight" in message
+    torch.save(torchvision.models.squeezenet1_0().state_dict(), tmp_path / "w.pth")
+    message = failure(network_with(*BEHIND_ONE), tmp_path / "w.pth")
+    assert message.startswith("does not fit net_arch: ")
+    assert "are not of this network (features." in message
+    assert "4 are missing (features.1.weight, features.1.bias" in failure(trained(1), tmp_path / "w.pth")
 
 
 class Code:
@@ -487,24 +497,20 @@ def test_of_several_that_fit_none_is_guessed(tmp_path: Path) -> None:
         ("backbone.body.", {"backbone.fpn.inner.weight": 3, "rpn.head.weight": 5}),
     ],
 )
-def test_a_backbone_of_others_is_found(tmp_path: Path, before: str, rest: dict[str, int]) -> None:
-    torch.manual_seed(1)
-    original = torchvision.models.resnet18().state_dict()
-    state = {f"{before}{name}": value for name, value in original.items() if not name.startswith("fc.")}
-    state |= {name: torch.ones(size) for name, size in rest.items()}
-    torch.save({"state_dict": state}, tmp_path / "r.ckpt")
-    network = network_of(Params.from_dict(color(backbone("resnet18"), frozen_layers=1)))
+def test_a_backbone_of_others_is_found(tmp_path: Path, original: State, before: str, rest: dict[str, int]) -> None:
+    state = behind(before, {name: value for name, value in original.items() if not name.startswith("fc.")})
+    torch.save({"state_dict": state | {name: torch.ones(size) for name, size in rest.items()}}, tmp_path / "r.ckpt")
+    network = network_with(backbone(NAME), frozen_layers=1)
 
     start = load_initial_weights(network, tmp_path / "r.ckpt")
 
-    own = network.features[0].state_dict()
-    assert all(torch.equal(own[name], value) for name, value in original.items() if not name.startswith("fc."))
+    assert is_in(original, network.features[0])
     assert (start.key, start.prefix) == ("state_dict", before)
 
 
-def test_a_file_without_weights_of_a_frozen_layer_is_refused(tmp_path: Path) -> None:
-    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r.pth")
-    assert failure(network_of(Params.from_dict(color(*RESNET, frozen_layers=2))), tmp_path / "r.pth") == (
+def test_a_file_without_weights_of_a_frozen_layer_is_refused(tmp_path: Path, original: State) -> None:
+    torch.save(original, tmp_path / "r.pth")
+    assert failure(network_with(*BEHIND_ONE, frozen_layers=2), tmp_path / "r.pth") == (
         "has nothing for net_arch[0], which frozen_layers: 2 would keep random (2 are missing (features.0.weight, "
         "features.0.bias)); freeze only layers that it has weights for"
     )
@@ -581,9 +587,7 @@ def test_parts_of_tensors_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("hyperparameters", [False, True])
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_checkpoint_of_lightning(tmp_path: Path, hyperparameters: bool, compiled: bool) -> None:
+def test_a_checkpoint_of_lightning(tmp_path: Path) -> None:
     import pytorch_lightning as lightning
 
     earlier = trained(1)
@@ -591,9 +595,8 @@ def test_a_checkpoint_of_lightning(tmp_path: Path, hyperparameters: bool, compil
     class Lit(lightning.LightningModule):
         def __init__(self, options: argparse.Namespace) -> None:
             super().__init__()
-            if hyperparameters:
-                self.save_hyperparameters()
-            self.net = torch.compile(earlier, backend="eager") if compiled else earlier
+            self.save_hyperparameters()
+            self.net = torch.compile(earlier, backend="eager")
             self.criterion = nn.CrossEntropyLoss(weight=torch.ones(3))
 
         def training_step(self, batch: Any, _index: int) -> Any:
@@ -613,7 +616,7 @@ def test_a_checkpoint_of_lightning(tmp_path: Path, hyperparameters: bool, compil
     start = load_initial_weights(network, tmp_path / "last.ckpt")
 
     assert same(network.state_dict(), earlier.state_dict())
-    assert (start.key, start.prefix) == ("state_dict", "net._orig_mod." if compiled else "net.")
+    assert (start.key, start.prefix) == ("state_dict", "net._orig_mod.")
     assert {"epoch", "optimizer_states", "criterion.weight"} <= set(start.unused)
 
 
@@ -621,18 +624,19 @@ def test_a_checkpoint_of_lightning(tmp_path: Path, hyperparameters: bool, compil
     ("prefix", "beside"),
     [("ema.", {}), ("ema_model.module.", {"ema_model.n_averaged": torch.tensor(1)}), ("ema._orig_mod.", {})],
 )
-@pytest.mark.parametrize("loss", [{}, {"criterion.weight": torch.ones(3)}], ids=["alone", "with a loss"])
 @pytest.mark.parametrize("outer", ["", "module."])
 def test_a_module_that_keeps_its_average_is_not_read_as_the_average(
-    tmp_path: Path, prefix: str, beside: State, loss: State, outer: str
+    tmp_path: Path, prefix: str, beside: State, outer: str
 ) -> None:
-    earlier, network = trained(1), trained(3)
+    earlier = trained(1)
     state = copied(earlier)
-    held = behind(outer, behind(prefix, of_another(state)) | state | beside | loss)
-    torch.save({"state_dict": held, "epoch": 3}, tmp_path / "w.pth")
-    start = load_initial_weights(network, tmp_path / "w.pth")
-    assert same(network.state_dict(), earlier.state_dict())
-    assert f"{outer}{prefix}* (an average of the weights, which fits too)" in describe_start(start)
+    for loss in ({}, {"criterion.weight": torch.ones(3)}):
+        network = trained(3)
+        held = behind(outer, behind(prefix, of_another(state)) | state | beside | loss)
+        torch.save({"state_dict": held, "epoch": 3}, tmp_path / "w.pth")
+        start = load_initial_weights(network, tmp_path / "w.pth")
+        assert same(network.state_dict(), earlier.state_dict())
+        assert f"{outer}{prefix}* (an average of the weights, which fits too)" in describe_start(start)
 
 
 @pytest.mark.parametrize("prefix", ["momentum_encoder.", "_orig_mod.", "module.", "best."])
@@ -675,14 +679,11 @@ def test_an_average_with_the_head_that_the_weights_lack_is_a_rival(tmp_path: Pat
     assert "several sets of weights that fit (student, teacher)" in failure(trained(3), tmp_path / "w.pth")
 
 
-def test_a_backbone_beside_its_average_is_the_weights(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    original = torchvision.models.resnet18().state_dict()
+def test_a_backbone_beside_its_average_is_the_weights(tmp_path: Path, original: State) -> None:
     torch.save(behind("ema.", of_another(original)) | original, tmp_path / "w.pth")
-    network = network_of(Params.from_dict(color(backbone("resnet18"))))
+    network = network_with(backbone(NAME))
     load_initial_weights(network, tmp_path / "w.pth")
-    own = network.features[0].state_dict()
-    assert all(torch.equal(own[name], value) for name, value in original.items() if not name.startswith("fc."))
+    assert is_in(original, network.features[0])
 
 
 def holding_itself(state: State) -> dict[str, Any]:
@@ -728,14 +729,9 @@ def twice(form: Callable[[State], State]) -> Callable[[State], Any]:
         (twice(of_all(lambda value: value.to("meta"))), "a features.0.weight is no dense tensor with values"),
         (with_first(lambda value: torch.zeros(1).expand(value.shape)), "features.0.weight is expanded, "),
         (of_all(as_float4), "features.0.weight is torch.float4_e2m1fn_x2, which torch cannot make torch.float32"),
-        (twice(of_all(as_float4)), "a features.0.weight is torch.float4_e2m1fn_x2, which torch cannot make"),
         (holding_itself, "does not fit net_arch: 1 is missing (features.0.weight)"),
         (holding_itself_often, "does not fit net_arch: 6 are missing"),
         (lambda _: {"a." * 3000 + "w": torch.zeros(1)}, "does not fit net_arch: 6 are missing"),
-        (
-            lambda _: {f"k{index}": {"t": torch.zeros(0)} for index in range(10_000)},
-            "holds more than 10000 dicts; save the module's state_dict() alone",
-        ),
         (
             with_first(lambda value: value.double() + 1e300),
             "features.0.weight has values that are not finite in torch.float32",
@@ -746,8 +742,8 @@ def twice(form: Callable[[State], State]) -> Callable[[State], Any]:
         ),
     ],
     ids=[
-        *("sparse twice", "sparse beside dense", "meta twice", "expanded", "float4", "float4 twice"),
-        *("a dict in itself", "a dict in itself 400 times", "3000 dots", "10,000 dicts", "beyond float32", "variance"),
+        *("sparse twice", "sparse beside dense", "meta twice", "expanded", "float4"),
+        *("a dict in itself", "a dict in itself 400 times", "3000 dots", "beyond float32", "variance"),
     ],
 )
 def test_odd_files_are_refused_in_one_message(tmp_path: Path, form: Callable[[State], Any], message: str) -> None:
