@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from components.shared.command import EXIT_CODES, error_document, last_lines, print_json, print_message, with_output
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, InputError, ShutterlineError
@@ -18,7 +19,6 @@ from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Termina
 from components.shared.version import __version__
 from pipelines.compiled import PLATFORMS
 from pipelines.submit.options import EPILOG as SUBMIT_EPILOG
-from pipelines.submit.options import with_platform
 from pipelines.watching import EPILOG as WATCH_EPILOG
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -227,6 +227,11 @@ _of_platform = _options(
 )  # fmt: skip
 
 
+# What a look at a run takes of them.
+_PLATFORM = ("target", "host", "namespace", "token_file", "ca_file", "project", "location", "staging_bucket", "network",
+             "endpoint")  # fmt: skip
+
+
 def _require_client(command: str, options: dict[str, Any]) -> None:
     is_vertex = options["target"] == "vertex" or options["project"] is not None
     require_extras(f"shutterline {command}", "vertex" if is_vertex else "pipelines")
@@ -247,7 +252,7 @@ def upload(**options: Any) -> int:
     _require_client("upload", options)
     from pipelines.submit.commands import upload
 
-    return upload(**with_platform(options))
+    return upload(**options)
 
 
 @cli.command(epilog=_as_it_is(SUBMIT_EPILOG))
@@ -276,12 +281,23 @@ def submit(**options: Any) -> int:
     The run is named by everything that decides what it does, so to repeat the command finds the run instead of starting
     another: one that waits, runs or succeeded. One that failed or was cancelled is started anew, as NAME-2, NAME-3 …
     """
-    if options["file"] is None and options["status"] is None:
-        raise click.UsageError("Missing argument 'PIPELINE.yaml', or --status RUN.", click.get_current_context())
+    context, name = click.get_current_context(), options.pop("status")
+    if name is None and options["file"] is None:
+        raise click.UsageError("Missing argument 'PIPELINE.yaml', or --status RUN.", context)
     _require_client("submit", options)
-    from pipelines.submit.commands import submit
+    from pipelines.submit.commands import status, submit
 
-    return submit(**with_platform(options))
+    if name is None:
+        return submit(**options)
+    given = [
+        option.make_metavar(context).strip("[]") if isinstance(option, click.Argument) else option.opts[0]
+        for option in context.command.params
+        if option.name not in ("status", "as_json", *_PLATFORM)
+        and context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise InputError(f"--status: looks at a run that is there, and takes no {', '.join(given)}")
+    return status(name, **{key: options[key] for key in ("as_json", *_PLATFORM)})
 
 
 @cli.command(epilog=_as_it_is(WATCH_EPILOG))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from components.shared.command import print_message
 from components.shared.errors import (
@@ -22,28 +22,32 @@ from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Termina
 from pipelines.submit.connection import RetryableError, retried
 from pipelines.submit.platform import Platform, Progress, Submitted
 from pipelines.submit.run_text import (
+    STYLES,
     PodLog,
     attempt_words,
     ending,
     log_lines,
     pod_of,
     read_log,
+    rows,
     run_words,
     step_words,
+    utc_now,
 )
 from pipelines.watch_text import printable
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 15.0
-WAITS_S = 20.0  # a pod that is made in less than this is no news
 _GROWTH = 1.3  # from 2 s to 15 s within a minute and a half
-_FRAME_S = 1.0
 _REQUEST_S, _LOG_S = 30.0, 10.0
 _MOST_LOGS = 3  # of the iterations of a loop all may fail
 
+# Shows how a run is doing; whether anything changed.
+Show = Callable[[Progress], bool]
 
-@dataclass(frozen=True)
+
+@dataclass
 class Followed:
-    """How the following ended.
+    """What is known of a run, and how following it ended.
 
     Attributes:
         progress: The last that is known of the run.
@@ -52,22 +56,15 @@ class Followed:
         logs: What steps that failed logged, where the platform gives it.
     """
 
-    progress: Progress
-    exit_code: int
-    status: str
+    progress: Progress = field(default_factory=lambda: Progress("unknown", {}))
+    exit_code: int = EXIT_OK
+    status: str = ""
     logs: dict[str, PodLog] = field(default_factory=dict)
 
-
-class View(Protocol):
-    """Where a person sees the run."""
-
-    def show(self, progress: Progress, waited: frozenset[str]) -> bool:
-        """Show how it is doing, and why the steps wait that have done so for long; whether anything changed."""
-        ...
-
-    def pause(self, seconds: float) -> None:
-        """Wait, and go on showing how long things take."""
-        ...
+    def ended(self, status: str, exit_code: int) -> Followed:
+        """The same with its end."""
+        self.status, self.exit_code = status, exit_code
+        return self
 
 
 def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Followed:
@@ -83,20 +80,23 @@ def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Follo
     Raises:
         InputError: The platform refuses to answer any more, such as when a token has expired.
     """
-    following = _Following(platform, run)
+    found = Followed()
+    end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
     try:
-        with sigterm_raises(), _view(run) as view:
-            ended = following.until_done(view, timeout_s)
+        with sigterm_raises(), _view(run) as show:
+            _until_done(platform, run, found, show, end)
     except (KeyboardInterrupt, Terminated) as error:
         print_message(f"no longer followed; {run.name} goes on: {run.url}")
         if isinstance(error, Terminated):
-            return Followed(following.last, EXIT_TERMINATED, "terminated", following.logs)
-        return Followed(following.last, EXIT_INTERRUPTED, "interrupted", following.logs)
-    if ended.status == "timeout":
+            return found.ended("terminated", EXIT_TERMINATED)
+        return found.ended("interrupted", EXIT_INTERRUPTED)
+    if found.progress.state not in ENDED:
         print_message(f"error: {run.name} is not done after {timeout_s:g} s (--timeout); it goes on: {run.url}")
-    elif ended.exit_code:
-        print_message(ending(run, ended.progress))
-    return ended
+        return found.ended("timeout", EXIT_FAILURE)
+    if found.progress.state == "succeeded":
+        return found.ended("succeeded", EXIT_OK)
+    print_message(ending(run, found.progress))
+    return found.ended(found.progress.state, EXIT_FAILURE)
 
 
 def look(platform: Platform, run: Submitted) -> Followed:
@@ -106,87 +106,87 @@ def look(platform: Platform, run: Submitted) -> Followed:
         InputError: The platform refuses to answer.
         PlatformUnavailableError: It does not answer.
     """
-    following = _Following(platform, run)
-    progress = retried(lambda timeout_s: platform.progress(run.id, timeout_s))
-    for step in progress.steps.values():
-        following.log_of(step, _LOG_S)
-    code = EXIT_FAILURE if progress.state in ("failed", "cancelled") else EXIT_OK
-    return Followed(progress, code, progress.state, following.logs)
+    found = Followed(retried(lambda timeout_s: platform.progress(run.id, timeout_s)))
+    found.logs = dict(_new_logs(platform, run, found.progress, set(), _LOG_S))
+    has_failed = found.progress.state in ("failed", "cancelled")
+    return found.ended(found.progress.state, EXIT_FAILURE if has_failed else EXIT_OK)
 
 
-class _Following:
-    """One run, what is known of it, and the logs of its steps that failed, each read once."""
-
-    def __init__(self, platform: Platform, run: Submitted) -> None:
-        self.last = Progress("unknown", {})
-        self.logs: dict[str, PodLog] = {}
-        self._platform = platform
-        self._run = run
-        self._is_away = False
-        self._asked: set[tuple[str, int]] = set()
-        self._waiting_since: dict[tuple[str, int], float] = {}
-
-    def until_done(self, view: View, timeout_s: float | None) -> Followed:
-        end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
-        pause = FIRST_PAUSE_S
-        while True:
-            left = max(1.0, end - time.monotonic())
-            if self._update(min(_REQUEST_S, left)):
-                if view.show(self.last, self._waiting_long()):
-                    pause = FIRST_PAUSE_S
-                for step in self.last.steps.values():
-                    if (log := self.log_of(step, min(_LOG_S, left))) is not None:
-                        for line in log_lines(step.name, log):
-                            print_message(line)
-                if self.last.state in ENDED:
-                    code = EXIT_OK if self.last.state == "succeeded" else EXIT_FAILURE
-                    return Followed(self.last, code, self.last.state, self.logs)
-            if (left := end - time.monotonic()) <= 0:
-                return Followed(self.last, EXIT_FAILURE, "timeout", self.logs)
-            view.pause(min(pause, left))
-            pause = min(LONGEST_PAUSE_S, pause * _GROWTH)
-
-    def _update(self, timeout_s: float) -> bool:
-        """Ask how the run is doing; whether there was an answer."""
+def _until_done(platform: Platform, run: Submitted, found: Followed, show: Show, end: float) -> None:
+    pause, is_away = FIRST_PAUSE_S, False
+    asked: set[tuple[str, int]] = set()
+    while True:
+        left = max(1.0, end - time.monotonic())
         try:
-            self.last = self._platform.progress(self._run.id, timeout_s)
+            found.progress = platform.progress(run.id, min(_REQUEST_S, left))
         except InputError as error:
-            raise PlatformRefusedError(f"{error}; {self._run.name} goes on: {self._run.url}") from error
+            raise PlatformRefusedError(f"{error}; {run.name} goes on: {run.url}") from error
         except (RetryableError, PlatformUnavailableError) as error:
-            if not self._is_away:
-                print_message(f"{error}; {self._run.name} is asked for again")
-            self._is_away = True
-            return False
-        if self._is_away:
-            print_message("the platform answers again")
-        self._is_away = False
-        return True
-
-    def _waiting_long(self) -> frozenset[str]:
-        steps = self.last.steps.items()
-        waiting = {(name, len(step.attempts)) for name, step in steps if step.state == "waiting"}
-        now = time.monotonic()
-        self._waiting_since = {key: self._waiting_since.get(key, now) for key in waiting}
-        return frozenset(name for (name, _), since in self._waiting_since.items() if now - since >= WAITS_S)
-
-    def log_of(self, step: TaskReport, timeout_s: float) -> PodLog | None:
-        """The log of a step that has just failed; None: it has not, or there is none to be had."""
-        asked = step.name, len(step.attempts)
-        if step.state != "failed" or asked in self._asked or len(self._asked) >= _MOST_LOGS or not pod_of(step):
-            return None
-        self._asked.add(asked)
-        text = self._platform.log(self._run.id, pod_of(step), timeout_s)
-        if text is not None:
-            self.logs[step.name] = read_log(text)
-        return self.logs.get(step.name)
+            if not is_away:
+                print_message(f"{error}; {run.name} is asked for again")
+            is_away = True
+        else:
+            if is_away:
+                print_message("the platform answers again")
+            is_away = False
+            if show(found.progress):
+                pause = FIRST_PAUSE_S
+            for name, log in _new_logs(platform, run, found.progress, asked, min(_LOG_S, left)):
+                found.logs[name] = log
+                for line in log_lines(name, log):
+                    print_message(line)
+            if found.progress.state in ENDED:
+                return
+        if (left := end - time.monotonic()) <= 0:
+            return
+        time.sleep(min(pause, left))
+        pause = min(LONGEST_PAUSE_S, pause * _GROWTH)
 
 
-def _view(run: Submitted) -> AbstractContextManager[View]:
+def _new_logs(
+    platform: Platform, run: Submitted, progress: Progress, asked: set[tuple[str, int]], timeout_s: float
+) -> Iterator[tuple[str, PodLog]]:
+    """The logs of steps that have failed since, by their names, each attempt's once."""
+    for step in progress.steps.values():
+        attempt = step.name, len(step.attempts)
+        if step.state == "failed" and attempt not in asked and len(asked) < _MOST_LOGS and (pod := pod_of(step)):
+            asked.add(attempt)
+            if (text := platform.log(run.id, pod, timeout_s)) is not None:
+                yield step.name, read_log(text)
+
+
+@contextmanager
+def _view(run: Submitted) -> Iterator[Show]:
     if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
-        return nullcontext(_Lines(run))
-    from pipelines.submit.follow_view import LiveSteps
+        yield _Lines(run).show
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
 
-    return LiveSteps(run, _FRAME_S)
+    shown = Progress("unknown", {})
+
+    def drawn() -> Table:
+        # All text is set as it is, never read as markup: it comes from elsewhere.
+        grid = Table.grid("", "", "", padding=(0, 2, 0, 0))
+        heading = Text.assemble(run.name, " ", (run_words(shown), STYLES.get(shown.state, "")))
+        for name, state, pod, style in rows(shown, utc_now()):
+            grid.add_row(Text(f"  {name}"), Text(state, style), Text(pod, "dim"))
+        whole = Table.grid()
+        whole.add_row(heading)
+        whole.add_row(grid)
+        return whole
+
+    def show(progress: Progress) -> bool:
+        nonlocal shown
+        before, shown = shown, progress
+        live.refresh()
+        return before.state != progress.state or before.tasks != progress.tasks
+
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    with Live(get_renderable=drawn, console=console, refresh_per_second=1, redirect_stdout=False) as live:
+        yield show
 
 
 class _Lines:
@@ -198,31 +198,26 @@ class _Lines:
         self._ended: dict[str, int] = {}
         self._pods: set[str] = set()
 
-    def show(self, progress: Progress, waited: frozenset[str]) -> bool:
-        lines: list[str] = []
-        for name, step in progress.steps.items():
-            # Attempts that another followed; what was shown as the step's end is not logged again.
-            first = self._ended.get(name, 0)
-            for number, attempt in enumerate(step.attempts[first:-1], first + 1):
-                lines.append(f"{name} {attempt_words(number, attempt)}")
-            ended = step.state in ("failed", "cancelled")
-            self._ended[name] = max(first, len(step.attempts) - (not ended))
-            if step.state == "waiting" and step.attempts and step.attempts[-1].state == "failed":
-                continue  # for Argo to say whether there will be another
-            words = step_words(step, why=name in waited)
-            if self._shown.get(name) == words:
-                continue
-            self._shown[name] = words
-            pod = pod_of(step)
-            lines.append(f"{name} {words}" + (f" (pod {pod})" if pod and pod not in self._pods else ""))
-            self._pods.add(pod)
-        words = run_words(progress)
-        if self._shown.get("") != words:
+    def show(self, progress: Progress) -> bool:
+        lines = [line for step in progress.steps.values() for line in self._changes(step)]
+        if self._shown.get("") != (words := run_words(progress)):
             self._shown[""] = words
             lines.append(f"{self._run.name} {words}")
         for line in lines:
             print_message(f"{time.strftime('%H:%M:%S')} {printable(line)}")
         return bool(lines)
 
-    def pause(self, seconds: float) -> None:
-        time.sleep(seconds)
+    def _changes(self, step: TaskReport) -> Iterator[str]:
+        # Attempts that another followed; what was shown as the step's end is not logged again.
+        first = self._ended.get(step.name, 0)
+        for number, attempt in enumerate(step.attempts[first:-1], first + 1):
+            yield f"{step.name} {attempt_words(number, attempt)}"
+        has_ended = step.state in ("failed", "cancelled")
+        self._ended[step.name] = max(first, len(step.attempts) - (not has_ended))
+        if step.state == "waiting" and step.attempts and step.attempts[-1].state == "failed":
+            return  # for Argo to say whether there will be another
+        if self._shown.get(step.name) != (words := step_words(step)):
+            self._shown[step.name] = words
+            pod = pod_of(step)
+            yield f"{step.name} {words}" + (f" (pod {pod})" if pod and pod not in self._pods else "")
+            self._pods.add(pod)

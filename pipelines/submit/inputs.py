@@ -27,7 +27,6 @@ _DIGITS = 12  # of a digest in a name: 48 bits
 _LONGEST = 128
 LONGEST_VERSION: dict[PlatformName, int] = {"kubeflow": 127, "vertex": _LONGEST}
 _NUMBER_ROOM = 5  # for "-2" to "-9999"
-_OPTIONS = {"params": "--params", "data": "--data", "checkpoints": "--checkpoints"}
 
 
 def version_name(pipeline: CompiledPipeline) -> str:
@@ -79,37 +78,30 @@ def check_run_name(name: str, target: PlatformName) -> None:
         )
 
 
-def checked_params(pipeline: CompiledPipeline, source: str | None, overrides: list[str]) -> Checked | None:
+def checked_params(
+    pipeline: CompiledPipeline, source: str | None, overrides: list[str], data: str | None
+) -> Checked | None:
     """The params that ``--params`` and ``--set`` give, completely checked; None: the file's own are to be used.
 
     Raises:
         ParamsError: With every problem found.
-        InputError: There are no params to change.
+        InputError: There are no params to change, or the file's are the example's, and other data are named.
     """
     if source:
         return load_checked(source, overrides)
+    default: Any = pipeline.inputs.get("params", {}).get("defaultValue")
+    if data is not None and isinstance(default, str) and are_example(default):
+        raise InputError(
+            f"--data needs --params: those in {pipeline.file} are the example's digits', and decide the network; "
+            f"compile it with --params, or: {HOW_TO_GET_PARAMS}"
+        )
     if not overrides:
         return None
-    default: Any = pipeline.inputs.get("params", {}).get("defaultValue")
     if not isinstance(default, str):
         raise InputError(f"--set: {pipeline.file} has no params of its own to change; name some by --params")
     # As the steps take it: a file from elsewhere must not name another one here, which may be code.
     name = f"{pipeline.file}: its params"
     return check_params(parse(with_overrides(from_json(default, name), overrides), name))
-
-
-def require_params_for_data(pipeline: CompiledPipeline) -> None:
-    """See that data that an option names are not for the example's params, which a file compiled without others has.
-
-    Raises:
-        InputError: The file's params are the example's.
-    """
-    default: Any = pipeline.inputs.get("params", {}).get("defaultValue")
-    if isinstance(default, str) and are_example(default):
-        raise InputError(
-            f"--data needs --params: those in {pipeline.file} are the example's digits', and decide the network; "
-            f"compile it with --params, or: {HOW_TO_GET_PARAMS}"
-        )
 
 
 def run_values(
@@ -123,15 +115,15 @@ def run_values(
     given = {"params": None if params is None else params.to_form(), "data": data, "checkpoints": checkpoints}
     values = {name: value for name, value in given.items() if value is not None}
     for name, value in values.items():
-        option = _OPTIONS[name]
+        option = f"--{name}"
         if name not in pipeline.inputs:
             known = ", ".join(pipeline.inputs) or "none"
             raise InputError(f"{option}: {pipeline.file} has no input {name}; its inputs are: {known}")
         kind = pipeline.inputs[name].get("parameterType")
         if kind != "STRING":
             raise InputError(f"{option}: the input {name} of {pipeline.file} is no STRING, but {kind}")
-        may_be_word = name == "params" or (name == "checkpoints" and value in ("", CHECKPOINTS_AUTO))
-        if not may_be_word and isinstance(path := parse_location(value), Path) and not path.is_absolute():
+        is_location = name == "data" or (name == "checkpoints" and value not in ("", CHECKPOINTS_AUTO))
+        if is_location and isinstance(path := parse_location(value), Path) and not path.is_absolute():
             raise InputError(
                 f"{option} {value}: would be looked for inside the steps' containers; name a bucket, gs://… or s3://…, "
                 "or the absolute path of a volume that the settings mount"
@@ -139,7 +131,7 @@ def run_values(
         check_no_secret(option, value)
     for name, definition in pipeline.inputs.items():
         if name not in values and "defaultValue" not in definition and not definition.get("isOptional"):
-            what = f"give it by {_OPTIONS[name]}" if name in _OPTIONS else "compile it with a default"
+            what = f"give it by --{name}" if name in given else "compile it with a default"
             raise InputError(f"{pipeline.file}: its input {name} has no value and no default; {what}")
     return values
 

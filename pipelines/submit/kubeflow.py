@@ -1,33 +1,47 @@
-"""Kubeflow Pipelines as a platform that pipelines are uploaded and submitted to."""
+"""Kubeflow Pipelines as a platform that pipelines are uploaded and submitted to, by its REST API.
+
+kfp.Client's own methods take no timeout, print, and read the cookie that another program kept for another host.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
+import requests
 from google.protobuf import json_format  # type: ignore[import-untyped] # stubs are not installed
 from kfp.pipeline_spec import pipeline_spec_pb2
+from requests.exceptions import InvalidProxyURL, InvalidSchema, RequestException
+from urllib3.exceptions import HTTPError, LocationValueError
 
-from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError
-from components.shared.kubeflow.report import RunReport
+from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError, causes_of
+from components.shared.events.redaction import redact
 from components.shared.kubeflow.run import read_run
+from components.shared.retry import retry_after_s
 from pipelines.compiled import CompiledPipeline
-from pipelines.submit.connection import RetryableError, retried
+from pipelines.submit.connection import LONGEST_REQUEST_S, RetryableError, connection_error, proxy_refusal, retried
 from pipelines.submit.inputs import as_sent, check_name, version_name, without_cache
-from pipelines.submit.kubeflow_access import Access, api_host, experiment_name, ui_address
-from pipelines.submit.kubeflow_api import API, OLD_API, AlreadyExistsError, KubeflowApi
+from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN, Access, api_addresses, experiment_name
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded
 from pipelines.submit.run_text import message_words
 from pipelines.watch_text import printable
 
-_SHOWN = 12  # digits of a digest
-_MOST_REFUSALS = 3  # of v1beta1, where it has never answered, before the rest is shown without it
+LARGEST_LOG = 256 * 1024 * 1024  # where reading it is given up
+_API, _OLD_API, _LOGS_API = "/apis/v2beta1", "/apis/v1beta1", "/apis/v1alpha1"
+_CONNECT_S = 10.0
+_PIECE, _TAIL = 64 * 1024, 1024 * 1024
+_LONGEST = 600  # characters of a server's message
+_FAILURES = (RequestException, HTTPError)
 
 Thing = dict[str, Any]
+
+
+class AlreadyExistsError(PlatformRefusedError):
+    """Something of that name is there."""
 
 
 class KubeflowPlatform:
@@ -37,38 +51,36 @@ class KubeflowPlatform:
     and two that submit the same at the same moment get two runs. Each argument is its option.
 
     Raises:
-        InputError: The host, its user interface's or its proxy's address, or the experiment cannot be right.
+        InputError: The host, its user interface's address, or the experiment cannot be right.
     """
 
     def __init__(
         self,
-        host: str | None,
         access: Access,
         *,
+        host: str | None,
         namespace: str | None = None,
         experiment: str | None = None,
         service_account: str | None = None,
     ) -> None:
-        self._host = api_host(host)
-        self._namespace = namespace
+        self._host, self._ui = api_addresses(host)
+        self._namespace, self._service_account = namespace, service_account
         self._experiment, named_by = experiment_name(experiment)
         check_name(named_by, self._experiment)
-        self._service_account = service_account
-        self._ui = ui_address(self._host)
-        self._has_workflows: bool | None = None  # None: not known yet
-        self._refusals = 0
-        self._api = KubeflowApi(self._host, access, namespace)
+        self._access = access
+        self._session = requests.Session()
+        self._answered = False
+        self._has_workflows = False
 
     def plan(self, pipeline: CompiledPipeline, name: str, version: str) -> dict[str, Any]:
         """Where and as what a version and its runs would be sent; see Platform."""
-        _digest_of_file(pipeline)
+        _messages_of_file(pipeline)
         to = {"host": self._host, "namespace": self._namespace, "experiment": self._experiment}
         return {"place": self._host} | to | {"service_account": self._service_account}
 
     def upload(self, pipeline: CompiledPipeline, name: str, version: str) -> Uploaded:
         """Make the file a version of the pipeline of that name, which is made if it is missing."""
-        uploaded, _, _ = self._upload(pipeline, name, version)
-        return uploaded
+        return self._upload(pipeline, name, version)[0]
 
     def submit(self, request: RunRequest) -> Submitted:
         """Start a run of the pipeline's version, which is uploaded first, unless a run of that name is there."""
@@ -76,6 +88,149 @@ class KubeflowPlatform:
         pipeline = request.pipeline if request.use_cache else without_cache(request.pipeline)
         _, pipeline_id, version_id = self._upload(pipeline, pipeline.name, version_name(pipeline))
         experiment = self._find_or_make_experiment()
+        found = retried(lambda timeout_s: self._find_run(request.name, timeout_s, experiment_id=experiment))
+        run = found or self._start(request, experiment, pipeline_id, version_id)
+        run_id, state = self._id(run, "run_id"), read_run(run).state
+        state = "cancelled" if state == "cancelling" else state
+        if found and state not in ("failed", "cancelled"):
+            self._check_same(found, request, version_id)
+        return Submitted(run_id, request.name, state, self._page(run_id), existed=found is not None)
+
+    def progress(self, run: str, timeout_s: float) -> Progress:
+        """How the run of that id is doing, by v2beta1 and, where it is there, v1beta1."""
+        path = f"runs/{quote(run, safe='')}"
+        found = self._json("GET", f"{_API}/{path}", timeout_s)
+        self._id(found, "run_id")
+        workflow = None
+        try:
+            workflow = self._json("GET", f"{_OLD_API}/{path}", timeout_s)
+            self._has_workflows = True
+        except RetryableError:  # an outage, or a gateway that has nobody to ask: 503 for ever
+            if self._has_workflows:
+                raise
+        except (InputError, PlatformUnavailableError):  # 404, 403 or a page; 500, 501
+            pass
+        report = read_run(found, workflow)
+        failed = [step for step in report.tasks.values() if step.state == "failed" and not step.exit_task]
+        errors = [f"{step.name}: {message_words(step.message)}" for step in failed if step.message]
+        if not errors and report.state == "failed" and report.message:
+            errors.append(message_words(report.message))
+        return Progress(report.state, report.tasks, "; ".join(errors), report.retried)
+
+    def find(self, run: str) -> Submitted:
+        """The run of that id, or the newest of that name."""
+
+        def ask(timeout_s: float) -> Thing | None:
+            if _is_id(run):
+                return self._json("GET", f"{_API}/runs/{quote(run, safe='')}", timeout_s)
+            return self._find_run(run, timeout_s, namespace=self._namespace)
+
+        if (found := retried(ask)) is None:
+            where = f" in namespace {self._namespace}" if self._namespace else ""
+            raise PlatformRefusedError(f"{self._host}: there is no run of the name or id {printable(run, 60)}{where}")
+        run_id, name = self._id(found, "run_id"), printable(str(found.get("display_name") or run), 128)
+        return Submitted(run_id, name, read_run(found).state, self._page(run_id), existed=True)
+
+    def log(self, run: str, pod: str, timeout_s: float) -> str | None:
+        """The last MiB of a pod's log; None where it is not to be had, for whatever reason, or has no end by then."""
+        end, kept, total = time.monotonic() + timeout_s, b"", 0
+        path = f"{_LOGS_API}/runs/{quote(run, safe='')}/nodes/{quote(pod, safe='')}/log"
+        try:
+            with self._request("GET", path, timeout_s, stream=True) as response:
+                if not response.ok or "html" in response.headers.get("Content-Type", ""):
+                    return None
+                for piece in response.iter_content(_PIECE):
+                    kept, total = (kept + piece)[-_TAIL:], total + len(piece)
+                    if total > LARGEST_LOG or time.monotonic() > end:
+                        return None
+        except _FAILURES:
+            return None
+        return kept.decode("utf-8", "replace")
+
+    def _page(self, run: str) -> str:
+        return f"{self._ui}/#/runs/details/{run}"
+
+    def _upload(self, pipeline: CompiledPipeline, name: str, version: str) -> tuple[Uploaded, str, str]:
+        """The version, and the ids of its pipeline and of itself."""
+        ours = _messages_of_file(pipeline)
+        described = {"description": pipeline.description} if pipeline.description else {}
+        # By the key "name", which is unique; "display_name" is not in every version of Kubeflow.
+        parent, _ = self._find_or_make(
+            f"pipeline {name}",
+            lambda timeout_s: self._first("pipelines", timeout_s, "name", name, namespace=self._namespace),
+            lambda timeout_s: self._json(
+                "POST",
+                f"{_API}/pipelines",
+                timeout_s,
+                json=self._owned({"name": name, "display_name": name} | described),
+            ),
+        )
+        pipeline_id, what = self._id(parent, "pipeline_id"), f"version {version} of pipeline {name}"
+        found, existed = self._find_or_make(
+            what,
+            lambda timeout_s: self._first(f"pipelines/{pipeline_id}/versions", timeout_s, "name", version),
+            lambda timeout_s: self._json(
+                "POST",
+                f"{_API}/pipelines/upload_version",
+                timeout_s,
+                params={"name": version, "pipelineid": pipeline_id} | described,
+                # Kubeflow looks at the name's ending.
+                files={"uploadfile": ("pipeline.yaml", as_sent(pipeline), "application/yaml")},
+            ),
+        )
+        version_id = self._id(found, "pipeline_version_id")
+        if existed and _messages_of_version(found.get("pipeline_spec")) != ours:
+            raise PlatformRefusedError(
+                f"{self._host}: {what} is there with other content than {pipeline.file} has; choose another name by "
+                "--version-name"
+            )
+        place = f"{self._ui}/#/pipelines/details/{pipeline_id}/version/{version_id}"
+        return Uploaded(name, version, place, existed), pipeline_id, version_id
+
+    def _find_or_make_experiment(self) -> str:
+        name = self._experiment
+        experiment, _ = self._find_or_make(
+            f"experiment {name}",
+            lambda timeout_s: self._first("experiments", timeout_s, "display_name", name, namespace=self._namespace),
+            lambda timeout_s: self._json(
+                "POST", f"{_API}/experiments", timeout_s, json=self._owned({"display_name": name})
+            ),
+        )
+        if experiment.get("storage_state") == "ARCHIVED":
+            raise PlatformRefusedError(
+                f"{self._host}: experiment {name} is archived and takes no runs; restore it, or choose another by "
+                "--experiment"
+            )
+        return self._id(experiment, "experiment_id")
+
+    def _owned(self, body: Thing) -> Thing:
+        return body if self._namespace is None else body | {"namespace": self._namespace}
+
+    def _find_or_make(
+        self, what: str, find: Callable[[float], Thing | None], make: Callable[[float], Thing]
+    ) -> tuple[Thing, bool]:
+        """What is there, or else is made, and whether it was there; names are unique, so all of it may be repeated."""
+
+        def attempt(timeout_s: float) -> tuple[Thing, bool]:
+            if (found := find(timeout_s)) is not None:
+                return found, True
+            try:
+                return make(timeout_s), False
+            except AlreadyExistsError as taken:  # somebody else was faster
+                if (found := find(timeout_s)) is not None:
+                    return found, True
+                raise PlatformRefusedError(
+                    f"{self._host}: the name of {what} is taken by something that you cannot see: {taken}; choose "
+                    "another name"
+                ) from taken
+
+        return retried(attempt)
+
+    def _find_run(self, name: str, timeout_s: float, **query: str | None) -> Thing | None:
+        """The newest run of that name, of an experiment or any: Kubeflow allows several."""
+        return self._first("runs", timeout_s, "display_name", name, sort_by="created_at desc", **query)
+
+    def _start(self, request: RunRequest, experiment: str, pipeline_id: str, version_id: str) -> Thing:
         body = {
             "display_name": request.name,
             "experiment_id": experiment,
@@ -84,117 +239,13 @@ class KubeflowPlatform:
         }
         if self._service_account is not None:
             body["service_account"] = self._service_account
-        what = f"run {request.name}"
-        run, existed = self._find_or_make(
-            lambda: self._find_run(experiment, request.name),
-            lambda: self._api.create("runs", what, body),
-            what,
-            "run_id",
-        )
-        state = read_run(run).state
-        state = "cancelled" if state == "cancelling" else state
-        if existed and state not in ("failed", "cancelled"):
-            self._check_same(run, request, version_id)
-        return Submitted(run["run_id"], request.name, state, self._page(run["run_id"]), existed)
-
-    def progress(self, run: str, timeout_s: float) -> Progress:
-        """How the run of that id is doing, by v2beta1 and, where it is there, v1beta1."""
-        path = f"runs/{quote(run, safe='')}"
-        found = self._api.identified(self._api.get(f"{API}/{path}", timeout_s), "run_id")
-        workflow = None
-        if self._has_workflows is not False:
-            try:
-                workflow = self._api.get(f"{OLD_API}/{path}", timeout_s)
-                self._has_workflows = True
-            except RetryableError:  # an outage, or a gateway that has nobody to ask: 503 for ever
-                self._refusals += 1
-                if self._has_workflows or self._refusals < _MOST_REFUSALS:
-                    raise
-            except InputError:  # 404, 403 or a page
-                self._has_workflows = False
-            except PlatformUnavailableError:  # 500, 501
-                pass
-        return _progress(read_run(found, workflow))
-
-    def find(self, run: str) -> Submitted:
-        """The run of that id, or the newest of that name.
-
-        Raises:
-            PlatformRefusedError: There is none.
-        """
-        found: Thing | None
-        if _is_id(run):
-            found = retried(lambda timeout_s: self._api.get(f"{API}/runs/{quote(run, safe='')}", timeout_s))
-        else:
-            found = self._find_run(None, run)
-        if found is None:
-            where = f" in namespace {self._namespace}" if self._namespace else ""
-            raise PlatformRefusedError(f"{self._host}: there is no run of the name or id {printable(run, 60)}{where}")
-        run_id = self._api.identified(found, "run_id")["run_id"]
-        name = printable(str(found.get("display_name") or run), 128)
-        return Submitted(run_id, name, read_run(found).state, self._page(run_id), True)
-
-    def log(self, run: str, pod: str, timeout_s: float) -> str | None:
-        """The end of a pod's log; None where the API or a gateway does not give it, or the pod is gone."""
-        return self._api.log(run, pod, timeout_s)
-
-    def _page(self, run: str) -> str:
-        return f"{self._ui}/#/runs/details/{run}"
-
-    def _upload(self, pipeline: CompiledPipeline, name: str, version: str) -> tuple[Uploaded, str, str]:
-        """The version, and the ids of its pipeline and of itself."""
-        ours = _digest_of_file(pipeline)
-        described = {"description": pipeline.description} if pipeline.description else {}
-        body = {"name": name, "display_name": name} | described
-        if self._namespace is not None:
-            body["namespace"] = self._namespace
-        parent, _ = self._find_or_make(
-            # By the key "name", which is unique; "display_name" is not in every version of Kubeflow.
-            lambda: self._api.first("pipelines", "pipelines", ("name", name), namespace=self._namespace),
-            lambda: self._api.create("pipelines", f"pipeline {name}", body),
-            f"pipeline {name}",
-            "pipeline_id",
-        )
-        pipeline_id, what = parent["pipeline_id"], f"version {version} of pipeline {name}"
-        query = {"name": version, "pipelineid": pipeline_id} | described
-        found, existed = self._find_or_make(
-            lambda: self._api.first(f"pipelines/{pipeline_id}/versions", "pipeline_versions", ("name", version)),
-            lambda: self._api.create("pipelines/upload_version", what, file=as_sent(pipeline), **query),
-            what,
-            "pipeline_version_id",
-        )
-        version_id = found["pipeline_version_id"]
-        theirs = _digest_of_version(found.get("pipeline_spec")) if existed else ours
-        if theirs != ours:
-            raise PlatformRefusedError(
-                f"{self._host}: {what} is there with other content: sha256 {theirs[:_SHOWN]}…, and {pipeline.file} has "
-                f"{ours[:_SHOWN]}…; choose another name by --version-name"
-            )
-        place = f"{self._ui}/#/pipelines/details/{pipeline_id}/version/{version_id}"
-        return Uploaded(name, version, place, existed), pipeline_id, version_id
-
-    def _find_or_make_experiment(self) -> str:
-        name, namespace = self._experiment, self._namespace
-        what, body = f"experiment {name}", {"display_name": name}
-        if namespace is not None:
-            body["namespace"] = namespace
-        experiment, _ = self._find_or_make(
-            lambda: self._api.first("experiments", "experiments", ("display_name", name), namespace=namespace),
-            lambda: self._api.create("experiments", what, body),
-            what,
-            "experiment_id",
-        )
-        if experiment.get("storage_state") == "ARCHIVED":
-            raise PlatformRefusedError(
-                f"{self._host}: {what} is archived and takes no runs; restore it, or choose another by --experiment"
-            )
-        return str(experiment["experiment_id"])
-
-    def _find_run(self, experiment: str | None, name: str) -> Thing | None:
-        """The newest run of that name, of an experiment or any: Kubeflow allows several."""
-        namespace = self._namespace if experiment is None else None
-        query = {"experiment_id": experiment, "namespace": namespace, "sort_by": "created_at desc"}
-        return self._api.first("runs", "runs", ("display_name", name), **query)
+        try:
+            return self._json("POST", f"{_API}/runs", LONGEST_REQUEST_S, json=body)
+        except RetryableError as error:  # not repeated: a second request could make a second run
+            raise PlatformUnavailableError(
+                f"{error}; whether run {request.name} was made is not known: repeat the command, without --again, "
+                "which finds it if it was"
+            ) from error
 
     def _check_same(self, run: Thing, request: RunRequest, version_id: str) -> None:
         """See that a run of the request's name is the one that is asked for; what it does not say is taken for that."""
@@ -212,29 +263,109 @@ class KubeflowPlatform:
                 f"account; choose another name, or leave it out ({self._page(run['run_id'])})"
             )
 
-    def _find_or_make(
-        self, find: Callable[[], Thing | None], make: Callable[[], Thing], what: str, key: str
-    ) -> tuple[Thing, bool]:
-        """What is there, or else is made, with an id at `key`; and whether it was there before."""
-        if (found := find()) is not None:
-            return self._api.identified(found, key), True
+    # Requests, each one attempt.
+
+    def _first(self, path: str, timeout_s: float, field: str, value: str, **query: str | None) -> Thing | None:
+        """The first thing in a list whose field has that value; None: there is none."""
+        predicate = {"operation": "EQUALS", "key": field, "string_value": value}
+        # The server takes what it was sent for encoded once more.
+        text = json.dumps({"predicates": [predicate]}).replace("+", r"\u002b").replace("%", r"\u0025")
+        found = self._json("GET", f"{_API}/{path}", timeout_s, params=query | {"filter": text, "page_size": "1"})
+        things = found.get("pipeline_versions" if path.endswith("/versions") else path)
+        return things[0] if isinstance(things, list) and things and isinstance(things[0], dict) else None
+
+    def _json(self, method: str, path: str, timeout_s: float, **content: Any) -> Thing:
         try:
-            return self._api.identified(make(), key), False
-        except AlreadyExistsError as taken:  # somebody else was faster
-            if (found := find()) is not None:
-                return self._api.identified(found, key), True
-            raise PlatformRefusedError(
-                f"{self._host}: the name of {what} is taken by something that you cannot see: {taken}; choose "
-                "another name"
-            ) from taken
+            response = self._request(method, path, timeout_s, **content)
+        except _FAILURES as failure:
+            raise self._unanswered(failure) from failure
+        document = _object(response)
+        if response.status_code >= 300:
+            raise self._refusal(response, document or {}, is_page=document is None)
+        if document is None:
+            raise self._no_api("answers with a page")
+        self._answered = True
+        return document
+
+    def _request(self, method: str, path: str, timeout_s: float, **content: Any) -> requests.Response:
+        return self._session.request(
+            method,
+            f"{self._host}{path}",
+            auth=self._access,
+            verify=str(self._access.ca_file) if self._access.ca_file else True,
+            timeout=(min(_CONNECT_S, timeout_s), timeout_s),
+            allow_redirects=False,  # a page to sign in
+            **content,
+        )
+
+    def _id(self, thing: Thing, key: str) -> str:
+        """The id of what the API answered: other services answer with JSON as well."""
+        if not thing.get(key):
+            raise self._no_api(f"answers without a {key}")
+        return str(thing[key])
+
+    def _unanswered(self, failure: BaseException) -> Exception:
+        if any(isinstance(each, InvalidProxyURL | InvalidSchema | LocationValueError) for each in causes_of(failure)):
+            scheme = self._host.partition(":")[0].upper()
+            return PlatformRefusedError(
+                f"{scheme}_PROXY: is no address of a proxy; allowed is http(s)://HOST[:PORT], perhaps with "
+                "USER:PASSWORD@ before the host"
+            )
+        trust = "name its authority's certificate by --ca-file"
+        return connection_error(failure, self._host, answered=self._answered, trust=trust)
+
+    def _no_api(self, what: str) -> PlatformRefusedError:
+        causes = (
+            [] if self._host.endswith("/pipeline") else [f"Kubeflow's API is below /pipeline: {self._host}/pipeline"]
+        )
+        if kinds := self._access.kinds:
+            causes.append(f"or that is a page to sign in, and the {kinds} is not valid, or no longer")
+        else:
+            causes.append(f"or that is a page to sign in: {HOW_TO_SIGN_IN}")
+        return PlatformRefusedError(f"{self._host}: is no Kubeflow Pipelines API: it {what}; {', '.join(causes)}")
+
+    def _refusal(self, answer: requests.Response, document: Thing, *, is_page: bool) -> Exception:
+        status, namespace, kinds = answer.status_code, self._namespace, self._access.kinds
+        # The API's own, the upload's, and what proxies use.
+        keys = ("message", "error_details", "error_message", "error")
+        text = next((text for key in keys if isinstance(text := document.get(key), str) and text), "")
+        message = printable(redact(text), _LONGEST)
+        said = f"{self._host} answers {status}" + (f": {message}" if message else "")
+        if status == 407:
+            return proxy_refusal(self._host, status)
+        if status in (429, 502, 503, 504):
+            quota = " (a quota is used up)" if status == 429 else ""
+            return RetryableError(f"{said}{quota}", retry_after_s(answer.headers.get("Retry-After", "")))
+        # Where files are uploaded, some versions have other codes for a name that is taken.
+        taken = status == 409 or (status in (400, 500) and "already exist" in message.lower())
+        if answer.request.method == "POST" and taken:
+            return AlreadyExistsError(message)
+        if status >= 500:
+            return PlatformUnavailableError(said)
+        if status not in (401, 403) and is_page:
+            return self._no_api(f"answers {status} with a page" if status >= 400 else f"leads elsewhere ({status})")
+        advice = ""
+        if status == 401:
+            advice = f"; it does not accept the {kinds}" if kinds else "; it wants to know who asks"
+            advice += f": {HOW_TO_SIGN_IN}"
+        elif status == 403:
+            where = f" in namespace {namespace}" if namespace else ""
+            advice = f"; ask for the role kubeflow-edit{where}, or choose another namespace by --namespace"
+            advice += "" if kinds else f"; nothing was sent to sign in: {HOW_TO_SIGN_IN}"
+        elif "namespace" in message.lower() and namespace is None:
+            advice = "; name yours by --namespace"
+        elif status == 404 and namespace:
+            advice = f"; is --namespace {namespace} right?"
+        return PlatformRefusedError(f"{said}{advice}")
 
 
-def _progress(report: RunReport) -> Progress:
-    failed = [step for step in report.tasks.values() if step.state == "failed" and not step.exit_task]
-    errors = [f"{step.name}: {message_words(step.message)}" for step in failed if step.message]
-    if not errors and report.state == "failed" and report.message:
-        errors.append(message_words(report.message))
-    return Progress(report.state, report.tasks, "; ".join(errors), report.retried)
+def _object(response: requests.Response) -> Thing | None:
+    """The JSON object that an answer is; None: it is another thing, such as a page."""
+    try:
+        document = json.loads(response.content.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _is_id(text: str) -> bool:
@@ -244,21 +375,16 @@ def _is_id(text: str) -> bool:
         return False
 
 
-def _content_digest(spec: Mapping[str, Any], platforms: Mapping[str, Any]) -> str:
-    """SHA-256 of a pipeline as Kubeflow keeps it: the protobuf messages, with a name of its own in them."""
+def _messages(spec: Mapping[str, Any], platforms: Mapping[str, Any]) -> list[Any]:
+    """A pipeline as Kubeflow keeps it: the protobuf messages, with a name of its own in them."""
     pipeline = json_format.ParseDict(dict(spec), pipeline_spec_pb2.PipelineSpec())
     pipeline.pipeline_info.name = ""
-    platform = json_format.ParseDict({"platforms": dict(platforms)}, pipeline_spec_pb2.PlatformSpec())
-    return _digest([json_format.MessageToDict(message) for message in (pipeline, platform)])
+    return [pipeline, json_format.ParseDict({"platforms": dict(platforms)}, pipeline_spec_pb2.PlatformSpec())]
 
 
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _digest_of_file(pipeline: CompiledPipeline) -> str:
+def _messages_of_file(pipeline: CompiledPipeline) -> list[Any]:
     try:
-        return _content_digest(pipeline.spec, pipeline.platforms)
+        return _messages(pipeline.spec, pipeline.platforms)
     except json_format.ParseError as error:
         raise InputError(
             f"{pipeline.file}: is no pipeline spec that kfp understands: {' '.join(str(error).split())}; compile it "
@@ -266,14 +392,12 @@ def _digest_of_file(pipeline: CompiledPipeline) -> str:
         ) from error
 
 
-def _digest_of_version(content: object) -> str:
+def _messages_of_version(content: Any) -> list[Any] | None:
     """The same of what Kubeflow says a version holds: a pipeline, or a pipeline and its platforms."""
     try:
-        spec: Any = content
-        platforms: Any = {}
-        if isinstance(content, Mapping) and "pipeline_spec" in content:
-            spec, platforms = content["pipeline_spec"], (content.get("platform_spec") or {}).get("platforms", {})
-        return _content_digest(spec, platforms)
+        if "pipeline_spec" in content:
+            return _messages(content["pipeline_spec"], (content.get("platform_spec") or {}).get("platforms", {}))
+        return _messages(content, {})
     # Made by another version of kfp, or not even a pipeline; different it is in any case.
     except (json_format.ParseError, AttributeError, TypeError, ValueError):
-        return _digest(content)
+        return None

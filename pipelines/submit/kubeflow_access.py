@@ -7,8 +7,10 @@ import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
+
+from requests import PreparedRequest
 
 from components.shared.errors import InputError
 from components.shared.events.redaction import redact, register_secret
@@ -28,13 +30,13 @@ _LARGEST_TOKEN = 64 * 1024
 
 @dataclass(frozen=True)
 class Access:
-    """By what the API is asked.
+    """The credentials of every request, as requests takes them.
 
     Attributes:
         token: Sent as a bearer's; None: none.
-        token_file: Where it was read, and will be read again: a pod's is replaced every hour. None: nowhere.
+        token_file: Where it was read, and is read again for each request: a pod's is replaced every hour.
         cookie: Value of the Cookie header; None: none.
-        ca_file: PEM file of the authorities to trust; None: those that kfp trusts.
+        ca_file: PEM file of the authorities to trust; None: those that requests trusts.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -42,18 +44,25 @@ class Access:
     cookie: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
 
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        """Sign a request."""
+        if token := self._current_token():
+            request.headers["Authorization"] = f"Bearer {token}"
+        if self.cookie:
+            request.headers["Cookie"] = self.cookie
+        return request
+
     @property
     def kinds(self) -> str:
         """What is sent along, without its value; empty for nothing."""
-        return " and ".join(word for word, value in (("token", self.token), ("cookie", self.cookie)) if value)
+        return " and ".join(kind for kind, value in (("token", self.token), ("cookie", self.cookie)) if value)
 
     @property
     def secrets(self) -> list[str]:
         """All that must be in no file: the token, and the value of each cookie."""
         return [*filter(None, [self.token]), *_values(self.cookie or "")]
 
-    def current_token(self) -> str | None:
-        """The token as its file has it now; the one it had where it cannot be read."""
+    def _current_token(self) -> str | None:
         try:
             return _read_token(self.token_file, str(self.token_file)) if self.token_file else self.token
         except InputError:
@@ -66,13 +75,13 @@ def read_access(token_file: Path | None, ca_file: Path | None) -> Access:
     Raises:
         InputError: A file cannot be read, or what is in it or in a variable is none.
     """
-    token, file, option = None, token_file, "--token-file"
-    if file is None and os.environ.get(TOKEN_VARIABLE):
+    token, option = None, "--token-file"
+    if token_file is None and os.environ.get(TOKEN_VARIABLE):
         token = _header(os.environ[TOKEN_VARIABLE], TOKEN_VARIABLE)
-    elif file is None and os.environ.get(_TOKEN_FILE):
-        file, option = Path(os.environ[_TOKEN_FILE]), _TOKEN_FILE
-    if file is not None:
-        token = _read_token(file, f"{option} {_shown(file)}")
+    elif token_file is None and os.environ.get(_TOKEN_FILE):
+        token_file, option = Path(os.environ[_TOKEN_FILE]), _TOKEN_FILE
+    if token_file is not None:
+        token = _read_token(token_file, f"{option} {_shown(token_file)}")
     cookie = os.environ.get(COOKIE_VARIABLE) or None
     if cookie is not None:
         cookie = _header(cookie, COOKIE_VARIABLE, spaces=True)
@@ -84,7 +93,12 @@ def read_access(token_file: Path | None, ca_file: Path | None) -> Access:
         except OSError as error:
             why = "holds no certificates in PEM form" if isinstance(error, ssl.SSLError) else "cannot be read"
             raise InputError(f"--ca-file {_shown(ca_file)}: {why}: {error.strerror or error}") from error
-    return Access(token, file, cookie, ca_file)
+    for proxy in getproxies().values():  # an error may quote one
+        credentials = proxy.rpartition("@")[0].rpartition("/")[2]
+        for secret in (credentials, credentials.partition(":")[2]):
+            register_secret(secret)
+            register_secret(unquote(secret))
+    return Access(token, token_file, cookie, ca_file)
 
 
 def _values(cookie: str) -> list[str]:
@@ -100,7 +114,7 @@ def _read_token(file: Path, where: str) -> str:
 
 
 def _header(text: str, where: str, *, spaces: bool = False) -> str:
-    """A secret as a header's value: http.client would show it in the message of its refusal."""
+    # Checked here because http.client would show a secret in the message of its refusal.
     value = text.strip()
     register_secret(value)
     if not value:
@@ -114,48 +128,39 @@ def _shown(file: Path) -> str:
     return printable(redact(str(file)), 200)
 
 
-def api_host(text: str | None) -> str:
-    """The address of the API, without a slash at its end.
+def api_addresses(host: str | None) -> tuple[str, str]:
+    """The address of the API, and where a person sees what it has, both without a slash at the end.
 
     Args:
-        text: The option's; None: ``KF_PIPELINES_ENDPOINT`` says it. Without a scheme, https as in kfp.Client.
+        host: ``--host``; None: as kfp.Client's variable says; without a scheme https, as there.
 
     Raises:
-        InputError: There is none, or it is no address.
+        InputError: There is none, or one is no address.
     """
-    host = text or os.environ.get(_HOST, "")
-    if not host:
+    text = host or os.environ.get(_HOST, "")
+    if not text:
         raise InputError(
             "--host is missing: the address of Kubeflow's API, such as https://kubeflow.example.com/pipeline, "
             "or http://localhost:8080 after `kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80`; "
             f"{_HOST} may say it as well"
         )
-    return _address("--host" if text else _HOST, host, "https")
-
-
-def ui_address(host: str) -> str:
-    """Where a person sees what the API has: kfp.Client's rule.
-
-    Raises:
-        InputError: The variable that says so holds no address.
-    """
-    address = os.environ.get(_UI)
-    return _address(_UI, address, "http") if address else host
+    api, ui = _address("--host" if host else _HOST, text, "https"), os.environ.get(_UI)
+    return api, _address(_UI, ui, "http") if ui else api
 
 
 def _address(where: str, text: str, scheme: str) -> str:
     address = text if "://" in text else f"{scheme}://{text}"
     try:
         parts = urlsplit(address)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        labels = (parts.hostname or "").removesuffix(".").split(".")
+        usable = parts.scheme in ("http", "https") and parts.port != 0 and all(0 < len(each) < 64 for each in labels)
     except ValueError:
         parts, usable = urlsplit(""), False
-    labels = (parts.hostname or "").removesuffix(".").split(".")
     why = ""
     if "@" in parts.netloc:
         register_secret(parts.netloc.rpartition("@")[0])
         why = f"credentials do not belong into an address; {HOW_TO_SIGN_IN}"
-    elif not usable or not re.fullmatch(r"[!-~]+", address) or not all(0 < len(label) < 64 for label in labels):
+    elif not usable or not re.fullmatch(r"[!-~]+", address):
         why = "is no address"
     elif redact(text) != text:
         why = "holds a secret, or what looks like one, and would be shown"
@@ -173,29 +178,3 @@ def experiment_name(chosen: str | None) -> tuple[str, str]:
     if chosen is None and (usual := os.environ.get(_EXPERIMENT)):
         return usual, _EXPERIMENT
     return "shutterline" if chosen is None else chosen, "--experiment"
-
-
-def proxy_for(host: str) -> tuple[str, str] | None:
-    """The proxy that the environment names for an address, and what signs in there; None: none, as urllib3 reads none.
-
-    Raises:
-        InputError: What the environment names is none that can be used.
-    """
-    parts = urlsplit(host)
-    address = getproxies().get(parts.scheme)
-    if not address or proxy_bypass(parts.netloc):
-        return None
-    try:
-        proxy = urlsplit(address if "://" in address else f"http://{address}")
-        usable = proxy.scheme in ("http", "https") and proxy.hostname and proxy.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not re.fullmatch(r"[!-~]+", address):  # it may hold a password, so it is not shown
-        raise InputError(
-            f"{parts.scheme.upper()}_PROXY: is no address of a proxy; allowed is http(s)://HOST[:PORT], perhaps with "
-            "USER:PASSWORD@ before the host"
-        )
-    signing_in, _, server = proxy.netloc.rpartition("@")
-    for secret in (signing_in, signing_in.partition(":")[2]):
-        register_secret(secret)
-    return f"{proxy.scheme}://{server}", signing_in

@@ -12,6 +12,7 @@ from components.shared.kubeflow.report import PodAttempt, TaskReport
 from pipelines.submit.platform import Progress, Submitted
 from pipelines.watch_text import duration, printable
 
+STYLES = {"running": "cyan", "succeeded": "green", "cached": "green", "failed": "bold red", "cancelled": "yellow"}
 _LONGEST = 300  # characters of a message
 _LONGEST_LINE = 400
 _LINES = 20  # of a log
@@ -43,15 +44,15 @@ def message_words(message: str) -> str:
     return printable(text, _LONGEST)
 
 
-def step_words(step: TaskReport, *, why: bool = True, now: datetime | None = None) -> str:
-    """A step's state, with how long it took, or has been going on where `now` is given; `why` it waits, if asked."""
+def step_words(step: TaskReport, now: datetime | None = None) -> str:
+    """A step's state, why, and how long it took, or has been going on where `now` is given."""
     last = step.attempts[-1] if step.attempts else None
     number = f"attempt {len(step.attempts)} " if len(step.attempts) > 1 else ""
     message = message_words(step.message)
     because = f": {message}" if message else ""
     match step.state:
         case "waiting":
-            words = f"waiting{_duration(last, 'for', now)}{because if why else ''}"
+            words = f"waiting{_duration(last, 'for', now)}{because}"
         case "running":
             words = f"running{_duration(last, 'for', now)}"
         case "succeeded":
@@ -102,34 +103,22 @@ def ending(run: Submitted, progress: Progress) -> str:
     return f"error: {run.name} {progress.state}{why}; see {run.url}"
 
 
-def rows(progress: Progress, now: datetime, *, waited: frozenset[str] | None = None) -> list[tuple[str, str, str]]:
-    """Name, state and pod of every step, and a row without a name for each attempt before.
-
-    Args:
-        progress: Of the run.
-        now: The time.
-        waited: The steps that say what they wait for; None: all.
-    """
-    found = []
+def rows(progress: Progress, now: datetime) -> Iterator[tuple[str, str, str, str]]:
+    """Name, state, pod and style of every step, and a row without a name for each attempt before."""
     for name, step in progress.steps.items():
         pod = pod_of(step)
-        state = step_words(step, why=waited is None or name in waited, now=now)
-        found.append((printable(name, 60), state, f"pod {pod}" if pod else ""))
-        earlier = step.attempts[:-1]
-        found += [("", attempt_words(number, attempt), "") for number, attempt in enumerate(earlier, 1)]
-    return found
+        yield printable(name, 60), step_words(step, now), f"pod {pod}" if pod else "", STYLES.get(step.state, "")
+        for number, attempt in enumerate(step.attempts[:-1], 1):
+            yield "", attempt_words(number, attempt), "", "dim"
 
 
-def widths(lines: list[tuple[str, str, str]]) -> tuple[int, int]:
-    """Of the columns of names and states: one long message does not push every pod out of sight."""
-    names, states = (max((len(line[column]) for line in lines), default=0) for column in (0, 1))
-    return names, min(states, 60)
-
-
-def table(lines: list[tuple[str, str, str]]) -> list[str]:
-    """Rows as lines of text, in columns."""
-    names, states = widths(lines)
-    return [f"{name:<{names}}  {state:<{states}}  {pod}".rstrip() for name, state, pod in lines]
+def table(progress: Progress, now: datetime) -> Iterator[str]:
+    """The rows as lines of text, in columns; one long message does not push every pod out of sight."""
+    lines = list(rows(progress, now))
+    names = max((len(name) for name, *_ in lines), default=0)
+    states = min(max((len(state) for _, state, *_ in lines), default=0), 60)
+    for name, state, pod, _ in lines:
+        yield f"{name:<{names}}  {state:<{states}}  {pod}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -137,12 +126,12 @@ class PodLog:
     """What matters of a pod's log, without secrets.
 
     Attributes:
-        own: The last lines of the step itself, at most 20.
+        lines: The last of the step itself, at most 20.
         launcher: The last error of kfp's launcher, which starts the step and stores what it made; empty: none.
         succeeded: Whether the step logged that it succeeded.
     """
 
-    own: tuple[str, ...]
+    lines: tuple[str, ...]
     launcher: str
     succeeded: bool
 
@@ -179,10 +168,10 @@ def log_lines(name: str, log: PodLog) -> Iterator[str]:
     launcher = f": {log.launcher}" if log.launcher else " gives no reason"
     if log.succeeded:
         yield f"{name} succeeded by its own log and failed on the platform; its launcher{launcher}"
-    elif not log.own:
+    elif not log.lines:
         yield f"{name} wrote nothing of its own; its launcher{launcher}"
-    if log.own:
+    if log.lines:
         yield f"the last lines of {name}:"
-        yield from (f"  | {line}" for line in log.own)
+        yield from (f"  | {line}" for line in log.lines)
         if log.launcher and not log.succeeded and not _OF_THE_STEP.search(log.launcher):
             yield f"its launcher{launcher}"

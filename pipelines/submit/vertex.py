@@ -7,7 +7,9 @@ import json
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from google.cloud.aiplatform_v1.types import Context, PipelineJob, PipelineState
 
 from components.shared.command import print_message
 from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError
@@ -19,17 +21,10 @@ from components.shared.text import shortened
 from pipelines.compiled import LARGEST, CompiledPipeline, parse_compiled
 from pipelines.submit.connection import RetryableError, retried
 from pipelines.submit.inputs import as_sent, version_name, without_cache
+from pipelines.submit.options import spelling
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded
+from pipelines.submit.vertex_api import AnswerError, VertexApi
 from pipelines.vertex_limits import PIPELINE_NAME
-
-try:
-    from google.cloud.aiplatform_v1.types import Context, PipelineJob, PipelineState, PipelineTaskDetail
-
-    from pipelines.submit.vertex_api import AnswerError, VertexApi
-except ImportError as error:
-    raise InputError(
-        f"Vertex AI needs google-cloud-aiplatform; pip install 'shutterline[vertex]' ({error.name} is missing)"
-    ) from error
 
 # By it a job that is there is known as the one that is asked for again.
 REQUEST_LABEL = "shutterline-request"
@@ -52,27 +47,14 @@ _EXPERIMENT = {
     "schema_version": "0.0.1",
     "metadata": {"experiment_deleted": False},
 }
-_RUN_STATES: dict[int, RunState] = {
-    PipelineState.PIPELINE_STATE_QUEUED: "pending",
-    PipelineState.PIPELINE_STATE_PENDING: "pending",
-    PipelineState.PIPELINE_STATE_RUNNING: "running",
-    PipelineState.PIPELINE_STATE_SUCCEEDED: "succeeded",
-    PipelineState.PIPELINE_STATE_FAILED: "failed",
-    PipelineState.PIPELINE_STATE_CANCELLING: "running",  # from there it may still succeed or fail
-    PipelineState.PIPELINE_STATE_CANCELLED: "cancelled",
-    PipelineState.PIPELINE_STATE_PAUSED: "paused",
-}
-_Task = PipelineTaskDetail.State
-_TASK_STATES: dict[int, TaskState] = {
-    _Task.PENDING: "waiting",
-    _Task.RUNNING: "running",
-    _Task.SUCCEEDED: "succeeded",
-    _Task.CANCEL_PENDING: "running",
-    _Task.CANCELLING: "running",
-    _Task.CANCELLED: "cancelled",
-    _Task.FAILED: "failed",
-    _Task.SKIPPED: "cached",  # "Specifies task was skipped due to cache hit", says the API's reference
-    _Task.NOT_TRIGGERED: "skipped",
+# Where the API's names of states are not ours. A run that is cancelling may still succeed or fail.
+_RUN_STATES: dict[str, RunState] = {"queued": "pending", "cancelling": "running"}
+_TASK_STATES: dict[str, TaskState] = {
+    "pending": "waiting",
+    "cancel_pending": "running",
+    "cancelling": "running",
+    "skipped": "cached",  # "Specifies task was skipped due to cache hit", says the API's reference
+    "not_triggered": "skipped",
 }
 _ATTEMPTS: dict[TaskState, PodState] = {
     "running": "running",
@@ -100,7 +82,7 @@ class VertexPlatform:
         endpoint: str | None = None,
         experiment: str | None = None,
     ) -> None:
-        self._staging = staging_location(staging_bucket)
+        self._staging = _staging_location(staging_bucket)
         self._asked = {
             "project": project,
             "location": location,
@@ -114,7 +96,7 @@ class VertexPlatform:
             if value is not None and re.fullmatch(rule, value) is None:
                 # What stands before the '@' of an address may be a password.
                 shown = value if name == "service_account" else re.sub(r".*@", "…@", value)
-                raise InputError(f"--{name.replace('_', '-')} {_shown(shown)}: must be {example}")
+                raise InputError(f"{spelling(name)} {_shown(shown)}: must be {example}")
         self._service_account, self._network, self._experiment = service_account, network, experiment
         self._parent = f"projects/{project}/locations/{location}"
         self._store = f"{self._parent}/metadataStores/default"
@@ -123,10 +105,10 @@ class VertexPlatform:
 
     def plan(self, pipeline: CompiledPipeline, name: str, version: str) -> dict[str, Any]:
         """Where and as what a version and its runs would be sent; see Platform."""
-        again = "compile it with `shutterline compile --target vertex`"
         if pipeline.documents != 1:
             raise PlatformRefusedError(
-                f"{pipeline.file}: has {pipeline.documents} documents, and Vertex AI reads files with one; {again}"
+                f"{pipeline.file}: has {pipeline.documents} documents, and Vertex AI reads files with one; compile it "
+                "with `shutterline compile --target vertex`"
             )
         if PIPELINE_NAME.fullmatch(pipeline.name) is None:
             raise PlatformRefusedError(
@@ -134,33 +116,23 @@ class VertexPlatform:
                 "letters, digits and '-', a letter or digit first"
             )
         for option, part in (("--name", name), ("--version-name", version)):
-            problem = "it has a '/'" if "/" in part else key_problem(part)
-            if problem:
+            if problem := "it has a '/'" if "/" in part else key_problem(part):
                 raise PlatformRefusedError(f"{option} {_shown(part)}: cannot be part of a bucket's key: {problem}")
         return {"place": str(self._version(name, version)), "staging_bucket": str(self._staging)} | self._asked
 
     def upload(self, pipeline: CompiledPipeline, name: str, version: str) -> Uploaded:
         """Put the file at ``<staging>/pipelines/<name>/<version>/pipeline.yaml``, from where runs can be started."""
-        location = self._version(name, version)
-        store = self._api.storage
+        location, store = self._version(name, version), self._api.storage
         blob, host = store.bucket(location.bucket).blob(location.key), store.api_endpoint
+        content = {"data": as_sent(pipeline).encode(), "content_type": "application/yaml", "checksum": "crc32c"}
         try:
-            # A repetition finds the content, so one whose answer was lost may be repeated.
-            self._api.ask(
-                blob.upload_from_string,
-                host=host,
-                data=as_sent(pipeline).encode(),
-                content_type="application/yaml",
-                if_generation_match=0,
-                checksum="crc32c",
-            )
+            self._api.ask(blob.upload_from_string, host, if_generation_match=0, **content)
         except AnswerError as error:
             if error.code != 412:
                 raise self._of_bucket(error) from error
         else:
             return Uploaded(name, version, str(location), existed=False)
-        found = self._api.ask(blob.download_as_bytes, host=host, end=LARGEST)
-        digest = None
+        found, digest = self._api.ask(blob.download_as_bytes, host, end=LARGEST), None
         with suppress(DocumentError, UnicodeDecodeError):
             digest = parse_compiled(found.decode("utf-8"), Path(location.name)).digest
         if digest != pipeline.digest:
@@ -177,15 +149,15 @@ class VertexPlatform:
         if self._experiment:
             self._check_experiment(self._experiment)
         self._upload_for_run(request.pipeline)
-        name, existed = f"{self._parent}/pipelineJobs/{request.name}", True
+        name = f"{self._parent}/pipelineJobs/{request.name}"
         found = self._found(name)
+        existed = found is not None
         if found is None:
+            create = self._api.pipelines.create_pipeline_job
             try:
-                create = self._api.pipelines.create_pipeline_job
-                asked = {"parent": self._parent, "pipeline_job": job, "pipeline_job_id": request.name}
-                found, existed = self._api.ask(create, creates=f"run {request.name}", **asked), False
-            except AnswerError as error:
-                if error.code != 409 or (found := self._found(name)) is None:  # somebody else was faster
+                found = self._api.ask(create, parent=self._parent, pipeline_job=job, pipeline_job_id=request.name)
+            except AnswerError as error:  # by this request, whose answer was lost, or by somebody else's
+                if error.code != 409 or (found := self._found(name)) is None:
                     raise
         if found.labels.get(REQUEST_LABEL) != job.labels[REQUEST_LABEL]:
             raise PlatformRefusedError(
@@ -194,10 +166,9 @@ class VertexPlatform:
             )
         if self._experiment:
             self._associate(found, self._experiment)
-        submitted = _submitted(found, existed)
-        if found.state == PipelineState.PIPELINE_STATE_CANCELLING:  # as on Kubeflow: not the run that is asked for
-            return Submitted(submitted.id, submitted.name, "cancelled", submitted.url, existed)
-        return submitted
+        # As on Kubeflow, one that is cancelling is not the run that is asked for.
+        is_cancelling = found.state == PipelineState.PIPELINE_STATE_CANCELLING
+        return _submitted(found, "cancelled" if is_cancelling else _run_state(found), existed)
 
     def progress(self, run: str, timeout_s: float) -> Progress:
         """How a job is doing."""
@@ -211,7 +182,7 @@ class VertexPlatform:
         name = run if "/" in run else f"{self._parent}/pipelineJobs/{run}"
         if (job := self._found(name)) is None:
             raise _no_run(name)
-        return _submitted(job, existed=True)
+        return _submitted(job, _run_state(job), existed=True)
 
     def log(self, run: str, pod: str, timeout_s: float) -> str | None:
         """None: Vertex AI keeps logs in Cloud Logging, to which its error messages lead."""
@@ -221,18 +192,13 @@ class VertexPlatform:
         return self._staging.child(f"pipelines/{name}/{version}/pipeline.yaml")
 
     def _of_bucket(self, error: AnswerError) -> AnswerError:
-        bucket = f"--staging-bucket {self._staging}"
+        why = f"forbidden: grant these credentials the role roles/storage.objectUser ({error})"
         if error.code == 404:
-            text = f"{bucket}: there is no bucket {self._staging.bucket}; create it, or check its name"
-        else:
-            text = f"{bucket}: forbidden: grant these credentials the role roles/storage.objectUser ({error})"
-        return AnswerError(text, error.code)
+            why = f"there is no bucket {self._staging.bucket}; create it, or check its name"
+        return AnswerError(f"--staging-bucket {self._staging}: {why}", error.code)
 
     def _upload_for_run(self, pipeline: CompiledPipeline) -> None:
-        """Put a run's file where whoever starts the next one finds it, if we may; once, however many are tried.
-
-        The run itself is sent whole and needs no file, and its account may write where whoever submits it may not.
-        """
+        # The run itself is sent whole and needs no file, and its account may write where whoever submits it may not.
         if pipeline.digest != self._uploaded:
             try:
                 self.upload(pipeline, pipeline.name, version_name(pipeline))
@@ -293,16 +259,17 @@ class VertexPlatform:
             context = retried(lambda timeout_s: self._context_of(job, timeout_s))
             if not context:  # a run that ended without one
                 return
+            metadata = self._api.metadata
             # The project has a metadata store by now: the run's own context is in it.
             if not self._check_experiment(experiment):
-                make, context_of = self._api.metadata.create_context, Context(display_name=experiment, **_EXPERIMENT)
+                made = Context(display_name=experiment, **_EXPERIMENT)
                 try:
-                    self._api.ask(make, parent=self._store, context_id=experiment, context=context_of)
+                    self._api.ask(metadata.create_context, parent=self._store, context_id=experiment, context=made)
                 except AnswerError as error:
                     if error.code != 409:  # somebody else was faster, or it was this request, whose answer was lost
                         raise
-            add = self._api.metadata.add_context_children
-            self._api.ask(add, context=f"{self._store}/contexts/{experiment}", child_contexts=[context])
+            parent = f"{self._store}/contexts/{experiment}"
+            self._api.ask(metadata.add_context_children, context=parent, child_contexts=[context])
         except (PlatformRefusedError, PlatformUnavailableError) as error:
             kind = PlatformRefusedError if isinstance(error, InputError) else PlatformUnavailableError
             raise kind(
@@ -315,17 +282,12 @@ class VertexPlatform:
         if not job.job_detail.pipeline_run_context.name:
             job = self._api.ask_once(self._api.pipelines.get_pipeline_job, timeout_s, name=job.name)
         context = str(job.job_detail.pipeline_run_context.name)
-        if not context and _RUN_STATES.get(job.state) not in ENDED:
+        if not context and _run_state(job) not in ENDED:
             raise RetryableError(f"{job.name} has no context yet")
         return context
 
 
-def staging_location(text: str) -> Location:
-    """The staging bucket as the user wrote it.
-
-    Raises:
-        InputError: It is no location in a bucket of Google Cloud Storage.
-    """
+def _staging_location(text: str) -> Location:
     try:
         found = parse_location(text)
     except InputError as error:
@@ -345,13 +307,24 @@ def _console(job: Any) -> str:
     return f"https://console.cloud.google.com/vertex-ai/locations/{location}/pipelines/runs/{run}?project={project}"
 
 
-def _submitted(job: Any, existed: bool) -> Submitted:
-    state = _RUN_STATES.get(job.state, "unknown")
+def _submitted(job: Any, state: RunState, existed: bool) -> Submitted:
     return Submitted(job.name, job.name.rpartition("/")[2], state, _console(job), existed)
 
 
 def _no_run(name: str) -> PlatformRefusedError:
     return PlatformRefusedError(f"Vertex AI has no run {name}, or no longer")
+
+
+def _run_state(job: Any) -> RunState:
+    state: RunState = _state(job.state, _RUN_STATES, RunState)
+    return state
+
+
+def _state(value: Any, others: dict[str, Any], states: Any) -> Any:
+    """A state's name; the API may have newer states, which are numbers here."""
+    name = getattr(value, "name", "").removeprefix("PIPELINE_STATE_").lower()
+    state = others.get(name, name)
+    return state if state in get_args(states) else "unknown"
 
 
 def _progress(job: Any) -> Progress:
@@ -366,17 +339,15 @@ def _progress(job: Any) -> Progress:
         name, number = detail.task_name, 2
         while name in steps:  # iterations of a loop
             name, number = f"{detail.task_name} {number}", number + 1
-        state = _TASK_STATES.get(detail.state, "unknown")
-        failed = state == "failed" and detail.error.message
+        state = _state(detail.state, _TASK_STATES, TaskState)
+        message = detail.error.message if state == "failed" else ""
         made = _ATTEMPTS.get(state)
         # The API names no pods and tells of one attempt.
         attempts = (PodAttempt(0, "", made, "", detail.start_time, detail.end_time),) if made else ()
-        steps[name] = TaskReport(name, state, attempts, detail.error.message if failed else "")
-        errors += [f"{name}: {detail.error.message}"] if failed else []
-    if job.error.message and not errors:
-        errors.append(job.error.message)
-    error = shortened(redact(" ".join("; ".join(errors).split())), _LONGEST)
-    return Progress(_RUN_STATES.get(job.state, "unknown"), steps, error)
+        steps[name] = TaskReport(name, state, attempts, message)
+        errors += [f"{name}: {message}"] if message else []
+    error = shortened(redact(" ".join("; ".join(errors or [job.error.message]).split())), _LONGEST)
+    return Progress(_run_state(job), steps, error)
 
 
 def _began(detail: Any) -> tuple[bool, float]:

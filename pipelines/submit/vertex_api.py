@@ -10,15 +10,14 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cached_property
 from typing import Any, TypeVar
 
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
-from google.cloud import storage
 from google.cloud.aiplatform_v1.services.metadata_service import MetadataServiceClient
 from google.cloud.aiplatform_v1.services.pipeline_service import PipelineServiceClient
+from google.cloud.storage import Client as StorageClient
 from google.protobuf.json_format import ParseError  # type: ignore[import-untyped] # protobuf publishes no types
 from requests.exceptions import RequestException
 
@@ -39,7 +38,7 @@ _RATE = re.compile(r"(?i)per minute|per second|rate limit|RATE_LIMIT_EXCEEDED")
 _BEARER = re.compile(r"(?i)bearer\s+(\S+)")
 # What the clients raise; AttributeError: they take for granted that an error's JSON is Google's.
 _FAILURES = (GoogleAPICallError, GoogleAuthError, RequestException, ParseError, AttributeError)
-# What to do about an error, by the first that matches its code, reason and message.
+# What to do about an error, by the first pattern that its code, reason and message match.
 _ADVICE = (
     (r"^401 ", LOG_IN),
     (
@@ -71,11 +70,7 @@ T = TypeVar("T")
 
 
 class AnswerError(PlatformRefusedError):
-    """A refusal that Google's API words itself.
-
-    Attributes:
-        code: HTTP's.
-    """
+    """A refusal that Google's API words itself; `code`: HTTP's."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -92,50 +87,46 @@ class VertexApi:
     @cached_property
     def pipelines(self) -> Any:
         """The client of pipeline jobs."""
-        return self._client(PipelineServiceClient)
+        return self._client(lambda: PipelineServiceClient(transport="rest", client_options=self._options))
 
     @cached_property
     def metadata(self) -> Any:
         """The client of experiments."""
-        return self._client(MetadataServiceClient)
+        return self._client(lambda: MetadataServiceClient(transport="rest", client_options=self._options))
 
     @cached_property
     def storage(self) -> Any:
         """The client of buckets."""
-        return self._made(lambda: storage.Client(project=self._project))
+        return self._client(lambda: StorageClient(project=self._project))
 
-    def _client(self, kind: Callable[..., T]) -> T:
-        return self._made(lambda: kind(transport="rest", client_options={"api_endpoint": self._endpoint}))
+    @property
+    def _options(self) -> dict[str, str]:
+        return {"api_endpoint": self._endpoint}
 
-    def _made(self, make: Callable[[], T]) -> T:
-        """A client, which finds the credentials of the environment.
-
-        Raises:
-            PlatformRefusedError: There are none.
-        """
+    def _client(self, make: Callable[[], T]) -> T:
+        """A client, which finds the credentials of the environment."""
         try:
             with warnings.catch_warnings():
                 # Of a person's credentials without a project for quotas; where that matters, the answer says so.
                 warnings.simplefilter("ignore")
                 return make()
         except GoogleAuthError as error:
-            raise self._unauthenticated(error) from error
+            raise _unauthenticated(error) from error
         except ODD_FILE as error:
             raise PlatformRefusedError(f"no Google credentials: {redact(reason_of(error))}; {LOG_IN}") from error
 
-    def ask(self, method: Callable[..., T], *, creates: str = "", host: str = "", **request: Any) -> T:
+    def ask(self, method: Callable[..., T], host: str = "", **request: Any) -> T:
         """Make a request until it succeeds or time is up; see :func:`pipelines.submit.connection.retried`.
 
         Args:
             method: Of one of the clients.
-            creates: What it makes, if it is not to be repeated once it may have been carried out.
             host: Who is asked; empty: Vertex AI's endpoint.
             request: The method's arguments.
 
         Raises:
             AnswerError: The API refuses.
         """
-        return retried(lambda timeout_s: self.ask_once(method, timeout_s, host, **request), creates=creates)
+        return retried(lambda timeout_s: self.ask_once(method, timeout_s, host, **request))
 
     def ask_once(self, method: Callable[..., T], timeout_s: float, host: str = "", **request: Any) -> T:
         """As `ask`, in one attempt, which may raise RetryableError."""
@@ -153,7 +144,7 @@ class VertexApi:
         if isinstance(error, GoogleAPICallError):
             return self._refusal(error, host)
         if isinstance(error, GoogleAuthError):
-            return self._unauthenticated(error)
+            return _unauthenticated(error)
         if isinstance(error, RequestException):
             _remember_token(error)
             trust = "name the authority's file by REQUESTS_CA_BUNDLE"
@@ -164,46 +155,42 @@ class VertexApi:
         _remember_token(error.response)
         code, reason = int(error.code or 0), str(error.reason or "")
         wait_s = None if error.response is None else retry_after_s(error.response.headers.get("Retry-After", ""))
-        document = _document(error)
-        if document is None:
+        try:
+            document = error.response.json()["error"]
+            message, status = _line(str(document["message"])), str(document.get("status") or code)
+        except (ValueError, KeyError, TypeError, AttributeError):  # somebody else answers
             if code == 429 or code in _LATER:
-                return RetryableError(f"{host} answers {code}", perhaps_done=code != 429, retry_after_s=wait_s)
+                return RetryableError(f"{host} answers {code}", wait_s)
             return _not_google(host, f"it answers {code}, and not as the API does")
-        message, status = _line(str(document["message"])), str(document.get("status") or code)
         for detail in document.get("details", ()):
             for violation in detail.get("fieldViolations", ()):
                 found = _line(f"{violation.get('field', '')}: {violation.get('description', '')}")
                 message = message if found in message else f"{message} ({found})"
-        words, said = f"{code} {reason} {message}", f"{host} answers {status}: {message}"
-        if code == 429 and ("quota" not in message.lower() or _RATE.search(words)):
-            return RetryableError(said, quota=True, retry_after_s=wait_s)
-        if code in _LATER or status in ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
-            return RetryableError(said, perhaps_done=status != "ABORTED", retry_after_s=wait_s)
-        advice = next((text for pattern, text in _ADVICE if re.search(pattern, words)), "")
+        searched = f"{code} {reason} {message}"
+        # A quota of what runs at once stays used up; one of requests a minute does not.
+        is_rate = code == 429 and ("quota" not in message.lower() or _RATE.search(searched))
+        if is_rate or code in _LATER or status in ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
+            return RetryableError(f"{host} answers {status}: {message}", wait_s)
         service = (error.metadata or {}).get("service") or "aiplatform.googleapis.com"
+        advice = next((f"; {text}" for pattern, text in _ADVICE if re.search(pattern, searched)), "")
         advice = advice.format(project=self._project, location=self._location, service=service)
-        where = f"Vertex AI ({self._project}, {self._location}) answers {status}: {message}"
-        return AnswerError(f"{where}; {advice}" if advice else where, code)
+        return AnswerError(
+            f"Vertex AI ({self._project}, {self._location}) answers {status}: {message}{advice}",
+            code,
+        )
 
-    def _unauthenticated(self, error: GoogleAuthError) -> Exception:
-        reason = _line(reason_of(error))
-        if error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError):
-            return RetryableError(f"no token for now: {reason}")
-        if isinstance(error, DefaultCredentialsError):
-            return PlatformRefusedError(f"no Google credentials: {reason}; {LOG_IN}")
-        return PlatformRefusedError(f"the Google credentials are not accepted: {reason}; {LOG_IN}")
+
+def _unauthenticated(error: GoogleAuthError) -> Exception:
+    reason = _line(reason_of(error))
+    if error.retryable or isinstance(error, TransportError) or isinstance(error.__cause__, TransportError):
+        return RetryableError(f"no token for now: {reason}")
+    missing = isinstance(error, DefaultCredentialsError)
+    what = "no Google credentials" if missing else "the Google credentials are not accepted"
+    return PlatformRefusedError(f"{what}: {reason}; {LOG_IN}")
 
 
 def _not_google(host: str, why: str) -> PlatformRefusedError:
     return PlatformRefusedError(f"{host} is no endpoint of Google's, or a proxy answers for it: {why}")
-
-
-def _document(error: GoogleAPICallError) -> dict[str, Any] | None:
-    """The error as the API words it; None where somebody else answers."""
-    with suppress(ValueError, KeyError, TypeError, AttributeError):
-        document = error.response.json()["error"]
-        return document if isinstance(document, dict) and "message" in document else None
-    return None
 
 
 def _line(text: str) -> str:

@@ -14,13 +14,11 @@ from typing import Any
 
 import pytest
 
-from components.shared.kubeflow.report import TaskReport
 from pipelines.cli import main
 from pipelines.submit import follow
-from pipelines.submit.follow_view import LiveSteps
 from pipelines.submit.kubeflow import KubeflowPlatform
 from pipelines.submit.kubeflow_access import Access
-from pipelines.submit.platform import Progress, Submitted
+from pipelines.submit.platform import Submitted
 from tests.peers.http_faults import Hold, LoseAnswer, Refuse
 from tests.peers.kfp_api import KfpApi, Moment, bare, moment
 from tests.pipelines.submit.conftest import Submit, Told, refusal, unresolved
@@ -61,16 +59,10 @@ def test_a_run_that_is_retried_while_it_is_followed_again_tells_the_first_attemp
     kfp_api.script = [moment("retrying"), moment("retried")]
     capsys.readouterr()
     run = Submitted(kfp_api.runs[0].run_id, "night", "running", "", True)
-    assert follow.follow(KubeflowPlatform(kfp_api.url, Access()), run, None).exit_code == 0
+    assert follow.follow(KubeflowPlatform(Access(), host=kfp_api.url), run, None).exit_code == 0
     told = lines(capsys.readouterr().err)
     assert told.count("train attempt 1 failed") == 1
     assert told[-1] == "night succeeded after a Retry"
-
-
-def test_a_step_says_what_it_waits_for_only_when_that_takes_long(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    kfp_api.script = [moment("unschedulable")] * 3 + [moment("succeeded")]
-    assert submit("--follow", "--name", "night") == 0
-    assert "Unschedulable" not in capsys.readouterr().err
 
 
 def test_json_has_each_steps_state_and_its_attempts(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
@@ -122,7 +114,7 @@ def test_without_logs_what_is_known_is_shown(
         kfp_api.log_type, failed.logs["train"] = "text/html", "<p>"
     elif refusal == "large":
         failed.logs["train"] = "x" * 100_000
-        monkeypatch.setattr("pipelines.submit.kubeflow_api.LARGEST_LOG", 99_999)
+        monkeypatch.setattr("pipelines.submit.kubeflow.LARGEST_LOG", 99_999)
     else:
         kfp_api.inject(refusal, "other", skip=1, times=None)  # the workflow is there, the log is not
     assert submit("--follow", "--name", "night") == 1
@@ -132,26 +124,25 @@ def test_without_logs_what_is_known_is_shown(
     assert err.count("#/runs/details/") == 1
 
 
-def test_where_kubeflow_no_longer_tells_workflows_it_is_asked_for_one_once(
-    kfp_api: KfpApi, submit: Submit, capsys: Told
+@pytest.mark.parametrize("status", [404, 503])
+def test_without_workflows_steps_are_shown_all_the_same(
+    kfp_api: KfpApi, submit: Submit, capsys: Told, status: int
 ) -> None:
-    kfp_api.missing = {"v1beta1", "v1alpha1"}
     kfp_api.script = [moment("pod-deleted-pending"), moment("terminating"), moment("terminated")]
+    kfp_api.inject(Refuse(status), "other", times=None)
     assert submit("--follow", "--name", "night") == 1
-    assert sum("v1beta1" in sent.path for sent in kfp_api.sent) == 1
-    assert "train cancelled" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "train cancelled" in err
+    assert "asked for again" not in err
 
 
-@pytest.mark.parametrize(("times", "name", "code"), [(2, "cached", 0), (None, "oom-killed", 1)])
-def test_a_workflow_that_is_not_there_now_is_waited_for_a_little(
-    kfp_api: KfpApi, submit: Submit, capsys: Told, times: int | None, name: str, code: int
-) -> None:
-    kfp_api.script = [moment(name)]
-    kfp_api.inject(Refuse(503), "other", times=times)
-    assert submit("--follow", "--name", "night") == code
+def test_a_workflow_that_was_there_is_waited_for(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
+    kfp_api.script = [moment("pod-deleted-pending"), moment("oom-killed")]
+    kfp_api.inject(Refuse(503), "other", skip=1, times=3)
+    assert submit("--follow", "--name", "night") == 1
     err = capsys.readouterr().err
     assert err.count("is asked for again") == 1
-    assert ("train failed" if code else "train cached") in err
+    assert "OOMKilled" in err
 
 
 def test_nothing_that_a_terminal_obeys_comes_from_the_platform(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
@@ -217,23 +208,6 @@ def test_on_a_terminal_each_step_is_one_row_that_is_drawn_again(
     assert "train wrote nothing of its own; its launcher: failed to execute component: signal: killed" in text
     assert "attempt 2 running for " in terminal.raw
     assert text.index("error: night failed: train: OOMKilled (exit code 1)") > text.index("exit-step")
-
-
-def test_on_a_low_terminal_steps_that_go_on_are_seen_and_at_the_end_all(
-    capsys: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "60", "LINES": "10"}.items():
-        monkeypatch.setenv(name, value)
-    steps = {f"done-{number}": TaskReport(f"done-{number}", "succeeded") for number in range(30)}
-    steps = {"train": TaskReport("train", "running")} | steps | {"evaluate": TaskReport("evaluate", "running")}
-    with LiveSteps(Submitted("1", "night", "running", "", True), 0.01) as view:
-        view.show(Progress("running", steps), frozenset())
-        drawn = capsys.readouterr().err
-    assert "train" in drawn
-    assert "evaluate" in drawn
-    assert "25 lines that are not shown" in drawn
-    whole = capsys.readouterr().err
-    assert all(f"done-{number} " in whole for number in range(30))
 
 
 @pytest.mark.parametrize("refusal", [Refuse(503), Refuse(500), Refuse(429), LoseAnswer()], ids=str)

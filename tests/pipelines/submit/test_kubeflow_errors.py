@@ -168,8 +168,8 @@ def test_an_archived_experiment_takes_no_runs(kfp_api: KfpApi, submit: Submit, c
 
 @pytest.mark.usefixtures("impatient")
 def test_a_quota_that_lasts(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    kfp_api.inject(Refuse(429, retry_after=0), "write", r"/runs$", times=None)
-    assert submit() == 2
+    kfp_api.inject(Refuse(429, retry_after=0), "write", times=None)
+    assert submit() == 1
     assert "answers 429: quota exceeded: RESOURCE_EXHAUSTED (a quota is used up); gave up after" in refusal(capsys)
     assert kfp_api.runs == []
 
@@ -197,14 +197,15 @@ def test_a_retry_after_that_is_longer_than_the_timeout_is_not_waited_for(
 
 @pytest.mark.parametrize("fault", [LoseAnswer(), Refuse(503)], ids=["lost", "503"])
 @pytest.mark.parametrize("path", ["/pipelines", "/upload_version", "/experiments", "/runs"])
-def test_what_may_have_been_made_is_not_made_twice_and_found_when_the_command_is_repeated(
+def test_what_may_have_been_made_is_found_by_its_name(
     kfp_api: KfpApi, submit: Submit, capsys: Told, path: str, fault: Any
 ) -> None:
     kfp_api.inject(fault, "write", f"{path}$")
-    assert submit("--name", "night") == 1
-    message = refusal(capsys)
-    assert "was made is not known: repeat the command, without --again, which finds it if it was" in message
-    assert submit("--name", "night") == 0
+    assert submit("--name", "night") == (1 if path == "/runs" else 0)
+    if path == "/runs":
+        message = refusal(capsys)
+        assert "whether run night was made is not known: repeat the command, without --again" in message
+        assert submit("--name", "night") == 0
     made = [kfp_api.pipelines, kfp_api.versions, kfp_api.experiments, kfp_api.runs]
     assert [len(each) for each in made] == [1, 1, 1, 1]
 
@@ -253,7 +254,7 @@ def test_plain_http_goes_through_the_proxy_which_alone_gets_its_password(
         monkeypatch.setenv("HTTP_PROXY", f"http://{SIGNING_IN}@127.0.0.1:{proxy.port}")
         proxy.signing_in = "another"
         assert main(upload) == 2
-        assert f"the proxy http://127.0.0.1:{proxy.port} wants another user or password (407)" in refusal(capsys)
+        assert "the proxy wants another user or password (407)" in refusal(capsys)
         proxy.signing_in = f"Basic {base64.b64encode(f'me:{PASSWORD}'.encode()).decode()}"
         assert main(upload) == 0
         assert set(proxy.targets) == {HOST}
@@ -261,9 +262,7 @@ def test_plain_http_goes_through_the_proxy_which_alone_gets_its_password(
     assert not any("proxy-authorization" in sent.headers for sent in kfp_api.sent)
     monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.2")
     assert main(upload) == 1
-    assert f"the proxy http://127.0.0.1:{proxy.port} does not answer: Connection refused; gave up" in "".join(
-        told := capsys.readouterr()
-    )
+    assert "the proxy does not answer: Connection refused; gave up" in "".join(told := capsys.readouterr())
     assert "planted" not in "".join(told)
     monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
     assert main(["upload", str(kubeflow_file), "--host", kfp_api.url]) == 0
@@ -289,9 +288,7 @@ def test_tls_goes_through_a_tunnel(
         assert why in refusal(capsys)
 
 
-@pytest.mark.parametrize(
-    "address", ["socks5://me:planted@proxy:1080", "http://me:planted@proxy:port", "http://me:planted@"]
-)
+@pytest.mark.parametrize("address", ["socks5://me:planted@proxy:1080", "http://me:planted@proxy:port"])
 def test_a_proxy_that_cannot_be_used(
     kubeflow_file: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from pipelines.cli import main
-from pipelines.submit import commands, follow
+from pipelines.submit import commands
 from tests.peers.kfp_api import KfpApi, Moment, bare, moment
 from tests.pipelines.submit.compiled import write_compiled
 
@@ -97,7 +97,6 @@ def _printed(
     def pause(seconds: float) -> None:
         nonlocal left
         left -= 1
-        follow.WAITS_S = 0.0  # the twenty seconds are over
         if left == 0:
             raise KeyboardInterrupt
 
@@ -108,7 +107,6 @@ def _printed(
             with redirect_stdout(StringIO()):
                 assert main(["submit", str(started), "--name", "night", *host]) == 0
         api.script, api.missing = deepcopy(script), set(missing)
-        stack.enter_context(patch.object(follow, "WAITS_S", follow.WAITS_S))
         stack.enter_context(patch.object(time, "sleep", pause))
         stack.enter_context(patch.object(commands, "utc_now", lambda: datetime(2026, 11, 28, 7, 10, 1, tzinfo=UTC)))
         stack.enter_context(redirect_stdout(out))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +17,6 @@ from tests.peers.vertex_api import LOCATION, PROJECT, VertexApi
 from tests.pipelines.submit_vertex.conftest import DATA
 
 Run = Callable[..., RunRequest]
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -73,25 +69,3 @@ def test_submitting_asks_nobody_but_the_endpoint_and_the_store(
     with pytest.raises(OSError, match="no network"):  # it would have been seen
         socket.create_connection(("192.0.2.1", 443), timeout=1)
     assert no_network == ["192.0.2.1"]
-
-
-def test_without_the_extra_it_is_told_what_to_install() -> None:
-    script = """
-import sys
-sys.modules["google.cloud.aiplatform_v1"] = None
-from components.shared.errors import InputError
-try:
-    import pipelines.submit.vertex
-except InputError as error:
-    print(error)
-"""
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.stdout.startswith("Vertex AI needs google-cloud-aiplatform; pip install 'shutterline[vertex]'")
-    assert (ended.returncode, ended.stderr) == (0, "")
