@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -267,8 +268,8 @@ def batched(transform: Any, device: torch.device) -> Batched | None:
             return None
         if kind in (v2.RandomAffine, v2.RandomRotation) and affine_mode(transform) is None:
             return None
-        part = partial(KERNELS.get(kind, _by_torchvision), transform)
-        return _sometimes([part], transform.p) if kind in _SOMETIMES or kind is v2.RandomErasing else part
+        kernel: Batched = partial(KERNELS.get(kind, _by_torchvision), transform)
+        return _sometimes([kernel], transform.p) if kind in _SOMETIMES or kind is v2.RandomErasing else kernel
     if kind not in (v2.Compose, v2.RandomApply, v2.RandomChoice, v2.RandomOrder):
         return None
     parts = [part for inner in transform.transforms if (part := batched(inner, device)) is not None]
@@ -287,7 +288,8 @@ def _by_torchvision(transform: Any, images: Tensor, _generator: torch.Generator)
     return done.as_subclass(Tensor)
 
 
-class _InTurn(NamedTuple):
+@dataclass(frozen=True)
+class _InTurn:
     parts: Sequence[Batched]
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -296,7 +298,8 @@ class _InTurn(NamedTuple):
         return images
 
 
-class _Chosen(NamedTuple):
+@dataclass(frozen=True)
+class _Chosen:
     """Round by round, each image gets the part whose number is drawn for it; none where no part has that number."""
 
     parts: Sequence[Batched]

@@ -18,7 +18,6 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-Batched = Callable[[Tensor, torch.Generator], Tensor]
 # Which images: indices of some of a batch, or all of it.
 _Which = Tensor | slice
 
@@ -298,6 +297,7 @@ def _blur(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
 def _noise(transform: Any, images: Tensor, generator: torch.Generator) -> Tensor:
     kind = _working_dtype(images)
     drawn = torch.randn(images.shape, generator=generator, device=images.device, dtype=kind)
+    done: Tensor
     if images.is_floating_point():
         done = images + (transform.mean + drawn * transform.sigma)
         return done.clamp_(0, 1) if transform.clip else done

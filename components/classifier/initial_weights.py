@@ -31,9 +31,9 @@ from components.classifier.weight_files import (
     short,
     tensor_dicts,
 )
-from components.shared.artifacts.artifact import sha256_of
 from components.shared.artifacts.model import StartedFrom
 from components.shared.errors import ParamsError, Problem
+from components.shared.files import sha256_of
 from components.shared.params.params import Params
 from components.shared.storage.location import Location, parse_location
 from components.shared.text import described
