@@ -69,6 +69,18 @@ class PlatformUnavailableError(ShutterlineError):
     """Kubeflow or Vertex AI was asked again and again, and does not answer."""
 
 
+class RetryableError(Exception):
+    """The same request may succeed later; caught where it is made again, and never the end of a step.
+
+    Attributes:
+        retry_after_s: How long the service asks to wait, if it does.
+    """
+
+    def __init__(self, message: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class InputError(ShutterlineError):
     """What the user gave cannot be used; the message says where, why and what to do."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,6 +15,15 @@ from components.shared.errors import InputError
 _DRAWS = random.Random()  # noqa: S311 - spreads attempts, guards nothing
 
 T = TypeVar("T")
+
+# Seconds left for a call. They may become fewer at any moment, as when a step ends.
+TimeLeft = Callable[[], float]
+
+
+def countdown(seconds: float) -> TimeLeft:
+    """The time left of so many seconds from now."""
+    end = time.monotonic() + seconds
+    return lambda: end - time.monotonic()
 
 
 def pause_s(failures: int, first_s: float, longest_s: float) -> float:

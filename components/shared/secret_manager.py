@@ -16,10 +16,9 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.shared.errors import StatusRefusedError, causes_of
+from components.shared.errors import RetryableError, StatusRefusedError, causes_of
 from components.shared.events.google_login import HOW_TO_LOG_IN, log_in
 from components.shared.events.redaction import redact, register_secret
-from components.shared.events.transport import RetryableError
 from components.shared.retry import pause_s
 from components.shared.text import shortened
 

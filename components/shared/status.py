@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -30,13 +30,13 @@ from components.shared.events.data import (
     StepOutcome,
     StepStarted,
 )
+from components.shared.events.delivery import Transport
 from components.shared.events.event import PIPELINE, EventSource
 from components.shared.events.history import History, bucket_of, read_history
 from components.shared.events.runs import RunView
 from components.shared.events.spool import Spool, spools_of
 from components.shared.events.stream import DeliveryReport, StatusStream
 from components.shared.events.targets import StatusTargets
-from components.shared.events.transport import RefusedError, Transport
 from components.shared.files import unwritable
 from components.shared.kubeflow.api import NoAnswerError, ask_run, is_kubeflow
 from components.shared.params.params import Params
@@ -212,7 +212,7 @@ class Status:
             if address not in answers:
                 silent.append(f"{address} does not answer within {self._timeout_s:g} s")
             elif (trouble := answers[address]) is not None:
-                (refused if isinstance(trouble, RefusedError) else silent).append(str(trouble))
+                (refused if isinstance(trouble, StatusRefusedError) else silent).append(str(trouble))
         if refused:
             raise StatusRefusedError("; ".join(refused))
         if silent and on_status_error == "fail":
@@ -255,7 +255,7 @@ class Status:
             if is_kept and self._bucket is not None:
                 spool = self._bucket.spool  # the directory that it is a copy of ends with the pod
         self._log_undelivered(report, spool)
-        return report.as_dict() | {"kept": is_kept}
+        return asdict(report) | {"kept": is_kept}
 
     def _new_end(self, data: EventData, event_source: EventSource) -> PipelineEnded | None:
         """The pipeline's new end, where its exit task has reported one before; None where it still will."""

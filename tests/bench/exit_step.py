@@ -13,7 +13,7 @@ from components.shared.events.data import Progress, StepStarted, Succeeded
 from components.shared.events.event import EncodedEvent, EventSource, encode
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.targets import StatusTargets
-from components.shared.events.transport import countdown
+from components.shared.retry import countdown
 from components.shared.run import PIPELINE_NAME, StepRun
 from tests.peers.kubeflow_runs import KubeflowRuns
 from tests.peers.noida import KafkaBroker

@@ -10,7 +10,7 @@ from components.shared.events.data import EventData, State, StepOutcome
 from components.shared.events.event import EventSource, encode
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.targets import StatusTargets
-from components.shared.events.transport import countdown
+from components.shared.retry import countdown
 from tests.exit_step.test_report import FAILED, RUN, STARTED, SUCCEEDED, at, spool
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.ports import claim_port

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 # In the environment of all that a run starts: its directory.
 TOKEN = "SHUTTERLINE_TEST_RUN"  # noqa: S105 - no secret
 # Generous: what is waited for takes some seconds.
-PATIENCE_S = 120.0
+WAIT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _processes(out: Path) -> dict[int, bytes]:
 
 def end_of_all(out: Path) -> None:
     """Wait for the end of all that a run has started."""
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + WAIT_S
     while left := left_of(out):
         assert time.monotonic() < until, f"processes {left} outlive their run"
         time.sleep(0.05)

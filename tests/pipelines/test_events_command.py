@@ -16,7 +16,6 @@ from components.shared import status
 from components.shared.errors import StatusRefusedError
 from components.shared.events import delivery
 from components.shared.events.event import event_schema
-from components.shared.events.transport import RefusedError
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
 from pipelines.cli import main
 from tests.configs import small
@@ -24,7 +23,7 @@ from tests.peers.http_faults import Refuse
 from tests.peers.noida import DurableKafkaBroker
 from tests.peers.object_store import Bucket
 from tests.pipelines.conftest import Capsys, Environment
-from tests.shared.events.transports import PATIENCE_S, ScriptedTransport, left_spool, lines_of, stream_to, until
+from tests.shared.events.transports import WAIT_S, ScriptedTransport, Takes, left_spool, lines_of, stream_to, until
 
 
 class Brokers(dict[str, ScriptedTransport]):
@@ -72,9 +71,9 @@ def test_replay_delivers_what_is_left_in_order_and_repeating_is_harmless(
 
 def test_what_stays_undelivered_is_told_and_exits_1(tmp_path: Path, capsys: Capsys, brokers: Brokers) -> None:
     path = left_spool(tmp_path, lines_of(3), "kafka")
-    refused = RefusedError("kafka status: no such topic")
+    refused = StatusRefusedError("kafka status: no such topic")
     brokers["kafka"] = ScriptedTransport(
-        acts=[RefusedError("", delivered=1), *[refused] * 100_000], address="kafka status"
+        acts=[Takes(1), *[refused] * 100_000], address="kafka status"
     )  # fmt: skip
 
     assert main(["events", "replay", str(path), "--timeout", "0.3"]) == 1
@@ -82,7 +81,7 @@ def test_what_stays_undelivered_is_told_and_exits_1(tmp_path: Path, capsys: Caps
 
     assert main(["events", "replay", str(path), "--timeout", "0.3", "--json"]) == 1
     of_broker = {"broker": "kafka", "place": "kafka status", "trouble": "kafka status: no such topic"}
-    counts = {"delivered": 0, "undelivered": 2, "set_aside": 0}
+    counts = {"delivered": 0, "undelivered": 2, "too_large": 0}
     assert json.loads(capsys.readouterr().out) == {
         "status": "undelivered",
         "spools": [{"spool": str(path), **of_broker, **counts}],
@@ -142,7 +141,7 @@ def test_what_cannot_be_replayed_exits_2_with_one_line(tmp_path: Path, capsys: C
 
     stream = stream_to(tmp_path / "live", ScriptedTransport())
     assert "its step is still running and delivers it itself" in bad(capsys, tmp_path / "live")
-    stream.close(PATIENCE_S)
+    stream.close(WAIT_S)
 
 
 def test_wrong_credentials_exit_2(tmp_path: Path, capsys: Capsys, monkeypatch: Environment) -> None:

@@ -24,7 +24,7 @@ from tests.pipelines.conftest import Environment
 from tests.pipelines.runs_ended import run_command
 from tests.pipelines.terminal import OnTerminal, Screen
 from tests.pipelines.watchers import LONG_S
-from tests.shared.events.told import Voice, a_pipeline, progress
+from tests.shared.events.sample_events import EventSequence, a_pipeline, progress
 
 RUN = "run-1"
 
@@ -110,7 +110,7 @@ def row(flat: str, step: str) -> str:
 
 
 def test_a_run_from_its_first_step_to_its_last(showing: Showing) -> None:
-    train = Voice(RUN, "train")
+    train = EventSequence(RUN, "train")
     bodies = a_pipeline(RUN)
 
     with showing() as on:
@@ -120,9 +120,9 @@ def test_a_run_from_its_first_step_to_its_last(showing: Showing) -> None:
         on.tell(*bodies[1:6], step="data-prep")
         on.shows("✔ succeeded data-prep in 12 s, accuracy 0.98 ▷ starting train")
         on.lines("12:00:01 train     epoch 1/3  loss 0.5000  accuracy 0.5000  lr 0.001  51,234 images/s")
-        on.tell(train.says("progress", progress(1, 3)))
+        on.tell(train.next("progress", progress(1, 3)))
         on.shows("▶ running train epoch 1/3, 2 s left")
-        on.tell(train.says("progress", progress(2, 3)), train.says("succeeded", Succeeded(3.0, {"accuracy": 0.98})))
+        on.tell(train.next("progress", progress(2, 3)), train.next("succeeded", Succeeded(3.0, {"accuracy": 0.98})))
         on.shows("✔ succeeded train in 3 s, accuracy 0.98 ▷ starting evaluate")
         for step in ("data-prep", "train", "evaluate", "exit"):
             on.record(step, "succeeded")
@@ -142,9 +142,9 @@ def test_a_run_from_its_first_step_to_its_last(showing: Showing) -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_nothing_is_wider_than_the_terminal_and_no_figure_is_cut(showing: Showing, width: int) -> None:
-    voice = Voice(RUN, "train")
+    voice = EventSequence(RUN, "train")
     with showing(width) as on:
-        on.tell(voice.says("progress", replace(progress(123, 10_000), eta_seconds=3_725.0)))
+        on.tell(voice.next("progress", replace(progress(123, 10_000), eta_seconds=3_725.0)))
         on.lines(f"12:00:01 train     WARNING {'a word and ' * 30}")
         on.shows("epoch 123/10,000")
         told = row(on.flat, "train").split(", ")
@@ -166,8 +166,8 @@ def test_what_comes_after_a_step_that_did_not_succeed(
     showing: Showing, status: State, end: Cancelled | Failed, symbol: str
 ) -> None:
     with showing() as on:
-        on.tell(Voice(RUN, "data-prep").says("succeeded", Succeeded(1.0)), step="data-prep")
-        on.tell(Voice(RUN, "train").says(status, end))
+        on.tell(EventSequence(RUN, "data-prep").next("succeeded", Succeeded(1.0)), step="data-prep")
+        on.tell(EventSequence(RUN, "train").next(status, end))
         on.shows(f"{symbol} train after 3 s · waiting evaluate · waiting exit")
         on.lines("12:00:01 exit      started")
         on.shows("▶ running exit")
@@ -180,7 +180,7 @@ def test_what_comes_after_a_step_that_did_not_succeed(
 
 def test_a_step_that_left_nothing_was_killed(showing: Showing) -> None:
     with suppress(KeyboardInterrupt), showing() as on:
-        on.tell(Voice(RUN, "train").says("progress", progress(1, 3)))
+        on.tell(EventSequence(RUN, "train").next("progress", progress(1, 3)))
         on.record("data-prep", "succeeded")
         on.shows("epoch 1/3")
         raise KeyboardInterrupt
@@ -192,11 +192,11 @@ def test_a_step_that_left_nothing_was_killed(showing: Showing) -> None:
 def test_events_of_an_earlier_run_are_not_shown(showing: Showing, tmp_path: Path) -> None:
     (tmp_path / "events").mkdir()
     for name in (f"{RUN}.train.0.jsonl", "run-0.train.0.jsonl"):
-        body = Voice(name.partition(".")[0], "train").says("progress", progress(3, 3))
+        body = EventSequence(name.partition(".")[0], "train").next("progress", progress(3, 3))
         (tmp_path / "events" / name).write_bytes(body + b"\n")
 
     with showing() as on:
-        again = Voice(RUN, "train", 1).says("progress", progress(1, 3))
+        again = EventSequence(RUN, "train", 1).next("progress", progress(1, 3))
         (tmp_path / "events" / f"{RUN}.train.1.jsonl").write_bytes(b"noise\n" + again + b"\n" + again[:30])
         on.shows("epoch 1/3")
 

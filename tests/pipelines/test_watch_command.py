@@ -14,7 +14,18 @@ from components.shared.events.data import Error, Failed, PipelineEnded, Pipeline
 from components.shared.events.event import PIPELINE
 from tests.peers.noida import DurableKafkaBroker
 from tests.pipelines.watchers import LONG_S, lines_of, parsed, publish, watched, watching
-from tests.shared.events.told import A_SECOND, END, START, STEPS, Ending, Voice, a_pipeline, a_step, foreign, progress
+from tests.shared.events.sample_events import (
+    A_SECOND,
+    END,
+    START,
+    STEPS,
+    Ending,
+    EventSequence,
+    a_pipeline,
+    a_step,
+    foreign,
+    progress,
+)
 
 pytestmark = pytest.mark.usefixtures("leaky_kafka_client")
 
@@ -25,12 +36,12 @@ def hostile(run: str) -> list[bytes]:
     """Events that are ours by every rule and bring whatever may stand in their texts and numbers."""
     told = []
     for step in ("étape", "x" * 500):
-        voice = Voice(run, step)
-        told.append(voice.says("started", StepStarted(HOSTILE, HOSTILE, None, HOSTILE)))
-        told.append(voice.says("progress", progress(10**300, 10**30)))
-        told.append(voice.says("progress", progress(0, 0, device=HOSTILE)))
-        told.append(voice.says("failed", Failed(1e300, Error(HOSTILE, HOSTILE * 5), 10**60)))
-    told.append(Voice(run, PIPELINE, 7).says("started", PipelineStarted(HOSTILE, [HOSTILE] * 100, "1", "h")))
+        voice = EventSequence(run, step)
+        told.append(voice.next("started", StepStarted(HOSTILE, HOSTILE, None, HOSTILE)))
+        told.append(voice.next("progress", progress(10**300, 10**30)))
+        told.append(voice.next("progress", progress(0, 0, device=HOSTILE)))
+        told.append(voice.next("failed", Failed(1e300, Error(HOSTILE, HOSTILE * 5), 10**60)))
+    told.append(EventSequence(run, PIPELINE, 7).next("started", PipelineStarted(HOSTILE, [HOSTILE] * 100, "1", "h")))
     raw = json.loads(told[0])
     for number, moment in enumerate(("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59")):
         changes = {
@@ -46,8 +57,8 @@ def a_long_run(run: str) -> tuple[list[bytes], bytes]:
     """Everything a run of many attempts tells, and its end."""
     *told, end = a_pipeline(run)
     for attempt in range(1, 50):
-        voice = Voice(run, "train", attempt)
-        told += [voice.says("progress", progress(epoch, 10)) for epoch in range(10)]
+        voice = EventSequence(run, "train", attempt)
+        told += [voice.next("progress", progress(epoch, 10)) for epoch in range(10)]
     return told + hostile(run), end
 
 
@@ -88,15 +99,15 @@ def test_the_exit_code_is_the_runs_outcome(
 
 def test_a_run_that_was_retried_has_its_newest_outcome(status: str) -> None:
     pod = "a-pod-of-" + 70 * "x"
-    again = Voice("run-1", "train", begin=START + 60 * A_SECOND, process=pod)
-    retry = [again.says("started", StepStarted("1.0", pod, None, "image-classifier"))]
+    again = EventSequence("run-1", "train", begin=START + 60 * A_SECOND, process=pod)
+    retry = [again.next("started", StepStarted("1.0", pod, None, "image-classifier"))]
     publish(status, [*a_pipeline("run-1", "failed"), *retry])
 
     going_on = watched("--kafka", status, "--until-done", "--run", "run-1", "--timeout", "2")
     outcomes = [StepOutcome(step, "succeeded") for step in STEPS]
     end = PipelineEnded("image-classifier", "succeeded", "SUCCEEDED", "", outcomes)
-    retry.append(again.says("succeeded", END["succeeded"]))
-    retry.append(Voice("run-1", PIPELINE, begin=START + 90 * A_SECOND, process="pod-2").says("succeeded", end))
+    retry.append(again.next("succeeded", END["succeeded"]))
+    retry.append(EventSequence("run-1", PIPELINE, begin=START + 90 * A_SECOND, process="pod-2").next("succeeded", end))
     publish(status, retry[1:])
     done = watched("--kafka", status, "--until-done", "--run", "run-1")
 

@@ -9,14 +9,14 @@ from google.pubsub_v1.types import PublishRequest, PubsubMessage
 
 from tests.peers.pubsub_server import PubSubServer
 from tests.pipelines.watchers import lines_of, parsed, publish, watched, watching
-from tests.shared.events.told import Voice, progress
+from tests.shared.events.sample_events import EventSequence, progress
 
 PROJECT = "project-x"
 
 
 def many(count: int) -> list[bytes]:
-    voice = Voice("run-1", "train")
-    return [voice.says("progress", progress(1, 3)) for _ in range(count)]
+    voice = EventSequence("run-1", "train")
+    return [voice.next("progress", progress(1, 3)) for _ in range(count)]
 
 
 def killed_after(process: subprocess.Popen[str], count: int) -> list[Any]:

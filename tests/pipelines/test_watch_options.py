@@ -17,7 +17,7 @@ from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.pubsub_topics import PubSubTopics
 from tests.pipelines.conftest import ROOT, Environment, Refused, Shutterline
 from tests.pipelines.watchers import LONG_S, WATCH, lines_of, publish, watching
-from tests.shared.events.told import a_step
+from tests.shared.events.sample_events import a_step
 
 KAFKA = {"KAFKA_HOST": "a,b:9093", "KAFKA_TOPIC": "status"}
 PUB_SUB = {"PUB_SUB_PROJECT": "project-x", "PUB_SUB_TOPIC": "status", "PUB_SUB_SUBSCRIPTION": "watchers"}

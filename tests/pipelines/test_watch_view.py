@@ -21,7 +21,16 @@ from tests.pipelines.conftest import Environment
 from tests.pipelines.terminal import OnTerminal, Screen
 from tests.pipelines.test_watch_command import HOSTILE, hostile
 from tests.pipelines.watchers import LONG_S, WATCH, publish
-from tests.shared.events.told import A_SECOND, START, STEPS, Voice, a_pipeline, a_step, parsed, progress
+from tests.shared.events.sample_events import (
+    A_SECOND,
+    START,
+    STEPS,
+    EventSequence,
+    a_pipeline,
+    a_step,
+    parsed,
+    progress,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -63,14 +72,14 @@ def test_a_pipeline_in_its_midst() -> None:
 
 
 def test_the_bar_grows_with_the_progress() -> None:
-    voice = Voice("run-1", "train")
-    bodies = [voice.says("progress", progress(epoch, 10)) for epoch in range(11)]
+    voice = EventSequence("run-1", "train")
+    bodies = [voice.next("progress", progress(epoch, 10)) for epoch in range(11)]
     assert [drawn(bodies[: count + 1])[1].count("━") for count in range(11)] == list(range(0, 21, 2))
 
 
 def test_a_run_that_was_retried_goes_on_behind_its_end() -> None:
-    again = Voice("run-1", "train", begin=START + 60 * A_SECOND, process="pod-2")
-    started = again.says("started", StepStarted("1.0", "pod-2", None, "image-classifier"))
+    again = EventSequence("run-1", "train", begin=START + 60 * A_SECOND, process="pod-2")
+    started = again.next("started", StepStarted("1.0", "pod-2", None, "image-classifier"))
     assert [line.split(" image-classifier")[0] for line in rows([*a_pipeline("run-1", "failed"), started])] == [
         "run-1 ▶ running",
         "✔ succeeded data-prep in 12 s, accuracy 0.98",
@@ -89,7 +98,7 @@ def test_a_step_that_succeeded_by_its_events_and_failed_on_the_platform() -> Non
     why = "succeeded by its own events, and failed on the platform: main: Error (exit code 1)"
     outcomes = [StepOutcome("train", "failed", 0, Error("PlatformError", why))]
     end = PipelineEnded("image-classifier", "failed", "FAILED", f"train: {why}", outcomes)
-    bodies.append(Voice("run-1", PIPELINE, begin=START + 60 * A_SECOND).says("failed", end))
+    bodies.append(EventSequence("run-1", PIPELINE, begin=START + 60 * A_SECOND).next("failed", end))
     shown = rows(bodies)
     assert "✘ failed train in 12 s, accuracy 0.98" in shown
     assert shown[-1] == f"train: PlatformError: {why}"
@@ -107,7 +116,10 @@ def test_the_pipelines_reason_is_shown_where_no_step_has_one() -> None:
     outcomes = [StepOutcome("data-prep", "cached"), StepOutcome("train", "killed", 0)]
     end = PipelineEnded("image-classifier", "failed", "FAILED", "train: out of memory", outcomes)
     lines = rows(
-        [Voice("run-1", "train").says("progress", progress(1, 3)), Voice("run-1", PIPELINE).says("failed", end)]
+        [
+            EventSequence("run-1", "train").next("progress", progress(1, 3)),
+            EventSequence("run-1", PIPELINE).next("failed", end),
+        ]
     )
     assert lines[1].startswith("✔ cached data-prep")
     assert lines[2].startswith("✘ killed train epoch 1/3")
@@ -115,8 +127,8 @@ def test_the_pipelines_reason_is_shown_where_no_step_has_one() -> None:
 
 
 def test_a_later_attempt_and_its_checkpoint_are_named() -> None:
-    voice = Voice("run-1", "train", attempt=2)
-    bodies = [voice.says("checkpoint", Checkpoint(4, 10, "gs://b/c")), voice.says("progress", progress(5, 10))]
+    voice = EventSequence("run-1", "train", attempt=2)
+    bodies = [voice.next("checkpoint", Checkpoint(4, 10, "gs://b/c")), voice.next("progress", progress(5, 10))]
     text = " ".join(rows(bodies))
     assert "train attempt 3" in text
     assert "checkpoint of epoch 4" in text
@@ -186,7 +198,7 @@ def test_only_the_newest_runs_are_kept() -> None:
 def test_no_run_has_more_steps_than_a_screen_has_use_for() -> None:
     runs = Runs()
     for number in range(1_000):
-        runs.add(parsed([Voice("run-1", f"step-{number}").says("progress", progress(1, 2))])[0])
+        runs.add(parsed([EventSequence("run-1", f"step-{number}").next("progress", progress(1, 2))])[0])
 
     ((view, _),) = runs.newest_last()
     assert len(view.steps) == 50
@@ -311,7 +323,7 @@ def test_a_run_higher_than_the_terminal_keeps_its_heading_and_its_end() -> None:
 
     with view:
         for number in range(30):
-            view.event(parsed([Voice("run-1", f"step-{number}").says("progress", progress(1, 2))])[0])
+            view.event(parsed([EventSequence("run-1", f"step-{number}").next("progress", progress(1, 2))])[0])
         view.trouble(None)
         lines = screen_of(terminal).strip().splitlines()
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -25,19 +26,21 @@ from hypothesis import strategies as st
 from components.exit_step import step as exit_report
 from components.exit_step.step import report_end
 from components.shared import status as status_module
-from components.shared.errors import InputError
+from components.shared.errors import InputError, RetryableError
 from components.shared.events import delivery
 from components.shared.events.data import Error, EventData, Failed, Progress, Succeeded
 from components.shared.events.event import PIPELINE, EncodedEvent, StepEvent
+from components.shared.events.history import bucket_of
 from components.shared.events.kafka import history as kafka_history
 from components.shared.events.replay import find_spools, replay
 from components.shared.events.runs import RunView, fold
 from components.shared.events.spool import events_in
-from components.shared.events.transport import RetryableError, TimeLeft
+from components.shared.events.stream import StatusStream
 from components.shared.kubeflow.api import NoAnswerError
 from components.shared.kubeflow.report import RunReport, TaskReport, TaskState
 from components.shared.params.params import Params
 from components.shared.pipeline_end import PipelineEnd
+from components.shared.retry import TimeLeft
 from components.shared.run import EVENTS_VARIABLE, RETRY_VARIABLE, step_run
 from components.shared.status import PIPELINE_STEPS, Status
 from components.shared.step import StepFailed, run_step
@@ -74,13 +77,14 @@ class Broker:
     records: list[bytes] = field(default_factory=list)
     is_up: bool = True
 
-    name = "kafka"
-    address = "kafka in memory"
+    name: str = "kafka"
+    address: str = "kafka in memory"
 
-    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
+    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> int:
         if not self.is_up:
             raise RetryableError("kafka in memory does not answer")
         self.records += [event.body for event in events]
+        return len(events)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -103,6 +107,7 @@ class World:
     luck: Luck = field(default_factory=Luck)
     truths: list[str] = field(default_factory=list)  # after each phase
     began: datetime = field(default_factory=lambda: datetime.now(UTC))  # of the last phase
+    opened: list[Any] = field(default_factory=list)  # stream and bucket of the process
 
     @property
     def truth(self) -> str:
@@ -139,6 +144,7 @@ class World:
         self.luck, self.states[step] = luck, "running"
         self.environment(patch, attempt)
         if fate != "killed at once":
+            self.opened.clear()
             status = Status(step, step_run(in_pipeline=True, platform_run=RUN), LOG)
             status.open(PARAMS)
             status.check("warn")
@@ -152,8 +158,22 @@ class World:
             if end is not None:
                 status.end(end)
             else:
-                kill(status)
+                self.kill()
         self.states[step] = "succeeded" if fate == "succeeds" else "cancelled" if fate == "terminated" else "failed"
+
+    def open(self, kind: Callable[..., Any]) -> Callable[..., Any]:
+        """`kind`, whose things are remembered as those of the process."""
+
+        def opened(*args: Any, **kwargs: Any) -> Any:
+            self.opened.append(kind(*args, **kwargs))
+            return self.opened[-1]
+
+        return opened
+
+    def kill(self) -> None:
+        """As SIGKILL: what is spooled stays, and nobody reports an end."""
+        for each in reversed(self.opened):  # a bucket's thread would have put what is some seconds old
+            each.close(0.05 if isinstance(each, StatusStream) else 5)
 
     def phase(self, patch: pytest.MonkeyPatch, draw: Draw) -> None:
         """All steps that have not succeeded, in order, until one does not."""
@@ -194,15 +214,6 @@ class World:
         with suppress(StepFailed):  # it could not publish
             run_step("exit", PARAMS, work, lambda: run)
             self.exit_succeeded = True
-
-
-def kill(status: Status) -> None:
-    """As SIGKILL: what is spooled stays, and nobody reports an end."""
-    stream, bucket = status._stream, status._bucket
-    assert stream is not None
-    stream.close(0.05)
-    if bucket is not None:
-        bucket.close(5)  # its thread would have put what is some seconds old
 
 
 @dataclass
@@ -258,6 +269,8 @@ def test_so_it_is_with_events_in_a_bucket(
 def happen(world: World, patch: pytest.MonkeyPatch, draw: Draw) -> None:
     """A run from its start to its end, and as often again as somebody retries it."""
     patch.setattr(status_module, "transport_of", lambda name, target: world.broker)
+    patch.setattr(status_module, "StatusStream", world.open(StatusStream))
+    patch.setattr(status_module, "bucket_of", world.open(bucket_of))
     patch.setattr(status_module, "ask_run", world.ask)
     patch.setattr(exit_report, "ask_run", world.ask)
     patch.setattr(kafka_history, "read_history", world.broker.read)

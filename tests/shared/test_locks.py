@@ -40,7 +40,7 @@ from tests.examples import DIGITS, write_params
 from tests.shared.events.transports import until
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
+WAIT_S = 60.0
 
 HOLDING = """
 import sys, time
@@ -111,7 +111,7 @@ def test_a_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path) -> None:
     with locked(file):
 
         def wait() -> None:
-            with locked(file, timeout_s=PATIENCE_S, on_wait=waited.append):
+            with locked(file, timeout_s=WAIT_S, on_wait=waited.append):
                 waited.append(file.exists())
 
         thread = threading.Thread(target=wait)
@@ -119,7 +119,7 @@ def test_a_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path) -> None:
         while not waited:
             time.sleep(0.01)
         file.unlink()  # as a writer does that ends
-    thread.join(PATIENCE_S)
+    thread.join(WAIT_S)
     assert waited[1:] == [True]
 
 
@@ -144,7 +144,7 @@ def test_a_release_is_noticed_however_the_holder_ends(tmp_path: Path) -> None:
         when_released(file, released.set)
         assert not released.wait(0.1)
         process.kill()
-        assert released.wait(PATIENCE_S)
+        assert released.wait(WAIT_S)
     with locked(file):
         pass
 
@@ -178,7 +178,7 @@ def test_the_second_of_two_data_preps_is_refused_every_time(tmp_path: Path, caps
             finally:
                 first.send_signal(signal.SIGCONT)
             told = capsys.readouterr().err
-            assert first.wait(PATIENCE_S) == 0
+            assert first.wait(WAIT_S) == 0
         assert is_at_it, "the machine is too slow for this test"
         assert code == 2, told
         assert f"{dataset}: process {first.pid} on " in told

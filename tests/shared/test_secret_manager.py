@@ -13,9 +13,8 @@ import pytest
 from google.auth.credentials import DEFAULT_UNIVERSE_DOMAIN
 
 from components.shared import secret_manager
-from components.shared.errors import EXIT_BAD_INPUT, StatusRefusedError
+from components.shared.errors import EXIT_BAD_INPUT, RetryableError, StatusRefusedError
 from components.shared.events.redaction import REDACTED, redact
-from components.shared.events.transport import RetryableError
 from components.shared.secret_manager import ENDPOINT_VARIABLE, REFERENCE_FORM, fetch_secret, is_reference
 from tests.peers.fixtures import certificates as certificates
 from tests.peers.ports import HOST, claim_port

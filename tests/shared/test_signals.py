@@ -24,7 +24,7 @@ from components.shared.run import StepRun
 from components.shared.signals import Terminated, ends_deferred, sigterm_raises
 from components.shared.step import StepFailed, run_step
 from tests.configs import small
-from tests.shared.events.transports import PATIENCE_S, Gate, ScriptedTransport, until
+from tests.shared.events.transports import WAIT_S, Gate, ScriptedTransport, until
 from tests.shared.test_step import PARAMS, Result
 
 ROOT = Path(__file__).parents[2]
@@ -242,7 +242,7 @@ def test_in_another_thread_a_step_runs_and_leaves_signals_alone(tmp_path: Path) 
 
     thread = threading.Thread(target=ended, args=[tmp_path, work])
     thread.start()
-    thread.join(PATIENCE_S)
+    thread.join(WAIT_S)
     assert states(tmp_path) == ["started", "succeeded"]
     assert handlers == [before]
 
@@ -285,7 +285,7 @@ print(json.dumps([one(f"run-{number}", number % 2 * 5 + 1, chosen.random() * 0.0
 
 def test_whenever_sigterm_comes_a_step_ends_once_and_its_exit_code_says_how(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MANY, tmp_path, "1"], cwd=ROOT, capture_output=True, text=True, timeout=2 * PATIENCE_S
+        [sys.executable, "-c", MANY, tmp_path, "1"], cwd=ROOT, capture_output=True, text=True, timeout=2 * WAIT_S
     )
     codes = json.loads(done.stdout)
     ends: dict[str, list[str]] = {f"run-{number}": [] for number in range(len(codes))}
@@ -318,7 +318,7 @@ def test_a_process_that_is_told_to_stop_ends_with_the_signals_code(tmp_path: Pat
         assert process.stdout is not None
         assert process.stdout.readline() == "at work\n"
         process.send_signal(number)
-        _, err = process.communicate(timeout=PATIENCE_S)
+        _, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == code
     assert "Traceback" not in err
     assert states(tmp_path) == ["started", "cancelled"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.shared import status as module
-from components.shared.errors import DataError, StatusRefusedError
+from components.shared.errors import DataError, RetryableError, StatusRefusedError
 from components.shared.events import delivery
 from components.shared.events.data import (
     Emit,
@@ -21,14 +21,13 @@ from components.shared.events.data import (
 )
 from components.shared.events.event import StepEvent
 from components.shared.events.spool import events_in, spools_of
-from components.shared.events.transport import RefusedError, RetryableError
 from components.shared.params.params import Params
 from components.shared.run import PIPELINE_NAME, step_run
 from components.shared.status import PIPELINE_STEPS
 from components.shared.step import StepFailed, StepName, StepRecord, run_step
 from components.shared.version import __version__
 from tests.configs import small
-from tests.shared.events.told import progress
+from tests.shared.events.sample_events import progress
 from tests.shared.events.transports import ScriptedTransport, left_spool, lines_of
 from tests.shared.test_step import PARAMS, Result, failing
 
@@ -174,7 +173,7 @@ def test_brokers_get_everything_and_the_record_says_so(events: Path, brokers: di
     record = ended("train", works, BOTH)
     assert record.delivery is not None
     assert record.delivery["brokers"] == {
-        name: {"place": f"{name} in memory", "delivered": 3, "undelivered": 0, "trouble": None, "set_aside": 0}
+        name: {"place": f"{name} in memory", "delivered": 3, "undelivered": 0, "trouble": None, "too_large": 0}
         for name in brokers
     }
     for broker in brokers.values():
@@ -195,7 +194,7 @@ def test_what_earlier_steps_left_is_delivered_by_the_next(events: Path, brokers:
 def test_a_broker_that_refuses_ends_the_step_before_its_work(
     events: Path, brokers: dict[str, ScriptedTransport]
 ) -> None:
-    brokers["kafka"] = ScriptedTransport("kafka", [RefusedError("kafka: no topic status; make it")])
+    brokers["kafka"] = ScriptedTransport("kafka", [StatusRefusedError("kafka: no topic status; make it")])
     record = ended("train", failing(AssertionError("worked")), KAFKA)
     assert record.exit_code == 2
     assert emitted(events) == [("run-1/train/0/0", "started"), ("run-1/train/0/1", "failed")]

@@ -2,13 +2,12 @@
 
 The step keeps its spool in a directory of its own; a thread puts it into the bucket whole, soon after it changed. A
 process that is killed loses the events of its last seconds there, at most. The bucket has no locks, and needs none:
-each spool is written by the process that claimed its name, ledgers only go forward, and an event that two processes
-deliver has the same id.
+each spool is written by the process that claimed its name, and a ledger that another process replaces costs no more
+than events that come again under the same ids.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import threading
@@ -17,12 +16,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import uuid4
 
 from components.shared.errors import ShutterlineError, StorageRefusedError, StorageUnavailableError
 from components.shared.events.redaction import redact
-from components.shared.events.spool import LEDGER_SUFFIX, SPOOL_SUFFIX, Spool
+from components.shared.events.spool import LEDGER_SUFFIX, SPOOL_SUFFIX, Spool, ledger_of
 from components.shared.files import write_atomically
 from components.shared.retry import bounded
 from components.shared.storage.location import Location
@@ -38,7 +37,6 @@ LARGEST_SPOOL = 64 << 20  # bytes; a run's has some hundred thousand
 # Seconds: between polls of the spool; before a start, a checkpoint or an end is put, since GCS takes one change of an
 # object a second; and before progress is.
 POLL_S, SOON_S, PROGRESS_S = 0.5, 1.0, 10.0
-_TRIES = 5  # at an object that others change, too
 
 T = TypeVar("T")
 
@@ -64,59 +62,37 @@ class EventsBucket:
         self._timeout_s = timeout_s
         self._log = log
         self._credentials = credentials
-        self._session: Store | None = None
+        self._store: Store | None = None
         self._connecting = threading.Lock()
-        self._own: Path | None = None
-        self._claimed: str | None = None  # name of our own spool there
+        self._own: Spool | None = None
+        self._claimed = ""  # name of our own spool there
         self._put_bytes = 0  # of our own spool
         self._ledgers: dict[str, bytes] = {}  # by the spool's name, as last fetched or put
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._mirror, name="events-bucket", daemon=True)
         self._ending = threading.Event()
-        self._has_logged_trouble = False
-        self._is_whole = True
+        self._trouble: str | None = None
 
     @property
     def spool(self) -> str | None:
         """The address of this process's spool in the bucket; None where it has none there."""
-        return str(self.location.child(self._claimed)) if self._claimed is not None else None
+        return str(self.location.child(self._claimed)) if self._claimed else None
 
     def fetch(self, run: str | None = None, *, name: str | None = None) -> list[Path]:
-        """Copy spools and their ledgers into the local directory; one that is there stays unless the bucket's has more.
-
-        A spool that its step has claimed and put nothing into is a file without a line.
+        """Copy spools and their ledgers into the local directory; one that is there stays unless the bucket's goes on.
 
         Args:
             run: Only those of one run.
             name: Only this spool.
 
         Returns:
-            The spools of the bucket that are in the local directory now, in the order of their names.
+            The spools of the bucket that are in the local directory now; one that its step has only claimed is empty.
 
         Raises:
             StorageRefusedError: No such bucket, forbidden, no credentials.
             StorageUnavailableError: The store does not answer in time.
             OSError: The local directory cannot be written.
         """
-
-        def fetch(store: Store) -> list[Path]:
-            self.local.mkdir(parents=True, exist_ok=True)
-            start = self.location.prefix
-            found: dict[str, StoredObject] = {}
-            for stored in store.list(start + (name.removesuffix(SPOOL_SUFFIX) if name else f"{run}." if run else "")):
-                parts = _NAME.fullmatch(file := stored.key.removeprefix(start))
-                if parts is None or (run is not None and parts["run"] != run):
-                    continue
-                if stored.bytes > LARGEST_SPOOL:
-                    size, most = stored.bytes >> 20, LARGEST_SPOOL >> 20
-                    message = "%s is passed over: it has %d MB, and a spool has at most %d"
-                    self._log.warning(message, self.location.child(file), size, most)
-                    continue
-                found[file] = stored
-            spools = [file for file in found if file.endswith(SPOOL_SUFFIX) and name in (None, file)]
-            store.transfer.run_all([partial(self._fetch_spool, store, found, file) for file in spools])
-            return [self.local / file for file in spools]
-
-        return self._in_time(fetch)
+        return self._in_time(lambda store: self._fetch(store, run, name))
 
     def claim(self, run: str, step: str, attempt: int) -> int:
         """Take the first free attempt of a step, from `attempt` on: no two processes get the same.
@@ -127,8 +103,7 @@ class EventsBucket:
             StorageRefusedError: No such bucket, it may not be written, no credentials.
             StorageUnavailableError: The store does not answer in time.
         """
-        self._claimed = self._in_time(lambda store: self._claim(store, run, step, attempt))
-        return int(self._claimed.removesuffix(SPOOL_SUFFIX).rpartition(".")[2])
+        return self._in_time(lambda store: self._claim(store, run, step, attempt))
 
     def start(self, spool: Spool) -> None:
         """Begin to put a spool, and every ledger that changes, in a thread of its own. Never raises.
@@ -136,22 +111,21 @@ class EventsBucket:
         Args:
             spool: In the local directory; without a claim on its name, it gets the next free one in the bucket.
         """
-        self._own = spool.path
-        if spool.path is None or self._claimed != spool.path.name:
-            self._claimed = None
-        self._begin(lambda: spool.milestones)
+        self._own = spool
+        if spool.path is not None and self._claimed != spool.path.name:
+            self._claimed = ""
+        self._thread.start()
 
     def close(self, within_s: float) -> bool:
         """Put what has changed since the last time, within a bound; whether the bucket has all of it. Never raises."""
-        if self._thread is None:
-            self._begin(lambda: 0)
-        assert self._thread is not None  # noqa: S101 - just started
         self._ending.set()
+        if self._thread.ident is None:
+            self._thread.start()
         self._thread.join(within_s)
         if self._thread.is_alive():
             self._abandon()
             self._note(f"the store does not answer within {within_s:g} s")
-        return self._is_whole
+        return self._trouble is None
 
     def put_ledgers(self) -> None:
         """Put every ledger that has changed since it was fetched, and end the connection.
@@ -167,141 +141,126 @@ class EventsBucket:
 
     def disconnect(self) -> None:
         """Close the connection; the next use opens another."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    def _fetch(self, store: Store, run: str | None, name: str | None) -> list[Path]:
+        self.local.mkdir(parents=True, exist_ok=True)
+        start = self.location.prefix
+        found: dict[str, StoredObject] = {}
+        for stored in store.list(start + (name.removesuffix(SPOOL_SUFFIX) if name else f"{run}." if run else "")):
+            parts = _NAME.fullmatch(file := stored.key.removeprefix(start))
+            if parts is None or (run is not None and parts["run"] != run):
+                continue
+            if stored.bytes > LARGEST_SPOOL:
+                message = "%s is passed over: it has %d MB, and a spool has at most %d"
+                self._log.warning(message, self.location.child(file), stored.bytes >> 20, LARGEST_SPOOL >> 20)
+                continue
+            found[file] = stored
+        spools = [file for file in found if file.endswith(SPOOL_SUFFIX) and name in (None, file)]
+        store.transfer.run_all([partial(self._fetch_spool, store, found, file) for file in spools])
+        return [self.local / file for file in spools]
 
     def _fetch_spool(self, store: Store, found: dict[str, StoredObject], name: str) -> None:
-        path, ledger = self.local / name, _ledger_name(name)
-        if path == self._own:
-            return
+        path = self.local / name
+        ledger = ledger_of(path)
         here = _bytes_of(path)
-        if not path.exists() or 0 < len(here) < found[name].bytes:
+        if not path.exists() or len(here) < found[name].bytes:
             # A ledger that is here stays: it may be open, and one that is behind costs no more than a second delivery.
-            if ledger in found and not (self.local / ledger).exists():
-                write_atomically(self.local / ledger, self._read(store, found[ledger]))
-            data = self._read(store, found[name])
-            # What this process writes itself is never replaced: the bucket's copy of it is a part of it, or a claim.
-            if not path.exists() or (b"\n" in data and (data.startswith(here) or b"\n" not in here)):
-                write_atomically(path, data)
-        self._ledgers.setdefault(name, _bytes_of(self.local / ledger))
+            if ledger.name in found and not ledger.exists():
+                write_atomically(ledger, _read(store, found[ledger.name]))
+            data = _read(store, found[name])
+            lines = data[: data.rfind(b"\n") + 1]
+            # The bucket's copy of what this process writes itself is a part of it, or a claim, which has no line.
+            if not path.exists() or (len(lines) > len(here) and lines.startswith(here)):
+                write_atomically(path, lines)
+        self._ledgers.setdefault(name, _bytes_of(ledger))
 
-    def _read(self, store: Store, stored: StoredObject | None) -> bytes:
-        """An object that its writer may replace meanwhile; nothing where it is gone."""
-        for _ in range(_TRIES):
-            if stored is None or stored.bytes > LARGEST_SPOOL:
-                break
-            try:
-                return store.read_whole(stored)
-            except ChangedError:
-                stored = store.stat(stored.key)
-        return b""
-
-    def _claim(self, store: Store, run: str, step: str, attempt: int) -> str:
+    def _claim(self, store: Store, run: str, step: str, attempt: int) -> int:
         # Unique, so that a claim whose answer was lost is known as our own; a line without an end is no event.
         content = uuid4().hex.encode()
         while True:
             name = f"{run}.{step}.{attempt}{SPOOL_SUFFIX}"
             key = self.location.child(name).key
             with suppress(ChangedError):
-                if store.stat(key) is None:  # a store without conditions would replace it
-                    _write(store, key, content, ABSENT)
-                    return name
+                if store.stat(key) is None:
+                    try:
+                        store.write(key, content, ABSENT)
+                    except StorageRefusedError:
+                        store.write(key, content, None)  # a store without conditions; or it refuses this, too
+                    self._claimed = name
+                    return attempt
             attempt += 1
 
     def _put(self) -> None:
         """Put the ledgers and our own spool where they have changed; else the store is asked for nothing."""
-        if self._own is not None and self._claimed is None:
-            run, step, attempt = self._own.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)
-            self._claimed = self._claim(self._connected(), run, step, int(attempt))
+        path = self._own.path if self._own is not None else None
+        if path is not None and not self._claimed:
+            run, step, attempt = path.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)
+            self._claim(self._connected(), run, step, int(attempt))
         self._put_ledgers()  # first: whenever the process is killed, a spool without a ledger would name no broker
-        if self._own is None or self._claimed is None:
+        if path is None:
             return
-        with self._own.open("rb") as stream:
+        with path.open("rb") as stream:
             data = stream.read(LARGEST_SPOOL + 1)
         lines = data[: data.rfind(b"\n", 0, LARGEST_SPOOL) + 1]
         if len(lines) > self._put_bytes:
-            _write(self._connected(), self.location.child(self._claimed).key, lines, None)
+            self._connected().write(self.location.child(self._claimed).key, lines, None)
             self._put_bytes = len(lines)
         if len(data) > LARGEST_SPOOL:
-            raise ShutterlineError(f"{self._own.name} has more than {LARGEST_SPOOL >> 20} MB")
+            raise ShutterlineError(f"{path.name} has more than {LARGEST_SPOOL >> 20} MB")
 
     def _put_ledgers(self) -> None:
-        names = dict.fromkeys(self._ledgers)
-        if self._own is not None:
-            names[self._own.name] = None
-        tasks = []
-        for name in names:
-            ledger = _bytes_of(self.local / _ledger_name(name))
+        own = self._own.path.name if self._own is not None and self._own.path is not None else ""
+        for name in dict.fromkeys([*self._ledgers, own] if own else self._ledgers):
+            ledger = _bytes_of(ledger_of(self.local / name))
             if ledger not in (self._ledgers.get(name), b""):
-                tasks.append(partial(self._put_ledger, name, ledger))
-        if tasks:
-            self._connected().transfer.run_all(tasks)
-
-    def _put_ledger(self, name: str, ledger: bytes) -> None:
-        store = self._connected()
-        is_own = self._own is not None and name == self._own.name
-        location = self.location.child(_ledger_name(self._claimed if is_own and self._claimed else name))
-        for _ in range(_TRIES):
-            found = store.stat(location.key)
-            with suppress(ChangedError):
-                is_readable = found is not None and found.bytes < LARGEST_SPOOL
-                stored = store.read_whole(found) if found and is_readable else b""
-                merged = _newest(ledger, stored)
-                if merged != stored:
-                    _write(store, location.key, merged, found.version if found else ABSENT)
+                there = ledger_of(Path(self._claimed if name == own else name)).name
+                self._connected().write(self.location.child(there).key, ledger, None)
                 self._ledgers[name] = ledger
-                return
-        raise StorageUnavailableError(f"{location}: others change it again and again")
 
-    def _begin(self, milestones: Callable[[], int]) -> None:
-        self._thread = threading.Thread(target=self._mirror, args=[milestones], name="events-bucket", daemon=True)
-        self._thread.start()
-
-    def _mirror(self, milestones: Callable[[], int]) -> None:
+    def _mirror(self) -> None:
         """The thread: put what has changed, soon where the spool has new milestones."""
-        last, put_milestones = float("-inf"), 0
-        while True:
+        last, put_milestones, is_ending = float("-inf"), 0, False
+        while not is_ending:
             is_ending = self._ending.wait(POLL_S)
-            new_milestones = milestones()
-            is_soon = new_milestones > put_milestones and not self._has_logged_trouble
+            milestones = self._own.milestones if self._own is not None else 0
+            is_soon = milestones > put_milestones and self._trouble is None
             if is_ending or time.monotonic() - last >= (SOON_S if is_soon else PROGRESS_S):
                 try:
                     self._put()
                     self._note(None)
-                    put_milestones = new_milestones
+                    put_milestones = milestones
                 except StoppedError:
-                    if self._ending.is_set():
+                    if is_ending:
                         return
                 except Exception as error:  # whatever it is, it must cost nobody a training
                     self._note(_reason_of(error))
                 last = time.monotonic()
-            if is_ending:
-                self.disconnect()
-                return
+        self.disconnect()
 
     def _note(self, trouble: str | None) -> None:
         """Log a change of state, once."""
-        self._is_whole = trouble is None
-        if trouble is not None and not self._has_logged_trouble:
+        before, self._trouble = self._trouble, trouble
+        if trouble is not None and before is None:
             message = "events cannot be kept in %s: %s; what is not delivered when the pod ends is lost"
             self._log.warning(message, self.location, trouble)
-        elif trouble is None and self._has_logged_trouble:
+        elif trouble is None and before is not None:
             self._log.info("events are kept in %s again", self.location)
-        self._has_logged_trouble = trouble is not None
 
     def _connected(self) -> Store:
         with self._connecting:
-            if self._session is None:
+            if self._store is None:
                 # The store's own timeout ends first: its message has the reason.
                 transfer = Transfer("up", timeout=0.8 * self._timeout_s)
-                self._session = connect(self.location, transfer, self._credentials)
-            return self._session
+                self._store = connect(self.location, transfer, self._credentials)
+            return self._store
 
     def _abandon(self) -> None:
         """Let whatever waits for the store end soon, and connect anew next time."""
-        if self._session is not None:
-            self._session.transfer.stop()
+        if self._store is not None:
+            self._store.transfer.stop()
         self.disconnect()
 
     def _in_time(self, work: Callable[[Store], T]) -> T:
@@ -310,8 +269,8 @@ class EventsBucket:
             return bounded(lambda: work(self._connected()), self._timeout_s)
         except (TimeoutError, StorageUnavailableError) as error:
             self._abandon()
-            self._has_logged_trouble = True  # by the caller
             why = f"no answer within {self._timeout_s:g} s" if isinstance(error, TimeoutError) else _reason_of(error)
+            self._trouble = why  # which the caller logs
             raise StorageUnavailableError(f"events in {self.location}: {why}") from error
 
 
@@ -320,45 +279,22 @@ def spool_name(location: Location) -> str | None:
     return location.name if location.name.endswith(SPOOL_SUFFIX) and _NAME.fullmatch(location.name) else None
 
 
-def _ledger_name(spool: str) -> str:
-    return spool.removesuffix(SPOOL_SUFFIX) + LEDGER_SUFFIX
-
-
-def _write(store: Store, key: str, data: bytes, version: str | None) -> None:
-    """Put an object in place of a version, where the store knows such conditions."""
-    try:
-        store.write(key, data, version)
-    except StorageRefusedError:
-        if version is None:
-            raise
-        store.write(key, data, None)  # it refuses the condition; or this, too
+def _read(store: Store, stored: StoredObject | None) -> bytes:
+    """An object that its writer may replace meanwhile; nothing where it is gone."""
+    for _ in range(5):
+        if stored is None or stored.bytes > LARGEST_SPOOL:
+            break
+        try:
+            return store.read_whole(stored)
+        except ChangedError:
+            stored = store.stat(stored.key)
+    return b""
 
 
 def _bytes_of(file: Path) -> bytes:
     with suppress(FileNotFoundError):
         return file.read_bytes()
     return b""
-
-
-def _newest(ours: bytes, stored: bytes) -> bytes:
-    """Two ledgers as one that is behind neither; a damaged one does not count."""
-    mine, theirs = _targets_of(ours), _targets_of(stored)
-    if not mine:
-        return stored
-    merged = theirs | mine
-    for name, target in theirs.items():
-        is_same = all(target.get(key) == merged[name].get(key) for key in ("servers", "topic"))
-        if is_same and target["delivered"] > merged[name]["delivered"]:
-            merged[name] = target
-    return stored if merged == theirs else json.dumps({"schema_version": 1, "targets": merged}).encode() + b"\n"
-
-
-def _targets_of(ledger: bytes) -> dict[str, dict[str, Any]]:
-    try:
-        targets = json.loads(ledger)["targets"].items()
-        return {name: target for name, target in targets if isinstance(target["delivered"], int)}
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return {}
 
 
 def _reason_of(error: Exception) -> str:

@@ -242,6 +242,9 @@ KINDS: dict[tuple[Subject, State], Any] = {
     ("pipeline", "unknown"): PipelineEnded,
 }
 
+# The state that data stands for; of a pipeline's end, its outcome is.
+STATES: dict[Any, State] = {kind: state for (_, state), kind in KINDS.items() if kind is not PipelineEnded}
+
 
 def event_type(subject: Subject, state: State) -> str:
     """The CloudEvents type of a kind, such as ``shutterline.step.progress``."""

@@ -1,8 +1,8 @@
-"""The threads behind a step's events: one that delivers for each broker, and one that writes the spools.
+"""How encoded events reach a broker: its face, a thread that delivers to each, and one that writes the spools.
 
 A broker is sent a window of events and waited for before the next one, so that the order is kept whatever fails. An
-event that it refuses for its size is set aside in the spool's ledger, and those behind it are delivered. Neither
-another broker's trouble nor the disk's delays a delivery, and none of it delays `emit`.
+event that it refuses for its size is counted and passed over. Neither another broker's trouble nor the disk's delays a
+delivery, and none of it delays `emit`.
 """
 
 from __future__ import annotations
@@ -11,49 +11,84 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events.event import EncodedEvent
 from components.shared.events.redaction import redact
 from components.shared.events.spool import Spool
-from components.shared.events.transport import (
-    DeliveryError,
-    RefusedError,
-    RetryableError,
-    TimeLeft,
-    TooLargeError,
-    Transport,
-    countdown,
-)
-from components.shared.retry import pause_s
+from components.shared.retry import TimeLeft, countdown, pause_s
 
 # Long enough for a handshake on a connection with round trips of two seconds.
 _ATTEMPT_S = 30.0
-# How often a full disk is tried again, and whether a delivery that nobody waits for any more has ended.
 _DISK_RETRY_S = 1.0
 # So many refusals in a row after the end was asked for are enough.
 _LAST_REFUSALS = 5
 PAUSES_S = (0.1, 5.0)  # the first after a failure, and the longest
 
 
-class DeliveryControl:
-    """What the threads of one stream or replay share: that something changed, and until when to go on."""
+class TooLargeError(Exception):
+    """The broker refuses the first event of a window for its size; those behind it may be taken."""
 
-    def __init__(self) -> None:
+
+class Transport(Protocol):
+    """One broker. Used by one thread at a time; nothing is opened before the first call of `send`.
+
+    Attributes:
+        name: ``kafka`` or ``pubsub``; the key of reports and ledgers.
+        address: Broker and topic, for people.
+    """
+
+    name: str
+    address: str
+
+    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> int:
+        """Hand over a window of one run's events, and wait until the broker has them.
+
+        Args:
+            events: In order, all with one key.
+            time_left: How long to try; asked again and again by a call that can be cut short.
+
+        Returns:
+            How many of them, from the first, the broker has: one at least.
+
+        Raises:
+            RetryableError: It has none of them, and may take them later.
+            StatusRefusedError: It takes none until somebody changes a setting.
+            TooLargeError: It refuses the first for its size.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the connection without waiting for the broker."""
+        ...
+
+
+class DeliveryControl:
+    """What the threads of one stream or replay share: that something changed, and until when to go on.
+
+    Attributes:
+        changes: Counts them.
+        is_complete: Whether no further event will come.
+    """
+
+    def __init__(self, *, is_complete: bool = False) -> None:
+        self.changes = 0
+        self.is_complete = is_complete
         self._changed = threading.Condition()
-        self.is_complete = False
         self._deadline: float | None = None
 
     def notify(self, *, is_complete: bool = False) -> None:
-        """Wake the threads: there are more events, or some were delivered; complete: no further event will come."""
+        """Wake the threads: there are more events, or some were delivered, or no further one will come."""
         with self._changed:
+            self.changes += 1
             self.is_complete |= is_complete
             self._changed.notify_all()
 
     def end_within(self, seconds: float) -> None:
         """Ask for an end: so many seconds from now nobody waits any more."""
-        with self._changed:
-            self._deadline = time.monotonic() + seconds
-            self._changed.notify_all()
+        self._deadline = time.monotonic() + seconds
+        self.notify()
 
     @property
     def is_ending(self) -> bool:
@@ -72,14 +107,13 @@ class DeliveryControl:
 
 
 class Delivery(threading.Thread):
-    """Delivers spools to one broker.
+    """Delivers spools to one broker, until it has everything or the time is over.
 
     Args:
         transport: The broker.
         spools: Those of earlier steps, then our own, which still grows.
         control: Shared with the thread that adds events.
-        log: Gets a line when the broker's state changes, and for the first event that is set aside.
-        retry_set_aside: Whether to try events, too, that were set aside earlier.
+        log: Gets a line when the broker's state changes, and for the first event that is too large.
 
     Attributes:
         answered: Set after the first attempt, whatever came of it.
@@ -88,32 +122,25 @@ class Delivery(threading.Thread):
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        spools: Sequence[Spool],
-        control: DeliveryControl,
-        log: logging.Logger,
-        *,
-        retry_set_aside: bool = False,
+        self, transport: Transport, spools: Sequence[Spool], control: DeliveryControl, log: logging.Logger
     ) -> None:
         super().__init__(name=f"status-{transport.name}", daemon=True)
         self.transport = transport
         self.spools = spools
         self.answered = threading.Event()
         self.is_done = False
-        self.trouble: DeliveryError | None = None
+        self.trouble: Exception | None = None
         self._control = control
         self._log = log
-        self._retry_set_aside = retry_set_aside
         self._failures = self._last_refusals = 0  # in a row
-        self._has_logged_set_aside = False
+        self._too_large = ""
 
     def run(self) -> None:
-        """Deliver until the broker has everything or the time is over."""
+        """Deliver one spool after another."""
         try:
             for spool in self.spools:
-                if not (self._deliver_set_aside(spool) and self._deliver(spool)):
-                    return
+                if not self._deliver(spool):
+                    break
         finally:
             self.answered.set()
             self.transport.close()
@@ -122,9 +149,9 @@ class Delivery(threading.Thread):
 
     def reason(self, spool: Spool) -> str | None:
         """Why the broker does not have all events of a spool; None if it does."""
-        undelivered, set_aside = spool.undelivered(self.transport.name), len(spool.set_aside(self.transport.name))
-        reasons = [f"{set_aside} set aside: {spool.why_set_aside(self.transport.name)}"] if set_aside else []
-        if undelivered > set_aside:
+        undelivered, too_large = spool.undelivered(self.transport.name), spool.too_large(self.transport.name)
+        reasons = [f"{too_large} too large: {self._too_large}"] if too_large else []
+        if undelivered > too_large:
             reasons.append(str(self.trouble or "no answer in time"))
         return redact("; ".join(reasons)) if reasons else None
 
@@ -137,72 +164,42 @@ class Delivery(threading.Thread):
                 self._control.wait_for(lambda known=position: spool.count > known or self._control.is_complete)  # type: ignore[misc]
             if position == spool.count:
                 return True
-            try:
-                events, numbers = spool.read(position)
-            except OSError as error:
-                self._note(RetryableError(f"{spool.path}: {error.strerror}"))
-                if not is_own:  # an earlier step's is passed over
-                    return True
-                if not self._pause():
-                    return False
-                continue
-            if not events:
-                spool.advance(name, numbers[-1])
-            elif not self._send(spool, events, numbers):
-                return False
-
-    def _deliver_set_aside(self, spool: Spool) -> bool:
-        """Send again, one by one, what was set aside; False if the time is over before."""
-        for number in spool.set_aside(self.transport.name) if self._retry_set_aside else ():
-            try:
-                events, _ = spool.read(number)
-            except OSError as error:
-                self._note(RetryableError(f"{spool.path}: {error.strerror}"))
-                return True
-            if not self._send(spool, events[:1], [number, number + 1], is_retry=True):
-                return False
-        return True
-
-    def _send(self, spool: Spool, events: list[EncodedEvent], numbers: list[int], *, is_retry: bool = False) -> bool:
-        """Send a window, or one event that was set aside, until the broker has it; False if the time is over before."""
-        name, done = self.transport.name, 0
-        while done < len(events):
             if self._control.remaining_s <= 0:
                 return False
-            trouble: DeliveryError | None = None
+            trouble: Exception | None = None
             try:
-                self.transport.send(events[done:], self._time_left())
-                done = len(events)
-            except DeliveryError as error:
-                done, trouble = min(done + error.delivered, len(events)), error
+                events = spool.read(position)
+            except OSError as error:
+                self._note(RetryableError(f"{spool.path}: {error.strerror}"))
+                if not is_own or not self._pause():  # an earlier step's is passed over
+                    return not is_own
+                continue
+            try:
+                # Of a damaged line nothing is sent.
+                spool.advance(name, position + (self.transport.send(events, self._time_left()) if events else 1))
+            except TooLargeError as error:
+                self._pass_over(spool, position, events[0], str(error))
+            except (RetryableError, StatusRefusedError) as error:
+                trouble = error
             except Exception as error:  # a client's defect must cost nobody a training
                 trouble = RetryableError(f"{self.transport.address}: {type(error).__name__}: {error}")
-            if not is_retry:
-                spool.advance(name, numbers[done])
-            elif done:
-                spool.remove_set_aside(name, numbers[0])
-            if isinstance(trouble, TooLargeError) and done < len(events):
-                self._set_aside(spool, numbers[done], events[done], trouble)
-                done, trouble = done + 1, None
-            self._note(trouble)
+            if events:
+                self._note(trouble)
             self._control.notify()
             if trouble is not None and not self._pause():
                 return False
-        return True
 
-    def _set_aside(self, spool: Spool, number: int, event: EncodedEvent, trouble: TooLargeError) -> None:
-        spool.add_set_aside(self.transport.name, number, str(trouble))
-        if not self._has_logged_set_aside:
-            self._has_logged_set_aside = True
-            self._log.warning(
-                "%s: %s; it stays in the spool, and other events are delivered", event.attributes["id"], trouble
-            )
+    def _pass_over(self, spool: Spool, position: int, event: EncodedEvent, reason: str) -> None:
+        spool.pass_over(self.transport.name, position)
+        if not self._too_large:
+            self._log.warning("%s: %s; it stays in the spool, and others are sent", event.attributes["id"], reason)
+        self._too_large = reason
 
     def _time_left(self) -> TimeLeft:
         attempt = countdown(_ATTEMPT_S)
         return lambda: min(attempt(), self._control.remaining_s)
 
-    def _note(self, trouble: DeliveryError | None) -> None:
+    def _note(self, trouble: Exception | None) -> None:
         """Log a change of the broker's state, once; the first answer is logged by `Status.check`."""
         before, self.trouble = self.trouble, trouble
         if self.answered.is_set():
@@ -216,17 +213,16 @@ class Delivery(threading.Thread):
 
     def _pause(self) -> bool:
         """Back off, until the end is asked for; False if trying again is no use."""
-        is_ending, is_refused = self._control.is_ending, isinstance(self.trouble, RefusedError)
+        is_ending, is_refused = self._control.is_ending, isinstance(self.trouble, StatusRefusedError)
         self._last_refusals = self._last_refusals + 1 if is_ending and is_refused else 0
         if self._last_refusals >= _LAST_REFUSALS:
             return False  # nobody changes a setting in the time that is left
         first_s, longest_s = PAUSES_S
         pause = pause_s(self._failures, longest_s if is_refused else first_s, longest_s)
         self._failures += 1
-        self._control.wait_for(
-            lambda: self._control.is_ending is not is_ending,
-            min(pause, 0.2, self._control.remaining_s) if is_ending else pause,
-        )
+        if is_ending:
+            pause = min(pause, 0.2, self._control.remaining_s)
+        self._control.wait_for(lambda: self._control.is_ending is not is_ending, pause)
         return self._control.remaining_s > 0
 
 
@@ -241,30 +237,21 @@ class SpoolWriter(threading.Thread):
         self._deliveries = deliveries
         self._control = control
         self._log = log
-        self._has_logged_trouble = False
 
     def run(self) -> None:
         """Write until no event can come, and every delivery has ended."""
-        while True:
+        has_logged = is_over = False
+        while not is_over:
+            changes = self._control.changes
             # Before the last write: what is complete by then is written whole.
             is_over = self._control.is_complete and all(each.is_done for each in self._deliveries)
-            before = self._state()
             for spool in self._spools:
                 spool.write()
-                self._log_trouble(spool)
-            if is_over:
-                break
-            self._control.wait_for(lambda known=before: self._state() != known, _DISK_RETRY_S)  # type: ignore[misc]
+                if spool.trouble is not None and not has_logged:
+                    has_logged = True
+                    message = "the spool %s takes nothing (%s); status is kept in memory"
+                    self._log.warning(message, spool.path, spool.trouble)
+            if not is_over:
+                self._control.wait_for(lambda known=changes: self._control.changes != known, _DISK_RETRY_S)  # type: ignore[misc]
         for spool in self._spools:
             spool.close()
-
-    def _state(self) -> object:
-        """Changes when there is more to write, or a delivery has ended."""
-        done = [each.is_done for each in self._deliveries]
-        positions = [spool.position(name) for spool in self._spools for name in spool.targets]
-        return self._control.is_complete, done, positions, [spool.count for spool in self._spools]
-
-    def _log_trouble(self, spool: Spool) -> None:
-        if spool.trouble is not None and not self._has_logged_trouble:
-            self._has_logged_trouble = True
-            self._log.warning("the spool %s takes nothing (%s); status is kept in memory", spool.path, spool.trouble)

@@ -6,10 +6,9 @@ import warnings
 from functools import partial
 from typing import Any
 
-from components.shared.errors import StatusRefusedError, causes_of
+from components.shared.errors import RetryableError, StatusRefusedError, causes_of
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
-from components.shared.events.transport import RetryableError
 
 HOW_TO_LOG_IN = (
     "give the job or pod a service account, name a key file by GOOGLE_APPLICATION_CREDENTIALS, or run "

@@ -12,9 +12,8 @@ from typing import Any
 
 from components.shared.errors import ArtifactError, InputError, ShutterlineError
 from components.shared.events.bucket import EventsBucket, spool_name
-from components.shared.events.delivery import Delivery, DeliveryControl, SpoolWriter
+from components.shared.events.delivery import Delivery, DeliveryControl, SpoolWriter, Transport
 from components.shared.events.spool import SPOOL_SUFFIX, Spool, spools_of
-from components.shared.events.transport import Transport
 from components.shared.storage.location import AnyPath, Location
 from components.shared.storage.transfer import timeout_s as storage_timeout_s
 
@@ -30,7 +29,7 @@ class Replayed:
         spool: The spool's file, or its address in a bucket.
         place: Broker and topic, for people.
         trouble: Why there are undelivered events.
-        set_aside: Those of them that the broker refuses for their size.
+        too_large: Those of them that the broker refuses for their size.
     """
 
     spool: str
@@ -39,7 +38,7 @@ class Replayed:
     delivered: int
     undelivered: int
     trouble: str | None
-    set_aside: int = 0
+    too_large: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,8 @@ def _in_bucket(location: Location, scratch: Path, log: logging.Logger) -> list[F
     local = Path(tempfile.mkdtemp(dir=scratch))
     bucket = EventsBucket(parent, local, timeout_s=storage_timeout_s(), log=log)
     bucket.fetch(name=name)
-    # One without a line was claimed by a step that has not come to put an event there.
-    if not (spools := [spool for spool in spools_of(local) if b"\n" in spool.read_bytes()]):
+    # An empty one was claimed by a step that has not come to put an event there.
+    if not (spools := [spool for spool in spools_of(local) if spool.stat().st_size]):
         raise InputError(
             f"{location}: is not there, or holds no events"
             if name
@@ -123,15 +122,13 @@ def replay(
         ArtifactError: A file is no spool, is in use, or names no broker.
         StatusRefusedError: A broker's credentials or settings are wrong.
     """
-    control = DeliveryControl()
-    control.notify(is_complete=True)
-    addresses: dict[Path | None, str] = {}
+    addresses: dict[Path | None, str] = {one.path: one.address for one in found}
     routes: dict[str, tuple[Transport, list[Spool]]] = {}
+    before: dict[tuple[str, Path | None], int] = {}
     spools: list[Spool] = []
     try:
         for one in found:
             spools.append(spool := _opened(one))
-            addresses[spool.path] = one.address
             _set_targets(spool, one.address, targets or {})
         for spool in spools:
             for name in targets or spool.targets:
@@ -140,15 +137,15 @@ def replay(
                 if key not in routes:
                     routes[key] = (transport_of(name, target), [])
                 routes[key][1].append(spool)
+                before[name, spool.path] = spool.undelivered(name)
+                spool.begin_again(name)
     except BaseException:
         for spool in spools:
             spool.close()
         raise
-    deliveries = [
-        Delivery(transport, meant, control, log, retry_set_aside=True) for transport, meant in routes.values()
-    ]
+    control = DeliveryControl(is_complete=True)
+    deliveries = [Delivery(transport, meant, control, log) for transport, meant in routes.values()]
     writer = SpoolWriter(spools, deliveries, control, log)
-    before = {(each, spool): spool.undelivered(each.transport.name) for each in deliveries for spool in each.spools}
     try:
         control.end_within(timeout_s)
         for thread in (*deliveries, writer):
@@ -158,14 +155,19 @@ def replay(
         if all(delivery.is_done for delivery in deliveries):
             writer.join()
     finally:
-        _put_back(found, log)
-    return [_replayed(delivery, spool, addresses[spool.path], count) for (delivery, spool), count in before.items()]
-
-
-def _replayed(delivery: Delivery, spool: Spool, address: str, before: int) -> Replayed:
-    name, place = delivery.transport.name, delivery.transport.address
-    left, set_aside = spool.undelivered(name), len(spool.set_aside(name))
-    return Replayed(address, name, place, before - left, left, delivery.reason(spool), set_aside)
+        for bucket in {id(one.bucket): one.bucket for one in found if one.bucket is not None}.values():
+            try:
+                bucket.put_ledgers()
+            except (ShutterlineError, OSError) as error:
+                log.warning("%s; the next replay delivers the same events again, under the same ids", error)
+    done = []
+    for delivery in deliveries:
+        name, place = delivery.transport.name, delivery.transport.address
+        for spool in delivery.spools:
+            left, address = spool.undelivered(name), addresses[spool.path]
+            count = max(0, before[name, spool.path] - left)
+            done.append(Replayed(address, name, place, count, left, delivery.reason(spool), spool.too_large(name)))
+    return done
 
 
 def _opened(found: FoundSpool) -> Spool:
@@ -178,24 +180,11 @@ def _opened(found: FoundSpool) -> Spool:
     return spool
 
 
-def _put_back(found: Sequence[FoundSpool], log: logging.Logger) -> None:
-    for bucket in {id(one.bucket): one.bucket for one in found if one.bucket is not None}.values():
-        try:
-            bucket.put_ledgers()
-        except (ShutterlineError, OSError) as error:
-            log.warning("%s; the next replay delivers the same events again, under the same ids", error)
-
-
 def _set_targets(spool: Spool, address: str, targets: dict[str, dict[str, Any]]) -> None:
     """Set where a spool goes; what a topic already has it does not get again, and no other broker is forgotten."""
-    known = spool.targets
-    spool.targets = known | {
-        name: (known[name] if _same(known.get(name), target) else {"delivered": 0}) | target
-        for name, target in targets.items()
-    }
+    for name, target in targets.items():
+        known = spool.targets.get(name, {})
+        is_same = all(known.get(key) == target.get(key) for key in ("servers", "topic"))
+        spool.targets[name] = (known if is_same else {"delivered": 0}) | target
     if not spool.targets:
         raise ArtifactError(f"{address}: its run named no broker; name one by --params")
-
-
-def _same(known: dict[str, Any] | None, target: dict[str, Any]) -> bool:
-    return known is not None and all(known.get(key) == target.get(key) for key in ("servers", "topic"))

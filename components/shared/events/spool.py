@@ -16,7 +16,7 @@ import threading
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -48,11 +48,15 @@ class Spool:
     One thread appends, one writes to the disk, any may read. The ledger may lag behind what brokers have taken: then
     some events are sent twice, under the same ids.
 
-    Attributes:
+    Args:
         path: The file; None: memory alone.
         attempt: The attempt's number.
         targets: By broker, as the ledger's JSON has it: where its events go; ``delivered``, the bytes of the file that
-            it has; ``set_aside``, offsets of the events before that which it refused for their size, and ``why``.
+            it was offered; ``too_large``, how many events of those it refused for their size.
+        descriptors: Of the file and its ledger.
+        memory_events: How many events are kept in memory.
+
+    Attributes:
         trouble: What the disk answered last, if that was an error.
         milestones: Events on disk that are more than progress.
     """
@@ -71,13 +75,11 @@ class Spool:
         self.targets: dict[str, dict[str, Any]] = {name: {"delivered": 0, **target} for name, target in targets.items()}
         self.trouble: OSError | None = None
         self.milestones = 0
-        self._file: int | None = None
-        self._ledger: int | None = None
-        if descriptors is not None:
-            self._file, self._ledger = descriptors
+        self._descriptors = descriptors
         self._starts = array("q", [0])  # offset of each event in the file, and of its end
-        if self._file is not None:
-            self._starts.extend(_line_ends(self._file))
+        if descriptors is not None and path is not None:
+            _open_here.add(str(path.absolute()))
+            self._starts.extend(_line_ends(descriptors[0]))
         self._on_disk = self.count  # events
         self._memory: deque[EncodedEvent] = deque()  # the newest events
         self._memory_events = memory_events
@@ -108,13 +110,9 @@ class Spool:
                 break
             except FileExistsError:
                 attempt += 1
-        try:
-            ledger = os.open(ledger_of(path), _FLAGS, 0o644)
-        except OSError:
-            os.close(file)
-            raise
-        _lock(ledger, otherwise=True)  # on a file system without locks the next step will leave this to a replay
-        _open_here.add(str(path.absolute()))
+        # On a file system without locks the next step will leave this to a replay.
+        ledger = _locked_ledger(path, file, unlocked=True)
+        assert ledger is not None  # noqa: S101 - nobody else has a file that is new
         spool = cls(path, attempt, targets, (file, ledger), memory_events=memory_events)
         spool.write()
         return spool
@@ -139,25 +137,17 @@ class Spool:
         if not path.name.endswith(SPOOL_SUFFIX) or len(parts) != 3 or not parts[2].isdecimal():
             raise ArtifactError(f"{path}: is not a spool; its name would be RUN.STEP.ATTEMPT{SPOOL_SUFFIX}")
         with open_regular(path) as stream:
-            descriptors = [os.dup(stream.fileno())]
-        try:
-            descriptors.append(os.open(ledger_of(path), _FLAGS, 0o644))
-            if _lock(descriptors[1], otherwise=unlocked):
-                spool = cls(path, int(parts[2]), _read_targets(descriptors[1]), (descriptors[0], descriptors[1]))
-                _open_here.add(str(path.absolute()))
-                return spool
-        except OSError:
-            _close(descriptors)
-            raise
-        _close(descriptors)
-        return None
+            file = os.dup(stream.fileno())
+        ledger = _locked_ledger(path, file, unlocked=unlocked)
+        return None if ledger is None else cls(path, int(parts[2]), _targets_of(ledger), (file, ledger))
 
     def close(self) -> None:
         """Close the files, which ends the lock."""
-        if self._file is not None and self._ledger is not None and self.path is not None:
-            _open_here.discard(str(self.path.absolute()))
-            _close([self._file, self._ledger])
-        self._file = self._ledger = None
+        descriptors, self._descriptors = self._descriptors, None
+        if descriptors is not None:
+            _open_here.discard(str(self.path.absolute() if self.path else ""))
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     # Events.
 
@@ -191,49 +181,50 @@ class Spool:
             return self._on_disk
         return min((self.position(name) for name in self.targets), default=self.count)
 
-    def read(self, number: int) -> tuple[list[EncodedEvent], list[int]]:
-        """The next events from a number on, at most a window of them, without what is damaged in the file.
-
-        Returns:
-            The events; and the number of each and, behind them, of what comes next.
+    def read(self, number: int) -> list[EncodedEvent]:
+        """The events from a number on, at most a window, up to a damaged line; none where the first is damaged.
 
         Raises:
             OSError: The file cannot be read, or is no longer what was written.
         """
         with self._lock:
             if (skipped := number - (self.count - len(self._memory))) >= 0:
-                events = list(islice(self._memory, skipped, skipped + WINDOW_EVENTS))
-                return events, list(range(number, number + len(events) + 1))
+                return list(islice(self._memory, skipped, skipped + WINDOW_EVENTS))
             start = self._starts[number]
             end = max(number + 1, bisect_right(self._starts, start + _WINDOW_BYTES) - 1)
             end = min(end, number + WINDOW_EVENTS, self._on_disk)
             size = self._starts[end] - start
-        assert self._file is not None  # noqa: S101 - without a file all that is wanted is in memory
-        lines = os.pread(self._file, size, start).split(b"\n")
+        assert self._descriptors is not None  # noqa: S101 - without a file all that is wanted is in memory
+        lines = os.pread(self._descriptors[0], size, start).split(b"\n")
         if len(lines) != end - number + 1 or lines[-1]:
             raise OSError(errno.EIO, "the spool is not what was written to it")
-        events, numbers = [], []
-        for line_number, line in enumerate(lines[:-1], number):
-            with suppress(EventError):
+        events = []
+        with suppress(EventError):
+            for line in lines[:-1]:
                 events.append(EncodedEvent.from_body(line))
-                numbers.append(line_number)
-        return events, [*numbers, end]
+        return events
 
     def write(self) -> None:
         """Put on disk what is in memory alone, and the ledger; what the disk does not take is tried again next time.
 
         Only progress may be lost in a power cut.
         """
-        if self._file is None:
+        if self._descriptors is None:
             return
+        file, ledger = self._descriptors
+        if self.unspooled:
+            with self._lock:
+                events = list(islice(self._memory, self._on_disk - (self.count - len(self._memory)), None))
+            self._write_events(file, events)
         with self._lock:
-            skipped = self._on_disk - (self.count - len(self._memory))
-            events = list(islice(self._memory, skipped, None)) if self._on_disk < self.count else []
-        if events:
-            self._write_events(self._file, events)
-        self._write_ledger()
+            document = json.dumps({"schema_version": 1, "targets": self.targets}).encode() + b"\n"
+        if document != self._written_ledger:
+            with suppress(OSError):  # a full disk: events may be sent twice, never lost
+                os.pwrite(ledger, document, 0)
+                os.ftruncate(ledger, len(document))
+                self._written_ledger = document
 
-    def _write_events(self, file: int, events: Sequence[EncodedEvent]) -> None:
+    def _write_events(self, file: int, events: list[EncodedEvent]) -> None:
         start = self._starts[self._on_disk]
         data = b"".join([event.body + b"\n" for event in events])
         written = 0
@@ -257,65 +248,43 @@ class Spool:
 
     def position(self, broker: str) -> int:
         """The number of the first event that a broker was not offered yet."""
-        return min(self._number_at(self.targets[broker]["delivered"]), self.count)
+        return min(bisect_right(self._starts, self.targets[broker]["delivered"]) - 1, self.count)
 
-    def set_aside(self, broker: str) -> list[int]:
-        """Numbers of the events that a broker refuses for their size."""
-        return [self._number_at(offset) for offset in self.targets[broker].get("set_aside", ())]
-
-    def why_set_aside(self, broker: str) -> str:
-        """Why the last of them was refused."""
-        return str(self.targets[broker].get("why", ""))
+    def too_large(self, broker: str) -> int:
+        """Events that a broker refused for their size."""
+        return int(self.targets[broker].get("too_large", 0))
 
     def undelivered(self, broker: str) -> int:
-        """Events that a broker does not have, those that were set aside included."""
-        return self.count - self.position(broker) + len(self.set_aside(broker))
+        """Events that a broker does not have."""
+        return self.count - self.position(broker) + self.too_large(broker)
 
     def advance(self, broker: str, number: int) -> None:
-        """Note that a broker has all events before a number, but for those that are set aside."""
+        """Note that a broker was offered all events before a number."""
         with self._lock:
             self.targets[broker]["delivered"] = self._starts[number]
 
-    def add_set_aside(self, broker: str, number: int, why: str) -> None:
-        """Note that a broker refuses an event for its size, and has those before it."""
+    def pass_over(self, broker: str, number: int) -> None:
+        """Note that a broker refuses an event for its size."""
+        self.advance(broker, number + 1)
         with self._lock:
-            target = self.targets[broker]
-            target["delivered"] = max(target["delivered"], self._starts[number + 1])
-            target["set_aside"] = sorted({*target.get("set_aside", ()), self._starts[number]})
-            target["why"] = why
+            self.targets[broker]["too_large"] = self.too_large(broker) + 1
 
-    def remove_set_aside(self, broker: str, number: int) -> None:
-        """Note that a broker has an event now that was set aside."""
+    def begin_again(self, broker: str) -> None:
+        """Offer a broker all events again, if it has refused some for their size: its limit may be another now."""
         with self._lock:
-            target = self.targets[broker]
-            target["set_aside"] = [offset for offset in target["set_aside"] if self._number_at(offset) != number]
-            if not target["set_aside"]:
-                del target["set_aside"], target["why"]
-
-    def _number_at(self, offset: int) -> int:
-        """The number of the event at an offset."""
-        return bisect_right(self._starts, offset) - 1
-
-    def _write_ledger(self) -> None:
-        assert self._ledger is not None  # noqa: S101 - it is opened with the file
-        with self._lock:
-            ledger = json.dumps({"schema_version": 1, "targets": self.targets}).encode() + b"\n"
-        if ledger != self._written_ledger:
-            with suppress(OSError):  # a full disk: events may be sent twice, never lost
-                os.pwrite(self._ledger, ledger, 0)
-                os.ftruncate(self._ledger, len(ledger))
-                self._written_ledger = ledger
+            if self.targets[broker].pop("too_large", 0):
+                self.targets[broker]["delivered"] = 0
 
 
 def spools_of(directory: Path, run: str | None = None) -> list[Path]:
-    """The spools in a directory, of one run or of all, oldest first; none where it cannot be read."""
+    """The spools in a directory, of one run or of all, by their first events' times; none where it cannot be read."""
     found = []
     with suppress(OSError):
         for path in directory.glob(f"*{SPOOL_SUFFIX}") if directory.is_dir() else []:
             if run is None or path.name.removesuffix(SPOOL_SUFFIX).rsplit(".", 2)[:-2] == [run]:
                 with suppress(FileNotFoundError):  # somebody clears up
-                    found.append((_first_time(path), path.stat().st_mtime_ns, path.name, path))
-    return [path for *_, path in sorted(found)]
+                    found.append((_first_time(path), path))
+    return [path for _, path in sorted(found)]
 
 
 def _first_time(path: Path) -> str:
@@ -343,18 +312,24 @@ def ledger_of(spool: Path) -> Path:
     return spool.with_name(spool.name.removesuffix(SPOOL_SUFFIX) + LEDGER_SUFFIX)
 
 
-def _lock(descriptor: int, *, otherwise: bool) -> bool:
-    """Take a lock that ends with the process, however it ends, and that forked workers do not inherit."""
+def _locked_ledger(path: Path, file: int, *, unlocked: bool) -> int | None:
+    """The ledger's descriptor, locked until the process ends or closes it; without it, `file` is closed.
+
+    The lock is one that forked workers do not inherit.
+    """
+    ledger = -1
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ledger = os.open(ledger_of(path), _FLAGS, 0o644)
+        fcntl.lockf(ledger, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN) and otherwise
-    return True
-
-
-def _close(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
+        if ledger >= 0 and unlocked and error.errno not in (errno.EACCES, errno.EAGAIN):
+            return ledger
+        os.close(file)
+        if ledger < 0:
+            raise
+        os.close(ledger)
+        return None
+    return ledger
 
 
 def _line_ends(descriptor: int) -> Iterator[int]:
@@ -367,23 +342,15 @@ def _line_ends(descriptor: int) -> Iterator[int]:
         start += len(chunk)
 
 
-def _read_targets(descriptor: int) -> dict[str, dict[str, Any]]:
+def _targets_of(ledger: int) -> dict[str, dict[str, Any]]:
     """The targets of a ledger; none if a crash left it unreadable."""
     try:
-        document = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0) or b"{}")
-        targets = document.get("targets", {})
-        return {name: target for name, target in targets.items() if _is_target(target)}
+        document = json.loads(os.pread(ledger, os.fstat(ledger).st_size, 0) or b"{}")
+        return {
+            name: target
+            for name, target in document.get("targets", {}).items()
+            if isinstance(target.get("topic"), str)
+            and all(isinstance(n, int) and n >= 0 for n in (target.get("delivered"), target.get("too_large", 0)))
+        }
     except (ValueError, AttributeError, RecursionError):
         return {}
-
-
-def _is_target(target: Any) -> bool:
-    if not isinstance(target, dict) or not isinstance(target.get("topic"), str):
-        return False
-    delivered, offsets = target.get("delivered"), target.get("set_aside", [])
-    return (
-        isinstance(delivered, int)
-        and delivered >= 0
-        and isinstance(offsets, list)
-        and all(isinstance(each, int) and 0 <= each < delivered for each in offsets)
-    )

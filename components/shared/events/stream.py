@@ -1,9 +1,9 @@
 """The stream of one step's events: emitting costs its caller microseconds, everything else happens in threads.
 
-``emit`` puts the data into a bounded queue. One thread encodes each event, once, and appends it to the spool's memory;
-from there one thread for each broker delivers it and one writes it to disk (:mod:`components.shared.events.delivery`).
-Where neither the disk nor a broker takes anything until memory is full, further progress is dropped, the beginning and
-the end of a step never.
+``emit`` puts the data into a bounded queue: one atomic operation, which no signal's exception can leave half done. One
+thread encodes each event, once, and appends it to the spool's memory; from there one thread for each broker delivers it
+and one writes it to disk (:mod:`components.shared.events.delivery`). Where neither the disk nor a broker takes anything
+until memory is full, further progress is dropped, the beginning and the end of a step never.
 """
 
 from __future__ import annotations
@@ -15,27 +15,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Any
 
-from components.shared.events.data import (
-    Cancelled,
-    Checkpoint,
-    EventData,
-    Failed,
-    PipelineEnded,
-    PipelineStarted,
-    Progress,
-    State,
-    StepStarted,
-    Succeeded,
-)
-from components.shared.events.delivery import Delivery, DeliveryControl, SpoolWriter
-from components.shared.events.event import PIPELINE, EncodedEvent, EventSource, encode
+from components.shared.events.data import STATES, EventData, PipelineEnded, PipelineStarted, State
+from components.shared.events.delivery import Delivery, DeliveryControl, SpoolWriter, Transport
+from components.shared.events.event import PIPELINE, EventSource, encode
 from components.shared.events.redaction import Redactor
 from components.shared.events.spool import MEMORY_EVENTS, WINDOW_EVENTS, Spool
-from components.shared.events.transport import DeliveryError, Transport
 
 # How long progress may wait to be encoded.
 _POLL_S = 0.1
@@ -44,16 +31,6 @@ _LAST_EVENT_S = 0.5
 # A call that was cut short needs a moment to return.
 _LAST_CALL_S = 0.4
 
-_STATES: dict[type[Any], State] = {
-    StepStarted: "started",
-    PipelineStarted: "started",
-    Progress: "progress",
-    Checkpoint: "checkpoint",
-    Succeeded: "succeeded",
-    Failed: "failed",
-    Cancelled: "cancelled",
-}
-
 
 @dataclass(frozen=True)
 class BrokerReport:
@@ -61,14 +38,14 @@ class BrokerReport:
 
     Attributes:
         trouble: Why there are undelivered ones.
-        set_aside: Those of them that it refuses for their size.
+        too_large: Those of them that it refuses for their size.
     """
 
     place: str
     delivered: int
     undelivered: int
     trouble: str | None = None
-    set_aside: int = 0
+    too_large: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,10 +65,6 @@ class DeliveryReport:
     dropped: int
     brokers: dict[str, BrokerReport]
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON data."""
-        return asdict(self)
-
 
 class StatusStream:
     """Takes a step's events and sees to their delivery.
@@ -103,7 +76,6 @@ class StatusStream:
         earlier: Spools of the same run that an earlier step could not deliver; theirs go first.
         log: Gets a line when a broker's state changes.
         first_sequence: Number of the first event.
-        queue_events: How much progress may wait to be encoded.
     """
 
     def __init__(
@@ -115,14 +87,12 @@ class StatusStream:
         earlier: Sequence[Spool] = (),
         log: logging.Logger,
         first_sequence: int = 0,
-        queue_events: int = MEMORY_EVENTS,
     ) -> None:
         self.event_source = replace(event_source, attempt=spool.attempt)
         self._spool = spool
         self._log = log
         self._process = os.getpid()
         self._queue: deque[tuple[EventData, State, int]] = deque()  # with the time
-        self._queue_events = queue_events
         self.dropped = 0
         self._dropping = threading.Lock()
         self._wake: SimpleQueue[None] = SimpleQueue()
@@ -130,10 +100,11 @@ class StatusStream:
         self._sequence = first_sequence
         self._control = DeliveryControl()
         self._encoder = threading.Thread(target=self._encode_all, name="status-encoder", daemon=True)
-        self._deliveries = [
-            Delivery(transport, [*_meant_for(transport, earlier, spool), spool], self._control, log)
-            for transport in transports
-        ]
+        self._deliveries = []
+        for transport in transports:
+            topic = spool.targets[transport.name].get("topic")
+            to_topic = [each for each in earlier if each.targets.get(transport.name, {}).get("topic") == topic]
+            self._deliveries.append(Delivery(transport, [*to_topic, spool], self._control, log))
         self._writer = SpoolWriter([*earlier, spool], self._deliveries, self._control, log)
         for thread in (self._encoder, *self._deliveries, self._writer):
             thread.start()
@@ -142,8 +113,8 @@ class StatusStream:
         """Report that something happened. Never raises, never waits; does nothing in a forked worker or once closed."""
         if self._is_closing or os.getpid() != self._process:
             return
-        state = data.outcome if isinstance(data, PipelineEnded) else _STATES[type(data)]
-        if state == "progress" and len(self._queue) >= self._queue_events:
+        state = data.outcome if isinstance(data, PipelineEnded) else STATES[type(data)]
+        if state == "progress" and len(self._queue) >= MEMORY_EVENTS:
             self._drop()
             return
         self._queue.append((data, state, time.time_ns()))
@@ -155,7 +126,7 @@ class StatusStream:
         with self._dropping:
             self.dropped += 1
 
-    def first_answers(self, timeout_s: float) -> dict[str, DeliveryError | None]:
+    def first_answers(self, timeout_s: float) -> dict[str, Exception | None]:
         """What each broker answered to the first events, by its address; only those that have answered in time."""
         deadline = time.monotonic() + timeout_s
         return {
@@ -179,23 +150,13 @@ class StatusStream:
             _join(delivery, self._control.remaining_s + _LAST_CALL_S)
         if all(delivery.is_done for delivery in self._deliveries):  # else the writer goes on
             _join(self._writer, max(_LAST_EVENT_S, self._control.remaining_s / 2))  # a hung disk is not waited for
-        return self._report()
-
-    def _report(self) -> DeliveryReport:
-        brokers = {}
+        spool, brokers = self._spool, {}
         for delivery in self._deliveries:
             name, address = delivery.transport.name, delivery.transport.address
-            undelivered, set_aside = self._spool.undelivered(name), len(self._spool.set_aside(name))
-            delivered = self._spool.count - undelivered
-            brokers[name] = BrokerReport(address, delivered, undelivered, delivery.reason(self._spool), set_aside)
-        return DeliveryReport(
-            run=self.event_source.run,
-            events=self._spool.count,
-            spool=str(self._spool.path) if self._spool.path else None,
-            unspooled=self._spool.unspooled,
-            dropped=self.dropped,
-            brokers=brokers,
-        )
+            left, reason = spool.undelivered(name), delivery.reason(spool)
+            brokers[name] = BrokerReport(address, spool.count - left, left, reason, spool.too_large(name))
+        path = str(spool.path) if spool.path else None
+        return DeliveryReport(self.event_source.run, spool.count, path, spool.unspooled, self.dropped, brokers)
 
     def _encode_all(self) -> None:
         redact = Redactor()
@@ -214,20 +175,16 @@ class StatusStream:
         if state == "progress" and self._spool.is_full:
             self._drop()
             return
+        event_source, sequence, is_start = self.event_source, self._sequence, isinstance(data, PipelineStarted)
+        # The pipeline's own: the first step publishes its start, and after a retry the last step its new end.
+        is_other = is_start or (isinstance(data, PipelineEnded) and event_source.step != PIPELINE)
+        if is_other:
+            event_source, sequence = replace(event_source, step=PIPELINE), 0 if is_start else 1
         try:
-            self._spool.append(self._encode(data, state, nanoseconds, redact))
+            self._spool.append(encode(event_source, sequence, state, nanoseconds, data, redact))
+            self._sequence += not is_other
         except Exception:  # an event that cannot be encoded is a defect, and no reason to end a training
             self._log.exception("a status event could not be encoded")
-
-    def _encode(self, data: EventData, state: State, nanoseconds: int, redact: Redactor) -> EncodedEvent:
-        event_source, is_start = self.event_source, isinstance(data, PipelineStarted)
-        if is_start or (isinstance(data, PipelineEnded) and event_source.step != PIPELINE):
-            # The pipeline's own: the first step publishes its start, and after a retry the last step its new end.
-            event_source = replace(event_source, step=PIPELINE)
-            return encode(event_source, 0 if is_start else 1, state, nanoseconds, data, redact)
-        event = encode(event_source, self._sequence, state, nanoseconds, data, redact)
-        self._sequence += 1
-        return event
 
 
 def _join(thread: threading.Thread, timeout_s: float) -> None:
@@ -235,10 +192,3 @@ def _join(thread: threading.Thread, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while thread.is_alive() and (left_s := deadline - time.monotonic()) > 0:
         thread.join(min(left_s, _POLL_S))
-
-
-def _meant_for(transport: Transport, earlier: Sequence[Spool], own: Spool) -> list[Spool]:
-    """The earlier spools whose events were to go to the same topic."""
-    name = transport.name
-    topic = own.targets[name].get("topic")
-    return [spool for spool in earlier if spool.targets.get(name, {}).get("topic") == topic]

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
-from components.shared.errors import StatusRefusedError
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events.event import EventError, StepEvent
-from components.shared.events.transport import DeliveryError, RefusedError, RetryableError
 from components.shared.retry import pause_s
 
 # Remembered events; at about 150 bytes each 15 MB. Duplicates come soon after their first delivery, or, when a broker
@@ -60,8 +59,7 @@ class Subscriber(Protocol):
 
         Raises:
             RetryableError: Not now; the next call tries again.
-            RefusedError: Not until somebody changes a setting.
-            StatusRefusedError: The settings made here cannot be used.
+            StatusRefusedError: Not until somebody changes a setting.
         """
         ...
 
@@ -70,7 +68,7 @@ class Subscriber(Protocol):
 
         Raises:
             RetryableError: Not now; they may be given again, or will be delivered again.
-            RefusedError: Not until somebody changes a setting.
+            StatusRefusedError: Not until somebody changes a setting.
         """
         ...
 
@@ -197,10 +195,10 @@ def follow(
             show(messages)
         with suppress(RetryableError):  # what cannot be acknowledged now is delivered again
             settle()
-    except RefusedError as error:
-        raise StatusRefusedError(str(error)) from error
+    except StatusRefusedError:
+        raise
     except BaseException:  # also a key press: what was shown is acknowledged in any case
-        with suppress(DeliveryError):
+        with suppress(RetryableError, StatusRefusedError):
             settle()
         raise
     return counts

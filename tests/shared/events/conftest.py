@@ -1,5 +1,7 @@
 """The peers that events are sent to and read from."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from components.shared.events import delivery
@@ -19,6 +21,7 @@ from tests.peers.fixtures import s3_server as s3_server
 from tests.peers.fixtures import seaweed as seaweed
 from tests.peers.fixtures import topic as topic
 from tests.peers.kafka_topics import KafkaTopics
+from tests.shared.events.transports import Gate
 
 
 @pytest.fixture
@@ -31,3 +34,11 @@ def status(kafka_broker: KafkaTopics, topic: str) -> str:
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "PAUSES_S", (0.0001, 0.001))
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Opened at the end, so that no thread of a test outlives it."""
+    gate = Gate()
+    yield gate
+    gate.open()

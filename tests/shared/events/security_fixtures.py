@@ -25,8 +25,8 @@ from components.shared.events.data import Emit, Progress, StepStarted, Succeeded
 from components.shared.events.event import EncodedEvent, EventSource, StepEvent, encode
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.spool import events_in
-from components.shared.events.transport import DeliveryError, countdown
 from components.shared.params.params import Params
+from components.shared.retry import countdown
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepFailed, StepRecord, run_step
 from tests.configs import small
@@ -66,7 +66,7 @@ def deliver(servers: Sequence[str], topic: str, seconds: float = LONG_S) -> Enco
     return event
 
 
-def failure(kind: type[DeliveryError], servers: Sequence[str], topic: str, seconds: float = LONG_S) -> str:
+def failure(kind: type[Exception], servers: Sequence[str], topic: str, seconds: float = LONG_S) -> str:
     """The message for whoever cannot deliver, in one line."""
     with pytest.raises(kind) as caught:
         deliver(servers, topic, seconds)

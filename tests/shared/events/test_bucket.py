@@ -20,8 +20,8 @@ from components.shared.storage.location import Location, parse_location
 from tests.peers.http_faults import Hold, LoseAnswer, Refuse
 from tests.peers.object_store import Bucket
 from tests.peers.s3 import S3Bucket
-from tests.shared.events.told import a_step
-from tests.shared.events.transports import LOG, PATIENCE_S, add, advance, lines_of, targets, until
+from tests.shared.events.sample_events import a_step
+from tests.shared.events.transports import LOG, WAIT_S, add, advance, lines_of, targets, until
 from tests.shared.events.transports import opened as opened_spool
 
 FOLDER = "runs/7/events"
@@ -47,7 +47,7 @@ def opened(bucket: Bucket, tmp_path: Path) -> Iterator[Opened]:
     """One process's view of the bucket, with a directory of its own."""
     made: list[EventsBucket] = []
 
-    def open_bucket(timeout_s: float = PATIENCE_S) -> EventsBucket:
+    def open_bucket(timeout_s: float = WAIT_S) -> EventsBucket:
         local = tmp_path / f"process-{len(made)}"
         made.append(EventsBucket(location_of(bucket), local, timeout_s=timeout_s, log=LOG))
         return made[-1]
@@ -55,7 +55,7 @@ def opened(bucket: Bucket, tmp_path: Path) -> Iterator[Opened]:
     yield open_bucket
     bucket.faults.clear()
     for one in made:
-        one.close(PATIENCE_S)
+        one.close(WAIT_S)
 
 
 def there(bucket: Bucket) -> dict[str, bytes]:
@@ -87,7 +87,7 @@ def test_what_a_step_leaves_the_next_one_finds(bucket: Bucket, opened: Opened, t
     advance(spool, 1)
     with spool.path.open("ab") as stream:
         stream.write(b'{"without its end')
-    assert first.close(PATIENCE_S)
+    assert first.close(WAIT_S)
     spool.close()
     assert first.spool == f"{bucket.uri}/{FOLDER}/run-1.train.0.jsonl"
     assert there(bucket)["run-1.train.0.jsonl"] == b"".join(lines_of(3))
@@ -104,7 +104,7 @@ def test_what_a_step_leaves_the_next_one_finds(bucket: Bucket, opened: Opened, t
     # What it delivers, a third one does not find any more.
     advance(left, left.count)
     left.close()
-    assert second.close(PATIENCE_S)
+    assert second.close(WAIT_S)
     third = opened()
     left = opened_spool(third.fetch("run-1")[0])
     assert left.undelivered("kafka") == 0
@@ -133,7 +133,7 @@ def test_a_claim_that_another_process_made_meanwhile_is_not_ones_own(bucket: Buc
     bucket.faults.inject(hold, "write")  # the next attempt at it
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(opened().claim, "run-1", "train", 0)
-        hold.reached.wait(PATIENCE_S)
+        hold.reached.wait(WAIT_S)
         assert opened().claim("run-1", "train", 0) == 0
         hold.release.set()
         assert slow.result() == 1
@@ -141,19 +141,19 @@ def test_a_claim_that_another_process_made_meanwhile_is_not_ones_own(bucket: Buc
 
 def test_a_store_without_conditions_replaces_nothing(s3_bucket: S3Bucket, tmp_path: Path) -> None:
     s3_bucket.write(f"{FOLDER}/run-1.train.0.jsonl", b"another attempt's\n")
-    process = EventsBucket(location_of(s3_bucket), tmp_path, timeout_s=PATIENCE_S, log=LOG)
+    process = EventsBucket(location_of(s3_bucket), tmp_path, timeout_s=WAIT_S, log=LOG)
     refused = s3_bucket.faults.inject(Refuse(501), "write")
     assert process.claim("run-1", "train", 0) == 1
     assert refused.happened == 1
     assert there(s3_bucket)["run-1.train.0.jsonl"] == b"another attempt's\n"
-    process.close(PATIENCE_S)
+    process.close(WAIT_S)
 
 
 @one_store
 def test_what_matters_is_put_at_once_and_progress_waits(
     bucket: Bucket, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PROGRESS_S", PATIENCE_S)
+    monkeypatch.setattr(module, "PROGRESS_S", WAIT_S)
     started, *progress, checkpoint, _ = [line + b"\n" for line in a_step("run-1")]
     process = opened()
     spool = Spool.create(process.local, "run-1", "train", process.claim("run-1", "train", 0), targets("kafka"))
@@ -187,7 +187,7 @@ def test_a_spool_that_has_grown_is_fetched_again_and_ones_own_never(bucket: Buck
     assert [path.name for path in spools_of(looking.local, "run-1")] == ["run-1.train.0.jsonl"]
     assert list(events_in(looking.local, "run-1")) == []
     # Another view of the process's own directory: the bucket has the claim, the spool has not a line yet.
-    EventsBucket(location_of(bucket), running.local, timeout_s=PATIENCE_S, log=LOG).fetch("run-1")
+    EventsBucket(location_of(bucket), running.local, timeout_s=WAIT_S, log=LOG).fetch("run-1")
     for count in (2, 5):
         lines = lines_of(5)[:count]
         add(spool, lines[spool.count :])
@@ -197,37 +197,15 @@ def test_a_spool_that_has_grown_is_fetched_again_and_ones_own_never(bucket: Buck
     spool.close()
 
 
-def test_ledgers_only_go_forward(bucket: Bucket, opened: Opened) -> None:
-    process = opened()
-    spool = begun(process)
-    first, second, third = (len(line) for line in lines_of(3))
-    advance(spool, 1)
-    until(lambda: has(bucket, "run-1.train.0.jsonl", b"".join(lines_of(3))) and delivered(bucket) == first)
-    # A replay, of the step that is still running.
-    replay = opened()
-    left = opened_spool(replay.fetch("run-1")[0])
-    left.targets["pubsub"] = {"topic": "status", "delivered": first}
-    advance(left, 3)
-    left.close()
-    replay.put_ledgers()
-    # The step itself is not so far.
-    advance(spool, 2)
-    assert process.close(PATIENCE_S)
-    spool.close()
-    assert delivered(bucket) == first + second + third
-    ledger = json.loads(there(bucket)["run-1.train.0.delivery.json"])
-    assert ledger["targets"]["pubsub"] == {"topic": "status", "delivered": first}
-
-
 @one_store
 def test_a_spool_is_never_there_without_its_ledger(bucket: Bucket, opened: Opened) -> None:
     process, hold = opened(), Hold()
     bucket.faults.inject(hold, "write", r"delivery\.json")
     spool = begun(process)
-    hold.reached.wait(PATIENCE_S)
+    hold.reached.wait(WAIT_S)
     assert b"\n" not in there(bucket)["run-1.train.0.jsonl"]  # a claim, of which a replay takes no notice
     hold.release.set()
-    assert process.close(PATIENCE_S)
+    assert process.close(WAIT_S)
     spool.close()
     assert there(bucket)["run-1.train.0.jsonl"] == b"".join(lines_of(3))
 
@@ -259,12 +237,12 @@ def test_a_spool_that_is_too_large_is_passed_over(
 
 def test_a_bucket_that_is_not_there_is_refused(bucket: Bucket, tmp_path: Path) -> None:
     location = Location(location_of(bucket).scheme, "no-such-bucket-here", "events")
-    process = EventsBucket(location, tmp_path, timeout_s=PATIENCE_S, log=LOG)
+    process = EventsBucket(location, tmp_path, timeout_s=WAIT_S, log=LOG)
     for refused in (lambda: process.fetch("run-1"), lambda: process.claim("run-1", "train", 0)):
         with pytest.raises(StorageRefusedError, match="there is no bucket no-such-bucket-here") as caught:
             refused()
         assert caught.value.exit_code == 2
-    process.close(PATIENCE_S)
+    process.close(WAIT_S)
 
 
 def test_a_bucket_that_may_not_be_written_is_refused(bucket: Bucket, opened: Opened) -> None:
@@ -301,7 +279,7 @@ def test_a_store_that_is_away_is_told_once_and_has_everything_when_it_is_back(
     before = len(bucket.faults.exchanges)
     until(lambda: len(bucket.faults.exchanges) > before + 5)
     bucket.faults.clear()
-    assert process.close(PATIENCE_S)
+    assert process.close(WAIT_S)
     spool.close()
     assert there(bucket)["run-1.train.0.jsonl"] == b"another attempt's\n"
     assert there(bucket)["run-1.train.1.jsonl"] == b"".join(lines_of(3))
@@ -324,7 +302,7 @@ def test_a_store_that_hangs_is_not_waited_for(bucket: Bucket, opened: Opened, ca
     until(lambda: "run-1.train.0.delivery.json" in there(bucket))
     bucket.faults.inject(hold, "write", times=None)
     add(spool, lines_of(1))
-    hold.reached.wait(PATIENCE_S)
+    hold.reached.wait(WAIT_S)
     assert not process.close(0.05)
     spool.close()
     assert "the store does not answer within 0.05 s; what is not delivered when the pod ends is lost" in caplog.text
@@ -340,7 +318,7 @@ def test_whatever_goes_wrong_ends_nothing(bucket: Bucket, opened: Opened, caplog
     spool.path.unlink()
     until(lambda: "cannot be kept" in caplog.text)
     assert f"{spool.path}: No such file or directory" in caplog.text
-    assert not process.close(PATIENCE_S)
+    assert not process.close(WAIT_S)
     spool.close()
 
 
@@ -351,7 +329,7 @@ def test_credentials_that_params_name_stay_out_of_the_environment(
         monkeypatch.delenv(name, raising=False)
     location, file = Location("gs", "bucket", "events"), tmp_path / "key.json"
     file.write_text('{"type": "service_account"}')
-    process = EventsBucket(location, tmp_path, timeout_s=PATIENCE_S, log=LOG, credentials=str(file))
+    process = EventsBucket(location, tmp_path, timeout_s=WAIT_S, log=LOG, credentials=str(file))
     with pytest.raises(StorageRefusedError, match="gs://bucket/events: no credentials: ") as caught:
         process.fetch("run-1")
     assert "client_email" in str(caught.value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events import delivery
 from components.shared.events.data import Checkpoint, StepStarted, Succeeded
 from components.shared.events.spool import WINDOW_EVENTS, events_in, spools_of
 from components.shared.events.stream import BrokerReport, DeliveryReport
-from components.shared.events.transport import RefusedError, RetryableError
-from tests.shared.events.told import progress
+from tests.shared.events.sample_events import progress
 from tests.shared.events.transports import (
-    PATIENCE_S,
+    WAIT_S,
     Act,
     Gate,
     ScriptedTransport,
-    TakesAndFails,
+    Takes,
     left_spool,
     lines_of,
     opened,
@@ -33,14 +32,7 @@ from tests.shared.events.transports import (
 )
 
 STARTED = StepStarted("1.0", "pod-1")
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    """Opened at the end, so that no thread of a test outlives it."""
-    gate = Gate()
-    yield gate
-    gate.open()
+AWAY = RetryableError("kafka: is away")
 
 
 def deliver(directory: Path | None, count: int, *transports: ScriptedTransport, pausing: bool = True) -> DeliveryReport:
@@ -49,8 +41,8 @@ def deliver(directory: Path | None, count: int, *transports: ScriptedTransport, 
     for epoch in range(count):
         stream.emit(Checkpoint(epoch, count, "/c"))  # which is delivered at once, as progress is not
         if pausing:
-            stream.first_answers(PATIENCE_S)
-    return stream.close(PATIENCE_S)
+            stream.first_answers(WAIT_S)
+    return stream.close(WAIT_S)
 
 
 def ids(count: int, step: str = "train") -> list[str]:
@@ -58,13 +50,13 @@ def ids(count: int, step: str = "train") -> list[str]:
 
 
 TROUBLE = st.one_of(
-    st.builds(RetryableError, st.just("not now"), st.integers(0, 3)),
-    st.builds(RefusedError, st.just("no"), st.integers(0, 3)),
+    st.builds(RetryableError, st.just("not now")),
+    st.builds(StatusRefusedError, st.just("no")),
     st.builds(RuntimeError, st.just("a defect of the client")),
-    st.builds(TakesAndFails, st.integers(1, 3)),
+    st.builds(Takes, st.integers(1, 3), st.booleans()),
 )
 # What a broker does in a row; five refusals while the end is waited for are enough.
-ACTS = st.lists(TROUBLE, max_size=8).filter(lambda acts: sum(isinstance(act, RefusedError) for act in acts) < 5)
+ACTS = st.lists(TROUBLE, max_size=8).filter(lambda acts: sum(isinstance(act, StatusRefusedError) for act in acts) < 5)
 
 
 @given(ACTS, ACTS, st.booleans(), st.integers(1, 12))
@@ -81,7 +73,7 @@ def test_each_broker_gets_every_event_in_order_and_twice_only_where_an_answer_wa
     for transport, acts in ((kafka, kafka_acts), (pubsub, pubsub_acts)):
         assert transport.closed == 1
         assert list(dict.fromkeys(transport.ids)) == ids(count)
-        if not any(isinstance(act, TakesAndFails) for act in acts):
+        if not any(isinstance(act, Takes) and not act.answers for act in acts):
             assert transport.ids == ids(count)
         # What comes again comes from where it went wrong, so the newest event is always the last.
         numbers = [int(name.rpartition("/")[2]) for name in transport.ids]
@@ -106,35 +98,31 @@ def test_a_broker_that_hangs_for_good_does_not_delay_the_other(tmp_path: Path, g
     assert (report.events, report.unspooled) == (count, 0)
 
 
-def test_while_a_window_is_under_way_the_next_one_fills(tmp_path: Path, gate: Gate) -> None:
+@pytest.mark.parametrize(("memory_events", "windows"), [(10_000, [1, 99]), (3, None)])
+def test_while_a_window_is_under_way_the_next_one_fills_from_memory_or_the_file(
+    tmp_path: Path, gate: Gate, memory_events: int, windows: list[int] | None
+) -> None:
     transport = ScriptedTransport(acts=[gate])
-    stream = stream_to(tmp_path, transport)
-    stream.emit(STARTED)
-    until(gate.reached.is_set)
-    for epoch in range(20):
-        stream.emit(progress(epoch, 20))
-    until(lambda: len(list(events_in(tmp_path))) == 21)
-    gate.open()
-    stream.close(PATIENCE_S)
-    assert transport.windows == [1, 20]
-
-
-def test_after_a_long_outage_what_memory_does_not_hold_is_read_back_in_order(tmp_path: Path, gate: Gate) -> None:
-    transport = ScriptedTransport(acts=[gate])
-    stream = stream_to(tmp_path, transport, memory_events=3)
+    stream = stream_to(tmp_path, transport, memory_events=memory_events)
     stream.emit(STARTED)
     until(gate.reached.is_set)
     for epoch in range(99):
         stream.emit(Checkpoint(epoch, 99, "/c"))
     until(lambda: len(list(events_in(tmp_path))) == 100)
     gate.open()
-    report = stream.close(PATIENCE_S)
+    report = stream.close(WAIT_S)
     assert (transport.ids, report.brokers["kafka"].undelivered) == (ids(100), 0)
+    assert windows in (None, transport.windows)
     (path,) = spools_of(tmp_path)
     assert transport.taken == path.read_bytes().splitlines()
+    for event in transport.events:
+        document = json.loads(event.body)
+        assert event.key == document["partitionkey"] == "run-1"
+        del document["data"], document["datacontenttype"]
+        assert event.attributes == {name: str(value) for name, value in document.items()}
 
 
-@pytest.mark.parametrize("trouble", [RetryableError("broker: is away"), RefusedError("broker: no such topic")])
+@pytest.mark.parametrize("trouble", [AWAY, StatusRefusedError("broker: no such topic")])
 def test_closing_wakes_a_delivery_that_pauses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trouble: Act) -> None:
     monkeypatch.setattr(delivery, "PAUSES_S", (1e6, 1e6))
     transport = ScriptedTransport(acts=[trouble])
@@ -145,45 +133,72 @@ def test_closing_wakes_a_delivery_that_pauses(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.parametrize(
     ("trouble", "reason"),
     [
-        (RetryableError("broker: is away"), "broker: is away"),
-        (RefusedError("broker: no such topic"), "broker: no such topic"),
+        (AWAY, "kafka: is away"),
+        (StatusRefusedError("broker: no such topic"), "broker: no such topic"),
         (KeyError("partition"), "kafka in memory: KeyError: 'partition'"),
     ],
 )
 def test_a_broker_that_takes_nothing_is_reported_with_its_last_answer(
     tmp_path: Path, trouble: Exception, reason: str
 ) -> None:
-    transport = ScriptedTransport(acts=[RetryableError("first", delivered=2), *[trouble] * 100_000])
+    transport = ScriptedTransport(acts=[Takes(2), *[trouble] * 100_000])
     stream = stream_to(tmp_path, transport)
     for epoch in range(5):
         stream.emit(progress(epoch, 5))
     until(lambda: len(transport.windows) > 9)
     report = stream.close(0.01)
-    taken = min(2, transport.windows[0])
+    taken = len(transport.taken)
     assert report.brokers == {"kafka": BrokerReport("kafka in memory", taken, 5 - taken, reason)}
 
 
 def test_a_change_of_a_brokers_state_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    away = RetryableError("kafka: is away")
     with caplog.at_level(logging.INFO, "tests.delivery"):
-        stream = stream_to(tmp_path, transport := ScriptedTransport(acts=[lambda: None, away, away, away]))
+        stream = stream_to(tmp_path, transport := ScriptedTransport(acts=[lambda: None, AWAY, AWAY, AWAY]))
         stream.emit(STARTED)
         until(lambda: transport.taken)
         stream.emit(Succeeded(1.0))
-        stream.close(PATIENCE_S)
+        stream.close(WAIT_S)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", "kafka: is away; status waits in the spool"),
         ("INFO", "kafka in memory is back"),
     ]
 
 
+@given(st.lists(st.booleans(), min_size=1, max_size=30), ACTS)
+def test_an_event_that_is_too_large_is_passed_over_and_no_other_is_lost(large: list[bool], acts: list[Act]) -> None:
+    transport = ScriptedTransport(acts=acts, limit=2_000)
+    stream = stream_to(None, transport)
+    for epoch, is_large in enumerate(large):
+        stream.emit(Checkpoint(epoch, 30, "/c" * (1_000 if is_large else 1)))
+    broker = stream.close(WAIT_S).brokers["kafka"]
+    fitting = [name for name, is_large in zip(ids(len(large)), large, strict=True) if not is_large]
+    assert list(dict.fromkeys(transport.ids)) == fitting
+    assert (broker.delivered, broker.undelivered, broker.too_large) == (len(fitting), sum(large), sum(large))
+    assert (broker.trouble or "").startswith(f"{sum(large)} too large: kafka in memory: 2," if any(large) else "")
+
+
+def test_the_first_event_that_is_too_large_is_logged_and_ends_no_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = stream_to(tmp_path, transport := ScriptedTransport(limit=2_000), other := ScriptedTransport("pubsub"))
+    for epoch in range(9):
+        stream.emit(Checkpoint(epoch, 9, "/c" * (1_000 if epoch in (0, 5, 7) else 1)))
+    assert list(stream.first_answers(WAIT_S).values()) == [None, None]
+    report = stream.close(WAIT_S)
+    assert (len(transport.ids), other.ids, report.brokers["pubsub"].too_large) == (6, ids(9), 0)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("run-1/train/0/0: kafka in memory: 2,")
+    assert warning.endswith("bytes are too many; it stays in the spool, and others are sent")
+    assert len(list(events_in(tmp_path))) == 9
+
+
 def test_what_earlier_steps_left_comes_first_and_only_to_the_same_topic(tmp_path: Path) -> None:
     first = left_spool(tmp_path, lines_of(300, step="data-prep"), "kafka", "pubsub", step="data-prep")
     other = left_spool(tmp_path, lines_of(2, step="evaluate"), "kafka", step="evaluate", topic="elsewhere")
-    kafka, pubsub = ScriptedTransport("kafka", [RetryableError("", 3), TakesAndFails(2)]), ScriptedTransport("pubsub")
+    kafka, pubsub = ScriptedTransport("kafka", [Takes(3), AWAY, Takes(2, answers=False)]), ScriptedTransport("pubsub")
     stream = stream_to(tmp_path, kafka, pubsub, earlier=[opened(first), opened(other)])
     stream.emit(STARTED)
-    report = stream.close(PATIENCE_S)
+    report = stream.close(WAIT_S)
 
     expected = [*ids(300, "data-prep"), "run-1/train/0/0"]
     assert pubsub.ids == expected
@@ -199,11 +214,11 @@ def test_what_earlier_steps_left_comes_first_and_only_to_the_same_topic(tmp_path
 
 def test_half_delivered_earlier_spools_go_on_where_they_were(tmp_path: Path) -> None:
     path = left_spool(tmp_path, lines_of(9, step="data-prep"), "kafka", step="data-prep")
-    gone = ScriptedTransport(acts=[RetryableError("", 4), *[RetryableError("")] * 100_000])
+    gone = ScriptedTransport(acts=[Takes(4), *[AWAY] * 100_000])
     stream = stream_to(tmp_path, gone, earlier=[opened(path)])
     until(lambda: len(gone.windows) > 2)
     stream.close(0.01)
-    stream_to(tmp_path, back := ScriptedTransport(), earlier=[opened(path)]).close(PATIENCE_S)
+    stream_to(tmp_path, back := ScriptedTransport(), earlier=[opened(path)]).close(WAIT_S)
     assert gone.ids + back.ids == ids(9, "data-prep")
 
 
@@ -220,11 +235,11 @@ def test_damaged_lines_of_a_spool_are_skipped_wherever_they_are(
     good = iter(lines_of(20, step="data-prep"))
     lines = [next(good) if is_whole else chosen.choice(DAMAGE).replace(b"\n", b"") + b"\n" for is_whole in whole]
     path = left_spool(tmp_path_factory.mktemp("spool"), lines, "kafka", step="data-prep")
-    troubles: list[Act] = [RetryableError("", 1), TakesAndFails(1), RetryableError("")]
+    troubles: list[Act] = [Takes(1), Takes(1, answers=False), AWAY]
     transport = ScriptedTransport(acts=[chosen.choice(troubles) for _ in range(3)])
     stream = stream_to(None, transport, earlier=[opened(path)])
     stream.emit(STARTED)
-    stream.close(PATIENCE_S)
+    stream.close(WAIT_S)
 
     assert list(dict.fromkeys(transport.ids)) == [*ids(sum(whole), "data-prep"), "run-1/train/0/0"]
     again = opened(path)
@@ -238,7 +253,7 @@ def test_an_earlier_spool_that_cannot_be_read_is_passed_over(tmp_path: Path) -> 
     bad.write_bytes(b"x")
     stream = stream_to(tmp_path, transport := ScriptedTransport(), earlier=[earlier])
     stream.emit(STARTED)
-    assert stream.close(PATIENCE_S).brokers["kafka"].undelivered == 0
+    assert stream.close(WAIT_S).brokers["kafka"].undelivered == 0
     assert transport.ids == ["run-1/train/0/0"]
 
 
@@ -257,14 +272,3 @@ def test_a_spool_that_somebody_cut_is_reported_and_ends_nothing(tmp_path: Path, 
     (broker,) = report.brokers.values()
     assert (report.events, broker.undelivered > 0) == (4, True)
     assert broker.trouble == f"{path}: the spool is not what was written to it"
-
-
-def test_what_is_sent_is_the_spools_line_with_its_attributes(tmp_path: Path) -> None:
-    deliver(tmp_path, 3, transport := ScriptedTransport())
-    (path,) = spools_of(tmp_path)
-    assert transport.taken == path.read_bytes().splitlines()
-    for event in transport.events:
-        document = json.loads(event.body)
-        assert event.key == document["partitionkey"] == "run-1"
-        del document["data"], document["datacontenttype"]
-        assert event.attributes == {name: str(value) for name, value in document.items()}

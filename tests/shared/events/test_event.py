@@ -40,10 +40,10 @@ from components.shared.events.event import (
     StepEvent,
     encode,
 )
-from tests.shared.events.told import START, a_pipeline, a_step, foreign, progress
+from tests.shared.events.sample_events import START, a_pipeline, a_step, foreign, progress
 
 
-class Spoken(NamedTuple):
+class UnencodedEvent(NamedTuple):
     """An event before it is sealed."""
 
     event_source: EventSource
@@ -98,17 +98,17 @@ DATA: dict[tuple[str, str], st.SearchStrategy[Any]] = {
 }
 
 
-def of_kind(kind: tuple[Any, Any]) -> st.SearchStrategy[Spoken]:
+def of_kind(kind: tuple[Any, Any]) -> st.SearchStrategy[UnencodedEvent]:
     steps = st.just("pipeline") if kind[0] == "pipeline" else st.sampled_from(["data-prep", "train", "evaluate"])
     runs = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True)
     hosts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
     numbers = st.integers(0, 999_999_999)
     speakers = st.builds(EventSource, runs, steps, numbers, hosts)
-    return st.builds(Spoken, speakers, numbers, st.just(kind[1]), st.integers(0, 2**62), DATA[kind])
+    return st.builds(UnencodedEvent, speakers, numbers, st.just(kind[1]), st.integers(0, 2**62), DATA[kind])
 
 
-SPOKEN = st.sampled_from(list(KINDS)).flatmap(of_kind)
-TOLD = a_pipeline("run-1") + a_pipeline("run-2", "failed") + a_step("run-3", "cancelled")
+ANY_EVENT = st.sampled_from(list(KINDS)).flatmap(of_kind)
+SAMPLES = a_pipeline("run-1") + a_pipeline("run-2", "failed") + a_step("run-3", "cancelled")
 
 
 def finite(value: Any) -> Any:
@@ -124,10 +124,10 @@ def finite(value: Any) -> Any:
     return value
 
 
-@given(SPOKEN)
-def test_an_event_reads_back_as_it_was_told(spoken: Spoken) -> None:
-    event_source, sequence, state, nanoseconds, data = spoken
-    line = encode(*spoken).body
+@given(ANY_EVENT)
+def test_an_event_reads_back_as_it_was_told(given_event: UnencodedEvent) -> None:
+    event_source, sequence, state, nanoseconds, data = given_event
+    line = encode(*given_event).body
 
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
     time = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
@@ -135,14 +135,14 @@ def test_an_event_reads_back_as_it_was_told(spoken: Spoken) -> None:
     run, step, attempt = event_source.run, event_source.step, event_source.attempt
     expected = StepEvent(run, step, attempt, sequence, state, time, finite(data), name, event_source.source)
     assert StepEvent.from_bytes(line) == expected
-    assert EncodedEvent.from_body(line) == encode(*spoken)
+    assert EncodedEvent.from_body(line) == encode(*given_event)
     assert line.splitlines() == [line]
-    assert encode(*spoken).body == line
+    assert encode(*given_event).body == line
 
 
-@given(SPOKEN)
-def test_the_official_sdk_reads_the_same(spoken: Spoken) -> None:
-    line = encode(*spoken).body
+@given(ANY_EVENT)
+def test_the_official_sdk_reads_the_same(given_event: UnencodedEvent) -> None:
+    line = encode(*given_event).body
     document = json.loads(line)
     data = document.pop("data")
     document["time"] = datetime.fromisoformat(document["time"])
@@ -166,7 +166,7 @@ def test_the_official_sdk_has_to_be_told_the_mode() -> None:
 
 
 def test_attributes_are_named_as_cloudevents_wants_them() -> None:
-    for line in TOLD:
+    for line in SAMPLES:
         document = json.loads(line)
         assert [name for name in document if re.fullmatch(r"[a-z0-9]{1,20}", name) is None] == []
         assert document["partitionkey"] == document["runid"] == EncodedEvent.from_body(line).key
@@ -219,7 +219,7 @@ def test_any_text_is_one_line(text: str) -> None:
 
 
 def test_fields_of_a_newer_version_are_passed_over() -> None:
-    for line in TOLD:
+    for line in SAMPLES:
         document = json.loads(line)
         document |= {"traceparent": "00-ab-cd-01", "newer": {"a": [1]}}
         document["data"] |= {"newer": {"a": [1]}, "gpu_hours": 3}
@@ -284,7 +284,7 @@ def test_events_with_some_bytes_changed_are_read_or_refused() -> None:
     chosen = random.Random(2)  # noqa: S311 - makes the same changes again, protects nothing
     whole = 0
     for _ in range(3_000):
-        message = bytearray(chosen.choice(TOLD))
+        message = bytearray(chosen.choice(SAMPLES))
         for _ in range(chosen.randrange(1, 4)):
             place = chosen.randrange(len(message))
             message[place : place + chosen.randrange(3)] = chosen.randbytes(chosen.randrange(3))
@@ -300,7 +300,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=300)
-@given(st.sampled_from(TOLD), st.data())
+@given(st.sampled_from(SAMPLES), st.data())
 def test_events_with_any_value_changed_are_read_or_refused(line: bytes, data: st.DataObject) -> None:
     document = json.loads(line)
     part = data.draw(st.sampled_from([document, document["data"]]))

@@ -17,10 +17,10 @@ import pytest
 from kafka import KafkaProducer
 from kafka.protocol.consumer import FetchResponse
 
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events.kafka.history import TopicHistory, read_history
 from components.shared.events.kafka.publisher import KafkaTransport
-from components.shared.events.transport import DeliveryError, countdown
-from components.shared.retry import pause_s
+from components.shared.retry import countdown, pause_s
 from tests.peers.kafka_relay import KafkaRelay
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.mock_kafka import MockCluster
@@ -207,7 +207,7 @@ def test_no_broker_whatever_it_does_changes_the_state_of_pythons_generator(
     before = random.getstate()
     for server in (kafka_broker.bootstrap, f"127.0.0.1:{claim_port()}"):
         transport = KafkaTransport([server], topic)
-        with suppress(DeliveryError):
+        with suppress(RetryableError, StatusRefusedError):
             transport.send([an_event()], countdown(2))
         transport.close()
         read_history([server], topic, since="beginning", within_s=2)

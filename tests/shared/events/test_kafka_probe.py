@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from kafka.errors import TopicAuthorizationFailedError
 
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events.kafka.publisher import KafkaTransport
-from components.shared.events.transport import DeliveryError, RefusedError, RetryableError, countdown
+from components.shared.retry import countdown
 from tests.peers.kafka_relay import KafkaRelay
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.mock_kafka import INIT_PRODUCER_ID, PRODUCE, MockCluster
@@ -82,7 +83,7 @@ def test_a_broker_that_is_at_another_address_than_clients_are_sent_to_is_named(
 def test_a_missing_topic_is_refused_and_not_made(topic: str, auto_create: bool) -> None:
     with DurableKafkaBroker(auto_create=auto_create) as broker:
         broker.create_topic("another")
-        message = failure(RefusedError, [broker.bootstrap], topic)
+        message = failure(StatusRefusedError, [broker.bootstrap], topic)
         assert broker.topics() == {"another"}
     assert message == (
         f"Kafka {broker.bootstrap} topic {topic}: there is no such topic; create it, it is not made by itself"
@@ -118,7 +119,7 @@ SSH = b"SSH-2.0-OpenSSH_9.2p1\r\n"
 @pytest.mark.parametrize("answer", [HTTP, SSH], ids=["HTTP", "SSH"])
 def test_a_port_of_something_else_is_refused(answer: bytes) -> None:
     with answering(answer) as server:
-        message = failure(RefusedError, [server], "status")
+        message = failure(StatusRefusedError, [server], "status")
     assert message == f"Kafka {server}: what answers there is not a Kafka broker; check KAFKA_HOST"
 
 
@@ -151,7 +152,7 @@ def test_an_old_cluster_needs_its_version_set(
 ) -> None:
     mock_cluster.create_topic(topic)
     servers = mock_cluster.bootstrap.split(",")
-    with pytest.raises(DeliveryError):
+    with pytest.raises((RetryableError, StatusRefusedError)):
         deliver(servers, topic, BRIEF_S)
     monkeypatch.setenv("KAFKA_API_VERSION", "2.3")
     event = deliver(servers, topic)
@@ -185,7 +186,7 @@ def test_a_missing_permission_is_refused_with_what_to_grant(
         mock_cluster.topic_error(topic, code)
     else:
         mock_cluster.push_errors(request_, *[code] * 100)
-    message = failure(RefusedError, mock_cluster.bootstrap.split(","), topic)
+    message = failure(StatusRefusedError, mock_cluster.bootstrap.split(","), topic)
     assert message.endswith(f"topic {topic}: {expected}")
 
 

@@ -13,10 +13,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from components.shared import secret_manager
-from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, StatusRefusedError
+from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, RetryableError, StatusRefusedError
 from components.shared.events.kafka.settings import client_arguments
 from components.shared.events.redaction import REDACTED, redact
-from components.shared.events.transport import RetryableError
 from components.shared.secret_manager import ENDPOINT_VARIABLE
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.sasl import SaslRelay

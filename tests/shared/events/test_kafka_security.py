@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events.kafka.publisher import KafkaTransport
-from components.shared.events.transport import RefusedError, RetryableError, countdown
+from components.shared.retry import countdown
 from tests.peers.kafka_relay import KafkaRelay, read_frame
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.mock_kafka import MockCluster
@@ -75,14 +76,14 @@ def test_tls_where_none_was_set(
     if login:
         environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", **PLAIN)
     with tls_relay(port, certificates) as relay:
-        message = failure(RefusedError, [relay.address], status)
+        message = failure(StatusRefusedError, [relay.address], status)
     protocol = "SASL_SSL" if login else "SSL"
     assert message == f"Kafka {relay.address} speaks TLS; set KAFKA_SECURITY_PROTOCOL to {protocol}"
 
 
 def test_no_tls_where_it_was_set(kafka_broker: KafkaTopics, status: str, environment: Setter) -> None:
     environment(SECURITY_PROTOCOL="SSL")
-    message = failure(RefusedError, [kafka_broker.bootstrap], status)
+    message = failure(StatusRefusedError, [kafka_broker.bootstrap], status)
     assert "does not speak TLS; set KAFKA_SECURITY_PROTOCOL to PLAINTEXT, or name its TLS port" in message
 
 
@@ -94,7 +95,7 @@ def test_a_certificate_of_an_authority_that_is_not_trusted_is_refused(
     if trusted == "of somebody else":
         environment(SSL_CAFILE=Certificates(tmp_path / "other").ca_file)
     with tls_relay(port, certificates) as relay:
-        message = failure(RefusedError, [relay.address], status)
+        message = failure(StatusRefusedError, [relay.address], status)
     assert message.startswith(f"Kafka {relay.address}: its certificate cannot be verified: ")
     assert message.endswith("; KAFKA_SSL_CAFILE names the certificates to trust")
 
@@ -104,7 +105,7 @@ def test_a_certificate_for_another_host_is_refused_unless_names_do_not_matter(
 ) -> None:
     environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
     with KafkaRelay(port, tls=certificates.server_context("kafka.example.com")) as relay:
-        message = failure(RefusedError, [relay.address], status)
+        message = failure(StatusRefusedError, [relay.address], status)
         assert kafka_broker.values(status) == []
         environment(SSL_CHECK_HOSTNAME="false")
         event = deliver([relay.address], status)
@@ -123,10 +124,10 @@ def test_a_client_certificate_that_is_wanted_must_be_shown(
 ) -> None:
     environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
     with tls_relay(port, certificates, require_client=True) as relay:
-        messages = [failure(RefusedError, [relay.address], status)]
+        messages = [failure(StatusRefusedError, [relay.address], status)]
         others = Certificates(tmp_path / "other")
         environment(SSL_CERTFILE=others.client_cert_file, SSL_KEYFILE=others.client_key_file)
-        messages.append(failure(RefusedError, [relay.address], status))
+        messages.append(failure(StatusRefusedError, [relay.address], status))
         assert kafka_broker.values(status) == []
         environment(SSL_CERTFILE=certificates.client_cert_file, SSL_KEYFILE=certificates.client_key_file)
         event = deliver([relay.address], status)
@@ -160,7 +161,7 @@ def test_a_wrong_password_is_refused_at_the_first_attempt(
 ) -> None:
     front.close_delay = close_delay
     environment(SASL_MECHANISM=mechanism, SASL_USERNAME=USER, SASL_PASSWORD=ANOTHER)
-    message = failure(RefusedError, [front.address], status)
+    message = failure(StatusRefusedError, [front.address], status)
     assert message.startswith(f"Kafka {front.address} does not accept the login: Authentication failed")
     assert message.endswith("; check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD")
     assert ANOTHER not in message
@@ -173,7 +174,7 @@ def test_a_token_that_is_not_accepted_is_refused(
 ) -> None:
     front.close_delay = close_delay
     environment(SASL_MECHANISM="OAUTHBEARER", SASL_OAUTH_TOKEN=ANOTHER)
-    message = failure(RefusedError, [front.address], status)
+    message = failure(StatusRefusedError, [front.address], status)
     assert message.startswith(f'Kafka {front.address} does not accept the login: {{"status":"invalid_token"}}')
     assert message.endswith("; check the token, or what KAFKA_SASL_OAUTH_PROVIDER stands for")
     assert ANOTHER not in message
@@ -185,8 +186,8 @@ def test_a_mechanism_that_is_not_offered_is_refused_with_those_that_are(
     front.close_delay = close_delay
     front.mechanisms = ("SCRAM-SHA-512", "OAUTHBEARER")
     environment(**PLAIN)
-    assert failure(RefusedError, [front.address], status) == (
-        f"Kafka {front.address} does not offer KAFKA_SASL_MECHANISM PLAIN; it offers SCRAM-SHA-512, OAUTHBEARER"
+    assert failure(StatusRefusedError, [front.address], status) == (
+        f"Kafka {front.address} does not offer KAFKA_SASL_MECHANISM PLAIN; it offers SCRAM-SHA-512 or OAUTHBEARER"
     )
 
 
@@ -200,7 +201,7 @@ def test_a_missing_login_is_refused_with_what_is_offered(
     tls = certificates.server_context() if encrypted else None
     with SaslRelay(port, mechanisms=("SCRAM-SHA-512", "PLAIN"), tls=tls) as front:
         servers = [front.address] if alone else [f"{HOST}:{claim_port()}", front.address]
-        message = failure(RefusedError, servers, status)
+        message = failure(StatusRefusedError, servers, status)
     protocol = "SASL_SSL" if encrypted else "SASL_PLAINTEXT"
     assert message == (
         f"Kafka {front.address} wants a login: set KAFKA_SECURITY_PROTOCOL to {protocol} and KAFKA_SASL_MECHANISM to "
@@ -228,7 +229,7 @@ def test_a_login_where_none_is_wanted_is_refused(port: int, status: str, environ
             server = stack.enter_context(NoLogins(port)).address
         else:
             server = stack.enter_context(MockCluster(brokers=1)).bootstrap
-        message = failure(RefusedError, [server], status)
+        message = failure(StatusRefusedError, [server], status)
     assert message.startswith(f"Kafka {server} wants no login")
     assert "KAFKA_SECURITY_PROTOCOL" in message
 
@@ -241,7 +242,7 @@ def test_a_broker_that_hangs_up_during_the_login_is_a_refusal(port: int, status:
 
     environment(SECURITY_PROTOCOL="SASL_PLAINTEXT", **PLAIN)
     with Curt(port) as front:
-        assert failure(RefusedError, [front.address], status) == (
+        assert failure(StatusRefusedError, [front.address], status) == (
             f"Kafka {front.address} closes the connection during the login; "
             "check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
         )
@@ -265,9 +266,9 @@ def test_a_password_that_was_changed_is_reported_when_it_matters(
         plain_front.users[USER] = "todays-password"
         plain_front.refuse()
         plain_front.pass_through()
-        with pytest.raises((RefusedError, RetryableError)):
+        with pytest.raises((StatusRefusedError, RetryableError)):
             transport.send([an_event(1)], countdown(BRIEF_S))
-        with pytest.raises(RefusedError, match="does not accept the login"):
+        with pytest.raises(StatusRefusedError, match="does not accept the login"):
             transport.send([an_event(1)], countdown(LONG_S))
     assert len(kafka_broker.values(status)) == 1
 
@@ -286,13 +287,11 @@ def test_a_token_file_is_read_at_every_login(
         transport.send([an_event(1)], countdown(LONG_S))
         transport.close()
         file.unlink()
-        with pytest.raises(RefusedError) as caught:
+        with pytest.raises(StatusRefusedError) as caught:
             transport.send([an_event(2)], countdown(LONG_S))
     assert plain_front.authenticated[-1] == ("OAUTHBEARER", "tomorrows-token")
     assert len(kafka_broker.values(status)) == 2
-    assert str(caught.value) == (
-        f"Kafka {plain_front.address}: KAFKA_SASL_OAUTH_TOKEN_FILE: {file} cannot be read: No such file or directory"
-    )
+    assert str(caught.value) == (f"KAFKA_SASL_OAUTH_TOKEN_FILE: {file} cannot be read: No such file or directory")
 
 
 @pytest.mark.usefixtures("hurried_google")
@@ -300,7 +299,7 @@ def test_a_token_file_is_read_at_every_login(
     ("answer", "kind", "expected"),
     [
         ((200, {"access_token": "ya29.of-google", "expires_in": 600}), None, ""),
-        ((400, {"error": "invalid_grant"}), RefusedError, "invalid_grant"),
+        ((400, {"error": "invalid_grant"}), StatusRefusedError, "invalid_grant"),
         ((503, {"error": "temporarily_unavailable"}), RetryableError, "no token for the Google credentials for now"),
     ],
     ids=["given", "refused", "not now"],
@@ -312,7 +311,7 @@ def test_google_gives_the_token_or_says_why_not(
     environment: Setter,
     google_account: Any,
     answer: tuple[int, dict[str, Any]],
-    kind: type[RefusedError | RetryableError] | None,
+    kind: type[StatusRefusedError | RetryableError] | None,
     expected: str,
 ) -> None:
     class AnyToken(set[str]):

@@ -11,16 +11,15 @@ import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
-from components.shared.errors import StatusRefusedError
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events.event import StepEvent
 from components.shared.events.kafka import subscriber
 from components.shared.events.kafka.subscriber import KafkaSubscriber, Since
-from components.shared.events.transport import RefusedError, RetryableError
 from components.shared.events.watch import Counts, Message, follow
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.mock_kafka import MockCluster
 from tests.peers.noida import DurableKafkaBroker
-from tests.shared.events.told import a_pipeline, a_step, late, parsed, shown_by, shown_over_an_outage
+from tests.shared.events.sample_events import a_pipeline, a_step, late, parsed, shown_by, shown_over_an_outage
 
 pytestmark = pytest.mark.usefixtures("leaky_kafka_client")
 
@@ -100,7 +99,7 @@ def test_a_group_goes_on_behind_what_was_acknowledged(kafka_broker: KafkaTopics,
 def test_a_missing_topic_is_refused_and_not_made(kafka_broker: KafkaTopics) -> None:
     name = f"missing-{uuid.uuid4().hex}"
     with closing(reader(kafka_broker, name)) as source:
-        with pytest.raises(RefusedError, match=f"topic {name}: there is no such topic; create it"):
+        with pytest.raises(StatusRefusedError, match=f"topic {name}: there is no such topic; create it"):
             source.receive(0.1)
         with pytest.raises(StatusRefusedError, match=name):
             follow(source, lambda _: None)

@@ -12,11 +12,12 @@ from typing import Any
 import grpc
 import pytest
 
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events.pubsub import client
 from components.shared.events.pubsub.client import check_client
 from components.shared.events.pubsub.publisher import PubSubTransport
 from components.shared.events.redaction import redact
-from components.shared.events.transport import DeliveryError, RefusedError, RetryableError, countdown
+from components.shared.retry import countdown
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.ports import HOST, claim_port
 from tests.peers.pubsub_server import PubSubServer
@@ -297,12 +298,12 @@ def test_a_service_that_is_not_there_fails_the_step_where_the_params_say_so(
 
 
 @pytest.mark.parametrize(("code", "kind"), [
-    (grpc.StatusCode.PERMISSION_DENIED, RefusedError),
+    (grpc.StatusCode.PERMISSION_DENIED, StatusRefusedError),
     (grpc.StatusCode.UNAVAILABLE, RetryableError),
     (grpc.StatusCode.ABORTED, RetryableError),
 ])  # fmt: skip
 def test_after_an_answer_of_no_the_next_attempt_may_succeed(
-    emulated: PubSubServer, code: grpc.StatusCode, kind: type[DeliveryError]
+    emulated: PubSubServer, code: grpc.StatusCode, kind: type[Exception]
 ) -> None:
     emulated.fail_next("Publish", code)
     with closing(PubSubTransport(TOPIC, timeout_s=LONG_S)) as transport:

@@ -13,17 +13,16 @@ from google.pubsub_v1 import PublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.types import PubsubMessage
 
-from components.shared.errors import StatusRefusedError
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events import watch
 from components.shared.events.event import StepEvent
 from components.shared.events.pubsub import subscriber
 from components.shared.events.pubsub.subscriber import PubSubSubscriber
-from components.shared.events.transport import RefusedError, RetryableError
 from components.shared.events.watch import Counts, follow
 from tests.peers.emulator import PubSubEmulator
 from tests.peers.pubsub_server import PubSubServer
 from tests.peers.pubsub_topics import PubSubTopics
-from tests.shared.events.told import a_pipeline, a_step, late, parsed, shown_by, shown_over_an_outage
+from tests.shared.events.sample_events import a_pipeline, a_step, late, parsed, shown_by, shown_over_an_outage
 
 PROJECT = "project-x"
 
@@ -165,7 +164,7 @@ def test_a_missing_subscription_is_refused(emulator: PubSubTopics) -> None:
 
     with (
         closing(PubSubSubscriber(f"projects/{PROJECT}/subscriptions/missing")) as source,
-        pytest.raises(RefusedError, match=r"has no subscription .*/missing; create it"),
+        pytest.raises(StatusRefusedError, match=r"has no subscription .*/missing; create it"),
     ):
         source.receive(5.0)
 

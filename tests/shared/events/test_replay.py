@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.shared.errors import ArtifactError, InputError
+from components.shared.errors import ArtifactError, InputError, RetryableError, StatusRefusedError
 from components.shared.events import replay as module
 from components.shared.events.replay import Replayed, find_spools, replay
-from components.shared.events.spool import Spool
-from components.shared.events.transport import RefusedError, RetryableError
-from tests.shared.events.told import progress
+from components.shared.events.spool import Spool, ledger_of
+from tests.shared.events.sample_events import progress
 from tests.shared.events.transports import (
     LOG,
-    PATIENCE_S,
+    WAIT_S,
+    Act,
     Gate,
     ScriptedTransport,
-    TakesAndFails,
+    Takes,
     left_spool,
     lines_of,
     opened,
@@ -30,6 +30,8 @@ from tests.shared.events.transports import (
     targets,
     until,
 )
+
+AWAY = RetryableError("kafka: is away")
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,7 @@ class Brokers:
         return self.scripted.setdefault(name, ScriptedTransport(name))
 
 
-def replayed(brokers: Callable[..., Any], *paths: Path, timeout_s: float = PATIENCE_S, **more: Any) -> list[Replayed]:
+def replayed(brokers: Callable[..., Any], *paths: Path, timeout_s: float = WAIT_S, **more: Any) -> list[Replayed]:
     return replay(find_spools(paths, Path(), LOG), brokers, timeout_s=timeout_s, log=LOG, **more)
 
 
@@ -60,7 +62,8 @@ def ids(step: str, *numbers: int) -> list[str]:
 def test_what_is_left_is_delivered_in_order_and_then_nothing_is_left(tmp_path: Path) -> None:
     first = left_spool(tmp_path, lines_of(300, step="data-prep"), "kafka", "pubsub", step="data-prep")
     second = left_spool(tmp_path, lines_of(2), "kafka")
-    brokers = Brokers(kafka=ScriptedTransport("kafka", [RetryableError("", 7), RefusedError(""), RuntimeError()]))
+    acts: list[Act] = [Takes(7), AWAY, StatusRefusedError(""), RuntimeError()]
+    brokers = Brokers(kafka=ScriptedTransport("kafka", acts))
 
     assert replayed(brokers, tmp_path) == [
         Replayed(str(first), "kafka", "kafka in memory", 300, 0, None),
@@ -77,10 +80,10 @@ def test_what_is_left_is_delivered_in_order_and_then_nothing_is_left(tmp_path: P
 
 
 def test_what_a_step_had_delivered_is_not_delivered_again(tmp_path: Path) -> None:
-    status = stream_to(tmp_path, ScriptedTransport(acts=[RetryableError("", 1), *[RetryableError("away")] * 100_000]))
+    status = stream_to(tmp_path, broker := ScriptedTransport(acts=[Takes(1), *[AWAY] * 100_000]))
     for epoch in range(3):
         status.emit(progress(epoch, 3))
-    until(lambda: status.first_answers(0))
+    until(lambda: len(broker.windows) > 1)
     status.close(0.05)
 
     brokers = Brokers()
@@ -89,10 +92,9 @@ def test_what_a_step_had_delivered_is_not_delivered_again(tmp_path: Path) -> Non
     assert (entry.delivered, entry.undelivered) == (2, 0)
 
 
-def test_what_a_broker_does_not_take_in_time_is_told(tmp_path: Path) -> None:
+def test_what_a_broker_does_not_take_in_time_is_reported(tmp_path: Path) -> None:
     path = left_spool(tmp_path, lines_of(5), "kafka", "pubsub")
-    away = ScriptedTransport("kafka", [RetryableError("", 2), *[RetryableError("kafka: is away")] * 100_000])
-    brokers = Brokers(kafka=away)
+    brokers = Brokers(kafka=ScriptedTransport("kafka", [Takes(2), *[AWAY] * 100_000]))
     assert replayed(brokers, path, timeout_s=0.2) == [
         Replayed(str(path), "kafka", "kafka in memory", 2, 3, "kafka: is away"),
         Replayed(str(path), "pubsub", "pubsub in memory", 5, 0, None),
@@ -102,10 +104,21 @@ def test_what_a_broker_does_not_take_in_time_is_told(tmp_path: Path) -> None:
 
 def test_an_answer_that_was_lost_means_the_same_ids_again(tmp_path: Path) -> None:
     path = left_spool(tmp_path, lines_of(4), "kafka")
-    brokers = Brokers(kafka=ScriptedTransport("kafka", [TakesAndFails(3)]))
+    brokers = Brokers(kafka=ScriptedTransport("kafka", [Takes(3, answers=False)]))
     (entry,) = replayed(brokers, path)
     assert brokers.scripted["kafka"].ids == ids("train", 0, 1, 2, 0, 1, 2, 3)
     assert (entry.delivered, entry.undelivered) == (4, 0)
+
+
+def test_a_spool_with_events_that_were_too_large_is_offered_again(tmp_path: Path) -> None:
+    lines = lines_of(3)
+    lines[1] = json.dumps(json.loads(lines[1]) | {"note": "x" * 2_000}).encode() + b"\n"
+    path = left_spool(tmp_path, lines, "kafka")
+    for limit, delivered, left in ((2_000, 2, 1), (2_000, 0, 1), (9_000, 1, 0), (9_000, 0, 0)):
+        brokers = Brokers(kafka=ScriptedTransport(limit=limit))
+        (entry,) = replayed(brokers, path)
+        assert (entry.delivered, entry.undelivered, entry.too_large) == (delivered, left, left)
+    assert brokers.scripted["kafka"].ids == []
 
 
 def test_other_brokers_can_be_named(tmp_path: Path) -> None:
@@ -150,7 +163,7 @@ def test_a_running_steps_spool_is_left_alone_and_nothing_else_is_held(tmp_path: 
     with pytest.raises(ArtifactError, match="its step is still running and delivers it itself"):
         replayed(brokers, mine, tmp_path / "b")
     assert brokers.asked == []
-    status.close(PATIENCE_S)
+    status.close(WAIT_S)
     assert [entry.delivered for entry in replayed(brokers, mine, tmp_path / "b")] == [1, 0]
 
 
@@ -171,9 +184,8 @@ def test_what_is_not_there_or_holds_nothing_is_named(tmp_path: Path) -> None:
         replayed(Brokers(), tmp_path / "notes.txt")
 
 
-def test_a_broker_that_hangs_for_good_is_left_behind(tmp_path: Path) -> None:
+def test_a_broker_that_hangs_for_good_is_left_behind(tmp_path: Path, gate: Gate) -> None:
     path = left_spool(tmp_path, lines_of(2), "kafka", "pubsub")
-    gate = Gate()
     brokers = Brokers(kafka=ScriptedTransport("kafka", [gate]))
     assert replayed(brokers, path, timeout_s=0.05) == [
         Replayed(str(path), "kafka", "kafka in memory", 0, 2, "no answer in time"),
@@ -181,7 +193,6 @@ def test_a_broker_that_hangs_for_good_is_left_behind(tmp_path: Path) -> None:
     ]
     # It may yet come back and write to the ledger, so the spool stays its own.
     assert Spool.open(path) is None
-    gate.open()
 
 
 ANYTHING = st.none() | st.integers(-1, 2_000) | st.text(max_size=3) | st.just("status")
@@ -195,7 +206,7 @@ def test_whatever_a_ledger_says_the_spool_is_delivered_or_refused(
     tmp_path_factory: pytest.TempPathFactory, ledger: bytes
 ) -> None:
     path = left_spool(tmp_path_factory.mktemp("spool"), lines_of(3), "kafka")
-    path.with_name("run-1.train.0.delivery.json").write_bytes(ledger)
+    ledger_of(path).write_bytes(ledger)
     try:
         done = replayed(Brokers(), path)
     except ArtifactError:

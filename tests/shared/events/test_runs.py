@@ -22,7 +22,18 @@ from components.shared.events.data import (
 )
 from components.shared.events.event import PIPELINE, StepEvent
 from components.shared.events.runs import SILENCE, RunView, StepView, fold
-from tests.shared.events.told import A_SECOND, END, START, STEPS, Ending, Voice, a_pipeline, a_step, parsed, progress
+from tests.shared.events.sample_events import (
+    A_SECOND,
+    END,
+    START,
+    STEPS,
+    Ending,
+    EventSequence,
+    a_pipeline,
+    a_step,
+    parsed,
+    progress,
+)
 
 ENDINGS: list[Ending] = ["succeeded", "failed", "cancelled"]
 IN_PIPELINE = StepStarted("1.0", "pod-1", None, "image-classifier")
@@ -36,18 +47,18 @@ def at(seconds: int) -> datetime:
 
 def attempt(number: int, *told: Any, step: str = "train", begin_s: int = 0, process: str = "pod-1") -> list[StepEvent]:
     """The events of one attempt, a second apart, from what it told."""
-    voice = Voice("run-1", step, number, START + begin_s * A_SECOND, process)
+    voice = EventSequence("run-1", step, number, START + begin_s * A_SECOND, process)
     states = {StepStarted: "started", PipelineStarted: "started", Checkpoint: "checkpoint"}
     ends = {Succeeded: "succeeded", Failed: "failed", Cancelled: "cancelled"}
     names: dict[type, Any] = {**states, **ends}
-    return parsed([voice.says(names.get(type(data), "progress"), data) for data in told])
+    return parsed([voice.next(names.get(type(data), "progress"), data) for data in told])
 
 
 def ended(outcome: Ending | Literal["unknown"], *outcomes: StepOutcome, begin_s: int = 0) -> list[StepEvent]:
     end = PipelineEnded("image-classifier", outcome, outcome.upper(), "", list(outcomes))
-    voice = Voice("run-1", PIPELINE, begin=START + begin_s * A_SECOND)
-    voice.says("started", BEGUN)
-    return parsed([voice.says(outcome, end)])
+    voice = EventSequence("run-1", PIPELINE, begin=START + begin_s * A_SECOND)
+    voice.next("started", BEGUN)
+    return parsed([voice.next(outcome, end)])
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

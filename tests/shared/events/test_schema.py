@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 from components.shared.events import event
 from components.shared.events.data import KINDS, SCHEMA_VERSION, data_schema_uri, data_schemas, event_type
 from components.shared.events.event import encode, event_schema
-from tests.shared.events.test_event import SPOKEN, TOLD, Spoken
+from tests.shared.events.test_event import ANY_EVENT, SAMPLES, UnencodedEvent
 
 PUBLISHED = Path(event.__file__).with_name(f"schema-v{SCHEMA_VERSION}.json")
 
@@ -61,16 +61,16 @@ def test_the_schemas_are_schemas_with_names_of_their_own() -> None:
     assert event_schema()["$defs"] == data_schemas()
 
 
-@given(SPOKEN)
-def test_whatever_is_told_fits_the_schema_of_events_and_that_of_its_data(spoken: Spoken) -> None:
-    document = json.loads(encode(*spoken).body)
+@given(ANY_EVENT)
+def test_whatever_is_told_fits_the_schema_of_events_and_that_of_its_data(given_event: UnencodedEvent) -> None:
+    document = json.loads(encode(*given_event).body)
     EVENT.validate(document)
     DATA[document["type"]].validate(document["data"])
     assert document["dataschema"] == data_schemas()[document["type"]]["$id"]
 
 
 def test_fields_of_a_newer_version_fit() -> None:
-    for line in TOLD:
+    for line in SAMPLES:
         document = json.loads(line)
         document |= {"traceparent": "00-ab-cd-01", "newer": {}}
         document["data"] |= {"newer": 1}
@@ -78,7 +78,7 @@ def test_fields_of_a_newer_version_fit() -> None:
 
 
 def whole() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(TOLD[2])
+    document: dict[str, Any] = json.loads(SAMPLES[2])
     assert document["type"] == "shutterline.step.progress"
     return document
 
@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any]) -> None:
 
 
 def test_a_pipelines_outcomes_are_checked_to_the_bottom() -> None:
-    document = json.loads(next(line for line in TOLD if b"platform_state" in line))
+    document = json.loads(next(line for line in SAMPLES if b"platform_state" in line))
     EVENT.validate(document)
     document["data"]["steps"][0]["outcome"] = "vanished"
     with pytest.raises(ValidationError, match="'vanished' is not one of"):

@@ -9,21 +9,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.shared.errors import RetryableError
 from components.shared.events.data import Checkpoint, PipelineEnded, PipelineStarted, Progress, StepStarted, Succeeded
 from components.shared.events.event import EventSource
 from components.shared.events.spool import Spool, events_in, spools_of
 from components.shared.events.stream import BrokerReport, DeliveryReport, StatusStream
-from components.shared.events.transport import RetryableError
-from tests.shared.events.told import parsed, progress
+from tests.shared.events.sample_events import parsed, progress
 from tests.shared.events.transports import (
     LOG,
-    PATIENCE_S,
+    WAIT_S,
     Gate,
     HangingDisk,
     ScriptedTransport,
@@ -46,15 +45,13 @@ def test_what_is_emitted_is_in_the_spool_and_at_the_brokers(tmp_path: Path) -> N
     emitted: list[Any] = [STARTED, progress(1, 1), Checkpoint(1, 1, "/c/1"), DONE]
     for data in emitted:
         status.emit(data)
-    report = status.close(PATIENCE_S)
+    report = status.close(WAIT_S)
     status.emit(DONE)  # after the end nothing is taken
 
     assert spooled(tmp_path) == [(f"run-1/train/0/{number}", data) for number, data in enumerate(emitted)]
     assert parsed(transport.taken) == list(events_in(tmp_path))
     (path,) = spools_of(tmp_path)
-    broker = BrokerReport("kafka in memory", 4, 0)
-    assert report == DeliveryReport("run-1", 4, str(path), 0, 0, {"kafka": broker})
-    assert json.loads(json.dumps(report.as_dict()))["brokers"]["kafka"] == asdict(broker)
+    assert report == DeliveryReport("run-1", 4, str(path), 0, 0, {"kafka": BrokerReport("kafka in memory", 4, 0)})
 
 
 def test_a_pipelines_start_is_emitted_by_whichever_step_comes_first(tmp_path: Path) -> None:
@@ -62,7 +59,7 @@ def test_a_pipelines_start_is_emitted_by_whichever_step_comes_first(tmp_path: Pa
     status = stream_to(tmp_path)
     for data in (begun, STARTED, DONE):
         status.emit(data)
-    assert status.close(PATIENCE_S).events == 3
+    assert status.close(WAIT_S).events == 3
     assert spooled(tmp_path) == [("run-1/pipeline/0/0", begun), ("run-1/train/0/0", STARTED), ("run-1/train/0/1", DONE)]
 
 
@@ -71,7 +68,7 @@ def test_a_pipelines_end_is_its_second_event(tmp_path: Path, outcome: Any) -> No
     spool = Spool.create(tmp_path, "run-1", "pipeline", 0, {})
     status = StatusStream(EventSource("run-1", "pipeline", 0, "pod-1"), spool, [], log=LOG, first_sequence=1)
     status.emit(PipelineEnded("image-classifier", outcome, outcome.upper(), "", []))
-    status.close(PATIENCE_S)
+    status.close(WAIT_S)
     assert [(event.id, event.state) for event in events_in(tmp_path)] == [("run-1/pipeline/0/1", outcome)]
 
 
@@ -101,7 +98,7 @@ def test_the_first_answers_are_the_brokers_own() -> None:
     status.emit(STARTED)
     until(lambda: len(status.first_answers(0)) == 2)
     assert status.first_answers(0).keys() == {"kafka in memory", "pubsub in memory"}
-    assert status.close(PATIENCE_S).brokers["kafka"].undelivered == 0
+    assert status.close(WAIT_S).brokers["kafka"].undelivered == 0
 
 
 def test_threads_may_all_emit_at_once(tmp_path: Path) -> None:
@@ -116,8 +113,8 @@ def test_threads_may_all_emit_at_once(tmp_path: Path) -> None:
     for emitter in emitters:
         emitter.start()
     for emitter in emitters:
-        emitter.join(PATIENCE_S)
-    report = status.close(PATIENCE_S)
+        emitter.join(WAIT_S)
+    report = status.close(WAIT_S)
 
     assert (report.events, report.dropped, report.brokers["kafka"].delivered) == (threads * each, 0, threads * each)
     events = parsed(transport.taken)
@@ -134,7 +131,7 @@ def test_an_event_that_cannot_be_encoded_is_logged_and_leaves_no_gap(
     with caplog.at_level(logging.ERROR):
         for data in (STARTED, strange, Progress(1, 2, metrics={"loss": math.nan, "\ud800": math.inf}), DONE):
             status.emit(data)
-        report = status.close(PATIENCE_S)
+        report = status.close(WAIT_S)
     assert spooled(tmp_path) == [("run-1/train/0/0", STARTED), ("run-1/train/0/1", DONE)]
     assert (report.events, report.unspooled) == (2, 0)
     assert [record.getMessage() for record in caplog.records] == ["a status event could not be encoded"] * 2
@@ -143,7 +140,7 @@ def test_an_event_that_cannot_be_encoded_is_logged_and_leaves_no_gap(
 def test_a_number_that_is_not_finite_is_emitted_as_null(tmp_path: Path) -> None:
     status = stream_to(tmp_path)
     status.emit(Progress(1, 2, samples_per_second=math.inf, losses={"train": math.nan}, eta_seconds=-math.inf))
-    status.close(PATIENCE_S)
+    status.close(WAIT_S)
     assert spooled(tmp_path) == [("run-1/train/0/0", Progress(1, 2, losses={"train": None}))]
 
 
@@ -170,7 +167,7 @@ def test_while_the_disk_hangs_brokers_get_every_event_and_memory_has_an_end(
     until(lambda: parsed(transport.taken)[-1].data == DONE)
     assert spooled(tmp_path) == []
     gate.open()
-    report = status.close(PATIENCE_S)
+    report = status.close(WAIT_S)
 
     # Once memory is full progress is dropped, and nothing else.
     taken = [event.data for event in parsed(transport.taken)]
@@ -201,7 +198,7 @@ def test_without_a_directory_events_are_delivered_from_memory() -> None:
     status = stream_to(None, transport := ScriptedTransport(acts=[RetryableError("not now")]))
     status.emit(STARTED)
     status.emit(DONE)
-    report = status.close(PATIENCE_S)
+    report = status.close(WAIT_S)
     assert [event.data for event in parsed(transport.taken)] == [STARTED, DONE]
     assert report == DeliveryReport("run-1", 2, None, 2, 0, {"kafka": BrokerReport("kafka in memory", 2, 0)})
 
@@ -210,15 +207,15 @@ def test_a_second_start_emits_as_the_next_attempt(tmp_path: Path) -> None:
     for attempt in (0, 1):
         status = stream_to(tmp_path)
         status.emit(STARTED)
-        status.close(PATIENCE_S)
+        status.close(WAIT_S)
         assert (status.event_source.attempt, spooled(tmp_path)[-1]) == (attempt, (f"run-1/train/{attempt}/0", STARTED))
 
 
 FORKED = """
 import os, sys, threading
 from pathlib import Path
-from tests.shared.events.transports import PATIENCE_S, ScriptedTransport, stream_to
-from tests.shared.events.told import progress
+from tests.shared.events.transports import WAIT_S, ScriptedTransport, stream_to
+from tests.shared.events.sample_events import progress
 status = stream_to(Path(sys.argv[1]), transport := ScriptedTransport())
 emitted, codes, over = [], set(), threading.Event()
 def emit():  # so that a worker may be forked in the midst of it
@@ -235,7 +232,7 @@ for _ in range(40):
     codes.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 over.set()
 emitter.join()
-report = status.close(PATIENCE_S)
+report = status.close(WAIT_S)
 found = b"worker" in b"".join(transport.taken)
 print(codes, report.dropped + report.events == len(emitted), report.brokers["kafka"].undelivered, found)
 """
@@ -247,7 +244,7 @@ def test_a_forked_worker_is_silent_and_the_step_goes_on(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=WAIT_S,
     )
     assert (done.stdout, done.stderr) == ("{7} True 0 False\n", "")
 
@@ -256,8 +253,8 @@ FULL = """
 import json, resource, sys
 from pathlib import Path
 from components.shared.events.spool import spools_of
-from tests.shared.events.transports import LOG, PATIENCE_S, ScriptedTransport, stream_to, until
-from tests.shared.events.told import progress
+from tests.shared.events.transports import LOG, WAIT_S, ScriptedTransport, stream_to, until
+from tests.shared.events.sample_events import progress
 directory = Path(sys.argv[1])
 status = stream_to(directory, transport := ScriptedTransport())
 (path,) = spools_of(directory)
@@ -270,7 +267,7 @@ until(lambda: path.read_bytes().endswith(b"\\n"))
 full = path.read_bytes()
 resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 status.emit(progress(20, 21))
-report = status.close(PATIENCE_S)
+report = status.close(WAIT_S)
 sent = b"".join(body + b"\\n" for body in transport.taken)
 print(json.dumps([
     0 < len(full) < 3_000, sent.startswith(full), sent == path.read_bytes(),
@@ -281,7 +278,7 @@ print(json.dumps([
 
 def test_a_full_disk_loses_nothing_and_is_written_once_there_is_room(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FULL, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
+        [sys.executable, "-c", FULL, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S
     )
     assert done.stdout, done.stderr
     assert json.loads(done.stdout) == [True, True, True, True, 0]
@@ -300,7 +297,7 @@ def test_memory_for_what_no_disk_and_no_broker_takes_has_an_end() -> None:
     status.emit(DONE)
     until(lambda: status.dropped == 31)
     gate.open()
-    report = status.close(PATIENCE_S)
+    report = status.close(WAIT_S)
     taken = [event.data for event in parsed(transport.taken)]
     assert taken == [STARTED, *(Progress(step, 40) for step in range(9)), DONE]
     assert (report.events, report.dropped, report.unspooled) == (11, 31, 11)
@@ -312,6 +309,6 @@ def test_memory_for_what_the_broker_has_taken_is_used_again() -> None:
     for step in range(10):
         status.emit(Progress(step, 10))
         until(lambda number=step: len(transport.taken) == number + 1)  # type: ignore[misc]
-    report = status.close(PATIENCE_S)
+    report = status.close(WAIT_S)
     assert [event.data.step for event in parsed(transport.taken)] == list(range(10))
     assert (report.events, report.dropped, report.brokers["kafka"].undelivered) == (10, 0, 0)

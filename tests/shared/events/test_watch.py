@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.shared.errors import StatusRefusedError
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events import watch
 from components.shared.events.event import StepEvent
 from components.shared.events.runs import fold
-from components.shared.events.transport import RefusedError, RetryableError
 from components.shared.events.watch import Counts, follow
-from tests.shared.events.told import MemorySource, Voice, a_pipeline, a_step, foreign, parsed, progress
+from tests.shared.events.sample_events import EventSequence, MemorySource, a_pipeline, a_step, foreign, parsed, progress
 
 Shown = list[StepEvent]
 
@@ -78,8 +77,8 @@ def test_only_the_newest_events_are_remembered(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_older_attempt_that_comes_late_is_shown_and_changes_nothing() -> None:
-    first, second = Voice("run-1", "train"), Voice("run-1", "train", attempt=1)
-    bodies = [second.says("progress", progress(2, 3)), first.says("progress", progress(1, 3))]
+    first, second = EventSequence("run-1", "train"), EventSequence("run-1", "train", attempt=1)
+    bodies = [second.next("progress", progress(2, 3)), first.next("progress", progress(1, 3))]
 
     shown, _ = shows(MemorySource([bodies]), 2)
 
@@ -205,7 +204,7 @@ def test_an_end_is_noticed_during_an_outage(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_refusal_is_an_error_of_the_users() -> None:
-    source = MemorySource([a_step("run-1")[:1], RefusedError("no topic x; create it")])
+    source = MemorySource([a_step("run-1")[:1], StatusRefusedError("no topic x; create it")])
 
     with pytest.raises(StatusRefusedError, match="no topic x; create it"):
         follow(source, lambda _: None)

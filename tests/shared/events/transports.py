@@ -1,4 +1,4 @@
-"""A broker in memory that does what it is told to, and what tests of the delivery share."""
+"""A broker in memory that follows a script, and what tests of the delivery share."""
 
 from __future__ import annotations
 
@@ -10,67 +10,73 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
+from components.shared.events.delivery import TooLargeError, Transport
 from components.shared.events.event import EncodedEvent, EventSource
 from components.shared.events.spool import MEMORY_EVENTS, Spool
 from components.shared.events.stream import StatusStream
-from components.shared.events.transport import DeliveryError, TimeLeft, Transport
-from tests.shared.events.told import Voice, progress
+from components.shared.retry import TimeLeft
+from tests.shared.events.sample_events import EventSequence, progress
 
 LOG = logging.getLogger("tests.delivery")
 
-# Far above what anything here takes: whoever waits so long has waited for something that will not happen.
-PATIENCE_S = 60.0
+# Far above what anything here takes.
+WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
-class TakesAndFails:
-    """Take so many events, then fail without saying that they were taken: an answer lost on its way."""
+class Takes:
+    """Take so many events of a window; without an answer, as if it were lost on its way."""
 
     events: int
+    answers: bool = True
 
 
-# What a broker does with one window: fail so, or run something before it takes all of it.
-Act = Exception | TakesAndFails | Callable[[], object]
+# What a broker does with one window: take a part, fail, or run something before it takes all of it.
+Act = Exception | Takes | Callable[[], object]
 
 
 class ScriptedTransport:
-    """Does one act for each window and takes every window when there are no more.
-
-    A `DeliveryError` takes as many events of the window as it says it has.
+    """Does one act for each window, and takes every window when there are no more.
 
     Attributes:
+        limit: The most bytes that it takes of an event.
         events: In the order they were taken.
         windows: How many events it was given at a time.
         closed: How often it was closed.
     """
 
-    def __init__(self, name: str = "kafka", acts: Iterable[Act] = (), *, address: str = "") -> None:
+    def __init__(
+        self, name: str = "kafka", acts: Iterable[Act] = (), *, address: str = "", limit: int = 1_000_000
+    ) -> None:
         self.name = name
         self.address = address or f"{name} in memory"
+        self.limit = limit
         self.events: list[EncodedEvent] = []
         self.windows: list[int] = []
         self.closed = 0
         self._acts = iter(acts)
 
-    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
+    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> int:
         self.windows.append(len(events))
+        fitting = list(takewhile(lambda event: len(event.body) <= self.limit, events))
+        if not fitting:
+            raise TooLargeError(f"{self.address}: {len(events[0].body):,} bytes are too many")
         act = next(self._acts, None)
-        if isinstance(act, TakesAndFails):
-            self._take(events[: act.events])
-            raise ConnectionResetError("the answer was lost")
         if isinstance(act, Exception):
-            self._take(events[: act.delivered if isinstance(act, DeliveryError) else 0])
             raise act
-        if act is not None:
+        if isinstance(act, Takes):
+            fitting = fitting[: act.events]
+        elif act is not None:
             act()
-        self._take(events)
-
-    def _take(self, events: Sequence[EncodedEvent]) -> None:
-        self.events += events
+        self.events += fitting
+        if isinstance(act, Takes) and not act.answers:
+            raise ConnectionResetError("the answer was lost")
+        return len(fitting)
 
     def close(self) -> None:
         self.closed += 1
@@ -88,7 +94,7 @@ class ScriptedTransport:
 
 def until(holds: Callable[[], object]) -> None:
     """Wait until something holds."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + WAIT_S
     while not holds():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.001)
@@ -163,8 +169,8 @@ def stream_to(
 
 def lines_of(count: int, run: str = "run-1", step: str = "train", attempt: int = 0) -> list[bytes]:
     """Whole lines of a spool."""
-    voice = Voice(run, step, attempt)
-    return [voice.says("progress", progress(epoch, count)) + b"\n" for epoch in range(1, count + 1)]
+    voice = EventSequence(run, step, attempt)
+    return [voice.next("progress", progress(epoch, count)) + b"\n" for epoch in range(1, count + 1)]
 
 
 def add(spool: Spool, lines: Sequence[bytes]) -> None:

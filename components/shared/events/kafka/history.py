@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from components.shared.errors import StatusRefusedError
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events.kafka.subscriber import KafkaSubscriber
-from components.shared.events.transport import DeliveryError, countdown
+from components.shared.retry import countdown
 
 
-@dataclass(frozen=True)
-class TopicHistory:
+class TopicHistory(NamedTuple):
     """What was read of a topic.
 
     Attributes:
@@ -34,9 +32,7 @@ def read_history(
     within_s: float,
     key: bytes | None = None,
 ) -> TopicHistory:
-    """Read a topic from a moment to its present end. Nothing is waited for that is not there yet.
-
-    All partitions are read, whatever the key: who else writes to the topic may share keys out in another way.
+    """Read a topic from a moment to its present end: all partitions, as others may share keys out in another way.
 
     Args:
         servers: Brokers as ``host:port``.
@@ -53,12 +49,11 @@ def read_history(
     def read() -> None:
         nonlocal trouble
         try:
-            subscriber = KafkaSubscriber(servers, topic, since=since)
-            for records in subscriber.read_to_end(time_left):
+            for records in KafkaSubscriber(servers, topic, since=since).read_to_end(time_left):
                 bodies.extend(body for found, body in records if key in (None, found))
             if time_left() > 0:
                 trouble = ""
-        except (DeliveryError, StatusRefusedError) as error:
+        except (RetryableError, StatusRefusedError) as error:
             trouble = str(error)
         except Exception as error:  # a client's defect must cost nobody a step
             trouble = f"Kafka topic {topic}: {type(error).__name__}: {error}"

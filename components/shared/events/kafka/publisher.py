@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from components.shared.errors import RetryableError
+from components.shared.events.delivery import TooLargeError
 from components.shared.events.event import CONTENT_TYPE, EncodedEvent
 from components.shared.events.kafka.client import KafkaTopic
-from components.shared.events.transport import RetryableError, TimeLeft, TooLargeError, countdown
+from components.shared.retry import TimeLeft, countdown
 
 _BATCH_BYTES = 1_000_000  # above one window, so that a window is one batch
-_REQUEST_BYTES = 30_000_000  # what an event may have is the topic's to say; the client's memory is 32 MiB
-_LIMIT_S = 3.0  # to ask for the topic's limit
+REQUEST_BYTES = 30_000_000  # what an event may have is the topic's to say; the client's memory is 32 MiB
 # A window that is not answered for so long is not waited for any more: the brokers are asked how they are instead.
 _ANSWER_S = 10.0
 _POLL_S = 0.2  # how often a wait asks whether it is to end
@@ -33,79 +34,63 @@ class KafkaTransport:
     Args:
         servers: Brokers as ``host:port``.
         topic: The topic; it must exist.
+        request_bytes: The most that the client sends.
 
     Raises:
         StatusRefusedError: The environment's security settings are wrong, or the client is not installed.
     """
 
-    name = "kafka"
-
-    def __init__(self, servers: Sequence[str], topic: str) -> None:
+    def __init__(self, servers: Sequence[str], topic: str, *, request_bytes: int = REQUEST_BYTES) -> None:
+        self.name = "kafka"
         self._topic = KafkaTopic(servers, topic)
         self.address = self._topic.address
+        self._request_bytes = request_bytes
         self._producer: Any = None
         self._brokers = ""
-        self._has_asked_for_limit = False
-        self._limit: int | None = None
 
-    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
+    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> int:
         """Publish a window."""
         from kafka.errors import KafkaError, KafkaTimeoutError
 
+        done = 0
         try:
             if self._producer is None:
                 self._connect(time_left)
-            self._publish(events, time_left)
-        except KafkaError as error:  # of connecting
+            done = self._publish(events, time_left)
+        except KafkaError as error:
             self.close()
             if isinstance(error, KafkaTimeoutError):
                 self._topic.describe(time_left)  # which has a reason, where the client has none
             raise self._topic.trouble(error) from error
-        except BaseException:
-            self.close()
-            raise
+        finally:
+            if done < len(events):
+                self.close()
+        return done
 
-    def _publish(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
+    def _publish(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> int:
         from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
         answer_time = countdown(_ANSWER_S)
         futures: list[Any] = []
         with suppress(MessageSizeTooLargeError):  # above the client's own limit; those before it are sent
             for event in events:
-                futures.append(
-                    self._producer.send(
-                        self._topic.topic, key=event.key.encode(), value=event.body, headers=_headers(event)
-                    )
-                )
+                headers = [(f"ce_{name}", text.encode()) for name, text in event.attributes.items()]
+                headers.append(("content-type", CONTENT_TYPE.encode()))
+                key = event.key.encode()
+                futures.append(self._producer.send(self._topic.topic, key=key, value=event.body, headers=headers))
         while (left := min(time_left(), answer_time())) > 0 and not all(one.is_done for one in futures):
             with suppress(KafkaError):  # the futures tell what became of the events
                 self._producer.flush(timeout=min(left, _POLL_S))
-        for number, future in enumerate(futures):
-            if not future.is_done:
-                raise RetryableError(f"{self.address} does not answer as {self._brokers}", number)
-            if future.failed():
-                if isinstance(future.exception, MessageSizeTooLargeError | RecordListTooLargeError):
-                    raise self._too_large(events, number, time_left)
-                trouble = self._topic.trouble(future.exception)
-                trouble.delivered = number
-                raise trouble from future.exception
-        if len(futures) < len(events):
-            raise self._too_large(events, len(futures), time_left)
-
-    def _too_large(self, events: Sequence[EncodedEvent], number: int, time_left: TimeLeft) -> TooLargeError:
-        """With the event's size and, where the user may ask for it, the topic's limit."""
-        from kafka.record.default_records import DefaultRecordBatchBuilder
-
-        event = events[number]
-        size = DefaultRecordBatchBuilder.estimate_size_in_bytes(event.key.encode(), event.body, _headers(event))
-        if not self._has_asked_for_limit:
-            self._has_asked_for_limit = True
-            limit_time = countdown(_LIMIT_S)
-            self._limit = self._topic.size_limit(lambda: min(time_left(), limit_time()))
-        limit = "" if self._limit is None else f" of {self._limit:,}"
-        return TooLargeError(
-            f"{self.address}: an event of {size:,} bytes is above its max.message.bytes{limit}", number
-        )
+        done = next((i for i, one in enumerate(futures) if not (one.is_done and one.succeeded())), len(futures))
+        if done:
+            return done
+        error = futures[0].exception if futures and futures[0].is_done else None
+        if not futures or isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
+            size = len(events[0].body) + sum(len(name) + len(text) for name, text in events[0].attributes.items())
+            raise TooLargeError(f"{self.address}: an event of {size:,} bytes is above its max.message.bytes")
+        if error is not None:
+            raise self._topic.trouble(error) from error
+        raise RetryableError(f"{self.address} does not answer as {self._brokers}")
 
     def _connect(self, time_left: TimeLeft) -> None:
         from kafka import KafkaProducer
@@ -118,7 +103,7 @@ class KafkaTransport:
             enable_idempotence=True,
             max_in_flight_requests_per_connection=1,
             batch_size=_BATCH_BYTES,
-            max_request_size=_REQUEST_BYTES,
+            max_request_size=self._request_bytes,
             linger_ms=50,  # a window is flushed at once; this only keeps its beginning from leaving alone
             max_block_ms=round(_ANSWER_S * 1000),
             request_timeout_ms=_REQUEST_MS,
@@ -139,8 +124,3 @@ class KafkaTransport:
             producer._sender.force_close()
             producer._sender.join(0.5)
             producer.close(timeout=0)
-
-
-def _headers(event: EncodedEvent) -> list[tuple[str, bytes]]:
-    attributes = [(f"ce_{name}", text.encode()) for name, text in event.attributes.items()]
-    return [("content-type", CONTENT_TYPE.encode()), *attributes]

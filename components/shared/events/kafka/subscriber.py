@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
-from components.shared.events.kafka.client import KafkaTopic, TopicDescription, close_consumer
-from components.shared.events.transport import RefusedError, RetryableError, TimeLeft, countdown
+from components.shared.errors import RetryableError, StatusRefusedError
+from components.shared.events.kafka.client import KafkaTopic, TopicDescription
 from components.shared.events.watch import Message
+from components.shared.retry import TimeLeft, countdown
 
 Since = datetime | Literal["beginning", "now"]
 
@@ -57,7 +59,7 @@ class KafkaSubscriber:
 
     def receive(self, timeout_s: float) -> list[Message]:
         """Wait for records."""
-        return self._translated(lambda: self._receive(timeout_s))
+        return self._ask(lambda: self._receive(timeout_s))
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
         """Go on behind these; with a group, also the next time."""
@@ -65,20 +67,17 @@ class KafkaSubscriber:
             partition, offset = cast("tuple[Any, int]", message.token)
             self._unacknowledged[partition] = offset + 1
         if self._group is not None and messages:
-            self._translated(self._commit)
+            self._ask(self._commit)
 
     def read_to_end(self, time_left: TimeLeft) -> Iterator[list[tuple[bytes | None, bytes]]]:
         """Keys and values of the records up to the present end, in parts; fewer where the time is over before."""
         try:
-            ends = self._translated(self._ends)
+            ends = self._ask(self._ends)
             while ends and (left := time_left()) > 0:
                 poll = partial(self._connected().poll, int(min(left, _POLL_S) * 1000), _LARGE_WINDOW)
-                for partition, records in self._translated(poll).items():
-                    yield [
-                        (each.key, each.value)
-                        for each in records
-                        if each.value is not None and each.offset < ends.get(partition, 0)
-                    ]
+                for partition, records in self._ask(poll).items():
+                    end = ends.get(partition, 0)
+                    yield [(one.key, one.value) for one in records if one.value is not None and one.offset < end]
                 # Not the last record's offset: a transaction's marker has one, too.
                 ends = {each: end for each, end in ends.items() if self._consumer.position(each) < end}
         finally:
@@ -92,14 +91,14 @@ class KafkaSubscriber:
         """Close the connection; the offsets are kept for the next `receive`."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            close_consumer(consumer)
+            _close(consumer)
 
-    def _translated(self, ask: Callable[[], ResultT]) -> ResultT:
+    def _ask(self, question: Callable[[], ResultT]) -> ResultT:
         """Ask the broker; what the client raises comes out as ours."""
         from kafka import errors
 
         try:
-            return ask()
+            return question()
         except (errors.OffsetOutOfRangeError, errors.LogTruncationError) as error:
             # Retention, a topic made anew, or a broker that lost its last records. Reading again from where it all
             # began shows nothing twice, since the reader drops what it knows.
@@ -109,20 +108,17 @@ class KafkaSubscriber:
             raise RetryableError(
                 f"{self.address} no longer has the offset that was read last; reading it again"
             ) from error
-        except (errors.KafkaError, OSError) as error:
+        except (errors.KafkaError, OSError, StatusRefusedError) as error:
             self.close()  # a connection that failed may be half dead; the next attempt makes its own
-            trouble = self._topic.trouble(error)
+            trouble = error if isinstance(error, StatusRefusedError) else self._topic.trouble(error)
             if isinstance(error, errors.GroupAuthorizationFailedError):
-                trouble = RefusedError(
+                trouble = StatusRefusedError(
                     f"{self.address}: its user may not use the group {self._group}; grant Read on it"
                 )
+            # A topic that is being made anew, brokers that are only just starting.
             if self._was_reached and not isinstance(error, errors.AuthorizationError):
                 trouble = RetryableError(str(trouble))
             raise trouble from error
-        except RefusedError as error:
-            if self._was_reached:  # a topic that is being made anew, brokers that are only just starting
-                raise RetryableError(str(error)) from error
-            raise
 
     def _receive(self, timeout_s: float) -> list[Message]:
         consumer = self._connected()
@@ -154,22 +150,35 @@ class KafkaSubscriber:
                 self.close()  # opened again at the same offsets, with all of them
         if self._consumer is None:
             self._attempts += 1
-            topic = self._topic.describe(countdown(_ANSWER_S))
-            self._consumer = self._open(topic.version, self._partitions(topic))
+            self._consumer = self._open(self._topic.describe(countdown(_ANSWER_S)))
             self._was_reached, self._is_lost = True, False
             self._answered_at = self._described_at = time.monotonic()
         return self._consumer
 
-    def _open(self, version: tuple[int, ...], partitions: list[Any]) -> Any:
-        consumer = self._topic.consumer(version, self._group)
+    def _open(self, topic: TopicDescription) -> Any:
+        from kafka import KafkaConsumer
+
+        consumer = KafkaConsumer(
+            # With a version the constructor waits for nobody; one that fails leaves its thread behind.
+            **{"api_version": topic.version} | self._topic.arguments,
+            group_id=self._group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # where to go on is decided here
+            allow_auto_create_topics=False,
+            check_crcs=False,  # what comes damaged over TCP is no event either
+            request_timeout_ms=10_000,
+            reconnect_backoff_max_ms=1_000,
+            metrics_enabled=False,
+        )
         try:
             consumer.bootstrap(_ANSWER_MS)
+            partitions = self._partitions(topic)
             offsets = self._offsets(consumer, partitions)
             consumer.assign(partitions)
             for partition, offset in offsets.items():
                 consumer.seek(partition, offset)
         except BaseException:
-            close_consumer(consumer)
+            _close(consumer)
             raise
         self._unacknowledged, self._next = offsets, dict(offsets)
         return consumer
@@ -203,3 +212,11 @@ class KafkaSubscriber:
         milliseconds = max(0, int(moment.timestamp() * 1000))
         found = consumer.offsets_for_times(dict.fromkeys(partitions, milliseconds), timeout_ms=_ANSWER_MS)
         return {each: found[each].offset if found[each] is not None else ends[each] for each in partitions}
+
+
+def _close(consumer: Any) -> None:
+    """Close a consumer without waiting for its brokers."""
+    from kafka.errors import KafkaError
+
+    with suppress(KafkaError):
+        consumer.close(autocommit=False, timeout_ms=500)

@@ -6,10 +6,9 @@ import os
 import re
 from typing import Any
 
-from components.shared.errors import StatusRefusedError
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events.google_login import log_in
 from components.shared.events.redaction import register_secret
-from components.shared.events.transport import DeliveryError, RefusedError, RetryableError
 from components.shared.logs import silence
 from components.shared.strict_json import read_json
 
@@ -89,7 +88,7 @@ def is_too_large(error: Exception) -> bool:
     return refused and re.search(r"too large|exceeds the limit|larger than max", str(error)) is not None
 
 
-def meaning(error: Exception, resource: str, role: str) -> DeliveryError:
+def meaning(error: Exception, resource: str, role: str) -> RetryableError | StatusRefusedError:
     """What an error of a Pub/Sub call means.
 
     Args:
@@ -103,15 +102,16 @@ def meaning(error: Exception, resource: str, role: str) -> DeliveryError:
     kind = "topic" if "/topics/" in resource else "subscription"
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, exceptions.NotFound):
-        return RefusedError(f"Pub/Sub has no {kind} {resource}; create it, it is not made by itself")
+        return StatusRefusedError(f"Pub/Sub has no {kind} {resource}; create it, it is not made by itself")
     if isinstance(error, exceptions.Forbidden):
-        return RefusedError(f"Pub/Sub forbids {resource}: {reason}; grant its credentials the role roles/pubsub.{role}")
+        grant = f"grant its credentials the role roles/pubsub.{role}"
+        return StatusRefusedError(f"Pub/Sub forbids {resource}: {reason}; {grant}")
     if isinstance(error, exceptions.Unauthorized):
-        return RefusedError(
+        return StatusRefusedError(
             f"Pub/Sub does not accept the credentials for {resource}: {reason}; check GOOGLE_APPLICATION_CREDENTIALS"
         )
     if isinstance(error, exceptions.BadRequest):  # also failed preconditions
-        return RefusedError(f"Pub/Sub refuses {resource}: {reason}")
+        return StatusRefusedError(f"Pub/Sub refuses {resource}: {reason}")
     if isinstance(error, RefreshError) and not (error.retryable or isinstance(error.__cause__, TransportError)):
-        return RefusedError(f"the credentials for {resource} are not accepted: {reason}")
+        return StatusRefusedError(f"the credentials for {resource} are not accepted: {reason}")
     return RetryableError(f"Pub/Sub does not answer for {resource}: {reason}")

@@ -1,8 +1,7 @@
 """Encoded events to a Pub/Sub topic.
 
-One call publishes one window, or a part of one that is too large, and is retried by our own delivery, so the client's
-batching, its futures and its paused ordering keys are not used: the order is kept because a window is only sent when
-the one before it was taken.
+One call publishes one window, and is retried by our own delivery, so the client's batching, its futures and its paused
+ordering keys are not used: the order is kept because a window is only sent when the one before it was taken.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from components.shared.errors import StatusRefusedError
+from components.shared.events.delivery import TooLargeError
 from components.shared.events.event import CONTENT_TYPE, EncodedEvent
 from components.shared.events.pubsub.client import check_client, is_too_large, meaning, open_channel
-from components.shared.events.transport import DeliveryError, RefusedError, TimeLeft, TooLargeError
+from components.shared.retry import TimeLeft
 
 _LATE_LIMIT = 5  # calls in a row that ran out of time
 
@@ -30,10 +29,9 @@ class PubSubTransport:
         StatusRefusedError: The credentials file is not there or is none, or the client is not installed.
     """
 
-    name = "pubsub"
-
     def __init__(self, topic: str, credentials_file: str | None = None, timeout_s: float = 3.0) -> None:
         check_client("PUB_SUB_TOPIC", credentials_file)
+        self.name = "pubsub"
         self.address = f"Pub/Sub {topic}"
         self._topic = topic
         self._credentials_file = credentials_file
@@ -42,21 +40,8 @@ class PubSubTransport:
         self._channel: Any = None
         self._client: Any = None
 
-    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
-        """Publish a window in one call, or in several that are smaller where the service refuses it for its size."""
-        done, most = 0, len(events)
-        while done < len(events):
-            part = events[done : done + most]
-            try:
-                self._publish(part, time_left)
-                done += len(part)
-            except DeliveryError as error:
-                if not isinstance(error, TooLargeError) or len(part) == 1:
-                    error.delivered = done
-                    raise
-                most = len(part) // 2
-
-    def _publish(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> None:
+    def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> int:
+        """Publish a window, or less of it where the service refuses it for its size."""
         from google.api_core.exceptions import DeadlineExceeded, GoogleAPICallError, RetryError
         from google.auth.exceptions import GoogleAuthError
         from google.pubsub_v1.types import PubsubMessage
@@ -66,30 +51,32 @@ class PubSubTransport:
             PubsubMessage(
                 data=event.body,
                 ordering_key=event.key,
-                attributes={"content-type": CONTENT_TYPE}
-                | {f"ce-{name}": value for name, value in event.attributes.items()},
+                attributes={f"ce-{name}": value for name, value in event.attributes.items()}
+                | {"content-type": CONTENT_TYPE},
             )
             for event in events
         ]
-        try:
-            client = self._connected()
-            timeout_s = max(0.01, min(time_left(), self._timeout_s))
-            client.publish(request={"topic": self._topic, "messages": messages}, timeout=timeout_s, retry=None)
+        while True:
+            try:
+                client = self._connected()
+                timeout_s = max(0.01, min(time_left(), self._timeout_s))
+                client.publish(request={"topic": self._topic, "messages": messages}, timeout=timeout_s, retry=None)
+            except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
+                if is_too_large(error):
+                    self._late = 0
+                    if len(messages) > 1:
+                        del messages[len(messages) // 2 :]
+                        continue
+                    size, reason = len(PubsubMessage.serialize(messages[0])), " ".join(str(error).split())
+                    raise TooLargeError(f"{self.address}: an event of {size:,} bytes is too large: {reason}") from error
+                # A slow connection needs several calls to come up; one that stays silent may be half dead, and one that
+                # failed is: the next attempt makes its own.
+                self._late = self._late + 1 if isinstance(error, DeadlineExceeded) else _LATE_LIMIT
+                if self._late >= _LATE_LIMIT:
+                    self.close()
+                raise meaning(error, self._topic, "publisher") from error
             self._late = 0
-        except StatusRefusedError as error:
-            raise RefusedError(str(error)) from error
-        except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
-            if is_too_large(error):
-                self._late = 0
-                size = sum(len(PubsubMessage.serialize(message)) for message in messages)
-                reason = " ".join(str(error).split())
-                raise TooLargeError(f"{self.address}: an event of {size:,} bytes is too large: {reason}") from error
-            # A slow connection needs several calls to come up; one that stays silent may be half dead, and one that
-            # failed is: the next attempt makes its own.
-            self._late = self._late + 1 if isinstance(error, DeadlineExceeded) else _LATE_LIMIT
-            if self._late >= _LATE_LIMIT:
-                self.close()
-            raise meaning(error, self._topic, "publisher") from error
+            return len(messages)
 
     def _connected(self) -> Any:
         if self._client is None:

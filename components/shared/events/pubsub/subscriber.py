@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
 
+from components.shared.errors import RetryableError, StatusRefusedError
 from components.shared.events.pubsub.client import check_client, meaning, open_channel
-from components.shared.events.transport import DeliveryError, RefusedError, RetryableError
 from components.shared.events.watch import Message
 
 _WINDOW = 100  # few enough to be shown before their leases, of 10 s by default, run out
@@ -127,14 +127,14 @@ class PubSubSubscriber:
             self._transport = SubscriberGrpcTransport(channel=self._channel)
         return self._transport
 
-    def _meaning(self, error: Exception) -> DeliveryError:
+    def _meaning(self, error: Exception) -> RetryableError | StatusRefusedError:
         from google.api_core.exceptions import GoogleAPICallError, from_grpc_error
 
         self._disconnect()  # a connection that failed may be half dead; the next attempt makes its own
         known = error if isinstance(error, GoogleAPICallError) else from_grpc_error(error)  # type: ignore[no-untyped-call]
         found = meaning(known, self._subscription, "subscriber")
         # What was there once comes back: a subscription made anew, a permission given again.
-        return RetryableError(str(found)) if self._was_reached and isinstance(found, RefusedError) else found
+        return RetryableError(str(found)) if self._was_reached and isinstance(found, StatusRefusedError) else found
 
     def _disconnect(self) -> None:
         channel, self._channel, self._transport, self._pull = self._channel, None, None, None

@@ -30,7 +30,7 @@ START = 1_795_000_000_000_000_000  # November 2026
 A_SECOND = 1_000_000_000
 
 
-class Voice:
+class EventSequence:
     """One attempt of one step, counting its events."""
 
     def __init__(self, run: str, step: str, attempt: int = 0, begin: int = START, process: str = "pod-1") -> None:
@@ -38,7 +38,7 @@ class Voice:
         self._sequence = 0
         self._now = begin
 
-    def says(self, state: State, data: Any) -> bytes:
+    def next(self, state: State, data: Any) -> bytes:
         body = encode(self._speaker, self._sequence, state, self._now, data).body
         self._sequence += 1
         self._now += A_SECOND
@@ -63,11 +63,11 @@ def progress(epoch: int, epochs: int, **more: Any) -> Progress:
 
 def a_step(run: str, outcome: Ending = "succeeded", *, step: str = "train", epochs: int = 3) -> list[bytes]:
     """A step that was run by itself."""
-    voice = Voice(run, step)
-    told = [voice.says("started", StepStarted("1.0", "pod-1"))]
-    told += [voice.says("progress", progress(epoch, epochs)) for epoch in range(1, epochs + 1)]
-    told.append(voice.says("checkpoint", Checkpoint(epochs, epochs, "gs://bucket/last")))
-    return [*told, voice.says(outcome, END[outcome])]
+    voice = EventSequence(run, step)
+    told = [voice.next("started", StepStarted("1.0", "pod-1"))]
+    told += [voice.next("progress", progress(epoch, epochs)) for epoch in range(1, epochs + 1)]
+    told.append(voice.next("checkpoint", Checkpoint(epochs, epochs, "gs://bucket/last")))
+    return [*told, voice.next(outcome, END[outcome])]
 
 
 END: dict[str, Any] = {
@@ -79,19 +79,19 @@ END: dict[str, Any] = {
 
 def a_pipeline(run: str, outcome: Ending = "succeeded") -> list[bytes]:
     """A pipeline of three steps whose training ends so; evaluation follows a success only."""
-    pipeline = Voice(run, PIPELINE)
-    told = [pipeline.says("started", PipelineStarted("image-classifier", list(STEPS), "1.0", "pod-1"))]
+    pipeline = EventSequence(run, PIPELINE)
+    told = [pipeline.next("started", PipelineStarted("image-classifier", list(STEPS), "1.0", "pod-1"))]
     for step in STEPS if outcome == "succeeded" else STEPS[:2]:
-        voice = Voice(run, step)
-        told.append(voice.says("started", StepStarted("1.0", "pod-1", None, "image-classifier")))
-        told += [voice.says("progress", progress(epoch, 3)) for epoch in (1, 2, 3)]
+        voice = EventSequence(run, step)
+        told.append(voice.next("started", StepStarted("1.0", "pod-1", None, "image-classifier")))
+        told += [voice.next("progress", progress(epoch, 3)) for epoch in (1, 2, 3)]
         end: Ending = outcome if step == "train" else "succeeded"
-        told.append(voice.says(end, END[end]))
+        told.append(voice.next(end, END[end]))
     outcomes = [StepOutcome("data-prep", "succeeded", 0), StepOutcome("train", outcome, 0)]
     outcomes.append(StepOutcome("evaluate", "succeeded" if outcome == "succeeded" else "not started"))
     reason = "" if outcome == "succeeded" else "train did not succeed"
     end_of_all = PipelineEnded("image-classifier", outcome, outcome.upper(), reason, outcomes)
-    return [*told, pipeline.says(outcome, end_of_all)]
+    return [*told, pipeline.next(outcome, end_of_all)]
 
 
 def parsed(bodies: Sequence[bytes]) -> list[StepEvent]:
