@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import filecmp
-import os
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from components.data_prep.folder_tree import HARD_LINK, Folder, images_below, joined
-from components.data_prep.images import read_batches
-from components.data_prep.left_out import count_left_out, lost_pictures, pictures_instead
+from components.data_prep.folder_tree import Folder, images_below, joined, paths_below
+from components.data_prep.images import image_split
+from components.data_prep.left_out import count_left_out, pictures_below
 from components.data_prep.source import (
-    Pictures,
     Source,
     SourceSplit,
     check_known_classes,
@@ -42,18 +38,19 @@ class ClassFolders:
     """Where the class folders are.
 
     Attributes:
-        splits: The folder that holds the class folders of each split, by its name; the empty name is the data folder.
+        splits: Name of the folder that holds the class folders of each split; empty: the data folder.
         unlabelled: Names of folders named after a split that hold images and no class folder.
         unread: Names of other folders beside those of the splits that hold images.
     """
 
-    splits: dict[SplitName, tuple[str, Folder]]
+    splits: dict[SplitName, str]
     unlabelled: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
-    def has_several(self) -> bool:
-        """Whether there is more than one folder of them, so that one alone is not all of the data."""
-        return len(self.splits) + len(self.unlabelled) + len(self.unread) > 1
+    @property
+    def is_alone(self) -> bool:
+        """Whether one folder is all of the data."""
+        return len(self.splits) + len(self.unlabelled) + len(self.unread) == 1
 
 
 def find_class_folders(data: Path, root: Folder) -> ClassFolders | None:
@@ -66,43 +63,33 @@ def find_class_folders(data: Path, root: Folder) -> ClassFolders | None:
     Raises:
         DataError: Folders may be splits or classes, or two of them name one split.
     """
-    for name, folder in root.folders.items():
-        if split_of(name):
-            folder.raise_problem(data / name)
+    named = {name: split for name in root.folders if (split := split_of(name))}
+    for name in named:
+        root.folders[name].raise_problem(data / name)
     holding = root.with_images()
-    if splits := _splits_in(holding):
-        return _find_splits(data, root, holding, splits)
-    if holding and all(split_of(name) for name in holding):  # images of splits, in no class folder
-        return None
-    if not holding and not any(folder.has_problems() for folder in root.folders.values()):
-        return None
-    _check_are_classes(data, holding)
-    return ClassFolders({"train": ("", root)})
-
-
-def _splits_in(holding: dict[str, Folder]) -> dict[str, SplitName]:
-    """The folders that are named after a split and hold folders with images."""
-    return {name: split for name, folder in holding.items() if (split := split_of(name)) and folder.with_images()}
-
-
-def _find_splits(data: Path, root: Folder, holding: dict[str, Folder], splits: dict[str, SplitName]) -> ClassFolders:
-    named: dict[SplitName, list[str]] = {}
-    for name, split in splits.items():
-        named.setdefault(split, []).append(name)
-    unlabelled = [name for name in holding if split_of(name) and name not in splits]
-    unread = [name for name in holding if not split_of(name)]
-    for name in root.folders:  # one without an image may be a split that is still to be filled
-        if (other := split_of(name)) and name not in holding:
-            named.setdefault(other, [name])
-    for split, names in named.items():
-        same = names + [name for name in unlabelled if split_of(name) == split]
-        if len(same) > 1:
+    splits = _splits_in(holding)
+    if not splits:
+        # Images of splits in no class folder are none; what cannot be read may be a class.
+        is_unreadable = any(below.problems for inner in root.folders.values() for _, below in paths_below(inner))
+        if all(name in named for name in holding) and (holding or not is_unreadable):
+            return None
+        _check_are_classes(data, holding)
+        return ClassFolders({"train": ""})
+    chosen: dict[SplitName, str] = {}
+    for split in SPLITS:
+        of_split = [name for name, other in named.items() if other == split]
+        filled = [name for name in of_split if name in holding]
+        if len(filled) > 1:
             raise DataError(
-                f"{shown(data)}: {' and '.join(map(shown, same))} both name the {split} split; rename or remove all "
+                f"{shown(data)}: {' and '.join(map(shown, filled))} both name the {split} split; rename or remove all "
                 "but one, so that it is clear which counts"
             )
+        for name in filled or of_split[:1]:  # one without an image may be a split that is still to be filled
+            if name in splits or name not in holding:
+                chosen[split] = name
     if "train" not in splits.values():
         raise _no_train(data, holding, splits)
+    unread = [name for name in holding if name not in named]
     if unread and len(splits) == 1:
         raise DataError(
             f"{shown(data)}: {shown(next(iter(splits)))} holds class folders, as a split does, and beside it "
@@ -110,8 +97,14 @@ def _find_splits(data: Path, root: Folder, holding: dict[str, Folder], splits: d
             f"{_renaming(unread, splits.values())}where all are classes, put them below a folder "
             f"{shown(data / 'train')}; else move what is no split out of the data folder"
         )
-    found = {split: (named[split][0], root.folders[named[split][0]]) for split in SPLITS if split in named}
-    return ClassFolders(found, unlabelled, unread)
+    layout = ClassFolders(chosen, [name for name in holding if name in named and name not in splits], unread)
+    _check_splits_hold_classes(data, root, layout)
+    return layout
+
+
+def _splits_in(holding: dict[str, Folder]) -> dict[str, SplitName]:
+    """The folders that are named after a split and hold folders with images."""
+    return {name: split for name, folder in holding.items() if (split := split_of(name)) and folder.with_images()}
 
 
 def _no_train(data: Path, holding: dict[str, Folder], splits: dict[str, SplitName]) -> DataError:
@@ -131,7 +124,7 @@ def _no_train(data: Path, holding: dict[str, Folder], splits: dict[str, SplitNam
 
 
 def _renaming(folders: Collection[str], taken: Collection[SplitName] = ()) -> str:
-    """What to rename of folders whose names hold the word of a split that is not taken."""
+    """What to rename of folders whose names hold that of a split that is not taken."""
     renamed = [f"{shown(name)} to {split}" for name in folders if (split := split_in(name)) and split not in taken]
     return f"rename {listed(renamed)}; " if renamed else ""
 
@@ -152,14 +145,30 @@ def _check_are_classes(data: Path, holding: dict[str, Folder]) -> None:
             f"put the splits above the classes, as {shown(f'{below}/{first}')}; where they are none, rename them"
         )
     if len(holding) == 1 and deeper:
-        path = data
+        path = data / deeper[0]
+        holding = holding[deeper[0]].with_images()
         while len(holding) == 1 and not _splits_in(holding):
             ((name, folder),) = holding.items()
             if folder.images or not folder.with_images():
                 break
             path, holding = path / name, folder.with_images()
-        where = data / deeper[0] if path == data else path
-        raise DataError(f"{shown(data)}: the classes lie one folder deeper or more; give --data {shown(where)}")
+        raise DataError(f"{shown(data)}: the data lie deeper; give --data {shown(path)}")
+
+
+def _check_splits_hold_classes(data: Path, root: Folder, layout: ClassFolders) -> None:
+    known = {composed(name) for name in root.folders[layout.splits["train"]].folders}
+    for split, name in layout.splits.items():
+        holding, where = root.folders[name].with_images(), shown(data / name)
+        again = _splits_in(holding)
+        if again and len(again) == len(holding) and set(again.values()) != {split}:
+            advice = "keep one folder of each split, right below the data folder, and rename or move the others"
+            if layout.is_alone:
+                advice = f"give --data {where}, or move the class folders up"
+            raise DataError(f"{where}: holds {listed(again)} with class folders, which are splits in a split; {advice}")
+        only = next(iter(holding)) if len(holding) == 1 else ""
+        if only and holding[only].with_images() and (split == "train" or composed(only) not in known):
+            instead = f", or give --data {shown(data / name / only)}" if layout.is_alone else ""
+            raise DataError(f"{where}: the classes lie one folder deeper, in {name}/{only}; move them up{instead}")
 
 
 def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes: int) -> Source:
@@ -174,33 +183,27 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
     Raises:
         DataError: A class without images, unusable names, classes that disagree, links that may not be followed.
     """
-    _check_not_deeper(data, layout)
     reader = _Reader(data)
-    by_split = {split: reader.files_by_class(split, name, folder) for split, (name, folder) in layout.splits.items()}
-    train_folder = data / layout.splits["train"][0]
+    by_split = {
+        split: reader.files_by_class(split, name, root.folders[name] if name else root)
+        for split, name in layout.splits.items()
+    }
+    train_folder = data / layout.splits["train"]
     if empty := [name for name, files in by_split["train"].items() if not files]:
-        lost = [found for name in empty if (found := reader.pictures["train", name]).count]
         raise DataError(
             f"{shown(train_folder)}: class folder(s) without an image: {listed(empty)}; an image is a file with an "
-            f"image's ending, such as .png; add images or remove the folder{pictures_instead(lost)}"
+            "image's ending, such as .png; add images or remove the folder"
         )
     classes = training_classes(train_folder, by_split["train"], n_classes)
     splits: dict[SplitName, SourceSplit] = {}
     for split, by_class in by_split.items():
-        folder = data / layout.splits[split][0]
+        folder = data / layout.splits[split]
         check_known_classes(folder, by_class, classes)
         if not any(by_class.values()):
-            lost = [found for (of, _), found in reader.pictures.items() if of == split and found.count]
-            raise DataError(
-                f"{shown(folder)}: holds no image; remove the folder to have {split} images held out"
-                f"{pictures_instead(lost)}"
-            )
+            raise DataError(f"{shown(folder)}: holds no image; remove the folder to have {split} images held out")
         # Class by class, and by path within a class.
-        counts = [len(by_class.get(name, [])) for name in classes]
-        files = [file for name in classes for file in by_class.get(name, [])]
-        splits[split] = SourceSplit(
-            np.repeat(np.arange(len(classes), dtype=np.int64), counts), partial(read_batches, data, files)
-        )
+        rows = [(file, label) for label, name in enumerate(classes) for file in by_class.get(name, [])]
+        splits[split] = image_split(data, layout.splits[split], rows, reader.pictures)
     if again := reader.check_links():
         _log.warning(
             "%d image(s) are links to images that are read under another name, too, and so are read twice", again
@@ -208,10 +211,10 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
     _log_copies(data, layout, by_split)
     unused: dict[str, list[str]] = {}
     for path, _, inner in images_below(root):
-        if not reader.is_read(inner):
+        if inner.real not in reader.folders:
             is_in_split = path.partition("/")[0] not in layout.unread
             unused.setdefault("in no class folder" if is_in_split else "in no split's folder", []).append(path)
-    left_out = count_left_out(root, unused)
+    left_out = count_left_out(root, unused, reader.real_pictures)
     if layout.unread:
         _log.warning("not read, being no split: folder(s) %s of %s", listed(layout.unread), shown(data))
     for name in layout.unlabelled:
@@ -220,52 +223,15 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
             shown(data / name),
             split_of(name),
         )
-    return Source(
-        path=data,
-        name="a folder per class",
-        classes=classes,
-        splits=splits,
-        folders={split: name for split, (name, _) in layout.splits.items()},
-        left_out=left_out,
-        pictures=tuple(found for found in reader.pictures.values() if found.count),
-    )
-
-
-def _check_not_deeper(data: Path, layout: ClassFolders) -> None:
-    train_name, train = layout.splits["train"]
-    if not train_name:
-        return  # find_class_folders has seen to it
-    known = {composed(name) for name in train.folders}
-    deeper: dict[str, str] = {}
-    for name, folder in layout.splits.values():
-        holding, where = folder.with_images(), shown(data / name)
-        again = _splits_in(holding)
-        if again and len(again) == len(holding) and set(again.values()) != {split_of(name)}:
-            advice = f"give --data {where}, or move the class folders up"
-            if layout.has_several():
-                advice = "keep one folder of each split, right below the data folder, and rename or move the others"
-            raise DataError(f"{where}: holds {listed(again)} with class folders, which are splits in a split; {advice}")
-        only = next(iter(holding)) if len(holding) == 1 else ""
-        is_class = folder is not train and train_name not in deeper and composed(only) in known
-        if only and holding[only].with_images() and not is_class:
-            deeper[name] = f"{name}/{only}"
-    if deeper:
-        inner, outer = (" and ".join(map(shown, names)) for names in (deeper.values(), deeper))
-        if len(deeper) > 1:
-            raise DataError(
-                f"{shown(data)}: the classes lie one folder deeper, in {inner}; move the class folders up into "
-                f"{outer}, and remove the inner folder of each"
-            )
-        instead = "" if layout.has_several() else f", or give --data {shown(data / inner)}"
-        raise DataError(f"{shown(data / outer)}: the classes lie one folder deeper, in {inner}; move them up{instead}")
+    return Source(data, "a folder per class", classes, splits, left_out)
 
 
 def _log_copies(data: Path, layout: ClassFolders, by_split: dict[SplitName, dict[str, list[str]]]) -> None:
-    train_name = layout.splits["train"][0]
+    train_name, *others = layout.splits.values()
     train = {file.removeprefix(train_name) for files in by_split["train"].values() for file in files}
-    for split, (name, _) in layout.splits.items():
-        files = [file for of_class in by_split[split].values() for file in of_class]
-        both = [file for file in files if split != "train" and file.removeprefix(name) in train]
+    for name, by_class in zip(others, list(by_split.values())[1:], strict=True):
+        files = [file for of_class in by_class.values() for file in of_class]
+        both = [file for file in files if file.removeprefix(name) in train]
         compared = both[:: len(both) // _COPIES_COMPARED + 1]
         copies = [file for file in compared if _is_same(data / file, data / f"{train_name}{file.removeprefix(name)}")]
         if copies:
@@ -273,7 +239,7 @@ def _log_copies(data: Path, layout: ClassFolders, by_split: dict[SplitName, dict
                 "%d of %d %s images are the same files as training images (such as %s)%s; %s accuracy will be too high",
                 len(copies),
                 len(files),
-                split,
+                split := split_of(name),
                 shown(copies[0]),
                 f"; {len(compared)} of them were compared" if len(compared) < len(both) else "",
                 split,
@@ -281,14 +247,13 @@ def _log_copies(data: Path, layout: ClassFolders, by_split: dict[SplitName, dict
 
 
 def _is_same(file: Path, other: Path) -> bool:
-    try:
-        return file.stat().st_size == other.stat().st_size > 0 and filecmp.cmp(file, other, shallow=False)
-    except OSError:  # reported when it is decoded
-        return False
+    with suppress(OSError):  # reported when it is decoded
+        return file.stat().st_size > 0 and filecmp.cmp(file, other, shallow=False)
+    return False
 
 
 class _Reached(NamedTuple):
-    """By which path a folder or a linked image was reached, and for which split and class."""
+    """By which path a folder or an image was reached, and for which split and class."""
 
     path: str
     use: tuple[str, str]
@@ -298,17 +263,19 @@ class _Reader:
     """Lists the images of each split by class, and refuses to read an image for two splits or classes.
 
     Attributes:
-        pictures: Those that are not read, by split and class.
+        folders: All folders that are read, by their real paths.
+        pictures: By path, why pictures among the files cannot be read.
+        real_pictures: Their real paths.
     """
 
     def __init__(self, data: Path) -> None:
-        self.pictures: dict[tuple[str, str], Pictures] = {}
+        self.folders: dict[str, tuple[Folder, _Reached]] = {}
+        self.pictures: dict[str, str] = {}
+        self.real_pictures: set[str] = set()
         self._data = data
-        self._folders: dict[str, tuple[Folder, _Reached]] = {}
-        self._links: list[tuple[str, _Reached]] = []
 
     def files_by_class(self, split: SplitName, path: str, folder: Folder) -> dict[str, list[str]]:
-        """Sorted image paths, relative to the data folder, by the name of their class in NFC."""
+        """Sorted paths of images and pictures, relative to the data folder, by the name of their class in NFC."""
         where = self._data / path
         folder.raise_problem(where)
         by_class: dict[str, list[str]] = {}
@@ -322,60 +289,44 @@ class _Reader:
                     f"{shown(where)}: the folders {names[of_class]!a} and {name!a} differ in Unicode "
                     "composition alone, and so name one class; put their images into one of them"
                 )
-            below = joined(path, name)
-            by_class[of_class] = self._files_below(inner, below, (split, of_class))
-            self.pictures[split, of_class] = lost_pictures(inner, below, len(by_class[of_class]))
+            by_class[of_class] = self._files_below(inner, joined(path, name), (split, of_class))
             names[of_class] = name
         return by_class
 
     def _files_below(self, folder: Folder, path: str, use: tuple[str, str]) -> list[str]:
-        files: list[str] = []
+        pictures = pictures_below(folder, path)
+        self.pictures |= {file: reason for file, (_, reason) in pictures.items()}
+        self.real_pictures |= {real for real, _ in pictures.values()}
+        files = list(pictures)
         waiting = [(folder, path)]
         while waiting:
             here, start = waiting.pop()
             here.raise_problem(self._data / start)
-            if here.real in self._folders:
+            if here.real in self.folders:
                 raise DataError(
                     f"{shown(self._data / start)}: is by a link the same folder as "
-                    f"{shown(self._folders[here.real][1].path)}, which is read already, and an image has one class and "
+                    f"{shown(self.folders[here.real][1].path)}, which is read already, and an image has one class and "
                     "one split; remove one of them"
                 )
-            self._folders[here.real] = here, _Reached(start, use)
+            self.folders[here.real] = here, _Reached(start, use)
             files += (f"{start}/{name}" for name in here.images)
-            links = sorted([*here.links.items(), *here.hard_links.items()])
-            self._links += ((real, _Reached(f"{start}/{link}", use)) for link, real in links)
             waiting += [(inner, f"{start}/{name}") for name, inner in here.folders.items()]
         return sorted(files)
 
-    def is_read(self, folder: Folder) -> bool:
-        """Whether the images of a folder belong to a class."""
-        return folder.real in self._folders
-
     def check_links(self) -> int:
-        """How many images that are links lead to one that is read under another name, too.
-
-        Raises:
-            DataError: That one is of another split or class.
-        """
+        """How many images are links to one that is read under another name, too; an error if that has another use."""
+        linked = {identity for folder, _ in self.folders.values() for identity in folder.images.values() if identity}
         seen: dict[str, _Reached] = {}
         again = 0
-        for real, link in self._links:
-            earlier = seen.setdefault(real, self._as_file(real) or link)
-            if earlier is link:
-                continue
-            if earlier.use != link.use:
-                kind = "hard link" if real.startswith(HARD_LINK) else "link"
-                raise DataError(
-                    f"{shown(self._data / link.path)}: is a {kind} to the same image as {shown(earlier.path)}, and an "
-                    "image has one class and one split; remove one of them"
-                )
-            again += 1
+        for folder, (start, use) in self.folders.values() if linked else ():
+            for name in folder.images:
+                if (identity := folder.identity(name)) not in linked:
+                    continue
+                earlier = seen.setdefault(identity, here := _Reached(f"{start}/{name}", use))
+                if earlier.use != use:
+                    raise DataError(
+                        f"{shown(self._data / here.path)}: is by a link the same image as {shown(earlier.path)}, and "
+                        "an image has one class and one split; remove one of them"
+                    )
+                again += earlier is not here
         return again
-
-    def _as_file(self, real: str) -> _Reached | None:
-        """The image of this real path under its own name, if it is read."""
-        start, name = os.path.split(real)
-        folder, reached = self._folders.get(start, (None, None))
-        if folder is None or reached is None or name not in folder.images or name in folder.links:
-            return None
-        return _Reached(f"{reached.path}/{name}", reached.use)

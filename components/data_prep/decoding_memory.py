@@ -31,13 +31,15 @@ class DecodingMemory:
         self._taken = 0
         self._changed = threading.Condition()
 
+    @classmethod
+    def of_half_the_free(cls) -> DecodingMemory:
+        """Half of the memory that is free to this process; the dataset's arrays need some of the rest."""
+        free = free_memory()
+        return cls(free // 2, free)
+
     @contextmanager
     def reserve(self, count: int) -> Iterator[None]:
-        """Wait until so many bytes are free, and hold them.
-
-        Raises:
-            ValueError: They are more than one may take; nothing is waited for.
-        """
+        """Wait until so many bytes are free, and hold them; ValueError if they are more than one may take."""
         if count > self.limit:
             raise ValueError(
                 f"needs {count / 1e6:,.0f} MB of memory to be decoded, and {self.limit / 1e6:,.0f} MB are free; make "
@@ -55,9 +57,3 @@ class DecodingMemory:
             with self._changed:
                 self._taken -= count
                 self._changed.notify_all()
-
-
-def decoding_memory() -> DecodingMemory:
-    """Half of the memory that is free to this process; the dataset's arrays need some of the rest."""
-    free = free_memory()
-    return DecodingMemory(free // 2, free)

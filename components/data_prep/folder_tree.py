@@ -7,6 +7,7 @@ out of the data, a link to a folder above it, a pipe with the name of an image.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,59 +31,53 @@ _SYSTEM_FOLDERS = frozenset(
 _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 # A recycle bin or a snapshot may hold more than the data: beyond this many files of one folder they are not counted.
 COUNTED_FILES = 10_000
-HARD_LINK = "\0"  # which no path has
 
 
 @dataclass(eq=False, slots=True)
 class Folder:
-    """One folder, by its real path; several names may lead to it.
+    """One folder, by its real path; several names may lead to it. All names are sorted.
 
     Attributes:
         real: Its path, every link resolved.
-        folders: The folders in it by name, in the order of their names; not those that are left out.
-        images: Names of files with an image's ending, sorted.
-        links: Of those, the ones that are links, with the real path of what they lead to.
-        hard_links: The ones that have a further name, wherever, with what is the same for all names of the file.
-        others: Names of plain files with another ending, sorted.
+        folders: The folders in it by name, without those that are left out.
+        images: Names of files with an image's ending, each with its identity, if that is not its own path.
+        others: Names of plain files with another ending.
         specials: Names of pipes, sockets, devices and links that lead nowhere, of whatever ending.
-        hidden: How many files have a name with a leading dot.
-        system: How many files are of a system, such as ``Thumbs.db``.
+        counted: How many of its files are hidden, of a system, or special.
         left_out: Folders in it that are no data: their names, and how many files each holds, up to ``COUNTED_FILES``.
         problems: Why something in it cannot be read, by name; by the empty name: why itself cannot.
     """
 
     real: str
     folders: dict[str, Folder] = field(default_factory=dict)
-    images: list[str] = field(default_factory=list)
-    links: dict[str, str] = field(default_factory=dict)
-    hard_links: dict[str, str] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     specials: list[str] = field(default_factory=list)
-    hidden: int = 0
-    system: int = 0
+    counted: Counter[str] = field(default_factory=Counter)
     left_out: list[tuple[str, int]] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
 
-    def has_images(self) -> bool:
-        """Whether there is an image file in it or below it."""
-        return any(folder.images for _, folder in paths_below(self))
-
-    def has_problems(self) -> bool:
-        """Whether something in it or below it cannot be read."""
-        return any(folder.problems for _, folder in paths_below(self))
+    def identity(self, name: str) -> str:
+        """What one of its images shares with every link to it."""
+        return self.images[name] or f"{self.real}/{name}"
 
     def with_images(self) -> dict[str, Folder]:
         """The folders in it that hold an image or have one below, by name."""
-        return {name: folder for name, folder in self.folders.items() if folder.has_images()}
+        return {
+            name: folder
+            for name, folder in self.folders.items()
+            if any(inner.images for _, inner in paths_below(folder))
+        }
 
     def raise_problem(self, path: Path) -> None:
-        """Raise the first problem of what is in this folder, not of what is below its folders.
-
-        Raises:
-            DataError: There is one.
-        """
+        """Raise the first problem of what is in this folder, not of what is below its folders."""
         for name, problem in sorted(self.problems.items()):
             raise DataError(f"{shown(path / name if name else path)}: {problem}")
+
+
+def identity(real: str, status: os.stat_result) -> str:
+    """What is the same for all links to a file, symbolic or hard: its real path, or its inode."""
+    return f"\0{status.st_dev}:{status.st_ino}" if status.st_nlink > 1 else real
 
 
 def read_tree(data: Path, *, follow_links: bool) -> Folder:
@@ -109,10 +104,10 @@ def read_tree(data: Path, *, follow_links: bool) -> Folder:
         for entry in listed:
             try:
                 real = os.path.realpath(entry.path) if entry.is_symlink() else f"{folder.real.rstrip('/')}/{entry.name}"
-                leads_out = entry.is_symlink() and not follow_links and not _is_within(real, root)
+                left_root = root if entry.is_symlink() and not follow_links and not _is_within(real, root) else ""
                 if not entry.is_dir():
-                    _add_file(folder, entry, real, root if leads_out else "")
-                elif inner := _folder_of(folder, entry, real, root if leads_out else ""):
+                    _add_file(folder, entry, real, left_root)
+                elif inner := _folder_of(folder, entry, real, left_root):
                     if not inner.problems and real not in found:
                         found[real] = inner
                         waiting.append(inner)
@@ -139,27 +134,24 @@ def _folder_of(folder: Folder, entry: os.DirEntry[str], real: str, left_root: st
 
 def _add_file(folder: Folder, entry: os.DirEntry[str], real: str, left_root: str) -> None:
     name, is_image = entry.name, ending_of(entry.name) in image_extensions()
-    if name.startswith("."):
-        folder.system += (is_system := name == ".DS_Store" or name.startswith("._"))
-        folder.hidden += not is_system
-    elif not is_image and name.casefold() in _SYSTEM_FILES:
-        folder.system += 1
+    if name == ".DS_Store" or name.startswith("._") or (not is_image and name.casefold() in _SYSTEM_FILES):
+        folder.counted["system files"] += 1
+    elif name.startswith("."):
+        folder.counted["hidden"] += 1
     elif is_image and left_root:
         folder.problems[name] = leads_out_of(left_root, "the file")
     elif not entry.is_file():
         folder.specials.append(name)
+        folder.counted["no plain files"] += 1
         if is_image:
             folder.problems[name] = "is not a file, or a link that leads nowhere; remove it"
         elif entry.is_symlink() and not ending_of(name):  # it may have been a class's folder
             folder.problems[name] = "is a link that leads nowhere; remove it"
-    elif not is_image:
-        folder.others.append(name)
+    elif is_image:
+        own = "" if entry.is_symlink() else real
+        folder.images[name] = "" if (found := identity(real, entry.stat())) == own else found
     else:
-        folder.images.append(name)
-        if entry.is_symlink():
-            folder.links[name] = real
-        elif (status := entry.stat()).st_nlink > 1:
-            folder.hard_links[name] = f"{HARD_LINK}{status.st_dev}:{status.st_ino}"
+        folder.others.append(name)
 
 
 def _is_within(path: str, folder: str) -> bool:

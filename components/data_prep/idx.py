@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -40,7 +40,6 @@ _WRITTEN: dict[SplitName, str] = {"train": "train", "validation": "validation", 
 
 _UINT8 = 0x08
 _OTHER_TYPES = {0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
-_GZIP_MAGIC = b"\x1f\x8b"
 # Deflate codes at most 258 bytes in two bits, and so inflates no further than this.
 _DEFLATE_RATIO = 1032
 _PIECE = 1024**2
@@ -48,33 +47,44 @@ _PIECE = 1024**2
 IdxFiles = dict[tuple[SplitName, str], list[Path]]
 
 
-class _Stream(Protocol):
-    def read(self, count: int, /) -> bytes: ...
-
-
 @dataclass(frozen=True)
 class _IdxFile:
     """An IDX file with the sizes of its dimensions, outermost first."""
 
     path: Path
-    dims: tuple[int, ...]
-
-    @property
-    def header_bytes(self) -> int:
-        return 4 + 4 * len(self.dims)
+    dims: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return "×".join(str(size) for size in self.dims) or "no dimension"
+
+    @property
+    def bytes_before(self) -> int:
+        return 4 + 4 * len(self.dims)
 
     def error(self, problem: str) -> DataError:
         return DataError(f"{shown(self.path)}: {problem}")
 
     def ends_early(self, instead: str) -> DataError:
-        announced = self.header_bytes + math.prod(self.dims)
+        announced = self.bytes_before + math.prod(self.dims)
         return self.error(f"ends early: by its header ({self}) it has {announced} bytes, and {instead}; fetch it again")
 
     def goes_on(self) -> DataError:
         return self.error(f"goes on after the {self} values that its header announces; fetch it again")
+
+    def blocks(self, rows: int) -> Iterator[Images]:
+        """All values as uint8, so many of the outermost dimension at a time; an error if they end early or go on."""
+        each = math.prod(self.dims[1:])
+        with _opened(self.path) as stream:
+            _read(stream, self.bytes_before)
+            for start in range(0, self.dims[0], rows):
+                wanted = min(rows, self.dims[0] - start) * each
+                data = _read(stream, wanted)
+                if len(data) < wanted:
+                    raise self.ends_early(f"it ends after {self.bytes_before + start * each + len(data)}")
+                yield np.frombuffer(data, dtype=np.uint8).reshape(-1, *self.dims[1:])
+            # At the end of a compressed file this also compares its checksum.
+            if stream.read(1):
+                raise self.goes_on()
 
 
 def find_idx_files(folder: Path) -> IdxFiles:
@@ -122,7 +132,6 @@ def open_idx(folder: Path, root: Folder, found: IdxFiles, n_classes: int, *, fol
         name="IDX files",
         classes=tuple(str(label) for label in range(n_classes)),
         splits=splits,
-        folders=dict.fromkeys(splits, ""),
         left_out=count_left_out(root, beside, {f"{root.real}/{path.name}" for path in files.values()}),
     )
 
@@ -134,10 +143,9 @@ def _open_pair(folder: Path, split: SplitName, files: dict[tuple[SplitName, str]
             raise DataError(
                 f"{shown(folder)}: there is no {_WRITTEN[split]}-{content}-idx{digit}-ubyte, plain or .gz, and {reason}"
             )
-    labels = _read_header(files[split, "labels"])
+    labels, images = (_read_header(files[split, content]) for content in ("labels", "images"))
     if len(labels.dims) != 1:
         raise labels.error(f"has {len(labels.dims)} dimensions, and labels have 1")
-    images = _read_header(files[split, "images"])
     if len(images.dims) not in (3, 4):
         raise images.error(
             f"has {len(images.dims)} dimension(s), and images have 3 (number, height, width) or 4 (and channels)"
@@ -151,35 +159,36 @@ def _open_pair(folder: Path, split: SplitName, files: dict[tuple[SplitName, str]
         raise images.error(
             f"holds {count} images, and {labels.path.name} {labels.dims[0]} labels; they must be as many"
         )
-    return SourceSplit(_read_labels(labels, n_classes), partial(_read_batches, images, (height, width, channels)))
+    stored = (height, width, channels)
+    return SourceSplit("", _read_labels(labels, n_classes), partial(_read_batches, images, stored))
 
 
 def _read_header(path: Path) -> _IdxFile:
-    file = _IdxFile(path, ())
+    file = _IdxFile(path)
     if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
         raise file.error("is not a file")
     with _opened(path) as stream:
-        size = path.stat().st_size
-        if size == 0:
+        if not (size := path.stat().st_size):
             raise file.error("is empty; fetch it again")
         magic = _read(stream, 4)
-        if magic[:2] == _GZIP_MAGIC:
+        if magic[:2] == b"\x1f\x8b":
             raise file.error("is gzip-compressed; give it a name that ends in .gz")
-        if len(magic) == 4 and magic[:2] != b"\0\0":
-            raise file.error(f"is not an IDX file: it begins with {magic.hex(' ')}, not with 00 00; fetch it again")
-        if len(magic) == 4 and magic[2] != _UINT8:
-            raise file.error(
-                f"holds values that are {_OTHER_TYPES.get(magic[2], 'of an unknown type')} (code 0x{magic[2]:02x}); "
-                "only uint8 (0x08) is read; store them as whole numbers from 0 to 255"
-            )
-        if len(magic) == 4 and magic[3] > 4:
-            raise file.error(f"has {magic[3]} dimensions, and images have 3 or 4 and labels 1")
+        if len(magic) == 4:
+            if magic[:2] != b"\0\0":
+                raise file.error(f"is not an IDX file: it begins with {magic.hex(' ')}, not with 00 00; fetch it again")
+            if magic[2] != _UINT8:
+                raise file.error(
+                    f"holds values that are {_OTHER_TYPES.get(magic[2], 'of an unknown type')} (code 0x{magic[2]:02x});"
+                    " only uint8 (0x08) is read; store them as whole numbers from 0 to 255"
+                )
+            if magic[3] > 4:
+                raise file.error(f"has {magic[3]} dimensions, and images have 3 or 4 and labels 1")
         if len(magic) < 4 or len(sizes := _read(stream, 4 * magic[3])) < 4 * magic[3]:
             raise file.error("ends within its header; fetch it again")
     file = _IdxFile(path, struct.unpack(f">{magic[3]}I", sizes))
     if 0 in file.dims or not file.dims:
         raise file.error(f"holds nothing ({file} by its header); fetch it again")
-    announced = file.header_bytes + math.prod(file.dims)
+    announced = file.bytes_before + math.prod(file.dims)
     if _is_gzip(path):
         if announced > size * _DEFLATE_RATIO:
             raise file.ends_early(f"its {size} bytes cannot hold them, however compressed")
@@ -189,13 +198,7 @@ def _read_header(path: Path) -> _IdxFile:
 
 
 def _read_labels(file: _IdxFile, n_classes: int) -> Labels:
-    with _opened(file.path) as stream:
-        _read(stream, file.header_bytes)
-        values = np.frombuffer(_read(stream, file.dims[0]), dtype=np.uint8)
-        if len(values) < file.dims[0]:
-            raise file.ends_early(f"it ends after {file.header_bytes + len(values)}")
-        if stream.read(1):
-            raise file.goes_on()
+    (values,) = file.blocks(file.dims[0])
     if (highest := int(values.max())) >= n_classes:
         raise file.error(
             f"holds label {highest} (first at position {int(values.argmax())}), and params say n_classes = "
@@ -211,26 +214,18 @@ def _read_batches(
     skip: Collection[int],
     background: Background,
 ) -> Iterator[Batch]:
-    count, each = file.dims[0], math.prod(stored)
-    per_batch = max(1, BATCH_BYTES // max(each, math.prod(shape)))
+    start = 0
 
     def resized(image: Images) -> Images:
         return fitted(Image.fromarray(image[..., 0] if stored[2] == 1 else image), shape)
 
-    with _opened(file.path) as stream, ThreadPoolExecutor(DECODING_THREADS) as pool:
-        _read(stream, file.header_bytes)
-        for start in range(0, count, per_batch):
-            wanted = min(per_batch, count - start)
-            data = _read(stream, wanted * each)
-            if len(data) < wanted * each:
-                raise file.ends_early(f"it ends after {file.header_bytes + start * each + len(data)}")
-            images = np.frombuffer(data, dtype=np.uint8).reshape(wanted, *stored)
+    with ThreadPoolExecutor(DECODING_THREADS) as pool:
+        for block in file.blocks(max(1, BATCH_BYTES // max(math.prod(stored), math.prod(shape)))):
+            images = block.reshape(-1, *stored)
             if stored != shape:
                 images = np.stack(list(pool.map(resized, images)))
-            yield Batch(np.arange(start, start + wanted), images)
-        # At the end of a compressed file this also compares its checksum.
-        if stream.read(1):
-            raise file.goes_on()
+            yield Batch(np.arange(start, start + len(images)), images)
+            start += len(images)
 
 
 def _is_gzip(path: Path) -> bool:
@@ -238,25 +233,24 @@ def _is_gzip(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Stream]:
+def _opened(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
     """A plain or compressed file to read; what goes wrong with it becomes a :class:`DataError`."""
+    file = _IdxFile(path)
     try:
         with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if _is_gzip(path) else raw as stream:
             yield stream
     except gzip.BadGzipFile as error:
         what = "is not gzip-compressed, though its name says so" if "Not a gzipped" in str(error) else "is damaged"
-        raise DataError(f"{shown(path)}: {what} ({shown(error)}); fetch it again") from error
+        raise file.error(f"{what} ({shown(error)}); fetch it again") from error
     except zlib.error as error:
-        raise DataError(
-            f"{shown(path)}: is damaged: its compressed data cannot be read ({error}); fetch it again"
-        ) from error
+        raise file.error(f"is damaged: its compressed data cannot be read ({error}); fetch it again") from error
     except EOFError as error:
-        raise DataError(f"{shown(path)}: ends early, within its compressed data; fetch it again") from error
+        raise file.error("ends early, within its compressed data; fetch it again") from error
     except OSError as error:
-        raise DataError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
+        raise file.error(f"cannot be read: {error.strerror or error}") from error
 
 
-def _read(stream: _Stream, count: int) -> bytearray:
+def _read(stream: IO[bytes] | gzip.GzipFile, count: int) -> bytearray:
     """Up to `count` bytes; memory grows with what is there, not with what was asked for."""
     data = bytearray()
     while len(data) < count and (piece := stream.read(min(_PIECE, count - len(data)))):

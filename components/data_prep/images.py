@@ -8,20 +8,20 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
 from components.data_prep import tiff
-from components.data_prep.decoding_memory import DecodingMemory, decoding_memory
+from components.data_prep.decoding_memory import DecodingMemory
 from components.data_prep.pixels import WHITE, Background, Meaning, Note, OnNote, fitted, ignore_note
-from components.data_prep.source import BATCH_BYTES, Batch, shown
+from components.data_prep.source import BATCH_BYTES, Batch, SourceSplit, shown
 from components.shared.artifacts.dataset import Images, UnreadableImage
 from components.shared.errors import DataError
 from components.shared.limits import usable_cpus
@@ -30,11 +30,12 @@ from components.shared.text import shortened
 # Pillow knows some forty formats by content. These are the ones pictures come in; the others are left out because a
 # damaged file must not be taken for an obscure format, and because EPS is drawn by an external program.
 FORMATS = (
-    *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI"),
-    *("TGA", "TIFF", "WEBP"),
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA"),
+    *("TIFF", "WEBP"),
 )
 # Pillow is built with or without the libraries of these.
 _LIBRARIES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+NEEDS_HEIC = "is HEIC, which is read after pip install 'shutterline[heic]'; or convert it to JPEG"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 
 # Where Pillow begins to warn of a decompression bomb: 9,459 × 9,459 pixels, 268 MB as RGB.
@@ -47,18 +48,7 @@ MAX_SIDE = 2**16 - 1
 _BYTES_PER_PIXEL, _OF_WIDE_VALUES, _OF_WHOLE_FILES = 14, 18, 28
 _READ_WHOLE = ("AVIF", "HEIF", "JPEG2000", "WEBP")
 
-_EXIF_ORIENTATION = 0x0112
-# How to bring an image upright, by its EXIF orientation; 1 is upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# Those whose further frames are pictures like the first; MPO's are a second view, PSD's are layers.
+# Those whose further frames are pictures like the first; MPO's are a second view.
 _ANIMATED = ("AVIF", "GIF", "HEIF", "PNG", "TIFF", "WEBP")
 # What damaged metadata beside the pixels raises; it says nothing of the pixels.
 _DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError, EOFError, struct.error)
@@ -92,6 +82,27 @@ def _formats() -> tuple[str, ...]:
     )
 
 
+def image_split(
+    root: Path, folder: str, rows: list[tuple[str, int]], reasons: Mapping[str, str] | None = None
+) -> SourceSplit:
+    """A split of image files.
+
+    Args:
+        root: The data folder.
+        folder: The split's folder below it.
+        rows: Path below the data folder, with ``/`` between its parts, and label of each image.
+        reasons: By such a path, why a file is known to be unreadable.
+    """
+    files = [file for file, _ in rows]
+    unreadable = {
+        position: UnreadableImage(file=shown(file), reason=reasons[file])
+        for position, file in enumerate(files)
+        if reasons and file in reasons
+    }
+    labels = np.array([label for _, label in rows], dtype=np.int64)
+    return SourceSplit(folder, labels, partial(read_batches, root, files), unreadable)
+
+
 def read_batches(
     root: Path,
     files: list[str],
@@ -106,7 +117,7 @@ def read_batches(
 
     Args:
         root: The folder that `files` are relative to.
-        files: One path an image, with ``/`` between its parts.
+        files: One path an image.
         shape: Height, width, channels.
         skip: Positions in `files` that are known to be unreadable.
         background: Red, green and blue of what is behind transparent parts.
@@ -116,7 +127,7 @@ def read_batches(
     Raises:
         DataError: The operating system does not hand a file out.
     """
-    memory = memory or decoding_memory()
+    memory = memory or DecodingMemory.of_half_the_free()
     wanted = [position for position in range(len(files)) if position not in skip]
     # Threads wait for each other at the end of a batch: it is larger here, and one image a thread at least.
     per_batch = max(threads, min(1024, 4 * BATCH_BYTES // math.prod(shape)))
@@ -169,48 +180,52 @@ def read_image(
         UnreadableImageError: The content is not an image that can be decoded, or would be decoded wrongly.
         DataError: The operating system does not hand the file out.
     """
-    memory = memory or decoding_memory()
-    for alone in (False, True):
+    memory = memory or DecodingMemory.of_half_the_free()
+    for at_least in (0, memory.total):
         notes: list[Note] = []
-        with suppress(MemoryError):  # others were being decoded: once more, with none of them
-            image = _read(file, shape, background, memory, notes, alone)
-            for each in notes:
-                note(each)
-            return image
+        try:
+            image = _decode(file, shape, background, memory, notes, at_least)
+        except MemoryError:  # others were being decoded: once more, with none of them
+            continue
+        except (UnreadableImageError, DataError):
+            raise
+        except Image.DecompressionBombError:
+            reason = f"has more than {MAX_PIXELS} pixels; it is taken for a decompression bomb"
+            raise UnreadableImageError(reason) from None
+        except Exception as error:
+            # Damaged files make Pillow's decoders raise nearly anything. Only errors with an errno come from the
+            # operating system: those are no property of the image.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise DataError(f"{shown(file)}: cannot be read: {error.strerror}") from error
+            text = re.sub(r"0x[0-9a-fA-F]{6,}", "…", " ".join(str(error).split()))  # the same in every run
+            if text.startswith("decoder error"):  # libtiff's number of it says nothing
+                text = "cannot be decoded: it is damaged, or its compression is not supported here"
+            raise UnreadableImageError(shortened(text or type(error).__name__, 200)) from error
+        for each in notes:
+            note(each)
+        return image
     raise UnreadableImageError("needs more memory to be decoded than is free; give the step more memory")
 
 
-def _read(
+def _decode(
     file: Path,
     shape: tuple[int, int, int],
     background: Background,
     memory: DecodingMemory,
     notes: list[Note],
-    alone: bool,
+    at_least: int,
 ) -> Images:
-    try:
-        with file.open("rb") as stream, _opened(stream) as image:
-            meaning = _meaning(image, stream)
-            with suppress(*_DAMAGED):  # a damaged second frame is not read
-                if image.format in _ANIMATED and getattr(image, "is_animated", False):
-                    notes.append("more frames")
-            needed = _needed_bytes(image, shape, os.fstat(stream.fileno()).st_size)
-            with memory.reserve(max(needed, memory.total) if alone else needed), closing(image):
-                image.load()
-                return fitted(_upright(image), shape, background, meaning, notes.append)
-    except (UnreadableImageError, MemoryError):
-        raise
-    except Image.DecompressionBombError:
-        raise UnreadableImageError(f"has more than {MAX_PIXELS} pixels; it is taken for a decompression bomb") from None
-    except Exception as error:
-        # Damaged files make Pillow's decoders raise nearly anything. Only errors with an errno come from the
-        # operating system: those are no property of the image.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise DataError(f"{shown(file)}: cannot be read: {error.strerror}") from error
-        text = re.sub(r"0x[0-9a-fA-F]{6,}", "…", " ".join(str(error).split()))  # the same in every run
-        if text.startswith("decoder error"):  # libtiff's number of it says nothing
-            text = "cannot be decoded: it is damaged, or its compression is not supported here"
-        raise UnreadableImageError(shortened(text or type(error).__name__, 200)) from error
+    with file.open("rb") as stream, _opened(stream) as image:
+        meaning = _meaning(image, stream)
+        with suppress(*_DAMAGED):  # a damaged second frame is not read
+            if image.format in _ANIMATED and getattr(image, "is_animated", False):
+                notes.append("more frames")
+        needed = _needed_bytes(image, shape, os.fstat(stream.fileno()).st_size)
+        with memory.reserve(max(needed, at_least)), closing(image):
+            image.load()
+            with suppress(*_DAMAGED):  # such an image is read as it is stored
+                ImageOps.exif_transpose(image, in_place=True)
+            return fitted(image, shape, background, meaning, notes.append)
 
 
 def _opened(stream: IO[bytes]) -> Image.Image:
@@ -224,7 +239,7 @@ def _opened(stream: IO[bytes]) -> Image.Image:
         if kind := tiff.kind_of(stream):
             reason = f"is a TIFF of a kind that cannot be read ({kind}); {tiff.ADVICE}"
         elif "HEIF" not in _formats() and head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-            reason = "is HEIC, which is read after pip install 'shutterline[heic]'; or convert it to JPEG"
+            reason = NEEDS_HEIC
         else:
             reason = "is not an image in a known format"
         raise UnreadableImageError(reason) from None
@@ -270,12 +285,7 @@ def _meaning(image: Image.Image, stream: IO[bytes]) -> Meaning:
                     "with 8 bits"
                 )
             case "TGA" if not head[17] & 15:
-                return Meaning(alpha="none")  # its fourth channel, or bit, has no meaning
-            case "PSD":
-                if struct.unpack(">H", head[24:26]) == (7,):
-                    raise ValueError("is a PSD of several channels without a color mode; save it as RGB")
-                # Photoshop saves layers merged on white; without layers a fourth channel is a saved selection.
-                return Meaning(alpha="on white" if _is_transparent_psd(stream) else "none")
+                return Meaning(has_alpha=False)  # its fourth channel, or bit, has no meaning
         return Meaning()
     finally:
         stream.seek(position)
@@ -287,21 +297,3 @@ def _bits_of_jpeg2000(stream: IO[bytes]) -> int:
         start = data.find(b"\xff\x4f\xff\x51")
         (components,) = struct.unpack(">H", data[start + 40 : start + 42])
         return max((data[start + 42 + 3 * index] & 0x7F) + 1 for index in range(components))
-
-
-def _is_transparent_psd(stream: IO[bytes]) -> bool:
-    """Whether the first extra channel of a PSD is the transparency of the merged picture (a negative layer count)."""
-    stream.seek(26)
-    for _ in range(2):  # color mode data, image resources
-        (length,) = struct.unpack(">I", stream.read(4))
-        stream.seek(length, os.SEEK_CUR)
-    sections, layers, count = struct.unpack(">IIh", stream.read(10))
-    return bool(sections and layers and count < 0)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    with suppress(*_DAMAGED):  # such an image is read as it is stored
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
-        if isinstance(orientation, int) and orientation in _UPRIGHT:
-            return image.transpose(_UPRIGHT[orientation])
-    return image

@@ -7,13 +7,12 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-
-from components.data_prep.folder_tree import Folder, images_below, joined, paths_below
-from components.data_prep.images import read_batches
+from components.data_prep.folder_tree import Folder, identity, images_below, joined, paths_below
+from components.data_prep.images import image_split
 from components.data_prep.left_out import count_left_out
 from components.data_prep.source import (
     Source,
@@ -47,15 +46,7 @@ def is_table(name: str) -> bool:
 
 
 def find_tables(data: Path, root: Folder) -> Tables:
-    """The tables in the folders of splits; none, if none is there.
-
-    Args:
-        data: The data folder, for messages.
-        root: What is in it.
-
-    Raises:
-        DataError: A split has two, or one for training is missing.
-    """
+    """The tables in the folders of splits, if there are any; an error if a split has two, or training none."""
     found: dict[SplitName, list[tuple[str, str]]] = {}
     folders: dict[SplitName, list[str]] = {}
     for name, folder in root.folders.items():
@@ -96,76 +87,64 @@ def open_info_csv(data: Path, root: Folder, tables: Tables, n_classes: int, *, f
         DataError: A table cannot be read, names files that are not there or lie outside its folder, or disagrees with
             the other tables or the params.
     """
-    paths = {split: data / folder / file for split, (folder, file) in tables.items()}
     read = {
-        split: _Table(paths[split], root.folders[folder], data, follow_links=follow_links)
-        for split, (folder, _) in tables.items()
+        split: _Table(data / folder / file, root.folders[folder], data, follow_links=follow_links)
+        for split, (folder, file) in tables.items()
     }
-    classes = training_classes(paths["train"], set(read["train"].types), n_classes)
+    classes = training_classes(read["train"].path, {row.type for row in read["train"].rows.values()}, n_classes)
     label_of = {name: label for label, name in enumerate(classes)}
     used: dict[str, Path] = {}
     splits: dict[SplitName, SourceSplit] = {}
     for split, table in read.items():
-        check_known_classes(paths[split], table.types, classes)
-        for real in sorted(table.real):
-            if real in used:
-                raise DataError(
-                    f"{shown(paths[split])}: names {shown(real)}, and so does {shown(used[real])}; "
-                    "an image has one split"
-                )
-            used[real] = paths[split]
-        files = [f"{tables[split][0]}/{file}" for file in table.files]
-        labels = np.array([label_of[name] for name in table.types], dtype=np.int64)
-        splits[split] = SourceSplit(labels, partial(read_batches, data, files))
-    unused = [path for path, name, at in images_below(root) if at.links.get(name, f"{at.real}/{name}") not in used]
-    return Source(
-        path=data,
-        name=FILE_NAME,
-        classes=classes,
-        splits=splits,
-        folders={split: folder for split, (folder, _) in tables.items()},
-        left_out=count_left_out(root, {"in no table": unused}, {*used, *map(os.path.realpath, paths.values())}),
-    )
+        check_known_classes(table.path, {row.type for row in table.rows.values()}, classes)
+        for key in table.rows.keys() & used.keys():
+            raise DataError(
+                f"{shown(table.path)}: names {shown(table.rows[key].file)}, and so does {shown(used[key])}; "
+                "an image has one split"
+            )
+        used |= dict.fromkeys(table.rows, table.path)
+        folder = tables[split][0]
+        rows = [(f"{folder}/{row.file}", label_of[row.type]) for row in table.rows.values()]
+        splits[split] = image_split(data, folder, rows)
+    found = {*used, *(real for table in read.values() for real in table.real)}
+    unused = [path for path, name, at in images_below(root) if not found & {at.identity(name), f"{at.real}/{name}"}]
+    return Source(data, FILE_NAME, classes, splits, count_left_out(root, {"in no table": unused}, found))
+
+
+class _Row(NamedTuple):
+    line: int
+    file: str  # below the table's folder
+    type: str
 
 
 class _Table:
-    """One info.csv: paths below its folder, the class of each, and the real paths.
+    """One info.csv, its rows by the identity of their files; `real` has the real paths of these and of the table."""
 
-    Raises:
-        DataError: It cannot be used.
-    """
-
-    def __init__(self, path: Path, folder: Folder, data: Path, *, follow_links: bool) -> None:
+    def __init__(self, path: Path, tree: Folder, data: Path, *, follow_links: bool) -> None:
         if not follow_links:
             require_inside(path.parent, data, "what it leads to")
             require_inside(path, path.parent, "what it leads to")
         if not path.is_file():  # opening a pipe would wait for its other end
             raise DataError(f"{shown(path)}: is not a file")
-        self.files: list[str] = []
-        self.types: list[str] = []
-        self.real: set[str] = set()
-        self._folder, self._tree, self._follow_links = path.parent, folder, follow_links
-        self._root = os.path.realpath(path.parent)
+        self.path, self.real = path, {os.path.realpath(path)}
+        self.rows: dict[str, _Row] = {}
+        self._tree, self._follow_links, self._root = tree, follow_links, os.path.realpath(path.parent)
         self._parents: dict[str, str] = {}
-        first_seen: dict[str, tuple[int, str]] = {}
         repeated, of_other_form = 0, []
         for line, written, name in _rows(path):
             where = f"{shown(path)}, line {line}"
-            file, real = self._locate(written, where)
-            if composed(file) == composed(os.path.normpath(written)) and file != os.path.normpath(written):
-                of_other_form.append(written)
-            earlier_line, earlier = first_seen.setdefault(real, (line, name))
-            if earlier != name:
+            file, real, status = self._locate(written, where)
+            row = _Row(line, file, name)
+            earlier = self.rows.setdefault(identity(real, status), row)
+            if earlier.type != name:
                 raise DataError(
-                    f"{where}: {shown(written)} is of type {shown(name)}, and by line {earlier_line} of type "
-                    f"{shown(earlier)}; an image has one class"
+                    f"{where}: {shown(written)} is of type {shown(name)}, and by line {earlier.line} of type "
+                    f"{shown(earlier.type)}; an image has one class"
                 )
-            if earlier_line == line:
-                self.files.append(file)
-                self.types.append(name)
-                self.real.add(real)
-            else:
-                repeated += 1
+            repeated += earlier is not row
+            self.real.add(real)
+            if file != os.path.normpath(written):
+                of_other_form.append(written)
         if repeated:
             _log.warning("%s: %d row(s) say again what earlier rows say", shown(path), repeated)
         if of_other_form:
@@ -175,53 +154,53 @@ class _Table:
                 len(of_other_form),
                 ascii(of_other_form[0]),
             )
-        if not self.files:
+        if not self.rows:
             raise DataError(f"{shown(path)}: has no row below its header; name one image a row")
 
-    def _locate(self, written: str, where: str) -> tuple[str, str]:
+    def _locate(self, written: str, where: str) -> tuple[str, str, os.stat_result]:
+        """The path below the table's folder, the real path and the status of the file that a row names."""
+        file, folder = os.path.normpath(written), shown(self.path.parent)
         if written.startswith("/"):
-            raise DataError(
-                f"{where}: {shown(written)} is an absolute path; write it relative to {shown(self._folder)}"
-            )
-        file = os.path.normpath(written)
+            raise DataError(f"{where}: {shown(written)} is an absolute path; write it relative to {folder}")
         if file == ".." or file.startswith("../"):
-            raise DataError(f"{where}: {shown(written)} leads out of {shown(self._folder)}; images stay below it")
+            raise DataError(f"{where}: {shown(written)} leads out of {folder}; images stay below it")
+        alike: list[str] = []
         try:
-            real, mode = self._real_and_mode(file)
-            alike = self._by_composed_name.get(composed(file), []) if mode is None else []
-            if len(alike) == 1:
-                file = alike[0]
-                real, mode = self._real_and_mode(file)
+            real, status = self._real_path(file)
+            if status is None:
+                alike = self._by_composed_name.get(composed(file), [])
+                if len(alike) == 1:
+                    file = alike[0]
+                    real, status = self._real_path(file)
         except OSError as error:
             raise DataError(f"{where}: {shown(written)} cannot be read: {error.strerror}") from error
-        if mode is None:
+        if status is None:
             advice = "; its parts are separated by /, not by \\" if "\\" in written else ""
             if alike:
                 advice = f"; it may be {' or '.join(map(ascii, alike))}, alike but for Unicode composition: rename one"
-            raise DataError(f"{where}: there is no file {shown(written)} in {shown(self._folder)}{advice}")
+            raise DataError(f"{where}: there is no file {shown(written)} in {folder}{advice}")
         if not self._follow_links and real != self._root and not real.startswith(f"{self._root}/"):
             raise DataError(
-                f"{where}: {shown(written)} leads out of {shown(self._folder)} by a link; copy the file, or give "
-                "--follow-links"
+                f"{where}: {shown(written)} leads out of {folder} by a link; copy the file, or give --follow-links"
             )
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{where}: {shown(written)} is not a file")
-        return file, real
+        return file, real, status
 
-    def _real_and_mode(self, file: str) -> tuple[str, int | None]:
+    def _real_path(self, file: str) -> tuple[str, os.stat_result | None]:
         # The real path of a parent folder is looked up once: a row costs two system calls.
         parent, name = os.path.split(file)
         if parent not in self._parents:
             self._parents[parent] = os.path.realpath(f"{self._root}/{parent}")
         real = f"{self._parents[parent]}/{name}"
         try:
-            mode = os.lstat(real).st_mode
-            if stat.S_ISLNK(mode):
+            status = os.lstat(real)
+            if stat.S_ISLNK(status.st_mode):
                 real = os.path.realpath(real)
-                mode = Path(real).stat().st_mode
+                status = Path(real).stat()
         except (FileNotFoundError, NotADirectoryError):
             return real, None
-        return real, mode
+        return real, status
 
     @cached_property
     def _by_composed_name(self) -> dict[str, list[str]]:

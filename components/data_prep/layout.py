@@ -32,13 +32,14 @@ def open_source(data: Path, n_classes: int, *, follow_links: bool = False) -> So
     Raises:
         DataError: Not a folder, none of the layouts or several, or one whose content cannot be used.
     """
+    where = shown(data)
     with reading(data):
         if not data.exists():
-            raise DataError(f"{shown(data)}: there is no such data folder")
+            raise DataError(f"{where}: there is no such data folder")
         if not data.is_dir():
-            raise DataError(f"{shown(data)}: is a file; name the folder that holds the data, and unpack archives first")
+            raise DataError(f"{where}: is a file; name the folder that holds the data, and unpack archives first")
         if (data / DATASET.manifest_file).exists():
-            raise DataError(f"{shown(data)}: is a dataset directory already; give it to train as it is")
+            raise DataError(f"{where}: is a dataset directory already; give it to train as it is")
         idx = find_idx_files(data)
     root = read_tree(data, follow_links=follow_links)
     if "" in root.problems:
@@ -46,13 +47,13 @@ def open_source(data: Path, n_classes: int, *, follow_links: bool = False) -> So
     tables = find_tables(data, root)
     folders = None if tables else find_class_folders(data, root)
     # Folders of splits hold the images that the tables name; only others can be classes.
-    beside_table = tables and any(folder.has_images() for name, folder in root.folders.items() if not split_of(name))
+    beside_table = tables and any(not split_of(name) for name in root.with_images())
     found = ["IDX files"] if idx else []
     found += [f"{shown(tables['train'][0])}/{FILE_NAME}"] if tables else []
-    found += ["a folder per class"] if folders is not None or beside_table else []
+    found += ["a folder per class"] if folders or beside_table else []
     if len(found) > 1:
         raise DataError(
-            f"{shown(data)}: holds {' and '.join(found)}, and it must be clear which counts; it may be {_LAYOUTS}"
+            f"{where}: holds {' and '.join(found)}, and it must be clear which counts; it may be {_LAYOUTS}"
         )
     if idx:
         return open_idx(data, root, idx, n_classes, follow_links=follow_links)
@@ -62,7 +63,7 @@ def open_source(data: Path, n_classes: int, *, follow_links: bool = False) -> So
         raise _unknown(data, root)
     if any(map(is_table, root.others)):
         step_logger("data-prep").warning(
-            "%s: %s is not read, lying in no folder of a split; the classes are the folders", shown(data), FILE_NAME
+            "%s: %s is not read, lying in no folder of a split; the classes are the folders", where, FILE_NAME
         )
     return open_class_folders(data, root, folders, n_classes)
 
@@ -80,7 +81,7 @@ def _unknown(data: Path, root: Folder) -> DataError:
     with reading(data):
         content = sorted(path.name + "/" * path.is_dir() for path in data.iterdir())
     advice = ""
-    if unlabelled := [name for name in root.with_images() if split_of(name)]:
+    if unlabelled := list(filter(split_of, root.with_images())):
         advice = (
             f"; {listed(unlabelled)} hold(s) images in no class folder, which have no label: put each into a folder of "
             "its class"

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops
+from PIL import Image
 
 from components.shared.artifacts.dataset import Images
 
@@ -25,6 +25,7 @@ NOTES: dict[Note, str] = {
     "float to 1": "have floating-point values of at most 1, which are read as 0 to 1",
     "float to 255": "have floating-point values beyond 1, which are read as 0 to 255",
 }
+SCALES: set[Note] = {"float to 1", "float to 255"}
 _DARK = 4096
 
 OnNote = Callable[[Note], object]
@@ -43,15 +44,14 @@ class Meaning:
         inverted: Whether 0 is white in wide integers.
         swapped: Whether the bytes of wide values are in the wrong order.
         unsigned: Whether integers of 32 bits are unsigned.
-        alpha: ``real``; ``none``: what looks like an alpha channel is something else; ``on white``: the colors are
-            composited on white already.
+        has_alpha: Whether what looks like an alpha channel is one.
     """
 
     bits: int = 16
     inverted: bool = False
     swapped: bool = False
     unsigned: bool = False
-    alpha: Literal["real", "none", "on white"] = "real"
+    has_alpha: bool = True
 
 
 def fitted(
@@ -82,7 +82,7 @@ def fitted(
     meaning = meaning or Meaning()
     if image.mode in ("RGBa", "La"):
         image = image.convert(image.mode.upper())
-    alpha = _alpha(image) if meaning.alpha != "none" else None
+    alpha = _alpha(image) if meaning.has_alpha else None
     # A palette's transparent entry would otherwise travel along and make conversions guess.
     image.info.pop("transparency", None)
     if image.mode == "I" or image.mode.startswith("I;") or image.mode == "F":
@@ -93,7 +93,10 @@ def fitted(
         image = image.convert(mode)
     if alpha is not None:
         note("transparent" if alpha.getextrema() != (0, 0) else "wholly transparent")
-        image = _composited(image, alpha, background, meaning.alpha == "on white")
+        color = Image.new("RGB", (1, 1), background).convert(mode).getpixel((0, 0))  # in grey its luma
+        canvas = Image.new(mode, image.size, color)
+        canvas.paste(image, mask=alpha)
+        image = canvas
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(shape)
@@ -112,18 +115,6 @@ def _alpha(image: Image.Image) -> Image.Image | None:
         alpha = image.convert("RGBA").getchannel("A")
     lowest, _ = alpha.getextrema()
     return None if lowest == 255 else alpha
-
-
-def _composited(image: Image.Image, alpha: Image.Image, background: Background, on_white: bool) -> Image.Image:
-    color = Image.new("RGB", (1, 1), background).convert(image.mode).getpixel((0, 0))  # in grey its luma
-    canvas = Image.new(image.mode, image.size, color)
-    if not on_white:
-        canvas.paste(image, mask=alpha)
-        return canvas
-    # Of the white that shows through, as much is taken away as the background is darker.
-    darker = ImageChops.invert(canvas)
-    darker.paste(0 if image.mode == "L" else (0, 0, 0), mask=alpha)
-    return ImageChops.subtract(image, darker)
 
 
 def _in_8_bits(image: Image.Image, meaning: Meaning, note: OnNote) -> Image.Image:

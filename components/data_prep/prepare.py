@@ -14,8 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from components.data_prep.layout import open_source
-from components.data_prep.left_out import check_pictures, log_left_out
-from components.data_prep.pixels import NOTES, Note
+from components.data_prep.pixels import NOTES, SCALES, Note
 from components.data_prep.source import Batch, Source, alike, listed, shown
 from components.data_prep.splits import Mask, assign_splits
 from components.shared.artifacts.artifact import read_manifest
@@ -31,7 +30,6 @@ _LOG_SECONDS = 30.0
 _STATUS_SECONDS = 2.0
 _CLASSES_SHOWN = 20
 _NAME_WIDTH = 40
-_SCALES: set[Note] = {"float to 1", "float to 255"}
 
 _log = step_logger("data-prep")
 
@@ -71,11 +69,12 @@ class PrepareResult:
 
     def event(self, seconds: float) -> Succeeded:
         """The result as the step's last status event."""
+        unreadable = {"unreadable images": len(self.manifest.unreadable)} if self.manifest.unreadable else {}
         return Succeeded(
             seconds=seconds,
             metrics={f"{split}_images": float(count) for split, count in self.counts.items()},
             artifacts={"dataset": str(self.dataset)},
-            left_out=self.manifest.left_out.by_name(),
+            left_out=self.manifest.left_out.by_name() | unreadable,
         )
 
 
@@ -104,11 +103,11 @@ def prepare(
         raise ArtifactError(problem)
     source = open_source(data, params.n_classes, follow_links=follow_links)
     _log_source(source, params)
-    check_pictures(source, params.max_unreadable)
-    _log_replaced(dataset, source)
     preparation = _Preparation(source, dataset, params, emit)
+    preparation.check_unreadable()
+    _log_replaced(dataset, source)
     while (manifest := preparation.write()) is None:
-        pass
+        _log.info("holding out anew, without the images that were set aside")
     result = PrepareResult(dataset, manifest)
     for split, fraction in preparation.fractions.items():
         held_out = (result.counts[split], split, params.manual_seed, split, fraction)
@@ -120,13 +119,13 @@ def prepare(
 def _log_source(source: Source, params: Params) -> None:
     found = ", ".join(f"{len(split.labels)} {name} images" for name, split in source.splits.items())
     _log.info("%s: %s in %d classes", source.name, found, len(source.classes))
-    if renamed := [
-        f"{shown(folder)} as {split}" for split, folder in source.folders.items() if folder not in ("", split)
-    ]:
-        _log.info("folders of splits: %s", ", ".join(renamed))
+    folders = {split: of.folder for split, of in source.splits.items() if of.folder not in ("", split)}
+    if folders:
+        _log.info(
+            "folders of splits: %s", ", ".join(f"{shown(folder)} as {split}" for split, folder in folders.items())
+        )
     if similar := alike(source.classes):
         _log.warning("%d classes differ from another in case or spaces alone: %s", len(similar), listed(similar))
-    log_left_out(source.left_out)
     if source.name == "IDX files" and params.alpha_background != "white":
         _log.warning("alpha_background %s has no effect: IDX images are never transparent", params.alpha_background)
     if "validation" in source.splits and params.validation_fraction > 0:
@@ -191,35 +190,46 @@ class _Preparation:
             self.fractions["validation"] = params.validation_fraction
         # By split of the source, then by position in it.
         self._unreadable: dict[SplitName, dict[int, UnreadableImage]] = {name: {} for name in source.splits}
+        for name, split in source.splits.items():
+            self._set_aside(name, split.unreadable)
+
+    def _set_aside(self, split: SplitName, found: dict[int, UnreadableImage]) -> None:
+        left = max(0, _WARNINGS_SHOWN - sum(map(len, self._unreadable.values())))
+        self._unreadable[split] |= found
+        for image in list(found.values())[:left]:
+            _log.warning("set aside %s: %s", image.file, image.reason)
 
     def write(self) -> DatasetManifest | None:
         """Write the whole dataset; None if images turned out unreadable and what is held out must be drawn anew."""
-        known = self._unreadable_count, len(self._unreadable["train"])
-        self._noted: Counter[Note] = Counter()
+        known = {name: len(found) for name, found in self._unreadable.items()}
+        noted: Counter[Note] = Counter()
         assigned = self._assigned()
-        classes, shape = list(self._source.classes), self._params.image_shape
-        with DatasetWriter(self._dataset, classes, shape) as writer, warnings.catch_warnings():
+        source, params = self._source, self._params
+        with (
+            DatasetWriter(self._dataset, list(source.classes), params.image_shape) as writer,
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")  # what Pillow warns of is read, or set aside with a reason
             for name, batch in self._batches():
-                labels = self._source.splits[name].labels[batch.positions]
+                noted.update(batch.noted)
+                labels = source.splits[name].labels[batch.positions]
                 for target, mask in assigned[name].items():
                     if (chosen := mask[batch.positions]).any():
                         writer.add(target, batch.images[chosen], labels[chosen])
-            if self._unreadable_count > known[0]:
-                self._check_share()
+            if known != {name: len(found) for name, found in self._unreadable.items()}:
+                self.check_unreadable()
                 self._assigned()  # an error if a class has too few images now
-                if self.fractions and len(self._unreadable["train"]) > known[1]:
-                    _log.info("holding out anew, without the images that were set aside")
+                if self.fractions and len(self._unreadable["train"]) > known["train"]:
                     return None
-            self._log_notes()
+            _log_notes(noted, params)
             return writer.commit(
-                source=self._source.name,
+                source=source.name,
                 test_split=self._origin("test") or "given",
                 validation_split=self._origin("validation"),
-                split_folders={split: shown(folder) for split, folder in self._source.folders.items()},
-                left_out=self._source.left_out,
-                noted={note: self._noted[note] for note in NOTES if self._noted[note]},
-                manual_seed=self._params.manual_seed,
+                split_folders={split: shown(of.folder) for split, of in source.splits.items()},
+                left_out=source.left_out,
+                noted={note: noted[note] for note in NOTES if noted[note]},
+                manual_seed=params.manual_seed,
                 unreadable=[image for found in self._unreadable.values() for _, image in sorted(found.items())],
             )
 
@@ -237,13 +247,9 @@ class _Preparation:
             return Progress(done, total, "images", samples_per_second=rate, eta_seconds=eta)
 
         for name, split in self._source.splits.items():
-            found = self._unreadable[name]
-            for batch in split.batches(self._params.image_shape, frozenset(found), self._params.background):
-                self._noted.update(batch.noted)
-                for position, image in batch.unreadable.items():
-                    found[position] = image
-                    if self._unreadable_count <= _WARNINGS_SHOWN:
-                        _log.warning("set aside %s: %s", image.file, image.reason)
+            known = frozenset(self._unreadable[name])
+            for batch in split.batches(self._params.image_shape, known, self._params.background):
+                self._set_aside(name, batch.unreadable)
                 yield name, batch
                 done += len(batch.positions)
                 if time.monotonic() - reported > _STATUS_SECONDS:
@@ -254,10 +260,6 @@ class _Preparation:
                     logged = time.monotonic()
         done = total
         self._emit(progress())
-
-    @property
-    def _unreadable_count(self) -> int:
-        return sum(len(found) for found in self._unreadable.values())
 
     def _assigned(self) -> dict[SplitName, dict[SplitName, Mask]]:
         where, n_classes = shown(self._source.path), len(self._source.classes)
@@ -280,28 +282,38 @@ class _Preparation:
         train = assign_splits(labels, readable["train"], n_classes, self.fractions, self._params.manual_seed)
         return {name: train if name == "train" else {name: mask} for name, mask in readable.items()}
 
-    def _check_share(self) -> None:
-        lost = sum(pictures.count for pictures in self._source.pictures)
-        count, total = self._unreadable_count + lost, self._source.count + lost
-        if count - lost > _WARNINGS_SHOWN:
-            _log.warning("set aside %d images in all", count - lost)
-        if count / total > self._params.max_unreadable:
-            found = next(found for found in self._unreadable.values() if found)
-            first = found[min(found)]
-            with_lost = f", {lost} of them for their ending" if lost else ""
-            raise DataError(
-                f"{shown(self._source.path)}: {count} of {total} images cannot be read ({count / total:.2%}"
-                f"{with_lost}), and max_unreadable is {self._params.max_unreadable:.2%}; the first is {first.file}: "
-                f"{first.reason}; mend or remove them, or raise max_unreadable"
-            )
+    def check_unreadable(self) -> None:
+        """Raise an error if more than `max_unreadable` of all images cannot be read, or so of most of one class."""
+        groups: dict[str, list[UnreadableImage]] = {}
+        totals = {"images": self._source.count}
+        for name, found in self._unreadable.items():
+            labels = self._source.splits[name].labels
+            counts = np.bincount(labels).tolist()
+            for position, image in sorted(found.items()):
+                of_class = f"images of {self._source.classes[labels[position]]} in {name}"
+                totals[of_class] = counts[labels[position]]
+                groups.setdefault("images", []).append(image)
+                groups.setdefault(of_class, []).append(image)
+        if (count := len(groups.get("images", ()))) > _WARNINGS_SHOWN:
+            _log.warning("set aside %d images in all", count)
+        allowed = self._params.max_unreadable
+        for what, images in groups.items():
+            share = len(images) / totals[what]
+            if share > allowed and (what == "images" or share > 0.5):
+                raise DataError(
+                    f"{shown(self._source.path)}: {len(images)} of {totals[what]} {what} cannot be read ({share:.2%}), "
+                    f"and max_unreadable is {allowed:.2%}; the first is {images[0].file}: {images[0].reason}; mend or "
+                    "remove them, or raise max_unreadable to leave them out"
+                )
 
-    def _log_notes(self) -> None:
-        for note, text in NOTES.items():
-            if count := self._noted[note]:
-                level = logging.INFO if note in _SCALES else logging.WARNING
-                _log.log(level, "%d image(s) %s", count, text.format(background=self._params.alpha_background))
-        if set(self._noted) >= _SCALES:
-            _log.warning(
-                "floating-point images are read by two scales, each by its own values: where the data mean 0 to 255, "
-                "those of at most 1 become bright and should be nearly black; convert the images to 8 bits"
-            )
+
+def _log_notes(noted: Counter[Note], params: Params) -> None:
+    for note, text in NOTES.items():
+        if count := noted[note]:
+            level = logging.INFO if note in SCALES else logging.WARNING
+            _log.log(level, "%d image(s) %s", count, text.format(background=params.alpha_background))
+    if noted.keys() >= SCALES:
+        _log.warning(
+            "floating-point images are read by two scales, each by its own values: where the data mean 0 to 255, "
+            "those of at most 1 become bright and should be nearly black; convert the images to 8 bits"
+        )

@@ -1,4 +1,4 @@
-"""What a layout of the data becomes: classes and splits of images, and the checks that all layouts share."""
+"""What every layout becomes: classes, and splits of labelled images that are read in batches."""
 
 from __future__ import annotations
 
@@ -47,37 +47,19 @@ ReadBatches = Callable[[tuple[int, int, int], Collection[int], Background], Iter
 
 @dataclass(frozen=True)
 class SourceSplit:
-    """One split as the data brings it: int64 labels of shape (n,), readable or not, and how its images are read."""
-
-    labels: Labels
-    batches: ReadBatches
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures in the folder of one class that are not read.
+    """One split as the data brings it.
 
     Attributes:
-        path: The folder's path below the data folder.
-        endings: How many there are of each ending.
-        example: The path of one of them; empty where there is none.
-        read: How many images of that folder are read.
+        folder: Its folder below the data folder; empty: the data folder itself.
+        labels: int64 of shape (n,), of readable and unreadable images.
+        batches: Reads the images.
+        unreadable: Images that are known to be unreadable before any is opened, by position.
     """
 
-    path: str
-    endings: dict[str, int]
-    example: str
-    read: int
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return sum(self.endings.values())
-
-    @property
-    def share(self) -> float:
-        """Their share of all pictures of that folder."""
-        return self.count / (self.count + self.read)
+    folder: str
+    labels: Labels
+    batches: ReadBatches
+    unreadable: dict[int, UnreadableImage] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,18 +71,14 @@ class Source:
         name: What the manifest calls it, such as ``IDX files``.
         classes: Class names, in NFC; labels index them.
         splits: The splits that the data brings, ``train`` always, in the order train, test, validation.
-        folders: The folder of each, below the data folder; empty where its class folders lie in that itself.
         left_out: What is not read.
-        pictures: Of it, the pictures that training would lack, by class folder.
     """
 
     path: Path
     name: str
     classes: tuple[str, ...]
     splits: dict[SplitName, SourceSplit]
-    folders: dict[SplitName, str]
     left_out: LeftOut
-    pictures: tuple[Pictures, ...] = ()
 
     @property
     def count(self) -> int:
@@ -153,11 +131,7 @@ def in_class_order(names: Collection[str]) -> tuple[str, ...]:
 
 
 def training_classes(where: Path, names: Collection[str], n_classes: int) -> tuple[str, ...]:
-    """The classes of the training split in the order of their labels.
-
-    Raises:
-        DataError: They are not `n_classes`.
-    """
+    """The classes of the training split in the order of their labels; an error if they are not `n_classes`."""
     classes = in_class_order(names)
     if len(classes) != n_classes:
         # A single class can be no option of a run.
@@ -170,11 +144,7 @@ def training_classes(where: Path, names: Collection[str], n_classes: int) -> tup
 
 
 def check_known_classes(where: Path, held_out: Collection[str], classes: Collection[str]) -> None:
-    """Refuse classes of the test or validation split that the training split does not have.
-
-    Raises:
-        DataError: There is one.
-    """
+    """Refuse classes of the test or validation split that the training split does not have."""
     if unknown := in_class_order(set(held_out) - set(classes)):
         by_form = {_loosely(name): name for name in classes}
         advice = "".join(

@@ -35,8 +35,8 @@ def split_of(name: str) -> SplitName | None:
 
 
 def split_in(name: str) -> SplitName | None:
-    """The split that one word of a name means, as in ``seg_train`` or ``val2017``; None if none or several do."""
-    found = {SPLIT_NAMES[word] for word in re.findall(r"[^\W\d_]+", name.casefold()) if word in SPLIT_NAMES}
+    """The split that one part of a name means, as in ``seg_train`` or ``val2017``; None if none or several do."""
+    found = {SPLIT_NAMES[part] for part in re.findall(r"[^\W\d_]+", name.casefold()) if part in SPLIT_NAMES}
     return found.pop() if len(found) == 1 else None
 
 

@@ -21,9 +21,14 @@ from components.shared.params.params import Params
 Pixels = npt.NDArray[np.uint8]
 
 NOTHING_LEFT_OUT = {"files": {}, "images": {}, "folders": {}, "files_in_folders": 0}
+TWO_OF_EACH = ("cat/×2.png", "dog/×2.png")
+LUMA = np.array([0.299, 0.587, 0.114])
+IMAGES = np.arange(6 * 16, dtype=np.uint8).reshape(6, 4, 4)
+LABELS = np.array([0, 1, 0, 1, 0, 1], dtype=np.uint8)
 
 
 def params(**changes: Any) -> Params:
+    """Params of 4×4 grey images in two classes, half of them held out, with other values where they are given."""
     return Params.from_dict(
         {
             "image_height": 4,
@@ -37,16 +42,34 @@ def params(**changes: Any) -> Params:
     )
 
 
-def prepared(data: Path, out: str = "out", **changes: Any) -> PrepareResult:
-    return prepare(data=data, dataset=data.parent / out, params=params(**changes))
-
-
 def params_json(**changes: Any) -> str:
     return json.dumps(params(**changes).to_dict())
 
 
+def prepared(data: Path, out: str = "out", **changes: Any) -> PrepareResult:
+    return prepare(data=data, dataset=data.parent / out, params=params(**changes))
+
+
+def refusal(data: Path, *options: str, **changes: Any) -> str:
+    """The message that data prep ends with: one line, exit code 2, and nothing written."""
+    dataset = data.parent / "out"
+    told = io.StringIO()
+    with redirect_stderr(told), redirect_stdout(io.StringIO()) as printed:
+        code = main(["--data", str(data), "--dataset", str(dataset), "--params", params_json(**changes), *options])
+    lines = told.getvalue().splitlines()
+    errors = [line for line in lines if " ERROR " in line]
+    assert (code, len(errors), printed.getvalue()) == (2, 1, ""), told.getvalue()
+    assert all(" data-prep " in line for line in lines), "nothing but log lines, and so no traceback"
+    assert files_of(dataset) == {}
+    return errors[0].partition(" failed: ")[2].replace(f"{data}", "DATA")
+
+
 def random_pixels(*shape: int, seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def as_rgb(grey: Pixels) -> Pixels:
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def on_background(shown: Pixels, alpha: Pixels, background: Sequence[int] = (255, 255, 255)) -> Pixels:
@@ -59,10 +82,34 @@ def plain(value: int, height: int = 4, width: int = 4) -> Pixels:
     return np.full((height, width), value, dtype=np.uint8)
 
 
+def encoded(image: Image.Image | Pixels, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, kind, **options)
+    return stream.getvalue()
+
+
 def save(path: Path, pixels: Pixels, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
     return path
+
+
+def tree(folder: Path, *files: str, first: int = 0) -> Path:
+    """A folder with files: ``cat/×3.png`` is three images of their own grey, what is no PNG is text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    value = first
+    for file in files:
+        start, many, end = file.partition("×")
+        count, dot, ending = end.partition(".")
+        for name in [f"{start}{number}{dot}{ending}" for number in range(int(count))] if many else [file]:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix.lower() == ".png":
+                save(path, plain(value))
+                value += 1
+            else:
+                path.write_text("text")
+    return folder
 
 
 def class_folders(folder: Path, counts: Mapping[str, int], first: int = 0) -> Path:
@@ -87,16 +134,14 @@ def idx_bytes(values: Pixels, dims: Iterable[int] | None = None, type_code: int 
     return struct.pack(f">BBBB{len(sizes)}I", 0, 0, type_code, len(sizes), *sizes) + values.tobytes()
 
 
-def write_idx(path: Path, values: Pixels) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = idx_bytes(values)
-    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-    return path
-
-
-def idx_folder(folder: Path, images: Pixels, labels: Iterable[int], split: str = "train", end: str = "") -> Path:
-    write_idx(folder / f"{split}-images-idx3-ubyte{end}", images)
-    write_idx(folder / f"{split}-labels-idx1-ubyte{end}", np.array(list(labels), dtype=np.uint8))
+def idx_folder(
+    folder: Path, images: Pixels = IMAGES, labels: Iterable[int] = LABELS, split: str = "train", end: str = ""
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"images-idx3": images, "labels-idx1": np.array(list(labels), dtype=np.uint8)}
+    for content, array in values.items():
+        data = idx_bytes(array)
+        (folder / f"{split}-{content}-ubyte{end}").write_bytes(gzip.compress(data, mtime=0) if end else data)
     return folder
 
 
@@ -109,35 +154,7 @@ def values_of(dataset: Path, split: str) -> list[int]:
     return [int(image.flat[0]) for image in stored(dataset, split)[0]]
 
 
-def files_of(dataset: Path) -> dict[str, bytes]:
+def files_of(folder: Path) -> dict[str, bytes]:
     return {
-        path.relative_to(dataset).as_posix(): path.read_bytes() for path in sorted(dataset.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
-
-
-def tree(folder: Path, *files: str, first: int = 0) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    value = first
-    for file in files:
-        start, many, end = file.partition("×")
-        count, dot, ending = end.partition(".")
-        for name in [f"{start}{number}{dot}{ending}" for number in range(int(count))] if many else [file]:
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix.lower() == ".png":
-                save(path, plain(value))
-                value += 1
-            else:
-                path.write_text("text")
-    return folder
-
-
-def refusal(data: Path, dataset: Path, *options: str, **changes: Any) -> str:
-    told = io.StringIO()
-    with redirect_stderr(told), redirect_stdout(io.StringIO()) as printed:
-        code = main(["--data", str(data), "--dataset", str(dataset), "--params", params_json(**changes), *options])
-    errors = [line for line in told.getvalue().splitlines() if " ERROR " in line]
-    assert (code, len(errors), printed.getvalue()) == (2, 1, ""), told.getvalue()
-    assert "Traceback" not in told.getvalue()
-    assert not (dataset / "dataset.json").exists()
-    return errors[0].partition(" failed: ")[2].replace(f"{data}", "DATA")

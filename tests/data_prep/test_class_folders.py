@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from components.shared.artifacts.dataset import open_dataset
-from components.shared.logs import log_to_stderr
 from tests.data_prep.building import (
     NOTHING_LEFT_OUT,
+    TWO_OF_EACH,
+    as_rgb,
     class_folders,
-    plain,
     prepared,
     random_pixels,
     save,
@@ -49,14 +50,13 @@ def test_a_folder_per_class_with_its_own_test_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize("color", [False, True])
 def test_pixels_of_the_right_size_are_kept_exactly(tmp_path: Path, color: bool) -> None:
     pixels = random_pixels(4, 4, 3) if color else random_pixels(4, 4)
-    for split in ("train", "test"):
-        for name in ("a", "b"):
-            save(tmp_path / "data" / split / name / "x.png", pixels)
+    for file in ("train/a/x.png", "train/b/x.png", "test/a/x.png"):
+        save(tmp_path / "data" / file, pixels)
 
     prepared(tmp_path / "data", is_image_color=color)
 
     for image in stored(tmp_path / "out", "train")[0]:
-        np.testing.assert_array_equal(image, pixels.reshape(image.shape))
+        np.testing.assert_array_equal(image, pixels if color else as_rgb(pixels)[..., :1])
 
 
 @pytest.mark.parametrize(
@@ -79,89 +79,68 @@ def test_classes_are_ordered_by_number_where_all_are_numbers(
 
 
 def test_images_in_deeper_folders_belong_to_the_class(tmp_path: Path) -> None:
-    class_folders(tmp_path / "data" / "train", {"a": 1, "b": 1})
-    class_folders(tmp_path / "data" / "test", {"a": 1, "b": 1})
-    save(tmp_path / "data" / "train" / "a" / "2024" / "may" / "x.PNG", plain(50))
+    data = tree(tmp_path / "data", "train/a/0.png", "train/b/0.png", "train/a/2024/may/x.PNG", "test/a/0.png")
 
-    prepared(tmp_path / "data")
+    prepared(data)
 
-    assert values_of(tmp_path / "out", "train") == [0, 50, 1]
+    assert values_of(tmp_path / "out", "train") == [0, 2, 1]
 
 
 def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path: Path) -> None:
-    data = class_folders(tmp_path / "data", {"a": 2, "b": 2})
-    for name in (".hidden.png", "Thumbs.db", "notes.txt", "README"):
-        (data / "a" / name).write_text("no image")
-    save(data / "a" / ".ipynb_checkpoints" / "copy.png", plain(9))
-    save(data / ".cache" / "x.png", plain(9))
+    data = tree(tmp_path / "data", *TWO_OF_EACH, "cat/Thumbs.db", "cat/notes.txt", "cat/README", "README.md")
+    tree(data, "cat/.ipynb_checkpoints/copy.png", ".cache/x.png", "cat/.hidden.png")
     (data / "lost+found").mkdir()
-    (data / "README.md").write_text("about")
 
     result = prepared(data)
 
-    assert result.counts == {"train": 2, "test": 2}
-    assert len(result.manifest.unreadable) == 0
+    assert (result.counts, result.manifest.unreadable) == ({"train": 2, "test": 2}, [])
 
 
-def test_folders_beside_those_of_splits_are_named_in_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    log_to_stderr()
-    class_folders(tmp_path / "data" / "train", {"a": 2, "b": 2})
-    class_folders(tmp_path / "data" / "test", {"a": 1, "b": 1})
-    class_folders(tmp_path / "data" / "more", {"a": 2, "b": 3})
-    save(tmp_path / "data" / "train" / "loose.png", plain(1))
+def test_folders_beside_those_of_splits_are_named_in_a_warning(tmp_path: Path, log: Callable[[], str]) -> None:
+    data = tree(tmp_path / "data", "train/a/×2.png", "train/b/×2.png", "test/a/0.png", "test/b/0.png")
+    tree(data, "more/a/×2.png", "more/b/×3.png", "train/loose.png")
 
-    result = prepared(tmp_path / "data")
+    result = prepared(data)
 
     assert result.counts == {"train": 4, "test": 2}
     assert result.manifest.left_out.images == {"in no class folder": 1, "in no split's folder": 5}
-    told = capsys.readouterr().err
+    told = log()
     assert "not read, being no split: folder(s) more" in told
-    assert "not read, being in no split's folder: 5 image(s), such as more/a/0000.png" in told
+    assert "not read, being in no split's folder: 5 image(s), such as more/a/0.png" in told
     assert "not read, being in no class folder: 1 image(s), such as train/loose.png" in told
 
 
-def test_links_inside_the_data_folder_are_followed(tmp_path: Path) -> None:
-    data = class_folders(tmp_path / "data" / ".version-1", {"a": 2, "b": 2}).parent
-    for name in ("a", "b"):
+def test_links_inside_the_data_folder_and_to_it_are_followed(tmp_path: Path) -> None:
+    data = tree(tmp_path / "elsewhere" / ".version-1", *TWO_OF_EACH).parent
+    for name in ("cat", "dog"):
         (data / name).symlink_to(Path(".version-1") / name)  # as Kubernetes mounts a ConfigMap
-    (data / "a" / "again.png").symlink_to("0001.png")
-
-    assert prepared(data).counts == {"train": 2, "test": 3}
-
-
-def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:
-    class_folders(tmp_path / "elsewhere", {"a": 2, "b": 2})
+    (data / "cat" / "again.png").symlink_to("1.png")
     (tmp_path / "data").symlink_to("elsewhere")
 
-    assert prepared(tmp_path / "data").counts == {"train": 2, "test": 2}
+    assert prepared(tmp_path / "data").counts == {"train": 2, "test": 3}
 
 
 def test_a_dataset_directory_below_the_data_is_no_class(tmp_path: Path) -> None:
-    data = class_folders(tmp_path / "data", {"a": 2, "b": 2})
+    data = tree(tmp_path / "data", *TWO_OF_EACH)
     prepared(data)
-    (tmp_path / "out").rename(data / "prepared")  # as 0.5.0 wrote it
+    (tmp_path / "out").rename(data / "prepared")
 
     result = prepared(data)
 
-    assert result.manifest.classes == ["a", "b"]
+    assert result.manifest.classes == ["cat", "dog"]
     assert result.manifest.left_out.folders == {"a dataset directory": 1}
 
 
 def test_a_file_name_of_any_bytes_is_read(tmp_path: Path) -> None:
-    data = class_folders(tmp_path / "data", {"a": 2, "b": 2})
-    (data / "a" / "0000.png").rename(data / "a" / os.fsdecode(b"\xff\n.png"))
-    (data / "b" / os.fsdecode(b"\xfe\n.png")).write_bytes(b"")
+    data = tree(tmp_path / "data", *TWO_OF_EACH)
+    (data / "cat" / "0.png").rename(data / "cat" / os.fsdecode(b"\xff\n.png"))
+    (data / "dog" / os.fsdecode(b"\xfe\n.png")).write_bytes(b"")
 
-    result = prepared(data, max_unreadable=0.5)
-
-    assert result.counts == {"train": 2, "test": 2}
-    assert [image.file for image in open_dataset(tmp_path / "out").manifest.unreadable] == ["b/\\udcfe\\n.png"]
+    assert prepared(data, max_unreadable=0.5).counts == {"train": 2, "test": 2}
+    assert [image.file for image in open_dataset(tmp_path / "out").manifest.unreadable] == ["dog/\\udcfe\\n.png"]
 
 
-def test_test_images_that_are_training_images_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log_to_stderr()
+def test_test_images_that_are_training_images_are_counted(tmp_path: Path, log: Callable[[], str]) -> None:
     data = tree(tmp_path / "data", "train/cat/×3.png", "train/dog/×2.png")
     tree(data, "test/cat/×3.png", "test/dog/×2.png", first=3)
     shutil.copy(data / "train" / "cat" / "1.png", data / "test" / "cat" / "1.png")
@@ -169,7 +148,7 @@ def test_test_images_that_are_training_images_are_counted(tmp_path: Path, capsys
 
     prepared(data)
 
-    told = capsys.readouterr().err
+    told = log()
     assert (
         "WARNING 1 of 5 test images are the same files as training images (such as test/cat/1.png); test accuracy will "
         "be too high"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ import pytest
 from components.data_prep.__main__ import main
 from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import open_dataset
-from components.shared.logs import log_to_stderr
 from tests.data_prep.building import params, params_json, prepared, tree
 
 
@@ -40,17 +40,16 @@ def test_the_log_the_manifest_and_the_result_count_by_split_and_class(
     assert {
         split: dict(zip(manifest.classes, record.class_counts, strict=True))
         for split, record in manifest.splits.items()
-    } == counts  # fmt: skip
+    } == counts
 
 
-def test_a_table_of_many_classes_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log_to_stderr()
+def test_a_table_of_many_classes_is_cut(tmp_path: Path, log: Callable[[], str]) -> None:
     names = [f"class {number:02d}{' of a long name' * 10 if number == 7 else ''}" for number in range(25)]
     data = tree(tmp_path / "data", *(f"{name}/×2.png" for name in names))
 
     prepared(data, n_classes=25)
 
-    lines = [line.partition(" data-prep ")[2] for line in capsys.readouterr().err.splitlines()]
+    lines = [line.partition(" data-prep ")[2] for line in log().splitlines()]
     assert [line.split() for line in lines[-3:]] == [
         ["class", "19", "1", "1"],
         ["and", "5", "more", "class(es)"],
@@ -59,35 +58,29 @@ def test_a_table_of_many_classes_is_cut(tmp_path: Path, capsys: pytest.CaptureFi
     assert max(map(len, lines)) < 80
 
 
-def test_classes_that_a_split_lacks_are_named_in_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log_to_stderr()
+def test_classes_that_a_split_lacks_are_named_in_a_warning(tmp_path: Path, log: Callable[[], str]) -> None:
     data = tree(tmp_path / "data", "train/cat/×2.png", "train/dog/×2.png", "train/eel/×2.png", "test/dog/0.png")
     (data / "test" / "eel").mkdir()
 
-    result = prepared(data, n_classes=3)
-
-    assert result.class_counts["test"] == {"cat": 0, "dog": 1, "eel": 0}
-    assert "WARNING test has no image of 2 class(es): cat, eel" in capsys.readouterr().err
+    assert prepared(data, n_classes=3).class_counts["test"] == {"cat": 0, "dog": 1, "eel": 0}
+    assert "WARNING test has no image of 2 class(es): cat, eel" in log()
 
 
-def test_a_dataset_of_other_data_is_replaced_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log_to_stderr()
+def test_a_dataset_that_is_replaced_is_named(tmp_path: Path, log: Callable[[], str]) -> None:
     first = tree(tmp_path / "first", "cat/×4.png", "dog/×4.png")
     other = tree(tmp_path / "other", "bus/×2.png", "car/×3.png")
 
-    prepare(data=first, dataset=tmp_path / "out", params=params())
-    assert "replaced" not in capsys.readouterr().err
-    prepare(data=first, dataset=tmp_path / "out", params=params())
-    again = capsys.readouterr().err
-    assert (
-        f"data-prep {tmp_path / 'out'}: the earlier dataset is replaced; it was made from a folder per class" in again
-    )
-    prepare(data=other, dataset=tmp_path / "out", params=params())
+    def told(data: Path) -> str:
+        prepare(data=data, dataset=tmp_path / "out", params=params())
+        return log()
 
+    assert "replaced" not in told(first)
+    assert f"data-prep {tmp_path / 'out'}: the earlier dataset is replaced; it was made from a folder per" in told(
+        first
+    )
     assert (
         f"WARNING {tmp_path / 'out'}: the earlier dataset, of other data, is replaced; it was made from a "
         "folder per class: 8 images in 2 classes (cat, dog)"
-    ) in capsys.readouterr().err
+    ) in told(other)
     (tmp_path / "out" / "dataset.json").write_text("{}")
-    prepare(data=other, dataset=tmp_path / "out", params=params())
-    assert "WARNING an earlier dataset is replaced, whose manifest cannot be read" in capsys.readouterr().err
+    assert "WARNING an earlier dataset is replaced, whose manifest cannot be read" in told(other)

@@ -13,7 +13,7 @@ import tifffile
 from components.data_prep.decoding_memory import DecodingMemory
 from components.data_prep.images import UnreadableImageError, read_image
 from components.data_prep.pixels import Note
-from tests.data_prep.building import Pixels, save
+from tests.data_prep.building import LUMA, Pixels, save
 from tests.data_prep.tiffs import COLOR, GREY, Tiff, tiffs
 
 MEMORY = DecodingMemory(2**34, 2**34)
@@ -46,8 +46,8 @@ def _read_grid(grid: Iterable[Tiff], path: Path) -> tuple[Counter[str], list[str
 def test_a_tiff_is_read_right_or_set_aside(tmp_path: Path) -> None:
     found, wrong = _read_grid(tiffs(), tmp_path / "x.tif")
     assert wrong == []
-    assert found["right"] > 150
-    assert found["set aside"] > 150
+    assert found["right"] > 120
+    assert found["set aside"] > 120
 
 
 @pytest.mark.slow
@@ -60,31 +60,18 @@ def test_every_tiff_is_read_right_or_set_aside(tmp_path: Path) -> None:
 TWELVE: Pixels = np.rint(GREY.astype(float) * 4095 / 255).astype(np.uint16)
 
 
+BLACK_0, WHITE_0 = {"photometric": "minisblack"}, {"photometric": "miniswhite"}
+
+
 @pytest.mark.parametrize(
     ("values", "options", "expected"),
     [
-        (
-            np.moveaxis(COLOR, -1, 0).astype(np.uint16) * 257,
-            {"photometric": "rgb"},
-            COLOR,
-        ),
-        (
-            GREY.astype(np.uint16) * 257,
-            {"photometric": "miniswhite"},
-            255 - GREY,
-        ),
-        (
-            TWELVE,
-            {"photometric": "minisblack", "bitspersample": 12},
-            GREY,
-        ),
-        (
-            (GREY / 255).astype(np.float32),
-            {"photometric": "minisblack", "byteorder": ">", "compression": "lzw"},
-            GREY,
-        ),
-        (GREY.astype(np.int32) * 257, {"photometric": "minisblack", "byteorder": ">"}, GREY),
-        (GREY.astype(np.uint32) * 257, {"photometric": "minisblack"}, GREY),
+        (np.moveaxis(COLOR, -1, 0).astype(np.uint16) * 257, {"photometric": "rgb"}, COLOR),
+        (GREY.astype(np.uint16) * 257, WHITE_0, 255 - GREY),
+        (TWELVE, BLACK_0 | {"bitspersample": 12}, GREY),
+        ((GREY / 255).astype(np.float32), BLACK_0 | {"byteorder": ">", "compression": "lzw"}, GREY),
+        (GREY.astype(np.int32) * 257, BLACK_0 | {"byteorder": ">"}, GREY),
+        (GREY.astype(np.uint32) * 257, BLACK_0, GREY),
     ],
     ids="planes of 16 bits,white is 0,12 bits,big-endian floats,big-endian integers,unsigned 32 bits".split(","),
 )
@@ -104,38 +91,34 @@ def test_a_tiff_is_read_as_its_8_bit_twin(
     [
         (
             (GREY.astype(int) - 128).astype(np.int8),
-            {"photometric": "minisblack"},
+            BLACK_0,
             "BlackIsZero, 8-bit signed values: it is not known which values are black and white; save it with 8 bits",
         ),
-        (
-            GREY.astype(np.int16) * 100,
-            {"photometric": "minisblack"},
-            "BlackIsZero, 16-bit signed values: it is not known",
-        ),
+        (GREY.astype(np.int16) * 100, BLACK_0, "BlackIsZero, 16-bit signed values: it is not known"),
         (
             (GREY / 255).astype(np.float32),
-            {"photometric": "miniswhite"},
+            WHITE_0,
             "WhiteIsZero, 32-bit floating-point values, in which 0 is white and no value is black",
         ),
         (
             (GREY / 255).astype(np.float64),
-            {"photometric": "minisblack"},
+            BLACK_0,
             r"of a kind that cannot be read \(BlackIsZero, 64-bit floating-point values, raw compression\)",
         ),
         (
             GREY.astype(np.uint16) * 257,
-            {"photometric": "miniswhite", "byteorder": ">"},
+            WHITE_0 | {"byteorder": ">"},
             r"of a kind that cannot be read \(WhiteIsZero, 16-bit unsigned values, raw compression\)",
         ),
-        (GREY, {"photometric": "minisblack", "subfiletype": 1}, "whose first page is a thumbnail or a mask"),
+        (GREY, BLACK_0 | {"subfiletype": 1}, "whose first page is a thumbnail or a mask"),
         (
             GREY,
-            {"photometric": "minisblack", "compression": "packbits", "predictor": True},
+            BLACK_0 | {"compression": "packbits", "predictor": True},
             "a TIFF with a predictor and packbits compression",
         ),
         (
             np.full((32, 48), 2**32 - 1, np.uint32),
-            {"photometric": "minisblack"},
+            BLACK_0,
             "holds integers from 4294967295 to 4294967295, and 16-bit grey ends at 65535",
         ),
         (COLOR, {"photometric": "rgb", "compression": "webp"}, "is damaged, or its compression is not supported here"),
@@ -226,7 +209,7 @@ def test_lab_becomes_grey(tmp_path: Path) -> None:
     grey = read_image(tmp_path / "x.tif", (8, 8, 1), memory=MEMORY)[..., 0]
 
     assert np.ptp(color, axis=2).max() <= 2
-    np.testing.assert_allclose(grey, color @ np.array([0.299, 0.587, 0.114]), atol=1)
+    np.testing.assert_allclose(grey, color @ LUMA, atol=1)
     assert grey[0, 0] == 0
     assert grey[7, 7] == 255
 

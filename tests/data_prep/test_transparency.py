@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -16,8 +15,18 @@ from components.data_prep.images import UnreadableImageError, read_image
 from components.data_prep.pixels import Note
 from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import open_dataset
-from components.shared.logs import log_to_stderr
-from tests.data_prep.building import Pixels, on_background, params, prepared, random_pixels, save, stored
+from tests.data_prep.building import (
+    LUMA,
+    Pixels,
+    as_rgb,
+    encoded,
+    on_background,
+    params,
+    prepared,
+    random_pixels,
+    save,
+    stored,
+)
 
 HEIGHT, WIDTH = 6, 8
 COLOR = random_pixels(HEIGHT, WIDTH, 3)
@@ -29,23 +38,13 @@ WHITE, BLACK, TEAL = (255, 255, 255), (0, 0, 0), (10, 140, 130)
 Shown = tuple[bytes, Pixels, Pixels]  # a file, its colors, its alpha channel
 
 
-def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
 def _rgba(kind: str, **options: Any) -> Shown:
-    return _saved(Image.fromarray(np.dstack([COLOR, ALPHA])), kind, **options), COLOR, ALPHA
-
-
-def _as_rgb(grey: Pixels) -> Pixels:
-    return np.repeat(grey[..., None], 3, axis=2)
+    return encoded(np.dstack([COLOR, ALPHA]), kind, **options), COLOR, ALPHA
 
 
 def _la(kind: str) -> Shown:
     grey_and_alpha = Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(ALPHA)))
-    return _saved(grey_and_alpha, kind), _as_rgb(GREY), ALPHA
+    return encoded(grey_and_alpha, kind), as_rgb(GREY), ALPHA
 
 
 def _palette(kind: str, transparency: int | bytes) -> Shown:
@@ -58,7 +57,7 @@ def _palette(kind: str, transparency: int | bytes) -> Shown:
         opacity[transparency] = 0
     else:
         opacity[: len(transparency)] = np.frombuffer(transparency, np.uint8)
-    return _saved(image, kind, transparency=transparency), palette[indices], opacity[indices]
+    return encoded(image, kind, transparency=transparency), palette[indices], opacity[indices]
 
 
 def _png(depth: int, color_type: int, rows: list[bytes], transparent: bytes = b"") -> bytes:
@@ -78,7 +77,7 @@ def _grey_png(depth: int) -> Shown:
     rows = [np.packbits(row.reshape(-1)).tobytes() for row in bits.astype(np.uint8)]
     shown = np.rint(values * (255 / (2**depth - 1))).astype(np.uint8)
     alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
-    return _png(depth, 0, rows, struct.pack(">H", transparent)), _as_rgb(shown), alpha
+    return _png(depth, 0, rows, struct.pack(">H", transparent)), as_rgb(shown), alpha
 
 
 def _color_png() -> Shown:
@@ -91,14 +90,6 @@ def _color_png() -> Shown:
 def _16_bit_png() -> Shown:
     values = np.dstack([COLOR, ALPHA]).astype(">u2") * 257
     return _png(16, 6, [row.astype(">u2").tobytes() for row in values]), COLOR, ALPHA
-
-
-def _psd(layers: int) -> bytes:
-    merged = on_background(COLOR, ALPHA)  # as Photoshop saves it
-    header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 4, HEIGHT, WIDTH, 8, 3)
-    section = struct.pack(">Ih", 4, layers) + bytes(2)
-    planes = np.moveaxis(np.dstack([merged, ALPHA]), -1, 0).tobytes()
-    return header + bytes(8) + struct.pack(">I", len(section)) + section + struct.pack(">H", 0) + planes
 
 
 def _tga(alpha_bits: int) -> bytes:
@@ -139,7 +130,7 @@ def test_transparent_parts_show_the_background(tmp_path: Path, kind: str, backgr
 
     expected = on_background(color, alpha, background)
     np.testing.assert_allclose(shown.astype(int), expected, atol=1)
-    np.testing.assert_allclose(grey[..., 0], expected @ np.array([0.299, 0.587, 0.114]), atol=2)
+    np.testing.assert_allclose(grey[..., 0], expected @ LUMA, atol=2)
     assert notes == ["transparent"]
 
 
@@ -148,7 +139,7 @@ def test_transparent_parts_show_the_background(tmp_path: Path, kind: str, backgr
 def test_so_do_those_of_lossy_formats(tmp_path: Path, kind: str, background: tuple[int, int, int]) -> None:
     square = np.zeros((32, 32, 4), np.uint8)
     square[8:24, 8:24] = (200, 30, 30, 255)
-    (tmp_path / "x").write_bytes(_saved(Image.fromarray(square), kind, quality=95))
+    (tmp_path / "x").write_bytes(encoded(square, kind, quality=95))
 
     shown = read_image(tmp_path / "x", (32, 32, 3), background).astype(int)
 
@@ -189,22 +180,10 @@ def test_parts_are_composited_before_the_size_changes(tmp_path: Path) -> None:
     assert np.ptp(shown, axis=2).max() == 0
 
 
-@pytest.mark.parametrize("background", [WHITE, BLACK, TEAL])
-def test_a_psd_is_on_white_already(tmp_path: Path, background: tuple[int, int, int]) -> None:
-    (tmp_path / "x").write_bytes(_psd(-1))
-    shown = read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), background)
-    np.testing.assert_allclose(shown.astype(int), on_background(COLOR, ALPHA, background), atol=2)
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [(_psd(2), on_background(COLOR, ALPHA)), (_psd(0), on_background(COLOR, ALPHA)), (_tga(0), COLOR)],
-    ids=["PSD of two layers", "PSD without layers", "TGA of no alpha bits"],
-)
-def test_a_fourth_channel_that_is_no_alpha_is_passed_over(tmp_path: Path, data: bytes, expected: Pixels) -> None:
-    (tmp_path / "x").write_bytes(data)
+def test_a_fourth_channel_that_is_no_alpha_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(_tga(0))
     notes: list[Note] = []
-    np.testing.assert_array_equal(read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), TEAL, note=notes.append), expected)
+    np.testing.assert_array_equal(read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), TEAL, note=notes.append), COLOR)
     assert notes == []
 
 
@@ -228,15 +207,14 @@ def _shapes(folder: Path) -> Path:
     return folder
 
 
-def test_data_prep_counts_what_is_composited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log_to_stderr()
+def test_data_prep_counts_what_is_composited(tmp_path: Path, log: Callable[[], str]) -> None:
     data = _shapes(tmp_path / "data")
 
     prepare(data=data, dataset=tmp_path / "white", params=params(image_height=16, image_width=16))
 
-    log = capsys.readouterr().err
-    assert "WARNING 8 image(s) have transparent parts, which are composited on white (alpha_background)" in log
-    assert "WARNING 1 image(s) are wholly transparent: nothing but white (alpha_background) is left of them" in log
+    told = log()
+    assert "WARNING 8 image(s) have transparent parts, which are composited on white (alpha_background)" in told
+    assert "WARNING 1 image(s) are wholly transparent: nothing but white (alpha_background) is left of them" in told
     assert open_dataset(tmp_path / "white").manifest.noted == {"transparent": 8, "wholly transparent": 1}
     images = np.concatenate([stored(tmp_path / "white", split)[0] for split in ("train", "test")])
     assert all(np.unique(image).tolist() in ([0, 255], [255]) for image in images)
@@ -244,18 +222,17 @@ def test_data_prep_counts_what_is_composited(tmp_path: Path, capsys: pytest.Capt
     changed = params(image_height=16, image_width=16, is_image_color=True, alpha_background=[0, 90, 200])
     prepare(data=data, dataset=tmp_path / "blue", params=changed)
 
-    assert "composited on [0, 90, 200] (alpha_background)" in capsys.readouterr().err
+    assert "composited on [0, 90, 200] (alpha_background)" in log()
     images = np.concatenate([stored(tmp_path / "blue", split)[0] for split in ("train", "test")])
     assert sorted(np.unique(images[..., 2]).tolist()) == [0, 200, 255]
 
 
-def test_data_without_transparency_has_no_word_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log_to_stderr()
+def test_nothing_is_said_of_data_without_transparency(tmp_path: Path, log: Callable[[], str]) -> None:
     for name in ("a", "b"):
         for index in range(3):
             save(tmp_path / "data" / name / f"{index}.png", np.full((4, 4, 4), 255, np.uint8))
 
     prepared(tmp_path / "data")
 
-    assert "image(s)" not in capsys.readouterr().err
+    assert "image(s)" not in log()
     assert open_dataset(tmp_path / "out").manifest.noted == {}

@@ -122,7 +122,7 @@ class Tiff:
 
 
 def tiffs(*, all_of_them: bool = False) -> Iterator[Tiff]:
-    compressions = COMPRESSIONS if all_of_them else (None, "deflate", "packbits", "jpeg")
+    compressions = COMPRESSIONS if all_of_them else (None, "deflate", "jpeg")
     for photometric, (bits, values), compression, extra in itertools.product(
         PHOTOMETRICS, VALUES, compressions, EXTRAS
     ):

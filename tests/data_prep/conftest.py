@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from components.shared.logs import log_to_stderr
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """What has been logged since the last call."""
+    log_to_stderr()
+    return lambda: capsys.readouterr().err
