@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.data_prep.__main__ import main
+from components.data_prep.images import image_extensions
 from components.data_prep.prepare import PrepareResult, prepare
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.params.params import Params
@@ -83,6 +84,7 @@ def plain(value: int, height: int = 4, width: int = 4) -> Pixels:
 
 
 def encoded(image: Image.Image | Pixels, kind: str, **options: Any) -> bytes:
+    image_extensions()  # makes HEIF known to Pillow
     stream = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, kind, **options)
     return stream.getvalue()
