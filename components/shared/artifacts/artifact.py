@@ -1,8 +1,7 @@
-"""The on-disk contracts between steps, and the one way they are written: manifest last.
+"""The on-disk contracts between steps, and the one way they are written: files first, manifest last.
 
-A directory is an artifact when its manifest is there, which is put in place when every other file is durable; so an
-interrupted step leaves nothing that opens. Readers trust the manifest alone: files it does not name are not read, files
-it names are checked against their SHA-256.
+An interrupted step leaves nothing that opens. Readers trust the manifest alone: files it does not name are not read,
+files it names are checked against their SHA-256.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +135,7 @@ def _file_records(value: object) -> Iterator[FileRecord]:
 
 @dataclass(frozen=True)
 class ArtifactKind:
-    """One kind of artifact directory: what its manifest is called and how people call the directory."""
+    """One kind of artifact directory."""
 
     name: str
     manifest_file: str
@@ -156,6 +155,8 @@ class ArtifactWriter:
     def __init__(self, path: Path, kind: ArtifactKind) -> None:
         self.path = path
         self._kind = kind
+        self._manifest = path / kind.manifest_file
+        self._marker = path / WRITING_MARKER
         self._written: list[Path] = []
         self._committed = False
         self._lock = ExitStack()
@@ -164,9 +165,13 @@ class ArtifactWriter:
         name = f"{'an' if self._kind.name[0] in 'aeiou' else 'a'} {self._kind.name}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._require_own()
-            self._lock.enter_context(locked(self.path / WRITING_MARKER))
-            self._take_over()
+            if not self._manifest.exists() and not self._marker.exists() and any(self.path.iterdir()):
+                raise ArtifactError(
+                    f"{self.path}: is not empty and holds no {self._kind.name} to replace; name an empty or new "
+                    "directory"
+                )
+            self._lock.enter_context(locked(self._marker))
+            self._remove_earlier()
         except HeldError as error:
             raise ArtifactError(
                 f"{self.path}: {error} is writing {name} there; wait for its end, end it, or name another directory"
@@ -183,37 +188,25 @@ class ArtifactWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
-            self._leave()
+            if not self._committed:
+                for file in (self._manifest, *reversed(self._written)):
+                    with suppress(OSError):  # a file system that has become read-only, which is not to hide why
+                        file.unlink(missing_ok=True)
+                        if file.parent != self.path:
+                            file.parent.rmdir()
+            with suppress(OSError):
+                # What a step leaves beside its artifact keeps the marker, so that the next attempt may take over.
+                if self._committed or set(self.path.iterdir()) == {self._marker}:
+                    remove_held(self._marker)
 
-    def _leave(self) -> None:
-        if not self._committed:
-            for file in (self.path / self._kind.manifest_file, *reversed(self._written)):
-                with suppress(OSError):  # a file system that has become read-only, which is not to hide why
-                    file.unlink(missing_ok=True)
-                    if file.parent != self.path:
-                        file.parent.rmdir()
-        with suppress(OSError):
-            # What a step leaves beside its artifact keeps the marker, so that the next attempt may take over.
-            if self._committed or set(self.path.iterdir()) == {self.path / WRITING_MARKER}:
-                remove_held(self.path / WRITING_MARKER)
-
-    def _require_own(self) -> None:
-        """Accept an empty directory, an earlier artifact of this kind or an interrupted attempt."""
-        manifest, marker = self.path / self._kind.manifest_file, self.path / WRITING_MARKER
-        if not manifest.exists() and not marker.exists() and any(self.path.iterdir()):
-            raise ArtifactError(
-                f"{self.path}: is not empty and holds no {self._kind.name} to replace; name an empty or new directory"
-            )
-
-    def _take_over(self) -> None:
+    def _remove_earlier(self) -> None:
         """Clear away an earlier artifact, and what an interrupted attempt has left."""
-        manifest, marker = self.path / self._kind.manifest_file, self.path / WRITING_MARKER
         names = []
-        if manifest.exists():
+        if self._manifest.exists():
             with suppress(ArtifactError):  # a damaged manifest names nothing we may delete
                 names += [record.file for record in read_manifest(self.path, self._kind).files()]
-            manifest.unlink()
-        text = read_regular(marker, MAX_MARKER_BYTES).decode(errors="replace")
+            self._manifest.unlink()
+        text = read_regular(self._marker, MAX_MARKER_BYTES).decode(errors="replace")
         names += [name for name in text.splitlines() if _RELATIVE_FILE.fullmatch(name)]
         remove_files(self.path, names)
 
@@ -221,8 +214,7 @@ class ArtifactWriter:
         """The path for a new file of the artifact; its folders exist, an older file of that name does not."""
         path = self.path / _inside(name)
         # Before the file itself, so that after a kill the next attempt knows what to clear away.
-        marker = self.path / WRITING_MARKER
-        with naming(marker), os.fdopen(open_for_update(marker), "wb", buffering=0) as stream:
+        with naming(self._marker), os.fdopen(open_for_update(self._marker), "wb", buffering=0) as stream:
             stream.write(f"{name}\n".encode())
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -233,9 +225,8 @@ class ArtifactWriter:
         """The manifest's entry for a finished file, after making it durable."""
         with naming(path), path.open("rb+") as stream:
             os.fsync(stream.fileno())
-        return FileRecord(
-            file=path.relative_to(self.path).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path)
-        )
+        name = path.relative_to(self.path).as_posix()
+        return FileRecord(file=name, bytes=path.stat().st_size, sha256=sha256_of(path))
 
     def commit(self, manifest: Manifest) -> None:
         """Write the manifest: from here on the artifact is whole.
@@ -245,16 +236,13 @@ class ArtifactWriter:
         """
         for folder in {file.parent for file in self._written} | {self.path}:
             fsync_directory(folder)
-        file, text = (
-            self.path / self._kind.manifest_file,
-            json_bytes(manifest.model_dump(mode="json")),
-        )
+        text = json_bytes(manifest.model_dump(mode="json"))
         if len(text) > MAX_BYTES:
             raise ArtifactError(
-                f"{file}: would have {len(text):,} bytes, and a manifest has at most {MAX_BYTES:,}; make the "
+                f"{self._manifest}: would have {len(text):,} bytes, and a manifest has at most {MAX_BYTES:,}; make the "
                 f"{self._kind.name} of fewer classes, or of images of which fewer are unreadable"
             )
-        write_atomically(file, text)
+        write_atomically(self._manifest, text)
         self._committed = True
 
 
@@ -296,15 +284,25 @@ def contents_folder(manifest: bytes) -> str:
     return f"files-{hashlib.sha256(manifest).hexdigest()[:12]}"
 
 
-def artifact_root(path: Path, kind: ArtifactKind) -> Path:
-    """The directory with an artifact's files: `path`, or its folder of contents where it was copied from a bucket."""
+def open_artifact(
+    path: Path, kind: ArtifactKind, wanted: Callable[..., Iterable[FileRecord]] = Manifest.files
+) -> tuple[Path, Any]:
+    """Open an artifact directory, every wanted file checked; the others need not be there.
+
+    Returns:
+        The directory of its files: its folder of contents where it was copied from a bucket; and the manifest.
+
+    Raises:
+        ArtifactError: Not a complete artifact of the kind, or damaged.
+    """
     with suppress(OSError):
-        # Only then, as most directories have none, and their manifest is read by whoever opens them.
+        # Only then, as most directories have none, and their manifest is read below.
         if any(CONTENTS.fullmatch(entry.name) for entry in path.iterdir()):
             inner = path / contents_folder(read_regular(path / kind.manifest_file, MAX_BYTES))
-            if (inner / kind.manifest_file).is_file():
-                return inner
-    return path
+            path = inner if (inner / kind.manifest_file).is_file() else path
+    manifest = read_manifest(path, kind)
+    verify_files(path, wanted(manifest))
+    return path, manifest
 
 
 def manifest_digest(path: Path, kind: ArtifactKind) -> str:
@@ -314,11 +312,7 @@ def manifest_digest(path: Path, kind: ArtifactKind) -> str:
 
 
 def require_same(kind: ArtifactKind, found: str, expected: str) -> None:
-    """Check an artifact's SHA-256 against the one that the step which made it reported; empty: it reported none.
-
-    Raises:
-        ArtifactError: They differ: a storage kept something else, or a cache gave another one.
-    """
+    """Refuse an artifact whose SHA-256 is not the one that the step which made it reported; empty: it reported none."""
     if expected and found != expected:
         raise ArtifactError(
             f"the {kind.name} that arrived is not the one that was made (SHA-256 {found[:12]}…, and {expected[:12]}… "

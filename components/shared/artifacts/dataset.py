@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Literal, Self, TypeVar, get_args
@@ -30,9 +31,7 @@ from components.shared.artifacts.artifact import (
     Manifest,
     Normalisation,
     Record,
-    artifact_root,
-    read_manifest,
-    verify_files,
+    open_artifact,
 )
 from components.shared.errors import ArtifactError
 from components.shared.files import writing
@@ -219,10 +218,14 @@ class DatasetWriter:
     def _write_shard(self, split: SplitName) -> None:
         images = self._pending.pop(split)[: self._filled.pop(split)]
         shards = self._shards.setdefault(split, [])
-        file = self._writer.new_file(f"{split}/images-{len(shards):05d}.npy")
+        record = self._write_array(f"{split}/images-{len(shards):05d}.npy", images)
+        shards.append(ShardRecord(count=len(images), **record.model_dump()))
+
+    def _write_array(self, name: str, array: Images | Labels) -> FileRecord:
+        file = self._writer.new_file(name)
         with writing(file) as output:
-            np.save(output, images, allow_pickle=False)
-        shards.append(ShardRecord(count=len(images), **self._writer.record(file).model_dump()))
+            np.save(output, array, allow_pickle=False)
+        return self._writer.record(file)
 
     def commit(
         self,
@@ -242,14 +245,11 @@ class DatasetWriter:
             if self._filled.get(split):
                 self._write_shard(split)
             labels = np.concatenate(self._labels[split])
-            file = self._writer.new_file(f"{split}/labels.npy")
-            with writing(file) as output:
-                np.save(output, labels, allow_pickle=False)
             splits[split] = SplitRecord(
                 count=len(labels),
                 class_counts=np.bincount(labels, minlength=len(self._classes)).tolist(),
                 images=self._shards[split],
-                labels=self._writer.record(file),
+                labels=self._write_array(f"{split}/labels.npy", labels),
             )
         height, width, channels = self._shape
         manifest = DatasetManifest(
@@ -288,11 +288,6 @@ def _normalisation(histogram: npt.NDArray[np.int64]) -> Normalisation:
 ChosenSplits = Callable[[DatasetManifest], Collection[SplitName]]
 
 
-def every_split(manifest: DatasetManifest) -> Collection[SplitName]:
-    """All splits there are."""
-    return manifest.splits.keys()
-
-
 def training_splits(manifest: DatasetManifest) -> Collection[SplitName]:
     """What training reads: the training images, and those it is watched by."""
     return ("train", "validation" if "validation" in manifest.splits else "test")
@@ -300,8 +295,7 @@ def training_splits(manifest: DatasetManifest) -> Collection[SplitName]:
 
 def evaluation_splits(manifest: DatasetManifest) -> Collection[SplitName]:
     """What evaluation reads."""
-    split: SplitName = "test"
-    return (split,)
+    return manifest.splits.keys() & {"test"}
 
 
 def files_of_splits(manifest: DatasetManifest, chosen: ChosenSplits) -> Iterator[FileRecord]:
@@ -311,7 +305,7 @@ def files_of_splits(manifest: DatasetManifest, chosen: ChosenSplits) -> Iterator
             yield from (*split.images, split.labels)
 
 
-def open_dataset(path: Path, chosen: ChosenSplits = every_split) -> Dataset:
+def open_dataset(path: Path, chosen: ChosenSplits = lambda manifest: manifest.splits.keys()) -> Dataset:
     """Open a dataset directory, every file that is opened checked; images stay on disk, mapped into memory.
 
     Args:
@@ -321,9 +315,8 @@ def open_dataset(path: Path, chosen: ChosenSplits = every_split) -> Dataset:
     Raises:
         ArtifactError: Not a complete dataset, damaged, or at odds with its manifest.
     """
-    path = artifact_root(path, DATASET)
-    manifest: DatasetManifest = read_manifest(path, DATASET)
-    verify_files(path, files_of_splits(manifest, chosen))
+    manifest: DatasetManifest
+    path, manifest = open_artifact(path, DATASET, partial(files_of_splits, chosen=chosen))
     wanted = chosen(manifest)
     splits = {name: _open_split(path, manifest, record) for name, record in manifest.splits.items() if name in wanted}
     return Dataset(path, manifest, splits)

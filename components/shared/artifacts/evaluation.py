@@ -21,9 +21,7 @@ from components.shared.artifacts.artifact import (
     FileRecord,
     Manifest,
     Record,
-    artifact_root,
-    read_manifest,
-    verify_files,
+    open_artifact,
 )
 
 
@@ -113,7 +111,4 @@ def open_evaluation(path: Path) -> Evaluation:
     Raises:
         ArtifactError: Not a complete evaluation, or damaged.
     """
-    path = artifact_root(path, EVALUATION)
-    manifest: EvaluationManifest = read_manifest(path, EVALUATION)
-    verify_files(path, manifest.files())
-    return Evaluation(path, manifest)
+    return Evaluation(*open_artifact(path, EVALUATION))

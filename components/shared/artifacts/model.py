@@ -30,9 +30,7 @@ from components.shared.artifacts.artifact import (
     Manifest,
     Normalisation,
     Record,
-    artifact_root,
-    read_manifest,
-    verify_files,
+    open_artifact,
 )
 
 LEARNING_CURVES = "learning-curves.html"
@@ -165,11 +163,6 @@ class Model:
     manifest: ModelManifest
 
 
-def every_file(manifest: ModelManifest) -> Iterable[FileRecord]:
-    """All files there are."""
-    return manifest.files()
-
-
 def weight_files(manifest: ModelManifest) -> Iterable[FileRecord]:
     """What evaluation reads: both sets of weights and, where there is one, the program; not the export."""
     return tuple(file for file in (manifest.weights, manifest.last_weights, manifest.program) if file is not None)
@@ -180,13 +173,10 @@ def starting_weights(manifest: ModelManifest) -> Iterable[FileRecord]:
     return (manifest.weights,)
 
 
-def open_model(path: Path, chosen: Callable[[ModelManifest], Iterable[FileRecord]] = every_file) -> Model:
+def open_model(path: Path, chosen: Callable[..., Iterable[FileRecord]] = Manifest.files) -> Model:
     """Open a model directory, every chosen file checked; the others need not be there.
 
     Raises:
         ArtifactError: Not a complete model, or damaged.
     """
-    path = artifact_root(path, MODEL)
-    manifest: ModelManifest = read_manifest(path, MODEL)
-    verify_files(path, chosen(manifest))
-    return Model(path, manifest)
+    return Model(*open_artifact(path, MODEL, chosen))

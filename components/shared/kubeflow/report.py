@@ -21,10 +21,8 @@ class PodAttempt:
     Attributes:
         number: From 0; it counts on over a Retry of the run.
         pod: The pod's name, as for ``kubectl logs``; empty where it is not known or the pod was removed by a Retry.
-        state: How it is doing.
         message: Argo's, such as "main: OOMKilled (exit code 1)", "pod deleted" or "Unschedulable: …".
         started: When Argo made it; None: not known.
-        finished: When it ended; None: it has not, or that is not known.
     """
 
     number: int
@@ -41,11 +39,11 @@ class TaskReport:
 
     Attributes:
         name: Its name in the pipeline; of the second iteration of a loop with a number: ``train 2``.
-        state: How it is doing; ``skipped``: never started.
+        state: ``skipped``: never started.
         attempts: Its pods in the order they were made; none for a task that is served from the cache.
         message: Why it waits or failed; empty otherwise.
         retried: Whether a Retry of the run ran it again.
-        exit_task: Whether it is the exit task, or one of those, which say nothing of the run's outcome.
+        exit_task: Whether it is an exit task, which says nothing of the run's outcome.
     """
 
     name: str
@@ -61,11 +59,10 @@ class RunReport:
     """One run.
 
     Attributes:
-        state: How it is doing; ``cancelled`` also where Kubeflow says FAILED after somebody terminated it.
-        tasks: Its tasks by their names, in the order they began, exit tasks last.
+        state: ``cancelled`` also where Kubeflow says FAILED after somebody terminated it.
+        tasks: By their names, in the order they began, exit tasks last.
         retried: Whether the run ended once and was run again by a Retry.
-        body: How the tasks that an exit task waits for are doing, also while that one runs; ``unknown`` where there is
-            none.
+        body: How the tasks that an exit task waits for are doing; ``unknown`` where there is none.
         message: What Kubeflow or Argo says of the run as a whole; mostly empty.
     """
 
