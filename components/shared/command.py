@@ -17,7 +17,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any, NoReturn, TextIO
 
-from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError, ParamsError
+from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, InputError, ParamsError
 from components.shared.events.data import Emit
 from components.shared.events.redaction import redact_message
 from components.shared.extras import extras_named
@@ -27,7 +27,7 @@ from components.shared.params.params import Params
 from components.shared.process_group import Outcome, in_group, is_launched, is_rank_zero, leave_outcome
 from components.shared.run import step_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
-from components.shared.step import Reported, StepFailed, StepName, run_step
+from components.shared.step import Reported, StepFailed, StepName, StepRecord, run_step
 from components.shared.storage.location import AnyPath, parse_location
 from components.shared.version import __version__
 
@@ -42,7 +42,6 @@ exit codes:
   143  terminated
   1    anything else
 """
-
 
 PLACES = """\
 places:
@@ -74,11 +73,8 @@ environment:
                                https://HOST of Google's Secret Manager, where sm://… is fetched; default: Google's own
 """
 
-
 # What writing to standard output may end with, beside a broken pipe.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EAGAIN)
-
-
 # As argparse words it; Python 3.12 and newer write the choices without quotes.
 _CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 _WORD = re.compile(r"[\w-]+")
@@ -145,7 +141,7 @@ def _not_empty(text: str) -> str:
 
 
 def path_option(text: str) -> AnyPath:
-    """What an option names: a path, ``gs://…`` or ``s3://…``; for argparse."""
+    """A path, ``gs://…`` or ``s3://…``, for argparse."""
     try:
         return parse_location(text)
     except InputError as error:
@@ -224,7 +220,7 @@ def discard(stream: TextIO) -> None:
 
 
 def last_lines(exit_code: int, saved: str, prog: str, argv: Sequence[str] | None, *added: str) -> tuple[str, str]:
-    """The last line, and the command, which is empty where this process does not know it.
+    """What is saved of an interrupted command, and the command that goes on; empty where this process does not know it.
 
     Args:
         exit_code: The command's: 130 or 143.
@@ -305,47 +301,38 @@ def step_command(
         options = parser.parse_args(argv)
         if (wrong := misuse(options)) is not None:
             parser.error(wrong)
+        error: BaseException | None = None
         if elsewhere is not None and (outcome := elsewhere(options)) is not None:
-            document, exit_code, error = outcome.document, outcome.exit_code, None
+            document, exit_code = outcome.document, outcome.exit_code
         else:
-            document, exit_code, error = _step(step, options, work, output, in_pipeline=in_pipeline, run_id=run_id())
+            record, error = own(options)
+            document, exit_code = record.model_dump(mode="json"), record.exit_code
+            if isinstance(error, ParamsError):
+                document["error"] = error_document(error)  # every problem by itself
         if is_interrupted(exit_code) and is_rank_zero() and not is_launched():
             print_message(*last_lines(exit_code, str(document.get("saved", "")), parser.prog, argv))
         if options.json and is_rank_zero() and not is_launched():  # of a group of processes one prints
             print_json(document)
         return leave_outcome(document, exit_code, error)
 
+    def own(options: argparse.Namespace) -> tuple[StepRecord, BaseException | None]:
+        def worked(params: Params, emit: Emit) -> Reported:
+            with extras_named(f"the step {step}", "status" if step == "exit" else step):
+                return work(options, params, emit)
+
+        made = getattr(options, output) if output else None
+        try:
+            _, record = run_step(
+                step,
+                lambda: Params.load(options.params, options.overrides),
+                worked,
+                lambda: step_run(made, in_pipeline=in_pipeline, platform_run=run_id()),
+            )
+            return record, None
+        except StepFailed as failed:
+            return failed.record, failed.__cause__
+
     return with_output(run)
-
-
-def _step(
-    step: StepName,
-    options: argparse.Namespace,
-    work: Callable[[argparse.Namespace, Params, Emit], Reported],
-    output: str | None,
-    *,
-    in_pipeline: bool,
-    run_id: str,
-) -> tuple[dict[str, Any], int, BaseException | None]:
-    def worked(params: Params, emit: Emit) -> Reported:
-        with extras_named(f"the step {step}", "status" if step == "exit" else step):
-            return work(options, params, emit)
-
-    try:
-        _, record = run_step(
-            step,
-            lambda: Params.load(options.params, options.overrides),
-            worked,
-            lambda: step_run(
-                getattr(options, output) if output else None, in_pipeline=in_pipeline, platform_run=run_id
-            ),
-        )
-    except StepFailed as failed:
-        document = failed.record.model_dump(mode="json")
-        if isinstance(failed.__cause__, ParamsError):
-            document["error"] = error_document(failed.__cause__)  # every problem by itself
-        return document, failed.record.exit_code, failed.__cause__
-    return record.model_dump(mode="json"), EXIT_OK, None
 
 
 def error_document(error: BaseException) -> dict[str, Any]:

@@ -44,7 +44,6 @@ class StepRecord(BaseModel):
     Attributes:
         seconds: Wall time of the step's work, without starting its process.
         saved: Of a step that was ended by a signal: how far it is saved, and where; empty: nothing is.
-        report: Metrics and artifact paths.
         delivery: What became of its status events.
     """
 
@@ -143,7 +142,7 @@ class _Frame:
         except ShutterlineError as error:
             if should_report(error):
                 self._log.error("failed: %s", error)
-            self._fail(error, str(error), error.exit_code)
+            self._end_badly(error, "failed", str(error), error.exit_code)
         except KeyboardInterrupt as error:
             self.cancel(error, "interrupted from the keyboard", EXIT_INTERRUPTED)
         except (Exception, SystemExit) as error:
@@ -152,7 +151,7 @@ class _Frame:
                 self._log.error("failed: %s", message)
             else:
                 self._log.exception("failed: %s", type(error).__name__)
-            self._fail(error, message or str(error), EXIT_FAILURE)
+            self._end_badly(error, "failed", message or str(error), EXIT_FAILURE)
         record = StepRecord(step=self._step, status="succeeded", seconds=self._seconds, report=report)
         record = self._end(record, last)
         if self._step == "exit":
@@ -177,38 +176,26 @@ class _Frame:
     def cancel(self, error: BaseException, reason: str, exit_code: int) -> NoReturn:
         if is_rank_zero():
             self._log.error(f"cancelled: {reason}" if isinstance(error, Terminated) else "cancelled")
-        data = Cancelled(self._seconds, reason, exit_code)
-        # The note is of what was interrupted, which knows its checkpoints.
-        saved = self._addresses.text("; ".join(getattr(error, "__notes__", ())))
-        self._end_badly("cancelled", data, error, self._error(error, reason), saved)
-
-    def _fail(self, error: BaseException, message: str, exit_code: int) -> NoReturn:
-        reason = self._error(error, message)
-        data = Failed(self._seconds, reason, exit_code)
-        self._end_badly("failed", data, error, reason)
-
-    def _error(self, error: BaseException, message: str) -> Error:
-        # A file's name may hold bytes that are no text, and a record is JSON.
-        text = self._addresses.text(message).encode("utf-8", "backslashreplace").decode("utf-8")
-        return Error(type=type(error).__name__, message=redact(text))
+        self._end_badly(error, "cancelled", reason, exit_code)
 
     def _end_badly(
-        self,
-        status: Literal["failed", "cancelled"],
-        data: Failed | Cancelled,
-        error: BaseException,
-        reason: Error,
-        saved: str = "",
+        self, error: BaseException, status: Literal["failed", "cancelled"], message: str, exit_code: int
     ) -> NoReturn:
-        code = data.exit_code
-        record = StepRecord(
-            step=self._step, status=status, seconds=data.seconds, exit_code=code, error=reason, saved=saved
-        )
-        event: EventData = data
+        # A file's name may hold bytes that are no text, and a record is JSON.
+        text = self._addresses.text(message).encode("utf-8", "backslashreplace").decode("utf-8")
+        reason = Error(type=type(error).__name__, message=redact(text))
+        record = StepRecord(step=self._step, status=status, seconds=self._seconds, exit_code=exit_code, error=reason)
         if self._step == "exit":  # whose own end is not the pipeline's
             pipeline = (self._status.run.pipeline if self._status else None) or ""
-            event = PipelineEnded(pipeline, "unknown", "", f"the exit step {status}: {reason.message}", [])
-        raise StepFailed(self._end(record, event), code) from error
+            event: EventData = PipelineEnded(pipeline, "unknown", "", f"the exit step {status}: {reason.message}", [])
+        elif status == "failed":
+            event = Failed(record.seconds, reason, exit_code)
+        else:
+            event = Cancelled(record.seconds, message, exit_code)
+            # The note is of what was interrupted, which knows its checkpoints.
+            saved = self._addresses.text("; ".join(getattr(error, "__notes__", ())))
+            record = record.model_copy(update={"saved": saved})
+        raise StepFailed(self._end(record, event), exit_code) from error
 
     def _require_published(self, record: StepRecord) -> None:
         """The exit step's one duty: its event is at every broker, or where a replay finds it."""
