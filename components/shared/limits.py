@@ -22,11 +22,7 @@ def free_memory(*, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
 
     The smallest of what the machine has (``MemAvailable``, which counts page cache that can be dropped, as free pages
     do not) and of what every control group around this process has left of its limit, whose page cache counts as free
-    too (``inactive_file``; Kubernetes reckons the same way).
-
-    Args:
-        proc: Where the kernel reports processes and memory.
-        cgroups: Where control groups are mounted, of version 1 or 2.
+    too (``inactive_file``; Kubernetes reckons the same way). `proc` and `cgroups` are where the kernel reports them.
     """
     available = _figures(proc / "meminfo").get("MemAvailable:")  # in kB, as every line of this file
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
@@ -42,15 +38,10 @@ def free_memory(*, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
 def usable_cpus(*, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
     """CPUs that this process can keep busy, at least 1.
 
-    The smallest of the machine's, of those that the process may be scheduled on, and of the quota of every control
-    group around it (Kubernetes' ``limits.cpu``, Docker's ``--cpus``), rounded up.
-
-    Args:
-        proc: Where the kernel reports processes.
-        cgroups: Where control groups are mounted, of version 1 or 2.
+    The smallest of those that the process may be scheduled on, and of the quota of every control group around it
+    (Kubernetes' ``limits.cpu``, Docker's ``--cpus``), rounded up.
     """
-    # Only Linux can ask for the process's own.
-    cpus = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    cpus = [len(os.sched_getaffinity(0))]
     for group, version in _groups(proc, cgroups, "cpu"):
         with suppress(OSError, ValueError):
             if version == 2:
@@ -63,11 +54,7 @@ def usable_cpus(*, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
 
 
 def _groups(proc: Path, cgroups: Path, controller: str) -> Iterator[tuple[Path, int]]:
-    """Directory and version of each control group that this process is in for a controller, and of those around it.
-
-    In a container the root may be the container's own group, while the path is still the machine's: then the inner
-    directories are not there, and the root is what counts.
-    """
+    """Directory and version of each control group that this process is in for a controller, and of those around it."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -82,6 +69,8 @@ def _groups(proc: Path, cgroups: Path, controller: str) -> Iterator[tuple[Path, 
             roots, version = [cgroups / name for name in dict.fromkeys((controller, controllers))], 1
         else:
             continue
+        # In a container the root may be the container's own group, while the path is still the machine's: then the
+        # inner directories are not there, and the root is what counts.
         parts = [part for part in path.split("/") if part not in ("", "..")]
         for root in roots:
             for depth in range(len(parts), -1, -1):

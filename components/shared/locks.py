@@ -1,8 +1,8 @@
 """One writer of a directory at a time: a lock that ends with its process, however that ends, and names its holder.
 
-The lock is ``flock`` on a file in the directory. It belongs to the open file, so it keeps out other processes, other
-containers and other threads alike; NFS and cluster file systems extend it to other machines. ``shutterline run`` holds
-the lock of its directory, and its steps end when that is released: the kernel sees it in containers, too.
+``flock`` on a file belongs to the open file, so it keeps out other processes, containers and threads alike; NFS and
+cluster file systems extend it to other machines. ``shutterline run`` holds the lock of its directory, and its steps end
+when that is released.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from components.shared.errors import InputError
 from components.shared.events.redaction import redact
 from components.shared.files import open_for_update, open_regular
+from components.shared.process_group import is_launched
 
 RUN_LOCK_VARIABLE = "SHUTTERLINE_RUN_LOCK"  # set for the steps: the lock's file; empty: there is none
 RUN_LOCK_FILE = ".shutterline-run"
@@ -50,19 +51,13 @@ os.register_at_fork(after_in_child=_close_all)
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a lock.
-
-    Attributes:
-        pid: In a container, the container's number.
-        since: UTC, as ISO 8601 has it.
-        kernel: Id of the running kernel, the same in every container on it; empty where it has none.
-    """
+    """The process that holds a lock."""
 
     pid: int
     host: str
     since: str
     command: str
-    kernel: str
+    kernel: str  # its id, the same in every container on it; empty where it has none
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since} ({self.command})"
@@ -117,10 +112,7 @@ def locked(
 
 @contextmanager
 def run_locked(out: Path) -> Iterator[Path | None]:
-    """Hold the lock of a run's directory, which is there.
-
-    Yields:
-        The lock's file; None where the file system has no locks.
+    """Hold the lock of a run's directory, and yield its file; None where the file system has no locks.
 
     Raises:
         InputError: Another run is under way there.
@@ -141,8 +133,6 @@ def run_locked(out: Path) -> Iterator[Path | None]:
 
 def end_with_run() -> None:
     """From now on this process gets SIGTERM when the run that has started it is gone; for a step, at its start."""
-    from components.shared.process_group import is_launched  # which writes JSON as artifacts do, and they have locks
-
     file, number = os.environ.get(RUN_LOCK_VARIABLE), threading.main_thread().ident
     if not file or file in _watched or number is None or is_launched():  # a launched process ends with its launcher
         return
@@ -210,10 +200,7 @@ def _opened(file: Path) -> tuple[int, bool]:
 
 
 def _lock(descriptor: int, file: Path) -> bool | None:
-    """Lock an open file; false where there are no locks, None where the path names another file by now.
-
-    A writer that ends removes its file, so another one may wait for what has no name any more.
-    """
+    """Lock an open file; false where there are no locks, None where a writer that ended has removed its name."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True if os.path.samestat(os.fstat(descriptor), file.lstat()) else None

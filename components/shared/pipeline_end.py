@@ -44,19 +44,12 @@ _KILLED = re.compile(r"OOMKilled|exit code 1(37|43)|deleted|[Ee]victed|DeadlineE
 
 @dataclass(frozen=True)
 class PipelineEnd:
-    """How a pipeline ended.
-
-    Attributes:
-        outcome: In our words.
-        state: In the platform's.
-        reason: Why it did not succeed or is not known, as precisely as is known; empty if it succeeded.
-        steps: How each step ended, those without an event of their own included.
-    """
+    """How a pipeline ended."""
 
     outcome: Outcome
-    state: str
-    reason: str
-    steps: list[StepOutcome]
+    state: str  # the platform's
+    reason: str  # why it did not succeed, or is not known
+    steps: list[StepOutcome]  # those without an event of their own included
 
     def report(self) -> dict[str, Any]:
         """The end as JSON data."""

@@ -1,7 +1,7 @@
 """This process among those that do one step together, from torchrun's environment; without torch.
 
-A group that ``components.train.launch`` has started has a directory besides, in which every process leaves how it
-ended: torch elastic itself knows no more of that than success and failure.
+A group that ``components.train.launch`` has started has a directory, in which every process leaves how it ended: torch
+elastic itself knows no more of that than success and failure.
 """
 
 from __future__ import annotations
@@ -92,17 +92,11 @@ def require_rendezvous() -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one process of a group ended.
-
-    Attributes:
-        exit_code: What the step's process would end with.
-        document: The step's record as JSON data.
-        is_final: Whether starting the group again would change nothing.
-    """
+    """How one process of a group ended."""
 
     exit_code: int
-    document: dict[str, Any]
-    is_final: bool
+    document: dict[str, Any]  # the step's record
+    is_final: bool  # starting the group again would change nothing
 
     @property
     def is_lost(self) -> bool:
@@ -111,12 +105,7 @@ class Outcome:
 
 
 def mark_end(error: BaseException, *, ends_together: bool) -> None:
-    """Note on an error that this process leaves its group with it.
-
-    Args:
-        error: What the group ends with here.
-        ends_together: Whether every process of the group ends for the same reason, which the first reports.
-    """
+    """Note on an error that this process leaves its group with it: alone, or all for the same reason."""
     error.__dict__["ends_together"] = ends_together
 
 
@@ -158,11 +147,6 @@ def _outcome_file(directory: Path) -> Path:
 
 def leave_outcome(document: dict[str, Any], exit_code: int, error: BaseException | None = None) -> int:
     """Leave how this process ends, where a launcher wants to know.
-
-    Args:
-        document: The step's record, or what ``--json`` prints.
-        exit_code: The step's.
-        error: What the step ended with.
 
     Returns:
         What the process is to end with: 0 also where all processes end with a failure that starting again would not

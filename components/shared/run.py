@@ -1,22 +1,16 @@
-"""Which run a step belongs to: its id, its attempt, and where the steps of a run keep their events.
-
-The environment comes first, because it can be set wherever containers are started; then what the platform can be asked
-for; a step that was started by itself is a run of its own.
-"""
+"""Which run a step belongs to: the environment says it, or the platform; a step by itself is a run of its own."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import logging
 import os
 import re
 import secrets
 import socket
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -28,14 +22,12 @@ from components.shared.storage.location import AnyPath, Location, parse_location
 RUN_VARIABLE = "SHUTTERLINE_RUN_ID"
 EVENTS_VARIABLE = "SHUTTERLINE_EVENTS"
 PIPELINE_NAME = "shutterline-image-classifier"
-# A location for checkpoints, or events: beside the run's artifacts, wherever the platform keeps them.
-CHECKPOINTS_AUTO = EVENTS_AUTO = "auto"
+AUTO = "auto"  # for checkpoints, or events: beside the run's artifacts, wherever the platform keeps them
 # Kubeflow Pipelines sets these in every step. The index starts at 0 again after a retry by hand, when the pod has its
 # old name; the UID is new. A pod's host name is no name: Kubernetes cuts it at 63 characters, the same for every step.
 RETRY_VARIABLE, POD_NAME_VARIABLE, POD_UID_VARIABLE = "KFP_RETRY_INDEX", "KFP_POD_NAME", "KFP_POD_UID"
 _ELASTIC_RUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # torchrun's: the same for every start of a group
 
-_NO_DIRECTORY = (errno.ELOOP, errno.ENOTDIR)
 _RETRY = re.compile("[0-9]{1,6}")  # an event's id has room for nine digits
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -45,14 +37,13 @@ class StepRun:
     """One start of one step.
 
     Attributes:
-        run: The run's id.
         pipeline: Name of the pipeline; None for a step that was started by itself.
         attempt: The platform's number of this attempt, from 0; status counts on from the attempts it learns of.
-        events: Directory for the spool; None: there is none.
+        events: Directory for the spool.
         shared: Whether the other steps of the run keep their events there too.
         host: Machine, or the pod's name.
         process: Id that no other process has.
-        bucket: Location in a bucket that the directory is a copy of; None: there is none.
+        bucket: What in a bucket the directory is a copy of.
         platform_run: The platform's own id of the run; empty where it has none.
     """
 
@@ -93,23 +84,18 @@ def step_run(
     Raises:
         InputError: The environment's run id or location for events cannot be one.
     """
-    named, shared = os.environ.get(RUN_VARIABLE), None
+    named = os.environ.get(RUN_VARIABLE)
     if named and not is_run_id(named):
         raise InputError(f"{RUN_VARIABLE}: must be 1 to 128 letters, digits or the characters ._-, got {named!r}")
-    if where := os.environ.get(EVENTS_VARIABLE):
-        try:
-            shared = beside_artifacts(artifact, "events") if where == EVENTS_AUTO else parse_location(where)
-        except InputError as error:
-            raise InputError(f"{EVENTS_VARIABLE}: {error}") from error
+    shared = _located(EVENTS_VARIABLE, os.environ.get(EVENTS_VARIABLE, ""), artifact, "events")
     platform_run = run_of_artifact(artifact) or as_run_id(platform_run)
     location = shared or durable
+    events = location if isinstance(location, Path) else None
     if isinstance(location, Location):  # the copy is this process's: in a container another may have the same number
         digest = hashlib.sha256(str(location).encode()).hexdigest()[:16]
-        events: Path | None = _temporary() / f"events-{digest}-{uuid4().hex}"
-    else:
-        events = location
-        if events is None and output:
-            events = (output.absolute().parent if isinstance(output, Path) else _temporary()) / "events"
+        events = _temporary() / f"events-{digest}-{uuid4().hex}"
+    elif events is None and output:
+        events = (output.absolute().parent if isinstance(output, Path) else _temporary()) / "events"
     # Torch elastic's starts of a group count within the platform's attempt.
     retry, process = os.environ.get(RETRY_VARIABLE, ""), member()
     attempt = int(retry) if _RETRY.fullmatch(retry) else 0
@@ -125,10 +111,17 @@ def step_run(
     )
 
 
+def _located(option: str, named: str, artifact: str, name: str) -> AnyPath | None:
+    """The location that an option names, ``auto``: beside the run's artifacts; InputError with the option's name."""
+    try:
+        return None if not named else beside_artifacts(artifact, name) if named == AUTO else parse_location(named)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from error
+
+
 def _process_id() -> str:
-    """An id that no other process has: the pod's, where the pod runs one process; else a random one."""
     pod = os.environ.get(POD_UID_VARIABLE, "")
-    return pod if pod and not is_started_by_elastic() else uuid4().hex
+    return pod if pod and not is_started_by_elastic() else uuid4().hex  # elastic starts several processes in a pod
 
 
 def _elastic_run() -> str:
@@ -137,40 +130,16 @@ def _elastic_run() -> str:
     return "" if named == "none" else as_run_id(named)
 
 
+@cache
 def _temporary() -> Path:
-    """This user's own directory among the machine's temporary files, where others may have put something first."""
+    """A directory of this process's own among the machine's temporary files."""
     try:
-        directory = Path(tempfile.gettempdir()) / f"shutterline-{os.getuid()}"
-        with suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
-        if (problem := _problem_of(directory)) is None:
-            return directory
-        made = Path(tempfile.mkdtemp(prefix="shutterline-"))
+        return Path(tempfile.mkdtemp(prefix="shutterline-events-"))
     except OSError as error:
         raise InputError(
             f"no temporary file can be made ({error.strerror or error}); TMPDIR names a directory for them, and "
             f"{EVENTS_VARIABLE} one for events"
         ) from error
-    message = "%s %s, and is not used; events are kept in %s"
-    logging.getLogger("shutterline.events").warning(message, directory, problem, made)
-    return made
-
-
-def _problem_of(directory: Path) -> str | None:
-    """Why a directory is not this user's own; None, and for nobody else to read, where it is."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        return "is a link or a file" if error.errno in _NO_DIRECTORY else str(error.strerror)
-    try:
-        found = os.fstat(descriptor)
-        if found.st_uid != os.geteuid():
-            return f"belongs to user {found.st_uid}"
-        if found.st_mode & 0o077:
-            os.fchmod(descriptor, 0o700)
-        return None
-    finally:
-        os.close(descriptor)
 
 
 def new_run_id() -> str:
@@ -208,15 +177,8 @@ def checkpoints_of_run(named: str, artifact: str, training: str) -> AnyPath | No
     Raises:
         InputError: It is no location, or the artifact's does not contain the run's id.
     """
-    if not named:
-        return None
-    if named != CHECKPOINTS_AUTO:
-        shared = parse_location(named)
-        return shared.child(training) if isinstance(shared, Location) else shared / training
-    try:
-        return beside_artifacts(artifact, "checkpoints")
-    except InputError as error:
-        raise InputError(f"checkpoints: {error}") from error
+    found = _located("checkpoints", named, artifact, "checkpoints")
+    return found if found is None or named == AUTO else _child(found, training)
 
 
 def events_of_checkpoints(named: str, artifact: str) -> AnyPath | None:
@@ -225,29 +187,19 @@ def events_of_checkpoints(named: str, artifact: str) -> AnyPath | None:
     The arguments are those of :func:`checkpoints_of_run`.
     """
     try:
-        where = (
-            beside_artifacts(artifact, "events")
-            if named == CHECKPOINTS_AUTO
-            else parse_location(named)
-            if named
-            else None
-        )
-    except InputError:  # which is reported where the checkpoints are opened
+        found = _located("checkpoints", named, artifact, "events")
+        if isinstance(found, Path):
+            path = found.absolute()
+            there = next(parent for parent in (path, *path.parents) if parent.exists())
+            if not os.access(there, os.W_OK, effective_ids=True):
+                return None
+    except (InputError, OSError):  # which is reported where the checkpoints are opened
         return None
-    if isinstance(where, Path) and not _is_writable(where.absolute()):  # likewise
-        return None
-    if named == CHECKPOINTS_AUTO or where is None:
-        return where
-    return where / "events" if isinstance(where, Path) else where.child("events")
+    return found if found is None or named == AUTO else _child(found, "events")
 
 
-def _is_writable(directory: Path) -> bool:
-    """Whether a directory is there and may be written, or can be made."""
-    try:
-        there = next(parent for parent in (directory, *directory.parents) if parent.exists())
-    except OSError:  # of one above it that may not be entered
-        return False
-    return os.access(there, os.W_OK, effective_ids=True)
+def _child(path: AnyPath, name: str) -> AnyPath:
+    return path / name if isinstance(path, Path) else path.child(name)
 
 
 def beside_artifacts(artifact: str, name: str) -> AnyPath:

@@ -1,7 +1,7 @@
 """Local directories for what a step reads and writes, wherever that is, and the addresses that they stand for.
 
-A step's work knows local paths. What is in a bucket is fetched before it and published after it; a local path is used
-as it is. Every path in a step's report, its status or an error is replaced by what the user named.
+A step's work knows local paths: what is in a bucket is fetched before it and published after it. Every path in a step's
+report, its status or an error is replaced by what the user named.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -107,9 +108,7 @@ def addresses_of(*artifacts: tuple[str, str]) -> dict[str, str]:
 
 
 class Staging:
-    """What a step reads and writes; use as a context manager around its work.
-
-    Without an error, leave the block only after :meth:`publish`.
+    """What a step reads and writes; use as a context manager around its work, and end with :meth:`publish`.
 
     Args:
         log: Gets a line for every transfer, and now and then one from within.
@@ -121,31 +120,26 @@ class Staging:
         self._log = log
         self._emit = emit
         self._credentials = params.GOOGLE_APPLICATION_CREDENTIALS
-        self._publications = ExitStack()  # and what else ends with the block
+        self._stack = ExitStack()
         self._outputs: list[tuple[Path, Publication]] = []
         self._addresses = Addresses()  # of local directories: the URI each stands for
-        self._temporary: list[Path] = []
-        self._own: Path | None = None
-        self._keeps_own = False
+        self._temporary: set[Path] = set()
 
     def __enter__(self) -> Self:
         # Google's client looks for them there; the file that the environment names has precedence.
         if self._credentials and _CREDENTIALS_VARIABLE not in os.environ:
             os.environ[_CREDENTIALS_VARIABLE] = self._credentials
-            self._publications.callback(os.environ.pop, _CREDENTIALS_VARIABLE, None)
+            self._stack.callback(os.environ.pop, _CREDENTIALS_VARIABLE, None)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._publications.__exit__(kind, error, trace)
+            self._stack.__exit__(kind, error, trace)
         finally:
-            # Inputs stay where the user has named a directory for them.
-            for local in self._temporary:
-                shutil.rmtree(local.parent, ignore_errors=True)
-            if self._own is not None and not self._keeps_own:
-                shutil.rmtree(self._own, ignore_errors=True)
+            for directory in self._temporary:
+                shutil.rmtree(directory, ignore_errors=True)
         if isinstance(error, ShutterlineError):
             error.args = tuple(self._addresses.document(error.args))
 
@@ -190,7 +184,7 @@ class Staging:
         """
         if isinstance(where, Path):
             return where
-        publication = self._publications.enter_context(Publication(where, kind))
+        publication = self._stack.enter_context(Publication(where, kind))
         local = self._local(where, is_temporary=True)
         self._outputs.append((local, publication))
         return local
@@ -218,22 +212,27 @@ class Staging:
                 with self._progress("publish", where) as progress:
                     contents = publication.publish(local, progress)
             except (ShutterlineError, OSError):
-                self._temporary.remove(local)
-                self._keeps_own = True
+                self._temporary -= set(local.parents)
                 command = f"python -m components.shared.storage publish {local} {where}"
                 self._log.error("%s was made and not published; it is in %s: publish it by %s", where, local, command)
                 raise
             self._addresses.add(f"{local}/", f"{contents}/")
         return _Addressed(result, self._addresses) if self._addresses else result
 
+    @cached_property
+    def _own(self) -> Path:
+        directory = Path(tempfile.mkdtemp(prefix="shutterline-"))
+        self._temporary.add(directory)
+        return directory
+
     def _local(self, location: Location, *, is_temporary: bool = False) -> Path:
         """A directory for a location: the same at every attempt, so that one goes on where another broke."""
-        if named := os.environ.get(SCRATCH_VARIABLE):
-            root = Path(named).absolute()
-        else:
-            root = self._own = self._own or Path(tempfile.mkdtemp(prefix="shutterline-"))
+        named = os.environ.get(SCRATCH_VARIABLE)
         digest = hashlib.sha256(str(location).encode()).hexdigest()[:16]
-        local = root / (f"{digest}-{os.getpid()}" if is_temporary else digest) / location.name
+        folder = (Path(named).absolute() if named else self._own) / (
+            f"{digest}-{os.getpid()}" if is_temporary else digest
+        )
+        local = folder / location.name
         try:
             local.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -243,8 +242,8 @@ class Staging:
                 f"{local}: cannot be made, and {location} needs room on this machine: {error.strerror}; "
                 f"{SCRATCH_VARIABLE} names a directory for that"
             ) from error
-        if is_temporary:
-            self._temporary.append(local)
+        if is_temporary:  # inputs stay where the user has named a directory for them
+            self._temporary.add(folder)
         self._addresses.add(str(local), str(location))
         return local
 
@@ -254,8 +253,7 @@ class Staging:
         logged = reported = time.monotonic()
         last: TransferProgress | None = None
 
-        def progress(now: TransferProgress) -> None:
-            """Called by the storage's threads, one call at a time."""
+        def progress(now: TransferProgress) -> None:  # called by the storage's threads, one call at a time
             nonlocal last, logged, reported
             last, moment, rate = now, time.monotonic(), now.bytes_per_second
             if moment - logged > _LOG_SECONDS:

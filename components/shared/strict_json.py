@@ -33,12 +33,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(file: str | Path, limit: int = MAX_BYTES) -> Any:
-    """The value of a JSON file.
-
-    Raises:
-        OSError: The file cannot be read, is no regular file, or has more than `limit` bytes.
-        ValueError: It is not JSON.
-    """
+    """The value of a JSON file; OSError as :func:`~components.shared.files.read_regular`, ValueError as above."""
     return parse_json(read_regular(file, limit))
 
 

@@ -27,7 +27,7 @@ from components.shared.logs import step_logger
 from components.shared.params.params import Params, parse
 from components.shared.params.source import read_raw
 from components.shared.process_group import has_restarted_clean, leave_outcome, member
-from components.shared.run import CHECKPOINTS_AUTO, checkpoints_of_run, events_of_checkpoints, run_of_artifact, step_run
+from components.shared.run import AUTO, checkpoints_of_run, events_of_checkpoints, run_of_artifact, step_run
 from components.shared.signals import Terminated
 from components.shared.staging import Staging, addresses_of
 from components.shared.step import Reported, StepFailed, StepRecord, run_step
@@ -125,7 +125,7 @@ class PipelineStep:
             if isinstance(kept, Path) and RUN_LOCK_VARIABLE in os.environ:
                 kept = require_alone(kept, params, digest)
             if isinstance(kept, Path) and group.is_first:
-                require_writable("checkpoints", kept, kept if self.checkpoints == CHECKPOINTS_AUTO else kept.parent)
+                require_writable("checkpoints", kept, kept if self.checkpoints == AUTO else kept.parent)
             return kept
 
         with join_group() as group:

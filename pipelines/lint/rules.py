@@ -17,7 +17,7 @@ from components.shared.errors import ParamsError
 from components.shared.events.redaction import REDACTED, names_a_secret, redact
 from components.shared.params.params import Params, parse
 from components.shared.params.source import from_json
-from components.shared.run import CHECKPOINTS_AUTO
+from components.shared.run import AUTO
 from pipelines.compiled import (
     PLACEHOLDER,
     PLATFORM_TITLES,
@@ -247,11 +247,7 @@ def _checkpoint_location(view: View) -> Iterator[Note]:
         if not checkpoints:
             message = "checkpoints lie beside the model until the pod ends, and die with it"
             yield Note("warning", where, message, advice)
-        elif (
-            checkpoints != CHECKPOINTS_AUTO
-            and _is_path(checkpoints)
-            and _missing_at(view, step, checkpoints, "pvcMount")
-        ):
+        elif checkpoints != AUTO and _is_path(checkpoints) and _missing_at(view, step, checkpoints, "pvcMount"):
             yield Note("error", where, f"checkpoints at {checkpoints} die with the machine", advice)
         placed = json.dumps([step.pod.get("nodeSelector"), step.pod.get("tolerations")], default=str)
         default = Params.model_fields["checkpoint_minutes"].default

@@ -16,14 +16,14 @@ from components.shared.errors import InputError
 from components.shared.events.redaction import redact
 from components.shared.files import CLAIMS_VARIABLE
 from components.shared.params.types import Whole, refusal, refusals
-from components.shared.run import CHECKPOINTS_AUTO
+from components.shared.run import AUTO
 from components.shared.storage.location import parse_location
 from components.shared.text import described
 from pipelines.compiled import TARGET_VARIABLE
 from pipelines.quantities import CPU, MEMORY
 from pipelines.secret_texts import is_secret, name_of_label, secret_shape
 
-_DURABLE_RULE = f'must be "{CHECKPOINTS_AUTO}", gs://bucket/…, s3://bucket/… or an absolute path'
+_DURABLE_RULE = f'must be "{AUTO}", gs://bucket/…, s3://bucket/… or an absolute path'
 # RFC 1123: what Kubernetes takes for names of most objects, and of volumes and the like.
 _SUBDOMAIN = r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -179,7 +179,7 @@ def durable_location(value: object) -> str:
     """Where files outlive the machine of a step: ``auto``, in a bucket, or in a directory, perhaps of a volume."""
     if not isinstance(value, str):
         raise refusal(f"{_DURABLE_RULE}, got {described(value)}")
-    if value == CHECKPOINTS_AUTO:
+    if value == AUTO:
         return value
     if _looks_secret("", value):
         raise refusal(f"{_DURABLE_RULE}; this looks like a secret")

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from components.shared.errors import Problem
 from components.shared.params.types import Whole, refusal
-from components.shared.run import CHECKPOINTS_AUTO, EVENTS_AUTO
+from components.shared.run import AUTO
 from components.shared.text import described
 from pipelines.settings.common import PlatformSettings, StepSettings
 from pipelines.settings.fields import SettingsRecord, durable_location
@@ -88,8 +88,8 @@ def vertex_defaults(*, gpu: bool) -> dict[str, Any]:
     again = {"times": 2, "pause_s": 30, "factor": 2, "window_s": MAX_RETRY_WINDOW_S}
     accelerated = {"accelerator": {"type": "NVIDIA_TESLA_T4"}} if gpu else {}
     return {
-        "checkpoints": CHECKPOINTS_AUTO,
-        "events": EVENTS_AUTO,
+        "checkpoints": AUTO,
+        "events": AUTO,
         # What its input names may have changed, which a cache cannot see.
         "data_prep": {"cpu": "4", "memory": "16G", "cache": False, "retry": again},
         "train": {"cpu": "4", "memory": "15G", "cache": True, "retry": again, **accelerated},

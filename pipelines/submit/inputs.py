@@ -15,7 +15,7 @@ from components.shared.errors import InputError
 from components.shared.events.redaction import redact
 from components.shared.params.params import Params, parse
 from components.shared.params.source import from_json, with_overrides
-from components.shared.run import CHECKPOINTS_AUTO
+from components.shared.run import AUTO
 from components.shared.storage.location import parse_location
 from components.shared.version import __version__
 from pipelines.compiled import CompiledPipeline, PlatformName, secret_named_by
@@ -122,7 +122,7 @@ def run_values(
         kind = pipeline.inputs[name].get("parameterType")
         if kind != "STRING":
             raise InputError(f"{option}: the input {name} of {pipeline.file} is no STRING, but {kind}")
-        is_location = name == "data" or (name == "checkpoints" and value not in ("", CHECKPOINTS_AUTO))
+        is_location = name == "data" or (name == "checkpoints" and value not in ("", AUTO))
         if is_location and isinstance(path := parse_location(value), Path) and not path.is_absolute():
             raise InputError(
                 f"{option} {value}: would be looked for inside the steps' containers; name a bucket, gs://… or s3://…, "

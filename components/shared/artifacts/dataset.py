@@ -164,12 +164,9 @@ class DatasetWriter:
     """Writes a dataset directory image by image; use as a context manager and end with :meth:`commit`.
 
     Args:
-        path: The directory; new, empty, or an earlier dataset that is replaced.
+        path: The directory; new, empty, or an earlier dataset that is replaced; ArtifactError for any other.
         classes: Class names; labels index them.
         image_shape: Height, width, channels of every image.
-
-    Raises:
-        ArtifactError: The directory holds something else or cannot be written.
     """
 
     def __init__(self, path: Path, classes: list[str], image_shape: tuple[int, int, int]) -> None:

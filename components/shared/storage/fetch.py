@@ -159,16 +159,13 @@ def _fetched(location: Location, into: Path, progress: OnProgress | None, fetch:
 
 @contextmanager
 def _fetching(location: Location, into: Path, progress: OnProgress | None) -> Iterator[tuple[Store, Path]]:
-    """A connection, and a folder for unfinished files, this fetch's alone; kept where something is unfinished.
-
-    Another fetch into the same directory waits: steps of one machine that share what they fetch then find it there.
-    It does not wait for ever, since the first gives up when nothing comes.
-    """
+    """A connection, and a folder for unfinished files, this fetch's alone; kept where something is unfinished."""
     with closing(connect(location, Transfer("down", progress))) as store:
         is_new = not into.exists()
         into.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(into, os.O_RDONLY)
         try:
+            # Steps of one machine that share what they fetch then find it there; the first gives up when nothing comes.
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             folder = into / FETCHING

@@ -59,6 +59,8 @@ class Publication:
 
     Raises:
         InputError: The environment's timeout is no positive number.
+        StorageRefusedError: At the start: no such bucket, forbidden, no credentials, or something else is there.
+        StorageUnavailableError: The store does not answer.
     """
 
     def __init__(self, location: Location, kind: ArtifactKind) -> None:
@@ -72,12 +74,7 @@ class Publication:
         self._marker: StoredObject | None = None
 
     def __enter__(self) -> Self:
-        """Put the marker there, so that a missing bucket or permission is an error now.
-
-        Raises:
-            StorageRefusedError: No such bucket, forbidden, no credentials, or something else is there.
-            StorageUnavailableError: The store does not answer.
-        """
+        # The marker is put there now, so that a missing bucket or permission is an error before the work.
         self._store = connect(self.location, self._transfer)
         try:
             self._require_own()
@@ -150,11 +147,9 @@ class Publication:
             store.delete(self._marker_key, self._marker.version)
 
     def _require_own(self) -> None:
-        """Accept an empty location, an earlier artifact of this kind or an interrupted attempt.
-
-        In this order: a writer that ends meanwhile puts its manifest there before it removes its marker.
-        """
-        # Consoles put empty objects named like folders.
+        """Accept an empty location, an earlier artifact of this kind or an interrupted attempt."""
+        # In this order: a writer that ends meanwhile puts its manifest there before it removes its marker. Consoles put
+        # empty objects named like folders.
         others = (stored.key for stored in self._store.list(self.location.prefix) if not stored.key.endswith("/"))
         other = next((key for key in others if key != self._marker_key and not self._contents.match(key)), None)
         found, data = self._present_manifest()
@@ -209,10 +204,7 @@ class Publication:
         )
 
     def _remove_earlier(self, manifest: bytes, ours: set[str]) -> None:
-        """Remove the contents of earlier publications, which no manifest points to any more.
-
-        Nothing else: other artifacts may be below the same prefix.
-        """
+        """Remove what no manifest points to any more; nothing else, as other artifacts may be below the same prefix."""
         beside: set[str] = set()  # as of versions up to 0.7, and of copies that others made
         with suppress(ValueError):
             replaced = self._kind.manifest_type.model_validate_json(manifest)
