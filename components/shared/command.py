@@ -8,7 +8,6 @@ import errno
 import io
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -75,15 +74,6 @@ environment:
 
 # What writing to standard output may end with, beside a broken pipe.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EAGAIN)
-# As argparse words it; Python 3.12 and newer write the choices without quotes.
-_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
-_WORD = re.compile(r"[\w-]+")
-
-
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    folded = {one.casefold(): one for one in known}
-    near = difflib.get_close_matches(name.casefold(), folded, 1)
-    return f"; did you mean {folded[near[0]]}?" if near else ""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -98,36 +88,24 @@ class CommandParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """Parse; what is not known is an error of the command that does not know it."""
-        self._words = sys.argv[1:] if args is None else list(args)
+        self._as_json = "--json" in (sys.argv if args is None else args)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
+            name = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(name, self._option_string_actions, 1) if name.startswith("-") else []
+            hint = f"; did you mean {near[0]}?" if near else ""
+            if name.lstrip("-").replace("-", "_") in Params.model_fields and "--set" in self._option_string_actions:
+                hint = f"; set params by --set {name.lstrip('-').replace('-', '_')}=VALUE"
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
-        """End with one line, which suggests what a mistyped command, choice or option may have meant."""
-        if (choice := _CHOICE.search(message)) is not None:
-            message += _did_you_mean(choice[1], _WORD.findall(choice[2]))
-        elif message.startswith("the following arguments are required"):
-            known = self._option_string_actions
-            unknown = [word for word in self._words if word.startswith("--") and word.partition("=")[0] not in known]
-            if meant := self._meant(unknown):
-                message += f"; {' '.join(unknown)} is not one of them{meant}"
+        """End with one line."""
         in_a_line = message.replace("\n", "\\n")  # of what was typed
         print_message(f"{self.prog}: error: {in_a_line} (see {self.prog} --help)")
-        if "--json" in self._option_string_actions and "--json" in self._words:
+        if "--json" in self._option_string_actions and self._as_json:
             print_json({"status": "failed", "error": error_document(InputError(message))})
         self.exit(EXIT_BAD_INPUT)
-
-    def _meant(self, words: Sequence[str]) -> str:
-        for word in words:
-            name = word.partition("=")[0]
-            key = name.lstrip("-").replace("-", "_")
-            if name.startswith("--") and key in Params.model_fields and "--set" in self._option_string_actions:
-                return f"; set params by --set {key}=VALUE"
-            if name.startswith("-") and (meant := _did_you_mean(name, list(self._option_string_actions))):
-                return meant
-        return ""
 
     def print_help(self, file: Any = None) -> None:
         """Print the help; argparse itself passes over what cannot be written."""

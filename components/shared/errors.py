@@ -1,25 +1,4 @@
-"""The exception tree: everything Shutterline raises on purpose.
-
-::
-
-    ShutterlineError                 exit code 1
-    ├── DivergedError                the loss is no longer a number
-    ├── HostMemoryError              no memory for the copy that a checkpoint is written from
-    ├── NotLearningError             a trial shows that the network would not learn
-    ├── GroupLostError               another process of those that train together is gone
-    ├── StatusUnavailableError       no broker answers at the start, and the params want that to be an error
-    ├── StorageUnavailableError      a bucket's store does not answer, or sends wrong bytes, again and again
-    ├── PlatformUnavailableError     Kubeflow or Vertex AI does not answer, or not now
-    └── InputError                   exit code 2: what was given cannot be used; one message, no traceback
-        ├── ParamsError              options of a run, every problem at once (``.problems``)
-        │   └── SettingsError        settings of a platform, likewise
-        ├── DataError                images and labels handed to data prep
-        ├── ArtifactError            a dataset or model directory that is incomplete, damaged or of another kind
-        ├── CheckpointError          checkpoints of another run lie where this one keeps its own
-        ├── DeviceError              a device that was asked for and is not there
-        ├── StatusRefusedError       a broker refuses: topic, permission, credentials, security settings
-        ├── StorageRefusedError      a place in a bucket cannot be used: bucket, permission, nothing there, taken over
-        └── PlatformRefusedError     Kubeflow or Vertex AI refuses: host, permission, a name that is taken, quota
+"""The exception tree: everything Shutterline raises on purpose, InputError and all below it with exit code 2.
 
 Anything else that escapes a step is a defect or a broken machine and ends with exit code 1 and a traceback.
 """
@@ -70,10 +49,9 @@ class PlatformUnavailableError(ShutterlineError):
 
 
 class RetryableError(Exception):
-    """The same request may succeed later; caught where it is made again, and never the end of a step.
+    """The same request may succeed later, perhaps after as many seconds as the service asks to wait.
 
-    Attributes:
-        retry_after_s: How long the service asks to wait, if it does.
+    Caught where the request is made again, and never the end of a step.
     """
 
     def __init__(self, message: str = "", retry_after_s: float | None = None) -> None:
@@ -96,11 +74,7 @@ class ArtifactError(InputError):
 
 
 class CheckpointError(InputError):
-    """Checkpoints of other params or other data lie where this run keeps its own.
-
-    Attributes:
-        differences: What differs, in lines; empty where that is not what is wrong.
-    """
+    """Checkpoints of other params or data are where this run keeps its own; `differences`, if any, in lines."""
 
     def __init__(self, message: str, differences: str = "") -> None:
         super().__init__(message)
@@ -119,11 +93,7 @@ class StatusRefusedError(InputError):
 
 
 class StorageRefusedError(InputError):
-    """A place in a bucket cannot be used, and asking again will not help.
-
-    There is no such bucket or object, the credentials are missing or not enough, something else lies there, or
-    another writer took over.
-    """
+    """A location in a bucket cannot be used: no bucket or object, no permission, something else there, taken over."""
 
 
 class PlatformRefusedError(InputError):
@@ -132,27 +102,17 @@ class PlatformRefusedError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with the params.
+    """One thing wrong with the params."""
 
-    Attributes:
-        path: Where, as a user would write it: ``net_arch[8].kwargs.in_channels``; empty for the whole document.
-        message: What is wrong, what is allowed and what to do, in one line.
-    """
-
-    path: str
-    message: str
+    path: str  # as a user would write it: net_arch[8].kwargs.in_channels; empty for the whole document
+    message: str  # what is wrong, what is allowed and what to do, in one line
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
 class ParamsError(InputError):
-    """The options of a run cannot be used.
-
-    Attributes:
-        problems: All problems found, in the order of the document.
-        source: The file they came from, or None.
-    """
+    """The options of a run cannot be used: all problems, in the order of the document, and the file they came from."""
 
     subject = "params"  # what has the problems, where no file is named
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from urllib3.exceptions import HTTPError, ProxyError
 
-from components.shared.errors import PlatformRefusedError, PlatformUnavailableError, causes_of
+from components.shared.errors import PlatformRefusedError, PlatformUnavailableError, RetryableError, causes_of
 from components.shared.events.redaction import redact
 from components.shared.retry import pause_s, seconds_from
 from pipelines.watch_text import printable
@@ -25,14 +25,6 @@ _TIMEOUT_S = 60.0
 _TUNNEL = re.compile(r"Tunnel connection failed: (\d+)")  # http.client gives the status in its message alone
 
 T = TypeVar("T")
-
-
-class RetryableError(Exception):
-    """The same request may succeed later; `retry_after_s`: how long the platform asks to wait."""
-
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s or 0.0
 
 
 def retried(ask: Callable[[float], T]) -> T:
@@ -52,7 +44,7 @@ def retried(ask: Callable[[float], T]) -> T:
             return ask(min(LONGEST_REQUEST_S, max(1.0, end - time.monotonic())))
         except RetryableError as error:
             pause = pause_s(failures, FIRST_PAUSE_S, LONGEST_PAUSE_S)
-            pause = max(pause, min(error.retry_after_s, LONGEST_RETRY_AFTER_S))
+            pause = max(pause, min(error.retry_after_s or 0.0, LONGEST_RETRY_AFTER_S))
             if time.monotonic() + pause >= end:
                 raise PlatformUnavailableError(
                     f"{error}; gave up after {seconds:g} s ({TIMEOUT_VARIABLE} sets the seconds); try again later"

@@ -16,10 +16,11 @@ from components.shared.errors import (
     InputError,
     PlatformRefusedError,
     PlatformUnavailableError,
+    RetryableError,
 )
 from components.shared.kubeflow.report import ENDED, TaskReport
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
-from pipelines.submit.connection import RetryableError, retried
+from pipelines.submit.connection import retried
 from pipelines.submit.platform import Platform, Progress, Submitted
 from pipelines.submit.run_text import (
     STYLES,

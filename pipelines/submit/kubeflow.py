@@ -18,12 +18,18 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from requests.exceptions import InvalidProxyURL, InvalidSchema, RequestException
 from urllib3.exceptions import HTTPError, LocationValueError
 
-from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError, causes_of
+from components.shared.errors import (
+    InputError,
+    PlatformRefusedError,
+    PlatformUnavailableError,
+    RetryableError,
+    causes_of,
+)
 from components.shared.events.redaction import redact
 from components.shared.kubeflow.run import read_run
 from components.shared.retry import retry_after_s
 from pipelines.compiled import CompiledPipeline
-from pipelines.submit.connection import LONGEST_REQUEST_S, RetryableError, connection_error, proxy_refusal, retried
+from pipelines.submit.connection import LONGEST_REQUEST_S, connection_error, proxy_refusal, retried
 from pipelines.submit.inputs import as_sent, check_name, version_name, without_cache
 from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN, Access, api_addresses, experiment_name
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded

@@ -12,14 +12,14 @@ from typing import Any, get_args
 from google.cloud.aiplatform_v1.types import Context, PipelineJob, PipelineState
 
 from components.shared.command import print_message
-from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError
+from components.shared.errors import InputError, PlatformRefusedError, PlatformUnavailableError, RetryableError
 from components.shared.events.redaction import redact
 from components.shared.kubeflow.report import ENDED, PodAttempt, PodState, RunState, TaskReport, TaskState
 from components.shared.storage.location import Location, key_problem, parse_location
 from components.shared.strict_yaml import DocumentError
 from components.shared.text import shortened
 from pipelines.compiled import LARGEST, CompiledPipeline, parse_compiled
-from pipelines.submit.connection import RetryableError, retried
+from pipelines.submit.connection import retried
 from pipelines.submit.inputs import as_sent, version_name, without_cache
 from pipelines.submit.options import spelling
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded

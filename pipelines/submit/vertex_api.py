@@ -21,12 +21,12 @@ from google.cloud.storage import Client as StorageClient
 from google.protobuf.json_format import ParseError  # type: ignore[import-untyped] # protobuf publishes no types
 from requests.exceptions import RequestException
 
-from components.shared.errors import PlatformRefusedError
+from components.shared.errors import PlatformRefusedError, RetryableError
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.retry import retry_after_s
 from components.shared.text import shortened
-from pipelines.submit.connection import RetryableError, connection_error, retried
+from pipelines.submit.connection import connection_error, retried
 
 LOG_IN = (
     "run `gcloud auth application-default login`, name a key file by GOOGLE_APPLICATION_CREDENTIALS, or run where a "

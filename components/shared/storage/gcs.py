@@ -35,13 +35,13 @@ from google.auth.transport.requests import Request as TokenRequest
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, MaxRetryError, NameResolutionError, SSLError
 
-from components.shared.errors import ArtifactError, StorageRefusedError
+from components.shared.errors import ArtifactError, RetryableError, StorageRefusedError
 from components.shared.events.google_errors import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.storage.content import Checksum, Hashes, pieces_of
 from components.shared.storage.location import Location
 from components.shared.storage.store import ChangedError, Pieces, Store, StoredObject, content_type, pieces_of_body
-from components.shared.storage.transfer import RetryableError, Transfer, workers
+from components.shared.storage.transfer import Transfer, workers
 
 EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)

@@ -29,7 +29,7 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from components.shared.errors import ArtifactError, StorageRefusedError
+from components.shared.errors import ArtifactError, RetryableError, StorageRefusedError
 from components.shared.events.redaction import redact
 from components.shared.files import sha256_of
 from components.shared.storage.content import PIECE, Checksum, Hashes
@@ -43,7 +43,7 @@ from components.shared.storage.store import (
     content_type,
     pieces_of_body,
 )
-from components.shared.storage.transfer import RetryableError, Transfer, workers
+from components.shared.storage.transfer import Transfer, workers
 from components.shared.text import shortened
 
 _CONNECT_S = 10.0

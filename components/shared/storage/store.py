@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from components.shared.errors import StorageRefusedError
+from components.shared.errors import RetryableError, StorageRefusedError
 from components.shared.events.redaction import redact
 from components.shared.retry import retry_after_s
 from components.shared.storage.content import LARGEST_RATIO, PIECE, Checked, Checksum, is_packed, unpacked
 from components.shared.storage.location import Location
-from components.shared.storage.transfer import RetryableError, Transfer
+from components.shared.storage.transfer import Transfer
 from components.shared.text import shortened
 
 # Bytes as they come; to close them closes what they come over.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from components.shared.errors import StorageUnavailableError
+from components.shared.errors import RetryableError, StorageUnavailableError
 from components.shared.events.redaction import redact
 from components.shared.limits import usable_cpus
 from components.shared.retry import pause_s, seconds_from
@@ -23,14 +23,6 @@ _SILENCE_S = 30.0
 _STOP_S = 2.0
 
 T = TypeVar("T")
-
-
-class RetryableError(Exception):
-    """The same request may succeed later; perhaps the store says after how many seconds."""
-
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class StoppedError(Exception):

@@ -9,9 +9,8 @@ from typing import Any, get_args
 import pytest
 from google.cloud.aiplatform_v1.types import PipelineState, PipelineTaskDetail
 
-from components.shared.errors import PlatformRefusedError
+from components.shared.errors import PlatformRefusedError, RetryableError
 from components.shared.kubeflow.report import ENDED, RunState, TaskState
-from pipelines.submit.connection import RetryableError
 from pipelines.submit.platform import Progress, RunRequest
 from pipelines.submit.vertex import VertexPlatform
 from tests.peers.vertex_api import LOCATION, NUMBER, VertexApi
