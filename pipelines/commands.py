@@ -16,8 +16,7 @@ import yaml
 from components.shared.command import is_interrupted, last_lines, print_json, print_message
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, InputError
 from components.shared.images import images_named_by
-from components.shared.params.params import Params
-from components.shared.params.reference import json_schema
+from components.shared.params.params import Params, json_schema
 from components.shared.signals import Terminated
 from components.shared.storage.location import FOLLOW_LINKS_VARIABLE, AnyPath, lies_within, parse_location
 from components.shared.strict_yaml import Dumper

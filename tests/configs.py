@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from components.shared.errors import ParamsError
+from components.shared.params.params import parse
 from pipelines.params_files import EXAMPLE_PARAMS, EXAMPLES
+
+if TYPE_CHECKING:
+    from components.classifier.check import Checked
 
 REFERENCE_PARAMS = EXAMPLES / "reference.json"
 
@@ -47,6 +51,13 @@ def small(**changes: Any) -> dict[str, Any]:
         "net_arch": [layer("ReLU")],
         **changes,
     }
+
+
+def check_dict(raw: Entry) -> Checked:
+    """Params as a user writes them, checked with torch."""
+    from components.classifier.check import check  # most tests need no torch
+
+    return check(parse(raw))
 
 
 def refused(call: Callable[..., object], *arguments: Any) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -13,7 +13,7 @@ from components.classifier.network import LayerTable, examine
 from components.classifier.rates import rehearse
 from components.classifier.schedules import as_long_as
 from components.shared.errors import ParamsError, Problem
-from components.shared.params.params import Params, in_document_order, parse
+from components.shared.params.params import Params, in_document_order
 from components.shared.params.parsed import Parsed
 from components.shared.params.types import ScheduleSpec
 
@@ -40,11 +40,6 @@ class Checked(NamedTuple):
     params: Params
     table: LayerTable
     notes: tuple[str, ...] = ()
-
-
-def check_dict(raw: Mapping[str, Any], source: str | None = None) -> Checked:
-    """As :func:`check`, of options as a user writes them."""
-    return check(parse(raw, source))
 
 
 def check(given: Params | Parsed) -> Checked:

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from components.shared.errors import ParamsError, Problem, SettingsError
-from components.shared.params.messages import as_problems
 from components.shared.params.params import Params
+from components.shared.params.parsed import as_problems
 from components.shared.params.source import read_params_file
 from pipelines.compiled import PLATFORM_TITLES, PLATFORMS, PlatformName
 from pipelines.settings.common import EVERY_STEP, STEP_FIELDS, merged

@@ -11,12 +11,11 @@ from torch import nn
 
 from components.classifier.backbones import head_name
 from components.classifier.building import build
-from components.classifier.check import check_dict
 from components.classifier.network import examine, network_of
 from components.shared.params.allowed_classes import BACKBONES
 from components.shared.params.params import Params
 from components.shared.params.types import LayerSpec
-from tests.configs import Entry, layer, refused, small
+from tests.configs import Entry, check_dict, layer, refused, small
 
 
 def backbone(name: str, **kwargs: Any) -> Entry:

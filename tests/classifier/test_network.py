@@ -12,12 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.classifier.check import check_dict
 from components.classifier.network import LayerTable, build_network, examine, network_of
 from components.shared.params.params import Params
 from components.shared.params.types import LayerSpec
 from pipelines.cli import main
-from tests.configs import Entry, digits_config, layer, refused, small
+from tests.configs import Entry, check_dict, digits_config, layer, refused, small
 
 
 def specs(*entries: Entry) -> list[LayerSpec]:

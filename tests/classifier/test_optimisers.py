@@ -10,13 +10,12 @@ import pytest
 import torch
 from torch.optim import Optimizer
 
-from components.classifier.check import check_dict
 from components.classifier.optimisers import build_optimiser
 from components.classifier.rates import rehearse
 from components.classifier.schedules import Schedules
 from components.shared.errors import Problem
 from components.shared.params.params import Params
-from tests.configs import Entry, refused, schedule, small
+from tests.configs import Entry, check_dict, refused, schedule, small
 
 
 @pytest.fixture(autouse=True)

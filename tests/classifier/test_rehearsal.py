@@ -14,14 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.classifier.augmentation import Augmentation
-from components.classifier.check import check_dict
 from components.classifier.rehearsal import rehearse_transforms
 from components.shared.errors import ParamsError
 from components.shared.params.allowed_classes import MODULES_VARIABLE, TRANSFORMS
 from components.shared.params.types import TransformSpec
 from tests.classifier.both_ways import CPU
 from tests.classifier.comparable import DRAWS, are_comparable, is_comparable, real_pictures
-from tests.configs import Entry, refused, small
+from tests.configs import Entry, check_dict, refused, small
 from tests.configs import transform as t
 
 SCALED, UNSCALED = (t("ToDtype", dtype="torch.float32", scale=scale) for scale in (True, False))

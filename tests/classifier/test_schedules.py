@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from components.classifier.check import check_dict
 from components.classifier.optimisers import build_optimiser
 from components.classifier.rates import rehearse
 from components.classifier.schedules import Schedules
 from components.shared.errors import ParamsError
 from components.shared.params.allowed_classes import SCHEDULERS
 from components.shared.params.params import Params
-from tests.configs import Entry, refused, schedule, small
+from tests.configs import Entry, check_dict, refused, schedule, small
 
 RATE, EPOCHS, STEPS = 0.1, 12, 3
 

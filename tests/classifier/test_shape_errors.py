@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.classifier.check import check_dict
-from tests.configs import Entry, layer, refused, small
+from tests.configs import Entry, check_dict, layer, refused, small
 
 WIDE = layer("Conv2d", in_channels=1, out_channels=4, kernel_size=1)
 FLAT = layer("Flatten")

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from components.classifier.check import check, check_dict
+from components.classifier.check import check
 from components.shared.errors import ParamsError
 from components.shared.params.allowed_classes import LAYERS, OPTIMIZERS, SCHEDULERS, TRANSFORMS
 from components.shared.params.params import Params, parse
 from components.shared.params.parsed import ParamsWarning
 from components.shared.params.source import read_raw
-from tests.configs import digits_config, layer, refused, schedule, small, transform
+from tests.configs import check_dict, digits_config, layer, refused, schedule, small, transform
 
 BASE = digits_config(
     additional_transforms=[

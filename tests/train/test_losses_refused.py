@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.classifier.check import check_dict
 from components.shared.artifacts.dataset import DatasetWriter
 from components.shared.errors import ParamsError
 from components.shared.params.params import Params
 from components.train.train import train
-from tests.configs import refused, schedule, small
+from tests.configs import check_dict, refused, schedule, small
 from tests.examples import SMALL, digits
 
 

@@ -36,7 +36,7 @@ class ClassFamily:
         allowed: Class names inside the module.
         refused: Class names that exist but cannot be used, each with the reason.
         beside: Families of other modules whose members may be named as well.
-        members: What the members are together: classes, or functions that build something.
+        members: What the members are together, such as ``classes``.
     """
 
     kind: str
@@ -72,9 +72,8 @@ class ClassFamily:
     def hint(self) -> str:
         """What is allowed instead."""
         families = (self, *self.beside)
-        return "allowed are " + ", or ".join(
-            f"{one.members} of {one.module} such as {one.full_names()[0]}" for one in families
-        )
+        named = (f"{one.members} of {one.module} such as {one.full_names()[0]}" for one in families)
+        return f"allowed are {', or '.join(named)}"
 
     def name_of(self, value: Any) -> str | None:
         """The dotted name of a class, or of a function that builds one, as JSON or YAML has it; None: it is neither."""

@@ -31,8 +31,7 @@ from components.shared.events.targets import (
     StatusTargets,
     bootstrap_servers,
 )
-from components.shared.params.messages import as_problems
-from components.shared.params.parsed import Parsed, keep_sound
+from components.shared.params.parsed import Parsed, as_problems, keep_sound
 from components.shared.params.rules import (
     credentials_reference,
     cross_problems,
@@ -67,7 +66,7 @@ from components.shared.params.types import (
 from components.shared.text import described
 
 DEVICE_RULE = (r"auto|cpu|cuda(:[0-9]{1,3})?", 'must be "auto", "cpu", "cuda" or "cuda:N"')
-
+_SCHEMA_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 _KEPT = WrapValidator(keep_sound)
 _Positive = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
@@ -263,11 +262,7 @@ class Params(Entry):
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], source: str | None = None) -> Params:
-        """Check a dict as a user writes it: classes as objects or dotted names.
-
-        Args:
-            raw: The options.
-            source: What messages call their origin, such as a file's path.
+        """Check a dict as a user writes it: classes as objects or dotted names; `source` is what messages call it.
 
         Raises:
             ParamsError: With every problem found, each with its path.
@@ -307,11 +302,7 @@ class Params(Entry):
         return _without_placeholders("{\n" + ",\n".join(lines) + "\n}")
 
     def digest(self, without: Collection[str] = ()) -> str:
-        """SHA-256 of the params, hexadecimal; equal for equal params however they were written, 5 or 5.0.
-
-        Args:
-            without: Keys that are left out.
-        """
+        """SHA-256 of the params without some keys, hexadecimal; equal however they were written, 5 or 5.0."""
         plain = _one_spelling({key: value for key, value in self.to_dict().items() if key not in without})
         canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
@@ -351,11 +342,7 @@ class Params(Entry):
 
 
 def parse(raw: Mapping[str, Any], source: str | None = None) -> Parsed:
-    """Check options as a user writes them, all at once.
-
-    Args:
-        raw: The options.
-        source: What messages call their origin, such as a file's path.
+    """Check options as a user writes them, all at once; `source` is what messages call their origin.
 
     Raises:
         ParamsError: They are no mapping, or too large to be looked at.
@@ -384,8 +371,21 @@ def in_document_order(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=lambda one: order.get(one.path.split(".")[0].split("[")[0], -1))
 
 
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the params as JSON or YAML."""
+    schema = Params.model_json_schema(by_alias=True)
+    # After a validator of ours pydantic writes a bound in its own words, which JSON Schema does not know.
+    for declared in schema["properties"].values():
+        for part in (declared, *declared.get("anyOf", ()), declared.get("items", {})):
+            for bound in _SCHEMA_BOUNDS.keys() & part.keys():
+                part[_SCHEMA_BOUNDS[bound]] = part.pop(bound)
+    for spec in (LayerSpec, LossSpec, ScheduleSpec, TransformSpec):
+        schema["$defs"][spec.__name__]["properties"]["class"]["enum"] = spec.family.full_names()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Shutterline params"}
+
+
 def _one_spelling(value: Any) -> Any:
-    """Plain data with integral floats as integers: KFP turns the one into the other, and both mean the same run."""
+    # Integral floats as integers: KFP turns the one into the other, and both mean the same run.
     if isinstance(value, dict):
         return {key: _one_spelling(item) for key, item in value.items()}
     if isinstance(value, list):

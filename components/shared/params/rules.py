@@ -17,11 +17,11 @@ from components.shared.text import described, shortened
 # Schedules of torch that set the learning rate whatever it was, and so undo what acts beside them. A test asks torch's
 # schedules; `rehearse` asks those of a run, with their arguments.
 ABSOLUTE_SCHEDULES = ("CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR")
-_NOT_FOR_OPTIMISERS = {
+_SET_ELSEWHERE = {
     "lr": "must not be given here; set learning_rate instead",
     "params": "must not be given here; the network's parameters are passed",
 }
-_FALSE_FOR_OPTIMISERS = {
+_ALWAYS_FALSE = {
     "capturable": "must be false; steps are not captured into CUDA graphs",
     "differentiable": "must be false; nothing is differentiated through a step",
 }
@@ -75,8 +75,8 @@ def rising(epochs: list[int]) -> list[int]:
 
 def optimiser_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     """An optimiser's arguments without what Shutterline passes itself."""
-    problems = [(f".{key}", message) for key, message in _NOT_FOR_OPTIMISERS.items() if key in kwargs]
-    problems += [(f".{key}", message) for key, message in _FALSE_FOR_OPTIMISERS.items() if kwargs.get(key)]
+    problems = [(f".{key}", message) for key, message in _SET_ELSEWHERE.items() if key in kwargs]
+    problems += [(f".{key}", message) for key, message in _ALWAYS_FALSE.items() if kwargs.get(key)]
     if problems:
         raise refusals(problems)
     return kwargs
@@ -111,11 +111,7 @@ def without_dropped_options(raw: Mapping[str, Any]) -> tuple[dict[str, Any], lis
 
 
 def cross_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong between keys that are each right.
-
-    Args:
-        values: The checked values, defaults included, of the keys that are right.
-    """
+    """What is wrong between keys that are each right: `values` has those, defaults included."""
     value = values.get
     if (color := value("is_image_color")) is not None:
         channels, kind = (3, "color") if color else (1, "grayscale")
@@ -157,7 +153,6 @@ def instead_of_warmup(name: str, warmup: float) -> str:
 def _schedule_problems(
     names: Sequence[str], warmup: float | None, milestones: list[int] | None, epochs: int | None
 ) -> Iterator[Problem]:
-    """Schedules that undo each other, and milestones and a warm-up that do not fit them; None: not known."""
     if warmup is not None and epochs is not None and warmup > epochs:
         yield Problem("warmup_epochs", f"must be at most num_epochs, {epochs}, got {warmup:g}")
     if milestones:

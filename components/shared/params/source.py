@@ -18,7 +18,7 @@ MAX_BYTES = 10 * 1024 * 1024
 MAX_VALUES = 100_000
 MAX_NESTING = 64
 
-_SEGMENT = re.compile(r"\.?([A-Za-z_][A-Za-z0-9_]*)|\[([0-9]{1,9})\]")
+_NAME = "[A-Za-z_][A-Za-z0-9_]*"
 _PYTHON_NAMES = {"True": True, "False": False, "None": None}
 
 
@@ -28,11 +28,7 @@ def fail(message: str, source: str | None = None, path: str = "") -> NoReturn:
 
 
 def check_size(value: object, source: str | None = None) -> None:
-    """Refuse what aliases or nesting blow up beyond any real config.
-
-    Raises:
-        ParamsError: More than 100,000 values, or mappings and lists more than 64 deep.
-    """
+    """Refuse what aliases or nesting blow up beyond any real config, by a ParamsError."""
     try:
         strict_yaml.check_size(value, MAX_VALUES, MAX_NESTING)
     except DocumentError as error:
@@ -42,32 +38,20 @@ def check_size(value: object, source: str | None = None) -> None:
 def read_raw(
     source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()
 ) -> tuple[dict[str, Any], str | None]:
-    """The unchecked options of a path, a JSON text or a dict, and what messages call them.
-
-    Args:
-        source: A path, a text that begins with ``{``, or a dict.
-        overrides: ``key=value`` each.
+    """The unchecked options of a path, a text that begins with ``{`` or a dict, and what messages call them.
 
     Raises:
-        ParamsError: It cannot be read, is not in its format, or an override does not fit it.
+        ParamsError: It cannot be read, is not in its format, or an override (``key=value``) does not fit it.
     """
-    raw: Mapping[str, Any]
-    name = None
     if isinstance(source, Mapping):
-        raw = source
-    elif isinstance(source, str) and source.lstrip().startswith("{"):
-        raw = from_json(source)
-    else:
-        raw, name = read_params_file(source), str(source)
-    return with_overrides(raw, overrides), name
+        return with_overrides(source, overrides), None
+    if isinstance(source, str) and source.lstrip().startswith("{"):
+        return with_overrides(from_json(source), overrides), None
+    return with_overrides(read_params_file(source), overrides), str(source)
 
 
 def read_params_file(path: str | Path, what: str = "params") -> dict[str, Any]:
-    """Read a ``.json``, ``.yaml`` or ``.yml`` file.
-
-    Args:
-        path: The file.
-        what: What messages call its content.
+    """Read a ``.json``, ``.yaml`` or ``.yml`` file; `what` is what messages call its content.
 
     Raises:
         ParamsError: The file cannot be read, is not in its format or holds no mapping.
@@ -85,11 +69,7 @@ def read_params_file(path: str | Path, what: str = "params") -> dict[str, Any]:
 
 
 def from_json(text: str, source: str | None = None, what: str = "params") -> dict[str, Any]:
-    """Parse a JSON document that holds one mapping: RFC 8259 read strictly, no key twice, no NaN.
-
-    Raises:
-        ParamsError: It is none.
-    """
+    """Parse a JSON document that holds one mapping: RFC 8259 read strictly, no key twice, no NaN; else ParamsError."""
     if not text.strip():
         fail("is empty", source)
     try:
@@ -104,11 +84,7 @@ def from_json(text: str, source: str | None = None, what: str = "params") -> dic
 
 
 def from_yaml(text: str, source: str | None = None, what: str = "params") -> dict[str, Any]:
-    """Parse a YAML document that holds one mapping, by YAML 1.2's core schema.
-
-    Raises:
-        ParamsError: It is none.
-    """
+    """Parse a YAML document that holds one mapping, by YAML 1.2's core schema; else ParamsError."""
     if not text.strip():
         fail("is empty", source)
     try:
@@ -150,7 +126,6 @@ def _one_mapping(value: object, source: str | None, what: str) -> dict[str, Any]
 
 
 def _copied(value: Any) -> Any:
-    """`value` with mappings and lists of its own; whatever is inside them is shared."""
     if isinstance(value, Mapping):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else value
@@ -158,15 +133,9 @@ def _copied(value: Any) -> Any:
 
 def _way(key: str) -> list[str | int] | None:
     """The steps into a config that a dotted key names; None if it is not one."""
-    way: list[str | int] = []
-    position = 0
-    while position < len(key):
-        match = _SEGMENT.match(key, position)
-        if match is None or (position == 0 and (match[1] is None or key.startswith("."))):
-            return None
-        way.append(match[1] if match[1] is not None else int(match[2]))
-        position = match.end()
-    return way or None
+    if not re.fullmatch(rf"{_NAME}(\.{_NAME}|\[[0-9]{{1,9}}\])*", key):
+        return None
+    return [int(step) if step.isdigit() else step for step in re.findall(r"\w+", key)]
 
 
 def _assign(target: Any, way: list[str | int], value: object, source: str) -> None:

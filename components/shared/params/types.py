@@ -9,8 +9,8 @@ from __future__ import annotations
 import enum
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -24,6 +24,7 @@ from components.shared.params.allowed_classes import (
     TRANSFORMS,
     ClassFamily,
 )
+from components.shared.params.parsed import as_problems
 from components.shared.text import described, shortened
 
 EXACT_FLOAT_LIMIT = 2**53
@@ -31,8 +32,6 @@ EXACT_FLOAT_LIMIT = 2**53
 SMALLEST_DIVISOR, LARGEST_DIVISOR = 1e-12, 1e12
 MAX_DEPTH = 32
 MAX_BITS = 64
-
-_Item = TypeVar("_Item")
 
 
 def refusal(message: str, where: str = "") -> PydanticCustomError:
@@ -45,18 +44,7 @@ def refusals(problems: list[tuple[str, str]]) -> PydanticCustomError:
     return PydanticCustomError("refused", "{message}", {"message": problems[0][1], "problems": problems})
 
 
-def refused_by(error: ValidationError) -> list[tuple[str, str]]:
-    """What pydantic found, each as (where, message): ours as they are, its own in its words."""
-    found = []
-    for detail in error.errors(include_url=False):
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{shortened(part)}" for part in detail["loc"])
-        inner = detail.get("ctx", {}).get("problems", [("", shortened(detail["msg"], 200))])
-        found += [(where + below, message) for below, message in inner]
-    return found
-
-
-def whole(value: object) -> int:
-    """A whole number; integral floats count as one up to 2^53."""
+def _whole(value: object) -> int:
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     if isinstance(value, float) and value.is_integer():
@@ -66,8 +54,7 @@ def whole(value: object) -> int:
     raise refusal(f"must be a whole number, got {described(value)}")
 
 
-def real(value: object) -> float:
-    """A finite number that a float64 holds exactly as written, when it was written as an integer."""
+def _real(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise refusal(f"must be a number, got {described(value)}")
     try:
@@ -81,9 +68,8 @@ def real(value: object) -> float:
     return number
 
 
-def divisor(value: object) -> float:
-    """A number that is divided by, or summed up."""
-    number = real(value)
+def _divisor(value: object) -> float:
+    number = _real(value)
     if not SMALLEST_DIVISOR <= number <= LARGEST_DIVISOR:
         wanted = "greater than 0" if number <= 0 else f"from {SMALLEST_DIVISOR:g} to {LARGEST_DIVISOR:g}"
         raise refusal(f"must be {wanted}, got {described(value)}")
@@ -91,7 +77,7 @@ def divisor(value: object) -> float:
 
 
 def _level(value: object) -> int:
-    if not 0 <= (level := whole(value)) <= 255:
+    if not 0 <= (level := _whole(value)) <= 255:
         raise refusal(f"must be from 0 to 255, got {described(value)}")
     return level
 
@@ -110,92 +96,77 @@ def _text(value: object) -> str:
     return value
 
 
-def each(values: Iterable[object], check: Callable[[object], _Item]) -> list[_Item]:
-    """Every value checked, all problems at once."""
-    found, problems = [], []
-    for index, value in enumerate(values):
-        try:
-            found.append(check(value))
-        except PydanticCustomError as error:
-            inner = (error.context or {})["problems"]
-            problems += [(f"[{index}]{where}", message) for where, message in inner]
-    if problems:
-        raise refusals(problems)
-    return found
-
-
-def numbers_or(
-    words: tuple[str | None, ...], check: Callable[[object], Any], wanted: str, of_3: str = "", of_1: str = "grayscale"
+def _numbers_or(
+    names: tuple[str | None, ...], check: Callable[[object], Any], wanted: str, of_3: str = "", of_1: str = "grayscale"
 ) -> BeforeValidator:
-    """A validator: one of these words, or a list of numbers; with `of_3`, of 1 or 3 of them."""
+    """A validator: one of these names, or a list of numbers; with `of_3`, of 1 or 3 of them."""
 
     def numbers_of(value: object) -> object:
-        if value is None or isinstance(value, str):
-            if value in words:
-                return value
-        elif isinstance(value, list | tuple):
-            found = each(value, check)
+        if isinstance(value, list | tuple):
+            found, problems = [], []
+            for index, item in enumerate(value):
+                try:
+                    found.append(check(item))
+                except PydanticCustomError as error:
+                    problems.append((f"[{index}]", error.message()))
+            if problems:
+                raise refusals(problems)
             if of_3 and len(found) not in (1, 3):
                 raise refusal(f"must have 1 number ({of_1}) or 3 ({of_3}), got {len(found)}")
             return found
+        if (value is None or isinstance(value, str)) and value in names:
+            return value
         raise refusal(f"must be {wanted}, got {described(value)}")
 
     return BeforeValidator(numbers_of)
 
 
-Whole = Annotated[int, BeforeValidator(whole)]
-Real = Annotated[float, BeforeValidator(real)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Real = Annotated[float, BeforeValidator(_real)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 Text = Annotated[str, BeforeValidator(_text)]
+_COLOR = '"white", "black" or a list of whole numbers from 0 to 255'
 ColorOfBackground = Annotated[
     Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=1, max_length=3)] | Literal["white", "black"],
-    numbers_or(
-        ("white", "black"),
-        _level,
-        '"white", "black" or a list of whole numbers from 0 to 255',
-        "red, green, blue",
-        "grey",
-    ),
+    _numbers_or(("white", "black"), _level, _COLOR, "red, green, blue", "grey"),
 ]
 _LIST_OR_AUTO = 'a list of numbers or "auto"'
-MeansOrAuto = Annotated[list[float] | Literal["auto"], numbers_or(("auto",), real, _LIST_OR_AUTO, "color")]
-DivisorsOrAuto = Annotated[list[float] | Literal["auto"], numbers_or(("auto",), divisor, _LIST_OR_AUTO, "color")]
+MeansOrAuto = Annotated[list[float] | Literal["auto"], _numbers_or(("auto",), _real, _LIST_OR_AUTO, "color")]
+DivisorsOrAuto = Annotated[list[float] | Literal["auto"], _numbers_or(("auto",), _divisor, _LIST_OR_AUTO, "color")]
 ClassWeights = Annotated[
     list[float] | Literal["balanced"] | None,
-    numbers_or(("balanced", None), divisor, '"balanced" or a list of a number for each class'),
+    _numbers_or(("balanced", None), _divisor, '"balanced" or a list of a number for each class'),
 ]
 
 
 def _plain(value: Any, problems: list[tuple[str, str]], where: str = "", depth: int = 0) -> Any:
     """A value as JSON data: tuples as lists, enum members and dtypes by name; `problems` gets what is none."""
-
-    def refuse(message: str) -> None:
-        problems.append((where, message))
-
     if isinstance(value, enum.Enum):
         value = value.value
     if depth > MAX_DEPTH:
-        return refuse(f"is nested more than {MAX_DEPTH} deep")
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, numbers.Integral):
-        whole = int(value)
-        if whole.bit_length() > MAX_BITS:
-            refuse(f"must be a whole number of at most {MAX_BITS} bits, got {described(whole)}")
-        return whole
-    if isinstance(value, numbers.Real):
-        number = float(value)
-        if not math.isfinite(number):
-            refuse(f"must be a finite number, got {number}")
-        return number
-    if isinstance(value, list | tuple):
+        problems.append((where, f"is nested more than {MAX_DEPTH} deep"))
+    elif isinstance(value, list | tuple):
         return [_plain(item, problems, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
-    if isinstance(value, Mapping):
+    elif isinstance(value, Mapping):
         return {key: _plain(item, problems, f"{where}.{key}", depth + 1) for key, item in value.items()}
-    if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
+    elif value is None or isinstance(value, bool | str):
+        return value
+    elif isinstance(value, numbers.Integral):
+        if int(value).bit_length() > MAX_BITS:
+            wanted = f"must be a whole number of at most {MAX_BITS} bits"
+            problems.append((where, f"{wanted}, got {described(int(value))}"))
+        return int(value)
+    elif isinstance(value, numbers.Real):
+        if not math.isfinite(value):
+            problems.append((where, f"must be a finite number, got {float(value)}"))
+        return float(value)
+    elif type(value).__module__ == "torch" and type(value).__name__ == "dtype":
         return str(value)
-    what = "a function" if callable(value) else f"a {type(value).__name__}"
-    return refuse(f"must be plain data (numbers, text, true/false, null, lists, mappings), got {what}")
+    else:
+        what = "a function" if callable(value) else f"a {type(value).__name__}"
+        message = f"must be plain data (numbers, text, true/false, null, lists, mappings), got {what}"
+        problems.append((where, message))
+    return None
 
 
 def _keyword_arguments(value: object) -> dict[str, Any]:
@@ -216,7 +187,6 @@ KeywordArguments = Annotated[dict[str, Any], BeforeValidator(_keyword_arguments)
 
 
 def _class_name(family: ClassFamily, value: object) -> str:
-    """The dotted name of a class of this family, given as object or name."""
     name = value if isinstance(value, str) else family.name_of(value)
     if name is None:
         raise refusal(f"must name a class, got {described(value)}; {family.hint()}")
@@ -306,7 +276,9 @@ class TransformSpec(ClassSpec):
             try:
                 specs.append(TransformSpec.model_validate(item).model_dump(by_alias=True))
             except ValidationError as error:
-                problems += [(f".transforms[{index}]{where}", message) for where, message in refused_by(error)]
+                for found in as_problems(error, (), lambda _: "unknown key; allowed are class, kwargs"):
+                    where = f".{found.path}" if found.path else ""
+                    problems.append((f".transforms[{index}]{where}", found.message))
         if problems:
             raise refusals(problems)
         return {**value, "transforms": specs}

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.classifier.check import check_dict
 from components.shared.params.allowed_classes import (
     LAYERS,
     LOSSES,
@@ -24,7 +23,7 @@ from components.shared.params.allowed_classes import (
 )
 from components.shared.params.params import Params
 from components.shared.text import shortened
-from tests.configs import layer, refused, schedule, small, transform
+from tests.configs import check_dict, layer, refused, schedule, small, transform
 
 FAMILIES = [LAYERS, LOSSES, OPTIMIZERS, SCHEDULERS, TRANSFORMS]
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.kind)

@@ -11,7 +11,6 @@ import torch
 
 from components.classifier.augmentation import PerImageTransforms
 from components.classifier.building import build
-from components.classifier.check import check_dict
 from components.classifier.losses import Criterion
 from components.classifier.optimisers import build_optimiser
 from components.classifier.rates import rehearse
@@ -20,7 +19,7 @@ from components.classifier.shape_errors import misfit
 from components.shared.params.allowed_classes import LAYERS, LOSSES, OPTIMIZERS, SCHEDULERS, TRANSFORMS
 from components.shared.params.params import Params
 from components.shared.params.types import LayerSpec, TransformSpec
-from tests.configs import Entry, layer, schedule, small, transform
+from tests.configs import Entry, check_dict, layer, schedule, small, transform
 
 IMAGE = (4, 8, 8)
 SHAPES = {1: (4, 8), 2: IMAGE, 3: (4, 8, 8, 8)}
