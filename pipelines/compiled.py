@@ -31,7 +31,10 @@ _MOST_VALUES = 2_000_000
 
 _SHORTEST_SECRET = 8  # a shorter one may be an ordinary word of a file
 # Where a secret is named; a word such as "password" there is a name, although somebody's password may be the same.
-_NAMING = frozenset({"secretKey", "secretName", "secretNameParameter", "envVar"})
+NAMING_KEYS = frozenset({"secretKey", "secretName", "secretNameParameter", "envVar"})
+# Keys that say nothing of their value: the name is that of the mapping around them.
+_PASSING_KEYS = frozenset({"defaultValue", "runtimeValue", "constant", "items", "raw"})
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,13 @@ class CompiledPipeline:
     @property
     def inputs(self) -> dict[str, dict[str, Any]]:
         """The parameters that a run of it takes, each with ``parameterType``, perhaps ``defaultValue``."""
-        parameters = mapping(mapping(mapping(self.spec.get("root")).get("inputDefinitions")).get("parameters"))
+        parameters = mapping(mapping(self.spec["root"].get("inputDefinitions")).get("parameters"))
         return {name: mapping(definition) for name, definition in parameters.items()}
 
     @property
     def executors(self) -> dict[str, dict[str, Any]]:
         """The executors by their label, such as ``exec-train``."""
-        executors = mapping(mapping(self.spec.get("deploymentSpec")).get("executors"))
-        return {label: mapping(executor) for label, executor in executors.items()}
+        return {label: mapping(executor) for label, executor in self.spec["deploymentSpec"]["executors"].items()}
 
     def container(self, label: str) -> dict[str, Any]:
         """The container of an executor; empty for one that has none, such as an importer."""
@@ -99,8 +101,16 @@ class CompiledPipeline:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """A mapping with texts for keys; empty if it is none."""
-    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
+    """A mapping; empty if it is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def child(where: str, key: str | int) -> str:
+    """The path of an item of a mapping or a list."""
+    if isinstance(key, int):
+        return f"{where}[{key}]"
+    shown = f".{key}" if _PLAIN_KEY.fullmatch(key) else f'["{key}"]'
+    return f"{where}{shown}".removeprefix(".")
 
 
 def documents_of(text: str) -> list[Any]:
@@ -144,29 +154,40 @@ def parse_compiled(text: str, file: Path) -> CompiledPipeline:
     return CompiledPipeline(file, spec, platforms, len(documents))
 
 
-def secret_named_by(document: Any, further: Mapping[str, Iterable[str | None]] | None = None) -> str | None:
+def secret_named_by(document: Any, further: Mapping[str, Iterable[str]] | None = None) -> str | None:
     """What names a secret that is in a document: a variable of this environment, or a key of `further`; None: none is.
 
     Args:
         document: As YAML or JSON holds it.
         further: Secrets that are known besides, by where they come from.
     """
-    text = "\n".join(_texts(document))
+    found = (
+        value for _, name, value in texts(document) if not (name in NAMING_KEYS and value.isalpha() and value.islower())
+    )
+    text = "\n".join(found)
     known = [(name, value) for name, value in os.environ.items() if names_a_secret(name, value)]
-    known += [(name, value or "") for name, values in (further or {}).items() for value in values]
+    known += [(name, value) for name, values in (further or {}).items() for value in values]
     return next((name for name, value in known if len(value) >= _SHORTEST_SECRET and value in text), None)
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a document, keys included."""
+def texts(value: Any, where: str = "", name: str = "") -> Iterator[tuple[str, str, str]]:
+    """Every text and number of a document, keys and what is inside of JSON texts included: path, name, itself."""
     if isinstance(value, dict):
+        named = value.get("name") if "value" in value else None  # an environment variable
         for key, item in value.items():
-            yield str(key)
-            name = mapping(mapping(item).get("runtimeValue")).get("constant", item)
-            if not (key in _NAMING and isinstance(name, str) and name.isalpha() and name.islower()):
-                yield from _texts(item)
+            inner = named if named and key == "value" else name if key in _PASSING_KEYS else key
+            yield where, "", key
+            yield from texts(item, child(where, key), str(inner))
     elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-    else:
-        yield str(value)
+        for index, item in enumerate(value):
+            yield from texts(item, child(where, index), name)
+    elif isinstance(value, str):
+        yield where, name, value
+        if value.lstrip()[:1] in ("{", "["):
+            try:
+                inside = json.loads(value)
+            except (ValueError, RecursionError):
+                return
+            yield from ((where, within, item) for _, within, item in texts(inside, where, name))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield where, name, str(value)

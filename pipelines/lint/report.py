@@ -26,16 +26,7 @@ def is_pipeline_file(file: str) -> bool:
 
 
 def validate_pipeline(file: Path, target: PlatformName | None, *, strict: bool, as_json: bool) -> int:
-    """Look at a compiled pipeline and print what is wrong with it.
-
-    Args:
-        file: The pipeline.
-        target: The platform it shall run on; None: as the file says.
-        strict: Whether warnings fail too.
-        as_json: Whether one JSON document is printed.
-
-    Returns:
-        The exit code: 2 if anything fails.
+    """Print what is wrong with a compiled pipeline on a platform, or the file's own; 2 if an error fails it.
 
     Raises:
         InputError: The file cannot be read, or is not a compiled pipeline.
@@ -46,16 +37,9 @@ def validate_pipeline(file: Path, target: PlatformName | None, *, strict: bool, 
     number = Counter[str](finding.severity for finding in findings)
     failed = number["error"] > 0 or (strict and number["warning"] > 0)
     if as_json:
-        print_json(
-            {
-                "status": "failed" if failed else "valid",
-                "pipeline": str(file),
-                "target": target,
-                "errors": number["error"],
-                "warnings": number["warning"],
-                "findings": [asdict(finding) for finding in findings],
-            }
-        )
+        status = {"status": "failed" if failed else "valid", "pipeline": str(file), "target": target}
+        counted = {"errors": number["error"], "warnings": number["warning"]}
+        print_json(status | counted | {"findings": [asdict(finding) for finding in findings]})
         return EXIT_BAD_INPUT if failed else EXIT_OK
     counts = [f"{count} {kind}{'s' * (count > 1)}" for kind in ("error", "warning") if (count := number[kind])]
     platform = PLATFORM_TITLES[target] if target else "any platform; --target also looks at what one of them needs"

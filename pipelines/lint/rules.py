@@ -11,13 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from components.shared.errors import ParamsError
 from components.shared.events.redaction import REDACTED, names_a_secret, redact
 from components.shared.params.params import Params, parse
 from components.shared.params.source import from_json
-from components.shared.run import AUTO
 from pipelines.compiled import (
     PLACEHOLDER,
     PLATFORM_TITLES,
@@ -45,6 +44,7 @@ _SPOT = re.compile(r"(?<![a-z])(spot|preemptible)(?![a-z])", re.IGNORECASE)
 _SELDOM_MINUTES = 5
 _PROVIDING = ("secretAsVolume", "configMapAsVolume", "pvcMount")
 _HOUR_S = 3600
+_INPUTS = "root.inputDefinitions.parameters"
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,7 @@ class Finding:
         return f"{self.severity}: {about}: {self.message}; {self.advice} ({self.rule})"
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """One place where a rule finds something; notes that differ in place and value alone make one finding."""
 
     severity: Severity
@@ -90,11 +89,9 @@ def _secret_value(view: View) -> Iterator[Note]:
         "remove it and change the secret, because whoever saw the file knows it; keep it in a Kubernetes secret "
         "(secret_env or secret_files in the settings) or in Secret Manager (a …_FILE variable with sm://projects/…)"
     )
-    seen = set()
-    for where, what, _ in secrets_in(view):
-        if where not in seen:
-            seen.add(where)
-            yield Note("error", where, what, advice)
+    found = {where: what for where, what, _ in reversed(list(secrets_in(view)))}  # the first of each place
+    for where, what in reversed(found.items()):
+        yield Note("error", where, what, advice)
 
 
 def _images(view: View) -> Iterator[tuple[str, str, str]]:
@@ -108,19 +105,20 @@ def _images(view: View) -> Iterator[tuple[str, str, str]]:
 def _unpinned_image(view: View) -> Iterator[Note]:
     advice = "name it by its digest, NAME@sha256:…; `shutterline compile --images` takes the digests of a build"
     for where, image, shown in _images(view):
-        tag = _TAG.search(image.rpartition("/")[2])
+        tag, message = _TAG.search(image.rpartition("/")[2]), ""
+        severity: Severity = "error"
         if not image:
-            yield Note("error", where, "the container has no image", advice)
+            message = "the container has no image"
         elif not _REFERENCE.fullmatch(image):
-            yield Note("error", where, "no name of an image", advice, shown)
-        elif "@" in image and not _DIGEST.search(image):
-            yield Note("error", where, "no valid digest, which is sha256: and 64 hexadecimal digits", advice, shown)
+            message = "no name of an image"
         elif "@" in image:
-            continue
+            message = "" if _DIGEST.search(image) else "no valid digest, which is sha256: and 64 hexadecimal digits"
         elif tag is None or tag[1] == "latest":
-            yield Note("error", where, "without a tag or with latest, it is whatever was pushed last", advice, shown)
+            message = "without a tag or with latest, it is whatever was pushed last"
         else:
-            yield Note("warning", where, "the image has a tag, which may be moved, and no digest", advice, shown)
+            severity, message = "warning", "the image has a tag, which may be moved, and no digest"
+        if message:
+            yield Note(severity, where, message, advice, shown)
 
 
 def _local_image(view: View) -> Iterator[Note]:
@@ -157,24 +155,22 @@ def _backend(view: View) -> Iterator[Note]:
 
 
 def _params(view: View) -> Iterator[Note]:
-    where, default = "root.inputDefinitions.parameters.params.defaultValue", view.default("params")
     if mapping(view.pipeline.inputs.get("params")).get("defaultValue") is None:
         return
     try:
-        problems = parse(from_json(default)).problems  # not Params.load, which takes other texts for a file's name
+        problems = parse(from_json(view.default("params"))).problems  # not Params.load, which may take a file's name
     except ParamsError as refused:
         problems = list(refused.problems)
     for problem in problems:
-        yield Note("error", where, str(problem), "correct the params and compile the pipeline anew")
+        yield Note("error", f"{_INPUTS}.params.defaultValue", str(problem), "correct the params and compile anew")
 
 
 def _limits(view: View) -> Iterator[Note]:
     for step in view.steps if view.target else ():
-        asked = mapping(step.container.get("resources"))
+        asked, where = mapping(step.container.get("resources")), f"{step.where}.container.resources"
         for resource, title in (("Cpu", "processors"), ("Memory", "memory")):
             if not (asked.get(f"resource{resource}Limit") or asked.get(f"{resource.lower()}Limit")):
-                where, message = f"{step.where}.container.resources", "the step has no limit"
-                yield Note("warning", where, message, "set cpu and memory in the settings", title)
+                yield Note("warning", where, "the step has no limit", "set cpu and memory in the settings", title)
 
 
 def _shared_memory(view: View) -> Iterator[Note]:
@@ -213,12 +209,11 @@ def _retries(view: View) -> Iterator[Note]:
         if step.component == "exit_step":
             message = "the exit step is started again after a failure, and may report the end twice"
             yield Note("warning", where, message, "leave its retries out")
-        if view.target != "kubeflow":
-            continue
-        if step.accelerates and 0 < (window := _seconds(policy.get("backoffMaxDuration"))) <= _HOUR_S:
+        window = _seconds(policy.get("backoffMaxDuration"))
+        if view.target == "kubeflow" and step.accelerates and 0 < window <= _HOUR_S:
             message = f"no retry begins later than {window} s after the first start, the step's own work included"
             yield Note("warning", where, message, "set retry.window_s to longer than the training")
-        if step.pod.get("activeDeadlineSeconds"):
+        if view.target == "kubeflow" and step.pod.get("activeDeadlineSeconds"):
             # A stock 2.17 sets Argo's retryPolicy to OnError; up to 2.16 it is Argo's own, OnFailure.
             message = "an attempt that its time limit ends is not repeated by a stock Kubeflow Pipelines 2.17"
             advice = "set retryPolicy: Always in the workflow controller's defaults where it shall be"
@@ -237,49 +232,37 @@ def _missing_at(view: View, step: Step, path: str, *kinds: str) -> bool:
 
 
 def _checkpoint_location(view: View) -> Iterator[Note]:
-    where, checkpoints = "root.inputDefinitions.parameters.checkpoints.defaultValue", view.default("checkpoints")
+    where, checkpoints = f"{_INPUTS}.checkpoints.defaultValue", view.default("checkpoints")
     advice = "keep them in a bucket (gs://…, s3://…), by auto beside the run's artifacts"
     if view.target != "vertex":
         advice += ", or on a volume's claim mounted at the step (volumes of train in the settings)"
-    for step in view.steps:
-        if step.component != "train":
-            continue
+    minutes = view.params.get("checkpoint_minutes", Params.model_fields["checkpoint_minutes"].default)
+    seldom = minutes is None or (isinstance(minutes, int | float) and minutes > _SELDOM_MINUTES)
+    for step in (each for each in view.steps if each.component == "train"):
         if not checkpoints:
             message = "checkpoints lie beside the model until the pod ends, and die with it"
             yield Note("warning", where, message, advice)
-        elif checkpoints != AUTO and _is_path(checkpoints) and _missing_at(view, step, checkpoints, "pvcMount"):
+        elif _is_path(checkpoints) and _missing_at(view, step, checkpoints, "pvcMount"):
             yield Note("error", where, f"checkpoints at {checkpoints} die with the machine", advice)
         placed = json.dumps([step.pod.get("nodeSelector"), step.pod.get("tolerations")], default=str)
-        default = Params.model_fields["checkpoint_minutes"].default
-        minutes = _params_of(view).get("checkpoint_minutes", default)
-        seldom = minutes is None or (isinstance(minutes, int | float) and minutes > _SELDOM_MINUTES)
         if view.target == "kubeflow" and seldom and _SPOT.search(placed):
             # KFP's launcher ends at once on SIGTERM, so that a container gets no time to save.
             often = "after epochs only" if minutes is None else f"every {minutes:g} minutes"
             message = f"training on spot nodes saves {often}, and gets no time to save when its pod is deleted"
-            advice = f"set checkpoint_minutes to {_SELDOM_MINUTES} or less: --set checkpoint_minutes=2"
-            yield Note("warning", f"{step.pod_where}.nodeSelector", message, advice)
+            spot = f"set checkpoint_minutes to {_SELDOM_MINUTES} or less: --set checkpoint_minutes=2"
+            yield Note("warning", f"{step.pod_where}.nodeSelector", message, spot)
 
 
 def _data_location(view: View) -> Iterator[Note]:
-    data = view.default("data")
+    where, data = f"{_INPUTS}.data.defaultValue", view.default("data")
+    advice = "mount a claim there (volumes in the settings), or name a bucket"
     for step in view.steps:
         if step.component == "data_prep" and _is_path(data) and _missing_at(view, step, data, *_PROVIDING):
-            advice = "mount a claim there (volumes in the settings), or name a bucket"
-            where = "root.inputDefinitions.parameters.data.defaultValue"
             yield Note("error", where, f"{data} is not there in the step that reads it", advice)
 
 
-def _params_of(view: View) -> dict[str, Any]:
-    """The params by default, as far as they can be read."""
-    try:
-        return mapping(json.loads(view.default("params")))
-    except (ValueError, RecursionError):
-        return {}
-
-
 def _credentials_file(view: View) -> Iterator[Note]:
-    of_params = text(_params_of(view).get(_CREDENTIALS))
+    of_params = text(view.params.get(_CREDENTIALS))
     advice = "mount the secret there (secret_files in the settings), or use the pod's service account"
     if view.target == "vertex":
         advice = "leave it out: the step has its service account; secrets are read from sm://projects/…"
@@ -294,27 +277,18 @@ def _credentials_file(view: View) -> Iterator[Note]:
                 yield Note("error", where, f"{name} names the file {path}, which nothing mounts", advice)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A rule.
-
-    Attributes:
-        id: In kebab case.
-        title: What it looks for, in a line.
-        check: Finds it.
-        is_for_any: Whether it is for pipelines of others, too.
-    """
+class Rule(NamedTuple):
+    """A rule: its id, what it looks for, in a line, and what finds it."""
 
     id: str
     title: str
     check: Callable[[View], Iterable[Note]]
-    is_for_any: bool = False
 
 
-RULES: tuple[Rule, ...] = (
-    Rule("secret-value", "values of secrets", _secret_value, is_for_any=True),
-    Rule("unpinned-image", "images without a digest", _unpinned_image, is_for_any=True),
-    Rule("local-image", "images that a cluster hardly can pull", _local_image, is_for_any=True),
+RULES = (
+    Rule("secret-value", "values of secrets", _secret_value),
+    Rule("unpinned-image", "images without a digest", _unpinned_image),
+    Rule("local-image", "images that a cluster hardly can pull", _local_image),
     Rule("foreign-platform", "a file, or part of it, for another platform", _foreign_platform),
     Rule("backend", "fields that older releases of Kubeflow Pipelines refuse", _backend),
     Rule("params", "a default of `params` that is no valid params", _params),
@@ -328,27 +302,29 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+_FOR_ANY = RULES[:3]  # also for pipelines of others
+
+
 def lint(pipeline: CompiledPipeline, target: PlatformName | None) -> list[Finding]:
     """What is wrong with a compiled pipeline, or may be; errors first.
 
     Args:
         pipeline: As it was read.
-        target: The platform that it shall run on; None: the one it says, or else any. What depends on the platform is
-            then left out.
+        target: The platform that it shall run on; None: the one it says, or else any, without what depends on that.
     """
     view = View(pipeline, target or pipeline.target)
     # Without short plain words such as "train", which messages have of themselves; longest first.
     secrets = {value for _, _, value in secrets_in(view) if len(value) >= (8 if value.isalpha() else 4)}
 
-    def shown(words: str) -> str:
+    def shown(text: str) -> str:
         for secret in sorted(secrets, key=len, reverse=True):
-            words = words.replace(secret, REDACTED)
+            text = text.replace(secret, REDACTED)
         # Of a foreign file nothing reaches a terminal that could steer it, or that no encoding has.
-        words = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in redact(words))
-        return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"
+        text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in redact(text))
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
     findings = []
-    for rule in RULES if view.is_ours else [rule for rule in RULES if rule.is_for_any]:
+    for rule in RULES if view.is_ours else _FOR_ANY:
         groups: dict[tuple[Severity, str, str], list[Note]] = {}
         for note in rule.check(view):
             groups.setdefault((note.severity, note.message, note.advice), []).append(note)

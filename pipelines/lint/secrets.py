@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.compiled import mapping
-from pipelines.lint.view import View, child
+from pipelines.compiled import NAMING_KEYS, child, mapping, texts
+from pipelines.lint.view import View
 from pipelines.secret_texts import is_secret, name_of_label, secret_shape
 
-# Keys that say nothing of their value: the name is that of the mapping around them.
-_PASSING = frozenset({"defaultValue", "runtimeValue", "constant", "items", "raw"})
-# A word such as "password" there is a name.
-_NAMING = frozenset({"secretKey", "secretName", "secretNameParameter", "envVar"})
 _OPTION = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
 # PASSWORD=… as a word of its own or of a shell's line; not of a component's source, where a value is an expression.
 _SETTING = re.compile(r"(?:^|[\s;&|'\"])([A-Za-z_][A-Za-z0-9_]*)=(['\"]?)([^\s'\";&|]+)")
@@ -28,7 +23,9 @@ def secrets_in(view: View) -> Iterator[tuple[str, str, str]]:
     keys, access keys and tokens of well-known shapes, URLs with a password.
     """
     for document, where in ((view.pipeline.spec, ""), (mapping(view.pipeline.platforms), "platforms")):
-        for path, name, value in _texts(document, where, ""):
+        for path, name, value in texts(document, where):
+            if name in NAMING_KEYS:
+                continue
             if is_secret(name_of_label(name), value):
                 yield path, f"{name} holds a secret's value", value
             elif (shape := secret_shape(value)) is not None:
@@ -38,31 +35,10 @@ def secrets_in(view: View) -> Iterator[tuple[str, str, str]]:
             yield from _in_words(f"{step.where}.container.{part}", step.container.get(part))
 
 
-def _texts(value: Any, where: str, name: str) -> Iterator[tuple[str, str, str]]:
-    """Every text of a document: path, the name that it stands under, itself."""
-    if isinstance(value, dict):
-        named = value.get("name") if "value" in value else None  # an environment variable
-        for key, item in value.items():
-            inner = named if named and key == "value" else name if key in _PASSING else key
-            if key not in _NAMING:
-                yield from _texts(item, child(where, str(key)), str(inner))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _texts(item, child(where, index), name)
-    elif isinstance(value, str):
-        yield where, name, value
-        if value.lstrip()[:1] in ("{", "["):
-            try:
-                inside = json.loads(value)
-            except (ValueError, RecursionError):
-                return
-            yield from ((where, inner, item) for _, inner, item in _texts(inside, where, name))
-
-
 def _in_words(where: str, words: Any) -> Iterator[tuple[str, str, str]]:
     """Options such as ``--password VALUE`` and ``--password=VALUE``, settings such as ``PASSWORD=VALUE``."""
     words = [word if isinstance(word, str) else "" for word in words] if isinstance(words, list) else []
-    for index, word in enumerate(words):
+    for index, (word, after) in enumerate(zip(words, [*words[1:], ""], strict=False)):
         option = _OPTION.fullmatch(word)
         if option is None:
             for setting in _SETTING.finditer(word) if not _SOURCE.search(word) else ():
@@ -70,7 +46,6 @@ def _in_words(where: str, words: Any) -> Iterator[tuple[str, str, str]]:
                 if not setting[3].startswith("$") and is_secret(setting[1], setting[3]):
                     yield child(where, index), f"{setting[1]} is set to a secret's value", setting[3]
             continue
-        at = index if option[2] is not None else index + 1
-        value = option[2] if option[2] is not None else "".join(words[at : at + 1])
+        at, value = (index + 1, after) if option[2] is None else (index, option[2])
         if not value.startswith("-") and is_secret(option[1].replace("-", "_"), value):
             yield child(where, at), f"the option {word.split('=')[0]} is given a secret's value", value

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines.compiled import CompiledPipeline, PlatformName, mapping
+from pipelines.compiled import CompiledPipeline, PlatformName, child, mapping
 
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 # Steps of ours say so in their source.
 _OURS = re.compile(r"\bfrom components\.(data_prep|train|evaluate|exit_step)\.")
 _OF_A_STEP = re.compile(r"\b(?:executors|tasks)\.(?:exec-)?([A-Za-z0-9_-]+)")
@@ -26,14 +26,6 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def child(where: str, key: str | int) -> str:
-    """The path of an item of a mapping or a list."""
-    if isinstance(key, int):
-        return f"{where}[{key}]"
-    shown = f".{key}" if _PLAIN_KEY.fullmatch(key) else f'["{key}"]'
-    return f"{where}{shown}".removeprefix(".")
-
-
 def step_of(where: str) -> str:
     """The step that a path leads into; empty: none."""
     found = _OF_A_STEP.findall(where)
@@ -42,23 +34,14 @@ def step_of(where: str) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """A container, and what the file says of it.
-
-    Attributes:
-        where: Its executor's path.
-        container: The container.
-        pod: What the platforms' document says of its pod on Kubernetes.
-        pod_where: The path of that.
-        task: The task that runs it; empty: none.
-        task_where: The path of that.
-    """
+    """A container, what Kubeflow's document says of its pod, and the task that runs it, each with its path."""
 
     where: str
     container: dict[str, Any]
-    pod: dict[str, Any]
     pod_where: str
-    task: dict[str, Any]
+    pod: dict[str, Any]
     task_where: str
+    task: dict[str, Any]
 
     @property
     def component(self) -> str:
@@ -94,10 +77,9 @@ class View:
     """A compiled pipeline, and the platform it is checked for; None: any.
 
     Attributes:
-        pipeline: The pipeline.
-        target: The platform.
         steps: What has a container.
         is_ours: Whether a step runs one of our components.
+        params: The params by default, as far as they can be read.
     """
 
     def __init__(self, pipeline: CompiledPipeline, target: PlatformName | None) -> None:
@@ -105,25 +87,27 @@ class View:
         self.target = target
         self.steps = list(self._steps())
         self.is_ours = any(step.component for step in self.steps)
+        try:
+            self.params = mapping(json.loads(self.default("params")))
+        except (ValueError, RecursionError):
+            self.params = {}
 
     def _steps(self) -> Iterator[Step]:
-        spec = mapping(self.pipeline.spec)
-        components = mapping(spec.get("components"))
-        dags = {child("components", name): mapping(component) for name, component in components.items()}
+        components = mapping(self.pipeline.spec.get("components"))
+        dags = {"root": self.pipeline.spec["root"]}
+        dags |= {child("components", name): component for name, component in components.items()}
         tasks: dict[str, tuple[str, dict[str, Any]]] = {}
-        for path, component in {"root": mapping(spec.get("root")), **dags}.items():
-            for name, item in mapping(mapping(component.get("dag")).get("tasks")).items():
-                task = mapping(item)
-                called = mapping(components.get(text(mapping(task.get("componentRef")).get("name"))))
-                tasks[text(called.get("executorLabel"))] = (child(f"{path}.dag.tasks", name), task)
-        kubernetes = mapping(mapping(self.pipeline.platforms).get("kubernetes"))
+        for path, component in dags.items():
+            for name, task in mapping(mapping(mapping(component).get("dag")).get("tasks")).items():
+                called = mapping(components.get(text(mapping(mapping(task).get("componentRef")).get("name"))))
+                tasks[text(called.get("executorLabel"))] = (child(f"{path}.dag.tasks", name), mapping(task))
+        kubernetes = mapping(self.pipeline.platforms.get("kubernetes"))
         pods = mapping(mapping(kubernetes.get("deploymentSpec")).get("executors"))
         for label in self.pipeline.executors:
             if container := self.pipeline.container(label):
-                task_where, task = tasks.get(label, ("", {}))
                 where = child("deploymentSpec.executors", label)
-                pod_where = f"platforms.kubernetes.{where}"
-                yield Step(where, container, mapping(pods.get(label)), pod_where, task, task_where)
+                pod = mapping(pods.get(label))
+                yield Step(where, container, f"platforms.kubernetes.{where}", pod, *tasks.get(label, ("", {})))
 
     def default(self, name: str) -> str:
         """The default of an input of the pipeline; empty: none."""
