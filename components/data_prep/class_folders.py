@@ -7,11 +7,9 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-from components.data_prep.folder_tree import Folder, images_below, joined, paths_below
+from components.data_prep.folder_tree import Folder, count_left_out, images_below, joined, paths_below, pictures_below
 from components.data_prep.images import image_split
-from components.data_prep.left_out import count_left_out, pictures_below
 from components.data_prep.source import (
     Source,
     SourceSplit,
@@ -26,9 +24,6 @@ from components.shared.artifacts.artifact import class_name_problem
 from components.shared.artifacts.dataset import SplitName
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
-
-# Of the images with the path of a training image, taken evenly, since each is read once more.
-_COPIES_COMPARED = 1000
 
 _log = step_logger("data-prep")
 
@@ -54,15 +49,7 @@ class ClassFolders:
 
 
 def find_class_folders(data: Path, root: Folder) -> ClassFolders | None:
-    """The class folders of a data folder, if at least one holds an image, or something that cannot be read.
-
-    Args:
-        data: The data folder, for messages.
-        root: What is in it.
-
-    Raises:
-        DataError: Folders may be splits or classes, or two of them name one split.
-    """
+    """The class folders of a data folder, if at least one holds an image, or something that cannot be read."""
     named = {name: split for name in root.folders if (split := split_of(name))}
     for name in named:
         root.folders[name].raise_problem(data / name)
@@ -145,14 +132,7 @@ def _check_are_classes(data: Path, holding: dict[str, Folder]) -> None:
             f"put the splits above the classes, as {shown(f'{below}/{first}')}; where they are none, rename them"
         )
     if len(holding) == 1 and deeper:
-        path = data / deeper[0]
-        holding = holding[deeper[0]].with_images()
-        while len(holding) == 1 and not _splits_in(holding):
-            ((name, folder),) = holding.items()
-            if folder.images or not folder.with_images():
-                break
-            path, holding = path / name, folder.with_images()
-        raise DataError(f"{shown(data)}: the data lie deeper; give --data {shown(path)}")
+        raise DataError(f"{shown(data)}: the data lie deeper; give --data {shown(data / deeper[0])}")
 
 
 def _check_splits_hold_classes(data: Path, root: Folder, layout: ClassFolders) -> None:
@@ -172,17 +152,7 @@ def _check_splits_hold_classes(data: Path, root: Folder, layout: ClassFolders) -
 
 
 def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes: int) -> Source:
-    """The source made of class folders: files listed, none opened but those whose ending does not say what they are.
-
-    Args:
-        data: The folder.
-        root: What is in it.
-        layout: What :func:`find_class_folders` found there.
-        n_classes: How many classes there must be.
-
-    Raises:
-        DataError: A class without images, unusable names, classes that disagree, links that may not be followed.
-    """
+    """The source made of class folders; no file is opened but those whose ending does not say what they are."""
     reader = _Reader(data)
     by_split = {
         split: reader.files_by_class(split, name, root.folders[name] if name else root)
@@ -227,22 +197,15 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
 
 
 def _log_copies(data: Path, layout: ClassFolders, by_split: dict[SplitName, dict[str, list[str]]]) -> None:
-    train_name, *others = layout.splits.values()
+    train_name = layout.splits["train"]
     train = {file.removeprefix(train_name) for files in by_split["train"].values() for file in files}
-    for name, by_class in zip(others, list(by_split.values())[1:], strict=True):
-        files = [file for of_class in by_class.values() for file in of_class]
+    for split, name in list(layout.splits.items())[1:]:
+        files = [file for inner in by_split[split].values() for file in inner]
         both = [file for file in files if file.removeprefix(name) in train]
-        compared = both[:: len(both) // _COPIES_COMPARED + 1]
-        copies = [file for file in compared if _is_same(data / file, data / f"{train_name}{file.removeprefix(name)}")]
-        if copies:
+        if copies := [file for file in both if _is_same(data / file, data / f"{train_name}{file.removeprefix(name)}")]:
             _log.warning(
-                "%d of %d %s images are the same files as training images (such as %s)%s; %s accuracy will be too high",
-                len(copies),
-                len(files),
-                split := split_of(name),
-                shown(copies[0]),
-                f"; {len(compared)} of them were compared" if len(compared) < len(both) else "",
-                split,
+                "%d of %d %s images are the same files as training images (such as %s); %s accuracy will be too high",
+                *(len(copies), len(files), split, shown(copies[0]), split),
             )
 
 
@@ -252,25 +215,15 @@ def _is_same(file: Path, other: Path) -> bool:
     return False
 
 
-class _Reached(NamedTuple):
-    """By which path a folder or an image was reached, and for which split and class."""
-
-    path: str
-    use: tuple[str, str]
+_Use = tuple[SplitName, str]  # for which split and class
 
 
 class _Reader:
-    """Lists the images of each split by class, and refuses to read an image for two splits or classes.
-
-    Attributes:
-        folders: All folders that are read, by their real paths.
-        pictures: By path, why pictures among the files cannot be read.
-        real_pictures: Their real paths.
-    """
+    """Lists the images of each split by class, and refuses to read an image for two splits or classes."""
 
     def __init__(self, data: Path) -> None:
-        self.folders: dict[str, tuple[Folder, _Reached]] = {}
-        self.pictures: dict[str, str] = {}
+        self.folders: dict[str, tuple[Folder, str, _Use]] = {}  # that are read, by their real paths
+        self.pictures: dict[str, str] = {}  # by path, why they cannot be read
         self.real_pictures: set[str] = set()
         self._data = data
 
@@ -293,7 +246,7 @@ class _Reader:
             names[of_class] = name
         return by_class
 
-    def _files_below(self, folder: Folder, path: str, use: tuple[str, str]) -> list[str]:
+    def _files_below(self, folder: Folder, path: str, use: _Use) -> list[str]:
         pictures = pictures_below(folder, path)
         self.pictures |= {file: reason for file, (_, reason) in pictures.items()}
         self.real_pictures |= {real for real, _ in pictures.values()}
@@ -305,28 +258,29 @@ class _Reader:
             if here.real in self.folders:
                 raise DataError(
                     f"{shown(self._data / start)}: is by a link the same folder as "
-                    f"{shown(self.folders[here.real][1].path)}, which is read already, and an image has one class and "
+                    f"{shown(self.folders[here.real][1])}, which is read already, and an image has one class and "
                     "one split; remove one of them"
                 )
-            self.folders[here.real] = here, _Reached(start, use)
+            self.folders[here.real] = here, start, use
             files += (f"{start}/{name}" for name in here.images)
             waiting += [(inner, f"{start}/{name}") for name, inner in here.folders.items()]
         return sorted(files)
 
     def check_links(self) -> int:
         """How many images are links to one that is read under another name, too; an error if that has another use."""
-        linked = {identity for folder, _ in self.folders.values() for identity in folder.images.values() if identity}
-        seen: dict[str, _Reached] = {}
+        linked = {identity for folder, *_ in self.folders.values() for identity in folder.images.values() if identity}
+        seen: dict[str, tuple[str, _Use]] = {}
         again = 0
-        for folder, (start, use) in self.folders.values() if linked else ():
+        for folder, start, use in self.folders.values() if linked else ():
             for name in folder.images:
                 if (identity := folder.identity(name)) not in linked:
                     continue
-                earlier = seen.setdefault(identity, here := _Reached(f"{start}/{name}", use))
-                if earlier.use != use:
+                here = f"{start}/{name}"
+                earlier, earlier_use = seen.setdefault(identity, (here, use))
+                if earlier_use != use:
                     raise DataError(
-                        f"{shown(self._data / here.path)}: is by a link the same image as {shown(earlier.path)}, and "
-                        "an image has one class and one split; remove one of them"
+                        f"{shown(self._data / here)}: is by a link the same image as {shown(earlier)}, and an image "
+                        "has one class and one split; remove one of them"
                     )
-                again += earlier is not here
+                again += earlier != here
         return again

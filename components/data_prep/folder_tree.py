@@ -1,22 +1,27 @@
 """The data folder as a tree: every folder is listed once, links are resolved, and what is no data is set apart.
 
-Nothing is opened. What cannot be read is noted by its name, and is an error once it is to be read: a link that leads
-out of the data, a link to a folder above it, a pipe with the name of an image.
+What cannot be read is noted by its name, and is an error once it is to be read: a link that leads out of the data, a
+link to a folder above it, a pipe with the name of an image. What is not read is counted.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from components.data_prep.images import image_extensions
+from PIL import Image
+
+from components.data_prep.images import NEEDS_HEIC, image_extensions
 from components.data_prep.source import leads_out_of, shown
 from components.shared.artifacts.artifact import WRITING_MARKER
-from components.shared.artifacts.dataset import DATASET
+from components.shared.artifacts.dataset import DATASET, LeftOut
 from components.shared.errors import DataError
+from components.shared.logs import step_logger
 
 # What file systems, file servers and tools put beside people's files: thumbnails, deleted files, snapshots. Compared
 # without regard to case, since Windows writes $RECYCLE.BIN and $Recycle.Bin. So are folders with a leading dot.
@@ -30,7 +35,24 @@ _SYSTEM_FOLDERS = frozenset(
 )
 _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 # A recycle bin or a snapshot may hold more than the data: beyond this many files of one folder they are not counted.
-COUNTED_FILES = 10_000
+_COUNTED_FILES = 10_000
+_HEIC = (".heic", ".heics", ".heif", ".heifs", ".hif")
+_RAW = (
+    *(".3fr", ".ari", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc"),
+    *(".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"),
+    ".x3f",
+)
+_OTHER_PICTURES = (".bpg", ".dcm", ".dicom", ".exr", ".jls", ".jxl", ".jxr", ".nii", ".svg", ".wdp", ".xcf")
+# Formats that Pillow knows by their endings, and that are data, documents or films.
+_NO_PICTURES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF"})
+# What a file without such an ending is tried as. Formats that begin with anything, such as TGA, would take texts for
+# pictures.
+_BY_CONTENT = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000")
+_TRIED_FIRST = 100
+_NAMES_KEPT = 20
+_ENDING_LENGTH = 20
+
+_log = step_logger("data-prep")
 
 
 @dataclass(eq=False, slots=True)
@@ -44,7 +66,7 @@ class Folder:
         others: Names of plain files with another ending.
         specials: Names of pipes, sockets, devices and links that lead nowhere, of whatever ending.
         counted: How many of its files are hidden, of a system, or special.
-        left_out: Folders in it that are no data: their names, and how many files each holds, up to ``COUNTED_FILES``.
+        left_out: Folders in it that are no data: their names, and how many files each holds, up to 10,000.
         problems: Why something in it cannot be read, by name; by the empty name: why itself cannot.
     """
 
@@ -81,15 +103,7 @@ def identity(real: str, status: os.stat_result) -> str:
 
 
 def read_tree(data: Path, *, follow_links: bool) -> Folder:
-    """List a data folder, which may be a link itself, and all folders below it.
-
-    Args:
-        data: The folder.
-        follow_links: Whether links may lead out of it.
-
-    Returns:
-        The folder. Where links make loops, so do the records.
-    """
+    """List a data folder, which may be a link itself, and all below it; where links make loops, so do the records."""
     root = os.path.realpath(data)
     found = {root: Folder(root)}
     waiting = [found[root]]
@@ -162,8 +176,8 @@ def _count_files(folder: str) -> int:
     count = 0
     for _, _, files in os.walk(folder):
         count += len(files)
-        if count >= COUNTED_FILES:
-            return COUNTED_FILES
+        if count >= _COUNTED_FILES:
+            return _COUNTED_FILES
     return count
 
 
@@ -191,3 +205,104 @@ def images_below(folder: Folder) -> Iterator[tuple[str, str, Folder]]:
 def joined(path: str, name: str) -> str:
     """A path below the data folder; the data folder itself is empty."""
     return f"{path}/{name}" if path else name
+
+
+@cache
+def _reasons() -> dict[str, str]:
+    """By the ending of pictures, why those that are no images here are not read."""
+    registered = (ending for ending, name in Image.registered_extensions().items() if name not in _NO_PICTURES)
+    convert = "is a picture of a kind that is not read, {}; convert it to JPEG or PNG"
+    found = {ending: convert.format(ending) for ending in (*_RAW, *_OTHER_PICTURES, *registered)}
+    return found | dict.fromkeys(_HEIC, NEEDS_HEIC)
+
+
+def pictures_below(folder: Folder, path: str) -> dict[str, tuple[str, str]]:
+    """Pictures in a folder and below it that are no images here, since no decoder is there or the ending is unknown.
+
+    A picture of the same name as an image is none of them: cameras write a raw file beside a JPEG.
+
+    Returns:
+        By path below the data folder: the real path, and why it is not read.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    unknown: dict[str, list[tuple[str, str]]] = {}
+    for where, here in paths_below(folder, path):
+        stems = {_stem(name) for name in here.images} if here.others else ()
+        for name in here.others:
+            file, real, ending = f"{where}/{name}", f"{here.real}/{name}", ending_of(name)
+            if _stem(name) in stems:
+                continue
+            if reason := _reasons().get(ending):
+                found[file] = real, reason
+            else:
+                unknown.setdefault(ending, []).append((file, real))
+    for ending, files in unknown.items():
+        # A folder may hold a million texts: all are opened only where the first of their ending show that one should.
+        if any(_is_picture(real) for _, real in files[:_TRIED_FIRST]):
+            reason = (
+                f"is an image by its content, and its name has {_shown_ending(ending)}; give it the ending of its "
+                "format, such as .jpg or .png"
+            )
+            found |= {file: (real, reason) for file, real in files if _is_picture(real)}
+    return found
+
+
+def count_left_out(root: Folder, images: Mapping[str, Collection[str]], used: Collection[str] = ()) -> LeftOut:
+    """Count what is not read of a data folder, and log it.
+
+    Args:
+        root: The folder.
+        images: Paths of images that are not used, by the reason.
+        used: Real paths of files without an image's ending that are used, or set aside.
+    """
+    for reason, unused in images.items():
+        if unused:
+            _log.warning("not read, being %s: %d image(s), such as %s", reason, len(unused), shown(min(unused)))
+    files: Counter[str] = Counter()
+    folders: Counter[str] = Counter()
+    inside = 0
+    for _, folder in paths_below(root):
+        files.update(_shown_ending(ending_of(name)) for name in folder.others if f"{folder.real}/{name}" not in used)
+        files.update(folder.counted)
+        folders.update(shown(name)[:100] for name, _ in folder.left_out)
+        inside += sum(count for _, count in folder.left_out)
+    counted = LeftOut(
+        files=_most_frequent(files, "other endings"),
+        images={reason: len(unused) for reason, unused in sorted(images.items()) if unused},
+        folders=_most_frequent(folders, "other folders"),
+        files_in_folders=inside,
+    )
+    if counted.files:
+        _log.info("not read, by ending: %s", ", ".join(f"{count} {name}" for name, count in counted.files.items()))
+    if counted.folders:
+        _log.info(
+            "left out, being no data: the folders %s, with %d file(s)%s",
+            ", ".join(f"{name} ({count})" for name, count in counted.folders.items()),
+            inside,
+            f"; of one folder at most {_COUNTED_FILES} are counted" * (inside >= _COUNTED_FILES),
+        )
+    return counted
+
+
+def _shown_ending(ending: str) -> str:
+    return shown(ending)[:_ENDING_LENGTH] or "no ending"
+
+
+def _most_frequent(counts: Mapping[str, int], others: str) -> dict[str, int]:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in ordered[_NAMES_KEPT:])
+    return dict(ordered[:_NAMES_KEPT]) | ({others: rest} if rest else {})
+
+
+def _stem(name: str) -> str:
+    return name[: len(name) - len(ending_of(name))].casefold()
+
+
+def _is_picture(real: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of is for images that are read
+        try:
+            with Image.open(Path(real), formats=_BY_CONTENT):
+                return True
+        except Exception:  # damaged files make Pillow raise nearly anything
+            return False

@@ -22,9 +22,8 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from components.data_prep.folder_tree import Folder, images_below
+from components.data_prep.folder_tree import Folder, count_left_out, images_below
 from components.data_prep.images import DECODING_THREADS, MAX_PIXELS
-from components.data_prep.left_out import count_left_out
 from components.data_prep.pixels import Background, fitted
 from components.data_prep.source import BATCH_BYTES, Batch, Source, SourceSplit, listed, require_inside, shown
 from components.data_prep.splits import SPLIT_NAMES, SPLITS
@@ -64,6 +63,10 @@ class _IdxFile:
     def error(self, problem: str) -> DataError:
         return DataError(f"{shown(self.path)}: {problem}")
 
+    def require(self, is_right: bool, problem: str) -> None:
+        if not is_right:
+            raise self.error(problem)
+
     def ends_early(self, instead: str) -> DataError:
         announced = self.bytes_before + math.prod(self.dims)
         return self.error(f"ends early: by its header ({self}) it has {announced} bytes, and {instead}; fetch it again")
@@ -97,18 +100,7 @@ def find_idx_files(folder: Path) -> IdxFiles:
 
 
 def open_idx(folder: Path, root: Folder, found: IdxFiles, n_classes: int, *, follow_links: bool) -> Source:
-    """The source made of a folder's IDX files: labels read, image headers checked.
-
-    Args:
-        folder: The data folder.
-        root: What else is in it.
-        found: Its IDX files.
-        n_classes: Classes are named ``0`` to ``n_classes - 1``.
-        follow_links: Whether links may lead out of the folder.
-
-    Raises:
-        DataError: A file is missing, there twice, not IDX, damaged, or labels and images disagree.
-    """
+    """The source made of a folder's IDX files: labels read, headers of images checked."""
     for paths in found.values():
         if len(paths) > 1:
             names = " and ".join(path.name for path in paths)
@@ -144,50 +136,44 @@ def _open_pair(folder: Path, split: SplitName, files: dict[tuple[SplitName, str]
                 f"{shown(folder)}: there is no {_WRITTEN[split]}-{content}-idx{digit}-ubyte, plain or .gz, and {reason}"
             )
     labels, images = (_read_header(files[split, content]) for content in ("labels", "images"))
-    if len(labels.dims) != 1:
-        raise labels.error(f"has {len(labels.dims)} dimensions, and labels have 1")
-    if len(images.dims) not in (3, 4):
-        raise images.error(
-            f"has {len(images.dims)} dimension(s), and images have 3 (number, height, width) or 4 (and channels)"
-        )
+    labels.require(len(labels.dims) == 1, f"has {len(labels.dims)} dimensions, and labels have 1")
+    images.require(
+        len(images.dims) in (3, 4),
+        f"has {len(images.dims)} dimension(s), and images have 3 (number, height, width) or 4 (and channels)",
+    )
     count, height, width, channels = (*images.dims, 1)[:4]
-    if channels not in (1, 3):
-        raise images.error(f"has {channels} channels, and images have 1 or 3")
-    if height * width > MAX_PIXELS:
-        raise images.error(f"has images of {height}×{width}; {MAX_PIXELS} pixels is most")
-    if count != labels.dims[0]:
-        raise images.error(
-            f"holds {count} images, and {labels.path.name} {labels.dims[0]} labels; they must be as many"
-        )
+    images.require(channels in (1, 3), f"has {channels} channels, and images have 1 or 3")
+    images.require(height * width <= MAX_PIXELS, f"has images of {height}×{width}; {MAX_PIXELS} pixels is most")
+    images.require(
+        count == labels.dims[0],
+        f"holds {count} images, and {labels.path.name} {labels.dims[0]} labels; they must be as many",
+    )
     stored = (height, width, channels)
     return SourceSplit("", _read_labels(labels, n_classes), partial(_read_batches, images, stored))
 
 
 def _read_header(path: Path) -> _IdxFile:
     file = _IdxFile(path)
-    if path.exists() and not path.is_file():  # opening a pipe would wait for its other end
-        raise file.error("is not a file")
+    file.require(path.is_file() or not path.exists(), "is not a file")  # opening a pipe would wait for its other end
     with _opened(path) as stream:
-        if not (size := path.stat().st_size):
-            raise file.error("is empty; fetch it again")
+        size = path.stat().st_size
+        file.require(size > 0, "is empty; fetch it again")
         magic = _read(stream, 4)
-        if magic[:2] == b"\x1f\x8b":
-            raise file.error("is gzip-compressed; give it a name that ends in .gz")
+        zeros, kind, count = magic[:2], *magic[2:].ljust(2, b"\0")
+        file.require(zeros != b"\x1f\x8b", "is gzip-compressed; give it a name that ends in .gz")
         if len(magic) == 4:
-            if magic[:2] != b"\0\0":
-                raise file.error(f"is not an IDX file: it begins with {magic.hex(' ')}, not with 00 00; fetch it again")
-            if magic[2] != _UINT8:
-                raise file.error(
-                    f"holds values that are {_OTHER_TYPES.get(magic[2], 'of an unknown type')} (code 0x{magic[2]:02x});"
-                    " only uint8 (0x08) is read; store them as whole numbers from 0 to 255"
-                )
-            if magic[3] > 4:
-                raise file.error(f"has {magic[3]} dimensions, and images have 3 or 4 and labels 1")
-        if len(magic) < 4 or len(sizes := _read(stream, 4 * magic[3])) < 4 * magic[3]:
-            raise file.error("ends within its header; fetch it again")
-    file = _IdxFile(path, struct.unpack(f">{magic[3]}I", sizes))
-    if 0 in file.dims or not file.dims:
-        raise file.error(f"holds nothing ({file} by its header); fetch it again")
+            begins = f"it begins with {magic.hex(' ')}, not with 00 00"
+            file.require(zeros == b"\0\0", f"is not an IDX file: {begins}; fetch it again")
+            file.require(
+                kind == _UINT8,
+                f"holds values that are {_OTHER_TYPES.get(kind, 'of an unknown type')} (code 0x{kind:02x}); only uint8 "
+                "(0x08) is read; store them as whole numbers from 0 to 255",
+            )
+            file.require(count <= 4, f"has {count} dimensions, and images have 3 or 4 and labels 1")
+        sizes = _read(stream, 4 * count)
+        file.require(len(magic) == 4 and len(sizes) == 4 * count, "ends within its header; fetch it again")
+    file = _IdxFile(path, struct.unpack(f">{count}I", sizes))
+    file.require(math.prod(file.dims) > 0 and bool(file.dims), f"holds nothing ({file} by its header); fetch it again")
     announced = file.bytes_before + math.prod(file.dims)
     if _is_gzip(path):
         if announced > size * _DEFLATE_RATIO:

@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from components.data_prep.folder_tree import Folder, identity, images_below, joined, paths_below
+from components.data_prep.folder_tree import Folder, count_left_out, identity, images_below, joined, paths_below
 from components.data_prep.images import image_split
-from components.data_prep.left_out import count_left_out
 from components.data_prep.source import (
     Source,
     SourceSplit,
@@ -74,19 +73,7 @@ def find_tables(data: Path, root: Folder) -> Tables:
 
 
 def open_info_csv(data: Path, root: Folder, tables: Tables, n_classes: int, *, follow_links: bool) -> Source:
-    """The source made of the tables of splits, such as ``train/info.csv``.
-
-    Args:
-        data: The data folder.
-        root: What is in it.
-        tables: What :func:`find_tables` found there; ``train`` is among them.
-        n_classes: How many classes there must be.
-        follow_links: Whether links may lead out of a split's folder.
-
-    Raises:
-        DataError: A table cannot be read, names files that are not there or lie outside its folder, or disagrees with
-            the other tables or the params.
-    """
+    """The source made of the tables of splits: read whole, every file that they name found."""
     read = {
         split: _Table(data / folder / file, root.folders[folder], data, follow_links=follow_links)
         for split, (folder, file) in tables.items()
@@ -130,7 +117,7 @@ class _Table:
         self.rows: dict[str, _Row] = {}
         self._tree, self._follow_links, self._root = tree, follow_links, os.path.realpath(path.parent)
         self._parents: dict[str, str] = {}
-        repeated, of_other_form = 0, []
+        repeated = 0
         for line, written, name in _rows(path):
             where = f"{shown(path)}, line {line}"
             file, real, status = self._locate(written, where)
@@ -143,17 +130,8 @@ class _Table:
                 )
             repeated += earlier is not row
             self.real.add(real)
-            if file != os.path.normpath(written):
-                of_other_form.append(written)
         if repeated:
             _log.warning("%s: %d row(s) say again what earlier rows say", shown(path), repeated)
-        if of_other_form:
-            _log.info(
-                "%s: %d file(s) were found by names that differ in Unicode composition alone, such as %s",
-                shown(path),
-                len(of_other_form),
-                ascii(of_other_form[0]),
-            )
         if not self.rows:
             raise DataError(f"{shown(path)}: has no row below its header; name one image a row")
 

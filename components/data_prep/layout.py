@@ -24,11 +24,6 @@ _LAYOUTS = (
 def open_source(data: Path, n_classes: int, *, follow_links: bool = False) -> Source:
     """Recognise a data folder and open it as a source.
 
-    Args:
-        data: The folder.
-        n_classes: How many classes the params expect.
-        follow_links: Whether links may lead out of the folder.
-
     Raises:
         DataError: Not a folder, none of the layouts or several, or one whose content cannot be used.
     """

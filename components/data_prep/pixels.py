@@ -67,13 +67,6 @@ def fitted(
     values. Colour becomes grey by the ITU-R 601 luma, and the size changes by area-aware bilinear interpolation, only
     where it differs.
 
-    Args:
-        image: The image; it may be changed.
-        shape: Height, width, channels.
-        background: Red, green and blue of 0 to 255; in grey images their luma.
-        meaning: Of the image's values.
-        note: Gets what is done beside.
-
     Raises:
         ValueError: The image's values have no meaning in 8 bits.
     """

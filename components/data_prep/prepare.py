@@ -146,16 +146,10 @@ def _log_replaced(dataset: Path, source: Source) -> None:
         return
     count = sum(split.count for split in earlier.splits.values()) + len(earlier.unreadable)
     is_other = (earlier.source, earlier.classes, count) != (source.name, list(source.classes), source.count)
-    _log.log(
-        logging.WARNING if is_other else logging.INFO,
-        "%s: the earlier dataset%s is replaced; it was made from %s: %d images in %d classes (%s)",
-        shown(dataset),
-        ", of other data," if is_other else "",
-        shown(earlier.source),
-        count,
-        len(earlier.classes),
-        listed(earlier.classes),
-    )
+    which = "the earlier dataset, of other data," if is_other else "the earlier dataset"
+    made = f"made from {shown(earlier.source)}: {count} images in {len(earlier.classes)} classes"
+    level = logging.WARNING if is_other else logging.INFO
+    _log.log(level, "%s: %s is replaced; it was %s (%s)", shown(dataset), which, made, listed(earlier.classes))
 
 
 def _log_counts(result: PrepareResult) -> None:
@@ -175,14 +169,11 @@ def _log_counts(result: PrepareResult) -> None:
 
 
 class _Preparation:
-    """Writes the dataset of one source, in as many passes as it takes: one, or two where images are unreadable.
-
-    Attributes:
-        fractions: Share of the training images to hold out, by split that the data lacks.
-    """
+    """Writes the dataset of one source, in as many passes as it takes: one, or two where images are unreadable."""
 
     def __init__(self, source: Source, dataset: Path, params: Params, emit: Emit) -> None:
         self._source, self._dataset, self._params, self._emit = source, dataset, params, emit
+        # Share of the training images to hold out, by split that the data lacks.
         self.fractions: dict[SplitName, float] = {}
         if "test" not in source.splits:
             self.fractions["test"] = params.test_fraction

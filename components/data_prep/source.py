@@ -25,19 +25,12 @@ BATCH_BYTES = 4 * 1024**2
 
 @dataclass(frozen=True)
 class Batch:
-    """Images read one after another.
+    """Images of a split read one after another: their positions in it, and those that could not be read by position."""
 
-    Attributes:
-        positions: Which images of the split these are, int64 of shape (n,), ascending.
-        images: uint8 of shape (n, height, width, channels).
-        unreadable: Images of this stretch that could not be read, by position; `positions` leaves them out.
-        noted: Of how many images of this stretch there is something to report.
-    """
-
-    positions: npt.NDArray[np.int64]
-    images: Images
+    positions: npt.NDArray[np.int64]  # of shape (n,), ascending, without the unreadable ones
+    images: Images  # uint8 of shape (n, height, width, channels)
     unreadable: dict[int, UnreadableImage] = field(default_factory=dict)
-    noted: Mapping[Note, int] = field(default_factory=dict)
+    noted: Mapping[Note, int] = field(default_factory=dict)  # of how many images there is something to report
 
 
 # Reads all images in order, brought to a shape (height, width, channels), but for those at positions that are known to
@@ -47,37 +40,22 @@ ReadBatches = Callable[[tuple[int, int, int], Collection[int], Background], Iter
 
 @dataclass(frozen=True)
 class SourceSplit:
-    """One split as the data brings it.
-
-    Attributes:
-        folder: Its folder below the data folder; empty: the data folder itself.
-        labels: int64 of shape (n,), of readable and unreadable images.
-        batches: Reads the images.
-        unreadable: Images that are known to be unreadable before any is opened, by position.
-    """
+    """One split as the data brings it, in a folder below the data folder (empty: in that itself)."""
 
     folder: str
-    labels: Labels
+    labels: Labels  # of shape (n,), of readable and unreadable images
     batches: ReadBatches
-    unreadable: dict[int, UnreadableImage] = field(default_factory=dict)
+    unreadable: dict[int, UnreadableImage] = field(default_factory=dict)  # known before any is opened, by position
 
 
 @dataclass(frozen=True)
 class Source:
-    """Images and labels, found and checked as far as that goes without decoding.
-
-    Attributes:
-        path: The data folder.
-        name: What the manifest calls it, such as ``IDX files``.
-        classes: Class names, in NFC; labels index them.
-        splits: The splits that the data brings, ``train`` always, in the order train, test, validation.
-        left_out: What is not read.
-    """
+    """A data folder's images and labels, found and checked as far as that goes without decoding."""
 
     path: Path
-    name: str
-    classes: tuple[str, ...]
-    splits: dict[SplitName, SourceSplit]
+    name: str  # such as "IDX files"
+    classes: tuple[str, ...]  # in NFC; labels index them
+    splits: dict[SplitName, SourceSplit]  # train always; in the order train, test, validation
     left_out: LeftOut
 
     @property

@@ -49,14 +49,11 @@ def assign_splits(
     every split that follows and for training.
 
     Args:
-        labels: int64 of shape (n,): classes of the images that the source has for training.
+        labels: Classes of the n images that the source has for training; each has an image for every split.
         readable: bool of shape (n,): False for images that were set aside.
-        n_classes: Labels are below it; each has an image for every split.
+        n_classes: Labels are below it.
         fractions: Share of what is left to hold out, by split in the order of drawing: ``test``, ``validation``.
         seed: Below 2^64; all of it matters.
-
-    Returns:
-        By split, bool of shape (n,).
     """
     counts = np.bincount(labels[readable], minlength=n_classes)
     positions = np.flatnonzero(readable)

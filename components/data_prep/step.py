@@ -22,13 +22,6 @@ def prepare_staged(
     """As :func:`~components.data_prep.prepare.prepare`, of images and for a dataset that may be in buckets.
 
     Links may lead out of the data folder, too, where the environment has ``SHUTTERLINE_FOLLOW_LINKS=1``.
-
-    Raises:
-        InputError: That variable has another value.
-        DataError: The data cannot be used.
-        ArtifactError: The dataset directory cannot be written.
-        StorageRefusedError: A location in a bucket is not there or may not be used.
-        StorageUnavailableError: The storage does not answer.
     """
     wanted = os.environ.get(FOLLOW_LINKS_VARIABLE, "")
     if wanted not in ("", "0", "1"):

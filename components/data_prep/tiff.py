@@ -31,14 +31,10 @@ ADVICE = "save it with 8 bits per channel"
 
 
 def meaning_of(image: TiffImageFile, largest_tile: int) -> Meaning:
-    """How the values of an opened TIFF's first page are meant, before it is decoded.
-
-    Args:
-        image: Not yet loaded. A palette of 8-bit colors is corrected.
-        largest_tile: How many pixels a tile may have.
+    """How the values of a TIFF's first page are meant, before it is decoded; a palette of 8-bit colors is corrected.
 
     Raises:
-        ValueError: It would not be read right.
+        ValueError: It would not be read right, or a tile has more than `largest_tile` pixels.
     """
     tags = image.tag_v2
     layout, photometric, compression = _layout(tags), tags.get(_PHOTOMETRIC), tags.get(_COMPRESSION, 1)

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data_prep.decoding_memory import DecodingMemory
-from components.data_prep.images import UnreadableImageError, read_batches, read_image
+from components.data_prep.images import DecodingMemory, UnreadableImageError, read_batches, read_image
 from components.shared.limits import free_memory
 from tests.data_prep.building import plain, save
 
@@ -104,7 +103,7 @@ _DECODE = """
 import os, resource, sys, threading, time
 from pathlib import Path
 from components.data_prep.images import read_batches
-from components.data_prep.decoding_memory import DecodingMemory
+from components.data_prep.images import DecodingMemory
 
 folder, total, threads, allowed = Path(sys.argv[1]), *map(int, sys.argv[2:])
 pages = lambda column: int(Path("/proc/self/statm").read_text().split()[column]) * resource.getpagesize()

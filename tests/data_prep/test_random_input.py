@@ -8,8 +8,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.data_prep.decoding_memory import DecodingMemory
-from components.data_prep.images import UnreadableImageError, read_image
+from components.data_prep.images import DecodingMemory, UnreadableImageError, read_image
 from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.errors import DataError

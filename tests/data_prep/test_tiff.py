@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from components.data_prep.decoding_memory import DecodingMemory
-from components.data_prep.images import UnreadableImageError, read_image
+from components.data_prep.images import DecodingMemory, UnreadableImageError, read_image
 from components.data_prep.pixels import Note
 from tests.data_prep.building import LUMA, Pixels, save
 from tests.data_prep.tiffs import COLOR, GREY, Tiff, tiffs
