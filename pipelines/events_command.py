@@ -14,9 +14,9 @@ from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError
 
 def events_schema() -> int:
     """Print the JSON Schema of status events."""
-    from components.shared.events.event import event_schema
+    from components.shared.events.event import schema_text
 
-    print_json(event_schema())
+    sys.stdout.write(schema_text())
     return EXIT_OK
 
 

@@ -34,7 +34,6 @@ class StepStarted:
     """A step has begun.
 
     Attributes:
-        version: Of Shutterline.
         host: Machine, or the pod's name, by which `kubectl logs` finds it.
         params_sha256: Digest of the run's params; equal for equal params.
         pipeline: Name of the pipeline the step belongs to; null for a step that was run by itself.
@@ -48,20 +47,15 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A step has come this far.
+    """A step has done `step` of `steps` units of work.
 
     Attributes:
-        step: Units of work done: batches in training, bytes while artifacts travel, images elsewhere.
-        steps: Units in all.
-        unit: What is counted.
+        unit: What is counted: batches in training, bytes while artifacts travel, images elsewhere.
         epoch: Epochs begun, from 1; null outside training.
-        epochs: Epochs in all.
         samples_per_second: Images a second: of the epoch's training where an epoch ended, else since the last progress.
         losses: Mean loss by split: of training, and of the held-out split where the epoch evaluated it.
         metrics: Figures by name, such as accuracy on the held-out split.
-        learning_rate: Of the epoch.
         eta_seconds: Estimated seconds left.
-        device: Where the work is done.
     """
 
     step: Count
@@ -83,8 +77,7 @@ class Checkpoint:
 
     Attributes:
         epoch: The last epoch that is done, from 1; 0 in the first.
-        epochs: Epochs in all.
-        uri: Where it lies: a path, a bucket's URI, or pod:/PATH for what ends with the pod.
+        uri: A path, a bucket's URI, or pod:/PATH for what ends with the pod.
         batch: Batches of the next epoch that are done.
     """
 
@@ -96,10 +89,9 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """A step is done.
+    """A step is done, after so many seconds.
 
     Attributes:
-        seconds: Wall time of its work.
         metrics: Final figures by name.
         artifacts: Paths or URIs of what it made, by name.
         left_out: Data prep's: how much of the data was not read, by ending, folder or reason; bounded.
@@ -113,12 +105,7 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """An error, with secrets removed.
-
-    Attributes:
-        type: Name of the exception's class.
-        message: In words for people.
-    """
+    """An error: the name of its class, and its message without secrets."""
 
     type: str
     message: str
@@ -126,13 +113,7 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A step could not do its work.
-
-    Attributes:
-        seconds: Wall time until then.
-        error: Why.
-        exit_code: What the step's process ends with: 2 for bad input, else 1.
-    """
+    """A step could not do its work; its process ends with `exit_code`: 2 for bad input, else 1."""
 
     seconds: Seconds
     error: Error
@@ -141,13 +122,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """A step was told to stop.
-
-    Attributes:
-        seconds: Wall time until then.
-        reason: Who told it: a signal's name.
-        exit_code: What the step's process ends with: 128 and the signal's number.
-    """
+    """A step was stopped by `reason`, a signal's name; its process ends with 128 and the signal's number."""
 
     seconds: Seconds
     reason: str
@@ -156,15 +131,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class PipelineStarted:
-    """The first step of a pipeline has begun.
-
-    Attributes:
-        pipeline: Its name.
-        steps: Its steps in order.
-        version: Of Shutterline.
-        host: Machine or pod of the first step.
-        params_sha256: Digest of the run's params.
-    """
+    """The first step of a pipeline has begun; `steps` are all of them in order, `host` is that of the first."""
 
     pipeline: str
     steps: list[str]
@@ -178,7 +145,6 @@ class StepOutcome:
     """How one step of a pipeline ended, as far as can be known at its end.
 
     Attributes:
-        step: Its name.
         outcome: Its terminal event's state; or why there is none: killed (it began and never ended), cached (its
             result was there already), not started, or unknown (nothing that could be read says it).
         attempt: The last attempt seen, from 0; null if no event of it was seen.
@@ -200,8 +166,7 @@ class PipelineEnded:
     A pipeline that is retried on its platform goes on after this, and ends once more.
 
     Attributes:
-        pipeline: Its name.
-        outcome: In our words; the event's state says the same.
+        outcome: The event's state says the same.
         platform_state: The platform's own name of it; empty where it gave none.
         reason: Why it did not succeed, or is not known; empty if it succeeded.
         steps: How each step ended, in order.
@@ -214,10 +179,7 @@ class PipelineEnded:
     steps: list[StepOutcome]
 
 
-EventData = (
-    StepStarted | Progress | Checkpoint | Succeeded | Failed | Cancelled | PipelineStarted | PipelineEnded
-)  # fmt: skip
-
+EventData = StepStarted | Progress | Checkpoint | Succeeded | Failed | Cancelled | PipelineStarted | PipelineEnded
 # How a step's work reports what happens; calling it costs next to nothing.
 Emit = Callable[[EventData], None]
 
@@ -241,7 +203,6 @@ KINDS: dict[tuple[Subject, State], Any] = {
     ("pipeline", "cancelled"): PipelineEnded,
     ("pipeline", "unknown"): PipelineEnded,
 }
-
 # The state that data stands for; of a pipeline's end, its outcome is.
 STATES: dict[Any, State] = {kind: state for (_, state), kind in KINDS.items() if kind is not PipelineEnded}
 
@@ -281,9 +242,6 @@ def to_json(value: Any, redact: Callable[[str], str]) -> Any:
 def data_schemas() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of every kind's data, by its CloudEvents type."""
     return {
-        event_type(subject, state): {
-            "$id": data_schema_uri(subject, state),
-            **adapter(kind).json_schema(),
-        }
-        for (subject, state), kind in KINDS.items()
+        event_type(*kind): {"$id": data_schema_uri(*kind), **adapter(data).json_schema()}
+        for kind, data in KINDS.items()
     }

@@ -36,6 +36,7 @@ PIPELINE = "pipeline"  # what a pipeline's own events have instead of a step's n
 
 # Far above what an event of ours takes; a foreign message beyond it is not even parsed.
 SIZE_LIMIT = 1_000_000
+_LINE_WIDTH = 120  # of the published schema
 
 _ENCODE_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -89,15 +90,10 @@ class EncodedEvent:
 
     @classmethod
     def from_body(cls, body: bytes) -> EncodedEvent:
-        """An event that was spooled.
-
-        Raises:
-            EventError: It is none, as in a damaged spool.
-        """
+        """An event that was spooled; EventError if it is none, as in a damaged spool."""
         try:
             document = json.loads(body)
-            key = document["partitionkey"]
-            attributes = _as_text(document)
+            key, attributes = document["partitionkey"], _as_text(document)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise EventError("is no spooled event") from error
         if not isinstance(key, str):
@@ -156,36 +152,31 @@ class StepEvent:
             raise EventError("is not JSON") from error
         if not isinstance(document, dict) or document.get("specversion") != "1.0":
             raise EventError("is not a CloudEvents 1.0 document")
-        return _read(document)
-
-
-def _read(document: dict[str, Any]) -> StepEvent:
-    named = _TYPE.fullmatch(_text(document, "type"))
-    if named is None:
-        raise EventError("is an event of another type")
-    key = cast("tuple[Subject, State]", (named["subject"], named["state"]))
-    if key not in KINDS:
-        raise EventError(f"is of the type {document['type']}, which this version does not know")
-    run, step, source, name = (_text(document, part) for part in ("runid", "subject", "source", "id"))
-    parts = name.split("/")
-    if _RUN.fullmatch(run) is None or len(parts) != 4 or parts[:2] != [run, step]:
-        raise EventError("has an id that is not run/step/attempt/sequence")
-    if (key[0] == PIPELINE) != (step == PIPELINE):
-        raise EventError("has a type and a subject that contradict each other")
-    if not all(re.fullmatch(r"[0-9]{1,9}", number) for number in parts[2:]):
-        raise EventError("has an id without attempt and sequence")
-    try:
-        time = datetime.fromisoformat(_text(document, "time"))
-        data = adapter(KINDS[key]).validate_python(document.get("data"))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise EventError(f"has data that does not fit its type: {where}: {first['msg']}") from error
-    except (ValueError, OverflowError) as error:
-        raise EventError("has no readable time") from error
-    if time.tzinfo is None:
-        raise EventError("has a time without a zone")
-    return StepEvent(run, step, int(parts[2]), int(parts[3]), key[1], time, data, name, source)
+        if (named := _TYPE.fullmatch(_text(document, "type"))) is None:
+            raise EventError("is an event of another type")
+        key = cast("tuple[Subject, State]", (named["subject"], named["state"]))
+        if key not in KINDS:
+            raise EventError(f"is of the type {document['type']}, which this version does not know")
+        run, step, source, name = (_text(document, part) for part in ("runid", "subject", "source", "id"))
+        parts = name.split("/")
+        if not is_run_id(run) or len(parts) != 4 or parts[:2] != [run, step]:
+            raise EventError("has an id that is not run/step/attempt/sequence")
+        if (key[0] == PIPELINE) != (step == PIPELINE):
+            raise EventError("has a type and a subject that contradict each other")
+        if not all(re.fullmatch(r"[0-9]{1,9}", number) for number in parts[2:]):
+            raise EventError("has an id without attempt and sequence")
+        try:
+            time = datetime.fromisoformat(_text(document, "time"))
+            data = adapter(KINDS[key]).validate_python(document.get("data"))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise EventError(f"has data that does not fit its type: {where}: {first['msg']}") from error
+        except (ValueError, OverflowError) as error:
+            raise EventError("has no readable time") from error
+        if time.tzinfo is None:
+            raise EventError("has a time without a zone")
+        return cls(run, step, int(parts[2]), int(parts[3]), key[1], time, data, name, source)
 
 
 def _text(document: dict[str, Any], name: str) -> str:
@@ -193,6 +184,11 @@ def _text(document: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value or not value.isprintable():
         raise EventError(f"has no {name}")
     return value
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text can be a run's id."""
+    return _RUN.fullmatch(text) is not None
 
 
 def encode(
@@ -280,6 +276,20 @@ def event_schema() -> dict[str, Any]:
     }
 
 
-def is_run_id(text: str) -> bool:
-    """Whether a text can be a run's id."""
-    return _RUN.fullmatch(text) is not None
+def schema_text() -> str:
+    """The schema as it is published."""
+    return f"{_layout(event_schema(), '')}\n"
+
+
+def _layout(value: Any, indent: str) -> str:
+    """JSON with whatever fits on a line on one."""
+    flat = json.dumps(value)
+    if not isinstance(value, dict | list) or len(indent) + len(flat) < _LINE_WIDTH:
+        return flat
+    inner = indent + "  "
+    if isinstance(value, dict):
+        lines = [f"{inner}{json.dumps(name)}: {_layout(item, inner)}" for name, item in value.items()]
+    else:
+        lines = [inner + _layout(item, inner) for item in value]
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return "\n".join([start, ",\n".join(lines), indent + end])
