@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from components.shared.errors import (
@@ -35,7 +34,7 @@ from components.shared.events.event import PIPELINE, EventSource
 from components.shared.events.history import History, bucket_of, read_history
 from components.shared.events.runs import RunView
 from components.shared.events.spool import Spool, spools_of
-from components.shared.events.stream import DeliveryReport, StatusStream
+from components.shared.events.stream import StatusStream
 from components.shared.events.targets import StatusTargets
 from components.shared.files import unwritable
 from components.shared.kubeflow.api import NoAnswerError, ask_run, is_kubeflow
@@ -71,11 +70,10 @@ class Status:
         self._log = log
         self._stream: StatusStream | None = None
         self._bucket: EventsBucket | None = None
-        self._refused: InputError | None = None
+        self._refused: InputError | None = None  # the location for the run's events
+        self._refusals: list[str] = []  # of brokers' settings
         self._history = History(RunView(run.run))
-        self._refusals: list[str] = []
-        self._timeout_s = 0.0
-        self._answers_by = 0.0
+        self._timeout_s = self._answers_by = 0.0
 
     def open(self, params: Params | None) -> None:
         """Begin the stream and report that the step has started.
@@ -89,6 +87,7 @@ class Status:
         if not is_rank_zero():
             return
         run, targets = self.run, params.status_targets if params else StatusTargets()
+        ledger = targets.as_ledger()
         self._timeout_s = targets.timeout_s
         self._answers_by = time.monotonic() + targets.timeout_s
         is_exit = self._step == "exit"
@@ -111,13 +110,18 @@ class Status:
             is_first = not spools_of(run.events, run.run)
         else:  # as far as can be seen from here
             is_first = step == PIPELINE_STEPS[0] and attempt == 0 and self._history.view.began is None
-        spool, error = self._open_spool(step, attempt, targets.as_ledger())
-        transports = self._open_transports(targets)
+        spool = self._open_spool(step, attempt, ledger)
+        transports = []
+        for name, target in ledger.items():
+            try:
+                transports.append(transport_of(name, target))
+            except StatusRefusedError as error:
+                self._refusals.append(str(error))
         self._stream = StatusStream(
             EventSource(run.run, step, spool.attempt, run.process),
             spool,
             transports,
-            earlier=self._earlier(transports, targets.as_ledger()),
+            earlier=self._earlier(ledger) if transports else [],
             log=self._log,
             first_sequence=1 if is_exit else 0,  # the pipeline's first event was its start
         )
@@ -126,41 +130,28 @@ class Status:
             self._stream.emit(PipelineStarted(run.pipeline, list(PIPELINE_STEPS), __version__, run.host, digest))
         if not is_exit:
             self._stream.emit(StepStarted(__version__, run.host, digest, run.pipeline))
-        if error is not None:
-            self._note_unspooled(error)
         if self._refused is not None:
             raise self._refused
         if self._bucket is not None and spool.path is not None:
             self._bucket.start(spool)
 
-    def _open_spool(self, step: str, attempt: int, targets: dict[str, dict[str, Any]]) -> tuple[Spool, OSError | None]:
-        """A spool in the run's directory or, where that cannot be written, in memory; and why it is in memory."""
-        error = None
-        if self.run.events is not None:
-            try:
-                return Spool.create(self.run.events, self.run.run, step, attempt, targets), None
-            except OSError as caught:
-                error = caught
-        return Spool(None, attempt, targets), error
+    def _open_spool(self, step: str, attempt: int, targets: dict[str, dict[str, Any]]) -> Spool:
+        """A spool in the run's directory or, where that cannot be written, in memory.
 
-    def _open_transports(self, targets: StatusTargets) -> list[Transport]:
-        transports: list[Transport] = []
-        for name, target in targets.as_ledger().items():
+        A directory that may not be written ends the step, the exit step aside; any other trouble is warned of.
+        """
+        directory = self.run.events
+        if directory is not None:
             try:
-                transports.append(transport_of(name, target))
-            except StatusRefusedError as error:
-                self._refusals.append(str(error))
-        return transports
-
-    def _note_unspooled(self, error: OSError) -> None:
-        """A directory that may not be written ends the step, the exit step aside; any other trouble is warned of."""
-        directory = self.run.events or Path()
-        is_denied = error.errno in _NOT_ALLOWED and self.run.shared and self.run.bucket is None
-        if is_denied and self._step != "exit":
-            self._refused = unwritable("events", directory, error)
-        else:
-            why = f"{directory}: {error.strerror}"
-            self._log.warning("status has no spool: %s; it is kept in memory until the step ends", why)
+                return Spool.create(directory, self.run.run, step, attempt, targets)
+            except OSError as error:
+                is_denied = error.errno in _NOT_ALLOWED and self.run.shared and self.run.bucket is None
+                if is_denied and self._step != "exit":
+                    self._refused = self._refused or unwritable("events", directory, error)
+                else:
+                    message = "status has no spool: %s: %s; it is kept in memory until the step ends"
+                    self._log.warning(message, directory, error.strerror)
+        return Spool(None, attempt, targets)
 
     def _ask_bucket(self, ask: Callable[[EventsBucket], T]) -> T | None:
         """Ask the bucket; without an answer a warning is logged, and a refusal ends any step but the exit step."""
@@ -178,22 +169,19 @@ class Status:
             self._log.warning("%s; going on, and it is tried again", error)
         return None
 
-    def _earlier(self, transports: list[Transport], targets: dict[str, dict[str, Any]]) -> list[Spool]:
+    def _earlier(self, targets: dict[str, dict[str, Any]]) -> list[Spool]:
         """Spools of this run that no process has and that some broker does not have whole."""
         found = []
-        for path in spools_of(self.run.events, self.run.run) if transports and self.run.events else []:
-            try:
-                spool = Spool.open(path)
-            except (OSError, ArtifactError):
-                continue
-            if spool is None:
-                continue
-            if not spool.targets:  # damaged, since the steps of a run name the same brokers: all of it again
-                spool.targets = {name: target | {"delivered": 0} for name, target in targets.items()}
-            if any(spool.undelivered(name) for name in spool.targets):
-                found.append(spool)
-            else:
-                spool.close()
+        for path in spools_of(self.run.events, self.run.run) if self.run.events else []:
+            with suppress(OSError, ArtifactError):
+                if (spool := Spool.open(path)) is None:
+                    continue
+                if not spool.targets:  # damaged, since the steps of a run name the same brokers: all of it again
+                    spool.targets = {name: target | {"delivered": 0} for name, target in targets.items()}
+                if any(spool.position(name) < spool.count for name in spool.targets):
+                    found.append(spool)
+                else:
+                    spool.close()
         return found
 
     def check(self, on_status_error: Literal["warn", "fail"]) -> None:
@@ -205,7 +193,7 @@ class Status:
         """
         if self._stream is None or self._step == "exit":  # which has emitted nothing yet, and stops nothing any more
             return
-        refused, silent = list(self._refusals), []
+        refused, silent = self._refusals, []
         # A part of the time may have gone to reading earlier events, of which a slow broker's answer is no part.
         answers = self._stream.first_answers(max(self._answers_by - time.monotonic(), self._timeout_s / 2))
         for address in self._stream.addresses:
@@ -248,13 +236,21 @@ class Status:
         except Exception:  # a defect of ours; how the step ended stays as it is
             self._log.exception("the delivery of status could not be ended")
             return None
-        is_kept = self.run.shared and report.spool is not None and not report.unspooled
         spool = report.spool
+        is_kept = self.run.shared and spool is not None and not report.unspooled
         if self.run.bucket is not None:
-            is_kept = self._bucket is not None and self._bucket.close(max(_LAST_PUT_S, self._timeout_s)) and is_kept
-            if is_kept and self._bucket is not None:
-                spool = self._bucket.spool  # the directory that it is a copy of ends with the pod
-        self._log_undelivered(report, spool)
+            bucket = self._bucket
+            is_kept = bucket is not None and bucket.close(max(_LAST_PUT_S, self._timeout_s)) and is_kept
+            if is_kept and bucket is not None:
+                spool = bucket.spool  # the directory that it is a copy of ends with the pod
+        for broker in report.brokers.values():
+            if broker.undelivered:
+                how = f"; deliver them later: shutterline events replay {spool}" if spool else ""
+                counts = f"{broker.undelivered} of {report.events}"
+                message = "%s status events are not at %s: %s%s"
+                self._log.warning(message, counts, broker.place, broker.trouble, how)
+        if spool and (lost := report.dropped + report.unspooled):
+            self._log.warning("%d status events are not in the spool %s", lost, spool)
         return asdict(report) | {"kept": is_kept}
 
     def _new_end(self, data: EventData, event_source: EventSource) -> PipelineEnded | None:
@@ -280,15 +276,6 @@ class Status:
         return (
             not is_started_by_elastic() or process.restarts >= process.max_restarts or data.exit_code == EXIT_BAD_INPUT
         )
-
-    def _log_undelivered(self, report: DeliveryReport, spool: str | None) -> None:
-        for broker in report.brokers.values():
-            if broker.undelivered:
-                how = f"; deliver them later: shutterline events replay {spool}" if spool else ""
-                count, place, why = f"{broker.undelivered} of {report.events}", broker.place, f"{broker.trouble}{how}"
-                self._log.warning("%s status events are not at %s: %s", count, place, why)
-        if spool and (lost := report.dropped + report.unspooled):
-            self._log.warning("%d status events are not in the spool %s", lost, spool)
 
 
 def transport_of(name: str, target: dict[str, Any]) -> Transport:

@@ -22,7 +22,7 @@ from google.protobuf.json_format import ParseError  # type: ignore[import-untype
 from requests.exceptions import RequestException
 
 from components.shared.errors import PlatformRefusedError, RetryableError
-from components.shared.events.google_errors import ODD_FILE, reason_of
+from components.shared.events.google_login import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.retry import retry_after_s
 from components.shared.text import shortened

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.errors import EXIT_BAD_INPUT, InputError
-from components.shared.events.kafka.google_tokens import google_token
+from components.shared.events.google_login import google_token
 from components.shared.events.pubsub.client import open_channel
 from components.shared.secret_manager import fetch_secret
 from components.shared.storage.location import Location

@@ -31,7 +31,7 @@ from components.shared.events import delivery
 from components.shared.events.data import Error, EventData, Failed, Progress, Succeeded
 from components.shared.events.event import PIPELINE, EncodedEvent, StepEvent
 from components.shared.events.history import bucket_of
-from components.shared.events.kafka import history as kafka_history
+from components.shared.events.kafka import subscriber
 from components.shared.events.replay import find_spools, replay
 from components.shared.events.runs import RunView, fold
 from components.shared.events.spool import events_in
@@ -89,8 +89,8 @@ class Broker:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def read(self, *_: object, **__: object) -> kafka_history.TopicHistory:
-        return kafka_history.TopicHistory(list(self.records) if self.is_up else [], "" if self.is_up else "away")
+    def read(self, *_: object, **__: object) -> subscriber.TopicHistory:
+        return subscriber.TopicHistory(list(self.records) if self.is_up else [], "" if self.is_up else "away")
 
 
 @dataclass
@@ -273,7 +273,7 @@ def happen(world: World, patch: pytest.MonkeyPatch, draw: Draw) -> None:
     patch.setattr(status_module, "bucket_of", world.open(bucket_of))
     patch.setattr(status_module, "ask_run", world.ask)
     patch.setattr(exit_report, "ask_run", world.ask)
-    patch.setattr(kafka_history, "read_history", world.broker.read)
+    patch.setattr(subscriber, "read_topic", world.broker.read)
     world.phase(patch, draw)
     world.exit(patch, draw.luck())
     world.truths.append(world.truth)

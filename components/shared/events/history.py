@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -82,12 +83,22 @@ def read_history(
         log.log(level, "events of earlier steps cannot be read: %s", error)
     view = fold(run.run, spooled)
     is_enough = is_readable and all(step in view.steps and view.steps[step].end is not None for step in steps)
-    if kafka_s > 0 and not is_enough:
+    if kafka_s > 0 and not is_enough and targets.kafka_servers and targets.kafka_topic is not None:
+        from components.shared.events.kafka import subscriber
+
+        servers, topic, since = targets.kafka_servers, targets.kafka_topic, datetime.now(UTC) - _LOOK_BACK
+        bodies, trouble = subscriber.read_topic(servers, topic, since=since, within_s=kafka_s, key=run.run.encode())
+        if trouble:
+            log.log(level, "events of earlier steps cannot be read back: %s", trouble)
         known = {event.identity for event in spooled}
-        further = [event for event in _at_kafka(run, targets, kafka_s, log, level) if event.identity not in known]
-        lacks = {(event.step, event.source) for event in further} - {(e.step, e.source) for e in spooled}
-        is_readable = is_readable and not lacks
-        view = fold(run.run, [*spooled, *further])
+        processes = {(event.step, event.source) for event in spooled}
+        for body in bodies:
+            with suppress(EventError):
+                event = StepEvent.from_bytes(body)
+                if event.run == run.run and event.identity not in known:
+                    spooled.append(event)
+                    is_readable = is_readable and (event.step, event.source) in processes
+        view = fold(run.run, spooled)
     return History(view, is_readable)
 
 
@@ -103,25 +114,3 @@ def _in_folder(run: StepRun) -> tuple[list[StepEvent], bool]:
     existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
     is_usable = existing.is_dir() and os.access(existing, os.R_OK | os.W_OK, effective_ids=True)
     return events, is_usable and begun <= {event.step for event in events} | {PIPELINE}
-
-
-def _at_kafka(
-    run: StepRun, targets: StatusTargets, within_s: float, log: logging.Logger, level: int
-) -> list[StepEvent]:
-    if not targets.kafka_servers or targets.kafka_topic is None:
-        return []
-    from components.shared.events.kafka import history
-
-    since, key = datetime.now(UTC) - _LOOK_BACK, run.run.encode()
-    found = history.read_history(targets.kafka_servers, targets.kafka_topic, since=since, within_s=within_s, key=key)
-    if found.trouble:
-        log.log(level, "events of earlier steps cannot be read back: %s", found.trouble)
-    events = []
-    for body in found.bodies:
-        try:
-            event = StepEvent.from_bytes(body)
-        except EventError:
-            continue
-        if event.run == run.run:
-            events.append(event)
-    return events

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cmp_to_key
-from typing import Literal
+from typing import Literal, cast
 
 from components.shared.events.data import (
     Cancelled,
@@ -125,7 +124,7 @@ class RunView:
             begun = [view for view in self.steps.values() if view.started is not None]
             newest = max(begun, key=lambda view: view.started or view.last, default=None)
             if newest is not None and newest.end is not None:
-                return _run_state(newest.state)
+                return cast("RunState", newest.state)
         return "running"
 
     def _goes_on(self, ended: PipelineEnded) -> bool:
@@ -151,23 +150,16 @@ class RunView:
 
 def _newest(processes: dict[_Process, datetime]) -> tuple[_Process, int]:
     """The newest process of a step, and the number of its attempt."""
-    # The time of the first event decides: a platform's number of an attempt starts at 0 again after a retry by hand. Of
-    # one source, as torch elastic's restarts have it, the attempt's number does.
-
-    def compare(one: _Process, other: _Process) -> int:
-        if one[0] != other[0] and processes[one] != processes[other]:
-            return -1 if processes[one] < processes[other] else 1
-        return (one[1] > other[1]) - (one[1] < other[1])
-
-    ordered = sorted(processes, key=cmp_to_key(compare))
+    # The time of a source's first event decides: a platform's number of an attempt starts at 0 again after a retry by
+    # hand. Of one source, as torch elastic's restarts have it, the attempt's number does.
+    first: dict[str, datetime] = {}
+    for (source, _), time in processes.items():
+        first[source] = min(time, first.get(source, time))
+    ordered = sorted(processes, key=lambda process: (first[process[0]], process[1]))
     number = -1
     for _, attempt in ordered:
         number = max(number + 1, attempt)
     return ordered[-1], number
-
-
-def _run_state(state: State) -> RunState:
-    return "succeeded" if state == "succeeded" else "cancelled" if state == "cancelled" else "failed"
 
 
 def fold(run: str, events: Iterable[StepEvent]) -> RunView:

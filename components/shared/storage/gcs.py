@@ -36,7 +36,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, MaxRetryError, NameResolutionError, SSLError
 
 from components.shared.errors import ArtifactError, RetryableError, StorageRefusedError
-from components.shared.events.google_errors import ODD_FILE, reason_of
+from components.shared.events.google_login import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.storage.content import Checksum, Hashes, pieces_of
 from components.shared.storage.location import Location

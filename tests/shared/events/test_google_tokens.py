@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.errors import RetryableError, StatusRefusedError
-from components.shared.events.kafka.google_tokens import google_token
+from components.shared.events.google_login import google_token
 from components.shared.events.redaction import redact
 from tests.shared.events.security_fixtures import BUSY, REVOKED, TokenServer, private_key, service_account
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment

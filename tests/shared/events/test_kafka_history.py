@@ -18,8 +18,8 @@ from kafka import KafkaProducer
 from kafka.protocol.consumer import FetchResponse
 
 from components.shared.errors import RetryableError, StatusRefusedError
-from components.shared.events.kafka.history import TopicHistory, read_history
 from components.shared.events.kafka.publisher import KafkaTransport
+from components.shared.events.kafka.subscriber import TopicHistory, read_topic
 from components.shared.retry import countdown, pause_s
 from tests.peers.kafka_relay import KafkaRelay
 from tests.peers.kafka_topics import KafkaTopics
@@ -70,7 +70,7 @@ def read(
     since: datetime | Literal["beginning"] = AGO,
     within_s: float = LONG_S,
 ) -> TopicHistory:
-    return read_history(
+    return read_topic(
         broker.bootstrap.split(","), topic, since=since, within_s=within_s, key=key.encode() if key else None
     )
 
@@ -182,7 +182,7 @@ def test_a_user_who_may_not_read_is_trouble(own_kafka_broker: DurableKafkaBroker
     own_kafka_broker.create_topic(topic)
     publish(own_kafka_broker, topic, [b"/1"], "run")
     with WithoutRead(own_kafka_broker.relay.target) as relay:
-        found = read_history([relay.bootstrap], topic, since=AGO, within_s=LONG_S)
+        found = read_topic([relay.bootstrap], topic, since=AGO, within_s=LONG_S)
     assert found.bodies == []
     assert "may not use the topic; grant Describe and Write to publish, Describe and Read to watch" in found.trouble
 
@@ -210,6 +210,6 @@ def test_no_broker_whatever_it_does_changes_the_state_of_pythons_generator(
         with suppress(RetryableError, StatusRefusedError):
             transport.send([an_event()], countdown(2))
         transport.close()
-        read_history([server], topic, since="beginning", within_s=2)
+        read_topic([server], topic, since="beginning", within_s=2)
         pause_s(3, 0.1, 1.0)
     assert random.getstate() == before

@@ -161,7 +161,7 @@ def _login(given: Mapping[str, str], protocol: str) -> dict[str, Any]:
 def _token_provider(given: Mapping[str, str]) -> Any:
     from kafka.net.sasl.oauth import AbstractTokenProvider
 
-    from components.shared.events.kafka.google_tokens import google_token
+    from components.shared.events.google_login import google_token
 
     is_google = _one_of(given, "KAFKA_SASL_OAUTH_PROVIDER", ("google",)) is not None
     if not is_google and _secret(given, "KAFKA_SASL_OAUTH_TOKEN") is None:
