@@ -1,6 +1,6 @@
 # `make run` and `make test` are all a newcomer needs; both install into .venv first.
 .DELETE_ON_ERROR:
-.PHONY: help install run test test-slow check format bench bench-gpu seeds services \
+.PHONY: help install lock run test test-slow test-python check format bench bench-gpu seeds services \
 	images supply-chain test-containers test-kill clean
 
 VENV := .venv
@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 # The first interpreter that is new enough; `make PYTHON=…` chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Everything is locked, so nothing is resolved.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 TESTS ?= tests
 WORKERS ?= 2
 
@@ -16,6 +17,7 @@ help:
 	@echo 'make run      install, then train and evaluate the example through the whole pipeline'
 	@echo 'make test     install, then run the tests'
 	@echo 'make test-slow  the tests that take minutes, such as killing a training 20 times'
+	@echo 'make test-python  the main job and a short suite, for another Python: make test-python VENV=.venv-3.13 PYTHON=python3.13'
 	@echo 'make check    formatting, lint, types, import layers, the Dockerfile'
 	@echo 'make bench    measure speed against the usual ways, in ratios'
 	@echo 'make bench-gpu  the same for whole training loops, on a GPU of this machine'
@@ -25,6 +27,7 @@ help:
 	@echo 'make supply-chain  SBOM and licences of the images'
 	@echo 'make test-containers  the tests of the images'
 	@echo 'make test-kill  trainings killed at random moments; SHUTTERLINE_KILLS=0.1 for a tenth of them'
+	@echo 'make lock     renew the locked versions and hashes from pyproject.toml; LOCK=--upgrade for the newest'
 	@echo 'make install  everything for development into $(VENV)'
 	@echo 'make clean    remove $(VENV), caches and runs'
 
@@ -33,22 +36,38 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Two stages, so that `make run` downloads nothing that only tests need.
-$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.run: pyproject.toml requirements/run.txt | $(BIN)/python
 	@echo 'installing Shutterline into $(VENV): torch is several gigabytes, so this takes minutes the first time'
-	$(PIP_INSTALL) --editable '.[all]'
+	$(PIP_INSTALL) --require-hashes --requirement requirements/run.txt
+	$(PIP_INSTALL) --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run
-	$(PIP_INSTALL) --editable '.[dev]'
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+	$(PIP_INSTALL) --require-hashes --requirement requirements/dev.txt
 	@touch $@
 
 install: $(VENV)/.dev
+
+# The same versions for every purpose, platform and Python; hatchling and editables make the editable install.
+LOCKED = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-header --no-emit-package shutterline
+lock: $(VENV)/.dev
+	printf 'hatchling\neditables\n' | $(LOCKED) - --extra dev $(LOCK) --output-file requirements/dev.txt
+	printf 'hatchling\neditables\n' | $(LOCKED) - --extra all --constraint requirements/dev.txt --output-file requirements/run.txt
+	for step in data-prep train evaluate; do \
+		$(LOCKED) --extra $$step --constraint requirements/dev.txt --output-file requirements/$$step.txt || exit 1; done
 
 run: $(VENV)/.run
 	$(BIN)/shutterline run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow and not containers and not kill' $(TESTS)
+
+# The rest of `make test` does not depend on the version of Python.
+SHORT = tests/shared/params tests/shared/artifacts tests/pipelines/test_golden.py tests/pipelines/lint tests/evaluate
+test-python: $(VENV)/.dev
+	$(BIN)/shutterline run
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'not slow and not containers and not kill' $(SHORT)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m 'slow and not containers and not kill' $(TESTS)

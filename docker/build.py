@@ -30,7 +30,7 @@ STEPS = ("data-prep", "train", "evaluate")
 # 1980, the first year that every archive format knows.
 _EPOCH = os.environ.get("SOURCE_DATE_EPOCH", "315532800")
 # What the Dockerfile takes. Copied out, so that wheels from elsewhere can lie beside it.
-_CONTEXT = (".dockerignore", "LICENSE", "constraints.txt", "pyproject.toml", "components")
+_CONTEXT = (".dockerignore", "LICENSE", "requirements", "components")
 _DOCKER_FILES = ("Dockerfile", "install.py", "requirements.py")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
@@ -116,8 +116,8 @@ def evaluate_torch(options: argparse.Namespace, settings: PipSettings) -> tuple[
     if options.cpu_torch:
         return options.cpu_torch, cpu
     if options.torch_index:
-        pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-        return next(line for line in pins.splitlines() if line.startswith("torch==")), []
+        pins = (ROOT / "requirements" / "evaluate.txt").read_text(encoding="utf-8")
+        return next(line.split()[0] for line in pins.splitlines() if line.startswith("torch==")), []
     if cpu:
         return f"torch=={cpu[0].name.split('-')[1]}", cpu[:1]
     raise BuildError(

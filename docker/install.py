@@ -159,11 +159,8 @@ def main() -> None:
     options = parser.parse_args()
     (packages,) = VENV.glob("lib/python3*/site-packages") if options.folder == VENV else (options.folder,)
     if options.pip:
-        wanted, constraints = options.layer / "requirements.txt", options.layer / "constraints.txt"
-        if wanted.exists():
-            pip_install(options.pip, options.wheels, "--constraint", str(constraints), "--requirement", str(wanted))
-        if (no_deps := options.layer / "no-deps.txt").exists():
-            pip_install(options.pip, options.wheels, "--no-deps", "--requirement", str(no_deps))
+        if (wanted := options.layer / "requirements.txt").exists():
+            pip_install(options.pip, options.wheels, "--no-deps", "--requirement", str(wanted))
         if (options.layer / "cpu-only").exists():
             refuse_cuda(packages)
     if options.folder == VENV:

@@ -121,7 +121,7 @@ def test_every_command_and_option_is_documented() -> None:
 
 
 FILES = """
-README.md pipelines/README.md Makefile constraints.txt pyproject.toml .ci/run .dockerignore docker/Dockerfile
+README.md pipelines/README.md Makefile requirements/run.txt pyproject.toml .ci/run .dockerignore docker/Dockerfile
 docker/build.py docker/install.py docker/requirements.py docker/pip_settings.py docker/base_image.py
 """.split()
 
