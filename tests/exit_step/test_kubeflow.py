@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from components.shared.events.event import StepEvent
-from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
+from components.shared.run import RUN_VARIABLE
 from components.shared.step import StepFailed
-from tests.exit_step.test_kafka_history import tell
-from tests.exit_step.test_platforms import KUBEFLOW, call, ended, outcomes
-from tests.exit_step.test_report import FAILED, RUN, STARTED, SUCCEEDED, spool
+from tests.exit_step.ends import FAILED, RUN, STARTED, SUCCEEDED, call, ended, outcomes, publish, spool
+from tests.exit_step.test_platforms import KUBEFLOW
 from tests.peers.http_faults import Answer, Hold, Refuse, Request
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.kubeflow_runs import KubeflowRuns, recorded
@@ -31,24 +29,9 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeflowRuns]:
         yield server
 
 
-@pytest.fixture
-def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "events").mkdir()
-    monkeypatch.setenv(RUN_VARIABLE, RUN)
-    monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events"))
-    return tmp_path / "events"
-
-
-@pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(RUN_VARIABLE, RUN)
-    monkeypatch.delenv(EVENTS_VARIABLE, raising=False)
-    return tmp_path
-
-
 def reported(server: KubeflowRuns, name: str, folder: Path, status: dict[str, Any]) -> dict[str, Any]:
     server.run, server.workflow = as_the_exit_step_sees_it(*recorded(name))
-    return report_of(folder, status)
+    return call(folder, status)
 
 
 def as_the_exit_step_sees_it(run: dict[str, Any], workflow: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -61,12 +44,6 @@ def as_the_exit_step_sees_it(run: dict[str, Any], workflow: dict[str, Any]) -> t
             node["phase"] = "Succeeded" if "driver" in node["name"] else "Running"
     workflow["pipeline_runtime"]["workflow_manifest"] = json.dumps(manifest)
     return run, workflow
-
-
-def report_of(folder: Path, status: dict[str, Any], **params: Any) -> dict[str, Any]:
-    call(folder, status, **params)
-    report: dict[str, Any] = json.loads((folder / "kfp" / "run" / "exit-step" / "end").read_text())
-    return report
 
 
 @pytest.mark.parametrize(
@@ -105,14 +82,14 @@ def test_a_step_whose_end_is_with_a_broker_that_is_away_was_not_killed(
     api: KubeflowRuns, alone: Path, kafka_broker: KafkaTopics, topic: str
 ) -> None:
     kafka_broker.create_topic(topic)
-    tell(kafka_broker, topic, "train", STARTED)
+    publish(kafka_broker, topic, "train", STARTED)
     told = {"KAFKA_HOST": kafka_broker.bootstrap, "KAFKA_TOPIC": topic, "TIMEOUT": 10}
     for name, reason in {
         "failed": "train: main: Error (exit code 1)",
         "oom-killed": "train was killed: main: OOMKilled (exit code 1)",
     }.items():
         api.run, api.workflow = as_the_exit_step_sees_it(*recorded(name))
-        assert report_of(alone, FINAL_FAILED, **told)["reason"] == reason
+        assert call(alone, FINAL_FAILED, **told)["reason"] == reason
 
 
 def test_a_step_that_succeeded_by_its_events_and_failed_on_the_platform_is_reported_as_that(
@@ -127,7 +104,7 @@ def test_a_step_that_succeeded_by_its_events_and_failed_on_the_platform_is_repor
 
 def test_without_argos_workflow_the_states_are_there_without_reasons(api: KubeflowRuns, alone: Path) -> None:
     api.run, _ = recorded("oom-killed")
-    report = report_of(alone, FINAL_FAILED)
+    report = call(alone, FINAL_FAILED)
     assert (report["outcome"], report["reason"]) == ("failed", "train: the platform gave no reason")
 
 
@@ -136,9 +113,9 @@ def test_an_api_that_does_not_answer_leaves_it_to_the_rest_in_bounded_time(
     api: KubeflowRuns, alone: Path, effect: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.inject(effect, times=None)
-    assert report_of(alone, RUNNING)["outcome"] == "unknown"
+    assert call(alone, RUNNING)["outcome"] == "unknown"
     assert "WARNING Kubeflow cannot be asked how its run ended: http://" in capsys.readouterr().err
-    report = report_of(alone, FINAL_FAILED)
+    report = call(alone, FINAL_FAILED)
     assert (report["outcome"], set(report["steps"].values())) == ("failed", {"unknown"})
 
 
@@ -151,21 +128,21 @@ def test_a_token_that_kubernetes_keeps_for_the_api_is_sent(
     assert reported(api, "cached", alone, RUNNING)["outcome"] == "succeeded"
 
 
-@pytest.mark.parametrize("answer", [
-    Answer(200, [(f"X-{number}", "1") for number in range(200)]), Answer(200, [], b"[" * 100_000),
-], ids=["headers", "depth"])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer", [Answer(200, [(f"X-{number}", "1") for number in range(200)]), Answer(200, [], b"[" * 100_000)]
+)
 def test_an_answer_that_is_none_of_kubeflows_is_no_answer(
     api: KubeflowRuns, alone: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "answer", lambda request: answer)
-    assert report_of(alone, FINAL_FAILED)["outcome"] == "failed"
+    assert call(alone, FINAL_FAILED)["outcome"] == "failed"
 
 
 @pytest.mark.parametrize("address", ["://", "http://[", "http://host:no-port", "a host"])
 def test_an_address_that_is_none_is_no_answer(alone: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KFP_POD_NAME", "pod")
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", address)
-    assert report_of(alone, FINAL_FAILED)["outcome"] == "failed"
+    assert call(alone, FINAL_FAILED)["outcome"] == "failed"
 
 
 def test_a_token_is_sent_to_no_other_host(
@@ -186,7 +163,7 @@ def test_a_token_is_sent_to_no_other_host(
 
         monkeypatch.setattr(api, "answer", redirected)
         monkeypatch.setattr(other, "answer", elsewhere)
-        report_of(alone, RUNNING)
+        call(alone, RUNNING)
     assert sent[:2] == ["Bearer header.payload.signature", ""]
 
 
@@ -203,6 +180,6 @@ def test_a_wrong_setting_ends_the_exit_step_with_one_message(
 def test_the_end_counts_the_processes_that_it_knows_of(api: KubeflowRuns, events: Path) -> None:
     spool(events, "train", STARTED, SUCCEEDED)
     reported(api, "succeeded", events.parent, COMPLETE)
-    event: StepEvent = ended(events)
+    event = ended(events)
     assert [step.source for step in event.data.steps] == [None, f"/shutterline/runs/{RUN}/train/pod", None]
     assert event.source == f"/shutterline/runs/{RUN}/pipeline/3b1c0f5e-0000-4000-8000-000000000001"
