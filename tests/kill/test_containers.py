@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,8 @@ from components.train.checkpoints.format import list_checkpoints
 from tests.containers.conftest import Images
 from tests.containers.engine import HARDENED, Docker, flags_of
 from tests.examples import write_params
-from tests.kill.draws import draws_of
-from tests.kill.draws import runs as numbers
-from tests.kill.lives import KILLED, PARAMS, left_in
+from tests.kill.lives import PARAMS, draws_of, left_in
+from tests.kill.lives import runs as numbers
 
 pytestmark = [pytest.mark.kill, pytest.mark.containers]
 
@@ -46,6 +45,19 @@ class Container:
             time.sleep(0.05)
         return self.engine.state(name)["ExitCode"], self.engine.logs(name)
 
+    def interrupted(self, name: str, draws: random.Random, life_s: float) -> tuple[int, ...]:
+        """The exit codes that the container may have after what was done to it; none: it was faster."""
+        time.sleep(draws.uniform(0, 0.9 * life_s))
+        is_training = " images in batches of " in self.engine.logs(name)
+        verb = draws.choice((("kill",), ("stop", "--time=10")))
+        if not self.engine.state(name)["Running"]:
+            return ()
+        try:
+            self.engine.said(*verb, name)
+        except RuntimeError:  # it has ended in between
+            return ()
+        return (137,) if verb[0] == "kill" else (143,) if is_training else (143, 137)
+
 
 @pytest.fixture(scope="module")
 def container(
@@ -64,62 +76,33 @@ def folder_in(runs: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("number", numbers(5))
-def test_a_killed_container(
-    container: Container, runs: Path, number: int, record_property: Callable[..., None]
-) -> None:
+def test_a_killed_container(container: Container, runs: Path, number: int) -> None:
     draws = draws_of("containers", number)
-    uninterrupted = folder_in(runs, "uninterrupted")
+    whole = folder_in(runs, "uninterrupted")
     begun = time.monotonic()
-    with container.started(uninterrupted) as name:
+    with container.started(whole) as name:
         code, log = container.ended(name)
-    life = time.monotonic() - begun
+    life_s = time.monotonic() - begun
     assert code == 0, log
 
-    hit: list[str] = []
-    while not hit:  # one may be faster than the one whose life was measured
+    folder = folder_in(runs, "0")
+    while (interruptions := survives(container, folder, draws, life_s)) == 0:  # faster than the uninterrupted one
         folder = folder_in(runs, f"{len(list(runs.iterdir()))}")
-        hit, log = survives(container, folder, draws, life)
-
-    story = f"{', '.join(hit)}, then:\n{log}"
-    assert left_in(folder / "model") == left_in(uninterrupted / "model"), story
-    record_property(KILLED, ("in containers", hit))
+    assert left_in(folder / "model") == left_in(whole / "model"), f"after {interruptions} interruptions"
 
 
-def survives(container: Container, folder: Path, draws: random.Random, life: float) -> tuple[list[str], str]:
-    kills, hit = draws.randint(1, 2), list[str]()
+def survives(container: Container, folder: Path, draws: random.Random, life_s: float) -> int:
+    wanted, interruptions = draws.randint(1, 2), 0
     while True:
         had = list_checkpoints(folder / "checkpoints")
         with container.started(folder) as name:
-            done = interrupted(container, name, draws, life) if len(hit) < kills else None
+            codes = container.interrupted(name, draws, life_s) if interruptions < wanted else ()
             code, log = container.ended(name)
-        if done is not None and code != 0:
-            assert code in done.codes, log
+        if codes and code != 0:
+            assert code in codes, log
             assert "Traceback" not in log
-            hit.append(done.verb)
+            interruptions += 1
             continue
         assert code == 0, log
         assert not had or "going on from a checkpoint" in log, log
-        return hit, log
-
-
-@dataclass(frozen=True)
-class Interruption:
-    """What was done to a container, and the exit codes it may have then."""
-
-    verb: str
-    codes: tuple[int, ...]
-
-
-def interrupted(container: Container, name: str, draws: random.Random, life: float) -> Interruption | None:
-    time.sleep(draws.uniform(0, 0.9 * life))
-    engine = container.engine
-    is_training = " images in batches of " in engine.logs(name)
-    verb = draws.choice(("kill", "stop"))
-    if not engine.state(name)["Running"]:
-        return None
-    try:
-        engine.said(*(("kill",) if verb == "kill" else ("stop", "--time=10")), name)
-    except RuntimeError:  # it has ended in between
-        return None
-    codes = {"kill": (137,), "stop": (143,) if is_training else (143, 137)}
-    return Interruption(f"docker {verb}", codes[verb])
+        return interruptions

@@ -12,7 +12,7 @@ import pytest
 from components.shared.events.spool import events_in
 from components.shared.locks import run_locked
 from tests.examples import write_params
-from tests.kill.draws import draws_of, runs
+from tests.kill.lives import draws_of, runs
 from tests.pipelines.runs_ended import end_of_all, run_command, running
 
 pytestmark = pytest.mark.kill
