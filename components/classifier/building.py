@@ -66,12 +66,9 @@ def resolve(dotted: str) -> Any:
 
 
 def checked_kwargs(spec: ClassSpec, path: str, passed: Collection[str] = ()) -> tuple[dict[str, Any], list[Problem]]:
-    """The keyword arguments of an entry, fitted to the signature of its class, and every problem found.
+    """The keyword arguments of an entry at `path`, fitted to the signature of its class, and every problem found.
 
-    Args:
-        spec: The entry.
-        path: The entry's path in the params, for messages.
-        passed: Parameters the program itself passes, such as an optimiser's ``params``.
+    `passed` are parameters the program itself passes, such as an optimiser's ``params``.
     """
     return fitted_kwargs(spec.class_, spec.kwargs, path, f"{path}.kwargs", passed)
 
@@ -126,12 +123,7 @@ def fitted_kwargs(
 
 
 def build(spec: ClassSpec, path: str, **passed: Any) -> Any:
-    """The object an entry describes.
-
-    Args:
-        spec: The entry.
-        path: The entry's path in the params, for messages.
-        **passed: What the program itself passes, such as an optimiser's ``params``.
+    """The object that the entry at `path` describes; `passed` is what the program itself passes.
 
     Raises:
         ParamsError: The arguments do not fit the class, or the class refuses their values.
@@ -143,11 +135,7 @@ def build(spec: ClassSpec, path: str, **passed: Any) -> Any:
 
 
 def construct(cls: Callable[..., Any], path: str, kwargs: Mapping[str, Any]) -> Any:
-    """``cls(**kwargs)``, with a refusal by the class turned into a problem at `path`.
-
-    Raises:
-        ParamsError: The class refuses the values.
-    """
+    """``cls(**kwargs)``, with a refusal by the class turned into a ParamsError at `path`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as "initializing zero-element tensors": shapes are checked after

@@ -10,8 +10,8 @@ import torch
 from components.classifier.building import checked_kwargs, fitted_kwargs
 from components.classifier.losses import PASSED, Criterion
 from components.classifier.network import LayerTable, examine
+from components.classifier.optimisers import as_long_as
 from components.classifier.rates import rehearse
-from components.classifier.schedules import as_long_as
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params, in_document_order
 from components.shared.params.parsed import Parsed
@@ -29,13 +29,7 @@ _SHAPE = ("net_arch", "image_height", "image_width", "is_image_color", "n_classe
 
 
 class Checked(NamedTuple):
-    """Params that passed every check that needs no data.
-
-    Attributes:
-        params: The params.
-        table: The layer table of their network.
-        notes: What has no effect, a line each.
-    """
+    """Params that passed every check that needs no data, their layer table, and what has no effect, a line each."""
 
     params: Params
     table: LayerTable
@@ -43,10 +37,7 @@ class Checked(NamedTuple):
 
 
 def check(given: Params | Parsed) -> Checked:
-    """Check everything that can be checked without data, once a process.
-
-    Args:
-        given: Params, or what was read of some that may be wrong.
+    """Check everything that can be checked without data, once a process: params, or what was read of wrong ones.
 
     Raises:
         ParamsError: With every problem found, each with its path. Of the network's shapes, the first layer that does
@@ -103,7 +94,6 @@ def _rehearsed(params: Params) -> list[str]:
 
 
 def _frozen_layers(params: Params, table: LayerTable) -> tuple[list[Problem], list[str]]:
-    """What keeps frozen layers from being of use, and whether freezing them has an effect."""
     frozen = table.rows[: params.frozen_layers]
     if not frozen:
         return [], []

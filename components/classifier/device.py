@@ -26,11 +26,8 @@ _OUT_OF_MEMORY = (
 def choose_device(wanted: str, *, cpu_build_is_enough: bool = False) -> torch.device:
     """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
-    Args:
-        wanted: The params' device.
-        cpu_build_is_enough: Whether a torch that is built for the CPU alone may take the place of a GPU. It may where
-            the images say so: one ``device`` configures training and evaluation, and evaluation's image has such a
-            torch unless it was built for CUDA.
+    By `cpu_build_is_enough` a torch that is built for the CPU alone may take the place of a GPU: one ``device``
+    configures training and evaluation, and evaluation's image has such a torch unless it was built for CUDA.
 
     Raises:
         DeviceError: A GPU was asked for and there is none, or not that one; never a silent run on the CPU.

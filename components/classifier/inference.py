@@ -26,14 +26,11 @@ MAX_LINES = 1000
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network predicts for every image of a split, in stored order.
+    """What a network predicts for every image of a split, in stored order; arrays of shape (images,).
 
     Attributes:
-        labels: True classes, shape (images,).
-        predicted: Predicted classes, shape (images,).
-        losses: Cross-entropy of each image in nats, computed in float64, shape (images,).
-        confidences: Probability given to the predicted class, shape (images,).
-        n_classes: Number of classes.
+        losses: Cross-entropy of each image in nats, computed in float64.
+        confidences: Probability given to the predicted class.
         probabilities: Probability of every class, shape (images, classes), where asked for.
     """
 

@@ -23,11 +23,8 @@ _BATCH = 2
 def load_network(model: Model, weights: Path | None = None) -> Network:
     """The network of a model directory with its weights, on the CPU, in evaluation mode.
 
-    A network with an architecture of torchvision runs as its program where torchvision is not installed.
-
-    Args:
-        model: An opened model directory.
-        weights: Other weights than the model's own, such as ``last.safetensors``.
+    A network with an architecture of torchvision runs as its program where torchvision is not installed. `weights` are
+    others than the model's own, such as ``last.safetensors``.
 
     Raises:
         ArtifactError: The weights do not fit the architecture that the manifest states.

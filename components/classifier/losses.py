@@ -24,13 +24,8 @@ class Criterion:
     Sums of single images' losses are divided by :meth:`weight_of` the images, so that parts of a batch, on several
     devices or one after the other, add up to exactly what the whole batch gives.
 
-    Args:
-        params: Name the loss and the weights of the classes.
-        class_counts: Training images of each class.
-        device: Where logits are.
-
-    Raises:
-        ParamsError: The loss cannot be built, or takes no logits of that many classes.
+    `class_counts` are training images of each class. ParamsError where the loss cannot be built, or takes no logits of
+    that many classes.
     """
 
     def __init__(self, params: Params, class_counts: list[int], device: torch.device) -> None:
@@ -48,12 +43,7 @@ class Criterion:
             raise ParamsError([Problem("loss", f"{params.loss.class_} fails: {first_line(error)}")]) from error
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each image, shape (batch,).
-
-        Args:
-            logits: float, shape (batch, classes).
-            labels: int64, shape (batch,).
-        """
+        """The loss of each image, shape (batch,), from logits (batch, classes) and int64 labels (batch,)."""
         if self._one_hot:
             # The mean over the classes, as everywhere where this loss is used for single labels.
             losses: Tensor = self._module(logits, F.one_hot(labels, self._n_classes).to(logits.dtype)).mean(dim=1)

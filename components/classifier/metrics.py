@@ -17,15 +17,7 @@ Reals = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Metrics:
-    """The figures of one evaluation.
-
-    Attributes:
-        loss: Mean cross-entropy in nats.
-        accuracy: Share of images whose predicted class is right.
-        precision: Mean over classes of the share of a class's predictions that are right.
-        recall: Mean over classes of the share of a class's images that are found.
-        f1: Mean over classes of the harmonic mean of precision and recall.
-    """
+    """The figures of one evaluation: mean cross-entropy in nats, share of right images, and means over classes."""
 
     loss: float
     accuracy: float
@@ -83,16 +75,9 @@ def _share(part: Integers, whole: Integers) -> Reals:
 
 
 def metrics_of(labels: Integers, predicted: Integers, losses: Reals, n_classes: int) -> Metrics:
-    """The figures of some images.
+    """The figures of some images, each array of shape (images,).
 
-    Args:
-        labels: True classes, shape (images,).
-        predicted: Predicted classes, shape (images,).
-        losses: Cross-entropy of each image in nats, shape (images,).
-        n_classes: Number of classes. Macro averages are over those that occur among labels or predictions.
-
-    Raises:
-        ValueError: There are no images.
+    Macro averages are over the classes that occur among labels or predictions. No images are a ValueError.
     """
     if not len(labels):
         raise ValueError("metrics of no images")

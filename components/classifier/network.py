@@ -91,14 +91,7 @@ class LayerRow:
 
 
 class LayerTable:
-    """Every layer of a network with its shape and cost.
-
-    Attributes:
-        input_shape: Channels, height, width.
-        rows: The layers.
-        parameters, trainable, multiply_adds, values: Sums of the rows'.
-        features: Inputs of the classifying layer.
-    """
+    """Every layer of a network with its shape and cost, and the sums; `features` are the classifying layer's inputs."""
 
     def __init__(self, input_shape: tuple[int, ...], rows: Sequence[LayerRow]) -> None:
         self.input_shape = input_shape
@@ -225,13 +218,17 @@ def wrong_output(output: object, batch: int) -> str | None:
 
 def _row(path: str, layer: nn.Module, name: str, given: Tensor, output: Tensor) -> LayerRow:
     """A table row; the layer runs again in evaluation mode, on two images and on one, which is counted."""
-    training = layer.training
+    training, fast = layer.training, torch.backends.mha.get_fastpath_enabled()
     layer.eval()
-    with warnings.catch_warnings(), _without_fast_path():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         layer(given.new_empty(2, *given.shape[1:]))
-        with FlopCounterMode(display=False) as counter, counted_values(layer) as values:
-            layer(given[:1])
+        torch.backends.mha.set_fastpath_enabled(False)  # attention by operations that the FLOP counter knows
+        try:
+            with FlopCounterMode(display=False) as counter, counted_values(layer) as values:
+                layer(given[:1])
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
     layer.train(training)
     return LayerRow(
         place=path,
@@ -260,17 +257,6 @@ def counted_values(layer: nn.Module) -> Iterator[list[int]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _without_fast_path() -> Iterator[None]:
-    """Attention by operations that the FLOP counter knows, and not by torch's one of its own for evaluation."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def build_network(net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, int], n_classes: int) -> Network:

@@ -10,15 +10,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
-from components.classifier.optimisers import plain_optimiser
-from components.classifier.schedules import Schedules, Stretch, stretches
+from components.classifier.optimisers import Schedules, Stretch, plain_optimiser, stretches
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params
 from components.shared.params.rules import instead_of_warmup
@@ -36,8 +34,7 @@ _LENGTHS = {name: name for name in ("T_max", "T_0", "step_size", "total_iters", 
 _LENGTHS["total_size"] = "step_size_up + step_size_down"
 
 
-@dataclass
-class Rehearsal:
+class Rehearsal(NamedTuple):
     """What a rehearsal found.
 
     Attributes:
@@ -45,12 +42,8 @@ class Rehearsal:
         notes: What has no effect, or another one than it seems; a sentence each.
     """
 
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def problem(self, path: str, message: str) -> None:
-        """Add a problem."""
-        self.problems.append(Problem(path, message))
+    problems: list[Problem]
+    notes: list[str]
 
 
 class _BrokenError(Exception):
@@ -68,26 +61,27 @@ def rehearse(params: Params, steps_per_epoch: int | None = None) -> Rehearsal:
         steps_per_epoch: Steps of the optimiser in an epoch; None where they are not known yet, and little can be said
             of schedules that are stepped by batch.
     """
-    found = Rehearsal()
+    found = Rehearsal([], [])
+
+    def collect(findings: Iterator[Problem | str]) -> bool:
+        try:
+            for finding in findings:
+                if isinstance(finding, Problem):
+                    found.problems.append(finding)
+                else:
+                    found.notes.append(finding)
+        except ParamsError as error:
+            found.problems.extend(error.problems)
+        return not found.problems
+
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # no optimiser step is made between the schedules' steps
-        try:
-            optimiser = plain_optimiser(params)
-            Schedules(params, optimiser, steps_per_epoch or 1)
-        except ParamsError as error:
-            found.problems += error.problems
-            return found
-        try:
-            optimiser.step()
-        except Exception as error:  # whatever an optimiser raises is about its kwargs or the learning rate
-            message = f"{params.optim_class} fails at a step with learning_rate {params.learning_rate:g}"
-            found.problem("optim_class", f"{message} and these optim_kwargs: {first_line(error)}")
-            return found
-        for stretch in stretches(params):
-            for index in stretch.indices:
-                _check_one(_One(params, stretch, index, steps_per_epoch), found)
-        if not found.problems:
-            _check_all(params, steps_per_epoch, found)
+        if collect(_of_optimiser(params, steps_per_epoch or 1)):
+            for stretch in stretches(params):
+                for index in stretch.indices:
+                    collect(_One(params, stretch, index, steps_per_epoch).findings())
+            if not found.problems:
+                collect(_of_run(params, steps_per_epoch))
     return found
 
 
@@ -142,96 +136,136 @@ def _momentum(optimiser: Optimizer) -> float | None:
     return None if found is None else float(found)
 
 
+def _of_optimiser(params: Params, steps_per_epoch: int) -> Iterator[Problem | str]:
+    optimiser = plain_optimiser(params)
+    Schedules(params, optimiser, steps_per_epoch)
+    try:
+        optimiser.step()
+    except Exception as error:  # whatever an optimiser raises is about its kwargs or the learning rate
+        message = f"{params.optim_class} fails at a step with learning_rate {params.learning_rate:g}"
+        yield Problem("optim_class", f"{message} and these optim_kwargs: {first_line(error)}")
+
+
 class _One:
     """One schedule in the epochs in which it acts."""
 
     def __init__(self, params: Params, stretch: Stretch, index: int, steps_per_epoch: int | None) -> None:
-        self.params, self.stretch = params, stretch
-        self.spec = params.learning_rate_schedule[index]
-        self.name, self.path = self.spec.short_name, f"learning_rate_schedule[{index}]"
-        by_epoch = self.spec.interval == "epoch"
-        self.has_known_length = by_epoch or steps_per_epoch is not None
-        self.steps_per_epoch = 1 if by_epoch else (steps_per_epoch or 1)
-        self.steps = stretch.epochs * self.steps_per_epoch
-        self.most = (_STEPS if steps_per_epoch is None else _STEPS_OF_A_RUN) // len(stretch.indices)
-        self.unit = f"{self.steps:,} {'epoch' if by_epoch else 'step'}{'s'[: self.steps > 1]}"
-        self.beside = [f"learning_rate_schedule[{other}]" for other in stretch.indices if other != index]
-        self._alone = [Stretch(0, stretch.epochs, (index,), 0.0)]
+        self._params, self._stretch = params, stretch
+        self._spec = params.learning_rate_schedule[index]
+        self._name, self._path = self._spec.short_name, f"learning_rate_schedule[{index}]"
+        by_epoch = self._spec.interval == "epoch"
+        self._has_known_length = by_epoch or steps_per_epoch is not None
+        self._steps_per_epoch = 1 if by_epoch else (steps_per_epoch or 1)
+        self._steps = stretch.epochs * self._steps_per_epoch
+        self._most = (_STEPS if steps_per_epoch is None else _STEPS_OF_A_RUN) // len(stretch.indices)
+        self._unit = f"{self._steps:,} {'epoch' if by_epoch else 'step'}{'s'[: self._steps > 1]}"
+        self._beside = [f"learning_rate_schedule[{other}]" for other in stretch.indices if other != index]
+        self._plan = [Stretch(0, stretch.epochs, (index,), 0.0)]
 
-    def is_evaluated(self, epoch: int) -> bool:
-        """Whether an epoch of the stretch, from 1, is evaluated."""
-        of_run = self.stretch.begin + epoch
-        return of_run % self.params.eval_freq == 0 or of_run == self.params.num_epochs
+    def _is_evaluated(self, epoch: int) -> bool:
+        of_run = self._stretch.begin + epoch
+        return of_run % self._params.eval_freq == 0 or of_run == self._params.num_epochs
 
-    def epoch_of(self, step: int) -> int:
+    def _epoch_of(self, step: int) -> int:
         """The run's epoch, from 1, that a step of the schedule is in."""
-        return self.stretch.begin + step // self.steps_per_epoch + 1
+        return self._stretch.begin + step // self._steps_per_epoch + 1
 
-    def course(self, *, most: int | None = None, times: float = 1.0, params: Params | None = None) -> _Course:
+    def _alone(self, *, most: int | None = None, times: float = 1.0, params: Params | None = None) -> _Course:
         """Run it alone; `times` the rate once it is built."""
-        most = self.most if most is None else most
-        begin = self.stretch.begin
-        return _run(params or self.params, self._alone, self.steps_per_epoch, most, self.is_evaluated, times, begin)
+        most, begin = self._most if most is None else most, self._stretch.begin
+        return _run(params or self._params, self._plan, self._steps_per_epoch, most, self._is_evaluated, times, begin)
 
-
-def _check_one(one: _One, found: Rehearsal) -> None:
-    """What is wrong with one schedule by itself, and with it beside the others."""
-    rate, kwargs = one.params.learning_rate, f"{one.path}.kwargs"
-    try:
-        scheduler = one.course(most=0).scheduler
-        if problems := list(_argument_problems(one, scheduler)):
-            found.problems += problems
+    def findings(self) -> Iterator[Problem | str]:
+        """What is wrong with it by itself, with it beside the others, and what has no effect."""
+        rate, kwargs, warmup = self._params.learning_rate, f"{self._path}.kwargs", self._stretch.warmup
+        try:
+            scheduler = self._alone(most=0).scheduler
+            if problems := list(self._argument_problems(scheduler)):
+                yield from problems
+                return
+            course = self._alone()
+        except _BrokenError as error:
+            lengths = ("total_steps", "epochs", "steps_per_epoch")
+            given = [key for key in lengths if self._spec.kwargs.get(key) is not None]
+            # Which alone fails beyond its end.
+            is_short = self._name == "OneCycleLR" and given
+            advice = f"; leave {' and '.join(given)} out, and it lasts as long as its epochs" if is_short else ""
+            yield Problem(kwargs, f"{self._spec.class_} {error}{advice}")
             return
-        course = one.course()
-    except ParamsError as error:
-        found.problems += error.problems
-        return
-    except _BrokenError as error:
-        given = [key for key in ("total_steps", "epochs", "steps_per_epoch") if one.spec.kwargs.get(key) is not None]
-        # Which alone fails beyond its end.
-        advice = f"; leave {' and '.join(given)} out, and it lasts as long as its epochs"
-        found.problem(kwargs, f"{one.spec.class_} {error}{advice if one.name == 'OneCycleLR' and given else ''}")
-        return
-    wrong = next((step for step, each in enumerate(course.rates) if not 0 <= each < math.inf), None)
-    if wrong is not None:
-        epoch = one.epoch_of(wrong)
-        found.problem(kwargs, f"{one.name} makes the learning rate {course.rates[wrong]:g} in epoch {epoch}")
-        return
-    beside = one.beside + (["warmup_epochs"] if one.stretch.warmup else [])
-    if isinstance(scheduler, ReduceLROnPlateau):
-        if one.beside and (lowest := max(scheduler.min_lrs)) > 0:
-            found.notes.append(
-                f"{one.path} ({one.name}): min_lr {lowest:g} is compared with what all schedules make the learning "
-                "rate together: below it, this one reduces no more"
-            )
-    elif beside:
-        halved = one.course(times=0.5).rates
-        for step, (each, got) in enumerate(zip(course.rates, halved, strict=True)):
-            if not math.isclose(got, each / 2, rel_tol=1e-6, abs_tol=1e-9 * rate):
-                advice = "give each schedule its own epochs by milestones, or leave one out"
-                message = (
-                    f"{one.name} sets the learning rate whatever {' and '.join(beside)} made it: halved before, it is "
-                    f"{_apart(got, each / 2)} in epoch {one.epoch_of(step)}; "
-                    f"{advice if one.beside else instead_of_warmup(one.name, one.stretch.warmup)}"
+        wrong = next((step for step, each in enumerate(course.rates) if not 0 <= each < math.inf), None)
+        if wrong is not None:
+            made = f"makes the learning rate {course.rates[wrong]:g} in epoch {self._epoch_of(wrong)}"
+            yield Problem(kwargs, f"{self._name} {made}")
+            return
+        beside = self._beside + (["warmup_epochs"] if warmup else [])
+        if isinstance(scheduler, ReduceLROnPlateau):
+            if self._beside and (lowest := max(scheduler.min_lrs)) > 0:
+                yield (
+                    f"{self._path} ({self._name}): min_lr {lowest:g} is compared with what all schedules make the "
+                    "learning rate together: below it, this one reduces no more"
                 )
-                found.problem(f"{one.path}.class", message)
-                break
-    if one.has_known_length:
-        found.notes += [f"{one.path} ({one.name}): {note}" for note in _notes(one, course)]
+        elif beside:
+            halved = self._alone(times=0.5).rates
+            for step, (each, got) in enumerate(zip(course.rates, halved, strict=True)):
+                if not math.isclose(got, each / 2, rel_tol=1e-6, abs_tol=1e-9 * rate):
+                    advice = "give each schedule its own epochs by milestones, or leave one out"
+                    yield Problem(
+                        f"{self._path}.class",
+                        f"{self._name} sets the learning rate whatever {' and '.join(beside)} made it: halved before, "
+                        f"it is {_apart(got, each / 2)} in epoch {self._epoch_of(step)}; "
+                        f"{advice if self._beside else instead_of_warmup(self._name, warmup)}",
+                    )
+                    break
+        if self._has_known_length:
+            yield from (f"{self._path} ({self._name}): {note}" for note in self._notes(course))
 
+    def _argument_problems(self, scheduler: Any) -> Iterator[Problem]:
+        """Arguments that torch takes, and that mean nothing."""
+        kwargs, rate = f"{self._path}.kwargs", self._params.learning_rate
+        for attribute, argument in _LENGTHS.items():
+            if (length := getattr(scheduler, attribute, 1)) < 1:
+                where = f"{kwargs}.{argument}" if argument.isidentifier() else kwargs
+                yield Problem(where, f"{argument} must be at least 1, got {length:g}")
+        if (lowest := getattr(scheduler, "eta_min", 0.0)) > rate:
+            message = f"must be at most learning_rate, {rate:g}, which falls to it; got {lowest:g}"
+            yield Problem(f"{kwargs}.eta_min", message)
+        if isinstance(scheduler, MultiStepLR) and any(epoch != int(epoch) for epoch in scheduler.milestones):
+            yield Problem(f"{kwargs}.milestones", "must be whole numbers")
 
-def _argument_problems(one: _One, scheduler: Any) -> Iterator[Problem]:
-    """Arguments that torch takes, and that mean nothing."""
-    for attribute, argument in _LENGTHS.items():
-        if getattr(scheduler, attribute, 1) < 1:
-            where = f"{one.path}.kwargs" + (f".{argument}" if argument.isidentifier() else "")
-            yield Problem(where, f"{argument} must be at least 1, got {getattr(scheduler, attribute):g}")
-    lowest, rate = getattr(scheduler, "eta_min", 0.0), one.params.learning_rate
-    if lowest > rate:
-        message = f"must be at most learning_rate, {rate:g}, which falls to it; got {lowest:g}"
-        yield Problem(f"{one.path}.kwargs.eta_min", message)
-    if isinstance(scheduler, MultiStepLR) and any(epoch != int(epoch) for epoch in scheduler.milestones):
-        yield Problem(f"{one.path}.kwargs.milestones", "must be whole numbers")
+    def _notes(self, course: _Course) -> Iterator[str]:
+        """What has no effect, or another one than it seems."""
+        scheduler, rates, rate = course.scheduler, course.rates, self._params.learning_rate
+        if all(math.isclose(each, rate) for each in rates):
+            # The first evaluation is the best so far; after the last epoch there is nothing left to train.
+            needed = scheduler.patience + 2 if isinstance(scheduler, ReduceLROnPlateau) else 0
+            evaluations = sum(self._is_evaluated(epoch) for epoch in range(1, min(self._stretch.epochs, self._most)))
+            if evaluations < needed:
+                yield (
+                    f"has no effect: patience {scheduler.patience} asks for {needed:,} evaluations before the last of "
+                    f"its {self._unit}, and eval_freq {self._params.eval_freq} makes {evaluations:,}"
+                )
+            else:
+                yield f"has no effect in its {self._unit}: the rate stays {rate:g}"
+        if isinstance(scheduler, MultiStepLR):
+            never = sorted(step for step in scheduler.milestones if not 0 <= step < self._steps)
+            if never:
+                yield f"milestones {', '.join(f'{step:g}' for step in never)} are not reached in its {self._unit}"
+        for attribute, argument in _LENGTHS.items():
+            length = getattr(scheduler, attribute, 0)
+            if attribute != "step_size" and length > self._steps:
+                yield f"{argument} {length:g} is longer than its {self._unit}; the rate ends at {rates[-1]:.4g}"
+        if self._steps > (turn := getattr(scheduler, "T_max", self._steps)) + 1:
+            again = self._epoch_of(turn + 1)
+            yield f"T_max {turn} is shorter than its {self._unit}; the rate rises again in epoch {again}"
+        doubled = self._params.model_copy(update={"learning_rate": 2 * rate})
+        if any(rates) and self._alone(most=_FIRST_STEPS, params=doubled).rates == rates[:_FIRST_STEPS]:
+            yield f"learning_rate {rate:g} has no effect; the rates are its own, {min(rates):.4g} to {max(rates):.4g}"
+        momenta = [momentum for momentum in course.momenta if momentum is not None]
+        if moved := momenta[1:]:
+            yield (
+                f"moves the optimiser's momentum, {momenta[0]:g}, between {min(moved):.4g} and {max(moved):.4g}; "
+                "cycle_momentum: false keeps it"
+            )
 
 
 def _apart(got: float, wanted: float) -> str:
@@ -240,56 +274,18 @@ def _apart(got: float, wanted: float) -> str:
     return f"{got:#.{digits}g} and not {wanted:#.{digits}g}"  # "#" keeps zeros at the end
 
 
-def _notes(one: _One, course: _Course) -> Iterator[str]:
-    """What has no effect, or another one than it seems."""
-    scheduler, rates, rate = course.scheduler, course.rates, one.params.learning_rate
-    if all(math.isclose(each, rate) for each in rates):
-        # The first evaluation is the best so far; after the last epoch there is nothing left to train.
-        needed = scheduler.patience + 2 if isinstance(scheduler, ReduceLROnPlateau) else 0
-        evaluations = sum(one.is_evaluated(epoch) for epoch in range(1, min(one.stretch.epochs, one.most)))
-        if evaluations < needed:
-            yield (
-                f"has no effect: patience {scheduler.patience} asks for {needed:,} evaluations before the last of its "
-                f"{one.unit}, and eval_freq {one.params.eval_freq} makes {evaluations:,}"
-            )
-        else:
-            yield f"has no effect in its {one.unit}: the rate stays {rate:g}"
-    if isinstance(scheduler, MultiStepLR):
-        never = sorted(step for step in scheduler.milestones if not 0 <= step < one.steps)
-        if never:
-            yield f"milestones {', '.join(f'{step:g}' for step in never)} are not reached in its {one.unit}"
-    for attribute, argument in _LENGTHS.items():
-        length = getattr(scheduler, attribute, 0)
-        if attribute != "step_size" and length > one.steps:
-            yield f"{argument} {length:g} is longer than its {one.unit}; the rate ends at {rates[-1]:.4g}"
-    if one.steps > (turn := getattr(scheduler, "T_max", one.steps)) + 1:
-        yield f"T_max {turn} is shorter than its {one.unit}; the rate rises again in epoch {one.epoch_of(turn + 1)}"
-    doubled = one.params.model_copy(update={"learning_rate": 2 * rate})
-    if any(rates) and one.course(most=_FIRST_STEPS, params=doubled).rates == rates[:_FIRST_STEPS]:
-        yield f"learning_rate {rate:g} has no effect; the rates are its own, {min(rates):.4g} to {max(rates):.4g}"
-    momenta = [momentum for momentum in course.momenta if momentum is not None]
-    if moved := momenta[1:]:
-        yield (
-            f"moves the optimiser's momentum, {momenta[0]:g}, between {min(moved):.4g} and {max(moved):.4g}; "
-            "cycle_momentum: false keeps it"
-        )
-
-
-def _check_all(params: Params, steps_per_epoch: int | None, found: Rehearsal) -> None:
+def _of_run(params: Params, steps_per_epoch: int | None) -> Iterator[Problem | str]:
     """What is wrong with the rates of the run."""
     key = "learning_rate_schedule"
     steps, plan = steps_per_epoch or 1, stretches(params)
     most = (_STEPS if steps_per_epoch is None else _STEPS_OF_A_RUN) // max(1, *(len(one.indices) for one in plan))
     try:
         rates = _run(params, plan, steps, most, lambda _: False).rates
-    except ParamsError as error:
-        found.problems += error.problems
-        return
     except _BrokenError as error:
-        found.problem(key, f"{params.optim_class} {error}")
+        yield Problem(key, f"{params.optim_class} {error}")
         return
     if not all(0 <= rate < math.inf for rate in rates):
-        found.problem(key, "together the schedules make the rate infinite")
+        yield Problem(key, "together the schedules make the rate infinite")
         return
     if steps_per_epoch is None and any(spec.interval == "batch" for spec in params.learning_rate_schedule):
         return
@@ -298,16 +294,16 @@ def _check_all(params: Params, steps_per_epoch: int | None, found: Rehearsal) ->
     highest = max(rates)
     tiny = [number for number, of_epoch in enumerate(epochs, 1) if 0 < max(of_epoch) < _NOTHING * highest]
     if len(still) == params.num_epochs:
-        found.problem(key, "the learning rate is 0 in every epoch")
+        yield Problem(key, "the learning rate is 0 in every epoch")
     elif still:
-        found.notes.append(f"{key}: the learning rate is 0 in {_spelled(still)}: nothing is trained")
+        yield f"{key}: the learning rate is 0 in {_spelled(still)}: nothing is trained"
     if tiny:
-        found.notes.append(
+        yield (
             f"{key}: the learning rate is below a millionth of its highest, {highest:.4g}, in {_spelled(tiny)}, at "
             f"last {epochs[-1][-1]:.2g}: next to nothing is trained"
         )
     if len(rates) == most < params.num_epochs * steps:
-        found.notes.append(f"{key}: the rates of the first {most:,} of {params.num_epochs * steps:,} steps were tried")
+        yield f"{key}: the rates of the first {most:,} of {params.num_epochs * steps:,} steps were tried"
 
 
 def _spelled(epochs: list[int]) -> str:

@@ -22,12 +22,7 @@ def spelled_shape(shape: Sequence[int]) -> str:
 
 
 def misfit(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
-    """The first reason why a layer cannot take an input, or None if no reason is known.
-
-    Args:
-        layer: The layer, on any device.
-        shape: Shape of one input without the batch dimension.
-        before: What gives that input, for the message.
+    """Why a layer cannot take an input of a shape (without the batch), which `before` gives; None: no reason is known.
 
     Returns:
         The argument that is wrong (empty if none), and the message.

@@ -19,9 +19,8 @@ from components.classifier.images import ImageStore, Normaliser, batch_slices, r
 from components.classifier.inference import Predictions
 from components.classifier.losses import Criterion, counts_of
 from components.classifier.network import Network
-from components.classifier.optimisers import build_optimiser
+from components.classifier.optimisers import Schedules, build_optimiser
 from components.classifier.rates import rehearse
-from components.classifier.schedules import Schedules
 from components.shared.artifacts.model import EpochRecord, StartedFrom
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch.optim import Optimizer
 
-from components.classifier.optimisers import build_optimiser
+from components.classifier.optimisers import Schedules, build_optimiser
 from components.classifier.rates import rehearse
-from components.classifier.schedules import Schedules
 from components.shared.errors import Problem
 from components.shared.params.params import Params
 from tests.configs import Entry, check_dict, refused, schedule, small

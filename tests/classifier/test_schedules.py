@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from components.classifier.optimisers import build_optimiser
+from components.classifier.optimisers import Schedules, build_optimiser
 from components.classifier.rates import rehearse
-from components.classifier.schedules import Schedules
 from components.shared.errors import ParamsError
 from components.shared.params.allowed_classes import SCHEDULERS
 from components.shared.params.params import Params

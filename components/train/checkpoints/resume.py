@@ -215,7 +215,7 @@ def training_id(params: Params, dataset_sha256: str) -> str:
 
 def schedules_of_run_length(params: Params) -> list[str]:
     """The learning-rate schedules that last as long as the run, so that more epochs would have changed earlier ones."""
-    from components.classifier.schedules import as_long_as, stretches
+    from components.classifier.optimisers import as_long_as, stretches
 
     found = []
     longer = params.model_copy(update={"num_epochs": params.num_epochs + 1})

@@ -12,9 +12,8 @@ import torch
 from components.classifier.augmentation import PerImageTransforms
 from components.classifier.building import build
 from components.classifier.losses import Criterion
-from components.classifier.optimisers import build_optimiser
+from components.classifier.optimisers import Schedules, build_optimiser
 from components.classifier.rates import rehearse
-from components.classifier.schedules import Schedules
 from components.classifier.shape_errors import misfit
 from components.shared.params.allowed_classes import LAYERS, LOSSES, OPTIMIZERS, SCHEDULERS, TRANSFORMS
 from components.shared.params.params import Params
