@@ -5,8 +5,6 @@ Import it where transforms are used: torchvision costs seconds, and most runs na
 
 from __future__ import annotations
 
-import math
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -30,9 +28,6 @@ Batched = Callable[[Tensor, torch.Generator], Tensor]
 
 # Of images of 2×2, the worst there are, 1 draw in 11 has four corners apart; of a single row or column none has.
 _MOST_DRAWS = 500
-# Images that are transformed to see what it costs: as many as hold so many values, within these bounds.
-_MEASURED_VALUES = 2**20
-_MEASURED_BATCHED, _MEASURED_SINGLY = 256, 16
 
 
 class PerImageTransforms:
@@ -209,33 +204,13 @@ class Augmentation:
         done = self._singly.apply(images, run.start, run.stop)
         return self._singly.finished(done) if run.stop == len(self._names) else torch.stack(done)
 
-    def describe_cost(self, images: int) -> list[str]:
-        """For the log: which transforms run how, and what that costs in an epoch of so many images; tried on noise."""
-        generator = torch.Generator(self._device).manual_seed(0)
-        fitting = max(2, _MEASURED_VALUES // math.prod(self._image_shape))
-        lines = []
-        with _generators_kept(self._device):
-            for number, run in enumerate(self._runs):
-                count = min(fitting, _MEASURED_BATCHED if run.parts else _MEASURED_SINGLY)
-                noise = torch.randint(0, 256, (count, *self._image_shape), dtype=torch.uint8, device=self._device)
-                current = noise.permute(0, 3, 1, 2)
-                for earlier in self._runs[:number]:
-                    current = self._applied(earlier, current, generator)
-                seconds = math.inf
-                for _ in range(2):  # the first time pays for what is made once
-                    start = time.perf_counter()
-                    self._applied(run, current, generator)
-                    if self._device.type == "cuda":
-                        torch.cuda.synchronize(self._device)
-                    seconds = min(seconds, (time.perf_counter() - start) / count)
-                names = self._names[run.start : run.stop]
-                how = f"run{'s' if len(names) == 1 else ''} {'batched' if run.parts else 'image by image'}"
-                epoch = seconds * images
-                lines.append(
-                    f"{', '.join(names)} {how}: {seconds * 1e3:.2g} ms an image; "
-                    f"about {epoch:.{0 if epoch >= 10 else 1}f} s an epoch of {images:,}"
-                )
-        return lines
+    def describe(self) -> str:
+        """For the log: which transforms run how."""
+        return "; ".join(
+            f"{', '.join(self._names[start:stop])} run{'s' if stop - start == 1 else ''} "
+            f"{'batched' if parts else 'image by image'}"
+            for start, stop, parts in self._runs
+        )
 
 
 def _generators_kept(device: torch.device) -> AbstractContextManager[None]:

@@ -46,8 +46,6 @@ _SIDE = 64
 _LARGEST_TRIED = 2**24
 # Rows of an orthogonal array that takes any two of 15 choices between yes and no through all four cases.
 _DRAWS = 16
-# Above it chance is no more than another name of always: an epoch of 100 images would hold less than one other image.
-_AS_GOOD_AS_ALWAYS = 0.99
 # In shares of 0..1: how near a level counts as reached, how much must be left to see.
 _NEAR, _LEFT = 0.15, 0.1
 
@@ -122,7 +120,6 @@ class _Choice(NamedTuple):
 
     transform: Any
     ways: list[Any]
-    nearly_always: int | None  # the way it goes as good as always
 
 
 def _torchvisions(transforms: Sequence[Any]) -> list[Any]:
@@ -135,12 +132,11 @@ def _choices_of(transforms: Sequence[Any]) -> Iterator[_Choice]:
         chance = getattr(transform, "p", None)
         if isinstance(chance, list):
             possible = [number for number, share in enumerate(chance) if share]
-            likely = [way for way, n in enumerate(possible) if chance[n] > _AS_GOOD_AS_ALWAYS * sum(chance)]
             ways = [[float(n == other) for other in range(len(chance))] for n in possible]
             if len(ways) > 1:
-                yield _Choice(transform, ways, likely[0] if likely else None)
+                yield _Choice(transform, ways)
         elif chance is not None and 0 < chance < 1:
-            yield _Choice(transform, [0.0, 1.0], 1 if chance > _AS_GOOD_AS_ALWAYS else None)
+            yield _Choice(transform, [0.0, 1.0])
 
 
 def _ways(choices: Sequence[_Choice], draw: int) -> tuple[int, ...]:
@@ -224,12 +220,11 @@ class _Trial:
     def _applied(self, image: Tensor, index: int) -> Tensor:
         return self._chain.apply([image], index, index + 1)[0]
 
-    def _draw(self, draw: int, *, likely: bool = False) -> None:
-        """Make chance the same for every image; if likely, with what comes as good as always."""
+    def _draw(self, draw: int) -> None:
+        """Make chance the same for every image."""
         torch.default_generator.manual_seed(draw)  # torch.manual_seed would reseed every GPU, for good
         for choice, way in zip(self._choices, _ways(self._choices, draw), strict=True):
-            taken = choice.nearly_always if likely and choice.nearly_always is not None else way
-            choice.transform.p = choice.ways[taken]
+            choice.transform.p = choice.ways[way]
 
     def _try_together(self, draw: int) -> None:
         for number, image in enumerate(self._images):
@@ -247,7 +242,7 @@ class _Trial:
         """Try each transform on what those before it make of an image without chance, as far as size and dtype go."""
         images = self._images
         for index in range(self._last + 1):
-            self._draw(0, likely=True)
+            self._draw(0)
             pairs = []
             for image in images:
                 self._check_time(index)
@@ -261,7 +256,7 @@ class _Trial:
     def _is_fixed(self, index: int) -> bool:
         for draw, (image, before) in product(range(1, self._draws), self._alone[index]):
             self._check_time(index)
-            self._draw(draw, likely=True)
+            self._draw(draw)
             done = self._applied(image, index)
             if (done.shape, done.dtype) != (before.shape, before.dtype) or not torch.equal(done, before):
                 return False
@@ -344,7 +339,7 @@ class _Trial:
         if not resizing <= set(fixed):  # such as to a random crop: sizes are its business, too
             fixed = [index for index in fixed if index not in resizing]
         changed = [False] * len(fixed)
-        self._draw(0, likely=True)
+        self._draw(0)
         for image in self._images:
             current = image
             for number, index in enumerate(fixed):

@@ -161,8 +161,7 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
     for note in dict.fromkeys((*inputs.notes, *trainer.notes)):
         _log.warning("%s", note)
     if trainer.transforms is not None:
-        for line in trainer.transforms.describe_cost(len(training.images)):
-            _log.info("%s", line)
+        _log.info("%s", trainer.transforms.describe())
     return trainer
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import pytest
 import torch
@@ -104,17 +103,14 @@ def test_any_mixture_without_chance_is_image_by_image_to_the_bit(entries: list[E
         ),
     ],
 )
-def test_the_log_says_what_runs_how_and_what_it_costs(entries: list[Entry], runs: list[str]) -> None:
-    lines = augmentation(*entries).describe_cost(60_000)
-    assert [line.split(":")[0] for line in lines] == runs
-    for line in lines:
-        assert re.fullmatch(r"[\w, ]+ runs? [a-z ]+: [\d.e-]+ ms an image; about [\d.]+ s an epoch of 60,000", line)
+def test_the_log_says_what_runs_how(entries: list[Entry], runs: list[str]) -> None:
+    assert augmentation(*entries).describe() == "; ".join(runs)
 
 
-def test_trying_out_and_measuring_take_nothing_from_the_runs_random_numbers() -> None:
+def test_trying_out_takes_nothing_from_the_runs_random_numbers() -> None:
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    augmentation(transform("RandomRotation", degrees=30), transform("RandomPerspective"), INVERT).describe_cost(100)
+    augmentation(transform("RandomRotation", degrees=30), transform("RandomPerspective"), INVERT)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from components.classifier.augmentation import Augmentation
 from components.classifier.rehearsal import rehearse_transforms
 from components.shared.errors import ParamsError
 from components.shared.params.allowed_classes import MODULES_VARIABLE, TRANSFORMS
 from components.shared.params.types import TransformSpec
-from tests.classifier.both_ways import CPU
-from tests.classifier.comparable import DRAWS, are_comparable, is_comparable, real_pictures
 from tests.configs import Entry, check_dict, refused, small
 from tests.configs import transform as t
 
@@ -27,70 +21,57 @@ SCALED, UNSCALED = (t("ToDtype", dtype="torch.float32", scale=scale) for scale i
 INVERT = t("RandomInvert", p=1)
 SOMETIMES_UNSCALED = t("RandomApply", transforms=[UNSCALED], p=0.01)
 
-# For every allowed transform, arguments by which images may stay what they are, and by which they may not.
-ARGUMENTS: dict[str, list[dict[str, Any]]] = {
-    "AugMix": [{}],
-    "AutoAugment": [{"policy": "cifar10"}],
-    "CenterCrop": [{"size": 6}, {"size": 8}],
-    "ColorJitter": [{"brightness": 0.3}, {"brightness": [0.2, 0.4]}, {"contrast": 0.3, "saturation": 0.3, "hue": 0.05}],
-    "Compose": [{"transforms": [SCALED, t("RandomInvert")]}, {"transforms": [UNSCALED, t("RandomInvert")]}],
-    "ConvertImageDtype": [{"dtype": "float32"}, {"dtype": "int32"}],
-    "ElasticTransform": [{"alpha": 2.0, "sigma": 1.0}],
-    "GaussianBlur": [{"kernel_size": 3}, {"kernel_size": 3, "sigma": [1, 1]}],
-    "GaussianNoise": [{"sigma": 0.05}, {"sigma": 0.05, "mean": 0.5}],
-    "Grayscale": [{}, {"num_output_channels": 3}],
-    "Identity": [{}],
-    "JPEG": [{"quality": [40, 90]}],
-    "Pad": [{"padding": 2}],
-    "RGB": [{}],
-    "RandAugment": [{}],
-    "RandomAdjustSharpness": [{"sharpness_factor": 2}, {"sharpness_factor": 2, "p": 1}],
-    "RandomAffine": [{"degrees": 10, "translate": [0.1, 0.1]}],
-    "RandomApply": [{"transforms": [INVERT]}, {"transforms": [UNSCALED], "p": 0.3}],
-    "RandomAutocontrast": [{}, {"p": 1}],
-    "RandomChannelPermutation": [{}],
-    "RandomChoice": [
-        {"transforms": [t("Identity"), UNSCALED]},
-        {"transforms": [t("Identity"), t("RandomRotation", degrees=20)]},
-    ],
-    "RandomCrop": [{"size": 8, "padding": 1}, {"size": 9}],
-    "RandomEqualize": [{}],
-    "RandomErasing": [{}, {"p": 1, "value": 255}],
-    "RandomGrayscale": [{}, {"p": 1}],
-    "RandomHorizontalFlip": [{}, {"p": 1}],
-    "RandomInvert": [{}],
-    "RandomOrder": [{"transforms": [t("RandomInvert"), t("RandomVerticalFlip")]}],
-    "RandomPerspective": [{}],
-    "RandomPhotometricDistort": [{}],
-    "RandomPosterize": [{"bits": 2, "p": 1}, {"bits": 3}],
-    "RandomResize": [{"min_size": 8, "max_size": 10}],
-    "RandomResizedCrop": [{"size": 8}],
-    "RandomRotation": [{"degrees": 20}],
-    "RandomShortestSize": [{"min_size": 8}],
-    "RandomSolarize": [{"threshold": 0.5}, {"threshold": 128}, {"threshold": 128, "p": 1}],
-    "RandomVerticalFlip": [{}],
-    "RandomZoomOut": [{"p": 1, "side_range": [1, 2]}],
-    "Resize": [{"size": [12, 12]}, {"size": [8, 8]}],
-    "ScaleJitter": [{"target_size": [8, 8]}],
-    "ToDtype": [{"dtype": "bool"}, {"dtype": "float64", "scale": True}, {"dtype": "int16"}, {"dtype": "uint8"}],
-    "ToImage": [{}],
-    "ToPureTensor": [{}],
-    "TrivialAugmentWide": [{}],
+# For every allowed transform, arguments by which images of 8×8 in color stay comparable, and by which they do not.
+Arguments = list[dict[str, Any]]
+ARGUMENTS: dict[str, tuple[Arguments, Arguments]] = {
+    "AugMix": ([{}], []),
+    "AutoAugment": ([{"policy": "cifar10"}], []),
+    "CenterCrop": ([{"size": 8}], [{"size": 6}]),
+    "ColorJitter": ([{"brightness": 0.3}, {"contrast": 0.3, "saturation": 0.3}], [{"brightness": [0.2, 0.4]}]),
+    "Compose": ([{"transforms": [SCALED, t("RandomInvert")]}], [{"transforms": [UNSCALED, t("RandomInvert")]}]),
+    "ConvertImageDtype": ([{"dtype": "float32"}], [{"dtype": "int32"}]),
+    "ElasticTransform": ([{"alpha": 2.0, "sigma": 1.0}], []),
+    "GaussianBlur": ([{"kernel_size": 3}], [{"kernel_size": 3, "sigma": [1, 1]}]),
+    "GaussianNoise": ([{"sigma": 0.05}], [{"sigma": 0.05, "mean": 0.5}]),
+    "Grayscale": ([], [{}, {"num_output_channels": 3}]),
+    "Identity": ([{}], []),
+    "JPEG": ([{"quality": [40, 90]}], []),
+    "Pad": ([], [{"padding": 2}]),
+    "RGB": ([{}], []),
+    "RandAugment": ([{}], []),
+    "RandomAdjustSharpness": ([{"sharpness_factor": 2}], [{"sharpness_factor": 2, "p": 1}]),
+    "RandomAffine": ([{"degrees": 10, "translate": [0.1, 0.1]}], []),
+    "RandomApply": ([{"transforms": [INVERT]}], [{"transforms": [UNSCALED], "p": 0.3}]),
+    "RandomAutocontrast": ([{}], [{"p": 1}]),
+    "RandomChannelPermutation": ([{}], []),
+    "RandomChoice": (
+        [{"transforms": [t("Identity"), t("RandomRotation", degrees=20)]}],
+        [{"transforms": [t("Identity"), UNSCALED]}],
+    ),
+    "RandomCrop": ([{"size": 8, "padding": 1}], [{"size": 9}]),
+    "RandomEqualize": ([{}], []),
+    "RandomErasing": ([{}, {"p": 1, "value": 255}], []),
+    "RandomGrayscale": ([{}], [{"p": 1}]),
+    "RandomHorizontalFlip": ([{}], [{"p": 1}]),
+    "RandomInvert": ([{}], [{"p": 1}]),
+    "RandomOrder": ([{"transforms": [t("RandomInvert"), t("RandomVerticalFlip")]}], []),
+    "RandomPerspective": ([{}], []),
+    "RandomPhotometricDistort": ([{}], []),
+    "RandomPosterize": ([{"bits": 3}], [{"bits": 2, "p": 1}]),
+    "RandomResize": ([{"min_size": 8, "max_size": 9}], [{"min_size": 8, "max_size": 10}]),
+    "RandomResizedCrop": ([{"size": 8, "scale": [0.5, 1], "antialias": True}], []),
+    "RandomRotation": ([{"degrees": 20, "interpolation": "bilinear"}], []),
+    "RandomShortestSize": ([{"min_size": 8}], []),
+    "RandomSolarize": ([{"threshold": 0.5}, {"threshold": 128}], [{"threshold": 128, "p": 1}]),
+    "RandomVerticalFlip": ([{}], [{"p": 1}]),
+    "RandomZoomOut": ([{"side_range": [1, 1], "p": 1}], [{"p": 1, "side_range": [1, 2]}]),
+    "Resize": ([{"size": [8, 8], "interpolation": "nearest"}], [{"size": [12, 12]}]),
+    "ScaleJitter": ([{"target_size": [8, 8], "scale_range": [1, 1]}], [{"target_size": [8, 8]}]),
+    "ToDtype": ([{"dtype": "float64", "scale": True}, {"dtype": "uint8"}], [{"dtype": "bool"}, {"dtype": "int16"}]),
+    "ToImage": ([{}], []),
+    "ToPureTensor": ([{}], []),
+    "TrivialAugmentWide": ([{}], []),
 }
-ENTRIES: list[Entry] = [
-    INVERT,
-    SCALED,
-    UNSCALED,
-    *(t(name, **each) for name, several in ARGUMENTS.items() for each in several),
-]
-
-
-def shown(entry: Entry) -> str:
-    """An entry as the name of a test."""
-    arguments = ", ".join(
-        f"{name}={'[…]' if name == 'transforms' else value}" for name, value in entry["kwargs"].items()
-    )
-    return f"{entry['class'].rpartition('.')[2]}({arguments})"
 
 
 def specs(*entries: Entry) -> list[TransformSpec]:
@@ -107,139 +88,53 @@ def problem(*entries: Entry, shape: tuple[int, int, int] = (8, 8, 1)) -> tuple[s
     return path, message
 
 
-def is_accepted(entries: tuple[Entry, ...], channels: int) -> bool:
-    try:
-        rehearsed(*entries, shape=(8, 8, channels))
-    except ParamsError:
-        return False
-    return True
-
-
-def test_the_table_has_every_allowed_transform() -> None:
-    assert {entry["class"].rpartition(".")[2] for entry in ENTRIES} == TRANSFORMS.allowed
-
-
-@pytest.mark.parametrize("entry", ENTRIES, ids=shown)
-def test_accepted_is_what_leaves_real_pictures_comparable(entry: Entry) -> None:
-    for before, channels in product(([], [SCALED], [UNSCALED]), (1, 3)):
-        chain = (*before, entry)
-        assert is_accepted(chain, channels) == is_comparable(chain, channels), (
-            shown(before[0]) if before else "",
-            channels,
-        )
-
-
-@pytest.mark.slow
-@given(st.tuples(st.sampled_from(ENTRIES), st.sampled_from(ENTRIES)), st.sampled_from([1, 3]))
-@settings(max_examples=25, deadline=None, derandomize=True)
-def test_of_two_transforms_accepted_is_what_leaves_real_pictures_comparable(
-    chain: tuple[Entry, ...], channels: int
-) -> None:
-    assert is_accepted(chain, channels) == is_comparable(chain, channels)
+@pytest.mark.parametrize("name", sorted(TRANSFORMS.allowed))
+def test_every_allowed_transform_is_judged(name: str) -> None:
+    good, bad = ARGUMENTS[name]
+    for kwargs in good:
+        rehearsed(t(name, **kwargs), shape=COLOUR)
+    for kwargs in bad:
+        problem(t(name, **kwargs), shape=COLOUR)
+    assert good or bad
 
 
 GREY, COLOUR = (8, 8, 1), (8, 8, 3)
 LARGE, HUGE = (224, 224, 3), (5000, 5000, 3)
+SAME = "does the same to every training image and to no held-out image; "
 REFUSED = [
     ([UNSCALED], GREY, 0, "values up to 255 as float32 where 0..1 is read; set scale: true in the kwargs of ToDtype"),
     ([t("ToImage"), UNSCALED, t("RandomRotation", degrees=5)], HUGE, 1, "up to 255 as float32"),
     ([UNSCALED, t("RandomResizedCrop", size=5000)], HUGE, 0, "up to 255 as float32"),
     ([t("Identity"), UNSCALED, t("ColorJitter", brightness=0.3)], COLOUR, 1, "up to 255"),
-    ([t("Compose", transforms=[UNSCALED])], GREY, 0, "set scale: true in the kwargs of ToDtype"),
-    (
-        [UNSCALED, t("RandomAutocontrast"), t("ToDtype", dtype="uint8")],
-        COLOUR,
-        0,
-        "up to 255 as float32 where 0..1 is read",
-    ),
+    ([UNSCALED, t("RandomAutocontrast"), t("ToDtype", dtype="uint8")], COLOUR, 0, "up to 255 as float32"),
     (
         [t("RandomApply", transforms=[UNSCALED, t("RandomInvert"), t("ToDtype", dtype="uint8")])],
-        GREY,
-        0,
-        "hands values up to 255 as float32 where 0..1 is read by RandomInvert; set scale: true",
+        *(GREY, 0, "hands values up to 255 as float32 where 0..1 is read by RandomInvert; set scale: true"),
     ),
     ([SOMETIMES_UNSCALED], GREY, 0, "up to 255 as float32"),
-    (
-        [SOMETIMES_UNSCALED, t("RandomApply", transforms=[t("ToDtype", dtype="uint8")], p=0.5)],
-        GREY,
-        0,
-        "up to 255 as float32",
-    ),
+    ([SOMETIMES_UNSCALED, t("RandomApply", transforms=[t("ToDtype", dtype="uint8")])], GREY, 0, "up to 255 as float32"),
     ([t("RandomChoice", transforms=[t("Identity"), UNSCALED], p=[1, 0.001])], GREY, 0, "up to 255 as float32"),
     ([SCALED, t("ToDtype", dtype="torch.uint8")], GREY, 1, "up to 1 as uint8 where 0..255 is read"),
-    (
-        [t("ToDtype", dtype="torch.int16")],
-        GREY,
-        0,
-        "gives int16, values up to 255, where uint8 or floats in 0..1 are read; set dtype: torch.float32 and scale: t",
-    ),
+    ([t("ToDtype", dtype="torch.int16")], GREY, 0, "gives int16, values up to 255, where uint8 or floats in 0..1 are"),
     ([t("ToDtype", dtype="int32", scale=True)], GREY, 0, "gives int32, values up to 2.139e+09"),
-    ([t("ToDtype", dtype="torch.bool")], COLOUR, 0, "gives bool, values up to 1, where"),
     ([t("ToDtype", dtype="torch.complex64")], GREY, 0, "gives complex64 where uint8 or floats"),
     ([SCALED, t("RandomRotation", degrees=20, fill=255)], GREY, 1, "choose what it fills with on that scale"),
     ([SCALED, t("RandomErasing", p=0.1, value=255)], COLOUR, 1, "gives values up to 255"),
     ([SCALED, t("GaussianNoise", sigma=1, clip=False)], GREY, 1, "as float32 where 0..1 is read; set clip: true"),
     ([t("GaussianNoise", clip=False)], COLOUR, 0, "adds noise to uint8 unclipped, which makes"),
-    (
-        [t("Grayscale", num_output_channels=3), t("RandomRotation", degrees=20)],
-        COLOUR,
-        0,
-        "set is_image_color: false, which",
-    ),
+    ([t("Grayscale", num_output_channels=3), t("RandomInvert")], COLOUR, 0, "set is_image_color: false, which"),
     ([t("RandomGrayscale", p=1)], LARGE, 0, "set is_image_color: false"),
     ([t("Grayscale", num_output_channels=1), t("RandomInvert"), t("RGB")], COLOUR, 0, "set is_image_color: false"),
     ([t("Grayscale")], COLOUR, 0, "turns (3, 8, 8) into (1, 8, 8); set is_image_color: false"),
     ([t("RGB")], GREY, 0, "turns (1, 8, 8) into (3, 8, 8); set is_image_color: true"),
-    (
-        [t("Identity"), t("CenterCrop", size=4), t("RandomInvert")],
-        GREY,
-        1,
-        "turns (1, 8, 8) into (1, 4, 4); set image_height",
-    ),
+    ([t("Identity"), t("CenterCrop", size=4)], GREY, 1, "turns (1, 8, 8) into (1, 4, 4); set image_height"),
     ([t("Resize", size=256), t("CenterCrop", size=224)], LARGE, 0, "Resize does the same"),
-    (
-        [t("RandomAffine", degrees=10), t("RandomResize", min_size=8, max_size=10)],
-        GREY,
-        1,
-        "RandomResize turns (1, 8, 8) into (1, 9, 9)",
-    ),
+    ([INVERT, t("RandomResize", min_size=8, max_size=10)], GREY, 1, "RandomResize turns (1, 8, 8) into (1, 9, 9)"),
     ([t("RandomCrop", size=64, padding=4)], LARGE, 0, "turns (3, 224, 224) into (3, 64, 64)"),
-    (
-        [t("Resize", size=[12, 12]), t("RandomHorizontalFlip"), t("CenterCrop", size=8)],
-        GREY,
-        0,
-        "data prep resizes the images",
-    ),
-    (
-        [t("RandomHorizontalFlip", p=1), t("ColorJitter", brightness=0.4)],
-        COLOUR,
-        0,
-        "RandomHorizontalFlip does the same to every training image and to no held-out image; apply it with a "
-        "probability below 1 (its p, or that of a RandomApply)",
-    ),
-    (
-        [t("RandomVerticalFlip", p=1), t("Resize", size=12), t("RandomCrop", size=8)],
-        GREY,
-        0,
-        "RandomVerticalFlip does the same",
-    ),
+    ([t("Resize", size=[12, 12]), t("CenterCrop", size=8)], GREY, 0, "data prep resizes the images"),
+    ([t("RandomHorizontalFlip", p=1), t("ColorJitter", brightness=0.4)], COLOUR, 0, f"{SAME}apply it with a prob"),
+    ([t("RandomVerticalFlip", p=1), t("Resize", size=12), t("RandomCrop", size=8)], GREY, 0, SAME),
     ([t("RandomInvert", p=0.5), INVERT], GREY, 1, "RandomInvert does the same"),
-    ([t("RandomInvert", p=0.9999)], GREY, 0, "RandomInvert does the same"),
-    ([t("RandomHorizontalFlip", p=0.99999)], COLOUR, 0, "RandomHorizontalFlip does the same"),
-    ([t("RandomPosterize", bits=1, p=0.9999)], LARGE, 0, "RandomPosterize does the same"),
-    ([t("RandomApply", transforms=[INVERT], p=0.995)], GREY, 0, "RandomApply does the same"),
-    (
-        [t("RandomChoice", transforms=[INVERT, t("Identity")], p=[0.9999, 0.0001])],
-        GREY,
-        0,
-        "RandomChoice does the same",
-    ),
-    (
-        [t("RandomApply", transforms=[t("RandomInvert", p=0.999)], p=0.999), SCALED],
-        COLOUR,
-        0,
-        "RandomApply does the same",
-    ),
     ([t("JPEG", quality=10)], LARGE, 0, "JPEG does the same"),
     ([t("ColorJitter", brightness=[0.5, 0.5])], GREY, 0, "ColorJitter does the same"),
     ([t("ColorJitter", brightness=[0.1, 0.4])], GREY, 0, "ColorJitter turns white, 1.00, into 0.1"),
@@ -261,43 +156,31 @@ def test_what_makes_training_images_others_is_refused(
     assert message in found
 
 
-@pytest.mark.parametrize("before", [[t("ToImage"), SCALED], [t("ConvertImageDtype", dtype="torch.float32")], []])
-def test_normalize_is_refused_for_the_keys_that_go_for_every_split(before: list[Entry]) -> None:
-    for nested in (False, True):
-        entry = t("Normalize", mean=[0.0], std=[1.0])
-        entries = [*before, t("RandomApply", transforms=[entry]) if nested else entry]
+def test_normalize_is_refused_for_the_keys_that_go_for_every_split() -> None:
+    entry = t("Normalize", mean=[0.0], std=[1.0])
+    for entries in ([entry], [SCALED, t("RandomApply", transforms=[entry])]):
         ((path, message),) = refused(check_dict, small(additional_transforms=entries)).items()
-        assert path.startswith(f"additional_transforms[{len(before)}]")
+        assert path.startswith(f"additional_transforms[{len(entries) - 1}]")
         assert "normalise_images, normalise_mean and normalise_std, which go for the images of every split" in message
 
 
 ACCEPTED = [
     [t("ColorJitter", brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)],
-    [t("Resize", size=[40, 40]), t("RandomCrop", size=32)],
-    [t("Pad", padding=4), t("RandomCrop", size=32), t("RandomHorizontalFlip")],
-    [t("RandomZoomOut", p=1), t("RandomResizedCrop", size=32)],
+    [t("Resize", size=[108, 108]), t("RandomCrop", size=100)],
+    [t("Pad", padding=4), t("RandomCrop", size=100), t("RandomHorizontalFlip")],
+    [t("RandomZoomOut", p=1), t("RandomResizedCrop", size=100)],
     [t("RandomAffine", degrees=180, translate=[0.5, 0.5], scale=[0.5, 2])],
     [t("RandomApply", transforms=[t("ColorJitter", brightness=[0.1, 0.4])])],
     [t("RandomErasing", p=1, scale=[0.3, 0.5], value=255)],
     [SCALED, t("GaussianNoise", clip=False)],
     [t("RandAugment", num_ops=6, magnitude=25)],
-    [t("ToPureTensor"), t("RandomGrayscale", p=0.99)],
-    [t("RandomApply", transforms=[t("RandomRotation", degrees=20)], p=0.9999)],
-    [t("RandomChoice", transforms=[INVERT, t("Identity")], p=[0.98, 0.02])],
     [t("RandomChoice", transforms=[t("AugMix"), t("GaussianBlur", kernel_size=9)])],
 ]
 
 
-@pytest.mark.parametrize("entries", ACCEPTED, ids=lambda entries: shown(entries[-1]))
-@pytest.mark.parametrize("side", [32, 100])
-def test_what_is_about_as_it_was_by_some_draw_is_accepted(entries: list[Entry], side: int) -> None:
-    resized = [
-        {**entry, "kwargs": {**entry["kwargs"], "size": side}} if entry["kwargs"].get("size") == 32 else entry
-        for entry in entries
-    ]
-    if resized[0]["kwargs"].get("size") == [40, 40]:
-        resized[0] = t("Resize", size=side + 8)
-    rehearsed(*resized, shape=(side, side, 3))
+@pytest.mark.parametrize("entries", ACCEPTED)
+def test_what_is_about_as_it_was_by_some_draw_is_accepted(entries: list[Entry]) -> None:
+    rehearsed(*entries, shape=(100, 100, 3))
 
 
 @pytest.mark.parametrize(
@@ -340,14 +223,11 @@ def test_a_verdict_takes_nothing_from_torchs_generators_and_needs_nothing_of_the
     assert len(verdicts) == 1
 
 
-@pytest.mark.parametrize("shape", [GREY, COLOUR, LARGE])
-def test_after_its_time_a_trial_ends_with_a_line_on_how_far_it_came(shape: tuple[int, int, int]) -> None:
+def test_after_its_time_a_trial_ends_with_what_it_saw_or_a_line_on_how_far_it_came() -> None:
     chain = specs(t("ToImage"), t("ElasticTransform", alpha=1000.0, sigma=2.0))
-    (line,) = rehearse_transforms(chain, shape, seconds=0)
-    assert "tried in part: after 0 s they had come to additional_transforms[1], torchvision.transforms.v2.Ela" in line
-
-
-def test_after_its_time_a_trial_still_refuses_what_it_saw() -> None:
+    for shape in (GREY, LARGE):
+        (line,) = rehearse_transforms(chain, shape, seconds=0)
+        assert "tried in part: after 0 s they had come to additional_transforms[1], torchvision.tran" in line
     with pytest.raises(ParamsError, match="gives int16"):
         rehearse_transforms(specs(t("ToDtype", dtype="int16")), GREY, seconds=0)
 
@@ -382,23 +262,6 @@ def test_a_transform_of_the_operators_is_rehearsed_too(tmp_path: Path, monkeypat
     )
     assert "own_transforms.Halved does the same to every training image" in problem(own[1])[1]
     monkeypatch.delitem(sys.modules, "own_transforms")
-
-
-@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if "int32" not in str(entry)], ids=shown)
-def test_batched_or_image_by_image_the_verdict_is_the_same(entry: Entry) -> None:
-    for before, channels in product(([], [SCALED], [UNSCALED]), (1, 3)):
-        chain = [*before, entry]
-        pictures = real_pictures(channels)
-        try:
-            augmentation = Augmentation(specs(*chain), (8, 8, channels), CPU)
-            batch = torch.stack(pictures).permute(0, 2, 3, 1).repeat(DRAWS, 1, 1, 1)
-            torch.manual_seed(0)
-            done = augmentation(batch, torch.Generator().manual_seed(0))
-        except ParamsError:
-            assert not is_accepted((*chain,), channels)
-            continue
-        outcomes = [list(done[number :: len(pictures)]) for number in range(len(pictures))]
-        assert are_comparable(pictures, outcomes) == is_accepted((*chain,), channels)
 
 
 @pytest.mark.parametrize(

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import pytest
 import torch
 
-from components.classifier.augmentation import PerImageTransforms
 from components.classifier.building import build
 from components.classifier.losses import Criterion
-from components.classifier.optimisers import Schedules, build_optimiser
+from components.classifier.optimisers import build_optimiser
 from components.classifier.rates import rehearse
 from components.classifier.shape_errors import misfit
-from components.shared.params.allowed_classes import LAYERS, LOSSES, OPTIMIZERS, SCHEDULERS, TRANSFORMS
+from components.shared.params.allowed_classes import LAYERS, LOSSES, OPTIMIZERS
 from components.shared.params.params import Params
-from components.shared.params.types import LayerSpec, TransformSpec
-from tests.configs import Entry, check_dict, layer, schedule, small, transform
+from components.shared.params.types import LayerSpec
+from tests.configs import check_dict, layer, small
 
 IMAGE = (4, 8, 8)
 SHAPES = {1: (4, 8), 2: IMAGE, 3: (4, 8, 8, 8)}
@@ -166,46 +164,6 @@ def test_an_allowed_optimiser_makes_a_step(name: str) -> None:
         assert (weight != 1).all()
 
 
-SCHEDULE_KWARGS: dict[str, dict[str, Any]] = {
-    "ConstantLR": {"factor": 0.5, "total_iters": 2},
-    "CosineAnnealingLR": {"T_max": 5, "eta_min": 0.001},
-    "CosineAnnealingWarmRestarts": {"T_0": 2, "T_mult": 2},
-    "CyclicLR": {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 2, "mode": "triangular2"},
-    "ExponentialLR": {"gamma": 0.5, "last_epoch": -1},
-    "LinearLR": {"start_factor": 0.5, "total_iters": 3},
-    "MultiStepLR": {"milestones": [1, 3], "gamma": 0.1},
-    "OneCycleLR": {"max_lr": 0.1, "total_steps": 6, "anneal_strategy": "linear"},
-    "PolynomialLR": {"total_iters": 5, "power": 2},
-    "ReduceLROnPlateau": {"mode": "max", "patience": 0, "min_lr": [0.0], "threshold_mode": "abs"},
-    "StepLR": {"step_size": 2.0, "gamma": 0.1},
-}
-
-
-@pytest.mark.parametrize("name", sorted(SCHEDULERS.allowed))
-def test_an_allowed_schedule_changes_the_learning_rate(name: str) -> None:
-    params = Params.from_dict(
-        small(
-            optim_class="torch.optim.SGD",
-            optim_kwargs={"momentum": 0.9},
-            learning_rate=0.1,
-            num_epochs=5,
-            learning_rate_schedule=[schedule(name, **SCHEDULE_KWARGS[name])],
-        )
-    )
-    assert rehearse(params).problems == []
-    optimiser = build_optimiser(params, [torch.nn.Parameter(torch.ones(1))])
-    schedules = Schedules(params, optimiser)
-    rates = [optimiser.param_groups[0]["lr"]]
-    for _ in range(5):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the optimiser made no step
-            schedules.step(loss=1.0, accuracy=0.5)
-        rates.append(optimiser.param_groups[0]["lr"])
-    assert all(math.isfinite(rate) and rate >= 0 for rate in rates)
-    assert len(set(rates)) > 1
-    assert type(schedules.by_epoch[0]) is getattr(torch.optim.lr_scheduler, name)
-
-
 LOSS_KWARGS: dict[str, dict[str, Any]] = {
     "BCEWithLogitsLoss": {},
     "CrossEntropyLoss": {"label_smoothing": 0.1},
@@ -226,76 +184,3 @@ def test_an_allowed_loss_falls_where_the_right_class_is_surer(name: str) -> None
     assert gradient[0, 1] < 0
     assert gradient[0, 0] > 0
     assert criterion(logits.detach() - 0.1 * gradient, labels) < losses
-
-
-SIDE = 32
-TO_FLOAT = transform("ToDtype", dtype="torch.float32", scale=True)
-# The entries that show each transform; sizes are such that an image keeps its shape.
-TRANSFORM_CASES: dict[str, list[Entry]] = {
-    "AugMix": [transform("AugMix", severity=2)],
-    "AutoAugment": [transform("AutoAugment", policy="cifar10", interpolation="bilinear")],
-    "CenterCrop": [transform("CenterCrop", size=[SIDE, SIDE])],
-    "ColorJitter": [transform("ColorJitter", brightness=0.2, hue=[-0.1, 0.1])],
-    "Compose": [transform("Compose", transforms=[transform("RGB"), transform("RandomInvert", p=1)])],
-    "ConvertImageDtype": [transform("ConvertImageDtype", dtype="float32")],
-    "ElasticTransform": [transform("ElasticTransform", alpha=20, sigma=2.0)],
-    "GaussianBlur": [transform("GaussianBlur", kernel_size=3, sigma=[0.1, 2])],
-    "GaussianNoise": [TO_FLOAT, transform("GaussianNoise", sigma=0.05)],
-    "Grayscale": [transform("Grayscale", num_output_channels=3)],
-    "Identity": [transform("Identity")],
-    "JPEG": [transform("JPEG", quality=[40, 60])],
-    "Pad": [transform("CenterCrop", size=SIDE - 2), transform("Pad", padding=1, padding_mode="reflect")],
-    "RGB": [transform("RGB")],
-    "RandAugment": [transform("RandAugment", num_ops=2, magnitude=9)],
-    "RandomAdjustSharpness": [transform("RandomAdjustSharpness", sharpness_factor=2, p=1)],
-    "RandomAffine": [transform("RandomAffine", degrees=10, translate=[0.1, 0.1], scale=[0.9, 1.1], shear=5)],
-    "RandomApply": [transform("RandomApply", transforms=[transform("RandomInvert", p=1)], p=1)],
-    "RandomAutocontrast": [transform("RandomAutocontrast", p=1)],
-    "RandomChannelPermutation": [transform("RandomChannelPermutation")],
-    "RandomChoice": [transform("RandomChoice", transforms=[transform("RGB"), transform("Identity")], p=[1, 3])],
-    "RandomCrop": [transform("RandomCrop", size=SIDE, padding=4)],
-    "RandomEqualize": [transform("RandomEqualize", p=1)],
-    "RandomErasing": [transform("RandomErasing", p=1, scale=[0.1, 0.2], value=0)],
-    "RandomGrayscale": [transform("RandomGrayscale", p=1)],
-    "RandomHorizontalFlip": [transform("RandomHorizontalFlip", p=1)],
-    "RandomInvert": [transform("RandomInvert", p=1)],
-    "RandomOrder": [transform("RandomOrder", transforms=[transform("RGB"), transform("RandomInvert", p=1)])],
-    "RandomPerspective": [transform("RandomPerspective", distortion_scale=0.3, p=1)],
-    "RandomPhotometricDistort": [transform("RandomPhotometricDistort", p=1)],
-    "RandomPosterize": [transform("RandomPosterize", bits=3, p=1)],
-    "RandomResize": [transform("RandomResize", min_size=SIDE, max_size=SIDE + 1)],
-    "RandomResizedCrop": [transform("RandomResizedCrop", size=SIDE, scale=[0.5, 1], antialias=True)],
-    "RandomRotation": [transform("RandomRotation", degrees=[-20, 20], interpolation="bilinear")],
-    "RandomShortestSize": [transform("RandomShortestSize", min_size=SIDE)],
-    "RandomSolarize": [transform("RandomSolarize", threshold=128, p=1)],
-    "RandomVerticalFlip": [transform("RandomVerticalFlip", p=1)],
-    "RandomZoomOut": [transform("RandomZoomOut", side_range=[1, 1], p=1)],
-    "Resize": [transform("Resize", size=[SIDE, SIDE], interpolation="nearest")],
-    "ScaleJitter": [transform("ScaleJitter", target_size=[SIDE, SIDE], scale_range=[1, 1])],
-    "ToDtype": [transform("ToDtype", dtype="torch.float64", scale=True)],
-    "ToImage": [transform("ToImage")],
-    "ToPureTensor": [transform("ToPureTensor")],
-    "TrivialAugmentWide": [transform("TrivialAugmentWide", num_magnitude_bins=31)],
-}
-
-
-def test_the_transform_table_is_complete() -> None:
-    assert sorted(TRANSFORM_CASES) == sorted(TRANSFORMS.allowed)
-
-
-@pytest.mark.parametrize("name", sorted(TRANSFORMS.allowed))
-def test_an_allowed_transform_turns_an_image_into_an_image(name: str) -> None:
-    torch.manual_seed(0)
-    images = torch.randint(0, 256, (2, SIDE, SIDE, 3), dtype=torch.uint8)
-    before = images.clone()
-    specs = Params.from_dict(small(additional_transforms=TRANSFORM_CASES[name])).additional_transforms or []
-    done = PerImageTransforms(specs, (SIDE, SIDE, 3))(images)
-
-    assert specs
-    assert all(isinstance(spec, TransformSpec) for spec in specs)
-    assert done.shape == (2, 3, SIDE, SIDE)
-    assert done.dtype is torch.float32
-    assert done.isfinite().all()
-    assert done.min() >= 0
-    assert done.max() <= 1
-    assert torch.equal(images, before)
