@@ -19,7 +19,7 @@ from components.shared.params.allowed_classes import TRANSFORMS
 from components.shared.params.types import TransformSpec
 from components.train.train import train
 from components.train.trainer import LabelledImages, Trainer
-from tests.classifier.test_rehearsal import ENTRIES, SCALED, UNSCALED
+from tests.classifier.test_rehearsal import ARGUMENTS, SCALED, UNSCALED
 from tests.configs import Entry, layer, transform
 from tests.examples import digits, small
 
@@ -84,8 +84,8 @@ def is_accepted(channels: int, *entries: Entry) -> bool:
 def test_an_accepted_transform_trains_the_same_on_either_scale(
     datasets: dict[int, Path], name: str, channels: int
 ) -> None:
-    named = [entry for entry in ENTRIES if entry["class"].endswith(f".{name}") and is_accepted(channels, entry)]
-    for entry in named[:1]:
+    entries = [transform(name, **kwargs) for kwargs in ARGUMENTS[name][0]]
+    for entry in [entry for entry in entries if is_accepted(channels, entry)][:1]:
         of_bytes = accuracy(datasets[channels], channels, entry)
         assert of_bytes > 0.6
         if is_accepted(channels, SCALED, entry):
