@@ -16,17 +16,7 @@ _PACKAGES = "ca-certificates,python3,python3-venv"
 
 
 def provide_base(engine: Engine, base: str, *, make: bool, epoch: str) -> None:
-    """See to it that the engine has the base image.
-
-    Args:
-        engine: The engine.
-        base: The image's name.
-        make: Make it of Debian's packages if the engine does not have it.
-        epoch: Seconds since 1970: the date of what is made.
-
-    Raises:
-        BuildError: It is not here, and cannot be pulled or made.
-    """
+    """See to it that the engine has the base image: pull it, or make it with files of one date."""
     if engine.has(base):
         return
     if make:
@@ -49,17 +39,11 @@ def _make(engine: Engine, base: str, epoch: str) -> None:
         raise BuildError("--make-base needs mmdebstrap (apt-get install mmdebstrap)", 2)
     with tempfile.TemporaryDirectory(prefix="shutterline-base-") as folder:
         tar = Path(folder) / "base.tar"
-        made = subprocess.run(
-            [maker, "--quiet", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(tar)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "SOURCE_DATE_EPOCH": epoch},
-        )
+        command = [maker, "--quiet", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(tar)]
+        environment = {**os.environ, "SOURCE_DATE_EPOCH": epoch}
+        made = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if made.returncode:
             raise BuildError(f"--make-base: mmdebstrap failed:\n{made.stderr.strip()[-2000:]}")
         # What every image of Debian's sets, and a bare file tree does not.
         path = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        imported = engine.run("import", "--change", path, str(tar), base)
-    if imported.returncode:
-        raise BuildError(f"--make-base: docker import failed: {imported.stderr.strip()}")
+        engine.said("import", "--change", path, str(tar), base)

@@ -21,17 +21,19 @@ import time
 from pathlib import Path
 
 from base_image import DEFAULT_BASE, provide_base
-from engine import EXIT_BAD_INPUT, BuildError, Engine
+from engine import EXIT_BAD_INPUT, BuildError, Engine, run_command
 from pip_settings import PipSettings, pip_settings
-from sizes import Size, show, size_of
+from sizes import show, size_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("data-prep", "train", "evaluate")
 # 1980, the first year that every archive format knows.
 _EPOCH = os.environ.get("SOURCE_DATE_EPOCH", "315532800")
-# What the Dockerfile takes. Copied out, so that wheels from elsewhere can lie beside it.
-_CONTEXT = (".dockerignore", "LICENSE", "requirements", "components")
-_DOCKER_FILES = ("Dockerfile", "install.py", "requirements.py")
+# What the Dockerfile takes. Copied out, so that wheels from elsewhere can be beside it.
+_CONTEXT = (
+    *(".dockerignore", "LICENSE", "requirements", "components"),
+    *("docker/Dockerfile", "docker/install.py", "docker/requirements.py"),
+)
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 
@@ -44,27 +46,22 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
         epilog="exit codes: 0 built; 2 something to be changed first: no engine, no base, no torch; 1 a build failed",
     )
-    parser.add_argument("--prefix", default="", help="before the tags, such as registry.example/team/")
-    parser.add_argument("--push", action="store_true", help="push the images; FILE then names them by digest")
-    parser.add_argument("--base", default=DEFAULT_BASE, metavar="IMAGE", help="base image; default: %(default)s")
-    parser.add_argument("--make-base", action="store_true", help="make the base, if it is not here, by mmdebstrap")
-    parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels that pip may take beside the index's")
-    parser.add_argument(
-        "--cpu-torch", metavar="SPEC", help="torch of evaluate, such as torch==2.13.0; default: the wheel found"
-    )
-    parser.add_argument("--torch-index", metavar="URL", help="index of CPU builds of torch, for evaluate alone")
-    parser.add_argument("--cuda-evaluate", action="store_true", help="give evaluate the same torch as train")
-    parser.add_argument("--source", default="unknown", metavar="URL", help="URL of the source, for the label")
-    parser.add_argument("--only", choices=STEPS, action="append", help="build this one; repeatable; default: all")
-    parser.add_argument("--network", default="host", help="network of the builds; default: %(default)s")
-    parser.add_argument("--no-cache", action="store_true", help="build every layer anew")
-    parser.add_argument(
-        "--digests",
-        type=Path,
-        default=ROOT / "build" / "images.json",
-        metavar="FILE",
-        help="file that gets which images they are; default: build/images.json",
-    )
+    add = parser.add_argument
+    add("--prefix", default="", help="before the tags, such as registry.example/team/")
+    add("--push", action="store_true", help="push the images; FILE then names them by digest")
+    add("--base", default=DEFAULT_BASE, metavar="IMAGE", help="base image; default: %(default)s")
+    add("--make-base", action="store_true", help="make the base, if it is not here, by mmdebstrap")
+    add("--wheels", type=Path, metavar="DIR", help="wheels that pip may take beside the index's")
+    add("--cpu-torch", metavar="SPEC", help="torch of evaluate, such as torch==2.13.0; default: the wheel found")
+    add("--torch-index", metavar="URL", help="index of CPU builds of torch, for evaluate alone")
+    add("--cuda-evaluate", action="store_true", help="give evaluate the same torch as train")
+    add("--source", default="unknown", metavar="URL", help="URL of the source, for the label")
+    add("--only", choices=STEPS, action="append", help="build this one; repeatable; default: all")
+    add("--network", default="host", help="network of the builds; default: %(default)s")
+    add("--no-cache", action="store_true", help="build every layer anew")
+    images = ROOT / "build" / "images.json"
+    help_of_digests = "file that gets which images they are; default: build/images.json"
+    add("--digests", type=Path, default=images, metavar="FILE", help=help_of_digests)
     options = parser.parse_args(argv)
     if options.push and "/" not in options.prefix:
         parser.error("--push needs --prefix, which names the registry")
@@ -87,28 +84,18 @@ def version() -> str:
 def revision() -> str:
     """The commit, with ``-dirty`` if files differ from it; ``unknown`` where there is no repository."""
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(ROOT), *arguments],  # noqa: S607 - whichever git the user has
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    commit = git("rev-parse", "HEAD")
-    return "unknown" if commit is None else commit + ("-dirty" if git("status", "--porcelain") else "")
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def evaluate_torch(options: argparse.Namespace, settings: PipSettings) -> tuple[str, list[Path]]:
-    """The torch of evaluate, and the wheels to offer for it.
-
-    Raises:
-        BuildError: No CPU build of torch is found, and pip would take gigabytes of CUDA.
-    """
+    """The torch of evaluate, and the wheels to offer for it; an error where pip would take gigabytes of CUDA."""
     if options.cuda_evaluate:
         return "cuda", []
     folders = [folder for folder in (options.wheels, ROOT / "docker/wheels/evaluate", *settings.folders) if folder]
@@ -130,15 +117,12 @@ def evaluate_torch(options: argparse.Namespace, settings: PipSettings) -> tuple[
 
 def fill_context(folder: Path, wheels: list[Path]) -> None:
     """Copy what the Dockerfile takes to a folder, with the wheels that pip may take."""
+    (folder / "docker" / "wheels").mkdir(parents=True)
     for name in _CONTEXT:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(ROOT / name, folder / name)
-    (folder / "docker").mkdir()
-    for name in _DOCKER_FILES:
-        shutil.copyfile(ROOT / "docker" / name, folder / "docker" / name)
-    (folder / "docker" / "wheels").mkdir()
     for wheel in wheels:
         shutil.copyfile(wheel, folder / "docker" / "wheels" / wheel.name)
 
@@ -166,7 +150,6 @@ def build(options: argparse.Namespace, engine: Engine) -> dict[str, str]:
         arguments = of_all | {"STEP": step, "TORCH": {"data-prep": "", "train": "cuda"}.get(step, torch)}
         with tempfile.TemporaryDirectory(prefix="shutterline-images-") as temporary:
             context, conf = Path(temporary, "context"), Path(temporary, "pip.conf")
-            context.mkdir()
             fill_context(context, wheels + (cpu_torch if step == "evaluate" else []))
             conf.touch(mode=0o600)  # an index's address may hold a password
             conf.write_text(settings.text(options.torch_index if step == "evaluate" else None), encoding="utf-8")
@@ -181,16 +164,14 @@ def build(options: argparse.Namespace, engine: Engine) -> dict[str, str]:
             if options.no_cache:
                 command.append("--no-cache")
             began, log = time.monotonic(), ROOT / "build" / f"{step}.log"
-            engine.logged(log, f"building {step}", *command, str(context), environment={"DOCKER_BUILDKIT": "1"})
+            engine.logged(log, f"building {step}", *command, str(context))
             say(f"built: {tag} ({time.monotonic() - began:.0f} s; {log.relative_to(ROOT)})")
     return tags
 
 
 def push(engine: Engine, tag: str) -> str:
     """Push an image, and return its name with the digest that the registry gave."""
-    pushed = engine.run("push", tag)
-    if pushed.returncode:
-        raise BuildError(f"pushing {tag} failed: {pushed.stderr.strip() or pushed.stdout.strip()[-2000:]}")
+    engine.said("push", tag)
     name = tag.rpartition(":")[0]
     for digest in engine.image(tag)["RepoDigests"] or ():
         if str(digest).startswith(f"{name}@"):
@@ -217,7 +198,8 @@ def say(line: str) -> None:
 def main() -> int:
     """Build, push if asked, write which they are, and print their sizes."""
     options = options_of()
-    try:
+
+    def work() -> int:
         engine = Engine()
         tags = build(options, engine)
         images = {
@@ -227,12 +209,10 @@ def main() -> int:
         if not options.only:
             write_images(options.digests, images)
             say(f"wrote: {options.digests}")
-        sizes: dict[str, Size] = {step: size_of(engine, step, tag) for step, tag in tags.items()}
-    except BuildError as error:
-        sys.stderr.write(f"docker/build.py: error: {error}\n")
-        return error.code
-    say(show(sizes))
-    return 0
+        say(show({step: size_of(engine, step, tag) for step, tag in tags.items()}))
+        return 0
+
+    return run_command("build.py", work)
 
 
 if __name__ == "__main__":

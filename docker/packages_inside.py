@@ -21,11 +21,11 @@ _NAME_LENGTH = 80
 
 
 def python_package(package: Distribution) -> dict[str, Any]:
-    """A package of the environment: its SPDX expression, its own words for its licence, or its classifiers."""
+    """A package of the environment: its SPDX expression, its own name of its licence, or its classifiers."""
     about = package.metadata
-    words = (about["License"] or "").strip()
+    given = (about["License"] or "").strip()
     classifiers = [line.split(" :: ") for line in about.get_all("Classifier") or []]
-    named = [words] if words and "\n" not in words and len(words) <= _NAME_LENGTH else []
+    named = [given] if given and "\n" not in given and len(given) <= _NAME_LENGTH else []
     return {
         "name": about["Name"],
         "version": package.version,
@@ -36,21 +36,17 @@ def python_package(package: Distribution) -> dict[str, Any]:
 
 def stanzas(text: str) -> list[dict[str, str]]:
     """The paragraphs of a file in Debian's format; of each field its first line."""
-    found = []
-    for paragraph in re.split(r"\n\s*\n", text):
-        fields = re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", paragraph, re.MULTILINE)
-        found.append({name.lower(): value.strip() for name, value in fields})
-    return found
+    fields = (re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", part, re.MULTILINE) for part in re.split(r"\n\s*\n", text))
+    return [{name.lower(): value.strip() for name, value in found} for found in fields]
 
 
 def debian_licences(copyright_file: Path) -> list[str]:
     """The short names of a machine-readable file; of any other one, the common licences that it refers to."""
-    try:
-        text = copyright_file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    if not copyright_file.exists():
         return []
+    text = copyright_file.read_text(encoding="utf-8", errors="replace")
     paragraphs = stanzas(text)
-    if paragraphs and "format" in paragraphs[0]:
+    if "format" in paragraphs[0]:
         named = ",".join(each["license"] for each in paragraphs if each.get("license"))
         return sorted({name.strip() for name in _BETWEEN.split(named) if name.strip()})
     return sorted({found.rstrip(".") for found in _COMMON_LICENCE.findall(text)})
@@ -58,28 +54,20 @@ def debian_licences(copyright_file: Path) -> list[str]:
 
 def debian_packages() -> list[dict[str, Any]]:
     """What dpkg has installed."""
-    found = []
-    for each in stanzas(Path("/var/lib/dpkg/status").read_text(encoding="utf-8")):
-        if each.get("status", "").endswith(" installed"):
-            name = each["package"]
-            licences = debian_licences(Path("/usr/share/doc") / name / "copyright")
-            package = {"name": name, "version": each["version"], "architecture": each["architecture"]}
-            found.append({**package, "licences": licences})
-    return found
+    return [
+        {name: each[name] for name in ("package", "version", "architecture")}
+        | {"licences": debian_licences(Path("/usr/share/doc") / each["package"] / "copyright")}
+        for each in stanzas(Path("/var/lib/dpkg/status").read_text(encoding="utf-8"))
+        if each.get("status", "").endswith(" installed")
+    ]
 
 
 def system() -> dict[str, str]:
-    """The distribution, by its own word; and the interpreter."""
+    """The distribution, as it calls itself; and the interpreter, of which one of Debian's is below /usr."""
     lines = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
-    told = {name: value.strip('"') for name, _, value in (line.partition("=") for line in lines)}
-    return {
-        "id": told["ID"],
-        "codename": told["VERSION_CODENAME"],
-        "version": told["VERSION_ID"],
-        "python": ".".join(map(str, sys.version_info[:3])),
-        # One of Debian's lies below /usr and is among its packages.
-        "python_prefix": sys.base_prefix,
-    }
+    release = {name: value.strip('"') for name, _, value in (line.partition("=") for line in lines)}
+    found = {"id": release["ID"], "codename": release["VERSION_CODENAME"], "version": release["VERSION_ID"]}
+    return {**found, "python": ".".join(map(str, sys.version_info[:3])), "python_prefix": sys.base_prefix}
 
 
 if __name__ == "__main__":
