@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -20,10 +18,7 @@ from urllib3.exceptions import ProtocolError
 
 from tests.peers.gcs import GcsBucket
 from tests.peers.http_faults import CutRequest, FlipRequestByte
-from tests.peers.object_store import Bucket
 from tests.peers.s3 import READER, WRITER, S3Bucket, s3_client
-
-MEGABYTES = os.urandom(3 * 1024 * 1024 + 5)
 
 
 @pytest.fixture
@@ -33,24 +28,8 @@ def google(gcs_bucket: GcsBucket) -> Iterator[Any]:
         yield client.bucket(gcs_bucket.name)
 
 
-@pytest.fixture
-def amazon(s3_bucket: S3Bucket) -> Iterator[Any]:
-    with closing(s3_client(s3_bucket.faults.url)) as client:
-        yield client
-
-
 def upload(blob: Any, data: bytes, **conditions: Any) -> None:
     blob.upload_from_string(data, checksum="crc32c", retry=None, **conditions)
-
-
-def test_gcs_serves_googles_client(google: Any, gcs_bucket: GcsBucket) -> None:
-    upload(google.blob("data/a b"), MEGABYTES)
-    (listed,) = google.list_blobs(prefix="data/")
-    assert (listed.name, listed.size) == ("data/a b", len(MEGABYTES))
-    assert listed.download_as_bytes() == MEGABYTES, "by the address the listing gives"
-    assert listed.download_as_bytes(start=10, end=19) == MEGABYTES[10:20]
-    assert gcs_bucket.read("data/a b") == MEGABYTES
-    assert gcs_bucket.faults.count("read", "^data/a b$") == 2
 
 
 @pytest.mark.parametrize("size", [10, 9 * 1024 * 1024], ids=["in one request", "resumable"])
@@ -87,43 +66,6 @@ def test_gcs_refuses_bytes_that_are_not_the_checksums(google: Any, gcs_bucket: G
         upload(google.blob("object"), os.urandom(1000))
     assert flipped.happened == 1
     assert gcs_bucket.names() == []
-
-
-def test_one_of_many_writers_wins(bucket: Bucket) -> None:
-    write = writing_if_absent(bucket)
-    with ThreadPoolExecutor(6) as pool:
-        for number in range(5):
-            barrier = threading.Barrier(6)
-
-            def attempt(each: int, number: int = number, barrier: threading.Barrier = barrier) -> bool:
-                barrier.wait()
-                return write(f"race-{number}", b"%d" % each)
-
-            won = [each for each, mine in enumerate(pool.map(attempt, range(6))) if mine]
-            assert len(won) == 1
-            assert bucket.read(f"race-{number}") == b"%d" % won[0]
-
-
-def writing_if_absent(bucket: Bucket) -> Callable[[str, bytes], bool]:
-    """A write of an object that must not be there; whether it was done."""
-    if isinstance(bucket, GcsBucket):
-        upload = f"{bucket.faults.url}/upload/storage/v1/b/{bucket.name}/o?uploadType=media&ifGenerationMatch=0&name="
-
-        def write_gcs(name: str, data: bytes) -> bool:
-            answer = urllib3.request("POST", upload + name, body=data, retries=False)
-            assert answer.status in (200, 412)
-            return answer.status == 200
-
-        return write_gcs
-    client = s3_client(bucket.faults.url)
-
-    def write_s3(name: str, data: bytes) -> bool:
-        with suppress(client.exceptions.ClientError):
-            client.put_object(Bucket=bucket.name, Key=name, Body=data, IfNoneMatch="*")
-            return True
-        return False
-
-    return write_s3
 
 
 def test_gcs_goes_on_with_an_upload_that_was_cut(google: Any, gcs_bucket: GcsBucket) -> None:
@@ -163,27 +105,3 @@ def test_seaweed_checks_signatures_permissions_and_digests(s3_bucket: S3Bucket) 
     assert refused(WRITER, lambda client: client.get_object(Bucket="none-such", Key="object")) == "NoSuchBucket"
     with closing(s3_client(s3_bucket.faults.url, READER)) as client:
         assert client.get_object(**named)["Body"].read() == b"one"
-
-
-def test_s3_multipart_and_conditions(s3_bucket: S3Bucket, amazon: Any) -> None:
-    named = {"Bucket": s3_bucket.name, "Key": "large"}
-    data = os.urandom(6 * 1024 * 1024)
-    for condition, wins in (({"IfNoneMatch": "*"}, True), ({"IfNoneMatch": "*"}, False)):
-        upload_id = amazon.create_multipart_upload(**named)["UploadId"]
-        pieces = [data[: 5 * 1024 * 1024], data[5 * 1024 * 1024 :]]
-        parts = [
-            {
-                "PartNumber": number,
-                "ETag": amazon.upload_part(**named, UploadId=upload_id, PartNumber=number, Body=piece)["ETag"],
-            }
-            for number, piece in enumerate(pieces, 1)
-        ]
-        complete = {**named, "UploadId": upload_id, "MultipartUpload": {"Parts": parts}, **condition}
-        if wins:
-            amazon.complete_multipart_upload(**complete)
-        else:
-            with pytest.raises(ClientError, match="PreconditionFailed"):
-                amazon.complete_multipart_upload(**complete)
-    assert s3_bucket.read("large") == data
-    faults = s3_bucket.faults
-    assert (faults.count("begin"), faults.count("write", "^large$"), faults.count("complete")) == (2, 4, 2)

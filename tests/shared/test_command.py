@@ -43,13 +43,6 @@ def command(*argv: str, error: BaseException | None = None) -> int:
 ARGUMENTS = ["--dataset", "data", "--params", json.dumps(small())]
 
 
-def test_a_command_does_its_work_and_says_nothing_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(*ARGUMENTS) == 0
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "succeeded" in err
-
-
 def test_params_come_from_a_file_and_change_by_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(json.dumps(small()))

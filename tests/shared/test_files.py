@@ -69,13 +69,6 @@ def test_a_command_does_not_wait_for_a_pipe(
     refused(shutterline([word.replace("FILE", file) for word in words]), capsys, message)
 
 
-def test_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pipeline = tmp_path / "pipeline.yaml"
-    assert shutterline(["compile", "--target", "kubeflow", "-o", str(pipeline)]) == 0
-    words = ["--host", "http://localhost:1", "--token-file", str(piped(tmp_path / "token"))]
-    refused(shutterline(["upload", str(pipeline), "--target", "kubeflow", *words]), capsys, "is a pipe, not a file")
-
-
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
 def test_weights(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     params = write_params(tmp_path / "params.json", initial_weights=str(piped(tmp_path / name)))

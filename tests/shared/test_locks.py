@@ -19,11 +19,9 @@ from pathlib import Path
 import pytest
 
 from components.data_prep.__main__ import main as data_prep
-from components.shared.artifacts.artifact import WRITING_MARKER, ArtifactWriter
-from components.shared.artifacts.dataset import DATASET, open_dataset
-from components.shared.artifacts.evaluation import EVALUATION
-from components.shared.artifacts.model import MODEL
-from components.shared.errors import ArtifactError, InputError
+from components.shared.artifacts.artifact import WRITING_MARKER
+from components.shared.artifacts.dataset import open_dataset
+from components.shared.errors import InputError
 from components.shared.locks import (
     RUN_LOCK_VARIABLE,
     HeldError,
@@ -185,20 +183,6 @@ def test_the_second_of_two_data_preps_is_refused_every_time(tmp_path: Path, caps
         assert "is writing a dataset there; wait for its end, end it, or name another directory" in told
         assert "Traceback" not in told
         open_dataset(dataset)
-
-
-@pytest.mark.parametrize("kind", [DATASET, MODEL, EVALUATION], ids=lambda kind: str(kind.name))
-def test_every_kind_of_artifact_has_one_writer(tmp_path: Path, kind: object) -> None:
-    assert kind in (DATASET, MODEL, EVALUATION)
-    with ArtifactWriter(tmp_path / "made", kind) as writer:
-        with (
-            pytest.raises(ArtifactError, match=rf"process {os.getpid()} on .* is writing an? {kind.name} there"),
-            ArtifactWriter(tmp_path / "made", kind),
-        ):
-            raise AssertionError
-        assert writer.new_file("weights").parent.is_dir()
-    with ArtifactWriter(tmp_path / "made", kind):
-        pass
 
 
 def _link(file: Path) -> None:

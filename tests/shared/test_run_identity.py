@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from components.shared.errors import InputError
 from components.shared.events.event import EventSource, is_run_id
-from components.shared.process_group import is_rank_zero
 from components.shared.run import (
     PIPELINE_NAME,
     StepRun,
@@ -56,16 +55,6 @@ def test_the_platform_is_believed_and_the_environment_more(monkeypatch: pytest.M
     assert step_run(tmp_path / "model", platform_run=UUID) == StepRun(
         "named.by-us_1", None, 3, tmp_path / "shared", shared=True, host=socket.gethostname(), platform_run=UUID
     )
-
-
-def test_what_the_environment_leaves_empty_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SHUTTERLINE_RUN_ID", "SHUTTERLINE_EVENTS", "KFP_RETRY_INDEX"):
-        monkeypatch.setenv(name, "")
-    assert step_run(platform_run=UUID) == StepRun(
-        UUID, None, 0, None, shared=False, host=socket.gethostname(), platform_run=UUID
-    )
-    assert not step_run(platform_run=UUID).is_new
-    assert step_run().is_new
 
 
 def test_no_two_starts_have_one_id_and_a_pods_is_its_uid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,18 +166,6 @@ def test_an_artifacts_place_tells_the_run(uri: str, run: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("job_id", "job_name", "run"),
-    [
-        (UUID, "image-classifier-x7k2p", UUID),
-        ("8372947239472394", "image-classifier-1", "image-classifier-1"),
-        ("", "", ""),
-    ],
-)
-def test_the_exit_step_finds_the_same_run_by_the_jobs_names(job_id: str, job_name: str, run: str) -> None:
-    assert run_of_placeholders(job_id, job_name) == run
-
-
-@pytest.mark.parametrize(
     ("artifact", "expected"),
     [
         (
@@ -216,20 +193,17 @@ def test_checkpoints_beside_artifacts_need_a_runs_place() -> None:
         checkpoints_of_run("auto", "model", "0f1e")
 
 
+def test_the_exit_step_finds_the_same_run_by_the_jobs_names() -> None:
+    assert run_of_placeholders(UUID, "image-classifier-x7k2p") == UUID
+    assert run_of_placeholders("8372947239472394", "image-classifier-1") == "image-classifier-1"
+
+
 @example("x" * 300)
 @given(st.text(st.characters(exclude_categories=[])) | st.from_regex(r"[._\-a-z /]*", fullmatch=True))
 def test_any_name_becomes_a_run_id_or_nothing(text: str) -> None:
     assert is_run_id(as_run_id(text)) or as_run_id(text) == ""
     assert as_run_id(as_run_id(text)) == as_run_id(text)
     assert run_of_artifact(f"root/{text}") == "" or is_run_id(run_of_artifact(f"root/{text}"))
-
-
-@pytest.mark.parametrize(("rank", "says"), [(None, True), ("", True), ("0", True), ("1", False), ("7", False)])
-def test_of_a_group_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch, rank: str | None, says: bool) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    if rank is not None:
-        monkeypatch.setenv("RANK", rank)
-    assert is_rank_zero() is says
 
 
 @pytest.mark.parametrize(

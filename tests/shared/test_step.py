@@ -32,7 +32,7 @@ from components.shared.params.params import Params
 from components.shared.run import step_run
 from components.shared.step import RECORDS_VARIABLE, StepFailed, StepRecord, read_records, run_step
 from components.shared.version import __version__
-from tests.configs import schedule, small
+from tests.configs import small
 
 
 @dataclass(frozen=True)
@@ -191,12 +191,6 @@ def test_params_that_cannot_be_used_fail_the_step_before_its_work(
     assert [event.id for event in first] == ["run-1/pipeline/0/0", "run-1/train/0/0"]
     assert (last.data.error.type, last.data.exit_code) == ("ParamsError", 2)
     assert "batch_size: must be at least 1" in last.data.error.message
-
-
-def test_what_has_no_effect_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    decay = schedule("ExponentialLR", gamma=0.9, verbose=True)
-    run_step("train", json.dumps(small(learning_rate_schedule=[decay])), lambda params, emit: Result())
-    assert "train     WARNING learning_rate_schedule[0].kwargs.verbose: torch has dropped" in capsys.readouterr().err
 
 
 NO_TEXT = """

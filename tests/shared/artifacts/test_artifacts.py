@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,13 +103,6 @@ def test_nothing_opens_before_commit(tmp_path: Path) -> None:
     assert open_parcel(path) == manifest
 
 
-def test_leaving_without_commit_leaves_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "parcel"
-    with ArtifactWriter(path, PARCEL) as writer:
-        fill(writer, FILES)
-    assert list(path.iterdir()) == []
-
-
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_an_exception_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "parcel"
@@ -162,24 +154,20 @@ def test_a_place_that_is_no_directory_is_refused(tmp_path: Path) -> None:
     assert file.read_text() == "precious"
 
 
-def test_an_earlier_artifact_is_replaced_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_an_earlier_artifact_is_replaced_and_what_is_beside_it_stays(tmp_path: Path, is_damaged: bool) -> None:
     path = tmp_path / "parcel"
     write_parcel(path)
+    (path / "notes.txt").write_text("beside")
+    if is_damaged:  # its manifest names nothing that may be removed
+        (path / "parcel.json").write_text("{")
     new = {"label.txt": b"new", "in/c.bin": b"c"}
     with ArtifactWriter(path, PARCEL) as writer:
         assert "is not a complete parcel" in message_of(open_parcel, path)
         writer.commit(fill(writer, new))
 
     open_parcel(path)
-    assert set(contents(path)) == {*new, "parcel.json"}
-
-
-def test_an_artifact_with_a_damaged_manifest_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "parcel"
-    write_parcel(path)
-    (path / "parcel.json").write_text("{")
-    manifest = write_parcel(path, {"label.txt": b"new"})
-    assert open_parcel(path) == manifest
+    assert set(contents(path)) == {*new, "parcel.json", "notes.txt"} | (FILES.keys() if is_damaged else set())
 
 
 def test_replacing_deletes_nothing_through_a_link(tmp_path: Path) -> None:
@@ -217,31 +205,20 @@ def test_a_missing_directory_or_manifest_is_told_apart(tmp_path: Path) -> None:
     assert "is not a complete parcel" in message_of(open_parcel, tmp_path / "empty")
 
 
-NOT_STRICT = [
-    (b'{"schema_version": 2, "schema_version": 1}', "is not JSON (has the key 'schema_version' twice in one mapping)"),
-    (b'{"schema_version": 1, "created_by": NaN}', "is not JSON (NaN is not a number a run can use)"),
-    (b'{"schema_version": 1, "created_by": -Infinity}', "is not JSON (-Infinity is not a number"),
-    (b'{"schema_version": 1, "created_by": 1e999}', "is not JSON (1e999 is beyond what a number can be)"),
-]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "is not JSON (Expecting value: line 1 column 1 (char 0)); the file is damaged"),
         (b"{", "is not JSON"),
-        (b'{"schema_version": 1', "is not JSON"),
         (b"\xff\xfe", "cannot be read: 'utf-8' codec can't decode byte 0xff"),
         (b"[" * 100_000, "is not JSON"),
         (b"9" * 5000, "is not JSON"),
         (b"[]", "has schema_version None, and this version reads 1; make the parcel again"),
-        (b"{}", "has schema_version None"),
         (b'{"schema_version": 2}', "has schema_version 2, and this version reads 1"),
         (b'{"schema_version": "1"}', "has schema_version 1, and this version reads 1"),
         (b'{"schema_version": 1}', "created_by: Field required; the file is damaged"),
-        (b'{"schema_version": true}', "has schema_version True, and this version reads 1"),
         (b'{"schema_version": 1.0}', "has schema_version 1.0, and this version reads 1"),
-        *NOT_STRICT,
+        (b'{"schema_version": 2, "schema_version": 1}', "is not JSON (has the key 'schema_version' twice"),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -249,16 +226,6 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes, mess
     write_parcel(tmp_path)
     (tmp_path / "parcel.json").write_bytes(content)
     assert message in message_of(open_parcel, tmp_path)
-
-
-def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "parcel.json").mkdir()
-    assert "cannot be read: Is a directory" in message_of(open_parcel, tmp_path)
-
-
-def listen(file: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(file))
 
 
 def sparse(file: Path) -> None:
@@ -272,10 +239,10 @@ def sparse(file: Path) -> None:
     [
         (os.mkfifo, "cannot be read: is a pipe, not a file"),
         (lambda file: file.symlink_to("/dev/zero"), "cannot be read: is a device, not a file"),
-        (listen, "cannot be read: is a socket, not a file"),
+        (Path.mkdir, "cannot be read: Is a directory"),
         (sparse, "cannot be read: is larger than 67,108,864 bytes"),
     ],
-    ids=["pipe", "device", "socket", "large"],
+    ids=["pipe", "device", "directory", "large"],
 )
 def test_a_manifest_that_is_no_file_of_a_manifests_size_is_refused(
     tmp_path: Path, put: Callable[[Path], object], message: str
@@ -301,8 +268,6 @@ def change_label(**changes: Any) -> Callable[[dict[str, Any]], object]:
     ("change", "message"),
     [
         (change_label(file="../label.txt"), "label.file: Value error, must be a plain path below"),
-        (change_label(file="/etc/passwd"), "label.file: Value error, must be a plain path below"),
-        (change_label(file="in/../../x"), "label.file: Value error, must be a plain path below"),
         (change_label(file="other.txt"), "other.txt: is missing, though the manifest names it"),
         (change_label(file="in"), "in: is missing, though the manifest names it"),
         (change_label(sha256="0" * 64), "label.txt: its SHA-256 is not the manifest's; it is damaged"),
@@ -313,7 +278,6 @@ def change_label(**changes: Any) -> Callable[[dict[str, Any]], object]:
         (lambda document: document.update(note="x"), "note: Extra inputs are not permitted; the file is damaged"),
         (lambda document: document.pop("contents"), "contents: Field required"),
         (lambda document: document["contents"]["in"][1].update(file="in/z.bin"), "in/z.bin: is missing"),
-        (lambda document: document.update(schema_version=2), "has schema_version 2, and this version reads 1"),
         (lambda document: document.update({"a\nb" * 50: 1}), "Extra inputs are not permitted"),
     ],
 )
@@ -357,12 +321,6 @@ def test_a_link_that_leads_out_is_refused_and_one_inside_is_not(tmp_path: Path) 
     open_parcel(path)
     (tmp_path / "link").symlink_to(path)
     open_parcel(tmp_path / "link")
-
-
-def test_files_beside_the_artifact_are_nobodys_business(tmp_path: Path) -> None:
-    manifest = write_parcel(tmp_path)
-    (tmp_path / "notes.txt").write_text("beside")
-    assert open_parcel(tmp_path) == manifest
 
 
 def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path: Path) -> None:

@@ -82,24 +82,11 @@ def test_the_speed_of_version_0_6_is_read_back(model: Path) -> None:
     )
 
 
-def test_a_model_that_replaces_another_takes_its_learning_curves_away(model: Path) -> None:
-    with pytest.raises(RuntimeError), ArtifactWriter(model, MODEL):
-        raise RuntimeError
-
-    assert not (model / LEARNING_CURVES).exists()
-
-
 @pytest.mark.parametrize("wrong", [{"processes": 0}, {"precision": None}])
 def test_a_damaged_speed_is_refused_by_name(model: Path, wrong: dict[str, Any]) -> None:
     change(model, lambda document: document["provenance"]["speed"].update(wrong))
 
     with pytest.raises(ArtifactError, match=rf"model\.json: provenance\.speed\.{next(iter(wrong))}: "):
-        open_model(model)
-
-
-def test_a_class_whose_name_cannot_be_printed_is_refused(model: Path) -> None:
-    change(model, lambda document: document["classes"].__setitem__(0, "a\x1b[31m\n12:00:00 train"))
-    with pytest.raises(ArtifactError, match=r"classes.*the name of class 0 holds characters that cannot be printed"):
         open_model(model)
 
 
