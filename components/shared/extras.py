@@ -26,12 +26,8 @@ _MODULES = {
 
 
 def require_extras(command: str, *extras: str) -> None:
-    """Check that a command finds what it will need, before it begins.
-
-    Raises:
-        InputError: Extras are not installed; one line that names them.
-    """
-    if missing := {extra: packages for extra in extras if (packages := _missing(extra))}:
+    """Check that a command finds what it will need; InputError, one line, if extras are not installed."""
+    if missing := _missing(*extras):
         raise _error(command, missing)
 
 
@@ -50,8 +46,8 @@ def extras_named(command: str, *extras: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        missing = {extra: packages for extra in extras if (packages := _missing(extra))}
-        own = (extra for extra, packages in missing.items() if error.name in [*map(_module, packages)])
+        missing = _missing(*extras)
+        own = (extra for extra, packages in missing.items() if error.name in map(_module, packages))
         if (extra := next(own, extras[0])) not in missing:
             raise
         raise _error(command, {extra: missing[extra]}) from error
@@ -66,13 +62,17 @@ def _error(command: str, missing: dict[str, list[str]]) -> InputError:
     )
 
 
-def _missing(extra: str) -> list[str]:
-    """Packages of an extra that are not installed; none where this package itself is no distribution."""
+def _missing(*extras: str) -> dict[str, list[str]]:
+    """Packages that are not installed, by extra; none where this package itself is no distribution."""
     found: list[tuple[str, ...]] = []
     with suppress(PackageNotFoundError):
         found = [match.group(1, 2) for line in requires(_PACKAGE) or () if (match := _OF_AN_EXTRA.fullmatch(line))]
-    clients = {package for package, of in found if of in _CLIENTS and extra not in _CLIENTS}
-    return sorted(package for package, of in found if of == extra and package not in clients and not _is_there(package))
+    clients = {package for package, extra in found if extra in _CLIENTS}
+    missing: dict[str, list[str]] = {}
+    for package, extra in sorted(found):
+        if extra in extras and (extra in _CLIENTS or package not in clients) and not _is_there(package):
+            missing.setdefault(extra, []).append(package)
+    return {extra: missing[extra] for extra in extras if extra in missing}
 
 
 def _is_there(package: str) -> bool:

@@ -73,16 +73,19 @@ def pipeline_end(
         state: The state that the platform handed to the exit task; empty if it has none.
         message: The platform's error message, which Kubeflow leaves empty.
     """
-    outcome = _by_platform(platform) or OUTCOMES.get(state.upper())
+    outcome = OUTCOMES.get(state.upper())
+    if platform is not None and (platform.state in ("cancelling", "cancelled") or platform.body == "cancelled"):
+        outcome = "cancelled"
+    elif platform is not None and platform.body in ("succeeded", "failed"):
+        outcome = platform.body
     outcomes = _outcomes(steps, history, platform, outcome)
-    if outcome is None:
-        outcome = _by_steps(outcomes)
-    if outcome == "failed" and _was_cancelled(outcomes):
+    outcome = outcome or _by_steps(outcomes)
+    found = {step.outcome for step in outcomes}
+    if outcome == "failed" and "cancelled" in found and not found & {"failed", "killed"}:
         outcome = "cancelled"  # platforms that have no such state call it failed
     if outcome == "succeeded":
         return PipelineEnd(outcome, state, "", outcomes)
-    # A platform's message may quote what a container was given.
-    reason = _reason(outcomes) or _quoted(message)
+    reason = _reason(outcomes) or _redacted(message)
     if outcome == "unknown":
         reason = f"neither its events nor the platform say how it ended{f': {reason}' if reason else ''}"
     return PipelineEnd(outcome, state, reason or _NO_REASON, outcomes)
@@ -100,25 +103,16 @@ def end_after_retry(
         own: The step that decides.
         data: How that step ends.
     """
-    if isinstance(data, Succeeded):
-        own = replace(own, outcome="succeeded")
+    if isinstance(data, Failed):
+        own = replace(own, outcome="failed", error=data.error)
     else:
-        error = data.error if isinstance(data, Failed) else None
-        own = replace(own, outcome="failed" if isinstance(data, Failed) else "cancelled", error=error)
+        own = replace(own, outcome="succeeded" if isinstance(data, Succeeded) else "cancelled", error=None)
     index = steps.index(own.step)
     # It ran, so all before it went well.
     before = _outcomes(steps[:index], history, platform, "succeeded")
     outcomes = [*before, own, *(StepOutcome(step, "not started") for step in steps[index + 1 :])]
     outcome = _by_steps([own])
     return PipelineEnd(outcome, "", "" if outcome == "succeeded" else _reason(outcomes), outcomes)
-
-
-def _by_platform(platform: RunReport | None) -> Outcome | None:
-    if platform is None:
-        return None
-    if platform.state in ("cancelling", "cancelled") or platform.body == "cancelled":
-        return "cancelled"
-    return platform.body if platform.body in ("succeeded", "failed") else None
 
 
 def _by_steps(outcomes: Sequence[StepOutcome]) -> Outcome:
@@ -134,41 +128,45 @@ def _outcomes(
     steps: Sequence[str], history: History, platform: RunReport | None, outcome: Outcome | None
 ) -> list[StepOutcome]:
     tasks: Mapping[str, TaskReport] = platform.tasks if platform is not None else {}
-    last_seen = max((index for index, step in enumerate(steps) if step in history.view.steps), default=-1)
+    views = history.view.steps
+    last_seen = max((index for index, step in enumerate(steps) if step in views), default=-1)
     found = []
     for index, step in enumerate(steps):
-        view = history.view.steps.get(step)
-        known = _of_task(tasks.get(step), view, step, is_whole=history.is_whole)
-        if known is None and view is not None:
-            known = _of_events(view, history, outcome)
-        if known is None:
-            known = StepOutcome(step, _of_silence(history, outcome, was_passed=index < last_seen))
-        found.append(known)
+        task, view = tasks.get(step), views.get(step)
+        if task is not None and task.state not in ("waiting", "running", "unknown"):
+            found.append(_of_task(task, view, step, is_whole=history.is_whole))
+        elif view is not None:
+            found.append(_of_events(view, outcome, is_whole=history.is_whole))
+        elif not history.is_whole:
+            found.append(StepOutcome(step, "unknown"))
+        elif index < last_seen or outcome == "succeeded":
+            found.append(StepOutcome(step, "cached"))  # the pipeline went past it, so its result was there without it
+        else:
+            # Without a state of the platform nothing tells a run that came from the cache from one that never began.
+            found.append(StepOutcome(step, "unknown" if outcome is None and not views else "not started"))
     return found
 
 
-def _of_task(task: TaskReport | None, view: StepView | None, step: str, *, is_whole: bool) -> StepOutcome | None:
-    if task is None or task.state in ("waiting", "running", "unknown"):
-        return None
+def _of_task(task: TaskReport, view: StepView | None, step: str, *, is_whole: bool) -> StepOutcome:
     if task.state == "skipped":
         return StepOutcome(step, "not started")
+    end = view.end if view is not None else None
     seen = StepOutcome(step, "unknown")
     if view is not None:
         seen = replace(seen, attempt=view.attempt, source=view.source)
     if task.state in ("succeeded", "cached", "cancelled"):
         return replace(seen, outcome=task.state)
-    if view is not None and isinstance(view.end, Failed):
-        return replace(seen, outcome="failed", error=view.end.error)
-    reason = _quoted(task.message) or _NO_REASON
-    if view is not None and isinstance(view.end, Succeeded):
-        error = Error(PLATFORM_ERROR, f"succeeded by its own events, and failed on the platform: {reason}")
-        return replace(seen, outcome="failed", error=error)
+    if isinstance(end, Failed):
+        return replace(seen, outcome="failed", error=end.error)
+    reason = _redacted(task.message) or _NO_REASON
+    if isinstance(end, Succeeded):
+        reason = f"succeeded by its own events, and failed on the platform: {reason}"
     # Without an event of its end: it was killed, or the event of its end is with a broker that is away.
-    was_killed = view is not None and view.end is None and (is_whole or _KILLED.search(task.message) is not None)
+    was_killed = view is not None and end is None and (is_whole or _KILLED.search(task.message) is not None)
     return replace(seen, outcome="killed" if was_killed else "failed", error=Error(PLATFORM_ERROR, reason))
 
 
-def _of_events(view: StepView, history: History, outcome: Outcome | None) -> StepOutcome:
+def _of_events(view: StepView, outcome: Outcome | None, *, is_whole: bool) -> StepOutcome:
     seen = StepOutcome(view.step, "unknown", view.attempt, None, view.source)
     if outcome == "succeeded" or isinstance(view.end, Succeeded):
         return replace(seen, outcome="succeeded")  # of a pipeline that succeeded, whatever was seen of it
@@ -178,37 +176,20 @@ def _of_events(view: StepView, history: History, outcome: Outcome | None) -> Ste
         return replace(seen, outcome="cancelled")
     # It began, and the pipeline is over. Its end may be with a broker that is away; a state such as RUNNING is what
     # Kubeflow hands on of a run that was terminated.
-    return replace(seen, outcome="killed") if history.is_whole or outcome is None else seen
+    return replace(seen, outcome="killed") if is_whole or outcome is None else seen
 
 
-def _of_silence(
-    history: History, outcome: Outcome | None, *, was_passed: bool
-) -> Literal["cached", "not started", "unknown"]:
-    if not history.is_whole:
-        return "unknown"
-    if was_passed or outcome == "succeeded":
-        return "cached"  # the pipeline went past it, so its result was there without it
-    # Without a state of the platform nothing tells a run that came from the cache from one that never began.
-    return "unknown" if outcome is None and not history.view.steps else "not started"
-
-
-def _quoted(text: str) -> str:
+def _redacted(text: str) -> str:
+    """A platform's message, which may quote what a container was given."""
     return redact(text.encode("utf-8", "backslashreplace").decode())
-
-
-def _was_cancelled(steps: Sequence[StepOutcome]) -> bool:
-    outcomes = {step.outcome for step in steps}
-    return "cancelled" in outcomes and not outcomes & {"failed", "killed"}
 
 
 def _reason(steps: Sequence[StepOutcome]) -> str:
     reasons = []
     for step in steps:
         error = f": {step.error.message}" if step.error else ""
-        if step.outcome == "killed":
-            reasons.append(f"{step.step} was killed{error}")
-        elif step.outcome == "cancelled":
-            reasons.append(f"{step.step} was cancelled")
+        if step.outcome in ("killed", "cancelled"):
+            reasons.append(f"{step.step} was {step.outcome}{error}")
         elif error:
             reasons.append(f"{step.step}{error}")
     return "; ".join(reasons)
