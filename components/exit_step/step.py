@@ -29,18 +29,10 @@ def report_end(
     targets: StatusTargets | None = None,
     credentials: str | None = None,
 ) -> PipelineEnd:
-    """Decide how the pipeline ended, from all that can be learned in bounded time.
+    """Decide how the pipeline ended, from all that can be learned in bounded time; what nothing tells is ``unknown``.
 
-    Asked are, in this order: the folder or bucket of the run's events, Kafka where that says less than everything,
-    Kubeflow's API where this is a step of Kubeflow's, and the final state that the platform handed on. What none of
-    them tells is ``unknown``.
-
-    Args:
-        state: The platform's final state; None or empty where it has none.
-        run: The run, and where its steps kept their events.
-        message: The platform's error message, which Kubeflow leaves empty.
-        targets: Brokers.
-        credentials: A file of Google credentials for a bucket of events, where the environment names none.
+    Asked are the folder or bucket of the run's events, Kafka where that says less than everything, Kubeflow's API where
+    this is a step of Kubeflow's, and the platform's final state and error message, which may be empty.
     """
     if OUTCOMES.get((state or "").upper()) == "failed" and (told := os.environ.get(CANCELLED_VARIABLE)):
         state, message = "CANCELLED", told

@@ -140,9 +140,7 @@ def print_json(document: object) -> None:
 def print_message(line: str, command: str = "") -> None:
     """Print something to standard error, without secrets; nothing happens where that takes no more.
 
-    Args:
-        line: What is broken where the terminal is not as wide.
-        command: What follows on a line of its own, to be copied, and so is never broken.
+    The line is broken where the terminal is not as wide; a command after it, which is to be copied, never.
     """
     with suppress(AttributeError, OSError):  # the first where there is none
         lines = [for_stderr(each) for each in printable(redact_message(line)).split("\n")]
@@ -151,11 +149,9 @@ def print_message(line: str, command: str = "") -> None:
 
 
 def with_output(work: Callable[[], int]) -> int:
-    """Do a command's work, and see that all that it prints arrives.
+    """Do a command's work, and see that all that it prints arrives; returns its exit code, or 1 where that cannot be.
 
-    Returns:
-        The work's exit code; 1 where standard output takes no more. Of a reader such as head, which has seen enough,
-        nothing is said.
+    Of a reader such as head, which has seen enough, nothing is said.
     """
     open_standard_streams()
     for stream in (sys.stdout, sys.stderr):

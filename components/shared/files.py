@@ -72,11 +72,7 @@ def _require_regular(path: str | Path, mode: int) -> None:
 
 
 def open_for_update(path: Path) -> int:
-    """The descriptor of a regular file, for reading and appending; made if it is not there, no link is followed.
-
-    Raises:
-        OSError: It cannot be opened, or is a link, a directory, a pipe, a socket or a device.
-    """
+    """The descriptor of a regular file, for reading and appending, made if it is not there; or OSError."""
     with suppress(FileNotFoundError):
         _require_own(path, path.lstat().st_mode)
     # Not O_APPEND, with which Linux has pwrite append, too.
@@ -241,16 +237,12 @@ def disk_message(error: OSError) -> str | None:
 
 
 def require_writable(what: str, directory: Path, named: Path | None = None) -> None:
-    """Make a directory, if it is not there, and check that a file can be written in it.
+    """Make a directory if need be, and check that a file can be written in it; or InputError.
 
     Args:
         what: What the directory is for, for the message: ``checkpoints``.
         directory: The directory.
         named: The path that the user gave, for the message; by default `directory`.
-
-    Raises:
-        InputError: It cannot be made or written.
-        OSError: The disk is full.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)

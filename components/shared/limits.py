@@ -54,7 +54,6 @@ def usable_cpus(*, proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
 
 
 def _groups(proc: Path, cgroups: Path, controller: str) -> Iterator[tuple[Path, int]]:
-    """Directory and version of each control group that this process is in for a controller, and of those around it."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -78,7 +77,6 @@ def _groups(proc: Path, cgroups: Path, controller: str) -> Iterator[tuple[Path, 
 
 
 def _figures(file: Path) -> dict[str, int]:
-    """The lines ``name number …`` of a file of the kernel; empty where there is no such file."""
     with suppress(OSError):
         fields = (line.split() for line in file.read_text().splitlines())
         return {found[0]: int(found[1]) for found in fields if len(found) >= 2 and found[1].isdigit()}

@@ -98,8 +98,6 @@ def open_standard_streams() -> None:
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to whatever sys.stderr is now, since runners and tests replace it."""
-
     def __init__(self) -> None:
         super().__init__(sys.stderr)
 

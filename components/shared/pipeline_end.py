@@ -94,15 +94,7 @@ def pipeline_end(
 def end_after_retry(
     steps: Sequence[str], history: History, platform: RunReport | None, own: StepOutcome, data: EventData
 ) -> PipelineEnd:
-    """The new end of a pipeline that was retried on its platform, decided by the last step to run.
-
-    Args:
-        steps: The pipeline's steps in order.
-        history: Its events.
-        platform: What Kubeflow's API knows; None: it was not asked, or did not answer.
-        own: The step that decides.
-        data: How that step ends.
-    """
+    """The new end of a pipeline that was retried on its platform, decided by its `own` step, the last to run."""
     if isinstance(data, Failed):
         own = replace(own, outcome="failed", error=data.error)
     else:

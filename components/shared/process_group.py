@@ -75,11 +75,7 @@ def is_rank_zero() -> bool:
 
 
 def require_rendezvous() -> None:
-    """See that one of several processes can find the others.
-
-    Raises:
-        InputError: What torchrun would have set is missing, or makes no sense.
-    """
+    """See that one of several processes can find the others; or InputError: what torchrun would have set."""
     missing = [name for name in _NEEDED if not os.environ.get(name)]
     if missing:
         raise InputError(
@@ -170,10 +166,7 @@ def outcome_in(directory: Path) -> Outcome | None:
 
 
 def has_restarted_clean() -> bool:
-    """Whether an earlier start of this group, by the same command, has removed what was there and saved its own.
-
-    As far as this process knows; without a launcher, any earlier start counts.
-    """
+    """Whether an earlier start of this group has removed what was there; without a launcher any start counts."""
     directory = _outcomes()
     return (directory / _RESTARTED_CLEAN).exists() if directory is not None else member().restarts > 0
 

@@ -125,7 +125,6 @@ def _process_id() -> str:
 
 
 def _elastic_run() -> str:
-    """The id that torchrun's user gave the group, which it keeps when it is started again; empty if there is none."""
     named = os.environ.get(_ELASTIC_RUN_VARIABLE, "")
     return "" if named == "none" else as_run_id(named)
 
@@ -203,11 +202,7 @@ def _child(path: AnyPath, name: str) -> AnyPath:
 
 
 def beside_artifacts(artifact: str, name: str) -> AnyPath:
-    """The location `name` beside a run's artifacts, the same for every step and attempt.
-
-    Raises:
-        InputError: The artifact's location does not contain the run's id.
-    """
+    """The location `name` beside a run's artifacts, the same for every step and attempt; or InputError."""
     address, run = artifact.split("?")[0], run_of_artifact(artifact)
     parts = address.split("/")
     depth = next((index for index in (-4, -3) if len(parts) >= -index and as_run_id(parts[index]) == run), None)

@@ -110,10 +110,8 @@ def addresses_of(*artifacts: tuple[str, str]) -> dict[str, str]:
 class Staging:
     """What a step reads and writes; use as a context manager around its work, and end with :meth:`publish`.
 
-    Args:
-        log: Gets a line for every transfer, and now and then one from within.
-        emit: Gets the step's status.
-        params: May name the credentials for ``gs://``, which the environment may as well.
+    `params` may name the credentials for ``gs://``, which the environment may as well. Every method raises
+    StorageRefusedError and StorageUnavailableError as the storage does.
     """
 
     def __init__(self, log: logging.Logger, emit: Emit, params: Params) -> None:
@@ -150,17 +148,7 @@ class Staging:
     def artifact(
         self, where: AnyPath, kind: ArtifactKind, wanted: Callable[..., Iterable[FileRecord]] = Manifest.files
     ) -> Path:
-        """An artifact to read: its own directory, or what was fetched of it.
-
-        Args:
-            where: A directory, or a prefix in a bucket.
-            kind: Which kind it must be.
-            wanted: From its manifest to the files that are read; by default all.
-
-        Raises:
-            StorageRefusedError: It is not there, or may not be read.
-            StorageUnavailableError: The storage does not answer.
-        """
+        """An artifact to read: its own directory, or what was fetched of it, by default all files."""
         if isinstance(where, Path):
             return where
         with self._progress("fetch", where) as progress:
@@ -176,12 +164,7 @@ class Staging:
         return fetched
 
     def output(self, where: AnyPath, kind: ArtifactKind) -> Path:
-        """A directory for an artifact to write. A bucket's location is marked now, so that it fails now if it must.
-
-        Raises:
-            StorageRefusedError: There is no such bucket, it may not be written, or something else is there.
-            StorageUnavailableError: The storage does not answer.
-        """
+        """A directory for an artifact to write. A bucket's location is marked now, so that it fails now if it must."""
         if isinstance(where, Path):
             return where
         publication = self._stack.enter_context(Publication(where, kind))
@@ -200,12 +183,7 @@ class Staging:
         return local
 
     def publish(self, result: Reported) -> Reported:
-        """Publish every output; returns the result in the user's names.
-
-        Raises:
-            StorageRefusedError: Another writer took a location over, or it may no longer be written.
-            StorageUnavailableError: The storage does not answer. What was made stays where the message says.
-        """
+        """Publish every output; returns the result in the user's names. What is not published stays, and is logged."""
         for local, publication in self._outputs:
             where = publication.location
             try:
@@ -249,7 +227,6 @@ class Staging:
 
     @contextmanager
     def _progress(self, verb: str, where: Location) -> Iterator[OnProgress]:
-        """Log lines and status of one transfer; a line of its end, if that is no error."""
         logged = reported = time.monotonic()
         last: TransferProgress | None = None
 
@@ -281,8 +258,6 @@ def size(count: float) -> str:
 
 
 class _Addressed:
-    """A result in the user's names."""
-
     def __init__(self, result: Reported, addresses: Addresses) -> None:
         self._result = result
         self._addresses = addresses

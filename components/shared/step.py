@@ -81,7 +81,7 @@ def run_step(
     run: Callable[[], StepRun] = step_run,
     addresses: Mapping[str, str] | None = None,
 ) -> tuple[ResultT, StepRecord]:
-    """Run a step's work in its frame.
+    """Run a step's work in its frame, and return its result and the step's record.
 
     Args:
         step: The step's name.
@@ -89,9 +89,6 @@ def run_step(
         work: From checked params, and what takes its status, to the result.
         run: Finds out which run the step belongs to.
         addresses: Address by local path: what events, the record and its error messages name the paths by.
-
-    Returns:
-        The work's result and the step's record.
 
     Raises:
         StepFailed: A SystemExit with the exit code, when the work failed; the reason is logged.
@@ -109,8 +106,6 @@ def run_step(
 
 
 class _Frame:
-    """One start of one step."""
-
     def __init__(self, step: StepName, termination: Termination, addresses: Addresses) -> None:
         self._step = step
         self._termination = termination
@@ -211,7 +206,6 @@ class _Frame:
         raise StepFailed(record, EXIT_FAILURE)
 
     def _end(self, record: StepRecord, last: EventData) -> StepRecord:
-        """Emit the terminal event, exactly once, and write the record."""
         self._termination.disarm()
         if os.getpid() != self._process:
             return record  # a forked worker that came out of the work this way; the step is not its to end
@@ -232,7 +226,6 @@ class StepFailed(SystemExit):
 
 
 def _write_record(record: StepRecord) -> None:
-    """Write the record where the run asks for it; a full disk there must not change how the step ended."""
     if is_rank_zero() and (directory := os.environ.get(RECORDS_VARIABLE)):
         with suppress(OSError):
             Path(directory).mkdir(parents=True, exist_ok=True)

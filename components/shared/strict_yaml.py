@@ -29,11 +29,7 @@ class DocumentError(ValueError):
 
 
 def read_text(file: Path, limit: int) -> str:
-    """The text of a regular file.
-
-    Raises:
-        DocumentError: It cannot be read, has more than `limit` bytes or is not UTF-8.
-    """
+    """The text of a regular file; DocumentError if it cannot be read, has more than `limit` bytes or is not UTF-8."""
     try:
         return read_regular(file, limit).decode("utf-8-sig")
     except FileNotFoundError:
@@ -47,11 +43,7 @@ def read_text(file: Path, limit: int) -> str:
 
 
 def check_size(value: object, most: int, deepest: int = DEEPEST) -> None:
-    """Refuse what references or nesting blow up beyond anything real.
-
-    Raises:
-        DocumentError: More than `most` values, or deeper than `deepest`, as a list inside itself is.
-    """
+    """Refuse more than `most` values, or deeper ones, as references or nesting blow up; or DocumentError."""
     left, budget = [(value, 0)], most
     while left:
         item, depth = left.pop()
@@ -67,15 +59,9 @@ def check_size(value: object, most: int, deepest: int = DEEPEST) -> None:
 
 
 def parse_yaml(text: str, most: int, *, core: bool) -> list[Any]:
-    """The documents of a text.
+    """The documents of a text, of at most so many values, by YAML 1.2's core schema or by YAML 1.1.
 
-    Args:
-        text: The text.
-        most: Values that it may hold, what references repeat included.
-        core: Whether it is read by YAML 1.2's core schema.
-
-    Raises:
-        DocumentError: It is not YAML, has a key twice, or is too large or too deep once its references are followed.
+    DocumentError: it is not YAML, has a key twice, or is too large or too deep once its references are followed.
     """
     loader: Any = _CoreLoader if core else _Loader
     try:
@@ -123,14 +109,11 @@ def _check_keys(document: yaml.Node) -> None:
 
 
 class _Guarded:
-    """What both loaders refuse."""
-
     def construct_document(self, node: Any) -> Any:
         _check_keys(node)
         return super().construct_document(node)  # type: ignore[misc]
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """A value; what cannot be made of the text is reported by its line, without the text."""
         try:
             return super().construct_object(node, deep)  # type: ignore[misc]
         except _NO_SUCH_VALUE as error:
@@ -139,12 +122,10 @@ class _Guarded:
 
 
 class _Loader(_Guarded, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # in C, ten times as fast
-    """YAML 1.1."""
+    pass
 
 
 class _CoreLoader(_Guarded, yaml.SafeLoader):
-    """YAML 1.2's core schema."""
-
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own protocol
     # Not SafeLoader's: they make dates, sets and bytes.
     yaml_constructors: ClassVar[dict[Any, Any]] = {

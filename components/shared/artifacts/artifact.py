@@ -145,11 +145,8 @@ class ArtifactKind:
 class ArtifactWriter:
     """Writes one artifact directory; use as a context manager.
 
-    Leaving the block without :meth:`commit` removes what was written. A directory that holds anything but an earlier
-    artifact of the same kind, or an interrupted attempt at one, is refused; so is one that another process is writing.
-
-    Raises:
-        ArtifactError: The directory holds something else, is being written or cannot be written.
+    Leaving the block without :meth:`commit` removes what was written. ArtifactError: the directory cannot be written,
+    another process is writing it, or it holds anything but an earlier artifact of the kind or an interrupted attempt.
     """
 
     def __init__(self, path: Path, kind: ArtifactKind) -> None:
@@ -200,7 +197,6 @@ class ArtifactWriter:
                     remove_held(self._marker)
 
     def _remove_earlier(self) -> None:
-        """Clear away an earlier artifact, and what an interrupted attempt has left."""
         names = []
         if self._manifest.exists():
             with suppress(ArtifactError):  # a damaged manifest names nothing we may delete
@@ -229,11 +225,7 @@ class ArtifactWriter:
         return FileRecord(file=name, bytes=path.stat().st_size, sha256=sha256_of(path))
 
     def commit(self, manifest: Manifest) -> None:
-        """Write the manifest: from here on the artifact is whole.
-
-        Raises:
-            ArtifactError: The manifest is larger than one may be.
-        """
+        """Write the manifest: from here on the artifact is whole; ArtifactError if it is larger than one may be."""
         for folder in {file.parent for file in self._written} | {self.path}:
             fsync_directory(folder)
         text = json_bytes(manifest.model_dump(mode="json"))
@@ -247,11 +239,7 @@ class ArtifactWriter:
 
 
 def read_manifest(path: Path, kind: ArtifactKind) -> Any:
-    """The manifest of an artifact directory, checked against its schema but not against the files.
-
-    Raises:
-        ArtifactError: No such directory, no manifest, or not one of this kind and version.
-    """
+    """The manifest of an artifact directory, checked against its schema but not against the files; or ArtifactError."""
     file = path / kind.manifest_file
     try:
         document = read_json(file)
@@ -289,11 +277,8 @@ def open_artifact(
 ) -> tuple[Path, Any]:
     """Open an artifact directory, every wanted file checked; the others need not be there.
 
-    Returns:
-        The directory of its files: its folder of contents where it was copied from a bucket; and the manifest.
-
-    Raises:
-        ArtifactError: Not a complete artifact of the kind, or damaged.
+    Returns the directory of its files, its folder of contents where it was copied from a bucket, and the manifest.
+    ArtifactError: not a complete artifact of the kind, or damaged.
     """
     with suppress(OSError):
         # Only then, as most directories have none, and their manifest is read below.
@@ -321,11 +306,7 @@ def require_same(kind: ArtifactKind, found: str, expected: str) -> None:
 
 
 def verify_files(path: Path, records: Iterable[FileRecord], *, sizes_alone: bool = False) -> None:
-    """Check files that a manifest names: there, of that size, of that SHA-256, and inside the directory.
-
-    Raises:
-        ArtifactError: Naming the first file that differs.
-    """
+    """Check files that a manifest names: there, inside the directory, of that size and SHA-256; or ArtifactError."""
     root = path.resolve()
     for record in records:
         file = path / record.file

@@ -269,7 +269,6 @@ class DatasetWriter:
 
 
 def _normalisation(histogram: npt.NDArray[np.int64]) -> Normalisation:
-    """Mean and population standard deviation per channel in units of 0..1, from exact integer sums."""
     mean, std = [], []
     for counts in histogram.tolist():
         total = sum(counts)
@@ -303,14 +302,9 @@ def files_of_splits(manifest: DatasetManifest, chosen: ChosenSplits) -> Iterator
 
 
 def open_dataset(path: Path, chosen: ChosenSplits = lambda manifest: manifest.splits.keys()) -> Dataset:
-    """Open a dataset directory, every file that is opened checked; images stay on disk, mapped into memory.
+    """Open the chosen splits of a dataset directory, every file checked; images stay on disk, mapped into memory.
 
-    Args:
-        path: The directory.
-        chosen: The splits that are opened; the files of the others are not looked at and need not be there.
-
-    Raises:
-        ArtifactError: Not a complete dataset, damaged, or at odds with its manifest.
+    The files of other splits need not be there. ArtifactError: not a complete dataset, or damaged.
     """
     manifest: DatasetManifest
     path, manifest = open_artifact(path, DATASET, partial(files_of_splits, chosen=chosen))

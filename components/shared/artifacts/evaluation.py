@@ -106,9 +106,5 @@ class Evaluation:
 
 
 def open_evaluation(path: Path) -> Evaluation:
-    """Open an evaluation directory, every file checked.
-
-    Raises:
-        ArtifactError: Not a complete evaluation, or damaged.
-    """
+    """Open an evaluation directory, every file checked; ArtifactError: not a complete one, or damaged."""
     return Evaluation(*open_artifact(path, EVALUATION))

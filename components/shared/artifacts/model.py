@@ -174,9 +174,5 @@ def starting_weights(manifest: ModelManifest) -> Iterable[FileRecord]:
 
 
 def open_model(path: Path, chosen: Callable[..., Iterable[FileRecord]] = Manifest.files) -> Model:
-    """Open a model directory, every chosen file checked; the others need not be there.
-
-    Raises:
-        ArtifactError: Not a complete model, or damaged.
-    """
+    """Open a model directory, every chosen file checked; ArtifactError: not a complete one, or damaged."""
     return Model(*open_artifact(path, MODEL, chosen))

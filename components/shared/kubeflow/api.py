@@ -42,16 +42,10 @@ def is_kubeflow() -> bool:
 
 
 def ask_run(run: str, within_s: float, *, is_over: bool) -> RunReport:
-    """What Kubeflow knows of a run that this step is part of.
+    """What Kubeflow knows of a run that this step is part of; NoAnswerError: it does not answer, or refuses.
 
-    Args:
-        run: The platform's id of the run.
-        within_s: Seconds for all of it.
-        is_over: Whether its steps are over, as for the exit task: Kubeflow's tables follow the cluster a moment later,
-            so it is asked again while it takes them for running.
-
-    Raises:
-        NoAnswerError: It does not answer, or refuses.
+    Where its steps are over, as for the exit task, it is asked again while Kubeflow's tables, which follow the cluster
+    a moment later, take them for running.
     """
     end = time.monotonic() + within_s
     while True:

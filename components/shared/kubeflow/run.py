@@ -136,13 +136,10 @@ def _at_the_end(task: TaskState, run: RunState) -> TaskState:
 
 @dataclass(frozen=True)
 class _Stop:
-    """Whether somebody terminated the run, and when, where that is known."""
-
     asked: bool
     when: datetime | None
 
     def ended(self, pod: PodAttempt | None) -> bool:
-        """Whether it is what ended a pod that failed; None: a task without a pod."""
         if not self.asked:
             return False
         if pod is None or self.when is None or pod.finished is None:
@@ -256,8 +253,6 @@ def _workflow_nodes(manifest: object) -> Iterator[_Node]:
 
 @dataclass
 class _Parts:
-    """The nodes that one task consists of."""
-
     own: _Node | None = None
     executor: _Node | None = None
     driver: _Node | None = None

@@ -85,11 +85,7 @@ def pieces_of(file: Path) -> Iterator[memoryview]:
 
 
 def is_packed(encoding: str, uri: object) -> bool:
-    """Whether an object's bytes are gzip and are to be unpacked, by its Content-Encoding.
-
-    Raises:
-        StorageRefusedError: They are packed in a way that is not read.
-    """
+    """Whether an object's bytes are gzip, by its Content-Encoding; StorageRefusedError where it is another coding."""
     codings = [coding for coding in (part.strip().lower() for part in encoding.split(",")) if coding]
     packed = [coding for coding in codings if coding in _GZIP | _NOT_READ]
     if len(packed) > 1 or not _GZIP.issuperset(packed):
@@ -101,11 +97,7 @@ def is_packed(encoding: str, uri: object) -> bool:
 
 
 def unpacked(packed: IO[bytes], size: int, uri: object, most: int | None = None) -> Iterator[bytes]:
-    """The content of so many bytes of gzip data, in pieces; at most so many bytes, where that is known.
-
-    Raises:
-        StorageRefusedError: It is no gzip, damaged, or unpacks to too much.
-    """
+    """The content of so many bytes of gzip data, in pieces; StorageRefusedError if it is none, or more than `most`."""
     most, count = max(ALWAYS_ALLOWED, LARGEST_RATIO * size) if most is None else most, 0
     try:
         with gzip.GzipFile(fileobj=packed) as stream:

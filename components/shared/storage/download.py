@@ -32,8 +32,8 @@ class Download:
         store: The bucket it is in.
         stored: The version of the object.
         file: Where it goes.
-        folder: For the unfinished file and a note of the ranges in it; on the same file system as the file.
-        sha256: What is known of its content from elsewhere, unpacked.
+        folder: For the unfinished file and a note of its ranges; on the same file system.
+        sha256: Of its content, unpacked, where that is known from elsewhere.
         size: How many bytes that has, where it is known.
     """
 
@@ -86,7 +86,6 @@ class Download:
         return is_packed(self._stored.encoding or "", self._uri)
 
     def _expected(self) -> tuple[Checksum | None, ...]:
-        """What the bytes of the file must be; with the SHA-256, MD5 is the slowest and adds nothing."""
         server = self._stored.checksum
         if self._is_packed():
             return (self._sha256,)
@@ -130,7 +129,6 @@ class Download:
             self._finish()
 
     def _finish(self) -> None:
-        """Every range is there: check the whole."""
         if self._settle() is not None:
             self._ranges.unlink(missing_ok=True)
             self._transfer.found(-self.bytes)
@@ -210,7 +208,6 @@ class Download:
             self._transfer.retry(self._uri, attempt)
 
     def _done_ranges(self) -> set[int]:
-        """Where the ranges begin that are in the unfinished file of this version."""
         with suppress(OSError, ValueError):
             if self._part.is_file():
                 return set(map(int, self._ranges.read_text().split())) & set(range(0, self.bytes, RANGE))

@@ -41,17 +41,10 @@ def fetch_artifact(
     wanted: Callable[..., Iterable[FileRecord]] = Manifest.files,
     progress: OnProgress | None = None,
 ) -> Path:
-    """Fetch an artifact, or some of its files, to a local directory that opens like any other.
+    """Fetch an artifact, or the `wanted` files of its manifest, to a local directory that opens like any other.
 
     Files are put below `into` under the manifest's names, each when it is whole and verified; the manifest last.
     Calling it again fetches only what is missing.
-
-    Args:
-        location: The artifact's prefix, such as ``gs://bucket/models/7``.
-        kind: Which kind of artifact must be there.
-        into: A directory; made if it is not there.
-        wanted: From the manifest to the records of the files to fetch; by default all that the manifest names.
-        progress: Called with how far it is.
 
     Raises:
         StorageRefusedError: It is not there or cannot be used, is being written, or changes again and again.
@@ -109,23 +102,10 @@ def fetch_artifact(
 
 
 def fetch_tree(location: Location, into: Path, *, mirror: bool = False, progress: OnProgress | None = None) -> Path:
-    """Fetch every object below a prefix, or the one object of that name, to the same relative names.
+    """Fetch every object below a prefix to the same relative names; or one object, to a file of its key's last part.
 
-    One object becomes the file ``into/<last part of its key>``.
-
-    Args:
-        location: A prefix, or one object.
-        into: A directory; made if it is not there.
-        mirror: Whether files that are below `into` and not in storage are removed: `into` is the fetch's alone then.
-        progress: Called with how far it is.
-
-    Returns:
-        `into`; of one object, its file.
-
-    Raises:
-        StorageRefusedError: As `fetch_artifact`; or a name would lead out of `into`.
-        StorageUnavailableError: As `fetch_artifact`.
-        OSError: The local file system: with its file name.
+    With `mirror`, files below `into` that storage does not have are removed. Raises as :func:`fetch_artifact`, and
+    where a name would lead out of `into`. Returns `into`; of one object, its file.
     """
 
     def fetch(store: Store, folder: Path) -> Path:
@@ -183,7 +163,6 @@ def _fetching(location: Location, into: Path, progress: OnProgress | None) -> It
 
 
 def _download(store: Store, downloads: list[Download]) -> None:
-    """Fetch files side by side, the largest first: they take longest."""
     store.transfer.expect(len(downloads), sum(download.bytes for download in downloads))
     for parent in {download.file.parent for download in downloads}:
         parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +202,6 @@ def _absent(
 
 
 def _tree(store: Store, location: Location, into: Path) -> tuple[dict[Path, StoredObject], Path]:
-    """The objects below a prefix by their files; or one object and its file."""
     found = {
         stored.key.removeprefix(location.prefix): stored
         for stored in store.list(location.prefix)
@@ -243,7 +221,6 @@ def _tree(store: Store, location: Location, into: Path) -> tuple[dict[Path, Stor
 
 
 def _remove_others(into: Path, wanted: Iterable[Path]) -> None:
-    """Remove what earlier fetches have left and storage no longer has."""
     for folder, folders, names in os.walk(into, topdown=False):
         if FETCHING in Path(folder).relative_to(into).parts:
             continue

@@ -62,11 +62,7 @@ class _Connections(HTTPAdapter):  # type: ignore[misc] # requests publishes no t
 
 
 class GcsStore(Store):
-    """One bucket of Google Cloud Storage, or of an emulator.
-
-    Raises:
-        StorageRefusedError: There are no credentials, or they cannot be used.
-    """
+    """One bucket of Google Cloud Storage, or of an emulator; StorageRefusedError without usable credentials."""
 
     login_advice = (
         "run `gcloud auth application-default login`, name a key file by GOOGLE_APPLICATION_CREDENTIALS, or give the "
@@ -316,7 +312,6 @@ class GcsStore(Store):
             return True
 
     def _try(self, key: str, work: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Use a connection; an error that breaks it is one of ours."""
         try:
             return work(*args, **options)
         except (HTTPError, OSError) as broken:
@@ -337,7 +332,6 @@ class GcsStore(Store):
             raise RetryableError(f"{host} does not answer, or broke off ({type(error).__name__})") from error
 
     def _refusal(self, response: Any, key: str) -> Exception:
-        """The error of an answer that is no success."""
         text, reason = "", ""
         with suppress(HTTPError, OSError):
             text = (response.data or b"").decode("utf-8", "replace")

@@ -51,14 +51,9 @@ _log = logging.getLogger("shutterline.storage")
 
 
 class Publication:
-    """Publishes a directory at a location in a bucket; use as a context manager.
-
-    Args:
-        location: The prefix that becomes the artifact.
-        kind: Which kind of artifact; an earlier one of this kind is replaced.
+    """Publishes a directory at a location, in place of an earlier artifact of the kind; use as a context manager.
 
     Raises:
-        InputError: The environment's timeout is no positive number.
         StorageRefusedError: At the start: no such bucket, forbidden, no credentials, or something else is there.
         StorageUnavailableError: The store does not answer.
     """
@@ -89,18 +84,12 @@ class Publication:
     def publish(self, directory: Path, progress: OnProgress | None = None) -> Location:
         """Upload every file of an artifact directory, then its manifest: once it returns, readers have this artifact.
 
-        Args:
-            directory: A whole artifact of the kind; files beside those of the manifest go along.
-            progress: Called with how far it is.
-
-        Returns:
-            The folder of its files.
+        Files beside those of the manifest go along. Returns the folder of the files.
 
         Raises:
             ArtifactError: The directory is no whole artifact of the kind.
             StorageRefusedError: Another writer took over, or permission was taken away.
             StorageUnavailableError: The store does not answer.
-            OSError: A file cannot be read.
         """
         manifest: Manifest = read_manifest(directory, self._kind)
         data = (directory / self._kind.manifest_file).read_bytes()
@@ -147,7 +136,6 @@ class Publication:
             store.delete(self._marker_key, self._marker.version)
 
     def _require_own(self) -> None:
-        """Accept an empty location, an earlier artifact of this kind or an interrupted attempt."""
         # In this order: a writer that ends meanwhile puts its manifest there before it removes its marker. Consoles put
         # empty objects named like folders.
         others = (stored.key for stored in self._store.list(self.location.prefix) if not stored.key.endswith("/"))
@@ -162,7 +150,6 @@ class Publication:
             raise StorageRefusedError(f"{problem}; name an empty or new location")
 
     def _is_own(self, data: bytes) -> bool:
-        """Whether it is a manifest of this kind, of any version."""
         with suppress(ValueError, RecursionError):
             document = json.loads(data)
             if isinstance(document, dict) and {"schema_version", "created_by"} <= document.keys():
@@ -171,7 +158,6 @@ class Publication:
         return False
 
     def _replace_manifest(self, data: bytes) -> bytes:
-        """Put the manifest there; returns the one that it replaced."""
         for _ in range(_TRIES):
             found, earlier = self._present_manifest()
             if not self._is_writer():

@@ -55,11 +55,7 @@ _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
 
 class S3Store(Store):
-    """One bucket of S3, or of a server of its protocol.
-
-    Raises:
-        StorageRefusedError: The configuration cannot be used.
-    """
+    """One bucket of S3, or of a server of its protocol; StorageRefusedError if its settings cannot be used."""
 
     login_advice = (
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile by AWS_PROFILE, or give the machine or pod a "
@@ -200,7 +196,6 @@ class S3Store(Store):
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
-        """Within, boto3's errors are ours."""
         uri = self.uri(key)
         host = str(self._client.meta.endpoint_url).partition("://")[2].rpartition("@")[2]
         try:

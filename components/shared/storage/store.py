@@ -46,14 +46,7 @@ class ChangedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One version of one object.
-
-    Attributes:
-        key: Its whole key in the bucket.
-        version: GCS's generation or S3's ETag.
-        checksum: The store's own, of the bytes as they are stored; None where it has none that can be computed.
-        encoding: Their Content-Encoding; None where it is not known yet, as S3's listings do not tell.
-    """
+    """One version of one object: `checksum` and `encoding` are of its bytes as they are stored."""
 
     key: str
     bytes: int
@@ -187,7 +180,6 @@ class Store(ABC):
         return self.transfer.retry(self.uri(key), attempt)
 
     def _error_of(self, key: str, status: int, code: str, text: str, retry_after: str = "") -> Exception:
-        """The error that an answer means."""
         uri = self.uri(key)
         message = redact(shortened(" ".join(text.split()), 200)) or code
         if status in (408, 409, 429) or (status >= 500 and status != 501) or code in _RETRIED:
@@ -211,13 +203,8 @@ class Store(ABC):
 def connect(location: Location, transfer: Transfer, credentials: str | None = None) -> Store:
     """The store of a location; its client is imported here, when it is first used.
 
-    Args:
-        location: In the bucket.
-        transfer: What the store is for.
-        credentials: A file of Google credentials, where the environment names none.
-
-    Raises:
-        StorageRefusedError: The client is not installed, or there are no credentials.
+    `credentials` is a file of Google credentials, where the environment names none. StorageRefusedError: the client is
+    not installed, or there are no credentials.
     """
     try:
         if location.scheme == "gs":

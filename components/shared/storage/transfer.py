@@ -57,16 +57,7 @@ def timeout_s() -> float:
 
 
 class Transfer:
-    """One transfer to or from a bucket.
-
-    Args:
-        direction: ``down`` is from storage to here.
-        progress: Called with how far it is.
-        timeout: Seconds to go on trying without progress; None: as the environment says.
-
-    Raises:
-        InputError: The environment's timeout is no positive number.
-    """
+    """One transfer to or from a bucket; `timeout` in seconds without progress, by default as the environment says."""
 
     def __init__(
         self, direction: Literal["down", "up"], progress: OnProgress | None = None, timeout: float | None = None
@@ -115,9 +106,7 @@ class Transfer:
     def retry(self, uri: object, attempt: Callable[[], T]) -> T:
         """Make an attempt until it succeeds: with backoff and jitter, while anything of the transfer moves.
 
-        Raises:
-            StorageUnavailableError: Nothing moved for too long.
-            StoppedError: The transfer is given up.
+        StorageUnavailableError: nothing moved for too long. StoppedError: the transfer is given up.
         """
         began = time.monotonic()
         failures, moved = 0, self._moved
@@ -140,13 +129,10 @@ class Transfer:
                 self._stop.wait(min(pause, self._timeout_s - waited))
 
     def run_all(self, tasks: Iterable[Callable[[], None]]) -> None:
-        """Run tasks in threads, in their order; the first error ends them all.
+        """Run tasks in threads, in their order; the first error ends them all, and is raised.
 
         Threads and never processes: by now a process may hold a GPU, which does not survive a fork. They are daemons,
         so that one which waits for a dead connection does not keep the process.
-
-        Raises:
-            Exception: The first that a task raised.
         """
         waiting, lock = iter(tasks), threading.Lock()
         errors: list[BaseException] = []
