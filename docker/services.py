@@ -17,14 +17,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 HOST = "127.0.0.1"
 # Google's ids of projects have 6 characters or more, and params hold that.
 TOPIC, PROJECT, SUBSCRIPTION, BUCKET = "status", "local-project", "status-watch", "shutterline"
+_PORTS = {"kafka": 9092, "pubsub": 8085, "gcs": 4443, "tensorboard": 6006}
 _READY_S = 60.0
 
 
@@ -34,11 +36,7 @@ class NotStartedError(Exception):
 
 @contextmanager
 def running(name: str, command: list[str], port: int, folder: Path) -> Iterator[None]:
-    """A process that serves on a port; ended with the block.
-
-    Raises:
-        NotStartedError: The port is taken, the process ended, or it does not serve within a minute.
-    """
+    """A process that serves on a port; ended with the block."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -88,10 +86,9 @@ def pubsub_command(port: int) -> list[str] | None:
     gcloud, java = shutil.which("gcloud"), shutil.which("java")
     if gcloud is None or java is None:
         return None
-    told = subprocess.run(
-        [gcloud, "info", "--format=value(installation.sdk_root)"], capture_output=True, text=True, check=False
-    )
-    jar = next(Path(told.stdout.strip()).glob("platform/pubsub-emulator/lib/cloud-pubsub-emulator-*.jar"), None)
+    command = [gcloud, "info", "--format=value(installation.sdk_root)"]
+    root = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    jar = next(Path(root).glob("platform/pubsub-emulator/lib/cloud-pubsub-emulator-*.jar"), None)
     return None if jar is None else [java, "-Xmx256m", "-jar", str(jar), f"--host={HOST}", f"--port={port}"]
 
 
@@ -143,58 +140,46 @@ def serve(options: argparse.Namespace) -> None:
     """Start everything, say how to use it, and wait for Ctrl-C or SIGTERM."""
     folder: Path = options.directory.absolute()
     (folder / "gcs").mkdir(parents=True, exist_ok=True)
-    exports, params, watches = [], [], []
+    kafka, pubsub, gcs, board = (getattr(options, f"{name}_port") for name in _PORTS)
+    exports, watches = [], [f"--kafka {HOST}:{kafka}/{TOPIC} --since 10m"]
+    params = [f"--set KAFKA_HOST={HOST}:{kafka}", f"--set KAFKA_TOPIC={TOPIC}"]
     with ExitStack() as services:
-        services.enter_context(
-            running("Kafka", kafka_command(options.kafka_port, folder / "kafka"), options.kafka_port, folder)
-        )
-        make_kafka_topic(options.kafka_port)
-        _say(f"Kafka        {HOST}:{options.kafka_port}, topic {TOPIC}")
-        params += [f"--set KAFKA_HOST={HOST}:{options.kafka_port}", f"--set KAFKA_TOPIC={TOPIC}"]
-        watches.append(f"--kafka {HOST}:{options.kafka_port}/{TOPIC} --since 10m")
-        if (command := pubsub_command(options.pubsub_port)) is None:
-            _say("Pub/Sub      not here: its emulator needs java and gcloud's component pubsub-emulator")
-        else:
-            services.enter_context(running("Pub/Sub", command, options.pubsub_port, folder))
-            os.environ["PUBSUB_EMULATOR_HOST"] = f"{HOST}:{options.pubsub_port}"
-            make_pubsub_topic()
-            _say(
-                f"Pub/Sub      {HOST}:{options.pubsub_port}, project {PROJECT}, topic {TOPIC}, "
-                f"subscription {SUBSCRIPTION}"
-            )
-            exports.append(f"PUBSUB_EMULATOR_HOST={HOST}:{options.pubsub_port}")
+
+        def start(name: str, command: list[str], port: int, about: str, make: Callable[[], object] = list) -> None:
+            services.enter_context(running(name, command, port, folder))
+            make()
+            _say(f"{name:<12} {about}")
+
+        command = kafka_command(kafka, folder / "kafka")
+        start("Kafka", command, kafka, f"{HOST}:{kafka}, topic {TOPIC}", partial(make_kafka_topic, kafka))
+        if emulator := pubsub_command(pubsub):
+            os.environ["PUBSUB_EMULATOR_HOST"] = f"{HOST}:{pubsub}"
+            about = f"{HOST}:{pubsub}, project {PROJECT}, topic {TOPIC}, subscription {SUBSCRIPTION}"
+            start("Pub/Sub", emulator, pubsub, about, make_pubsub_topic)
+            exports.append(f"PUBSUB_EMULATOR_HOST={HOST}:{pubsub}")
             params += [f"--set PUB_SUB_PROJECT={PROJECT}", f"--set PUB_SUB_TOPIC={TOPIC}"]
             watches.append(f"--pubsub {PROJECT}/{SUBSCRIPTION}")
-        services.enter_context(running("GCS", gcs_command(options.gcs_port, folder / "gcs"), options.gcs_port, folder))
-        os.environ["STORAGE_EMULATOR_HOST"] = f"http://{HOST}:{options.gcs_port}"
-        make_bucket()
-        _say(f"GCS          http://{HOST}:{options.gcs_port}, bucket gs://{BUCKET}")
-        exports.append(f"STORAGE_EMULATOR_HOST=http://{HOST}:{options.gcs_port}")
-        tensorboard = [sys.executable, "-m", "tensorboard.main", "--host", HOST, "--logdir", str(options.logdir)]
-        services.enter_context(
-            running(
-                "TensorBoard", [*tensorboard, "--port", str(options.tensorboard_port)], options.tensorboard_port, folder
-            )
-        )
-        _say(f"TensorBoard  http://{HOST}:{options.tensorboard_port}, of {options.logdir}")
-        _say()
-        _say("in another terminal, in any directory:")
+        else:
+            _say("Pub/Sub      not here: its emulator needs java and gcloud's component pubsub-emulator")
+        address = os.environ["STORAGE_EMULATOR_HOST"] = f"http://{HOST}:{gcs}"
+        start("GCS", gcs_command(gcs, folder / "gcs"), gcs, f"{address}, bucket gs://{BUCKET}", make_bucket)
+        exports.append(f"STORAGE_EMULATOR_HOST={address}")
+        command = [sys.executable, "-m", "tensorboard.main", "--host", HOST, "--logdir", str(options.logdir)]
+        command += ["--port", str(board)]
+        start("TensorBoard", command, board, f"http://{HOST}:{board}, of {options.logdir}")
+        # The command beside this interpreter, as a shell finds it from anywhere.
+        shutterline = shlex.quote(str(Path(sys.executable).absolute().with_name("shutterline")))
+        _say("\nin another terminal, in any directory:")
         _say(f"export {' '.join(exports)}")
-        _say(f"{_shutterline()} run {' '.join(params)}")
+        _say(f"{shutterline} run {' '.join(params)}")
         for watch in watches:
-            _say(f"{_shutterline()} watch {watch}")
-        _say()
-        _say("ready; Ctrl-C ends them")
+            _say(f"{shutterline} watch {watch}")
+        _say("\nready; Ctrl-C ends them")
         with contextlib.suppress(KeyboardInterrupt):
             signal.pause()
 
 
-def _shutterline() -> str:
-    """The command beside this interpreter, as a shell finds it from anywhere."""
-    return shlex.quote(str(Path(sys.executable).absolute().with_name("shutterline")))
-
-
-def _say(line: str = "") -> None:
+def _say(line: str) -> None:
     print(line, flush=True)
 
 
@@ -210,13 +195,11 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    ports = {"kafka": 9092, "pubsub": 8085, "gcs": 4443, "tensorboard": 6006}
-    for name, port in ports.items():
+    for name, port in _PORTS.items():
         parser.add_argument(f"--{name}-port", type=int, default=port, help=f"default: {port}")
-    parser.add_argument("--logdir", type=Path, default=Path("runs"), help="what TensorBoard shows; default: runs")
-    parser.add_argument(
-        "--directory", type=Path, default=Path("runs/services"), help="for their data and logs; default: runs/services"
-    )
+    parser.add_argument("--logdir", type=Path, default="runs", help="what TensorBoard shows; default: runs")
+    help_of_directory = "for their data and logs; default: runs/services"
+    parser.add_argument("--directory", type=Path, default="runs/services", help=help_of_directory)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,14 @@ def images(docker_engine: Docker) -> Images:
     missing = [named[step] for step in IMAGE_STEPS if not docker_engine.has(named[step])]
     need(not missing, f"no image {', '.join(missing)}: `make images` builds them")
     return named
+
+
+@pytest.fixture(scope="session")
+def images_file(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images as docker/build.py writes them to a file."""
+    file = tmp_path_factory.mktemp("images") / "images.json"
+    file.write_text(json.dumps({"images": {step: {"reference": name} for step, name in images.items()}}))
+    return file
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

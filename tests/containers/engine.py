@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
+FOLDER = Path(__file__).parents[2] / "docker"
 # Nobody's user id, in no image's /etc/passwd.
 SOMEBODY = 12345
 # What README says every component works with.
@@ -27,7 +29,7 @@ HARDENED = (
 
 @dataclass(frozen=True)
 class Ended:
-    """How a container ended: its exit code, what it wrote to its standard output and to its standard error."""
+    """How a container or a command ended, and what it wrote."""
 
     code: int
     out: str
@@ -52,11 +54,7 @@ class Docker:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def said(self, *arguments: str) -> str:
-        """What the client writes.
-
-        Raises:
-            RuntimeError: It ended with an error, which the message has.
-        """
+        """What the client writes; an error if it fails."""
         done = subprocess.run([self._client, *arguments], capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"docker {' '.join(arguments)}: {done.stderr.strip()}")
@@ -74,11 +72,7 @@ class Docker:
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def python(self, image: str, code: str, *arguments: str, flags: Sequence[str] = HARDENED) -> str:
-        """What a Python program prints inside an image.
-
-        Raises:
-            AssertionError: It failed.
-        """
+        """What a Python program prints inside an image."""
         ended = self.run(image, "-c", code, *arguments, flags=[*flags, "--entrypoint=python"])
         assert ended.code == 0, ended.err
         return ended.out
@@ -117,11 +111,13 @@ class Docker:
 
 
 def flags_of(*, mounts: Mapping[Path, str] | None = None, environment: Mapping[str, str] | None = None) -> list[str]:
-    """Flags for what a container sees besides its image.
-
-    Args:
-        mounts: What lies where in the container, such as ``/runs`` or ``/data:ro``.
-        environment: Variables.
-    """
+    """Flags for what a container sees besides its image: files by their path in it, such as ``/data:ro``; variables."""
     flags = [f"--volume={source}:{target}" for source, target in (mounts or {}).items()]
     return flags + [f"--env={name}={value}" for name, value in (environment or {}).items()]
+
+
+def script(name: str, *arguments: str | Path) -> Ended:
+    """Run a script of the folder docker/."""
+    command: list[str | Path] = [sys.executable, "-W", "error", FOLDER / name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Ended(done.returncode, done.stdout, done.stderr)

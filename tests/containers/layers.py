@@ -25,10 +25,6 @@ class Entry:
     mtime: int
     found: tuple[str, ...] = ()
 
-    @property
-    def is_folder(self) -> bool:
-        return self.kind == "folder"
-
 
 @dataclass(frozen=True)
 class SavedImage:
@@ -48,15 +44,7 @@ class _Saved:
 
 
 def read_images(stream: IO[bytes], sought: Mapping[str, bytes]) -> dict[str, SavedImage]:
-    """Read images that an engine saves.
-
-    Args:
-        stream: What ``docker save`` writes.
-        sought: Texts to look for in every file of up to 8 MB, by a name for each.
-
-    Returns:
-        The images by tag.
-    """
+    """The images of a ``docker save`` by tag, each file of up to 8 MB searched for texts that have a name each."""
     saved = _Saved()
     with tarfile.open(fileobj=stream, mode="r|") as outer:
         for member in outer:
@@ -72,7 +60,10 @@ def read_images(stream: IO[bytes], sought: Mapping[str, bytes]) -> dict[str, Sav
             elif member.name.endswith("layer.tar") or member.name.startswith("blobs/"):
                 _read_blob(saved, member.name, opened, sought)
     return {
-        tag: SavedImage(saved.documents[image["Config"]], tuple(_layer(saved, name) for name in image["Layers"]))
+        tag: SavedImage(
+            saved.documents[image["Config"]],
+            tuple(saved.layers[saved.links.get(name, name)] for name in image["Layers"]),
+        )
         for image in saved.documents["manifest.json"]
         for tag in image["RepoTags"]
     }
@@ -85,10 +76,6 @@ def _read_blob(saved: _Saved, name: str, opened: IO[bytes], sought: Mapping[str,
         return
     with tarfile.open(fileobj=opened, mode="r|*") as layer:
         saved.layers[name] = tuple(_entry(layer, member, sought) for member in layer)
-
-
-def _layer(saved: _Saved, name: str) -> tuple[Entry, ...]:
-    return saved.layers[saved.links.get(name, name)]
 
 
 def _entry(layer: tarfile.TarFile, member: tarfile.TarInfo, sought: Mapping[str, bytes]) -> Entry:

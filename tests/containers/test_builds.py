@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,10 @@ import pytest
 
 from components.shared.images import IMAGE_STEPS, ImageStep
 from tests.containers.conftest import SIZES, Images
-from tests.containers.engine import HARDENED, Docker
+from tests.containers.engine import HARDENED, Docker, script
 
 pytestmark = pytest.mark.containers
 
-FOLDER = Path(__file__).parents[2] / "docker"
 LIMITS_MB = {"data-prep": 200, "train": 250, "evaluate": 1200}
 
 # Prints every file below two folders: what it is, whose, from when, and its content.
@@ -37,11 +34,10 @@ print(json.dumps(tree))
 
 def built(docker_engine: Docker, prefix: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Build data-prep's image with no layer from before: its tree and its configuration; the image is removed."""
-    command: list[str | Path] = [sys.executable, FOLDER / "build.py", "--only", "data-prep", "--no-cache"]
-    command += ["--prefix", prefix, "--digests", folder / "images.json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (tag,) = (word for word in done.stdout.split() if word.startswith(prefix))
+    options = ["--only", "data-prep", "--no-cache", "--prefix", prefix]
+    done = script("build.py", *options, "--digests", folder / "images.json")
+    assert done.code == 0, done.err
+    (tag,) = (part for part in done.out.split() if part.startswith(prefix))
     try:
         tree = json.loads(docker_engine.python(tag, _TREE, flags=[*HARDENED, "--user=0:0"]))
         return tree, docker_engine.image(tag)["Config"]
@@ -58,20 +54,14 @@ def test_the_same_inputs_make_the_same_image(docker_engine: Docker, images: Imag
     assert config == config_again
 
 
-def test_no_image_is_larger_than_it_may_be(
-    docker_engine: Docker, images: Images, tmp_path: Path, record_property: Any
-) -> None:
-    named = {"images": {step: {"reference": reference} for step, reference in images.items()}}
-    (tmp_path / "images.json").write_text(json.dumps(named))
-    command: list[str | Path] = [sys.executable, FOLDER / "sizes.py", tmp_path / "images.json"]
-
-    told = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
-    sizes: dict[ImageStep, dict[str, Any]] = json.loads(told.stdout)
+def test_no_image_is_larger_than_it_may_be(images_file: Path, record_property: Any) -> None:
+    done = script("sizes.py", images_file, "--json")
+    sizes: dict[ImageStep, dict[str, Any]] = json.loads(done.out)
 
     for step in IMAGE_STEPS:
         above = sum(layer["mb"] for layer in sizes[step]["layers"])
         beside = sizes[step]["torch_and_cuda"] if step == "train" else 0
-        assert above == pytest.approx(sizes[step]["above_base"], abs=1), "the engine's history tells the same"
+        assert above == pytest.approx(sizes[step]["above_base"], abs=1), "the engine's history says the same"
         assert above - beside <= LIMITS_MB[step], sizes[step]
-    assert told.returncode == 0
-    record_property(SIZES, subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert done.code == 0
+    record_property(SIZES, script("sizes.py", images_file).out)

@@ -33,24 +33,20 @@ def test_help_tells_mounts_environment_and_exit_codes(docker_engine: Docker, ima
 
 
 @STEPS
-def test_without_arguments_one_line_says_where_help_is(docker_engine: Docker, images: Images, step: ImageStep) -> None:
-    ended = docker_engine.run(images[step])
-
-    assert (ended.code, ended.out) == (2, "")
-    assert ended.err.count("\n") == 1
-    assert OPTIONS[step][0] in ended.err
-    assert "--help" in ended.err
-
-
-@STEPS
-def test_params_that_are_wrong(docker_engine: Docker, images: Images, step: ImageStep, tmp_path: Path) -> None:
+def test_what_is_missing_or_wrong_is_one_line(
+    docker_engine: Docker, images: Images, step: ImageStep, tmp_path: Path
+) -> None:
     params = write_params(tmp_path / "params.json", n_classes=1)
-
     flags = [*HARDENED, *flags_of(mounts={params: "/params.json:ro"})]
-    ended = docker_engine.run(images[step], *OPTIONS[step], "--params", "/params.json", flags=flags)
 
-    assert ended.code == 2
-    (line,) = ended.err.strip().splitlines()
+    missing = docker_engine.run(images[step])
+    wrong = docker_engine.run(images[step], *OPTIONS[step], "--params", "/params.json", flags=flags)
+
+    assert (missing.code, missing.out, missing.err.count("\n")) == (2, "", 1)
+    assert OPTIONS[step][0] in missing.err
+    assert "--help" in missing.err
+    assert wrong.code == 2
+    (line,) = wrong.err.strip().splitlines()
     assert "params.json: n_classes: must be at least 2, got 1" in line
 
 

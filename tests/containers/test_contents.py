@@ -119,7 +119,7 @@ def test_layers_hold_packages_and_source_and_nothing_else(saved: Saved, images: 
     assert {path.removeprefix("./").rstrip("/") for path in elsewhere} <= {
         path.removeprefix("./").rstrip("/") for path in folders_of_base
     }
-    assert [entry.path for entry in entries if entry.path in elsewhere and not entry.is_folder] == []
+    assert [entry.path for entry in entries if entry.path in elsewhere and entry.kind != "folder"] == []
 
 
 @STEPS
@@ -134,7 +134,7 @@ def test_no_pip_no_cache_no_tests_no_configuration(saved: Saved, images: Images,
     entries = list(saved.entries(images[step]))
 
     assert [entry.path for entry in entries if unwanted.search(entry.path)] == []
-    folders = [entry.path for entry in entries if entry.is_folder and tests.search(entry.path)]
+    folders = [entry.path for entry in entries if entry.kind == "folder" and tests.search(entry.path)]
     assert [path for path in folders if not named_alike.search(path)] == []
     keys = [entry.path for entry in entries if entry.path.endswith((".pem", ".crt", ".cer"))]
     assert [path for path in keys if not path.endswith(BUNDLES)] == []

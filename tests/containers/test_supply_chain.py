@@ -16,12 +16,11 @@ from cyclonedx.validation.json import JsonStrictValidator
 from components.shared.images import IMAGE_STEPS, ImageStep
 from components.shared.version import __version__
 from tests.containers.conftest import Images
-from tests.containers.engine import Docker
+from tests.containers.engine import FOLDER, Docker, script
 
 pytestmark = pytest.mark.containers
 
 STEPS = pytest.mark.parametrize("step", IMAGE_STEPS)
-FOLDER = Path(__file__).parents[2] / "docker"
 TOOLS = Path(sys.executable).parent
 
 
@@ -41,27 +40,15 @@ class Sboms:
         return {each["name"]: each for each in listed if each.get("purl", "").startswith(f"pkg:{kind}/")}
 
 
-def write_sboms(images: Images, folder: Path) -> Sboms:
-    named = {"images": {step: {"reference": reference} for step, reference in images.items()}}
-    folder.mkdir()
-    (folder / "images.json").write_text(json.dumps(named))
-    command: list[str | Path] = [
-        sys.executable,
-        "-W",
-        "error",
-        FOLDER / "supply_chain.py",
-        folder / "images.json",
-        "--out",
-        folder,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return Sboms(folder, done.stdout)
+def write_sboms(images_file: Path, folder: Path) -> Sboms:
+    done = script("supply_chain.py", images_file, "--out", folder)
+    assert done.code == 0, done.err
+    return Sboms(folder, done.out)
 
 
 @pytest.fixture(scope="module")
-def sboms(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Sboms:
-    return write_sboms(images, tmp_path_factory.mktemp("sbom") / "first")
+def sboms(images_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Sboms:
+    return write_sboms(images_file, tmp_path_factory.mktemp("sbom"))
 
 
 def licences(component: dict[str, Any]) -> list[str]:
@@ -124,8 +111,8 @@ def test_licences_are_listed_for_people(sboms: Sboms, step: ImageStep) -> None:
         assert component in listed
 
 
-def test_the_same_image_gives_the_same_sbom(sboms: Sboms, images: Images, tmp_path: Path) -> None:
-    again = write_sboms(images, tmp_path / "again")
+def test_the_same_image_gives_the_same_sbom(sboms: Sboms, images_file: Path, tmp_path: Path) -> None:
+    again = write_sboms(images_file, tmp_path)
 
     assert {step: again.text(step) for step in IMAGE_STEPS} == {step: sboms.text(step) for step in IMAGE_STEPS}
 
@@ -141,17 +128,11 @@ def test_the_same_image_gives_the_same_sbom(sboms: Sboms, images: Images, tmp_pa
 def test_what_it_cannot_use_is_one_line(docker_engine: Docker, tmp_path: Path, text: str | None, told: str) -> None:
     if text is not None:
         (tmp_path / "images.json").write_text(text)
-    command: list[str | Path] = [
-        sys.executable,
-        FOLDER / "supply_chain.py",
-        tmp_path / "images.json",
-        "--out",
-        tmp_path / "sbom",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
 
-    assert done.returncode in (1, 2)
-    (line,) = done.stderr.strip().splitlines()
+    done = script("supply_chain.py", tmp_path / "images.json", "--out", tmp_path / "sbom")
+
+    assert done.code in (1, 2)
+    (line,) = done.err.strip().splitlines()
     assert line.startswith("docker/supply_chain.py: error: ")
     assert told in line
 
