@@ -8,7 +8,6 @@ import math
 import random
 import re
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, NamedTuple
 
 import pytest
@@ -40,7 +39,7 @@ from components.shared.events.event import (
     StepEvent,
     encode,
 )
-from tests.shared.events.sample_events import START, a_pipeline, a_step, foreign, progress
+from tests.shared.events.sample_events import JSON, START, a_pipeline, a_step, is_event, progress
 
 
 class UnencodedEvent(NamedTuple):
@@ -242,14 +241,8 @@ def changed(**changes: Any) -> bytes:
         (changed(specversion="0.3"), "is not a CloudEvents 1.0 document"),
         (changed(type=None), "has no type"),
         (changed(type="com.example.order"), "is an event of another type"),
-        (
-            changed(type="shutterline.step.paused"),
-            "is of the type shutterline.step.paused, which this version does not know",
-        ),
-        (
-            changed(type="shutterline.cluster.started"),
-            "is of the type shutterline.cluster.started, which this version does not know",
-        ),
+        (changed(type="shutterline.step.paused"), "is of the type shutterline.step.paused, which this version does"),
+        (changed(type="shutterline.cluster.end"), "is of the type shutterline.cluster.end, which this version does"),
         (changed(runid="../etc"), "has an id that is not run/step/attempt/sequence"),
         (changed(id="run-2/train/0/1"), "has an id that is not run/step/attempt/sequence"),
         (changed(id="run-1/train/0/-1"), "has an id without attempt and sequence"),
@@ -267,36 +260,16 @@ def test_what_is_no_event_of_ours_says_why(message: bytes, reason: str) -> None:
         StepEvent.from_bytes(message)
 
 
-def read(message: bytes) -> bool:
-    """Whether a message is an event; anything but an EventError escapes."""
-    try:
-        StepEvent.from_bytes(message)
-    except EventError:
-        return False
-    return True
-
-
-def test_noise_is_refused_and_nothing_worse() -> None:
-    assert [message for message in islice(foreign(1), 2_000) if read(message)] == []
-
-
 def test_events_with_some_bytes_changed_are_read_or_refused() -> None:
     chosen = random.Random(2)  # noqa: S311 - makes the same changes again, protects nothing
     whole = 0
     for _ in range(3_000):
         message = bytearray(chosen.choice(SAMPLES))
         for _ in range(chosen.randrange(1, 4)):
-            place = chosen.randrange(len(message))
-            message[place : place + chosen.randrange(3)] = chosen.randbytes(chosen.randrange(3))
-        whole += read(bytes(message))
+            start = chosen.randrange(len(message))
+            message[start : start + chosen.randrange(3)] = chosen.randbytes(chosen.randrange(3))
+        whole += is_event(bytes(message))
     assert 0 < whole < 3_000
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
 
 
 @settings(max_examples=300)
@@ -305,9 +278,9 @@ def test_events_with_any_value_changed_are_read_or_refused(line: bytes, data: st
     document = json.loads(line)
     part = data.draw(st.sampled_from([document, document["data"]]))
     part[data.draw(st.sampled_from(list(part)))] = data.draw(JSON)
-    read(json.dumps(document).encode())
+    is_event(json.dumps(document).encode())
 
 
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_and_any_json_are_read_or_refused(message: bytes) -> None:
-    assert not read(message)
+    assert not is_event(message)

@@ -156,40 +156,20 @@ def test_where_no_temporary_file_can_be_written_the_variable_is_named(
 
 # By name: an environment, and what must be told. Words in braces are the references below.
 BAD: dict[str, tuple[dict[str, str], str]] = {
-    "secret empty": (
-        PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{newline}"}, "KAFKA_SASL_PASSWORD_FILE: {newline} is empty"
-    ),
-    "secret no text": (
-        PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{noise}"}, "KAFKA_SASL_PASSWORD_FILE: {noise} is no text"
-    ),
-    "secret not there": (
-        PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{nowhere}"},
-        "KAFKA_SASL_PASSWORD_FILE: {nowhere}: there is no such secret or version (",
-    ),
-    "secret malformed": (
-        BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": "sm://token"},
-        "KAFKA_SASL_OAUTH_TOKEN_FILE: sm://token refers to no secret; write sm://projects/",
-    ),
-    "reference as password": (
-        PLAIN | {"KAFKA_SASL_PASSWORD": "{good}"},
-        "KAFKA_SASL_PASSWORD is a reference to a secret, not the secret; set KAFKA_SASL_PASSWORD_FILE to it instead",
-    ),
-    "secret empty authority": (
-        TLS | {"KAFKA_SSL_CAFILE": "{empty}"}, "KAFKA_SSL_CAFILE: {empty} holds no certificates (PEM)"
-    ),
-    "secret no authority": (
-        TLS | {"KAFKA_SSL_CAFILE": "{good}"}, "KAFKA_SSL_CAFILE: {good} holds no certificates (PEM)"
-    ),
-    "secret no ASCII": (
-        TLS | {"KAFKA_SSL_CAFILE": "{umlaut}"}, "KAFKA_SSL_CAFILE: {umlaut} holds no certificates (PEM)"
-    ),
-    "secret no certificate": (
-        TLS | {"KAFKA_SSL_CERTFILE": "{good}"},
-        "KAFKA_SSL_CERTFILE: {good} and KAFKA_SSL_KEYFILE are not a certificate and its key (PEM)",
-    ),
-    "secret key without certificate": (
-        TLS | {"KAFKA_SSL_KEYFILE": "{good}"}, "KAFKA_SSL_KEYFILE is set without KAFKA_SSL_CERTFILE"
-    ),
+    "secret empty": (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{newline}"}, "KAFKA_SASL_PASSWORD_FILE: {newline} is empty"),
+    "secret no text": (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{noise}"}, "KAFKA_SASL_PASSWORD_FILE: {noise} is no text"),
+    "secret not there": (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{nowhere}"},
+        "KAFKA_SASL_PASSWORD_FILE: {nowhere}: there is no such secret or version ("),
+    "secret malformed": (BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": "sm://token"},
+        "KAFKA_SASL_OAUTH_TOKEN_FILE: sm://token refers to no secret; write sm://projects/"),
+    "reference as password": (PLAIN | {"KAFKA_SASL_PASSWORD": "{good}"},
+        "KAFKA_SASL_PASSWORD is a reference to a secret, not the secret; set KAFKA_SASL_PASSWORD_FILE to it instead"),
+    "secret empty authority": (TLS | {"KAFKA_SSL_CAFILE": "{empty}"},
+        "KAFKA_SSL_CAFILE: {empty} holds no certificates (PEM)"),
+    "secret no ASCII": (TLS | {"KAFKA_SSL_CAFILE": "{umlaut}"},
+        "KAFKA_SSL_CAFILE: {umlaut} holds no certificates (PEM)"),
+    "secret no certificate": (TLS | {"KAFKA_SSL_CERTFILE": "{good}"},
+        "KAFKA_SSL_CERTFILE: {good} and KAFKA_SSL_KEYFILE are not a certificate and its key (PEM)"),
 }  # fmt: skip
 
 

