@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from functools import cache
+from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -73,19 +74,17 @@ def fetch_secret(where: str, reference: str, *, is_public: bool = False) -> byte
     endpoint = _endpoint()
     login = cache(lambda: log_in(name, "cloud-platform", timeout_s=answer_s))
     end = time.monotonic() + TIMEOUT_S
-    failures = 0
-    while True:
+    for failures in count():
         try:
             data = _access(login(), endpoint, found[1], name, answer_s)
             break
         except RetryableError as error:
             pause = pause_s(failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-            failures += 1
             if time.monotonic() + pause >= end:
-                raise RetryableError(f"{error}, asked {failures} times") from error
+                raise RetryableError(f"{error}, asked {failures + 1} times") from error
             time.sleep(pause)
-    text = data.decode("utf-8", "ignore")
     if not is_public:
+        text = data.decode("utf-8", "ignore")
         register_secret(text)
         register_secret(text.strip())
     return data
@@ -97,6 +96,7 @@ def _access(credentials: Any, endpoint: str | None, version: str, name: str, tim
     import requests
 
     url = f"{endpoint or f'https://secretmanager.{credentials.universe_domain}'}/v1/{version}:access"
+    host = urlsplit(url).netloc
     # google-auth's own session would also ask a server of Google's, in a thread that outlives it, where the credentials
     # may be used: another host to be reachable.
     headers: dict[str, str] = {}
@@ -104,13 +104,21 @@ def _access(credentials: Any, endpoint: str | None, version: str, name: str, tim
     try:
         response = requests.get(url, headers=headers, timeout=timeout_s, allow_redirects=False)
     except requests.RequestException as error:
-        raise _connection_error(error, urlsplit(url).netloc, name) from error
+        for cause in causes_of(error):
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise StatusRefusedError(
+                    f"{name}: the certificate of {host} is not trusted ({cause.verify_message}); name the authority's "
+                    "file by REQUESTS_CA_BUNDLE"
+                ) from error
+            if isinstance(cause, socket.gaierror):
+                raise RetryableError(f"{name}: the name {host} cannot be resolved ({cause.strerror})") from error
+        raise RetryableError(f"{name}: {host} does not answer, or broke off ({type(error).__name__})") from error
     try:
         answer: Any = response.json()
     except (ValueError, RecursionError):
         answer = None
     if response.status_code != 200:
-        raise _refusal(response.status_code, answer, credentials, urlsplit(url).netloc, name)
+        raise _refusal(response.status_code, answer, credentials, host, name)
     try:
         payload = answer["payload"]
         data = base64.b64decode(payload.get("data", ""), validate=True)
@@ -172,15 +180,3 @@ def _refusal(status: int, answer: Any, credentials: Any, host: str, name: str) -
     else:
         meaning = f"{host} answers {status} and is not Secret Manager; check {ENDPOINT_VARIABLE}"
     return StatusRefusedError(f"{name}: {meaning}")
-
-
-def _connection_error(error: Exception, host: str, name: str) -> Exception:
-    for cause in causes_of(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return StatusRefusedError(
-                f"{name}: the certificate of {host} is not trusted ({cause.verify_message}); name the authority's "
-                "file by REQUESTS_CA_BUNDLE"
-            )
-        if isinstance(cause, socket.gaierror):
-            return RetryableError(f"{name}: the name {host} cannot be resolved ({cause.strerror})")
-    return RetryableError(f"{name}: {host} does not answer, or broke off ({type(error).__name__})")

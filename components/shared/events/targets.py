@@ -83,7 +83,7 @@ class StatusTargets:
         if self.kafka_servers:
             brokers.append(f"Kafka {','.join(self.kafka_servers)} topic {self.kafka_topic}")
         if self.pub_sub_topic:
-            credentials = self.credentials_file or "application default credentials"
             watched = f" (watched through {self.pub_sub_subscription})" if self.pub_sub_subscription else ""
+            credentials = self.credentials_file or "application default credentials"
             brokers.append(f"Pub/Sub {self.pub_sub_topic}{watched} with {credentials}")
         return f"{'; '.join(brokers)}; timeout {self.timeout_s:g} s" if brokers else "none"

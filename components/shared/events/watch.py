@@ -42,34 +42,25 @@ class Message:
 
 
 class Subscriber(Protocol):
-    """A subscription on one broker. Used by one thread; nothing is opened before the first call of `receive`."""
+    """A subscription on one broker. Used by one thread; nothing is opened before the first call of `receive`.
 
-    @property
-    def address(self) -> str:
-        """What is subscribed to, for people."""
-        ...
+    `receive` and `acknowledge` raise RetryableError where the next call may succeed, and StatusRefusedError where none
+    will until somebody changes a setting.
 
-    @property
-    def remembers(self) -> bool:
-        """Whether acknowledged messages are kept from the watchers to come."""
-        ...
+    Attributes:
+        address: What is subscribed to, for people.
+        remembers: Whether acknowledged messages are kept from the watchers to come.
+    """
+
+    address: str
+    remembers: bool
 
     def receive(self, timeout_s: float) -> Sequence[Message]:
-        """Wait for the next messages, at most so long; none is an answer too.
-
-        Raises:
-            RetryableError: Not now; the next call tries again.
-            StatusRefusedError: Not until somebody changes a setting.
-        """
+        """Wait for the next messages, at most so long; none is an answer too."""
         ...
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Have these, in the order they came, not delivered again.
-
-        Raises:
-            RetryableError: Not now; they may be given again, or will be delivered again.
-            StatusRefusedError: Not until somebody changes a setting.
-        """
+        """Have these, in the order they came, not delivered again; those that are, are given again."""
         ...
 
     def close(self) -> None:
@@ -85,8 +76,7 @@ class Counts:
         shown: Events the callback returned for.
         duplicates: Events that had been shown before.
         others: Events of other runs than the one asked for.
-        foreign: Messages that are none of our events.
-        last_foreign: What was wrong with the last of those; empty if there was none.
+        foreign: Messages that are none of our events; `last_foreign` is what was wrong with the last of those.
         acknowledged: Messages the broker need not deliver again.
         troubles: How many times the broker could not be reached.
     """
@@ -134,7 +124,8 @@ def follow(
     Raises:
         StatusRefusedError: The broker refuses: topic, subscription, permission, credentials, security settings.
     """
-    counts, memory = Counts(), _Memory()
+    counts = Counts()
+    known: dict[bytes, None] = {}  # identities of the newest events, oldest first
     unsettled: list[Message] = []  # shown or passed over, not acknowledged yet
     settled_at = time.monotonic()
     failures = 0  # attempts in a row
@@ -154,15 +145,21 @@ def follow(
             counts.foreign += 1
             counts.last_foreign = str(error)[:_REASON_LIMIT]
             return
+        # A digest: what senders choose to write into an identity takes no more room.
+        digest = blake2b("\0".join(event.identity).encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if run is not None and event.run != run:
             counts.others += 1
-        elif event in memory:
+            return
+        if digest in known:
+            del known[digest]  # seen again: young again
             counts.duplicates += 1
         else:
             on_document(body)
             on_event(event)
-            memory.add(event)
             counts.shown += 1
+        known[digest] = None
+        if len(known) > REMEMBERED:
+            del known[next(iter(known))]
 
     def show(messages: Sequence[Message]) -> None:
         for message in messages:
@@ -202,25 +199,3 @@ def follow(
             settle()
         raise
     return counts
-
-
-class _Memory:
-    """The newest identities, as digests: what senders choose to write into them takes no more room."""
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, None] = {}  # oldest first
-
-    def __contains__(self, event: StepEvent) -> bool:
-        if (digest := self._digest(event)) not in self._known:
-            return False
-        self._known[digest] = self._known.pop(digest)  # seen again: young again
-        return True
-
-    def add(self, event: StepEvent) -> None:
-        self._known[self._digest(event)] = None
-        if len(self._known) > REMEMBERED:
-            del self._known[next(iter(self._known))]
-
-    @staticmethod
-    def _digest(event: StepEvent) -> bytes:
-        return blake2b("\0".join(event.identity).encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -117,16 +117,15 @@ def _tls(given: Mapping[str, str]) -> ssl.SSLContext:
 def _load_certificate(context: ssl.SSLContext, given: Mapping[str, str]) -> None:
     certificate = given["KAFKA_SSL_CERTFILE"]
     password = _secret(given, "KAFKA_SSL_KEY_PASSWORD")
-    names = [name for name in ("KAFKA_SSL_CERTFILE", "KAFKA_SSL_KEYFILE") if name in given]
-    texts = [_text_of(name, given[name]) for name in names]
-    files = [given[name] for name in names]
+    texts = {name: _text_of(name, given[name]) for name in ("KAFKA_SSL_CERTFILE", "KAFKA_SSL_KEYFILE") if name in given}
+    files = [given[name] for name in texts]
     try:
         with ExitStack() as removal:
-            if fetched := [name for name in names if is_reference(given[name])]:
+            if fetched := [name for name in texts if is_reference(given[name])]:
                 # OpenSSL reads them from files alone: in one for this user (mode 0600), gone again at once.
                 try:
                     file = removal.enter_context(NamedTemporaryFile("w", encoding="utf-8", prefix="shutterline-"))
-                    file.write("\n".join(texts))
+                    file.write("\n".join(texts.values()))
                     file.flush()
                 except OSError as error:
                     raise StatusRefusedError(

@@ -101,17 +101,19 @@ def meaning(error: Exception, resource: str, role: str) -> RetryableError | Stat
 
     kind = "topic" if "/topics/" in resource else "subscription"
     reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, exceptions.NotFound):
-        return StatusRefusedError(f"Pub/Sub has no {kind} {resource}; create it, it is not made by itself")
-    if isinstance(error, exceptions.Forbidden):
-        grant = f"grant its credentials the role roles/pubsub.{role}"
-        return StatusRefusedError(f"Pub/Sub forbids {resource}: {reason}; {grant}")
-    if isinstance(error, exceptions.Unauthorized):
-        return StatusRefusedError(
+    meanings: dict[type[Exception], str] = {
+        exceptions.NotFound: f"Pub/Sub has no {kind} {resource}; create it, it is not made by itself",
+        exceptions.Forbidden: (
+            f"Pub/Sub forbids {resource}: {reason}; grant its credentials the role roles/pubsub.{role}"
+        ),
+        exceptions.Unauthorized: (
             f"Pub/Sub does not accept the credentials for {resource}: {reason}; check GOOGLE_APPLICATION_CREDENTIALS"
-        )
-    if isinstance(error, exceptions.BadRequest):  # also failed preconditions
-        return StatusRefusedError(f"Pub/Sub refuses {resource}: {reason}")
+        ),
+        exceptions.BadRequest: f"Pub/Sub refuses {resource}: {reason}",  # also failed preconditions
+    }
+    for kind_of_error, message in meanings.items():
+        if isinstance(error, kind_of_error):
+            return StatusRefusedError(message)
     if isinstance(error, RefreshError) and not (error.retryable or isinstance(error.__cause__, TransportError)):
         return StatusRefusedError(f"the credentials for {resource} are not accepted: {reason}")
     return RetryableError(f"Pub/Sub does not answer for {resource}: {reason}")

@@ -31,10 +31,9 @@ class PubSubSubscriber:
         StatusRefusedError: The credentials file is not there or is none, or the client is not installed.
     """
 
-    remembers = True
-
     def __init__(self, subscription: str, credentials_file: str | None = None) -> None:
         check_client("PUB_SUB_SUBSCRIPTION", credentials_file)
+        self.remembers = True
         self.address = f"Pub/Sub {subscription}"
         self._subscription = subscription
         self._credentials_file = credentials_file
