@@ -44,12 +44,14 @@ T = TypeVar("T")
 class EventsBucket:
     """Spools and ledgers of runs below a location in a bucket, and a local directory that has some of them.
 
-    Nothing is connected before the first use. May be used by one thread at a time.
+    Nothing is connected before the first use. May be used by one thread at a time. Unless it says otherwise a method
+    raises StorageRefusedError where there is no such bucket, it is forbidden or there are no credentials, and
+    StorageUnavailableError where the store does not answer in time.
 
     Args:
         location: Where the spools are in the bucket.
         local: A directory of this process alone; made when it is needed.
-        timeout_s: How long :meth:`fetch`, :meth:`claim` and :meth:`put_ledgers` may take, and how long a put is tried.
+        timeout_s: How long a method may take, and how long a put is tried.
         log: Gets a line when the spool can no longer be put, and when it can again.
         credentials: A file of Google credentials for ``gs://``, where the environment names none.
     """
@@ -78,19 +80,10 @@ class EventsBucket:
         return str(self.location.child(self._claimed)) if self._claimed else None
 
     def fetch(self, run: str | None = None, *, name: str | None = None) -> list[Path]:
-        """Copy spools and their ledgers into the local directory; one that is there stays unless the bucket's goes on.
+        """Copy spools, of one run or of one name, and their ledgers into the local directory, and return them.
 
-        Args:
-            run: Only those of one run.
-            name: Only this spool.
-
-        Returns:
-            The spools of the bucket that are in the local directory now; one that its step has only claimed is empty.
-
-        Raises:
-            StorageRefusedError: No such bucket, forbidden, no credentials.
-            StorageUnavailableError: The store does not answer in time.
-            OSError: The local directory cannot be written.
+        One that is there stays unless the bucket's goes on; one that its step has only claimed is empty. OSError where
+        the local directory cannot be written.
         """
         return self._in_time(lambda store: self._fetch(store, run, name))
 
@@ -98,18 +91,13 @@ class EventsBucket:
         """Take the first free attempt of a step, from `attempt` on: no two processes get the same.
 
         On a store without conditional writes, two that ask at the same moment may.
-
-        Raises:
-            StorageRefusedError: No such bucket, it may not be written, no credentials.
-            StorageUnavailableError: The store does not answer in time.
         """
         return self._in_time(lambda store: self._claim(store, run, step, attempt))
 
     def start(self, spool: Spool) -> None:
         """Begin to put a spool, and every ledger that changes, in a thread of its own. Never raises.
 
-        Args:
-            spool: In the local directory; without a claim on its name, it gets the next free one in the bucket.
+        Without a claim on its name the spool gets the next free one in the bucket.
         """
         self._own = spool
         if spool.path is not None and self._claimed != spool.path.name:
@@ -128,12 +116,7 @@ class EventsBucket:
         return self._trouble is None
 
     def put_ledgers(self) -> None:
-        """Put every ledger that has changed since it was fetched, and end the connection.
-
-        Raises:
-            StorageRefusedError: The bucket may not be written.
-            StorageUnavailableError: The store does not answer in time.
-        """
+        """Put every ledger that has changed since it was fetched, and end the connection."""
         try:
             self._in_time(lambda _: self._put_ledgers())
         finally:
@@ -202,14 +185,11 @@ class EventsBucket:
         self._put_ledgers()  # first: whenever the process is killed, a spool without a ledger would name no broker
         if path is None:
             return
-        with path.open("rb") as stream:
-            data = stream.read(LARGEST_SPOOL + 1)
-        lines = data[: data.rfind(b"\n", 0, LARGEST_SPOOL) + 1]
+        data = path.read_bytes()
+        lines = data[: data.rfind(b"\n") + 1]
         if len(lines) > self._put_bytes:
             self._connected().write(self.location.child(self._claimed).key, lines, None)
             self._put_bytes = len(lines)
-        if len(data) > LARGEST_SPOOL:
-            raise ShutterlineError(f"{path.name} has more than {LARGEST_SPOOL >> 20} MB")
 
     def _put_ledgers(self) -> None:
         own = self._own.path.name if self._own is not None and self._own.path is not None else ""

@@ -43,14 +43,7 @@ class Transport(Protocol):
     address: str
 
     def send(self, events: Sequence[EncodedEvent], time_left: TimeLeft) -> int:
-        """Hand over a window of one run's events, and wait until the broker has them.
-
-        Args:
-            events: In order, all with one key.
-            time_left: How long to try; asked again and again by a call that can be cut short.
-
-        Returns:
-            How many of them, from the first, the broker has: one at least.
+        """Hand over a window of one run's events in order; how many, from the first, the broker has: one at least.
 
         Raises:
             RetryableError: It has none of them, and may take them later.
@@ -65,12 +58,7 @@ class Transport(Protocol):
 
 
 class DeliveryControl:
-    """What the threads of one stream or replay share: that something changed, and until when to go on.
-
-    Attributes:
-        changes: Counts them.
-        is_complete: Whether no further event will come.
-    """
+    """What the threads of one stream or replay share: that something changed, and until when to go on."""
 
     def __init__(self, *, is_complete: bool = False) -> None:
         self.changes = 0
@@ -109,13 +97,8 @@ class DeliveryControl:
 class Delivery(threading.Thread):
     """Delivers spools to one broker, until it has everything or the time is over.
 
-    Args:
-        transport: The broker.
-        spools: Those of earlier steps, then our own, which still grows.
-        control: Shared with the thread that adds events.
-        log: Gets a line when the broker's state changes, and for the first event that is too large.
-
     Attributes:
+        spools: Those of earlier steps, then our own, which still grows.
         answered: Set after the first attempt, whatever came of it.
         is_done: Whether it no longer uses the spools.
         trouble: Why the broker did not take the last window; None if it did.

@@ -112,9 +112,7 @@ class StepEvent:
     Attributes:
         step: The step's name, or ``pipeline``.
         sequence: Number among the events of this attempt, from 0 without gaps.
-        data: One of :mod:`components.shared.events.data`.
         id: ``run/step/attempt/sequence``.
-        source: CloudEvents source; `source` and `id` together name the event.
     """
 
     run: str
@@ -139,11 +137,7 @@ class StepEvent:
 
     @classmethod
     def from_bytes(cls, message: bytes) -> StepEvent:
-        """Read an event off the wire.
-
-        Raises:
-            EventError: The message is no event of ours, or of a kind this version does not know.
-        """
+        """Read an event off the wire; EventError if it is none of ours, or of a kind this version does not know."""
         if len(message) > SIZE_LIMIT:
             raise EventError(f"is {len(message):,} bytes long, more than an event can be")
         try:
@@ -194,16 +188,7 @@ def is_run_id(text: str) -> bool:
 def encode(
     event_source: EventSource, sequence: int, state: State, nanoseconds: int, data: Any, redact: Redactor | None = None
 ) -> EncodedEvent:
-    """An event as it is spooled and sent: one line of JSON, secrets removed.
-
-    Args:
-        event_source: Where it is from.
-        sequence: Its number among the source's events.
-        state: What happened.
-        nanoseconds: When, since 1970 in UTC.
-        data: One of :mod:`components.shared.events.data`.
-        redact: Removes secrets; by default one that is made here.
-    """
+    """An event as it is spooled and sent: one line of JSON, secrets removed; `nanoseconds` are since 1970 in UTC."""
     constant, attributes = _constant_attributes(event_source, state)
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
     changing = {

@@ -23,12 +23,7 @@ ODD_FILE = (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionE
 
 
 def reason_of(error: Exception, file: str | None = None) -> str:
-    """What google-auth says; to its text it may add an error with the reason, or a server's whole answer.
-
-    Args:
-        error: One of its own, or of ODD_FILE.
-        file: The file of credentials, where it was named to google-auth.
-    """
+    """What google-auth says, whose error may bring another with the reason, or a server's whole answer."""
     if type(error) in (AttributeError, TypeError, KeyError, RecursionError):  # google-auth's own may be of these, too
         named = file or os.environ.get("GOOGLE_APPLICATION_CREDENTIALS") or "what gcloud has kept"
         return f"{named} is no file of Google credentials"
@@ -41,11 +36,8 @@ def reason_of(error: Exception, file: str | None = None) -> str:
 def log_in(where: str, scope: str, file: str | None = None, timeout_s: float = 10.0) -> Any:
     """Credentials of google-auth with a fresh token, which is a secret from then on.
 
-    Args:
-        where: What needs them, for messages.
-        scope: What they are for, without Google's prefix.
-        file: Of credentials; None: the application default credentials.
-        timeout_s: For one request.
+    They are those of a file, or the application default credentials, for a `scope` without Google's prefix; `where` is
+    what needs them, for messages.
 
     Raises:
         StatusRefusedError: There are none, or they are not accepted.
@@ -81,11 +73,7 @@ def google_token() -> str:
     """A fresh token for Google's managed Kafka, of the application default credentials.
 
     The format is the one Google documents for SASL/OAUTHBEARER: three base64url parts, of which the last is the access
-    token. Google's Kafka reads it without a signature of its own.
-
-    Raises:
-        StatusRefusedError: There are no application default credentials, or they are not accepted.
-        RetryableError: Whoever gives tokens for them does not answer, or not now.
+    token. Google's Kafka reads it without a signature of its own. Raises as `log_in`.
     """
     credentials = log_in("KAFKA_SASL_OAUTH_PROVIDER=google", "cloud-platform")
     access_token = str(credentials.token)

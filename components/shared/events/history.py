@@ -63,14 +63,8 @@ def read_history(
 
     Pub/Sub is not asked: a subscription gives each message to one reader, and this one would take it from another.
 
-    Args:
-        run: Which run, and where its steps keep their events.
-        targets: Brokers.
-        log: Gets what cannot be read.
-        kafka_s: Seconds for Kafka; 0: it is not asked.
-        steps: The run's steps; none: the folder alone is enough where there is one.
-        level: Of what the log gets.
-        bucket: Where the folder is fetched from first; None: it is there already, or in no bucket.
+    Where `steps` are named the folder is only enough if it has an end of each. `level` is at which is logged what
+    cannot be read. The folder is fetched first from the `bucket`, if one is given.
     """
     spooled: list[StepEvent] = []
     is_readable = False

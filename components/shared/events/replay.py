@@ -23,11 +23,9 @@ LAST_CALL_S = 2.0
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a replay did for one spool and one broker.
+    """What a replay did for one spool, a file or an address in a bucket, and one broker; `place` has its topic.
 
     Attributes:
-        spool: The spool's file, or its address in a bucket.
-        place: Broker and topic, for people.
         trouble: Why there are undelivered events.
         too_large: Those of them that the broker refuses for their size.
     """
@@ -43,13 +41,7 @@ class Replayed:
 
 @dataclass(frozen=True)
 class FoundSpool:
-    """A spool to deliver.
-
-    Attributes:
-        path: Its file; of a bucket's, what was fetched.
-        address: How messages name it.
-        bucket: That it was fetched from; None for a file of this machine.
-    """
+    """A spool to deliver: its file, how messages name it, and the bucket that it was fetched from, if it was."""
 
     path: Path
     address: str
@@ -61,13 +53,11 @@ def find_spools(where: Iterable[AnyPath], scratch: Path, log: logging.Logger) ->
 
     Args:
         where: Paths and locations.
-        scratch: An empty directory for what is fetched from buckets.
+        scratch: An empty directory for what is fetched from buckets, which raises as `EventsBucket` does.
         log: Gets a line for what is passed over.
 
     Raises:
         InputError: A path or an object is not there, or a directory or location has no spools.
-        StorageRefusedError: No such bucket, forbidden, no credentials.
-        StorageUnavailableError: The store does not answer.
     """
     found: list[FoundSpool] = []
     for path in where:
@@ -111,12 +101,7 @@ def replay(
 ) -> list[Replayed]:
     """Deliver what the spools' brokers do not have yet; ledgers of a bucket's spools are put back, spools never.
 
-    Args:
-        found: In the order to deliver them.
-        transport_of: From a broker's name and target to its transport.
-        targets: Brokers to deliver to; by default those that each spool was meant for.
-        timeout_s: How long to try.
-        log: Gets a line when a broker's state changes, and where a ledger cannot be put back.
+    The brokers are `targets`, by default those that each spool was meant for.
 
     Raises:
         ArtifactError: A file is no spool, is in use, or names no broker.

@@ -35,12 +35,9 @@ class StepView:
 
     Attributes:
         attempt: The newest attempt seen, from 0: its own number, or one more than the attempt before it where it could
-            not learn that there was one.
-        state: The newest attempt's last state.
+            not learn that there was one. All else is of this attempt.
         last: Time of its last event.
-        started: When the newest attempt began, if that was seen.
         end: The terminal event's data, once there is one.
-        source: CloudEvents source of the newest attempt.
     """
 
     step: str
@@ -64,7 +61,6 @@ class RunView:
         began: What the pipeline reported when it started, if it did.
         ended: What it reported at its newest end.
         state: Of the run as a whole: a step that starts after the pipeline's end goes on with it.
-        last: Time of the last event.
     """
 
     run: str

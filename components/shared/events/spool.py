@@ -50,11 +50,9 @@ class Spool:
 
     Args:
         path: The file; None: memory alone.
-        attempt: The attempt's number.
         targets: By broker, as the ledger's JSON has it: where its events go; ``delivered``, the bytes of the file that
             it was offered; ``too_large``, how many events of those it refused for their size.
         descriptors: Of the file and its ledger.
-        memory_events: How many events are kept in memory.
 
     Attributes:
         trouble: What the disk answered last, if that was an error.
@@ -97,11 +95,7 @@ class Spool:
         *,
         memory_events: int = MEMORY_EVENTS,
     ) -> Self:
-        """Begin a spool in a directory that the steps of a run share, with the first free attempt from `attempt` on.
-
-        Raises:
-            OSError: The directory cannot be written.
-        """
+        """Begin a spool in a directory that the steps of a run share, with the first free attempt from `attempt` on."""
         directory.mkdir(parents=True, exist_ok=True)
         while True:
             path = directory / f"{run}.{step}.{attempt}{SPOOL_SUFFIX}"
@@ -121,15 +115,11 @@ class Spool:
     def open(cls, path: Path, *, unlocked: bool = False) -> Self | None:
         """Open an earlier spool to deliver the rest of it; None while another process has it.
 
-        Without a ledger, or with a damaged one, it has no targets.
+        Without a ledger, or with a damaged one, it has no targets. ArtifactError if the file is no spool.
 
         Args:
             path: The spool's file.
             unlocked: Whether to open it even where the file system has no locks to show whether a process has it.
-
-        Raises:
-            ArtifactError: The file is no spool.
-            OSError: It cannot be opened.
         """
         if str(path.absolute()) in _open_here:
             return None
@@ -184,8 +174,7 @@ class Spool:
     def read(self, number: int) -> list[EncodedEvent]:
         """The events from a number on, at most a window, up to a damaged line; none where the first is damaged.
 
-        Raises:
-            OSError: The file cannot be read, or is no longer what was written.
+        OSError where the file cannot be read, or is no longer what was written.
         """
         with self._lock:
             if (skipped := number - (self.count - len(self._memory))) >= 0:

@@ -34,12 +34,7 @@ _LAST_CALL_S = 0.4
 
 @dataclass(frozen=True)
 class BrokerReport:
-    """What became of a step's events at one broker and topic.
-
-    Attributes:
-        trouble: Why there are undelivered ones.
-        too_large: Those of them that it refuses for their size.
-    """
+    """What became of a step's events at one broker and topic, and why there are undelivered ones."""
 
     place: str
     delivered: int
@@ -50,13 +45,7 @@ class BrokerReport:
 
 @dataclass(frozen=True)
 class DeliveryReport:
-    """What became of a step's events.
-
-    Attributes:
-        spool: The file that has them; None if none could be made.
-        unspooled: Events that the disk did not take.
-        dropped: Progress that was dropped because memory was full.
-    """
+    """What became of a step's events: `unspooled` are not on disk, `dropped` had no room in memory."""
 
     run: str
     events: int
@@ -67,15 +56,9 @@ class DeliveryReport:
 
 
 class StatusStream:
-    """Takes a step's events and sees to their delivery.
+    """Takes a step's events, keeps them in a spool whose attempt becomes theirs, and sees to their delivery.
 
-    Args:
-        event_source: Where the events are from; its attempt is the spool's.
-        spool: Where they are kept.
-        transports: The brokers they go to.
-        earlier: Spools of the same run that an earlier step could not deliver; theirs go first.
-        log: Gets a line when a broker's state changes.
-        first_sequence: Number of the first event.
+    Events that an earlier step of the run could not deliver, in spools of their own, go first.
     """
 
     def __init__(

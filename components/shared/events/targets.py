@@ -49,11 +49,8 @@ class StatusTargets:
     """Where a run's status goes; all None when params name no broker.
 
     Attributes:
-        kafka_servers: Brokers as ``host:port``.
-        kafka_topic: Topic published to and subscribed from.
-        pub_sub_topic: Full topic name, ``projects/…/topics/…``.
-        pub_sub_subscription: Full subscription name, for `shutterline watch`.
-        credentials_file: Service-account file; None means application default credentials.
+        pub_sub_topic: Full name, ``projects/…/topics/…``; likewise the subscription, which is for `shutterline watch`.
+        credentials_file: None means application default credentials.
         timeout_s: Seconds for one Pub/Sub operation and for the final flush.
     """
 

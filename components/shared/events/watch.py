@@ -111,7 +111,7 @@ def follow(
     Pub/Sub belongs to one purpose, and what its consumer does not want would otherwise come back to it for ever.
 
     Args:
-        subscriber: Where messages come from; stays open.
+        subscriber: Stays open.
         on_event: Called once for every event. If it raises, this event and those after it stay unacknowledged and the
             exception comes out of here.
         run: Only this run's events.

@@ -36,13 +36,7 @@ _OWN_RANDOM = random.Random()  # noqa: S311 - pauses, not secrets
 
 @dataclass(frozen=True)
 class TopicDescription:
-    """What the brokers say of a topic.
-
-    Attributes:
-        version: Theirs, as a client's ``api_version``.
-        partitions: Numbers of the topic's partitions.
-        brokers: Where clients are to find them, ``host:port`` each.
-    """
+    """What the brokers say of a topic; `version` is theirs as a client's ``api_version``, `brokers` are host:port."""
 
     version: tuple[int, ...]
     partitions: tuple[int, ...]
@@ -50,11 +44,7 @@ class TopicDescription:
 
 
 class KafkaTopic:
-    """How to reach one topic with any of kafka-python's clients.
-
-    Args:
-        servers: Brokers as ``host:port``.
-        topic: Its name.
+    """How to reach one topic, of brokers as ``host:port``, with any of kafka-python's clients.
 
     Raises:
         StatusRefusedError: The environment's settings are wrong, or the client is not installed.

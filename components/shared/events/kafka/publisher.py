@@ -29,16 +29,7 @@ _REQUEST_MS, _DELIVERY_MS = 60_000, 120_000
 
 
 class KafkaTransport:
-    """Publishes to one topic.
-
-    Args:
-        servers: Brokers as ``host:port``.
-        topic: The topic; it must exist.
-        request_bytes: The most that the client sends.
-
-    Raises:
-        StatusRefusedError: The environment's security settings are wrong, or the client is not installed.
-    """
+    """Publishes to one topic, which must exist; raises as `KafkaTopic`."""
 
     def __init__(self, servers: Sequence[str], topic: str, *, request_bytes: int = REQUEST_BYTES) -> None:
         self.name = "kafka"

@@ -33,14 +33,11 @@ class KafkaSubscriber:
 
     Args:
         servers: Brokers as ``host:port``.
-        topic: Its name; it is never created from here.
+        topic: Its name; it is never created from here. Raises as `KafkaTopic`.
         since: Where to begin: at a moment (by the records' times), at the oldest record, or with what comes from now
             on. Also where to go back to when the broker no longer has the offset that was read last.
         group: A consumer group to remember the offsets for; `since` then counts only where it remembers none. It is for
             one watcher at a time: partitions are not shared out among members. None: nothing is remembered.
-
-    Raises:
-        StatusRefusedError: The environment's security settings are wrong, or the client is not installed.
     """
 
     def __init__(self, servers: Sequence[str], topic: str, *, since: Since = "now", group: str | None = None) -> None:
@@ -237,13 +234,8 @@ def read_topic(
 ) -> TopicHistory:
     """Read a topic from a moment to its present end.
 
-    Args:
-        servers: Brokers as ``host:port``.
-        topic: Its name; it is never created from here.
-        since: Where to begin, by the records' times.
-        within_s: Seconds after which what was read so far is returned, whatever the brokers do; a broker that refuses
-            or is down is reported at once, and not tried again.
-        key: Only records of this key, such as a run's id; None: all.
+    After `within_s` seconds what was read so far is returned, whatever the brokers do; a broker that refuses or is down
+    is reported at once, and not tried again. With a `key`, such as a run's id, only its records are returned.
     """
     bodies: list[bytes] = []
     trouble = f"Kafka {','.join(servers)} topic {topic}: not read to its end in {within_s:g} s"

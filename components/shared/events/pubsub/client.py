@@ -29,7 +29,7 @@ def check_client(key: str, credentials_file: str | None) -> None:
 
     Args:
         key: Of the params that needs the client.
-        credentials_file: Service-account file; None: application default credentials.
+        credentials_file: None: application default credentials.
 
     Raises:
         StatusRefusedError: The client is not installed, or the file is not there or is none; never with what it holds.
@@ -89,13 +89,7 @@ def is_too_large(error: Exception) -> bool:
 
 
 def meaning(error: Exception, resource: str, role: str) -> RetryableError | StatusRefusedError:
-    """What an error of a Pub/Sub call means.
-
-    Args:
-        error: What the client raised.
-        resource: The topic's or subscription's full name.
-        role: The one that is missing if a permission is: ``publisher`` or ``subscriber``.
-    """
+    """What an error of a Pub/Sub call means; `role` is missing if a permission is: ``publisher`` or ``subscriber``."""
     from google.api_core import exceptions
     from google.auth.exceptions import RefreshError, TransportError
 

@@ -18,16 +18,7 @@ _LATE_LIMIT = 5  # calls in a row that ran out of time
 
 
 class PubSubTransport:
-    """Publishes to one topic.
-
-    Args:
-        topic: ``projects/…/topics/…``.
-        credentials_file: Service-account file; None: application default credentials.
-        timeout_s: For one call.
-
-    Raises:
-        StatusRefusedError: The credentials file is not there or is none, or the client is not installed.
-    """
+    """Publishes to one topic, ``projects/…/topics/…``; raises as `check_client`. `timeout_s` is for one call."""
 
     def __init__(self, topic: str, credentials_file: str | None = None, timeout_s: float = 3.0) -> None:
         check_client("PUB_SUB_TOPIC", credentials_file)

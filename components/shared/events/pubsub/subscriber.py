@@ -21,14 +21,9 @@ _LEASE_S = 60
 
 
 class PubSubSubscriber:
-    """Reads one subscription, which remembers for all who use it what was acknowledged.
+    """Reads one subscription, ``projects/…/subscriptions/…``; raises as `check_client`.
 
-    Args:
-        subscription: ``projects/…/subscriptions/…``.
-        credentials_file: Service-account file; None: application default credentials.
-
-    Raises:
-        StatusRefusedError: The credentials file is not there or is none, or the client is not installed.
+    The subscription remembers for all who use it what was acknowledged.
     """
 
     def __init__(self, subscription: str, credentials_file: str | None = None) -> None:
