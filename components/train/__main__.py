@@ -27,14 +27,11 @@ TRIALS = ("--find-learning-rate", "--smoke")
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
     from components.train.step import train_step, trial_step  # numpy and torch take seconds, and --help should not
 
-    if options.find_learning_rate:
-        from components.train.learning_rate import find_learning_rate
+    if options.trial is not None:
+        from components.train import trials
 
-        return trial_step(dataset=options.dataset, params=params, trial=find_learning_rate, emit=emit)
-    if options.smoke:
-        from components.train.smoke import smoke
-
-        return trial_step(dataset=options.dataset, params=params, trial=smoke, emit=emit)
+        trial = trials.smoke if options.trial == "--smoke" else trials.find_learning_rate
+        return trial_step(dataset=options.dataset, params=params, trial=trial, emit=emit)
     return train_step(
         dataset=options.dataset,
         model=options.model,
@@ -47,15 +44,13 @@ def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
 
 def _misuse(options: argparse.Namespace) -> str | None:
     """A trial keeps nothing, so it takes no option of what is kept."""
-    trials = [name for name in TRIALS if getattr(options, name[2:].replace("-", "_"))]
-    for name, is_given in (
-        ("--checkpoints", options.checkpoints is not None),
-        ("--start-over", options.start_over),
-        ("--processes", options.processes != "1"),
-    ):
-        if trials and is_given:
-            return f"argument {name}: not allowed with argument {trials[0]}"
-    return None
+    given = {
+        "--checkpoints": options.checkpoints is not None,
+        "--start-over": options.start_over,
+        "--processes": options.processes != "1",
+    }
+    wrong = [name for name, is_given in given.items() if is_given and options.trial is not None]
+    return f"argument {wrong[0]}: not allowed with argument {options.trial}" if wrong else None
 
 
 def _count(text: str) -> int:
@@ -84,16 +79,11 @@ def _parser(*, is_trial: bool) -> CommandParser:
         "--start-over", action="store_true", help="remove the checkpoints that are there, and begin anew"
     )
     trials = parser.add_mutually_exclusive_group()
-    trials.add_argument(
-        "--find-learning-rate",
-        action="store_true",
-        help="train nothing: try learning rates from low to high for a moment, and suggest one",
-    )
-    trials.add_argument(
-        "--smoke",
-        action="store_true",
-        help="train nothing: see whether the network can learn one batch by heart; exit code 1 if it cannot",
-    )
+    for name, what in (
+        ("--find-learning-rate", "try learning rates from low to high for a moment, and suggest one"),
+        ("--smoke", "see whether the network can learn one batch by heart; exit code 1 if it cannot"),
+    ):
+        trials.add_argument(name, dest="trial", action="store_const", const=name, help=f"train nothing: {what}")
     parser.add_argument(
         "--processes",
         metavar="N",
@@ -130,17 +120,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             lambda: step_run(options.model).run,
         )
 
-    def work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
-        if launch.failure is not None:
-            raise launch.failure
-        return _work(options, params, emit)
-
     is_trial = any(name in arguments for name in TRIALS)
     return step_command(
         "train",
         _parser(is_trial=is_trial),
         argv,
-        work,
+        launch.unless_failed(_work),
         output=None if is_trial else "model",
         docker=DOCKER,
         misuse=_misuse,

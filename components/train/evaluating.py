@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 from torch import Tensor
@@ -54,8 +53,7 @@ def evaluated(
     """
     step = chunk_size(network)
     chunks = -(-len(images) // step)
-    start = min(len(images), chunks * group.rank // group.size * step)
-    stop = min(len(images), chunks * (group.rank + 1) // group.size * step)
+    start, stop = (min(len(images), chunks * rank // group.size * step) for rank in (group.rank, group.rank + 1))
     own = None
     if start < stop:
         part = _Part(images, start, stop, poll)
@@ -65,15 +63,9 @@ def evaluated(
     if group.size == 1 and own is not None:
         return own
     parts = [part for part in group.gathered(own) if part is not None]
-
-    def joined(name: str) -> Any:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    return Predictions(
-        labels=joined("labels"),
-        predicted=joined("predicted"),
-        losses=joined("losses"),
-        confidences=joined("confidences"),
-        n_classes=network.n_classes,
-        probabilities=joined("probabilities") if every_class else None,
-    )
+    columns = {
+        each.name: np.concatenate([getattr(part, each.name) for part in parts])
+        for each in fields(Predictions)
+        if each.name != "n_classes" and (every_class or each.name != "probabilities")
+    }
+    return Predictions(n_classes=network.n_classes, **columns)

@@ -62,8 +62,8 @@ class Group:
     def own(self, part: slice) -> slice:
         """This process's share of a batch: contiguous, and all shares together are the batch."""
         count = part.stop - part.start
-        start = part.start + count * self.rank // self.size
-        return slice(start, part.start + count * (self.rank + 1) // self.size)
+        start, stop = (part.start + count * rank // self.size for rank in (self.rank, self.rank + 1))
+        return slice(start, stop)
 
     def summed(self, values: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -143,8 +143,7 @@ class Agreement:
         """The answer that is still on its way; empty if none is."""
         if self._asked is None:
             return ()
-        asked, work = self._asked
-        self._asked = None
+        (asked, work), self._asked = self._asked, None
         work.wait()
         return tuple(bool(one) for one in asked.tolist())
 
@@ -195,16 +194,15 @@ def unused_store(store: Store, rank: int, size: int, timeout: timedelta) -> Stor
     have used (``torch/distributed/elastic/rendezvous/dynamic_rendezvous.py``). What gloo finds there first may be the
     address of a process that is gone; it gives up after seven seconds, and one restart is used up for nothing. The
     number of restarts is no name for the part: each node counts for itself, and one may have missed a start.
-    Rank 0 offers a new name, each other answers with a name of its own, and rank 0 confirms whom it has heard. An offer
-    that is confirmed to others, or never, is an earlier start's, and the next one is waited for.
+    Rank 0 offers a new name, each other answers with a name of its own, and rank 0 confirms those that answered. An
+    offer that is confirmed to others, or never, is an earlier start's, and the next one is waited for.
     """
     own, seconds = uuid4().hex, f"{timeout.total_seconds():.0f} s"
     names = PrefixStore("meeting", store)
     try:
         if rank == 0:
             names.set("offer", own)
-            answers = [f"{own}/{other}" for other in range(1, size)]
-            if answers:
+            if answers := [f"{own}/{other}" for other in range(1, size)]:
                 names.wait(answers, timeout)
             names.set(f"{own}/all", " ".join(names.get(answer).decode() for answer in answers))
             return PrefixStore(own, store)
@@ -223,7 +221,7 @@ def unused_store(store: Store, rank: int, size: int, timeout: timedelta) -> Stor
 
 @contextmanager
 def _others_needed() -> Iterator[None]:
-    """Within, what torch says when another process is gone is a `GroupLostError`."""
+    """Within, what torch raises when another process is gone is a `GroupLostError`."""
     try:
         yield
     except RuntimeError as error:
@@ -267,9 +265,8 @@ def own_device(wanted: str) -> torch.device:
     """The device of this process for the params' ``device``: in a group, one GPU for each process of a node."""
     one = member()
     if one.size > 1 and wanted.startswith("cuda:"):
-        raise DeviceError(
-            f'device: "{wanted}" is one GPU, and {one.size} processes train together; set device to "cuda" or "auto"'
-        )
+        what = f'device: "{wanted}" is one GPU, and {one.size} processes train together'
+        raise DeviceError(f'{what}; set device to "cuda" or "auto"')
     device = choose_device(wanted)
     if one.size == 1 or device.type != "cuda":
         return device

@@ -21,7 +21,7 @@ from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from components.shared.errors import DeviceError, GroupLostError, InputError, ShutterlineError
 from components.shared.extras import extras_named
@@ -44,6 +44,8 @@ from components.shared.run import RUN_VARIABLE
 from components.shared.signals import Terminated, not_ignored, sigterm_raises
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.text import first_line
+
+R = TypeVar("R")
 
 RESTARTS = 3
 IN_PIPELINE = "--in-pipeline"  # before a `PipelineStep` as JSON, to each process of its group
@@ -70,6 +72,16 @@ class Launch:
     run: str = ""
     failure: BaseException | None = None
 
+    def unless_failed(self, work: Callable[..., R]) -> Callable[..., R]:
+        """A step's work, which raises the group's failure where there is one."""
+
+        def checked(*arguments: Any) -> R:
+            if self.failure is not None:
+                raise self.failure
+            return work(*arguments)
+
+        return checked
+
     def outcome(self, processes: str, params: Callable[[], Params | None], run: Callable[[], str]) -> Outcome | None:
         """How the group ended; None: the step is this process's, which then raises a `failure` in it.
 
@@ -79,7 +91,9 @@ class Launch:
             run: The run's id, the same for every start.
         """
         is_node = os.environ.get(_NODES_VARIABLE, "") not in ("", "1", "1:1")  # one of several, says the platform
-        if is_member() or (processes == "1" and not is_node):
+        # RANK and WORLD_SIZE alone, as Vertex AI sets them, are of nodes: one process of each may join as it is.
+        is_member = is_started_by_elastic() or (in_group() and "LOCAL_RANK" in os.environ)
+        if is_member or (processes == "1" and not is_node):
             return None
         try:
             with sigterm_raises(), extras_named("the step train", "train"), warnings.catch_warnings():
@@ -98,59 +112,39 @@ class Launch:
             return None
 
     def _outcome_of(self, processes: int, nodes: list[str]) -> Outcome:
-        with TemporaryDirectory(prefix="shutterline-group-") as name, self._environment(Path(name), processes):
+        with TemporaryDirectory(prefix="shutterline-group-") as name:
+            outcomes = Path(name) / "outcomes"
+            outcomes.mkdir()
+            # What the user has set is left as it is. torchrun's own answer for OMP_NUM_THREADS is one thread.
+            defaults = {
+                SCRATCH_VARIABLE: f"{name}/fetched",
+                RUN_VARIABLE: self.run,
+                "OMP_NUM_THREADS": str(max(1, usable_cpus() // processes)),
+                # A store for each start: nodes may count starts differently, and must not read an earlier one's
+                # addresses.
+                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            }
+            added = {variable: value for variable, value in defaults.items() if not os.environ.get(variable)}
+            added |= {OUTCOMES_VARIABLE: str(outcomes), _LAUNCHER_VARIABLE: str(os.getpid())}
             options = [f"--nproc-per-node={processes}", f"--max-restarts={self.restarts}", f"--log-dir={name}/logs"]
             if (handled := not_ignored(*_SIGNALS)).keys() != set(_SIGNALS):
                 # By itself torch elastic takes SIGHUP although nohup has it ignored.
                 options.append(f"--signals-to-handle={','.join(number.name for number in handled)}")
-            failure = _torchrun([*options, *nodes, "-m", "components.train", *self.arguments])
-            outcomes = Path(os.environ[OUTCOMES_VARIABLE])
+            with _as_launcher(added):
+                failure = _torchrun([*options, *nodes, "-m", "components.train", *self.arguments])
             outcome = outcome_in(outcomes)
             is_reported = (outcomes / "0.json").exists() or (outcome is not None and not outcome.is_lost)
         # The others do not report that they have lost one, and nobody else does where the first was killed.
         if outcome is not None and is_reported and (failure is None or outcome.exit_code):
             return outcome
-        raise failure or GroupLostError("the processes of the group have ended without a word of how")
-
-    @contextmanager
-    def _environment(self, scratch: Path, processes: int) -> Iterator[None]:
-        """Within, what this process starts knows the group."""
-        outcomes = scratch / "outcomes"
-        outcomes.mkdir()
-        # What the user has set is left as it is. torchrun's own answer for OMP_NUM_THREADS is one thread.
-        defaults = {
-            SCRATCH_VARIABLE: str(scratch / "fetched"),
-            RUN_VARIABLE: self.run,
-            "OMP_NUM_THREADS": str(max(1, usable_cpus() // processes)),
-            # A store for each start: nodes may count starts differently, and must not read an earlier one's addresses.
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        }
-        added = {name: value for name, value in defaults.items() if not os.environ.get(name)}
-        added |= {OUTCOMES_VARIABLE: str(outcomes), _LAUNCHER_VARIABLE: str(os.getpid())}
-        before = {name: os.environ.get(name) for name in added}
-        os.environ.update(added)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name)
-                if value is not None:
-                    os.environ[name] = value
-
-
-def is_member() -> bool:
-    """Whether this process is one of those of a node, as torchrun starts them.
-
-    RANK and WORLD_SIZE alone, as Vertex AI sets them, are of nodes: one process of each may join the others as it is.
-    """
-    return is_started_by_elastic() or (in_group() and "LOCAL_RANK" in os.environ)
+        raise failure or GroupLostError("the processes of the group ended, and none left how")
 
 
 def begin_member() -> bool:
     """Begin as a process of a group, if this is one; whether there is something to do.
 
     There is not where all were started again although an earlier start has ended for good; of several nodes the others
-    may not know, and are told once all have found each other. A process whose launcher is killed is killed with it:
+    may not know, and learn of it once all have found each other. A process whose launcher is killed is killed with it:
     whoever kills it starts anew, and two groups must not write to one location.
     """
     if not is_launched():
@@ -190,14 +184,11 @@ def processes_for(wanted: str, device: str) -> int:
     if wanted == "auto":
         return max(1, gpus)
     if device.startswith("cuda:"):
-        raise DeviceError(
-            f'device: "{device}" is one GPU, and --processes is {wanted}; set device to "cuda" or "auto", or '
-            "--processes to 1"
-        )
+        what = f'device: "{device}" is one GPU, and --processes is {wanted}'
+        raise DeviceError(f'{what}; set device to "cuda" or "auto", or --processes to 1')
     if 0 < gpus < int(wanted):
-        raise DeviceError(
-            f"--processes is {wanted}, and this node has {gpus} GPU(s); each process needs one: set --processes to auto"
-        )
+        what = f"--processes is {wanted}, and this node has {gpus} GPU(s)"
+        raise DeviceError(f"{what}; each process needs one: set --processes to auto")
     return int(wanted)
 
 
@@ -216,75 +207,59 @@ def _torchrun(options: Sequence[str]) -> BaseException | None:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    with _without_torchs_log(), _signals_restored():
-        arguments = _parsed(run, options)
-        try:
-            run.run(arguments)
-        except ChildFailedError as error:
-            codes = [(rank, one.exitcode) for rank, one in sorted(error.failures.items())]
-            ends = [f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}" for _, code in codes]
-            lost = [f"rank {rank} {end}" for (rank, _), end in zip(codes, ends, strict=True)]
-            return GroupLostError(f"processes of the group were lost: {', '.join(lost)}")
-        except SignalException as error:
-            return KeyboardInterrupt() if error.sigval == signal.SIGINT else Terminated(error.sigval)
-        except OSError:  # such as a disk that is full
-            raise
-        except Exception as error:  # of the rendezvous, and it has many
-            why = first_line(error) or type(error).__name__
-            return GroupLostError(f"the processes of the nodes did not find each other: {why}")
+    arguments = _parsed(run, options)
+    try:
+        run.run(arguments)
+    except ChildFailedError as error:
+        codes = [(rank, one.exitcode) for rank, one in sorted(error.failures.items())]
+        ends = [f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}" for _, code in codes]
+        lost = [f"rank {rank} {end}" for (rank, _), end in zip(codes, ends, strict=True)]
+        return GroupLostError(f"processes of the group were lost: {', '.join(lost)}")
+    except SignalException as error:
+        return KeyboardInterrupt() if error.sigval == signal.SIGINT else Terminated(error.sigval)
+    except OSError:  # such as a disk that is full
+        raise
+    except Exception as error:  # of the rendezvous, and it has many
+        why = first_line(error) or type(error).__name__
+        return GroupLostError(f"the processes of the nodes did not find each other: {why}")
     return None
 
 
 def _parsed(run: Any, options: Sequence[str]) -> Any:
     """What torchrun makes of its options and variables; `InputError` where one cannot be used."""
-    nodes = os.environ.get(_NODES_VARIABLE, "1")
-    least, _, most = nodes.partition(":")
-    bounds = [int(text) if text.isascii() and text.isdigit() else 0 for text in (least, most or least)]
-    if nodes and not 0 < bounds[0] <= bounds[1]:
-        raise InputError(f"{_NODES_VARIABLE}: must be a number of nodes from 1, or MIN:MAX, got {nodes!r}")
-    for name in (f"{_PREFIX}NODE_RANK", f"{_PREFIX}MASTER_PORT"):
-        text = os.environ.get(name, "0")
-        if not (text.isascii() and text.isdigit()):
-            raise InputError(f"{name}: must be a number from 0, got {text!r}")
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):
             arguments = run.parse_args([*options])
         run.config_from_args(copy(arguments))
     except (SystemExit, AssertionError, ValueError, RuntimeError) as error:
-        message = printed.getvalue().rpartition("error: ")[2].strip() or first_line(error)
-        named = ", ".join(sorted(name for name in os.environ if name.startswith(_PREFIX))) or "none is set"
-        raise InputError(f"torchrun cannot use its variables ({named}): {message}") from error
+        why = printed.getvalue().rpartition("error: ")[2].strip() or first_line(error)
+        why = why or f"{_NODES_VARIABLE} must be a number of nodes from 1, or MIN:MAX"
+        named = ", ".join(f"{name}={text}" for name, text in sorted(os.environ.items()) if name.startswith(_PREFIX))
+        raise InputError(f"torchrun cannot use its variables ({named or 'none is set'}): {why}") from error
     return arguments
 
 
 @contextmanager
-def _without_torchs_log() -> Iterator[None]:
-    """Within, torch logs nothing: its tables are for who writes launchers, and each process reports its end."""
-    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "torch"]
-    loggers = [logging.getLogger(name) for name in ("torch", *names)]
+def _as_launcher(added: dict[str, str]) -> Iterator[None]:
+    """Within, what this process starts has more variables, and torch logs nothing.
 
-    def drop(record: logging.LogRecord) -> bool:
-        return False
-
-    for logger in loggers:
-        logger.addFilter(drop)
+    Its tables are for who writes launchers, and each process reports its end. After it signals do what they did before:
+    torch elastic takes them and does not give them back.
+    """
+    is_main, logged = threading.current_thread() is threading.main_thread(), logging.root.manager.disable
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    logging.disable()
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.removeFilter(drop)
-
-
-@contextmanager
-def _signals_restored() -> Iterator[None]:
-    """After it, signals do what they did before: torch elastic takes them and does not give them back."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+        logging.disable(logged)
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+        for number, handler in handlers.items():
             if handler is not None:
                 signal.signal(number, handler)

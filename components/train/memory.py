@@ -34,32 +34,28 @@ def explaining_out_of_memory(trainer: Trainer, work: Callable[[], T], *, is_eval
 
 def _evaluation_problem(trainer: Trainer, reason: str) -> Problem:
     count = min(chunk_size(trainer.evaluated_network), len(trainer.held_out.images))
-    message = (
-        f"evaluation puts {count} images at once through this network, which do not fit in the memory of "
-        f"{_memory(trainer)}; make the network smaller, or give it more memory ({reason})"
-    )
-    return Problem("net_arch", message)
+    what = f"evaluation puts {count} images at once through this network, which do not fit in {_memory(trainer)}"
+    return Problem("net_arch", f"{what}; make the network smaller, or give it more memory ({reason})")
 
 
 def step_problem(trainer: Trainer, reason: str) -> Problem:
     """What is to be changed in the params after a step that did not fit; `reason` is torch's."""
-    params, size = trainer.params, trainer.group.size
+    params, size, memory = trainer.params, trainer.group.size, _memory(trainer)
     whole = max(trainer.slices, key=lambda part: part.stop - part.start)
     images, own = whole.stop - whole.start, trainer.group.own(whole)
-    largest, memory = own.stop - own.start, _memory(trainer)
+    largest = own.stop - own.start
     found = largest_that_fits(lambda count: _fits(trainer, count), largest)
     if found is None:
         smallest = "not even a step on one image fits" if largest > 1 else "a step on one image does not fit"
-        message = f"{smallest} in the memory of {memory} with this network; make it smaller ({reason})"
-        return Problem("net_arch", message)
+        return Problem("net_arch", f"{smallest} in {memory} with this network; make it smaller ({reason})")
     among = f" shared by {size} processes" if size > 1 else ""
     batch_size = found * size
     steps = -(-images // batch_size) * params.gradient_accumulation_steps
     return Problem(
         "batch_size",
-        f"{images} images{among} do not fit in the memory of {memory}; {batch_size} would (tried): set "
-        f"batch_size to {batch_size}, and gradient_accumulation_steps to {steps} to keep steps of "
-        f"{images * params.gradient_accumulation_steps} images ({reason})",
+        f"{images} images{among} do not fit in {memory}; {batch_size} would (tried): set batch_size to {batch_size}, "
+        f"and gradient_accumulation_steps to {steps} to keep steps of {images * params.gradient_accumulation_steps} "
+        f"images ({reason})",
     )
 
 
@@ -72,7 +68,7 @@ def largest_that_fits(fits: Callable[[int], bool], too_many: int) -> int | None:
 
 
 def _memory(trainer: Trainer) -> str:
-    return "this machine" if trainer.device.type == "cpu" else describe_device(trainer.device)
+    return f"the memory of {'this machine' if trainer.device.type == 'cpu' else describe_device(trainer.device)}"
 
 
 def _fits(trainer: Trainer, count: int) -> bool:

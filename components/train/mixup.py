@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ from torch import Tensor
 from components.shared.params.params import Params
 
 
-@dataclass(frozen=True)
-class Mixed:
+class Mixed(NamedTuple):
     """A mixed batch: its images, their partners' labels, and how much of each image is its own."""
 
     images: Tensor
@@ -30,27 +29,20 @@ class Mixing:
     """Mixes the batches of a run by the two alphas of its params; shares are drawn from `draws`."""
 
     def __init__(self, params: Params, draws: random.Random) -> None:
-        self._mixup = params.mixup_alpha
-        self._cutmix = params.cutmix_alpha
-        self.draws = draws
-
-    @property
-    def is_on(self) -> bool:
-        """Whether anything is mixed at all."""
-        return self._mixup > 0 or self._cutmix > 0
+        self._mixup, self._cutmix, self.draws = params.mixup_alpha, params.cutmix_alpha, draws
+        self.is_on = self._mixup > 0 or self._cutmix > 0
 
     def __call__(self, images: Tensor, labels: Tensor) -> Mixed:
         """Mix network input, float (batch, channels, height, width), and labels, int64 (batch,)."""
         # On the host, so that no step waits for the device to tell a share.
-        cut = self._cutmix > 0 and (self._mixup <= 0 or self.draws.random() < 0.5)
-        alpha = self._cutmix if cut else self._mixup
+        is_cut = self._cutmix > 0 and (self._mixup <= 0 or self.draws.random() < 0.5)
+        alpha = self._cutmix if is_cut else self._mixup
         share = self.draws.betavariate(alpha, alpha)
         others = labels.roll(1)
-        if not cut:
+        if not is_cut:
             return Mixed(torch.lerp(images.roll(1, 0), images, share), others, share)
         height, width = images.shape[2:]
-        top, bottom = self._span(height, share)
-        left, right = self._span(width, share)
+        (top, bottom), (left, right) = self._span(height, share), self._span(width, share)
         mixed = images.clone(memory_format=torch.preserve_format)
         mixed[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
         return Mixed(mixed, others, 1 - (bottom - top) * (right - left) / (height * width))

@@ -1,11 +1,10 @@
-"""The model directory: weights, export and manifest of a finished training."""
+"""The model directory: weights, export, learning curves and manifest of a finished training."""
 
 from __future__ import annotations
 
 import logging
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from safetensors.torch import save
@@ -26,27 +25,14 @@ from components.train.start import TrainingInputs, count_parameters
 from components.train.trainer import Trainer
 
 
-@dataclass(frozen=True)
-class WrittenFiles:
-    """The files of a model directory beside its manifest.
-
-    Attributes:
-        weights: Of the best evaluated epoch.
-        last_weights: After the last epoch.
-        export: The serving program, where the network has one.
-        program: The network's graph, where building it needs torchvision.
-    """
-
-    weights: FileRecord
-    last_weights: FileRecord
-    export: FileRecord | None
-    program: FileRecord | None
-
-
 def write_weights(
     writer: ArtifactWriter, trainer: Trainer, inputs: TrainingInputs, log: logging.Logger
-) -> WrittenFiles:
-    """Write what a training has made, all but the manifest."""
+) -> dict[str, FileRecord | None]:
+    """Write what a training has made but the manifest; returns the files by the manifest's names for them.
+
+    The weights are of the best evaluated epoch, the last weights of the end. The export is for serving, where the
+    network has one; the program is its graph, where building it needs torchvision.
+    """
 
     def written(name: str, state: Mapping[str, Tensor]) -> FileRecord:
         file = writer.new_file(name)
@@ -60,22 +46,25 @@ def write_weights(
         {name: value.detach().cpu().contiguous() for name, value in state.items()}
         for state in (trainer.best.weights, trainer.evaluated_network.state_dict())
     )
-    weights, last_weights = written("model.safetensors", best), written("last.safetensors", last)
-    image = inputs.data.manifest.image
-    network = network_of(trainer.params)
+    files: dict[str, FileRecord | None] = {
+        "weights": written("model.safetensors", best),
+        "last_weights": written("last.safetensors", last),
+        "export": None,
+    }
+    image, network = inputs.data.manifest.image, network_of(trainer.params)
     network.load_state_dict(best)
-    exported = writer.new_file("model.pt2")
-    reason = export_for_serving(network, image, inputs.normalisation, exported)
-    if reason:
+    file = writer.new_file("model.pt2")
+    if reason := export_for_serving(network, image, inputs.normalisation, file):
         log.warning("this network has no serving export: %s", reason)
-    program = None
+    else:
+        files["export"] = writer.record(file)
     if has_backbone(trainer.params.net_arch):
         file = writer.new_file("network.pt2")
-        if why := write_program(network, image, file):
-            log.warning("evaluating this model needs torchvision: its network has no program: %s", why)
+        if reason := write_program(network, image, file):
+            log.warning("evaluating this model needs torchvision: its network has no program: %s", reason)
         else:
-            program = writer.record(file)
-    return WrittenFiles(weights, last_weights, None if reason else writer.record(exported), program)
+            files["program"] = writer.record(file)
+    return files
 
 
 def selection_of(trainer: Trainer, inputs: TrainingInputs) -> Selection:
@@ -84,20 +73,22 @@ def selection_of(trainer: Trainer, inputs: TrainingInputs) -> Selection:
     return Selection(epoch=best.epoch, split=inputs.data.selection_split, loss=best.loss, accuracy=best.accuracy)
 
 
-def manifest_for(trainer: Trainer, inputs: TrainingInputs, files: WrittenFiles, speed: Speed) -> ModelManifest:
-    """The manifest of what was written."""
+def commit_model(
+    writer: ArtifactWriter,
+    trainer: Trainer,
+    inputs: TrainingInputs,
+    files: Mapping[str, FileRecord | None],
+    speed: Speed,
+) -> None:
+    """Write the learning curves and, last, the manifest."""
     params, data = trainer.params, inputs.data.manifest
-    return ModelManifest(
+    manifest = ModelManifest(
         created_by=f"shutterline {__version__}",
         classes=data.classes,
         image=data.image,
         normalisation=inputs.normalisation,
         net_arch=[layer.model_dump(by_alias=True) for layer in params.net_arch],
         parameters=count_parameters(trainer.network),
-        weights=files.weights,
-        last_weights=files.last_weights,
-        export=files.export,
-        program=files.program,
         selection=selection_of(trainer, inputs),
         history=trainer.history,
         provenance=Provenance(
@@ -111,11 +102,8 @@ def manifest_for(trainer: Trainer, inputs: TrainingInputs, files: WrittenFiles, 
             speed=speed,
             started_from=trainer.started_from,
         ),
+        **files,
     )
-
-
-def with_learning_curves(writer: ArtifactWriter, manifest: ModelManifest) -> ModelManifest:
-    """Write the learning curves, and name them in the manifest."""
     file = writer.new_file(LEARNING_CURVES)
     write_page(file, render_learning_curves(manifest))
-    return manifest.model_copy(update={"learning_curves": writer.record(file)})
+    writer.commit(manifest.model_copy(update={"learning_curves": writer.record(file)}))

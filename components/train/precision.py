@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -19,8 +18,7 @@ from components.shared.params.params import Params
 _WORTH_COMPILING_FLOPS = 1e16
 
 
-@dataclass(frozen=True)
-class Precision:
+class Precision(NamedTuple):
     """The precision of the forward pass, and why, for the log; weights, gradients and the loss are float32."""
 
     name: Literal["fp32", "bf16"]
@@ -56,34 +54,26 @@ def flops_of_training(table: LayerTable) -> int:
     return 2 * multiply_adds
 
 
-@dataclass(frozen=True)
-class Compiling:
+class Compiling(NamedTuple):
     """Whether the network is compiled, and why, for the log."""
 
     is_on: bool
     reason: str
 
 
-def choose_compiling(params: Params, device: torch.device, flops: float) -> Compiling:
-    """Whether the network of a run of so many floating-point operations is compiled."""
-    missing = _missing_compiler(device)
-    if params.compile == "always":
-        if missing:
-            raise ParamsError([Problem("compile", f'is "always", and {missing}; set "auto" or "never"')])
-        return Compiling(True, "as compile says")
-    if params.compile == "never":
-        return Compiling(False, "as compile says")
+def choose_compiling(params: Params, device: torch.device, table: LayerTable, images: float) -> Compiling:
+    """Whether a network is compiled that trains on so many images, epochs counted, in each process."""
+    missing = ""
+    if not any(shutil.which(name) for name in ("g++", "clang++", "c++", "gcc", "cc")):
+        missing = "there is no C++ compiler, which torch.compile needs"
+    elif device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        missing = "triton is not installed, which torch.compile needs on a GPU"
+    if params.compile == "always" and missing:
+        raise ParamsError([Problem("compile", f'is "always", and {missing}; set "auto" or "never"')])
+    if params.compile != "auto":
+        return Compiling(params.compile == "always", "as compile says")
     if device.type == "cpu":
         return Compiling(False, "on the CPU")
-    if flops < _WORTH_COMPILING_FLOPS:
+    if (flops := flops_of_training(table) * images) < _WORTH_COMPILING_FLOPS:
         return Compiling(False, f"the run is short: {flops:.1e} FLOP, and it pays from {_WORTH_COMPILING_FLOPS:.0e}")
     return Compiling(False, missing) if missing else Compiling(True, f"the run is long: {flops:.1e} FLOP")
-
-
-def _missing_compiler(device: torch.device) -> str:
-    """What torch.compile needs on a device and is not there; empty if all is."""
-    if not any(shutil.which(name) for name in ("g++", "clang++", "c++", "gcc", "cc")):
-        return "there is no C++ compiler, which torch.compile needs"
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        return "triton is not installed, which torch.compile needs on a GPU"
-    return ""

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -54,13 +55,8 @@ class TrainingProgress:
         device: str,
         done: int = 0,
     ) -> None:
-        self._epochs = params.num_epochs
-        self._emit = emit
-        self._log = log
-        self._batches = batches
-        self._images = images
-        self._split = split
-        self._device = device
+        self._epochs, self._emit, self._log = params.num_epochs, emit, log
+        self._batches, self._images, self._split, self._device = batches, images, split, device
         self._done = self._first = self._done_at_event = done
         self._begun = self._event_at = time.monotonic()
         self._last: EpochRecord | None = None
@@ -73,13 +69,14 @@ class TrainingProgress:
         if self._is_notebook:
             from tqdm.notebook import tqdm as notebook_tqdm  # needs ipywidgets, which only notebooks have
 
-            self._bar = notebook_tqdm(desc="training", **options)
+            self._bar = self._stack.enter_context(notebook_tqdm(desc="training", **options))
         elif is_rank_zero() and sys.stderr.isatty():
             # `docker run -t` may give a terminal of no size, on which tqdm alone would draw nothing.
             columns = os.get_terminal_size(sys.stderr.fileno()).columns
             options |= {"dynamic_ncols": True} if columns else {"ncols": 80, "nrows": 24}
             shape = _NARROW_BAR if 0 < columns < _NARROW else _BAR
-            self._bar = tqdm(leave=False, bar_format=shape, desc=self._epoch_of_all, **options)
+            bar = tqdm(leave=False, bar_format=shape, desc=self._epoch_of_all, **options)
+            self._bar = self._stack.enter_context(bar)
             # What is logged meanwhile stands above the bar.
             self._stack.enter_context(logging_redirect_tqdm([logging.getLogger(self._log.name.partition(".")[0])]))
         return self
@@ -88,8 +85,6 @@ class TrainingProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-        if self._bar is not None:
-            self._bar.close()
 
     @property
     def _epoch_of_all(self) -> str:
@@ -167,12 +162,5 @@ class TrainingProgress:
 
 def _in_notebook() -> bool:
     """Whether this process is a notebook's kernel that can show widgets."""
-    kernel = sys.modules.get("IPython")
-    shell = kernel.get_ipython() if kernel is not None else None
-    if shell is None or not hasattr(shell, "kernel"):
-        return False
-    try:
-        import ipywidgets  # noqa: F401 - only whether it is there
-    except ImportError:
-        return False
-    return True
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel") and find_spec("ipywidgets") is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from components.shared.process_group import in_group
 from components.shared.seeds import derived_seed
 from components.train.checkpoints.resume import Found
 from components.train.group import Group, own_device
-from components.train.precision import Compiling, choose_compiling, flops_of_training
+from components.train.precision import Compiling, choose_compiling
 from components.train.state import restore
 from components.train.trainer import LabelledImages, Trainer
 
@@ -45,12 +46,7 @@ class TrainingInputs:
     data: Dataset
     dataset_sha256: str
 
-    @property
-    def flops_per_image(self) -> int:
-        """Floating-point operations of one image's forward and backward pass, a multiply-add as two."""
-        return flops_of_training(self.table)
-
-    @property
+    @cached_property
     def normalisation(self) -> Normalisation | None:
         """That of the images, "auto" resolved to the training images' own."""
         params, own = self.params, self.data.manifest.normalisation
@@ -61,19 +57,25 @@ class TrainingInputs:
             std=own.std if isinstance(params.normalise_std, str) else params.normalise_std,
         )
 
+    def compiling(self, epochs: int, group: Group) -> Compiling:
+        """Whether the network of a run of so many epochs is compiled."""
+        return choose_compiling(
+            self.params, self.device, self.table, self.data.manifest.splits["train"].count * epochs / group.size
+        )
+
 
 def check_inputs(checked: Checked, dataset: Path) -> TrainingInputs:
     """Refuse early a dataset and a device that params cannot be used with."""
     params = checked.params
     device = own_device(params.device)
     data = open_dataset(dataset, training_splits)
-    shape = data.manifest.image.as_tuple()
+    height, width, channels = data.manifest.image.as_tuple()
     problems = [
         Problem(key, f"is {wanted}{unit}, and the dataset {data.path} has {got}; prepare the data again")
         for key, wanted, got, unit in (
-            ("image_height", params.image_height, shape[0], ""),
-            ("image_width", params.image_width, shape[1], ""),
-            ("is_image_color", params.channels, shape[2], " channel(s)"),
+            ("image_height", params.image_height, height, ""),
+            ("image_width", params.image_width, width, ""),
+            ("is_image_color", params.channels, channels, " channel(s)"),
             ("n_classes", params.n_classes, len(data.manifest.classes), ""),
         )
         if wanted != got
@@ -90,9 +92,12 @@ def start_trainer(
     inputs: TrainingInputs, group: Group, found: Found | None, weights: Path | None, *, is_trial: bool = False
 ) -> Trainer:
     """The trainer of a run: restored from the checkpoint `found`, or new, from `weights` that the params name."""
-    params, device = inputs.params, inputs.device
+    params, table, free = inputs.params, inputs.table, free_bytes(inputs.device)
     make_repeatable(params.manual_seed)
-    _require_room(inputs.table, device)
+    # Before memory is asked for.
+    if (needed := table.parameters * _BYTES_PER_PARAMETER + table.trainable * _BYTES_MORE_TO_TRAIN) > free:
+        message = f"has {table.parameters:,} parameters, which take at least {needed / 1e9:,.1f} GB"
+        raise ParamsError([Problem("net_arch", f"{message}; {free / 1e9:,.1f} GB are free")])
     # Initialised on the CPU, so that every device starts from the same weights.
     network = network_of(params)
     started_from = start_network(network, params, weights) if found is None else None
@@ -100,25 +105,26 @@ def start_trainer(
         _log.info("%s", describe_start(started_from))
     compiling = Compiling(False, "which would take longer than the trial")
     if not is_trial:
-        compiling = _compiling(inputs, params.num_epochs, group)
+        compiling = inputs.compiling(params.num_epochs, group)
     trainer = _built(inputs, network, group, compiling)
     trainer.started_from = started_from
     if found is not None:
         restore(trainer, found, _log)
         _log.info("going on from a checkpoint of %s", found.manifest.position)
-        there, here = found.manifest.num_epochs, params.num_epochs
-        if there != here and group.is_first and trainer.position.stopped:
-            epoch = trainer.position.epoch - 1
-            _log.warning("num_epochs is %d, and early stopping had ended the run after epoch %d", here, epoch)
-        elif there != here and group.is_first and _compiling(inputs, there, group).is_on != compiling.is_on:
-            _log.warning(
-                "num_epochs was %d and is %d, so that the network is %s from here on, and its sums may be rounded "
-                "otherwise; compile decides it",
-                there,
-                here,
-                "compiled" if compiling.is_on else "not compiled",
-            )
+        if group.is_first:
+            _warn_of_another_length(inputs, trainer, found.manifest.num_epochs)
     return trainer
+
+
+def _warn_of_another_length(inputs: TrainingInputs, trainer: Trainer, there: int) -> None:
+    here = inputs.params.num_epochs
+    if there != here and trainer.position.stopped:
+        epoch = trainer.position.epoch - 1
+        _log.warning("num_epochs is %d, and early stopping had ended the run after epoch %d", here, epoch)
+    elif there != here and inputs.compiling(there, trainer.group).is_on != trainer.compiled:
+        is_compiled = "compiled" if trainer.compiled else "not compiled"
+        message = "num_epochs was %d and is %d, so that the network is %s from here on, and its sums may be rounded "
+        _log.warning(f"{message}otherwise; compile decides it", there, here, is_compiled)
 
 
 def trial_trainer(dataset: Path, params: Params) -> Trainer:
@@ -153,8 +159,7 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
         describe_device(device),
         len(training.images),
         params.batch_size,
-        trainer.precision.name,
-        trainer.precision.reason,
+        *trainer.precision,
         "compiled" if compiling.is_on else "not compiled",
         compiling.reason,
     )
@@ -163,20 +168,6 @@ def _built(inputs: TrainingInputs, network: Any, group: Group, compiling: Compil
     if trainer.transforms is not None:
         _log.info("%s", trainer.transforms.describe())
     return trainer
-
-
-def _compiling(inputs: TrainingInputs, epochs: int, group: Group) -> Compiling:
-    """Whether the network of a run of so many epochs is compiled."""
-    flops = inputs.flops_per_image * inputs.data.manifest.splits["train"].count * epochs / group.size
-    return choose_compiling(inputs.params, inputs.device, flops)
-
-
-def _require_room(table: LayerTable, device: torch.device) -> None:
-    """Refuse a network whose weights alone cannot fit, before memory is asked for."""
-    needed = table.parameters * _BYTES_PER_PARAMETER + table.trainable * _BYTES_MORE_TO_TRAIN
-    if needed > (free := free_bytes(device)):
-        message = f"has {table.parameters:,} parameters, which take at least {needed / 1e9:,.1f} GB"
-        raise ParamsError([Problem("net_arch", f"{message}; {free / 1e9:,.1f} GB are free")])
 
 
 def count_parameters(network: torch.nn.Module) -> int:

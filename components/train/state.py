@@ -40,6 +40,15 @@ def manifest_of(trainer: Trainer, dataset_sha256: str) -> CheckpointManifest:
     )
 
 
+def tensors_of(trainer: Trainer) -> dict[str, Any]:
+    """The large part of the state."""
+    return {
+        "network": trainer.network.state_dict(),
+        "average": trainer.average.state_dict() if trainer.average is not None else None,
+        "optimiser": trainer.optimiser.state_dict(),
+    }
+
+
 def state_of(trainer: Trainer) -> dict[str, Any]:
     """Everything a run is between two steps; every process of the group must call this at the same step.
 
@@ -67,15 +76,6 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
             "mix": trainer.mixing.draws.getstate(),
             "processes": trainer.group.gathered(_own_generators(trainer)),
         },
-    }
-
-
-def tensors_of(trainer: Trainer) -> dict[str, Any]:
-    """The large part of the state."""
-    return {
-        "network": trainer.network.state_dict(),
-        "average": trainer.average.state_dict() if trainer.average is not None else None,
-        "optimiser": trainer.optimiser.state_dict(),
     }
 
 
@@ -118,45 +118,45 @@ def _of_fields(kind: type[T], values: dict[str, Any]) -> T:
 
 
 def _restore_epoch(trainer: Trainer, epoch: dict[str, Any]) -> None:
+    group, sums = trainer.group, epoch["sums"]
     trainer.shuffling.set_state(epoch["order"])
     trainer.begin_epoch()
     trainer.weight_sum.copy_(epoch["weight"])
-    sums = epoch["sums"]
-    if len(sums) == trainer.group.size:
-        loss, right = sums[trainer.group.rank]
-    else:  # of another number of processes: together they are what counts
-        first = trainer.group.is_first
-        loss, right = (sum(one[0] for one in sums), sum(one[1] for one in sums)) if first else (0.0, 0)
+    if len(sums) != group.size:  # of another number of processes: together they are what counts
+        sums = [tuple(map(sum, zip(*sums, strict=True))), *[(0.0, 0)] * (group.size - 1)]
+    loss, right = sums[group.rank]
     trainer.loss_sum.fill_(loss)
     trainer.right.fill_(right)
     trainer.learning_rate = epoch["learning_rate"]
-    trainer.rates = epoch.get("rates")
+    trainer.rates = epoch["rates"]
     trainer.epoch_seconds = epoch["seconds"]
 
 
 def _restore_generators(
     trainer: Trainer, generators: dict[str, Any], manifest: CheckpointManifest, log: logging.Logger
 ) -> None:
-    group, device = trainer.group, trainer.device
-    trainer.mixing.draws.setstate(_as_tuples(generators["mix"]))
-    same_kind = (generators["flip"].numel() == trainer.flipping.get_state().numel()) and (
-        manifest.device.startswith("cpu") == (device.type == "cpu")
+    group, device, seed = trainer.group, trainer.device, trainer.params.manual_seed
+    version, numbers, gauss = generators["mix"]
+    trainer.mixing.draws.setstate((version, tuple(numbers), gauss))
+    is_same = (
+        generators["flip"].numel() == trainer.flipping.get_state().numel()
+        and manifest.device.startswith("cpu") == (device.type == "cpu")
+        and len(generators["processes"]) == group.size
     )
-    is_same = same_kind and len(generators["processes"]) == group.size
-    there = f"{manifest.processes} process(es) on {manifest.device} with torch {manifest.torch}"
-    here = f"{group.size} on {describe_device(device)} with torch {torch.__version__}"
-    if group.is_first and there.replace(" process(es)", "", 1) != here:
+    there = (manifest.processes, manifest.device, manifest.torch)
+    here = (group.size, describe_device(device), torch.__version__)
+    if group.is_first and there != here:
         log.warning(
-            "the checkpoint was made by %s; the run goes on with %s, and from here on %s than they would have been",
-            there,
-            here,
+            "the checkpoint was made by %s process(es) on %s with torch %s; the run goes on with %s on %s with torch "
+            "%s, and from here on %s than they would have been",
+            *there,
+            *here,
             "its sums may be rounded otherwise" if is_same else "its random numbers are others",
         )
     if is_same:
         trainer.flipping.set_state(generators["flip"])
         _set_own_generators(trainer, generators["processes"][group.rank])
         return
-    seed = trainer.params.manual_seed
     trainer.flipping.manual_seed(derived_seed(seed, f"flip/{manifest.step}"))
     trainer.augmenting.manual_seed(derived_seed(seed, f"augment/{manifest.step}/{group.rank}"))
     torch.manual_seed(derived_seed(seed, f"torch/{manifest.step}/{group.rank}"))
@@ -166,28 +166,22 @@ def _own_generators(trainer: Trainer) -> dict[str, Any]:
     """The states of the generators that are each process's own, those that layers and transforms share among them."""
     device = trainer.device
     legacy: Any = np.random.get_state(legacy=True)
-    kind, keys, place, has_gauss, gauss = legacy
+    kind, keys, *rest = legacy
     return {
         "augment": trainer.augmenting.get_state(),
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), place, has_gauss, gauss),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
 def _set_own_generators(trainer: Trainer, states: dict[str, Any]) -> None:
-    device = trainer.device
     trainer.augmenting.set_state(states["augment"])
-    random.setstate(_as_tuples(states["python"]))
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
-
-
-def _as_tuples(state: Any) -> Any:
-    """The state of a generator of Python's as it must be given back."""
-    version, numbers, gauss = state
-    return version, tuple(numbers), gauss
+    if states["cuda"] is not None and trainer.device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], trainer.device)

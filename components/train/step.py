@@ -13,14 +13,14 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.shared.artifacts.artifact import manifest_digest, read_manifest, require_same
 from components.shared.artifacts.dataset import DATASET, files_of_splits, training_splits
 from components.shared.artifacts.kfp_metadata import scalars
 from components.shared.artifacts.model import LEARNING_CURVES, MODEL, starting_weights
 from components.shared.errors import InputError
-from components.shared.events.data import Emit, EventData, Succeeded, ignore_events
+from components.shared.events.data import Emit, ignore_events
 from components.shared.files import require_writable, sha256_of, write_json
 from components.shared.locks import RUN_LOCK_VARIABLE, end_with_run
 from components.shared.logs import step_logger
@@ -37,6 +37,7 @@ from components.train.checkpoints.resume import Checkpoints, of_another_length, 
 from components.train.launch import IN_PIPELINE, Launch
 
 if TYPE_CHECKING:
+    from components.classifier.check import Checked
     from components.train.group import Group
 
 PROCESSES_VARIABLE = "SHUTTERLINE_PROCESSES"
@@ -46,17 +47,17 @@ _log = step_logger("train")
 
 @dataclass(frozen=True)
 class PipelineStep:
-    """The pipeline's training step.
+    """The pipeline's training step; where a path or URI is empty, there is none.
 
     Attributes:
         params: The run's params as one JSON text.
         dataset: The dataset directory.
         model: The model directory to make.
         model_uri: Where the platform keeps it, which says which run this is.
-        dataset_uri: Where the platform keeps the dataset; empty: at its path.
-        dataset_sha256: SHA-256 of the dataset; another one is refused; empty: any.
+        dataset_uri: Where the platform keeps the dataset.
+        dataset_sha256: SHA-256 of the dataset; another one is refused.
         checkpoints: As :func:`~components.shared.run.checkpoints_of_run` takes it.
-        metrics: File for the chosen epoch's metrics as JSON; empty, as for the two others: none.
+        metrics: File for the chosen epoch's metrics as JSON.
         learning_curves: File for the HTML page.
         model_sha256: File for the SHA-256 of the model's weights.
     """
@@ -92,16 +93,10 @@ class PipelineStep:
             if record.exit_code:
                 raise StepFailed(record, record.exit_code)
             return record
-
-        def work(params: Params, emit: Emit) -> Reported:
-            if launch.failure is not None:
-                raise launch.failure
-            return self._train(params, emit)
-
         _, record = run_step(
             "train",
             lambda: parsed().warned(),
-            work,
+            launch.unless_failed(self._train),
             lambda: step_run(
                 Path(self.model),
                 in_pipeline=True,
@@ -114,25 +109,24 @@ class PipelineStep:
         return record
 
     def _train(self, params: Params, emit: Emit) -> Reported:
-        from components.train.group import join_group
+        return train_step(
+            dataset=Path(self.dataset),
+            model=Path(self.model),
+            params=params,
+            checkpoints=lambda: self._checkpoints(params),
+            emit=emit,
+            finish=self._write_outputs,
+        )
 
-        dataset, model = Path(self.dataset), Path(self.model)
-
-        def located() -> AnyPath | None:
-            digest = manifest_digest(dataset, DATASET)
-            require_same(DATASET, digest, self.dataset_sha256)
-            kept = checkpoints_of_run(self.checkpoints, self.model_uri, training_id(params, digest))
-            if isinstance(kept, Path) and RUN_LOCK_VARIABLE in os.environ:
+    def _checkpoints(self, params: Params) -> AnyPath | None:
+        digest = manifest_digest(Path(self.dataset), DATASET)
+        require_same(DATASET, digest, self.dataset_sha256)
+        kept = checkpoints_of_run(self.checkpoints, self.model_uri, training_id(params, digest))
+        if isinstance(kept, Path):
+            if RUN_LOCK_VARIABLE in os.environ:
                 kept = require_alone(kept, params, digest)
-            if isinstance(kept, Path) and group.is_first:
-                require_writable("checkpoints", kept, kept if self.checkpoints == AUTO else kept.parent)
-            return kept
-
-        with join_group() as group:
-            kept = group.together(located)
-            result = train_step(dataset=dataset, model=model, params=params, checkpoints=kept, emit=emit, group=group)
-            group.on_first(lambda: self._write_outputs(result))
-            return result
+            require_writable("checkpoints", kept, kept if self.checkpoints == AUTO else kept.parent)
+        return kept
 
     def _write_outputs(self, result: Reported) -> None:
         """What the platform gets beside the model, before the step is reported as succeeded."""
@@ -166,8 +160,8 @@ def trial_step(
 
     with Staging(_log, emit, params) as staging:
         if isinstance(dataset, Location):
-            check(params)  # before anything is fetched
-            own_device(params.device)
+            check(params)
+            own_device(params.device)  # before anything is fetched
         images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
         if (start := _initial_weights(staging, params)) is not None:
             params = params.model_copy(update={"initial_weights": str(start)})
@@ -179,25 +173,25 @@ def train_step(
     dataset: AnyPath,
     model: AnyPath,
     params: Params,
-    checkpoints: AnyPath | None = None,
+    checkpoints: AnyPath | Callable[[], AnyPath | None] | None = None,
     start_over: bool = False,
     emit: Emit = ignore_events,
     group: Group | None = None,
+    finish: Callable[[Reported], None] = lambda result: None,
 ) -> Reported:
     """As :func:`~components.train.train.train`, of and for directories that may be in buckets.
 
-    Of the dataset the splits that training reads are fetched, and what ``initial_weights`` names in a bucket.
-    Checkpoints in a bucket are uploaded while training goes on, and the newest is fetched before it begins. Without
-    `checkpoints` they are beside the model, in its bucket, too: of ``gs://b/model`` in ``gs://b/model-checkpoints``.
+    In a group of processes each one fetches what it reads, and the first publishes.
 
     Args:
-        dataset: A complete dataset directory.
-        model: The model directory to make.
+        dataset: A complete dataset directory; of one in a bucket what training reads is fetched.
+        model: Where the model directory is made.
         params: The run's options.
-        checkpoints: Where checkpoints are kept.
-        start_over: Whether checkpoints that are there are removed.
+        checkpoints: Where checkpoints are kept, or what finds that out; by default beside `model`.
+        start_over: Remove the checkpoints that are there.
         emit: Gets the status of the step.
         group: The processes that train together; by default those that the environment names.
+        finish: Called in the first process with the result, once it is published.
 
     Raises:
         ShutterlineError: As :func:`~components.train.train.train`; a location in a bucket is not there or may not be
@@ -209,66 +203,70 @@ def train_step(
     elif checkpoints is None and isinstance(model, Path):
         kept = Checkpoints.beside(model)
     with _noting_what_is_saved(kept, dataset, params):
-        from components.train.group import join_group, shared_scratch
+        from components.classifier.check import check
+        from components.train.group import join_group, own_device, shared_scratch
 
         with (
             join_group() if group is None else nullcontext(group) as group,
             shared_scratch(group),
             Staging(_log, emit, params) as staging,
         ):
-            return _trained(staging, group, dataset, model, params, checkpoints, start_over=start_over)
+            if group.is_first and (restarts := member().restarts):
+                message = "a process of the group was lost, and all were started again: %d of at most %d times"
+                _log.warning(message, restarts, member().max_restarts)
+            # Torch elastic starts all again with the same arguments, and what this run has saved since is its own.
+            start_over = start_over and not any(group.gathered(has_restarted_clean()))
+
+            def prepare() -> tuple[Checked, Path, Path, Checkpoints, Path | None]:
+                """Only the first process claims and writes; of the others' directories nothing is made or read."""
+                output, kept, location = Path(os.devnull), Checkpoints(Path(os.devnull), start_over), None
+                if group.is_first:
+                    location = checkpoints() if callable(checkpoints) else checkpoints
+                checked = check(params)  # before anything is fetched or claimed
+                own_device(params.device)
+                if group.is_first:
+                    kept = _checkpoints(staging, model, params, location, start_over=start_over)
+                images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
+                start = _initial_weights(staging, params)
+                if group.is_first:
+                    output = staging.output(model, MODEL)
+                return checked, images, output, kept, start
+
+            checked, images, output, kept, start = group.together(prepare)
+            from components.train.train import train  # seconds, which what is refused before need not take
+
+            with _noting_what_is_saved(kept, images, params):
+                result: Reported = train(
+                    dataset=images,
+                    model=output,
+                    params=params,
+                    checkpoints=kept,
+                    initial_weights=start,
+                    emit=staging.emit,
+                    group=group,
+                    checked=checked,
+                )
+
+            def publish() -> Reported:
+                published = staging.publish(result)
+                finish(published)
+                return published
+
+            return group.on_first(publish)  # what the others have is not where the user's names say
 
 
-def _trained(
-    staging: Staging,
-    group: Group,
-    dataset: AnyPath,
-    model: AnyPath,
-    params: Params,
-    checkpoints: AnyPath | None,
-    *,
-    start_over: bool,
-) -> Reported:
-    from components.classifier.check import check
-    from components.train.group import own_device
-    from components.train.train import train
-
-    if group.is_first and (restarts := member().restarts):
-        _log.warning(
-            "a process of the group was lost, and all were started again: %d of at most %d times",
-            restarts,
-            member().max_restarts,
-        )
-    # Torch elastic starts all again with the same arguments, and what this run has saved since is its own.
-    start_over = start_over and not any(group.gathered(has_restarted_clean()))
-
-    def prepare() -> tuple[Any, Path, Path, Checkpoints, Path | None]:
-        """Only the first process claims and writes; of the others' directories nothing is made or read."""
-        checked = check(params)  # before anything is fetched or claimed
-        own_device(params.device)
-        kept = _checkpoints(staging, model, params, checkpoints, start_over=start_over) if group.is_first else None
-        images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
-        start = _initial_weights(staging, params)
-        unused = Path(os.devnull)
-        output = staging.output(model, MODEL) if group.is_first else unused
-        return checked, images, output, kept or Checkpoints(unused, start_over), start
-
-    checked, images, output, kept, start = group.together(prepare)
-    with _noting_what_is_saved(kept if group.is_first else None, images, params):
-        result = train(
-            dataset=images,
-            model=output,
-            params=params,
-            checkpoints=kept,
-            initial_weights=start,
-            emit=staging.emit,
-            group=group,
-            checked=checked,
-        )
-    if group.size == 1:
-        return staging.publish(result)
-    # What the others have is not where the user's names say.
-    return group.on_first(lambda: _SharedResult.of(staging.publish(result)))
+@contextmanager
+def _noting_what_is_saved(kept: Checkpoints | None, dataset: AnyPath, params: Params) -> Iterator[None]:
+    """Within, an interruption gets a note of how far the run is saved, where it has none yet."""
+    try:
+        yield
+    except (Terminated, KeyboardInterrupt) as error:
+        with suppress(Exception):  # the import of torch, which knows the schedules, may be what was interrupted
+            if kept is not None and isinstance(dataset, Path) and not getattr(error, "__notes__", ()):
+                digest = sha256_of(dataset / DATASET.manifest_file)
+                if saved := kept.saved(params, digest):
+                    error.add_note(saved)
+        raise
 
 
 def _checkpoints(
@@ -307,38 +305,3 @@ def _initial_weights(staging: Staging, params: Params) -> Path | None:
     if isinstance(where, Location) and where.name.lower().endswith(WEIGHT_FILES):
         return staging.tree(where)
     return staging.artifact(where, MODEL, starting_weights)
-
-
-@contextmanager
-def _noting_what_is_saved(kept: Checkpoints | None, dataset: AnyPath, params: Params) -> Iterator[None]:
-    """Within, an interruption gets a note of how far the run is saved, where it has none yet."""
-    try:
-        yield
-    except (Terminated, KeyboardInterrupt) as error:
-        with suppress(Exception):  # the import of torch, which knows the schedules, may be what was interrupted
-            has_note = bool(getattr(error, "__notes__", ()))
-            if kept is not None and isinstance(dataset, Path) and not has_note:
-                digest = sha256_of(dataset / DATASET.manifest_file)
-                if saved := kept.saved(params, digest):
-                    error.add_note(saved)
-        raise
-
-
-@dataclass(frozen=True)
-class _SharedResult:
-    """The first process's result, as the others can have it."""
-
-    document: dict[str, Any]
-    last: EventData
-
-    @classmethod
-    def of(cls, result: Reported) -> _SharedResult:
-        return cls(result.report(), result.event(0))
-
-    def report(self) -> dict[str, Any]:
-        """The result as JSON data."""
-        return self.document
-
-    def event(self, seconds: float) -> EventData:
-        """The result as the step's last status event."""
-        return replace(self.last, seconds=seconds) if isinstance(self.last, Succeeded) else self.last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,14 +16,11 @@ _SAMPLED = 25
 
 
 class Timing:
-    """Adds up wall time by what it went to; a lap costs a tenth of a microsecond.
+    """Adds up wall time by what it went to, in `seconds`; a lap costs a tenth of a microsecond.
 
     On a GPU the host runs ahead of the device, and waits at some later line that is not to blame. There the parts of a
     step come from the device's own clock, in a sample of the steps, and the time that all steps took is shared out
     accordingly.
-
-    Attributes:
-        seconds: By part, so far.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -42,7 +40,7 @@ class Timing:
         self._steps += 1
         if self._is_sampled:
             # Read the last sample, which the device has passed many steps ago.
-            for (_, before), (part, after) in zip(self._marks, self._marks[1:], strict=False):
+            for (_, before), (part, after) in pairwise(self._marks):
                 if after.query():
                     self._on_device[part] += before.elapsed_time(after) / 1000
             self._marks = []
@@ -74,7 +72,6 @@ class Timing:
         """Share of each part in all the time so far; together 1."""
         seconds = dict(self.seconds)
         if (sampled := sum(self._on_device.values())) > 0:
-            for part in STEP_PARTS:
-                seconds[part] = self.training * self._on_device[part] / sampled
+            seconds |= {part: self.training * self._on_device[part] / sampled for part in STEP_PARTS}
         total = sum(seconds.values()) or 1.0
         return {part: seconds[part] / total for part in TIME_SHARES}

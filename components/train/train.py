@@ -24,8 +24,7 @@ from components.train.checkpoints.writer import CheckpointWriter
 from components.train.curves import Curves
 from components.train.group import Agreement, Group, join_group, loss_before_signal
 from components.train.memory import explaining_out_of_memory
-from components.train.model_files import manifest_for, selection_of, with_learning_curves, write_weights
-from components.train.nan_checks import require_finite_loss, require_finite_weights
+from components.train.model_files import commit_model, selection_of, write_weights
 from components.train.progress import TrainingProgress
 from components.train.speed import measure_speed, speed_lines
 from components.train.start import TrainingInputs, check_inputs, count_parameters, start_trainer
@@ -44,6 +43,8 @@ class TrainResult:
 
     Attributes:
         model: The model directory.
+        checkpoints: Directory of the run's checkpoints.
+        resumed_from: Where in the run this attempt went on, for people; None: it began anew.
         selection: The epoch whose weights the model has, and its figures.
         train_loss: Mean training loss of the last epoch.
         epochs: Epochs trained.
@@ -51,11 +52,11 @@ class TrainResult:
         images_per_second: Training images per second of training time.
         seconds: Wall time of training and evaluation, of all attempts together.
         device: Where it ran.
-        checkpoints: Directory of the run's checkpoints.
-        resumed_from: Where in the run this attempt went on, for people; None: it began anew.
     """
 
     model: Path
+    checkpoints: Path
+    resumed_from: str | None
     selection: Selection
     train_loss: float
     epochs: int
@@ -63,8 +64,11 @@ class TrainResult:
     images_per_second: float
     seconds: float
     device: str
-    checkpoints: Path
-    resumed_from: str | None = None
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """The held-out figures of the chosen epoch."""
+        return {"loss": self.selection.loss, "accuracy": self.selection.accuracy}
 
     def report(self) -> dict[str, Any]:
         """The result as JSON data."""
@@ -74,7 +78,7 @@ class TrainResult:
             "resumed_from": self.resumed_from,
             "best_epoch": self.selection.epoch,
             "selected_on": self.selection.split,
-            "metrics": {"loss": self.selection.loss, "accuracy": self.selection.accuracy},
+            "metrics": self.metrics,
             "train_loss": self.train_loss,
             "epochs": self.epochs,
             "parameters": self.parameters,
@@ -84,12 +88,9 @@ class TrainResult:
 
     def event(self, seconds: float) -> Succeeded:
         """The result as the step's last status event."""
-        metrics: dict[str, float | None] = {"loss": self.selection.loss, "accuracy": self.selection.accuracy}
-        return Succeeded(
-            seconds=seconds,
-            metrics=metrics | {"train_loss": self.train_loss, "images_per_second": self.images_per_second},
-            artifacts={"model": str(self.model), "checkpoints": str(self.checkpoints)},
-        )
+        metrics = self.metrics | {"train_loss": self.train_loss, "images_per_second": self.images_per_second}
+        artifacts = {"model": str(self.model), "checkpoints": str(self.checkpoints)}
+        return Succeeded(seconds=seconds, metrics=metrics, artifacts=artifacts)
 
 
 def train(
@@ -142,9 +143,7 @@ def train(
         if is_to_clear:
             group.together(lambda: kept.clear() if first else None)
         curves = stack.enter_context(Curves(model / "tensorboard")) if first else None
-        loop = _Loop(inputs, trainer, kept, curves, emit, ending)
-        if found is not None:
-            loop.saved_at_position = loop.position
+        loop = _Loop(inputs, trainer, kept, curves, emit, ending, is_resumed=found is not None)
         if not loop.run():
             # If it was this process that got the signal, its own handler raises it when this block is left.
             group.ends_together = True
@@ -158,9 +157,11 @@ def train(
             _log.info("%s", line)
         if writer is not None and curves is not None:
             curves.speed(speed, len(trainer.history))
-            writer.commit(with_learning_curves(writer, manifest_for(trainer, inputs, files, speed)))
+            commit_model(writer, trainer, inputs, files, speed)
     return TrainResult(
         model=model,
+        checkpoints=kept.directory,
+        resumed_from=found.manifest.position if found is not None else None,
         selection=selection_of(trainer, inputs),
         train_loss=trainer.history[-1].train_loss,
         epochs=len(trainer.history),
@@ -168,8 +169,6 @@ def train(
         images_per_second=trainer.images_per_second,
         seconds=sum(trainer.timing.seconds.values()),
         device=describe_device(inputs.device),
-        checkpoints=kept.directory,
-        resumed_from=found.manifest.position if found is not None else None,
     )
 
 
@@ -188,18 +187,18 @@ class _Loop:
         curves: Curves | None,
         emit: Emit,
         ending: Deferred,
+        *,
+        is_resumed: bool,
     ) -> None:
-        self._inputs = inputs
-        self._trainer = trainer
+        params = inputs.params
+        self._inputs, self._trainer, self._curves, self._ending = inputs, trainer, curves, ending
         self._directory = checkpoints.directory
-        self._curves = curves
-        self._ending = ending
         self._agree = Agreement(trainer.group)
         self._writer: CheckpointWriter | None = None
         if trainer.group.is_first:
-            self._writer = CheckpointWriter(self._directory, inputs.params.keep_checkpoints, checkpoints.on_saved)
+            self._writer = CheckpointWriter(self._directory, params.keep_checkpoints, checkpoints.on_saved)
         self._progress = TrainingProgress(
-            inputs.params,
+            params,
             emit,
             _log,
             batches=len(trainer.slices),
@@ -208,14 +207,13 @@ class _Loop:
             device=str(trainer.device),
             done=(trainer.position.epoch - 1) * len(trainer.slices) + trainer.position.batch,
         )
-        minutes = inputs.params.checkpoint_minutes
-        self._every_s = minutes * 60 if minutes is not None else float("inf")
+        self._every_s = params.checkpoint_minutes * 60 if params.checkpoint_minutes is not None else float("inf")
         self._saved_at = time.monotonic()
-        self.saved_at_position: tuple[int, int] | None = None
+        self._saved_position = self._position if is_resumed else None
         self._is_prepared = self._has_asked = False
 
     @property
-    def position(self) -> tuple[int, int]:
+    def _position(self) -> tuple[int, int]:
         """How far the run is; equal positions have equal checkpoints."""
         return self._trainer.position.epoch, self._trainer.position.batch
 
@@ -226,6 +224,7 @@ class _Loop:
 
     def run(self) -> bool:
         """Train all that is left; false where the process is to end, and has saved what it needs."""
+        trainer, curves = self._trainer, self._curves
         with ExitStack() as stack:
             stack.enter_context(self._progress)
             stack.enter_context(self._writer or nullcontext())
@@ -233,11 +232,11 @@ class _Loop:
             # A schedule whose step() takes the epoch's metric makes torch suspect a wrong order of calls.
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-            if self._curves is not None:
-                for record in self._trainer.history:
-                    self._curves.epoch(record, self._inputs.data.selection_split)
+            if curves is not None:
+                for record in trainer.history:
+                    curves.epoch(record, self._inputs.data.selection_split)
             try:
-                while not self._trainer.is_finished:
+                while not trainer.is_finished:
                     self._epoch()
             except _Leave:
                 return False
@@ -249,20 +248,17 @@ class _Loop:
                 raise DivergedError(f"{error}; {self._last_good()}") from error
             if self.is_interrupted:
                 return False
-            predictions = self._trainer.predict_with_best()
-            if self._curves is not None:
-                classes = self._inputs.data.manifest.classes
-                self._curves.precision_recall(predictions, classes, self._trainer.best.epoch)
-            if self._writer is not None:
-                self._writer.wait()
-            self._report_saved()
+            predictions = trainer.predict_with_best()
+            if curves is not None:
+                curves.precision_recall(predictions, self._inputs.data.manifest.classes, trainer.best.epoch)
+            self._report_saved(is_waiting=True)
             return not self.is_interrupted
 
     def _epoch(self) -> None:
         trainer, params = self._trainer, self._trainer.params
         explaining_out_of_memory(trainer, lambda: trainer.train_epoch(self._after_step))
         epoch = trainer.position.epoch
-        if epoch == params.num_epochs and epoch % params.eval_freq != 0 and self.position != self.saved_at_position:
+        if epoch == params.num_epochs and epoch % params.eval_freq != 0 and self._position != self._saved_position:
             self._save()  # what a run of more epochs can go on from, which has no evaluation here
         record, predictions = explaining_out_of_memory(
             trainer, lambda: trainer.end_epoch(self._poll), is_evaluation=True
@@ -285,7 +281,7 @@ class _Loop:
         trainer, writer = self._trainer, self._writer
         position = trainer.position
         if position.step % LOSS_CHECK_EVERY == 0:
-            require_finite_loss(trainer)
+            trainer.require_finite_loss()
         self._progress.step(position.epoch, position.batch, lambda: trainer.loss_so_far)
         if writer is not None and not self._is_prepared:
             # After its first step an optimiser has all of its state.
@@ -310,24 +306,26 @@ class _Loop:
             self._leave()
 
     def _leave(self) -> None:
-        if self.position != self.saved_at_position:  # what is whole already is not written anew
+        if self._position != self._saved_position:  # what is whole already is not written anew
             self._save()
-        if self._writer is not None:
-            self._writer.wait()
-            self._report_saved()
+        self._report_saved(is_waiting=True)
         raise _Leave
 
     def _save(self) -> None:
         """Hand the present state over to be written; every process of a group gets here at the same step."""
-        require_finite_weights(self._trainer)
+        self._trainer.require_finite_weights()
         state = state_of(self._trainer)
         if self._writer is not None:
             self._writer.save(manifest_of(self._trainer, self._inputs.dataset_sha256), state)
-        self._saved_at, self.saved_at_position, self._has_asked = time.monotonic(), self.position, False
+        self._saved_at, self._saved_position, self._has_asked = time.monotonic(), self._position, False
         self._trainer.timing.lap("checkpoints")
 
-    def _report_saved(self) -> None:
-        for manifest, path in self._writer.saved() if self._writer is not None else ():
+    def _report_saved(self, *, is_waiting: bool = False) -> None:
+        if self._writer is None:
+            return
+        if is_waiting:
+            self._writer.wait()
+        for manifest, path in self._writer.saved():
             self._progress.emit_checkpoint(manifest, path)
 
     def _last_good(self) -> str:

@@ -22,13 +22,12 @@ from components.classifier.network import Network
 from components.classifier.optimisers import Schedules, build_optimiser
 from components.classifier.rates import rehearse
 from components.shared.artifacts.model import EpochRecord, StartedFrom
-from components.shared.errors import ParamsError, Problem
+from components.shared.errors import DivergedError, ParamsError, Problem
 from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
 from components.train.evaluating import evaluated
 from components.train.group import Group
 from components.train.mixup import Mixing
-from components.train.nan_checks import diverged
 from components.train.precision import choose_precision
 from components.train.timing import Timing
 
@@ -95,24 +94,16 @@ class Trainer:
         *,
         compiled: bool = False,
     ) -> None:
-        self.network = network
-        self.training = training
-        self.held_out = held_out
-        self.params = params
-        self.normalise = normalise
-        self.device = device
+        self.network, self.training, self.held_out = network, training, held_out
+        self.params, self.normalise, self.device = params, normalise, device
         self.group = group = group or Group()
         self.precision = choose_precision(params, device)
         self.criterion = Criterion(params, counts_of(training.labels.cpu(), params.n_classes), device)
         self.optimiser = build_optimiser(params, network.parameters())
-        self._trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.slices = list(batch_slices(len(training.images), params.batch_size, at_least=2 * group.size))
-        if self.slices[0].stop < group.size:
-            message = (
-                f"gives batches of {self.slices[0].stop}, which {group.size} processes cannot share; "
-                "use fewer processes or a larger batch"
-            )
-            raise ParamsError([Problem("batch_size", message)])
+        if (size := self.slices[0].stop) < group.size:
+            message = f"gives batches of {size}, which {group.size} processes cannot share"
+            raise ParamsError([Problem("batch_size", f"{message}; use fewer processes or a larger batch")])
         together = params.gradient_accumulation_steps
         # First and last-but-one batch of each step of the optimiser.
         self.steps = list(pairwise([*range(0, len(self.slices), together), len(self.slices)]))
@@ -187,7 +178,7 @@ class Trainer:
         self.weight_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.right = torch.zeros((), dtype=torch.int64, device=self.device)
         self.learning_rate = self.rate
-        self.rates: tuple[float, float] | None = (math.inf, -math.inf)
+        self.rates = (math.inf, -math.inf)  # the lowest and the highest
         self.epoch_seconds = 0.0
 
     def train_epoch(self, after_step: Callable[[], None]) -> None:
@@ -195,17 +186,15 @@ class Trainer:
         self._connect()
         self.network.train()
         first = self.position.batch
-        steps = [step for step in self.steps if step[1] > first]
         order = self.epoch_order()
         labels = self.training.labels[order.to(self.device)]
         with closing(self.read_batches(order, first, len(self.slices))) as images:
             self.timing.begin()
-            for begin, end in steps:
+            for begin, end in [step for step in self.steps if step[1] > first]:
                 seconds = self.timing.training
                 self.timing.begin_step()
                 self.add_gradients(images, labels, begin, end)
-                if self.rates is not None:  # of an epoch that a version began which did not keep them
-                    self.rates = min(self.rates[0], self.rate), max(self.rates[1], self.rate)
+                self.rates = min(self.rates[0], self.rate), max(self.rates[1], self.rate)
                 self.update()
                 self.schedules.step_batch()
                 self.timing.lap("optimiser")
@@ -229,9 +218,7 @@ class Trainer:
     def epoch_order(self) -> Tensor:
         """Indices of the training images in the order of the coming epoch; int64, on the CPU."""
         count = len(self.training.images)
-        if self.params.shuffle_dataset:
-            return torch.randperm(count, generator=self.shuffling)
-        return torch.arange(count)
+        return torch.randperm(count, generator=self.shuffling) if self.params.shuffle_dataset else torch.arange(count)
 
     def read_batches(self, order: Tensor, first: int, end: int) -> Any:
         """This process's images of the batches from `first` to before `end`; to be closed."""
@@ -294,7 +281,7 @@ class Trainer:
     def update(self) -> None:
         """Have the optimiser take its step, and the average follow."""
         if self.params.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._trained, self.params.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.params.max_grad_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
@@ -314,18 +301,19 @@ class Trainer:
 
     def end_epoch(self, poll: Callable[[], None] = lambda: None) -> tuple[EpochRecord, Predictions | None]:
         """Evaluate if it is due, step the schedules, and go on to the next epoch; `poll` is called between chunks."""
-        epoch, count = self.position.epoch, len(self.training.images)
+        position, count = self.position, len(self.training.images)
+        epoch = position.epoch
         self.timing.begin()
         sums = self.group.summed(torch.stack((self.loss_sum, self.right.to(torch.float64))))
         loss, right = (sums / torch.stack((self.weight_sum, torch.full_like(self.weight_sum, count)))).tolist()
         self._count_wait()
         if not math.isfinite(loss):
-            raise diverged(self, f"the training loss became {loss}")
+            raise self.diverged(f"the training loss became {loss}")
         record = EpochRecord(
             epoch=epoch,
             learning_rate=self.learning_rate,
-            lowest_learning_rate=self.rates[0] if self.rates is not None else None,
-            highest_learning_rate=self.rates[1] if self.rates is not None else None,
+            lowest_learning_rate=self.rates[0],
+            highest_learning_rate=self.rates[1],
             train_loss=loss,
             train_accuracy=right,
             images_per_second=count / max(self.epoch_seconds, 1e-9),
@@ -340,16 +328,16 @@ class Trainer:
             metrics = predictions.metrics()
             self.timing.lap("evaluation")
             if not math.isfinite(metrics.loss):
-                raise diverged(self, f"the evaluated loss became {metrics.loss}")
+                raise self.diverged(f"the evaluated loss became {metrics.loss}")
             record = record.model_copy(update=metrics.as_dict())
-            self.position.stale += 1
+            position.stale += 1
             if (metrics.accuracy, -metrics.loss) > (self.best.accuracy, -self.best.loss):
                 self.best = Best(epoch, metrics.accuracy, metrics.loss, _copied_weights(self.evaluated_network))
-                self.position.stale = 0
-            self.position.stopped = self.position.stale == self.params.early_stopping_patience
+                position.stale = 0
+            position.stopped = position.stale == self.params.early_stopping_patience
         self.schedules.step(record.loss, record.accuracy)
         self.history.append(record)
-        self.position.epoch, self.position.batch = epoch + 1, 0
+        position.epoch, position.batch = epoch + 1, 0
         self.begin_epoch()
         self.timing.lap("other")
         return record, predictions
@@ -381,6 +369,30 @@ class Trainer:
         predictions = self.predict(every_class=True)
         network.load_state_dict(last)
         return predictions
+
+    def require_finite_loss(self) -> None:
+        """Raise `DivergedError` where the loss is no number in some process; the host waits for the device."""
+        losses = self.group.gathered(self.loss_so_far) if self.position.batch else []
+        if wrong := [loss for loss in losses if not math.isfinite(loss)]:
+            raise self.diverged(f"the training loss became {wrong[0]}")
+
+    def require_finite_weights(self) -> None:
+        """Raise `DivergedError` where what a checkpoint would keep is not worth keeping."""
+        self.require_finite_loss()
+        norms = torch.stack(torch._foreach_norm(list(self.network.parameters())))
+        if not all(self.group.gathered(bool(norms.isfinite().all()))):
+            raise self.diverged("a weight became NaN or infinite")
+
+    def diverged(self, what: str) -> DivergedError:
+        """The error of a run that has left the numbers, and what usually helps."""
+        self.group.ends_together = True  # what it follows from is the same in every process
+        position, params = self.position, self.params
+        where = f"epoch {position.epoch} of {params.num_epochs}, batch {position.batch} of {len(self.slices)}"
+        advice = [f"a lower learning_rate (now {self.rate:g})"]
+        advice += [] if params.normalise_images else ["normalise_images: true"]
+        advice += [] if params.max_grad_norm else ["max_grad_norm: 1.0"]
+        advice += [] if params.warmup_epochs else ["warmup_epochs: 1"]
+        return DivergedError(f"{what} in {where}; {' or '.join(advice)} usually helps")
 
 
 def _copied_weights(network: Network) -> dict[str, Tensor]:

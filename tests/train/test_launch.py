@@ -272,10 +272,13 @@ def test_processes_that_cannot_be(
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"PET_NNODES": "two"}, "PET_NNODES: must be a number of nodes from 1, or MIN:MAX, got 'two'"),
-        ({"PET_NNODES": "3:2"}, "PET_NNODES: must be a number of nodes from 1, or MIN:MAX, got '3:2'"),
-        ({"PET_NNODES": "2", "PET_NODE_RANK": "first"}, "PET_NODE_RANK: must be a number from 0, got 'first'"),
-        ({"PET_NNODES": "2", "PET_MONITOR_INTERVAL": "soon"}, "PET_MONITOR_INTERVAL, PET_NNODES): "),
+        ({"PET_NNODES": "two"}, "(PET_NNODES=two): invalid literal for int() with base 10: 'two'"),
+        ({"PET_NNODES": "3:2"}, "(PET_NNODES=3:2): min_nodes must be > 0 and <= max_nodes"),
+        ({"PET_NNODES": "2", "PET_NODE_RANK": "first"}, "argument --node-rank/--node_rank: invalid int value: 'first'"),
+        (
+            {"PET_NNODES": "2", "PET_MONITOR_INTERVAL": "soon"},
+            "(PET_MONITOR_INTERVAL=soon, PET_NNODES=2): argument --monitor-interval",
+        ),
     ],
 )
 def test_a_platforms_variables_that_cannot_be(

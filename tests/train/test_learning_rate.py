@@ -15,8 +15,8 @@ from torch import nn
 from components.classifier.network import network_of
 from components.shared.errors import DivergedError, InputError, NotLearningError
 from components.train.__main__ import main
-from components.train.learning_rate import FoundRate, find_learning_rate, has_diverged, suggestions
 from components.train.train import train
+from components.train.trials import FoundRate, find_learning_rate, has_diverged, suggestions
 from tests.configs import schedule
 from tests.examples import small, write_params
 from tests.train.trials import ONE_STEP, PLAIN_ARCH, trainer_of, whole_batch
@@ -156,7 +156,7 @@ def test_several_processes_are_refused(dataset: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_result_is_an_event_too() -> None:
-    event = FoundRate(0.01, 0.02, 0.03, (), 1.0).event(5.0)
+    event = FoundRate(0.01, 0.02, 0.03, ()).event(5.0)
     assert (event.seconds, event.metrics) == (5.0, {"learning_rate": 0.01, "second_opinion": 0.02})
 
 

@@ -20,15 +20,14 @@ from components.shared.artifacts.dataset import DatasetWriter
 from components.shared.errors import ParamsError
 from components.shared.params.params import Params
 from components.train.group import Group
-from components.train.learning_rate import find_learning_rate
 from components.train.memory import (
     explaining_out_of_memory,
     largest_that_fits,
     step_problem,
 )
-from components.train.smoke import smoke
 from components.train.train import train
 from components.train.trainer import Trainer
+from components.train.trials import find_learning_rate, smoke
 from tests.configs import layer
 from tests.examples import SMALL, digits, small
 from tests.train.trials import ONE_STEP, trainer_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +9,58 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from components.classifier.network import LayerTable, examine
+from components.shared.artifacts.model import open_model
 from components.shared.errors import ParamsError
-from components.train.precision import choose_compiling, choose_precision
+from components.shared.params.types import LayerSpec
+from components.train.precision import choose_compiling, flops_of_training
 from components.train.train import train
+from tests.configs import layer
 from tests.examples import small
 from tests.train.trials import PLAIN_ARCH, epochs, trainer_of, weights
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+ARCH = [
+    layer("Conv2d", in_channels=1, out_channels=4, kernel_size=3, bias=False),  # 6×6×4 values of 9 products
+    layer("ReLU"),
+    layer("Conv2d", in_channels=4, out_channels=8, kernel_size=3, bias=False),  # 4×4×8 of 36
+]
+FIRST, SECOND, LAST = 6 * 6 * 4 * 9, 4 * 4 * 8 * 36, 4 * 4 * 8 * 10
 
 
-def _seen(layer: nn.Module) -> set[tuple[bool, torch.dtype]]:
+def table_of(frozen: int = 0) -> LayerTable:
+    return examine([LayerSpec.model_validate(entry) for entry in ARCH], (8, 8, 1), 10, frozen_layers=frozen)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "products"),
+    [
+        (0, 2 * FIRST + 3 * SECOND + 3 * LAST),  # nobody needs the gradient of the images
+        (1, 1 * FIRST + 2 * SECOND + 3 * LAST),
+        (3, 1 * FIRST + 1 * SECOND + 2 * LAST),
+    ],
+)
+def test_what_is_not_computed_is_not_counted(frozen: int, products: int) -> None:
+    assert flops_of_training(table_of(frozen)) == 2 * products
+
+
+def seen_dtypes(network_layer: nn.Module) -> set[tuple[bool, torch.dtype]]:
     seen: set[tuple[bool, torch.dtype]] = set()
 
     def note(module: nn.Module, given: Any, output: Tensor) -> None:
         seen.add((module.training, output.dtype))
 
-    layer.register_forward_hook(note)
+    network_layer.register_forward_hook(note)
     return seen
 
 
 def test_bf16_trains_and_evaluates_near_fp32(dataset: Path) -> None:
     plain, half = (trainer_of(dataset, precision=name, num_epochs=5) for name in ("fp32", "bf16"))
-    seen = {name: _seen(trainer.network.features[0]) for name, trainer in (("fp32", plain), ("bf16", half))}
+    of_plain, of_half = (seen_dtypes(trainer.network.features[0]) for trainer in (plain, half))
     losses, near = epochs(plain, 5), epochs(half, 5)
 
-    assert seen["fp32"] == {(True, torch.float32), (False, torch.float32)}
-    assert seen["bf16"] == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    assert of_plain == {(True, torch.float32), (False, torch.float32)}
+    assert of_half == {(True, torch.bfloat16), (False, torch.bfloat16)}
     assert near == pytest.approx(losses, rel=0.05)
     assert near != losses
     assert all(weight.dtype is torch.float32 for weight in weights(half))
@@ -62,53 +87,49 @@ def test_a_fused_optimiser_makes_the_same_steps(dataset: Path, optimiser: str, k
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
 
 
-def _line(caplog: pytest.LogCaptureFixture, dataset: Path, model: Path, **changes: Any) -> str:
-    caplog.clear()
-    logger = logging.getLogger("shutterline.train")
-    logger.addHandler(caplog.handler)  # which an earlier test may have cut off from the root
-    try:
-        with caplog.at_level(logging.INFO, logger.name):
-            train(dataset=dataset, model=model, params=small(num_epochs=1, **changes))
-    finally:
-        logger.removeHandler(caplog.handler)
-    found = {message for message in caplog.messages if "parameters on" in message}
-    caplog.clear()
-    (line,) = found
+def chosen(heard: pytest.LogCaptureFixture, dataset: Path, model: Path, **changes: Any) -> str:
+    heard.clear()
+    train(dataset=dataset, model=model, params=small(num_epochs=1, **changes))
+    (line,) = (message for message in heard.messages if "parameters on" in message)
     return line
 
 
-def test_the_log_says_what_was_chosen_and_why(dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    line = _line(caplog, dataset, tmp_path / "one")
+def test_the_log_says_what_was_chosen_and_why(dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
+    line = chosen(heard, dataset, tmp_path / "one")
     assert line.endswith("fp32 (on the CPU), not compiled (on the CPU)")
-    line = _line(caplog, dataset, tmp_path / "two", precision="bf16", compile="never")
+    line = chosen(heard, dataset, tmp_path / "two", precision="bf16", compile="never")
     assert line.endswith("bf16 (as precision says), not compiled (as compile says)")
 
 
-def test_compiling_is_off_where_it_does_not_pay() -> None:
-    auto = choose_compiling(small(), CPU, 1e30)
-    assert (auto.is_on, auto.reason) == (False, "on the CPU")
-    assert choose_compiling(small(compile="always"), CPU, 1.0).is_on
-    assert not choose_compiling(small(compile="never"), CPU, 1e30).is_on
-    gpu = torch.device("cuda")
-    assert choose_compiling(small(), gpu, 1e12).reason == "the run is short: 1.0e+12 FLOP, and it pays from 1e+16"
-    assert choose_precision(small(), CPU).name == "fp32"
+@pytest.mark.parametrize(
+    ("compiles", "device", "expected"),
+    [
+        ("auto", CPU, (False, "on the CPU")),
+        ("always", CPU, (True, "as compile says")),
+        ("never", CPU, (False, "as compile says")),
+        ("auto", GPU, (False, "the run is short: 4.1e+06 FLOP, and it pays from 1e+16")),
+    ],
+)
+def test_compiling_is_off_where_it_does_not_pay(
+    compiles: str, device: torch.device, expected: tuple[bool, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # as where triton is
+    assert choose_compiling(small(compile=compiles), device, table_of(), 100) == expected
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ParamsError, match=r'compile: is "always", and there is no C\+\+ compiler.*"auto" or "never"'):
-        choose_compiling(small(compile="always"), CPU, 1.0)
+        choose_compiling(small(compile="always"), CPU, table_of(), 1.0)
 
 
 @pytest.mark.slow
-def test_a_compiled_network_learns_the_same(dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_compiled_network_learns_the_same(dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
     from torch._dynamo.utils import counters
-
-    from components.shared.artifacts.model import open_model
 
     train(dataset=dataset, model=tmp_path / "plain", params=small(compile="never", num_epochs=1))
     before = counters["stats"]["unique_graphs"]
-    line = _line(caplog, dataset, tmp_path / "compiled", compile="always")
+    line = chosen(heard, dataset, tmp_path / "compiled", compile="always")
     assert counters["stats"]["unique_graphs"] > before
     assert line.endswith("compiled (as compile says)")
     plain, compiled = (open_model(tmp_path / name).manifest.history[0] for name in ("plain", "compiled"))

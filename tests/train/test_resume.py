@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from components.shared.artifacts.dataset import DATASET
 from components.shared.artifacts.model import open_model
-from components.shared.files import sha256_of
+from components.shared.errors import CheckpointError
 from components.shared.params.allowed_classes import OPTIMIZERS, SCHEDULERS
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
 from components.train.checkpoints.resume import find_checkpoint
 from components.train.state import manifest_of, restore, state_of
 from tests.configs import schedule, transform
-from tests.examples import SMALL, small, write_digits
+from tests.examples import SMALL, small
 from tests.train.interrupting import (
     LOG,
-    Interrupted,
     at_step,
     differing,
     ended,
     fresh_trainer,
-    heard_of,
     steps_kept,
     trained,
     trained_step_by_step,
@@ -39,33 +37,17 @@ DROPOUT = {"net_arch": [*SMALL["net_arch"], {"class": "torch.nn.Dropout", "kwarg
 SGD = {"optim_class": "torch.optim.SGD", "optim_kwargs": {"momentum": 0.9}, "learning_rate": 0.05}
 
 
-@pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_digits(tmp_path_factory.mktemp("few") / "dataset", 90)
-
-
-@pytest.fixture
-def every_step_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
-
-
-@pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    return heard_of(caplog, monkeypatch)
-
-
-@pytest.mark.usefixtures("every_step_speaks")
-def test_a_run_told_to_end_at_every_step_makes_the_same_files(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("every_step_reports")
+def test_a_run_told_to_end_at_every_step_makes_the_same_files(few: Path, tmp_path: Path) -> None:
     params = small(**DROPOUT, flip_images=True, save_freq=5)
-    trained(dataset, tmp_path / "whole", params)
-    steps = 2 * 7  # 200 images in batches of 32
+    trained(few, tmp_path / "whole", params)
 
-    for step in range(1, steps + 1):
-        ended(dataset, tmp_path / "broken", params, at_step(step))
+    for step in range(1, 2 * 2 + 1):
+        ended(few, tmp_path / "broken", params, at_step(step))
         assert steps_kept(tmp_path / "broken")[-1] == step
-    result = trained(dataset, tmp_path / "broken", params)
+    result = trained(few, tmp_path / "broken", params)
 
-    assert result.resumed_from == "epoch 2, batch 7"
+    assert result.resumed_from == "epoch 2, batch 2"
     assert weights_in(tmp_path / "broken") == weights_in(tmp_path / "whole")
 
 
@@ -88,7 +70,7 @@ STATES: dict[str, dict[str, Any]] = {
     **{
         f"{name} by batch": SGD | {LR: [schedule(name, **kwargs) | {"interval": "batch"}]}
         for name, kwargs in SCHEDULE_KWARGS.items()
-        if name != "ReduceLROnPlateau"
+        if name in ("CyclicLR", "OneCycleLR", "StepLR")
     },
     **{f"optimiser {name}": {"optim_class": f"torch.optim.{name}"} for name in sorted(OPTIMIZERS.allowed)},
     "Adam with amsgrad": {"optim_class": "torch.optim.Adam", "optim_kwargs": {"amsgrad": True}},
@@ -96,15 +78,9 @@ STATES: dict[str, dict[str, Any]] = {
         "optim_class": "torch.optim.RMSprop",
         "optim_kwargs": {"centered": True, "momentum": 0.5, "weight_decay": 0.01},
     },
-    "dropout": DROPOUT,
-    "flips": {"flip_images": True},
+    "dropout, averaged weights": DROPOUT | {"ema_decay": 0.9},
     "no shuffling": {"shuffle_dataset": False},
-    "averaged weights": {"ema_decay": 0.9},
-    "mixup": {"mixup_alpha": 0.4},
-    "cutmix": {"cutmix_alpha": 1.0},
     "mixup and cutmix": {"mixup_alpha": 0.4, "cutmix_alpha": 1.0},
-    "balanced classes": {"class_weights": "balanced"},
-    "label smoothing": {"loss": {"class": "torch.nn.CrossEntropyLoss", "kwargs": {"label_smoothing": 0.1}}},
     "early stopping": {"early_stopping_patience": 1, "learning_rate": 1.0, "num_epochs": 8},
     "warm-up": {"warmup_epochs": 1.5},
     "milestones": SGD
@@ -118,8 +94,12 @@ STATES: dict[str, dict[str, Any]] = {
         "num_epochs": 5,
         "warmup_epochs": 0.5,
     },
-    "accumulation": {"gradient_accumulation_steps": 2, "batch_size": 16},
-    "clipping": {"max_grad_norm": 0.1},
+    "accumulation, clipping, balanced classes": {
+        "gradient_accumulation_steps": 2,
+        "batch_size": 16,
+        "max_grad_norm": 0.1,
+        "class_weights": "balanced",
+    },
     "rare evaluation": {"eval_freq": 2},
     "a frozen layer": {"frozen_layers": 2},
     "bfloat16": {"precision": "bf16"},
@@ -173,39 +153,21 @@ def test_the_generators_that_all_share_go_on(few: Path, tmp_path: Path) -> None:
     assert drawn() == coming
 
 
-def test_early_stopping_stops_where_it_would_have(few: Path, tmp_path: Path) -> None:
-    params = small(**STATES["early stopping"])
-
-    broken = trained_step_by_step(few, params, tmp_path)
-
-    assert broken["position"]["stopped"]
-    assert len(broken["history"]) < 8
-
-
+@pytest.mark.parametrize("is_gone", [False, True])
 def test_a_finished_run_started_again_trains_nothing_and_writes_the_same_model(
-    dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
+    dataset: Path, finished: Path, finished_copy: Path, heard: pytest.LogCaptureFixture, is_gone: bool
 ) -> None:
-    trained(dataset, tmp_path, small())
-    before, manifest = weights_in(tmp_path), open_model(tmp_path / "model").manifest
-    heard.clear()
+    if is_gone:
+        shutil.rmtree(finished_copy / "model")
 
-    result = trained(dataset, tmp_path, small())
+    result = trained(dataset, finished_copy, small())
 
     assert result.resumed_from == "its end, after epoch 2"
     assert "epoch 1/2" not in heard.text
-    assert weights_in(tmp_path) == before
-    again = open_model(tmp_path / "model").manifest
+    assert [record for record in heard.records if record.levelno >= logging.WARNING] == []
+    assert weights_in(finished_copy) == weights_in(finished)
+    again, manifest = (open_model(folder / "model").manifest for folder in (finished_copy, finished))
     assert (again.history, again.selection) == (manifest.history, manifest.selection)
-
-
-def test_a_finished_run_whose_model_is_gone_gets_it_again(dataset: Path, tmp_path: Path) -> None:
-    trained(dataset, tmp_path, small())
-    before = weights_in(tmp_path)
-    (tmp_path / "model").rename(tmp_path / "elsewhere")
-
-    trained(dataset, tmp_path, small())
-
-    assert weights_in(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -245,17 +207,13 @@ def test_what_cannot_be_bit_exact_is_warned_of_and_goes_on(
     assert resumed.is_finished
 
 
-def test_the_same_software_and_hardware_warn_of_nothing(
-    dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
+def test_a_checkpoint_loads_as_data_alone_and_holds_no_secret(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(2):
-        trained(dataset, tmp_path, small(save_freq=1))
-
-    assert [record for record in heard.records if record.levelno >= logging.WARNING] == []
-
-
-def test_a_checkpoint_loads_as_data_alone_and_names_its_place(dataset: Path, tmp_path: Path) -> None:
-    trained(dataset, tmp_path, small(ema_decay=0.9, KAFKA_HOST="localhost:1", KAFKA_TOPIC="runs", TIMEOUT=0.1))
+    key = tmp_path / "key.json"
+    key.write_text('{"private_key": "hidden-words"}')
+    monkeypatch.setenv("SHUTTERLINE_KAFKA_PASSWORD", "hidden-words")
+    trained(dataset, tmp_path, small(ema_decay=0.9, GOOGLE_APPLICATION_CREDENTIALS=str(key)))
 
     path = list_checkpoints(tmp_path / "checkpoints")[-1]
     manifest = read_checkpoint_manifest(path)
@@ -263,44 +221,18 @@ def test_a_checkpoint_loads_as_data_alone_and_names_its_place(dataset: Path, tmp
 
     assert (manifest.finished, manifest.step, manifest.position) == (True, 14, "its end, after epoch 2")
     assert state["position"] == {"epoch": 3, "batch": 0, "step": 14, "stale": 0, "stopped": False}
-
-
-def test_a_checkpoint_holds_no_secret(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = tmp_path / "key.json"
-    key.write_text('{"private_key": "hidden-words"}')
-    monkeypatch.setenv("SHUTTERLINE_KAFKA_PASSWORD", "hidden-words")
-    trained(dataset, tmp_path, small(GOOGLE_APPLICATION_CREDENTIALS=str(key)))
-
     for file in (tmp_path / "checkpoints").iterdir():
         assert b"hidden-words" not in file.read_bytes()
 
 
-@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
-def test_a_checkpoint_of_a_version_without_milestones_goes_on(few: Path, tmp_path: Path) -> None:
-    params = small(**STATES["StepLR by batch"], num_epochs=3)
-    digest = sha256_of(few / DATASET.manifest_file)
+def test_a_checkpoint_of_a_version_with_fewer_options_goes_on(few: Path, tmp_path: Path) -> None:
+    params = small()
     trainer = fresh_trainer(few, params)
     trainer.train_epoch(lambda: None)
-    trainer.end_epoch()
+    manifest = manifest_of(trainer, "0" * 64)
+    fewer = {name: value for name, value in manifest.params.items() if name != "milestones"}
+    write_checkpoint(tmp_path, manifest.model_copy(update={"params": fewer}), state_of(trainer))
 
-    def leave() -> None:
-        raise Interrupted
-
-    with pytest.raises(Interrupted):
-        trainer.train_epoch(leave)
-    manifest, state = manifest_of(trainer, digest), state_of(trainer)
-    state["history"] = [{k: v for k, v in one.items() if "est_learning_rate" not in k} for one in state["history"]]
-    del state["epoch"]["rates"]
-    names = {name: value for name, value in manifest.params.items() if name != "milestones"}
-    write_checkpoint(tmp_path, manifest.model_copy(update={"params": names}), state)
-
-    found = find_checkpoint(tmp_path, params, digest, LOG)
-    assert found is not None
-    again = fresh_trainer(few, params)
-    restore(again, found, LOG)
-    while not again.is_finished:
-        again.train_epoch(lambda: None)
-        again.end_epoch()
-
-    assert differing(trained_through(few, params)["network"], state_of(again)["network"]) == []
-    assert [record.lowest_learning_rate is None for record in again.history] == [True, True, False]
+    assert find_checkpoint(tmp_path, params, "0" * 64, LOG) is not None
+    with pytest.raises(CheckpointError, match="holds checkpoints of another run"):
+        find_checkpoint(tmp_path, small(**STATES["milestones"]), "0" * 64, LOG)

@@ -10,7 +10,7 @@ import pytest
 
 from components.shared.errors import NotLearningError
 from components.train.__main__ import main
-from components.train.smoke import STEPS, smoke
+from components.train.trials import STEPS, smoke
 from tests.configs import layer, schedule
 from tests.examples import small, write_params
 from tests.train.trials import PLAIN_ARCH
@@ -58,7 +58,7 @@ SGD: dict[str, Any] = {"optim_class": "torch.optim.SGD", "net_arch": PLAIN_ARCH}
 @pytest.mark.parametrize(
     ("changes", "wrong"),
     [
-        ({"net_arch": DEAD}, "the network says the same of every image: it is dead"),
+        ({"net_arch": DEAD}, "the network gives the same for every image: it is dead"),
         ({**SGD, "learning_rate": 1e-8}, "the loss has hardly moved: learning_rate: 1e-08 is too low"),
         ({**SGD, "learning_rate": 1e-4}, "the loss still falls: learning_rate: 0.0001 is too low"),
         ({**SGD, "learning_rate": 1e25}, "the loss left the numbers: learning_rate: 1e+25 is too high"),

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from components.shared.artifacts.artifact import FileRecord, Record
 from components.shared.files import read_regular, replacing, sha256_of, write_atomically
@@ -62,6 +62,15 @@ class CheckpointManifest(Record):
         """How many epochs the run was to have."""
         return int(self.params["num_epochs"])
 
+    def document(self) -> bytes:
+        """Its bytes: canonical JSON with the SHA-256 of that, by which a flipped bit shows."""
+        document = self.model_dump(mode="json")
+        return _canonical({**document, "sha256": hashlib.sha256(_canonical(document)).hexdigest()})
+
+
+def _canonical(document: object) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
 
 class DamagedError(Exception):
     """A checkpoint that is not what was written; the text says why."""
@@ -78,18 +87,8 @@ def write_checkpoint(directory: Path, manifest: CheckpointManifest, state: Mappi
     with replacing(path.with_suffix(".pt"), digest) as output:
         torch.save(dict(state), output)  # type: ignore[arg-type] # it needs write and flush alone
     record = FileRecord(file=path.with_suffix(".pt").name, bytes=output.bytes, sha256=digest.hexdigest())
-    write_atomically(path, _document(manifest.model_copy(update={"state": record})))
+    write_atomically(path, manifest.model_copy(update={"state": record}).document())
     return path
-
-
-def _document(manifest: CheckpointManifest) -> bytes:
-    """A manifest's bytes: its canonical JSON with the SHA-256 of that, by which a flipped bit shows."""
-    document = manifest.model_dump(mode="json")
-    return _canonical({**document, "sha256": hashlib.sha256(_canonical(document)).hexdigest()})
-
-
-def _canonical(document: object) -> bytes:
-    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def read_checkpoint_manifest(path: Path) -> CheckpointManifest:
@@ -105,15 +104,19 @@ def read_checkpoint_manifest(path: Path) -> CheckpointManifest:
         manifest = CheckpointManifest.model_validate(document)
     except OSError as error:
         raise DamagedError(f"{path.name} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, AttributeError, KeyError, ValidationError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise DamagedError(f"{path.name} is no manifest of a checkpoint") from error
-    if _document(manifest) != data or manifest.name != path.stem or manifest.state is None:
+    if manifest.document() != data or manifest.name != path.stem or manifest.state is None:
         raise DamagedError(f"{path.name} is not as it was written")
     return manifest
 
 
 def verified_state(path: Path, manifest: CheckpointManifest) -> Path:
-    """The file of a checkpoint's state, after checking every byte; `path` is its manifest's."""
+    """The file of a checkpoint's state, after checking every byte; `path` is its manifest's.
+
+    Raises:
+        DamagedError: It is missing, cannot be read or is another.
+    """
     if manifest.state is None:
         raise DamagedError(f"{path.name} names no state")
     file = path.with_name(manifest.state.file)
@@ -122,8 +125,6 @@ def verified_state(path: Path, manifest: CheckpointManifest) -> Path:
             raise DamagedError(f"{file.name} has {size} bytes, and its manifest says {manifest.state.bytes}")
         if sha256_of(file) != manifest.state.sha256:
             raise DamagedError(f"the SHA-256 of {file.name} is not its manifest's")
-    except FileNotFoundError as error:
-        raise DamagedError(f"{file.name} is missing") from error
     except OSError as error:
         raise DamagedError(f"{file.name} cannot be read: {error.strerror}") from error
     return file
@@ -141,15 +142,25 @@ def read_state(path: Path, manifest: CheckpointManifest) -> dict[str, Any]:
     return state
 
 
-def list_checkpoints(directory: Path) -> list[Path]:
-    """The manifests in a directory, as they follow each other."""
-    return sorted((path for path in directory.glob("*.json") if is_checkpoint_file(path.name)), key=order_of)
+def order_of(name: str | Path) -> tuple[int, ...]:
+    """What sorts checkpoints as they follow each other, by the name of a file of theirs."""
+    found = _NAME.fullmatch(Path(name).stem)
+    return tuple(map(int, found.groups())) if found else ()
+
+
+def is_checkpoint_file(name: str) -> bool:
+    """Whether a name is that of one of a checkpoint's two files."""
+    return name.endswith((".json", ".pt")) and bool(order_of(name))
+
+
+def list_checkpoints(directory: Path, suffix: str = ".json") -> list[Path]:
+    """The manifests in a directory, or its states by ``.pt``, as they follow each other."""
+    return sorted((path for path in directory.glob(f"*{suffix}") if is_checkpoint_file(path.name)), key=order_of)
 
 
 def states_alone(directory: Path) -> list[Path]:
     """The states in a directory that have no manifest: of a writer that was killed, or somebody removed it."""
-    states = sorted(path for path in directory.glob("*.pt") if is_checkpoint_file(path.name))
-    return [path for path in states if not path.with_suffix(".json").exists()]
+    return [path for path in list_checkpoints(directory, ".pt") if not path.with_suffix(".json").exists()]
 
 
 def without_manifest(state: str) -> str:
@@ -163,17 +174,6 @@ def without_manifest(state: str) -> str:
 def superseded(names: Iterable[str], newest: str, keep: int) -> list[str]:
     """Which manifests, by name, may go now that `newest` is whole: `keep` up to that one stay."""
     return sorted((name for name in names if order_of(name) <= order_of(newest)), key=order_of)[:-keep]
-
-
-def is_checkpoint_file(name: str) -> bool:
-    """Whether a name is that of one of a checkpoint's two files."""
-    return name.endswith((".json", ".pt")) and bool(order_of(name))
-
-
-def order_of(name: str | Path) -> tuple[int, ...]:
-    """What sorts checkpoints as they follow each other, by the name of a file of theirs."""
-    found = _NAME.fullmatch(Path(name).stem)
-    return tuple(map(int, found.groups())) if found else ()
 
 
 def remove_checkpoint(path: Path) -> None:

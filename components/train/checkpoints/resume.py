@@ -50,6 +50,14 @@ _SHOWN = 8
 
 
 @dataclass(frozen=True)
+class Found:
+    """A checkpoint to go on from; its state is on the CPU."""
+
+    manifest: CheckpointManifest
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Checkpoints:
     """Where a run keeps its checkpoints, and what becomes of those of another.
 
@@ -125,7 +133,7 @@ class Checkpoints:
 
 
 @contextmanager
-def lock_directory(directory: Path, log: logging.Logger) -> Iterator[None]:
+def lock_directory(directory: Path, log: logging.Logger, timeout_s: float | None = None) -> Iterator[None]:
     """Make a directory for checkpoints and have it for this training alone."""
 
     def warn(error: HeldError) -> None:
@@ -134,50 +142,50 @@ def lock_directory(directory: Path, log: logging.Logger) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(directory / LOCK, timeout_s=LOCK_TIMEOUT_S, on_wait=warn))
+            stack.enter_context(locked(directory / LOCK, timeout_s=timeout_s or LOCK_TIMEOUT_S, on_wait=warn))
         except HeldError as error:
             raise CheckpointError(
-                f"{directory}: another training keeps its checkpoints there, {error}; end it, or name another place"
+                f"{directory}: another training keeps its checkpoints there, {error}; end it, or name another directory"
             ) from error
         except OSError as error:
             raise unwritable("checkpoints", directory, error) from error
         yield
 
 
-@dataclass(frozen=True)
-class Found:
-    """A checkpoint to go on from; its state is on the CPU."""
-
-    manifest: CheckpointManifest
-    state: dict[str, Any]
-
-
 def find_checkpoint(directory: Path, params: Params, dataset_sha256: str, log: logging.Logger) -> Found | None:
-    """The newest checkpoint of a directory that is whole; damaged ones are passed over with a warning."""
+    """The newest checkpoint of a directory that is whole; damaged ones are passed over with a warning.
+
+    Raises:
+        CheckpointError: They are of another run, or of one whose number of epochs has changed the last of them.
+    """
     alone, found, reason = states_alone(directory), list_checkpoints(directory), None
     for state in alone:
         log.warning("a checkpoint in %s is passed over: %s", directory, without_manifest(state.name))
     for path in reversed(found):
         try:
             manifest = read_checkpoint_manifest(path)
-            require_own(manifest, str(directory), params, dataset_sha256)
+            require_own(manifest, directory, params, dataset_sha256)
             if (other := of_another_length(manifest, params)) is None:
                 return Found(manifest, read_state(path, manifest))
             reason = reason or other
         except DamagedError as error:
             log.warning("a checkpoint in %s is damaged and passed over: %s", directory, error)
     if reason is not None:
-        raise _of_another_run(str(directory), [f"{reason}; no checkpoint of before is kept"])
+        raise _of_another_run(directory, [f"{reason}; no checkpoint of before is kept"])
     if found or alone:
         log.warning("no checkpoint in %s is whole; the run begins anew", directory)
     return None
 
 
-def manifests(directory: Path, counts: Callable[[Path], bool] = lambda path: True) -> Iterator[CheckpointManifest]:
-    """The manifests of a directory's checkpoints that can be read, the newest first; states are not read."""
+def manifests(
+    directory: Path, counts: Callable[[Path], bool] = lambda path: True, *, is_verified: bool = False
+) -> Iterator[CheckpointManifest]:
+    """The manifests of a directory's checkpoints that can be read, the newest first; states are read to be verified."""
     for path in filter(counts, reversed(list_checkpoints(directory))):
         try:
             manifest = read_checkpoint_manifest(path)
+            if is_verified:
+                verified_state(path, manifest)
         except DamagedError:
             continue
         yield manifest
@@ -185,21 +193,14 @@ def manifests(directory: Path, counts: Callable[[Path], bool] = lambda path: Tru
 
 def last_good(directory: Path) -> CheckpointManifest | None:
     """The newest checkpoint of a directory that is whole."""
-    for path in reversed(list_checkpoints(directory)):
-        try:
-            manifest = read_checkpoint_manifest(path)
-            verified_state(path, manifest)
-        except DamagedError:
-            continue
-        return manifest
-    return None
+    return next(manifests(directory, is_verified=True), None)
 
 
 def require_alone(directory: Path, params: Params, dataset_sha256: str) -> Path:
     """The directory of a training's checkpoints in that of a run, which must hold none of another training."""
     for other in sorted(directory.parent.glob("*/")) if directory.parent.is_dir() else ():
         if other.name != directory.name and (manifest := next(manifests(other), None)) is not None:
-            require_own(manifest, str(other), params, dataset_sha256)
+            require_own(manifest, other, params, dataset_sha256)
             return other  # it has the name of another version
     return directory
 
@@ -229,19 +230,19 @@ def schedules_of_run_length(params: Params) -> list[str]:
     return found
 
 
-def require_own(manifest: CheckpointManifest, where: str, params: Params, dataset_sha256: str) -> None:
-    """See that a checkpoint in the location `where` is of this run, which may have more epochs by now."""
+def require_own(manifest: CheckpointManifest, where: Path, params: Params, dataset_sha256: str) -> None:
+    """See that a checkpoint in a directory is of this run, which may have more epochs by now."""
     if found := list(differences(manifest, params, dataset_sha256)):
         raise _of_another_run(where, found)
 
 
-def _of_another_run(where: str, found: Sequence[str]) -> CheckpointError:
+def _of_another_run(where: Path, found: Sequence[str]) -> CheckpointError:
     more = f"\n  … and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    lines = "".join(f"\n  {line}" for line in found[:_SHOWN])
+    lines = "".join(f"\n  {line}" for line in found[:_SHOWN]) + more
     return CheckpointError(
-        f"{where}: holds checkpoints of another run; name another place, or start over there by --start-over "
-        f"(start_over=True), which removes them. What differs:{lines}{more}",
-        f"{lines}{more}",
+        f"{where}: holds checkpoints of another run; name another directory, or start over there by --start-over "
+        f"(start_over=True), which removes them. What differs:{lines}",
+        lines,
     )
 
 
@@ -250,8 +251,7 @@ def differences(manifest: CheckpointManifest, params: Params, dataset_sha256: st
     if manifest.dataset_sha256 != dataset_sha256:
         yield f"the dataset: SHA-256 {manifest.dataset_sha256[:12]}… there, {dataset_sha256[:12]}… here"
     # A version that did not have a key yet did what its default does.
-    here_only = params.to_dict().keys() - manifest.params.keys()
-    fields = Params.model_fields
+    fields, here_only = Params.model_fields, params.to_dict().keys() - manifest.params.keys()
     absent = {key for key in here_only if getattr(params, key) == fields[key].get_default(call_default_factory=True)}
     yield from differences_of_params(manifest.params, params.to_dict(), FREE | {"num_epochs"} | absent)
     there, here = manifest.num_epochs, params.num_epochs
@@ -273,25 +273,25 @@ def of_another_length(manifest: CheckpointManifest, params: Params) -> str | Non
     return f"num_epochs: {there} there, {here} here, and epoch {trained} {was} (eval_freq {params.eval_freq})"
 
 
-def differences_of_params(there: Mapping[str, Any], here: Mapping[str, Any], free: Set[str]) -> Iterator[str]:
+def differences_of_params(
+    there: Mapping[str, Any], here: Mapping[str, Any], free: Set[str] = frozenset(), path: str = ""
+) -> Iterator[str]:
     """What differs between two runs' params as JSON data, a line each; `free` are the keys that may differ."""
-    there, here = ({key: value for key, value in each.items() if key not in free} for each in (there, here))
-    yield from _between(there, here, "")
-
-
-def _between(there: Any, here: Any, path: str) -> Iterator[str]:
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        for key in here.keys() | there.keys():
-            where = f"{path}.{key}" if path else key
-            if key not in there or key not in here:
-                only = "here" if key in here else "there"
-                yield f"{where}: {described((here if key in here else there)[key])} {only} alone"
-            else:
-                yield from _between(there[key], here[key], where)
-    elif isinstance(there, list) and isinstance(here, list):
-        if len(there) != len(here):
-            yield f"{path}: {len(there)} entries there, {len(here)} here"
-        for index, (one, other) in enumerate(zip(there, here, strict=False)):
-            yield from _between(one, other, f"{path}[{index}]")
-    elif there != here:
-        yield f"{path}: {described(there)} there, {described(here)} here"
+    for key in (here.keys() | there.keys()) - free:
+        where = f"{path}{key}"
+        if key not in there or key not in here:
+            only, side = (here, "here") if key in here else (there, "there")
+            yield f"{where}: {described(only[key])} {side} alone"
+            continue
+        one, other = there[key], here[key]
+        if isinstance(one, list) and isinstance(other, list):
+            if len(one) != len(other):
+                yield f"{where}: {len(one)} entries there, {len(other)} here"
+            # An entry by its index, as a key in brackets.
+            size = min(len(one), len(other))
+            one, other = ({f"[{index}]": value for index, value in enumerate(each[:size])} for each in (one, other))
+            yield from differences_of_params(one, other, path=where)
+        elif isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from differences_of_params(one, other, path=f"{where}.")
+        elif one != other:
+            yield f"{where}: {described(one)} there, {described(other)} here"

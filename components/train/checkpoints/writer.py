@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -81,10 +81,6 @@ class Snapshot:
         return kept
 
 
-# Without a manifest only memory is made ready.
-_Work = tuple[Snapshot, CheckpointManifest | None, dict[str, Any]]
-
-
 class CheckpointWriter:
     """Writes checkpoints behind the training thread; use as a context manager, which waits for the last one.
 
@@ -92,40 +88,34 @@ class CheckpointWriter:
     it is to be reported.
     """
 
-    def __init__(self, directory: Path, keep: int, on_saved: Callable[[Path], bool] | None = None) -> None:
-        self._directory = directory
-        self._keep = keep
-        self._on_saved = on_saved
+    def __init__(self, directory: Path, keep: int, on_saved: Callable[[Path], bool] = lambda path: True) -> None:
+        self._directory, self._keep, self._on_saved = directory, keep, on_saved
         self._free: queue.LifoQueue[Snapshot] = queue.LifoQueue()
         for _ in range(_SNAPSHOTS):
             self._free.put(Snapshot())
-        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._saved: deque[tuple[CheckpointManifest, Path]] = deque()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._jobs: deque[Future[tuple[CheckpointManifest, Path] | None]] = deque()
 
     def __enter__(self) -> Self:
         remove_leftovers(self._directory)
-        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for what is under way: the last checkpoint of a training that was ended is the one to go on from."""
-        self._work.put(None)
-        self._thread.join()
+        self._thread.shutdown()
         if error is None:
             self._raise()
 
     @property
     def is_busy(self) -> bool:
         """Whether a checkpoint is still being written."""
-        return self._free.qsize() < _SNAPSHOTS
+        return not all(job.done() for job in self._jobs)
 
     def prepare(self, state: dict[str, Any]) -> None:
         """Have memory for states of such shapes ready before it is needed, without holding up the training."""
-        self._work.put((self._free.get(), None, state))
+        self._jobs.append(self._thread.submit(self._prepare, self._free.get(), state))
 
     def save(self, manifest: CheckpointManifest, state: dict[str, Any]) -> None:
         """Hand over a state; returns once it is copied, and waits only where two are being written already.
@@ -146,44 +136,41 @@ class CheckpointWriter:
                     "from; give the step more memory"
                 ) from error
             raise
-        self._work.put((snapshot, manifest, copied))
+        self._jobs.append(self._thread.submit(self._write, snapshot, manifest, copied))
 
     def saved(self) -> list[tuple[CheckpointManifest, Path]]:
         """The checkpoints that have become whole since the last call, with their manifests' files."""
         self._raise()
-        return [self._saved.popleft() for _ in range(len(self._saved))]
+        done = []
+        while self._jobs and self._jobs[0].done():
+            done.append(self._jobs.popleft().result())
+        return [each for each in done if each is not None]
 
     def wait(self) -> None:
         """Wait until everything handed over is written."""
-        for snapshot in [self._free.get() for _ in range(_SNAPSHOTS)]:
-            self._free.put(snapshot)
+        wait(self._jobs)
         self._raise()
 
     def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
+        for job in self._jobs:  # one that failed stays, and is raised again
+            if job.done():
+                job.result()
 
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            snapshot, manifest, state = work
-            try:
-                if manifest is None:
-                    with suppress(RuntimeError, MemoryError):  # if there is none, saving says so
-                        snapshot.take(state)  # for its pages: the first copy is then as quick as any other
-                elif self._error is None:
-                    self._write(manifest, state)
-            except BaseException as error:  # it is raised where the training is
-                self._error = error
-            finally:
-                del state, work
-                self._free.put(snapshot)
+    def _prepare(self, snapshot: Snapshot, state: dict[str, Any]) -> None:
+        with suppress(RuntimeError, MemoryError):  # if there is none, saving says so
+            snapshot.take(state)  # for its pages: the first copy is then as quick as any other
+        self._free.put(snapshot)
 
-    def _write(self, manifest: CheckpointManifest, state: dict[str, Any]) -> None:
-        path = write_checkpoint(self._directory, manifest, state)
-        for old in superseded((each.name for each in list_checkpoints(self._directory)), path.name, self._keep):
-            remove_checkpoint(self._directory / old)
-        if self._on_saved is None or self._on_saved(path):
-            self._saved.append((manifest, path))
+    def _write(
+        self, snapshot: Snapshot, manifest: CheckpointManifest, state: dict[str, Any]
+    ) -> tuple[CheckpointManifest, Path] | None:
+        try:
+            path = write_checkpoint(self._directory, manifest, state)
+            for old in superseded((each.name for each in list_checkpoints(self._directory)), path.name, self._keep):
+                remove_checkpoint(self._directory / old)
+            return (manifest, path) if self._on_saved(path) else None
+        finally:
+            self._free.put(snapshot)
 
 
 class RemoteCheckpoints:
@@ -194,10 +181,7 @@ class RemoteCheckpoints:
     """
 
     def __init__(self, local: Path, location: Location, keep: int, log: logging.Logger) -> None:
-        self._local = local
-        self._location = location
-        self._keep = keep
-        self._log = log
+        self._local, self._location, self._keep, self._log = local, location, keep, log
         self._there: set[str] = set()  # names of manifests, of states alone as well
         probe, there = local / ".shutterline-writable", location.child(".shutterline-writable")
         probe.touch()
@@ -215,7 +199,11 @@ class RemoteCheckpoints:
             self._log.warning("a checkpoint in %s is passed over: %s", self._location, without_manifest(state))
         for name in sorted(manifests, key=order_of, reverse=True):
             try:
-                manifest = self._fetch(name, states)
+                path = fetch_tree(self._location.child(name), self._local)
+                manifest = read_checkpoint_manifest(path)
+                if name in states:
+                    fetch_tree(self._location.child(path.with_suffix(".pt").name), self._local)
+                verified_state(path, manifest)
             except DamagedError as error:
                 self._log.warning("a checkpoint in %s is damaged and passed over: %s", self._location, error)
                 remove_checkpoint(self._local / name)
@@ -249,19 +237,11 @@ class RemoteCheckpoints:
 
     def _list(self) -> tuple[set[str], set[str]]:
         """What is there, both by the names of manifests: those that are there, and those whose state is."""
-        found = [name for name in list_names(self._location) if is_checkpoint_file(name)]
-        states = {Path(name).with_suffix(".json").name for name in found if name.endswith(".pt")}
-        return {name for name in found if name.endswith(".json")}, states
-
-    def _fetch(self, name: str, states: set[str]) -> CheckpointManifest:
-        path = fetch_tree(self._location.child(name), self._local)
-        manifest = read_checkpoint_manifest(path)
-        state = path.with_suffix(".pt").name
-        if name not in states:
-            raise DamagedError(f"{state} is missing")
-        fetch_tree(self._location.child(state), self._local)
-        verified_state(path, manifest)
-        return manifest
+        found = [Path(name) for name in list_names(self._location) if is_checkpoint_file(name)]
+        manifests, states = (
+            {path.with_suffix(".json").name for path in found if path.suffix == suffix} for suffix in (".json", ".pt")
+        )
+        return manifests, states
 
     def _remove(self, name: str) -> None:
         for file in (name, Path(name).with_suffix(".pt").name):  # the manifest first
