@@ -203,7 +203,6 @@ def train_step(
     elif checkpoints is None and isinstance(model, Path):
         kept = Checkpoints.beside(model)
     with _noting_what_is_saved(kept, dataset, params):
-        from components.classifier.check import check
         from components.train.group import join_group, own_device, shared_scratch
 
         with (
@@ -222,6 +221,8 @@ def train_step(
                 output, kept, location = Path(os.devnull), Checkpoints(Path(os.devnull), start_over), None
                 if group.is_first:
                     location = checkpoints() if callable(checkpoints) else checkpoints
+                from components.classifier.check import check
+
                 checked = check(params)  # before anything is fetched or claimed
                 own_device(params.device)
                 if group.is_first:
