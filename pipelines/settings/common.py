@@ -63,15 +63,9 @@ class StepSettings(SettingsRecord):
 
     def problems(self) -> list[Problem]:
         """What contradicts itself, once everything is merged."""
-        retry = self.retry
-        if retry is None or not retry.times:
-            return []
-        needed = {"pause_s": retry.pause_s, "factor": retry.factor, "window_s": retry.window_s}
-        return [
-            Problem(f"retry.{name}", f"is required where a step is repeated {retry.times} times")
-            for name, value in needed.items()
-            if value is None
-        ]
+        times = self.retry.times if self.retry else 0
+        missing = [name for name in ("pause_s", "factor", "window_s") if times and getattr(self.retry, name) is None]
+        return [Problem(f"retry.{name}", f"is required where a step is repeated {times} times") for name in missing]
 
 
 Step = TypeVar("Step", bound=StepSettings)
@@ -92,7 +86,6 @@ class PlatformSettings(SettingsRecord, Generic[Step]):
     def document(self) -> dict[str, Any]:
         """These settings as a file of them: what was taken away is null there, so that no default comes back."""
         document: dict[str, Any] = _document(self)
-        document.pop(EVERY_STEP, None)  # once merged, each step has it
         return document
 
     def step(self, name: StepName) -> Step:

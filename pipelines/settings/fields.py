@@ -130,10 +130,8 @@ def _each(problem_of: Callable[[Any, Any], str | None], what: str) -> BeforeVali
 def _text_problem(key: object, value: object) -> str | None:
     if not isinstance(value, str) or not isinstance(key, str):
         return "must be a text; put it in quotes"
-    try:
-        is_sendable = b"\0" not in value.encode("utf-8")
-    except UnicodeEncodeError:  # half of a pair
-        is_sendable = False
+    # Half of a pair of surrogates, or the end of a C string.
+    is_sendable = "\0" not in value and not re.search("[\ud800-\udfff]", value)
     return None if is_sendable else "has a character that no file and no environment can hold"
 
 
@@ -159,14 +157,13 @@ def _variable_name_problem(key: object, value: object) -> str | None:
 
 
 def _variable_problem(key: object, value: object) -> str | None:
-    if problem := _text_problem(key, value) or _variable_name_problem(key, value):
-        return problem
-    if not value or not _looks_secret(str(key), value):
-        return None
-    return (
-        "would put a secret into the compiled file; name where it is kept instead: secret_env on Kubeflow, "
-        "a …_FILE variable with sm://projects/…/secrets/…/versions/… on Vertex AI"
-    )
+    problem = _text_problem(key, value) or _variable_name_problem(key, value)
+    if problem is None and value and _looks_secret(str(key), value):
+        return (
+            "would put a secret into the compiled file; name where it is kept instead: secret_env on Kubeflow, "
+            "a …_FILE variable with sm://projects/…/secrets/…/versions/… on Vertex AI"
+        )
+    return problem
 
 
 def _not_secret(value: str) -> str:

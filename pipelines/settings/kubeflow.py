@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -66,6 +66,15 @@ class Toleration(SettingsRecord):
         None, description="The taint's effect; none: every effect."
     )
     seconds: Seconds | None = Field(None, description="How long it is tolerated, with the effect NoExecute.")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What contradicts itself, by the key."""
+        if self.operator == "Equal" and self.key is None:
+            yield ".key", "is required with the operator Equal"
+        if self.operator != "Equal" and self.value is not None:
+            yield ".value", "needs the operator Equal"
+        if self.seconds is not None and self.effect != "NoExecute":
+            yield ".seconds", "needs the effect NoExecute"
 
 
 class SecretKey(SettingsRecord):
@@ -140,47 +149,36 @@ class KubeflowStep(StepSettings):
 
     def problems(self) -> list[Problem]:
         """What contradicts itself, once everything is merged."""
-        found = super().problems()
-
-        def refuse(path: str, message: str, *, wrong: bool = True) -> None:
-            if wrong:
-                found.append(Problem(path, message))
-
-        if self.retry and self.retry.factor is not None and not self.retry.factor.is_integer():
-            # Argo Workflows reads it as an integer, and fails a step that it should repeat where it is none.
-            refuse("retry.factor", "must be a whole number on Kubeflow, such as 1 or 2")
-        for resource, limit in (("cpu", self.cpu), ("memory", self.memory)):
-            asked = getattr(self, f"{resource}_request")
-            if asked and limit and quantity(asked) > quantity(limit):
-                refuse(f"{resource}_request", f"is more than {resource}, which is {limit}")
-        if self.shm and self.memory and quantity(self.shm) >= quantity(self.memory):
-            refuse("shm", f"must be less than memory ({self.memory}), which it counts against")
-        for name in self.secret_env.keys() & self.env.keys():
-            refuse(f"secret_env.{name}", "is given by env too; only one can be meant")
-        for index, toleration in enumerate(self.tolerations):
-            where, is_equal = f"tolerations[{index}]", toleration.operator == "Equal"
-            refuse(f"{where}.key", "is required with the operator Equal", wrong=is_equal and toleration.key is None)
-            needs_equal = not is_equal and toleration.value is not None
-            refuse(f"{where}.value", "needs the operator Equal", wrong=needs_equal)
-            needs_effect = toleration.seconds is not None and toleration.effect != "NoExecute"
-            refuse(f"{where}.seconds", "needs the effect NoExecute", wrong=needs_effect)
+        has_shm = self.shm is not None
+        limits = (("cpu", self.cpu_request, self.cpu), ("memory", self.memory_request, self.memory))
         # KFP's driver calls the pod's volumes like what is in them, whatever kind it is.
         claims = Counter(volume.claim for volume in self.volumes)
         secrets = Counter(files.secret for files in self.secret_files)
         mounts = [*(files.path for files in self.secret_files), *(volume.path for volume in self.volumes)]
-        paths = Counter([*mounts, SHM_PATH] if self.shm else mounts)
-        for path in sorted(path for path, times in paths.items() if times > 1):
-            refuse("volumes", f"{path} is mounted at twice")
-        for field, names in (("volumes", claims), ("secret_files", secrets)):
-            for name in sorted(name for name, times in names.items() if times > 1):
-                message = f"{name} is mounted {names[name]} times; mount it once, and name directories in it"
-                refuse(field, message)
-        taken = secrets.keys() | ({SHM_VOLUME} if self.shm else set())
-        for name in sorted(claims.keys() & taken):
-            refuse("volumes", f"the claim {name} is called like another volume of the pod; KFP needs different names")
-        if self.shm and SHM_VOLUME in secrets:
-            refuse("secret_files", f"KFP would call the secret's volume {SHM_VOLUME}, as shm is called")
-        return found
+        paths = Counter([*mounts, SHM_PATH] if has_shm else mounts)
+        others = secrets.keys() | ({SHM_VOLUME} if has_shm else set())
+        found = [
+            *((f"{name}_request", f"is more than {name}, which is {limit}") for name, asked, limit in limits
+              if asked and limit and quantity(asked) > quantity(limit)),
+            *((f"secret_env.{name}", "is given by env too; only one can be meant")
+              for name in self.secret_env.keys() & self.env.keys()),
+            *((f"tolerations[{index}]{where}", message) for index, toleration in enumerate(self.tolerations)
+              for where, message in toleration.problems()),
+            *(("volumes", f"{path} is mounted at twice") for path, times in sorted(paths.items()) if times > 1),
+            *((field, f"{name} is mounted {times} times; mount it once, and name directories in it")
+              for field, names in (("volumes", claims), ("secret_files", secrets))
+              for name, times in sorted(names.items()) if times > 1),
+            *(("volumes", f"the claim {name} is called like another volume of the pod; KFP needs different names")
+              for name in sorted(claims.keys() & others)),
+        ]  # fmt: skip
+        if self.retry and self.retry.factor is not None and not self.retry.factor.is_integer():
+            # Argo Workflows reads it as an integer, and fails a step that it should repeat where it is none.
+            found.append(("retry.factor", "must be a whole number on Kubeflow, such as 1 or 2"))
+        if self.shm and self.memory and quantity(self.shm) >= quantity(self.memory):
+            found.append(("shm", f"must be less than memory ({self.memory}), which it counts against"))
+        if has_shm and SHM_VOLUME in secrets:
+            found.append(("secret_files", f"KFP would call the secret's volume {SHM_VOLUME}, as shm is called"))
+        return super().problems() + [Problem(path, message) for path, message in found]
 
     def keeps(self, path: str) -> bool:
         """Whether a path is in a volume that outlives the pod."""
@@ -221,11 +219,11 @@ class KubeflowSettings(PlatformSettings[KubeflowStep]):
     def newer(self) -> list[str]:
         """The settings that not every release takes."""
         steps = [self.step(name) for name in STEP_FIELDS]
-        uses: dict[str, Callable[[KubeflowStep], object]] = {
-            "security": lambda step: step.security and step.security.model_dump(exclude_none=True),
-            "volumes.sub_path": lambda step: any(volume.sub_path for volume in step.volumes),
+        uses = {
+            "security": any(step.security and step.security.model_dump(exclude_none=True) for step in steps),
+            "volumes.sub_path": any(volume.sub_path for step in steps for volume in step.volumes),
         }
-        return [key for key, is_used in uses.items() if any(is_used(step) for step in steps)]
+        return [key for key, is_used in uses.items() if is_used]
 
 
 def kubeflow_defaults(*, gpu: bool) -> dict[str, Any]:

@@ -76,10 +76,8 @@ def _without_secrets(problem: Problem) -> Problem:
 def settings_warnings(settings: AnySettings, params: Params) -> list[str]:
     """What is allowed and costs money for nothing, and what not every release of the platform takes."""
     newer = settings.newer() if isinstance(settings, KubeflowSettings) else []
-    found = [
-        f"{key}: Kubeflow Pipelines before {FIRST_RELEASE[FIELD_OF[key]]} refuses a pipeline compiled with this"
-        for key in newer
-    ]
+    before = "Kubeflow Pipelines before {} refuses a pipeline compiled with this"
+    found = [f"{key}: {before.format(FIRST_RELEASE[FIELD_OF[key]])}" for key in newer]
     if params.device == "cpu" and settings.step("train").is_accelerated:
         found.append("train: an accelerator is rented, but the params say device cpu")
     if settings.step("evaluate").is_accelerated:
@@ -89,9 +87,8 @@ def settings_warnings(settings: AnySettings, params: Params) -> list[str]:
 
 def _unknown(where: tuple[int | str, ...], target: PlatformName) -> str:
     """A hint for a key that is not known: the nearest, or the platform that has it."""
-    key = str(where[-1])
+    key, other = str(where[-1]), next(each for each in PLATFORMS if each != target)
     allowed = _keys_at(SETTINGS[target], where[:-1])
-    other: PlatformName = "vertex" if target == "kubeflow" else "kubeflow"
     if key in _keys_at(SETTINGS[other], where[:-1]):
         return f"unknown key: it belongs to {PLATFORM_TITLES[other]}; allowed are {', '.join(allowed)}"
     near = difflib.get_close_matches(key, allowed, 1)
@@ -101,12 +98,12 @@ def _unknown(where: tuple[int | str, ...], target: PlatformName) -> str:
 def _keys_at(model: type[BaseModel], way: tuple[int | str, ...]) -> list[str]:
     """The keys of the mapping that this way down from a settings class leads to; none where it leads nowhere."""
     for part in way:
-        field = next((field for name, field in model.model_fields.items() if part in (name, field.alias)), None)
-        if field is not None:  # else an index of a list, or the key of a mapping of any keys
-            nested = _models_in(field.annotation)
-            if not nested:
-                return []
-            model = nested[0]
+        for name, field in model.model_fields.items():
+            if part in (name, field.alias):  # else an index of a list, or the key of a mapping of any keys
+                if not (nested := _models_in(field.annotation)):
+                    return []
+                model = nested[0]
+                break
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

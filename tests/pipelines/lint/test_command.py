@@ -34,7 +34,6 @@ def wrong(tmp_path: Path) -> Path:
 
 def test_a_sound_pipeline_ends_with_0_and_one_line(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", str(sound)]) == 0
-
     out, err = capsys.readouterr()
     assert out == f"{sound}: this pipeline is sound, looked at for Kubeflow Pipelines\n"
     assert err == ""
@@ -44,7 +43,6 @@ def test_an_error_ends_with_2_and_says_where_what_and_what_to_do(
     wrong: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["validate", str(wrong)]) == 2
-
     secret, image, verdict = capsys.readouterr().out.splitlines()
     assert secret.startswith("error: train: KAFKA_SASL_PASSWORD holds a secret's value; remove it")
     assert image.startswith("warning: train: the image has a tag, which may be moved, and no digest: registry.example")
@@ -60,7 +58,6 @@ def test_warnings_fail_only_if_asked_for(doubtful: Path, capsys: pytest.CaptureF
 
 def test_findings_as_json(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", str(wrong), "--json"]) == 2
-
     out, err = capsys.readouterr()
     document = json.loads(out)
     assert err == ""
@@ -90,7 +87,6 @@ def test_a_file_that_does_not_say_is_looked_at_for_any(tmp_path: Path, capsys: p
     file = tmp_path / "pipeline.yaml"
     assert main(["compile", "-o", str(file)]) == 0
     capsys.readouterr()
-
     assert main(["validate", str(file)]) == 0
     assert "--target" in capsys.readouterr().out.splitlines()[-1]
 
@@ -108,9 +104,7 @@ def test_a_damaged_pipeline_is_refused_in_one_line(
 ) -> None:
     file = tmp_path / "pipeline.yaml"
     file.write_text(text)
-
     assert main(["validate", str(file)]) == 2
-
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 
@@ -119,9 +113,7 @@ def test_nothing_of_a_file_steers_the_terminal(tmp_path: Path, capsys: pytest.Ca
     pipeline = Pipeline("kubeflow")
     image("\x1b[2Jregistry.example/train\x07:1.0")(pipeline)
     pipeline.container("train")["env"].append({"name": "A\x1b[31m_PASSWORD", "value": "hunter2!"})
-
     assert main(["validate", str(pipeline.write(tmp_path / "pipeline.yaml"))]) == 2
-
     out = capsys.readouterr().out
     assert "registry.example/train" in out
     assert "\x1b" not in out
@@ -141,6 +133,5 @@ def test_what_belongs_to_a_pipeline_is_refused_of_params(option: list[str], caps
 
 def test_kfp_says_nothing_of_its_own(command: Command, sound: Path) -> None:
     done = command("-m", "pipelines.cli", "validate", sound)
-
     assert done.returncode == 0
     assert done.stderr == ""

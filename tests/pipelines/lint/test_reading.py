@@ -46,9 +46,7 @@ def test_it_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     added, message = ADDED[name]
     file.write_text(f"{file.read_text()}\n{added}\n")
     capsys.readouterr()
-
     assert main([command, str(file), *(KUBEFLOW if command == "submit" else [])]) == 2
-
     out, err = capsys.readouterr()
     assert out == ""
     (line,) = err.splitlines()
@@ -71,7 +69,6 @@ def test_what_is_no_such_file_is_refused_in_one_line(
         file.write_bytes(b"pipelineInfo: \xff\xfe")
     elif name == "device":
         file.symlink_to("/dev/zero")
-
     for arguments in (["validate", str(file)], ["submit", str(file), *KUBEFLOW]):
         assert main(arguments) == 2
         out, err = capsys.readouterr()
@@ -86,5 +83,4 @@ def test_what_two_mappings_share_by_a_reference_is_read(tmp_path: Path, capsys: 
     file.write_text(
         f"{text}\nzzz: &z {{a: 1}}\nyyy: {{<<: *z, a: 2}}\nxxx: {{l: &b {{<<: {{x: 1}}, x: 2}}}}\nwww: {{<<: *b}}\n"
     )
-
     assert main(["validate", str(file)]) == 0

@@ -125,7 +125,6 @@ def test_what_compile_writes_is_sound(target: PlatformName) -> None:
 @pytest.mark.parametrize(("rule", "target", "severity", "step", "changes"), FOUND)
 def test_it_is_found(rule: str, target: PlatformName, severity: str, step: str, changes: tuple[Change, ...]) -> None:
     (found,) = [finding for finding in findings(target, *changes, asked=target) if finding.rule == rule]
-
     assert (found.severity, found.steps) == (severity, (step,) if step else ())
     assert str(found).startswith(f"{severity}: {step or found.where[0]}: {found.message}; {found.advice}")
     assert "\n" not in str(found)
@@ -148,7 +147,6 @@ def test_steps_with_the_same_finding_are_one_line() -> None:
             pipeline.container(step)["image"] = f"registry.example/{step}:1.0"
 
     (found,) = findings("vertex", tagged)
-
     assert found.steps == ("data-prep", "evaluate", "train")
     assert found.message == (
         "the image has a tag, which may be moved, and no digest: registry.example/data-prep:1.0, "
@@ -177,9 +175,7 @@ def test_a_pipeline_of_others_is_looked_at_for_secrets_and_images_alone(tmp_path
     }
     file = tmp_path / "pipeline.yaml"
     file.write_text(yaml.safe_dump(spec))
-
     found = lint(read_compiled(file), target)
-
     assert [(finding.rule, finding.steps) for finding in found] == [
         ("secret-value", ("work",)),
         ("unpinned-image", ("work",)),

@@ -81,7 +81,6 @@ def constant(pipeline: Pipeline) -> None:
 )
 def test_a_secret_is_found_and_not_shown(change: Change, where: str) -> None:
     found = findings("vertex", change)
-
     assert [finding.where for finding in found if finding.rule == "secret-value"] == [(where,)]
     for secret in ("hunter2!", AWS_KEY, "0f" * 20, PRIVATE_KEY.splitlines()[1]):
         assert secret not in str(found)

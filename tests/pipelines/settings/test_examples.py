@@ -36,7 +36,6 @@ def leaves(value: Any, way: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
 @pytest.mark.parametrize("file", COMPILED_HERE, ids=lambda file: str(file.stem))
 def test_an_example_compiles(tmp_path: Path, capsys: pytest.CaptureFixture[str], file: Path) -> None:
     pipeline = read_compiled(compile_file(platform_of(file), file, tmp_path / "pipeline.yaml"))
-
     assert pipeline.target == platform_of(file)
     assert "warning" not in capsys.readouterr().err
 
@@ -65,14 +64,12 @@ def test_there_is_an_example_for_each_card_and_for_a_stock_installation_spot_cap
     cards = {
         f"{target}-{card}" for target in ("kubeflow", "vertex") for card in ("t4", "l4", "a100", "h100", "secrets")
     }
-
     assert {file.stem for file in example_files()} == cards | {"kubeflow-spot", "kubeflow-standard"}
 
 
 def test_on_a_stock_installation_checkpoints_and_events_are_beside_the_artifacts(tmp_path: Path) -> None:
     standard = EXAMPLES / "kubeflow-standard.yaml"
     pipeline = read_compiled(compile_file("kubeflow", standard, tmp_path / "pipeline.yaml"))
-
     assert pipeline.inputs["checkpoints"]["defaultValue"] == "auto"
     for step in ("data-prep", "train", "evaluate", "exit"):
         places = places_of(pipeline, step)
@@ -90,7 +87,6 @@ def test_on_a_stock_installation_checkpoints_and_events_are_beside_the_artifacts
 
 def test_every_example_says_why_and_stands_in_the_readme() -> None:
     readme = (example_files()[0].parents[1] / "README.md").read_text()
-
     for file in example_files():
         assert file.read_text().startswith("# "), f"{file.name} does not say what it is for"
         assert f"`settings/{file.name}`" in readme, f"pipelines/examples/README.md says nothing of {file.name}"

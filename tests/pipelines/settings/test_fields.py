@@ -149,7 +149,6 @@ def test_a_field_arrives_where_the_platform_looks(
 ) -> None:
     _, where, expected = TABLES[target][field]
     steps = compiled(target)
-
     assert at(steps["train"], where) == expected
     assert at(steps["default"], where) != expected
     assert at(steps["evaluate"], where) != expected
@@ -157,7 +156,6 @@ def test_a_field_arrives_where_the_platform_looks(
 
 def test_every_field_beside_the_steps_is_known_here() -> None:
     steps = {"every_step", "data_prep", "train", "evaluate", "exit"}
-
     assert set(KubeflowSettings.model_fields) - steps == {"target", "checkpoints", "events"}
     assert set(VertexSettings.model_fields) - steps == {"target", "checkpoints", "events"}
 
@@ -166,9 +164,7 @@ def test_each_step_gets_its_own_and_all_get_the_target_and_the_place_of_events(t
     own = {step: {"cpu": str(cpu)} for cpu, step in enumerate(("data-prep", "train", "evaluate", "exit"), start=5)}
     shared = {"volumes": [{"claim": "shared", "path": "/shared"}]}
     said = {"events": "/shared/events", "checkpoints": "/shared/checkpoints", "every-step": shared, **own}
-
     pipeline = compiled_with(tmp_path, "kubeflow", said)
-
     assert pipeline.target == "kubeflow"
     assert pipeline.inputs["checkpoints"]["defaultValue"] == "/shared/checkpoints"
     for step, its_own in own.items():
@@ -184,7 +180,6 @@ def test_each_step_gets_its_own_and_all_get_the_target_and_the_place_of_events(t
 def test_a_step_knows_its_claims_in_one_order_whatever_order_they_were_written_in(tmp_path: Path) -> None:
     volumes = [{"claim": "scratch", "path": "/b", "sub_path": "x"}, {"claim": "data", "path": "/a"}]
     pipeline = compiled_with(tmp_path, "kubeflow", {"train": {"volumes": volumes}})
-
     assert places_of(pipeline, "train")["environment"]["SHUTTERLINE_CLAIMS"] == '{"/a": "data", "/b": "scratch"}'
     assert "SHUTTERLINE_CLAIMS" not in places_of(pipeline, "evaluate")["environment"]
 
@@ -201,14 +196,12 @@ def test_events_are_kept_where_the_settings_say(
     tmp_path: Path, target: PlatformName, said: dict[str, Any], expected: str | None
 ) -> None:
     pipeline = compiled_with(tmp_path, target, said)
-
     for step in ("data-prep", "train", "evaluate", "exit"):
         assert places_of(pipeline, step)["environment"].get("SHUTTERLINE_EVENTS") == expected, step
 
 
 def test_data_prep_is_cached_on_request(tmp_path: Path) -> None:
     pipeline = compiled_with(tmp_path, "kubeflow", {"data-prep": {"cpu": "1"}}, "--cache")
-
     cached = {step for step in ("data-prep", "train", "evaluate", "exit")
               if places_of(pipeline, step)["task"]["cachingOptions"] == {"enableCache": True}}  # fmt: skip
     assert cached == {"data-prep", "train", "evaluate"}
@@ -217,7 +210,6 @@ def test_data_prep_is_cached_on_request(tmp_path: Path) -> None:
 def test_checkpoints_of_the_command_line_go_before_those_of_settings(tmp_path: Path) -> None:
     said = {"checkpoints": "gs://a-bucket/x"}
     pipeline = compiled_with(tmp_path, "vertex", said, "--checkpoints", "gs://b-bucket/y")
-
     assert pipeline.target == "vertex"
     assert pipeline.documents == 1, "one document: Vertex AI's client loads no other"
     assert pipeline.inputs["checkpoints"]["defaultValue"] == "gs://b-bucket/y"

@@ -33,7 +33,6 @@ def test_a_steps_own_word_goes_before_every_steps_and_that_before_the_default(
 ) -> None:
     default = put_together(tmp_path, capsys, train={})
     steps = put_together(tmp_path, capsys, every_step={"cpu": "3"}, train={"cpu": "5"})
-
     assert default["train"]["cpu"] == "4"
     assert [steps[name]["cpu"] for name in ("data-prep", "train", "evaluate", "exit")] == ["3", "5", "3", "3"]
     assert [steps[name]["memory"] for name in steps if name != "target"] == ["4Gi", "16Gi", "8Gi", "512Mi"]
@@ -47,7 +46,6 @@ def test_mappings_are_joined_and_the_later_value_of_a_key_is_taken(
         every_step={"labels": {"team": "vision", "cost": "1"}, "env": {"A": "every"}},
         train={"labels": {"cost": "2"}, "env": {"B": "train"}},
     )  # fmt: skip
-
     assert steps["train"]["labels"] == {"team": "vision", "cost": "2"}
     assert steps["train"]["env"] == {"A": "every", "B": "train"}
     assert steps["exit"]["env"] == {"A": "every"}
@@ -60,7 +58,6 @@ def test_lists_are_appended_and_nothing_stands_twice(tmp_path: Path, capsys: pyt
         every_step={"pull_secrets": ["one"], "tolerations": [gpu]},
         train={"pull_secrets": ["two", "one"], "tolerations": [spot, gpu]},
     )  # fmt: skip
-
     assert steps["train"]["pull_secrets"] == ["one", "two"]
     assert [entry["key"] for entry in steps["train"]["tolerations"]] == ["nvidia.com/gpu", "a.io/spot"]
     assert steps["exit"]["pull_secrets"] == ["one"]
@@ -69,7 +66,6 @@ def test_lists_are_appended_and_nothing_stands_twice(tmp_path: Path, capsys: pyt
 def test_null_takes_away_what_was_said_before(tmp_path: Path) -> None:
     whole = {"every-step": {"timeout_s": 60}, "train": {"gpu": None, "shm": None, "security": None, "timeout_s": None}}
     places = places_of(compiled_with(tmp_path, "kubeflow", whole), "train")
-
     assert "accelerator" not in places["container"]["resources"]
     assert places["kubernetes"] == {}
     evaluate = places_of(compiled_with(tmp_path, "kubeflow", whole), "evaluate")
@@ -92,7 +88,6 @@ def test_null_takes_away_mappings_lists_and_entries_of_them(tmp_path: Path, caps
         "secret_env": {"TOKEN": None, "B_TOKEN": {"secret": "s", "key": "k"}},
     }
     steps = put_together(tmp_path, capsys, every_step=every, train=own)
-
     assert {key: steps["train"].get(key) for key in every} == {
         "env": {"B": "every", "C": "train"},
         "labels": {},
@@ -106,9 +101,7 @@ def test_null_takes_away_mappings_lists_and_entries_of_them(tmp_path: Path, caps
 
 def test_a_variable_of_every_step_may_be_a_secret_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     every, own = {"env": {"USER_NAME": "me"}}, {"secret_env": {"USER_NAME": {"secret": "s", "key": "k"}}}
-
     steps = put_together(tmp_path, capsys, every_step=every, train={**own, "env": {"USER_NAME": None}})
-
     assert steps["train"]["env"] == {}
     assert set(steps["train"]["secret_env"]) == {"USER_NAME"}
 
@@ -117,23 +110,12 @@ def test_a_step_with_nothing_below_it_is_as_if_it_were_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write_settings(tmp_path / "settings.yaml", "every-step:\n  # cpu: 1\ntrain:\n  # gpu: {count: 0}\nexit:\n")
-
     assert printed("kubeflow", capsys, "--settings", file) == printed("kubeflow", capsys)
-
-
-def test_settings_printed_are_settings_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = {"every-step": {"labels": {"a": "b"}}, "train": {"labels": None, "gpu": None, "env": {"A": None}}}
-    steps = printed("kubeflow", capsys, "--settings", write_settings(tmp_path / "settings.yaml", said))
-
-    again = printed("kubeflow", capsys, "--settings", write_settings(tmp_path / "again.yaml", steps))
-
-    assert again == steps
 
 
 def test_no_retries_are_asked_for_where_they_are_taken_away(tmp_path: Path) -> None:
     said = {"data-prep": {"retry": None}, "train": {"retry": {"times": 0}}, "evaluate": {"retry": {"times": None}}}
     pipeline = compiled_with(tmp_path, "vertex", said)
-
     for step in said:
         assert "retryPolicy" not in places_of(pipeline, step)["task"], step
 
@@ -158,7 +140,6 @@ def test_an_accelerator_that_the_cpu_leaves_idle_is_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], target: Any, said: dict[str, Any]
 ) -> None:
     compiled_with(tmp_path, target, {"train": said}, "--set", "device=cpu")
-
     assert "warning: train: an accelerator is rented, but the params say device cpu" in capsys.readouterr().err
 
 
@@ -166,9 +147,7 @@ def test_json_is_read_like_yaml_and_underscores_like_hyphens(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "settings.json").write_text('{"every_step": {"cpu": 3}, "data_prep": {"cpu": 0.5}}')
-
     steps = printed("kubeflow", capsys, "--settings", tmp_path / "settings.json")
-
     assert steps["train"]["cpu"] == "3"
     assert steps["data-prep"]["cpu"] == "0.5"
 
@@ -180,7 +159,6 @@ def test_the_schema_takes_what_is_taken_and_nothing_else(tmp_path: Path, capsys:
     sound += [{"target": "vertex", "train": None, "every-step": None}]
     wrong = [{"cpu": "zebra"}, {"cpu": 0}, {"memory": 16}, {"memory": "1K"}, {"env": {"A": 1}}, {"volume": []}]
     schemas = {target: printed(target, capsys, "--schema") for target in PLATFORMS}
-
     for settings in sound:
         jsonschema.validate(settings, schemas[settings["target"]])
     for number, step in enumerate(wrong):
@@ -192,9 +170,7 @@ def test_the_schema_takes_what_is_taken_and_nothing_else(tmp_path: Path, capsys:
 
 def test_settings_without_a_target_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_settings(tmp_path / "settings.yaml", {"train": {"cpu": "1"}})
-
     assert main(["compile", "--settings", str(file), "-o", str(tmp_path / "pipeline.yaml")]) == 2
-
     assert "--settings needs --target, kubeflow or vertex" in capsys.readouterr().err
     assert main(["compile", "--cache", "-o", str(tmp_path / "pipeline.yaml")]) == 2
     assert "--cache needs --target, kubeflow or vertex" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from pipelines.cli import main
 from pipelines.compiled import PlatformName
 from pipelines.settings.kubeflow import KubeflowStep
 from pipelines.settings.vertex import VertexStep
-from tests.pipelines.settings.compiling import compile_file, printed, write_settings
+from tests.pipelines.settings.compiling import printed, write_settings
 from tests.pipelines.settings.test_fields import fields_of
 
 STEPS = ("every-step", "data-prep", "train", "evaluate", "exit")
@@ -66,31 +66,12 @@ def test_no_settings_end_in_a_traceback_and_what_is_printed_means_the_same(
     with tempfile.TemporaryDirectory() as directory:
         code, out, err = shown(target, said, Path(directory))
         again = shown(target, out, Path(directory)) if code == 0 else None
-
     assert (code, bool(out)) in ((0, True), (2, False))
     if code == 0:
         assert all(line.startswith("warning: ") for line in err.splitlines())
         assert again == (0, out, err)
     else:
         assert err.startswith("error: ")
-
-
-@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
-def test_what_is_printed_compiles_to_the_same_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: PlatformName
-) -> None:
-    said = {"every-step": {"env": {"B": "2", "A": "1"}, "retry": {"times": 3}}, "train": {"cpu": 3}}
-    file = write_settings(tmp_path / "settings.yaml", said)
-    capsys.readouterr()
-    assert main(["settings", "--target", target, "--settings", str(file)]) == 0
-    again = write_settings(tmp_path / "printed.yaml", capsys.readouterr().out)
-
-    first, second = (
-        compile_file(target, settings_file, tmp_path / f"{settings_file.stem}-pipeline.yaml")
-        for settings_file in (file, again)
-    )
-
-    assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -105,6 +86,5 @@ def test_what_was_taken_away_is_printed_as_null_and_stays_away(
 ) -> None:
     once = printed(target, capsys, "--settings", write_settings(tmp_path / "settings.yaml", said))
     (tmp_path / "printed.json").write_text(json.dumps(once))
-
     assert once["train"] | said["train"] == once["train"]
     assert printed(target, capsys, "--settings", tmp_path / "printed.json") == once

@@ -25,22 +25,13 @@ MISTAKES: list[tuple[PlatformName, dict[str, Any]]] = [
     ("kubeflow", {"env": {"KAFKA_SASL_OAUTH_TOKEN": PLANTED}}),
     ("kubeflow", {"env": {"AWS_SECRET_ACCESS_KEY": PLANTED}}),
     ("vertex", {"env": {"HTTPS_PROXY": f"http://me:{PLANTED}@proxy.example:3128"}}),
-    (
-        "vertex",
-        {"env": {"GOOGLE_APPLICATION_CREDENTIALS": json.dumps({"private_key": KEY})}},
-    ),
+    ("vertex", {"env": {"GOOGLE_APPLICATION_CREDENTIALS": json.dumps({"private_key": KEY})}}),
     ("kubeflow", {"env": f"KAFKA_SASL_PASSWORD={PLANTED}"}),
     ("kubeflow", {"secret_env": {"KAFKA_SASL_PASSWORD": PLANTED}}),
     ("kubeflow", {"secret_env": {"A": {"secret": PLANTED, "key": "password"}}}),
     ("kubeflow", {"secret_env": {"A": {"secret": "kafka", "key": PLANTED}}}),
-    (
-        "kubeflow",
-        {"secret_env": {"A": {"secret": "s", "key": "k", "optional": PLANTED}}},
-    ),
-    (
-        "kubeflow",
-        {"secret_env": {"A": {"secret": "s", "key": "k", "value": PLANTED}}},
-    ),
+    ("kubeflow", {"secret_env": {"A": {"secret": "s", "key": "k", "optional": PLANTED}}}),
+    ("kubeflow", {"secret_env": {"A": {"secret": "s", "key": "k", "value": PLANTED}}}),
     ("kubeflow", {"secret_env": PLANTED}),
     ("kubeflow", {"secret_files": KEY}),
     ("kubeflow", {"secret_files": [KEY]}),
@@ -67,7 +58,6 @@ def test_a_secret_is_refused_without_being_shown(
 ) -> None:
     file = write_settings(tmp_path / "settings.yaml", {"every-step": said})
     output = tmp_path / "out" / "pipeline.yaml"
-
     for arguments in (["settings"], ["settings", "--json"], ["compile", "-o", str(output)]):
         assert main([*arguments, "--target", target, "--settings", str(file)]) == 2
         told = capfd.readouterr()
@@ -82,45 +72,29 @@ def test_what_the_environment_names_a_secret_is_none_of_the_settings(
 ) -> None:
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", PLANTED)
     file = write_settings(tmp_path / "settings.yaml", {"train": {"env": {"GREETING": PLANTED}}})
-
     assert main(["settings", "--target", "vertex", "--settings", str(file)]) == 2
-
     told = capfd.readouterr()
     assert "train.env.GREETING: would put a secret into the compiled file" in told.err
     assert PLANTED not in told.out + told.err
 
 
-def test_where_a_secret_is_kept_may_be_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_where_a_secret_is_kept_and_what_only_sounds_like_one_may_be_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     env = {
         "KAFKA_SASL_PASSWORD_FILE": "sm://projects/my-project/secrets/kafka-password/versions/latest",
-        "GOOGLE_APPLICATION_CREDENTIALS": "/etc/google/key.json",
-        "AWS_ENDPOINT_URL": "https://minio.example:9000",
-        "KAFKA_SASL_OAUTH_PROVIDER": "google",
-    }
-    file = write_settings(tmp_path / "settings.yaml", {"train": {"env": env}})
-
-    assert main(["settings", "--target", "vertex", "--settings", str(file), "--json"]) == 0
-
-    assert json.loads(capfd.readouterr().out)["train"]["env"] == env
-
-
-def test_what_only_sounds_like_a_secret_may_be_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    env = {
-        "TOKENS_PER_BATCH": "4096",
-        "TOKEN_BUDGET": "512",
-        "PASSWORD_POLICY": "strict",
-        "USE_TOKEN_AUTH": "yes",
-        "FIRST_PASS": "2",
-        "STOP_TOKEN": "</s>",
-        "TOKEN_LEVEL": "word",
-        "AUTH_TOKEN_HEADER": "X-Auth",
-        "VOCAB_TOKENS": "/data/vocab.txt",
-        "TOKENS": "1B",
+        "GOOGLE_APPLICATION_CREDENTIALS": "/etc/google/key.json", "AWS_ENDPOINT_URL": "https://minio.example:9000",
+        "KAFKA_SASL_OAUTH_PROVIDER": "google", "TOKENS_PER_BATCH": "4096", "TOKEN_BUDGET": "512", "FIRST_PASS": "2",
+        "PASSWORD_POLICY": "strict", "USE_TOKEN_AUTH": "yes", "STOP_TOKEN": "</s>", "TOKEN_LEVEL": "word",
+        "AUTH_TOKEN_HEADER": "X-Auth", "VOCAB_TOKENS": "/data/vocab.txt", "TOKENS": "1B",
         "DB_PASSWORD": "$(FROM_ELSEWHERE)",
-    }
+    }  # fmt: skip
     file = write_settings(tmp_path / "settings.yaml", {"train": {"env": env}})
-
-    assert main(["compile", "--target", "vertex", "--settings", str(file), "-o", str(tmp_path / "p.yaml")]) == 0
+    compiling = ["compile", "--target", "vertex", "--settings", str(file), "-o", str(tmp_path / "p.yaml"), "--json"]
+    main([*compiling, "--unchecked"])
+    assert "secret-value" not in capfd.readouterr().out
+    assert main(["settings", "--target", "vertex", "--settings", str(file), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["train"]["env"] == env
 
 
 @pytest.mark.parametrize(
@@ -132,10 +106,8 @@ def test_a_file_that_would_hold_a_secret_is_not_written(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     output = tmp_path / "pipeline.yaml"
-
     params = ["--params", str(EXAMPLE_PARAMS)]
     assert main(["compile", "--target", "vertex", *params, "-o", str(output), *options]) == 2
-
     told = capfd.readouterr()
     assert "(secret-value)" in told.err
     assert f"error: {output}: not written (--unchecked writes it all the same)" in told.err
@@ -155,5 +127,4 @@ def test_a_word_that_names_a_secret_is_none_although_somebodys_password_is_the_s
     monkeypatch.setenv("DB_PASSWORD", "password")
     said = {"train": {"secret_env": {"KAFKA_SASL_PASSWORD": {"secret": "kafka", "key": "password"}}}}
     file = write_settings(tmp_path / "settings.yaml", said)
-
     assert main(["compile", "--target", "kubeflow", "--settings", str(file), "-o", str(tmp_path / "p.yaml")]) == 0

@@ -43,7 +43,6 @@ def send(vertex: VertexApi, monkeypatch: pytest.MonkeyPatch) -> Callable[..., re
 
 def test_a_request_that_is_right_is_taken(send: Callable[..., requests.Response], good: dict[str, Any]) -> None:
     answer = send(good)
-
     assert answer.status_code == 200
     assert answer.json()["name"] == f"projects/{NUMBER}/locations/{LOCATION}/pipelineJobs/a-run"
 

@@ -50,9 +50,7 @@ def test_tasks_are_told_in_the_order_in_which_they_began(platform: VertexPlatfor
         task(2, "exit-handler-1", State.RUNNING, 0),
         task(1, "a-run", State.RUNNING, 0, parent=0),
     ]
-
     progress = platform.progress(job.name, 30)
-
     assert progress == Progress("running", progress.steps)
     assert list(progress.tasks.items()) == [
         ("data-prep", "cached"),
@@ -64,13 +62,11 @@ def test_tasks_are_told_in_the_order_in_which_they_began(platform: VertexPlatfor
 
 def test_a_run_that_has_just_been_made_has_no_tasks(platform: VertexPlatform, job: Any) -> None:
     job.job_detail.task_details = [task(1, "a-run", State.RUNNING, 0, parent=0)]
-
     assert platform.progress(job.name, 30) == Progress("running", {})
 
 
 def test_tasks_of_one_name_are_numbered(platform: VertexPlatform, job: Any) -> None:
     job.job_detail.task_details = [task(number, "train", State.SUCCEEDED, number) for number in (4, 2, 3)]
-
     assert list(platform.progress(job.name, 30).tasks) == ["train", "train 2", "train 3"]
 
 
@@ -89,9 +85,7 @@ def test_each_state_of_a_job_has_its_word(platform: VertexPlatform, job: Any, st
         "PAUSED": "paused",
     }
     job.state = state
-
     found = platform.progress(job.name, 30).state
-
     assert found == words[state.name.removeprefix("PIPELINE_STATE_")]
     assert found in get_args(RunState)
     assert (found in ENDED) == (state.name.rpartition("_")[2] in ("SUCCEEDED", "FAILED", "CANCELLED"))
@@ -109,9 +103,7 @@ def test_each_state_of_a_task_has_its_word(platform: VertexPlatform, job: Any, s
         "NOT_TRIGGERED": "skipped",
     }
     job.job_detail.task_details = [task(2, "train", state)]
-
     found = platform.progress(job.name, 30).tasks["train"]
-
     assert found == words.get(state.name, state.name.lower())
     assert found in get_args(TaskState)
 
@@ -124,9 +116,7 @@ def test_the_error_is_that_of_the_task_that_failed(platform: VertexPlatform, job
         task(2, "data-prep", State.SUCCEEDED),
         task(3, "train", State.FAILED, 1, error=failed),
     ]
-
     progress = platform.progress(job.name, 30)
-
     assert progress.state == "failed"
     assert progress.error == f"train: {' '.join(failed.split())}"
 
@@ -134,20 +124,17 @@ def test_the_error_is_that_of_the_task_that_failed(platform: VertexPlatform, job
 def test_without_one_it_is_the_jobs(platform: VertexPlatform, job: Any) -> None:
     job.state = PipelineState.PIPELINE_STATE_FAILED
     job.error = {"code": 9, "message": "The bucket is in another region."}
-
     assert platform.progress(job.name, 30).error == "The bucket is in another region."
 
 
 def test_secrets_in_an_error_are_not_told(platform: VertexPlatform, job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "opensesame-7391")
     job.error = {"code": 9, "message": "cannot log in with opensesame-7391"}
-
     assert platform.progress(job.name, 30).error == "cannot log in with [redacted]"
 
 
 def test_a_long_error_is_cut(platform: VertexPlatform, job: Any) -> None:
     job.error = {"code": 9, "message": "word " * 10_000}
-
     assert len(platform.progress(job.name, 30).error) == 1000
 
 
@@ -159,6 +146,5 @@ def test_an_outage_is_no_refusal(platform: VertexPlatform, vertex: VertexApi, jo
 
 def test_a_run_that_is_not_there_is_refused(platform: VertexPlatform) -> None:
     name = f"projects/{NUMBER}/locations/{LOCATION}/pipelineJobs/no-run"
-
     with pytest.raises(PlatformRefusedError, match=f"Vertex AI has no run {name}, or no longer"):
         platform.progress(name, 30)

@@ -112,16 +112,13 @@ def test_what_vertex_ai_refuses_is_told_with_what_to_do(
     refusal, expected = ANSWERS[name]
     # A refused token is renewed by the client, twice.
     vertex.plan(refusal, times=3 if refusal.code == 401 else 1)
-
     message = refused(platform, a_run())
-
     assert all(text in message for text in expected), message
     assert vertex.asked == ["GET pipelineJobs", *["POST pipelineJobs"] * (3 if refusal.code == 401 else 1)]
 
 
 def test_a_project_that_is_not_there(a_platform: Platforms, vertex: VertexApi, a_run: Run) -> None:
     message = refused(a_platform(project="other-project"), a_run())
-
     assert "Permission denied on resource project other-project" in message
     assert "check that there is a project other-project that these credentials may use" in message
 
@@ -146,9 +143,7 @@ def test_an_endpoint_that_is_somebody_else_is_refused(
     platform: VertexPlatform, vertex: VertexApi, a_run: Run, answer: Say
 ) -> None:
     vertex.plan(answer)
-
     message = refused(platform, a_run())
-
     assert f"{vertex.endpoint} is no endpoint of Google's, or a proxy answers for it" in message
     assert "html" not in message
 
@@ -158,17 +153,14 @@ def test_nobody_at_the_endpoint_is_no_refusal(
 ) -> None:
     monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.3")
     nobody = f"127.0.0.1:{claim_port()}"
-
     with pytest.raises(PlatformUnavailableError) as caught:
         a_platform(endpoint=nobody).submit(a_run())
-
     assert f"{nobody} does not answer" in str(caught.value)
     assert "may have been started" not in str(caught.value)
 
 
 def test_a_host_that_is_not_there_is_refused(a_platform: Platforms, a_run: Run) -> None:
     message = refused(a_platform(endpoint="vertex.invalid"), a_run())
-
     assert "there is no host of that name: vertex.invalid; check the address" in message
 
 
@@ -176,16 +168,13 @@ def test_a_certificate_of_a_stranger_is_refused(
     platform: VertexPlatform, a_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(Certificates(tmp_path / "others").ca_file))
-
     message = refused(platform, a_run())
-
     assert "is not trusted" in message
     assert "REQUESTS_CA_BUNDLE" in message
 
 
 def test_a_port_that_speaks_no_tls_is_refused(a_platform: Platforms, gcs_bucket: GcsBucket, a_run: Run) -> None:
     message = refused(a_platform(endpoint=f"127.0.0.1:{gcs_bucket.faults.port}"), a_run())
-
     assert "does not speak TLS" in message
 
 
@@ -193,7 +182,6 @@ def test_a_connection_that_is_ended_within_tls_is_no_refusal(
     a_platform: Platforms, a_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.3")
-
     with hangs_up() as port, pytest.raises(PlatformUnavailableError, match="does not answer: "):
         a_platform(endpoint=f"127.0.0.1:{port}").submit(a_run())
 
@@ -206,7 +194,6 @@ def test_it_goes_through_a_proxy(
         monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
         # A name that only the proxy knows; the certificate is for this one, too.
         a_platform(endpoint=f"localhost:{vertex.port}").submit(a_run())
-
     assert proxy.targets == [f"localhost:{vertex.port}"]
     assert list(vertex.jobs) == ["a-run"]
 
@@ -215,9 +202,7 @@ def test_without_credentials_it_is_told_how_to_get_some(
     platform: VertexPlatform, a_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
-
     message = refused(platform, a_run())
-
     assert message.startswith("no Google credentials: ")
     assert "gcloud auth application-default login" in message
 
@@ -231,16 +216,13 @@ def test_a_key_file_that_is_none(platform: VertexPlatform, a_run: Run, credentia
         credentials.mkdir()
     elif content is not None:
         credentials.write_text(content, encoding="latin-1")
-
     message = refused(platform, a_run())
-
     assert message.startswith("no Google credentials: ")
     assert str(credentials) in message
 
 
 def test_somebody_elses_key_is_refused(platform: VertexPlatform, a_run: Run, credentials: Path) -> None:
     service_account(credentials, client_email="stranger@project.iam.gserviceaccount.com")
-
     assert "roles/aiplatform.user" in refused(platform, a_run())
 
 
@@ -264,7 +246,6 @@ def test_credentials_that_are_taken_back_are_refused(
             )
         )
         message = refused(platform, a_run())
-
     assert message.startswith("the Google credentials are not accepted: ")
     assert "Token has been expired or revoked." in message
     assert "a-subject-token" not in message
@@ -291,7 +272,6 @@ def test_an_option_that_cannot_be_right_is_refused_at_once(
 ) -> None:
     with pytest.raises(InputError) as caught:
         a_platform(**{option: value})
-
     assert str(caught.value).startswith(expected)
 
 

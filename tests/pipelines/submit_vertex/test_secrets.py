@@ -50,11 +50,9 @@ def test_no_secret_leaves_or_is_told(
     for name, value in PLANTED.items():
         monkeypatch.setenv(name, value)
     caplog.set_level(logging.DEBUG)
-
     dry = platform.plan(a_run().pipeline, "classifier", "1.0")
     submitted = platform.submit(a_run())
     platform.progress(submitted.id, 30)
-
     assert tokens
     captured = capfd.readouterr()
     shown = [str(dry), str(submitted), captured.out, captured.err, caplog.text]
@@ -70,9 +68,7 @@ def test_a_server_that_quotes_secrets_is_not_quoted(
     token = tokens[-1]
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "kafka-password-7391")
     vertex.plan(Refuse(400, "INVALID_ARGUMENT", f"What are {token} and kafka-password-7391 to you?"))
-
     with pytest.raises(InputError) as caught:
         platform.submit(a_run())
-
     assert "What are [redacted] and [redacted] to you?" in str(caught.value)
     assert tokens[-1] == token  # the one that was sent

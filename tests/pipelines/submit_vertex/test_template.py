@@ -54,7 +54,6 @@ def test_the_compiled_file_loads_through_the_library_without_a_network(
         project=PROJECT,
         location=LOCATION,
     )
-
     assert job.pipeline_spec["pipelineInfo"]["name"] == compiled.name
     assert dict(job.runtime_config.parameter_values) == {"data": DATA}
     assert no_network == []
