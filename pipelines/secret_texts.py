@@ -38,10 +38,7 @@ _SWITCHES = frozenset({"yes", "no", "on", "off", "true", "false", "none", "null"
 _AN_AMOUNT = re.compile(r"[0-9]{1,7}(\.[0-9]+)?[KMBT]?")
 
 _SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
-    (
-        "a private key",
-        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:\s|\\[nr])*(?:Proc-Type|[A-Za-z0-9+/=]{16,})"),
-    ),
+    ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:\s|\\[nr])*(?:Proc-Type|[A-Za-z0-9+/=]{16,})")),
     ("an access key of AWS", re.compile(r"\b(?:AKIA|ASIA)(?![A-Z0-9]*EXAMPLE\b)[A-Z0-9]{16}\b")),
     ("an API key of Google", re.compile(r"\bAIza[0-9A-Za-z_-]{35}\b")),
     ("an access token of Google", re.compile(r"\bya29\.[0-9A-Za-z_-]{20,}")),

@@ -16,12 +16,7 @@ from pipelines.settings.fields import Cpu, Memory, SettingsRecord, Variables
 # What a file says of all steps; a step's own word goes before it.
 EVERY_STEP = "every-step"
 # By alias, as files write them.
-STEP_FIELDS: dict[StepName, str] = {
-    "data-prep": "data_prep",
-    "train": "train",
-    "evaluate": "evaluate",
-    "exit": "exit",
-}
+STEP_FIELDS: dict[StepName, str] = {"data-prep": "data_prep", "train": "train", "evaluate": "evaluate", "exit": "exit"}
 
 
 class Retry(SettingsRecord):

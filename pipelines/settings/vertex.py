@@ -68,8 +68,7 @@ class VertexSettings(PlatformSettings[VertexStep]):
 
     target: Literal["vertex"] = Field("vertex", description="The platform.")
     checkpoints: Annotated[str, BeforeValidator(_durable)] | None = Field(
-        None,
-        description='Where training keeps its checkpoints: gs://…, or "auto", the default: beside the artifacts.',
+        None, description='Where training keeps its checkpoints: gs://…, or "auto", the default: beside the artifacts.'
     )
     events: Annotated[str, BeforeValidator(_durable)] | None = Field(
         None,

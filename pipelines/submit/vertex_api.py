@@ -174,10 +174,7 @@ class VertexApi:
         service = (error.metadata or {}).get("service") or "aiplatform.googleapis.com"
         advice = next((f"; {text}" for pattern, text in _ADVICE if re.search(pattern, searched)), "")
         advice = advice.format(project=self._project, location=self._location, service=service)
-        return AnswerError(
-            f"Vertex AI ({self._project}, {self._location}) answers {status}: {message}{advice}",
-            code,
-        )
+        return AnswerError(f"Vertex AI ({self._project}, {self._location}) answers {status}: {message}{advice}", code)
 
 
 def _unauthenticated(error: GoogleAuthError) -> Exception:

@@ -9,19 +9,7 @@ import yaml
 
 from pipelines.compiled import PLATFORMS, PlatformName, read_compiled
 from pipelines.lint.rules import RULES, lint
-from tests.pipelines.lint.bases import (
-    DIGEST,
-    Change,
-    Pipeline,
-    claim,
-    default,
-    env,
-    findings,
-    image,
-    params,
-    pod,
-    task,
-)
+from tests.pipelines.lint.bases import DIGEST, Change, Pipeline, claim, default, env, findings, image, params, pod, task
 
 # Rule, platform, severity, step that is named ("": the whole), what is changed.
 Case = tuple[str, PlatformName, str, str, tuple[Change, ...]]

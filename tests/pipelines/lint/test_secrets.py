@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.pipelines.lint.bases import (
-    AWS_KEY,
-    Change,
-    Pipeline,
-    default,
-    env,
-    findings,
-    option,
-    parameter,
-    pod,
-    task,
-)
+from tests.pipelines.lint.bases import AWS_KEY, Change, Pipeline, default, env, findings, option, parameter, pod, task
 
 INPUTS = "root.inputDefinitions.parameters"
 TASK = "components.comp-exit-handler-1.dag.tasks.train"

@@ -10,14 +10,7 @@ import pytest
 import yaml
 
 from pipelines.compiled import read_compiled
-from tests.pipelines.settings.compiling import (
-    EXAMPLES,
-    compile_file,
-    example_files,
-    places_of,
-    platform_of,
-    printed,
-)
+from tests.pipelines.settings.compiling import EXAMPLES, compile_file, example_files, places_of, platform_of, printed
 from tests.pipelines.test_golden import GOLDEN
 
 # The others are compiled by tests/pipelines/test_golden.py.

@@ -92,11 +92,7 @@ def test_json_has_each_steps_state_and_its_attempts(kfp_api: KfpApi, submit: Sub
             "finished": "2026-11-28T06:31:37+00:00",
         }
     ]
-    assert train["log"] == {
-        "lines": [],
-        "launcher": "failed to execute component: signal: killed",
-        "succeeded": False,
-    }
+    assert train["log"] == {"lines": [], "launcher": "failed to execute component: signal: killed", "succeeded": False}
 
 
 def test_a_run_that_says_nothing_of_its_failure(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
@@ -258,12 +254,7 @@ def test_a_timeout_ends_the_following_and_not_the_run(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_ends_the_following_and_not_the_run(
-    kfp_api: KfpApi,
-    submit: Submit,
-    capsys: Told,
-    monkeypatch: pytest.MonkeyPatch,
-    number: signal.Signals,
-    code: int,
+    kfp_api: KfpApi, submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
     kfp_api.script = [moment("pod-deleted-pending")]
     monkeypatch.setattr(time, "sleep", lambda seconds: os.kill(os.getpid(), number))

@@ -9,7 +9,6 @@ import pytest
 
 from pipelines.cli import main
 from tests.peers.kfp_api import KfpApi, bare, moment
-from tests.pipelines.conftest import Command
 from tests.pipelines.submit.conftest import Submit, Told
 
 TOKEN, COOKIE = "eyJhbGciOi.planted.token", "authservice_session=planted-cookie-value"
@@ -196,19 +195,3 @@ def test_a_tokens_file_without_a_token(
     assert submit() == 2
     assert f"error: KF_PIPELINES_SA_TOKEN_PATH {file}: " in capsys.readouterr().err
     assert kfp_api.sent == []
-
-
-def test_what_kfps_own_programs_keep_is_left_alone(
-    kfp_api: KfpApi, kubeflow_file: Path, command: Command, tmp_path: Path
-) -> None:
-    context = tmp_path / ".config" / "kfp" / "context.json"
-    context.parent.mkdir(parents=True)
-    context.write_text(json.dumps({"namespace": "planted", "client_authentication_cookie": "session=planted"}))
-    before = context.read_text()
-    done = command(
-        "-P", "-c", "import sys; from pipelines.cli import main; sys.exit(main())",
-        "submit", kubeflow_file, "--json", HOME=str(tmp_path), KF_PIPELINES_ENDPOINT=kfp_api.url,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    assert not any("planted" in f"{sent.query} {sent.headers} {sent.body!r}" for sent in kfp_api.sent)
-    assert [context.read_text(), *context.parent.iterdir()] == [before, context]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from tests.peers.http_faults import LoseAnswer as LoseStoreAnswer
 from tests.peers.http_faults import Refuse as RefuseStore
 from tests.peers.vertex_api import LOCATION, NUMBER, PROJECT, VertexApi
 from tests.peers.vertex_faults import Break, Fault, LoseAnswer, Refuse, Say
-from tests.pipelines.submit.conftest import unresolved
 from tests.pipelines.submit_vertex.conftest import DATA, Platforms
 
 Run = Callable[..., RunRequest]
@@ -326,44 +324,6 @@ def test_a_run_is_looked_at(
         assert err.startswith("error: a-run failed; the platform does not say why; see https://") == bool(code)
     assert main(["submit", "--status", "no-run", *where]) == 2
     assert "Vertex AI has no run " in capsys.readouterr().err
-
-
-def test_an_outage_while_a_run_is_followed_is_waited_for(
-    vertex: VertexApi, submit: Any, capsys: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert submit("--name", "a-run") == 0
-    vertex.jobs["a-run"].state = PipelineState.PIPELINE_STATE_RUNNING
-    asked = 0
-
-    def lose(job: Any) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 2:  # the first look finds the run; from now on it is followed
-            vertex.plan(Break(), "GET pipelineJobs")
-            unresolved(monkeypatch, socket.EAI_NONAME, times=2)
-        elif asked == 3:
-            job.state = PipelineState.PIPELINE_STATE_SUCCEEDED
-
-    vertex.before_job_is_told = lose
-    capsys.readouterr()
-    assert submit("--name", "a-run", "--follow") == 0
-    err = capsys.readouterr().err
-    assert err.count("a-run is asked for again") == 1
-    assert "the platform answers again" in err
-    assert err.endswith("a-run succeeded\n")
-
-
-@pytest.mark.parametrize(
-    ("fault", "code"), [(Refuse(403, "PERMISSION_DENIED", "Permission denied."), 2), (Break(), 1)], ids=["403", "gone"]
-)
-def test_what_goes_wrong_is_one_message(
-    vertex: VertexApi, submit: Any, capsys: Told, monkeypatch: pytest.MonkeyPatch, fault: Any, code: int
-) -> None:
-    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "0.3")
-    vertex.plan(fault, times=100)
-    assert submit() == code
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n"), err[:7]) == ("", 1, "error: ")
 
 
 def test_a_dry_run_needs_no_credentials_and_sends_nothing(
