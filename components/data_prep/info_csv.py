@@ -5,19 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import os
-import stat
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from components.data_prep.folder_tree import Folder, count_left_out, identity, images_below, joined, paths_below
+from components.data_prep.folder_tree import Folder, count_left_out, identity, images_below
 from components.data_prep.images import image_split
 from components.data_prep.source import (
     Source,
     SourceSplit,
     check_known_classes,
     composed,
+    leads_out_of,
     listed,
     reading,
     require_inside,
@@ -84,109 +83,97 @@ def open_info_csv(data: Path, root: Folder, tables: Tables, n_classes: int, *, f
     splits: dict[SplitName, SourceSplit] = {}
     for split, table in read.items():
         check_known_classes(table.path, {row.type for row in table.rows.values()}, classes)
-        for key in table.rows.keys() & used.keys():
+        if again := next((key for key in table.rows if key in used), None):
             raise DataError(
-                f"{shown(table.path)}: names {shown(table.rows[key].file)}, and so does {shown(used[key])}; "
+                f"{shown(table.path)}: names {shown(table.rows[again].file)}, and so does {shown(used[again])}; "
                 "an image has one split"
             )
         used |= dict.fromkeys(table.rows, table.path)
         folder = tables[split][0]
         rows = [(f"{folder}/{row.file}", label_of[row.type]) for row in table.rows.values()]
         splits[split] = image_split(data, folder, rows)
-    found = {*used, *(real for table in read.values() for real in table.real)}
-    unused = [path for path, name, at in images_below(root) if not found & {at.identity(name), f"{at.real}/{name}"}]
-    return Source(data, FILE_NAME, classes, splits, count_left_out(root, {"in no table": unused}, found))
+    real = {path for table in read.values() for path in table.real}
+    unused = [path for path, name, at in images_below(root) if at.identity(name) not in used]
+    return Source(data, FILE_NAME, classes, splits, count_left_out(root, {"in no table": unused}, real))
 
 
 class _Row(NamedTuple):
     line: int
     file: str  # below the table's folder
+    identity: str
     type: str
 
 
 class _Table:
-    """One info.csv, its rows by the identity of their files; `real` has the real paths of these and of the table."""
+    """One info.csv: its rows by the identity of their files, and the paths that the tree has of these and of itself."""
 
     def __init__(self, path: Path, tree: Folder, data: Path, *, follow_links: bool) -> None:
         if not follow_links:
-            require_inside(path.parent, data, "what it leads to")
-            require_inside(path, path.parent, "what it leads to")
+            require_inside(path, data, "what it leads to")
         if not path.is_file():  # opening a pipe would wait for its other end
             raise DataError(f"{shown(path)}: is not a file")
-        self.path, self.real = path, {os.path.realpath(path)}
+        self.path, self.real = path, {f"{tree.real}/{path.name}"}
         self.rows: dict[str, _Row] = {}
-        self._tree, self._follow_links, self._root = tree, follow_links, os.path.realpath(path.parent)
-        self._parents: dict[str, str] = {}
+        self._tree, self._root = tree, "" if follow_links else os.path.realpath(data)
+        self._names: dict[str, dict[str, list[str]]] = {}
         repeated = 0
         for line, written, name in _rows(path):
-            where = f"{shown(path)}, line {line}"
-            file, real, status = self._locate(written, where)
-            row = _Row(line, file, name)
-            earlier = self.rows.setdefault(identity(real, status), row)
+            where = f"{shown(path)}, line {line}: {shown(written)}"
+            row = _Row(line, *self._find(written, where), name)
+            earlier = self.rows.setdefault(row.identity, row)
             if earlier.type != name:
                 raise DataError(
-                    f"{where}: {shown(written)} is of type {shown(name)}, and by line {earlier.line} of type "
-                    f"{shown(earlier.type)}; an image has one class"
+                    f"{where} is of type {shown(name)}, and by line {earlier.line} of type {shown(earlier.type)}; an "
+                    "image has one class"
                 )
             repeated += earlier is not row
-            self.real.add(real)
         if repeated:
             _log.warning("%s: %d row(s) say again what earlier rows say", shown(path), repeated)
         if not self.rows:
             raise DataError(f"{shown(path)}: has no row below its header; name one image a row")
 
-    def _locate(self, written: str, where: str) -> tuple[str, str, os.stat_result]:
-        """The path below the table's folder, the real path and the status of the file that a row names."""
-        file, folder = os.path.normpath(written), shown(self.path.parent)
+    def _find(self, written: str, where: str) -> tuple[str, str]:
+        """The path below the table's folder of the file that a row names, and its identity."""
+        here, below = self._tree, shown(self.path.parent)
+        parts = os.path.normpath(written).split("/")
         if written.startswith("/"):
-            raise DataError(f"{where}: {shown(written)} is an absolute path; write it relative to {folder}")
-        if file == ".." or file.startswith("../"):
-            raise DataError(f"{where}: {shown(written)} leads out of {folder}; images stay below it")
-        alike: list[str] = []
-        try:
-            real, status = self._real_path(file)
-            if status is None:
-                alike = self._by_composed_name.get(composed(file), [])
-                if len(alike) == 1:
-                    file = alike[0]
-                    real, status = self._real_path(file)
-        except OSError as error:
-            raise DataError(f"{where}: {shown(written)} cannot be read: {error.strerror}") from error
-        if status is None:
-            advice = "; its parts are separated by /, not by \\" if "\\" in written else ""
-            if alike:
-                advice = f"; it may be {' or '.join(map(ascii, alike))}, alike but for Unicode composition: rename one"
-            raise DataError(f"{where}: there is no file {shown(written)} in {folder}{advice}")
-        if not self._follow_links and real != self._root and not real.startswith(f"{self._root}/"):
-            raise DataError(
-                f"{where}: {shown(written)} leads out of {folder} by a link; copy the file, or give --follow-links"
-            )
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{where}: {shown(written)} is not a file")
-        return file, real, status
+            raise DataError(f"{where} is an absolute path; write it relative to {below}")
+        if parts[0] == "..":
+            raise DataError(f"{where} leads out of {below}; images stay below it")
+        for depth, part in enumerate(parts):
+            if depth:
+                here = here.folders.get(parts[depth - 1]) or Folder("")
+            alike = self._alike(here, part)
+            if part not in alike and len(alike) == 1:
+                parts[depth] = part = alike[0]
+            if problem := here.problems.get(part) or here.problems.get(""):
+                raise DataError(f"{where} {problem}")
+            if part not in alike:
+                advice = "; its parts are separated by /, not by \\" if "\\" in written else ""
+                if alike:
+                    advice = (
+                        f"; it may be {' or '.join(map(ascii, alike))}, alike but for Unicode composition: rename one"
+                    )
+                elif os.path.lexists(self.path.parent / "/".join(parts)):
+                    advice = " that is read: it is hidden, or in a folder of a system"
+                raise DataError(f"{where}: there is no such file in {below}{advice}")
+        if part in here.folders or part in here.specials:
+            raise DataError(f"{where} is not a file")
+        self.real.add(found := f"{here.real}/{part}")
+        if part in here.images:
+            return "/".join(parts), here.identity(part)
+        real = Path(os.path.realpath(found))  # links of an image's ending alone are known to the tree
+        if self._root and not real.is_relative_to(self._root):
+            raise DataError(f"{where} {leads_out_of(self._root, 'the file')}")
+        return "/".join(parts), identity(str(real), real.stat())
 
-    def _real_path(self, file: str) -> tuple[str, os.stat_result | None]:
-        # The real path of a parent folder is looked up once: a row costs two system calls.
-        parent, name = os.path.split(file)
-        if parent not in self._parents:
-            self._parents[parent] = os.path.realpath(f"{self._root}/{parent}")
-        real = f"{self._parents[parent]}/{name}"
-        try:
-            status = os.lstat(real)
-            if stat.S_ISLNK(status.st_mode):
-                real = os.path.realpath(real)
-                status = Path(real).stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return real, None
-        return real, status
-
-    @cached_property
-    def _by_composed_name(self) -> dict[str, list[str]]:
-        names: dict[str, list[str]] = {}
-        for path, here in paths_below(self._tree):
-            for name in (*here.images, *here.others):
-                names.setdefault(composed(joined(path, name)), []).append(joined(path, name))
-        return names
+    def _alike(self, folder: Folder, name: str) -> list[str]:
+        """The names in a folder that look like a name: the same but for Unicode composition."""
+        if folder.real not in self._names:
+            names = self._names.setdefault(folder.real, {})
+            for each in (*folder.images, *folder.others, *folder.specials, *folder.folders, *folder.problems):
+                names.setdefault(composed(each), []).append(each)
+        return self._names[folder.real].get(composed(name), [])
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, str]]:

@@ -327,11 +327,11 @@ TABLE: BadData = {
         _table(GOOD_ROWS, lambda train: os.link(train / "0.png", _test_table(train) / "x.png")),
         "DATA/test/info.csv: names x.png, and so does DATA/train/info.csv; an image has one split",
     ),
-    "a file that is not there": (_row("4.png,dog"), "info.csv, line 6: there is no file 4.png in"),
+    "a file that is not there": (_row("4.png,dog"), "info.csv, line 6: 4.png: there is no such file in DATA/train"),
     "backslashes": (_row("images\\4.png,dog"), "parts are separated by /, not by \\"),
-    "a file below a file": (_row("0.png/x.png,dog"), "info.csv, line 6: there is no file 0.png/x.png in"),
+    "a file below a file": (_row("0.png/x.png,dog"), "line 6: 0.png/x.png: there is no such file in"),
     "a folder": (_row("images,dog", lambda train: (train / "images").mkdir()), "line 6: images is not a file"),
-    "a name too long": (_row(f"{'x' * 300}.png,dog"), "cannot be read: File name too long"),
+    "a name too long": (_row(f"{'x' * 300}.png,dog"), "x.png: there is no such file in"),
     "an absolute path": (_row("/etc/passwd,dog"), "line 6: /etc/passwd is an absolute path"),
     "a path that leads out": (
         _row("../secret.png,dog", lambda train: tree(train.parent, "secret.png")),
@@ -341,11 +341,19 @@ TABLE: BadData = {
     "a path that leads out to nothing": (_row("a/../../b.png,dog"), "line 6: a/../../b.png leads out of"),
     "a link that leads out": (
         _row("link.png,dog", _linked_outside("link.png", "x.png")),
-        "info.csv, line 6: link.png leads out of",
+        "info.csv, line 6: link.png is a link that leads out of DATA; copy the file, or give --follow-links",
+    ),
+    "a link of no image's ending that leads out": (
+        _row("link,dog", _linked_outside("link", "x.png")),
+        "info.csv, line 6: link is a link that leads out of DATA; copy the file, or give --follow-links",
+    ),
+    "a hidden file": (
+        _row(".x.png,dog", _files(".x.png")),
+        "line 6: .x.png: there is no such file in DATA/train that is read: it is hidden, or in a folder of a system",
     ),
     "a linked folder that leads out": (
         _row("link/x.png,dog", _linked_outside("link")),
-        "info.csv, line 6: link/x.png leads out of",
+        "info.csv, line 6: link/x.png is a link that leads out of DATA; copy",
     ),
     "a table linked from outside": (
         _table(GOOD_ROWS, _linked_outside("info.csv", "x.png")),

@@ -117,7 +117,7 @@ def test_images_a_table_names_may_be_unreadable_but_must_be_there(tmp_path: Path
     assert len(prepared(data, max_unreadable=0.2).manifest.unreadable) == 1
 
     (data / "train" / "3.png").unlink()
-    with pytest.raises(DataError, match=r"info\.csv, line 5: there is no file 3\.png"):
+    with pytest.raises(DataError, match=r"info\.csv, line 5: 3\.png: there is no such file"):
         prepared(data, max_unreadable=0.2)
 
 
