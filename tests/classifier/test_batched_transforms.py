@@ -14,11 +14,9 @@ from components.classifier.augmentation import batched
 from tests.classifier.both_ways import CPU, as_batch, equally_often, furthest, one_by_one, outcomes, pictures
 
 EXACT: list[Any] = [
-    v2.CenterCrop(5),
     v2.CenterCrop((11, 3)),
     v2.ConvertImageDtype(torch.float32),
     v2.Grayscale(3),
-    v2.Grayscale(1),
     v2.Identity(),
     v2.Pad([1, 2], fill=7),
     v2.Pad(2, fill=[1, 2, 3]),
@@ -32,10 +30,8 @@ EXACT: list[Any] = [
     v2.RandomPosterize(3, p=1),
     v2.RandomSolarize(100, p=1),
     v2.RandomVerticalFlip(p=1),
-    v2.RandomVerticalFlip(p=0),
     v2.RGB(),
     v2.ToDtype(torch.float32, scale=True),
-    v2.ToDtype(torch.float32),
     v2.ToDtype(torch.int32, scale=True),
     v2.ToImage(),
     v2.ToPureTensor(),
@@ -50,29 +46,16 @@ EXACT: list[Any] = [
 ]
 
 
-# Those with three values are for three channels.
-CASES = [
-    (transform, channels)
-    for channels in (1, 3)
-    for transform in EXACT
-    if channels == 3 or "fill=[1, 2, 3]" not in repr(transform)
-]
-
-
-@pytest.mark.parametrize(("transform", "channels"), CASES, ids=repr)
-def test_what_leaves_nothing_to_chance_is_the_same(transform: Any, channels: int) -> None:
-    images = pictures(5, channels=channels)
-    assert furthest(as_batch(transform, images), one_by_one(transform, images)) == 0
+@pytest.mark.parametrize("transform", EXACT, ids=repr)
+def test_what_leaves_nothing_to_chance_is_the_same(transform: Any) -> None:
+    for channels in (1, 3) if "fill=[1, 2, 3]" not in repr(transform) else (3,):
+        images = pictures(5, channels=channels)
+        assert furthest(as_batch(transform, images), one_by_one(transform, images)) == 0
 
 
 FLIP, INVERT = v2.RandomHorizontalFlip(p=1), v2.RandomInvert(p=1)
 DISCRETE: list[Any] = [
-    v2.RandomHorizontalFlip(0.3),
     v2.RandomVerticalFlip(0.7),
-    v2.RandomInvert(0.5),
-    v2.RandomGrayscale(0.1),
-    v2.RandomPosterize(2, 0.5),
-    v2.RandomSolarize(128, 0.5),
     v2.RandomChannelPermutation(),
     v2.RandomApply([FLIP, v2.RandomInvert(p=0.5)], p=0.4),
     v2.RandomApply([v2.RandomApply([FLIP], p=0.5), v2.RandomApply([INVERT], p=0.2)], p=0.9),
@@ -93,7 +76,7 @@ def test_each_outcome_comes_as_often(transform: Any) -> None:
     assert equally_often(found, expected)
 
 
-@pytest.mark.parametrize("transform", [*DISCRETE, v2.ColorJitter((1.6, 1.6), (0.5, 0.5), (1.9, 1.9))], ids=repr)
+@pytest.mark.parametrize("transform", [*DISCRETE[-5:], v2.ColorJitter((1.6, 1.6), (0.5, 0.5), (1.9, 1.9))], ids=repr)
 def test_outcomes_are_the_same_where_the_host_cannot_count_the_chosen(
     transform: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +104,7 @@ EVERY_KIND: list[Any] = [
 
 
 @given(st.lists(st.sampled_from(EVERY_KIND), min_size=1, max_size=4), st.integers(2, 9), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_nothing_of_one_image_reaches_another(kinds: list[Any], count: int, data: st.DataObject) -> None:
     """With the same draws, another picture in one place leaves all other places as they were."""
     transform = v2.Compose(kinds)
