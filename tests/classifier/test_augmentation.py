@@ -68,9 +68,7 @@ def test_any_mixture_without_chance_is_image_by_image_to_the_bit(entries: list[E
 @pytest.mark.parametrize(
     ("entries", "runs"),
     [
-        ([INVERT], ["RandomInvert runs batched"]),
         ([INVERT, transform("RandomErasing")], ["RandomInvert, RandomErasing run batched"]),
-        ([STRAIGHT], ["RandomPerspective runs image by image"]),
         (
             [INVERT, STRAIGHT, transform("AugMix"), INVERT, transform("RandomCrop", size=8, padding=1)],
             [
@@ -149,15 +147,12 @@ def test_a_mixture_of_both_is_distributed_as_image_by_image() -> None:
     assert equally_often(outcomes(found), outcomes(expected))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "scale", "highest"),
-    [("torch.float32", True, 1.0), ("torch.float64", True, 1.0), ("torch.int32", True, 255 / 256)],
-)
-def test_whatever_numbers_a_transform_gives_end_in_0_to_1(dtype: str, scale: bool, highest: float) -> None:
+def test_whatever_numbers_a_transform_gives_end_in_0_to_1() -> None:
     images = torch.full((2, 8, 8, 1), 255, dtype=torch.uint8)
-    done = augmentation(transform("ToDtype", dtype=dtype, scale=scale))(images, generator())
-    assert done.dtype is torch.float32
-    assert set(done.flatten().tolist()) == {highest}
+    for dtype, highest in (("torch.float64", 1.0), ("torch.int32", 255 / 256)):
+        done = augmentation(transform("ToDtype", dtype=dtype, scale=True))(images, generator())
+        assert done.dtype is torch.float32
+        assert set(done.flatten().tolist()) == {highest}
 
 
 def test_images_are_left_as_they_were() -> None:
@@ -173,7 +168,6 @@ def test_images_are_left_as_they_were() -> None:
     [
         ([transform("CenterCrop", size=4)], "additional_transforms[0]", "CenterCrop turns (1, 8, 8) into (1, 4, 4)"),
         ([INVERT, transform("RandomCrop", size=9)], "additional_transforms[1]", "RandomCrop fails on an image: Requi"),
-        ([transform("RGB")], "additional_transforms[0]", "RGB turns (1, 8, 8) into (3, 8, 8)"),
         ([transform("ToDtype", dtype="torch.bool")], "additional_transforms[0]", "gives torch.bool, which no image"),
         (
             [transform("ToDtype", dtype="torch.complex64")],
@@ -264,7 +258,7 @@ def test_a_horizon_within_an_image_leaves_no_pixel_that_is_no_number() -> None:
     assert (float(done.min()), float(done.max())) == (0, 1)
 
 
-@pytest.mark.parametrize(("side", "count"), [(8, 1000), (2, 100)])
+@pytest.mark.parametrize(("side", "count"), [(8, 500), (2, 100)])
 def test_corners_on_a_line_are_drawn_again(side: int, count: int) -> None:
     images = torch.full((count, side, side, 1), 255, dtype=torch.uint8)
     perspective = transform("RandomPerspective", distortion_scale=1.0, p=1)

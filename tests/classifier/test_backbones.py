@@ -39,41 +39,23 @@ def test_every_classifier_of_torchvision_is_allowed_or_refused() -> None:
 
 
 # One of each family.
-FAMILIES = [
-    ("alexnet", {}, 64),
-    ("convnext_tiny", {}, 32),
-    ("densenet121", {}, 32),
-    ("efficientnet_b0", {}, 32),
-    ("efficientnet_v2_s", {}, 32),
-    ("maxvit_t", {}, 224),
-    ("mnasnet0_5", {}, 32),
-    ("mobilenet_v2", {}, 32),
-    ("mobilenet_v3_small", {}, 32),
-    ("regnet_x_400mf", {}, 32),
-    ("regnet_y_400mf", {}, 32),
-    ("resnet18", {}, 32),
-    ("resnext50_32x4d", {}, 32),
-    ("shufflenet_v2_x0_5", {}, 32),
-    ("squeezenet1_1", {}, 32),
-    ("swin_t", {}, 32),
-    ("swin_v2_t", {}, 32),
-    ("vgg11_bn", {}, 32),
-    ("vit_b_32", {"image_size": 32}, 32),
-    ("wide_resnet50_2", {}, 32),
-]
+FAMILIES = (
+    "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s maxvit_t mnasnet0_5 mobilenet_v2 "
+    "mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t "
+    "swin_v2_t vgg11_bn vit_b_32 wide_resnet50_2"
+).split()
 
 
-@pytest.mark.parametrize(
-    ("name", "kwargs", "side"), FAMILIES, ids=lambda value: value if isinstance(value, str) else ""
-)
-def test_an_architecture_is_itself_without_its_classifying_layer(name: str, kwargs: dict[str, Any], side: int) -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_architecture_is_itself_without_its_classifying_layer(name: str) -> None:
+    kwargs = {"image_size": 32} if name == "vit_b_32" else {}
+    side = {"alexnet": 64, "maxvit_t": 224}.get(name, 32)
     spec = LayerSpec.model_validate(backbone(name, **kwargs))
     table = examine([spec], (side, side, 3), 5)
     with torch.device("meta"):
         made: nn.Module = build(spec, "net_arch[0]")
-    with torch.device("cpu"):
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
         original: dict[str, torch.Tensor] = getattr(torchvision.models, name)(**kwargs).state_dict()
-
     head = head_name(made)
     expected = {key: value.shape for key, value in original.items() if not key.startswith(f"{head}.")}
     assert {key: value.shape for key, value in made.state_dict().items()} == expected

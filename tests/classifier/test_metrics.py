@@ -35,7 +35,7 @@ def integers(*values: int) -> Integers:
 @example((3, integers(0, 1, 2, 2), integers(0, 1, 1, 0)))  # one is never predicted
 @example((3, integers(0, 1, 2), integers(1, 2, 0)))  # all are wrong
 @example((2, integers(1), integers(1)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_figures_are_scikit_learns(case: Case) -> None:
     n_classes, labels, predicted = case
     metrics = metrics_of(labels, predicted, np.ones(len(labels)), n_classes)

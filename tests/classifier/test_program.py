@@ -32,7 +32,7 @@ def network_with(name: str, **kwargs: Any) -> Network:
     ("name", "kwargs"),
     [
         ("resnet18", {}),
-        ("shufflenet_v2_x0_5", {}),
+        pytest.param("shufflenet_v2_x0_5", {}, marks=pytest.mark.slow),
         pytest.param("swin_t", {}, marks=pytest.mark.slow),
         pytest.param("vit_b_32", {"image_size": 32}, marks=pytest.mark.slow),
     ],
