@@ -37,13 +37,7 @@ _ANNOTATIONS: dict[tuple[str, str], Any] = {
 # Beyond it layers fail, though not on the meta device, which computes nothing.
 _LARGEST = torch.finfo(torch.float32).max
 NO_FIT = object()
-_SPELLED = {
-    type(None): "null",
-    bool: "true or false",
-    str: "text",
-    numbers.Number: "a number",
-    float: "a number",
-}
+_SPELLED = {type(None): "null", bool: "true or false", str: "text", numbers.Number: "a number", float: "a number"}
 
 
 @cache

@@ -34,10 +34,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_keys() -> None:
         ],
         "is_image_color": True,
         "normalise_mean": [0.5, "x", math.nan],
-        "learning_rate_schedule": [
-            schedule("StepLR", step_size=1),
-            schedule("StepLR", step_size=2),
-        ],
+        "learning_rate_schedule": [schedule("StepLR", step_size=1), schedule("StepLR", step_size=2)],
         "n_classes": 2,
         "optim_class": "torch.optim.SGDD",
         "TIMEOUT": 0,
@@ -169,11 +166,7 @@ def test_whatever_is_given_instead_of_a_mapping_is_refused() -> None:
 @pytest.mark.parametrize(
     ("where", "kwargs", "message"),
     [
-        (
-            ".inplace",
-            {"inplace": lambda: None},
-            "true/false, null, lists, mappings), got a function",
-        ),
+        (".inplace", {"inplace": lambda: None}, "true/false, null, lists, mappings), got a function"),
         (".inplace", {"inplace": torch.zeros(1)}, "got a Tensor"),
         (".inplace", {"inplace": {1, 2}}, "got a set"),
         (".inplace[1].a", {"inplace": [0, {"a": math.inf}]}, "must be a finite number, got inf"),
