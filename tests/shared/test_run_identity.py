@@ -185,11 +185,7 @@ def test_checkpoints_lie_beside_the_runs_artifacts_whatever_the_attempt(artifact
     assert str(checkpoints_of_run("gs://bucket/kept", artifact, "0f1e")) == "gs://bucket/kept/0f1e"
     assert str(checkpoints_of_run("/shared/kept", artifact, "0f1e")) == "/shared/kept/0f1e"
     assert checkpoints_of_run("", artifact, "0f1e") is None
-
-
-def test_checkpoints_beside_artifacts_need_a_runs_place() -> None:
-    reason = r"^checkpoints: auto needs the location of a run's artifacts, and model is none"
-    with pytest.raises(InputError, match=reason):
+    with pytest.raises(InputError, match=r"^checkpoints: auto needs the location of a run's artifacts, and model is n"):
         checkpoints_of_run("auto", "model", "0f1e")
 
 
