@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import _exponential_backoff
 
 from components.shared.events import redaction
-from components.shared.events.data import Emit, Progress, StepStarted, Succeeded
+from components.shared.events.data import Emit, Progress, StepStarted
 from components.shared.events.event import EncodedEvent, EventSource, StepEvent, encode
 from components.shared.events.kafka.publisher import KafkaTransport
 from components.shared.events.spool import events_in
@@ -31,6 +31,7 @@ from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepFailed, StepRecord, run_step
 from tests.configs import small
 from tests.peers.peer import Peer
+from tests.shared.test_step import Result
 
 # How long a test waits for something that must not come.
 BRIEF_S = 0.6
@@ -76,17 +77,6 @@ def failure(kind: type[Exception], servers: Sequence[str], topic: str, seconds: 
 
 
 @dataclass(frozen=True)
-class Result:
-    """What the steps here give."""
-
-    def report(self) -> dict[str, Any]:
-        return {}
-
-    def event(self, seconds: float) -> Succeeded:
-        return Succeeded(seconds)
-
-
-@dataclass(frozen=True)
 class StepEnd:
     """How a step ended.
 
@@ -103,6 +93,11 @@ class StepEnd:
     told: str
     record: StepRecord
     spooled: list[str]
+
+    @property
+    def error_type(self) -> str:
+        """The class of the error that it ended with."""
+        return self.record.error.type if self.record.error is not None else ""
 
     @property
     def message(self) -> str:
