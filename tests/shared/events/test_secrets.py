@@ -7,143 +7,40 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from tests.data_prep.building import class_folders
-from tests.examples import write_params
-from tests.peers.kafka_topics import KafkaTopics
-from tests.peers.pubsub_topics import PubSubTopics
-from tests.peers.sasl import SaslRelay
+from tests.examples import write_digits, write_params
+from tests.peers.sasl import RefusedError, SaslRelay
+from tests.peers.secret_manager import SecretManager
 from tests.peers.tls import Certificates
 from tests.pipelines.conftest import ROOT, Command
 from tests.pipelines.conftest import command as command
+from tests.shared.events.secret_search import (
+    AWS_KEY,
+    KEY_LINES,
+    KEY_OF_ENVIRONMENT,
+    KEY_PASSWORD,
+    LINES_OF_ENVIRONMENT,
+    LOGIN,
+    OTHER,
+    PASSWORD,
+    TOKEN,
+    USER,
+    Brokers,
+    everything,
+    files_in,
+    leaks,
+    mounted,
+    named,
+)
+from tests.shared.events.secret_search import brokers as brokers
+from tests.shared.events.secret_search import secured as secured
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
-from tests.shared.events.security_fixtures import private_key, service_account
-
-USER = "status-writer"
-# Of nobody. They may be names of files, so that a message about a file can quote one.
-PASSWORD, KEY_PASSWORD, TOKEN, OTHER, AWS_KEY = (
-    "kafka-pw-Zq7vR2xL9mK4", "key-pw-Wn8bT3cJ6hF1", "oauth-token-Xp5yG0dS2aE7", "db-pw-Uf4kM9jB1oC6",
-    "aws/sk+Hr3tQ8nV5wY2/Lk6zD1pM4sB9uG7eC0fX",
-)  # fmt: skip
-KEY_LINES = [line for line in private_key().splitlines() if not line.startswith("-----")]
-# Another key than the service account's, which only the environment knows.
-KEY_OF_ENVIRONMENT = private_key.__wrapped__()
-LINES_OF_ENVIRONMENT = [line for line in KEY_OF_ENVIRONMENT.splitlines() if not line.startswith("-----")]
-SECRETS = [PASSWORD, KEY_PASSWORD, TOKEN, OTHER, AWS_KEY, *KEY_LINES[:-1], *LINES_OF_ENVIRONMENT[:-1]]
-
-
-def disguises() -> Iterator[bytes]:
-    """The secrets, and what would do as well for whoever finds it."""
-    pairs = [f"{USER}:{PASSWORD}", f"\0{USER}\0{PASSWORD}", f"{USER}\0{USER}\0{PASSWORD}"]
-    for secret in [*SECRETS, *pairs]:
-        yield secret.encode()
-        yield quote(secret, safe="").encode()
-        yield base64.b64encode(secret.encode()).rstrip(b"=")
-        yield base64.urlsafe_b64encode(secret.encode()).rstrip(b"=")
-        yield secret.encode().hex().encode()
-
-
-def leaks(things: Mapping[str, bytes]) -> list[str]:
-    """Where a secret is, by the name of the thing."""
-    wanted = set(disguises())
-    return [f"{name}: {secret!r}" for name, content in things.items() for secret in wanted if secret in content]
-
-
-def files_in(*folders: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
-
-
-@dataclass
-class Brokers:
-    """Where the runs' status goes, and what came of it.
-
-    Attributes:
-        front: Kafka behind TLS, a client certificate and a login.
-        params: Name both brokers.
-    """
-
-    front: SaslRelay
-    params: dict[str, str]
-    kafka: KafkaTopics
-    topic: str
-    pubsub: PubSubTopics
-    subscription: str
-
-    def told(self) -> dict[str, bytes]:
-        """All that the brokers have of this test."""
-        found = {}
-        for record in self.kafka.records(self.topic):
-            headers = b"".join(name.encode() + value for name, value in record.headers)
-            found[f"Kafka record {record.offset}"] = (record.key or b"") + record.value + headers
-        for number, message in enumerate(self.pubsub.pull_all(self.subscription)):
-            words = [message.ordering_key, *message.attributes, *message.attributes.values()]
-            found[f"Pub/Sub message {number}"] = message.data + "".join(words).encode()
-        return found
-
-
-@pytest.fixture
-def brokers(
-    kafka_broker: KafkaTopics, topic: str, pubsub_emulator: PubSubTopics, certificates: Certificates, tmp_path: Path
-) -> Iterator[Brokers]:
-    kafka_broker.create_topic(topic)
-    place = pubsub_emulator.create_topic("secrets-project", topic)
-    subscription = pubsub_emulator.create_subscription("secrets-project", topic, place)
-    account = service_account(tmp_path / "account.json")
-    target = int(kafka_broker.bootstrap.rpartition(":")[2])
-    tls = certificates.server_context(require_client=True)
-    with SaslRelay(target, {USER: PASSWORD}, [TOKEN], tls=tls) as front:
-        params = {
-            "KAFKA_HOST": front.address,
-            "KAFKA_TOPIC": topic,
-            "PUB_SUB_PROJECT": "secrets-project",
-            "PUB_SUB_TOPIC": topic,
-            "GOOGLE_APPLICATION_CREDENTIALS": str(account),
-        }
-        yield Brokers(front, params, kafka_broker, topic, pubsub_emulator, subscription)
-
-
-@pytest.fixture
-def secured(certificates: Certificates, pubsub_emulator: PubSubTopics, tmp_path: Path) -> dict[str, str]:
-    """The environment of a run; each test adds the login."""
-    key = serialization.load_pem_private_key(certificates.client_key_file.read_bytes(), None)
-    how = serialization.BestAvailableEncryption(KEY_PASSWORD.encode())
-    locked = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
-    (tmp_path / "locked.key").write_bytes(locked)
-    (tmp_path / "tmp").mkdir()
-    return {
-        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
-        "KAFKA_SSL_CAFILE": str(certificates.ca_file),
-        "KAFKA_SSL_CERTFILE": str(certificates.client_cert_file),
-        "KAFKA_SSL_KEYFILE": str(tmp_path / "locked.key"),
-        "PUBSUB_EMULATOR_HOST": pubsub_emulator.host,
-        "DB_PASSWORD": OTHER,
-        "AWS_SECRET_ACCESS_KEY": AWS_KEY,
-        "SIGNING_PRIVATE_KEY": KEY_OF_ENVIRONMENT,
-        "TMPDIR": str(tmp_path / "tmp"),
-    }
-
-
-def mounted(path: Path, secret: str) -> str:
-    path.write_text(f"{secret}\n")
-    return str(path)
-
-
-def everything(tmp_path: Path, done: subprocess.CompletedProcess[str], brokers: Brokers | None) -> dict[str, bytes]:
-    """What a run leaves, wherever it is, by name."""
-    printed = {"standard output": done.stdout.encode(), "standard error": done.stderr.encode()}
-    return files_in(tmp_path / "out", tmp_path / "tmp") | printed | (brokers.told() if brokers else {})
-
-
-def named(things: Iterable[str], *parts: str) -> bool:
-    """Whether there is something of each of these names; a search of nothing finds nothing."""
-    return all(any(part in name for name in things) for part in parts)
+from tests.shared.events.security_fixtures import service_account
 
 
 def test_the_search_finds_each_disguise_in_each_place(tmp_path: Path) -> None:
@@ -208,41 +105,11 @@ def test_a_run_that_fails_with_a_secret_in_its_message_shows_it_to_nobody(
     assert leaks(left) == []
 
 
-@pytest.mark.slow
-def test_a_run_with_wrong_credentials_leaves_none(
-    brokers: Brokers, secured: dict[str, str], tmp_path: Path, command: Command
-) -> None:
-    brokers.front.users = {USER: "another-one"}
-    params = write_params(tmp_path / "params.json", TIMEOUT=5, **brokers.params)
-    given = secured | {
-        "KAFKA_SASL_MECHANISM": "PLAIN",
-        "KAFKA_SASL_USERNAME": USER,
-        "KAFKA_SASL_PASSWORD_FILE": mounted(tmp_path / "password", PASSWORD),
-        "KAFKA_SSL_KEY_PASSWORD": KEY_PASSWORD,
-    }
-
-    done = command("-m", "pipelines.cli", "run", "--params", params, "--out", "out", "--json", **given)
-
-    assert done.returncode == 2, done.stderr
-    assert "does not accept the login" in done.stderr
-    assert json.loads(done.stdout)["error"]["type"] == "StatusRefusedError"
-    assert brokers.front.authenticated == []
-    left = everything(tmp_path, done, brokers)
-    assert named(left, "kfp.log", "result.json", "steps/data-prep.json", ".data-prep.0.jsonl", "Pub/Sub message")
-    assert leaks(left) == []
-
-
 def test_a_compiled_pipeline_holds_none(
     brokers: Brokers, secured: dict[str, str], tmp_path: Path, command: Command
 ) -> None:
     params = write_params(tmp_path / "params.json", **brokers.params)
-    given = secured | {
-        "KAFKA_SASL_MECHANISM": "PLAIN",
-        "KAFKA_SASL_USERNAME": USER,
-        "KAFKA_SASL_PASSWORD": PASSWORD,
-        "KAFKA_SASL_OAUTH_TOKEN": TOKEN,
-        "KAFKA_SSL_KEY_PASSWORD": KEY_PASSWORD,
-    }
+    given = secured | LOGIN | {"KAFKA_SASL_OAUTH_TOKEN": TOKEN}
     (tmp_path / "out").mkdir()
 
     done = command("-m", "pipelines.cli", "compile", "--params", params, "-o", "out/pipeline.yaml", **given)
@@ -253,12 +120,18 @@ def test_a_compiled_pipeline_holds_none(
     assert leaks(left) == []
 
 
+def failed(script: str, environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    return done
+
+
 # A step whose work fails with secrets in its exceptions: of the environment, of a mounted file, and the key of the
 # service-account file, which the step has checked before.
 DEFECT = """
 import json, os, sys
 from components.shared.params.params import Params
-from components.shared.run import StepRun
 from components.shared.step import run_step
 
 def work(params, emit):
@@ -275,25 +148,176 @@ run_step("train", Params.load(sys.argv[1]), work)
 
 
 def test_a_traceback_with_secrets_in_its_exceptions_shows_none(
-    brokers: Brokers, secured: dict[str, str], tmp_path: Path
+    brokers: Brokers, login: dict[str, str], tmp_path: Path
 ) -> None:
     params = write_params(tmp_path / "params.json", TIMEOUT=20, **brokers.params)
-    given = secured | {
-        "KAFKA_SASL_MECHANISM": "PLAIN",
-        "KAFKA_SASL_USERNAME": USER,
-        "KAFKA_SASL_PASSWORD": PASSWORD,
-        "KAFKA_SSL_KEY_PASSWORD": KEY_PASSWORD,
-        "OAUTH_TOKEN": TOKEN,
-        "SHUTTERLINE_EVENTS": str(tmp_path / "out" / "events"),
-        "SHUTTERLINE_RECORDS": str(tmp_path / "out" / "steps"),
-    }
-    command = [sys.executable, "-c", DEFECT, str(params), mounted(tmp_path / "token", TOKEN)]
-
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | given, capture_output=True, text=True, timeout=120)
-
-    assert done.returncode == 1, done.stderr
+    done = failed(DEFECT, login | {"OAUTH_TOKEN": TOKEN}, params, mounted(tmp_path / "token", TOKEN))
     for part in ("Traceback", "RuntimeError", "The above exception was the direct cause"):
         assert part in done.stderr
     left = everything(tmp_path, done, brokers)
     assert named(left, "steps/train.json", ".train.0.jsonl", "Kafka record 1", "Pub/Sub message 1")
+    assert leaks(left) == []
+
+
+RUN = "secrets-run"
+
+
+class RepeatingRelay(SaslRelay):
+    """Refuses logins, and repeats in its refusal what it was told.
+
+    Attributes:
+        accepted: How many logins come through before.
+    """
+
+    accepted = 0
+
+    def _plain(self) -> Generator[bytes, bytes, tuple[str, bytes]]:
+        _, user, password = (yield b"").decode().split("\0")
+        self.accepted -= 1
+        if self.accepted >= 0:
+            return user, b""
+        raise RefusedError(f"{user} with {password!r} is unknown, sasl_plain_password={password}; a token? {password}")
+
+
+@pytest.fixture
+def repeating(brokers: Brokers, certificates: Certificates) -> Iterator[RepeatingRelay]:
+    """Such a broker in the place of the one that the params name."""
+    tls = certificates.server_context(require_client=True)
+    with RepeatingRelay(brokers.front.target, {USER: PASSWORD}, tls=tls) as relay:
+        brokers.params["KAFKA_HOST"] = relay.address
+        yield relay
+
+
+@pytest.fixture
+def manager() -> Iterator[SecretManager]:
+    with SecretManager() as running:
+        yield running
+    assert running.odd == []
+
+
+@pytest.fixture
+def of_a_run(secured: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The environment of a step of a run, all of whose steps share their events."""
+    (tmp_path / "out" / "events").mkdir(parents=True)
+    return secured | {
+        "SHUTTERLINE_RUN_ID": RUN,
+        "SHUTTERLINE_EVENTS": str(tmp_path / "out" / "events"),
+        "SHUTTERLINE_RECORDS": str(tmp_path / "out" / "steps"),
+    }
+
+
+@pytest.fixture
+def login(of_a_run: dict[str, str]) -> dict[str, str]:
+    """With a login whose secrets are in the environment."""
+    return of_a_run | LOGIN
+
+
+@pytest.fixture
+def fetched(of_a_run: dict[str, str], manager: SecretManager, tmp_path: Path) -> dict[str, str]:
+    """With one whose secrets are in Secret Manager alone, as on Vertex AI."""
+    account = service_account(tmp_path / "own.json", token_uri=manager.token_uri)
+    files = {name: of_a_run[f"KAFKA_SSL_{name}"] for name in ("CAFILE", "CERTFILE", "KEYFILE")}
+    return of_a_run | {
+        "KAFKA_SASL_MECHANISM": "SCRAM-SHA-256",
+        "KAFKA_SASL_USERNAME": USER,
+        "KAFKA_SASL_PASSWORD_FILE": manager.add("password", f"{PASSWORD}\n"),
+        "KAFKA_SSL_KEY_PASSWORD_FILE": manager.add("key-password", KEY_PASSWORD),
+        **{f"KAFKA_SSL_{name}": manager.add(name, Path(file).read_bytes()) for name, file in files.items()},
+        "SHUTTERLINE_SECRET_MANAGER_ENDPOINT": manager.endpoint,
+        "GOOGLE_APPLICATION_CREDENTIALS": str(account),
+    }
+
+
+def train(command: Command, tmp_path: Path, params: dict[str, str], **given: str) -> subprocess.CompletedProcess[str]:
+    dataset = write_digits(tmp_path / "dataset")
+    params_file = write_params(tmp_path / "params.json", num_epochs=1, TIMEOUT=20, **params)
+    model = tmp_path / "out" / "model"
+    arguments = ["--dataset", dataset, "--model", model, "--params", params_file, "--json"]
+    return command("-m", "components.train", *arguments, **given | {"PYTHONPATH": str(ROOT)})
+
+
+def end(command: Command, tmp_path: Path, params: dict[str, str], **given: str) -> subprocess.CompletedProcess[str]:
+    """The exit step, told by the platform what the environment has as secrets."""
+    params_file = write_params(tmp_path / "params.json", TIMEOUT=5, **params)
+    message = f"task failed: {OTHER} {AWS_KEY} {LINES_OF_ENVIRONMENT[4]} {KEY_OF_ENVIRONMENT}"
+    arguments = ["--state", "FAILED", "--message", message, "--params", params_file, "--json"]
+    return command("-m", "components.exit_step", *arguments, **given | {"PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accepted", [0, 1], ids=["us", "Kafka's client"])
+def test_training_that_a_broker_refuses_repeating_the_password_tells_it_to_nobody(
+    brokers: Brokers,
+    repeating: RepeatingRelay,
+    login: dict[str, str],
+    tmp_path: Path,
+    command: Command,
+    accepted: int,
+) -> None:
+    repeating.accepted = accepted
+
+    done = train(command, tmp_path, brokers.params, **login)
+
+    assert done.returncode == 2, done.stderr
+    assert any(PASSWORD in message for _, message in repeating.refused), "it was repeated"
+    left = everything(tmp_path, done, brokers)
+    for place in ("standard output", "standard error", "steps/train.json", f"{RUN}.train.0.jsonl", "Pub/Sub message"):
+        assert any(b"with '[redacted]' is unknown" in content for name, content in left.items() if place in name), place
+    assert leaks(left) == []
+
+
+def test_the_exit_step_leaves_none_of_the_platforms_message_or_the_brokers(
+    brokers: Brokers, repeating: RepeatingRelay, login: dict[str, str], tmp_path: Path, command: Command
+) -> None:
+    done = end(command, tmp_path, brokers.params, **login)
+
+    assert done.returncode == 0, done.stderr
+    assert any(PASSWORD in message for _, message in repeating.refused), "it was repeated"
+    left = everything(tmp_path, done, brokers)
+    assert json.loads(left["standard output"])["report"]["outcome"] == "failed"
+    for place in ("standard output", "standard error", "steps/exit.json", f"{RUN}.pipeline.0.jsonl", "Pub/Sub message"):
+        assert any(b"task failed: [redacted]" in content for name, content in left.items() if place in name), place
+    assert leaks(left) == []
+
+
+@pytest.mark.slow
+def test_steps_whose_secrets_were_fetched_leave_none(
+    brokers: Brokers, manager: SecretManager, fetched: dict[str, str], tmp_path: Path, command: Command
+) -> None:
+    trained = train(command, tmp_path, brokers.params, **fetched)
+    assert trained.returncode == 0, trained.stderr
+    ended = end(command, tmp_path, brokers.params, **fetched)
+    assert ended.returncode == 0, ended.stderr
+
+    assert set(brokers.front.authenticated) == {("SCRAM-SHA-256", USER)}
+    assert {name.partition("/")[0] for name in manager.read} == set(manager.secrets)
+    left = everything(tmp_path, trained, brokers) | everything(tmp_path, ended, None)
+    assert named(left, "model.safetensors", "steps/train.json", ".train.0.jsonl", "Kafka record 3", "Pub/Sub message 3")
+    assert leaks(left) == []
+    assert not [name for name, content in left.items() for token in manager.tokens if token.encode() in content]
+    assert list((tmp_path / "tmp").rglob("shutterline-*")) == []
+
+
+# A step whose work fails with what was fetched in its exception: the environment does not hold it.
+FAILING = """
+import sys
+from components.shared.params.params import Params
+from components.shared.step import run_step
+
+def work(params, emit):
+    raise RuntimeError(f"{sys.argv[2]} and {sys.argv[3]} did not open it")
+
+run_step("train", Params.load(sys.argv[1]), work)
+"""
+
+
+def test_what_was_fetched_is_taken_out_of_a_traceback(
+    brokers: Brokers, fetched: dict[str, str], tmp_path: Path
+) -> None:
+    params = write_params(tmp_path / "params.json", TIMEOUT=20, **brokers.params)
+    done = failed(FAILING, fetched, params, PASSWORD, KEY_PASSWORD)
+    left = everything(tmp_path, done, brokers)
+    for place in ("standard error", "steps/train.json", f"{RUN}.train.0.jsonl", "Kafka record 1", "Pub/Sub message 1"):
+        found = [content for name, content in left.items() if place in name]
+        assert any(b"[redacted] and [redacted] did not open it" in content for content in found), place
     assert leaks(left) == []
