@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from components.shared.events.data import StepOutcome
 from components.shared.events.history import bucket_of, read_history
@@ -38,8 +39,10 @@ def report_end(
         state, message = "CANCELLED", told
     bucket = bucket_of(run, credentials, _log) if run.bucket is not None else None
     brokers = targets or StatusTargets()
-    history = read_history(run, brokers, _log, kafka_s=_KAFKA_S, steps=PIPELINE_STEPS, bucket=bucket)
-    end = pipeline_end(PIPELINE_STEPS, history, platform=_platform(run), state=state or "", message=message)
+    with ThreadPoolExecutor(1) as pool:
+        platform = pool.submit(_platform, run)
+        history = read_history(run, brokers, _log, kafka_s=_KAFKA_S, steps=PIPELINE_STEPS, bucket=bucket)
+    end = pipeline_end(PIPELINE_STEPS, history, platform=platform.result(), state=state or "", message=message)
     if (state or "").upper() not in OUTCOMES:
         _log.warning("the platform's state %r is no end of a pipeline; it ended %s", state or "", end.outcome)
     for step in end.steps:

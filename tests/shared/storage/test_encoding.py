@@ -14,7 +14,6 @@ from components.shared.storage.fetch import fetch_artifact, fetch_tree
 from tests.peers.gcs import GcsBucket
 from tests.peers.http_faults import CutAnswer, FlipAnswerByte
 from tests.peers.object_store import Bucket
-from tests.peers.s3 import S3Bucket
 from tests.shared.storage.conftest import BOX, LARGE, at, box, tree
 
 TEXT = b"files,type\n" + b"1.png,cat\n" * 1000
@@ -24,7 +23,8 @@ def test_what_is_stored_as_gzip_is_unpacked(bucket: Bucket, tmp_path: Path) -> N
     bucket.write("raw/info.csv", gzip.compress(TEXT), "gzip")
     bucket.write("raw/in two parts", gzip.compress(TEXT[:99]) + gzip.compress(TEXT[99:]), "GZIP")
     bucket.write("raw/empty", gzip.compress(b""), "x-gzip")
-    bucket.write("raw/plain", b"plain")
+    for encoding in ("", "utf-8", "identity", "aws-chunked", "aws-chunked,utf-8"):
+        bucket.write(f"raw/plain {encoding}", b"plain", encoding)
     bucket.write("raw/gzip without an encoding", gzip.compress(TEXT, mtime=0))
 
     fetch_tree(at(bucket, "raw"), tmp_path / "raw")
@@ -33,16 +33,10 @@ def test_what_is_stored_as_gzip_is_unpacked(bucket: Bucket, tmp_path: Path) -> N
         "info.csv": TEXT,
         "in two parts": TEXT,
         "empty": b"",
-        "plain": b"plain",
+        **{f"plain {encoding}": b"plain" for encoding in ("", "utf-8", "identity", "aws-chunked", "aws-chunked,utf-8")},
         "gzip without an encoding": gzip.compress(TEXT, mtime=0),
     }
     assert fetch_tree(at(bucket, "raw/info.csv"), tmp_path).read_bytes() == TEXT
-
-
-def test_so_it_is_with_another_s3_server(moto_bucket: S3Bucket, tmp_path: Path) -> None:
-    moto_bucket.write("raw/info.csv", gzip.compress(TEXT), "gzip")
-    fetch_tree(at(moto_bucket, "raw"), tmp_path)
-    assert tree(tmp_path) == {"info.csv": TEXT}
 
 
 def test_a_file_named_gz_stays_gzip(bucket: Bucket, tmp_path: Path) -> None:
@@ -119,12 +113,6 @@ def test_what_cannot_be_unpacked_is_refused(
         fetch_tree(at(bucket, "raw"), tmp_path)
     assert str(refused.value).startswith(f"{bucket.uri}/raw/x: ")
     assert tree(tmp_path) == {}
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "identity", "aws-chunked", "aws-chunked,utf-8"])
-def test_what_is_no_encoding_changes_nothing(bucket: Bucket, tmp_path: Path, encoding: str) -> None:
-    bucket.write("raw/x", TEXT, encoding)
-    assert tree(fetch_tree(at(bucket, "raw"), tmp_path)) == {"x": TEXT}
 
 
 def test_what_unpacks_to_too_much_is_refused(

@@ -13,13 +13,14 @@ from components.shared.storage.publish import Publication, delete, write_file
 from components.shared.storage.transfer import TransferProgress
 from tests.peers.http_faults import Hold
 from tests.peers.object_store import Bucket
-from tests.peers.s3 import S3Bucket
 from tests.shared.storage.conftest import BOX, LARGE, at, box, publish, published, tree
 
 MARKER = "runs/7/box/.shutterline-writing"
 
 
-def there_and_back(bucket: Bucket, folder: Path) -> None:
+@pytest.mark.parametrize("store", ["gcs_bucket", "s3_bucket", "moto_bucket"])
+def test_what_is_published_is_fetched(request: pytest.FixtureRequest, tmp_path: Path, store: str) -> None:
+    bucket, folder = request.getfixturevalue(store), tmp_path
     source = box(folder / "source", 1, {"small.bin": 1_000, "empty": 0, "folder/medium": 300_000, "large": LARGE})
     (source / "tensorboard").mkdir()
     (source / "tensorboard/events").write_bytes(b"curves")
@@ -31,14 +32,6 @@ def there_and_back(bucket: Bucket, folder: Path) -> None:
     del everything["tensorboard/events"]  # the manifest does not name it
     for key in ("runs/7/box", f"runs/7/box/{contents}"):
         assert tree(fetch_artifact(at(bucket, key), BOX, folder / key)) == everything
-
-
-def test_what_is_published_is_fetched(bucket: Bucket, tmp_path: Path) -> None:
-    there_and_back(bucket, tmp_path)
-
-
-def test_so_it_is_with_another_s3_server(moto_bucket: S3Bucket, tmp_path: Path) -> None:
-    there_and_back(moto_bucket, tmp_path)
 
 
 @pytest.mark.parametrize("copied", [False, True], ids=["published", "as versions up to 0.7 have it"])
