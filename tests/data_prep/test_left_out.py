@@ -78,11 +78,7 @@ def test_without_the_extra_heic_counts_as_unreadable_and_the_reason_says_what_to
             {"max_unreadable": 1},
             "DATA: no test image can be read; mend them, or remove the test split to have one held out",
         ),
-        (
-            ("cat/×3.svg", "dog/×4.png"),
-            {"max_unreadable": 1},
-            "too few readable training images: cat (0)",
-        ),
+        (("cat/×3.svg", "dog/×4.png"), {"max_unreadable": 1}, "too few readable training images: cat (0)"),
     ],
     ids=["a class", "all", "a class of a split", "a split", "a whole class"],
 )

@@ -33,11 +33,7 @@ def _counts(dataset: Path) -> dict[str, list[int]]:
     ],
 )
 def test_every_class_is_held_out_by_its_share(
-    tmp_path: Path,
-    counts: list[int],
-    test_fraction: float,
-    validation_fraction: float,
-    expected: dict[str, list[int]],
+    tmp_path: Path, counts: list[int], test_fraction: float, validation_fraction: float, expected: dict[str, list[int]]
 ) -> None:
     idx_folder(tmp_path / "data", _numbered(sum(counts)), np.repeat([0, 1], counts))
 
