@@ -154,29 +154,6 @@ def test_damaged_exif_data_leaves_an_image_as_it_is_stored(tmp_path: Path, exif:
     assert np.unique(read_image(tmp_path / "x.jpg", (6, 8, 1))).tolist() == [77]
 
 
-def test_another_size_is_resized_with_antialiasing(tmp_path: Path) -> None:
-    save(tmp_path / "x.png", ((np.indices((64, 96)).sum(axis=0) % 2) * 255).astype(np.uint8))
-
-    small = read_image(tmp_path / "x.png", (8, 12, 1))
-    large = read_image(save(tmp_path / "y.png", plain(9)), (11, 7, 3))
-
-    # Point sampling would give 0 or 255; area-aware sampling gives the grey they mix to.
-    assert small.shape == (8, 12, 1)
-    assert abs(small.astype(int) - 127.5).max() < 12
-    assert large.shape == (11, 7, 3)
-    assert np.unique(large).tolist() == [9]
-
-
-def test_height_and_width_are_not_taken_for_one_another(tmp_path: Path) -> None:
-    save(tmp_path / "x.png", np.array([[0, 200]] * 4, dtype=np.uint8))
-
-    wide = read_image(tmp_path / "x.png", (2, 4, 1))[..., 0]
-
-    assert read_image(tmp_path / "x.png", (4, 2, 1))[..., 0].tolist() == [[0, 200]] * 4
-    assert (wide[:, :2] < 100).all()
-    assert (wide[:, 2:] > 100).all()
-
-
 def test_resizing_is_bilinear(tmp_path: Path) -> None:
     save(tmp_path / "x.png", COLOR)
     expected = Image.fromarray(COLOR).resize((5, 3), Image.Resampling.BILINEAR)

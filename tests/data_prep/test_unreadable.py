@@ -8,11 +8,9 @@ import pytest
 
 from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import UnreadableImage, open_dataset
-from components.shared.errors import DataError
 from tests.data_prep.building import (
     class_folders,
     files_of,
-    info_csv,
     params,
     plain,
     prepared,
@@ -107,18 +105,6 @@ def test_a_class_or_split_left_with_too_few_readable_images_is_named(
     _damage(data / damaged)
 
     assert expected in refusal(data, max_unreadable=1)
-
-
-def test_images_a_table_names_may_be_unreadable_but_must_be_there(tmp_path: Path) -> None:
-    rows = "".join(f"{index}.png,{'ab'[index % 2]}\n" for index in range(8))
-    data = info_csv(tmp_path / "data" / "train", f"files,type\n{rows}", [f"{index}.png" for index in range(8)]).parent
-    _damage(data / "train" / "3.png")
-
-    assert len(prepared(data, max_unreadable=0.2).manifest.unreadable) == 1
-
-    (data / "train" / "3.png").unlink()
-    with pytest.raises(DataError, match=r"info\.csv, line 5: 3\.png: there is no such file"):
-        prepared(data, max_unreadable=0.2)
 
 
 def test_whole_batches_may_be_unreadable(tmp_path: Path) -> None:
