@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from pathlib import Path
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,26 +17,24 @@ from components.classifier.images import ImageStore, MappedImages, Normaliser, R
 from components.classifier.inference import Predictions, chunk_size, predict
 from components.classifier.network import Network, network_of
 from components.shared.artifacts.artifact import Normalisation
-from components.shared.artifacts.dataset import DatasetWriter, Images, Labels, Split, open_dataset
+from components.shared.artifacts.dataset import Images, Labels, Split
 from components.shared.params.params import Params
+from tests.configs import layer, small
 
 CPU = torch.device("cpu")
 NORMALISATION = Normalisation(mean=[0.4], std=[0.3])
 PARAMS = Params.from_dict(
-    {
-        "batch_size": 8,
-        "image_height": 6,
-        "image_width": 5,
-        "is_image_color": False,
-        "net_arch": [
-            {"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 3, "kernel_size": 3}},
-            {"class": "torch.nn.BatchNorm2d", "kwargs": {"num_features": 3}},
-            {"class": "torch.nn.Dropout", "kwargs": {"p": 0.5}},
-            {"class": "torch.nn.ReLU"},
+    small(
+        image_height=6,
+        image_width=5,
+        n_classes=4,
+        net_arch=[
+            layer("Conv2d", in_channels=1, out_channels=3, kernel_size=3),
+            layer("BatchNorm2d", num_features=3),
+            layer("Dropout", p=0.5),
+            layer("ReLU"),
         ],
-        "n_classes": 4,
-        "num_epochs": 1,
-    }
+    )
 )
 
 
@@ -64,20 +61,6 @@ def columns(predictions: Predictions) -> list[list[float]]:
     ]
 
 
-@pytest.fixture
-def split_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Images, Labels, int], Split]:
-    def write(images: Images, labels: Labels, per_shard: int) -> Split:
-        monkeypatch.setattr("components.shared.artifacts.dataset.SHARD_BYTES", per_shard * images[0].nbytes)
-        path = tmp_path / f"shards-of-{per_shard}"
-        with DatasetWriter(path, ["a", "b", "c", "d"], (6, 5, 1)) as writer:
-            writer.add("train", images[:1], labels[:1])
-            writer.add("test", images, labels)
-            writer.commit(source="noise", test_split="given", manual_seed=0, unreadable=[])
-        return open_dataset(path).splits["test"]
-
-    return write
-
-
 def softmax_of(network: Network, images: Images) -> npt.NDArray[np.float64]:
     """Class probabilities, from the images to the logits by other means than predict()'s."""
     pixels = (images.astype(np.float64) / 255 - 0.4) / 0.3
@@ -101,11 +84,8 @@ def test_predictions_are_those_of_the_plain_forward_pass(network: Network) -> No
     assert predictions.n_classes == 4
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_loss_is_scikit_learns_log_loss(seed: int) -> None:
+def test_loss_is_scikit_learns_log_loss(network: Network) -> None:
     """The same float32 logits through float64 softmax: nothing but rounding of float64 may differ."""
-    torch.manual_seed(seed)
-    network = network_of(PARAMS)
     images, labels = noise(200)
     normalise = Normaliser(NORMALISATION, CPU)
     predictions = predicted(network, ResidentImages(torch.tensor(images)), labels)
@@ -160,13 +140,12 @@ def test_mode_is_restored_and_statistics_are_left_alone(network: Network, traini
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-def test_shards_change_nothing(network: Network, split_of: Callable[[Images, Labels, int], Split]) -> None:
+def test_shards_change_nothing(network: Network) -> None:
     images, labels = noise(23)
     expected = columns(predicted(network, ResidentImages(torch.tensor(images)), labels))
 
-    for per_shard, shards in ((100, 1), (23, 1), (22, 2), (5, 5), (1, 23)):
-        split = split_of(images, labels, per_shard)
-        assert len(split.shards) == shards
+    for per_shard in (23, 22, 5, 1):
+        split = Split(tuple(np.split(images, range(per_shard, 23, per_shard))), labels)
         stored = store_images(split, CPU).store
         assert isinstance(stored, ResidentImages)
         assert columns(predicted(network, stored, split.labels)) == expected

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,29 +22,9 @@ NO_WARNING = pytest.mark.filterwarnings(
     "ignore:learning_rate_schedule.*verbose:components.shared.params.parsed.ParamsWarning"
 )
 
-AsGiven = Callable[[dict[str, Any]], Any]
-
 
 def checked(source: Any) -> Checked:
     return check(parse(*read_raw(source)))
-
-
-def as_json(config: dict[str, Any]) -> str:
-    """The same config as a JSON text, every class by its dotted name."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, type):
-            return f"{value.__module__.rpartition('.modules')[0] or value.__module__}.{value.__name__}"
-        if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items()}
-        return [plain(inner) for inner in value] if isinstance(value, list) else value
-
-    named = plain(config)
-    named["optim_class"] = "torch.optim.SGD"
-    return json.dumps(named)
-
-
-both_ways = pytest.mark.parametrize("written", [dict, as_json], ids=["dict", "json"])
 
 
 def mended(*, channels: bool = False, block: bool = False) -> dict[str, Any]:
@@ -63,10 +41,9 @@ def test_it_has_exactly_the_keys_of_the_key_list() -> None:
     assert set(reference) == set(REFERENCE_KEYS)
 
 
-@both_ways
-def test_its_dropped_option_is_a_warning_and_everything_else_is_understood(written: AsGiven) -> None:
+def test_its_dropped_option_is_a_warning_and_everything_else_is_understood() -> None:
     with pytest.warns(ParamsWarning, match=IGNORED):
-        params = Params.load(written(reference))
+        params = Params.load(reference)
     assert params.status_targets.kafka_servers == ("localhost:9092",)
     assert params.status_targets.credentials_file == "neuroengineering-334116-422f8a1aefd9.json"
     assert len(params.net_arch) == 20
@@ -78,27 +55,24 @@ def test_its_dropped_option_is_a_warning_and_everything_else_is_understood(writt
 
 
 @NO_WARNING
-@both_ways
-def test_word_for_word_its_third_convolution_does_not_fit(written: AsGiven) -> None:
-    assert refused(checked, written(reference)) == {
+def test_word_for_word_its_third_convolution_does_not_fit() -> None:
+    assert refused(checked, reference) == {
         "net_arch[8].kwargs.in_channels": "torch.nn.Conv2d: is made for 32 channels, but net_arch[7] "
         "(torch.nn.MaxPool2d) gives 64 channels (64×7×7)"
     }
 
 
 @NO_WARNING
-@both_ways
-def test_with_its_channels_mended_the_last_pool_gets_a_single_pixel(written: AsGiven) -> None:
-    (path,) = found = refused(checked, written(mended(channels=True)))
+def test_with_its_channels_mended_the_last_pool_gets_a_single_pixel() -> None:
+    (path,) = found = refused(checked, mended(channels=True))
     assert path == "net_arch[15].kwargs.kernel_size"
     assert found[path].startswith("torch.nn.MaxPool2d: gets a 1×1 image from net_arch[14] (torch.nn.ELU), and a window")
     assert "of 2×2 needs at least 2×2" in found[path]
 
 
 @NO_WARNING
-@both_ways
-def test_without_the_repeated_block_it_works(written: AsGiven) -> None:
-    params, table, _ = checked(written(mended(block=True)))
+def test_without_the_repeated_block_it_works() -> None:
+    params, table, _ = checked(mended(block=True))
     assert table.parameters == 406_218
     assert table.multiply_adds == 5_237_760
     sides = [row.output_shape[-1] for row in table.rows if row.name in ("Conv2d", "MaxPool2d")]

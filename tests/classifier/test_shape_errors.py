@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.configs import Entry, check_dict, layer, refused, small
+
+KERNEL = "[0].kwargs.kernel_size"
+
+
+def conv(channels: int, name: str = "Conv2d", **kwargs: Any) -> Entry:
+    return layer(name, in_channels=channels, out_channels=4, **kwargs)
+
 
 WIDE = layer("Conv2d", in_channels=1, out_channels=4, kernel_size=1)
 FLAT = layer("Flatten")
@@ -15,79 +24,27 @@ VOLUME = layer("Unflatten", dim=2, unflattened_size=[2, 4])  # 1×2×4×8
 @pytest.mark.parametrize(
     ("arch", "path", "message"),
     [
-        (
-            [layer("Conv2d", in_channels=3, out_channels=4, kernel_size=3)],
-            "[0].kwargs.in_channels",
-            "but the images give 1 channels (1×8×8)",
-        ),
-        (
-            [WIDE, layer("Conv2d", in_channels=3, out_channels=4, kernel_size=3)],
-            "[1].kwargs.in_channels",
-            "gives 4 channels (4×8×8)",
-        ),
-        (
-            [WIDE, layer("ConvTranspose2d", in_channels=3, out_channels=4, kernel_size=3)],
-            "[1].kwargs.in_channels",
-            "is made for 3 channels",
-        ),
+        ([conv(3, kernel_size=3)], "[0].kwargs.in_channels", "but the images give 1 channels (1×8×8)"),
+        ([WIDE, conv(3, kernel_size=3)], "[1].kwargs.in_channels", "gives 4 channels (4×8×8)"),
+        ([WIDE, conv(3, "ConvTranspose2d", kernel_size=3)], "[1].kwargs.in_channels", "is made for 3 channels"),
         ([WIDE, layer("BatchNorm2d", num_features=8)], "[1].kwargs.num_features", "is made for 8 channels"),
-        (
-            [WIDE, layer("InstanceNorm2d", num_features=8, affine=True)],
-            "[1].kwargs.num_features",
-            "is made for 8 channels",
-        ),
-        (
-            [WIDE, layer("GroupNorm", num_groups=2, num_channels=8)],
-            "[1].kwargs.num_channels",
-            "is made for 8 channels, but",
-        ),
-        (
-            [FLAT, layer("Linear", in_features=100, out_features=4)],
-            "[1].kwargs.in_features",
-            "(torch.nn.Flatten) gives 64 features (64)",
-        ),
+        ([WIDE, layer("InstanceNorm2d", num_features=8, affine=True)], "[1].kwargs.num_features", "is made for 8"),
+        ([WIDE, layer("GroupNorm", num_groups=2, num_channels=8)], "[1].kwargs.num_channels", "is made for 8 channels"),
+        ([FLAT, layer("Linear", in_features=9, out_features=4)], "[1].kwargs.in_features", "Flatten) gives 64 feat"),
         ([layer("Linear", in_features=64, out_features=4)], "[0].kwargs.in_features", "but the images give 8 features"),
         ([FLAT, layer("BatchNorm1d", num_features=8)], "[1].kwargs.num_features", "gives 64 channels (64)"),
-        (
-            [layer("Conv1d", in_channels=1, out_channels=4, kernel_size=3)],
-            "[0]",
-            "from the images, and needs 2 dimensions",
-        ),
+        ([conv(1, "Conv1d", kernel_size=3)], "[0]", "from the images, and needs 2 dimensions"),
         ([layer("Conv3d", in_channels=1, out_channels=4, kernel_size=3)], "[0]", "and needs 4 dimensions"),
-        (
-            [FLAT, layer("Conv2d", in_channels=64, out_channels=4, kernel_size=1)],
-            "[1]",
-            "gets 64 (1 dimensions) from net_arch[0]",
-        ),
+        ([FLAT, conv(64, kernel_size=1)], "[1]", "gets 64 (1 dimensions) from net_arch[0]"),
         ([FLAT, layer("MaxPool1d", kernel_size=2)], "[1]", "gets 64 (1 dimensions)"),
         ([layer("BatchNorm1d", num_features=1)], "[0]", "and needs 1 or 2 dimensions"),
         ([VOLUME, layer("BatchNorm2d", num_features=1)], "[1]", "gets 1×2×4×8 (4 dimensions)"),
         ([SEQUENCE, layer("AvgPool3d", kernel_size=1)], "[1]", "and needs 4 dimensions"),
-        (
-            [layer("Conv2d", in_channels=1, out_channels=4, kernel_size=9)],
-            "[0].kwargs.kernel_size",
-            "gets a 8×8 image from the images, and a window of 9×9 needs at least 9×9",
-        ),
-        (
-            [layer("Conv2d", in_channels=1, out_channels=4, kernel_size=[3, 9], padding=[0, 0])],
-            "[0].kwargs.kernel_size",
-            "a window of 3×9 needs at least 3×9",
-        ),
-        (
-            [layer("Conv2d", in_channels=1, out_channels=4, kernel_size=11, padding=1)],
-            "[0].kwargs.kernel_size",
-            "a window of 11×11 needs at least 9×9",
-        ),
-        (
-            [layer("Conv2d", in_channels=1, out_channels=4, kernel_size=5, dilation=2, padding="valid")],
-            "[0].kwargs.kernel_size",
-            "a window of 5×5 needs at least 9×9",
-        ),
-        (
-            [layer("MaxPool2d", kernel_size=4, dilation=[3, 1])],
-            "[0].kwargs.kernel_size",
-            "a window of 4×4 needs at least 10×4",
-        ),
+        ([conv(1, kernel_size=9)], KERNEL, "gets a 8×8 image from the images, and a window of 9×9 needs at least 9×9"),
+        ([conv(1, kernel_size=[3, 9], padding=[0, 0])], KERNEL, "a window of 3×9 needs at least 3×9"),
+        ([conv(1, kernel_size=11, padding=1)], KERNEL, "a window of 11×11 needs at least 9×9"),
+        ([conv(1, kernel_size=5, dilation=2, padding="valid")], KERNEL, "a window of 5×5 needs at least 9×9"),
+        ([layer("MaxPool2d", kernel_size=4, dilation=[3, 1])], KERNEL, "a window of 4×4 needs at least 10×4"),
         ([SEQUENCE, layer("MaxPool1d", kernel_size=65)], "[1].kwargs.kernel_size", "a window of 65 needs at least 65"),
         ([VOLUME, layer("AvgPool3d", kernel_size=[3, 4, 8])], "[1].kwargs.kernel_size", "gets a 2×4×8 image"),
         ([layer("Flatten", start_dim=0)], "[0]", "torch.nn.Flatten mixes the images of a batch"),
