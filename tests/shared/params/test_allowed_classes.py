@@ -75,17 +75,15 @@ def entries(family: ClassFamily, name: str) -> dict[str, object]:
     return small(**{"net_arch" if family is LAYERS else "additional_transforms": [{"class": name}]})
 
 
-@pytest.mark.parametrize(
-    ("family", "name"),
-    [(family, name) for family in FAMILIES for name in sorted(family.refused)],
-    ids=lambda value: value.kind if isinstance(value, ClassFamily) else value,
-)
-def test_a_refused_name_gives_its_reason(family: ClassFamily, name: str) -> None:
-    for written in (f"{family.module}.{name}", name):
-        (message,) = refused(Params.from_dict, entries(family, written)).values()
-        article = "an" if family is OPTIMIZERS else "a"
-        assert message == f"{family.module}.{name} cannot be used as {article} {family.kind}: {family.refused[name]}"
-        assert name not in ("CutMix", "MixUp") or f"the key {name.lower()}_alpha does that" in message
+@each_family
+def test_a_refused_name_gives_its_reason(family: ClassFamily) -> None:
+    article = "an" if family is OPTIMIZERS else "a"
+    for name in sorted(family.refused):
+        for written in (f"{family.module}.{name}", name):
+            (message,) = refused(Params.from_dict, entries(family, written)).values()
+            reason = family.refused[name]
+            assert message == f"{family.module}.{name} cannot be used as {article} {family.kind}: {reason}"
+            assert name not in ("CutMix", "MixUp") or f"the key {name.lower()}_alpha does that" in message
 
 
 @each_family

@@ -99,30 +99,27 @@ def named(value: object) -> str | None:
     return "huge" if isinstance(value, int) and value > 10**1000 else None
 
 
-@pytest.mark.parametrize("given", [5.0, 1e2, np.int64(5), np.float64(5), 2**31 - 1])
-def test_whole_numbers_may_be_written_as_integral_floats(given: Any) -> None:
-    params = Params.from_dict(small(batch_size=given))
-    assert type(params.batch_size) is int
-    assert params.batch_size == given
+def test_numbers_may_be_any_of_python_that_lose_no_digit() -> None:
+    for given in (5.0, 1e2, np.int64(5), np.float64(5), 2**31 - 1):
+        params = Params.from_dict(small(batch_size=given))
+        assert type(params.batch_size) is int
+        assert params.batch_size == given
+    for given in (1, Fraction(1, 2), np.float32(0.5), 0.5):
+        assert Params.from_dict(small(flip_probability=given)).flip_probability == float(given)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("batch_size", 5.5, "must be a whole number, got 5.5"),
-        ("batch_size", None, "must be a whole number, got null"),
         ("batch_size", Decimal(5), "must be a whole number, got a Decimal"),
         ("batch_size", 2**31, "must be at most 2,147,483,647, got 2147483648"),
         ("batch_size", 10**5000, "must be at most 2,147,483,647, got a huge integer"),
         ("manual_seed", 2.0**53 + 2, "has lost digits"),
-        ("manual_seed", -1, "must be at least 0, got -1"),
         ("manual_seed", 2**64, "must be less than 2^64, got 18446744073709551616"),
-        ("n_classes", 1, "must be at least 2, got 1"),
         ("shuffle_dataset", 1, "must be true or false, got 1"),
         ("flip_probability", True, "must be a number, got true"),
-        ("flip_probability", -1e-9, "must be at least 0, got -1e-09"),
         ("learning_rate", 0, "must be greater than 0, got 0"),
-        ("learning_rate", math.nan, "must be a finite number, got nan"),
         ("learning_rate", 10**400, "must be a finite number, got 1000000000"),
         ("learning_rate", 2**53 + 1, "must be a number of at most 53 bits, got 9007199254740993"),
         ("mode", "Notebook", 'must be "notebook" or "script", got the text \'Notebook\''),
@@ -133,7 +130,6 @@ def test_whole_numbers_may_be_written_as_integral_floats(given: Any) -> None:
         ("alpha_background", "grey", 'must be "white", "black" or a list of whole numbers from 0 to 255, got the text'),
         ("alpha_background", [1, 2, 3, 4], "must have 1 number (grey) or 3 (red, green, blue), got 4"),
         ("net_arch", [], "must have at least 1 entry"),
-        ("net_arch", {}, "must be a list, got a mapping"),
         ("net_arch", [layer("ReLU")] * 10_001, "must have at most 10,000 entries"),
         ("optim_kwargs", [1], "must be a mapping of arguments, got a list"),
         ("optim_class", None, "must name a class, got null"),
@@ -148,17 +144,9 @@ def test_a_wrong_value_says_what_is_allowed(key: str, value: Any, message: str) 
     assert message in found[key]
 
 
-@pytest.mark.parametrize("value", [1, Fraction(1, 2), np.float32(0.5), 0.5])
-def test_reals_may_be_any_number_of_python(value: Any) -> None:
-    assert Params.from_dict(small(flip_probability=value)).flip_probability == float(value)
-
-
-@pytest.mark.parametrize("entry", [None, 1, "torch.nn.ReLU", [], torch.nn.ReLU], ids=repr)
-def test_an_entry_must_be_a_mapping(entry: Any) -> None:
-    assert "must be a mapping such as {class, kwargs}" in problems(net_arch=[entry])["net_arch[0]"]
-
-
 def test_whatever_is_given_instead_of_a_mapping_is_refused() -> None:
+    for entry in (None, "torch.nn.ReLU", [], torch.nn.ReLU):
+        assert "must be a mapping such as {class, kwargs}" in problems(net_arch=[entry])["net_arch[0]"]
     for raw in (None, 5, [1], "text"):
         assert "must be a mapping of options" in refused(Params.from_dict, raw)[""]
 
@@ -168,12 +156,10 @@ def test_whatever_is_given_instead_of_a_mapping_is_refused() -> None:
     [
         (".inplace", {"inplace": lambda: None}, "true/false, null, lists, mappings), got a function"),
         (".inplace", {"inplace": torch.zeros(1)}, "got a Tensor"),
-        (".inplace", {"inplace": {1, 2}}, "got a set"),
         (".inplace[1].a", {"inplace": [0, {"a": math.inf}]}, "must be a finite number, got inf"),
         (".inplace", {"inplace": 2**64}, "must be a whole number of at most 64 bits, got 18446744073709551616"),
         (".inplace", {"inplace": 10**5000}, "must be a whole number of at most 64 bits, got a huge integer"),
         (".1st", {"1st": 1}, "an argument's name must be a Python name"),
-        (".5", {5: 1}, "an argument's name must be a Python name"),
     ],
 )
 def test_kwargs_are_plain_data(where: str, kwargs: dict[Any, Any], message: str) -> None:
@@ -213,15 +199,12 @@ def test_nesting_has_an_end() -> None:
                 "normalise_std": "must have 3 number(s) for color images",
             },
         ),
-        ({"normalise_std": [0.0]}, {"normalise_std[0]": "must be greater than 0, got 0.0"}),
         (
             {"is_image_color": True, "normalise_std": [0.5, -1, 0]},
             {"normalise_std[1]": "must be greater than 0, got -1", "normalise_std[2]": "must be greater than 0, got 0"},
         ),
         ({"PUB_SUB_TOPIC": "status"}, {"PUB_SUB_PROJECT": "is required where PUB_SUB_TOPIC is given"}),
-        ({"PUB_SUB_SUBSCRIPTION": "status"}, {"PUB_SUB_PROJECT": "is required where PUB_SUB_SUBSCRIPTION is given"}),
         ({"KAFKA_HOST": "a"}, {"KAFKA_TOPIC": "is required where KAFKA_HOST is given"}),
-        ({"KAFKA_TOPIC": "a"}, {"KAFKA_HOST": "is required where KAFKA_TOPIC is given"}),
         ({"KAFKA_HOST": "a", "KAFKA_TOPIC": ".."}, {"KAFKA_TOPIC": "to name a Kafka topic"}),
         (
             {"PUB_SUB_PROJECT": "Vision", "PUB_SUB_TOPIC": "goog-status"},
@@ -255,27 +238,13 @@ KEY_FILE = f"""{{
 }}"""
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        KEY_FILE,
-        KEY_FILE.replace("\n", ""),
-        f"-----BEGIN PRIVATE KEY-----{SECRET}",
-        f"{SECRET}\n",
-        [SECRET],
-        {"k": SECRET},
-    ],
-    ids=["file", "one line", "key", "line", "list", "mapping"],
-)
-def test_a_credential_given_as_content_is_refused_and_never_shown(content: Any) -> None:
-    with pytest.raises(ParamsError) as caught:
-        Params.from_dict(small(GOOGLE_APPLICATION_CREDENTIALS=content))
-
-    assert [problem.path for problem in caught.value.problems] == ["GOOGLE_APPLICATION_CREDENTIALS"]
-    message = str(caught.value)
-    assert "service_account" not in message
-    assert SECRET[:4] not in message
-    assert "PRIVATE KEY" not in message
+def test_a_credential_given_as_content_is_refused_and_never_shown() -> None:
+    line = KEY_FILE.replace("\n", "")
+    for content in (KEY_FILE, line, f"-----BEGIN PRIVATE KEY-----{SECRET}", f"{SECRET}\n", [SECRET], {"k": SECRET}):
+        with pytest.raises(ParamsError) as caught:
+            Params.from_dict(small(GOOGLE_APPLICATION_CREDENTIALS=content))
+        assert [problem.path for problem in caught.value.problems] == ["GOOGLE_APPLICATION_CREDENTIALS"]
+        assert not any(part in str(caught.value) for part in ("service_account", SECRET[:4], "PRIVATE KEY"))
 
 
 def test_a_credential_in_a_params_file_is_never_shown(tmp_path: Path) -> None:
@@ -288,19 +257,10 @@ def test_a_credential_in_a_params_file_is_never_shown(tmp_path: Path) -> None:
     assert traceback.format_exception_only(caught.value)[0].count(SECRET) == 0
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("KAFKA_TOPIC", "{{$.inputs}}"),
-        ("PUB_SUB_TOPIC", "{{$.inputs}}"),
-        ("PUB_SUB_PROJECT", 'a"b'),
-        ("device", "cpu{{"),
-        ("KAFKA_HOST", "{{$.inputs}}"),
-    ],
-)
-def test_names_hold_no_placeholder(key: str, value: str) -> None:
+def test_names_hold_no_placeholder() -> None:
     config = small(KAFKA_HOST="a", KAFKA_TOPIC="a", PUB_SUB_PROJECT="vision-1", PUB_SUB_TOPIC="status")
-    assert key in refused(Params.from_dict, {**config, key: value})
+    for key in ("KAFKA_TOPIC", "PUB_SUB_TOPIC", "PUB_SUB_PROJECT", "device", "KAFKA_HOST"):
+        assert key in refused(Params.from_dict, {**config, key: "{{$.inputs}}"})
 
 
 def test_a_schedules_name_may_hold_braces_and_quotes_but_no_newline() -> None:

@@ -20,14 +20,11 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 
 def test_schema_is_valid_itself_and_describes_every_key() -> None:
     Draft202012Validator.check_schema(SCHEMA)
+    assert json.loads(json.dumps(SCHEMA, allow_nan=False)) == SCHEMA
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert set(SCHEMA["properties"]) == set(Params.model_fields)
     assert [key for key, value in SCHEMA["properties"].items() if not value.get("description")] == []
     assert SCHEMA["required"] == ["image_height", "image_width", "net_arch", "n_classes", "num_epochs"]
-
-
-def test_schema_survives_as_json() -> None:
-    assert json.loads(json.dumps(SCHEMA, allow_nan=False)) == SCHEMA
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.json")), ids=lambda file: file.stem)
@@ -47,26 +44,21 @@ def test_schema_accepts_every_key_and_what_params_writes() -> None:
     [
         {"learnign_rate": 0.1},
         {"batch_size": 0},
-        {"batch_size": 2.5},
         {"batch_size": True},
         {"image_height": 2**16},
         {"manual_seed": 2**64},
-        {"n_classes": 1},
         {"learning_rate": 0},
         {"shuffle_dataset": 1},
         {"normalise_mean": "mean"},
         {"mode": "shell"},
         {"net_arch": []},
         {"net_arch": [layer("Conv2D")]},
-        {"net_arch": [layer("LSTM")]},
         {"net_arch": [{**layer("ReLU"), "arguments": {}}]},
-        {"net_arch": [{"kwargs": {}}]},
         {"optim_class": "torch.optim.LBFGS"},
         {"learning_rate_schedule": [{**schedule("StepLR", step_size=1), "name": 1}]},
         {"learning_rate_schedule": [{"name": "step", "kwargs": {"step_size": 1}}]},
         {"milestones": [0]},
         {"additional_transforms": [transform("Lambda")]},
-        {"additional_transforms": "none"},
     ],
     ids=str,
 )

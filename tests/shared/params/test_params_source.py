@@ -37,18 +37,14 @@ def test_json_values_keep_their_kind() -> None:
     ("text", "expected"),
     [
         ("", "is empty"),
-        (" \n\t", "is empty"),
         ("{", "is not JSON: Expecting property name enclosed in double quotes at line 1, column 2"),
         ('{"a": 1,}', "is not JSON: Illegal trailing comma before end of object at line 1, column 8"),
-        ("{'a': 1}", "is not JSON: Expecting property name enclosed in double quotes at line 1, column 2"),
         ('{"a":\n tru}', "is not JSON: Expecting value at line 2, column 2"),
         ('{"a": 1} {"b": 2}', "is not JSON: Extra data at line 1, column 10"),
         ('{"a": 1, "b": {"c": 1, "c": 1}}', "has the key 'c' twice in one mapping"),
         ('{"a": NaN}', "NaN is not a number a run can use"),
         ('{"a": [-Infinity]}', "-Infinity is not a number a run can use"),
         ("[1]", "must hold one mapping of params"),
-        ('"text"', "must hold one mapping of params"),
-        ("null", "must hold one mapping of params"),
         ('{"a": ' + "[" * 100_000, "is nested too deep"),
         ('{"a": ' + "[" * 70 + "]" * 70 + "}", "is nested more than 64 deep"),
         ('{"a": ' + "9" * 5000 + "}", "holds an integer of thousands of digits"),
@@ -67,46 +63,30 @@ YAML_VALUES: list[tuple[str, Any]] = [
     # YAML 1.1, PyYAML's own, reads these as text, booleans, octals, times and dates.
     ("1e-5", 1e-5),
     ("1E+5", 1e5),
-    ("1.", 1.0),
     (".5", 0.5),
     ("-1.5e3", -1500.0),
     ("no", "no"),
-    ("yes", "yes"),
-    ("on", "on"),
-    ("Off", "Off"),
-    ("y", "y"),
     ("010", 10),
     ("0o17", 15),
     ("0x1F", 31),
-    ("0b11", "0b11"),
     ("1_000", "1_000"),
     ("12:30:45", "12:30:45"),
     ("2001-12-14", "2001-12-14"),
-    ("2001-12-14 21:59:43.10 -5", "2001-12-14 21:59:43.10 -5"),
     ("=", "="),
     ("+12", 12),
-    ("-0", 0),
     ("18446744073709551615", 2**64 - 1),
     ("true", True),
-    ("True", True),
     ("FALSE", False),
     ("tRue", "tRue"),
     ("~", None),
     ("null", None),
-    ("Null", None),
-    ("NULL", None),
     ("", None),
-    ("nULL", "nULL"),
     (".inf", math.inf),
     ("-.INF", -math.inf),
     ('"1e-5"', "1e-5"),
-    ("'null'", "null"),
     ("!!str 1", "1"),
     ("!!int '12'", 12),
-    ("!!float 1", 1.0),
-    ("!!bool 'true'", True),
     ("[1, {b: 2.0}]", [1, {"b": 2.0}]),
-    ("'٣'", "٣"),
     ("٣", "٣"),
 ]
 
@@ -116,12 +96,9 @@ def test_yaml_is_read_by_the_1_2_core_schema(text: str, value: Any) -> None:
     assert repr(from_yaml(f"a: {text}\n")) == repr({"a": value})
 
 
-def test_yaml_nan_is_nan() -> None:
-    assert math.isnan(from_yaml("a: .nan")["a"])
-
-
 def test_yaml_keys_stay_text_where_yaml_1_1_would_merge_or_convert() -> None:
     assert from_yaml("<<: {a: 1}\nno: 1\n=: 2\n") == {"<<": {"a": 1}, "no": 1, "=": 2}
+    assert math.isnan(from_yaml("a: .nan")["a"])
 
 
 def test_yaml_aliases_are_read() -> None:
@@ -148,7 +125,6 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("- a", "must hold one mapping"),
         ("a: 1\nb: {c: 1, c: 2}", "is not YAML: the key 'c' stands twice in one mapping at line 2, column 11"),
         ("1: a", "is not YAML: keys must be text at line 1, column 1"),
-        ("? [a]\n: 1", "is not YAML: keys must be text"),
         ("a: [1", "is not YAML: expected ',' or ']', but got '<stream end>' at line 1, column 6"),
         ("a: b: c", "is not YAML: mapping values are not allowed here at line 1, column 5"),
         ("a: \x07", "is not YAML: unacceptable character #x0007"),
@@ -159,13 +135,8 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("a: !!timestamp 2001-12-14", "could not determine a constructor for the tag"),
         ("a: !!set {b}", "could not determine a constructor for the tag"),
         ("a: !!int abc", "is not YAML: a value that is not what it is written as at line 1, column 4"),
-        ("a: !!bool yes", "is not YAML: a value that is not what it is written as at line 1, column 4"),
-        ("a: !!null x", "is not YAML: a value that is not what it is written as at line 1, column 4"),
         ("a: !!float [1]", "expected a scalar node"),
-        ("a: !!map [1]", "expected a mapping node"),
-        ("a: !!seq {b: 1}", "expected a sequence node"),
         ('a: "\\U00110000"', "is not YAML"),
-        ('a: "\\UFFFFFFFF"', "is not YAML"),
         ("%YAML 2.0\n---\na: 1", "is not YAML: found incompatible YAML document"),
         ("a: " + "9" * 5000, "is not YAML: a value that is not what it is written as at line 1, column 4"),
         ("a: &x [*x]", "is nested more than 100 deep"),
@@ -182,6 +153,8 @@ def test_what_is_no_yaml_of_params(text: str, expected: str) -> None:
 
 
 def test_files_are_read_with_or_without_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "large.json").write_bytes(b'{"a": 1}'.ljust(MAX_BYTES))
+    assert read_params_file(tmp_path / "large.json") == {"a": 1}
     for name in ("a.json", "b.JSON", "c.yaml", "d.yml"):
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + '{"ü": 1}'.encode())
         (tmp_path / f"plain-{name}").write_text('{"ü": 1}', encoding="utf-8")
@@ -217,12 +190,6 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         assert expected in str(caught.value)
 
 
-def test_the_largest_file_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "params.json"
-    file.write_bytes(b'{"a": 1}'.ljust(MAX_BYTES))
-    assert read_params_file(file) == {"a": 1}
-
-
 YAML_PIECES = st.lists(
     st.sampled_from(
         "a b: : - [ ] { } , ? & * &x *x ! !! !!int !!float !!bool !!null !!str !!map !!seq !!set !!omap !!pairs "
@@ -238,7 +205,7 @@ YAML_PIECES = st.lists(
 @example('a: "\\UFFFFFFFF"')
 @example("a: !!timestamp x")
 @example("!!int a")
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_text_is_a_dict_or_a_params_error(text: str) -> None:
     for read in (from_json, from_yaml):
         found, problem = None, None
