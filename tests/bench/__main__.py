@@ -67,9 +67,9 @@ def _rows(letters: str, directory: Path, device: torch.device) -> Iterator[str]:
 
         yield from (ratio.line() for ratio in training_with_status(directory / "training"))
     if "f" in letters:
-        from tests.bench.status import delivery_rate
+        from tests.bench.status import delivery_rates
 
-        yield delivery_rate(directory / "delivery").line()
+        yield from (ratio.line() for ratio in delivery_rates(directory / "delivery"))
     if "g" in letters:
         from tests.bench.storage import transfers
 
