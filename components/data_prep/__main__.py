@@ -31,14 +31,7 @@ docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/photos:/photos:ro" -v "$PWD/
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run data prep.
-
-    Args:
-        argv: Arguments; None for the process's own.
-
-    Returns:
-        The exit code: 0 done, 2 bad input, 130 interrupted, 1 anything else.
-    """
+    """Run data prep and return the exit code: 0 done, 2 bad input, 130 interrupted, 1 anything else."""
     parser = CommandParser(prog="python -m components.data_prep", description=DESCRIPTION)
     add_path_option(parser, "--data", help="folder with images and labels")
     add_path_option(parser, "--dataset", help="dataset directory to write; an earlier one goes")

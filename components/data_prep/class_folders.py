@@ -30,17 +30,11 @@ _log = step_logger("data-prep")
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Where the class folders are.
-
-    Attributes:
-        splits: Name of the folder that holds the class folders of each split; empty: the data folder.
-        unlabelled: Names of folders named after a split that hold images and no class folder.
-        unread: Names of other folders beside those of the splits that hold images.
-    """
+    """Where the class folders are: the name of the folder that holds those of each split; empty: the data folder."""
 
     splits: dict[SplitName, str]
-    unlabelled: list[str] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
+    unlabelled: list[str] = field(default_factory=list)  # folders named after a split with images in no class folder
+    unread: list[str] = field(default_factory=list)  # other folders beside those of the splits that hold images
 
     @property
     def is_alone(self) -> bool:
@@ -154,10 +148,8 @@ def _check_splits_hold_classes(data: Path, root: Folder, layout: ClassFolders) -
 def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes: int) -> Source:
     """The source made of class folders; no file is opened but those whose ending does not say what they are."""
     reader = _Reader(data)
-    by_split = {
-        split: reader.files_by_class(split, name, root.folders[name] if name else root)
-        for split, name in layout.splits.items()
-    }
+    folders = {**root.folders, "": root}
+    by_split = {split: reader.files_by_class(split, name, folders[name]) for split, name in layout.splits.items()}
     train_folder = data / layout.splits["train"]
     if empty := [name for name, files in by_split["train"].items() if not files]:
         raise DataError(
@@ -175,9 +167,7 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
         rows = [(file, label) for label, name in enumerate(classes) for file in by_class.get(name, [])]
         splits[split] = image_split(data, layout.splits[split], rows, reader.pictures)
     if again := reader.check_links():
-        _log.warning(
-            "%d image(s) are links to images that are read under another name, too, and so are read twice", again
-        )
+        _log.warning("%d image(s) are links to others that are read, too, and so are read twice", again)
     _log_copies(data, layout, by_split)
     unused: dict[str, list[str]] = {}
     for path, _, inner in images_below(root):
@@ -188,11 +178,8 @@ def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes
     if layout.unread:
         _log.warning("not read, being no split: folder(s) %s of %s", listed(layout.unread), shown(data))
     for name in layout.unlabelled:
-        _log.warning(
-            "%s: holds images in no class folder, which have no label and cannot be a %s split",
-            shown(data / name),
-            split_of(name),
-        )
+        without = "%s: holds images in no class folder, which have no label and cannot be a %s split"
+        _log.warning(without, shown(data / name), split_of(name))
     return Source(data, "a folder per class", classes, splits, left_out)
 
 

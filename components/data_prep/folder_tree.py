@@ -57,27 +57,17 @@ _log = step_logger("data-prep")
 
 @dataclass(eq=False, slots=True)
 class Folder:
-    """One folder, by its real path; several names may lead to it. All names are sorted.
-
-    Attributes:
-        real: Its path, every link resolved.
-        folders: The folders in it by name, without those that are left out.
-        images: Names of files with an image's ending, each with its identity, if that is not its own path.
-        others: Names of plain files with another ending.
-        specials: Names of pipes, sockets, devices and links that lead nowhere, of whatever ending.
-        counted: How many of its files are hidden, of a system, or special.
-        left_out: Folders in it that are no data: their names, and how many files each holds, up to 10,000.
-        problems: Why something in it cannot be read, by name; by the empty name: why itself cannot.
-    """
+    """One folder, by its real path; several names may lead to it. All names are sorted."""
 
     real: str
     folders: dict[str, Folder] = field(default_factory=dict)
+    # Files with an image's ending, each with its identity if that is not its own path; others; and pipes, devices, ….
     images: dict[str, str] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     specials: list[str] = field(default_factory=list)
-    counted: Counter[str] = field(default_factory=Counter)
-    left_out: list[tuple[str, int]] = field(default_factory=list)
-    problems: dict[str, str] = field(default_factory=dict)
+    counted: Counter[str] = field(default_factory=Counter)  # files that are hidden, of a system, or special
+    left_out: list[tuple[str, int]] = field(default_factory=list)  # folders that are no data, and their files
+    problems: dict[str, str] = field(default_factory=dict)  # why something cannot be read; by "": why itself cannot
 
     def identity(self, name: str) -> str:
         """What one of its images shares with every link to it."""
@@ -85,11 +75,8 @@ class Folder:
 
     def with_images(self) -> dict[str, Folder]:
         """The folders in it that hold an image or have one below, by name."""
-        return {
-            name: folder
-            for name, folder in self.folders.items()
-            if any(inner.images for _, inner in paths_below(folder))
-        }
+        held = ((name, folder, paths_below(folder)) for name, folder in self.folders.items())
+        return {name: folder for name, folder, below in held if any(inner.images for _, inner in below)}
 
     def raise_problem(self, path: Path) -> None:
         """Raise the first problem of what is in this folder, not of what is below its folders."""

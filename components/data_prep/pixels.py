@@ -37,21 +37,13 @@ def ignore_note(note: Note) -> None:
 
 @dataclass(frozen=True)
 class Meaning:
-    """How the values of a decoded image are meant, where its mode does not say so.
+    """How the values of a decoded image are meant, where its mode does not say so."""
 
-    Attributes:
-        bits: Of a wide integer: white is the largest number of so many bits.
-        inverted: Whether 0 is white in wide integers.
-        swapped: Whether the bytes of wide values are in the wrong order.
-        unsigned: Whether integers of 32 bits are unsigned.
-        has_alpha: Whether what looks like an alpha channel is one.
-    """
-
-    bits: int = 16
-    inverted: bool = False
-    swapped: bool = False
-    unsigned: bool = False
-    has_alpha: bool = True
+    bits: int = 16  # of a wide integer: white is the largest number of so many bits
+    inverted: bool = False  # 0 is white in wide integers
+    swapped: bool = False  # the bytes of wide values are in the wrong order
+    unsigned: bool = False  # integers of 32 bits are
+    has_alpha: bool = True  # what looks like an alpha channel is one
 
 
 def fitted(

@@ -121,17 +121,14 @@ def _log_source(source: Source, params: Params) -> None:
     _log.info("%s: %s in %d classes", source.name, found, len(source.classes))
     folders = {split: of.folder for split, of in source.splits.items() if of.folder not in ("", split)}
     if folders:
-        _log.info(
-            "folders of splits: %s", ", ".join(f"{shown(folder)} as {split}" for split, folder in folders.items())
-        )
+        named = ", ".join(f"{shown(folder)} as {split}" for split, folder in folders.items())
+        _log.info("folders of splits: %s", named)
     if similar := alike(source.classes):
         _log.warning("%d classes differ from another in case or spaces alone: %s", len(similar), listed(similar))
     if source.name == "IDX files" and params.alpha_background != "white":
         _log.warning("alpha_background %s has no effect: IDX images are never transparent", params.alpha_background)
-    if "validation" in source.splits and params.validation_fraction > 0:
-        _log.warning(
-            "validation_fraction %g has no effect: the data brings its validation split", params.validation_fraction
-        )
+    if "validation" in source.splits and (fraction := params.validation_fraction) > 0:
+        _log.warning("validation_fraction %g has no effect: the data brings its validation split", fraction)
 
 
 def _log_replaced(dataset: Path, source: Source) -> None:
@@ -196,10 +193,8 @@ class _Preparation:
         noted: Counter[Note] = Counter()
         assigned = self._assigned()
         source, params = self._source, self._params
-        with (
-            DatasetWriter(self._dataset, list(source.classes), params.image_shape) as writer,
-            warnings.catch_warnings(),
-        ):
+        writing = DatasetWriter(self._dataset, list(source.classes), params.image_shape)
+        with writing as writer, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow warns of is read, or set aside with a reason
             for name, batch in self._batches():
                 noted.update(batch.noted)

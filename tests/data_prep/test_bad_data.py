@@ -350,4 +350,4 @@ def test_bad_data_ends_with_one_line_that_says_what_is_wrong(
     message = refusal(tmp_path / "in" / "data")
 
     assert expected in message
-    record_property(BAD_INPUT, (f"data: {message[:40]}", message))
+    record_property(BAD_INPUT, ("data", message))

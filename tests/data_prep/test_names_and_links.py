@@ -225,7 +225,7 @@ def test_images_linked_twice_in_a_class_are_counted_in_a_warning(tmp_path: Path,
 
     prepared(data)
 
-    assert "2 image(s) are links to images that are read under another name, too" in log()
+    assert "2 image(s) are links to others that are read, too" in log()
 
 
 def _linked(tmp_path: Path, kind: str) -> tuple[Path, str]:
