@@ -30,14 +30,9 @@ from tests.peers.ports import HOST
 _ROOT = "/apis/v2beta1"
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 429: 8, 500: 13, 501: 12, 503: 14}
 _PLAIN: dict[str, Any] = {
-    "str": str,
-    "bool": bool,
-    "int": int,
-    "float": (int, float),
-    "object": object,
-    "datetime": str,
-}
-_LONGEST = {"pipeline": 128, "version": 127}  # the columns of the server's database
+    "str": str, "bool": bool, "int": int, "float": (int, float), "object": object, "datetime": str,
+}  # fmt: skip
+_LONGEST = {"pipeline": 128, "pipeline_version": 127}  # the columns of the server's database
 _BEGAN = datetime(2026, 11, 23, tzinfo=UTC)
 _CASES = Path(__file__).parents[1] / "cases" / "kubeflow"
 
@@ -52,18 +47,13 @@ class Wrong(Exception):  # noqa: N818 - an answer, not a fault
 
 @dataclass
 class Sent:
-    """One request as it came, and how it was answered."""
+    """One request as it came."""
 
     method: str
     path: str
     query: dict[str, str]
     headers: dict[str, str]
     body: bytes
-    status: int
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.body)
 
 
 @dataclass
@@ -165,9 +155,7 @@ class KfpApi(HttpFaults):
     def answer(self, request: Request) -> Answer:
         answer = self._answer(request)
         headers = {name.lower(): value for name, value in request.headers}
-        self.sent.append(
-            Sent(request.method, request.path, request.query, headers, request.body, answer.status)
-        )  # fmt: skip
+        self.sent.append(Sent(request.method, request.path, request.query, headers, request.body))
         return answer
 
     def _answer(self, request: Request) -> Answer:
@@ -215,65 +203,46 @@ class KfpApi(HttpFaults):
         query = self._query(request, api.PipelineServiceApi.pipeline_service_list_pipelines)
         namespace = self._namespace(query.get("namespace", ""), needed=False)
         found = [each for each in self.pipelines if (each.namespace or "") == namespace and self._shows("pipeline")]
-        rows, token = self._page(query, found)
-        return api.V2beta1ListPipelinesResponse(pipelines=rows, next_page_token=token, total_size=len(found))
+        return self._page(query, api.V2beta1ListPipelinesResponse, pipelines=found)
 
     def _create_pipeline(self, request: Request) -> Any:
         body = self._body(request, "V2beta1Pipeline")
-        _check_length("pipeline", body.name or body.display_name)
-        name, namespace = body.name or body.display_name, self._namespace(body.namespace or "", needed=False)
-        if any(each.name == name and (each.namespace or "") == namespace for each in self.pipelines):
-            raise Wrong(409, f"Already exist error: The name {name} already exists.")
-        body.name, body.display_name, body.pipeline_id = name, body.display_name or name, self._id("pipeline")
-        body.created_at = self._now()
-        self.pipelines.append(body)
-        return body
+        body.name = body.name or body.display_name
+        body.display_name = body.display_name or body.name
+        self._namespace(body.namespace or "", needed=False)
+        return self._make(self.pipelines, body, "pipeline", "name", "namespace")
 
     def _upload_version(self, request: Request) -> Any:
         query = self._query(request, api.PipelineUploadServiceApi.upload_pipeline_version)
         parent = next((each for each in self.pipelines if each.pipeline_id == query.get("pipelineid")), None)
         if parent is None:
             raise Wrong(404, "there is no such pipeline")
-        name, content = query.get("name", ""), self._uploaded(request)
-        _check_length("version", name)
-        if any(each.pipeline_id == parent.pipeline_id and each.name == name for each in self.versions):
-            raise Wrong(409, f"Already exist error: The name {name} already exists.")
+        name = query.get("name", "")
         version = api.V2beta1PipelineVersion(
             pipeline_id=parent.pipeline_id,
-            pipeline_version_id=self._id("version"),
             name=name,
             display_name=name,
             description=query.get("description"),
-            created_at=self._now(),
-            pipeline_spec=_stored(content, parent),
+            pipeline_spec=_stored(self._uploaded(request), parent),
         )
-        self.versions.append(version)
-        return version
+        return self._make(self.versions, version, "pipeline_version", "name", "pipeline_id")
 
     def _list_versions(self, request: Request, pipeline_id: str) -> Any:
         query = self._query(request, api.PipelineServiceApi.pipeline_service_list_pipeline_versions)
         found = [each for each in self.versions if each.pipeline_id == pipeline_id and self._shows("version")]
-        rows, token = self._page(query, found)
-        return api.V2beta1ListPipelineVersionsResponse(
-            pipeline_versions=rows, next_page_token=token, total_size=len(found)
-        )
+        return self._page(query, api.V2beta1ListPipelineVersionsResponse, pipeline_versions=found)
 
     def _list_experiments(self, request: Request) -> Any:
         query = self._query(request, api.ExperimentServiceApi.experiment_service_list_experiments)
         namespace = self._namespace(query.get("namespace", ""))
         found = [each for each in self.experiments if (each.namespace or "") == namespace]
-        rows, token = self._page(query, found)
-        return api.V2beta1ListExperimentsResponse(experiments=rows, next_page_token=token, total_size=len(found))
+        return self._page(query, api.V2beta1ListExperimentsResponse, experiments=found)
 
     def _create_experiment(self, request: Request) -> Any:
         body = self._body(request, "V2beta1Experiment")
         self._namespace(body.namespace or "")
-        if any((each.display_name, each.namespace) == (body.display_name, body.namespace) for each in self.experiments):
-            raise Wrong(409, f"Already exist error: Experiment {body.display_name} already exists.")
-        body.experiment_id, body.created_at = self._id("experiment"), self._now()
         body.storage_state = "AVAILABLE"
-        self.experiments.append(body)
-        return body
+        return self._make(self.experiments, body, "experiment", "display_name", "namespace")
 
     def _list_runs(self, request: Request) -> Any:
         query = self._query(request, api.RunServiceApi.run_service_list_runs)
@@ -282,8 +251,7 @@ class KfpApi(HttpFaults):
         found = [each for each in self.runs if query.get("experiment_id") in (None, each.experiment_id)]
         if query.get("sort_by") == "created_at desc":
             found.reverse()
-        rows, token = self._page(query, found)
-        return api.V2beta1ListRunsResponse(runs=rows, next_page_token=token, total_size=len(found))
+        return self._page(query, api.V2beta1ListRunsResponse, runs=found)
 
     def _create_run(self, request: Request) -> Any:
         body = self._body(request, "V2beta1Run")
@@ -303,9 +271,8 @@ class KfpApi(HttpFaults):
         for name, definition in inputs.items():
             if name not in given and "defaultValue" not in definition and not definition.get("isOptional"):
                 raise Wrong(400, f"parameter {name} is not optional, yet has neither default value nor user value")
-        body.run_id, body.created_at, body.state = self._id("run"), self._now(), "PENDING"
-        body.storage_state = "AVAILABLE"
-        self.runs.append(body)
+        body.state, body.storage_state = "PENDING", "AVAILABLE"
+        self._make(self.runs, body, "run")
         self.when_run_is_made()
         return body
 
@@ -348,12 +315,18 @@ class KfpApi(HttpFaults):
             return False
         return True
 
-    def _id(self, kind: str) -> str:
+    def _make(self, things: list[Any], thing: Any, kind: str, *unique: str) -> Any:
+        """Keep a thing under a new id, unless one is the same in these fields."""
+        if len(getattr(thing, "name", "")) > (longest := _LONGEST.get(kind, 1000)):
+            raise Wrong(400, f"the name of a {kind} cannot be longer than {longest}")
+        if unique and any(all(getattr(each, key) == getattr(thing, key) for key in unique) for each in things):
+            raise Wrong(409, f"Already exist error: The name {getattr(thing, unique[0])} already exists.")
         self._made += 1
-        return (str(UUID(int=self._made)) if kind == "run" else f"{kind}-{self._made:04}") + self.id_suffix
-
-    def _now(self) -> str:
-        return (_BEGAN + timedelta(seconds=self._made)).isoformat()
+        new_id = str(UUID(int=self._made)) if kind == "run" else f"{kind}-{self._made:04}"
+        setattr(thing, f"{kind}_id", new_id + self.id_suffix)
+        thing.created_at = (_BEGAN + timedelta(seconds=self._made)).isoformat()
+        things.append(thing)
+        return thing
 
     def _namespace(self, namespace: str, *, needed: bool = True) -> str:
         if not self.namespaces:
@@ -374,15 +347,16 @@ class KfpApi(HttpFaults):
             self.problems.append(f"{request.path}: no parameter {name}")
         return request.query
 
-    def _page(self, query: dict[str, str], rows: list[Any]) -> tuple[list[Any], str]:
+    def _page(self, query: dict[str, str], response: Any, **found: list[Any]) -> Any:
+        ((key, rows),) = found.items()
         if "filter" in query:
-            predicates = self._model(json.loads(_unescaped(query["filter"])), "V2beta1Filter", "filter").predicates
-            for predicate in predicates:
+            for predicate in self._model(json.loads(_unescaped(query["filter"])), "V2beta1Filter", "filter").predicates:
                 assert predicate.operation == "EQUALS"
                 rows = [row for row in rows if getattr(row, predicate.key) == predicate.string_value]
         start = int(query.get("page_token") or 0)
         end = start + int(query.get("page_size") or 10)
-        return rows[start:end], str(end) if end < len(rows) else ""
+        token = str(end) if end < len(rows) else ""
+        return response(**{key: rows[start:end]}, next_page_token=token, total_size=len(rows))
 
     def _body(self, request: Request, model: str) -> Any:
         if request.header("Content-Type") != "application/json":
@@ -443,11 +417,6 @@ def _unescaped(text: str) -> str:
     if re.search("%(?![0-9A-Fa-f]{2})", text):
         raise Wrong(400, f"failed to parse valid filter from {text!r}: invalid URL escape")
     return unquote_plus(text)
-
-
-def _check_length(kind: str, name: str) -> None:
-    if len(name) > _LONGEST[kind]:
-        raise Wrong(400, f"the name of a {kind} cannot be longer than {_LONGEST[kind]}")
 
 
 def _plain(model: Any) -> Any:

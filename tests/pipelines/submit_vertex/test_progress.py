@@ -68,7 +68,8 @@ def test_tasks_of_one_name_are_numbered(platform: VertexPlatform, job: Any) -> N
 def test_each_state_of_a_job_has_its_word(platform: VertexPlatform, job: Any) -> None:
     # One that is cancelling may still succeed or fail, as the API's reference says.
     words = {"UNSPECIFIED": "unknown", "QUEUED": "pending", "CANCELLING": "running"}
-    for state in PipelineState:
+    states: Any = PipelineState
+    for state in states:
         job.state, name = state, state.name.removeprefix("PIPELINE_STATE_")
         found = platform.progress(job.name, 30).state
         assert found == words.get(name, name.lower())
