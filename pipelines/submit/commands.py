@@ -14,7 +14,6 @@ from components.shared.command import print_json, print_message
 from components.shared.errors import EXIT_OK, InputError, PlatformRefusedError
 from components.shared.events.redaction import redact
 from components.shared.kubeflow.report import RunState
-from components.shared.signals import EXIT_INTERRUPTED
 from components.shared.text import shortened
 from pipelines.compiled import PLATFORM_TITLES, CompiledPipeline, PlatformName, read_compiled
 from pipelines.lint.rules import lint
@@ -53,8 +52,8 @@ def upload(
     try:
         uploaded = platform.upload(pipeline, name, version)
     except KeyboardInterrupt:
-        print_message(f"interrupted; {version} may have been uploaded; to repeat the command is harmless")
-        return _interrupted({"target": target, "pipeline": name, "version": version}, as_json=as_json)
+        print_message(f"{version} may have been uploaded; to repeat the command is harmless")
+        raise
     if as_json:
         print_json(_redacted({"status": "uploaded", "target": target} | asdict(uploaded)))
     else:
@@ -108,8 +107,8 @@ def submit(
         started = submit_run(platform, RunRequest(pipeline, name, values, use_cache), again=again)
     except KeyboardInterrupt:
         harmless = "--again would start another" if again else "to repeat the command is harmless"
-        print_message(f"interrupted; {name} may have been started, and goes on then; {harmless}")
-        return _interrupted({"target": target, "run": {"name": name}}, as_json=as_json)
+        print_message(f"{name} may have been started, and goes on then; {harmless}")
+        raise
     if not as_json:
         page = started.url or started.id
         there = f"{started.name} is there already, {started.state}: {page}; start another by --again or --name"
@@ -147,11 +146,8 @@ def status(name: str, *, as_json: bool, **where: Any) -> int:
     target = target_for(where, None)
     platform = _platform(where, target)
     inputs.check_no_secret("--status", name)
-    try:
-        run = platform.find(name)
-        found = following.look(platform, run)
-    except KeyboardInterrupt:
-        return _interrupted({"target": target, "run": {"name": name}}, as_json=as_json)
+    run = platform.find(name)
+    found = following.look(platform, run)
     if as_json:
         print_json(_document(target, run, found))
         return found.exit_code
@@ -241,12 +237,6 @@ def _dry_run(pipeline: CompiledPipeline, target: PlatformName, plan: dict[str, A
     for name, value in run["inputs"].items():
         _print(f"input            {name} = {shortened(value, 100)}")
     return EXIT_OK
-
-
-def _interrupted(document: dict[str, Any], *, as_json: bool) -> int:
-    if as_json:
-        print_json(_redacted({"status": "interrupted"} | document))
-    return EXIT_INTERRUPTED
 
 
 def _redacted(value: Any) -> Any:

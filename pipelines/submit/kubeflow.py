@@ -31,7 +31,7 @@ from components.shared.retry import retry_after_s
 from pipelines.compiled import CompiledPipeline
 from pipelines.submit.connection import LONGEST_REQUEST_S, connection_error, proxy_refusal, retried
 from pipelines.submit.inputs import as_sent, check_name, version_name, without_cache
-from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN, Access, api_addresses, experiment_name
+from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN, Access, api_addresses
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded
 from pipelines.submit.run_text import message_words
 from pipelines.watch_text import printable
@@ -71,8 +71,8 @@ class KubeflowPlatform:
     ) -> None:
         self._host, self._ui = api_addresses(host)
         self._namespace, self._service_account = namespace, service_account
-        self._experiment, named_by = experiment_name(experiment)
-        check_name(named_by, self._experiment)
+        self._experiment = "shutterline" if experiment is None else experiment
+        check_name("--experiment", self._experiment)
         self._access = access
         self._session = requests.Session()
         self._answered = False

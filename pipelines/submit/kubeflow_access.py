@@ -21,7 +21,6 @@ TOKEN_VARIABLE = "SHUTTERLINE_KFP_TOKEN"  # noqa: S105 - the variable's name
 COOKIE_VARIABLE = "SHUTTERLINE_KFP_COOKIE"
 # kfp.Client's own.
 _HOST, _UI = "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_UI_ENDPOINT"
-_EXPERIMENT, _OVERRIDE = "KF_PIPELINES_DEFAULT_EXPERIMENT_NAME", "KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME"
 _TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # noqa: S105 - likewise
 
 HOW_TO_SIGN_IN = f"set {TOKEN_VARIABLE}, name a file by --token-file, or set {COOKIE_VARIABLE} to the browser's cookie"
@@ -169,12 +168,3 @@ def _address(where: str, text: str, scheme: str) -> str:
     if why:
         raise InputError(f"{where} {printable(redact(text), 200)!r}: {why}; allowed is http(s)://HOST[:PORT][/PATH]")
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
-
-
-def experiment_name(chosen: str | None) -> tuple[str, str]:
-    """What runs are filed under, and what says so: kfp's overriding variable, the option, or kfp's other variable."""
-    if overriding := os.environ.get(_OVERRIDE):
-        return overriding, _OVERRIDE
-    if chosen is None and (usual := os.environ.get(_EXPERIMENT)):
-        return usual, _EXPERIMENT
-    return "shutterline" if chosen is None else chosen, "--experiment"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import ssl
 import threading
 import time
 from dataclasses import dataclass, field
@@ -164,8 +165,9 @@ class Exchange:
 class HttpFaults(Peer):
     """Relays whole requests and answers. The Host header stays the client's, which is what signatures cover."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
         self.target = target
+        self._tls = tls
         self.port = claim_port()
         self.exchanges: list[Exchange] = []
         self._faults: list[Fault] = []
@@ -180,6 +182,11 @@ class HttpFaults(Peer):
 
     def start(self) -> None:
         self._server = Server(self.port, self.serve)
+        if self._tls is not None:
+            # The handshake is made by the connection's own thread, at the first byte that is read.
+            self._server.socket = self._tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name=f"http-{self.port}")
         self._thread.start()
 

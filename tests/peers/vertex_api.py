@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import re
 import ssl
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 from google.auth import jwt
 from google.cloud.aiplatform_v1.types import (
@@ -26,9 +24,9 @@ from google.cloud.aiplatform_v1.types import (
 from google.protobuf import json_format  # type: ignore[import-untyped] # protobuf publishes no types
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
-from tests.peers.http_server import BrokenError, Handler, RequestBody, Server
-from tests.peers.peer import Peer
-from tests.peers.ports import HOST, claim_port
+from tests.peers.http_faults import Answer, HttpFaults, Request
+from tests.peers.http_server import BrokenError
+from tests.peers.ports import HOST
 from tests.peers.vertex_faults import Break, Fault, LoseAnswer, Refuse, Say
 
 PROJECT, NUMBER, LOCATION = "my-project", "123456789", "us-central1"
@@ -40,13 +38,10 @@ _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 # What only the server may say of a job.
 _OUTPUT_ONLY = ("name", "create_time", "start_time", "end_time", "update_time", "state", "job_detail", "error")
 _KINDS: dict[str, tuple[type, ...]] = {
-    "STRING": (str,),
-    "NUMBER_INTEGER": (float,),
-    "NUMBER_DOUBLE": (float,),
-    "BOOLEAN": (bool,),
-    "LIST": (list,),
+    "STRING": (str,), "NUMBER_INTEGER": (float,), "NUMBER_DOUBLE": (float,), "BOOLEAN": (bool,), "LIST": (list,),
     "STRUCT": (dict,),
-}
+}  # fmt: skip
+_CONTEXTS = "/metadataStores/default/contexts/"
 
 
 class _Refused(Exception):  # noqa: N818 # an answer
@@ -58,6 +53,10 @@ class _Refused(Exception):  # noqa: N818 # an answer
 def _invalid(message: str, field: str = "") -> _Refused:
     violations = ((field, message),) if field else ()
     return _Refused(Refuse(400, "INVALID_ARGUMENT", message, violations=violations))
+
+
+def _missing(what: str) -> _Refused:
+    return _Refused(Refuse(404, "NOT_FOUND", f"{what} does not exist."))
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,10 @@ class _Planned:
     left: int
 
 
-class VertexApi(Peer):
+class VertexApi(HttpFaults):
     """Vertex AI at one location, of one project.
 
     Attributes:
-        port: Where clients connect, by TLS.
         jobs: By id; change them to say how they are doing.
         contexts: By name.
         children: Of contexts, by name.
@@ -106,8 +104,7 @@ class VertexApi(Peer):
             account: Whose tokens are taken: a service account's.
             public_key: Its public key, as PEM.
         """
-        self.port = claim_port()
-        self._tls = tls
+        super().__init__((HOST, 0), tls)
         self._account = account
         self._public_key = public_key
         # Of PipelineJob, which gives its enumerations one type and its fields of them another.
@@ -118,9 +115,6 @@ class VertexApi(Peer):
         self.contexts_late = 0
         self.before_job_is_told: Callable[[Any], object] = lambda job: None
         self._planned: list[_Planned] = []
-        self._lock = threading.Lock()
-        self._server: Server | None = None
-        self._thread: threading.Thread | None = None
 
     @property
     def endpoint(self) -> str:
@@ -135,44 +129,24 @@ class VertexApi(Peer):
         """Let something go wrong with the next requests of a kind, some skipped first."""
         self._planned.append(_Planned(fault, what, skip, times))
 
-    def start(self) -> None:
-        self._server = Server(self.port, self._serve)
-        # The handshake is made by the connection's own thread, at the first byte that is read.
-        self._server.socket = self._tls.wrap_socket(
-            self._server.socket, server_side=True, do_handshake_on_connect=False
-        )
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name=f"vertex-{self.port}")
-        self._thread.start()
-
-    def close(self) -> None:
-        if self._server is not None and self._thread is not None:
-            self._server.shutdown()
-            self._thread.join()
-            self._server.end_connections()
-            self._server.server_close()
-            self._server = None
-
-    def _serve(self, handler: Handler) -> None:
-        body = RequestBody(handler)
-        text = body.read(body.length)
-        address = urlsplit(handler.path)
-        asked = Asked(handler.command, address.path, dict(parse_qsl(address.query)), json.loads(text) if text else {})
+    def answer(self, request: Request) -> Answer:
+        text = request.body
+        asked = Asked(request.method, request.path, request.query, json.loads(text) if text else {})
         with self._lock:
             self.requests.append(asked)
             fault = self._next_fault(asked.what)
             if isinstance(fault, Break):
                 raise BrokenError
             if isinstance(fault, Say | Refuse):
-                _answer(handler, fault)
-                return
+                return fault.answer()
             try:
-                self._check_token(handler.headers.get("Authorization", ""))
-                answer: Any = self._answered(asked)
+                self._check_token(request.header("Authorization"))
+                answer = Say(200, self._answered(asked).encode(), "application/json").answer()
             except _Refused as refused:
-                answer = refused.refusal
+                answer = refused.refusal.answer()
         if isinstance(fault, LoseAnswer):
             raise BrokenError
-        _answer(handler, answer if isinstance(answer, Refuse) else Say(200, answer.encode(), "application/json"))
+        return answer
 
     def _next_fault(self, what: str) -> Fault | None:
         for planned in self._planned:
@@ -188,10 +162,8 @@ class VertexApi(Peer):
         try:
             claims = jwt.decode(header.removeprefix("Bearer "), certs=self._public_key)  # type: ignore[no-untyped-call]
         except Exception as error:
-            words = (
-                "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other"
-            )
-            raise _Refused(Refuse(401, "UNAUTHENTICATED", words)) from error
+            refusal = Refuse(401, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
+            raise _Refused(refusal) from error
         if claims["iss"] != self._account:
             raise _Refused(Refuse(403, "PERMISSION_DENIED", "Permission 'aiplatform.pipelineJobs.create' denied"))
 
@@ -199,13 +171,10 @@ class VertexApi(Peer):
         found = _PARENT.fullmatch(asked.path)
         query = dict(asked.query)
         if found is None or query.pop("$alt", "") != "json;enum-encoding=int":
-            raise _Refused(Refuse(404, "NOT_FOUND", "Requested entity was not found."))
+            raise _missing("The requested entity")
         if found[1] not in (PROJECT, NUMBER):
-            raise _Refused(
-                Refuse(
-                    403, "PERMISSION_DENIED", f"Permission denied on resource project {found[1]}.", "CONSUMER_INVALID"
-                )
-            )
+            denied = f"Permission denied on resource project {found[1]}."
+            raise _Refused(Refuse(403, "PERMISSION_DENIED", denied, "CONSUMER_INVALID"))
         if found[2] != LOCATION:
             raise _invalid(f"Expect location {LOCATION}, got {found[2]}")
         routes: dict[str, Callable[[str, dict[str, str], dict[str, Any]], str]] = {
@@ -218,7 +187,7 @@ class VertexApi(Peer):
         for pattern, route in routes.items():
             if matched := re.fullmatch(pattern, f"{asked.method} {found[3]}"):
                 return route(matched[1] if matched.groups() else "", query, asked.body)
-        raise _Refused(Refuse(404, "NOT_FOUND", "Requested entity was not found."))
+        raise _missing("The requested entity")
 
     # Pipeline jobs.
 
@@ -239,7 +208,7 @@ class VertexApi(Peer):
 
     def _get(self, job_id: str, query: dict[str, str], _: dict[str, Any]) -> str:
         if query or job_id not in self.jobs:
-            raise _Refused(Refuse(404, "NOT_FOUND", f"The PipelineJob {job_id} does not exist."))
+            raise _missing(f"The PipelineJob {job_id}")
         job = self.jobs[job_id]
         self.before_job_is_told(job)
         if self.contexts_late > 0:
@@ -252,7 +221,7 @@ class VertexApi(Peer):
 
     def _get_context(self, name: str, query: dict[str, str], _: dict[str, Any]) -> str:
         if query or name not in self.contexts:
-            raise _Refused(Refuse(404, "NOT_FOUND", f"The Context {name} does not exist."))
+            raise _missing(f"The Context {name}")
         return _text(self.contexts[name])
 
     def _create_context(self, _: str, query: dict[str, str], body: dict[str, Any]) -> str:
@@ -267,13 +236,10 @@ class VertexApi(Peer):
     def _add_children(self, name: str, _: dict[str, str], body: dict[str, Any]) -> str:
         request = _parsed(AddContextChildrenRequest, body)
         if name not in self.contexts:
-            raise _Refused(Refuse(404, "NOT_FOUND", f"The Context {name} does not exist."))
+            raise _missing(f"The Context {name}")
         there = self.children.setdefault(name, [])
         there += [child for child in request.child_contexts if child not in there]
         return _text(AddContextChildrenResponse())
-
-
-_CONTEXTS = "/metadataStores/default/contexts/"
 
 
 def check_job(job: PipelineJob) -> None:
@@ -318,14 +284,3 @@ def _parsed(kind: Any, body: dict[str, Any]) -> Any:
 
 def _text(message: Any) -> str:
     return str(json_format.MessageToJson(type(message).pb(message), use_integers_for_enums=True))
-
-
-def _answer(handler: Handler, answer: Say | Refuse) -> None:
-    body = answer.body if isinstance(answer, Say) else answer.body()
-    handler.send_response_only(answer.code)
-    handler.send_header("Content-Type", answer.type if isinstance(answer, Say) else "application/json")
-    handler.send_header("Content-Length", str(len(body)))
-    if isinstance(answer, Refuse) and answer.retry_after is not None:
-        handler.send_header("Retry-After", str(answer.retry_after))
-    handler.end_headers()
-    handler.wfile.write(body)

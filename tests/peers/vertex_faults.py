@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.peers.http_faults import Answer
+
 
 @dataclass(frozen=True)
 class Refuse:
@@ -19,7 +21,7 @@ class Refuse:
     violations: tuple[tuple[str, str], ...] = ()
     retry_after: int | str | None = None
 
-    def body(self) -> bytes:
+    def answer(self) -> Answer:
         kind = "type.googleapis.com/google.rpc."
         details: list[dict[str, Any]] = []
         if self.reason:
@@ -28,7 +30,10 @@ class Refuse:
             violations = [{"field": name, "description": text} for name, text in self.violations]
             details.append({"@type": f"{kind}BadRequest", "fieldViolations": violations})
         error = {"code": self.code, "message": self.message, "status": self.status, "details": details}
-        return json.dumps({"error": error}).encode()
+        headers = [] if self.retry_after is None else [("Retry-After", str(self.retry_after))]
+        return Answer(
+            self.code, [("Content-Type", "application/json"), *headers], json.dumps({"error": error}).encode()
+        )
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,9 @@ class Say:
     code: int
     body: bytes
     type: str = "text/html"
+
+    def answer(self) -> Answer:
+        return Answer(self.code, [("Content-Type", self.type)], self.body)
 
 
 @dataclass(frozen=True)

@@ -36,21 +36,6 @@ def test_what_is_told_of_the_recorded_runs_is_what_is_kept(kubeflow_file: Path) 
     assert document(kubeflow_file) == KEPT.read_text("utf-8")
 
 
-def test_every_change_is_told_once_until_the_run_is_done(kfp_api: KfpApi, submit: Submit, capsys: Told) -> None:
-    kfp_api.script = [bare("PENDING"), bare("PENDING"), moment("pod-deleted-running"), moment("pod-deleted-running")]
-    kfp_api.script.append(moment("terminated"))
-    assert submit("--follow", "--name", "night") == 1
-    out, err = capsys.readouterr()
-    assert out == f"submitted night: {kfp_api.url}/#/runs/details/{kfp_api.runs[0].run_id}\n"
-    told = lines(err)
-    assert [line.partition(" (pod")[0] for line in told if line.startswith("train")] == [
-        "train attempt 1 failed after 21 s: pod deleted",
-        "train attempt 2 running",
-        "train attempt 2 cancelled after 1 min 01 s: Error (exit code 143)",
-    ]
-    assert [line for line in told if line.startswith("night")] == ["night pending", "night running", "night cancelled"]
-
-
 def test_a_run_that_is_retried_while_it_is_followed_again_tells_the_first_attempts_end_once(
     kfp_api: KfpApi, submit: Submit, capsys: Told
 ) -> None:

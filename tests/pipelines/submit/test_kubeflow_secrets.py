@@ -99,8 +99,6 @@ def test_a_secret_in_an_option_that_is_sent_or_shown_is_refused(
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("KF_PIPELINES_DEFAULT_EXPERIMENT_NAME", PASSWORD),
-        ("KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME", PASSWORD),
         ("KF_PIPELINES_UI_ENDPOINT", f"http://{PASSWORD}"),
         ("KF_PIPELINES_UI_ENDPOINT", f"http://me:{PASSWORD}@ui"),
     ],
