@@ -10,7 +10,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar
@@ -70,12 +69,6 @@ class ResidentImages:
             yield self.images[part]
 
 
-@dataclass
-class _PinnedBuffer:
-    images: Tensor
-    copied: torch.cuda.Event | None = None  # after the last copy from it
-
-
 class MappedImages:
     """Images in memory-mapped files; each batch is cut on the host, copied to the device, and the caller's own.
 
@@ -88,7 +81,6 @@ class MappedImages:
         self._opened = [_file_of(shard) for shard in split.shards]
         self._device = device
         self._copying: torch.cuda.Stream | None = None
-        self._buffers: list[_PinnedBuffer] = []
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -124,24 +116,16 @@ class MappedImages:
         # The same every time: torch keeps the memory that a stream has used for that stream alone.
         if self._copying is None:
             self._copying = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        largest, copying = max(map(len, parts)), self._copying
-        if not self._buffers or len(self._buffers[0].images) < largest:
-            self._buffers = [_PinnedBuffer(self._empty(largest, pinned=True)) for _ in range(2)]
-        buffers = self._buffers
+        copying = self._copying
 
-        def copied(numbered: tuple[int, Labels]) -> tuple[Tensor, torch.cuda.Event]:
-            number, part = numbered
-            buffer = buffers[number % len(buffers)]
-            if buffer.copied is not None:
-                buffer.copied.synchronize()  # the copy of the batch that was here before has ended
-            pinned = buffer.images[: len(part)]
+        def copied(part: Labels) -> tuple[Tensor, torch.cuda.Event]:
+            # torch keeps pinned memory, and gives it out again when the copy from it has ended.
+            pinned = self._empty(len(part), pinned=True)
             self._gather(part, pinned.numpy())
             with torch.cuda.stream(copying):  # which makes its device the current one of this thread, too
-                batch = pinned.to(self._device, non_blocking=True)
-                buffer.copied = copying.record_event()
-            return batch, buffer.copied
+                return pinned.to(self._device, non_blocking=True), copying.record_event()
 
-        for batch, ready in read_ahead(copied, enumerate(parts), _AHEAD):
+        for batch, ready in read_ahead(copied, parts, _AHEAD):
             current = torch.cuda.current_stream(self._device)
             current.wait_event(ready)
             # The memory belongs to the copying stream, which must not reuse it before this one is done with it.
