@@ -3,28 +3,36 @@
 Arguments arrive as JSON data. Each is fitted to the annotation of its parameter: integral floats become integers where
 only an integer fits, lists become tuples, names become enum members and dtypes. What cannot fit is refused with the
 parameter's path before anything is built.
+
+Architectures of torchvision are feature layers without their classifying heads: ``torchvision.models.resnet18`` is what
+that function builds, its last Linear (of SqueezeNet: its last Conv2d) replaced by Identity, as torchvision's guide to
+fine-tuning replaces it. Weights keep the architecture's own names, so that a file of torchvision's fits, and are never
+downloaded.
 """
 
 from __future__ import annotations
 
 import difflib
 import enum
+import functools
 import importlib
 import inspect
 import numbers
 import types
 import typing
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from components.classifier.backbones import REFUSED_ARGUMENTS, builder_of, names_backbone
 from components.shared.errors import ParamsError, Problem
-from components.shared.params.allowed_classes import NESTING_TRANSFORMS
-from components.shared.params.types import EXACT_FLOAT_LIMIT, ClassSpec, TransformSpec
+from components.shared.params.allowed_classes import BACKBONES, NESTING_TRANSFORMS
+from components.shared.params.types import EXACT_FLOAT_LIMIT, ClassSpec, LayerSpec, TransformSpec
 from components.shared.text import described, first_line
 
 # Where and in which type a layer is made is decided for the whole run, by `device`. Layers take the two together;
@@ -36,6 +44,16 @@ _ANNOTATIONS: dict[tuple[str, str], Any] = {
 }
 # Beyond it layers fail, though not on the meta device, which computes nothing.
 _LARGEST = torch.finfo(torch.float32).max
+# Every way to say "weights" is refused, and what Shutterline decides.
+_REFUSED = {
+    "weights": "nothing is downloaded: name a file by initial_weights",
+    "progress": "nothing is downloaded: name a file by initial_weights",
+    "pretrained": "nothing is downloaded: name a file by initial_weights",
+    "num_classes": "the classifying layer follows net_arch; n_classes says its size",
+}
+
+# Options that torchvision's functions take and have a value for, though the classes have none.
+_PRESET: dict[str, Any] = {"image_size": 224, "input_size": (224, 224)}
 NO_FIT = object()
 _SPELLED = {type(None): "null", bool: "true or false", str: "text", numbers.Number: "a number", float: "a number"}
 
@@ -53,7 +71,7 @@ def resolve(dotted: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise LookupError(f"{dotted} is not in this installation: {first_line(error)}") from error
     if names_backbone(dotted):
-        return builder_of(found)
+        return _builder_of(found)
     if not isinstance(found, type):
         raise LookupError(f"{dotted} is not a class")
     return found
@@ -80,9 +98,9 @@ def fitted_kwargs(
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     named = {parameter.name: parameter for parameter in parameters if parameter.kind in kinds}
     if not isinstance(cls, type):
-        refused = REFUSED_ARGUMENTS
+        refused = _REFUSED
     else:
-        refused = _FORBIDDEN if _FORBIDDEN.keys() <= named.keys() and issubclass(cls, torch.nn.Module) else {}
+        refused = _FORBIDDEN if _FORBIDDEN.keys() <= named.keys() and issubclass(cls, nn.Module) else {}
     fitted: dict[str, Any] = {}
     problems = []
     for name, value in kwargs.items():
@@ -151,7 +169,7 @@ def _nested_transforms(entries: Any, path: str) -> tuple[list[Any], list[Problem
 
 @cache
 def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
-    if cls.__init__ is torch.nn.Module.__init__:  # (*args, **kwargs), of which it takes none
+    if cls.__init__ is nn.Module.__init__:  # (*args, **kwargs), of which it takes none
         return {}
     try:
         signature = inspect.signature(cls, eval_str=True)
@@ -160,7 +178,7 @@ def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
     # A few classes take (*args, **kwargs) and hand them to their base: the base's signature is the real one.
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     is_open = kinds == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
-    if is_open and cls.__bases__[0] not in (object, torch.nn.Module):
+    if is_open and cls.__bases__[0] not in (object, nn.Module):
         return _parameters(cls.__bases__[0])
     return dict(signature.parameters)
 
@@ -233,3 +251,73 @@ def spelled(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return " or ".join(f'"{member.value}"' for member in annotation)
     return _SPELLED.get(annotation) or str(getattr(annotation, "__name__", annotation))
+
+
+def names_backbone(dotted: str) -> bool:
+    """Whether a class name is that of an architecture of torchvision."""
+    return dotted.rpartition(".")[0] == BACKBONES.module
+
+
+def has_backbone(net_arch: Iterable[LayerSpec]) -> bool:
+    """Whether a network needs torchvision to be built."""
+    return any(names_backbone(spec.class_) for spec in net_arch)
+
+
+def is_backbone(layer: nn.Module) -> bool:
+    """Whether a layer is an architecture of torchvision."""
+    return type(layer).__module__.startswith(f"{BACKBONES.module}.")
+
+
+def torchvision_imports() -> bool:
+    """Whether torchvision can be used here; the evaluation image has none."""
+    try:
+        importlib.import_module(BACKBONES.module)
+    except Exception:  # a torchvision for another torch raises what it likes
+        return False
+    return True
+
+
+def head_name(backbone: nn.Module) -> str:
+    """What the classifying layer of an architecture is called in its own weights, such as ``fc``."""
+    return str(backbone.removed_head)
+
+
+def _builder_of(function: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Builds an architecture without its head; its signature has the options that torchvision's ``**kwargs`` take."""
+
+    @functools.wraps(function)
+    def build(**kwargs: Any) -> nn.Module:
+        with _OnTheCpu() if _class_of(function).__name__ == "RegNet" else nullcontext():
+            backbone = function(weights=None, **kwargs)
+        *_, (name, _head) = (
+            (name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
+        )
+        backbone.set_submodule(name, nn.Identity())
+        backbone.removed_head = name
+        return backbone
+
+    del build.__wrapped__  # its signature would be torchvision's
+    options = [
+        parameter.replace(kind=parameter.KEYWORD_ONLY, default=_PRESET.get(parameter.name, parameter.default))
+        for parameter in inspect.signature(_class_of(function), eval_str=True).parameters.values()
+        if parameter.name not in _REFUSED and (parameter.default is not parameter.empty or parameter.name in _PRESET)
+    ]
+    build.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    return build
+
+
+def _class_of(function: Callable[..., nn.Module]) -> type[nn.Module]:
+    made = inspect.signature(function, eval_str=True).return_annotation
+    if not (isinstance(made, type) and issubclass(made, nn.Module)):
+        raise TypeError(f"{function.__name__} does not say what it builds")
+    return made
+
+
+class _OnTheCpu(TorchFunctionMode):
+    """Numbers that are read stay on the CPU: RegNet computes its widths by tensors, and meta tensors have no values."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        device = {"device": "cpu"} if func in (torch.arange, torch.tensor) else {}
+        return func(*args, **(device | (kwargs or {})))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.classifier.backbones import head_name, is_backbone
+from components.classifier.building import head_name, is_backbone
 from components.classifier.network import Network
 from components.classifier.shape_errors import spelled_shape
 from components.classifier.weight_files import (

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from components.classifier.backbones import has_backbone, torchvision_imports
+from components.classifier.building import has_backbone, torchvision_imports
 from components.classifier.network import Network, counted_values, layers_of, wrong_output
 from components.classifier.program import load_program
 from components.shared.artifacts.model import Model

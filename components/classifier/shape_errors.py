@@ -11,8 +11,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from components.classifier.backbones import is_backbone
+from components.classifier.building import is_backbone
 
+# Layers made for a number of channels or features, and the argument that says it.
+_CHANNELS: dict[type[nn.Module], str] = {
+    _ConvNd: "in_channels",
+    _NormBase: "num_features",
+    nn.GroupNorm: "num_channels",
+    nn.Linear: "in_features",
+}
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 
 
@@ -66,24 +73,13 @@ def _rank(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, s
 
 
 def _channels(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str, str] | None:
-    axis = 0
-    match layer:
-        case _ConvNd():
-            argument, wanted = "in_channels", layer.in_channels
-        case _NormBase():
-            argument, wanted = "num_features", layer.num_features
-            if isinstance(layer, nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d) and not layer.affine:
-                return None  # without weights the number of channels does not matter
-        case nn.GroupNorm():
-            argument, wanted = "num_channels", layer.num_channels
-        case nn.Linear():
-            argument, wanted, axis = "in_features", layer.in_features, -1
-        case _:
-            return None
-    got = shape[axis]
+    argument = next((argument for kind, argument in _CHANNELS.items() if isinstance(layer, kind)), None)
+    if argument is None or (type(layer).__name__.startswith("InstanceNorm") and not layer.affine):
+        return None  # without weights the number of channels does not matter
+    unit = "features" if argument == "in_features" else "channels"
+    got, wanted = shape[-1 if unit == "features" else 0], getattr(layer, argument)
     if got == wanted:
         return None
-    unit = "features" if argument == "in_features" else "channels"
     give = "give" if before == "the images" else "gives"
     return argument, f"is made for {wanted} {unit}, but {before} {give} {got} {unit} ({spelled_shape(shape)})"
 
@@ -109,18 +105,15 @@ def _window(layer: nn.Module, shape: tuple[int, ...], before: str) -> tuple[str,
 
 def _batch_dimension(layer: nn.Module, shape: tuple[int, ...], _before: str) -> tuple[str, str] | None:
     """A softmax or gate over the images of a batch: what one image gives would follow from its neighbours."""
-    rank = len(shape) + 1
-    match layer:
-        case nn.Softmax2d():
-            argument, dim = "", -3
-        case nn.Softmax() | nn.LogSoftmax() | nn.Softmin():
-            argument = "dim"
-            # torch's own choice where none is stated.
-            dim = layer.dim if layer.dim is not None else (0 if rank == 3 else 1)
-        case nn.GLU():
-            argument, dim = "dim", layer.dim
-        case _:
-            return None
+    rank, argument = len(shape) + 1, "" if isinstance(layer, nn.Softmax2d) else "dim"
+    if isinstance(layer, nn.Softmax2d):
+        dim = -3
+    elif isinstance(layer, nn.Softmax | nn.LogSoftmax | nn.Softmin) and layer.dim is None:
+        dim = 0 if rank == 3 else 1  # torch's own choice
+    elif isinstance(layer, nn.Softmax | nn.LogSoftmax | nn.Softmin | nn.GLU):
+        dim = int(layer.dim)  # type: ignore[arg-type]
+    else:
+        return None
     if not -rank <= dim < rank:  # the meta device does not mind
         return argument, f"works along dimension {dim}, and a batch of {spelled_shape(shape)} has {rank} dimensions"
     if dim not in (0, -rank):

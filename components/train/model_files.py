@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from components.classifier.backbones import has_backbone
+from components.classifier.building import has_backbone
 from components.classifier.device import describe_device
 from components.classifier.export import export_for_serving
 from components.classifier.network import network_of

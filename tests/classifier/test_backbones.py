@@ -9,8 +9,7 @@ import torch
 import torchvision.models
 from torch import nn
 
-from components.classifier.backbones import head_name
-from components.classifier.building import build
+from components.classifier.building import build, head_name
 from components.classifier.network import examine, network_of
 from components.shared.params.allowed_classes import BACKBONES
 from components.shared.params.params import Params
