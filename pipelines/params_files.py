@@ -46,7 +46,7 @@ class Checked:
 
     Attributes:
         params: The params.
-        table: The network's layer table; None where torch is not installed, or another process made the check.
+        table: The network's layers; None where torch is not installed, or another process made the check.
         warnings: What has no effect.
     """
 
@@ -57,10 +57,6 @@ class Checked:
 
 def params_or_example(params: str | None, data: str | None = None) -> str:
     """What ``--params`` names; without it the example's params, which are for the example's data alone.
-
-    Args:
-        params: ``--params``, if it is given.
-        data: ``--data``, if it is given.
 
     Raises:
         InputError: There is ``--data`` of one's own, and no ``--params``.
@@ -94,11 +90,7 @@ def read_params(source: str, overrides: Sequence[str]) -> Parsed:
 
 
 def load_checked(source: str, overrides: Sequence[str]) -> Checked:
-    """As :func:`read_params`, and check them.
-
-    Raises:
-        ParamsError: With every problem found.
-    """
+    """As :func:`read_params`, and checked."""
     return check_params(read_params(source, overrides))
 
 
@@ -128,10 +120,9 @@ def check_params(parsed: Parsed) -> Checked:
 
 
 class CheckElsewhere:
-    """The same check in a process of its own, which goes on while this one imports kfp.
+    """The same check in a process of its own, while this one goes on; where torch is loaded already, it is made here.
 
-    The process that then waits for a training of hours never holds torch, which takes 400 MB. Where torch is loaded
-    already, the check is made here.
+    The process that then waits for a training of hours never holds torch, which takes 400 MB.
     """
 
     def __init__(self, source: str, overrides: Sequence[str]) -> None:
@@ -182,15 +173,7 @@ def _print_checked(source: str, overrides: Sequence[str]) -> None:
 
 
 def require_weights(params: Params, source: str) -> None:
-    """See that the path of ``initial_weights`` is there, before anything starts; a bucket is not asked.
-
-    Args:
-        params: The run's options, which train on this machine.
-        source: What messages call them.
-
-    Raises:
-        ParamsError: Nothing is there.
-    """
+    """Require that the path of ``initial_weights`` is there, before anything starts; a bucket is not asked."""
     start = parse_location(params.initial_weights) if params.initial_weights else None
     if isinstance(start, Path) and not start.exists():
         fail(f"{start}: there is no such file or model directory on this machine", source, "initial_weights")

@@ -27,12 +27,12 @@ _GROUP_RULE = (r"[A-Za-z0-9._-]{1,249}", "must be 1 to 249 letters, digits or th
 def subscribe(
     kafka: str | None,
     pubsub: str | None,
-    params: str | None,
-    overrides: Sequence[str],
-    since: str | None,
-    group: str | None,
+    params: str | None = None,
+    overrides: Sequence[str] = (),
+    since: str | None = None,
+    group: str | None = None,
     *,
-    from_now: bool,
+    from_now: bool = False,
 ) -> Subscriber:
     """The subscription that the options name; nothing is connected yet.
 
@@ -43,7 +43,7 @@ def subscribe(
         overrides: Changes of the params.
         since: Where to begin on Kafka.
         group: Kafka's consumer group.
-        from_now: Whether to begin with what comes where `since` is not given.
+        from_now: Begin with what comes where `since` is not given, instead of a day ago.
 
     Raises:
         InputError: The options contradict each other, are misspelt, or name nothing.
@@ -52,17 +52,22 @@ def subscribe(
         raise InputError("--kafka and --pubsub: only one can be watched at a time")
     if overrides and params is None:
         raise InputError("--set: changes params, and none are given; name them by --params")
-    named = "params" if params is None or params.lstrip().startswith("{") else params
     targets = StatusTargets() if params is None else read_params(params, list(overrides)).warned().status_targets
+    named = "params" if params is None or params.lstrip().startswith("{") else params
     if kafka is None and pubsub is None:
         if params is None:
             raise InputError("nothing to watch: name it by --kafka HOST/TOPIC, --pubsub SUBSCRIPTION or --params FILE")
         if targets.kafka_topic is None and targets.pub_sub_subscription is None:
             raise InputError(f"{named}: names neither KAFKA_TOPIC nor PUB_SUB_SUBSCRIPTION to watch")
+
+    def unknown(option: str, key: str, form: str) -> InputError:
+        where = f"{option}: no --params are given" if params is None else f"{named}: no {key}"
+        return InputError(f"{where}, so it is not known what to watch; write {option} {form}")
+
     if kafka is not None or (pubsub is None and targets.kafka_topic is not None):
         servers, topic = _kafka_names(kafka) if kafka else (targets.kafka_servers, targets.kafka_topic)
         if topic is None:
-            raise _unknown("--kafka", "KAFKA_TOPIC", "HOST[,HOST]/TOPIC", named, params)
+            raise unknown("--kafka", "KAFKA_TOPIC", "HOST[,HOST]/TOPIC")
         if group is not None:
             _must_follow("--group", _GROUP_RULE, group)
         return KafkaSubscriber(servers, topic, since=_moment(since or ("now" if from_now else "24h")), group=group)
@@ -71,13 +76,8 @@ def subscribe(
             raise InputError(f"{option}: is for Kafka; a Pub/Sub subscription itself remembers what was shown")
     subscription = _subscription(pubsub) if pubsub else targets.pub_sub_subscription
     if subscription is None:
-        raise _unknown("--pubsub", "PUB_SUB_SUBSCRIPTION", "PROJECT/SUBSCRIPTION", named, params)
+        raise unknown("--pubsub", "PUB_SUB_SUBSCRIPTION", "PROJECT/SUBSCRIPTION")
     return PubSubSubscriber(subscription, targets.credentials_file)
-
-
-def _unknown(option: str, key: str, form: str, named: str, params: str | None) -> InputError:
-    where = f"{option}: no --params are given" if params is None else f"{named}: no {key}"
-    return InputError(f"{where}, so it is not known what to watch; write {option} {form}")
 
 
 def _kafka_names(text: str) -> tuple[tuple[str, ...], str]:

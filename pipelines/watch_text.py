@@ -80,32 +80,13 @@ def _figures(values: Mapping[str, float | None], suffix: str = "") -> list[str]:
     return [f"{name(key)}{suffix} {_figure(value)}" for key, value in list(values.items())[:_SHOWN_FIGURES]]
 
 
-def progress_words(progress: Progress, *, brief: bool = False) -> list[str]:
-    """What a progress says; where brief, how far the step is and when it ends."""
-    epoch, amount = [], f"{count(progress.step)}/{count(progress.steps)} {progress.unit}"
-    if progress.unit == "bytes" and share(progress.step, progress.steps):
-        amount = f"{count(round(progress.step / 10**6))}/{count(round(progress.steps / 10**6))} MB"
-    if progress.epoch is not None:
-        epoch = [f"epoch {count(progress.epoch)}" + (f"/{count(progress.epochs)}" if progress.epochs else "")]
-    words = epoch or [amount]
-    if not brief:
-        words = [*epoch, amount, *_figures(progress.losses, " loss"), *_figures(progress.metrics)]
-        if progress.learning_rate is not None:
-            words.append(f"learning rate {_figure(progress.learning_rate)}")
-    if progress.eta_seconds is not None:
-        words.append(f"{duration(progress.eta_seconds)} left")
-    if progress.samples_per_second is not None:
-        words.append(f"{progress.samples_per_second:,.0f} images/s" if abs(progress.samples_per_second) < 1e12 else "∞")
-    return words
-
-
 def event_words(data: Any) -> list[str]:
     """What the data of an event says."""
     match data:
         case StepStarted():
             return [f"on {printable(data.host, _HOST_LIMIT)}"]
         case Progress():
-            return progress_words(data)
+            return _progress_words(data)
         case Checkpoint():
             return [f"after epoch {count(data.epoch)}/{count(data.epochs)}", printable(data.uri)]
         case Succeeded():
@@ -120,6 +101,22 @@ def event_words(data: Any) -> list[str]:
             return [name(data.pipeline), *([printable(data.reason)] if data.reason else [])]
         case _:
             return []
+
+
+def _progress_words(progress: Progress) -> list[str]:
+    words, amount = [], f"{count(progress.step)}/{count(progress.steps)} {progress.unit}"
+    if progress.unit == "bytes" and share(progress.step, progress.steps):
+        amount = f"{count(round(progress.step / 10**6))}/{count(round(progress.steps / 10**6))} MB"
+    if progress.epoch is not None:
+        words.append(f"epoch {count(progress.epoch)}" + (f"/{count(progress.epochs)}" if progress.epochs else ""))
+    words += [amount, *_figures(progress.losses, " loss"), *_figures(progress.metrics)]
+    if progress.learning_rate is not None:
+        words.append(f"learning rate {_figure(progress.learning_rate)}")
+    if progress.eta_seconds is not None:
+        words.append(f"{duration(progress.eta_seconds)} left")
+    if progress.samples_per_second is not None:
+        words.append(f"{progress.samples_per_second:,.0f} images/s" if abs(progress.samples_per_second) < 1e12 else "∞")
+    return words
 
 
 def event_line(event: StepEvent) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -18,29 +17,18 @@ from components.shared.events.data import Failed, StepOutcome, Succeeded
 from components.shared.events.event import PIPELINE, StepEvent
 from components.shared.events.runs import RunView, StepView
 from components.shared.events.watch import Counts
-from pipelines.watch_text import (
-    clock,
-    count,
-    counts_line,
-    duration,
-    event_words,
-    name,
-    printable,
-    progress_words,
-    share,
-)
+from pipelines.watch_text import clock, count, counts_line, duration, event_words, name, printable, share
 
 # More is neither looked at nor kept: whoever may publish could otherwise fill the memory.
 _FINISHED_RUNS, _RUNNING_RUNS, _STEPS = 5, 20, 50
 FRAME_S = 1 / 4  # drawn so often whether something comes or not: seconds that pass are shown
-STATE_WIDTH, _NAME_WIDTH = 13, 24
+_STATE_WIDTH, _NAME_WIDTH = 13, 24
 
 # By state: symbol, symbol without Unicode, style.
 _LOOKS = {
     "waiting": ("·", ".", "dim"),
     "not started": ("·", ".", "dim"),
     "unknown": ("?", "?", "dim"),
-    "starting": ("▷", ">", "cyan"),
     "running": ("▶", ">", "cyan"),
     "succeeded": ("✔", "+", "green"),
     "cached": ("✔", "+", "green"),
@@ -50,63 +38,47 @@ _LOOKS = {
 }
 
 
-def live(console: Console, frame: Callable[[], RenderableType], frame_s: float) -> Live:
-    """A live display of frames that leaves standard output and standard error alone."""
-    return Live(
-        console=console,
-        get_renderable=frame,
-        refresh_per_second=1 / frame_s,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
+def console_on(stream: TextIO | None = None) -> Console:
+    """A console that reads nothing into the texts it is given; None: standard output."""
+    return Console(file=stream, highlight=False, markup=False, emoji=False)
 
 
-def state_text(console: Console, state: str) -> Text:
-    """A state with its symbol, coloured."""
-    symbol, plain, style = _LOOKS[state]
-    return Text(f"{symbol if console.encoding.startswith('utf') else plain} {state}", style)
-
-
-def step_lines(
-    console: Console, state: str, step: Text, name_width: int, done: float | None, bar_width: int, words: Iterable[str]
-) -> list[Text]:
-    """A step: its state, name, bar and first words on one line, the other words on further ones.
+class View:
+    """Frames that are drawn in one place while the view is open, and whose last one stays.
 
     Args:
-        console: For what these are.
-        state: The step's.
-        step: Its name.
-        name_width: Of all names, in cells.
-        done: The share that is done; None: it has no bar.
-        bar_width: Of all bars, in cells; 0: none has one.
-        words: Short texts; none is broken.
+        console: Where to.
+        frame_s: Seconds between two frames.
     """
-    line = Text("  ")
-    for cell, width in ((state_text(console, state), STATE_WIDTH), (step, name_width)):
-        cell = cell.copy()
-        cell.truncate(width, pad=True)
-        line.append_text(cell).append(" ")
-    if bar_width:
-        filled = round((done or 0.0) * bar_width)
-        rest = " " if done is None or not console.color_system else "━"
-        line.append("━" * filled, "bar.complete").append(rest * (bar_width - filled), "bar.back").append(" ")
-    return packed(line, ", ", [Text(word) for word in words], console.width, 4)
 
+    def __init__(self, console: Console, frame_s: float) -> None:
+        self.console = console
+        self.frame_s = frame_s
+        self.is_over = False
+        self.lock = threading.Lock()  # a thread of rich's draws
 
-def packed(start: Text, separator: str, parts: Iterable[Text], width: int, indent: int) -> list[Text]:
-    """Texts one after the other behind a start; a line ends between two of them, with the separator's comma."""
-    lines, is_first = [start], True
-    for part in parts:
-        gap = 0 if is_first else cell_len(separator)
-        if lines[-1].cell_len + gap + part.cell_len + 1 > width and lines[-1].plain.strip():
-            if not is_first:
-                lines[-1].append(separator.rstrip())
-            lines.append(Text(" " * indent))
-        elif not is_first:
-            lines[-1].append(separator)
-        lines[-1].append_text(part)
-        is_first = False
-    return lines
+    def __enter__(self) -> Self:
+        self.display = Live(
+            console=self.console,
+            get_renderable=self._frame,
+            refresh_per_second=1 / self.frame_s,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self.display.start(refresh=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_over = True  # drawn by stop, as far down as it goes
+        self.display.stop()
+
+    def _frame(self) -> Group:
+        with self.lock:
+            return Group(*self.lines())
+
+    def lines(self) -> Sequence[Text]:
+        """What is drawn now."""
+        raise NotImplementedError
 
 
 class Runs:
@@ -132,71 +104,58 @@ class Runs:
         return [(view, self._since[run]) for run, view in self._views.items()]
 
 
-class LiveView:
-    """Shows runs on a terminal while it is open, and leaves their last state there.
+class LiveView(View):
+    """The runs of a subscription on a terminal.
 
     Args:
         address: What is watched.
-        console: Where to.
         run: The one run that is watched; None: any.
+        console: Where to; None: standard output.
         frame_s: Seconds between two frames.
     """
 
-    def __init__(self, address: str, console: Console, run: str | None = None, frame_s: float = FRAME_S) -> None:
+    def __init__(
+        self, address: str, run: str | None = None, console: Console | None = None, frame_s: float = FRAME_S
+    ) -> None:
+        super().__init__(console or console_on(), frame_s)
         self._address = address
-        self._console = console
         self._awaited = "any run" if run is None else f"run {run}"
         self._runs = Runs()
         self._counts = Counts()
         self._trouble: str | None = None
-        self._is_over = False
         self._ticks = 0
         self._begin = time.monotonic()
-        self._lock = threading.Lock()  # a thread of rich's draws
-        self._live = live(console, self._frame, frame_s)
-
-    def __enter__(self) -> Self:
-        self._live.start(refresh=True)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._is_over = True  # drawn by stop, as far down as it goes
-        self._live.stop()
 
     def event(self, event: StepEvent) -> None:
         """Take in one event."""
-        with self._lock:
+        with self.lock:
             self._runs.add(event)
 
     def document(self, body: bytes) -> None:
         """Nothing to show of it."""
 
     def trouble(self, message: str | None) -> None:
-        """Say that the broker is away, and why; or that it is back."""
-        with self._lock:
+        """Show that the broker is away, and why; or that it is back."""
+        with self.lock:
             self._trouble = message
-        self._live.refresh()
+        self.display.refresh()
 
     def tick(self, counts: Counts) -> None:
         """Take in what became of the messages; called before every wait for the broker."""
-        with self._lock:
+        with self.lock:
             self._counts = counts
             self._ticks += 1
 
-    def _frame(self) -> RenderableType:
-        with self._lock:
-            now = datetime.now(UTC)
-            runs = self._runs.newest_last()
-            blocks = [run_lines(self._console, view, since, now, is_followed=not self._is_over) for view, since in runs]
-            is_waiting = not self._is_over and not any(view.state_at(now) == "running" for view, _ in runs)
-            blocks.append(self._footer(is_waiting))
-        return Group(*([line for block in blocks for line in block] if self._is_over else self._fitting(blocks)))
-
-    def _fitting(self, blocks: Sequence[list[Text]]) -> list[Text]:
-        """The last blocks, as many as the terminal has room for."""
-        room = self._console.height - 1  # the cursor's own line
+    def lines(self) -> list[Text]:
+        """All runs at the end; before, the last ones, as many as the terminal has room for."""
+        now = datetime.now(UTC)
+        runs = self._runs.newest_last()
+        blocks = [run_lines(self.console, view, since, now, is_followed=not self.is_over) for view, since in runs]
+        is_waiting = not self.is_over and not any(view.state_at(now) == "running" for view, _ in runs)
+        blocks.append(self._footer(is_waiting))
+        if self.is_over:
+            return [line for block in blocks for line in block]
+        room = self.console.height - 1  # the cursor's own line
         shown: list[Text] = []
         for block in reversed(blocks):
             if len(block) + len(shown) > room:
@@ -208,9 +167,9 @@ class LiveView:
 
     def _footer(self, is_waiting: bool) -> list[Text]:
         parts = f"{printable(self._address)}: {counts_line(self._counts)}".split(", ")
-        lines = packed(Text(), ", ", [Text(part, "dim") for part in parts], self._console.width, 0)
+        lines = _packed(Text(), ", ", [Text(part, "dim") for part in parts], self.console.width, 0)
         if self._trouble is not None:
-            lines += _wrapped(self._console, f"{printable(self._trouble)}; trying again", "yellow", 0)
+            lines += _wrapped(self.console, f"{printable(self._trouble)}; trying again", "yellow", 0)
         elif is_waiting:
             waits = f"waiting for events of {name(self._awaited)}" if self._ticks > 1 else "connecting"
             lines.append(Text(f"{waits}, {duration(time.monotonic() - self._begin)}", "dim"))
@@ -218,7 +177,7 @@ class LiveView:
 
 
 def run_lines(
-    console: Console, run: RunView, since: datetime, now: datetime | None = None, *, is_followed: bool = False
+    console: Console, run: RunView, since: datetime, now: datetime, *, is_followed: bool, shows_errors: bool = True
 ) -> list[Text]:
     """One run: a heading, a row for each step, and the errors in full.
 
@@ -226,20 +185,65 @@ def run_lines(
         console: For what it is.
         run: What is known of it.
         since: The time of its first event.
-        now: The present time, by which a run is silent; None: its last event's.
+        now: The present time, by which a run is silent.
         is_followed: Whether more of it is waited for.
+        shows_errors: Whether the errors are shown.
     """
     waits = is_followed and not run.is_done
-    lines = _heading(console, run, since, now or run.last, ticks=waits)
+    lines = _heading(console, run, since, now, ticks=waits)
     rows = [_row(step, view, outcome) for step, view, outcome in _steps(run)]
     name_width = min(_NAME_WIDTH, max((step.cell_len for _, step, _, _ in rows), default=0))
     bar_width = (12 if console.width < 100 else 20) if any(done is not None for _, _, done, _ in rows) else 0
     for state, step, done, words in rows:
-        lines += step_lines(console, state, step, name_width, done, bar_width, words)
-    lines += [line for text in _errors(run) for line in _wrapped(console, text, "red", 4)]
-    if waits and now is not None and run.last is not None:
-        words = [f"waiting for {_awaited(run)}", f"last event {duration(now - run.last)} ago"]
-        lines += packed(Text("  "), ", ", [Text(word, "dim") for word in words], console.width, 2)
+        line = Text("  ")
+        for cell, width in ((_state_text(console, state), _STATE_WIDTH), (step, name_width)):
+            cell.truncate(width, pad=True)
+            line.append_text(cell).append(" ")
+        if bar_width:
+            filled = round((done or 0.0) * bar_width)
+            rest = " " if done is None or not console.color_system else "━"
+            line.append("━" * filled, "bar.complete").append(rest * (bar_width - filled), "bar.back").append(" ")
+        lines += _packed(line, ", ", map(Text, words), console.width, 4)
+    for error in _errors(run) if shows_errors else ():
+        lines += _wrapped(console, error, "red", 4)
+    if waits:
+        words = [f"waiting for {_awaited(run)}"]
+        if run.last is not None:
+            words.append(f"last event {duration(now - run.last)} ago")
+        lines += _packed(Text("  "), ", ", [Text(word, "dim") for word in words], console.width, 2)
+    return lines
+
+
+def _heading(console: Console, run: RunView, since: datetime, now: datetime, *, ticks: bool) -> list[Text]:
+    state = run.state_at(now)
+    parts = [Text(name(run.run), "bold"), _state_text(console, state)]
+    if state != run.state and run.last is not None:
+        parts.append(Text(f"no event for {duration(now - run.last)}", "dim"))
+    if (pipeline := run.ended or run.began) is not None and pipeline.pipeline:
+        parts.append(Text(name(pipeline.pipeline)))
+    last = now if ticks else run.last
+    parts.append(Text(f"since {clock(since)}" + (f" ({duration(last - since)})" if last else ""), "dim"))
+    return _packed(Text(), "  ", parts, console.width, 2)
+
+
+def _state_text(console: Console, state: str) -> Text:
+    symbol, plain, style = _LOOKS[state]
+    return Text(f"{symbol if console.encoding.startswith('utf') else plain} {state}", style)
+
+
+def _packed(start: Text, separator: str, parts: Iterable[Text], width: int, indent: int) -> list[Text]:
+    """Texts one after the other behind a start; a line ends between two of them, with the separator's comma."""
+    lines, is_first = [start], True
+    for part in parts:
+        gap = 0 if is_first else cell_len(separator)
+        if lines[-1].cell_len + gap + part.cell_len + 1 > width and lines[-1].plain.strip():
+            if not is_first:
+                lines[-1].append(separator.rstrip())
+            lines.append(Text(" " * indent))
+        elif not is_first:
+            lines[-1].append(separator)
+        lines[-1].append_text(part)
+        is_first = False
     return lines
 
 
@@ -258,18 +262,6 @@ def _awaited(run: RunView) -> str:
     return f"{coming[0]} to start" if coming and ended_well else "the exit step to report the end"
 
 
-def _heading(console: Console, run: RunView, since: datetime, now: datetime | None, *, ticks: bool) -> list[Text]:
-    state = run.state if now is None else run.state_at(now)
-    parts = [Text(name(run.run), "bold"), state_text(console, state)]
-    if state != run.state and run.last is not None and now is not None:
-        parts.append(Text(f"no event for {duration(now - run.last)}", "dim"))
-    if (pipeline := run.ended or run.began) is not None and pipeline.pipeline:
-        parts.append(Text(name(pipeline.pipeline)))
-    last = now if ticks else run.last
-    parts.append(Text(f"since {clock(since)}" + (f" ({duration(last - since)})" if last else ""), "dim"))
-    return packed(Text(), "  ", parts, console.width, 2)
-
-
 def _steps(run: RunView) -> Iterator[tuple[str, StepView | None, StepOutcome | None]]:
     """Every step that is known of, in the pipeline's order."""
     outcomes = {each.step: each for each in (run.ended.steps if run.ended else [])[:_STEPS]}
@@ -282,9 +274,8 @@ def _steps(run: RunView) -> Iterator[tuple[str, StepView | None, StepOutcome | N
 
 def _row(step: str, view: StepView | None, outcome: StepOutcome | None) -> tuple[str, Text, float | None, list[str]]:
     """State, name, share that is done (None where there was no progress) and words of a step."""
-    state: str
     if view is None:
-        state = outcome.outcome if outcome else "waiting"
+        state: str = outcome.outcome if outcome else "waiting"
         return state, Text(name(step), _LOOKS[state][2]), None, []
     if view.end is not None:
         # A step that succeeded by its own events may have failed on the platform.
@@ -292,7 +283,7 @@ def _row(step: str, view: StepView | None, outcome: StepOutcome | None) -> tuple
         words = event_words(view.end)[: 1 if isinstance(view.end, Failed) else None]  # the error stands below, in full
     else:
         state = outcome.outcome if outcome is not None else "running"
-        words = progress_words(view.progress) if view.progress is not None else []
+        words = event_words(view.progress)
     if view.checkpoint is not None:
         words.append(f"checkpoint of epoch {count(view.checkpoint.epoch)}")
     done = None

@@ -11,18 +11,21 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TextIO
 
+import click
+
 from components.shared.command import discard, print_message
 from components.shared.errors import EXIT_FAILURE, EXIT_OK, InputError, ShutterlineError
 from components.shared.events.event import StepEvent, is_run_id
 from components.shared.events.runs import RunView
 from components.shared.events.watch import Counts, Subscriber, follow
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
+from pipelines.options import SET, flag, option, options, seconds, unwrapped
 from pipelines.watch_text import counts_line, event_line, printable
 
 if TYPE_CHECKING:
     from pipelines.watch_view import LiveView
 
-EPILOG = """\
+_EPILOG = """\
 A subscription of Pub/Sub remembers what was shown, for all who use it: give each purpose one of its own, since what
 --run passes over is not shown to another watcher either. On Kafka nothing is remembered without --group, and there
 --until-done reads on to the newest event: a run that was retried behind its end goes on, or has another end.
@@ -34,31 +37,51 @@ exit codes:
   130  the run was cancelled, or the watching was, by Ctrl-C (143 by SIGTERM or SIGHUP)
 """
 _EXIT_CODES = {"succeeded": EXIT_OK, "failed": EXIT_FAILURE, "cancelled": EXIT_INTERRUPTED, "unknown": EXIT_FAILURE}
+_POLL_S = 0.25  # how late an end by --timeout may be noticed
 # After a run's end: without a message for so long, all that is there was read; on a busy topic, after so long at most.
 _QUIET_S, _LONGEST_S = 0.2, 5.0
 
 
+@click.command(epilog=unwrapped(_EPILOG))
+@options(
+    option("--kafka", metavar="HOST[,HOST]/TOPIC", is_flag=False, flag_value="", help="The topic; without a value, "
+           "the params'."),
+    option("--pubsub", metavar="SUBSCRIPTION", is_flag=False, flag_value="", help="projects/P/subscriptions/S or P/S; "
+           "without a value, the params'."),
+    option("--params", metavar="FILE", help="Params file or JSON text; they name broker, topic, subscription and "
+           "credentials."),
+    SET,
+    option("--run", metavar="ID", help="Show this run only."),
+    option("--since", metavar="WHEN", help="Kafka: beginning, now, a span such as 90s, 10m, 24h or 7d, or an ISO "
+           "time; default: 24h, but now for --until-done without --run."),
+    option("--group", metavar="NAME", help="Kafka: go on where the watcher before with this consumer group stopped."),
+    option("--json", "as_json", is_flag=True, help="Print each event's CloudEvents JSON on a line of its own."),
+    flag("--until-done", "End with the run and its outcome; without --run, the first one seen."),
+    option("--timeout", metavar="SECONDS", type=seconds, help="End after so long; with --until-done: exit code 1."),
+)  # fmt: skip
 def watch(
     *,
-    kafka: str | None = None,
-    pubsub: str | None = None,
-    params: str | None = None,
-    overrides: Sequence[str] = (),
-    run: str | None = None,
-    since: str | None = None,
-    group: str | None = None,
-    as_json: bool = False,
-    until_done: bool = False,
-    timeout: float | None = None,
+    kafka: str | None,
+    pubsub: str | None,
+    params: str | None,
+    overrides: Sequence[str],
+    run: str | None,
+    since: str | None,
+    group: str | None,
+    as_json: bool,
+    until_done: bool,
+    timeout: float | None,
 ) -> int:
-    """Show runs as they go, and return the exit code; see the options of ``shutterline watch``."""
+    """Show runs as they go.
+
+    Their status events are shown live on a terminal, one line an event elsewhere, or as JSON lines. Events are
+    acknowledged once they were shown. A broker that is away is waited for.
+    """
     from pipelines.watch_options import subscribe
 
     try:
         if run is not None and not is_run_id(run):
             raise InputError(f"--run: {printable(run)!r} is not a run's id: letters, digits and the characters ._-")
-        if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
-            raise InputError("--timeout: must be a number of seconds greater than 0")
         from_now = until_done and run is None
         subscriber = subscribe(kafka, pubsub, params, overrides, since, group, from_now=from_now)
         with sigterm_raises(), closing(subscriber):
@@ -107,14 +130,9 @@ def _follow(
 
     with _display(subscriber.address, as_json, run) as display:
         counts = follow(
-            subscriber,
-            on_event,
-            run=run,
-            until=until,
-            on_trouble=display.trouble,
-            on_document=display.document,
-            poll_s=0.25,  # how late an end by --timeout may be noticed
-        )
+            subscriber, on_event, run=run, until=until, on_trouble=display.trouble, on_document=display.document,
+            poll_s=_POLL_S,
+        )  # fmt: skip
         display.tick(counts)
     if not until_done:
         return EXIT_OK
@@ -129,14 +147,12 @@ def _display(address: str, as_json: bool, run: str | None) -> _Lines | LiveView:
     if as_json or not is_live(sys.stdout):
         return _Lines(address, as_json, run)
     try:
-        from rich.console import Console
+        from pipelines.watch_view import LiveView
     except ImportError as error:
         raise InputError(
             "watch needs rich on a terminal: pip install 'shutterline[pipelines]', or use --json"
         ) from error
-    from pipelines.watch_view import LiveView
-
-    return LiveView(address, Console(highlight=False, markup=False, emoji=False), run)
+    return LiveView(address, run)
 
 
 class _Lines:

@@ -66,7 +66,7 @@ def sigterm_kept() -> Iterator[Termination]:
     handlers: dict[signal.Signals, _Handler] = dict.fromkeys(TERMINATING, termination.handle)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         handlers[signal.SIGINT] = termination.interrupt
-    with _handled(handlers):
+    with handled(handlers):
         yield termination
 
 
@@ -100,7 +100,7 @@ def ends_deferred() -> Iterator[Deferred]:
     """Within, SIGTERM, SIGHUP and the first Ctrl-C are noted, for the work to end when it can; after it they act."""
     deferred = Deferred()
     try:
-        with _handled(dict.fromkeys(TERMINATING, deferred.note) | {signal.SIGINT: deferred.interrupt}):
+        with handled(dict.fromkeys(TERMINATING, deferred.note) | {signal.SIGINT: deferred.interrupt}):
             yield deferred
     finally:
         if deferred.signal is not None:
@@ -118,7 +118,8 @@ _Handler = Callable[[int, FrameType | None], None]
 
 
 @contextmanager
-def _handled(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
+def handled(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
+    """Within, signals that are not ignored have these handlers; outside the main thread nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import os
 import signal
-import threading
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from components.shared.errors import EXIT_OK, InputError, ShutterlineError
 from components.shared.files import Output, disk_message, is_full, naming, write_json
@@ -21,7 +22,7 @@ from components.shared.locks import run_locked
 from components.shared.logs import LINE
 from components.shared.params.params import Params
 from components.shared.run import RUN_VARIABLE, new_run_id
-from components.shared.signals import TERMINATING, Terminated, not_ignored
+from components.shared.signals import TERMINATING, Terminated, handled
 from components.shared.step import read_records
 from components.shared.storage.location import AnyPath
 from pipelines.targets.run_directory import (
@@ -53,20 +54,30 @@ class LocalRun:
     kept: list[str]
 
 
-class Lines(Protocol):
-    """Where people see what the steps log."""
+class Lines:
+    """The lines that a run's steps log, one after the other on standard error."""
 
     def __call__(self, line: str) -> None:
         """Show a line."""
-        ...
+        with suppress(OSError):  # of a terminal that was closed
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
 
     def running(self, paths: LocalRunPaths) -> AbstractContextManager[None]:
         """Within, a run is under way."""
-        ...
+        return nullcontext()
 
 
 def run_local(
-    params: Params, data: AnyPath, out: Path, show: Lines, target: Target, *, start_over: bool = False
+    params: Params,
+    data: AnyPath,
+    out: Path,
+    show: Lines,
+    target: Target,
+    *,
+    start_over: bool = False,
+    follow_links: bool = False,
+    is_mounted: bool = False,
 ) -> LocalRun:
     """Run the pipeline on this machine.
 
@@ -78,6 +89,8 @@ def run_local(
         target: What starts the steps.
         start_over: Remove the checkpoints that are there, and nothing else beside them, which a run of the same params
             would go on from, and do so where they are of other params or data.
+        follow_links: Let data prep read what links in the data lead to outside of it.
+        is_mounted: Whether the steps see the directory, and not the system's temporary files.
 
     Raises:
         InputError: The directory cannot be written, holds a run of other params or data, one that is under way, or
@@ -97,17 +110,22 @@ def run_local(
         write_inputs(out, params, data_named)
         start = time.perf_counter()
         stream = stack.enter_context((out / "kfp.log").open("wb", buffering=0))
-        scratch = stack.enter_context(target.scratch(out))
-        paths = LocalRunPaths(os.environ.get(RUN_VARIABLE) or new_run_id(), out, Path(scratch), lock)
+        # Not always in the run's directory: the sockets of a step's workers need short paths.
+        temporary = TemporaryDirectory(prefix=".shutterline-", dir=out if is_mounted else None)
+        scratch = Path(stack.enter_context(temporary))  # in which kfp leaves a directory for every task
+        paths = LocalRunPaths(os.environ.get(RUN_VARIABLE) or new_run_id(), out, scratch, lock, follow_links)
         log = Output(stream)
         shown = _LineFilter(log, show)
-        with show.running(paths), target.steps(paths) as steps:
-            with _stopped_by_signals(steps) as stop:
+        with show.running(paths), target(paths) as steps:
+            stop = _Stop(steps)
+            with handled(dict.fromkeys((signal.SIGINT, *TERMINATING), stop.handle)):
                 failure = _through_kfp(params, data_named, paths, steps, shown)
                 if stop.signal is not None:
                     failure = REASONS[stop.signal]
                 if failure and "exit" not in read_records(paths.records):
-                    steps.run_exit_step("CANCELLED" if failure in STOPS else "FAILED", failure, shown.write)
+                    command = ["-m", "components.exit_step", "--params", str(out / "params.json")]
+                    command += ["--state", "CANCELLED" if failure in STOPS else "FAILED", "--message", failure]
+                    steps.run_exit_step(command, shown.write)
             failure = failure or _log_failure(log, paths)
             records = read_records(paths.records)
             artifacts, kept = link_artifacts(records, out)
@@ -178,7 +196,7 @@ class _LineFilter(io.TextIOBase):
     kfp prints, around every step, its whole input and output and each line indented by some spaces.
     """
 
-    def __init__(self, log: Output, show: Callable[[str], None]) -> None:
+    def __init__(self, log: Output, show: Lines) -> None:
         self._log = log
         self._show = show
         self._partial = ""
@@ -218,18 +236,3 @@ class _Stop:
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
         self.signal = signal.Signals(number)
         self._steps.stop(self.signal)
-
-
-@contextmanager
-def _stopped_by_signals(steps: Steps) -> Iterator[_Stop]:
-    """Within, Ctrl-C, SIGTERM and SIGHUP end the step that is running; in another thread, nothing changes."""
-    stop = _Stop(steps)
-    is_main = threading.current_thread() is threading.main_thread()
-    before = not_ignored(signal.SIGINT, *TERMINATING) if is_main else {}
-    for number in before:
-        signal.signal(number, stop.handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -40,7 +40,8 @@ LINKS: dict[str, tuple[StepName, str]] = {
     "report.html": ("evaluate", "evaluate/evaluation/report.html"),
 }
 PARAMS_FILE, DATA_FILE, RESULT_FILE = "params.json", "data.json", "result.json"
-_WRITTEN = (PARAMS_FILE, DATA_FILE, RESULT_FILE, "kfp.log", *LINKS, "checkpoints", "events", "kfp", "steps")
+DIRECTORIES = ("checkpoints", "events", "kfp", "steps")
+_WRITTEN = (PARAMS_FILE, DATA_FILE, RESULT_FILE, "kfp.log", *LINKS, *DIRECTORIES)
 _LOCK_TIMEOUT_S = 2.0  # a training whose run was killed saves its last checkpoint
 _SHOWN = 8
 # What may differ between two runs in one directory; whether another number of epochs may go on depends on checkpoints.
@@ -48,13 +49,9 @@ _FREE = (FREE - OF_THE_DATASET) | {"num_epochs"}
 
 
 def require_run_directory(out: Path) -> None:
-    """Refuse a directory in which a run would replace what no earlier run has made.
+    """Refuse a directory in which a run would replace what no earlier run has made, by an InputError.
 
     Other files may be there. So may empty directories, and checkpoints that somebody moved or linked there.
-
-    Raises:
-        InputError: No run made it, and something is there that a run writes.
-        OSError: It cannot be read.
     """
     if _is_of_a_run(out):
         return
@@ -92,16 +89,7 @@ def _is_of_checkpoints(name: str) -> bool:
 
 
 def require_same_run(out: Path, params: Params, data: str) -> None:
-    """Refuse a directory in which an earlier run of other params or data made something.
-
-    Args:
-        out: The directory; anything may be there, or nothing.
-        params: This run's.
-        data: Where its images are.
-
-    Raises:
-        InputError: With what differs.
-    """
+    """Refuse a directory in which an earlier run of other params or data made something, by an InputError."""
     made = (f"kfp/*/data-prep/dataset/{DATASET.manifest_file}", "checkpoints/*/epoch-*.json")
     if not any(next(out.glob(pattern), None) for pattern in made):
         return
@@ -158,10 +146,20 @@ def clear(out: Path, *, start_over: bool) -> None:
 
     Raises:
         InputError: A training is at the checkpoints.
-        OSError: Something cannot be read or written.
     """
     with ExitStack() as stack:
-        directories = stack.enter_context(_checkpoints_held(out)) if start_over else []
+        directories = [
+            directory
+            for directory in (sorted((out / "checkpoints").glob("*/")) if start_over else ())
+            if any(_is_of_checkpoints(file.name) for file in directory.iterdir())
+        ]
+        for directory in directories:
+            try:
+                stack.enter_context(locked(directory / LOCK, timeout_s=_LOCK_TIMEOUT_S))
+            except HeldError as error:
+                raise InputError(
+                    f"{directory}: {error} is training there; wait for its end, end it, or name another --out"
+                ) from error
         (out / RESULT_FILE).unlink(missing_ok=True)
         for step in STEPS:
             (out / "steps" / f"{step}.json").unlink(missing_ok=True)
@@ -173,25 +171,6 @@ def clear(out: Path, *, start_over: bool) -> None:
             remove_held(directory / LOCK)
             with suppress(OSError):  # a link, or what others keep there
                 directory.rmdir()
-
-
-@contextmanager
-def _checkpoints_held(out: Path) -> Iterator[list[Path]]:
-    """The directories that hold a run's checkpoints, each kept from any training."""
-    with ExitStack() as stack:
-        found = [
-            directory
-            for directory in sorted((out / "checkpoints").glob("*/"))
-            if any(_is_of_checkpoints(file.name) for file in directory.iterdir())
-        ]
-        for directory in found:
-            try:
-                stack.enter_context(locked(directory / LOCK, timeout_s=_LOCK_TIMEOUT_S))
-            except HeldError as error:
-                raise InputError(
-                    f"{directory}: {error} is training there; wait for its end, end it, or name another --out"
-                ) from error
-        yield found
 
 
 def _linked(out: Path) -> list[str]:
@@ -233,12 +212,7 @@ def result_document(
 ) -> dict[str, Any]:
     """The content of result.json: outcome, metrics, paths, seconds per step.
 
-    Args:
-        records: The records that the steps left.
-        artifacts: The path of each artifact by name.
-        failure: What went wrong outside the steps.
-        paths: The run's.
-        steps: The steps, which may know how one ended that left no record.
+    `failure` is what went wrong outside the steps, which may know how one ended that left no record.
     """
     out = paths.out
     if any((out / "checkpoints").glob("*/epoch-*.json")):
@@ -284,12 +258,8 @@ def _error(
             error = {"step": step, "type": kind, "message": failure, "exit_code": STOPS[failure]}
             return error | {"saved": _saved(records.get("train"), paths.out)}
         if record is not None and record.error is not None:
-            return {
-                "step": step,
-                "type": record.error.type,
-                "message": record.error.message,
-                "exit_code": record.exit_code,
-            }
+            kind, message = record.error.type, record.error.message
+            return {"step": step, "type": kind, "message": message, "exit_code": record.exit_code}
         why = steps.failure(step)  # also of one that failed after it had recorded its success
         if record is None:
             why = why or failure or f"it left no record, so it was killed; see {paths.log}"

@@ -11,37 +11,27 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 from components.shared.pipeline_end import CANCELLED_VARIABLE
-from components.shared.step import StepName
 from pipelines.targets.steps import REASONS, LocalRunPaths, Steps
 
 # A terminal sends Ctrl-C to the step too; one that was sent to us alone is passed on after this.
 _GRACE_S = 1.0
 
 
-class SubprocessTarget:
-    """Runs steps in processes of this installation."""
-
-    @contextmanager
-    def steps(self, paths: LocalRunPaths) -> Iterator[Steps]:
-        """Within, the environment of this process is the steps'."""
-        interpreter, before = sys.executable, dict(os.environ)
-        os.environ |= paths.variables
-        os.environ["PYTHONSAFEPATH"] = "1"  # a file torch.py in the user's directory is not torch
-        _provide_python3(paths.scratch, interpreter)
-        try:
-            yield _SubprocessSteps(paths, interpreter)
-        finally:
-            sys.executable = interpreter
-            os.environ.clear()
-            os.environ.update(before)
-
-    def scratch(self, out: Path) -> TemporaryDirectory[str]:
-        """Among the system's temporary files: kfp leaves a directory of its own behind for every task."""
-        return TemporaryDirectory(prefix="shutterline-")
+@contextmanager
+def subprocess_steps(paths: LocalRunPaths) -> Iterator[Steps]:
+    """Within, the environment of this process is the steps'."""
+    interpreter, before = sys.executable, dict(os.environ)
+    os.environ |= paths.variables
+    os.environ["PYTHONSAFEPATH"] = "1"  # a file torch.py in the user's directory is not torch
+    _provide_python3(paths.scratch, interpreter)
+    try:
+        yield _SubprocessSteps(paths, interpreter)
+    finally:
+        sys.executable = interpreter
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _provide_python3(scratch: Path, interpreter: str) -> None:
@@ -50,27 +40,25 @@ def _provide_python3(scratch: Path, interpreter: str) -> None:
     kfp's SubprocessRunner replaces the text ``python3`` everywhere in a task's command by the interpreter's path, paths
     of data and of artifacts included, and unquoted in a shell's line. Replaced by itself, it changes nothing.
     """
-    bin_ = scratch / "bin"
-    bin_.mkdir()
-    script = bin_ / "python3"
+    script = scratch / "bin" / "python3"
+    script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(interpreter)} "$@"\n', encoding="utf-8")
     script.chmod(0o700)
-    if not os.access(script, os.X_OK):
-        return  # temporary files may not be executed here; only a path with that text in it then goes wrong
-    os.environ["PATH"] = f"{bin_}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    sys.executable = "python3"
+    if os.access(script, os.X_OK):  # else temporary files may not be executed, and a path with that text goes wrong
+        os.environ["PATH"] = f"{script.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        sys.executable = "python3"
 
 
-class _SubprocessSteps:
+class _SubprocessSteps(Steps):
     def __init__(self, paths: LocalRunPaths, interpreter: str) -> None:
         from kfp import local
 
         from pipelines.image_classifier import image_classifier
 
-        self._paths = paths
+        super().__init__(paths)
         self._interpreter = interpreter
-        self.pipeline: Any = image_classifier
-        self.runner: Any = local.SubprocessRunner(use_venv=False)
+        self.pipeline = image_classifier
+        self.runner = local.SubprocessRunner(use_venv=False)
 
     def is_running(self) -> bool:
         return bool(_descendants(os.getpid()))
@@ -85,10 +73,9 @@ class _SubprocessSteps:
             timer.daemon = True
             timer.start()
 
-    def run_exit_step(self, state: str, message: str, write: Callable[[str], object]) -> None:
-        command = [self._interpreter, "-m", "components.exit_step", "--params", str(self._paths.out / "params.json")]
+    def run_exit_step(self, command: list[str], write: Callable[[str], object]) -> None:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
-            [*command, "--state", state, "--message", message],
+            [self._interpreter, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
@@ -96,12 +83,9 @@ class _SubprocessSteps:
         )
         write(done.stdout)
 
-    def failure(self, step: StepName) -> str | None:
-        return None  # kfp keeps the exit code to itself
-
 
 def _descendants(process: int) -> list[int]:
-    """Every process below one, where the system tells (``/proc``); shells included."""
+    """Every process below one, where the system has ``/proc``; shells included."""
     found: list[int] = []
     for task in Path(f"/proc/{process}/task").glob("*/children"):
         with suppress(OSError, ValueError):

@@ -12,14 +12,31 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from components.classifier.device import choose_device
-from tests.bench.measure import HEAD
+from tests.bench.measure import HEAD, Ratio
 
 ON_A_GPU = "lmn"
+# By letter: the module, which is imported where it is run, as a machine that is lent for its GPU has none of the
+# services the others need; and the function in it, which takes a folder and gives rows.
+ROWS = {
+    "a": "training.batch_rates",
+    "c": "pipeline.pipeline_overhead",
+    "d": "status.emit_costs",
+    "e": "status.training_with_status",
+    "f": "status.delivery_rates",
+    "g": "storage.transfers",
+    "h": "containers.container_start",
+    "i": "compiling.compile_time",
+    "j": "compiling.help_time",
+    "k": "compiling.step_overhead",
+    "o": "checkpoints.stall",
+    "p": "exit_step.exit_step_time",
+}
 
 
 def main() -> None:
@@ -29,7 +46,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help=f"cpu, or cuda for the benchmarks {ON_A_GPU}")
     asked = parser.parse_args()
     device = choose_device(asked.device)
-    letters = asked.letters or (ON_A_GPU if device.type == "cuda" else "abcdefghijklmnop")
+    letters = asked.letters or (ON_A_GPU if device.type == "cuda" else "".join(sorted([*ROWS, *ON_A_GPU])))
     logging.disable(logging.INFO)
     cpu = platform.processor() or platform.machine()
     print(f"{os.cpu_count()} cores ({cpu}), Python {platform.python_version()}, torch {torch.__version__},", end=" ")
@@ -38,73 +55,23 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads; medians, after one warm-up of each side, sides in turn")
     print(HEAD, flush=True)
     with tempfile.TemporaryDirectory(prefix="shutterline-bench-") as directory:
-        for line in _rows(letters, Path(directory), device):
-            print(line, flush=True)
+        for row in _rows(letters, Path(directory), device):
+            print(row.line() if isinstance(row, Ratio) else row, flush=True)
 
 
-def _rows(letters: str, directory: Path, device: torch.device) -> Iterator[str]:
+def _rows(letters: str, directory: Path, device: torch.device) -> Iterator[Ratio | str]:
     """The rows of the table, as they are measured."""
-    # Imported where they are run: a machine that is lent for its GPU has none of the services the others need.
-    if "a" in letters:
-        from tests.bench.training import batch_rates
-
-        (directory / "png").mkdir()
-        yield from (ratio.line() for ratio in batch_rates(directory / "png"))
-    if "b" in letters:
-        from tests.bench.training import training_rate
-
-        yield training_rate().line()
-    if "c" in letters:
-        from tests.bench.pipeline import pipeline_overhead
-
-        yield from (ratio.line() for ratio in pipeline_overhead(directory))
-    if "d" in letters:
-        from tests.bench.status import emit_costs
-
-        yield from emit_costs(directory / "emit")
-    if "e" in letters:
-        from tests.bench.status import training_with_status
-
-        yield from (ratio.line() for ratio in training_with_status(directory / "training"))
-    if "f" in letters:
-        from tests.bench.status import delivery_rates
-
-        yield from (ratio.line() for ratio in delivery_rates(directory / "delivery"))
-    if "g" in letters:
-        from tests.bench.storage import transfers
-
-        yield from (ratio.line() for ratio in transfers())
-    if "h" in letters:
-        from tests.bench.containers import container_start, has_image
-
-        without = "(h) no engine with the images: `make images` builds them"
-        yield container_start().line() if has_image() else without
-    if "i" in letters:
-        from tests.bench.compiling import compile_time
-
-        yield compile_time(directory).line()
-    if "j" in letters:
-        from tests.bench.compiling import help_time
-
-        yield help_time().line()
-    if "k" in letters:
-        from tests.bench.compiling import step_overhead
-
-        yield step_overhead(directory).line()
-    if "o" in letters:
-        from tests.bench.checkpoints import stall
-
-        (directory / "checkpoints").mkdir()
-        yield stall(directory / "checkpoints").line()
-    if "p" in letters:
-        from tests.bench.exit_step import exit_step_time
-
-        yield exit_step_time()
+    for letter, name in ROWS.items():
+        if letter in letters:
+            module, _, function = name.rpartition(".")
+            (directory / letter).mkdir()
+            made = getattr(import_module(f"tests.bench.{module}"), function)(directory / letter)
+            yield from [made] if isinstance(made, Ratio | str) else made
     if set(letters) & set(ON_A_GPU):
         yield from _loops(letters, directory, device)
 
 
-def _loops(letters: str, directory: Path, device: torch.device) -> Iterator[str]:
+def _loops(letters: str, directory: Path, device: torch.device) -> Iterator[Ratio]:
     """(l) Training on 28×28×1, (m) on 64×64×3, (n) with the images on the host, on both."""
     from tests.bench.contenders.task import color_64, grayscale_28
     from tests.bench.loops import placement, precisions, training_loops
@@ -115,9 +82,9 @@ def _loops(letters: str, directory: Path, device: torch.device) -> Iterator[str]
         task = make(directory / f"dataset-{letter}", device)
         for precision in precisions(task):
             if letter in letters:
-                yield from (ratio.line() for ratio in training_loops(letter, task.at(precision)))
+                yield from training_loops(letter, task.at(precision))
             if "n" in letters:
-                yield placement("n", task.at(precision)).line()
+                yield placement("n", task.at(precision))
 
 
 if __name__ == "__main__":

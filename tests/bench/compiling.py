@@ -59,7 +59,7 @@ def compile_time(folder: Path) -> Ratio:
     )  # fmt: skip
 
 
-def help_time() -> Ratio:
+def help_time(_: Path) -> Ratio:
     """(j) Seconds of ``shutterline --help`` against kfp's own command line."""
     ours, theirs = ("-m", "pipelines.cli", "--help"), (str(Path(sys.executable).with_name("kfp")), "--help")
     return compare(

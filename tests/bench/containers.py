@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from pathlib import Path
 
 from components.shared.images import image_of
 from tests.bench.measure import Ratio, compare, seconds
@@ -13,7 +14,7 @@ _DOCKER = os.environ.get("DOCKER", "docker")
 _RUN = (_DOCKER, "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp")  # noqa: S108 - a path in the container
 
 
-def has_image() -> bool:
+def _has_image() -> bool:
     """Whether an engine is here that has the image of training."""
     try:
         found = subprocess.run([_DOCKER, "image", "inspect", image_of("train")], capture_output=True, check=False)
@@ -22,8 +23,10 @@ def has_image() -> bool:
     return found.returncode == 0
 
 
-def container_start() -> Ratio:
+def container_start(_: Path) -> Ratio | str:
     """(h) Seconds from ``docker run`` to the first log line, against those of importing torch in the same image."""
+    if not _has_image():
+        return "(h) no engine with the images: `make images` builds them"
     image = image_of("train")
     params = '{"image_height": 8, "image_width": 8, "n_classes": 2, "num_epochs": 1, "net_arch": []}'
     step = (*_RUN, image, "--dataset", "/nothing", "--model", "/tmp/model", "--params", params)  # noqa: S108 - the same

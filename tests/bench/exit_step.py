@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 from components.exit_step.step import report_end
 from components.shared.events.data import Progress, StepStarted, Succeeded
@@ -22,7 +23,7 @@ TOPIC = "bench"
 RUNS, EVENTS = 200, 100  # of other runs on the topic
 
 
-def exit_step_time() -> str:
+def exit_step_time(_: Path) -> str:
     """(p) Seconds that an exit step takes to read a topic of 20,000 events and to ask Kubeflow."""
     with ExitStack() as stack:
         broker, api = stack.enter_context(KafkaBroker()), stack.enter_context(KubeflowRuns("succeeded"))

@@ -16,11 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.train.train import train
-from tests.bench.contenders.constant import constant_steps
-from tests.bench.contenders.plain import plain_loop
-from tests.bench.contenders.reference_style import reference_style_loop
+from tests.bench.contenders.steps import as_torch_ships, constant_steps, plain_loop, rate, reference_style_loop
 from tests.bench.contenders.task import Precision, Task
-from tests.bench.contenders.timing import as_torch_ships, rate
 from tests.bench.measure import Ratio
 
 ROUNDS = 3

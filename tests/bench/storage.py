@@ -7,7 +7,7 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -39,11 +39,15 @@ class FilesManifest(Manifest):
 FILES = ArtifactKind("file set", "files.json", FilesManifest)
 
 
-def transfers() -> Iterator[Ratio]:
+def transfers(_: Path) -> Iterator[Ratio]:
     """(g) MB/s down and up, few large objects and many small ones."""
     memory = Path("/dev/shm")  # noqa: S108 # so that no disk is measured
     room = memory.is_dir() and shutil.disk_usage(memory).free > 6 * 1024**3
-    with tempfile.TemporaryDirectory(dir=memory if room else None, prefix="shutterline-bench-") as folder, _gcs():
+    with (
+        tempfile.TemporaryDirectory(dir=memory if room else None, prefix="shutterline-bench-") as folder,
+        GcsServer() as server,
+    ):
+        os.environ["STORAGE_EMULATOR_HOST"] = server.url  # by which every client finds it
         for name, (count, size) in SETS.items():
             files = Path(folder) / "files"
             _make(files, count, size)
@@ -51,20 +55,6 @@ def transfers() -> Iterator[Ratio]:
                 yield _down(f"(g) down, {name}", client, files, Path(folder))
                 yield _up(f"(g) up, {name}", client, files)
             shutil.rmtree(files)
-
-
-@contextmanager
-def _gcs() -> Iterator[None]:
-    """A server, to which every client goes by its usual variable."""
-    before = os.environ.get("STORAGE_EMULATOR_HOST")
-    with GcsServer() as server:
-        os.environ["STORAGE_EMULATOR_HOST"] = server.url
-        try:
-            yield
-        finally:
-            del os.environ["STORAGE_EMULATOR_HOST"]
-            if before is not None:
-                os.environ["STORAGE_EMULATOR_HOST"] = before
 
 
 def _make(folder: Path, count: int, size: int) -> None:
@@ -104,13 +94,9 @@ def _down(name: str, client: storage.Client, files: Path, folder: Path) -> Ratio
 
     def theirs(worker: str, into: Path) -> None:
         transfer_manager.download_many_to_path(
-            bucket,
-            names,
-            destination_directory=str(into),
-            blob_name_prefix=location.prefix,
-            worker_type=worker,
+            bucket, names, destination_directory=str(into), blob_name_prefix=location.prefix, worker_type=worker,
             raise_exception=True,
-        )
+        )  # fmt: skip
 
     def in_chunks(worker: str, into: Path) -> None:
         for each in names:
@@ -145,13 +131,9 @@ def _up(name: str, client: storage.Client, files: Path) -> Ratio:
 
     def theirs(worker: str, bucket: storage.Bucket) -> None:
         transfer_manager.upload_many_from_filenames(
-            bucket,
-            names,
-            source_directory=str(files),
-            blob_name_prefix="files/",
-            worker_type=worker,
+            bucket, names, source_directory=str(files), blob_name_prefix="files/", worker_type=worker,
             raise_exception=True,
-        )
+        )  # fmt: skip
 
     contenders = {f"upload_many, {worker}": partial(rate, partial(theirs, worker)) for worker in WORKERS}
     return _against_the_best(name, partial(rate, ours), contenders)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -17,7 +16,6 @@ from torchvision.transforms import v2
 from components.classifier.device import make_repeatable
 from components.classifier.images import Normaliser, ResidentImages
 from components.classifier.network import network_of
-from components.classifier.optimisers import build_optimiser
 from components.shared.artifacts.artifact import Normalisation
 from components.shared.params.params import Params
 from components.train.trainer import LabelledImages, Trainer
@@ -107,35 +105,3 @@ def batch_rates(folder: Path) -> Iterator[Ratio]:
     for workers in (0, 2):
         name = f"(a) batches of 512, 28×28: train path / DataLoader, {workers} workers"
         yield compare(name, ours, theirs(workers), unit="batches/s", bound="at least 50", rounds=3)
-
-
-def training_rate() -> Ratio:
-    """(b) Training images per second, ours against the same step fed one constant tensor."""
-    images, labels = images_28()
-    params = reference(num_epochs=1000, eval_freq=1000)
-    trainer = trainer_on(images, labels, params)
-    make_repeatable(params.manual_seed)
-    network = network_of(params).to(memory_format=torch.channels_last)
-    optimiser = build_optimiser(params, network.parameters())
-    first = torch.arange(params.batch_size)
-    constant = trainer.prepare(trainer.training.images.take(first), len(first))
-    constant_labels = trainer.training.labels[first]
-
-    def ours() -> float:
-        def epoch() -> None:
-            trainer.train_epoch(lambda: None)
-            trainer.end_epoch()
-
-        return COUNT / seconds(epoch)
-
-    def bound() -> float:
-        def steps() -> None:
-            for _ in trainer.slices:
-                optimiser.zero_grad(set_to_none=True)
-                F.cross_entropy(network(constant), constant_labels).backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-
-        return COUNT / seconds(steps)
-
-    name = "(b) reference network, batch 512: training / constant tensor"
-    return compare(name, ours, bound, unit="images/s", bound="at least 0.95", rounds=9)

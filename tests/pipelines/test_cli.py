@@ -147,7 +147,22 @@ def test_what_a_python_file_prints_is_not_what_the_command_prints(here: Path, sh
         ("params --bogus", "No such option '--bogus'."),
         ("submit pipeline.yaml --bogus", "No such option '--bogus'. Did you mean '--host'?"),
         ("submit", "Missing argument 'PIPELINE.yaml', or --status RUN."),
-        ("events replay --timeout soon spool", "Invalid value for '--timeout': 'soon' is not a valid float."),
+        (
+            "events replay --timeout soon spool",
+            "Invalid value for '--timeout': must be a number of seconds greater than 0, got 'soon'",
+        ),
+        *(
+            (f"events replay --timeout {span} spool", "Invalid value for '--timeout': must be a number of seconds "
+             f"greater than 0, got '{span}'")
+            for span in ("0", "-1", "nan", "inf")
+        ),
+        ("run --runner docker --shm-size lots", "Invalid value for '--shm-size': must be a size such as 512m or 8g, "
+         "got 'lots'"),
+        ("run --runner docker --memory -1", "Invalid value for '--memory': must be a size such as 512m or 8g, got "
+         "'-1'"),
+        ("run --runner docker --cpus two", "Invalid value for '--cpus': 'two' is not a valid float range."),
+        ("run --runner docker --network=", "Invalid value for '--network': is empty; is a variable of your shell not "
+         "set?"),
         ("fly", "No such command 'fly'."),
         ("--bogus params", "No such option '--bogus'."),
         ("compile --target kubflow", "Invalid value for '--target': 'kubflow' is not one of 'kubeflow', 'vertex'."),
@@ -160,7 +175,7 @@ def test_what_a_python_file_prints_is_not_what_the_command_prints(here: Path, sh
         ("run --data=", "Invalid value for '--data': is empty; is a variable of your shell not set?"),
         ("params one two", "Got unexpected extra argument (two)"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_command_line_is_one_line_and_a_document(
     shutterline: Shutterline, arguments: str, message: str
 ) -> None:
@@ -173,7 +188,7 @@ def test_a_wrong_command_line_is_one_line_and_a_document(
 
 
 NO_DOCUMENT = ["", "fly", "run --dat x", "run --params=", "run --out=", "validate", "events", "events replay",
-               "events replay x --timeout soon", "watch --bogus --json"]  # fmt: skip
+               "events replay x --timeout soon", "watch --bogus --json", "watch --kafka a/b --timeout 0"]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", NO_DOCUMENT)

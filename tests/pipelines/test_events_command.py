@@ -135,8 +135,6 @@ def test_what_cannot_be_replayed_exits_2_with_one_line(tmp_path: Path, capsys: C
     assert "notes.txt: is not a spool; its name would be RUN.STEP.ATTEMPT.jsonl" in bad(capsys, notes)
     assert "names no broker" in bad(capsys, path, "--params", params_file(tmp_path))
     assert "batch_size" in bad(capsys, path, "--params", params_file(tmp_path, batch_size=0))
-    for seconds in ("0", "-1", "nan", "inf"):
-        assert "--timeout: must be a number of seconds above 0" in bad(capsys, path, "--timeout", seconds)
     assert brokers == {}
 
     stream = stream_to(tmp_path / "live", ScriptedTransport())

@@ -15,7 +15,7 @@ from components.shared.events.data import Checkpoint, Error, PipelineEnded, Prog
 from components.shared.events.event import PIPELINE
 from components.shared.events.runs import fold
 from components.shared.events.watch import Counts
-from pipelines.watch_text import clock, duration, event_line, printable, progress_words
+from pipelines.watch_text import clock, duration, event_line, event_words, printable
 from pipelines.watch_view import LiveView, Runs, run_lines
 from tests.pipelines.conftest import Environment
 from tests.pipelines.terminal import OnTerminal, Screen
@@ -50,7 +50,7 @@ def drawn(
     events = parsed(bodies)
     console = Console(file=io.StringIO() if unicode else Ascii(), width=width)
     since = min(event.time for event in events)
-    now = None if after_s is None else max(event.time for event in events) + timedelta(seconds=after_s)
+    now = max(event.time for event in events) + timedelta(seconds=after_s or 0.0)
     view = fold(events[0].run, events)
     return [line.plain for line in run_lines(console, view, since, now, is_followed=after_s is not None)]
 
@@ -148,8 +148,7 @@ def test_foreign_text_is_text() -> None:
 
 
 def test_a_progress_of_bytes_is_in_megabytes() -> None:
-    words = progress_words(Progress(52_400_000, 104_000_000, "bytes", eta_seconds=3.0))
-    assert words == progress_words(Progress(52_400_000, 104_000_000, "bytes", eta_seconds=3.0), brief=True)
+    words = event_words(Progress(52_400_000, 104_000_000, "bytes", eta_seconds=3.0))
     assert words == ["52/104 MB", "3 s left"]
 
 
@@ -252,7 +251,7 @@ def screen_of(terminal: Terminal) -> str:
 def a_view(height: int = 40, run: str | None = None, frame_s: float = 3600.0) -> tuple[LiveView, Terminal]:
     terminal = Terminal()
     console = Console(file=terminal, force_terminal=True, width=100, height=height, color_system=None)
-    return LiveView("Kafka localhost:9092 topic status", console, run, frame_s), terminal
+    return LiveView("Kafka localhost:9092 topic status", run, console, frame_s), terminal
 
 
 def test_a_view_tells_counts_and_trouble() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.bench.contenders.steps import synchronise, warm_steps
 from tests.bench.contenders.task import Task
-from tests.bench.contenders.timing import synchronise, warm_steps
 
 
 class Classifier(LightningModule):
