@@ -35,7 +35,7 @@ from pipelines.options import (
     seconds,
     text,
 )
-from pipelines.params_files import CheckElsewhere, load_checked, params_or_example, require_weights
+from pipelines.params_files import load_checked, params_or_example, require_weights
 
 if TYPE_CHECKING:
     from pipelines.settings.read import AnySettings
@@ -146,15 +146,11 @@ def compile(
     much as the example needs. Without it nothing is asked of any platform.
     """
     of_steps = images_named_by(images)
-    check = CheckElsewhere(params_or_example(params, data), overrides)
-    from pipelines.targets.kfp_import import import_kfp
-
-    import_kfp("kfp.compiler", "pipelines.image_classifier")  # while the check goes on
+    checked = load_checked(params_or_example(params, data), overrides)
+    _warn(checked.warnings)
     from pipelines.lint.rules import lint
     from pipelines.targets.compiling import check_output, compiled_pipeline, write_pipeline
 
-    checked = check.result()
-    _warn(checked.warnings)
     check_output(output)
     if target is None and (settings or cache):
         raise InputError(f"--{'settings' if settings else 'cache'} needs --target, kubeflow or vertex")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import runpy
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.shared.errors import InputError, ParamsError, Problem, ShutterlineError
+from components.shared.errors import InputError, ParamsError
 from components.shared.params.params import Params, parse
 from components.shared.params.parsed import Parsed
 from components.shared.params.source import fail, from_json, read_raw, with_overrides
@@ -45,8 +44,7 @@ class Checked:
     """Params that passed every check this installation can make.
 
     Attributes:
-        params: The params.
-        table: The network's layers; None where torch is not installed, or another process made the check.
+        table: The network's layers; None where torch is not installed.
         warnings: What has no effect.
     """
 
@@ -119,59 +117,6 @@ def check_params(parsed: Parsed) -> Checked:
     return found
 
 
-class CheckElsewhere:
-    """The same check in a process of its own, while this one goes on; where torch is loaded already, it is made here.
-
-    The process that then waits for a training of hours never holds torch, which takes 400 MB.
-    """
-
-    def __init__(self, source: str, overrides: Sequence[str]) -> None:
-        self._checked = load_checked(source, overrides) if "torch" in sys.modules else None
-        if self._checked is None:
-            # -P: a file torch.py in the user's directory is not torch.
-            command = [sys.executable, "-P", "-m", __name__, source, *overrides]
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
-
-    def result(self) -> Checked:
-        """Wait for the check.
-
-        Raises:
-            ParamsError: With every problem found.
-            InputError: The check needs an extra that is not installed.
-            ShutterlineError: The check itself broke.
-        """
-        if self._checked is not None:
-            return self._checked
-        printed, log = self._process.communicate()
-        try:
-            found = json.loads(printed)
-        except ValueError as error:
-            raise ShutterlineError(f"the check of the params broke off:\n{log.strip()}") from error
-        if "refused" in found:
-            raise InputError(found["refused"])
-        if "problems" in found:
-            raise ParamsError([Problem(*problem) for problem in found["problems"]], found["source"])
-        return Checked(Params.from_dict(found["params"]), None, found["warnings"])
-
-
-def _print_checked(source: str, overrides: Sequence[str]) -> None:
-    """Check params and print the result for `CheckElsewhere`."""
-    from components.shared.extras import extras_named
-
-    found: dict[str, Any]
-    try:
-        with extras_named("checking params", "train"):
-            checked = load_checked(source, overrides)
-    except ParamsError as error:
-        problems = [(problem.path, problem.message) for problem in error.problems]
-        found = {"problems": problems, "source": error.source}
-    except InputError as error:
-        found = {"refused": str(error)}
-    else:
-        found = {"params": checked.params.to_dict(), "warnings": checked.warnings}
-    sys.stdout.write(json.dumps(found))
-
-
 def require_weights(params: Params, source: str) -> None:
     """Require that the path of ``initial_weights`` is there, before anything starts; a bucket is not asked."""
     start = parse_location(params.initial_weights) if params.initial_weights else None
@@ -200,7 +145,3 @@ def _read_python(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         fail("defines no dict called params", name)
     return found
-
-
-if __name__ == "__main__":
-    _print_checked(sys.argv[1], sys.argv[2:])

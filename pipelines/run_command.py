@@ -21,7 +21,7 @@ from components.shared.params.params import Params
 from components.shared.signals import Terminated
 from components.shared.storage.location import AnyPath, lies_within, parse_location
 from pipelines.options import EXAMPLES_OWN, IMAGES, JSON, SET, flag, option, options, params_file, path, text
-from pipelines.params_files import EXAMPLE_DATA, CheckElsewhere, params_or_example, require_weights
+from pipelines.params_files import EXAMPLE_DATA, load_checked, params_or_example, require_weights
 from pipelines.watching import is_live
 
 if TYPE_CHECKING:
@@ -94,8 +94,6 @@ def run(
             "they lead to, or leave --runner docker out"
         )
     source = params_or_example(params, data)
-    check = CheckElsewhere(source, overrides)
-    from pipelines.targets.kfp_import import import_kfp
     from pipelines.targets.local import run_local
 
     def target(params: Params, log: Callable[[str], object]) -> tuple[AbstractContextManager[Target], Params]:
@@ -111,8 +109,7 @@ def run(
         return nullcontext(subprocess_steps), params
 
     try:
-        import_kfp("kfp.local", "pipelines.image_classifier")  # while the check goes on
-        checked = check.result()
+        checked = load_checked(source, overrides)
         for warning in checked.warnings:
             print_message(f"warning: {warning}")
         require_weights(checked.params, source)

@@ -36,14 +36,7 @@ def subscribe(
 ) -> Subscriber:
     """The subscription that the options name; nothing is connected yet.
 
-    Args:
-        kafka: ``HOST[,HOST]/TOPIC``, or empty: the params'.
-        pubsub: The subscription, or empty: the params'.
-        params: A file or a JSON text.
-        overrides: Changes of the params.
-        since: Where to begin on Kafka.
-        group: Kafka's consumer group.
-        from_now: Begin with what comes where `since` is not given, instead of a day ago.
+    An empty `kafka` or `pubsub` means the params'. Kafka is read from a day ago where nothing says otherwise.
 
     Raises:
         InputError: The options contradict each other, are misspelt, or name nothing.

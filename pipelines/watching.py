@@ -146,12 +146,8 @@ def _follow(
 def _display(address: str, as_json: bool, run: str | None) -> _Lines | LiveView:
     if as_json or not is_live(sys.stdout):
         return _Lines(address, as_json, run)
-    try:
-        from pipelines.watch_view import LiveView
-    except ImportError as error:
-        raise InputError(
-            "watch needs rich on a terminal: pip install 'shutterline[pipelines]', or use --json"
-        ) from error
+    from pipelines.watch_view import LiveView
+
     return LiveView(address, run)
 
 

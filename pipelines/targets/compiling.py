@@ -24,6 +24,7 @@ from pipelines.compiled import PLATFORM_TITLES, TARGET_VARIABLE, documents_of, s
 from pipelines.settings.kubeflow import SHM_PATH, SHM_VOLUME, KubeflowSettings, KubeflowStep
 from pipelines.settings.read import AnySettings
 from pipelines.settings.vertex import VertexStep
+from pipelines.targets.kfp_import import import_kfp
 
 # The first lines are kfp's: its loader takes a component's description from them.
 _HEADER = """\
@@ -35,22 +36,13 @@ _HEADER = """\
 
 
 def check_output(file: Path) -> None:
-    """Refuse a name that a compiled pipeline cannot have.
-
-    Raises:
-        InputError: kfp and Kubeflow go by the ending, and it is another.
-    """
+    """Refuse a name that does not end as kfp and Kubeflow expect it."""
     if file.suffix not in (".yaml", ".yml"):
         raise InputError(f"--output {file}: a compiled pipeline's name ends in .yaml")
 
 
 def write_pipeline(file: Path, text: str) -> None:
-    """Write a compiled pipeline; a link stays one, to the file that is written.
-
-    Raises:
-        InputError: It cannot be written.
-        OSError: The disk is full.
-    """
+    """Write a compiled pipeline; a link stays one, to the file that is written."""
     try:
         target = file.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,18 +61,14 @@ def compiled_pipeline(
     data: str | None = None,
     checkpoints: str | None = None,
 ) -> str:
-    """The text of the compiled pipeline.
+    """The text of the compiled pipeline; params, data and checkpoints are the defaults of its inputs.
 
-    Args:
-        params: Default of its input `params`, checked.
-        images: What the steps shall run in.
-        settings: What the platform shall give each step; None: nothing is asked of any platform.
-        data: Default of its input `data`; None: every run must give one.
-        checkpoints: Default of its input `checkpoints`; None: as the settings say.
+    Without settings nothing is asked of any platform.
 
     Raises:
         InputError: A location is none, or the file would hold a secret of this environment.
     """
+    import_kfp()
     from kfp.compiler import Compiler
 
     from pipelines.image_classifier import DESCRIPTION, pipeline_for
@@ -177,8 +165,7 @@ def _configure_pod(step: KubeflowStep, task: Any) -> None:
     for key, value in step.node_selector.items():
         kubernetes.add_node_selector(task, key, value)
     for toleration in step.tolerations:
-        fields = {"key", "operator", "value", "effect"}
-        given = toleration.model_dump(include=fields)
+        given = toleration.model_dump(exclude={"seconds"})
         kubernetes.add_toleration(task, **given, toleration_seconds=toleration.seconds)
     for variable, secret in step.secret_env.items():
         kubernetes.use_secret_as_env(task, secret.secret, {secret.key: variable}, optional=secret.optional)

@@ -14,14 +14,10 @@ from components.shared.storage.location import AnyPath, Location, parse_location
 
 _NAMES = frozenset(
     {
-        "PUBSUB_EMULATOR_HOST",
-        "STORAGE_EMULATOR_HOST",
+        *("PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST"),
         # The same bits as in a process of this machine: what sums are made of depends on how many threads make them.
-        "OMP_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "CUBLAS_WORKSPACE_CONFIG",
-        "SSL_CERT_FILE",  # where a company's own certificates are
-        "REQUESTS_CA_BUNDLE",
+        *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"),
+        *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),  # where a company's own certificates are
         "TZ",  # of the log lines
     }
 )
@@ -37,17 +33,13 @@ _DEFAULT_FILES = {
 
 
 def passed_on(environment: Mapping[str, str], params: Params, data: AnyPath) -> dict[str, str]:
-    """The settings of an environment that the steps may need, files by absolute paths.
-
-    The user's own logins are added where params or data name something that needs them.
-    """
+    """The settings that the steps may need, files by absolute paths; logins of the user where something needs them."""
     passed = {
         name: _absolute(value) if value and (name == SCRATCH_VARIABLE or _NAMES_A_FILE.fullmatch(name)) else value
         for name, value in environment.items()
         if name in _NAMES or name.startswith(_FAMILIES)
     }
-    start = parse_location(params.initial_weights) if params.initial_weights else None
-    schemes = {where.scheme for where in (data, start) if isinstance(where, Location)}
+    schemes = {where.scheme for where in (data, _weights(params)) if isinstance(where, Location)}
     google = "gs" in schemes or params.PUB_SUB_TOPIC or "google" in passed.get("KAFKA_SASL_OAUTH_PROVIDER", "")
     needed = [*(["GOOGLE_"] if google else []), *(["AWS_"] if "s3" in schemes else [])]
     home = Path(environment.get("HOME", "/"))
@@ -65,8 +57,7 @@ def named_files(passed: Mapping[str, str], params: Params) -> Iterator[Path]:
     for value in values:
         if value and Path(value).is_file():
             yield Path(value)
-    start = parse_location(params.initial_weights) if params.initial_weights else None
-    if isinstance(start, Path) and start.exists():
+    if isinstance(start := _weights(params), Path) and start.exists():
         yield start
 
 
@@ -75,9 +66,13 @@ def with_absolute_paths(params: Params) -> Params:
     absolute = {}
     if params.GOOGLE_APPLICATION_CREDENTIALS is not None:
         absolute["GOOGLE_APPLICATION_CREDENTIALS"] = _absolute(params.GOOGLE_APPLICATION_CREDENTIALS)
-    if params.initial_weights is not None and isinstance(start := parse_location(params.initial_weights), Path):
+    if isinstance(start := _weights(params), Path):
         absolute["initial_weights"] = _absolute(str(start))
     return params.model_copy(update=absolute) if absolute else params
+
+
+def _weights(params: Params) -> AnyPath | None:
+    return parse_location(params.initial_weights) if params.initial_weights else None
 
 
 def loopbacks(passed: Mapping[str, str], params: Params) -> Iterator[str]:

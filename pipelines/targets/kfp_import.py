@@ -9,8 +9,8 @@ from importlib import import_module
 _RUNTIME_VARIABLE = "_KFP_RUNTIME"
 
 
-def import_kfp(*modules: str) -> None:
-    """Import kfp, and modules of it or of ours that need it; unless it is imported, without its client."""
+def import_kfp() -> None:
+    """Import kfp; unless it is imported, without its client."""
     before = os.environ.get(_RUNTIME_VARIABLE)
     os.environ[_RUNTIME_VARIABLE] = "true"
     try:
@@ -20,5 +20,3 @@ def import_kfp(*modules: str) -> None:
             del os.environ[_RUNTIME_VARIABLE]
         else:
             os.environ[_RUNTIME_VARIABLE] = before
-    for module in modules:
-        import_module(module)

@@ -25,6 +25,7 @@ from components.shared.run import RUN_VARIABLE, new_run_id
 from components.shared.signals import TERMINATING, Terminated, handled
 from components.shared.step import read_records
 from components.shared.storage.location import AnyPath
+from pipelines.targets.kfp_import import import_kfp
 from pipelines.targets.run_directory import (
     RESULT_FILE,
     clear,
@@ -97,6 +98,7 @@ def run_local(
             files of others that the run would replace.
         OSError: The disk is full.
     """
+    import_kfp()
     out = out.absolute()
     data_named = str(data.absolute() if isinstance(data, Path) else data)
     with ExitStack() as stack:

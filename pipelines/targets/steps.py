@@ -17,7 +17,7 @@ from components.shared.storage.location import FOLLOW_LINKS_VARIABLE
 
 INTERRUPTED = "interrupted from the keyboard"
 # Why a run ends that got a signal, and its exit code.
-REASONS = {signal.SIGINT: INTERRUPTED} | {number: f"told to end by {number.name}" for number in TERMINATING}
+REASONS = {signal.SIGINT: INTERRUPTED} | {number: f"asked to end by {number.name}" for number in TERMINATING}
 STOPS = {reason: EXIT_INTERRUPTED if reason == INTERRUPTED else EXIT_TERMINATED for reason in REASONS.values()}
 
 

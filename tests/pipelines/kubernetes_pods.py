@@ -53,9 +53,7 @@ def _pod(container: Document, settings: Document) -> Document:
 
 
 def _name(entry: Document, key: str) -> str:
-    """A name that is given as a constant: the newer field counts before the older."""
-    newer = entry.get(f"{key}Parameter", {}).get("runtimeValue", {}).get("constant")
-    name: str = newer or entry.get(key) or entry["constant"]
+    name: str = entry[f"{key}Parameter"]["runtimeValue"]["constant"]
     return name
 
 
@@ -66,29 +64,21 @@ def _with_integers(entry: Document, *keys: str) -> Document:
 
 def _resources(asked: Document) -> Document:
     found: dict[str, dict[str, str]] = {"limits": {}, "requests": {}}
-    for resource, unit in (("cpu", ""), ("memory", "G")):
+    for resource in ("cpu", "memory"):
         for kind, into in (("Limit", "limits"), ("Request", "requests")):
             if amount := asked.get(f"resource{resource.capitalize()}{kind}"):
                 found[into][resource] = amount
-            elif older := asked.get(f"{resource}{kind}"):
-                found[into][resource] = f"{older}{unit}"
-    accelerator = asked.get("accelerator", {})
-    kind, count = (accelerator.get(f"resource{name}") or accelerator.get(name.lower()) for name in ("Type", "Count"))
-    if kind and count:
-        found["limits"][kind] = count
+    if accelerator := asked.get("accelerator"):
+        found["limits"][accelerator["resourceType"]] = accelerator["resourceCount"]
     return found
 
 
 def _environment(settings: Document) -> list[Document]:
     found = []
-    for kind, source in (("secret", "secretKeyRef"), ("configMap", "configMapKeyRef")):
-        for entry in settings.get(f"{kind}AsEnv", []):
-            optional = {key: entry[key] for key in ("optional",) if key in entry}
-            for pair in entry["keyToEnv"]:
-                reference = {"name": _name(entry, f"{kind}Name"), "key": pair[f"{kind}Key"], **optional}
-                found.append({"name": pair["envVar"], "valueFrom": {source: reference}})
-    for entry in settings.get("fieldPathAsEnv", []):
-        found.append({"name": entry["name"], "valueFrom": {"fieldRef": {"fieldPath": entry["fieldPath"]}}})
+    for entry in settings.get("secretAsEnv", []):
+        for pair in entry["keyToEnv"]:
+            reference = {"name": _name(entry, "secretName"), "key": pair["secretKey"], "optional": entry["optional"]}
+            found.append({"name": pair["envVar"], "valueFrom": {"secretKeyRef": reference}})
     return found
 
 
@@ -103,18 +93,11 @@ def _volumes(settings: Document) -> tuple[list[Document], list[Document]]:
     for entry in settings.get("pvcMount", []):
         add(name := _name(entry, "pvcName"), entry, persistentVolumeClaim={"claimName": name})
         mounts[-1]["subPath"] = entry.get("subPath", "")
-    for kind, key in (("secret", "secretName"), ("configMap", "name")):
-        for entry in settings.get(f"{kind}AsVolume", []):
-            name = _name(entry, f"{kind}Name")
-            add(name, entry, **{kind: {key: name, "optional": entry.get("optional", False)}})
-    for entry in settings.get("genericEphemeralVolume", []):
-        spec = {"accessModes": entry["accessModes"], "resources": {"requests": {"storage": entry["size"]}}}
-        if not entry.get("defaultStorageClass"):
-            spec["storageClassName"] = entry["storageClassName"]
-        add(entry["volumeName"], entry, ephemeral={"volumeClaimTemplate": {"spec": spec}})
+    for entry in settings.get("secretAsVolume", []):
+        name = _name(entry, "secretName")
+        add(name, entry, secret={"secretName": name, "optional": entry.get("optional", False)})
     for entry in settings.get("emptyDirMounts", []):
-        size = {key: entry[key] for key in ("sizeLimit",) if entry.get(key)}
-        add(entry["volumeName"], entry, emptyDir={"medium": entry.get("medium", ""), **size})
+        add(entry["volumeName"], entry, emptyDir={"medium": entry["medium"], "sizeLimit": entry["sizeLimit"]})
     return volumes, mounts
 
 

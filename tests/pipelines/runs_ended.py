@@ -28,19 +28,19 @@ class Run:
     process: subprocess.Popen[bytes]
 
     @property
-    def said(self) -> str:
-        """What it has said so far."""
+    def log(self) -> str:
+        """Its standard error so far."""
         return self.out.with_name(f"{self.out.name}.log").read_text(encoding="utf-8")
 
     @property
     def printed(self) -> str:
-        """What it has printed so far."""
+        """Its standard output so far."""
         return self.out.with_name(f"{self.out.name}.json").read_text(encoding="utf-8")
 
-    def until(self, words: str) -> None:
-        """Wait until it says some words."""
-        while words not in self.said:
-            assert self.process.poll() is None, self.said
+    def until(self, text: str) -> None:
+        """Wait until its log has some text."""
+        while text not in self.log:
+            assert self.process.poll() is None, self.log
             time.sleep(0.05)
 
 

@@ -39,7 +39,7 @@ def scratch(tmp_path: Path, monkeypatch: Environment) -> Path:
     return tmp_path
 
 
-def told(capsys: Capsys) -> dict[str, Any]:
+def reported(capsys: Capsys) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     return document
 
@@ -53,7 +53,7 @@ def test_a_run_through_a_bucket_is_the_run_through_paths(
     capsys.readouterr()
 
     assert data_prep(["--data", f"{bucket.uri}/in/digits", "--dataset", f"{uri}/dataset", "--json", *SHORT]) == 0
-    assert told(capsys)["report"]["dataset"] == f"{uri}/dataset"
+    assert reported(capsys)["report"]["dataset"] == f"{uri}/dataset"
     published = bucket.objects("out/dataset/")
     manifest = published.pop("out/dataset/dataset.json")
     assert published == {
@@ -64,7 +64,7 @@ def test_a_run_through_a_bucket_is_the_run_through_paths(
 
     argv = ["--dataset", f"{uri}/dataset", "--model", f"{uri}/model", "--checkpoints", f"{uri}/kept", "--json"]
     assert train([*argv, *SHORT]) == 0
-    report = told(capsys)["report"]
+    report = reported(capsys)["report"]
     assert (report["model"], report["checkpoints"]) == (f"{uri}/model", f"{uri}/kept")
     contents = f"out/model/{contents_folder(bucket.read('out/model/model.json'))}"
     assert bucket.read(f"{contents}/model.safetensors") == (local / "model" / "model.safetensors").read_bytes()
@@ -78,7 +78,7 @@ def test_a_run_through_a_bucket_is_the_run_through_paths(
 
     places = ["--model", f"{uri}/model", "--dataset", f"{uri}/dataset", "--evaluation", f"{uri}/evaluation"]
     assert evaluate([*places, "--json", *SHORT]) == 0
-    record = told(capsys)
+    record = reported(capsys)
     contents = contents_folder(bucket.read("out/evaluation/evaluation.json"))
     assert record["report"]["report_file"] == f"{uri}/evaluation/{contents}/report.html"
     fetched = scratch / "fetched"
@@ -157,7 +157,7 @@ def test_the_pipeline_takes_its_data_from_a_bucket_and_keeps_its_checkpoints_in_
 
 
 @pytest.mark.parametrize("text", ["gs://", "hdfs://host/data", "https://storage.example/data", "s3://bucket/../up"])
-def test_what_is_no_place_is_bad_input(text: str, capsys: Capsys) -> None:
+def test_what_is_no_location_is_bad_input(text: str, capsys: Capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         data_prep(["--data", text, "--dataset", "out", *SHORT])
     assert ended.value.code == 2

@@ -206,7 +206,7 @@ def test_an_interruption_is_a_document(here: Path, shutterline: Shutterline) -> 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         ("validate params.py", "params.py: fails when it is run: ValueError: [redacted]"),
         (f"params --set num_epochs={SECRET}", "must be a whole number, got the text '[redacted]'"),
@@ -218,7 +218,7 @@ def test_an_interruption_is_a_document(here: Path, shutterline: Shutterline) -> 
     ],
 )
 def test_no_message_quotes_a_secret_of_the_environment(
-    here: Path, shutterline: Shutterline, monkeypatch: Environment, arguments: str, told: str
+    here: Path, shutterline: Shutterline, monkeypatch: Environment, arguments: str, reported: str
 ) -> None:
     Path("params.py").write_text(f"raise ValueError({SECRET!r})")
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", SECRET)
@@ -226,9 +226,9 @@ def test_no_message_quotes_a_secret_of_the_environment(
     done = shutterline(*arguments.split(), "--json")
 
     assert done.code == 2
-    assert told in done.err
+    assert reported in done.err
     assert SECRET not in done.out + done.err
-    assert "watch" in arguments or told in done.document["error"]["message"]
+    assert "watch" in arguments or reported in done.document["error"]["message"]
 
 
 def test_what_a_message_says_of_an_option_is_kept(here: Path, refused: Refused, monkeypatch: Environment) -> None:
@@ -257,7 +257,7 @@ CLOSED = "error: standard output is closed; lead it somewhere, such as to /dev/n
 
 
 @pytest.mark.parametrize("arguments", PRINTING)
-def test_a_reader_that_has_gone_is_not_spoken_of_and_a_full_disk_is_one_message(tmp_path: Path, arguments: str) -> None:
+def test_a_reader_that_has_gone_is_not_reported_and_a_full_disk_is_one_message(tmp_path: Path, arguments: str) -> None:
     own = int("missing" in arguments)  # what the command reports by itself
 
     code, out, err = in_a_shell(f"{SHUTTERLINE} {arguments}", tmp_path, "true")
@@ -289,7 +289,7 @@ def test_a_steps_document_that_cannot_be_written_is_one_message(tmp_path: Path, 
     assert "Traceback" not in err
 
 
-def test_nobody_to_be_told_changes_no_exit_code(tmp_path: Path) -> None:
+def test_a_standard_error_that_takes_nothing_changes_no_exit_code(tmp_path: Path) -> None:
     code, out, _ = in_a_shell(f"{SHUTTERLINE} params missing.json --json 2>/dev/full", tmp_path)
 
     assert code == 2

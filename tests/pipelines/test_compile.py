@@ -107,7 +107,7 @@ def test_a_link_stays_one_to_the_file_that_is_written(shutterline: Shutterline) 
 
 
 @pytest.mark.parametrize("option", ["--data", "--checkpoints"])
-def test_what_kfp_would_fill_in_is_no_place(refused: Refused, option: str) -> None:
+def test_what_kfp_would_fill_in_is_no_location(refused: Refused, option: str) -> None:
     message = refused(*EXAMPLE, option, "gs://bucket/{{$.pipeline_job_name}}")
     assert f"{option.removeprefix('--')} gs://bucket/" in message
     assert not FILE.exists()

@@ -110,13 +110,13 @@ def test_a_component_takes_what_its_command_line_takes(
     # Figures and pages travel inside the model or the evaluation directory where no platform asks for them.
     made = {*outputs.get("artifacts", {})} - {"metrics", "learning_curves", "confusion", "report"}
 
-    told = command_line(f"components.{component.replace('-', '_')}.__main__", monkeypatch) - PERSONS
+    reported = command_line(f"components.{component.replace('-', '_')}.__main__", monkeypatch) - PERSONS
 
     if component == "exit-step":
-        assert told == {"params", "state", "message"}  # of the platform's status
+        assert reported == {"params", "state", "message"}  # of the platform's status
         assert taken == {"params", "job_id", "job_name", "status"}
     else:
-        assert (taken | made) - PIPELINES == told
+        assert (taken | made) - PIPELINES == reported
     for kind in ("parameters", "artifacts"):
         assert all(entry.get("description") for entry in inputs.get(kind, {}).values())
 

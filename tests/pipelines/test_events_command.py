@@ -69,7 +69,7 @@ def test_replay_delivers_what_is_left_in_order_and_repeating_is_harmless(
     assert len(brokers["kafka"].taken) == 5
 
 
-def test_what_stays_undelivered_is_told_and_exits_1(tmp_path: Path, capsys: Capsys, brokers: Brokers) -> None:
+def test_what_stays_undelivered_is_reported_and_exits_1(tmp_path: Path, capsys: Capsys, brokers: Brokers) -> None:
     path = left_spool(tmp_path, lines_of(3), "kafka")
     refused = StatusRefusedError("kafka status: no such topic")
     brokers["kafka"] = ScriptedTransport(
@@ -218,7 +218,7 @@ def test_what_in_a_bucket_cannot_be_replayed_exits_2_with_one_line(bucket: Bucke
 
 
 @pytest.mark.parametrize("bucket", ["gs"], indirect=True)
-def test_a_ledger_that_cannot_be_put_back_is_told_and_the_events_are_there(
+def test_a_ledger_that_cannot_be_put_back_is_reported_and_the_events_are_there(
     bucket: Bucket, tmp_path: Path, brokers: Brokers, capsys: Capsys
 ) -> None:
     path = left_spool(tmp_path, lines_of(3), "kafka")
@@ -226,10 +226,10 @@ def test_a_ledger_that_cannot_be_put_back_is_told_and_the_events_are_there(
         bucket.write(f"events/{file.name}", file.read_bytes())
     bucket.faults.inject(Refuse(403), "write", times=None)
     assert main(["events", "replay", f"{bucket.uri}/events"]) == 0
-    told = capsys.readouterr()
-    assert told.out == f"{bucket.uri}/events/{path.name}: 3 events to kafka status\n"
-    assert told.err.count("\n") == 1
-    assert "the next replay delivers the same events again, under the same ids" in told.err
+    reported = capsys.readouterr()
+    assert reported.out == f"{bucket.uri}/events/{path.name}: 3 events to kafka status\n"
+    assert reported.err.count("\n") == 1
+    assert "the next replay delivers the same events again, under the same ids" in reported.err
     assert len(brokers["kafka"].taken) == 3
 
 

@@ -64,7 +64,7 @@ def execute(file: Path, *, data: Path = DIGITS, caching: bool = False) -> Except
 
 
 def ends() -> list[PipelineEnded]:
-    """What the exit steps told, in order."""
+    """What the exit steps reported, in order."""
     found = sorted(events_in(EVENTS), key=lambda event: event.time)
     return [event.data for event in found if isinstance(event.data, PipelineEnded)]
 

@@ -26,27 +26,27 @@ def compiled(folder: Path, capsys: Capsys, settings: dict[str, Any], *options: s
     return document["components"]["comp-exit-handler-1"]["dag"]["tasks"], " ".join(capsys.readouterr().out.split())
 
 
-def test_retries_are_said_to_be_for_pods_that_are_lost(tmp_path: Path, capsys: Capsys) -> None:
-    _, told = compiled(tmp_path, capsys, {"train": {"timeout_s": 600}})
-    assert "an attempt that its time limit ends is not repeated by a stock Kubeflow Pipelines 2.17" in told
+def test_retries_are_reported_to_be_for_pods_that_are_lost(tmp_path: Path, capsys: Capsys) -> None:
+    _, reported = compiled(tmp_path, capsys, {"train": {"timeout_s": 600}})
+    assert "an attempt that its time limit ends is not repeated by a stock Kubeflow Pipelines 2.17" in reported
     assert "`retryPolicy: OnError`" in README
-    _, told = compiled(tmp_path, capsys, {"every-step": {"retry": {"times": 0}}, "train": {"timeout_s": 600}})
-    assert "is not repeated" not in told
+    _, reported = compiled(tmp_path, capsys, {"every-step": {"retry": {"times": 0}}, "train": {"timeout_s": 600}})
+    assert "is not repeated" not in reported
 
 
-def test_a_pod_is_said_to_get_no_time_to_save(tmp_path: Path, capsys: Capsys) -> None:
+def test_a_pod_is_reported_to_get_no_time_to_save(tmp_path: Path, capsys: Capsys) -> None:
     spot = {"train": {"node_selector": {"cloud.google.com/gke-spot": "true"}}}
-    _, told = compiled(tmp_path, capsys, spot)
-    assert "gets no time to save when its pod is deleted" in told
+    _, reported = compiled(tmp_path, capsys, spot)
+    assert "gets no time to save when its pod is deleted" in reported
     assert "30 s" not in README
-    _, told = compiled(tmp_path, capsys, spot, "--set", "checkpoint_minutes=2")
-    assert "no time to save" not in told
+    _, reported = compiled(tmp_path, capsys, spot, "--set", "checkpoint_minutes=2")
+    assert "no time to save" not in reported
 
 
 def test_what_is_cached_and_what_must_be_for_that(tmp_path: Path, capsys: Capsys) -> None:
     tasks, _ = compiled(tmp_path, capsys, {})
     assert not tasks["data-prep"]["cachingOptions"].get("enableCache")
-    tasks, told = compiled(tmp_path, capsys, {}, "--cache")
+    tasks, reported = compiled(tmp_path, capsys, {}, "--cache")
     assert all(tasks[step]["cachingOptions"]["enableCache"] for step in ("data-prep", "train", "evaluate"))
-    assert "data prep is cached by the name of the location it reads, whatever is there now" in told
+    assert "data prep is cached by the name of the location it reads, whatever is there now" in reported
     assert "only served behind a data prep that was served itself" in " ".join(README.split())

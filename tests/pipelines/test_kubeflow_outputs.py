@@ -51,9 +51,9 @@ def test_every_step_names_artifacts_by_their_uris_and_publishes_scalars(pod: Pod
     pod.run(train, params=params(), inputs=FROM_PREP)
     pod.run(evaluate, params=params(), inputs={**FROM_PREP, "model": "train"})
 
-    told = [file.read_text() for folder in ("events", "steps") for file in (pod.folder / folder).glob("*.json*")]
-    assert len(told) >= 6
-    for text in (*told, json.dumps(pod.made)):
+    reported = [file.read_text() for folder in ("events", "steps") for file in (pod.folder / folder).glob("*.json*")]
+    assert len(reported) >= 6
+    for text in (*reported, json.dumps(pod.made)):
         assert str(pod.mount) not in text
     model, evaluation = pod.uri("train", "model"), pod.uri("evaluate", "evaluation")
     assert artifacts_of(pod, "data-prep") == {"dataset": pod.uri("data-prep", "dataset")}
@@ -116,7 +116,7 @@ def test_a_group_names_them_likewise(pod: Pod, monkeypatch: Environment) -> None
     assert all(str(pod.mount) not in file.read_text() for file in (pod.folder / "events").iterdir())
 
 
-def test_all_runs_share_a_place_for_checkpoints_and_the_same_run_goes_on(pod: Pod) -> None:
+def test_all_runs_share_a_location_for_checkpoints_and_the_same_run_goes_on(pod: Pod) -> None:
     shared = pod.folder / "shared"
 
     def trained(**changes: Any) -> str | None:
@@ -127,7 +127,7 @@ def test_all_runs_share_a_place_for_checkpoints_and_the_same_run_goes_on(pod: Po
     with_dataset(pod)
     assert trained() is None
     assert trained(learning_rate=0.02) is None
-    # Who is told, and how much is kept, changes nothing of what is computed.
+    # Who is reported, and how much is kept, changes nothing of what is computed.
     assert trained(keep_checkpoints=1, checkpoint_minutes=5) == "its end, after epoch 1"
     assert len(list(shared.iterdir())) == 2
     write_digits(pod.path("data-prep", "dataset"), 600)

@@ -9,7 +9,7 @@ import pytest
 
 from components.shared.errors import ParamsError, Problem
 from components.shared.logs import LINE
-from tests.examples import write_digits, write_params
+from tests.examples import write_params
 from tests.pipelines.conftest import Capsys, Command
 from tests.shared.test_command import ARGUMENTS
 from tests.shared.test_command import command as trial
@@ -69,17 +69,3 @@ def test_every_line_of_a_message_is_a_line_of_the_steps_log(capsys: Capsys) -> N
         "  batch_size: must be at least 1",
     ]
     assert all(LINE.fullmatch(line) for line in lines)
-
-
-@pytest.mark.slow
-def test_a_group_says_what_is_wrong_once(tmp_path: Path, command: Command) -> None:
-    dataset, params = write_digits(tmp_path / "dataset"), write_params(tmp_path / "params.json", n_classes=4)
-
-    done = command(
-        *("-m", "components.train", "--dataset", dataset, "--model", tmp_path / "model"),
-        *("--params", params, "--processes", "2"),
-    )
-
-    assert done.returncode == 2
-    assert done.stderr.count("n_classes: is 4") == 1, done.stderr
-    assert done.stderr.count("ERROR") == 1, done.stderr

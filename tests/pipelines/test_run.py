@@ -131,7 +131,7 @@ def assert_once(err: str, message: str, step: str, log: str) -> None:
     assert "Traceback" not in err
 
 
-def test_a_step_that_fails_is_told_and_leaves_nothing_that_opens(here: Path, shutterline: Shutterline) -> None:
+def test_a_step_that_fails_is_reported_and_leaves_nothing_that_opens(here: Path, shutterline: Shutterline) -> None:
     params = write_params(Path("params.json"), optim_class="torch.optim.SGD", learning_rate=1e30)
 
     code, _, err = shutterline("run", "--params", params, "--out", "out")
@@ -148,7 +148,7 @@ def test_a_step_that_fails_is_told_and_leaves_nothing_that_opens(here: Path, shu
         open_model(model)
 
 
-def test_bad_data_ends_with_exit_code_2_and_is_told_by_its_name(here: Path, shutterline: Shutterline) -> None:
+def test_bad_data_ends_with_exit_code_2_and_its_name(here: Path, shutterline: Shutterline) -> None:
     data = here / "python3 images"
     data.mkdir()
 
@@ -185,20 +185,20 @@ def test_data_in_a_bucket_is_passed_on_as_it_was_written(
         pytest.param(signal.SIGHUP, False, 143, "SIGHUP", marks=pytest.mark.slow, id="SIGHUP"),
     ],
 )
-def test_a_run_that_is_told_to_stop_ends_in_good_order(
+def test_a_run_that_is_asked_to_stop_ends_in_good_order(
     tmp_path: Path, number: signal.Signals, whole_group: bool, code: int, reason: str
 ) -> None:
     out, params = tmp_path / "out", write_params(tmp_path / "params.json", num_epochs=100_000)
     with running(out, run_command(out, params, "--json")) as run:
         run.until("epoch 3/")
         (os.killpg if whole_group else os.kill)(run.process.pid, number)
-        assert run.process.wait(60) == code, run.said
+        assert run.process.wait(60) == code, run.log
 
     document: dict[str, Any] = json.loads(run.printed)
     assert document["status"] == "cancelled"
     assert document["steps"] == {"data-prep": "succeeded", "train": "cancelled", "exit": "succeeded"}
     assert document == json.loads((out / "result.json").read_text())
-    assert "Traceback" not in run.said
+    assert "Traceback" not in run.log
     (model,) = (out / "kfp").glob("*/train/model")
     with pytest.raises(ArtifactError, match="not a complete model"):
         open_model(model)

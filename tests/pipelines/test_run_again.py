@@ -123,7 +123,7 @@ COSINE = {"learning_rate_schedule": [{"class": "torch.optim.lr_scheduler.CosineA
 
 
 @pytest.mark.parametrize(
-    ("there", "here", "told"),
+    ("there", "here", "reported"),
     [
         ({}, {"num_epochs": 2}, "num_epochs: 2 here, and epoch 4 is trained there"),
         (
@@ -139,14 +139,14 @@ COSINE = {"learning_rate_schedule": [{"class": "torch.optim.lr_scheduler.CosineA
     ],
 )
 def test_what_the_training_would_refuse_is_refused_before_anything_is_touched(
-    tmp_path: Path, there: dict[str, Any], here: dict[str, Any], told: str
+    tmp_path: Path, there: dict[str, Any], here: dict[str, Any], reported: str
 ) -> None:
     params = small(num_epochs=4, **there)
     write_inputs(tmp_path, params, "/data")
     trained = manifest(5, 0, finished=True, params=params.to_dict())
     write_checkpoint(tmp_path / "checkpoints" / "0123", trained, {})
 
-    with pytest.raises(InputError, match=re.escape(told)):
+    with pytest.raises(InputError, match=re.escape(reported)):
         require_same_run(tmp_path, small(**here), "/data")
     require_same_run(tmp_path, params, "/data")
 

@@ -187,7 +187,7 @@ def test_no_engine_is_one_clear_message(here: Path, refused: Refused, monkeypatc
     gc.collect()
 
 
-def test_images_that_are_missing_are_told_all_at_once(here: Path, refused: Refused, engine: DockerServer) -> None:
+def test_images_that_are_missing_are_reported_all_at_once(here: Path, refused: Refused, engine: DockerServer) -> None:
     del engine.images[image_of("train")], engine.images[image_of("evaluate")]
 
     assert refused(*DOCKER) == (
@@ -408,9 +408,7 @@ def test_a_container_that_ends_without_a_word_is_explained_and_nothing_follows_i
     assert output in Path("out/kfp.log").read_text()
 
 
-def test_an_engine_that_refuses_a_container_is_told_in_its_words(
-    shutterline: Shutterline, engine: DockerServer
-) -> None:
+def test_an_engine_that_refuses_a_container_is_quoted(shutterline: Shutterline, engine: DockerServer) -> None:
     engine.answers["POST", "/containers/1/start"] = (500, {"message": "no space left on device"})
 
     done, document = run(shutterline)

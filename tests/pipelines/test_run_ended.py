@@ -103,7 +103,7 @@ def test_the_last_line_of_an_interrupted_run_is_the_command_that_goes_on(run: Ru
 
     (directory,) = (run.out / "checkpoints").iterdir()
     place = read_checkpoint_manifest(list_checkpoints(directory)[-1]).position
-    *_, saved, command = run.said.splitlines()
+    *_, saved, command = run.log.splitlines()
     assert saved == f"interrupted; {place} is saved in {directory}; go on by:"
     with running(run.out, ["sh", "-c", f"exec {command}"]) as again:
         again.until(f"going on from a checkpoint of {place}")
@@ -116,12 +116,12 @@ def test_data_prep_interrupted_in_a_run_that_goes_on(tmp_path: Path) -> None:
     write_inputs(out, Params.load(str(params)), str(EXAMPLE_DATA))
     with running(out, run_command(out, params)) as run:
         while not any(b"executor_main" in command for command in commands_of(out)):
-            assert run.process.poll() is None, run.said
+            assert run.process.poll() is None, run.log
         os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does, before the step can report anything
-        assert run.process.wait(60) == 130, run.said
+        assert run.process.wait(60) == 130, run.log
 
-    assert run.said.splitlines()[-2] == f"interrupted; epoch 2, batch 7 is saved in {directory}; go on by:"
-    assert "pipeline failed" not in run.said
+    assert run.log.splitlines()[-2] == f"interrupted; epoch 2, batch 7 is saved in {directory}; go on by:"
+    assert "pipeline failed" not in run.log
     last = [event for event in events_in(out / "events") if event.is_terminal][-1]
     assert (last.step, last.state) == ("pipeline", "cancelled")
 

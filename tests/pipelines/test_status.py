@@ -48,8 +48,8 @@ def test_both_brokers_hold_the_same_events_of_a_run(
     assert at_kafka == [message.data for message in messages], "identical bytes in the same order"
 
     events = [StepEvent.from_bytes(message) for message in at_kafka]
-    told = [f"{event.step} {event.state}" for event in events if event.state != "progress"]
-    assert told == [
+    reported = [f"{event.step} {event.state}" for event in events if event.state != "progress"]
+    assert reported == [
         *("pipeline started", "data-prep started", "data-prep succeeded"),
         *("train started", "train checkpoint", "train checkpoint", "train succeeded"),
         *("evaluate started", "evaluate succeeded", "pipeline succeeded"),

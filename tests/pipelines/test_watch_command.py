@@ -34,32 +34,32 @@ HOSTILE = "\x1b[2J\x1b]0;owned\x07\x1b[31mred\x9b1m \u202eevil [bold]x[/bold] \u
 
 def hostile(run: str) -> list[bytes]:
     """Events that are ours by every rule and bring whatever may stand in their texts and numbers."""
-    told = []
+    bodies = []
     for step in ("étape", "x" * 500):
         voice = EventSequence(run, step)
-        told.append(voice.next("started", StepStarted(HOSTILE, HOSTILE, None, HOSTILE)))
-        told.append(voice.next("progress", progress(10**300, 10**30)))
-        told.append(voice.next("progress", progress(0, 0, device=HOSTILE)))
-        told.append(voice.next("failed", Failed(1e300, Error(HOSTILE, HOSTILE * 5), 10**60)))
-    told.append(EventSequence(run, PIPELINE, 7).next("started", PipelineStarted(HOSTILE, [HOSTILE] * 100, "1", "h")))
-    raw = json.loads(told[0])
+        bodies.append(voice.next("started", StepStarted(HOSTILE, HOSTILE, None, HOSTILE)))
+        bodies.append(voice.next("progress", progress(10**300, 10**30)))
+        bodies.append(voice.next("progress", progress(0, 0, device=HOSTILE)))
+        bodies.append(voice.next("failed", Failed(1e300, Error(HOSTILE, HOSTILE * 5), 10**60)))
+    bodies.append(EventSequence(run, PIPELINE, 7).next("started", PipelineStarted(HOSTILE, [HOSTILE] * 100, "1", "h")))
+    raw = json.loads(bodies[0])
     for number, moment in enumerate(("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59")):
         changes = {
             "id": f"{run}/étape/0/{100 + number}",
             "time": moment,
             "data": {"version": "\ud800", "host": HOSTILE},
         }
-        told.append(json.dumps(raw | changes).encode())
-    return told
+        bodies.append(json.dumps(raw | changes).encode())
+    return bodies
 
 
 def a_long_run(run: str) -> tuple[list[bytes], bytes]:
     """Everything a run of many attempts tells, and its end."""
-    *told, end = a_pipeline(run)
+    *bodies, end = a_pipeline(run)
     for attempt in range(1, 50):
         voice = EventSequence(run, "train", attempt)
-        told += [voice.next("progress", progress(epoch, 10)) for epoch in range(10)]
-    return told + hostile(run), end
+        bodies += [voice.next("progress", progress(epoch, 10)) for epoch in range(10)]
+    return bodies + hostile(run), end
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -85,12 +85,12 @@ def test_a_thousand_foreign_messages_break_nothing_and_hide_nothing(status: str,
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("succeeded", 0), ("failed", 1), ("cancelled", 130)])
-@pytest.mark.parametrize("told", [a_pipeline, a_step])
+@pytest.mark.parametrize("bodies", [a_pipeline, a_step])
 def test_the_exit_code_is_the_runs_outcome(
-    status: str, told: Callable[[str, Ending], list[bytes]], outcome: Ending, code: int
+    status: str, bodies: Callable[[str, Ending], list[bytes]], outcome: Ending, code: int
 ) -> None:
-    bodies = told("mine", outcome)
-    publish(status, [*told("other", "succeeded"), *bodies, *a_step("later")])
+    bodies = bodies("mine", outcome)
+    publish(status, [*bodies("other", "succeeded"), *bodies, *a_step("later")])
 
     done = watched("--kafka", status, "--json", "--until-done", "--run", "mine")
 
@@ -188,7 +188,7 @@ def test_a_broker_that_is_killed_and_comes_back_loses_nothing_and_shows_nothing_
     assert parsed(printed) == parsed(bodies)
 
 
-def test_a_broker_that_stays_away_is_told_of_on_standard_error(own_kafka_broker: DurableKafkaBroker) -> None:
+def test_a_broker_that_stays_away_is_reported_on_standard_error(own_kafka_broker: DurableKafkaBroker) -> None:
     own_kafka_broker.create_topic("status")
     place = f"{own_kafka_broker.bootstrap}/status"
     own_kafka_broker.kill()
@@ -199,9 +199,9 @@ def test_a_broker_that_stays_away_is_told_of_on_standard_error(own_kafka_broker:
         assert process.stderr.readline().endswith("; trying again\n")
         own_kafka_broker.start()
         publish(place, bodies)
-        printed, told = process.communicate(timeout=LONG_S)
+        printed, bodies = process.communicate(timeout=LONG_S)
 
     assert process.returncode == 0
     assert parsed(printed.splitlines()) == parsed(bodies)
-    assert told.splitlines() == [f"Kafka {own_kafka_broker.bootstrap} topic status is back",
+    assert bodies.splitlines() == [f"Kafka {own_kafka_broker.bootstrap} topic status is back",
                                  "6 events, broker away 1 time"]  # fmt: skip

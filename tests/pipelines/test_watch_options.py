@@ -128,16 +128,18 @@ def test_security_settings_that_are_wrong(refused: Refused, monkeypatch: Environ
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
-def test_being_told_to_stop_is_quiet(status: str, number: signal.Signals, code: int) -> None:
+def test_being_asked_to_stop_is_quiet(status: str, number: signal.Signals, code: int) -> None:
     publish(status, a_step("run-1"))
 
     with watching("--kafka", status, "--since", "beginning", "--json") as process:
         lines_of(process, 6)
         process.send_signal(number)
-        printed, told = process.communicate(timeout=LONG_S)
+        printed, reported = process.communicate(timeout=LONG_S)
 
     assert (process.returncode, printed) == (code, "")
-    assert told in ("6 events\n", "5 events\n"), "the last one may be interrupted between its showing and its counting"
+    assert reported in ("6 events\n", "5 events\n"), (
+        "the last one may be interrupted between its showing and its counting"
+    )
 
 
 def in_a_shell(script: str) -> subprocess.CompletedProcess[str]:
