@@ -17,6 +17,9 @@ from hypothesis import settings
 
 from pipelines.targets.kfp_import import import_kfp
 
+# Modules are compiled once, and not by each of the hundreds of processes that tests start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 import_kfp()  # before a test does, which takes two seconds more
 
 # Tests never judge time: an example may take as long as a busy machine needs.
