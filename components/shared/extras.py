@@ -47,7 +47,7 @@ def extras_named(command: str, *extras: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         missing = _missing(*extras)
-        own = (extra for extra, packages in missing.items() if error.name in map(_module, packages))
+        own = (extra for extra, packages in missing.items() if (error.name or "") in map(_module, packages))
         if (extra := next(own, extras[0])) not in missing:
             raise
         raise _error(command, {extra: missing[extra]}) from error

@@ -44,7 +44,7 @@ def exit_step_time(_: Path) -> str:
         os.environ |= {"KFP_POD_NAME": "pod", "KF_PIPELINES_ENDPOINT": api.url}
         logging.disable(logging.WARNING)
         times = []
-        for _ in range(6):
+        for _round in range(6):
             start = time.perf_counter()
             report_end(state="COMPLETE", run=run, targets=targets)
             times.append(time.perf_counter() - start)

@@ -85,12 +85,12 @@ def test_a_thousand_foreign_messages_break_nothing_and_hide_nothing(status: str,
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("succeeded", 0), ("failed", 1), ("cancelled", 130)])
-@pytest.mark.parametrize("bodies", [a_pipeline, a_step])
+@pytest.mark.parametrize("events_of", [a_pipeline, a_step])
 def test_the_exit_code_is_the_runs_outcome(
-    status: str, bodies: Callable[[str, Ending], list[bytes]], outcome: Ending, code: int
+    status: str, events_of: Callable[[str, Ending], list[bytes]], outcome: Ending, code: int
 ) -> None:
-    bodies = bodies("mine", outcome)
-    publish(status, [*bodies("other", "succeeded"), *bodies, *a_step("later")])
+    bodies = events_of("mine", outcome)
+    publish(status, [*events_of("other", "succeeded"), *bodies, *a_step("later")])
 
     done = watched("--kafka", status, "--json", "--until-done", "--run", "mine")
 
@@ -170,14 +170,14 @@ def test_a_broker_that_is_killed_and_comes_back_loses_nothing_and_shows_nothing_
     own_kafka_broker: DurableKafkaBroker,
 ) -> None:
     own_kafka_broker.create_topic("status")
-    place = f"{own_kafka_broker.bootstrap}/status"
+    address = f"{own_kafka_broker.bootstrap}/status"
     bodies = a_pipeline("run-1")
 
-    with watching("--kafka", place, "--json", "--until-done", "--run", "run-1") as process:
+    with watching("--kafka", address, "--json", "--until-done", "--run", "run-1") as process:
         printed = []
         for start in range(0, len(bodies), 6):
             part = bodies[start : start + 6]
-            publish(place, part)
+            publish(address, part)
             printed += lines_of(process, len(part))
             own_kafka_broker.kill()
             own_kafka_broker.start()
@@ -190,18 +190,18 @@ def test_a_broker_that_is_killed_and_comes_back_loses_nothing_and_shows_nothing_
 
 def test_a_broker_that_stays_away_is_reported_on_standard_error(own_kafka_broker: DurableKafkaBroker) -> None:
     own_kafka_broker.create_topic("status")
-    place = f"{own_kafka_broker.bootstrap}/status"
+    address = f"{own_kafka_broker.bootstrap}/status"
     own_kafka_broker.kill()
     bodies = a_step("run-1")
 
-    with watching("--kafka", place, "--json", "--until-done", "--since", "now") as process:
+    with watching("--kafka", address, "--json", "--until-done", "--since", "now") as process:
         assert process.stderr is not None
         assert process.stderr.readline().endswith("; trying again\n")
         own_kafka_broker.start()
-        publish(place, bodies)
-        printed, bodies = process.communicate(timeout=LONG_S)
+        publish(address, bodies)
+        printed, log = process.communicate(timeout=LONG_S)
 
     assert process.returncode == 0
     assert parsed(printed.splitlines()) == parsed(bodies)
-    assert bodies.splitlines() == [f"Kafka {own_kafka_broker.bootstrap} topic status is back",
-                                 "6 events, broker away 1 time"]  # fmt: skip
+    assert log.splitlines() == [f"Kafka {own_kafka_broker.bootstrap} topic status is back",
+                                "6 events, broker away 1 time"]  # fmt: skip

@@ -21,8 +21,8 @@ LONG_S = 120.0
 WATCH = (sys.executable, "-m", "pipelines.cli", "watch")
 
 
-def publish(place: str, bodies: Sequence[bytes], age_s: float = 0) -> None:
-    bootstrap, _, topic = place.rpartition("/")
+def publish(address: str, bodies: Sequence[bytes], age_s: float = 0) -> None:
+    bootstrap, _, topic = address.rpartition("/")
     milliseconds = int((time.time() - age_s) * 1000)
     with closing(KafkaProducer(bootstrap_servers=bootstrap, acks="all")) as producer:
         for sent in [producer.send(topic, body, key=b"run", timestamp_ms=milliseconds) for body in bodies]:
