@@ -25,7 +25,7 @@ from tests.pipelines.conftest import SEED, FinishedRun
 
 EVENTS = Path("events")
 SUCCEEDED = dict.fromkeys(["data-prep", "train", "evaluate"], "succeeded")
-pytestmark = pytest.mark.usefixtures("capfd")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("capfd")]
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,6 @@ def history(model: Path) -> list[dict[str, Any]]:
     return [record | {"images_per_second": None} for record in records]  # no two runs are equally fast
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("target", [None, "kubeflow", "vertex"])
 def test_a_compiled_file_gives_the_bytes_that_the_python_pipeline_gives(
     target: PlatformName | None, finished: FinishedRun
@@ -103,7 +102,6 @@ def test_a_compiled_file_gives_the_bytes_that_the_python_pipeline_gives(
     assert outcomes(ends()[-1]) == SUCCEEDED
 
 
-@pytest.mark.slow
 def test_a_second_run_is_served_from_the_cache_and_its_events_say_so() -> None:
     file = compile_for("kubeflow", **{"data-prep": {"cache": True}})
 
@@ -116,7 +114,6 @@ def test_a_second_run_is_served_from_the_cache_and_its_events_say_so() -> None:
     assert len(list(Path("root").glob("*/train/model"))) == 1
 
 
-@pytest.mark.slow
 def test_data_prep_is_repeated_when_it_failed_and_not_cached_unless_asked(here: Path) -> None:
     """Data may change in their place."""
     file, late = compile_for("kubeflow"), here / "late"

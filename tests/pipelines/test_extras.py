@@ -105,6 +105,7 @@ def test_a_base_install_does_what_it_can_and_names_the_extra_for_the_rest(tmp_pa
     assert not (folder / "made").exists()
 
 
+@pytest.mark.slow
 def test_an_install_for_submitting_runs_nothing_here(tmp_path: Path, folder: Path) -> None:
     commands = ["shutterline run --out made", "shutterline validate pipeline.yaml",
                 f"shutterline submit pipeline.yaml {HOST} --dry-run",
@@ -125,6 +126,7 @@ def test_an_install_for_submitting_runs_nothing_here(tmp_path: Path, folder: Pat
     assert "pip install 'shutterline[vertex]'" in status.err
 
 
+@pytest.mark.slow
 def test_an_install_of_one_step_does_that_step(tmp_path: Path) -> None:
     (done,) = results(installation(tmp_path / "installed", "data-prep"), tmp_path, [PREP]).values()
     assert done.code == 0, done.err

@@ -60,6 +60,7 @@ def test_the_table_of_kafkas_settings_is_the_codes() -> None:
     assert shown[1].split("|---|---|\n", 1)[1] == rows
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_a_notebooks_progress(tmp_path: Path) -> None:
     (source,) = blocks("python")
     assert '"mode": "notebook"' in source

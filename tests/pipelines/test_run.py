@@ -179,7 +179,7 @@ def test_data_in_a_bucket_is_passed_on_as_it_was_written(
     ("number", "whole_group", "code", "reason"),
     [
         pytest.param(signal.SIGINT, True, 130, "interrupted from the keyboard", id="Ctrl-C"),  # as a terminal does
-        pytest.param(signal.SIGTERM, False, 143, "SIGTERM", id="SIGTERM"),
+        pytest.param(signal.SIGTERM, False, 143, "SIGTERM", marks=pytest.mark.slow, id="SIGTERM"),
         # Which is what the step then gets.
         pytest.param(signal.SIGINT, False, 130, "SIGTERM", marks=pytest.mark.slow, id="SIGINT to the command alone"),
         pytest.param(signal.SIGHUP, False, 143, "SIGHUP", marks=pytest.mark.slow, id="SIGHUP"),

@@ -25,6 +25,7 @@ from tests.pipelines.conftest import Refused
 from tests.pipelines.runs_ended import TOKEN, Run, commands_of, end_of_all, run_command, running
 from tests.train.checkpoints.making import manifest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 # As `run` starts a step: below a shell, with the lock's file in the environment, its output read by the run.
@@ -53,7 +54,6 @@ run_step("train", PARAMS, lambda params, emit: threading.Event().wait(), lambda:
 """
 
 
-@pytest.mark.slow
 def test_a_step_ends_with_its_run_20_times_of_20(tmp_path: Path) -> None:
     moments, states = random.Random(13), []  # noqa: S311 - moments, not secrets
     for number in range(20):
@@ -84,7 +84,6 @@ def run(tmp_path: Path) -> Iterator[Run]:
         yield run
 
 
-@pytest.mark.slow
 def test_a_killed_run_leaves_a_checkpoint_and_goes_on(run: Run) -> None:
     run.process.kill()
     run.process.wait()
@@ -96,7 +95,6 @@ def test_a_killed_run_leaves_a_checkpoint_and_goes_on(run: Run) -> None:
     assert states == [("data-prep", "succeeded"), ("train", "cancelled")]
 
 
-@pytest.mark.slow
 def test_the_last_line_of_an_interrupted_run_is_the_command_that_goes_on(run: Run) -> None:
     os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
     assert run.process.wait(60) == 130
@@ -129,7 +127,6 @@ def test_data_prep_interrupted_in_a_run_that_goes_on(tmp_path: Path) -> None:
 ON_A_TERMINAL = "import os, sys; os.login_tty(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
 
 
-@pytest.mark.slow
 def test_a_run_whose_terminal_is_closed_ends_in_good_order(tmp_path: Path) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=100_000)
     master, terminal = pty.openpty()
@@ -157,7 +154,6 @@ def test_a_run_whose_terminal_is_closed_ends_in_good_order(tmp_path: Path) -> No
     ]
 
 
-@pytest.mark.slow
 def test_a_hung_up_run_goes_on_where_nohup_has_it_ignored(tmp_path: Path) -> None:
     params = write_params(tmp_path / "params.json", num_epochs=30)
     out = tmp_path / "out"
@@ -167,7 +163,6 @@ def test_a_hung_up_run_goes_on_where_nohup_has_it_ignored(tmp_path: Path) -> Non
         assert run.process.wait(120) == 0
 
 
-@pytest.mark.slow
 def test_the_second_of_two_runs_is_refused_20_times_of_20(run: Run, refused: Refused) -> None:
     for _ in range(20):
         message = refused(*run_command(run.out, run.out.with_name("params.json"))[3:])

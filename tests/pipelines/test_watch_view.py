@@ -7,15 +7,16 @@ import signal
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any, Literal
 
 import pytest
 from rich.console import Console
 
-from components.shared.events.data import Checkpoint, Error, PipelineEnded, Progress, StepOutcome, StepStarted
+from components.shared.events.data import Checkpoint, Error, PipelineEnded, Progress, State, StepOutcome, StepStarted
 from components.shared.events.event import PIPELINE
 from components.shared.events.runs import fold
 from components.shared.events.watch import Counts
-from pipelines.watch_text import clock, duration, event_line, event_words, printable
+from pipelines.watch_text import duration, event_line, event_words, printable
 from pipelines.watch_view import LiveView, Runs, run_lines
 from tests.pipelines.conftest import Environment
 from tests.pipelines.terminal import OnTerminal, Screen
@@ -30,7 +31,7 @@ from tests.shared.events.sample_events import (
     a_step,
     parsed,
     progress,
-)
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -55,83 +56,75 @@ def drawn(
     return [line.plain for line in run_lines(console, view, since, now, is_followed=after_s is not None)]
 
 
-def rows(bodies: Sequence[bytes]) -> list[str]:
-    return [" ".join(line.replace("━", "").split()) for line in drawn(bodies, 180)]
+def again_after_a_failure() -> list[bytes]:
+    again = EventSequence("run-1", "train", begin=START + 60 * A_SECOND, process="pod-2")
+    started = again.next("started", StepStarted("1.0", "pod-2", None, "image-classifier"))
+    return [*a_pipeline("run-1", "failed"), started]
 
 
-def test_a_pipeline_in_its_midst() -> None:
-    bodies = a_pipeline("run-1")[:8]
+def ended(outcome: Literal["failed"], reason: str, *steps: StepOutcome) -> bytes:
+    end = PipelineEnded("image-classifier", outcome, "FAILED", reason, list(steps))
+    return EventSequence("run-1", PIPELINE, begin=START + 60 * A_SECOND).next(outcome, end)
 
-    assert rows(bodies) == [
-        f"run-1 ▶ running image-classifier since {clock(parsed(bodies)[0].time)} (4 s)",
-        "✔ succeeded data-prep in 12 s, accuracy 0.98",
-        "▶ running train epoch 1/3, 100/300 batches, train loss 0.5, accuracy 0.5, learning rate 0.001, "
-        "2 s left, 51,234 images/s",
-        "· waiting evaluate",
-    ]
+
+def train(*events: tuple[State, Any], attempt: int = 0) -> list[bytes]:
+    source = EventSequence("run-1", "train", attempt=attempt)
+    return [source.next(state, data) for state, data in events]
+
+
+WHY = "succeeded by its own events, and failed on the platform: main: Error (exit code 1)"
+EPOCH = "epoch 1/3, 100/300 batches, train loss 0.5, accuracy 0.5, learning rate 0.001, 2 s left, 51,234 images/s"
+SHOWN: dict[str, tuple[list[bytes], list[str]]] = {
+    "in its midst": (
+        a_pipeline("run-1")[:8],
+        ["run-1 ▶ running image-classifier since", "✔ succeeded data-prep in 12 s, accuracy 0.98",
+         f"▶ running train {EPOCH}", "· waiting evaluate"],
+    ),
+    "retried behind its end": (
+        again_after_a_failure(),
+        ["run-1 ▶ running image-classifier since", "✔ succeeded data-prep in 12 s, accuracy 0.98",
+         "▶ running train attempt 2", "· waiting evaluate"],
+    ),
+    "failed on the platform alone": (
+        [*a_pipeline("run-1")[:-1],
+         ended("failed", f"train: {WHY}", StepOutcome("train", "failed", 0, Error("PlatformError", WHY)))],
+        ["run-1 ✘ failed image-classifier since", "✔ succeeded data-prep", "✘ failed train in 12 s, accuracy 0.98",
+         "✔ succeeded evaluate", f"train: PlatformError: {WHY}"],
+    ),
+    "failed, with the step's own error alone": (
+        a_pipeline("run-1", "failed"),
+        ["run-1 ✘ failed image-classifier since", "✔ succeeded data-prep", "✘ failed train after 3 s",
+         "· not started evaluate", "train: DataError: images/cat.png: is not an image; leave it out"],
+    ),
+    "a reason where no step has one": (
+        [*train(("progress", progress(1, 3))),
+         ended("failed", "train: out of memory", StepOutcome("data-prep", "cached"), StepOutcome("train", "killed"))],
+        ["run-1 ✘ failed image-classifier since", "✔ cached data-prep", "✘ killed train epoch 1/3",
+         "train: out of memory"],
+    ),
+    "a later attempt and its checkpoint": (
+        train(("checkpoint", Checkpoint(4, 10, "gs://b/c")), ("progress", progress(5, 10)), attempt=2),
+        ["run-1 ▶ running since", "▶ running train attempt 3 epoch 5/10, 500/1,000 batches",
+         "checkpoint of epoch 4"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_run_is_shown_step_by_step(name: str) -> None:
+    bodies, expected = SHOWN[name]
+    lines = [" ".join(line.replace("━", "").split()) for line in drawn(bodies, 180)]
+    assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
 
 
 def test_the_bar_grows_with_the_progress() -> None:
-    voice = EventSequence("run-1", "train")
-    bodies = [voice.next("progress", progress(epoch, 10)) for epoch in range(11)]
+    bodies = train(*(("progress", progress(epoch, 10)) for epoch in range(11)))
     assert [drawn(bodies[: count + 1])[1].count("━") for count in range(11)] == list(range(0, 21, 2))
-
-
-def test_a_run_that_was_retried_goes_on_behind_its_end() -> None:
-    again = EventSequence("run-1", "train", begin=START + 60 * A_SECOND, process="pod-2")
-    started = again.next("started", StepStarted("1.0", "pod-2", None, "image-classifier"))
-    assert [line.split(" image-classifier")[0] for line in rows([*a_pipeline("run-1", "failed"), started])] == [
-        "run-1 ▶ running",
-        "✔ succeeded data-prep in 12 s, accuracy 0.98",
-        "▶ running train attempt 2",
-        "· waiting evaluate",
-    ]
 
 
 def test_a_silent_run_is_unknown() -> None:
     heading = drawn(a_pipeline("run-1")[:8], 150, after_s=20 * 60)[0]
     assert heading.startswith("run-1  ? unknown  no event for 20 min 00 s  image-classifier")
-
-
-def test_a_step_that_succeeded_by_its_events_and_failed_on_the_platform() -> None:
-    bodies = a_pipeline("run-1")[:-1]
-    why = "succeeded by its own events, and failed on the platform: main: Error (exit code 1)"
-    outcomes = [StepOutcome("train", "failed", 0, Error("PlatformError", why))]
-    end = PipelineEnded("image-classifier", "failed", "FAILED", f"train: {why}", outcomes)
-    bodies.append(EventSequence("run-1", PIPELINE, begin=START + 60 * A_SECOND).next("failed", end))
-    shown = rows(bodies)
-    assert "✘ failed train in 12 s, accuracy 0.98" in shown
-    assert shown[-1] == f"train: PlatformError: {why}"
-
-
-def test_a_failed_pipeline_shows_its_errors_in_full() -> None:
-    lines = [line.strip() for line in drawn(a_pipeline("run-1", "failed"), 60)]
-    assert "✘ failed" in lines[0]
-    assert lines[-2:] == ["train: DataError: images/cat.png: is not an image; leave", "it out"]
-    assert any("· not started evaluate" in line for line in lines)
-    assert "train did not succeed" not in " ".join(lines), "the step's own error is enough"
-
-
-def test_the_pipelines_reason_is_shown_where_no_step_has_one() -> None:
-    outcomes = [StepOutcome("data-prep", "cached"), StepOutcome("train", "killed", 0)]
-    end = PipelineEnded("image-classifier", "failed", "FAILED", "train: out of memory", outcomes)
-    lines = rows(
-        [
-            EventSequence("run-1", "train").next("progress", progress(1, 3)),
-            EventSequence("run-1", PIPELINE).next("failed", end),
-        ]
-    )
-    assert lines[1].startswith("✔ cached data-prep")
-    assert lines[2].startswith("✘ killed train epoch 1/3")
-    assert lines[-1] == "train: out of memory"
-
-
-def test_a_later_attempt_and_its_checkpoint_are_named() -> None:
-    voice = EventSequence("run-1", "train", attempt=2)
-    bodies = [voice.next("checkpoint", Checkpoint(4, 10, "gs://b/c")), voice.next("progress", progress(5, 10))]
-    text = " ".join(rows(bodies))
-    assert "train attempt 3" in text
-    assert "checkpoint of epoch 4" in text
 
 
 def test_without_unicode_there_are_only_ascii_symbols() -> None:
@@ -167,9 +160,6 @@ def test_a_progress_of_bytes_is_in_megabytes() -> None:
 )
 def test_what_a_terminal_would_obey_is_left_out(text: str, shown: str) -> None:
     assert printable(text) == shown
-
-
-def test_a_long_text_is_cut() -> None:
     assert printable("x" * 100, 10) == "x" * 9 + "…"
     assert len(printable(HOSTILE * 1_000)) <= 4_000
 
