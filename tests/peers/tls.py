@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 import trustme
+from cryptography.hazmat.primitives import serialization
 
 from tests.peers.kafka_relay import KafkaRelay
 from tests.peers.ports import HOST
@@ -34,15 +35,18 @@ class Certificates:
         client.cert_chain_pems[0].write_to_path(str(self.client_cert_file))
         client.private_key_pem.write_to_path(str(self.client_key_file))
 
+    def locked_client_key(self, password: str) -> bytes:
+        """The client's key (PEM), under a password."""
+        key = serialization.load_pem_private_key(self.client_key_file.read_bytes(), None)
+        how = serialization.BestAvailableEncryption(password.encode())
+        return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
+
     def server_context(
         self, *names: str, require_client: bool = False, protocols: tuple[str, ...] = ()
     ) -> ssl.SSLContext:
         """What a server offers: a certificate for these names (this machine's own, if none is given).
 
-        Args:
-            names: Host names or addresses that the certificate is for.
-            require_client: Whether clients must show a certificate of this authority.
-            protocols: What may be spoken inside, for clients that ask (gRPC does: ``h2``).
+        Clients must show one of this authority if they are required to; `protocols` are for those that ask, as gRPC.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._authority.issue_cert(*(names or (HOST, "localhost"))).configure_cert(context)

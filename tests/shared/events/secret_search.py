@@ -10,7 +10,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.pubsub_topics import PubSubTopics
@@ -114,10 +113,7 @@ def brokers(
 @pytest.fixture
 def secured(certificates: Certificates, pubsub_emulator: PubSubTopics, tmp_path: Path) -> dict[str, str]:
     """The environment of a run; each test adds the login."""
-    key = serialization.load_pem_private_key(certificates.client_key_file.read_bytes(), None)
-    how = serialization.BestAvailableEncryption(KEY_PASSWORD.encode())
-    locked = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
-    (tmp_path / "locked.key").write_bytes(locked)
+    (tmp_path / "locked.key").write_bytes(certificates.locked_client_key(KEY_PASSWORD))
     (tmp_path / "tmp").mkdir()
     return {
         "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from components.shared import secret_manager
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, RetryableError, StatusRefusedError
@@ -24,11 +23,7 @@ from tests.peers.tls import Certificates
 from tests.shared.events.security_fixtures import Step, deliver, service_account, states
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 from tests.shared.events.security_fixtures import a_step as a_step
-
-PLAIN = {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_MECHANISM": "PLAIN", "KAFKA_SASL_USERNAME": "alice"}
-BEARER = {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
-TLS = {"KAFKA_SECURITY_PROTOCOL": "SSL"}
-PASSWORD = "correct horse, battery=staple"  # noqa: S105 - of nobody
+from tests.shared.events.test_kafka_settings import BEARER, PASSWORD, PLAIN, TLS
 
 
 @pytest.fixture
@@ -43,14 +38,6 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SecretM
         yield running
     assert running.odd == []
     assert list((tmp_path / "tmp").iterdir()) == [], "nothing that was fetched lies anywhere"
-
-
-@pytest.fixture
-def locked_key(certificates: Certificates) -> bytes:
-    """The client's key, under a password."""
-    key = serialization.load_pem_private_key(certificates.client_key_file.read_bytes(), None)
-    how = serialization.BestAvailableEncryption(PASSWORD.encode())
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
 
 
 @pytest.fixture
@@ -79,12 +66,12 @@ def test_a_token_is_fetched_again_at_every_login(manager: SecretManager, impatie
 def test_what_is_fetched_opens_a_broker_that_wants_everything(
     manager: SecretManager,
     certificates: Certificates,
-    locked_key: bytes,
     kafka_broker: KafkaTopics,
     topic: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kafka_broker.create_topic(topic)
+    locked_key = certificates.locked_client_key(PASSWORD)
     authority = "# Zürich\n".encode() + certificates.ca_file.read_bytes()
     given = {
         "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",

@@ -19,10 +19,9 @@ from tests.peers.mock_kafka import MockCluster
 from tests.peers.ports import HOST, claim_port
 from tests.peers.sasl import SASL_HANDSHAKE, SaslRelay
 from tests.peers.tls import Certificates, tls_relay
-from tests.shared.events.security_fixtures import BRIEF_S, LONG_S, an_event, deliver, failure
+from tests.shared.events.security_fixtures import BRIEF_S, LONG_S, REVOKED, an_event, deliver, failure
 from tests.shared.events.security_fixtures import a_clean_environment as a_clean_environment
 from tests.shared.events.security_fixtures import google_account as google_account
-from tests.shared.events.security_fixtures import hurried_google as hurried_google
 
 pytestmark = pytest.mark.usefixtures("leaky_kafka_client")
 
@@ -294,38 +293,20 @@ def test_a_token_file_is_read_at_every_login(
     assert str(caught.value) == (f"KAFKA_SASL_OAUTH_TOKEN_FILE: {file} cannot be read: No such file or directory")
 
 
-@pytest.mark.usefixtures("hurried_google")
-@pytest.mark.parametrize(
-    ("answer", "kind", "expected"),
-    [
-        ((200, {"access_token": "ya29.of-google", "expires_in": 600}), None, ""),
-        ((400, {"error": "invalid_grant"}), StatusRefusedError, "invalid_grant"),
-        ((503, {"error": "temporarily_unavailable"}), RetryableError, "no token for the Google credentials for now"),
-    ],
-    ids=["given", "refused", "not now"],
-)
-def test_google_gives_the_token_or_says_why_not(
-    kafka_broker: KafkaTopics,
-    plain_front: SaslRelay,
-    status: str,
-    environment: Setter,
-    google_account: Any,
-    answer: tuple[int, dict[str, Any]],
-    kind: type[StatusRefusedError | RetryableError] | None,
-    expected: str,
+def test_google_gives_a_token_for_each_login(
+    kafka_broker: KafkaTopics, plain_front: SaslRelay, status: str, environment: Setter, google_account: Any
 ) -> None:
     class AnyToken(set[str]):
         def __contains__(self, token: object) -> bool:  # each is made anew
             return True
 
     plain_front.tokens = AnyToken()
-    google_account.answers = [answer]
     environment(SASL_MECHANISM="OAUTHBEARER", SASL_OAUTH_PROVIDER="google")
-    if kind is None:
-        event = deliver([plain_front.address], status)
-        assert kafka_broker.values(status) == [event.body]
-        assert all(len(token.split(".")) == 3 for _, token in plain_front.authenticated)
-    else:
-        message = failure(kind, [plain_front.address], status)
-        assert "KAFKA_SASL_OAUTH_PROVIDER=google" in message
-        assert expected in message
+    event = deliver([plain_front.address], status)
+    assert kafka_broker.values(status) == [event.body]
+    assert all(len(token.split(".")) == 3 for _, token in plain_front.authenticated)
+    google_account.answers = [REVOKED]
+    message = failure(StatusRefusedError, [plain_front.address], status)
+    assert message.startswith(
+        "KAFKA_SASL_OAUTH_PROVIDER=google: the Google credentials are not accepted: invalid_grant"
+    )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from components.shared.errors import EXIT_BAD_INPUT, StatusRefusedError
 from components.shared.events.kafka.settings import MECHANISMS, VARIABLES, client_arguments
@@ -71,19 +70,6 @@ def test_a_login_with_user_and_password(tmp_path: Path, mechanism: str, ending: 
     assert redact(f"password {PASSWORD}!") == f"password {REDACTED}!"
 
 
-def test_a_token_is_read_again_at_every_login(tmp_path: Path) -> None:
-    file = tmp_path / "token"
-    file.write_text("first-token\n")
-    provider = client_arguments(BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": str(file)})["sasl_oauth_token_provider"]
-    assert provider.token() == "first-token"
-    file.write_text("second-token\n")
-    assert provider.token() == "second-token"
-    assert redact("first-token second-token") == f"{REDACTED} {REDACTED}"
-    file.unlink()
-    with pytest.raises(StatusRefusedError, match=r"KAFKA_SASL_OAUTH_TOKEN_FILE: .* cannot be read: No such file"):
-        provider.token()
-
-
 def test_a_token_may_be_a_variable() -> None:
     arguments = client_arguments(BEARER | {"KAFKA_SASL_OAUTH_TOKEN": "the-token"})
     assert arguments["sasl_oauth_token_provider"].token() == "the-token"
@@ -105,11 +91,7 @@ def test_certificates_are_always_checked(
 
 @pytest.fixture
 def locked_key(certificates: Certificates, tmp_path: Path) -> Path:
-    """The client's key, under a password."""
-    key = serialization.load_pem_private_key(certificates.client_key_file.read_bytes(), None)
-    how = serialization.BestAvailableEncryption(PASSWORD.encode())
-    format_ = serialization.PrivateFormat.PKCS8
-    (tmp_path / "locked.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, format_, how))
+    (tmp_path / "locked.key").write_bytes(certificates.locked_client_key(PASSWORD))
     return tmp_path / "locked.key"
 
 
