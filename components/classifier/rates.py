@@ -1,8 +1,7 @@
 """The learning rates of a run before it begins: torch's schedules are run over its epochs, and their effect is judged.
 
-One by one each is run as it would be alone, and once more from half the rate. What multiplies the rate then gives half
-of every rate; what sets it (OneCycleLR, CyclicLR, CosineAnnealingWarmRestarts, a CosineAnnealingLR with ``eta_min`` or
-beyond its ``T_max``) does not, and would undo what acts beside it.
+What sets the rate (OneCycleLR, CyclicLR, CosineAnnealingWarmRestarts, a CosineAnnealingLR with ``eta_min`` or beyond
+its ``T_max``) would undo what acts beside it; the other schedules multiply it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, ReduceLROnPlateau
 
 from components.classifier.optimisers import Schedules, Stretch, plain_optimiser, stretches
 from components.shared.errors import ParamsError, Problem
@@ -99,16 +98,14 @@ def _run(
     steps_per_epoch: int,
     most: int,
     is_evaluated: Callable[[int], bool],
-    times: float = 1.0,
     before: int = 0,
 ) -> _Course:
-    """Run schedules over their epochs, or over the first `most` steps, from `times` the rate."""
+    """Run schedules over their epochs, or over the first `most` steps."""
     optimiser = plain_optimiser(params)
     momenta, rates = [_momentum(optimiser)], list[float]()
     schedules = Schedules(params, optimiser, steps_per_epoch, plan)
     course = _Course(next(iter(schedules.by_epoch + schedules.by_batch), None), rates, momenta)
     (group,) = optimiser.param_groups
-    group["lr"] *= times
     begins = {stretch.begin for stretch in plan}
     for epoch in range(1, plan[-1].end + 1):
         try:
@@ -170,14 +167,15 @@ class _One:
         """The run's epoch, from 1, that a step of the schedule is in."""
         return self._stretch.begin + step // self._steps_per_epoch + 1
 
-    def _alone(self, *, most: int | None = None, times: float = 1.0, params: Params | None = None) -> _Course:
-        """Run it alone; `times` the rate once it is built."""
-        most, begin = self._most if most is None else most, self._stretch.begin
-        return _run(params or self._params, self._plan, self._steps_per_epoch, most, self._is_evaluated, times, begin)
+    def _alone(self, *, most: int | None = None, params: Params | None = None) -> _Course:
+        most = self._most if most is None else most
+        return _run(
+            params or self._params, self._plan, self._steps_per_epoch, most, self._is_evaluated, self._stretch.begin
+        )
 
     def findings(self) -> Iterator[Problem | str]:
         """What is wrong with it by itself, with it beside the others, and what has no effect."""
-        rate, kwargs, warmup = self._params.learning_rate, f"{self._path}.kwargs", self._stretch.warmup
+        kwargs, warmup = f"{self._path}.kwargs", self._stretch.warmup
         try:
             scheduler = self._alone(most=0).scheduler
             if problems := list(self._argument_problems(scheduler)):
@@ -204,18 +202,15 @@ class _One:
                     f"{self._path} ({self._name}): min_lr {lowest:g} is compared with what all schedules make the "
                     "learning rate together: below it, this one reduces no more"
                 )
-        elif beside:
-            halved = self._alone(times=0.5).rates
-            for step, (each, got) in enumerate(zip(course.rates, halved, strict=True)):
-                if not math.isclose(got, each / 2, rel_tol=1e-6, abs_tol=1e-9 * rate):
-                    advice = "give each schedule its own epochs by milestones, or leave one out"
-                    yield Problem(
-                        f"{self._path}.class",
-                        f"{self._name} sets the learning rate whatever {' and '.join(beside)} made it: halved before, "
-                        f"it is {_apart(got, each / 2)} in epoch {self._epoch_of(step)}; "
-                        f"{advice if self._beside else instead_of_warmup(self._name, warmup)}",
-                    )
-                    break
+        elif beside and isinstance(scheduler, CosineAnnealingLR):
+            # Up to its T_max it multiplies the rate that it finds, as long as it falls to 0.
+            is_beyond = self._has_known_length and self._steps > scheduler.T_max + 1
+            if scheduler.eta_min > 0 or is_beyond:
+                how = f"with eta_min {scheduler.eta_min:g}" if scheduler.eta_min > 0 else "beyond its T_max"
+                by_milestones = "give each schedule its own epochs by milestones, or leave one out"
+                advice = by_milestones if self._beside else instead_of_warmup(self._name, warmup)
+                message = f"{self._name} {how} sets the learning rate whatever {' and '.join(beside)} made it; {advice}"
+                yield Problem(f"{self._path}.class", message)
         if self._has_known_length:
             yield from (f"{self._path} ({self._name}): {note}" for note in self._notes(course))
 
@@ -266,12 +261,6 @@ class _One:
                 f"moves the optimiser's momentum, {momenta[0]:g}, between {min(moved):.4g} and {max(moved):.4g}; "
                 "cycle_momentum: false keeps it"
             )
-
-
-def _apart(got: float, wanted: float) -> str:
-    """Two rates that differ, in as many digits as show it."""
-    digits = next(count for count in range(4, 18) if f"{got:.{count}g}" != f"{wanted:.{count}g}")
-    return f"{got:#.{digits}g} and not {wanted:#.{digits}g}"  # "#" keeps zeros at the end
 
 
 def _of_run(params: Params, steps_per_epoch: int | None) -> Iterator[Problem | str]:
