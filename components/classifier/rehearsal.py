@@ -306,15 +306,12 @@ class _Trial:
             lowest, highest = min(output.lowest for output in of_dtype), max(output.highest for output in of_dtype)
             if (problem := scale_problem(dtype, lowest, highest)) is not None:
                 return f"gives {problem}; {self._scale_advice(index, is_read=dtype in READ)}"
-        for number in range(len(self._choices) or 1) if self._cut_short is None else ():
-            # The brightest there is where, if one choice goes one way, nothing is bright.
-            brightest: dict[int, Output] = {}
-            for output in sorted(found, key=lambda output: output.highest / output.white):
-                brightest[(_ways(self._choices, output.draw) or (0,))[number]] = output
-            for dark in brightest.values():
-                if dark.highest < _LEFT * dark.white:
-                    span = f"values up to {dark.highest:.4g} as {str(dark.dtype).removeprefix('torch.')}"
-                    return f"gives {span} where 0..{dark.white} is read; {self._scale_advice(index)}"
+        if self._cut_short is not None:
+            return None
+        brightest = max(found, key=lambda output: output.highest / output.white)
+        if brightest.highest < _LEFT * brightest.white:
+            span = f"values up to {brightest.highest:.4g} as {str(brightest.dtype).removeprefix('torch.')}"
+            return f"gives {span} where 0..{brightest.white} is read; {self._scale_advice(index)}"
         return None
 
     def _scale_advice(self, index: int, *, is_read: bool = True) -> str:

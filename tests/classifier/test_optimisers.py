@@ -455,8 +455,8 @@ def test_a_refused_warm_up_names_what_works() -> None:
     (told,) = refused(check_dict, config).values()
     assert told == (
         "CosineAnnealingLR with eta_min 1e-06 sets the learning rate whatever warmup_epochs made it; put a LinearLR "
-        "with start_factor 0.01 and total_iters 2 before it (learning_rate_schedule: [LinearLR, CosineAnnealingLR] with "
-        "milestones: [2]), and set warmup_epochs to 0"
+        "with start_factor 0.01 and total_iters 2 before it (learning_rate_schedule: [LinearLR, CosineAnnealingLR] "
+        "with milestones: [2]), and set warmup_epochs to 0"
     )
     rise = schedule("LinearLR", start_factor=0.01, total_iters=2)
     accepted(config | {"learning_rate_schedule": [rise, cosine], "milestones": [2], "warmup_epochs": 0})
