@@ -31,6 +31,20 @@ def vertex_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_compiled(tmp_path_factory.mktemp("compiled"), "vertex", data="gs://bucket/digits")
 
 
+@pytest.fixture(scope="session")
+def plain_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same compiled for no platform."""
+    return write_compiled(tmp_path_factory.mktemp("compiled"), data="gs://bucket/digits")
+
+
+@pytest.fixture
+def other_file(kubeflow_file: Path, tmp_path: Path) -> Path:
+    """The pipeline compiled for Kubeflow, with other data."""
+    file = tmp_path / "other.yaml"
+    file.write_text(kubeflow_file.read_text().replace("gs://bucket/digits", "gs://bucket/others"))
+    return file
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variables of the user's, and pauses that no test need wait for."""

@@ -20,7 +20,6 @@ from pipelines.compiled import read_compiled
 from tests.examples import write_params
 from tests.peers.http_faults import Hold
 from tests.peers.kfp_api import KfpApi
-from tests.pipelines.submit.compiled import write_compiled
 from tests.pipelines.submit.conftest import Submit, Told
 
 
@@ -56,7 +55,7 @@ def test_the_first_upload_makes_a_pipeline_and_a_version_of_both_documents(
 
 
 def test_to_repeat_an_upload_is_harmless_whatever_the_files_formatting(
-    kfp_api: KfpApi, upload: Submit, kubeflow_file: Path, tmp_path: Path, capsys: Told
+    kfp_api: KfpApi, upload: Submit, kubeflow_file: Path, plain_file: Path, tmp_path: Path, capsys: Told
 ) -> None:
     assert upload() == 0
     assert capsys.readouterr().out.startswith("uploaded: shutterline-image-classifier, version ")
@@ -67,21 +66,19 @@ def test_to_repeat_an_upload_is_harmless_whatever_the_files_formatting(
         assert main(["upload", str(file), "--host", f"{kfp_api.url}/"]) == 0
         assert capsys.readouterr().out.startswith("is there already: shutterline-image-classifier, version ")
     assert [sent.method for sent in kfp_api.sent].count("POST") == 2
-    plain = write_compiled(tmp_path)
-    assert main(["upload", str(plain), "--target", "kubeflow", "--host", kfp_api.url]) == 0
-    assert kfp_api.versions[-1].pipeline_spec["root"] == read_compiled(plain).spec["root"]
+    assert main(["upload", str(plain_file), "--target", "kubeflow", "--host", kfp_api.url]) == 0
+    assert kfp_api.versions[-1].pipeline_spec["root"] == read_compiled(plain_file).spec["root"]
 
 
 def test_a_version_with_other_content_is_never_replaced(
-    kfp_api: KfpApi, upload: Submit, tmp_path: Path, capsys: Told
+    kfp_api: KfpApi, upload: Submit, other_file: Path, capsys: Told
 ) -> None:
     assert upload("--version-name", "v1") == 0
-    other = write_compiled(tmp_path, "kubeflow", data="gs://bucket/others")
     capsys.readouterr()
-    assert main(["upload", str(other), "--host", kfp_api.url, "--version-name", "v1"]) == 2
+    assert main(["upload", str(other_file), "--host", kfp_api.url, "--version-name", "v1"]) == 2
     assert capsys.readouterr().err.endswith(
-        f"version v1 of pipeline shutterline-image-classifier is there with other content than {other} has; choose "
-        "another name by --version-name\n"
+        f"version v1 of pipeline shutterline-image-classifier is there with other content than {other_file} has; "
+        "choose another name by --version-name\n"
     )
     for content in (1, {"pipeline_spec": 1}, {"pipeline_spec": {}, "platform_spec": "x"}):
         kfp_api.versions[0].pipeline_spec = content
@@ -187,11 +184,10 @@ def test_again_starts_the_next_number_whatever_became_of_the_others(kfp_api: Kfp
     assert names(kfp_api) == [first, f"{first}-2", f"{first}-3", f"{first}-4"]
 
 
-def test_what_decides_what_a_run_does_decides_its_name(kfp_api: KfpApi, submit: Submit, tmp_path: Path) -> None:
-    other = write_compiled(tmp_path, "kubeflow", data="gs://bucket/others")
+def test_what_decides_what_a_run_does_decides_its_name(kfp_api: KfpApi, submit: Submit, other_file: Path) -> None:
     for options in ([], ["--no-cache"], ["--data", "gs://bucket/b"], ["--data", "gs://bucket/c"]):
         assert submit(*options) == 0
-    assert main(["submit", str(other), "--host", kfp_api.url]) == 0
+    assert main(["submit", str(other_file), "--host", kfp_api.url]) == 0
     assert len(set(names(kfp_api))) == 5
     assert submit("--experiment", "second") == 0
     assert names(kfp_api)[-1] == names(kfp_api)[0]

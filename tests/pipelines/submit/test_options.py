@@ -15,7 +15,6 @@ from pipelines.compiled import read_compiled
 from pipelines.submit.inputs import run_name, version_name
 from pipelines.vertex_limits import JOB_ID
 from tests.examples import SMALL
-from tests.pipelines.submit.compiled import write_compiled
 from tests.pipelines.submit.conftest import Told, refusal
 
 KUBEFLOW = ["--host", "http://kubeflow.example.com"]
@@ -76,7 +75,7 @@ def test_a_file_with_errors_is_not_sent_unless_unchecked(
 
 @pytest.mark.parametrize("command", ["upload", "submit"])
 def test_the_file_says_its_target_and_options_must_agree(
-    command: str, kubeflow_file: Path, vertex_file: Path, tmp_path: Path, capsys: Told
+    command: str, kubeflow_file: Path, vertex_file: Path, plain_file: Path, capsys: Told
 ) -> None:
     assert dry_run(capsys, command, kubeflow_file, *KUBEFLOW)["target"] == "kubeflow"
     assert "compiled for Vertex AI; compile it with --target kubeflow" in refused(
@@ -85,9 +84,10 @@ def test_the_file_says_its_target_and_options_must_agree(
     assert "compiled for Kubeflow Pipelines; compile it with --target vertex" in refused(
         capsys, command, kubeflow_file, "--target", "vertex", *VERTEX
     )
-    plain = write_compiled(tmp_path, data="gs://bucket/digits")
-    assert "does not say for which platform it is; say --target kubeflow or vertex" in refused(capsys, command, plain)
-    assert dry_run(capsys, command, plain, "--target", "kubeflow", *KUBEFLOW)
+    assert "does not say for which platform it is; say --target kubeflow or vertex" in refused(
+        capsys, command, plain_file
+    )
+    assert dry_run(capsys, command, plain_file, "--target", "kubeflow", *KUBEFLOW)
     assert "--project, --location, --staging-bucket: for Vertex AI; the target is Kubeflow Pipelines" in refused(
         capsys, command, kubeflow_file, *KUBEFLOW, *VERTEX
     )
