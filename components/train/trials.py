@@ -140,23 +140,21 @@ def describe_losses(losses: list[float]) -> str:
 
 
 def _diagnosis(trainer: Trainer, losses: list[float]) -> str:
-    rate, last, finder = f"learning_rate: {trainer.params.learning_rate:g}", losses[-1], "--find-learning-rate"
+    rate, finder = f"learning_rate: {trainer.params.learning_rate:g}", "--find-learning-rate"
     normalised = "" if trainer.params.normalise_images else ", or normalise_images: true is missing"
-    if not math.isfinite(last):
+    if not math.isfinite(losses[-1]):
         return f"the loss left the numbers: {rate} is too high{normalised}"
     if _is_dead(trainer):
         return (
             "the network gives the same for every image: it is dead; either a layer lets nothing through, as a ReLU "
             f"does whose inputs are all negative, or {rate} is so high that the first steps have killed it{normalised}"
         )
-    if min(losses) > _MOVED * losses[0] and losses[0] >= last:
-        return f"the loss has hardly moved: {rate} is too low; {finder} finds a better one"
     tail = sum(losses[-50:]) / len(losses[-50:])
     before = sum(losses[-100:-50]) / max(1, len(losses[-100:-50]))
     if tail > losses[0] or tail > 2 * min(losses):
         return f"the loss goes up and down: {rate} is too high; {finder} finds a better one"
-    if tail < 0.999 * before:
-        return f"the loss still falls: {rate} is too low, or the network needs more steps; {finder} tells"
+    if tail < 0.999 * before or min(losses) > _MOVED * losses[0]:
+        return f"the loss falls too slowly: {rate} is too low, or the network needs more steps; {finder} tells"
     return (
         "the loss stays where it is: the network is too small, or held back (weight_decay in optim_kwargs, "
         "max_grad_norm), or equal images have different labels"

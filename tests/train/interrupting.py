@@ -9,22 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
-from components.classifier.device import make_repeatable
-from components.classifier.images import Normaliser, store_images
-from components.classifier.network import network_of
-from components.shared.artifacts.dataset import DATASET, open_dataset
+from components.classifier.check import check
 from components.shared.events.data import EventData, Progress
 from components.shared.files import sha256_of
 from components.shared.params.params import Params
 from components.shared.signals import Terminated, sigterm_raises
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
 from components.train.checkpoints.resume import find_checkpoint
-from components.train.state import manifest_of, restore, state_of
+from components.train.group import Group
+from components.train.start import TrainingInputs, check_inputs, start_trainer
+from components.train.state import manifest_of, state_of
 from components.train.train import TrainResult, train
-from components.train.trainer import LabelledImages, Trainer
+from components.train.trainer import Trainer
 
 LOG = logging.getLogger("shutterline.train")
 
@@ -33,35 +31,30 @@ class Interrupted(Exception):  # noqa: N818 - no fault: the test wants it
     """Raised between two steps."""
 
 
-def fresh_trainer(dataset: Path, params: Params) -> Trainer:
-    make_repeatable(params.manual_seed)
-    data, cpu = open_dataset(dataset), torch.device("cpu")
-    training, held_out = (
-        LabelledImages(store_images(data.splits[name], cpu).store, torch.tensor(data.splits[name].labels))
-        for name in ("train", "test")
-    )
-    normalise = Normaliser(data.manifest.normalisation, cpu)
-    return Trainer(network_of(params), training, held_out, params, normalise, cpu)
+def inputs_of(dataset: Path, params: Params) -> TrainingInputs:
+    return check_inputs(check(params), dataset)
 
 
-def trained_through(dataset: Path, params: Params) -> dict[str, Any]:
-    trainer = fresh_trainer(dataset, params)
+def resumed_trainer(inputs: TrainingInputs, checkpoints: Path) -> Trainer:
+    """The trainer of a run, as it goes on from the newest of its checkpoints, if there is one."""
+    found = find_checkpoint(checkpoints, inputs.params, inputs.dataset_sha256, LOG)
+    return start_trainer(inputs, Group(), found, None, is_trial=True)
+
+
+def trained_through(inputs: TrainingInputs) -> dict[str, Any]:
+    trainer = start_trainer(inputs, Group(), None, None, is_trial=True)
     while not trainer.is_finished:
         trainer.train_epoch(lambda: None)
         trainer.end_epoch()
     return timeless(state_of(trainer))
 
 
-def trained_step_by_step(dataset: Path, params: Params, checkpoints: Path) -> dict[str, Any]:
-    digest = sha256_of(dataset / DATASET.manifest_file)
-
+def trained_step_by_step(inputs: TrainingInputs, checkpoints: Path) -> dict[str, Any]:
     def leave() -> None:
         raise Interrupted
 
     while True:
-        trainer = fresh_trainer(dataset, params)
-        if (found := find_checkpoint(checkpoints, params, digest, LOG)) is not None:
-            restore(trainer, found, LOG)
+        trainer = resumed_trainer(inputs, checkpoints)
         if trainer.is_finished:
             return timeless(state_of(trainer))
         try:
@@ -69,7 +62,7 @@ def trained_step_by_step(dataset: Path, params: Params, checkpoints: Path) -> di
             trainer.end_epoch()
         except Interrupted:
             pass
-        write_checkpoint(checkpoints, manifest_of(trainer, digest), state_of(trainer))
+        write_checkpoint(checkpoints, manifest_of(trainer, inputs.dataset_sha256), state_of(trainer))
 
 
 def timeless(state: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +111,7 @@ def ended(
             trained(dataset, folder, params, emit=emit, **changes)
     except Terminated:
         return
-    raise AssertionError("it was told to end and went on to its end")
+    raise AssertionError("it got a signal and went on to its end")
 
 
 def at_step(step: int) -> Callable[[EventData], bool]:
@@ -131,12 +124,3 @@ def steps_kept(folder: Path) -> list[int]:
 
 def weights_in(folder: Path) -> tuple[str, str]:
     return sha256_of(folder / "model" / "model.safetensors"), sha256_of(folder / "model" / "last.safetensors")
-
-
-def heard_of(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    steps = logging.getLogger("shutterline")
-    monkeypatch.setattr(steps, "handlers", [caplog.handler])
-    monkeypatch.setattr(steps, "propagate", False)
-    monkeypatch.setattr(caplog.handler, "filters", [logging.Filter("shutterline")])  # a client's thread may be left
-    caplog.set_level(logging.INFO, logger="shutterline")
-    return caplog

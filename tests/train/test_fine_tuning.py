@@ -27,14 +27,6 @@ from components.train.step import train_step
 from components.train.train import train
 from tests.examples import SMALL, small
 from tests.peers.object_store import Bucket
-from tests.train.interrupting import heard_of
-
-
-@pytest.fixture(scope="module")
-def earlier(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tmp_path_factory.mktemp("earlier") / "model"
-    train(dataset=dataset, model=model, params=small(num_epochs=12))
-    return model
 
 
 def first_accuracy(model: Path) -> float:
@@ -43,26 +35,26 @@ def first_accuracy(model: Path) -> float:
     return accuracy
 
 
-def test_fine_tuning_begins_where_the_earlier_model_ended(dataset: Path, tmp_path: Path, earlier: Path) -> None:
+def test_fine_tuning_begins_where_the_earlier_model_ended(dataset: Path, tmp_path: Path, learnt: Path) -> None:
     train(dataset=dataset, model=tmp_path / "anew", params=small(num_epochs=1, learning_rate=0.001))
-    tuned = small(num_epochs=1, learning_rate=0.001, initial_weights=str(earlier))
+    tuned = small(num_epochs=1, learning_rate=0.001, initial_weights=str(learnt))
     train(dataset=dataset, model=tmp_path / "tuned", params=tuned)
 
     assert first_accuracy(tmp_path / "anew") < 0.5
     assert first_accuracy(tmp_path / "tuned") > 0.8
     started = open_model(tmp_path / "tuned").manifest.provenance.started_from
     assert started is not None
-    assert started.sha256 == sha256_of(earlier / "model.safetensors")
+    assert started.sha256 == sha256_of(learnt / "model.safetensors")
     assert (started.name, started.classifier) == ("model", True)
     assert open_model(tmp_path / "anew").manifest.provenance.started_from is None
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 2, 3])
-def test_frozen_layers_keep_every_bit(dataset: Path, tmp_path: Path, earlier: Path, frozen: int) -> None:
-    params = small(initial_weights=str(earlier), frozen_layers=frozen, optim_kwargs={"weight_decay": 0.1})
+def test_frozen_layers_keep_every_bit(dataset: Path, tmp_path: Path, learnt: Path, frozen: int) -> None:
+    params = small(initial_weights=str(learnt), frozen_layers=frozen, optim_kwargs={"weight_decay": 0.1})
     result = train(dataset=dataset, model=tmp_path / "model", params=params)
 
-    before, after = load_file(earlier / "model.safetensors"), load_file(tmp_path / "model" / "last.safetensors")
+    before, after = load_file(learnt / "model.safetensors"), load_file(tmp_path / "model" / "last.safetensors")
     kept = {name for name in before if torch.equal(before[name], after[name])}
     assert kept == {name for name in before if name.startswith(tuple(f"features.{index}." for index in range(frozen)))}
     trained = [name for name in before.keys() - kept if "running" not in name and "num_batches" not in name]
@@ -171,7 +163,7 @@ def test_a_frozen_backbone_is_a_linear_probe(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_weights_come_from_a_bucket(bucket: Bucket, dataset: Path, tmp_path: Path, earlier: Path) -> None:
+def test_weights_come_from_a_bucket(bucket: Bucket, dataset: Path, tmp_path: Path, learnt: Path) -> None:
     def started(name: str, weights: str) -> StartedFrom:
         params = small(num_epochs=1, initial_weights=weights)
         train_step(dataset=dataset, model=tmp_path / name, params=params)
@@ -183,9 +175,9 @@ def test_weights_come_from_a_bucket(bucket: Bucket, dataset: Path, tmp_path: Pat
     assert isinstance(model, Location)
     assert isinstance(file, Location)
     with Publication(model, MODEL) as publication:
-        publication.publish(earlier)
-    write_file(file, earlier / "model.safetensors")
-    digest = sha256_of(earlier / "model.safetensors")
+        publication.publish(learnt)
+    write_file(file, learnt / "model.safetensors")
+    digest = sha256_of(learnt / "model.safetensors")
 
     assert (started("one", str(model)).name, started("one", str(model)).sha256) == ("7", digest)
     assert (started("two", str(file)).name, started("two", str(file)).sha256) == ("w.safetensors", digest)
@@ -201,10 +193,9 @@ def test_weights_come_from_a_bucket(bucket: Bucket, dataset: Path, tmp_path: Pat
 
 
 def test_training_logs_frozen_layers_without_parameters_and_what_it_starts_from(
-    dataset: Path, tmp_path: Path, earlier: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, learnt: Path, heard: pytest.LogCaptureFixture
 ) -> None:
-    heard = heard_of(caplog, monkeypatch)
-    weights = {f"module.model.{name}": value for name, value in load_file(earlier / "model.safetensors").items()}
+    weights = {f"module.model.{name}": value for name, value in load_file(learnt / "model.safetensors").items()}
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "last.ckpt")
     params = small(num_epochs=1, learning_rate=0.001, initial_weights=str(tmp_path / "last.ckpt"))
     train(dataset=dataset, model=tmp_path / "tuned", params=params)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.classifier.images import Normaliser, store_images
+from components.classifier.images import Normaliser
 from components.classifier.network import network_of
 from components.data_prep.prepare import prepare
 from components.evaluate.evaluate import evaluate
@@ -18,41 +17,20 @@ from components.shared.artifacts.dataset import open_dataset
 from components.shared.artifacts.model import ModelManifest, open_model
 from components.shared.errors import DeviceError, InputError
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, read_state
-from components.train.train import TrainResult, train
-from components.train.trainer import LabelledImages, Trainer
+from tests.configs import layer, schedule, transform
 from tests.examples import DIGITS, small
-from tests.train.trials import network_input
+from tests.train.interrupting import trained
+from tests.train.trials import network_input, trainer_of
 
 
 def weights(dataset: Path, out: Path, **changes: Any) -> bytes:
-    trained(dataset, out, **changes)
+    trained(dataset, out, small(**changes))
     return (out / "model" / "last.safetensors").read_bytes()
 
 
-def trained(dataset: Path, out: Path, **changes: Any) -> TrainResult:
-    return train(dataset=dataset, model=out / "model", params=small(**changes), checkpoints=out / "checkpoints")
-
-
 def manifest(dataset: Path, out: Path, **changes: Any) -> ModelManifest:
-    trained(dataset, out, **changes)
+    trained(dataset, out, small(**changes))
     return open_model(out / "model").manifest
-
-
-def listen(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = logging.getLogger("shutterline")
-    monkeypatch.setattr(steps, "handlers", [caplog.handler])
-    monkeypatch.setattr(steps, "propagate", False)
-    caplog.set_level(logging.INFO, logger="shutterline")
-
-
-def trainer(dataset: Path, **changes: Any) -> Trainer:
-    params, data, cpu = small(**changes), open_dataset(dataset), torch.device("cpu")
-    training, held_out = (
-        LabelledImages(store_images(data.splits[name], cpu).store, torch.tensor(data.splits[name].labels))
-        for name in ("train", "test")
-    )
-    normalise = Normaliser(data.manifest.normalisation, cpu)
-    return Trainer(network_of(params), training, held_out, params, normalise, cpu)
 
 
 @pytest.mark.parametrize(
@@ -75,16 +53,14 @@ def test_status_keys_name_the_brokers(changes: dict[str, Any], field: str, value
         "KAFKA_HOST": "localhost:9092",
         "KAFKA_TOPIC": "runs",
     }
-    before = small(**named).status_targets
-
-    after = small(**{**named, **changes}).status_targets
+    before, after = small(**named).status_targets, small(**{**named, **changes}).status_targets
 
     assert getattr(after, field) == value
     assert getattr(before, field) != value
 
 
 def test_batch_size(dataset: Path) -> None:
-    assert [len(trainer(dataset, batch_size=size).slices) for size in (32, 100, 200)] == [7, 2, 1]
+    assert [len(trainer_of(dataset, batch_size=size).slices) for size in (32, 100, 200)] == [7, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -104,19 +80,17 @@ def test_image_height_width_and_color(tmp_path: Path, changes: dict[str, Any], s
 
 
 def test_color_trains(tmp_path: Path) -> None:
-    arch = [{"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 3, "out_channels": 4, "kernel_size": 3}}]
-    params = small(is_image_color=True, net_arch=arch, normalise_mean=[0.1, 0.2, 0.3], normalise_std=[1, 2, 3])
-    prepare(data=DIGITS, dataset=tmp_path / "data", params=params)
+    changes: dict[str, Any] = {"net_arch": [layer("Conv2d", in_channels=3, out_channels=4, kernel_size=3)]}
+    changes |= {"is_image_color": True, "normalise_mean": [0.1, 0.2, 0.3], "normalise_std": [1, 2, 3]}
+    prepare(data=DIGITS, dataset=tmp_path / "data", params=small(**changes))
 
-    train(dataset=tmp_path / "data", model=tmp_path / "model", params=params)
-
-    found = open_model(tmp_path / "model").manifest.normalisation
+    found = manifest(tmp_path / "data", tmp_path, **changes, num_epochs=1).normalisation
     assert found is not None
     assert (found.mean, found.std) == ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
 
 
 def test_shuffle_dataset(dataset: Path) -> None:
-    shuffled, stored = trainer(dataset, shuffle_dataset=True), trainer(dataset, shuffle_dataset=False)
+    shuffled, stored = (trainer_of(dataset, shuffle_dataset=is_on) for is_on in (True, False))
 
     first, second = shuffled.epoch_order(), shuffled.epoch_order()
 
@@ -126,67 +100,59 @@ def test_shuffle_dataset(dataset: Path) -> None:
         assert torch.equal(stored.epoch_order(), torch.arange(200))
 
 
-def test_flip_images_and_flip_probability(dataset: Path, tmp_path: Path) -> None:
-    plain = weights(dataset, tmp_path / "plain")
+def test_flip_images_and_flip_probability(few: Path, dataset: Path, tmp_path: Path) -> None:
+    plain = weights(few, tmp_path / "plain")
 
-    assert weights(dataset, tmp_path / "flips", flip_images=True) != plain
-    assert weights(dataset, tmp_path / "never", flip_images=True, flip_probability=0) == plain
-    always, indices = trainer(dataset, flip_images=True, flip_probability=1), torch.arange(5)
-    stored = network_input(trainer(dataset), indices)
+    assert weights(few, tmp_path / "flips", flip_images=True) != plain
+    assert weights(few, tmp_path / "never", flip_images=True, flip_probability=0) == plain
+    always, indices = trainer_of(dataset, flip_images=True, flip_probability=1), torch.arange(5)
+    stored = network_input(trainer_of(dataset), indices)
     assert torch.equal(network_input(always, indices), stored.flip(2, 3))
 
 
-def test_flips_are_for_training_only(dataset: Path, tmp_path: Path) -> None:
-    changes = {"learning_rate": 1e-30, "net_arch": [{"class": "torch.nn.Flatten", "kwargs": {}}]}
+def test_flips_are_for_training_only(few: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"learning_rate": 1e-30, "net_arch": [layer("Flatten")]}
 
-    plain, flipped = (
-        manifest(dataset, tmp_path / str(flips), flip_images=flips, **changes).history for flips in (False, True)
-    )
+    plain, flipped = (manifest(few, tmp_path / str(on), flip_images=on, **changes).history for on in (False, True))
 
     assert plain[0].loss == flipped[0].loss
     assert plain[0].train_loss != flipped[0].train_loss
 
 
-def test_normalise_images_mean_and_std(dataset: Path, tmp_path: Path) -> None:
-    own = open_dataset(dataset).manifest.normalisation
+def test_normalise_images_mean_and_std(few: Path, tmp_path: Path) -> None:
+    own = open_dataset(few).manifest.normalisation
 
-    assert manifest(dataset, tmp_path / "none", normalise_images=False).normalisation is None
-    assert manifest(dataset, tmp_path / "auto").normalisation == own
-    given = manifest(dataset, tmp_path / "given", normalise_mean=[0.5], normalise_std=[0.25]).normalisation
+    assert manifest(few, tmp_path / "none", normalise_images=False).normalisation is None
+    assert manifest(few, tmp_path / "auto").normalisation == own
+    given = manifest(few, tmp_path / "given", normalise_mean=[0.5], normalise_std=[0.25]).normalisation
     assert given is not None
     assert (given.mean, given.std) == ([0.5], [0.25])
     files = {(tmp_path / name / "model" / "last.safetensors").read_bytes() for name in ("none", "auto", "given")}
     assert len(files) == 3
 
 
-def test_additional_transforms(dataset: Path, tmp_path: Path) -> None:
-    inverted = [{"class": "torchvision.transforms.v2.RandomInvert", "kwargs": {"p": 0.5}}]
-    indices = torch.arange(64)
-    plain = trainer(dataset, normalise_images=False)
-    changed = trainer(dataset, normalise_images=False, additional_transforms=inverted)
+def test_additional_transforms(few: Path, dataset: Path, tmp_path: Path) -> None:
+    inverted, indices = [transform("RandomInvert", p=0.5)], torch.arange(64)
+    plain = trainer_of(dataset, normalise_images=False)
+    changed = trainer_of(dataset, normalise_images=False, additional_transforms=inverted)
     kept = plain.training.images.take(indices).permute(0, 3, 1, 2) / 255
 
-    normalise = Normaliser(None, torch.device("cpu"))
-    plain.normalise = changed.normalise = normalise
+    plain.normalise = changed.normalise = Normaliser(None, torch.device("cpu"))
     given = network_input(changed, indices)
     is_kept, is_inverted = ((given - image).abs().amax((1, 2, 3)) < 1e-6 for image in (kept, 1 - kept))
     assert (is_kept ^ is_inverted).all()
     assert 16 < is_inverted.sum() < 48
-    assert weights(dataset, tmp_path / "a", additional_transforms=inverted) != weights(dataset, tmp_path / "b")
+    crops = {"additional_transforms": [transform("RandomCrop", size=[8, 8], padding=2)]}
+    one, two, without = (
+        weights(few, tmp_path / name, **changes) for name, changes in (("a", crops), ("b", crops), ("c", {}))
+    )
+    assert one == two != without
 
 
-def test_additional_transforms_repeat_with_the_seed(dataset: Path, tmp_path: Path) -> None:
-    crops = [{"class": "torchvision.transforms.v2.RandomCrop", "kwargs": {"size": [8, 8], "padding": 2}}]
-
-    one, two = (weights(dataset, tmp_path / name, additional_transforms=crops) for name in "ab")
-
-    assert one == two
-
-
-def test_manual_seed(dataset: Path, tmp_path: Path) -> None:
+def test_manual_seed(few: Path, tmp_path: Path) -> None:
     seeds = [0, 1, 2**32, 2**62 + 1]
 
-    files = {weights(dataset, tmp_path / str(seed), manual_seed=seed) for seed in seeds}
+    files = {weights(few, tmp_path / str(seed), manual_seed=seed) for seed in seeds}
 
     assert len(files) == len(seeds)
     assert open_model(tmp_path / str(2**62 + 1) / "model").manifest.provenance.params["manual_seed"] == 2**62 + 1
@@ -202,27 +168,23 @@ def test_manual_seed_splits_the_data(tmp_path: Path) -> None:
     assert splits[0] == splits[1] != splits[2]
 
 
-def test_net_arch_and_n_classes(dataset: Path, tmp_path: Path) -> None:
-    wider = [{"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 5, "kernel_size": 8}}]
+def test_net_arch_and_n_classes(few: Path, tmp_path: Path) -> None:
+    wider = [layer("Conv2d", in_channels=1, out_channels=5, kernel_size=8)]
 
-    assert manifest(dataset, tmp_path / "wider", net_arch=wider).parameters == 1 * 5 * 64 + 5 + 5 * 10 + 10
+    assert manifest(few, tmp_path / "wider", net_arch=wider).parameters == 1 * 5 * 64 + 5 + 5 * 10 + 10
     assert network_of(small(n_classes=3)).classifier.out_features == 3
     with pytest.raises(InputError, match="n_classes"):
         prepare(data=DIGITS, dataset=tmp_path / "data", params=small(n_classes=9))
 
 
-def test_num_epochs_and_eval_freq(dataset: Path, tmp_path: Path) -> None:
-    history = manifest(dataset, tmp_path, num_epochs=7, eval_freq=3).history
+def test_num_epochs_eval_freq_save_freq_and_keep_checkpoints(few: Path, tmp_path: Path) -> None:
+    history = manifest(few, tmp_path, num_epochs=7, eval_freq=3, save_freq=2, keep_checkpoints=3).history
 
     assert [record.epoch for record in history] == [1, 2, 3, 4, 5, 6, 7]
     assert [record.epoch for record in history if record.accuracy is not None] == [3, 6, 7]
-
-
-def test_save_freq_and_keep_checkpoints(dataset: Path, tmp_path: Path) -> None:
-    result = trained(dataset, tmp_path, num_epochs=7, save_freq=2, keep_checkpoints=3)
-
-    kept = list_checkpoints(result.checkpoints)
-    assert [file.stem for file in kept] == [f"epoch-0000{epoch}-batch-000000" for epoch in (5, 7, 8)]
+    kept = list_checkpoints(tmp_path / "checkpoints")
+    names = ["epoch-00007-batch-000000", "epoch-00007-batch-000002", "epoch-00008-batch-000000"]
+    assert [file.stem for file in kept] == names, "the last epoch is evaluated against eval_freq"
     last = read_checkpoint_manifest(kept[-1])
     assert last.finished
     state = read_state(kept[-1], last)
@@ -230,7 +192,7 @@ def test_save_freq_and_keep_checkpoints(dataset: Path, tmp_path: Path) -> None:
     assert set(state["network"]) == set(network_of(small()).state_dict())
 
 
-def test_optim_class_optim_kwargs_and_learning_rate(dataset: Path, tmp_path: Path) -> None:
+def test_optim_class_optim_kwargs_and_learning_rate(few: Path, tmp_path: Path) -> None:
     runs: dict[str, dict[str, Any]] = {
         "adamw": {},
         "sgd": {"optim_class": "torch.optim.SGD"},
@@ -238,84 +200,68 @@ def test_optim_class_optim_kwargs_and_learning_rate(dataset: Path, tmp_path: Pat
         "slower": {"learning_rate": 0.001},
     }
 
-    files = {weights(dataset, tmp_path / name, **changes) for name, changes in runs.items()}
+    files = {weights(few, tmp_path / name, **changes) for name, changes in runs.items()}
 
     assert len(files) == len(runs)
     assert open_model(tmp_path / "slower" / "model").manifest.history[0].learning_rate == 0.001
 
 
-def test_learning_rate_schedule_takes_several(dataset: Path, tmp_path: Path) -> None:
-    schedules = [
-        {"name": "half", "class": "torch.optim.lr_scheduler.ExponentialLR", "kwargs": {"gamma": 0.5}},
-        {"name": "third", "class": "torch.optim.lr_scheduler.StepLR", "kwargs": {"step_size": 2, "gamma": 0.1}},
-    ]
-
-    history = manifest(dataset, tmp_path, num_epochs=4, learning_rate=0.8, learning_rate_schedule=schedules).history
-
-    assert [record.learning_rate for record in history] == pytest.approx([0.8, 0.4, 0.02, 0.01])
+PLATEAU = {"factor": 0.5, "patience": 0, "threshold": 1e9, "threshold_mode": "abs"}
 
 
-@pytest.mark.parametrize("mode", ["min", "max"])
-def test_a_plateau_is_judged_in_evaluated_epochs(dataset: Path, tmp_path: Path, mode: str) -> None:
-    kwargs = {"mode": mode, "factor": 0.5, "patience": 0, "threshold": 1e9, "threshold_mode": "abs"}
-    plateau = {"name": "plateau", "class": "torch.optim.lr_scheduler.ReduceLROnPlateau", "kwargs": kwargs}
+@pytest.mark.parametrize(
+    ("schedules", "rates"),
+    [
+        (
+            [schedule("ExponentialLR", gamma=0.5), schedule("StepLR", step_size=2, gamma=0.1)],
+            [0.8, 0.4, 0.02, 0.01, 0.0005, 0.00025],
+        ),
+        # Judged in evaluated epochs.
+        ([schedule("ReduceLROnPlateau", mode="min", **PLATEAU)], [0.8, 0.8, 0.8, 0.8, 0.4, 0.4]),
+        ([schedule("ReduceLROnPlateau", mode="max", **PLATEAU)], [0.8, 0.8, 0.8, 0.8, 0.4, 0.4]),
+    ],
+    ids=["two", "plateau of the loss", "plateau of the accuracy"],
+)
+def test_learning_rate_schedule(few: Path, tmp_path: Path, schedules: list[Any], rates: list[float]) -> None:
+    changes: dict[str, Any] = {"num_epochs": 6, "eval_freq": 2, "learning_rate": 0.8}
+    history = manifest(few, tmp_path, **changes, learning_rate_schedule=schedules).history
 
-    history = manifest(
-        dataset, tmp_path, num_epochs=6, eval_freq=2, learning_rate=0.8, learning_rate_schedule=[plateau]
-    ).history
-
-    assert [record.learning_rate for record in history] == [0.8, 0.8, 0.8, 0.8, 0.4, 0.4]
+    assert [record.learning_rate for record in history] == pytest.approx(rates)
 
 
-def test_device(dataset: Path, tmp_path: Path) -> None:
-    assert trained(dataset, tmp_path / "cpu", device="cpu").device.startswith("cpu")
+def test_device(few: Path, tmp_path: Path) -> None:
+    assert trained(few, tmp_path / "cpu", small(device="cpu")).device.startswith("cpu")
     if torch.cuda.is_available():
-        assert trained(dataset, tmp_path / "cuda", device="cuda").device.startswith("cuda")
+        assert trained(few, tmp_path / "cuda", small(device="cuda")).device.startswith("cuda")
     else:
-        assert trained(dataset, tmp_path / "auto", device="auto").device.startswith("cpu")
+        assert trained(few, tmp_path / "auto", small(device="auto")).device.startswith("cpu")
         with pytest.raises(DeviceError, match="cuda"):
-            trained(dataset, tmp_path / "cuda", device="cuda")
+            trained(few, tmp_path / "cuda", small(device="cuda"))
 
 
 def test_mode_script_without_a_terminal_is_one_line_an_epoch(
-    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    few: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
 ) -> None:
-    listen(caplog, monkeypatch)
+    trained(few, tmp_path, small(num_epochs=3, mode="script"))
 
-    trained(dataset, tmp_path, num_epochs=3, mode="script")
-
-    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("epoch ")]
+    lines = [message for message in heard.messages if message.startswith("epoch ")]
     assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
 
 
 def test_eval_metric_compute_freq_and_eval_batch_size(
-    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, finished: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
 ) -> None:
-    listen(caplog, monkeypatch)
-    trained(dataset, tmp_path)
-
     def batch_lines(**changes: Any) -> tuple[int, dict[str, float]]:
-        caplog.clear()
-        result = evaluate(
-            model=tmp_path / "model", dataset=dataset, evaluation=tmp_path / "evaluation", params=small(**changes)
-        )
-        lines = [record for record in caplog.records if record.getMessage().startswith("batch ")]
+        heard.clear()
+        evaluation = tmp_path / "evaluation"
+        result = evaluate(model=finished / "model", dataset=dataset, evaluation=evaluation, params=small(**changes))
+        lines = [message for message in heard.messages if message.startswith("batch ")]
         return len(lines), result.findings.metrics.as_dict()
 
     whole, metrics = batch_lines(eval_metric_compute_freq="epoch", eval_batch_size=30)
     assert whole == 0
     for size, batches in ((1, 100), (30, 4), (1000, 1)):
         assert batch_lines(eval_metric_compute_freq="batch", eval_batch_size=size) == (batches, metrics)
-
-
-def test_eval_batch_size_never_changes_training(dataset: Path, tmp_path: Path) -> None:
-    one, many = (manifest(dataset, tmp_path / str(size), eval_batch_size=size) for size in (1, 64))
-
-    first, second = (
-        [record.model_copy(update={"images_per_second": None}) for record in model.history] for model in (one, many)
-    )
-    assert first == second
-    assert one.weights == many.weights
 
 
 def test_test_fraction_and_validation_fraction(tmp_path: Path) -> None:

@@ -11,23 +11,16 @@ from components.shared.artifacts.model import open_model
 from components.shared.errors import CheckpointError
 from components.train.checkpoints.resume import schedules_of_run_length, training_id
 from tests.configs import schedule
-from tests.examples import small, write_digits
-from tests.train.interrupting import at_step, ended, heard_of, steps_kept, trained, weights_in
+from tests.examples import small
+from tests.train.interrupting import at_step, ended, steps_kept, trained, weights_in
 
 LR = "learning_rate_schedule"
 SGD: dict[str, Any] = {"optim_class": "torch.optim.SGD", "optim_kwargs": {"momentum": 0.9}, "learning_rate": 0.05}
 BEFORE, AFTER = 3, 5
-STEPS = 4  # an epoch's: 120 images in batches of 32
+STEPS = 2  # an epoch's
 
 
-@pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_digits(tmp_path_factory.mktemp("few") / "dataset", 180)
-
-
-@pytest.fixture(autouse=True)
-def every_step_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
+pytestmark = pytest.mark.usefixtures("every_step_reports")
 
 
 def plateau(mode: str) -> dict[str, Any]:
@@ -38,14 +31,10 @@ GOES_ON: dict[str, dict[str, Any]] = {
     "no schedule": {},
     "StepLR": SGD | {LR: [schedule("StepLR", step_size=2, gamma=0.5)]},
     "by batch": SGD | {LR: [schedule("ExponentialLR", gamma=0.95) | {"interval": "batch"}]},
-    "CosineAnnealingLR with T_max": SGD | {LR: [schedule("CosineAnnealingLR", T_max=4)]},
     "OneCycleLR with total_steps": SGD | {LR: [schedule("OneCycleLR", max_lr=0.1, total_steps=6)]},
     "ReduceLROnPlateau": plateau("min"),
-    "warm-up": {"warmup_epochs": 1.5},
-    "averaged weights": {"ema_decay": 0.9},
-    "mixup and cutmix": {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "flip_images": True},
+    "warm-up, averaged weights, mixup": {"warmup_epochs": 1.5, "ema_decay": 0.9, "mixup_alpha": 0.4},
     "early stopping": {"early_stopping_patience": 2, "learning_rate": 1.0},
-    "rare evaluation": {"eval_freq": 2},
     "rare evaluation, early stopping and ReduceLROnPlateau": plateau("max")
     | {"eval_freq": 2, "early_stopping_patience": 2, "ema_decay": 0.9},
     "evaluation after the last epoch alone": {"eval_freq": 100},
@@ -87,7 +76,7 @@ def test_fewer_epochs_than_were_planned_and_more_than_are_trained_go_on(few: Pat
     assert weights_in(tmp_path / "broken") == weights_in(tmp_path / "whole")
 
 
-def test_more_epochs_of_a_run_in_the_default_place_replace_its_model(few: Path, tmp_path: Path) -> None:
+def test_more_epochs_of_a_run_in_the_default_directory_replace_its_model(few: Path, tmp_path: Path) -> None:
     trained(few, tmp_path, small(num_epochs=1), checkpoints=None)
     result = trained(few, tmp_path, small(num_epochs=2), checkpoints=None)
     assert result.resumed_from == "its end, after epoch 1"
@@ -143,15 +132,13 @@ def test_an_evaluation_that_the_longer_run_would_not_have_made_is_told(few: Path
 
 
 def test_early_stopping_that_has_ended_a_run_is_told(
-    few: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    few: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
 ) -> None:
     options = {"early_stopping_patience": 1, "learning_rate": 10.0}
     trained(few, tmp_path, small(num_epochs=20, **options))
     before = weights_in(tmp_path)
     epochs = len(history_of(tmp_path))
     assert epochs < 20
-    heard = heard_of(caplog, monkeypatch)
-
     trained(few, tmp_path, small(num_epochs=30, **options))
 
     assert f"num_epochs is 30, and early stopping had ended the run after epoch {epochs}" in heard.text

@@ -15,7 +15,6 @@ from components.shared.artifacts.model import EpochRecord, open_model
 from components.train.train import train
 from tests.configs import Entry, schedule
 from tests.examples import small
-from tests.train.interrupting import heard_of
 from tests.train.trials import PLAIN_ARCH, rates, trainer_of
 
 RUN: dict[str, Any] = {
@@ -77,9 +76,8 @@ def test_a_cosine_by_epoch_is_as_long_as_the_run(dataset: Path) -> None:
 
 
 def test_the_lowest_and_the_highest_rate_of_each_epoch_are_kept(
-    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
 ) -> None:
-    heard = heard_of(caplog, monkeypatch)
     entries = [by_batch("OneCycleLR", max_lr=0.2), schedule("StepLR", step_size=1)]
     train(
         dataset=dataset,
@@ -109,10 +107,7 @@ def test_an_epoch_of_an_earlier_version_says_nothing_of_them() -> None:
     assert (record.lowest_learning_rate, record.highest_learning_rate) == (None, None)
 
 
-def test_training_logs_what_has_no_effect(
-    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    heard = heard_of(caplog, monkeypatch)
+def test_training_logs_what_has_no_effect(dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:
     entry = by_batch("StepLR", step_size=21)
     train(dataset=dataset, model=tmp_path / "model", params=small(**RUN, learning_rate_schedule=[entry]))
     warnings = [record.getMessage() for record in heard.records if record.levelno == logging.WARNING]

@@ -16,16 +16,15 @@ from components.shared.artifacts.model import open_model
 from components.shared.errors import CheckpointError
 from components.shared.params.allowed_classes import OPTIMIZERS, SCHEDULERS
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
-from components.train.checkpoints.resume import find_checkpoint
-from components.train.state import manifest_of, restore, state_of
+from components.train.state import manifest_of, state_of
 from tests.configs import schedule, transform
 from tests.examples import SMALL, small
 from tests.train.interrupting import (
-    LOG,
     at_step,
     differing,
     ended,
-    fresh_trainer,
+    inputs_of,
+    resumed_trainer,
     steps_kept,
     trained,
     trained_step_by_step,
@@ -121,14 +120,16 @@ STATES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
 @pytest.mark.parametrize("name", STATES)
-def test_every_step_may_be_an_attempt_of_its_own(few: Path, tmp_path: Path, name: str) -> None:
-    params = small(**{"num_epochs": 3, "flip_images": True, **STATES[name]})
+def test_every_step_may_be_an_attempt_of_its_own(few: Path, finished: Path, tmp_path: Path, name: str) -> None:
+    weights = {"initial_weights": str(finished / "model")} if "frozen_layers" in STATES[name] else {}
+    inputs = inputs_of(few, small(**{"num_epochs": 3, "flip_images": True, **weights, **STATES[name]}))
 
-    whole = trained_through(few, params)
-    broken = trained_step_by_step(few, params, tmp_path)
+    whole = trained_through(inputs)
+    broken = trained_step_by_step(inputs, tmp_path)
 
     assert len(list_checkpoints(tmp_path)) > 4
     assert differing(whole, broken) == []
+    assert broken["position"]["stopped"] == (name == "early stopping")
 
 
 def test_every_schedule_is_among_them() -> None:
@@ -140,15 +141,14 @@ def test_the_generators_that_all_share_go_on(few: Path, tmp_path: Path) -> None:
         normal = float(np.random.normal())
         return [random.random(), random.gauss(0, 1), normal, torch.rand(()).item()]  # noqa: S311 - no secrets
 
-    trainer = fresh_trainer(few, small())
+    inputs = inputs_of(few, small())
+    trainer = resumed_trainer(inputs, tmp_path)
     random.gauss(0, 1)
     np.random.normal()
-    write_checkpoint(tmp_path, manifest_of(trainer, "0" * 64), state_of(trainer))
+    write_checkpoint(tmp_path, manifest_of(trainer, inputs.dataset_sha256), state_of(trainer))
     coming = drawn()
 
-    found = find_checkpoint(tmp_path, small(), "0" * 64, LOG)
-    assert found is not None
-    restore(fresh_trainer(few, small()), found, LOG)
+    resumed_trainer(inputs, tmp_path)
 
     assert drawn() == coming
 
@@ -182,19 +182,17 @@ def test_a_finished_run_started_again_trains_nothing_and_writes_the_same_model(
 def test_what_cannot_be_bit_exact_is_warned_of_and_goes_on(
     few: Path, tmp_path: Path, heard: pytest.LogCaptureFixture, changes: dict[str, Any], warned: str
 ) -> None:
-    params = small(flip_images=True)
-    trainer = fresh_trainer(few, params)
+    inputs = inputs_of(few, small(flip_images=True))
+    trainer = resumed_trainer(inputs, tmp_path)
     trainer.train_epoch(lambda: None)
     state = state_of(trainer)
     if "processes" in changes:  # as four of them would have summed up
         state["epoch"]["sums"] = [(0.25, 1)] * 4
         state["generators"]["processes"] *= 4
-    write_checkpoint(tmp_path, manifest_of(trainer, "0" * 64).model_copy(update=changes), state)
+    manifest = manifest_of(trainer, inputs.dataset_sha256)
+    write_checkpoint(tmp_path, manifest.model_copy(update=changes), state)
 
-    found = find_checkpoint(tmp_path, params, "0" * 64, LOG)
-    assert found is not None
-    resumed = fresh_trainer(few, params)
-    restore(resumed, found, LOG)
+    resumed = resumed_trainer(inputs, tmp_path)
 
     (record,) = [record for record in heard.records if record.levelno >= logging.WARNING]
     assert warned in record.getMessage()
@@ -226,13 +224,13 @@ def test_a_checkpoint_loads_as_data_alone_and_holds_no_secret(
 
 
 def test_a_checkpoint_of_a_version_with_fewer_options_goes_on(few: Path, tmp_path: Path) -> None:
-    params = small()
-    trainer = fresh_trainer(few, params)
+    inputs = inputs_of(few, small())
+    trainer = resumed_trainer(inputs, tmp_path)
     trainer.train_epoch(lambda: None)
-    manifest = manifest_of(trainer, "0" * 64)
+    manifest = manifest_of(trainer, inputs.dataset_sha256)
     fewer = {name: value for name, value in manifest.params.items() if name != "milestones"}
     write_checkpoint(tmp_path, manifest.model_copy(update={"params": fewer}), state_of(trainer))
 
-    assert find_checkpoint(tmp_path, params, "0" * 64, LOG) is not None
+    assert resumed_trainer(inputs, tmp_path).position.batch == 2
     with pytest.raises(CheckpointError, match="holds checkpoints of another run"):
-        find_checkpoint(tmp_path, small(**STATES["milestones"]), "0" * 64, LOG)
+        resumed_trainer(inputs_of(few, small(**STATES["milestones"])), tmp_path)

@@ -99,15 +99,6 @@ def test_figures_carry_the_name_of_the_split_that_was_held_out(tmp_path: Path) -
     assert [set(data.losses) for data in progress_of(events)] == [{"train", "validation"}]
 
 
-def test_training_is_the_same_whether_somebody_listens_or_not(dataset: Path, tmp_path: Path) -> None:
-    events: list[EventData] = []
-    train(dataset=dataset, model=tmp_path / "heard", params=small(), emit=events.append)
-    train(dataset=dataset, model=tmp_path / "unheard", params=small())
-    assert events
-    for file in ("model.safetensors", "last.safetensors"):
-        assert (tmp_path / "heard" / file).read_bytes() == (tmp_path / "unheard" / file).read_bytes()
-
-
 RECORD = EpochRecord(
     epoch=1, learning_rate=0.1, train_loss=0.5, train_accuracy=0.75, loss=0.25, accuracy=0.5, precision=0.5,
     recall=0.5, f1=0.5,

@@ -1,13 +1,10 @@
+"""A training: what it leaves, what it refuses, and what it does not depend on."""
+
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pty
-import subprocess
-import sys
-import termios
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,155 +20,130 @@ from components.shared.artifacts.model import open_model
 from components.shared.errors import ArtifactError, DivergedError, ParamsError
 from components.train.__main__ import main
 from components.train.train import train
+from tests.configs import layer
 from tests.examples import small, write_digits, write_params
 
-
-def test_it_learns(dataset: Path, tmp_path: Path) -> None:
-    result = train(dataset=dataset, model=tmp_path / "model", params=small(num_epochs=12))
-
-    assert result.selection.accuracy > 0.8
-    history = open_model(tmp_path / "model").manifest.history
-    assert history[-1].train_loss < history[0].train_loss / 4
+CPU = torch.device("cpu")
+ONE_PIXEL = [layer("Conv2d", in_channels=1, out_channels=4, kernel_size=8), layer("BatchNorm2d", num_features=4)]
+DIVERGING: dict[str, Any] = {"optim_class": "torch.optim.SGD", "learning_rate": 1e30}
 
 
-def test_the_same_run_twice_gives_the_same_files(dataset: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        train(dataset=dataset, model=tmp_path / name, params=small(flip_images=True, num_epochs=3))
+def test_it_learns(learnt: Path) -> None:
+    manifest = open_model(learnt).manifest
+    assert manifest.selection.accuracy > 0.8
+    assert manifest.history[-1].train_loss < manifest.history[0].train_loss / 4
+
+
+def test_the_same_run_twice_gives_the_same_files(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    train(dataset=dataset, model=tmp_path / "model", params=small())
 
     for file in ("model.safetensors", "last.safetensors"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+        assert (tmp_path / "model" / file).read_bytes() == (finished / "model" / file).read_bytes()
 
 
-def test_the_model_is_the_best_epoch_and_says_which(dataset: Path, tmp_path: Path) -> None:
-    train(dataset=dataset, model=tmp_path / "model", params=small(num_epochs=6, learning_rate=0.05))
-
-    model = open_model(tmp_path / "model")
+def test_the_model_is_the_best_epoch_and_says_which(dataset: Path, learnt: Path) -> None:
+    model = open_model(learnt)
     evaluated = [record for record in model.manifest.history if record.accuracy is not None]
     best = max(evaluated, key=lambda record: (record.accuracy, -(record.loss or 0), -record.epoch))
     assert model.manifest.selection.epoch == best.epoch
     assert model.manifest.selection.split == "test"
-    data, cpu = open_dataset(dataset), torch.device("cpu")
-    for weights, record in ((None, best), (model.path / "last.safetensors", evaluated[-1])):
-        test = data.splits["test"]
-        predictions = predict(
-            load_network(model, weights),
-            store_images(test, cpu).store,
-            torch.tensor(test.labels),
-            Normaliser(model.manifest.normalisation, cpu),
-        )
-        assert predictions.metrics().accuracy == record.accuracy
-        assert predictions.metrics().loss == record.loss
+    split = open_dataset(dataset).splits["test"]
+    images, labels = store_images(split, CPU).store, torch.tensor(split.labels)
+    normalise = Normaliser(model.manifest.normalisation, CPU)
+    for file, record in (("model.safetensors", best), ("last.safetensors", evaluated[-1])):
+        # In the memory order that training evaluates in.
+        network = load_network(model, learnt / file).to(memory_format=torch.channels_last)
+        metrics = predict(network, images, labels, normalise).metrics()
+        assert (metrics.accuracy, metrics.loss) == (record.accuracy, record.loss)
 
 
-def test_a_validation_split_chooses_the_epoch(tmp_path: Path) -> None:
-    data = write_digits(tmp_path / "data", validation=True)
+def test_weights_are_plain_float32_in_torchs_order(finished: Path) -> None:
+    weights = load_file(finished / "model" / "model.safetensors")
 
-    result = train(dataset=data, model=tmp_path / "model", params=small())
+    assert weights["features.0.weight"].shape == (8, 1, 3, 3)
+    assert weights["classifier.weight"].shape == (10, 72)
+    assert weights["classifier.weight"].dtype == torch.float32
 
-    assert result.selection.split == "validation"
 
-
-def test_the_serving_export_gives_the_networks_probabilities(dataset: Path, tmp_path: Path) -> None:
-    train(dataset=dataset, model=tmp_path / "model", params=small())
-    model = open_model(tmp_path / "model")
+def test_the_serving_export_gives_the_networks_probabilities(dataset: Path, finished: Path) -> None:
+    model = open_model(finished / "model")
     images = torch.from_numpy(np.array(open_dataset(dataset).splits["test"].images()[:7]))
-    normalise = Normaliser(model.manifest.normalisation, torch.device("cpu"))
+    normalise = Normaliser(model.manifest.normalisation, CPU)
 
-    exported = torch.export.load(tmp_path / "model" / "model.pt2").module()(images)
+    exported = torch.export.load(model.path / "model.pt2").module()(images)
 
     with torch.no_grad():
         expected = torch.softmax(load_network(model)(normalise(images)), dim=1)
     torch.testing.assert_close(exported, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_tensorboard_shows_scalars_and_curves(dataset: Path, tmp_path: Path) -> None:
-    train(dataset=dataset, model=tmp_path / "model", params=small(num_epochs=3, eval_freq=2))
+def test_a_validation_split_chooses_the_epoch_and_tensorboard_shows_scalars_and_curves(tmp_path: Path) -> None:
+    data = write_digits(tmp_path / "data", 90, validation=True)
 
+    result = train(dataset=data, model=tmp_path / "model", params=small(num_epochs=3, eval_freq=2))
+
+    assert result.selection.split == "validation"
     events = EventAccumulator(str(tmp_path / "model" / "tensorboard"), size_guidance={"tensors": 0, "scalars": 0})
     events.Reload()
     assert [point.step for point in events.Scalars("loss/train")] == [1, 2, 3]
-    assert [point.step for point in events.Scalars("accuracy/test")] == [2, 3]
-    assert {"learning_rate", "images_per_second", "f1/test"} <= set(events.Tags()["scalars"])
+    assert [point.step for point in events.Scalars("accuracy/validation")] == [2, 3]
+    assert {"learning_rate", "images_per_second", "f1/validation"} <= set(events.Tags()["scalars"])
     assert {f"precision_recall/{digit}" for digit in range(10)} <= set(events.Tags()["tensors"])
 
 
 def test_a_batch_left_with_one_image_joins_the_one_before(dataset: Path, tmp_path: Path) -> None:
-    arch = [
-        {"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 4, "kernel_size": 8}},
-        {"class": "torch.nn.BatchNorm2d", "kwargs": {"num_features": 4}},
-    ]
-    train(dataset=dataset, model=tmp_path / "model", params=small(net_arch=arch, batch_size=199))
+    train(dataset=dataset, model=tmp_path / "model", params=small(net_arch=ONE_PIXEL, batch_size=199, num_epochs=1))
 
 
-def test_batch_size_one_under_batch_statistics_is_refused(dataset: Path, tmp_path: Path) -> None:
-    arch = [
-        {"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 4, "kernel_size": 8}},
-        {"class": "torch.nn.BatchNorm2d", "kwargs": {"num_features": 4}},
-    ]
-    with pytest.raises(ParamsError, match=r"net_arch\[1\].*more than 1 value"):
-        train(dataset=dataset, model=tmp_path / "model", params=small(net_arch=arch, batch_size=1))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"net_arch": ONE_PIXEL, "batch_size": 1}, r"net_arch\[1\].*more than 1 value"),
+        (
+            {"net_arch": [layer("Flatten"), layer("Linear", in_features=64, out_features=2**30)]},
+            "GB are free",
+        ),
+        ({"image_height": 16, "n_classes": 3}, r"(?s)image_height: is 16.*n_classes: is 3"),
+    ],
+    ids=["statistics of one value", "larger than memory", "data of another shape"],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_made(
+    dataset: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ParamsError, match=message):
+        train(dataset=dataset, model=tmp_path / "model", params=small(**changes))
+
+    assert not (tmp_path / "model" / "model.json").exists()
 
 
-def test_a_loss_that_leaves_the_numbers_ends_the_run_and_leaves_no_model(dataset: Path, tmp_path: Path) -> None:
-    params = small(optim_class="torch.optim.SGD", learning_rate=1e30)
-
+def test_a_failed_attempt_leaves_no_model_and_may_be_repeated_in_its_directory(few: Path, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="learning_rate"):
-        train(dataset=dataset, model=tmp_path / "model", params=params)
-
+        train(dataset=few, model=tmp_path / "model", params=small(**DIVERGING))
     with pytest.raises(ArtifactError, match="not a complete model"):
         open_model(tmp_path / "model")
 
-
-def test_a_failed_attempt_may_be_repeated_in_its_directory(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(DivergedError):
-        train(
-            dataset=dataset,
-            model=tmp_path / "model",
-            params=small(optim_class="torch.optim.SGD", learning_rate=1e30),
-        )
-
-    train(dataset=dataset, model=tmp_path / "model", params=small())
+    train(dataset=few, model=tmp_path / "model", params=small())
 
     open_model(tmp_path / "model")
 
 
-def test_data_of_another_shape_is_refused_with_all_that_differs(dataset: Path, tmp_path: Path) -> None:
-    params = small(image_height=16, n_classes=3)
-
-    with pytest.raises(ParamsError) as refused:
-        train(dataset=dataset, model=tmp_path / "model", params=params)
-
-    assert [problem.path for problem in refused.value.problems] == ["image_height", "n_classes"]
-    assert not (tmp_path / "model").exists()
-
-
-def test_a_network_larger_than_memory_is_refused_before_it_is_made(dataset: Path, tmp_path: Path) -> None:
-    arch = [
-        {"class": "torch.nn.Flatten", "kwargs": {}},
-        {"class": "torch.nn.Linear", "kwargs": {"in_features": 64, "out_features": 2**30}},
-    ]
-    with pytest.raises(ParamsError, match="GB are free"):
-        train(dataset=dataset, model=tmp_path / "model", params=small(net_arch=arch))
-
-
-def test_a_directory_of_something_else_is_left_alone(dataset: Path, tmp_path: Path) -> None:
+def test_a_directory_of_something_else_is_left_alone(few: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_bytes(b"cat")
 
     with pytest.raises(ArtifactError, match="is not empty"):
-        train(dataset=dataset, model=tmp_path / "photos", params=small())
+        train(dataset=few, model=tmp_path / "photos", params=small())
 
     assert [file.name for file in (tmp_path / "photos").iterdir()] == ["cat.png"]
 
 
 def test_weights_do_not_depend_on_where_images_are_kept(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(dataset=dataset, model=tmp_path / "resident", params=small(flip_images=True))
     monkeypatch.setattr("components.classifier.images.free_bytes", lambda device: 0)
-    train(dataset=dataset, model=tmp_path / "mapped", params=small(flip_images=True))
+    train(dataset=dataset, model=tmp_path / "mapped", params=small())
 
-    resident, mapped = (tmp_path / name / "model.safetensors" for name in ("resident", "mapped"))
+    resident, mapped = (path / "model.safetensors" for path in (finished / "model", tmp_path / "mapped"))
     assert resident.read_bytes() == mapped.read_bytes()
 
 
@@ -202,13 +174,13 @@ def test_the_host_asks_the_device_nothing_between_steps(
 
 
 def test_the_command_line_prints_one_json_document(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = write_params(tmp_path / "params.json")
 
     code = main(
         [
-            *("--dataset", str(dataset), "--model", str(tmp_path / "model"), "--params", str(params)),
+            *("--dataset", str(few), "--model", str(tmp_path / "model"), "--params", str(params)),
             *("--set", "num_epochs=1", "--checkpoints", str(tmp_path / "checkpoints"), "--json"),
         ]
     )
@@ -219,35 +191,3 @@ def test_the_command_line_prints_one_json_document(
     assert document["report"]["epochs"] == 1
     assert document["report"]["metrics"]["accuracy"] >= 0
     assert Path(document["report"]["checkpoints"]) == tmp_path / "checkpoints"
-
-
-def test_weights_are_plain_float32_in_torchs_order(dataset: Path, tmp_path: Path) -> None:
-    train(dataset=dataset, model=tmp_path / "model", params=small())
-
-    weights = load_file(tmp_path / "model" / "model.safetensors")
-
-    assert weights["features.0.weight"].shape == (8, 1, 3, 3)
-    assert weights["classifier.weight"].shape == (10, 72)
-    assert weights["classifier.weight"].dtype == torch.float32
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [(24, 120), (0, 0)])
-def test_a_terminal_shows_a_bar(dataset: Path, tmp_path: Path, size: tuple[int, int]) -> None:
-    params = write_params(tmp_path / "params.json", num_epochs=3)
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, size)
-    command = [sys.executable, "-m", "components.train", "--dataset", str(dataset), "--model", str(tmp_path / "model")]
-
-    with subprocess.Popen([*command, "--params", str(params)], stderr=theirs, stdout=subprocess.DEVNULL) as process:
-        os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):
-            while block := os.read(ours, 4096):
-                shown += block
-    os.close(ours)
-
-    assert process.returncode == 0, shown.decode()
-    assert b"epoch 1/3:" in shown
-    assert b"/21 " in shown  # of 3 epochs with 7 batches
-    assert b"train     epoch 3/3  loss" in shown  # which stays above the bar

@@ -13,6 +13,7 @@ import pytest
 
 from components.shared.errors import CheckpointError
 from components.train.checkpoints.format import (
+    CheckpointManifest,
     list_checkpoints,
     read_checkpoint_manifest,
     read_state,
@@ -21,9 +22,9 @@ from components.train.checkpoints.format import (
 )
 from components.train.checkpoints.resume import find_checkpoint
 from tests.examples import SMALL, small
-from tests.train.interrupting import LOG, at_step, ended, heard_of, steps_kept, trained, weights_in
+from tests.train.interrupting import LOG, at_step, ended, steps_kept, trained, weights_in
 
-BITS = 200
+BITS = 60
 PARAMS: dict[str, Any] = {
     "net_arch": [*SMALL["net_arch"], {"class": "torch.nn.Dropout", "kwargs": {"p": 0.3}}],
     "num_epochs": 3,
@@ -33,30 +34,25 @@ PARAMS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def whole(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("whole")
-    trained(dataset, folder, small(**PARAMS))
+    trained(few, folder, small(**PARAMS))
     return weights_in(folder)
 
 
 @pytest.fixture(scope="module")
-def left(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def left(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("left")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
-        ended(dataset, folder, small(**PARAMS), at_step(17))
-    assert steps_kept(folder) == [7, 14, 17]
+        ended(few, folder, small(**PARAMS), at_step(5))
+    assert steps_kept(folder) == [2, 4, 5]
     return folder
 
 
 @pytest.fixture
 def broken(left: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(left, tmp_path / "broken"))
-
-
-@pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    return heard_of(caplog, monkeypatch)
 
 
 def halved(file: Path) -> None:
@@ -90,35 +86,47 @@ def flip(file: Path, bit: int) -> None:
     file.write_bytes(data)
 
 
-DAMAGES: list[Callable[[Path], None]] = [
-    halved,
-    emptied,
-    one_byte_short,
-    one_byte_long,
-    one_bit_other,
-    zeroed,
-    Path.unlink,
-]
+DAMAGES: list[Callable[[Path], None]] = [halved, emptied, one_byte_short, one_byte_long, one_bit_other, zeroed]
 
 
 def warnings_in(heard: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in heard.records if record.levelno >= logging.WARNING]
 
 
+def found_in(folder: Path) -> CheckpointManifest | None:
+    found = find_checkpoint(folder / "checkpoints", small(**PARAMS), digest_of(folder), LOG)
+    return found.manifest if found is not None else None
+
+
+def digest_of(folder: Path) -> str:
+    return read_checkpoint_manifest(list_checkpoints(folder / "checkpoints")[0]).dataset_sha256
+
+
 @pytest.mark.parametrize("suffix", [".json", ".pt"])
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_the_one_before_is_gone_on_from(
-    dataset: Path,
-    broken: Path,
-    whole: tuple[str, str],
-    heard: pytest.LogCaptureFixture,
-    suffix: str,
-    damage: Callable[[Path], None],
+def test_a_damaged_one_is_passed_over(
+    broken: Path, heard: pytest.LogCaptureFixture, suffix: str, damage: Callable[[Path], None]
 ) -> None:
     file = list_checkpoints(broken / "checkpoints")[-1].with_suffix(suffix)
     damage(file)
 
-    result = trained(dataset, broken, small(**PARAMS))
+    found = found_in(broken)
+
+    assert found is not None
+    assert found.position == "the beginning of epoch 3"
+    (warned,) = warnings_in(heard)
+    assert file.name in warned
+    assert "passed over" in warned
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pt"])
+def test_the_one_before_a_missing_one_is_gone_on_from(
+    few: Path, broken: Path, whole: tuple[str, str], heard: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    file = list_checkpoints(broken / "checkpoints")[-1].with_suffix(suffix)
+    file.unlink()
+
+    result = trained(few, broken, small(**PARAMS))
 
     assert result.resumed_from == "the beginning of epoch 3"
     (warned,) = warnings_in(heard)
@@ -137,29 +145,25 @@ def test_no_single_bit_goes_unnoticed(broken: Path, heard: pytest.LogCaptureFixt
         flip(file, bit)
         heard.clear()
 
-        found = find_checkpoint(broken / "checkpoints", small(**PARAMS), digest_of(broken), LOG)
+        found = found_in(broken)
 
         assert found is not None
-        assert found.manifest.name == before.stem, f"bit {bit} of {file.name}"
+        assert found.name == before.stem, f"bit {bit} of {file.name}"
         assert file.name in "".join(warnings_in(heard))
         flip(file, bit)
-    found = find_checkpoint(broken / "checkpoints", small(**PARAMS), digest_of(broken), LOG)
+    found = found_in(broken)
     assert found is not None
-    assert found.manifest.name == newest.stem
-
-
-def digest_of(folder: Path) -> str:
-    return read_checkpoint_manifest(list_checkpoints(folder / "checkpoints")[0]).dataset_sha256
+    assert found.name == newest.stem
 
 
 def test_when_all_are_damaged_the_run_begins_anew(
-    dataset: Path, broken: Path, whole: tuple[str, str], heard: pytest.LogCaptureFixture
+    few: Path, broken: Path, whole: tuple[str, str], heard: pytest.LogCaptureFixture
 ) -> None:
     kept = list_checkpoints(broken / "checkpoints")
     for path in kept:
         one_bit_other(path.with_suffix(".pt"))
 
-    result = trained(dataset, broken, small(**PARAMS))
+    result = trained(few, broken, small(**PARAMS))
 
     assert result.resumed_from is None
     warned = warnings_in(heard)
@@ -170,17 +174,17 @@ def test_when_all_are_damaged_the_run_begins_anew(
     assert weights_in(broken) == whole
 
 
+@pytest.mark.usefixtures("every_step_reports")
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_damaged_one_does_not_take_the_place_of_one_that_is_whole(
-    dataset: Path, broken: Path, whole: tuple[str, str], monkeypatch: pytest.MonkeyPatch, keep: int
+    few: Path, broken: Path, whole: tuple[str, str], keep: int
 ) -> None:
-    monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
     one_bit_other(list_checkpoints(broken / "checkpoints")[-1].with_suffix(".pt"))
 
-    ended(dataset, broken, small(**PARAMS, keep_checkpoints=keep), at_step(16))
-    result = trained(dataset, broken, small(**PARAMS, keep_checkpoints=keep))
+    ended(few, broken, small(**PARAMS, keep_checkpoints=keep), at_step(5))
+    result = trained(few, broken, small(**PARAMS, keep_checkpoints=keep))
 
-    assert result.resumed_from == "epoch 3, batch 2"
+    assert result.resumed_from == "epoch 3, batch 1"
     assert weights_in(broken) == whole
 
 
@@ -193,7 +197,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 @pytest.mark.parametrize("key", ["network", "average", "position.batch", "best.loss", "epoch.sums", "generators.flip"])
-def test_a_checkpoint_of_another_state_is_refused_with_what_to_do(dataset: Path, broken: Path, key: str) -> None:
+def test_a_checkpoint_of_another_state_is_refused_with_what_to_do(few: Path, broken: Path, key: str) -> None:
     outer, _, inner = key.partition(".")
     newest = list_checkpoints(broken / "checkpoints")[-1]
     rewritten(newest, lambda state: state[outer].pop(inner) if inner else state.pop(outer))
@@ -201,22 +205,22 @@ def test_a_checkpoint_of_another_state_is_refused_with_what_to_do(dataset: Path,
     with pytest.raises(
         CheckpointError, match=rf"is not one of this training \('{inner or outer}'\); remove it, or start"
     ):
-        trained(dataset, broken, small(**PARAMS))
+        trained(few, broken, small(**PARAMS))
 
 
-def test_a_checkpoint_of_other_values_is_refused_with_what_to_do(dataset: Path, broken: Path) -> None:
+def test_a_checkpoint_of_other_values_is_refused_with_what_to_do(few: Path, broken: Path) -> None:
     rewritten(list_checkpoints(broken / "checkpoints")[-1], lambda state: state["network"].popitem())
 
     with pytest.raises(CheckpointError, match=r"is not one of this training \(.*Missing key.*\); remove it, or start"):
-        trained(dataset, broken, small(**PARAMS))
+        trained(few, broken, small(**PARAMS))
 
 
-def test_what_lies_there_besides_is_left_alone(dataset: Path, broken: Path, whole: tuple[str, str]) -> None:
+def test_other_files_there_are_left_alone(few: Path, broken: Path, whole: tuple[str, str]) -> None:
     notes = [broken / "checkpoints" / name for name in ("notes.txt", "epoch-1.pt", "epoch-00001.json", "model.pt")]
     for note in notes:
         note.write_text("mine")
 
-    trained(dataset, broken, small(**PARAMS))
+    trained(few, broken, small(**PARAMS))
 
     assert [note.read_text() for note in notes] == ["mine"] * 4
     assert weights_in(broken) == whole

@@ -13,10 +13,10 @@ from components.shared.errors import CheckpointError
 from components.shared.params.params import Params
 from components.train.__main__ import main
 from components.train.checkpoints.format import list_checkpoints
-from components.train.checkpoints.resume import FREE, Checkpoints
+from components.train.checkpoints.resume import FREE, Checkpoints, find_checkpoint
 from components.train.step import train_step
 from tests.examples import SMALL, small, write_digits, write_params
-from tests.train.interrupting import at_step, ended, steps_kept, trained, weights_in
+from tests.train.interrupting import LOG, at_step, ended, inputs_of, steps_kept, trained, weights_in
 
 
 def arch(channels: int) -> list[dict[str, Any]]:
@@ -25,15 +25,8 @@ def arch(channels: int) -> list[dict[str, Any]]:
     return list(layers)
 
 
-@pytest.fixture(scope="module")
-def done(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("done")
-    trained(dataset, folder, small())
-    return folder
-
-
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "difference"),
     [
         ({"net_arch": arch(16)}, "net_arch[0].kwargs.out_channels: 8 there, 16 here"),
         ({"net_arch": SMALL["net_arch"][:2]}, "net_arch: 3 entries there, 2 here"),
@@ -52,24 +45,24 @@ def done(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_other_params_are_refused_with_what_differs(
-    dataset: Path, done: Path, changes: dict[str, Any], told: str
+    dataset: Path, finished: Path, changes: dict[str, Any], difference: str
 ) -> None:
-    kept, weights = steps_kept(done), weights_in(done)
+    kept, weights = steps_kept(finished), weights_in(finished)
 
     with pytest.raises(CheckpointError) as refused:
-        trained(dataset, done, small(**changes))
+        trained(dataset, finished, small(**changes))
 
-    assert told in str(refused.value)
-    assert str(done / "checkpoints") in str(refused.value)
+    assert difference in str(refused.value)
+    assert str(finished / "checkpoints") in str(refused.value)
     assert "--start-over" in str(refused.value)
-    assert (steps_kept(done), weights_in(done)) == (kept, weights), "what is there is left as it is"
+    assert (steps_kept(finished), weights_in(finished)) == (kept, weights), "what is there is left as it is"
 
 
-def test_other_data_is_refused(done: Path, tmp_path: Path) -> None:
+def test_other_data_is_refused(finished: Path, tmp_path: Path) -> None:
     other = write_digits(tmp_path / "other", 240)
 
     with pytest.raises(CheckpointError, match=r"the dataset: SHA-256 \w{12}… there"):
-        trained(other, done, small())
+        trained(other, finished, small())
 
 
 OTHERWISE: dict[str, Any] = {
@@ -95,112 +88,97 @@ OTHERWISE: dict[str, Any] = {
     "compile": "never",
     "data_placement": "host",
 }
-BROKERS = (("KAFKA_HOST", "KAFKA_TOPIC"), ("PUB_SUB_PROJECT", "PUB_SUB_TOPIC", "PUB_SUB_SUBSCRIPTION"))
+WEIGHTLESS = ["save_freq", "checkpoint_minutes", "keep_checkpoints", "eval_batch_size", "data_placement"]
 
 
-@pytest.mark.parametrize("key", sorted(FREE))
-def test_what_does_not_change_the_weights_does_not_hinder(dataset: Path, done: Path, key: str) -> None:
-    names = next((names for names in BROKERS if key in names), (key,))
-    before, params = weights_in(done), small(**{name: OTHERWISE[name] for name in names})
-    assert getattr(params, key) != getattr(small(), key)
+def test_what_is_free_is_an_option_and_does_not_hinder(dataset: Path, finished: Path) -> None:
+    assert OTHERWISE.keys() == FREE <= Params.model_fields.keys()
+    params = small(**OTHERWISE)
+    assert all(getattr(params, key) != getattr(small(), key) for key in FREE)
 
-    result = trained(dataset, done, params)
-
-    assert result.resumed_from == "its end, after epoch 2"
-    assert weights_in(done) == before
-
-
-@pytest.mark.parametrize(
-    "key", ["save_freq", "checkpoint_minutes", "keep_checkpoints", "eval_batch_size", "data_placement"]
-)
-def test_what_is_free_changes_no_weight(dataset: Path, done: Path, tmp_path: Path, key: str) -> None:
-    trained(dataset, tmp_path, small(**{key: OTHERWISE[key]}))
-
-    assert weights_in(tmp_path) == weights_in(done)
+    digest = inputs_of(dataset, params).dataset_sha256
+    found = find_checkpoint(finished / "checkpoints", params, digest, LOG)
+    assert found is not None
+    assert found.manifest.finished
 
 
-def test_every_free_key_is_an_option() -> None:
-    assert Params.model_fields.keys() >= FREE
+def test_what_is_free_changes_no_weight(dataset: Path, finished: Path, tmp_path: Path) -> None:
+    trained(dataset, tmp_path, small(**{key: OTHERWISE[key] for key in WEIGHTLESS}))
+
+    assert weights_in(tmp_path) == weights_in(finished)
 
 
-def test_the_command_line_refuses_and_starts_over_when_told(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_line_refuses_and_starts_over_when_asked(
+    dataset: Path, finished_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained(dataset, tmp_path, small())
     params = write_params(tmp_path / "other.json", net_arch=arch(16), num_epochs=1)
-    command = ["--dataset", str(dataset), "--model", str(tmp_path / "model"), "--params", str(params)]
-    command += ["--checkpoints", str(tmp_path / "checkpoints")]
+    command = ["--dataset", str(dataset), "--model", str(finished_copy / "model"), "--params", str(params)]
+    command += ["--checkpoints", str(finished_copy / "checkpoints")]
 
     assert main(command) == 2
-    said = capsys.readouterr().err
-    assert "net_arch[0].kwargs.out_channels: 8 there, 16 here" in said
-    assert "num_epochs: 1 here, and epoch 2 is trained there" in said
-    assert "Traceback" not in said
-    assert steps_kept(tmp_path) == [14]
+    log = capsys.readouterr().err
+    assert "net_arch[0].kwargs.out_channels: 8 there, 16 here" in log
+    assert "num_epochs: 1 here, and epoch 2 is trained there" in log
+    assert "Traceback" not in log
+    assert steps_kept(finished_copy) == [14]
 
     assert main([*command, "--start-over"]) == 0
-    assert steps_kept(tmp_path) == [7]
+    assert steps_kept(finished_copy) == [7]
     assert "going on" not in capsys.readouterr().err
 
 
-def test_starting_over_begins_a_run_of_the_same_params_anew(dataset: Path, tmp_path: Path) -> None:
-    trained(dataset, tmp_path, small())
-    before = weights_in(tmp_path)
-
-    result = trained(dataset, tmp_path, small(), checkpoints=Checkpoints(tmp_path / "checkpoints", start_over=True))
-
-    assert result.resumed_from is None
-    assert weights_in(tmp_path) == before
+def beside(folder: Path) -> Path:
+    """A finished run whose checkpoints are in the default directory."""
+    (folder / "checkpoints").rename(folder / "model-checkpoints")
+    return folder
 
 
 def test_checkpoints_of_a_finished_run_go_with_its_model_when_another_run_replaces_it(
-    dataset: Path, tmp_path: Path
+    dataset: Path, finished_copy: Path
 ) -> None:
-    trained(dataset, tmp_path, small(), checkpoints=None)
-    result = trained(dataset, tmp_path, small(learning_rate=0.02), checkpoints=None)
+    result = trained(dataset, beside(finished_copy), small(learning_rate=0.02), checkpoints=None)
 
     assert result.resumed_from is None
-    assert result.checkpoints == tmp_path / "model-checkpoints"
+    assert result.checkpoints == finished_copy / "model-checkpoints"
 
 
-def test_checkpoints_of_an_unfinished_run_are_kept_in_the_default_place(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("components.train.progress.EVENT_EVERY_S", -1.0)
+@pytest.mark.usefixtures("every_step_reports")
+def test_checkpoints_of_an_unfinished_run_are_kept_in_the_default_directory(few: Path, tmp_path: Path) -> None:
     directory = tmp_path / "model-checkpoints"
-    ended(dataset, tmp_path, small(), at_step(5), checkpoints=None)
+    ended(few, tmp_path, small(), at_step(3), checkpoints=None)
     before = [path.read_bytes() for path in list_checkpoints(directory)]
     assert before
 
     with pytest.raises(CheckpointError, match=r"(?s)model-checkpoints: .*--start-over.*learning_rate: 0.01 there"):
-        trained(dataset, tmp_path, small(learning_rate=0.02), checkpoints=None)
+        trained(few, tmp_path, small(learning_rate=0.02), checkpoints=None)
     assert [path.read_bytes() for path in list_checkpoints(directory)] == before
 
     over = Checkpoints(directory, start_over=True)
-    assert trained(dataset, tmp_path, small(learning_rate=0.02), checkpoints=over).resumed_from is None
+    assert trained(few, tmp_path, small(learning_rate=0.02), checkpoints=over).resumed_from is None
 
 
-def test_checkpoints_whose_model_was_not_written_are_those_of_an_unfinished_run(dataset: Path, tmp_path: Path) -> None:
-    trained(dataset, tmp_path, small(), checkpoints=None)
-    (tmp_path / "model" / "model.json").unlink()
-    (tmp_path / "model" / WRITING_MARKER).touch()  # as a kill at the end leaves it
+def test_checkpoints_whose_model_was_not_written_are_those_of_an_unfinished_run(
+    dataset: Path, finished_copy: Path
+) -> None:
+    folder = beside(finished_copy)
+    (folder / "model" / "model.json").unlink()
+    (folder / "model" / WRITING_MARKER).touch()  # as a kill at the end leaves it
 
     with pytest.raises(CheckpointError, match="holds checkpoints of another run"):
-        trained(dataset, tmp_path, small(learning_rate=0.02), checkpoints=None)
+        trained(dataset, folder, small(learning_rate=0.02), checkpoints=None)
 
-    assert trained(dataset, tmp_path, small(), checkpoints=None).resumed_from == "its end, after epoch 2"
+    assert trained(dataset, folder, small(), checkpoints=None).resumed_from == "its end, after epoch 2"
 
 
-def test_a_group_that_is_started_again_goes_on_although_its_words_say_to_start_over(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_group_that_is_started_again_goes_on_although_its_options_say_to_start_over(
+    dataset: Path, finished: Path, finished_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained(dataset, tmp_path, small(), checkpoints=tmp_path / "checkpoints")
-
     def resumed_from() -> object:
-        model, checkpoints = tmp_path / "model", tmp_path / "checkpoints"
+        model, checkpoints = finished_copy / "model", finished_copy / "checkpoints"
         again = train_step(dataset=dataset, model=model, params=small(), checkpoints=checkpoints, start_over=True)
         return again.report()["resumed_from"]
 
     assert resumed_from() is None
+    assert weights_in(finished_copy) == weights_in(finished)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # torchrun's
     assert resumed_from() is not None

@@ -14,24 +14,19 @@ from components.train.checkpoints.format import list_checkpoints, read_checkpoin
 from components.train.checkpoints.writer import RemoteCheckpoints
 from tests.peers.object_store import Bucket
 from tests.train.checkpoints.making import manifest, names
-from tests.train.interrupting import LOG, heard_of
+from tests.train.interrupting import LOG
 
 
-@pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    return heard_of(caplog, monkeypatch)
-
-
-def mirror_of(bucket: Bucket, local: Path, keep: int = 3) -> RemoteCheckpoints:
+def remote_of(bucket: Bucket, local: Path, keep: int = 3) -> RemoteCheckpoints:
     local.mkdir(exist_ok=True)
     there = parse_location(f"{bucket.uri}/kept")
     assert isinstance(there, Location)
     return RemoteCheckpoints(local, there, keep, LOG)
 
 
-def saved(mirror: RemoteCheckpoints, local: Path, epoch: int, batch: int = 0) -> Path:
+def saved(remote: RemoteCheckpoints, local: Path, epoch: int, batch: int = 0) -> Path:
     path = write_checkpoint(local, manifest(epoch, batch), {"weight": torch.full((64,), float(epoch))})
-    assert mirror.save(path)
+    assert remote.save(path)
     return path
 
 
@@ -63,12 +58,12 @@ def test_the_one_before_a_damaged_one_is_fetched(
     suffix: str,
     damage: Callable[[Bucket, str], None],
 ) -> None:
-    mirror = mirror_of(gcs_bucket, tmp_path / "one")
-    before, newest = (saved(mirror, tmp_path / "one", epoch) for epoch in (1, 2))
+    remote = remote_of(gcs_bucket, tmp_path / "one")
+    before, newest = (saved(remote, tmp_path / "one", epoch) for epoch in (1, 2))
     damage(gcs_bucket, f"kept/{newest.with_suffix(suffix).name}")
 
-    mirror = mirror_of(gcs_bucket, tmp_path / "other")
-    mirror.restore(lambda manifest: True)
+    remote = remote_of(gcs_bucket, tmp_path / "other")
+    remote.restore(lambda manifest: True)
 
     (path,) = list_checkpoints(tmp_path / "other")
     assert path.name == before.name
@@ -79,11 +74,11 @@ def test_the_one_before_a_damaged_one_is_fetched(
 
 
 def test_the_newest_few_stay_by_their_number_not_by_their_name(gcs_bucket: Bucket, tmp_path: Path) -> None:
-    mirror = mirror_of(gcs_bucket, tmp_path / "one", keep=2)
+    remote = remote_of(gcs_bucket, tmp_path / "one", keep=2)
     for epoch in (99_998, 99_999, 100_000):
-        saved(mirror, tmp_path / "one", epoch)
-    mirror = mirror_of(gcs_bucket, tmp_path / "other")
-    mirror.restore(lambda manifest: True)
+        saved(remote, tmp_path / "one", epoch)
+    remote = remote_of(gcs_bucket, tmp_path / "other")
+    remote.restore(lambda manifest: True)
 
     assert [name for name in kept_in(gcs_bucket) if name.endswith(".json")] == [
         "epoch-100000-batch-000000.json",
@@ -93,43 +88,43 @@ def test_the_newest_few_stay_by_their_number_not_by_their_name(gcs_bucket: Bucke
 
 
 def test_a_damaged_one_does_not_take_the_place_of_one_that_is_whole(gcs_bucket: Bucket, tmp_path: Path) -> None:
-    mirror = mirror_of(gcs_bucket, tmp_path / "one")
-    saved(mirror, tmp_path / "one", 1)
-    one_bit_other(gcs_bucket, f"kept/{saved(mirror, tmp_path / 'one', 3).with_suffix('.pt').name}")
+    remote = remote_of(gcs_bucket, tmp_path / "one")
+    saved(remote, tmp_path / "one", 1)
+    one_bit_other(gcs_bucket, f"kept/{saved(remote, tmp_path / 'one', 3).with_suffix('.pt').name}")
 
-    mirror = mirror_of(gcs_bucket, tmp_path / "other", keep=1)
-    mirror.restore(lambda manifest: True)
-    saved(mirror, tmp_path / "other", 2)
+    remote = remote_of(gcs_bucket, tmp_path / "other", keep=1)
+    remote.restore(lambda manifest: True)
+    saved(remote, tmp_path / "other", 2)
 
-    mirror = mirror_of(gcs_bucket, tmp_path / "third")
-    mirror.restore(lambda manifest: True)
+    remote = remote_of(gcs_bucket, tmp_path / "third")
+    remote.restore(lambda manifest: True)
     assert [path.stem for path in list_checkpoints(tmp_path / "third")] == ["epoch-00002-batch-000000"]
 
 
 def test_one_that_is_saved_again_is_never_half_of_each(gcs_bucket: Bucket, tmp_path: Path) -> None:
-    mirror = mirror_of(gcs_bucket, tmp_path / "one")
-    saved(mirror, tmp_path / "one", 1)
+    remote = remote_of(gcs_bucket, tmp_path / "one")
+    saved(remote, tmp_path / "one", 1)
     path = write_checkpoint(tmp_path / "one", manifest(1), {"weight": torch.zeros(64)})
     path.unlink()  # so that the second of the two uploads fails
-    assert not mirror.save(path)
+    assert not remote.save(path)
 
     assert kept_in(gcs_bucket) == [path.with_suffix(".pt").name]
 
 
 def test_starting_over_removes_what_is_there_and_nothing_else(gcs_bucket: Bucket, tmp_path: Path) -> None:
     gcs_bucket.write("kept/notes.txt", b"mine")
-    mirror = mirror_of(gcs_bucket, tmp_path / "one")
-    saved(mirror, tmp_path / "one", 1)
-    mirror.clear()
+    remote = remote_of(gcs_bucket, tmp_path / "one")
+    saved(remote, tmp_path / "one", 1)
+    remote.clear()
 
     assert kept_in(gcs_bucket) == ["notes.txt"]
 
 
 def test_what_is_fetched_is_the_newest_alone(gcs_bucket: Bucket, tmp_path: Path) -> None:
-    mirror = mirror_of(gcs_bucket, tmp_path / "one")
+    remote = remote_of(gcs_bucket, tmp_path / "one")
     for batch in (0, 7, 9):
-        saved(mirror, tmp_path / "one", 2, batch)
-    mirror = mirror_of(gcs_bucket, tmp_path / "other")
-    mirror.restore(lambda manifest: True)
+        saved(remote, tmp_path / "one", 2, batch)
+    remote = remote_of(gcs_bucket, tmp_path / "other")
+    remote.restore(lambda manifest: True)
 
     assert names(tmp_path / "other") == ["epoch-00002-batch-000009.json", "epoch-00002-batch-000009.pt"]

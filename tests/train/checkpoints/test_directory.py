@@ -1,4 +1,4 @@
-"""Where checkpoints are kept: one training at a time, and a place that can be written."""
+"""Where checkpoints are kept: one training at a time, in a directory that can be written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from components.shared.artifacts.model import open_model
 from components.shared.errors import CheckpointError, InputError
-from components.train.checkpoints import resume
 from components.train.checkpoints.format import write_checkpoint
 from components.train.checkpoints.resume import last_good, lock_directory
 from components.train.train import train
@@ -23,16 +22,12 @@ LOG = logging.getLogger("shutterline.train")
 def test_a_second_training_waits_and_then_says_who_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(resume, "LOCK_TIMEOUT_S", 0.3)
     monkeypatch.setattr(LOG, "propagate", True)
     who = f"another training keeps its checkpoints there, process {os.getpid()} on "
     with lock_directory(tmp_path / "kept", LOG):
         with (
-            pytest.raises(
-                CheckpointError,
-                match=f"{who}.*; end it",
-            ),
-            lock_directory(tmp_path / "kept", LOG),
+            pytest.raises(CheckpointError, match=f"{who}.*; end it"),
+            lock_directory(tmp_path / "kept", LOG, timeout_s=0.3),
         ):
             raise AssertionError
         (waiting,) = [record.getMessage() for record in caplog.records]
@@ -42,13 +37,14 @@ def test_a_second_training_waits_and_then_says_who_is_there(
         pass
 
 
-def test_a_place_that_cannot_be_one_leaves_the_earlier_model_as_it_was(dataset: Path, tmp_path: Path) -> None:
-    train(dataset=dataset, model=tmp_path / "model", params=small())
+def test_a_directory_that_cannot_be_one_leaves_the_earlier_model_as_it_was(
+    dataset: Path, finished: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     for where in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match=rf"checkpoints {where}: cannot be written .*, or name another directory"):
-            train(dataset=dataset, model=tmp_path / "model", params=small(), checkpoints=where)
-    open_model(tmp_path / "model")
+            train(dataset=dataset, model=finished / "model", params=small(), checkpoints=where)
+    open_model(finished / "model")
 
 
 def test_the_last_good_one_is_whole(tmp_path: Path) -> None:
