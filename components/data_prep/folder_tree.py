@@ -216,7 +216,7 @@ def pictures_below(folder: Folder, path: str) -> dict[str, tuple[str, str]]:
     for where, here in paths_below(folder, path):
         stems = {_stem(name) for name in here.images} if here.others else ()
         for name in here.others:
-            file, real, ending = f"{where}/{name}", f"{here.real}/{name}", ending_of(name)
+            file, real, ending = joined(where, name), f"{here.real}/{name}", ending_of(name)
             if _stem(name) in stems:
                 continue
             if reason := _reasons().get(ending):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.data_prep.class_folders import find_class_folders, open_class_folders
-from components.data_prep.folder_tree import Folder, paths_below, read_tree
+from components.data_prep.folder_tree import Folder, paths_below, pictures_below, read_tree
 from components.data_prep.idx import IDX_NAME, find_idx_files, open_idx
 from components.data_prep.info_csv import FILE_NAME, find_tables, is_table, open_info_csv
 from components.data_prep.source import Source, listed, reading, shown
@@ -81,6 +81,9 @@ def _unknown(data: Path, root: Folder) -> DataError:
             f"; {listed(unlabelled)} hold(s) images in no class folder, which have no label: put each into a folder of "
             "its class"
         )
+    if lost := pictures_below(root, ""):
+        file, (_, reason) = min(lost.items())
+        advice += f"; {shown(file)} {reason}"
     return DataError(
         f"{shown(data)}: holds no images in a layout that is known (it holds {listed(content) or 'nothing'}); "
         f"it may be {_LAYOUTS}{advice}"

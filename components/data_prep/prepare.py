@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
 from collections import Counter
@@ -17,7 +18,6 @@ from components.data_prep.layout import open_source
 from components.data_prep.pixels import NOTES, SCALES, Note
 from components.data_prep.source import Batch, Source, alike, listed, shown
 from components.data_prep.splits import Mask, assign_splits
-from components.shared.artifacts.artifact import read_manifest
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName, UnreadableImage
 from components.shared.errors import ArtifactError, DataError
 from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
@@ -105,7 +105,8 @@ def prepare(
     _log_source(source, params)
     preparation = _Preparation(source, dataset, params, emit)
     preparation.check_unreadable()
-    _log_replaced(dataset, source)
+    if os.path.lexists(dataset / DATASET.manifest_file):
+        _log.info("%s: the earlier dataset is replaced", shown(dataset))
     while (manifest := preparation.write()) is None:
         _log.info("holding out anew, without the images that were set aside")
     result = PrepareResult(dataset, manifest)
@@ -129,24 +130,6 @@ def _log_source(source: Source, params: Params) -> None:
         _log.warning("alpha_background %s has no effect: IDX images are never transparent", params.alpha_background)
     if "validation" in source.splits and (fraction := params.validation_fraction) > 0:
         _log.warning("validation_fraction %g has no effect: the data brings its validation split", fraction)
-
-
-def _log_replaced(dataset: Path, source: Source) -> None:
-    try:
-        if not (dataset / DATASET.manifest_file).exists():
-            return
-        earlier: DatasetManifest = read_manifest(dataset, DATASET)
-    except OSError:
-        return  # an error once it is written
-    except ArtifactError as error:
-        _log.warning("an earlier dataset is replaced, whose manifest cannot be read: %s", error)
-        return
-    count = sum(split.count for split in earlier.splits.values()) + len(earlier.unreadable)
-    is_other = (earlier.source, earlier.classes, count) != (source.name, list(source.classes), source.count)
-    which = "the earlier dataset, of other data," if is_other else "the earlier dataset"
-    made = f"made from {shown(earlier.source)}: {count} images in {len(earlier.classes)} classes"
-    level = logging.WARNING if is_other else logging.INFO
-    _log.log(level, "%s: %s is replaced; it was %s (%s)", shown(dataset), which, made, listed(earlier.classes))
 
 
 def _log_counts(result: PrepareResult) -> None:

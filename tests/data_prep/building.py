@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import struct
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -105,6 +106,17 @@ def encoded(image: Image.Image | Pixels, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, kind, **options)
     return stream.getvalue()
+
+
+def png(width: int, height: int, depth: int, color_type: int, data: bytes, transparent: bytes = b"") -> bytes:
+    """A PNG of deflated rows, each after its filter's number."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
+    header += chunk(b"tRNS", transparent) if transparent else b""
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def save(path: Path, pixels: Pixels, **options: Any) -> Path:

@@ -41,11 +41,13 @@ def test_the_same_data_and_params_give_the_same_bytes(tmp_path: Path) -> None:
     assert files_of(tmp_path / "first" / "out") == files_of(tmp_path / "second" / "out")
 
 
-def test_an_earlier_dataset_is_replaced_whole(tmp_path: Path) -> None:
+def test_an_earlier_dataset_is_replaced_whole_and_named(tmp_path: Path, log: Callable[[], str]) -> None:
     data = class_folders(tmp_path / "data", {"a": 9, "b": 9})
     prepared(data, validation_fraction=0.25)
-    prepared(data)
     prepared(data, "new")
+    assert "is replaced" not in log()
+    prepared(data)
+    assert f"{tmp_path / 'out'}: the earlier dataset is replaced" in log()
 
     assert files_of(tmp_path / "out") == files_of(tmp_path / "new")
 
@@ -153,23 +155,3 @@ def test_classes_that_a_split_lacks_are_named_in_a_warning(tmp_path: Path, log: 
 
     assert prepared(data, n_classes=3).class_counts["test"] == {"cat": 0, "dog": 1, "eel": 0}
     assert "WARNING test has no image of 2 class(es): cat, eel" in log()
-
-
-def test_a_dataset_that_is_replaced_is_named(tmp_path: Path, log: Callable[[], str]) -> None:
-    first = tree(tmp_path / "first", "cat/×4.png", "dog/×4.png")
-    other = tree(tmp_path / "other", "bus/×2.png", "car/×3.png")
-
-    def told(data: Path) -> str:
-        prepare(data=data, dataset=tmp_path / "out", params=params())
-        return log()
-
-    assert "replaced" not in told(first)
-    assert f"data-prep {tmp_path / 'out'}: the earlier dataset is replaced; it was made from a folder per" in told(
-        first
-    )
-    assert (
-        f"WARNING {tmp_path / 'out'}: the earlier dataset, of other data, is replaced; it was made from a "
-        "folder per class: 8 images in 2 classes (cat, dog)"
-    ) in told(other)
-    (tmp_path / "out" / "dataset.json").write_text("{}")
-    assert "WARNING an earlier dataset is replaced, whose manifest cannot be read" in told(other)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,18 @@ from PIL import Image
 
 from components.data_prep.images import MAX_PIXELS, UnreadableImageError, image_extensions, read_image
 from components.shared.errors import DataError
-from tests.data_prep.building import LUMA, Pixels, as_rgb, encoded, on_background, plain, prepared, random_pixels, save
+from tests.data_prep.building import (
+    LUMA,
+    Pixels,
+    as_rgb,
+    encoded,
+    on_background,
+    plain,
+    png,
+    prepared,
+    random_pixels,
+    save,
+)
 from tests.data_prep.tiffs import COLOR as SMOOTH
 from tests.data_prep.tiffs import GREY as RAMP
 
@@ -103,7 +113,7 @@ def test_16_bits_are_scaled_to_8_not_clipped(tmp_path: Path, kind: str) -> None:
     values = np.array([[0, 128, 129, 257], [300, 32896, 65400, 65535]], dtype=np.uint16)
     if kind == "big-endian":
         data = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-        (tmp_path / "x.png").write_bytes(_png(4, 2, bit_depth=16, data=zlib.compress(data)))
+        (tmp_path / "x.png").write_bytes(png(4, 2, 16, 0, zlib.compress(data)))
     else:
         Image.fromarray(values).save(tmp_path / "x.png", "TIFF")
 
@@ -167,14 +177,6 @@ def test_resizing_is_bilinear(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "x.png", (3, 5, 3)), np.asarray(expected))
 
 
-def _png(width: int, height: int, bit_depth: int = 8, data: bytes = b"") -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, bit_depth, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
 ZEROS = zlib.compress(bytes(100))
 NOISE = random_pixels(64, 64)
 
@@ -188,10 +190,10 @@ NOISE = random_pixels(64, 64)
         (encoded(NOISE, "JPEG")[:600], "truncated"),
         (encoded(NOISE, "BMP")[:600], "truncated"),
         (encoded(NOISE, "PNG")[:20], "Truncated File Read"),
-        (_png(4, 4, data=b"not zlib"), "broken data stream"),
-        (_png(20_000, 20_000, data=ZEROS), f"has more than {MAX_PIXELS} pixels"),
-        (_png(10_000, 10_000, data=ZEROS), f"has 100000000 pixels, more than {MAX_PIXELS}"),
-        (_png(70_000, 10, data=ZEROS), "is 70000×10 pixels, and a side may have 65535"),
+        (png(4, 4, 8, 0, b"not zlib"), "broken data stream"),
+        (png(20_000, 20_000, 8, 0, ZEROS), f"has more than {MAX_PIXELS} pixels"),
+        (png(10_000, 10_000, 8, 0, ZEROS), f"has 100000000 pixels, more than {MAX_PIXELS}"),
+        (png(70_000, 10, 8, 0, ZEROS), "is 70000×10 pixels, and a side may have 65535"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", "is not an image in a known format"),
         (b"8BPS\0\1" + bytes(20), "is not an image in a known format"),
     ],

@@ -78,9 +78,15 @@ def test_without_the_extra_heic_counts_as_unreadable_and_the_reason_says_what_to
             {"max_unreadable": 1},
             "DATA: no test image can be read; mend them, or remove the test split to have one held out",
         ),
+        (
+            ("cat/×3.nef", "dog/×4.CR3"),
+            {},
+            "or a table (train/info.csv with the columns files and type); cat/0.nef is a picture of a kind that is not "
+            "read, .nef; convert it to JPEG or PNG",
+        ),
         (("cat/×3.svg", "dog/×4.png"), {"max_unreadable": 1}, "too few readable training images: cat (0)"),
     ],
-    ids=["a class", "all", "a class of a split", "a split", "a whole class"],
+    ids=["a class", "all", "a class of a split", "a split", "all but none", "a whole class"],
 )
 def test_pictures_without_a_decoder_count_as_unreadable(
     tmp_path: Path, files: tuple[str, ...], changes: dict[str, object], expected: str

@@ -102,7 +102,7 @@ def test_a_tiff_is_read_as_its_8_bit_twin(
         (
             (GREY / 255).astype(np.float64),
             BLACK_0,
-            r"of a kind that cannot be read \(BlackIsZero, 64-bit floating-point values, raw compression\)",
+            r"cannot be read \(BlackIsZero, 64-bit floating-point values, raw compression\)",
         ),
         (
             GREY.astype(np.uint16) * 257,

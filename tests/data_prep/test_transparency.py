@@ -22,6 +22,7 @@ from tests.data_prep.building import (
     encoded,
     on_background,
     params,
+    png,
     prepared,
     random_pixels,
     save,
@@ -61,13 +62,8 @@ def _palette(kind: str, transparency: int | bytes) -> Shown:
 
 
 def _png(depth: int, color_type: int, rows: list[bytes], transparent: bytes = b"") -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, color_type, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
-    middle = chunk(b"tRNS", transparent) if transparent else b""
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + middle + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return png(WIDTH, HEIGHT, depth, color_type, data, transparent)
 
 
 def _grey_png(depth: int) -> Shown:
