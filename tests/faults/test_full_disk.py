@@ -24,7 +24,7 @@ from pipelines.cli import main as shutterline
 from tests.examples import DIGITS, write_digits, write_params
 from tests.faults.disks import file_size_limit, small_file_system
 
-TIMES = 20
+TIMES = 10
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,23 +81,6 @@ def test_an_upload_that_is_cut(bucket: Bucket, location: Location, large_source:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_store_that_never_answers(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
-    publish(source, location)
-    held = bucket.faults.inject(Hold(), "read", LARGE_FILE, times=None)
-    with pytest.raises(StorageUnavailableError) as caught:
-        fetch(location, tmp_path)
-    message_of(caught.value, str(location), ("answer", "time"))
-    assert held.happened > 0
-    assert opened(tmp_path) is None
-
-    held = bucket.faults.inject(Hold(), "write", times=None)
-    with pytest.raises(StorageUnavailableError) as caught:
-        publish(source, located(f"{bucket.uri}/elsewhere"))
-    message_of(caught.value, f"{bucket.uri}/elsewhere", ("answer", "time"))
-    assert held.happened > 0
-
-
-@pytest.mark.usefixtures("impatient")
 def test_a_store_that_is_not_there(
     bucket: Bucket, location: Location, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +93,54 @@ def test_a_store_that_is_not_there(
     with pytest.raises(StorageUnavailableError) as caught:
         publish(source, location)
     message_of(caught.value, str(location), "connect")
+
+
+# What fails every time.
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("effect", "words"),
+    [(Hold, ("answer", "time")), (lambda: Refuse(503), ("503",)), (lambda: FlipAnswerByte(5), ("sha-256", "checksum"))],
+    ids=["never", "503", "wrong bytes"],
+)
+def test_a_fetch_that_fails_every_time(
+    bucket: Bucket,
+    location: Location,
+    source: Source,
+    tmp_path: Path,
+    effect: Callable[[], Effect],
+    words: tuple[str, ...],
+) -> None:
+    publish(source, location)
+    for attempt, where in ((fetch, location), (fetch_tree, contents_of(location, source))):
+        into = tmp_path / attempt.__name__
+        failed = bucket.faults.inject(effect(), "read", LARGE_FILE, times=None)
+        with pytest.raises(StorageUnavailableError) as caught:
+            attempt(where, into)
+        message_of(caught.value, str(location), LARGE_FILE, (*words, "crc32c", "md5"))
+        assert failed.happened > 0
+        assert opened(into) is None
+        assert not (into / LARGE_FILE).exists()
+        bucket.faults.clear()
+    fetch(location, tmp_path / "fetch")
+    assert opened(tmp_path / "fetch", source) is source, "the next try goes on"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "effect", [Hold, lambda: Refuse(503), lambda: FlipRequestByte(-200)], ids=["never", "503", "wrong bytes"]
+)
+def test_an_upload_that_fails_every_time(
+    bucket: Bucket, location: Location, large_source: Source, tmp_path: Path, effect: Callable[[], Effect]
+) -> None:
+    failed = bucket.faults.inject(effect(), "write", LARGE_FILE, times=None)
+    with pytest.raises(StorageUnavailableError) as caught:
+        publish(large_source, location)
+    message_of(caught.value, str(location), LARGE_FILE)
+    assert failed.happened > 0
+    bucket.faults.clear()
+    assert isinstance(read(location, tmp_path), StorageRefusedError)
 
 
 # A store that refuses for a while.
@@ -128,33 +159,6 @@ def test_bursts_of_refusals(
     fetch(location, tmp_path)
     assert down.happened == times
     assert digests(tmp_path) == source.files
-
-
-@pytest.mark.usefixtures("impatient")
-def test_refusals_without_end(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
-    publish(source, location)
-    bucket.faults.inject(Refuse(503), "read", LARGE_FILE, times=None)
-    with pytest.raises(StorageUnavailableError) as caught:
-        fetch(location, tmp_path)
-    message_of(caught.value, str(location), "503")
-    assert opened(tmp_path) is None
-
-    bucket.faults.clear()
-    fetch(location, tmp_path)
-    assert opened(tmp_path, source) is source, "the next try goes on"
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("effect", [Refuse(503), FlipRequestByte(-200)], ids=["503", "wrong bytes"])
-def test_an_upload_that_fails_every_time(
-    bucket: Bucket, location: Location, large_source: Source, tmp_path: Path, effect: Effect
-) -> None:
-    failed = bucket.faults.inject(effect, "write", LARGE_FILE, times=None)
-    with pytest.raises(StorageUnavailableError) as caught:
-        publish(large_source, location)
-    message_of(caught.value, str(location), LARGE_FILE)
-    assert failed.happened > 1, "it has tried again"
-    assert isinstance(read(location, tmp_path), StorageRefusedError)
 
 
 # Wrong bytes.
@@ -187,22 +191,6 @@ def test_a_byte_that_changes_in_one_of_many_ranges(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_byte_that_changes_every_time(bucket: Bucket, location: Location, source: Source, tmp_path: Path) -> None:
-    publish(source, location)
-    flipped = bucket.faults.inject(FlipAnswerByte(5), "read", LARGE_FILE, times=None)
-    with pytest.raises(StorageUnavailableError) as caught:
-        fetch(location, tmp_path / "artifact")
-    message_of(caught.value, str(location), LARGE_FILE, ("sha-256", "checksum", "crc32c", "md5"))
-    assert flipped.happened > 1, "it has tried again"
-    assert opened(tmp_path / "artifact") is None
-    assert not (tmp_path / "artifact" / LARGE_FILE).exists()
-    with pytest.raises(StorageUnavailableError) as caught:
-        fetch_tree(contents_of(location, source), tmp_path / "tree")
-    message_of(caught.value, str(location), LARGE_FILE, ("checksum", "crc32c", "md5"))
-    assert not (tmp_path / "tree" / LARGE_FILE).exists()
-
-
-@pytest.mark.usefixtures("impatient")
 def test_an_object_that_was_changed_in_the_store(
     bucket: Bucket, location: Location, source: Source, tmp_path: Path
 ) -> None:
@@ -217,23 +205,13 @@ def test_an_object_that_was_changed_in_the_store(
 
 
 @pytest.mark.parametrize("name", [LARGE_FILE, "dataset.json"])
-def test_a_byte_that_changes_on_the_way_up(
-    bucket: Bucket, location: Location, source: Source, tmp_path: Path, name: str
-) -> None:
-    flipped = bucket.faults.inject(FlipRequestByte(-200), "write", name)
-    publish(source, location)
-    assert flipped.happened == 1
-    assert_stored(bucket, location, source)
-    assert digests(fetch(location, tmp_path)) == source.files
-
-
-def test_a_byte_that_changes_on_the_way_up_in_a_large_file(
-    bucket: Bucket, location: Location, large_source: Source
-) -> None:
-    flipped = bucket.faults.inject(FlipRequestByte(-200), "write", LARGE_FILE)
-    publish(large_source, location)
-    assert flipped.happened == 1
-    assert_stored(bucket, location, large_source)
+def test_a_byte_that_changes_on_the_way_up(bucket: Bucket, source: Source, large_source: Source, name: str) -> None:
+    for number, each in enumerate((source, large_source)):  # in one request, and resumably or in parts
+        location = located(f"{bucket.uri}/datasets/{number}")
+        flipped = bucket.faults.inject(FlipRequestByte(-200), "write", name)
+        publish(each, location)
+        assert flipped.happened == 1
+        assert_stored(bucket, location, each)
 
 
 # Answers that are lost after the store has done the work.
