@@ -25,6 +25,7 @@ USERS: dict[str, Callable[[Path], object]] = {
     "Pub/Sub by params": lambda file: open_channel(str(file)),
 }
 CONTENTS = {
+    "a folder": b"",
     "list": b"[]",
     "text": b'"text"',
     "no UTF-8": b"\xff\xfe{}",
@@ -53,15 +54,8 @@ def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("content", CONTENTS)
 def test_a_file_of_another_shape_is_refused(named: Path, user: str, content: str) -> None:
-    named.write_bytes(CONTENTS[content])
-
+    if content == "a folder":
+        named.mkdir()
+    else:
+        named.write_bytes(CONTENTS[content])
     assert str(named) in refused(user, named)
-
-
-@pytest.mark.parametrize("user", USERS)
-def test_a_folder_is_refused(named: Path, user: str) -> None:
-    named.mkdir()
-
-    message = refused(user, named)
-    assert str(named) in message
-    assert "Is a directory" in message
