@@ -28,12 +28,7 @@ _LEVELS = {"WARNING": "yellow", "ERROR": "red"}
 
 
 class LiveLines(Lines):
-    """The lines that a run's steps log, and below them a live view of the steps, from the events in its spools.
-
-    Args:
-        stream: A terminal, where both go.
-        frame_s: Seconds between two frames.
-    """
+    """The lines that a run's steps log, and below them a live view of the steps, from the events in its spools."""
 
     def __init__(self, stream: TextIO, frame_s: float = FRAME_S) -> None:
         self._console = console_on(stream)

@@ -44,12 +44,7 @@ def console_on(stream: TextIO | None = None) -> Console:
 
 
 class View:
-    """Frames that are drawn in one place while the view is open, and whose last one stays.
-
-    Args:
-        console: Where to.
-        frame_s: Seconds between two frames.
-    """
+    """Frames that are drawn in one place while the view is open, and whose last one stays."""
 
     def __init__(self, console: Console, frame_s: float) -> None:
         self.console = console
@@ -81,38 +76,22 @@ class View:
         raise NotImplementedError
 
 
-class Runs:
-    """The newest runs, and not more of them than a screen has use for."""
-
-    def __init__(self) -> None:
-        self._views: dict[str, RunView] = {}  # the one that was silent longest first
-        self._since: dict[str, datetime] = {}
+class Runs(dict[str, tuple[RunView, datetime]]):
+    """The newest runs since their first event, the newest last, and not more of them than a screen has use for."""
 
     def add(self, event: StepEvent) -> None:
         """Take in one event."""
-        view = self._views.pop(event.run, None) or RunView(event.run)
+        view, since = self.pop(event.run, (RunView(event.run), event.time))
         if event.step == PIPELINE or event.step in view.steps or len(view.steps) < _STEPS:
             view.add(event)
-        self._views[event.run] = view
-        self._since[event.run] = min(self._since.get(event.run, event.time), event.time)
+        self[event.run] = view, min(since, event.time)
         for done, limit in ((True, _FINISHED_RUNS), (False, _RUNNING_RUNS)):
-            for run in [run for run, each in self._views.items() if each.is_done == done][:-limit]:
-                del self._views[run], self._since[run]
-
-    def newest_last(self) -> list[tuple[RunView, datetime]]:
-        """Every run that is kept, with the time of its first event."""
-        return [(view, self._since[run]) for run, view in self._views.items()]
+            for run in [run for run, (each, _) in self.items() if each.is_done == done][:-limit]:
+                del self[run]
 
 
 class LiveView(View):
-    """The runs of a subscription on a terminal.
-
-    Args:
-        address: What is watched.
-        run: The one run that is watched; None: any.
-        console: Where to; None: standard output.
-        frame_s: Seconds between two frames.
-    """
+    """The runs of a subscription, or one of them, on a terminal; standard output, if no other console is given."""
 
     def __init__(
         self, address: str, run: str | None = None, console: Console | None = None, frame_s: float = FRAME_S
@@ -149,7 +128,7 @@ class LiveView(View):
     def lines(self) -> list[Text]:
         """All runs at the end; before, the last ones, as many as the terminal has room for."""
         now = datetime.now(UTC)
-        runs = self._runs.newest_last()
+        runs = self._runs.values()
         blocks = [run_lines(self.console, view, since, now, is_followed=not self.is_over) for view, since in runs]
         is_waiting = not self.is_over and not any(view.state_at(now) == "running" for view, _ in runs)
         blocks.append(self._footer(is_waiting))
@@ -179,16 +158,7 @@ class LiveView(View):
 def run_lines(
     console: Console, run: RunView, since: datetime, now: datetime, *, is_followed: bool, shows_errors: bool = True
 ) -> list[Text]:
-    """One run: a heading, a row for each step, and the errors in full.
-
-    Args:
-        console: For what it is.
-        run: What is known of it.
-        since: The time of its first event.
-        now: The present time, by which a run is silent.
-        is_followed: Whether more of it is waited for.
-        shows_errors: Whether the errors are shown.
-    """
+    """One run since its first event: a heading, a row for each step, and the errors in full."""
     waits = is_followed and not run.is_done
     lines = _heading(console, run, since, now, ticks=waits)
     rows = [_row(step, view, outcome) for step, view, outcome in _steps(run)]

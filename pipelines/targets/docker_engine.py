@@ -96,14 +96,9 @@ def check_images(client: docker.DockerClient, images: Mapping[ImageStep, Image],
 def gpus_for(
     client: docker.DockerClient, info: Mapping[str, Any], wanted: str, device: str, image: str
 ) -> docker.types.DeviceRequest | None:
-    """The device request of steps that use a GPU; None: they get none.
+    """The device request of steps that use a GPU, by ``--gpus`` and the params' device; None: they get none.
 
-    Args:
-        client: The engine's.
-        info: What the engine says of itself.
-        wanted: ``none``, ``all``, or ``auto``: all of them, if the engine offers any and the params do not say ``cpu``.
-        device: The params'.
-        image: What starts for a look at whether ``all`` can be had.
+    Whether ``all`` can be had shows by starting a container of `image`.
 
     Raises:
         DeviceError: A GPU is asked for, and there will be none.

@@ -16,7 +16,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +68,8 @@ def docker_target(
 ) -> Iterator[Target]:
     """Within, what runs steps in containers; the engine was asked for everything that a run needs.
 
-    Args:
-        params: Checked params, paths in them absolute.
-        data: Folder of images or IDX files, here or in a bucket.
-        log: Gets a line about what takes time, or may go wrong.
-        images: What each step runs in.
-        network: Network of the engine, ``host`` or ``none``; None: the engine's default.
-        gpus: As of `gpus_for`; None: ``auto``.
-        shm_size: Size of ``/dev/shm``, as Docker writes sizes; None: ``1g``.
-        memory: Limit of a step's memory, likewise; None: none.
-        cpus: Limit of a step's processors; None: none.
+    Paths in `params` are absolute; `log` gets a line about what takes time, or may go wrong; the others are the options
+    of ``shutterline run``.
 
     Raises:
         InputError: No engine answers; an image, a network or a GPU is not there; a path cannot be mounted.
@@ -150,21 +141,13 @@ def _scratch_directory(environment: Mapping[str, str]) -> list[str]:
     return [mountable(Path(named), SCRATCH_VARIABLE)]
 
 
-@dataclass(frozen=True)
-class _Exit:
-    """How a container ended; exit codes of 128 and more are that signal and 128."""
-
-    exit_code: int
-    out_of_memory: bool
-    last_line: str
-
-    def __str__(self) -> str:
-        if self.out_of_memory:
-            return f"it ran out of memory and was killed (exit code {self.exit_code}); --memory sets a step's limit"
-        if self.exit_code > 128:
-            with suppress(ValueError):
-                return f"it was killed by {signal.Signals(self.exit_code - 128).name} (exit code {self.exit_code})"
-        return f"it ended with exit code {self.exit_code}, and its last line is: {redact(self.last_line)}"
+def _why_failed(exit_code: int, *, out_of_memory: bool, last_line: str) -> str:
+    if out_of_memory:
+        return f"it ran out of memory and was killed (exit code {exit_code}); --memory sets a step's limit"
+    if exit_code > 128:  # a signal's number and 128
+        with suppress(ValueError):
+            return f"it was killed by {signal.Signals(exit_code - 128).name} (exit code {exit_code})"
+    return f"it ended with exit code {exit_code}, and its last line is: {redact(last_line)}"
 
 
 class _DockerSteps(Steps):
@@ -186,7 +169,7 @@ class _DockerSteps(Steps):
         self._arguments = arguments
         self._grace_s = grace_s
         self._signal: signal.Signals | None = None
-        self._exits: dict[StepName, _Exit] = {}
+        self._failures: dict[StepName, str] = {}
         self._current: str | None = None  # the container that is under way
         self._started = threading.Event()
         self._labels = {RUN_LABEL: paths.run}  # kfp passes this very object on: by it a container is known as ours
@@ -251,9 +234,11 @@ class _DockerSteps(Steps):
             container.start()
             self._started.set()
             last_line = _stream(container, write)
-            exit_code = int(container.wait()["StatusCode"])
-            container.reload()
-            self._exits[step] = _Exit(exit_code, bool(container.attrs["State"].get("OOMKilled")), last_line)
+            if exit_code := int(container.wait()["StatusCode"]):
+                container.reload()
+                out_of_memory = bool(container.attrs["State"].get("OOMKilled"))
+                why = _why_failed(exit_code, out_of_memory=out_of_memory, last_line=last_line)
+                self._failures[step] = f"{why}; see {self.paths.log}"
             return exit_code
         except docker.errors.DockerException as error:
             message = explained(error)
@@ -301,8 +286,7 @@ class _DockerSteps(Steps):
             write(f"\n{error}\n")
 
     def failure(self, step: StepName) -> str | None:
-        ended = self._exits.get(step)
-        return f"{ended}; see {self.paths.log}" if ended is not None and ended.exit_code else None
+        return self._failures.get(step)
 
 
 def _stream(container: Any, write: Callable[[str], object]) -> str:

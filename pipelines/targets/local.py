@@ -8,8 +8,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,7 +42,6 @@ class LocalRun:
     """How a local run ended.
 
     Attributes:
-        exit_code: 0 done, 2 bad input, 130 interrupted, 143 terminated, 1 anything else.
         document: The content of result.json.
         is_reported: Whether the log lines that were shown hold the error's message.
         kept: What stays linked at the top of the directory of an earlier run, as this one made no model.
@@ -88,8 +86,7 @@ def run_local(
         out: Directory of the run; an earlier run's model and report stay until there are new ones.
         show: Shows each log line of the steps; everything else that is printed goes to ``kfp.log`` in `out`.
         target: What starts the steps.
-        start_over: Remove the checkpoints that are there, and nothing else beside them, which a run of the same params
-            would go on from, and do so where they are of other params or data.
+        start_over: Remove the checkpoints that are there, also those of other params or data.
         follow_links: Let data prep read what links in the data lead to outside of it.
         is_mounted: Whether the steps see the directory, and not the system's temporary files.
 
@@ -102,13 +99,17 @@ def run_local(
     out = out.absolute()
     data_named = str(data.absolute() if isinstance(data, Path) else data)
     with ExitStack() as stack:
-        with _writing(out):
+        try:
             require_run_directory(out)
             out.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(run_locked(out))
             if not start_over:
                 require_same_run(out, params, data_named)
             clear(out, start_over=start_over)
+        except OSError as error:
+            if is_full(error):
+                raise
+            raise InputError(f"--out {out}: cannot be written: {error.strerror or error}") from error
         write_inputs(out, params, data_named)
         start = time.perf_counter()
         stream = stack.enter_context((out / "kfp.log").open("wb", buffering=0))
@@ -139,17 +140,6 @@ def run_local(
     return LocalRun(error["exit_code"] if error else EXIT_OK, document, is_reported, kept)
 
 
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Within, a run's directory that cannot be written is bad input."""
-    try:
-        yield
-    except OSError as error:
-        if is_full(error):
-            raise
-        raise InputError(f"--out {out}: cannot be written: {error.strerror or error}") from error
-
-
 def _log_failure(log: Output, paths: LocalRunPaths) -> str | None:
     """Why the log is not whole; None: it is."""
     try:
@@ -165,7 +155,7 @@ def _through_kfp(params: Params, data: str, paths: LocalRunPaths, steps: Steps, 
     from kfp import local
     from kfp.local.config import LocalExecutionConfig
 
-    configured, ours = LocalExecutionConfig.instance, None
+    configured = LocalExecutionConfig.instance
     (paths.scratch / "workspace").mkdir()
     try:
         with warnings.catch_warnings(), redirect_stdout(shown):
@@ -176,7 +166,6 @@ def _through_kfp(params: Params, data: str, paths: LocalRunPaths, steps: Steps, 
                 workspace_root=str(paths.scratch / "workspace"),
                 raise_on_error=False,
             )
-            ours = LocalExecutionConfig.instance
             steps.pipeline(params=params.to_json(), data=data, checkpoints=str(paths.out / "checkpoints"))
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -187,8 +176,7 @@ def _through_kfp(params: Params, data: str, paths: LocalRunPaths, steps: Steps, 
         shown.write(f"\n{message}\n")
         return message
     finally:
-        if LocalExecutionConfig.instance is ours:  # another thread may have configured kfp for itself meanwhile
-            LocalExecutionConfig.instance = configured
+        LocalExecutionConfig.instance = configured
     return None
 
 

@@ -30,14 +30,7 @@ TRIAL = 4
 
 @dataclass(frozen=True)
 class Contender:
-    """Another loop, as it is measured in every round.
-
-    Attributes:
-        name: For the table.
-        measure: Images per second over a number of batches.
-        batches: That number.
-        bound: What our ratio to it is held to.
-    """
+    """Another loop: its images per second over a number of batches, and what our ratio to it is held to."""
 
     name: str
     measure: Callable[[int], float]

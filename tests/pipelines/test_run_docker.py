@@ -197,32 +197,25 @@ def test_images_that_are_missing_are_reported_all_at_once(here: Path, refused: R
     assert list(here.iterdir()) == []
 
 
-def test_an_image_of_a_registry_is_fetched(shutterline: Shutterline, engine: DockerServer) -> None:
+def test_an_image_of_a_registry_is_fetched_and_one_that_was_built_again_is_refused(
+    refused: Refused, shutterline: Shutterline, engine: DockerServer
+) -> None:
     refusal, reference = "denied: requested access to the resource is denied", f"registry.example/data-prep@{ID}"
     engine.answers["POST", "/images/create"] = (403, {"message": refusal})
-
     done, document = run(shutterline, "--images", images_file())
-
-    assert done.code == 2
-    assert done.err.startswith(f"fetching {reference}\n")
+    assert (done.code, done.err.startswith(f"fetching {reference}\n")) == (2, True)
     message = f"the image {reference} is not here and cannot be fetched: {refusal}"
     assert document["error"]["message"].startswith(message)
 
-
-def test_an_image_that_was_built_again_is_not_the_one_of_the_file(refused: Refused, engine: DockerServer) -> None:
     images = {step: {"reference": image_of(step), "id": ID} for step in STEPS}
     images["train"]["id"] = "sha256:" + 64 * "b"
-
     message = refused(*DOCKER, "--images", images_file(images=images))
-
     assert f"the image {image_of('train')} of train is another one than --images names" in message
 
 
 def test_a_network_that_is_not_there(refused: Refused, engine: DockerServer) -> None:
     engine.answers["GET", "/networks"] = (200, [{"Id": "1", "Name": "bridge"}, {"Id": "2", "Name": "backend"}])
-
     message = refused(*DOCKER, "--network", "front")
-
     assert message == "--network front: the Docker engine has no such network; it has backend, bridge"
 
 

@@ -178,7 +178,7 @@ def test_only_the_newest_runs_are_kept() -> None:
         for event in parsed(a_step(f"done-{number}")) + parsed(a_step(f"open-{number}")[:-1]):
             runs.add(event)
 
-    kept = [view.run for view, _ in runs.newest_last()]
+    kept = list(runs)
 
     assert [run for run in kept if run.startswith("done")] == [f"done-{number}" for number in range(95, 100)]
     assert [run for run in kept if run.startswith("open")] == [f"open-{number}" for number in range(80, 100)]
@@ -189,7 +189,7 @@ def test_no_run_has_more_steps_than_a_screen_has_use_for() -> None:
     for number in range(1_000):
         runs.add(parsed([EventSequence("run-1", f"step-{number}").next("progress", progress(1, 2))])[0])
 
-    ((view, _),) = runs.newest_last()
+    ((view, _),) = runs.values()
     assert len(view.steps) == 50
 
 
@@ -198,7 +198,7 @@ ITEMS = ("run-1", "▶ running", "image-classifier", "✔ succeeded", "data-prep
          "· waiting", "evaluate")  # fmt: skip
 
 
-@pytest.mark.parametrize("width", [50, 60, 80, 100, 120, 180])
+@pytest.mark.parametrize("width", [50, 80, 100, 180])
 def test_no_figure_is_cut_or_wrapped(width: int) -> None:
     lines = drawn(a_pipeline("run-1")[:8], width)
     assert max(map(len, lines)) <= width
@@ -347,13 +347,12 @@ def test_a_real_terminal_shows_steps_progress_and_errors(status: str) -> None:
     assert "\x1b[?25h" in on.raw, "the cursor is back"
 
 
-@pytest.mark.parametrize("columns", [60, 80])
-def test_a_narrow_real_terminal_wraps_nothing_and_ctrl_c_leaves_the_last_state_there(status: str, columns: int) -> None:
+def test_a_narrow_real_terminal_wraps_nothing_and_ctrl_c_leaves_the_last_state_there(status: str) -> None:
     publish(status, a_pipeline("run-1")[:8])
 
-    with watching("--kafka", status, "--run", "run-1", size=(columns, 24)) as on:
+    with watching("--kafka", status, "--run", "run-1", size=(60, 24)) as on:
         on.until("waiting for the next event of train", LONG_S)
-        assert max(map(len, on.screen.text.splitlines())) <= columns
+        assert max(map(len, on.screen.text.splitlines())) <= 60
         assert all(any(item in line for line in on.screen.lines) for item in ITEMS[7:14])
         on.process.send_signal(signal.SIGINT)
         assert on.ended(LONG_S) == 130

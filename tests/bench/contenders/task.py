@@ -34,17 +34,7 @@ _CHUNK = 1024
 
 @dataclass(frozen=True)
 class Task:
-    """One training task; every contender trains exactly this.
-
-    Attributes:
-        name: Image shape, for the table.
-        images: Training images, uint8, shape (images, height, width, channels).
-        labels: int64, shape (images,).
-        dataset: The same images as a dataset directory.
-        options: The params as a user writes them, without device and precision.
-        device: Where training runs.
-        precision: Of the forward pass; bf16 is autocast, for every contender.
-    """
+    """One training task; every contender trains exactly this: uint8 images, also as a dataset directory."""
 
     name: str
     images: Images
@@ -65,12 +55,12 @@ class Task:
 
     @property
     def mean(self) -> list[float]:
-        """Subtracted from each channel, in units of 0..1."""
+        """Of each channel, in units of 0..1."""
         return [MEAN] * self.images.shape[3]
 
     @property
     def std(self) -> list[float]:
-        """What each channel is divided by, in units of 0..1."""
+        """Of each channel, in units of 0..1."""
         return [STD] * self.images.shape[3]
 
     @property
@@ -104,11 +94,7 @@ class Task:
 
 
 def synthesise(count: int, side: int, channels: int) -> tuple[Images, Labels]:
-    """Images of the embedded digits, enlarged, in random tints where there are colors, with light noise.
-
-    Returns:
-        uint8 of shape (count, side, side, channels), and the digits.
-    """
+    """Images of the embedded digits, enlarged, in random tints where there are colors, with light noise; and labels."""
     stored, labels = digits()
     large = np.stack([np.asarray(Image.fromarray(image[..., 0]).resize((side, side))) for image in stored])
     index = np.arange(count) % len(large)
