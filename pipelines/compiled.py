@@ -114,20 +114,12 @@ def child(where: str, key: str | int) -> str:
 
 
 def documents_of(text: str) -> list[Any]:
-    """The documents of a compiled pipeline's text, with the values that kfp and Vertex AI's library read.
-
-    Raises:
-        DocumentError: It is not YAML, or nothing that can be walked through.
-    """
+    """The documents of a compiled pipeline, with the values that kfp and Vertex AI's library read; or DocumentError."""
     return parse_yaml(text, _MOST_VALUES, core=False)
 
 
 def read_compiled(file: Path) -> CompiledPipeline:
-    """Read a compiled pipeline.
-
-    Raises:
-        InputError: The file cannot be read, or is not a compiled pipeline.
-    """
+    """A compiled pipeline; InputError if the file cannot be read, or is none."""
     try:
         return parse_compiled(read_text(file, LARGEST), file)
     except DocumentError as error:
@@ -135,11 +127,7 @@ def read_compiled(file: Path) -> CompiledPipeline:
 
 
 def parse_compiled(text: str, file: Path) -> CompiledPipeline:
-    """As :func:`read_compiled`, of the text that a file holds or is to hold.
-
-    Raises:
-        DocumentError: It is not a compiled pipeline.
-    """
+    """As :func:`read_compiled`, of the text that a file holds or is to hold; DocumentError if it is none."""
     documents = documents_of(text)
     spec = mapping(documents[0]) if documents else {}
     if "pipelineInfo" not in spec:

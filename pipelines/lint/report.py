@@ -26,11 +26,7 @@ def is_pipeline_file(file: str) -> bool:
 
 
 def validate_pipeline(file: Path, target: PlatformName | None, *, strict: bool, as_json: bool) -> int:
-    """Print what is wrong with a compiled pipeline on a platform, or the file's own; 2 if an error fails it.
-
-    Raises:
-        InputError: The file cannot be read, or is not a compiled pipeline.
-    """
+    """Print what is wrong with a compiled pipeline on a platform, or the file's own; 2 if an error fails it."""
     pipeline = read_compiled(file)
     target = target or pipeline.target
     findings = lint(pipeline, target)

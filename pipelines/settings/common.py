@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, Field
@@ -80,8 +80,7 @@ class PlatformSettings(SettingsRecord, Generic[Step]):
 
     def document(self) -> dict[str, Any]:
         """These settings as a file of them: what was taken away is null there, so that no default comes back."""
-        document: dict[str, Any] = _document(self)
-        return document
+        return {key: _document(value) for key, value in _entries(self)}
 
     def step(self, name: StepName) -> Step:
         """One step's settings, merged."""
@@ -113,13 +112,14 @@ def merged(base: Any, over: Any) -> Any:
     return over
 
 
+def _entries(record: BaseModel) -> Iterator[tuple[str, Any]]:
+    for name, field in type(record).model_fields.items():
+        if (value := getattr(record, name)) is not None or name in record.model_fields_set:
+            yield field.alias or name, value
+
+
 def _document(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return {
-            field.alias or name: _document(getattr(value, name))
-            for name, field in type(value).model_fields.items()
-            if getattr(value, name) is not None or name in value.model_fields_set
-        }
-    if isinstance(value, dict):
-        return {key: _document(item) for key, item in value.items()}
+    if isinstance(value, BaseModel | dict):
+        items = _entries(value) if isinstance(value, BaseModel) else value.items()
+        return {key: _document(item) for key, item in items}
     return [_document(item) for item in value] if isinstance(value, list) else value

@@ -127,9 +127,6 @@ def submit_run(platform: Platform, request: RunRequest, *, again: bool) -> Submi
     """Start a run, unless it is there: one that waits, runs or succeeded under the name is returned.
 
     One that failed or was cancelled has the next number started, from ``name-2`` on; with `again` any has.
-
-    Raises:
-        PlatformRefusedError: There are too many of them.
     """
     for number in range(1, _MOST_RUNS + 1):
         name = request.name if number == 1 else f"{request.name}-{number}"

@@ -101,12 +101,7 @@ def follow(platform: Platform, run: Submitted, timeout_s: float | None) -> Follo
 
 
 def look(platform: Platform, run: Submitted) -> Followed:
-    """How a run is doing now, with the logs of the steps that failed.
-
-    Raises:
-        InputError: The platform refuses to answer.
-        PlatformUnavailableError: It does not answer.
-    """
+    """How a run is doing now, with the logs of the steps that failed."""
     found = Followed(retried(lambda timeout_s: platform.progress(run.id, timeout_s)))
     found.logs = dict(_new_logs(platform, run, found.progress, set(), _LOG_S))
     has_failed = found.progress.state in ("failed", "cancelled")

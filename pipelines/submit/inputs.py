@@ -58,11 +58,7 @@ def run_name(
 
 
 def check_name(option: str, name: str, longest: int = _LONGEST) -> None:
-    """See that a pipeline, version or experiment can be called so, and that the name is no secret.
-
-    Raises:
-        InputError: It cannot.
-    """
+    """InputError if a pipeline, version or experiment cannot be called so, or the name is a secret."""
     check_no_secret(option, name)
     if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > longest:
         raise InputError(f"{option}: must be 1 to {longest} printable characters, got {printable(name, 60)!r}")
@@ -107,11 +103,7 @@ def checked_params(
 def run_values(
     pipeline: CompiledPipeline, params: Params | None, data: str | None, checkpoints: str | None
 ) -> dict[str, str]:
-    """The values to send.
-
-    Raises:
-        InputError: The pipeline has no such input, one that it needs is missing, or one is no location or a secret.
-    """
+    """The values to send; InputError if one is missing, is not known, is no location, or is a secret."""
     given = {"params": None if params is None else params.to_form(), "data": data, "checkpoints": checkpoints}
     values = {name: value for name, value in given.items() if value is not None}
     for name, value in values.items():
@@ -137,11 +129,7 @@ def run_values(
 
 
 def check_no_secret(option: str, value: str) -> None:
-    """See that a text that will be sent, and shown to whoever may see the run, is no secret.
-
-    Raises:
-        InputError: It is one; the message does not show it.
-    """
+    """InputError if a text that will be sent, and shown to whoever may see the run, is a secret; not shown there."""
     if redact(value) != value:
         raise InputError(
             f"{option}: holds a secret, or what looks like one, and would be shown to all who see the run; refer to "
@@ -150,11 +138,7 @@ def check_no_secret(option: str, value: str) -> None:
 
 
 def check_file_has_no_secret(pipeline: CompiledPipeline, *secrets: str) -> None:
-    """See that no secret of this environment, nor one of `secrets`, is in a file that will be uploaded.
-
-    Raises:
-        InputError: One is; the message says which variable's.
-    """
+    """InputError if a secret of this environment, or one of `secrets`, is in a file that will be uploaded."""
     name = secret_named_by([pipeline.spec, pipeline.platforms], {"the token or the cookie of this command": secrets})
     if name is not None:
         raise InputError(

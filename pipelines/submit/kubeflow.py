@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -55,9 +55,6 @@ class KubeflowPlatform:
 
     Kubeflow knows versions by their name, and runs by an id of its own: every request for a run is preceded by a look,
     and two that submit the same at the same moment get two runs. Each argument is its option.
-
-    Raises:
-        InputError: The host, its user interface's address, or the experiment cannot be right.
     """
 
     def __init__(
@@ -71,6 +68,7 @@ class KubeflowPlatform:
     ) -> None:
         self._host, self._ui = api_addresses(host)
         self._namespace, self._service_account = namespace, service_account
+        self._owner = {} if namespace is None else {"namespace": namespace}
         self._experiment = "shutterline" if experiment is None else experiment
         check_name("--experiment", self._experiment)
         self._access = access
@@ -161,73 +159,58 @@ class KubeflowPlatform:
         ours = _messages_of_file(pipeline)
         described = {"description": pipeline.description} if pipeline.description else {}
         # By the key "name", which is unique; "display_name" is not in every version of Kubeflow.
-        parent, _ = self._find_or_make(
-            f"pipeline {name}",
-            lambda timeout_s: self._first("pipelines", timeout_s, "name", name, namespace=self._namespace),
-            lambda timeout_s: self._json(
-                "POST",
-                f"{_API}/pipelines",
-                timeout_s,
-                json=self._owned({"name": name, "display_name": name} | described),
-            ),
-        )
-        pipeline_id, what = self._id(parent, "pipeline_id"), f"version {version} of pipeline {name}"
+        made = {"name": name, "display_name": name} | described | self._owner
+        parent, _ = self._find_or_make("pipeline", "pipelines", "name", name, self._owner, json=made)
+        pipeline_id = self._id(parent, "pipeline_id")
         found, existed = self._find_or_make(
-            what,
-            lambda timeout_s: self._first(f"pipelines/{pipeline_id}/versions", timeout_s, "name", version),
-            lambda timeout_s: self._json(
-                "POST",
-                f"{_API}/pipelines/upload_version",
-                timeout_s,
-                params={"name": version, "pipelineid": pipeline_id} | described,
-                # Kubeflow looks at the name's ending.
-                files={"uploadfile": ("pipeline.yaml", as_sent(pipeline), "application/yaml")},
-            ),
+            "version",
+            f"pipelines/{pipeline_id}/versions",
+            "name",
+            version,
+            make="pipelines/upload_version",
+            params={"name": version, "pipelineid": pipeline_id} | described,
+            # Kubeflow looks at the name's ending.
+            files={"uploadfile": ("pipeline.yaml", as_sent(pipeline), "application/yaml")},
         )
         version_id = self._id(found, "pipeline_version_id")
         if existed and _messages_of_version(found.get("pipeline_spec")) != ours:
             raise PlatformRefusedError(
-                f"{self._host}: {what} is there with other content than {pipeline.file} has; choose another name by "
-                "--version-name"
+                f"{self._host}: version {version} of pipeline {name} is there with other content than {pipeline.file} "
+                "has; choose another name by --version-name"
             )
         place = f"{self._ui}/#/pipelines/details/{pipeline_id}/version/{version_id}"
         return Uploaded(name, version, place, existed), pipeline_id, version_id
 
     def _find_or_make_experiment(self) -> str:
-        name = self._experiment
-        experiment, _ = self._find_or_make(
-            f"experiment {name}",
-            lambda timeout_s: self._first("experiments", timeout_s, "display_name", name, namespace=self._namespace),
-            lambda timeout_s: self._json(
-                "POST", f"{_API}/experiments", timeout_s, json=self._owned({"display_name": name})
-            ),
-        )
-        if experiment.get("storage_state") == "ARCHIVED":
+        name, made = self._experiment, {"display_name": self._experiment} | self._owner
+        found, _ = self._find_or_make("experiment", "experiments", "display_name", name, self._owner, json=made)
+        if found.get("storage_state") == "ARCHIVED":
             raise PlatformRefusedError(
                 f"{self._host}: experiment {name} is archived and takes no runs; restore it, or choose another by "
                 "--experiment"
             )
-        return self._id(experiment, "experiment_id")
-
-    def _owned(self, body: Thing) -> Thing:
-        return body if self._namespace is None else body | {"namespace": self._namespace}
+        return self._id(found, "experiment_id")
 
     def _find_or_make(
-        self, what: str, find: Callable[[float], Thing | None], make: Callable[[float], Thing]
-    ) -> tuple[Thing, bool]:
+        self, what: str, path: str, field: str, name: str, query: dict[str, str] | None = None, *, make: str = "",
+        **content: Any,
+    ) -> tuple[Thing, bool]:  # fmt: skip
         """What is there, or else is made, and whether it was there; names are unique, so all of it may be repeated."""
+
+        def find(timeout_s: float) -> Thing | None:
+            return self._first(path, timeout_s, field, name, **query or {})
 
         def attempt(timeout_s: float) -> tuple[Thing, bool]:
             if (found := find(timeout_s)) is not None:
                 return found, True
             try:
-                return make(timeout_s), False
+                return self._json("POST", f"{_API}/{make or path}", timeout_s, **content), False
             except AlreadyExistsError as taken:  # somebody else was faster
                 if (found := find(timeout_s)) is not None:
                     return found, True
                 raise PlatformRefusedError(
-                    f"{self._host}: the name of {what} is taken by something that you cannot see: {taken}; choose "
-                    "another name"
+                    f"{self._host}: the name of {what} {name} is taken by something that you cannot see: {taken}; "
+                    "choose another name"
                 ) from taken
 
         return retried(attempt)
@@ -321,9 +304,8 @@ class KubeflowPlatform:
         return connection_error(failure, self._host, answered=self._answered, trust=trust)
 
     def _no_api(self, what: str) -> PlatformRefusedError:
-        causes = (
-            [] if self._host.endswith("/pipeline") else [f"Kubeflow's API is below /pipeline: {self._host}/pipeline"]
-        )
+        below = f"Kubeflow's API is below /pipeline: {self._host}/pipeline"
+        causes = [] if self._host.endswith("/pipeline") else [below]
         if kinds := self._access.kinds:
             causes.append(f"or that is a page to sign in, and the {kinds} is not valid, or no longer")
         else:

@@ -69,11 +69,7 @@ class Access:
 
 
 def read_access(token_file: Path | None, ca_file: Path | None) -> Access:
-    """The credentials that options and the environment name.
-
-    Raises:
-        InputError: A file cannot be read, or what is in it or in a variable is none.
-    """
+    """The credentials that options and the environment name; InputError if a file or a variable holds none."""
     token, option = None, "--token-file"
     if token_file is None and os.environ.get(TOKEN_VARIABLE):
         token = _header(os.environ[TOKEN_VARIABLE], TOKEN_VARIABLE)

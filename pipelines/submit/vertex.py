@@ -65,11 +65,7 @@ _ATTEMPTS: dict[TaskState, PodState] = {
 
 
 class VertexPlatform:
-    """Implements :class:`pipelines.submit.platform.Platform` for one project and location; each argument is its option.
-
-    Raises:
-        InputError: One of them cannot be right.
-    """
+    """Implements `pipelines.submit.platform.Platform` for one project and location; each argument is its option."""
 
     def __init__(
         self,
