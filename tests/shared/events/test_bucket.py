@@ -91,7 +91,6 @@ def test_what_a_step_leaves_the_next_one_finds(bucket: Bucket, opened: Opened, t
     spool.close()
     assert first.spool == f"{bucket.uri}/{FOLDER}/run-1.train.0.jsonl"
     assert there(bucket)["run-1.train.0.jsonl"] == b"".join(lines_of(3))
-
     # Of other runs, however they are called, and of other people.
     for name in ("run-1.x.train.0.jsonl", "run-2.train.0.jsonl", "run-1.notes.txt", "run-1.a/b.0.jsonl"):
         bucket.write(f"{FOLDER}/{name}", b"other\n")
@@ -272,7 +271,6 @@ def test_a_store_that_is_away_is_told_once_and_has_everything_when_it_is_back(
     process.start(spool)
     until(lambda: "are kept in" in caplog.text)
     assert process.spool == f"{bucket.uri}/{FOLDER}/run-1.train.1.jsonl"
-
     bucket.faults.inject(Refuse(503), times=None)
     add(spool, lines_of(3))
     until(lambda: "cannot be kept in" in caplog.text)

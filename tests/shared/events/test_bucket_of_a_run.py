@@ -57,7 +57,6 @@ def test_a_later_step_delivers_what_an_earlier_pod_could_not(
     step("train", away, DataError("no images"))
     step("evaluate", back)
     end = ended("COMPLETE", back).report
-
     events = [StepEvent.from_bytes(record.value) for record in kafka_broker.records(topic)]
     assert [(e.step, e.attempt, e.state) for e in events] == [
         ("pipeline", 0, "started"),

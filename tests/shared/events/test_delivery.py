@@ -65,7 +65,6 @@ def test_each_broker_gets_every_event_in_order_and_twice_only_where_an_answer_wa
 ) -> None:
     kafka, pubsub = ScriptedTransport("kafka", kafka_acts), ScriptedTransport("pubsub", pubsub_acts)
     report = deliver(None, count, kafka, pubsub, pausing=pausing)
-
     assert report.brokers == {
         "kafka": BrokerReport("kafka in memory", count, 0),
         "pubsub": BrokerReport("pubsub in memory", count, 0),
@@ -199,7 +198,6 @@ def test_what_earlier_steps_left_comes_first_and_only_to_the_same_topic(tmp_path
     stream = stream_to(tmp_path, kafka, pubsub, earlier=[opened(first), opened(other)])
     stream.emit(STARTED)
     report = stream.close(WAIT_S)
-
     expected = [*ids(300, "data-prep"), "run-1/train/0/0"]
     assert pubsub.ids == expected
     assert list(dict.fromkeys(kafka.ids)) == expected
@@ -240,7 +238,6 @@ def test_damaged_lines_of_a_spool_are_skipped_wherever_they_are(
     stream = stream_to(None, transport, earlier=[opened(path)])
     stream.emit(STARTED)
     stream.close(WAIT_S)
-
     assert list(dict.fromkeys(transport.ids)) == [*ids(sum(whole), "data-prep"), "run-1/train/0/0"]
     again = opened(path)
     assert again.undelivered("kafka") == 0

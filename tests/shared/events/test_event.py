@@ -127,7 +127,6 @@ def finite(value: Any) -> Any:
 def test_an_event_reads_back_as_it_was_told(given_event: UnencodedEvent) -> None:
     event_source, sequence, state, nanoseconds, data = given_event
     line = encode(*given_event).body
-
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
     time = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
     name = f"{event_source.run}/{event_source.step}/{event_source.attempt}/{sequence}"
@@ -145,7 +144,6 @@ def test_the_official_sdk_reads_the_same(given_event: UnencodedEvent) -> None:
     document = json.loads(line)
     data = document.pop("data")
     document["time"] = datetime.fromisoformat(document["time"])
-
     for event in (JSONFormat().read(None, line), kafka.from_structured_event(in_kafka(line))):
         assert event.get_attributes() == document
         assert event.get_data() == data
@@ -176,7 +174,6 @@ def test_ids_come_from_the_source_and_sequences_sort_as_text() -> None:
     event_source = EventSource("run-1", "data-prep", 2, "pod 1/a")
     numbers = [0, 1, 9, 10, 99, 100, 12_345, 999_999_999]
     documents = [json.loads(encode(event_source, number, "progress", START, progress(1, 1)).body) for number in numbers]
-
     assert [document["id"] for document in documents] == [f"run-1/data-prep/2/{number}" for number in numbers]
     # With it the same id on two machines names two events.
     assert {document["source"] for document in documents} == {"/shutterline/runs/run-1/data-prep/pod%201%2Fa"}

@@ -38,7 +38,6 @@ def test_a_token_has_the_three_parts_that_google_documents(
     header, claims, access_token = google_token().split(".")
     monkeypatch.undo()
     time.tzset()
-
     assert json.loads(part(header)) == {"typ": "JWT", "alg": "GOOG_OAUTH2_TOKEN"}
     found = json.loads(part(claims))
     issued, expires = found.pop("iat"), found.pop("exp")

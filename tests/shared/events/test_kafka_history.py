@@ -83,7 +83,6 @@ def test_everything_of_a_run_is_read_in_order(kafka_broker: KafkaTopics, status:
     runs = [f"run-{number}" for number in range(8)]
     bodies = [b"/%d" % number for number in range(600)]
     publish(kafka_broker, status, [*bodies, None], *runs)
-
     assert read(kafka_broker, status, "run-3") == TopicHistory([b"run-3" + body for body in bodies], "")
     everything = read(kafka_broker, status)
     assert not everything.trouble
@@ -97,7 +96,6 @@ def test_older_records_are_left_out(kafka_broker: KafkaTopics, status: str) -> N
     time.sleep(0.05)
     moment = datetime.now(UTC)
     publish(kafka_broker, status, [b"/new"], "a")
-
     assert read(kafka_broker, status, since=moment) == TopicHistory([b"a/new"], "")
     assert read(kafka_broker, status, since=moment + timedelta(days=1)) == TopicHistory([], "")
 
@@ -122,13 +120,11 @@ def test_brokers_that_are_away_cost_no_more_than_was_asked_for(
 ) -> None:
     own_kafka_broker.create_topic(topic)
     publish(own_kafka_broker, topic, [b"/1"], "run")
-
     own_kafka_broker.relay.black_hole()
     silent = read(own_kafka_broker, topic, within_s=0.4)
     own_kafka_broker.relay.refuse()
     down = read(own_kafka_broker, topic)
     own_kafka_broker.relay.pass_through()
-
     assert silent.bodies == down.bodies == []
     assert silent.trouble
     assert "Connection refused" in down.trouble

@@ -220,7 +220,6 @@ def test_a_refusal_ends_the_step_before_its_work_and_is_reported_to_the_other_br
             expected = "is not a Kafka broker; check KAFKA_HOST"
         server = other if kind == "port of something else" else kafka_broker.bootstrap
         ended = a_step(KAFKA_HOST=server, KAFKA_TOPIC=topic, **pubsub)
-
     assert (ended.code, ended.worked, ended.error_type) == (2, False, "StatusRefusedError")
     assert expected in ended.message
     assert "Traceback" not in ended.told
@@ -244,7 +243,6 @@ def test_an_unreachable_broker_is_a_warning_or_fails_the_step(
     assert (report["pubsub"]["delivered"], report["pubsub"]["undelivered"]) == (3, 0)
     assert f"3 of 3 status events are not at Kafka {server} topic {topic}" in ended.told
     assert f"shutterline events replay {ended.record.delivery['spool']}" in ended.told
-
     ended = a_step(KAFKA_HOST=server, KAFKA_TOPIC=topic, on_status_error="fail", **pubsub)
     assert (ended.code, ended.worked, ended.error_type) == (1, False, "StatusUnavailableError")
     assert message in ended.message

@@ -50,9 +50,7 @@ def test_a_token_is_fetched_again_at_every_login(manager: SecretManager, impatie
     reference = manager.reference("token", "latest")
     provider = client_arguments(BEARER | {"KAFKA_SASL_OAUTH_TOKEN_FILE": reference})["sasl_oauth_token_provider"]
     assert provider.token() == "first-token"
-
     manager.add("token", "second-token\n")
-
     assert provider.token() == "second-token"
     assert redact("first-token second-token") == f"{REDACTED} {REDACTED}"
     manager.faults.append(503)
@@ -172,10 +170,8 @@ def test_bad_references_are_told_with_what_to_do(manager: SecretManager, name: s
     references = {word: manager.add(word, content) for word, content in contents.items()}
     references["nowhere"] = manager.reference("nowhere", "latest")
     environment, expected = BAD[name]
-
     with pytest.raises(StatusRefusedError) as caught:
         client_arguments({variable: value.format_map(references) for variable, value in environment.items()})
-
     message = str(caught.value)
     assert message.startswith(expected.format_map(references))
     assert "\n" not in message
@@ -191,9 +187,7 @@ def test_a_step_that_gets_no_secret_ends_before_its_work_with_one_message(
     manager.faults += [503] * (100 * is_away)
     for name, value in (PLAIN | {"KAFKA_SASL_PASSWORD_FILE": reference}).items():
         monkeypatch.setenv(name, value)
-
     ended = a_step(KAFKA_HOST="127.0.0.1:9", KAFKA_TOPIC="status", on_status_error="fail", TIMEOUT=3)
-
     assert ended.code == (EXIT_FAILURE if is_away else EXIT_BAD_INPUT)
     assert not ended.worked
     assert ended.message.startswith(f"KAFKA_SASL_PASSWORD_FILE: {reference}: ")

@@ -59,7 +59,6 @@ def test_a_login_with_user_and_password(tmp_path: Path, mechanism: str, ending: 
     if ending is not None:
         (tmp_path / "password").write_bytes(PASSWORD.encode() + ending)
         given = {"KAFKA_SASL_PASSWORD_FILE": str(tmp_path / "password")}
-
     assert client_arguments(PLAIN | {"KAFKA_SASL_MECHANISM": mechanism} | given) == {
         "security_protocol": "SASL_PLAINTEXT",
         "client_id": "shutterline",
@@ -143,11 +142,9 @@ def test_a_key_that_stays_locked_is_reported_and_no_terminal_is_asked(
 ) -> None:
     given = {"KAFKA_SSL_CERTFILE": str(certificates.client_cert_file), "KAFKA_SSL_KEYFILE": str(locked_key)}
     given |= {} if password is None else {"KAFKA_SSL_KEY_PASSWORD": password}
-
     done = subprocess.run(
         [sys.executable, "-c", ASKING], cwd=ROOT, env=os.environ | TLS | given, capture_output=True, text=True
     )
-
     assert done.stdout.startswith(f"KAFKA_SSL_CERTFILE: {certificates.client_cert_file} and KAFKA_SSL_KEYFILE are not")
     assert "or KAFKA_SSL_KEY_PASSWORD does not fit" in done.stdout
     assert done.stdout.count("\n") == 1
@@ -234,10 +231,8 @@ def test_bad_settings_are_refused_with_what_to_do(certificates: Certificates, tm
     files |= {"ca": certificates.ca_file, "certificate": certificates.client_cert_file}
     files |= {"key": certificates.client_key_file}
     environment, expected = BAD[name]
-
     with pytest.raises(StatusRefusedError) as caught:
         client_arguments({variable: value.format_map(files) for variable, value in environment.items()})
-
     message = str(caught.value)
     assert caught.value.exit_code == EXIT_BAD_INPUT
     assert message.startswith(expected.format_map(files))

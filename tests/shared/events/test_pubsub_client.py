@@ -103,9 +103,7 @@ def test_a_file_that_is_none_ends_the_step_with_its_name(
         file.mkdir()
     if content is not None:
         file.write_bytes(content)
-
     ended = a_step(GOOGLE_APPLICATION_CREDENTIALS=str(file), **PUBSUB)
-
     assert (ended.code, ended.worked) == (2, False)
     assert ended.message == f"GOOGLE_APPLICATION_CREDENTIALS: {file}{expected}"
     assert "Traceback" not in ended.told
@@ -127,9 +125,7 @@ def test_a_service_account_that_cannot_be_used_ends_the_step_with_its_name(
     tmp_path: Path, a_step: Step, changes: dict[str, str | None], expected: str
 ) -> None:
     file = service_account(tmp_path / "account.json", **changes)
-
     ended = a_step(GOOGLE_APPLICATION_CREDENTIALS=str(file), **PUBSUB)
-
     assert (ended.code, ended.worked) == (2, False)
     assert ended.message.startswith(f"GOOGLE_APPLICATION_CREDENTIALS: {file}: no Google credentials: ")
     assert expected in ended.message
@@ -234,9 +230,7 @@ def test_a_refusal_ends_the_step_before_its_work_and_the_other_broker_hears_of_i
     code, said, expected = ANSWERS[kind]
     emulated.fail_always("Publish", code, said)
     kafka_broker.create_topic(topic)
-
     ended = a_step(KAFKA_HOST=kafka_broker.bootstrap, KAFKA_TOPIC=topic, **PUBSUB)
-
     assert (ended.code, ended.worked) == (2, False)
     assert ended.message == expected
     assert "Traceback" not in ended.told

@@ -143,7 +143,6 @@ def test_a_refusal_is_final_at_the_start_and_waited_for_later(
     server.fail_next("Pull", code)
     with closing(PubSubSubscriber(subscription)) as source, pytest.raises(StatusRefusedError, match=message):
         follow(source, lambda _: None)
-
     with closing(PubSubSubscriber(subscription)) as source:
         shown_by(source, 1)
         server.fail_next("Pull", code)

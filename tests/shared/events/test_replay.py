@@ -64,7 +64,6 @@ def test_what_is_left_is_delivered_in_order_and_then_nothing_is_left(tmp_path: P
     second = left_spool(tmp_path, lines_of(2), "kafka")
     acts: list[Act] = [Takes(7), AWAY, StatusRefusedError(""), RuntimeError()]
     brokers = Brokers(kafka=ScriptedTransport("kafka", acts))
-
     assert replayed(brokers, tmp_path) == [
         Replayed(str(first), "kafka", "kafka in memory", 300, 0, None),
         Replayed(str(second), "kafka", "kafka in memory", 2, 0, None),
@@ -73,7 +72,6 @@ def test_what_is_left_is_delivered_in_order_and_then_nothing_is_left(tmp_path: P
     assert brokers.scripted["kafka"].ids == ids("data-prep", *range(300)) + ids("train", 0, 1)
     assert brokers.scripted["pubsub"].ids == ids("data-prep", *range(300))
     assert brokers.asked == [("kafka", "status"), ("pubsub", "status")]
-
     again = Brokers()
     assert [(entry.delivered, entry.undelivered) for entry in replayed(again, tmp_path)] == [(0, 0)] * 3
     assert [transport.taken for transport in again.scripted.values()] == [[], []]
@@ -85,7 +83,6 @@ def test_what_a_step_had_delivered_is_not_delivered_again(tmp_path: Path) -> Non
         status.emit(progress(epoch, 3))
     until(lambda: len(broker.windows) > 1)
     status.close(0.05)
-
     brokers = Brokers()
     (entry,) = replayed(brokers, tmp_path)
     assert brokers.scripted["kafka"].ids == ids("train", 1, 2)

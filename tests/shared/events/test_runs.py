@@ -64,7 +64,6 @@ def ended(outcome: Ending | Literal["unknown"], *outcomes: StepOutcome, begin_s:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_pipeline_is_what_it_says_at_its_end(ending: Ending) -> None:
     events = parsed(a_pipeline("run-1", ending))
-
     view = fold("run-1", events)
     assert (view.state, view.is_done, view.began) == (ending, True, BEGUN)
     assert view.ended == events[-1].data
@@ -106,7 +105,6 @@ def test_a_retry_starts_its_step_anew_in_its_old_place_with_what_was_saved() -> 
     failed = attempt(0, IN_PIPELINE, progress(2, 3), Checkpoint(2, 3, "gs://b/2"), END["failed"])
     evaluated = attempt(0, IN_PIPELINE, step="evaluate")
     again = attempt(1, IN_PIPELINE, begin_s=60)
-
     view = fold("run-1", [*prepared, *failed, *evaluated, *again])
     assert list(view.steps) == ["data-prep", "train", "evaluate"]
     assert view.steps["train"] == StepView(
@@ -118,7 +116,6 @@ def test_a_retry_starts_its_step_anew_in_its_old_place_with_what_was_saved() -> 
 def test_late_words_of_an_older_attempt_change_nothing_but_the_time() -> None:
     late = attempt(0, BY_ITSELF, progress(2, 3), END["failed"], begin_s=100)
     again = attempt(1, BY_ITSELF, progress(1, 3))
-
     view, without = fold("run-1", [*again, *late]), fold("run-1", again)
     assert view.steps == without.steps
     assert (view.state, view.last) == ("running", at(102))
@@ -152,7 +149,6 @@ def test_the_steps_events_may_arrive_in_any_order_that_keeps_each_steps_own(endi
     streams = streams_of(ending)
     expected = fold("run-1", [event for stream in streams for event in stream])
     assert expected.state == ending
-
     left = [list(stream) for stream in streams]
     arrived = []
     while any(left):

@@ -62,9 +62,7 @@ def test_a_run_that_succeeds_leaves_no_secret(
         "KAFKA_SASL_OAUTH_TOKEN_FILE": mounted(tmp_path / "token", TOKEN),
         "KAFKA_SSL_KEY_PASSWORD": KEY_PASSWORD,
     }
-
     done = command("-m", "pipelines.cli", "run", "--params", params, "--out", "out", "--json", **given)
-
     assert done.returncode == 0, done.stderr
     assert set(brokers.front.authenticated) == {("OAUTHBEARER", TOKEN)}
     left = everything(tmp_path, done, brokers)
@@ -90,9 +88,7 @@ def test_a_run_that_fails_with_a_secret_in_its_message_shows_it_to_nobody(
         "KAFKA_SSL_KEY_PASSWORD_FILE": mounted(tmp_path / "key-password", KEY_PASSWORD),
     }
     data = tmp_path / "data"
-
     done = command("-m", "pipelines.cli", "run", "--params", params, "--data", data, "--out", "out", **given)
-
     assert done.returncode == 2, done.stderr
     assert "data-prep ERROR failed: " in done.stderr
     assert set(brokers.front.authenticated) == {("SCRAM-SHA-512", USER)}
@@ -111,9 +107,7 @@ def test_a_compiled_pipeline_holds_none(
     params = write_params(tmp_path / "params.json", **brokers.params)
     given = secured | LOGIN | {"KAFKA_SASL_OAUTH_TOKEN": TOKEN}
     (tmp_path / "out").mkdir()
-
     done = command("-m", "pipelines.cli", "compile", "--params", params, "-o", "out/pipeline.yaml", **given)
-
     assert done.returncode == 0, done.stderr
     left = everything(tmp_path, done, None)
     assert any(brokers.topic.encode() in content for name, content in left.items() if "pipeline.yaml" in name)
@@ -255,9 +249,7 @@ def test_training_that_a_broker_refuses_repeating_the_password_tells_it_to_nobod
     accepted: int,
 ) -> None:
     repeating.accepted = accepted
-
     done = train(command, tmp_path, brokers.params, **login)
-
     assert done.returncode == 2, done.stderr
     assert any(PASSWORD in message for _, message in repeating.refused), "it was repeated"
     left = everything(tmp_path, done, brokers)
@@ -270,7 +262,6 @@ def test_the_exit_step_leaves_none_of_the_platforms_message_or_the_brokers(
     brokers: Brokers, repeating: RepeatingRelay, login: dict[str, str], tmp_path: Path, command: Command
 ) -> None:
     done = end(command, tmp_path, brokers.params, **login)
-
     assert done.returncode == 0, done.stderr
     assert any(PASSWORD in message for _, message in repeating.refused), "it was repeated"
     left = everything(tmp_path, done, brokers)
@@ -288,7 +279,6 @@ def test_steps_whose_secrets_were_fetched_leave_none(
     assert trained.returncode == 0, trained.stderr
     ended = end(command, tmp_path, brokers.params, **fetched)
     assert ended.returncode == 0, ended.stderr
-
     assert set(brokers.front.authenticated) == {("SCRAM-SHA-256", USER)}
     assert {name.partition("/")[0] for name in manager.read} == set(manager.secrets)
     left = everything(tmp_path, trained, brokers) | everything(tmp_path, ended, None)

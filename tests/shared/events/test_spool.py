@@ -49,7 +49,6 @@ def test_every_start_of_a_step_has_a_spool_of_its_own(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(WAIT_S)
     other = Spool.create(events, "run-1", "evaluate", 3, NOWHERE)
-
     assert sorted(spool.attempt for spool in spools) == list(range(3, 11))
     assert {spool.path for spool in spools} == {events / f"run-1.train.{attempt}.jsonl" for attempt in range(3, 11)}
     assert (other.attempt, other.path) == (3, events / "run-1.evaluate.3.jsonl")
@@ -64,7 +63,6 @@ def test_a_spool_is_opened_again_with_all_its_lines_and_what_was_delivered(tmp_p
     spool.advance("kafka", 2)
     spool.write()
     spool.close()
-
     assert spool.path is not None
     again = opened(spool.path)
     assert (again.path, again.attempt, all_of(again)) == (spool.path, 2, lines)
@@ -158,7 +156,6 @@ def test_spools_are_found_by_run_in_the_order_of_their_first_events(tmp_path: Pa
     for age, name in enumerate(names):
         (tmp_path / f"{name}.jsonl").write_text(f'{{"time": "2026-11-28T12:00:0{age}"}}\n')
     (tmp_path / "notes.txt").touch()
-
     assert spools_of(tmp_path) == [tmp_path / f"{name}.jsonl" for name in names]
     assert spools_of(tmp_path, "run-1") == [tmp_path / f"{names[index]}.jsonl" for index in (0, 1, 4)]
     assert [spools_of(tmp_path / name) for name in ("nowhere", "notes.txt", "x" * 300)] == [[], [], []]
@@ -317,7 +314,6 @@ def test_readers_follow_a_writer_without_missing_a_line(tmp_path: Path) -> None:
     spool.write()
     for thread in threads:
         thread.join(WAIT_S)
-
     bodies = [event.body for event in events]
     assert seen == [bodies] * readers
     assert spool.path is not None

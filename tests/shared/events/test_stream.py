@@ -47,7 +47,6 @@ def test_what_is_emitted_is_in_the_spool_and_at_the_brokers(tmp_path: Path) -> N
         status.emit(data)
     report = status.close(WAIT_S)
     status.emit(DONE)  # after the end nothing is taken
-
     assert spooled(tmp_path) == [(f"run-1/train/0/{number}", data) for number, data in enumerate(emitted)]
     assert parsed(transport.taken) == list(events_in(tmp_path))
     (path,) = spools_of(tmp_path)
@@ -113,7 +112,6 @@ def test_threads_may_all_emit_at_once(tmp_path: Path) -> None:
     for emitter in emitters:
         emitter.join(WAIT_S)
     report = status.close(WAIT_S)
-
     assert (report.events, report.dropped, report.brokers["kafka"].delivered) == (threads * each, 0, threads * each)
     events = parsed(transport.taken)
     assert [event.sequence for event in events] == list(range(threads * each))
@@ -172,7 +170,6 @@ def test_while_the_disk_hangs_brokers_get_every_event_and_memory_has_an_end(
     assert spooled(tmp_path) == []
     gate.open()
     report = status.close(WAIT_S)
-
     # Once memory is full progress is dropped, and nothing else.
     taken = [event.data for event in parsed(transport.taken)]
     assert [data for data in taken if not isinstance(data, Progress)] == [

@@ -100,7 +100,6 @@ def test_a_real_broker_takes_all_that_fit_in_order_and_the_others_once_they_do(
     lines = lines_with(large)
     fitting = [line.rstrip(b"\n") for line, is_large in zip(lines, large, strict=True) if not is_large]
     path = left_spool(tmp_path, lines, broker)
-
     first = replayed(path, topic.transport())
     assert topic.bodies() == fitting
     assert (first.delivered, first.undelivered, first.too_large) == (len(fitting), sum(large), sum(large))
@@ -108,7 +107,6 @@ def test_a_real_broker_takes_all_that_fit_in_order_and_the_others_once_they_do(
         assert topic.reason in str(first.trouble)
         (warning,) = [record.getMessage() for record in caplog.records if record.name == LOG.name]
         assert topic.reason in warning
-
     topic.raise_limit()
     second = replayed(path, topic.transport())
     assert (second.delivered, second.undelivered, second.trouble) == (sum(large), 0, None)
