@@ -31,14 +31,7 @@ from components.shared.events.data import (
     StepStarted,
     Succeeded,
 )
-from components.shared.events.event import (
-    CONTENT_TYPE,
-    EncodedEvent,
-    EventError,
-    EventSource,
-    StepEvent,
-    encode,
-)
+from components.shared.events.event import CONTENT_TYPE, EncodedEvent, EventError, EventSource, StepEvent, encode
 from tests.shared.events.sample_events import JSON, START, a_pipeline, a_step, is_event, progress
 
 

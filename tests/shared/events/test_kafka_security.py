@@ -114,12 +114,7 @@ def test_a_certificate_for_another_host_is_refused_unless_names_do_not_matter(
 
 
 def test_a_client_certificate_that_is_wanted_must_be_shown(
-    kafka_broker: KafkaTopics,
-    port: int,
-    status: str,
-    certificates: Certificates,
-    tmp_path: Path,
-    environment: Setter,
+    kafka_broker: KafkaTopics, port: int, status: str, certificates: Certificates, tmp_path: Path, environment: Setter
 ) -> None:
     environment(SECURITY_PROTOCOL="SSL", SSL_CAFILE=certificates.ca_file)
     with tls_relay(port, certificates, require_client=True) as relay:

@@ -163,11 +163,7 @@ def test_the_emulator_needs_no_credentials(emulated: PubSubServer) -> None:
 
 @pytest.mark.parametrize("of_params", [True, False], ids=["of the params", "of the environment"])
 def test_credentials_with_a_token_deliver(
-    service: PubSubServer,
-    google_account: TokenServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    of_params: bool,
+    service: PubSubServer, google_account: TokenServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_params: bool
 ) -> None:
     if of_params:
         monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
@@ -280,8 +276,7 @@ def test_a_service_that_is_not_there_fails_the_step_where_the_params_say_so(
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"),
-    [(CODES.PERMISSION_DENIED, StatusRefusedError), (CODES.UNAVAILABLE, RetryableError)],
+    ("code", "kind"), [(CODES.PERMISSION_DENIED, StatusRefusedError), (CODES.UNAVAILABLE, RetryableError)]
 )
 def test_after_an_answer_of_no_the_next_attempt_may_succeed(
     emulated: PubSubServer, code: grpc.StatusCode, kind: type[Exception]

@@ -155,8 +155,7 @@ def test_a_registered_key_does_not_hide_that_another_text_is_a_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret",
-    ['it\'s "quoted"', "back\\slash\\es", "with\nlines", "gr\u00fc\u00dfe-\u65e5\u672c", "\x1b[31m\x1b[0m"],
+    "secret", ['it\'s "quoted"', "back\\slash\\es", "with\nlines", "gr\u00fc\u00dfe-\u65e5\u672c", "\x1b[31m\x1b[0m"]
 )
 @pytest.mark.parametrize("quoted", [str, repr, json.dumps], ids=["as it is", "repr", "JSON"])
 def test_a_secret_is_found_as_python_and_json_quote_it(secret: str, quoted: Callable[[str], str]) -> None:

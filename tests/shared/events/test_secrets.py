@@ -241,12 +241,7 @@ def end(command: Command, tmp_path: Path, params: dict[str, str], **given: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize("accepted", [0, 1], ids=["us", "Kafka's client"])
 def test_training_that_a_broker_refuses_repeating_the_password_tells_it_to_nobody(
-    brokers: Brokers,
-    repeating: RepeatingRelay,
-    login: dict[str, str],
-    tmp_path: Path,
-    command: Command,
-    accepted: int,
+    brokers: Brokers, repeating: RepeatingRelay, login: dict[str, str], tmp_path: Path, command: Command, accepted: int
 ) -> None:
     repeating.accepted = accepted
     done = train(command, tmp_path, brokers.params, **login)

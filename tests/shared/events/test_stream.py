@@ -20,16 +20,7 @@ from components.shared.events.event import EventSource
 from components.shared.events.spool import Spool, events_in, spools_of
 from components.shared.events.stream import BrokerReport, DeliveryReport, StatusStream
 from tests.shared.events.sample_events import parsed, progress
-from tests.shared.events.transports import (
-    LOG,
-    WAIT_S,
-    Gate,
-    HangingDisk,
-    ScriptedTransport,
-    opened,
-    stream_to,
-    until,
-)
+from tests.shared.events.transports import LOG, WAIT_S, Gate, HangingDisk, ScriptedTransport, opened, stream_to, until
 
 ROOT = Path(__file__).parents[3]
 STARTED, DONE = StepStarted("1.0", "pod-1"), Succeeded(1.0)
