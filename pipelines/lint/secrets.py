@@ -32,20 +32,20 @@ def secrets_in(view: View) -> Iterator[tuple[str, str, str]]:
                 yield path, f"here is {shape[0]}", shape[1]
     for step in view.steps:
         for part in ("command", "args"):
-            yield from _in_words(f"{step.where}.container.{part}", step.container.get(part))
+            yield from _in_arguments(f"{step.where}.container.{part}", step.container.get(part))
 
 
-def _in_words(where: str, words: Any) -> Iterator[tuple[str, str, str]]:
+def _in_arguments(where: str, arguments: Any) -> Iterator[tuple[str, str, str]]:
     """Options such as ``--password VALUE`` and ``--password=VALUE``, settings such as ``PASSWORD=VALUE``."""
-    words = [word if isinstance(word, str) else "" for word in words] if isinstance(words, list) else []
-    for index, (word, after) in enumerate(zip(words, [*words[1:], ""], strict=False)):
-        option = _OPTION.fullmatch(word)
+    given = [each if isinstance(each, str) else "" for each in arguments] if isinstance(arguments, list) else []
+    for index, (argument, after) in enumerate(zip(given, [*given[1:], ""], strict=False)):
+        option = _OPTION.fullmatch(argument)
         if option is None:
-            for setting in _SETTING.finditer(word) if not _SOURCE.search(word) else ():
+            for setting in _SETTING.finditer(argument) if not _SOURCE.search(argument) else ():
                 # Whatever begins with $ there, a shell looks up.
                 if not setting[3].startswith("$") and is_secret(setting[1], setting[3]):
                     yield child(where, index), f"{setting[1]} is set to a secret's value", setting[3]
             continue
         at, value = (index + 1, after) if option[2] is None else (index, option[2])
         if not value.startswith("-") and is_secret(option[1].replace("-", "_"), value):
-            yield child(where, at), f"the option {word.split('=')[0]} is given a secret's value", value
+            yield child(where, at), f"the option {argument.split('=')[0]} is given a secret's value", value

@@ -21,7 +21,7 @@ from pipelines.submit import follow as following
 from pipelines.submit import inputs
 from pipelines.submit.options import spelling, target_for
 from pipelines.submit.platform import Platform, RunRequest, Submitted
-from pipelines.submit.run_text import ending, log_lines, run_words, table, utc_now
+from pipelines.submit.run_text import ending, log_lines, run_state_text, table, utc_now
 from pipelines.targets.kfp_import import import_kfp
 
 _MOST_RUNS = 1000
@@ -148,7 +148,7 @@ def status(name: str, *, as_json: bool, **where: Any) -> int:
     if as_json:
         print_json(_document(target, run, found))
         return found.exit_code
-    _print(f"{run.name} {run_words(found.progress)}: {run.url or run.id}")
+    _print(f"{run.name} {run_state_text(found.progress)}: {run.url or run.id}")
     for line in table(found.progress, utc_now()):
         _print(f"  {line}")
     for step, log in found.logs.items():

@@ -25,14 +25,14 @@ from pipelines.submit.platform import Platform, Progress, Submitted
 from pipelines.submit.run_text import (
     STYLES,
     PodLog,
-    attempt_words,
+    attempt_text,
     ending,
     log_lines,
     pod_of,
     read_log,
     rows,
-    run_words,
-    step_words,
+    run_state_text,
+    step_text,
     utc_now,
 )
 from pipelines.watch_text import printable
@@ -166,7 +166,7 @@ def _view(run: Submitted) -> Iterator[Show]:
     def drawn() -> Table:
         # All text is set as it is, never read as markup: it comes from elsewhere.
         grid = Table.grid("", "", "", padding=(0, 2, 0, 0))
-        heading = Text.assemble(run.name, " ", (run_words(shown), STYLES.get(shown.state, "")))
+        heading = Text.assemble(run.name, " ", (run_state_text(shown), STYLES.get(shown.state, "")))
         for name, state, pod, style in rows(shown, utc_now()):
             grid.add_row(Text(f"  {name}"), Text(state, style), Text(pod, "dim"))
         whole = Table.grid()
@@ -196,9 +196,9 @@ class _Lines:
 
     def show(self, progress: Progress) -> bool:
         lines = [line for step in progress.steps.values() for line in self._changes(step)]
-        if self._shown.get("") != (words := run_words(progress)):
-            self._shown[""] = words
-            lines.append(f"{self._run.name} {words}")
+        if self._shown.get("") != (text := run_state_text(progress)):
+            self._shown[""] = text
+            lines.append(f"{self._run.name} {text}")
         for line in lines:
             print_message(f"{time.strftime('%H:%M:%S')} {printable(line)}")
         return bool(lines)
@@ -207,13 +207,13 @@ class _Lines:
         # Attempts that another followed; what was shown as the step's end is not logged again.
         first = self._ended.get(step.name, 0)
         for number, attempt in enumerate(step.attempts[first:-1], first + 1):
-            yield f"{step.name} {attempt_words(number, attempt)}"
+            yield f"{step.name} {attempt_text(number, attempt)}"
         has_ended = step.state in ("failed", "cancelled")
         self._ended[step.name] = max(first, len(step.attempts) - (not has_ended))
         if step.state == "waiting" and step.attempts and step.attempts[-1].state == "failed":
             return  # for Argo to say whether there will be another
-        if self._shown.get(step.name) != (words := step_words(step)):
-            self._shown[step.name] = words
+        if self._shown.get(step.name) != (text := step_text(step)):
+            self._shown[step.name] = text
             pod = pod_of(step)
-            yield f"{step.name} {words}" + (f" (pod {pod})" if pod and pod not in self._pods else "")
+            yield f"{step.name} {text}" + (f" (pod {pod})" if pod and pod not in self._pods else "")
             self._pods.add(pod)

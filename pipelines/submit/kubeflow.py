@@ -33,7 +33,7 @@ from pipelines.submit.connection import LONGEST_REQUEST_S, connection_error, pro
 from pipelines.submit.inputs import as_sent, check_name, version_name, without_cache
 from pipelines.submit.kubeflow_access import HOW_TO_SIGN_IN, Access, api_addresses
 from pipelines.submit.platform import Progress, RunRequest, Submitted, Uploaded
-from pipelines.submit.run_text import message_words
+from pipelines.submit.run_text import message_text
 from pipelines.watch_text import printable
 
 LARGEST_LOG = 256 * 1024 * 1024  # where reading it is given up
@@ -116,9 +116,9 @@ class KubeflowPlatform:
             pass
         report = read_run(found, workflow)
         failed = [step for step in report.tasks.values() if step.state == "failed" and not step.exit_task]
-        errors = [f"{step.name}: {message_words(step.message)}" for step in failed if step.message]
+        errors = [f"{step.name}: {message_text(step.message)}" for step in failed if step.message]
         if not errors and report.state == "failed" and report.message:
-            errors.append(message_words(report.message))
+            errors.append(message_text(report.message))
         return Progress(report.state, report.tasks, "; ".join(errors), report.retried)
 
     def find(self, run: str) -> Submitted:

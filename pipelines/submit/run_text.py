@@ -34,7 +34,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def message_words(message: str) -> str:
+def message_text(message: str) -> str:
     """A message of Argo's or the kubelet's without what helps nobody: the resource or the image stays."""
     text = printable(redact(message.removeprefix("main: ")), 10 * _LONGEST)
     text = _ASIDE.sub("", text)
@@ -44,31 +44,27 @@ def message_words(message: str) -> str:
     return printable(text, _LONGEST)
 
 
-def step_words(step: TaskReport, now: datetime | None = None) -> str:
+def step_text(step: TaskReport, now: datetime | None = None) -> str:
     """A step's state, why, and how long it took, or has been going on where `now` is given."""
     last = step.attempts[-1] if step.attempts else None
     number = f"attempt {len(step.attempts)} " if len(step.attempts) > 1 else ""
-    message = message_words(step.message)
+    message = message_text(step.message)
     because = f": {message}" if message else ""
-    match step.state:
-        case "waiting":
-            words = f"waiting{_duration(last, 'for', now)}{because}"
-        case "running":
-            words = f"running{_duration(last, 'for', now)}"
-        case "succeeded":
-            words = f"succeeded{_duration(last, 'in')}"
-        case "failed" | "cancelled":
-            words = f"{step.state}{_duration(last, 'after')}{because}"
-        case "skipped":
-            words = "not started"
-        case state:
-            words = state
-    return f"{number}{words}"
+    lasting, ended = _duration(last, "for", now), f"{step.state}{_duration(last, 'after')}{because}"
+    texts = {
+        "waiting": f"waiting{lasting}{because}",
+        "running": f"running{lasting}",
+        "succeeded": f"succeeded{_duration(last, 'in')}",
+        "failed": ended,
+        "cancelled": ended,
+        "skipped": "not started",
+    }
+    return f"{number}{texts.get(step.state, step.state)}"
 
 
-def attempt_words(number: int, attempt: PodAttempt) -> str:
+def attempt_text(number: int, attempt: PodAttempt) -> str:
     """How an attempt ended that another followed."""
-    message = message_words(attempt.message)
+    message = message_text(attempt.message)
     return f"attempt {number} {attempt.state}{_duration(attempt, 'after')}{f': {message}' if message else ''}"
 
 
@@ -86,7 +82,7 @@ def pod_of(step: TaskReport) -> str:
     return printable(step.attempts[-1].pod, 253) if step.attempts else ""
 
 
-def run_words(progress: Progress) -> str:
+def run_state_text(progress: Progress) -> str:
     """A run's state."""
     if not progress.retried:
         return progress.state
@@ -107,9 +103,9 @@ def rows(progress: Progress, now: datetime) -> Iterator[tuple[str, str, str, str
     """Name, state, pod and style of every step, and a row without a name for each attempt before."""
     for name, step in progress.steps.items():
         pod = pod_of(step)
-        yield printable(name, 60), step_words(step, now), f"pod {pod}" if pod else "", STYLES.get(step.state, "")
+        yield printable(name, 60), step_text(step, now), f"pod {pod}" if pod else "", STYLES.get(step.state, "")
         for number, attempt in enumerate(step.attempts[:-1], 1):
-            yield "", attempt_words(number, attempt), "", "dim"
+            yield "", attempt_text(number, attempt), "", "dim"
 
 
 def table(progress: Progress, now: datetime) -> Iterator[str]:
