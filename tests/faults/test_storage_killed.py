@@ -27,7 +27,7 @@ from tests.faults.storage import (
 from tests.peers.http_faults import Hold, Slow
 from tests.peers.object_store import Bucket
 
-KILLS = 10
+KILLS = 6
 
 
 def kill_at(moments: random.Random, count: int, bucket: Bucket, begin: Callable[[], int]) -> Hold:
@@ -88,6 +88,7 @@ def test_a_fetch_killed_at_random_moments(bucket: Bucket, location: Location, so
             assert digests(into) == source.files, "whole, and no trace of the first try"
 
 
+@S3_TAKES_LONG
 def test_a_killed_fetch_goes_on_where_it_was(
     bucket: Bucket, location: Location, large_source: Source, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from tests.faults.storage import (
 from tests.peers.http_faults import Hold
 from tests.peers.object_store import Bucket
 
-ROUNDS = 10
+ROUNDS = 5
 
 
 def result_of(work: Callable[[], object]) -> ShutterlineError | None:
@@ -118,6 +118,7 @@ def test_two_processes_write_at_once(
     assert refused > 0, "some met"
 
 
+@S3_TAKES_LONG
 def test_many_writers_and_the_last_one_alone(
     bucket: Bucket, location: Location, sources: tuple[Source, Source], tmp_path: Path
 ) -> None:
@@ -160,6 +161,7 @@ def test_a_reader_between_any_two_requests_of_a_writer(
     assert None not in seen, "the earlier artifact is there until the new one is"
 
 
+@S3_TAKES_LONG
 def test_a_writer_between_any_two_requests_of_a_reader(
     bucket: Bucket, location: Location, sources: tuple[Source, Source], tmp_path: Path
 ) -> None:

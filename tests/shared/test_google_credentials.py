@@ -18,7 +18,7 @@ from tests.shared.events.security_fixtures import a_clean_environment as a_clean
 
 BUCKET = Location("gs", "bucket", "key")
 USERS: dict[str, Callable[[Path], object]] = {
-    "bucket": lambda file: connect(BUCKET, Transfer("up")),
+    "bucket": lambda file: connect(BUCKET, Transfer()),
     "secret": lambda file: fetch_secret("VARIABLE", "sm://projects/p/secrets/s/versions/latest"),
     "Kafka": lambda file: google_token(),
     "Pub/Sub": lambda file: open_channel(None),

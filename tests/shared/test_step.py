@@ -156,7 +156,7 @@ def test_a_result_that_cannot_report_fails_the_step(
     records: Path, events: Path, capsys: pytest.CaptureFixture[str], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = Result()
-    monkeypatch.setattr(Result, method, lambda *arguments: {}["nothing"])
+    monkeypatch.setattr(Result, method, lambda *arguments: dict[str, Any]()["nothing"])
     with pytest.raises(StepFailed):
         run_step("train", PARAMS, lambda params, emit: result)
     assert read_records(records)["train"].status == "failed"

@@ -233,7 +233,7 @@ class EventsBucket:
         with self._connecting:
             if self._store is None:
                 # The store's own timeout ends first: its message has the reason.
-                transfer = Transfer("up", timeout=0.8 * self._timeout_s)
+                transfer = Transfer(timeout=0.8 * self._timeout_s)
                 self._store = connect(self.location, transfer, self._credentials)
             return self._store
 

@@ -121,7 +121,7 @@ def fetch_tree(location: Location, into: Path, *, mirror: bool = False, progress
 
 def list_names(location: Location) -> list[str]:
     """The names of the objects below a location, relative to it, in the order of their keys."""
-    with closing(connect(location, Transfer("down"))) as store:
+    with closing(connect(location, Transfer())) as store:
         return [stored.key.removeprefix(location.prefix) for stored in store.list(location.prefix)]
 
 
@@ -140,7 +140,7 @@ def _fetched(location: Location, into: Path, progress: OnProgress | None, fetch:
 @contextmanager
 def _fetching(location: Location, into: Path, progress: OnProgress | None) -> Iterator[tuple[Store, Path]]:
     """A connection, and a folder for unfinished files, this fetch's alone; kept where something is unfinished."""
-    with closing(connect(location, Transfer("down", progress))) as store:
+    with closing(connect(location, Transfer(progress))) as store:
         is_new = not into.exists()
         into.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(into, os.O_RDONLY)

@@ -138,14 +138,8 @@ class GcsStore(Store):
         except BaseException:
             response.close()
             raise
-        return stored, self._pieces(response, stored.key, stop - start)
-
-    def _pieces(self, response: Any, key: str, count: int) -> Pieces:
-        try:
-            yield from pieces_of_body(partial(self._try, key, response.readinto), count)
-            response.release_conn()
-        finally:
-            response.close()  # a connection that was released stays open
+        readinto = partial(self._try, stored.key, response.readinto)
+        return stored, pieces_of_body(response, readinto, stop - start)
 
     def _write(self, key: str, data: bytes, version: str | None) -> StoredObject:
         hashes = Hashes("CRC32C")

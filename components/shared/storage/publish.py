@@ -63,7 +63,7 @@ class Publication:
         self._kind = kind
         self._manifest = location.child(kind.manifest_file)
         self._marker_key = location.child(WRITING_MARKER).key
-        self._transfer = Transfer("up")
+        self._transfer = Transfer()
         self._contents = re.compile(rf"{re.escape(location.prefix)}{CONTENTS.pattern}/")
         self._store: Store
         self._marker: StoredObject | None = None
@@ -131,7 +131,7 @@ class Publication:
             return
         with (
             suppress(ShutterlineError, ChangedError),
-            closing(connect(self.location, Transfer("up", timeout=_GIVE_BACK_S))) as store,
+            closing(connect(self.location, Transfer(timeout=_GIVE_BACK_S))) as store,
         ):
             store.delete(self._marker_key, self._marker.version)
 
@@ -246,7 +246,7 @@ def _object(location: Location) -> Iterator[Store]:
     if not location.key:
         raise StorageRefusedError(f"{location}: is a whole bucket, and one object is needed; add its key")
     try:
-        with closing(connect(location, Transfer("up"))) as store:
+        with closing(connect(location, Transfer())) as store:
             yield store
     except ChangedError as error:
         raise StorageRefusedError(f"{location}: the store refuses an unconditional change") from error

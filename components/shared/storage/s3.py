@@ -133,17 +133,13 @@ class S3Store(Store):
             if ranged and answer["ETag"] == stored.version:
                 raise RetryableError("the whole object came where a range was asked for")
             raise ChangedError(self.uri(stored.key))
-        return _stored(stored.key, stored.bytes, answer), self._pieces(stored.key, answer["Body"], stop - start)
 
-    def _pieces(self, key: str, body: Any, count: int) -> Pieces:
         def readinto(buffer: memoryview) -> int:
-            with self._errors(key):
-                return int(body.readinto(buffer))
+            with self._errors(stored.key):
+                return int(answer["Body"].readinto(buffer))
 
-        try:
-            yield from pieces_of_body(readinto, count)
-        finally:
-            body.close()
+        pieces = pieces_of_body(answer["Body"], readinto, stop - start)
+        return _stored(stored.key, stored.bytes, answer), pieces
 
     def _write(self, key: str, data: bytes, version: str | None) -> StoredObject:
         condition = {} if version is None else {"IfNoneMatch": "*"} if version == ABSENT else {"IfMatch": version}

@@ -6,10 +6,11 @@ import io
 import mimetypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from components.shared.errors import RetryableError, StorageRefusedError
 from components.shared.events.redaction import redact
@@ -219,20 +220,19 @@ def connect(location: Location, transfer: Transfer, credentials: str | None = No
         raise StorageRefusedError(f"{location}: needs {client}; pip install 'shutterline[storage]'") from error
 
 
-def pieces_of_body(readinto: Callable[[memoryview], int], expected: int) -> Pieces:
-    """A body of so many bytes as it comes; `readinto` fills a buffer as far as bytes are there, 0 at the body's end.
-
-    Raises:
-        RetryableError: It ended early.
-    """
-    buffer = memoryview(bytearray(min(PIECE, expected)))
-    left = expected
-    while left > 0:
-        count = readinto(buffer[: min(left, len(buffer))])
-        if not count:
-            raise RetryableError("the connection ended early")
-        left -= count
-        yield buffer[:count]
+def pieces_of_body(body: Any, readinto: Callable[[memoryview], int], expected: int) -> Pieces:
+    """A body of so many bytes as it comes, closed in the end; or RetryableError: it ended early."""
+    with closing(body):
+        buffer = memoryview(bytearray(min(PIECE, expected)))
+        left = expected
+        while left > 0:
+            count = readinto(buffer[: min(left, len(buffer))])
+            if not count:
+                raise RetryableError("the connection ended early")
+            left -= count
+            yield buffer[:count]
+        if hasattr(body, "release_conn"):  # urllib3's, which stays open then
+            body.release_conn()
 
 
 def content_type(name: str) -> str:

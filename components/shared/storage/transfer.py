@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from components.shared.errors import RetryableError, StorageUnavailableError
 from components.shared.events.redaction import redact
@@ -31,7 +31,7 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TransferProgress:
-    """How far a transfer is; ``down`` is from storage to here.
+    """How far a transfer is.
 
     Attributes:
         done: Bytes transferred so far, or found to be there already.
@@ -39,7 +39,6 @@ class TransferProgress:
         bytes_per_second: Of the transfer so far, without what was there already.
     """
 
-    direction: Literal["down", "up"]
     done: int
     total: int
     files_done: int
@@ -59,10 +58,7 @@ def timeout_s() -> float:
 class Transfer:
     """One transfer to or from a bucket; `timeout` in seconds without progress, by default as the environment says."""
 
-    def __init__(
-        self, direction: Literal["down", "up"], progress: OnProgress | None = None, timeout: float | None = None
-    ) -> None:
-        self._direction = direction
+    def __init__(self, progress: OnProgress | None = None, timeout: float | None = None) -> None:
         self.progress = progress
         self._timeout_s = timeout_s() if timeout is None else timeout
         self._stop = threading.Event()
@@ -190,7 +186,7 @@ class Transfer:
         with self._reporting:
             rate = self._moved / max(time.monotonic() - self._started, 1e-3)
             done = min(self._done, self._total)
-            self.progress(TransferProgress(self._direction, done, self._total, self._files_done, self._files, rate))
+            self.progress(TransferProgress(done, self._total, self._files_done, self._files, rate))
 
 
 def workers() -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 
 from components.shared.artifacts.artifact import ArtifactKind, ArtifactWriter, FileRecord, Manifest, contents_folder
+from components.shared.storage import download
 from components.shared.storage.location import Location, parse_location
 from components.shared.storage.publish import Publication
 from tests.peers.fixtures import (
@@ -24,7 +25,7 @@ from tests.peers.object_store import Bucket
 __all__ = ["bucket", "gcs_bucket", "gcs_server", "moto_bucket", "moto_server", "s3_bucket", "s3_server", "seaweed"]
 
 
-LARGE = 40 << 20  # more than one range, more than one part
+LARGE = 17 << 20  # more than one range, more than one part
 
 
 class BoxManifest(Manifest):
@@ -75,5 +76,6 @@ def tree(path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHUTTERLINE_STORAGE_TIMEOUT", "20")
+    monkeypatch.setattr(download, "RANGE", 8 << 20)

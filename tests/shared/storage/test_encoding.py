@@ -53,10 +53,11 @@ def test_a_large_one_comes_in_ranges_and_goes_on_where_it_broke(bucket: Bucket, 
     content = random.Random(1).randbytes(LARGE)  # noqa: S311
     packed = gzip.compress(content, compresslevel=0)
     bucket.write("raw/large", packed, "gzip")
-    bucket.faults.inject(CutAnswer(10_000_000), "read", "raw/large", times=1)
+    cut = bucket.faults.inject(CutAnswer(6_000_000), "read", "raw/large", times=1)
 
     fetch_tree(at(bucket, "raw"), tmp_path)
 
+    assert cut.happened == 1
     assert tree(tmp_path) == {"large": content}
     assert len(packed) <= bucket.faults.bytes_read("large") < len(packed) * 1.1
 

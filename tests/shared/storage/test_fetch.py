@@ -186,7 +186,7 @@ def test_progress_ends_with_all(bucket: Bucket, source: Path, tmp_path: Path) ->
     told: list[TransferProgress] = []
     fetch_artifact(at(bucket), BOX, tmp_path, progress=told.append)
     total = sum(SIZES.values())
-    assert told[-1] == TransferProgress("down", total, total, len(SIZES), len(SIZES), ANY)
+    assert told[-1] == TransferProgress(total, total, len(SIZES), len(SIZES), ANY)
     assert told[-1].bytes_per_second > 0
 
 
@@ -207,4 +207,4 @@ def test_an_error_between_tasks_is_an_error_of_the_transfer() -> None:
         raise OSError(28, "No space left on device", "x.part")
 
     with pytest.raises(OSError, match="No space left on device"):
-        Transfer("down").run_all(tasks())
+        Transfer().run_all(tasks())
