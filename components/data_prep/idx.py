@@ -43,7 +43,7 @@ _OTHER_TYPES = {0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0
 _DEFLATE_RATIO = 1032
 _PIECE = 1024**2
 
-IdxFiles = dict[tuple[SplitName, str], list[Path]]
+IdxFiles = dict[tuple[SplitName, str], Path]
 
 
 @dataclass(frozen=True)
@@ -95,21 +95,19 @@ def find_idx_files(folder: Path) -> IdxFiles:
     found: IdxFiles = {}
     for path in sorted(folder.iterdir()):
         if match := IDX_NAME.fullmatch(path.name):
-            found.setdefault((_SPLITS[match["split"].lower()], match["content"].lower()), []).append(path)
+            earlier = found.setdefault((_SPLITS[match["split"].lower()], match["content"].lower()), path)
+            if earlier is not path:
+                raise DataError(
+                    f"{shown(folder)}: {earlier.name} and {path.name} are both there; remove all but one, so that it "
+                    "is clear which counts"
+                )
     return found
 
 
-def open_idx(folder: Path, root: Folder, found: IdxFiles, n_classes: int, *, follow_links: bool) -> Source:
+def open_idx(folder: Path, root: Folder, files: IdxFiles, n_classes: int, *, follow_links: bool) -> Source:
     """The source made of a folder's IDX files: labels read, headers of images checked."""
-    for paths in found.values():
-        if len(paths) > 1:
-            names = " and ".join(path.name for path in paths)
-            raise DataError(
-                f"{shown(folder)}: {names} are both there; remove all but one, so that it is clear which counts"
-            )
-        if not follow_links:
-            require_inside(paths[0], folder, "the file")
-    files = {key: paths[0] for key, paths in found.items()}
+    for path in files.values() if not follow_links else ():
+        require_inside(path, folder, "the file")
     needed = [split for split in SPLITS if split == "train" or any(split == given for given, _ in files)]
     splits = {split: _open_pair(folder, split, files, n_classes) for split in needed}
     labels = splits["train"].labels
@@ -119,16 +117,11 @@ def open_idx(folder: Path, root: Folder, found: IdxFiles, n_classes: int, *, fol
             f"0 to {labels.max()}, and params say n_classes = {n_classes}; correct n_classes or the data"
         )
     beside = {"beside IDX files": [path for path, _, _ in images_below(root)]}
-    return Source(
-        path=folder,
-        name="IDX files",
-        classes=tuple(str(label) for label in range(n_classes)),
-        splits=splits,
-        left_out=count_left_out(root, beside, {f"{root.real}/{path.name}" for path in files.values()}),
-    )
+    left_out = count_left_out(root, beside, {f"{root.real}/{path.name}" for path in files.values()})
+    return Source(folder, "IDX files", tuple(map(str, range(n_classes))), splits, left_out)
 
 
-def _open_pair(folder: Path, split: SplitName, files: dict[tuple[SplitName, str], Path], n_classes: int) -> SourceSplit:
+def _open_pair(folder: Path, split: SplitName, files: IdxFiles, n_classes: int) -> SourceSplit:
     for content, other, digit in (("images", "labels", 3), ("labels", "images", 1)):
         if (split, content) not in files:
             reason = f"{files[split, other].name} is there without it" if (split, other) in files else "it is needed"

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
 from components.data_prep import tiff
-from components.data_prep.pixels import WHITE, Background, Meaning, Note, OnNote, fitted, ignore_note
+from components.data_prep.pixels import WHITE, Background, Meaning, Note, fitted
 from components.data_prep.source import BATCH_BYTES, Batch, SourceSplit, shown
 from components.shared.artifacts.dataset import Images, UnreadableImage
 from components.shared.errors import DataError
@@ -170,12 +170,12 @@ def read_batches(
         for start in range(0, len(wanted), per_batch):
             positions = np.array(wanted[start : start + per_batch], dtype=np.int64)
             images = np.empty((len(positions), *shape), dtype=np.uint8)
-            noted: list[Note] = []  # appending is atomic
+            noted: list[Note] = []  # extending is atomic
 
             def decode(image: Images, position: int, noted: list[Note] = noted) -> str:
                 """Decode one file into its array; the reason if it is unreadable."""
                 try:
-                    image[...] = read_image(root / files[position], shape, background, memory, noted.append)
+                    image[...] = read_image(root / files[position], shape, background, memory, noted)
                 except UnreadableImageError as error:
                     return str(error)
                 return ""
@@ -197,7 +197,7 @@ def read_image(
     shape: tuple[int, int, int],
     background: Background = WHITE,
     memory: DecodingMemory | None = None,
-    note: OnNote = ignore_note,
+    notes: list[Note] | None = None,
 ) -> Images:
     """Decode an image file: its first frame, brought upright, in 1 or 3 channels, resized.
 
@@ -206,17 +206,31 @@ def read_image(
         shape: Height, width, channels of what is returned.
         background: Red, green and blue of what is behind transparent parts.
         memory: What it shares with images that are decoded at the same time.
-        note: Gets what is done with it that is worth reporting.
+        notes: Gets what is done with it that is worth reporting.
 
     Raises:
         UnreadableImageError: The content is not an image that can be decoded, or would be decoded wrongly.
         DataError: The operating system does not hand the file out.
     """
     memory = memory or DecodingMemory.of_half_the_free()
+
+    def decode(found: list[Note], at_least: int) -> Images:
+        with file.open("rb") as stream, _opened(stream) as image:
+            meaning = _meaning(image, stream)
+            with suppress(*_DAMAGED):  # a damaged second frame is not read
+                if image.format in _ANIMATED and getattr(image, "is_animated", False):
+                    found.append("more frames")
+            needed = _needed_bytes(image, shape, os.fstat(stream.fileno()).st_size)
+            with memory.reserve(max(needed, at_least)), closing(image):
+                image.load()
+                with suppress(*_DAMAGED):  # such an image is read as it is stored
+                    ImageOps.exif_transpose(image, in_place=True)
+                return fitted(image, shape, background, meaning, found)
+
     for at_least in (0, memory.total):
-        notes: list[Note] = []
+        found: list[Note] = []
         try:
-            image = _decode(file, shape, background, memory, notes, at_least)
+            image = decode(found, at_least)
         except MemoryError:  # others were being decoded: once more, with none of them
             continue
         except (UnreadableImageError, DataError):
@@ -233,31 +247,10 @@ def read_image(
             if text.startswith("decoder error"):  # libtiff's number of it says nothing
                 text = "cannot be decoded: it is damaged, or its compression is not supported here"
             raise UnreadableImageError(shortened(text or type(error).__name__, 200)) from error
-        for each in notes:
-            note(each)
+        if notes is not None:
+            notes += found
         return image
     raise UnreadableImageError("needs more memory to be decoded than is free; give the step more memory")
-
-
-def _decode(
-    file: Path,
-    shape: tuple[int, int, int],
-    background: Background,
-    memory: DecodingMemory,
-    notes: list[Note],
-    at_least: int,
-) -> Images:
-    with file.open("rb") as stream, _opened(stream) as image:
-        meaning = _meaning(image, stream)
-        with suppress(*_DAMAGED):  # a damaged second frame is not read
-            if image.format in _ANIMATED and getattr(image, "is_animated", False):
-                notes.append("more frames")
-        needed = _needed_bytes(image, shape, os.fstat(stream.fileno()).st_size)
-        with memory.reserve(max(needed, at_least)), closing(image):
-            image.load()
-            with suppress(*_DAMAGED):  # such an image is read as it is stored
-                ImageOps.exif_transpose(image, in_place=True)
-            return fitted(image, shape, background, meaning, notes.append)
 
 
 def _opened(stream: IO[bytes]) -> Image.Image:

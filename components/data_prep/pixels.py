@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,12 +27,6 @@ NOTES: dict[Note, str] = {
 SCALES: set[Note] = {"float to 1", "float to 255"}
 _DARK = 4096
 
-OnNote = Callable[[Note], object]
-
-
-def ignore_note(note: Note) -> None:
-    """Do nothing."""
-
 
 @dataclass(frozen=True)
 class Meaning:
@@ -46,12 +39,15 @@ class Meaning:
     has_alpha: bool = True  # what looks like an alpha channel is one
 
 
+_USUAL = Meaning()
+
+
 def fitted(
     image: Image.Image,
     shape: tuple[int, int, int],
     background: Background = WHITE,
-    meaning: Meaning | None = None,
-    note: OnNote = ignore_note,
+    meaning: Meaning = _USUAL,
+    notes: list[Note] | None = None,
 ) -> Images:
     """A decoded image as uint8 of `shape` (height, width, channels).
 
@@ -64,20 +60,20 @@ def fitted(
     """
     height, width, channels = shape
     mode = "RGB" if channels == 3 else "L"
-    meaning = meaning or Meaning()
+    notes = [] if notes is None else notes
     if image.mode in ("RGBa", "La"):
         image = image.convert(image.mode.upper())
     alpha = _alpha(image) if meaning.has_alpha else None
     # A palette's transparent entry would otherwise travel along and make conversions guess.
     image.info.pop("transparency", None)
     if image.mode == "I" or image.mode.startswith("I;") or image.mode == "F":
-        image = _in_8_bits(image, meaning, note)
+        image = _in_8_bits(image, meaning, notes)
     if image.mode in ("LAB", "HSV") and mode == "L":
         image = image.convert("RGB")  # Pillow has no other way from these to grey
     if image.mode != mode:
         image = image.convert(mode)
     if alpha is not None:
-        note("transparent" if alpha.getextrema() != (0, 0) else "wholly transparent")
+        notes.append("transparent" if alpha.getextrema() != (0, 0) else "wholly transparent")
         color = Image.new("RGB", (1, 1), background).convert(mode).getpixel((0, 0))  # in grey its luma
         canvas = Image.new(mode, image.size, color)
         canvas.paste(image, mask=alpha)
@@ -102,7 +98,7 @@ def _alpha(image: Image.Image) -> Image.Image | None:
     return None if lowest == 255 else alpha
 
 
-def _in_8_bits(image: Image.Image, meaning: Meaning, note: OnNote) -> Image.Image:
+def _in_8_bits(image: Image.Image, meaning: Meaning, notes: list[Note]) -> Image.Image:
     """A grayscale image of wider values, scaled to 0..255 rather than clipped.
 
     Integers count as 16-bit unless their file says otherwise: 0..65535. Floating-point numbers count as 0..1 where all
@@ -118,7 +114,7 @@ def _in_8_bits(image: Image.Image, meaning: Meaning, note: OnNote) -> Image.Imag
         if not 0 <= low <= high <= 255:  # false for NaN as well
             raise ValueError(f"holds floating-point values from {low:g} to {high:g}, neither 0 to 1 nor 0 to 255")
         if high > 0:
-            note("float to 1" if high <= 1 else "float to 255")
+            notes.append("float to 1" if high <= 1 else "float to 255")
         scaled = np.rint(values * 255 if high <= 1 else values)
     else:
         low, high = int(values.min()), int(values.max())
@@ -128,7 +124,7 @@ def _in_8_bits(image: Image.Image, meaning: Meaning, note: OnNote) -> Image.Imag
                 f"holds integers from {low} to {high}, and {min(meaning.bits, 16)}-bit grey ends at {white}"
             )
         if white == 65535 and 0 < high < _DARK and not meaning.inverted:
-            note("dark")
+            notes.append("dark")
         scaled = (values.astype(np.uint32) * 255 + white // 2) // white
         if meaning.inverted:
             scaled = 255 - scaled

@@ -217,11 +217,11 @@ def test_what_may_not_be_meant_is_noted(tmp_path: Path) -> None:
     notes: list[Note] = []
     tifffile.imwrite(tmp_path / "x.tif", np.stack([TWELVE, TWELVE]), photometric="minisblack")
 
-    read = read_image(tmp_path / "x.tif", (32, 48, 1), memory=MEMORY, note=notes.append)
+    read = read_image(tmp_path / "x.tif", (32, 48, 1), memory=MEMORY, notes=notes)
 
     assert read.max() == 15
     assert notes == ["more frames", "dark"]
 
     save(tmp_path / "y.png", np.zeros((4, 4), np.uint16))
-    read_image(tmp_path / "y.png", (4, 4, 1), memory=MEMORY, note=notes.append)
+    read_image(tmp_path / "y.png", (4, 4, 1), memory=MEMORY, notes=notes)
     assert len(notes) == 2

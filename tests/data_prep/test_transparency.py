@@ -121,7 +121,7 @@ def test_transparent_parts_show_the_background(tmp_path: Path, kind: str, backgr
     (tmp_path / "x").write_bytes(data)
     notes: list[Note] = []
 
-    shown = read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), background, note=notes.append)
+    shown = read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), background, notes=notes)
     grey = read_image(tmp_path / "x", (HEIGHT, WIDTH, 1), background)
 
     expected = on_background(color, alpha, background)
@@ -152,7 +152,7 @@ def test_an_opaque_alpha_channel_changes_nothing(tmp_path: Path, kind: str, monk
     (tmp_path / "x").write_bytes(data)
     notes: list[Note] = []
 
-    shown = read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), TEAL, note=notes.append)
+    shown = read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), TEAL, notes=notes)
 
     np.testing.assert_array_equal(shown, color)
     assert notes == []
@@ -179,7 +179,7 @@ def test_parts_are_composited_before_the_size_changes(tmp_path: Path) -> None:
 def test_a_fourth_channel_that_is_no_alpha_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(_tga(0))
     notes: list[Note] = []
-    np.testing.assert_array_equal(read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), TEAL, note=notes.append), COLOR)
+    np.testing.assert_array_equal(read_image(tmp_path / "x", (HEIGHT, WIDTH, 3), TEAL, notes=notes), COLOR)
     assert notes == []
 
 
