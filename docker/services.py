@@ -23,15 +23,13 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
+from engine import BuildError, run_command
+
 HOST = "127.0.0.1"
 # Google's ids of projects have 6 characters or more, and params hold that.
 TOPIC, PROJECT, SUBSCRIPTION, BUCKET = "status", "local-project", "status-watch", "shutterline"
 _PORTS = {"kafka": 9092, "pubsub": 8085, "gcs": 4443, "tensorboard": 6006}
 _READY_S = 60.0
-
-
-class NotStartedError(Exception):
-    """A service did not come up; the message says which and why."""
 
 
 @contextmanager
@@ -42,7 +40,7 @@ def running(name: str, command: list[str], port: int, folder: Path) -> Iterator[
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise NotStartedError(f"{name}: port {port} is taken ({error.strerror}); choose another") from error
+            raise BuildError(f"{name}: port {port} is taken ({error.strerror}); choose another") from error
     log = folder / f"{name.lower().replace('/', '')}.log"
     with log.open("wb") as output:
         # A session of its own: Ctrl-C at the terminal is for us, who end the services in order.
@@ -54,9 +52,9 @@ def running(name: str, command: list[str], port: int, folder: Path) -> Iterator[
         while not _serves(port):
             if process.poll() is not None:
                 said = log.read_text(errors="replace").strip().splitlines()
-                raise NotStartedError(f"{name}: ended at once: {said[-1] if said else 'it said nothing'}; see {log}")
+                raise BuildError(f"{name}: ended at once: {said[-1] if said else 'it said nothing'}; see {log}")
             if time.monotonic() > deadline:
-                raise NotStartedError(f"{name}: does not serve on port {port} after {_READY_S:g} s; see {log}")
+                raise BuildError(f"{name}: does not serve on port {port} after {_READY_S:g} s; see {log}")
             time.sleep(0.05)
         yield
     finally:
@@ -183,10 +181,6 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _terminated(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Run the script and return its exit code."""
     parser = argparse.ArgumentParser(
@@ -201,15 +195,16 @@ def main() -> int:
     help_of_directory = "for their data and logs; default: runs/services"
     parser.add_argument("--directory", type=Path, default="runs/services", help=help_of_directory)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        serve(options)
-    except NotStartedError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:  # before all were up
-        return 130
-    return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def work() -> int:
+        try:
+            serve(options)
+        except KeyboardInterrupt:  # before all were up
+            return 130
+        return 0
+
+    return run_command("services.py", work)
 
 
 if __name__ == "__main__":

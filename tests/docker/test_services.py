@@ -123,5 +123,8 @@ def test_a_taken_port_is_told_in_one_line_and_nothing_stays(tmp_path: Path, port
         process = start(tmp_path, ports)
         _, errors = process.communicate(timeout=90)
     assert process.returncode == 1
-    assert errors == f"error: GCS: port {ports['gcs']} is taken (Address already in use); choose another\n"
+    assert (
+        errors
+        == f"docker/services.py: error: GCS: port {ports['gcs']} is taken (Address already in use); choose another\n"
+    )
     assert not any(serves(port) for port in ports.values())
