@@ -252,29 +252,24 @@ def test_by_order_another_number_of_classes_leaves_the_classifying_layer(tmp_pat
 
 
 def test_by_order_all_must_fit(tmp_path: Path) -> None:
-    net, file = trained(1), tmp_path / "w.pth"
+    net = trained(1)
     inputs = net.classifier.in_features
     expected = (
         "names are expected as the network's (features.0.weight, …, classifier.weight), as those of an nn.Sequential "
         "of its layers (0.weight, …), or as those of an architecture of torchvision in net_arch"
     )
-    others = {
-        "another shape": nn.Sequential(nn.Conv2d(3, 4, 5), *net.features[1:], nn.Flatten(), net.classifier),
-        "a layer more": nn.Sequential(*net.features, nn.Conv2d(4, 4, 1), nn.Flatten(), net.classifier),
-        "a layer fewer": nn.Sequential(*net.features[:1], nn.Flatten(), net.classifier),
-        "another order": nn.Sequential(net.features[1], net.features[0], nn.Flatten(), net.classifier),
-        "another head": nn.Sequential(*net.features, nn.Flatten(), nn.Linear(inputs + 1, 3)),
-        "no bias": nn.Sequential(*net.features, nn.Flatten(), nn.Linear(inputs, 3, bias=False)),
-        "no head": nn.Sequential(*net.features),
-    }
-    for layers in others.values():
-        torch.save(layers.state_dict(), file)
-        assert failure(net, file).endswith(expected)
+    for layers in (
+        [nn.Conv2d(3, 4, 5), *net.features[1:], nn.Flatten(), net.classifier],
+        [*net.features, nn.Conv2d(4, 4, 1), nn.Flatten(), net.classifier],
+        [*net.features[:1], nn.Flatten(), net.classifier],
+        [net.features[1], net.features[0], nn.Flatten(), net.classifier],
+        [*net.features, nn.Flatten(), nn.Linear(inputs + 1, 3)],
+        [*net.features, nn.Flatten(), nn.Linear(inputs, 3, bias=False)],
+        [*net.features],
+    ):
+        assert refusal(nn.Sequential(*layers).state_dict(), tmp_path).endswith(expected)
     # The first layers of a deeper network, whose own head is beside them.
-    torch.save(
-        {**{f"body.{k}": v for k, v in sequential(net).state_dict().items()}, "fc.weight": torch.ones(2, 3)}, file
-    )
-    failure(net, file)
+    refusal(behind("body.", sequential(net).state_dict()) | {"fc.weight": torch.ones(2, 3)}, tmp_path)
 
 
 NAME = "shufflenet_v2_x0_5"
@@ -346,13 +341,18 @@ def failure(network: Network, path: Path) -> str:
     return problem.message.removeprefix(f"{path}: ")
 
 
+def refusal(held: Any, folder: Path) -> str:
+    """Why a file that holds this is refused."""
+    torch.save(held, folder / "refused.pth")
+    return failure(trained(3), folder / "refused.pth")
+
+
 def test_weights_that_do_not_fit_are_named_with_their_shapes(tmp_path: Path) -> None:
     state = copied(trained(1))
     state.pop("features.1.running_mean")
     state["features.0.weight"] = torch.zeros(4, 1, 3, 3)
     state |= {f"features.{index}.weight": torch.zeros(1) for index in range(4, 9)}
-    save_file(state, tmp_path / "w.safetensors")
-    assert failure(trained(2), tmp_path / "w.safetensors") == (
+    assert refusal(state, tmp_path) == (
         "does not fit net_arch: 1 is missing (features.1.running_mean); 5 are not of this network (features.4.weight, "
         "features.5.weight, features.6.weight, …); 1 is of another shape (features.0.weight must be 4×3×3×3 and is "
         "4×1×3×3)"
@@ -372,16 +372,12 @@ class Code:
         return print, ("code of a stranger ran",)
 
 
-def test_files_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     network = trained(1)
     assert failure(network, tmp_path / "none.pth") == "there is no such file or model directory"
     (tmp_path / "notes.txt").write_text("x")
     assert "its name must end with .safetensors, .pth, .pt" in failure(network, tmp_path / "notes.txt")
-    torch.save({"a": Code()}, tmp_path / "code.pth")
-    assert "holds more than tensors, and reading it could run code" in failure(network, tmp_path / "code.pth")
-    assert capsys.readouterr().out == ""
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
-    assert "save the module's state_dict()" in failure(network, tmp_path / "module.pt")
+    assert "save the module's state_dict()" in refusal(torch.nn.Linear(2, 2), tmp_path)
     torch.save(copied(network), tmp_path / "whole.pth")
     save_file(copied(network), tmp_path / "whole.safetensors")
     for whole in ("whole.pth", "whole.safetensors"):
@@ -396,8 +392,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.Ca
         ({"epoch": 3}, "the text 'epoch' names 3"),
         ({"classifier.bias": torch.tensor([float("nan")])}, "classifier.bias has values that are not finite"),
     ):
-        torch.save(held, tmp_path / "held.pth")
-        assert message in failure(network, tmp_path / "held.pth")
+        assert message in refusal(held, tmp_path)
 
 
 def test_a_damaged_model_directory_is_refused(tmp_path: Path) -> None:
@@ -438,32 +433,30 @@ def test_params_say_where_weights_lie() -> None:
 
 
 def test_of_several_that_fit_none_is_guessed(tmp_path: Path) -> None:
-    earlier, network, file = trained(1), trained(3), tmp_path / "weights.pth"
+    earlier, file = trained(1), tmp_path / "weights.pth"
     state = copied(earlier)
-    torch.save({"student": of_another(state), "net": state}, file)
-    assert failure(network, file) == (
+    assert refusal({"student": of_another(state), "net": state}, tmp_path) == (
         "holds several sets of weights that fit (student, net); save the one that is meant in a file of its own"
     )
-    torch.save(behind("a.", state) | behind("b.", state), file)
-    load_initial_weights(network, file)  # they are equal
-    torch.save(behind("a.", state) | behind("b.", of_another(state)), file)
-    assert "that fit (a.*, b.*)" in failure(network, file)
+    loaded(behind("a.", state) | behind("b.", state), file)  # they are equal
+    assert "that fit (a.*, b.*)" in refusal(behind("a.", state) | behind("b.", of_another(state)), tmp_path)
+    for prefix in ("momentum_encoder.", "_orig_mod.", "module."):
+        found = refusal(behind(prefix, of_another(state)) | state, tmp_path)
+        assert f"that fit (the file's own names, {prefix}*); save" in found
 
-    torch.save({"ema": of_another(state), "net": state}, file)
-    start = load_initial_weights(network, file)
+    network, start = loaded({"ema": of_another(state), "net": state}, file)
     assert same(network.state_dict(), state)
     assert describe_start(start) == (
         f"starting from weights.pth (its net): 9 weights, with the classifying layer; not used of it: ema {AVERAGE}"
     )
-    torch.save({"model_ema": averaged(earlier).state_dict(), "epoch": 3}, file)
-    assert describe_start(load_initial_weights(trained(3), file)) == (
+    _, start = loaded({"model_ema": averaged(earlier).state_dict(), "epoch": 3}, file)
+    assert describe_start(start) == (
         "starting from weights.pth (its model_ema): 9 weights, without module. before their names, with the "
         "classifying layer; not used of it: epoch, n_averaged"
     )
     # An average that has the head that the weights lack is no less than they are.
     student = {name: value for name, value in of_another(state).items() if not name.startswith("classifier.")}
-    torch.save({"teacher": state, "student": student}, file)
-    assert "several sets of weights that fit (student, teacher)" in failure(trained(3), file)
+    assert "sets of weights that fit (student, teacher)" in refusal({"teacher": state, "student": student}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -534,13 +527,11 @@ def test_code_beside_weights_is_refused_and_does_not_run(
 
 def test_what_is_read_as_nothing_is_never_what_it_was(tmp_path: Path) -> None:
     """Objects of the standard library and numpy in a checkpoint are read, and none of them is made."""
-    network, file = trained(1), tmp_path / "weights.pth"
+    earlier = trained(1)
     odd = [argparse.Namespace(a=1), Path("x"), np.float64(1), np.ones(3), np.dtype("f4")]
-    expected = copied(network)
-    torch.save({"state_dict": network.state_dict(), "odd": odd}, file)
-    network = trained(3)
-    assert load_initial_weights(network, file).unused == ["odd"]
-    assert same(network.state_dict(), expected)
+    network, start = loaded({"state_dict": earlier.state_dict(), "odd": odd}, tmp_path / "weights.pth")
+    assert start.unused == ["odd"]
+    assert same(network.state_dict(), earlier.state_dict())
     assert not set(torch.serialization.get_safe_globals()) & {argparse.Namespace, np.dtype}
 
 
@@ -592,43 +583,27 @@ def test_a_checkpoint_of_lightning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["ema.", "ema_model.module.", "module.ema._orig_mod."])
 def test_a_module_that_keeps_its_average_is_not_read_as_the_average(tmp_path: Path, prefix: str) -> None:
-    state, network = copied(trained(1)), trained(3)
+    state = copied(trained(1))
     outer = "module." if prefix.startswith("module.") else ""
     beside = {"ema_model.n_averaged": torch.tensor(1), "criterion.weight": torch.ones(3)}
     held = behind(prefix, of_another(state)) | behind(outer, state | beside)
-    torch.save({"state_dict": held, "epoch": 3}, tmp_path / "w.pth")
-    start = load_initial_weights(network, tmp_path / "w.pth")
+    network, start = loaded({"state_dict": held, "epoch": 3}, tmp_path / "w.pth")
     assert same(network.state_dict(), state)
     assert f"{prefix}* {AVERAGE}" in describe_start(start)
-
-
-@pytest.mark.parametrize("prefix", ["momentum_encoder.", "_orig_mod.", "module."])
-def test_weights_and_others_behind_a_prefix_are_rivals(tmp_path: Path, prefix: str) -> None:
-    state = copied(trained(1))
-    torch.save(behind(prefix, of_another(state)) | state, tmp_path / "w.pth")
-    assert failure(trained(3), tmp_path / "w.pth").startswith(
-        f"holds several sets of weights that fit (the file's own names, {prefix}*); save"
-    )
 
 
 def test_wrapped_weights_beside_an_average_with_plain_names_are_the_weights(tmp_path: Path) -> None:
     state = copied(trained(1))
     wrapped_state = {name.replace("features.0.", "features.0._orig_mod."): value for name, value in state.items()}
-    torch.save(behind("net.", wrapped_state) | behind("ema.", of_another(state)), tmp_path / "w.pth")
-    network = trained(3)
-    load_initial_weights(network, tmp_path / "w.pth")
+    network, _ = loaded(behind("net.", wrapped_state) | behind("ema.", of_another(state)), tmp_path / "w.pth")
     assert same(network.state_dict(), state)
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_two_sets_are_not_mixed_where_names_collide_without_wrappers(tmp_path: Path, first: bool) -> None:
-    state = copied(trained(1))
-    name, wrapped_name = "features.0.weight", "features._orig_mod.0.weight"
-    other = {wrapped_name: state[name] + 1}
-    torch.save(other | state if first else state | other, tmp_path / "w.pth")
-    assert failure(trained(3), tmp_path / "w.pth") == (
-        f"does not fit net_arch: 1 is not of this network ({wrapped_name})"
-    )
+def test_two_sets_are_not_mixed_where_names_collide_without_wrappers(tmp_path: Path) -> None:
+    state, name = copied(trained(1)), "features._orig_mod.0.weight"
+    other = {name: state["features.0.weight"] + 1}
+    for held in (other | state, state | other):
+        assert refusal(held, tmp_path) == f"does not fit net_arch: 1 is not of this network ({name})"
 
 
 def test_a_backbone_beside_its_average_is_the_weights(tmp_path: Path, original: State) -> None:
@@ -644,25 +619,8 @@ def holding_itself(state: State) -> dict[str, Any]:
     return held
 
 
-def holding_itself_often(_state: State) -> dict[str, Any]:
-    held: dict[str, Any] = {"t": torch.zeros(1)}
-    for index in range(400):
-        held[f"k{index}"] = held
-    return held
-
-
 def with_first(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[State], State]:
     return lambda state: state | {"features.0.weight": change(state["features.0.weight"])}
-
-
-def of_all(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[State], State]:
-    return lambda state: {name: change(value) for name, value in state.items()}
-
-
-def as_float4(value: torch.Tensor) -> torch.Tensor:
-    if not value.is_floating_point():
-        return value
-    return torch.zeros(value.shape, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
 
 
 def twice(form: Callable[[State], State]) -> Callable[[State], Any]:
@@ -678,12 +636,8 @@ def twice(form: Callable[[State], State]) -> Callable[[State], Any]:
             lambda state: {"a": state, "b": with_first(torch.Tensor.to_sparse)(state)},
             "b features.0.weight is no dense tensor with values",
         ),
-        (twice(of_all(lambda value: value.to("meta"))), "a features.0.weight is no dense tensor with values"),
         (with_first(lambda value: torch.zeros(1).expand(value.shape)), "features.0.weight is expanded, "),
-        (of_all(as_float4), "features.0.weight is torch.float4_e2m1fn_x2, which torch cannot make torch.float32"),
         (holding_itself, "does not fit net_arch: 1 is missing (features.0.weight)"),
-        (holding_itself_often, "does not fit net_arch: 6 are missing"),
-        (lambda _: {"a." * 3000 + "w": torch.zeros(1)}, "does not fit net_arch: 6 are missing"),
         (
             with_first(lambda value: value.double() + 1e300),
             "features.0.weight has values that are not finite in torch.float32",
@@ -693,14 +647,10 @@ def twice(form: Callable[[State], State]) -> Callable[[State], Any]:
             "features.1.running_var has values below 0, and is a variance",
         ),
     ],
-    ids=[
-        *("sparse twice", "sparse beside dense", "meta twice", "expanded", "float4"),
-        *("a dict in itself", "a dict in itself 400 times", "3000 dots", "beyond float32", "variance"),
-    ],
+    ids=["sparse twice", "sparse beside dense", "expanded", "a dict in itself", "beyond float32", "variance"],
 )
 def test_odd_files_are_refused_in_one_message(tmp_path: Path, form: Callable[[State], Any], message: str) -> None:
-    torch.save(form(copied(trained(1))), tmp_path / "w.pth")
-    assert failure(trained(3), tmp_path / "w.pth").startswith(message)
+    assert refusal(form(copied(trained(1))), tmp_path).startswith(message)
 
 
 def test_a_file_that_would_fill_the_memory_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
@@ -727,12 +677,9 @@ def test_a_file_that_would_fill_the_memory_is_refused_before_it_is_unpacked(tmp_
 def test_names_of_a_file_are_logged_in_one_printable_line(tmp_path: Path) -> None:
     state = copied(trained(1))
     odd = "\x1b[31mEVIL\nERROR x"
-    torch.save({odd: behind(f"{odd}{odd}.", state), f"u{odd}": 1, "y" * 1000: 2}, tmp_path / "w.pth")
-    start = load_initial_weights(trained(3), tmp_path / "w.pth")
+    _, start = loaded({odd: behind(f"{odd}{odd}.", state), f"u{odd}": 1, "y" * 1000: 2}, tmp_path / "w.pth")
     assert describe_start(start).isprintable()
     assert len(describe_start(start)) < 700
     assert r"(its \x1b[31mEVIL\nERROR x)" in describe_start(start)
-    torch.save({odd: state, f"b{odd}": of_another(state)}, tmp_path / "w.pth")
-    assert failure(trained(3), tmp_path / "w.pth").isprintable()
-    torch.save({odd: 1}, tmp_path / "w.pth")
-    assert failure(trained(3), tmp_path / "w.pth").isprintable()
+    assert refusal({odd: state, f"b{odd}": of_another(state)}, tmp_path).isprintable()
+    assert refusal({odd: 1}, tmp_path).isprintable()
