@@ -31,18 +31,7 @@ _MOST_DRAWS = 500
 
 
 class PerImageTransforms:
-    """Transforms as torchvision's objects, applied to one image after the other.
-
-    Args:
-        specs: The transforms, in order.
-        image_shape: Height, width, channels, which they must keep.
-
-    Attributes:
-        transforms: The transform objects, in order.
-
-    Raises:
-        ParamsError: A transform cannot be built.
-    """
+    """Transforms as torchvision's objects, which must keep images' (height, width, channels), applied one by one."""
 
     def __init__(self, specs: Sequence[TransformSpec], image_shape: tuple[int, int, int]) -> None:
         self.transforms: list[Any] = [build(spec, f"additional_transforms[{i}]") for i, spec in enumerate(specs)]
@@ -143,11 +132,6 @@ class Augmentation:
     A transform runs batched where it has an equivalent that keeps shape and dtype of all images of a batch alike.
     Batched transforms draw from the generator they are given, the others from torch's global generators.
 
-    Args:
-        specs: The transforms, in order.
-        image_shape: Height, width, channels, which they must keep.
-        device: Where images and the generator will be.
-
     Raises:
         ParamsError: A transform cannot be built, fails, or changes the shape of an image.
     """
@@ -186,12 +170,8 @@ class Augmentation:
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Transformed images as float32 in 0..1, shape (batch, channels, height, width).
 
-        Args:
-            images: uint8, shape (batch, height, width, channels), on the device.
-            generator: On the device.
-
-        Raises:
-            ParamsError: A transform that runs image by image fails, or changes the shape of an image.
+        Images are uint8, shape (batch, height, width, channels), and on the device, as the generator is. ParamsError
+        where a transform that runs image by image fails, or changes the shape of an image.
         """
         current = images.permute(0, 3, 1, 2)
         for run in self._runs:

@@ -206,10 +206,7 @@ class Placed(NamedTuple):
 
 
 def store_images(split: Split, device: torch.device, placement: Placement = "auto") -> Placed:
-    """Put a split's images on the device, or leave them mapped.
-
-    By ``auto`` they are on the device if they take at most half of its free memory, so that a network finds room beside
-    them.
+    """Put a split's images on the device, by ``auto`` where they take at most half of its free memory, or map them.
 
     Raises:
         ParamsError: They are to be on the device and are larger than its free memory.
@@ -246,15 +243,8 @@ def spelled_bytes(count: int) -> str:
 class Normaliser:
     """From stored images to what the network takes.
 
-    ``(image / 255 - mean) / std`` per channel, as one subtraction and one multiplication; without normalisation,
-    ``image / 255``.
-
-    Args:
-        normalisation: Mean and standard deviation per channel in units of 0..1, or None.
-        device: Where batches are.
-
-    Attributes:
-        mean, scale: Subtracted from stored values, and multiplied with the difference, shape (1, channels, 1, 1).
+    ``(image / 255 - mean) / std`` per channel, as one subtraction and one multiplication (`mean` and `scale`, of shape
+    (1, channels, 1, 1)); without normalisation, ``image / 255``.
     """
 
     def __init__(self, normalisation: Normalisation | None, device: torch.device) -> None:
@@ -282,10 +272,9 @@ class Normaliser:
 
 
 def batch_slices(count: int, batch_size: int, at_least: int = 2) -> Iterator[slice]:
-    """The slices that cut `count` images into batches.
+    """The slices that cut `count` images into batches; a last one of fewer than `at_least` joins the one before it.
 
-    A last batch of fewer than `at_least` images joins the one before it: statistics of one image are no statistics, and
-    BatchNorm refuses them; where several processes share a batch, each needs two.
+    Statistics of one image are no statistics, and BatchNorm refuses them; processes that share a batch need two each.
     """
     start = 0
     while start < count:

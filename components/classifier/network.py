@@ -29,12 +29,9 @@ _BATCH = 2
 
 
 class Network(nn.Module):
-    """Feature layers, Flatten, Linear.
-
-    Takes float images of shape (batch, channels, height, width) and gives logits of shape (batch, classes).
+    """Feature layers, Flatten, Linear: logits (batch, classes) of float images (batch, channels, height, width).
 
     Attributes:
-        n_classes: Number of classes.
         values_per_image: Values all layers together give for one image; what evaluation sizes its chunks by.
         frozen_layers: How many of the first feature layers are frozen; :func:`freeze` sets it.
     """

@@ -116,11 +116,7 @@ class Schedules:
     ReduceLROnPlateau takes the evaluated metric, the loss in mode min and the accuracy in mode max, and so is stepped
     in evaluated epochs only.
 
-    Args:
-        params: Name them.
-        optimiser: Whose learning rate they change.
-        steps_per_epoch: Its steps in an epoch.
-        plan: Which schedules act when; by default as the params say.
+    `plan` says which schedules act when; by default as the params say.
 
     Attributes:
         by_epoch: Those that act now and are stepped after every epoch, in order.

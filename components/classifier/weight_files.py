@@ -158,13 +158,7 @@ def names_beside(held: Mapping[Any, Any], path: Sequence[str]) -> list[str]:
 
 
 def require_values(tensors: Mapping[str, Tensor], start: str, dtype: torch.dtype, path: Path) -> None:
-    """Refuse tensors that cannot be weights, or not as the network keeps them, as `dtype`.
-
-    Args:
-        tensors: By name.
-        start: What is before their names in messages.
-        dtype: Of the network's weights.
-        path: The file, for messages.
+    """Refuse tensors that are no weights as the network keeps them, as `dtype`; `start` is before their names.
 
     Raises:
         ParamsError: One is sharded, sparse, expanded, not finite, or a variance below 0.
@@ -180,12 +174,8 @@ def require_values(tensors: Mapping[str, Tensor], start: str, dtype: torch.dtype
             raise refused(path, f"{full} is expanded, {value.numel()} values of {held} bytes; save its contiguous()")
         if not value.is_floating_point():
             continue
-        try:
-            cast = value.to(dtype)
-            is_finite = bool(torch.isfinite(cast).all())
-        except RuntimeError as error:  # float4 and the like
-            raise refused(path, f"{full} is {value.dtype}, which torch cannot make {dtype}") from error
-        if not is_finite:
+        cast = value.to(dtype)
+        if not torch.isfinite(cast).all():
             raise refused(path, f"{full} has values that are not finite in {dtype}")
         if name.endswith("running_var") and bool((cast < 0).any()):
             raise refused(path, f"{full} has values below 0, and is a variance")
