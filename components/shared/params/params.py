@@ -24,26 +24,9 @@ from pydantic import (
 )
 
 from components.shared.errors import Problem
-from components.shared.events.targets import (
-    KAFKA_TOPIC_RULE,
-    PUB_SUB_NAME_RULE,
-    PUB_SUB_PROJECT_RULE,
-    StatusTargets,
-    bootstrap_servers,
-)
+from components.shared.events import targets
+from components.shared.params import rules
 from components.shared.params.parsed import Parsed, as_problems, keep_sound
-from components.shared.params.rules import (
-    credentials_reference,
-    cross_problems,
-    following,
-    none_as_empty,
-    optimiser_kwargs,
-    rising,
-    servers,
-    unique_names,
-    weights_location,
-    without_dropped_options,
-)
 from components.shared.params.source import check_size, fail, read_raw
 from components.shared.params.types import (
     EXACT_FLOAT_LIMIT,
@@ -70,7 +53,7 @@ _SCHEMA_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "l
 
 _KEPT = WrapValidator(keep_sound)
 _Positive = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
-_PubSubName = Annotated[Text, AfterValidator(following(PUB_SUB_NAME_RULE))]
+_PubSubName = Annotated[Text, AfterValidator(rules.following(targets.PUB_SUB_NAME_RULE))]
 _Share = Annotated[Real, Field(ge=0, le=1)]
 _Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
 
@@ -78,11 +61,11 @@ _Side = Annotated[Whole, Field(ge=1, le=2**16 - 1)]
 class Params(Entry):
     """Every option of a run. Make one with :meth:`load` or :meth:`from_dict`; both report all problems at once."""
 
-    GOOGLE_APPLICATION_CREDENTIALS: Annotated[Text, BeforeValidator(credentials_reference)] | None = Field(
+    GOOGLE_APPLICATION_CREDENTIALS: Annotated[Text, BeforeValidator(rules.credentials_reference)] | None = Field(
         None,
         description="Path of the service-account file for Pub/Sub and gs://; null: application default credentials.",
     )
-    PUB_SUB_PROJECT: Annotated[Text, AfterValidator(following(PUB_SUB_PROJECT_RULE))] | None = Field(
+    PUB_SUB_PROJECT: Annotated[Text, AfterValidator(rules.following(targets.PUB_SUB_PROJECT_RULE))] | None = Field(
         None, description="Google Cloud project that status is published to."
     )
     PUB_SUB_TOPIC: _PubSubName | None = Field(
@@ -94,10 +77,10 @@ class Params(Entry):
     TIMEOUT: Annotated[Real, Field(gt=0, le=3600)] = Field(
         3.0, description="Seconds for one Pub/Sub operation and for the final flush."
     )
-    KAFKA_HOST: Annotated[Text, AfterValidator(servers)] | None = Field(
+    KAFKA_HOST: Annotated[Text, AfterValidator(rules.servers)] | None = Field(
         None, description="Kafka brokers, comma-separated; without a port, 9092."
     )
-    KAFKA_TOPIC: Annotated[Text, AfterValidator(following(KAFKA_TOPIC_RULE))] | None = Field(
+    KAFKA_TOPIC: Annotated[Text, AfterValidator(rules.following(targets.KAFKA_TOPIC_RULE))] | None = Field(
         None, description="Kafka topic to publish to and subscribe from."
     )
 
@@ -135,19 +118,19 @@ class Params(Entry):
     eval_freq: _Positive = Field(1, description="Evaluate after every eval_freq epochs, and after the last.")
     save_freq: _Positive = Field(5, description="Checkpoint after every save_freq epochs, and after the last.")
     optim_class: OptimizerName = Field("torch.optim.AdamW", description="Optimiser, a class of torch.optim.")
-    optim_kwargs: Annotated[KeywordArguments, AfterValidator(optimiser_kwargs)] = Field(
+    optim_kwargs: Annotated[KeywordArguments, AfterValidator(rules.optimiser_kwargs)] = Field(
         default_factory=dict, description="The optimiser's keyword arguments, without the learning rate."
     )
     learning_rate: Annotated[Real, Field(gt=0)] = Field(1e-3, description="Initial learning rate.")
     learning_rate_schedule: Annotated[
-        list[Annotated[ScheduleSpec, _KEPT]], BeforeValidator(none_as_empty), AfterValidator(unique_names)
+        list[Annotated[ScheduleSpec, _KEPT]], BeforeValidator(rules.none_as_empty), AfterValidator(rules.unique_names)
     ] = Field(
         default_factory=list,
         description="Schedules, which multiply the rate together, each stepped once an epoch in order, or with "
         "interval: batch after every optimiser step; ReduceLROnPlateau with the evaluated loss (mode min) or accuracy "
         "(mode max).",
     )
-    device: Annotated[Text, AfterValidator(following(DEVICE_RULE))] = Field(
+    device: Annotated[Text, AfterValidator(rules.following(DEVICE_RULE))] = Field(
         "auto", description='"cpu", "cuda", "cuda:N" or "auto": a GPU if there is one.'
     )
     mode: Literal["notebook", "script"] = Field(
@@ -206,12 +189,12 @@ class Params(Entry):
         description="Epochs, also in part, over which the learning rate rises from a hundredth to its own, step by "
         "step.",
     )
-    milestones: Annotated[list[_Positive], BeforeValidator(none_as_empty), AfterValidator(rising)] = Field(
+    milestones: Annotated[list[_Positive], BeforeValidator(rules.none_as_empty), AfterValidator(rules.rising)] = Field(
         default_factory=list,
         description="Let the schedules act one after the other: after so many epochs the next takes over and begins "
         "with learning_rate. [5]: the first has 5 epochs, the second the rest. Empty: all act together.",
     )
-    initial_weights: Annotated[Text, AfterValidator(weights_location)] | None = Field(
+    initial_weights: Annotated[Text, AfterValidator(rules.weights_location)] | None = Field(
         None,
         description="Where training starts from: an earlier model or run directory, or a file of weights "
         "(.safetensors, .pth, .ckpt, …), here or in a bucket; null: random weights by manual_seed.",
@@ -326,11 +309,11 @@ class Params(Entry):
         return red, green, blue
 
     @property
-    def status_targets(self) -> StatusTargets:
+    def status_targets(self) -> targets.StatusTargets:
         """The brokers these params name."""
         project = self.PUB_SUB_PROJECT
-        return StatusTargets(
-            kafka_servers=bootstrap_servers(self.KAFKA_HOST) if self.KAFKA_HOST else (),
+        return targets.StatusTargets(
+            kafka_servers=targets.bootstrap_servers(self.KAFKA_HOST) if self.KAFKA_HOST else (),
             kafka_topic=self.KAFKA_TOPIC,
             pub_sub_topic=f"projects/{project}/topics/{self.PUB_SUB_TOPIC}" if self.PUB_SUB_TOPIC else None,
             pub_sub_subscription=(
@@ -350,7 +333,7 @@ def parse(raw: Mapping[str, Any], source: str | None = None) -> Parsed:
     if not isinstance(raw, Mapping):
         fail(f"must be a mapping of options, got {described(raw)}", source)
     check_size(raw, source)
-    given, dropped = without_dropped_options(raw)
+    given, dropped = rules.without_dropped_options(raw)
     parsed = Parsed(source=source, notes=[f"{path}: torch has dropped this option; it is ignored" for path in dropped])
     try:
         parsed.params = Params.model_validate(given, context=parsed)
@@ -359,7 +342,7 @@ def parse(raw: Mapping[str, Any], source: str | None = None) -> Parsed:
     for key, declared in Params.model_fields.items():
         if key not in given and not declared.is_required():
             parsed.values[key] = declared.get_default(call_default_factory=True)
-    parsed.problems = in_document_order([*parsed.problems, *cross_problems(parsed.values)])
+    parsed.problems = in_document_order([*parsed.problems, *rules.cross_problems(parsed.values)])
     if parsed.problems:
         parsed.params = None
     return parsed
