@@ -195,11 +195,11 @@ class Status:
             return
         refused, silent = self._refusals, []
         # A part of the time may have gone to reading earlier events, of which a slow broker's answer is no part.
-        answers = self._stream.first_answers(max(self._answers_by - time.monotonic(), self._timeout_s / 2))
-        for address in self._stream.addresses:
-            if address not in answers:
+        wait_s = max(self._answers_by - time.monotonic(), self._timeout_s / 2)
+        for address, trouble in self._stream.first_answers(wait_s).items():
+            if isinstance(trouble, TimeoutError):
                 silent.append(f"{address} does not answer within {self._timeout_s:g} s")
-            elif (trouble := answers[address]) is not None:
+            elif trouble is not None:
                 (refused if isinstance(trouble, StatusRefusedError) else silent).append(str(trouble))
         if refused:
             raise StatusRefusedError("; ".join(refused))

@@ -65,13 +65,12 @@ _WEAK_END = r"(?![\w/-]|\.\w)"
 # One pass that most texts end with: nothing in them begins like a shape.
 _MAY_HOLD_A_SHAPE = re.compile(r"(?i)-----BEGIN|://|bearer|basic|passw|secret|token|key")
 
-_NOTHING = re.compile(r"(?!)")
-_registered: set[tuple[str, bool]] = set()
+registered_secrets: set[tuple[str, bool]] = set()
 
 
 def register_secret(value: str) -> None:
     """Remember a secret that was read from a file or a client, so that it is never written out."""
-    _registered.update(_forms(value))
+    registered_secrets.update(_forms(value))
 
 
 def _forms(value: str) -> Iterator[tuple[str, bool]]:
@@ -93,12 +92,7 @@ def _is_weak(secret: str) -> bool:
 
 
 def names_a_secret(name: str, value: str = "") -> bool:
-    """Whether a variable's value is secret by its name; not of those that name where the secret is kept.
-
-    Args:
-        name: The variable's name, such as KAFKA_SASL_PASSWORD.
-        value: Its value: switches such as REQUIRE_TOKEN=true hold no secret.
-    """
+    """Whether a variable's value is secret by its name; not of those that name where the secret is kept."""
     if value.lower() in _NOT_SECRET_VALUES:
         return False
     return bool(_SECRET_NAME.search(name)) and not _NOT_SECRET_NAME.search(name)
@@ -114,24 +108,18 @@ class Redactor:
     """Removes the secrets of the environment as it was when this was made, and those registered since."""
 
     def __init__(self) -> None:
-        self._named = {
-            form for name, value in os.environ.items() if names_a_secret(name, value) for form in _forms(value)
-        }
-        self._registered = -1
+        secrets = [value for name, value in os.environ.items() if names_a_secret(name, value)]
+        self._named = {form for value in secrets for form in _forms(value)}
+        self._known = -1  # registered secrets
         self._strong: list[str] = []
         self._weak: list[str] = []
-        self._weak_tokens = _NOTHING
+        self._weak_tokens = re.compile(r"(?!)")
 
     def __call__(self, text: str, *, message: bool = False) -> str:
-        """A text without the secrets in it.
-
-        Args:
-            text: The text.
-            message: Whether it is a message of ours, in which words follow the name of an option and a colon.
-        """
-        if len(_registered) != self._registered:
-            self._registered = len(_registered)
-            self._sort(self._named | _registered)
+        """A text without the secrets in it; in a message of ours words follow the name of an option and a colon."""
+        if len(registered_secrets) != self._known:
+            self._known = len(registered_secrets)
+            self._sort(self._named | registered_secrets)
         for secret in self._strong:
             if secret in text:
                 text = text.replace(secret, REDACTED)
@@ -145,9 +133,7 @@ class Redactor:
     def _sort(self, forms: set[tuple[str, bool]]) -> None:
         """Longer first: one secret may contain another."""
         self._strong = sorted({form for form, is_weak in forms if not is_weak}, key=len, reverse=True)
-        self._weak = sorted(
-            {form for form, is_weak in forms if is_weak}.difference(self._strong), key=len, reverse=True
-        )
+        self._weak = sorted({form for form, _ in forms}.difference(self._strong), key=len, reverse=True)
         if self._weak:
             values = "|".join(map(re.escape, self._weak))
             self._weak_tokens = re.compile(rf"(?i:({'|'.join(_WEAK_PLACES)}))(?:{values}){_WEAK_END}")

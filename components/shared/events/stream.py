@@ -110,18 +110,13 @@ class StatusStream:
             self.dropped += 1
 
     def first_answers(self, timeout_s: float) -> dict[str, Exception | None]:
-        """What each broker answered to the first events, by its address; only those that have answered in time."""
+        """Each broker's trouble with the first events, by its address; TimeoutError of one that has not answered."""
         deadline = time.monotonic() + timeout_s
-        return {
-            delivery.transport.address: delivery.trouble
-            for delivery in self._deliveries
-            if delivery.answered.wait(max(0.0, deadline - time.monotonic()))
-        }
-
-    @property
-    def addresses(self) -> list[str]:
-        """The brokers, for people."""
-        return [delivery.transport.address for delivery in self._deliveries]
+        answers = {}
+        for delivery in self._deliveries:
+            has_answered = delivery.answered.wait(max(0.0, deadline - time.monotonic()))
+            answers[delivery.transport.address] = delivery.trouble if has_answered else TimeoutError()
+        return answers
 
     def close(self, timeout_s: float) -> DeliveryReport:
         """Deliver what is left, within a bound for all brokers together, and report what became of everything."""

@@ -45,7 +45,7 @@ def a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("KAFKA_", "GOOGLE_", "PUBSUB_", "SHUTTERLINE_")):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(redaction, "_registered", set())
+    monkeypatch.setattr(redaction, "registered_secrets", set())
 
 
 @pytest.fixture

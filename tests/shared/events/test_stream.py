@@ -65,8 +65,8 @@ def test_a_broker_that_hangs_does_not_keep_the_step(tmp_path: Path, gate: Gate) 
     status = stream_to(tmp_path, ScriptedTransport(acts=[gate]))
     status.emit(STARTED)
     until(gate.reached.is_set)
-    assert status.first_answers(0) == {}
-    assert status.addresses == ["kafka in memory"]
+    ((address, answer),) = status.first_answers(0).items()
+    assert (address, type(answer)) == ("kafka in memory", TimeoutError)
     status.emit(DONE)
     report = status.close(0.05)
     assert report.brokers == {"kafka": BrokerReport("kafka in memory", 0, 2, "no answer in time")}
@@ -84,8 +84,7 @@ def test_the_first_answers_are_the_brokers_own() -> None:
     away = RetryableError("kafka: is away")
     status = stream_to(None, ScriptedTransport("kafka", [away]), ScriptedTransport("pubsub"))
     status.emit(STARTED)
-    until(lambda: len(status.first_answers(0)) == 2)
-    assert status.first_answers(0).keys() == {"kafka in memory", "pubsub in memory"}
+    assert status.first_answers(WAIT_S).keys() == {"kafka in memory", "pubsub in memory"}
     assert status.close(WAIT_S).brokers["kafka"].undelivered == 0
 
 
