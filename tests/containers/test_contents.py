@@ -18,7 +18,6 @@ import grpc
 import pytest
 
 from components.shared.images import IMAGE_STEPS, ImageStep
-from components.shared.version import __version__
 from tests.containers.conftest import Images
 from tests.containers.engine import Docker
 from tests.containers.layers import Entry, SavedImage, read_images
@@ -169,23 +168,6 @@ def test_files_are_roots_and_nobody_else_can_change_them(saved: Saved, images: I
     assert [entry.path for entry in entries if entry.kind == "file" and not entry.mode & 0o004] == []
     kept = [entry for entry in entries if entry.path.startswith(PLACES) and entry.kind != "removal"]
     assert [(entry.path, entry.mtime) for entry in kept if entry.mtime != 315532800] == []
-
-
-@STEPS
-def test_configuration(docker_engine: Docker, images: Images, step: ImageStep) -> None:
-    config = docker_engine.image(images[step])["Config"]
-
-    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", config["User"]), "a number, which Kubernetes can see is not root"
-    assert config["Entrypoint"] == ["python", "-m", f"components.{step.replace('-', '_')}"]
-    assert not config.get("Cmd")
-    environment = dict(line.split("=", 1) for line in config["Env"])
-    assert environment["PATH"].startswith("/opt/venv/bin:")
-    assert environment["PYTHONUNBUFFERED"] == "1"
-    labels = {name.removeprefix(LABEL): value for name, value in config["Labels"].items()}
-    assert labels["version"] == __version__
-    assert labels["licenses"] == "Apache-2.0"
-    assert labels["title"] == f"Shutterline {step}"
-    assert {"revision", "source", "description", "base.name"} <= labels.keys()
 
 
 @STEPS

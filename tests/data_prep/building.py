@@ -126,10 +126,15 @@ def save(path: Path, pixels: Pixels, **options: Any) -> Path:
 
 
 def tree(folder: Path, *files: str, first: int = 0) -> Path:
-    """A folder with files: ``cat/×3.png`` is three images of their own grey, what is no PNG is text."""
+    """A folder with files: ``cat/×3.png`` is three images of their own grey, ``a→b`` a link, what is no PNG is text."""
     folder.mkdir(parents=True, exist_ok=True)
     value = first
     for file in files:
+        link, is_link, target = file.partition("→")
+        if is_link:
+            (folder / link).parent.mkdir(parents=True, exist_ok=True)
+            (folder / link).symlink_to(target)
+            continue
         start, many, end = file.partition("×")
         count, dot, ending = end.partition(".")
         for name in [f"{start}{number}{dot}{ending}" for number in range(int(count))] if many else [file]:

@@ -27,7 +27,6 @@ from tests.data_prep.building import (
 )
 
 NFC, NFD = "café", unicodedata.normalize("NFD", "café")
-FOUR = ["0.png", "1.png", "2.png", "3.png"]
 
 
 @pytest.mark.parametrize(("train", "held_out"), [(NFC, NFD), (NFD, NFC)])
@@ -162,9 +161,8 @@ def test_links_are_not_followed_into_containers(tmp_path: Path, capsys: pytest.C
 
 
 def test_class_folders_linked_within_the_data_are_followed(tmp_path: Path) -> None:
-    data = tree(tmp_path / "data", "store/cat/×2.png", "store/dog/×2.png", "train/bee/×2.png", "test/bee/0.png")
-    for name in ("cat", "dog"):
-        (data / "train" / name).symlink_to(f"../store/{name}")
+    links = (f"train/{name}→../store/{name}" for name in ("cat", "dog"))
+    data = tree(tmp_path / "data", "store/cat/×2.png", "store/dog/×2.png", "train/bee/×2.png", "test/bee/0.png", *links)
 
     result = prepared(data, n_classes=3)
 
@@ -173,41 +171,37 @@ def test_class_folders_linked_within_the_data_are_followed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("links", "expected"),
+    ("files", "expected"),
     [
-        ({"cat/again": "../.."}, "DATA/cat/again: is a link that leads out of"),
-        ({"cat/again": "."}, "DATA/cat/again: is a link to a folder above it, which would be read without end; remove"),
+        (["cat/again→../.."], "DATA/cat/again: is a link that leads out of"),
+        (["cat/again→."], "DATA/cat/again: is a link to a folder above it, which would be read without end; remove"),
         (
-            {"cat/more": "../dog", "dog/more": "../cat"},
+            ["cat/more→../dog", "dog/more→../cat"],
             "is by a link the same folder as cat, which is read already, and an image has one class and one split",
         ),
-        ({"puppy": "dog"}, "DATA/puppy: is by a link the same folder as dog, which is read already"),
+        (["puppy→dog"], "DATA/puppy: is by a link the same folder as dog, which is read already"),
         (
-            {"train/cat": "../cat", "train/dog": "../dog", "test/cat": "../cat"},
+            ["train/cat/×2.png", "train/dog/×2.png", "test/cat→../train/cat"],
             "DATA/test/cat: is by a link the same folder as train/cat",
         ),
         (
-            {"dog/x.png": "../cat/0.png"},
+            ["dog/x.png→../cat/0.png"],
             "DATA/dog/x.png: is by a link the same image as cat/0.png, and an image has one class and one split",
         ),
-        ({"dog/x.png": "../.store/x.png", "cat/y.png": "../.store/x.png"}, "is by a link the same image as cat/y.png"),
-        ({"fox": "nowhere"}, "DATA/fox: is a link that leads nowhere; remove it"),
+        (
+            [".store/x.png", "dog/x.png→../.store/x.png", "cat/y.png→../.store/x.png"],
+            "is by a link the same image as cat/y.png",
+        ),
+        (["fox→nowhere"], "DATA/fox: is a link that leads nowhere; remove it"),
     ],
     ids=["out", "itself", "round", "two classes", "two splits", "an image of two classes", "one target", "nowhere"],
 )
 def test_links_that_read_an_image_twice_or_without_end_are_refused(
-    tmp_path: Path, links: dict[str, str], expected: str
+    tmp_path: Path, files: list[str], expected: str
 ) -> None:
-    data = tree(tmp_path / "data", *TWO_OF_EACH, ".store/x.png")
-    if "train/cat" in links:
-        for name in ("cat", "dog"):
-            (data / name).rename(data / f".{name}")
-        links = {link: target.replace("../", "../.") for link, target in links.items()}
-    for link, target in links.items():
-        (data / link).parent.mkdir(exist_ok=True)
-        (data / link).symlink_to(target)
+    classes = () if files[0].startswith("train") else TWO_OF_EACH
 
-    assert expected in refusal(data, n_classes=3 if "puppy" in links else 2)
+    assert expected in refusal(tree(tmp_path / "data", *classes, *files), n_classes=3 if "puppy→dog" in files else 2)
 
 
 def test_hard_links_are_the_same_image(tmp_path: Path) -> None:
@@ -218,8 +212,7 @@ def test_hard_links_are_the_same_image(tmp_path: Path) -> None:
 
 
 def test_images_linked_twice_in_a_class_are_counted_in_a_warning(tmp_path: Path, log: Callable[[], str]) -> None:
-    data = tree(tmp_path / "data", *TWO_OF_EACH)
-    (data / "cat" / "2.png").symlink_to("1.png")
+    data = tree(tmp_path / "data", *TWO_OF_EACH, "cat/2.png→1.png")
     os.link(data / "dog" / "0.png", data / "dog" / "2.png")
     os.link(data / "dog" / "1.png", tmp_path / "of a backup.png")
 
@@ -228,57 +221,49 @@ def test_images_linked_twice_in_a_class_are_counted_in_a_warning(tmp_path: Path,
     assert "2 image(s) are links to others that are read, too" in log()
 
 
-def _linked(tmp_path: Path, kind: str) -> tuple[Path, str]:
-    """Data of two classes with a link to what is outside of it, and that link."""
-    outside, data = tmp_path / "outside", tmp_path / "data"
-    rows = "files,type\n0.png,a\n1.png,a\n2.png,b\n3.png,b\n"
-    match kind:
-        case "class":
-            tree(outside, "×2.png")
-            (tree(data, "dog/×2.png") / "cat").symlink_to(outside)
-            return data, "cat"
-        case "split":
-            tree(outside, *TWO_OF_EACH)
-            (tree(data) / "train").symlink_to(outside)
-            return data, "train"
-        case "image":
-            tree(outside, "x.png")
-            (tree(data, "cat/0.png", "dog/×2.png") / "cat" / "x.png").symlink_to(outside / "x.png")
-            return data, "cat/x.png"
-        case "table":
-            info_csv(outside, rows)
-            (tree(data / "train", *FOUR) / "info.csv").symlink_to(outside / "info.csv")
-            return data, "train/info.csv"
-        case "table's image":
-            tree(outside, "x.png")
-            info_csv(data / "train", rows.replace("1.png", "x.png"), FOUR)
-            (data / "train" / "x.png").symlink_to(outside / "x.png")
-            return data, "train"
-    name = "train-labels-idx1-ubyte"
-    (idx_folder(data) / name).rename(tmp_path / "labels")
-    (data / name).symlink_to(tmp_path / "labels")
-    return data, name
+ROWS = "files,type\n0.png,a\n1.png,a\n2.png,b\n3.png,b\n"
+LINKED = {
+    "cat": ("outside/×2.png", "data/dog/×2.png", "data/cat→../outside"),
+    "train": ("outside/cat/×2.png", "outside/dog/×2.png", "data/train→../outside"),
+    "cat/x.png": ("outside/x.png", "data/cat/0.png", "data/dog/×2.png", "data/cat/x.png→../../outside/x.png"),
+    "train/info.csv": ("data/train/×4.png", "data/train/info.csv→../../outside/info.csv"),
+    "train/info.csv, line 3: x.png": ("data/train/×4.png", "outside/x.png", "data/train/x.png→../../outside/x.png"),
+    "train-labels-idx1-ubyte": ("data/train-labels-idx1-ubyte→../labels",),
+}
 
 
-@pytest.mark.parametrize("kind", ["class", "split", "image", "table", "table's image", "idx"])
+def _linked(folder: Path, link: str) -> Path:
+    """Data of two classes with a link to what is outside of it."""
+    data = tree(folder, *LINKED[link]) / "data"
+    if link == "train/info.csv":
+        info_csv(folder / "outside", ROWS)
+    elif "line" in link:
+        info_csv(data / "train", ROWS.replace("1.png", "x.png"))
+    elif link.startswith("train-"):
+        (idx_folder(folder / "idx") / link).rename(folder / "labels")
+        (folder / "idx" / "train-images-idx3-ubyte").rename(data / "train-images-idx3-ubyte")
+    return data
+
+
+@pytest.mark.parametrize("link", LINKED)
 @pytest.mark.parametrize("how", ["option", "variable"])
 def test_what_leaves_the_data_needs_follow_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, how: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str, how: str
 ) -> None:
-    data, link = _linked(tmp_path, kind)
+    data = _linked(tmp_path, link)
     arguments = ["--data", str(data), "--dataset", str(tmp_path / "out"), "--params", params_json()]
 
     message = refusal(data)
     monkeypatch.setenv("SHUTTERLINE_FOLLOW_LINKS", "1" if how == "variable" else "0")
 
     assert message.startswith(f"DATA/{link}")
-    assert "out of" in message
+    assert "is a link that leads out of" in message
     assert main([*arguments, "--follow-links"] if how == "option" else arguments) == 0
     assert len(values_of(tmp_path / "out", "train")) >= 2
 
 
 def test_links_out_of_the_data_and_back_end(tmp_path: Path) -> None:
-    data, _ = _linked(tmp_path, "class")
+    data = _linked(tmp_path, "cat")
     (tmp_path / "outside" / "back").symlink_to(data)
 
     with pytest.raises(DataError, match="is by a link the same folder as"):
@@ -335,7 +320,7 @@ def test_pipes_sockets_and_devices_are_refused_at_once(
 def test_a_run_follows_links_out_of_the_data_if_asked_to(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, _ = _linked(tmp_path, "class")
+    data = _linked(tmp_path, "cat")
     monkeypatch.delenv("SHUTTERLINE_FOLLOW_LINKS", raising=False)
     options = ["--data", str(data), "--out", str(tmp_path / "run"), "--params", params_json()]
 
