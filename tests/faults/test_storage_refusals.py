@@ -40,6 +40,13 @@ def test_forbidden_to_read(bucket: Bucket, location: Location, source: Source, t
     message_of(caught.value, str(location), ("forbidden", "permission", "may not"))
 
 
+def test_a_wrong_secret(s3_bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-one")
+    with pytest.raises(StorageRefusedError) as caught:
+        fetch(located(f"{s3_bucket.uri}/dataset"), tmp_path)
+    assert "a-wrong-one" not in message_of(caught.value, s3_bucket.uri, ("credentials", "signature", "forbidden"))
+
+
 def test_forbidden_to_write(
     bucket: Bucket, location: Location, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,13 +61,3 @@ def test_forbidden_to_write(
     text = message_of(caught.value, str(location), ("forbidden", "permission", "may not"))
     assert READER[1] not in text
     assert bucket.names() == []
-
-
-def test_a_wrong_secret(s3_bucket: Bucket, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    location = located(f"{s3_bucket.uri}/dataset")
-    publish(source, location)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-one")
-    with pytest.raises(StorageRefusedError) as caught:
-        fetch(location, tmp_path)
-    text = message_of(caught.value, str(location), ("credentials", "signature", "forbidden"))
-    assert "a-wrong-one" not in text
