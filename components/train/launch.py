@@ -85,10 +85,7 @@ class Launch:
     def outcome(self, processes: str, params: Callable[[], Params | None], run: Callable[[], str]) -> Outcome | None:
         """How the group ended; None: the step is this process's, which then raises a `failure` in it.
 
-        Args:
-            processes: As for :func:`processes_for`.
-            params: Loads them; what they warn of, and what is wrong (None), is reported where the step begins.
-            run: The run's id, the same for every start.
+        What the params warn of, and what is wrong with them (None), is reported where the step begins.
         """
         is_node = os.environ.get(_NODES_VARIABLE, "") not in ("", "1", "1:1")  # one of several, says the platform
         # RANK and WORLD_SIZE alone, as Vertex AI sets them, are of nodes: one process of each may join as it is.
@@ -159,11 +156,7 @@ def begin_member() -> bool:
 
 
 def processes_for(wanted: str, device: str) -> int:
-    """How many processes train on this node.
-
-    Args:
-        wanted: A number, or ``auto``: as many as there are GPUs; on the CPU, or on one GPU by name, one.
-        device: The params' ``device``.
+    """How many processes train on this node: a number, or by ``auto`` as many as there are GPUs, on the CPU one.
 
     Raises:
         InputError: It is neither.

@@ -44,8 +44,10 @@ def step_problem(trainer: Trainer, reason: str) -> Problem:
     whole = max(trainer.slices, key=lambda part: part.stop - part.start)
     images, own = whole.stop - whole.start, trainer.group.own(whole)
     largest = own.stop - own.start
-    found = largest_that_fits(lambda count: _fits(trainer, count), largest)
-    if found is None:
+    found = largest // 2  # the first of the halves, quarters, …
+    while found >= 1 and not _fits(trainer, found):
+        found //= 2
+    if found < 1:
         smallest = "not even a step on one image fits" if largest > 1 else "a step on one image does not fit"
         return Problem("net_arch", f"{smallest} in {memory} with this network; make it smaller ({reason})")
     among = f" shared by {size} processes" if size > 1 else ""
@@ -57,14 +59,6 @@ def step_problem(trainer: Trainer, reason: str) -> Problem:
         f"and gradient_accumulation_steps to {steps} to keep steps of {images * params.gradient_accumulation_steps} "
         f"images ({reason})",
     )
-
-
-def largest_that_fits(fits: Callable[[int], bool], too_many: int) -> int | None:
-    """The first of the halves, quarters, … of a number of images that fits; None if not even one image does."""
-    count = too_many // 2
-    while count >= 1 and not fits(count):
-        count //= 2
-    return count or None
 
 
 def _memory(trainer: Trainer) -> str:

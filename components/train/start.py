@@ -57,12 +57,6 @@ class TrainingInputs:
             std=own.std if isinstance(params.normalise_std, str) else params.normalise_std,
         )
 
-    def compiling(self, epochs: int, group: Group) -> Compiling:
-        """Whether the network of a run of so many epochs is compiled."""
-        return choose_compiling(
-            self.params, self.device, self.table, self.data.manifest.splits["train"].count * epochs / group.size
-        )
-
 
 def check_inputs(checked: Checked, dataset: Path) -> TrainingInputs:
     """Refuse early a dataset and a device that params cannot be used with."""
@@ -105,26 +99,18 @@ def start_trainer(
         _log.info("%s", describe_start(started_from))
     compiling = Compiling(False, "which would take longer than the trial")
     if not is_trial:
-        compiling = inputs.compiling(params.num_epochs, group)
+        images = inputs.data.manifest.splits["train"].count * params.num_epochs / group.size
+        compiling = choose_compiling(params, inputs.device, table, images)
     trainer = _built(inputs, network, group, compiling)
     trainer.started_from = started_from
     if found is not None:
         restore(trainer, found, _log)
         _log.info("going on from a checkpoint of %s", found.manifest.position)
-        if group.is_first:
-            _warn_of_another_length(inputs, trainer, found.manifest.num_epochs)
+        if found.manifest.num_epochs != params.num_epochs and group.is_first and trainer.position.stopped:
+            epoch = trainer.position.epoch - 1
+            message = "num_epochs is %d, and early stopping had ended the run after epoch %d"
+            _log.warning(message, params.num_epochs, epoch)
     return trainer
-
-
-def _warn_of_another_length(inputs: TrainingInputs, trainer: Trainer, there: int) -> None:
-    here = inputs.params.num_epochs
-    if there != here and trainer.position.stopped:
-        epoch = trainer.position.epoch - 1
-        _log.warning("num_epochs is %d, and early stopping had ended the run after epoch %d", here, epoch)
-    elif there != here and inputs.compiling(there, trainer.group).is_on != trainer.compiled:
-        is_compiled = "compiled" if trainer.compiled else "not compiled"
-        message = "num_epochs was %d and is %d, so that the network is %s from here on, and its sums may be rounded "
-        _log.warning(f"{message}otherwise; compile decides it", there, here, is_compiled)
 
 
 def trial_trainer(dataset: Path, params: Params) -> Trainer:

@@ -39,20 +39,7 @@ LOSS_CHECK_EVERY = 100
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run made.
-
-    Attributes:
-        model: The model directory.
-        checkpoints: Directory of the run's checkpoints.
-        resumed_from: Where in the run this attempt went on, for people; None: it began anew.
-        selection: The epoch whose weights the model has, and its figures.
-        train_loss: Mean training loss of the last epoch.
-        epochs: Epochs trained.
-        parameters: Trainable parameters of the network.
-        images_per_second: Training images per second of training time.
-        seconds: Wall time of training and evaluation, of all attempts together.
-        device: Where it ran.
-    """
+    """What a training run made; its train loss is the last epoch's, its seconds are of all attempts together."""
 
     model: Path
     checkpoints: Path
@@ -120,10 +107,7 @@ def train(
         checked: The params as checked before; by default they are checked here.
 
     Raises:
-        ParamsError: The network, optimiser, schedules, loss or transforms cannot be built, or do not fit the data.
-        ArtifactError: The dataset is incomplete or damaged, or the model directory holds something else.
-        CheckpointError: Checkpoints of another run are where this one is to keep its own.
-        DeviceError: The device or precision asked for is not there.
+        InputError: Params, dataset, checkpoints, model directory or device cannot be used.
         DivergedError: A loss or a weight became NaN or infinite; the last checkpoint is of before.
         GroupLostError: Another process of the group ended.
     """

@@ -25,8 +25,7 @@ from components.shared.artifacts.model import EpochRecord, StartedFrom
 from components.shared.errors import DivergedError, ParamsError, Problem
 from components.shared.params.params import Params
 from components.shared.seeds import derived_seed
-from components.train.evaluating import evaluated
-from components.train.group import Group
+from components.train.group import Group, evaluated
 from components.train.mixup import Mixing
 from components.train.precision import choose_precision
 from components.train.timing import Timing

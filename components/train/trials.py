@@ -144,7 +144,9 @@ def _diagnosis(trainer: Trainer, losses: list[float]) -> str:
     normalised = "" if trainer.params.normalise_images else ", or normalise_images: true is missing"
     if not math.isfinite(losses[-1]):
         return f"the loss left the numbers: {rate} is too high{normalised}"
-    if _is_dead(trainer):
+    with torch.no_grad():
+        logits = trainer.network(_network_input(trainer, torch.arange(min(64, len(trainer.training.images)))))
+    if (logits.std(dim=0) <= _ROUNDING * (1 + logits.abs().mean())).all():  # it tells no image from another
         return (
             "the network gives the same for every image: it is dead; either a layer lets nothing through, as a ReLU "
             f"does whose inputs are all negative, or {rate} is so high that the first steps have killed it{normalised}"
@@ -161,30 +163,14 @@ def _diagnosis(trainer: Trainer, losses: list[float]) -> str:
     )
 
 
-def _is_dead(trainer: Trainer) -> bool:
-    """Whether the network tells no image from another."""
-    with torch.no_grad():
-        logits = trainer.network(_network_input(trainer, torch.arange(min(64, len(trainer.training.images)))))
-    return bool((logits.std(dim=0) <= _ROUNDING * (1 + logits.abs().mean())).all())
-
-
-@dataclass(frozen=True)
-class TriedRate:
-    """One step of the range test: its learning rate, its images' training loss, and the loss without its noise."""
-
-    rate: float
-    loss: float
-    smoothed: float
-
-
 @dataclass(frozen=True)
 class FoundRate:
-    """What a range test found: where the loss falls most steeply, and a tenth of the rate of its lowest."""
+    """What a range test found: where the loss falls most steeply, a tenth of the rate of its lowest, and each step."""
 
     steepest: float
     below_lowest: float
     configured: float
-    curve: tuple[TriedRate, ...]
+    curve: tuple[dict[str, float], ...]
 
     def report(self) -> dict[str, Any]:
         """The result as JSON data."""
@@ -193,7 +179,7 @@ class FoundRate:
             "second_opinion": self.below_lowest,
             "configured": self.configured,
             "steps": len(self.curve),
-            "curve": [asdict(one) for one in self.curve],
+            "curve": list(self.curve),
         }
 
     def event(self, seconds: float) -> Succeeded:
@@ -218,11 +204,12 @@ def find_learning_rate(dataset: Path, params: Params) -> FoundRate:
             "layer's arguments make values that float32 cannot hold"
         )
     found = suggestions(rates[: len(losses)], losses)
-    curve = tuple(map(TriedRate, rates, losses, smoothed(losses, len(rates) * _SMOOTHING)))
+    columns = zip(rates, losses, smoothed(losses, len(rates) * _SMOOTHING), strict=False)
+    curve = tuple({"rate": rate, "loss": loss, "smoothed": mean} for rate, loss, mean in columns)
     if found is None:
         raise NotLearningError(
-            f"the loss falls at no learning rate from {LOWEST:g} to {curve[-1].rate:g}, it begins at {losses[0]:.4g}; "
-            "--smoke tries to learn a single batch, and says what may be wrong"
+            f"the loss falls at no learning rate from {LOWEST:g} to {rates[len(losses) - 1]:g}, it begins at "
+            f"{losses[0]:.4g}; --smoke tries to learn a single batch, and says what may be wrong"
         )
     steepest, below_lowest = found
     _log.info("learning_rate %g: there the loss falls most steeply; the params have %g", steepest, params.learning_rate)

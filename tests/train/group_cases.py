@@ -26,8 +26,7 @@ from components.shared.errors import ShutterlineError
 from components.shared.signals import Terminated, sigterm_raises
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest
 from components.train.checkpoints.resume import Checkpoints
-from components.train.evaluating import evaluated
-from components.train.group import Group, join_group, own_device
+from components.train.group import Group, evaluated, join_group, own_device
 from components.train.step import train_step
 from components.train.train import train
 from components.train.trainer import LabelledImages, Trainer

@@ -43,9 +43,37 @@ def command(folder: Path, model: Path, *words: str, processes: str = "2") -> lis
     return [sys.executable, "-m", "components.train", *map(str, places), "--processes", processes, "--json", *words]
 
 
+def run(words: list[str], model: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, env=environment(model), capture_output=True, text=True, check=False)
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return str(free.getsockname()[1])
+
+
+TORCHRUNS = ("PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
+PLATFORMS = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def on_two_nodes(words: list[str], model: Path, names: tuple[str, ...] = TORCHRUNS, **more: str) -> list[Any]:
+    """Exit code, output and log of one command on two nodes, as a platform's variables name them."""
+    port = free_port()
+
+    def node(rank: str) -> subprocess.Popen[str]:
+        variables = more | dict(zip(names, ("2", rank, "localhost", port), strict=True))
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(words, env=environment(model, **variables), **pipes)
+
+    with node("0") as first, node("1") as second:
+        outputs = first.communicate(), second.communicate()
+    return [(each.returncode, *output) for each, output in zip((first, second), outputs, strict=True)]
+
+
 def environment(model: Path, **variables: str) -> dict[str, str]:
-    told = {"OMP_NUM_THREADS": "1", "SHUTTERLINE_EVENTS": str(model.parent / f"{model.name}-events")}
-    return os.environ | told | variables
+    defaults = {"OMP_NUM_THREADS": "1", "SHUTTERLINE_EVENTS": str(model.parent / f"{model.name}-events")}
+    return os.environ | defaults | variables
 
 
 @contextmanager
@@ -87,10 +115,10 @@ def events(model: Path) -> list[StepEvent]:
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path) -> Path:
     model = folder / "undisturbed"
-    done = subprocess.run(command(folder, model), env=environment(model), capture_output=True, text=True)
+    done = run(command(folder, model), model)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "succeeded"
-    assert done.stderr.count("started") == 1, "one process speaks"
+    assert done.stderr.count("started") == 1, "one process logs"
     assert [event.state for event in events(model) if event.is_terminal] == ["succeeded"]
     return model
 
@@ -102,12 +130,12 @@ def test_sigterm_ends_all_at_one_step_and_the_run_goes_on_to_the_same_weights(
     model = tmp_path / "model"
     with started(folder, model) as step:
         step.send_signal(signal.SIGTERM)
-        out, told = step.communicate()
+        out, log = step.communicate()
 
     assert step.returncode == 128 + signal.SIGTERM
     assert json.loads(out)["status"] == "cancelled"
-    assert told.count("cancelled: SIGTERM") == 1
-    assert "Traceback" not in told
+    assert log.count("cancelled: SIGTERM") == 1
+    assert "Traceback" not in log
     assert not list((tmp_path / "tmp").glob("shutterline-*")), "nothing temporary is left"
     (cancelled,) = [event for event in events(model) if event.is_terminal]
     assert isinstance(cancelled.data, Cancelled)
@@ -115,13 +143,13 @@ def test_sigterm_ends_all_at_one_step_and_the_run_goes_on_to_the_same_weights(
     assert not (model / "model.json").exists()
 
     shutil.copytree(tmp_path / "model-checkpoints", tmp_path / "alone-checkpoints")
-    done = subprocess.run(command(folder, model), env=environment(model), capture_output=True, text=True)
+    done = run(command(folder, model), model)
     assert done.returncode == 0, done.stderr
     assert "going on from a checkpoint of epoch" in done.stderr
     assert weights(model) == weights(undisturbed)
 
     alone = tmp_path / "alone"
-    done = subprocess.run(command(folder, alone, processes="1"), env=environment(alone), capture_output=True, text=True)
+    done = run(command(folder, alone, processes="1"), alone)
     assert done.returncode == 0, done.stderr
     assert "the checkpoint was made by 2 process(es) on cpu" in done.stderr
     for ours, theirs in zip(open_model(alone).manifest.history, open_model(undisturbed).manifest.history, strict=True):
@@ -134,11 +162,11 @@ def test_ctrl_c_ends_all_at_one_step(folder: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     with started(folder, model) as step:
         step.send_signal(signal.SIGINT)
-        _, told = step.communicate()
+        _, log = step.communicate()
 
     assert step.returncode == 128 + signal.SIGINT
-    assert told.count("cancelled") == 1
-    assert "Traceback" not in told
+    assert log.count("cancelled") == 1
+    assert "Traceback" not in log
     assert [event.state for event in events(model) if event.is_terminal] == ["cancelled"]
     saved = sorted((tmp_path / "model-checkpoints").glob("*.json"))
     assert json.loads(saved[-1].read_text())["batch"] > 0 or len(saved) > 1, "of where it was interrupted"
@@ -151,27 +179,28 @@ def test_sighup_that_nohup_has_ignored_ends_no_process_of_a_group(folder: Path, 
         with started(folder, tmp_path / "model") as step:
             for pid in (step.pid, process_of_rank(0, step.pid), process_of_rank(1, step.pid)):
                 os.kill(pid, signal.SIGHUP)
-            _, told = step.communicate(timeout=300)
+            _, log = step.communicate(timeout=300)
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert step.returncode == 0, told
+    assert step.returncode == 0, log
     open_model(tmp_path / "model")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.slow
+@pytest.mark.parametrize(("rank", "options"), [(0, []), (1, ["--start-over"])])
 def test_a_lost_process_starts_all_again_from_the_last_checkpoint(
-    folder: Path, undisturbed: Path, tmp_path: Path, rank: int
+    folder: Path, undisturbed: Path, tmp_path: Path, rank: int, options: list[str]
 ) -> None:
     model = tmp_path / "model"
-    with started(folder, model) as step:
+    with started(folder, model, *options) as step:
         os.kill(process_of_rank(rank, step.pid), signal.SIGKILL)
-        out, told = step.communicate()
+        out, log = step.communicate()
 
-    assert step.returncode == 0, told
+    assert step.returncode == 0, log
     assert json.loads(out)["status"] == "succeeded", "one document"
-    assert "all were started again: 1 of at most 3 times" in told
-    assert "Traceback" not in told
+    assert "all were started again: 1 of at most 3 times" in log
+    assert "going on from a checkpoint" in log, "what was there is removed once"
+    assert "Traceback" not in log
     assert weights(model) == weights(undisturbed)
     found = events(model)
     assert len({event.run for event in found}) == 1
@@ -191,16 +220,16 @@ def test_without_restarts_a_lost_process_ends_the_step(folder: Path, tmp_path: P
     with started(folder, model, "--restarts", "0") as step:
         for rank in killed:
             os.kill(process_of_rank(rank, step.pid), signal.SIGKILL)
-        out, told = step.communicate()
+        out, log = step.communicate()
 
     assert step.returncode == 1
     document = json.loads(out)
     assert document["error"]["type"] == "GroupLostError"
     assert "SIGKILL" in document["error"]["message"]
-    assert told.count("failed: ") == 1
-    assert "Traceback" not in told
+    assert log.count("failed: ") == 1
+    assert "Traceback" not in log
     assert [event.state for event in events(model) if event.is_terminal] == ["failed"]
-    assert len({event.run for event in events(model)}) == 1, "it is told of the run that was lost"
+    assert len({event.run for event in events(model)}) == 1, "it is reported of the run that was lost"
 
 
 @pytest.mark.slow
@@ -218,11 +247,11 @@ def test_a_killed_launcher_leaves_no_process_behind(folder: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_what_only_the_processes_see_is_told_once_and_not_tried_again(folder: Path, tmp_path: Path) -> None:
+def test_what_only_the_processes_see_is_log_once_and_not_tried_again(folder: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     changes = {"optim_class": '"torch.optim.SGD"', "learning_rate": "1e30"}
     words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
-    done = subprocess.run(command(folder, model, *words), env=environment(model), capture_output=True, text=True)
+    done = run(command(folder, model, *words), model)
 
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"]["type"] == "DivergedError"
@@ -230,12 +259,7 @@ def test_what_only_the_processes_see_is_told_once_and_not_tried_again(folder: Pa
     assert "Traceback" not in done.stderr
     assert [event.state for event in events(model)].count("started") == 1, "trying again would change nothing"
 
-    done = subprocess.run(
-        [*command(folder, model), "--dataset", str(tmp_path / "nowhere")],
-        env=environment(model),
-        capture_output=True,
-        text=True,
-    )
+    done = run([*command(folder, model), "--dataset", str(tmp_path / "nowhere")], model)
     assert done.returncode == 2
     assert done.stderr.count("failed: ") == 1
     assert done.stderr.count("\n") == 2, "that it started, and why it ended"
@@ -248,9 +272,9 @@ def test_bad_params_are_found_before_anything_is_started(
     words = command(folder, tmp_path / "model", "--set", "net_arch[0].kwargs.in_channels=3")[3:]
 
     assert main(words) == 2
-    out, told = capsys.readouterr()
+    out, log = capsys.readouterr()
     assert "net_arch[0].kwargs.in_channels" in json.loads(out)["error"]["message"]
-    assert told.count("failed: ") == 1
+    assert log.count("failed: ") == 1
     assert len(spools_of(tmp_path / "events")) == 1
 
 
@@ -293,29 +317,26 @@ def test_a_platforms_variables_that_cannot_be(
         monkeypatch.setenv(name, value)
 
     assert main(command(folder, tmp_path / "model", processes="1")[3:]) == 2
-    out, told = capsys.readouterr()
+    out, log = capsys.readouterr()
     assert json.loads(out)["error"]["type"] == "InputError"
     assert message in json.loads(out)["error"]["message"]
-    assert told.count("failed: ") == 1
-    assert "Traceback" not in told
+    assert log.count("failed: ") == 1
+    assert "Traceback" not in log
     assert (tmp_path / "records" / "train.json").exists()
 
 
 def test_nodes_that_never_come(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    variables = {"PET_NNODES": "2", "PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": f"localhost:{port}"}
+    variables = {"PET_NNODES": "2", "PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": f"localhost:{free_port()}"}
     for name, value in {**variables, "PET_RDZV_CONF": "join_timeout=1"}.items():
         monkeypatch.setenv(name, value)
 
     assert main(command(folder, tmp_path / "model", processes="1")[3:]) == 1
-    out, told = capsys.readouterr()
+    out, log = capsys.readouterr()
     assert json.loads(out)["error"]["type"] == "GroupLostError"
-    assert "the processes of the nodes did not find each other" in told
-    assert "Traceback" not in told
+    assert "the processes of the nodes did not find each other" in log
+    assert "Traceback" not in log
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1", "auto"])
@@ -324,57 +345,23 @@ def test_without_several_gpus_one_process_is_enough(device: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("names", "processes"),
-    [
-        (("PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"), "1"),
-        (("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"), "1"),
-        (("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"), "2"),
-    ],
-)
+@pytest.mark.parametrize(("names", "processes"), [(TORCHRUNS, "1"), (PLATFORMS, "1"), (PLATFORMS, "2")])
 def test_nodes_find_each_other_by_the_platforms_variables(
     folder: Path, undisturbed: Path, tmp_path: Path, names: tuple[str, ...], processes: str
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
     model = tmp_path / "model"
     shorter = [] if processes == "1" else ["--set", "num_epochs=2", "--set", "save_freq=1"]
 
-    def node(rank: int) -> subprocess.Popen[str]:
-        variables = dict(zip(names, ("2", str(rank), "localhost", port), strict=True))
-        return subprocess.Popen(
-            command(folder, model, *shorter, processes=processes),
-            env=environment(model, **variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    first, second = on_two_nodes(command(folder, model, *shorter, processes=processes), model, names)
 
-    with node(0) as first, node(1) as second:
-        (document, told), (_, other) = first.communicate(), second.communicate()
-
-    assert (first.returncode, second.returncode) == (0, 0), told + other
-    report: dict[str, Any] = json.loads(document)["report"]
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    report: dict[str, Any] = json.loads(first[1])["report"]
     assert report["epochs"] == (2 if shorter else LONG["num_epochs"])
-    assert other == "", "only the first process speaks"
+    assert second[2] == "", "only the first process logs"
     (newest, *_) = sorted((tmp_path / "model-checkpoints").glob("*.json"), reverse=True)
     assert json.loads(newest.read_text())["processes"] == 2 * int(processes)
     if processes == "1":
         assert weights(model) == weights(undisturbed)
-
-
-@pytest.mark.slow
-def test_a_group_that_starts_over_does_so_once(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    with started(folder, model, "--start-over") as step:
-        os.kill(process_of_rank(1, step.pid), signal.SIGKILL)
-        _, told = step.communicate()
-
-    assert step.returncode == 0, told
-    assert "all were started again: 1 of at most 3 times" in told
-    assert "going on from a checkpoint" in told
-    assert weights(model) == weights(undisturbed)
 
 
 SCARCE = '''\
@@ -396,29 +383,19 @@ class Scarce(torch.nn.Identity):
 def test_what_one_node_ends_with_for_good_ends_the_other_at_once(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "scarce.py").write_text(SCARCE)
     layers: Any = LONG["net_arch"]
-    net = [*layers, {"class": "scarce.Scarce", "kwargs": {}}]
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
+    net, model = [*layers, {"class": "scarce.Scarce", "kwargs": {}}], tmp_path / "model"
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
 
-    def node(rank: int) -> subprocess.Popen[str]:
-        variables = {"PET_NNODES": "2", "PET_NODE_RANK": str(rank), "PET_MASTER_ADDR": "localhost"}
-        variables |= {"PET_MASTER_PORT": port, "SHUTTERLINE_MODULES": "scarce"}
-        variables["PYTHONPATH"] = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
-        return subprocess.Popen(
-            command(folder, tmp_path / "model", "--set", f"net_arch={json.dumps(net)}", processes="1"),
-            env=environment(tmp_path / "model", **variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    nodes = on_two_nodes(
+        command(folder, model, "--set", f"net_arch={json.dumps(net)}", processes="1"),
+        model,
+        SHUTTERLINE_MODULES="scarce",
+        PYTHONPATH=path,
+    )
 
-    with node(0) as first, node(1) as second:
-        (document, told), (other_document, other) = first.communicate(), second.communicate()
-
-    assert (first.returncode, second.returncode) == (2, 2), told + other
-    for each in (document, other_document):
-        (problem,) = json.loads(each)["error"]["problems"]
+    for code, document, log in nodes:
+        assert code == 2, log
+        (problem,) = json.loads(document)["error"]["problems"]
         assert problem["path"] == "batch_size"
         assert "8 would (tried)" in problem["message"] or "16 would (tried)" in problem["message"]
-    assert "all were started again" not in told, "they found each other, and ended"
+    assert "all were started again" not in nodes[0][2], "they found each other, and ended"

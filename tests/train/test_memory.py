@@ -20,27 +20,21 @@ from components.shared.artifacts.dataset import DatasetWriter
 from components.shared.errors import ParamsError
 from components.shared.params.params import Params
 from components.train.group import Group
-from components.train.memory import (
-    explaining_out_of_memory,
-    largest_that_fits,
-    step_problem,
-)
+from components.train.memory import explaining_out_of_memory, step_problem
 from components.train.train import train
 from components.train.trainer import Trainer
 from components.train.trials import find_learning_rate, smoke
 from tests.configs import layer
 from tests.examples import SMALL, digits, small
+from tests.train.interrupting import weights_in
 from tests.train.trials import ONE_STEP, trainer_of
 
-GPU_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB."
-CPU_SAYS = (
+OF_GPU = "CUDA out of memory. Tried to allocate 2.00 GiB."
+OF_CPU = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
     "134217728 bytes. Error code 12 (Cannot allocate memory)"
 )
-
-
-def refuse() -> None:
-    raise torch.OutOfMemoryError(GPU_SAYS)
+HERE = "in the memory of this machine"
 
 
 def roomy(trainer: Trainer, room: int, tried: list[int]) -> Trainer:
@@ -49,32 +43,18 @@ def roomy(trainer: Trainer, room: int, tried: list[int]) -> Trainer:
     def limited(images: Tensor, labels: Tensor) -> Tensor:
         tried.append(len(images))
         if len(images) > room:
-            raise RuntimeError(CPU_SAYS)
+            raise RuntimeError(OF_CPU)
         return step(images, labels)
 
     trainer.step_alone = limited  # type: ignore[method-assign] # memory that is full cannot be had in a test
     return trainer
 
 
-def test_halves_are_tried_until_one_fits() -> None:
-    tried: list[int] = []
-
-    def fits(count: int) -> bool:
-        tried.append(count)
-        return count <= 100
-
-    assert largest_that_fits(fits, 512) == 64
-    assert tried == [256, 128, 64]
-    assert largest_that_fits(lambda count: False, 300) is None
-    assert largest_that_fits(lambda count: count == 1, 300) == 1
-    assert largest_that_fits(lambda count: True, 1) is None
-
-
 @pytest.mark.parametrize(
     ("error", "is_one"),
     [
-        (torch.OutOfMemoryError(GPU_SAYS), True),
-        (RuntimeError(CPU_SAYS), True),
+        (torch.OutOfMemoryError(OF_GPU), True),
+        (RuntimeError(OF_CPU), True),
         (MemoryError(), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
@@ -88,40 +68,75 @@ def test_what_is_out_of_memory(error: BaseException, is_one: bool) -> None:
     assert is_out_of_memory(error) is is_one
 
 
-def answer(trainer: Trainer) -> tuple[str, str]:
+ONE_PIXEL = [layer("Conv2d", in_channels=1, out_channels=4, kernel_size=8), layer("BatchNorm2d", num_features=4)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "room", "path", "message", "tries"),
+    [
+        (
+            {"batch_size": 128},
+            40,
+            "batch_size",
+            f"128 images do not fit {HERE}; 32 would (tried): set batch_size to 32, and gradient_accumulation_steps to "
+            f"4 to keep steps of 128 images ({OF_GPU})",
+            [64, 32, 32],  # the second step is the first in which the optimiser keeps something
+        ),
+        (
+            {"batch_size": 64, "gradient_accumulation_steps": 3},
+            20,
+            "batch_size",
+            f"64 images do not fit {HERE}; 16 would (tried): set batch_size to 16, and gradient_accumulation_steps to "
+            f"12 to keep steps of 192 images ({OF_GPU})",
+            [32, 16, 16],
+        ),
+        (
+            {"batch_size": 4096},
+            60,
+            "batch_size",
+            f"200 images do not fit {HERE}; 50 would (tried): set batch_size to 50, and gradient_accumulation_steps to "
+            f"4 to keep steps of 200 images ({OF_GPU})",
+            [100, 50, 50],
+        ),
+        (
+            {"batch_size": 16},
+            0,
+            "net_arch",
+            f"not even a step on one image fits {HERE} with this network; make it smaller ({OF_GPU})",
+            [8, 4, 2, 1],
+        ),
+        (
+            {**ONE_STEP, "batch_size": 1},
+            0,
+            "net_arch",
+            f"a step on one image does not fit {HERE} with this network; make it smaller ({OF_GPU})",
+            [],
+        ),
+        (
+            {"batch_size": 4, "net_arch": ONE_PIXEL},
+            1,
+            "net_arch",
+            f"not even a step on one image fits {HERE} with this network; make it smaller ({OF_GPU})",
+            [2, 1],
+        ),
+    ],
+    ids=["batches", "accumulated", "more than the data", "network", "one image", "statistics of one value"],
+)
+def test_the_answer_names_what_was_tried(
+    dataset: Path, changes: dict[str, Any], room: int, path: str, message: str, tries: list[int]
+) -> None:
+    tried: list[int] = []
+    trainer = roomy(trainer_of(dataset, **changes), room, tried)
+
+    def refuse() -> None:
+        raise torch.OutOfMemoryError(OF_GPU)
+
     with pytest.raises(ParamsError) as caught:
         explaining_out_of_memory(trainer, refuse)
+
     (problem,) = caught.value.problems
-    assert caught.value.exit_code == 2
-    return problem.path, problem.message
-
-
-@pytest.mark.slow
-def test_the_answer_names_the_batch_size_that_was_tried(dataset: Path) -> None:
-    tried: list[int] = []
-    trainer = roomy(trainer_of(dataset, batch_size=128), 40, tried)
-    assert answer(trainer) == (
-        "batch_size",
-        "128 images do not fit in the memory of this machine; 32 would (tried): set batch_size to 32, and "
-        "gradient_accumulation_steps to 4 to keep steps of 128 images (CUDA out of memory. Tried to allocate 2.00 "
-        "GiB.)",
-    )
-    assert tried == [64, 32, 32]  # the second step is the first in which the optimiser keeps something
-
-
-@pytest.mark.slow
-def test_batches_that_are_accumulated_already_are_counted(dataset: Path) -> None:
-    trainer = roomy(trainer_of(dataset, batch_size=64, gradient_accumulation_steps=3), 20, [])
-    path, message = answer(trainer)
-    assert path == "batch_size"
-    assert "16 would (tried)" in message
-    assert "gradient_accumulation_steps to 12 to keep steps of 192 images" in message
-
-
-@pytest.mark.slow
-def test_a_batch_beyond_the_data_is_the_data(dataset: Path) -> None:
-    _, message = answer(roomy(trainer_of(dataset, batch_size=4096), 60, []))
-    assert message.startswith("200 images do not fit in the memory of this machine; 50 would")
+    assert (problem.path, problem.message, caught.value.exit_code) == (path, message, 2)
+    assert tried == tries
 
 
 def test_in_a_group_each_process_has_its_part(dataset: Path) -> None:
@@ -130,29 +145,6 @@ def test_in_a_group_each_process_has_its_part(dataset: Path) -> None:
     problem = step_problem(trainer, "no more")
     assert problem.message.startswith("128 images shared by 2 processes do not fit")
     assert "32 would (tried): set batch_size to 32, and gradient_accumulation_steps to 4" in problem.message
-
-
-@pytest.mark.slow
-def test_where_nothing_fits_it_is_the_network(dataset: Path) -> None:
-    tried: list[int] = []
-    path, message = answer(roomy(trainer_of(dataset, batch_size=16), 0, tried))
-    assert path == "net_arch"
-    assert message.startswith("not even a step on one image fits in the memory of this machine with this network")
-    assert tried == [8, 4, 2, 1]
-    path, message = answer(roomy(trainer_of(dataset, **{**ONE_STEP, "batch_size": 1}), 0, []))
-    assert (path, message.partition(" with")[0]) == (
-        "net_arch",
-        "a step on one image does not fit in the memory of this machine",
-    )
-
-
-@pytest.mark.slow
-def test_statistics_of_one_value_do_not_fit(dataset: Path) -> None:
-    arch = [layer("Conv2d", in_channels=1, out_channels=4, kernel_size=8), layer("BatchNorm2d", num_features=4)]
-    tried: list[int] = []
-    trainer = roomy(trainer_of(dataset, batch_size=4, net_arch=arch), 1, tried)
-    assert answer(trainer)[0] == "net_arch"
-    assert tried == [2, 1]
 
 
 def test_what_the_step_held_is_given_back_before_anything_is_tried(dataset: Path) -> None:
@@ -173,7 +165,7 @@ def test_what_the_step_held_is_given_back_before_anything_is_tried(dataset: Path
         held.append(weakref.ref(activations))
         for parameter in trainer.network.parameters():
             parameter.grad = torch.ones_like(parameter)
-        raise torch.OutOfMemoryError(GPU_SAYS)
+        raise torch.OutOfMemoryError(OF_GPU)
 
     with pytest.raises(ParamsError, match="16 would"):
         explaining_out_of_memory(trainer, fill)
@@ -181,38 +173,34 @@ def test_what_the_step_held_is_given_back_before_anything_is_tried(dataset: Path
 
 
 def test_other_errors_pass_as_they_are(dataset: Path) -> None:
-    trainer = trainer_of(dataset)
-
     def fail() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        explaining_out_of_memory(trainer, fail)
+        explaining_out_of_memory(trainer_of(dataset), fail)
 
 
 def test_a_run_goes_on_from_its_checkpoint_where_there_is_memory_again(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = small(num_epochs=4, save_freq=1)
-    train(dataset=dataset, model=tmp_path / "whole", params=params)
+    options: dict[str, Any] = {"model": tmp_path / "model", "checkpoints": tmp_path / "checkpoints"}
     step, steps = torch.optim.AdamW.step, 0
 
     def failing(self: Any, closure: Any = None) -> Any:
         nonlocal steps
         steps += 1
-        if steps == 17:  # in epoch 3; there are 7 in each
-            raise torch.OutOfMemoryError(GPU_SAYS)
+        if steps == 10:  # in epoch 2; there are 7 in each
+            raise torch.OutOfMemoryError(OF_GPU)
         return step(self, closure)
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", failing)
         with pytest.raises(ParamsError, match="batch_size: 32 images do not fit"):
-            train(dataset=dataset, model=tmp_path / "model", params=params, checkpoints=tmp_path / "kept")
-    result = train(dataset=dataset, model=tmp_path / "model", params=params, checkpoints=tmp_path / "kept")
+            train(dataset=dataset, params=small(save_freq=1), **options)
+    result = train(dataset=dataset, params=small(save_freq=1), **options)
 
-    assert result.resumed_from is not None
-    for file in ("model.safetensors", "last.safetensors"):
-        assert (tmp_path / "model" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert result.resumed_from == "the beginning of epoch 2"
+    assert weights_in(tmp_path) == weights_in(finished)
 
 
 WIDE: dict[str, Any] = {
@@ -226,26 +214,21 @@ WIDE: dict[str, Any] = {
 }
 
 
-def limited(dataset: Path, model: Path, mebibytes: int, **changes: Any) -> subprocess.CompletedProcess[str]:
-    place = ["--dataset", str(dataset), "--model", str(model)]
-    options = [*place, "--params", Params.from_dict({**WIDE, **changes}).to_json(), "--json"]
-    command = [sys.executable, "-m", "tests.train.out_of_memory", str(mebibytes), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def write_many(path: Path) -> Path:
+@pytest.mark.slow
+def test_under_a_real_limit_the_answer_is_true(tmp_path: Path) -> None:
     images, labels = digits()
-    with DatasetWriter(path, [str(digit) for digit in range(10)], (8, 8, 1)) as writer:
+    with DatasetWriter(tmp_path / "data", [str(digit) for digit in range(10)], (8, 8, 1)) as writer:
         writer.add("train", images[:1200], labels[:1200])
         writer.add("test", images[1200:1250], labels[1200:1250])
         writer.commit(source="IDX files", test_split="held out", manual_seed=0, unreadable=[])
-    return path
 
+    def limited(**changes: Any) -> subprocess.CompletedProcess[str]:
+        options = ["--dataset", str(tmp_path / "data"), "--model", str(tmp_path / "model"), "--json"]
+        options += ["--params", Params.from_dict({**WIDE, **changes}).to_json()]
+        command = [sys.executable, "-m", "tests.train.out_of_memory", "450", *options]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
-@pytest.mark.slow
-def test_under_a_real_limit_the_answer_is_true(tmp_path: Path) -> None:
-    data = write_many(tmp_path / "data")
-    refused = limited(data, tmp_path / "model", 450, batch_size=1024)
+    refused = limited(batch_size=1024)
     assert refused.returncode == 2, refused.stderr
     (problem,) = json.loads(refused.stdout)["error"]["problems"]
     assert problem["path"] == "batch_size"
@@ -260,32 +243,30 @@ def test_under_a_real_limit_the_answer_is_true(tmp_path: Path) -> None:
     assert batch_size * steps == 1024
     assert 1 <= batch_size < 1024
 
-    trained = limited(data, tmp_path / "model", 450, batch_size=batch_size, gradient_accumulation_steps=steps)
+    trained = limited(batch_size=batch_size, gradient_accumulation_steps=steps)
     assert trained.returncode == 0, trained.stderr
 
 
-def test_an_evaluation_that_does_not_fit_says_so(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_that_does_not_fit_says_so(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object, **options: object) -> None:
-        raise RuntimeError(CPU_SAYS)
+        raise RuntimeError(OF_CPU)
 
     monkeypatch.setattr("components.train.trainer.evaluated", full)
     with pytest.raises(ParamsError) as caught:
-        train(dataset=dataset, model=tmp_path / "model", params=small())
+        train(dataset=few, model=tmp_path / "model", params=small())
     (problem,) = caught.value.problems
     assert problem.path == "net_arch"
-    assert problem.message.startswith("evaluation puts 100 images at once through this network, which do not fit in")
+    assert problem.message.startswith("evaluation puts 30 images at once through this network, which do not fit in")
     assert "(can't allocate memory: you tried to allocate 134217728 bytes" in problem.message
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("trial", [smoke, find_learning_rate])
-def test_trials_answer_too(trial: Callable[[Path, Params], object], dataset: Path) -> None:
+def test_trials_answer_too(
+    trial: Callable[[Path, Params], object], dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(self: Tensor) -> None:
-        raise RuntimeError(CPU_SAYS)
+        raise RuntimeError(OF_CPU)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tensor, "backward", full)
-        with pytest.raises(ParamsError, match="net_arch: not even a step on one image fits"):
-            trial(dataset, small())
+    monkeypatch.setattr(Tensor, "backward", full)
+    with pytest.raises(ParamsError, match="net_arch: not even a step on one image fits"):
+        trial(dataset, small())

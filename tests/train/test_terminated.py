@@ -17,7 +17,7 @@ from components.shared.events.spool import events_in
 from components.shared.run import EVENTS_VARIABLE, RUN_VARIABLE
 from components.train.__main__ import main
 from components.train.checkpoints.format import list_checkpoints, read_checkpoint_manifest, write_checkpoint
-from components.train.evaluating import evaluated
+from components.train.group import evaluated
 from tests.examples import small, write_params
 from tests.train.interrupting import at_step, ended, steps_kept, trained, weights_in
 

@@ -108,8 +108,8 @@ def test_each_step_is_a_step_of_training_at_its_rate_from_the_runs_first_weights
             for parameter, gradient in zip(trainer.network.parameters(), gradients, strict=True):
                 parameter.sub_(rate * gradient)
     assert len(found.curve) > 80
-    assert [one.rate for one in found.curve] == pytest.approx(RATES[: len(found.curve)])
-    assert [one.loss for one in found.curve] == pytest.approx(losses, rel=0.01)
+    assert [one["rate"] for one in found.curve] == pytest.approx(RATES[: len(found.curve)])
+    assert [one["loss"] for one in found.curve] == pytest.approx(losses, rel=0.01)
 
 
 def test_the_suggested_rate_trains_better_than_ones_far_off(few: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_batches_are_gone_through_again_and_accumulated(dataset: Path) -> None:
     found = find_learning_rate(dataset, small(net_arch=PLAIN_ARCH, batch_size=32, gradient_accumulation_steps=4))
     assert len(found.curve) > 80  # of 2 steps an epoch
     whole = find_learning_rate(dataset, small(net_arch=PLAIN_ARCH, batch_size=128))
-    ours, theirs = ([one.loss for one in result.curve[:40]] for result in (found, whole))
+    ours, theirs = ([one["loss"] for one in result.curve[:40]] for result in (found, whole))
     assert ours == pytest.approx(theirs, rel=1e-3)
 
 
