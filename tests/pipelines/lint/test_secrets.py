@@ -43,6 +43,8 @@ def constant(pipeline: Pipeline) -> None:
         (env("USER", AWS_KEY), ENV),
         (env("TRACKING", "https://me:hunter2!@tracking.example/x"), ENV),
         (env("DB_PASS", "hunter2!"), ENV),
+        (env("SSH_KEY", "hunter2!"), ENV),
+        (env("AZURE_STORAGE_KEY", "/hunter2!+/b=="), ENV),
         (env("MYSQL_PWD", "hunter2!"), ENV),
         (env("API_TOKEN", "0f" * 20), ENV),
         (env("DB_PASSWORD", "$hunter2!"), ENV),
