@@ -420,7 +420,7 @@ def test_a_manifest_from_before_programs_still_opens(tmp_path: Path) -> None:
     assert load_initial_weights(trained(3), tmp_path / "model").classifier
 
 
-def test_params_say_where_weights_lie() -> None:
+def test_params_name_a_path_or_a_bucket() -> None:
     assert start_network(trained(1), PARAMS) is None
     for value, message in (
         ("https://example.com/w.pth", "https:// is not known here; allowed are a local path"),

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from components.classifier.load import load_network
 from components.classifier.network import Network, network_of
 from components.shared.artifacts.artifact import ArtifactWriter, ImageShape
-from components.shared.artifacts.model import MODEL, Model, ModelManifest, Provenance, Selection, open_model
+from components.shared.artifacts.model import MODEL, Model, open_model
 from components.shared.errors import ArtifactError
 from components.shared.files import sha256_of
 from components.shared.params.params import Params
 from tests.configs import layer, small
+from tests.train.manifests import manifest_of
 
 PARAMS = Params.from_dict(
     small(
@@ -48,30 +49,10 @@ def write_model(path: Path, network: Network, last: Network) -> Model:
         for name, weights in (("model.safetensors", network), ("last.safetensors", last)):
             files[name] = writer.new_file(name)
             save_file(weights.state_dict(), files[name])
-        writer.commit(
-            ModelManifest(
-                created_by="a test",
-                classes=["a", "b", "c"],
-                image=ImageShape(height=8, width=8, channels=3),
-                normalisation=None,
-                net_arch=[entry.model_dump(by_alias=True) for entry in PARAMS.net_arch],
-                parameters=sum(parameter.numel() for parameter in network.parameters()),
-                weights=writer.record(files["model.safetensors"]),
-                last_weights=writer.record(files["last.safetensors"]),
-                export=None,
-                selection=Selection(epoch=1, split="test", loss=1.0, accuracy=0.5),
-                history=[],
-                provenance=Provenance(
-                    params=PARAMS.to_dict(),
-                    params_sha256=PARAMS.digest(),
-                    dataset_sha256="0" * 64,
-                    device="cpu",
-                    versions={},
-                    seconds=1.0,
-                    images_per_second=1.0,
-                ),
-            )
-        )
+        recorded = dict(zip(("weights", "last_weights"), map(writer.record, files.values()), strict=True))
+        net_arch = [entry.model_dump(by_alias=True) for entry in PARAMS.net_arch]
+        image = ImageShape(height=8, width=8, channels=3)
+        writer.commit(manifest_of([], classes=["a", "b", "c"], image=image, net_arch=net_arch, **recorded))
     return open_model(path)
 
 

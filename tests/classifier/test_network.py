@@ -111,8 +111,7 @@ def test_initial_weights_follow_from_torchs_seed() -> None:
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         weights.append(network_of(Params.from_dict(digits_config())).state_dict())
-    same = [torch.equal(weights[0][name], weights[1][name]) for name in weights[0]]
-    assert all(same)
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not torch.equal(weights[0]["features.0.weight"], weights[2]["features.0.weight"])
 
 
@@ -128,37 +127,18 @@ SIDE = st.integers(1, 12)
 
 
 @given(
-    height=SIDE,
-    width=SIDE,
-    kernel=st.integers(1, 4),
-    stride=st.integers(1, 3),
-    padding=st.integers(0, 2),
-    dilation=st.integers(1, 2),
-    pool=st.sampled_from(["MaxPool2d", "AvgPool2d", "LPPool2d"]),
-    batch=st.integers(1, 3),
+    *(SIDE, SIDE, st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2)),
+    st.sampled_from(["MaxPool2d", "AvgPool2d", "LPPool2d"]),
+    st.integers(1, 3),
 )
 @settings(max_examples=40, deadline=None)
 def test_a_network_that_passes_runs_and_one_that_fails_is_refused_in_words(
     height: int, width: int, kernel: int, stride: int, padding: int, dilation: int, pool: str, batch: int
 ) -> None:
     pooling: dict[str, Any] = {"norm_type": 2} if pool == "LPPool2d" else {}
-    config = small(
-        image_height=height,
-        image_width=width,
-        batch_size=batch,
-        net_arch=[
-            layer(
-                "Conv2d",
-                in_channels=1,
-                out_channels=2,
-                kernel_size=kernel,
-                stride=stride,
-                padding=padding,
-                dilation=dilation,
-            ),
-            layer(pool, kernel_size=kernel, **pooling),
-        ],
-    )
+    window = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+    arch = [layer("Conv2d", in_channels=1, out_channels=2, **window), layer(pool, kernel_size=kernel, **pooling)]
+    config = small(image_height=height, image_width=width, batch_size=batch, net_arch=arch)
 
     def side(size: int) -> int:
         convolved = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
@@ -184,14 +164,11 @@ def test_batch_statistics_of_one_value_are_refused_where_a_batch_is_one_image() 
     assert "Expected more than 1 value per channel when training" in message
 
 
-def test_shapes_are_checked_although_other_keys_are_wrong() -> None:
-    config = small(net_arch=[layer("Linear", in_features=9, out_features=4)], num_epochs=0, learning_rate="x")
-    assert set(refused(check_dict, config)) == {"num_epochs", "learning_rate", "net_arch[0].kwargs.in_features"}
-
-
-def test_shapes_are_not_guessed_where_what_they_follow_from_is_wrong() -> None:
-    config = small(net_arch=[layer("Linear", in_features=9, out_features=4)], image_width=0)
-    assert set(refused(check_dict, config)) == {"image_width"}
+def test_shapes_are_checked_although_other_keys_are_wrong_and_not_guessed_without_theirs() -> None:
+    config = small(net_arch=[layer("Linear", in_features=9, out_features=4)])
+    found = refused(check_dict, {**config, "num_epochs": 0, "learning_rate": "x"})
+    assert set(found) == {"num_epochs", "learning_rate", "net_arch[0].kwargs.in_features"}
+    assert set(refused(check_dict, {**config, "image_width": 0})) == {"image_width"}
 
 
 FROZEN_ARCH = [
