@@ -49,7 +49,9 @@ def write_model(path: Path, network: Network, last: Network) -> Model:
         for name, weights in (("model.safetensors", network), ("last.safetensors", last)):
             files[name] = writer.new_file(name)
             save_file(weights.state_dict(), files[name])
-        recorded = dict(zip(("weights", "last_weights"), map(writer.record, files.values()), strict=True))
+        recorded: dict[str, Any] = dict(
+            zip(("weights", "last_weights"), map(writer.record, files.values()), strict=True)
+        )
         net_arch = [entry.model_dump(by_alias=True) for entry in PARAMS.net_arch]
         image = ImageShape(height=8, width=8, channels=3)
         writer.commit(manifest_of([], classes=["a", "b", "c"], image=image, net_arch=net_arch, **recorded))
