@@ -54,42 +54,39 @@ def open_regular(path: str | Path, *, shell_pipes: bool = False) -> IO[bytes]:
     if shell_pipes and _SHELL_PIPE.fullmatch(str(path)) and stat.S_ISFIFO(Path(path).stat().st_mode):
         return Path(path).open("rb", buffering=0)
     # Opening a device may do something to it, so it is looked at before; and after, as it may be another by then.
-    _require_regular(path, Path(path).stat().st_mode)
+    _require_file(path, Path(path).stat().st_mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _require_regular(path, os.fstat(descriptor).st_mode)
+        _require_file(path, os.fstat(descriptor).st_mode)
         return os.fdopen(descriptor, "rb", buffering=0)
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def _require_regular(path: str | Path, mode: int) -> None:
+def _require_file(path: str | Path, mode: int, *, is_own: bool = False) -> None:
+    kind = _KINDS.get(stat.S_IFMT(mode))
+    if kind is not None and is_own:  # the message names the file, as callers name its directory
+        raise OSError(errno.EINVAL, f"{Path(path).name} there is {kind}, not a file; remove it", str(path))
     if stat.S_ISDIR(mode):
         raise OSError(errno.EISDIR, "Is a directory", str(path))
-    if (kind := _KINDS.get(stat.S_IFMT(mode))) is not None:
+    if kind is not None:
         raise OSError(errno.EINVAL, f"is {kind}, not a file", str(path))
 
 
 def open_for_update(path: Path) -> int:
     """The descriptor of a regular file, for reading and appending, made if it is not there; or OSError."""
     with suppress(FileNotFoundError):
-        _require_own(path, path.lstat().st_mode)
+        _require_file(path, path.lstat().st_mode, is_own=True)
     # Not O_APPEND, with which Linux has pwrite append, too.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
-        _require_own(path, os.fstat(descriptor).st_mode)
+        _require_file(path, os.fstat(descriptor).st_mode, is_own=True)
         os.lseek(descriptor, 0, os.SEEK_END)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _require_own(path: Path, mode: int) -> None:
-    if not stat.S_ISREG(mode):  # the message names the file, as callers name its directory
-        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise OSError(errno.EINVAL, f"{path.name} there is {kind}, not a file; remove it", str(path))
 
 
 def read_regular(path: str | Path, limit: int, *, shell_pipes: bool = False) -> bytes:

@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,22 +49,16 @@ def ask_run(run: str, within_s: float, *, is_over: bool) -> RunReport:
     a moment later, take them for running.
     """
     end = time.monotonic() + within_s
+    host = (os.environ.get(HOST_VARIABLE) or _HOST).rstrip("/")
+    host = host if "://" in host else f"http://{host}"
     while True:
-        report = _ask(run, end)
+        answer, workflow = _get(f"{host}/apis/v2beta1/runs/{run}", end), None
+        with suppress(NoAnswerError):  # a later release may have no such path: then nobody says why a pod failed
+            workflow = _get(f"{host}/apis/v1beta1/runs/{run}", end)
+        report = read_run(answer, workflow)
         if not is_over or report.body not in ("running", "unknown") or time.monotonic() + 2 * _PAUSE_S > end:
             return report
         time.sleep(_PAUSE_S)
-
-
-def _ask(run: str, end: float) -> RunReport:
-    host = (os.environ.get(HOST_VARIABLE) or _HOST).rstrip("/")
-    host = host if "://" in host else f"http://{host}"
-    answer = _get(f"{host}/apis/v2beta1/runs/{run}", end)
-    try:
-        workflow: Mapping[str, Any] | None = _get(f"{host}/apis/v1beta1/runs/{run}", end)
-    except NoAnswerError:  # a later release may have no such path: then nobody says why a pod failed
-        workflow = None
-    return read_run(answer, workflow)
 
 
 def _get(url: str, end: float) -> Mapping[str, Any]:
