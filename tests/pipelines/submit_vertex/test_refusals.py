@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from components.shared.errors import EXIT_BAD_INPUT, InputError, PlatformRefusedError
-from pipelines.cli import main
 from pipelines.compiled import CompiledPipeline
 from pipelines.submit.platform import RunRequest
 from pipelines.submit.vertex import VertexPlatform
-from tests.peers.gcs import GcsBucket
 from tests.peers.tls import Certificates
-from tests.peers.vertex_api import LOCATION, PROJECT, VertexApi
+from tests.peers.vertex_api import VertexApi
 from tests.peers.vertex_faults import Refuse, Say
 from tests.peers.vertex_proxy import ConnectProxy
-from tests.pipelines.submit_vertex.conftest import DATA, Platforms
+from tests.pipelines.submit_vertex.conftest import Platforms
 from tests.shared.events.security_fixtures import TokenServer, service_account
 from tests.shared.events.security_fixtures import hurried_google as hurried_google
 
@@ -95,14 +93,15 @@ def test_what_vertex_ai_refuses_is_shown_with_what_to_do(
     assert vertex.asked == ["GET pipelineJobs", *["POST pipelineJobs"] * times]
 
 
-def test_a_project_that_is_not_there(a_platform: Platforms, vertex: VertexApi, a_run: Run) -> None:
+def test_a_project_a_location_and_an_account_that_are_others(
+    a_platform: Platforms, a_run: Run, credentials: Path
+) -> None:
     message = refused(a_platform(project="other-project"), a_run())
     assert "Permission denied on resource project other-project" in message
     assert "check that there is a project other-project that these credentials may use" in message
-
-
-def test_a_location_whose_endpoint_it_is_not(a_platform: Platforms, vertex: VertexApi, a_run: Run) -> None:
     assert "Expect location us-central1" in refused(a_platform(location="europe-west4"), a_run())
+    service_account(credentials, client_email="stranger@project.iam.gserviceaccount.com")
+    assert "roles/aiplatform.user" in refused(a_platform(), a_run())
 
 
 @pytest.mark.parametrize(
@@ -170,11 +169,6 @@ def test_a_key_file_that_is_none(platform: VertexPlatform, a_run: Run, credentia
     assert str(credentials) in message
 
 
-def test_somebody_elses_key_is_refused(platform: VertexPlatform, a_run: Run, credentials: Path) -> None:
-    service_account(credentials, client_email="stranger@project.iam.gserviceaccount.com")
-    assert "roles/aiplatform.user" in refused(platform, a_run())
-
-
 @pytest.mark.usefixtures("hurried_google")
 def test_credentials_that_are_taken_back_are_refused(
     platform: VertexPlatform, a_run: Run, credentials: Path, certificates: Certificates, tmp_path: Path
@@ -183,17 +177,14 @@ def test_credentials_that_are_taken_back_are_refused(
     with TokenServer((400, answer)) as google:
         subject = tmp_path / "subject"
         subject.write_text("a-subject-token")
-        credentials.write_text(
-            json.dumps(
-                {
-                    "type": "external_account",
-                    "audience": "//iam.example/pool",
-                    "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
-                    "token_url": google.uri,
-                    "credential_source": {"file": str(subject)},
-                }
-            )
-        )
+        account = {
+            "type": "external_account",
+            "audience": "//iam.example/pool",
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "token_url": google.uri,
+            "credential_source": {"file": str(subject)},
+        }
+        credentials.write_text(json.dumps(account))
         message = refused(platform, a_run())
     assert message.startswith("the Google credentials are not accepted: ")
     assert "Token has been expired or revoked." in message
@@ -224,44 +215,13 @@ def test_an_option_that_cannot_be_right_is_refused_at_once(
     assert str(caught.value).startswith(expected)
 
 
-def of_two_documents(compiled: CompiledPipeline) -> str:
-    return yaml.safe_dump_all([compiled.spec, {"platforms": {}}])
-
-
-def of_another_name(compiled: CompiledPipeline) -> str:
+def test_a_file_and_names_that_are_none_for_vertex_ai(platform: VertexPlatform, compiled: CompiledPipeline) -> None:
+    with pytest.raises(PlatformRefusedError, match="has 2 documents, and Vertex AI reads files with one; compile it"):
+        platform.plan(replace(compiled, documents=2), "classifier", "1.0")
+    for part in ("a/b", "..", "."):
+        for option, names in (("--name", (part, "1.0")), ("--version-name", ("classifier", part))):
+            with pytest.raises(PlatformRefusedError, match=rf"{option} .* cannot be part of a bucket's key"):
+                platform.plan(compiled, *names)
     compiled.spec["pipelineInfo"]["name"] = "An Image Classifier"
-    return yaml.safe_dump(compiled.spec)
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (of_two_documents, "has 2 documents, and Vertex AI reads files with one; compile it with"),
-        (of_another_name, "the pipeline's name 'An Image Classifier' is none for Vertex AI"),
-    ],
-)
-@pytest.mark.parametrize("command", ["upload", "submit"])
-def test_a_file_that_is_not_for_vertex_ai_is_refused_unsent(
-    vertex: VertexApi,
-    gcs_bucket: GcsBucket,
-    compiled: CompiledPipeline,
-    capsys: pytest.CaptureFixture[str],
-    command: str,
-    change: Callable[[CompiledPipeline], str],
-    expected: str,
-) -> None:
-    compiled.file.write_text(change(compiled))
-    where = ["--project", PROJECT, "--location", LOCATION, "--staging-bucket", gcs_bucket.uri]
-    data = ["--data", DATA] if command == "submit" else []
-    assert main([command, str(compiled.file), *where, *data, "--unchecked"]) == EXIT_BAD_INPUT
-    assert expected in capsys.readouterr().err
-    assert (vertex.requests, gcs_bucket.faults.exchanges) == ([], [])
-
-
-@pytest.mark.parametrize("part", ["a/b", "..", "."])
-def test_names_that_are_no_part_of_a_key_are_refused(
-    platform: VertexPlatform, compiled: CompiledPipeline, part: str
-) -> None:
-    for option, names in (("--name", (part, "1.0")), ("--version-name", ("classifier", part))):
-        with pytest.raises(PlatformRefusedError, match=rf"{option} .* cannot be part of a bucket's key"):
-            platform.plan(compiled, *names)
+    with pytest.raises(PlatformRefusedError, match="the pipeline's name 'An Image Classifier' is none for Vertex AI"):
+        platform.plan(compiled, "classifier", "1.0")

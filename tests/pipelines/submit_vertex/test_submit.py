@@ -184,33 +184,37 @@ def test_submitting_again_finds_the_run(platform: VertexPlatform, vertex: Vertex
     assert vertex.asked.count("POST pipelineJobs") == 1
 
 
+@pytest.mark.parametrize("change", [{"values": {"data": "gs://others/"}}, {"use_cache": False}], ids=str)
+def test_a_name_that_another_request_has_is_refused(
+    platform: VertexPlatform, vertex: VertexApi, a_run: Run, change: dict[str, Any]
+) -> None:
+    platform.submit(a_run())
+    with pytest.raises(PlatformRefusedError, match="--name a-run: another run has that name"):
+        platform.submit(a_run(**change))
+    del vertex.jobs["a-run"].labels["shutterline-request"]  # made elsewhere
+    with pytest.raises(PlatformRefusedError, match="another run has that name"):
+        platform.submit(a_run())
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        {"values": {"data": "gs://others/"}},
-        {"use_cache": False},
         {"service_account": "other@my-project.iam.gserviceaccount.com"},
         {"service_account": None},
         {"network": f"projects/{NUMBER}/global/networks/vpc"},
-        {"staging_bucket": "elsewhere"},
+        {"staging_bucket": "gs://BUCKET/elsewhere"},
     ],
     ids=str,
 )
-def test_a_name_that_another_run_has_is_refused(
-    a_platform: Platforms, vertex: VertexApi, gcs_bucket: GcsBucket, a_run: Run, change: dict[str, Any]
+def test_a_name_that_a_run_elsewhere_or_of_another_account_has_is_refused(
+    a_platform: Platforms, gcs_bucket: GcsBucket, a_run: Run, change: dict[str, Any]
 ) -> None:
     asked = {"service_account": "trainer@my-project.iam.gserviceaccount.com"}
     a_platform(**asked).submit(a_run())
     assert a_platform(**asked).submit(a_run()).existed
-    request = a_run(**change) if change.keys() & {"values", "use_cache"} else a_run()
-    if "staging_bucket" in change:
-        change = {"staging_bucket": f"{gcs_bucket.uri}/{change['staging_bucket']}"}
-    options = asked | change if request == a_run() else asked
+    change = {key: value and value.replace("gs://BUCKET", gcs_bucket.uri) for key, value in change.items()}
     with pytest.raises(PlatformRefusedError, match="--name a-run: another run has that name"):
-        a_platform(**options).submit(request)
-    del vertex.jobs["a-run"].labels["shutterline-request"]  # made elsewhere
-    with pytest.raises(PlatformRefusedError, match="another run has that name"):
-        a_platform(**asked).submit(a_run())
+        a_platform(**asked | change).submit(a_run())
 
 
 def test_somebody_else_who_starts_it_first_is_no_error(platform: VertexPlatform, vertex: VertexApi, a_run: Run) -> None:
