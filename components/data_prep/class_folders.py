@@ -125,8 +125,15 @@ def _check_are_classes(data: Path, holding: dict[str, Folder]) -> None:
             f"{shown(data)}: every class folder holds folders named after splits, such as {shown(f'{first}/{below}')}; "
             f"put the splits above the classes, as {shown(f'{below}/{first}')}; where they are none, rename them"
         )
-    if len(holding) == 1 and deeper:
-        raise DataError(f"{shown(data)}: the data lie deeper; give --data {shown(data / deeper[0])}")
+    path = data
+    while len(holding) == 1 and not _splits_in(holding):
+        ((name, only),) = holding.items()
+        holding = only.with_images()
+        if only.images or not holding:
+            break
+        path /= name
+    if path != data:
+        raise DataError(f"{shown(data)}: the data lie deeper; give --data {shown(path)}")
 
 
 def _check_splits_hold_classes(data: Path, root: Folder, layout: ClassFolders) -> None:

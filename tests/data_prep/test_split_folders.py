@@ -159,7 +159,7 @@ def _each(*folders: str) -> tuple[str, ...]:
             "classes, as test/cat; where they are none, rename them",
         ),
         (_each("photos"), "DATA: the data lie deeper; give --data DATA/photos"),
-        ((*_each("a/b/c"), "a/readme.txt", "docs/x.pdf"), "DATA: the data lie deeper; give --data DATA/a"),
+        ((*_each("a/b/c"), "a/readme.txt", "docs/x.pdf"), "DATA: the data lie deeper; give --data DATA/a/b/c"),
         (_each("archive/Train", "archive/val"), "give --data DATA/archive"),
         (
             _each("train/images", "test/images"),
