@@ -252,17 +252,19 @@ class _Preparation:
         return {name: train if name == "train" else {name: mask} for name, mask in readable.items()}
 
     def check_unreadable(self) -> None:
-        """Raise an error if more than `max_unreadable` of all images cannot be read, or so of most of one class."""
+        """Raise an error if more than `max_unreadable` of all cannot be read, or of a class that is mostly not read."""
         groups: dict[str, list[UnreadableImage]] = {}
         totals = {"images": self._source.count}
         for name, found in self._unreadable.items():
-            labels = self._source.splits[name].labels
-            counts = np.bincount(labels).tolist()
+            split = self._source.splits[name]
+            counts = np.bincount(split.labels).tolist()
             for position, image in sorted(found.items()):
-                of_class = f"images of {self._source.classes[labels[position]]} in {name}"
-                totals[of_class] = counts[labels[position]]
                 groups.setdefault("images", []).append(image)
-                groups.setdefault(of_class, []).append(image)
+                if position in split.unreadable:
+                    label = split.labels[position]
+                    of_class = f"images of {self._source.classes[label]} in {name}"
+                    totals[of_class] = counts[label]
+                    groups.setdefault(of_class, []).append(image)
         if (count := len(groups.get("images", ()))) > _WARNINGS_SHOWN:
             _log.warning("set aside %d images in all", count)
         allowed = self._params.max_unreadable

@@ -133,29 +133,23 @@ def test_what_would_be_read_wrong_is_set_aside_with_the_reason(
     assert str(caught.value).isprintable()
 
 
-def _tagged(tags: list[tuple[int, int, int, int]], data: bytes, more: bytes = b"") -> bytes:
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags)) + bytes(4)
-    head = b"II*\0" + struct.pack("<I", 8) + directory
-    return head.ljust(1000, b"\0") + more.ljust(2000, b"\0") + data
+Tags = dict[int, tuple[int, int, int]]  # type, count and value (or offset) by number
 
 
-def _by_hand(
-    width: int, height: int, photometric: int | None, data: bytes, *more: tuple[int, int, int, int], tail: bytes = b""
-) -> bytes:
-    tags = [
-        *((256, 3, 1, width), (257, 3, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (273, 4, 1, 3000)),
-        *((277, 3, 1, 1), (278, 3, 1, height), (279, 4, 1, len(data))),
-    ]
-    if photometric is not None:
-        tags.append((262, 3, 1, photometric))
-    given = {tag[0] for tag in more}
-    return _tagged([*(tag for tag in tags if tag[0] not in given), *more], data, tail)
+def _by_hand(side: int, photometric: int | None, data: bytes, more: Tags, tail: bytes = b"") -> bytes:
+    """A square TIFF of 8-bit values, with more tags beside the usual ones or in their place; `tail` is at byte 1000."""
+    tags: Tags = {256: (3, 1, side), 257: (3, 1, side), 258: (3, 1, 8), 259: (3, 1, 1), 273: (4, 1, 3000)}
+    tags |= {277: (3, 1, 1), 278: (3, 1, side), 279: (4, 1, len(data))}
+    tags |= more if photometric is None else {262: (3, 1, photometric), **more}
+    directory = b"".join(struct.pack("<HHII", number, *tag) for number, tag in sorted(tags.items()))
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + bytes(4)
+    return head.ljust(1000, b"\0") + tail.ljust(2000, b"\0") + data
 
 
 def test_colors_of_a_palette_may_be_8_bit_numbers(tmp_path: Path) -> None:
     palette = np.random.default_rng(0).integers(0, 256, (256, 3))
     colors = struct.pack("<768H", *palette.T.reshape(-1))
-    (tmp_path / "x.tif").write_bytes(_by_hand(16, 16, 3, bytes(range(256)), (320, 3, 768, 1000), tail=colors))
+    (tmp_path / "x.tif").write_bytes(_by_hand(16, 3, bytes(range(256)), {320: (3, 768, 1000)}, colors))
 
     read = read_image(tmp_path / "x.tif", (16, 16, 3), memory=MEMORY)
 
@@ -166,8 +160,8 @@ def test_chroma_of_less_resolution_is_put_in_its_place(tmp_path: Path) -> None:
     # Uncompressed YCbCr, subsampled 2×2: four Y, one Cb, one Cr. All but grey at the left, red at the right.
     block = {False: bytes([100] * 4 + [128, 128]), True: bytes([76] * 4 + [85, 255])}
     data = b"".join(block[column >= 4] for _ in range(8) for column in range(8))
-    tags = ((258, 3, 3, 1000), (277, 3, 1, 3), (530, 3, 2, 2 | 2 << 16))
-    (tmp_path / "x.tif").write_bytes(_by_hand(16, 16, 6, data, *tags, tail=struct.pack("<3H", 8, 8, 8)))
+    tags = {258: (3, 3, 1000), 277: (3, 1, 3), 530: (3, 2, 2 | 2 << 16)}
+    (tmp_path / "x.tif").write_bytes(_by_hand(16, 6, data, tags, struct.pack("<3H", 8, 8, 8)))
 
     read = read_image(tmp_path / "x.tif", (16, 16, 3), memory=MEMORY).astype(int)
 
@@ -178,18 +172,18 @@ def test_chroma_of_less_resolution_is_put_in_its_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (_by_hand(4, 4, None, bytes(16)), "does not say whether 0 is black or white"),
-        (_by_hand(4, 4, 4, bytes(16)), r"of a kind that cannot be read \(Transparency Mask, 8-bit"),
-        (_by_hand(4, 4, 32803, bytes(16)), r"of a kind that cannot be read \(CFA, 8-bit"),
+        (_by_hand(4, None, bytes(16), {}), "does not say whether 0 is black or white"),
+        (_by_hand(4, 4, bytes(16), {}), r"of a kind that cannot be read \(Transparency Mask, 8-bit"),
+        (_by_hand(4, 32803, bytes(16), {}), r"of a kind that cannot be read \(CFA, 8-bit"),
         (
-            _by_hand(4, 4, 2, bytes(64), (258, 3, 4, 1000), (277, 3, 1, 4), tail=struct.pack("<4H", 8, 8, 8, 8)),
+            _by_hand(4, 2, bytes(64), {258: (3, 4, 1000), 277: (3, 1, 4)}, struct.pack("<4H", 8, 8, 8, 8)),
             "of 4 channels that does not say what the fourth is",
         ),
         (
-            _by_hand(4, 4, 5, bytes(64), (258, 3, 4, 1000), (277, 3, 1, 4), (332, 3, 1, 2), tail=bytes([8, 0] * 4)),
+            _by_hand(4, 5, bytes(64), {258: (3, 4, 1000), 277: (3, 1, 4), 332: (3, 1, 2)}, bytes([8, 0] * 4)),
             "of other inks than cyan, magenta, yellow and black",
         ),
-        (_by_hand(4, 4, 1, bytes(16), (322, 4, 1, 2**20), (323, 4, 1, 2**20)), "whose tiles have 1099511627776 pixels"),
+        (_by_hand(4, 1, bytes(16), {322: (4, 1, 2**20), 323: (4, 1, 2**20)}), "whose tiles have 1099511627776 pixels"),
     ],
     ids="no photometric,mask,raw of a camera,fourth channel,inks,huge tiles".split(","),
 )
