@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cli import main
 from tests.data_prep.building import class_folders
 from tests.examples import write_digits, write_params
 from tests.peers.sasl import RefusedError, SaslRelay
@@ -102,16 +103,16 @@ def test_a_run_that_fails_with_a_secret_in_its_message_shows_it_to_nobody(
 
 
 def test_a_compiled_pipeline_holds_none(
-    brokers: Brokers, secured: dict[str, str], tmp_path: Path, command: Command
+    secured: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params = write_params(tmp_path / "params.json", **brokers.params)
-    given = secured | LOGIN | {"KAFKA_SASL_OAUTH_TOKEN": TOKEN}
-    (tmp_path / "out").mkdir()
-    done = command("-m", "pipelines.cli", "compile", "--params", params, "-o", "out/pipeline.yaml", **given)
-    assert done.returncode == 0, done.stderr
-    left = everything(tmp_path, done, None)
-    assert any(brokers.topic.encode() in content for name, content in left.items() if "pipeline.yaml" in name)
-    assert leaks(left) == []
+    topics = {"KAFKA_HOST": "localhost", "KAFKA_TOPIC": "status-topic"}
+    for name, value in (secured | LOGIN | {"KAFKA_SASL_OAUTH_TOKEN": TOKEN}).items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "pipeline.yaml"
+    assert main(["compile", "--params", str(write_params(tmp_path / "params.json", **topics)), "-o", str(file)]) == 0
+    printed = capsys.readouterr()
+    assert b"status-topic" in file.read_bytes()
+    assert leaks({"pipeline": file.read_bytes(), "printed": (printed.out + printed.err).encode()}) == []
 
 
 def failed(script: str, environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
