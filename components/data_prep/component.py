@@ -27,10 +27,9 @@ def data_prep(
     from components.data_prep.step import prepare_staged
     from components.shared.artifacts.artifact import manifest_digest
     from components.shared.artifacts.dataset import DATASET
-    from components.shared.artifacts.kfp_metadata import metadata_of
     from components.shared.run import step_run
     from components.shared.staging import addresses_of
-    from components.shared.step import run_step
+    from components.shared.step import metadata_of, run_step
     from components.shared.storage.location import parse_location
 
     output = Path(dataset.path)

@@ -39,14 +39,13 @@ def evaluate(
     from components.evaluate.evaluate import evaluate as run_evaluation
     from components.shared.artifacts.artifact import manifest_digest, read_manifest, require_same
     from components.shared.artifacts.dataset import DATASET
-    from components.shared.artifacts.kfp_metadata import metadata_of, scalars
     from components.shared.artifacts.model import MODEL
     from components.shared.events.data import Emit
     from components.shared.files import write_json
     from components.shared.params.params import Params
     from components.shared.run import step_run
     from components.shared.staging import addresses_of
-    from components.shared.step import run_step
+    from components.shared.step import metadata_of, run_step, scalars
 
     def work(checked: Params, emit: Emit) -> EvaluateResult:
         require_same(MODEL, read_manifest(Path(model.path), MODEL).weights.sha256, model_sha256)

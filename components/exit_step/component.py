@@ -24,10 +24,9 @@ def exit_step(
     from pathlib import Path
 
     from components.exit_step.step import report_end
-    from components.shared.artifacts.kfp_metadata import metadata_of
     from components.shared.files import write_json
     from components.shared.run import run_of_placeholders, step_run
-    from components.shared.step import run_step
+    from components.shared.step import metadata_of, run_step
 
     platform_run = run_of_placeholders(job_id, job_name)
     # Once, since each has a copy of a bucket's events, and where a wrong setting is reported.

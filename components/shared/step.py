@@ -8,6 +8,7 @@ message and no traceback; 130 interrupted; 143 terminated; 1 anything else.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import warnings
@@ -29,7 +30,7 @@ from components.shared.params.parsed import ParamsWarning
 from components.shared.process_group import ignored_rank, is_rank_zero, should_report
 from components.shared.run import StepRun, step_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, Termination, sigterm_kept
-from components.shared.staging import Addresses
+from components.shared.staging import POD, Addresses
 from components.shared.status import Status
 from components.shared.strict_json import read_json
 
@@ -242,3 +243,35 @@ def read_records(directory: Path) -> dict[str, StepRecord]:
             record = StepRecord.model_validate(read_json(file))
             records[record.step] = record
     return records
+
+
+# KFP's launcher stores text and numbers alone: a null makes it fail the step after its work ("unknown/unsupported value
+# type *structpb.Value_NullValue"), NaN loses all outputs of the step ("failed to unmarshall ExecutorOutput"), lists and
+# dicts come back wrapped. kfp's local runners accept all of these.
+Scalar = str | float | bool
+_EXACT = 2**53  # it stores every number as a double
+
+
+def scalars(values: Mapping[str, Any]) -> dict[str, Scalar]:
+    """The values that KFP's launcher can store, by name.
+
+    Numbers that are not finite become text ("nan", "inf"), and so do integers that a double would round. None, lists
+    and dicts are left out, and so are texts that are paths of this machine, which nobody else can open.
+    """
+    found: dict[str, Scalar] = {}
+    for name, value in values.items():
+        if isinstance(value, int | float):  # and bool
+            is_exact = math.isfinite(value) and (isinstance(value, float) or abs(value) <= _EXACT)
+            found[name] = value if is_exact else str(value)
+        elif isinstance(value, str) and not value.startswith(("/", POD)):
+            found[name] = value.encode("utf-8", "backslashreplace").decode()  # its JSON reader refuses half a character
+    return found
+
+
+def metadata_of(record: StepRecord, **more: Scalar) -> dict[str, Scalar]:
+    """A step's report, how long it took and how many of its events are undelivered, as metadata with more values."""
+    delivery = record.delivery or {}
+    brokers = delivery.get("brokers", {}).values()
+    undelivered = sum(broker["undelivered"] for broker in brokers) if delivery else None
+    status = {"events": delivery.get("events"), "undelivered": undelivered}
+    return scalars(record.report | {"seconds": record.seconds} | status | more)

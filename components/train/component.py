@@ -31,7 +31,7 @@ def train(
         checkpoints: Where checkpoints are kept: a path or a bucket's URI; auto: beside the run's artifacts; empty:
             beside the model.
     """
-    from components.shared.artifacts.kfp_metadata import metadata_of, scalars
+    from components.shared.step import metadata_of, scalars
     from components.train.step import PipelineStep
 
     record = PipelineStep(

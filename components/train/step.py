@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from components.shared.artifacts.artifact import manifest_digest, read_manifest, require_same
 from components.shared.artifacts.dataset import DATASET, files_of_splits, training_splits
-from components.shared.artifacts.kfp_metadata import scalars
 from components.shared.artifacts.model import LEARNING_CURVES, MODEL, starting_weights
 from components.shared.errors import InputError
 from components.shared.events.data import Emit, ignore_events
@@ -30,7 +29,7 @@ from components.shared.process_group import has_restarted_clean, leave_outcome, 
 from components.shared.run import AUTO, checkpoints_of_run, events_of_checkpoints, run_of_artifact, step_run
 from components.shared.signals import Terminated
 from components.shared.staging import Staging, addresses_of
-from components.shared.step import Reported, StepFailed, StepRecord, run_step
+from components.shared.step import Reported, StepFailed, StepRecord, run_step, scalars
 from components.shared.storage.location import AnyPath, Location, parse_location
 from components.train.checkpoints.format import list_checkpoints
 from components.train.checkpoints.resume import Checkpoints, of_another_length, require_alone, training_id

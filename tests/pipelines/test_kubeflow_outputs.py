@@ -14,11 +14,10 @@ from kfp.dsl import Model, Output, OutputPath
 from components.data_prep.component import data_prep
 from components.evaluate.component import evaluate
 from components.shared.artifacts.dataset import open_dataset
-from components.shared.artifacts.kfp_metadata import scalars
 from components.shared.events.data import Checkpoint, Failed, Succeeded
 from components.shared.events.spool import events_in
 from components.shared.run import EVENTS_VARIABLE
-from components.shared.step import StepFailed
+from components.shared.step import StepFailed, scalars
 from components.train.component import train
 from tests.examples import DIGITS, SMALL, write_digits
 from tests.peers.kfp_launcher import LauncherRefusedError
