@@ -77,17 +77,7 @@ def assert_harmless(page: Page) -> None:
 
 
 def shown(page: Path, profile: Path, *flags: str) -> tuple[str, list[str]]:
-    """Open a page in a headless browser.
-
-    Args:
-        page: The HTML file.
-        profile: A directory for the browser's own files.
-        flags: More of the browser's options.
-
-    Returns:
-        The document as it is once loaded, and what the browser's console would show: refused styles and failed loads
-        among it.
-    """
+    """Open a page in a headless browser: the document once it is loaded, and what the console would show."""
     assert BROWSER is not None
     done = subprocess.run(
         [

@@ -135,9 +135,9 @@ def run_local(
             document = result_document(records, artifacts, failure, paths, steps)
         document["seconds"]["total"] = round(time.perf_counter() - start, 3)
         write_json(out / RESULT_FILE, document)
-    error = document["error"]
-    is_reported = error is not None and shown.holds(error["message"])
-    return LocalRun(error["exit_code"] if error else EXIT_OK, document, is_reported, kept)
+    why = document["error"]
+    is_reported = why is not None and shown.holds(why["message"])
+    return LocalRun(why["exit_code"] if why else EXIT_OK, document, is_reported, kept)
 
 
 def _log_failure(log: Output, paths: LocalRunPaths) -> str | None:

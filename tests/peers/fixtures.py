@@ -49,7 +49,7 @@ def leaky_kafka_client(request: pytest.FixtureRequest) -> Iterator[None]:
         gc.collect()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kafka_broker() -> Iterator[KafkaTopics]:
     """A broker that stays up: the one ``KAFKA_HOST`` names, or a process of our own."""
     if external := os.environ.get("KAFKA_HOST"):
@@ -72,13 +72,13 @@ def mock_cluster() -> Iterator[MockCluster]:
         yield cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     folder: Path = tmp_path_factory.mktemp("certificates")
     return Certificates(folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pubsub_emulator() -> Iterator[PubSubTopics]:
     """An emulator that stays up: the one ``PUBSUB_EMULATOR_HOST`` names, or a process of our own."""
     if external := os.environ.get("PUBSUB_EMULATOR_HOST"):

@@ -109,12 +109,7 @@ def status(kafka_broker: KafkaTopics, topic: str) -> str:
 
 
 class FinishedRun(NamedTuple):
-    """A run that succeeded, in a process of its own.
-
-    Attributes:
-        folder: Its working directory, with ``params.json``, ``out`` and ``tmp``, which was its temporary directory.
-        changes: The options by which it changed its params.
-    """
+    """A run that succeeded, in a process of its own."""
 
     folder: Path
     changes: tuple[str, ...]

@@ -19,16 +19,7 @@ Behaviour = Callable[[dict[str, Any]], tuple[str, int]]
 
 
 class DockerServer:
-    """An engine without containers, at a socket of its own.
-
-    Attributes:
-        info: What the engine says of itself.
-        images: Ids of the images that are there, by reference.
-        answers: Answers that come before its own, by method and path.
-        created: What every container was created with.
-        removed: How many containers were removed.
-        behaviour: What a container does.
-    """
+    """An engine without containers, at a socket of its own."""
 
     def __init__(self, directory: Path, behaviour: Behaviour = lambda created: ("", 0)) -> None:
         self._socket = directory / "d.sock"

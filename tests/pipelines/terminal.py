@@ -48,12 +48,7 @@ class Screen:
 
 
 class OnTerminal:
-    """A command on a terminal of its own.
-
-    Attributes:
-        screen: What is to be read on it so far.
-        raw: All that was written to it.
-    """
+    """A command on a terminal of its own."""
 
     def __init__(
         self, command: Sequence[str | Path], environment: dict[str, str], size: tuple[int, int] = (100, 40)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from cloudevents.core.bindings.kafka import KafkaMessage, from_structured_event
-from cloudevents.core.formats.json import JSONFormat
 
 from components.shared.events.event import StepEvent, event_schema
 from components.shared.events.runs import fold
@@ -75,9 +73,6 @@ def test_both_brokers_hold_the_same_events_of_a_run(
         assert headers["ce_type"].decode() == document["type"]
         assert message.attributes["content-type"] == "application/cloudevents+json; charset=utf-8"
         assert message.attributes["ce-id"] == document["id"]
-        parsed = from_structured_event(KafkaMessage(headers, record.key, record.value), JSONFormat())
-        seen = {"id": parsed.get_id(), "type": parsed.get_type(), "data": parsed.get_data()}
-        assert seen == {key: document[key] for key in seen}
     metadata = json.loads((tmp_path / "out" / "steps" / "train.json").read_text())["delivery"]
     counts = (sum(event.step == "train" for event in events), 0)
     assert {name: (broker["delivered"], broker["undelivered"]) for name, broker in metadata["brokers"].items()} == {
