@@ -137,8 +137,8 @@ def _affine(transform: Any, images: Tensor, generator: torch.Generator) -> Tenso
             shift[axis] = _uniform(count, (-reach, reach), generator).round_()
     if transform.scale is not None:
         scale = _uniform(count, transform.scale, generator)
-    for axis, bounds in enumerate(zip(*[iter(transform.shear or ())] * 2, strict=True)):
-        shear[axis] = _uniform(count, bounds, generator)
+    for start in range(0, len(transform.shear or ()), 2):
+        shear[start // 2] = _uniform(count, transform.shear[start : start + 2], generator)
     return _sampled(transform, images, angle, shift, scale, shear)
 
 
