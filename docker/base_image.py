@@ -46,4 +46,4 @@ def _make(engine: Engine, base: str, epoch: str) -> None:
             raise BuildError(f"--make-base: mmdebstrap failed:\n{made.stderr.strip()[-2000:]}")
         # What every image of Debian's sets, and a bare file tree does not.
         path = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        engine.said("import", "--change", path, str(tar), base)
+        engine.output("import", "--change", path, str(tar), base)

@@ -171,7 +171,7 @@ def build(options: argparse.Namespace, engine: Engine) -> dict[str, str]:
 
 def push(engine: Engine, tag: str) -> str:
     """Push an image, and return its name with the digest that the registry gave."""
-    engine.said("push", tag)
+    engine.output("push", tag)
     name = tag.rpartition(":")[0]
     for digest in engine.image(tag)["RepoDigests"] or ():
         if str(digest).startswith(f"{name}@"):

@@ -60,7 +60,7 @@ class Engine:
         """Run the client; its output is kept, and nothing is checked."""
         return subprocess.run([self.client, *arguments], capture_output=True, text=True, check=False)
 
-    def said(self, *arguments: str) -> str:
+    def output(self, *arguments: str) -> str:
         """What the client prints; an error if it fails."""
         done = self.run(*arguments)
         if done.returncode:
@@ -73,13 +73,13 @@ class Engine:
 
     def image(self, reference: str) -> dict[str, Any]:
         """What the engine knows of an image: ``Id``, ``Size``, ``Config``, …; an error if it is not here."""
-        found: list[dict[str, Any]] = json.loads(self.said("image", "inspect", reference))
+        found: list[dict[str, Any]] = json.loads(self.output("image", "inspect", reference))
         return found[0]
 
     def python(self, reference: str, code: str) -> Any:
         """The JSON that a Python program prints inside an image."""
         flags = ["--rm", "--network", "none", "--read-only", "--entrypoint", "python"]
-        return json.loads(self.said("run", *flags, reference, "-c", code))
+        return json.loads(self.output("run", *flags, reference, "-c", code))
 
     def logged(self, log: Path, what: str, *arguments: str) -> None:
         """Run the client with its output in a file; an error for `what` is done has the last lines."""

@@ -51,8 +51,8 @@ def running(name: str, command: list[str], port: int, folder: Path) -> Iterator[
         deadline = time.monotonic() + _READY_S
         while not _serves(port):
             if process.poll() is not None:
-                said = log.read_text(errors="replace").strip().splitlines()
-                raise BuildError(f"{name}: ended at once: {said[-1] if said else 'it said nothing'}; see {log}")
+                lines = log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
+                raise BuildError(f"{name}: ended at once: {lines[-1]}; see {log}")
             if time.monotonic() > deadline:
                 raise BuildError(f"{name}: does not serve on port {port} after {_READY_S:g} s; see {log}")
             time.sleep(0.05)

@@ -73,7 +73,9 @@ def size_of(engine: Engine, step: str, reference: str) -> Size:
 
 
 def _layers(engine: Engine, reference: str) -> tuple[Layer, ...]:
-    history = engine.said("history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", reference)
+    history = engine.output(
+        "history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", reference
+    )
     found = []
     for line in reversed(history.splitlines()):
         size, _, made_by = line.partition("\t")

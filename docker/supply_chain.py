@@ -89,7 +89,7 @@ def name_of(licence: License) -> str:
     """The name of a licence, or its expression."""
     if isinstance(licence, LicenseExpression):
         return licence.value
-    return licence.id or licence.name or "not said"
+    return licence.id or licence.name or "not named"
 
 
 def components_of(inside: dict[str, Any]) -> list[Component]:
@@ -145,7 +145,7 @@ def licence_table(bom: Bom, kind: str) -> str:
     packages: dict[str, list[str]] = {}
     for component in bom.components:
         if component.purl is not None and component.purl.type == kind:
-            for name in [name_of(licence) for licence in component.licenses] or ["not said"]:
+            for name in [name_of(licence) for licence in component.licenses] or ["not named"]:
                 packages.setdefault(name, []).append(component.name)
     lines = []
     for licence, names in sorted(packages.items(), key=lambda item: item[0].lower()):

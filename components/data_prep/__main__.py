@@ -1,4 +1,4 @@
-"""The command line of data prep; ``--help`` tells its use."""
+"""The command line of data prep, with its own ``--help``."""
 
 from __future__ import annotations
 

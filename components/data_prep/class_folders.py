@@ -133,7 +133,7 @@ def _check_are_classes(data: Path, holding: dict[str, Folder]) -> None:
             break
         path /= name
     if path != data:
-        raise DataError(f"{shown(data)}: the data lie deeper; give --data {shown(path)}")
+        raise DataError(f"{shown(data)}: the data are deeper; give --data {shown(path)}")
 
 
 def _check_splits_hold_classes(data: Path, root: Folder, layout: ClassFolders) -> None:
@@ -149,7 +149,7 @@ def _check_splits_hold_classes(data: Path, root: Folder, layout: ClassFolders) -
         only = next(iter(holding)) if len(holding) == 1 else ""
         if only and holding[only].with_images() and (split == "train" or composed(only) not in known):
             instead = f", or give --data {shown(data / name / only)}" if layout.is_alone else ""
-            raise DataError(f"{where}: the classes lie one folder deeper, in {name}/{only}; move them up{instead}")
+            raise DataError(f"{where}: the classes are one folder deeper, in {name}/{only}; move them up{instead}")
 
 
 def open_class_folders(data: Path, root: Folder, layout: ClassFolders, n_classes: int) -> Source:

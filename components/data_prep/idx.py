@@ -1,6 +1,6 @@
 """IDX files, the format MNIST comes in: a header of big-endian sizes, then the values in C order.
 
-A header is believed only as far as the file bears it out: nothing is allocated or inflated on its word alone, so that
+A header is believed only as far as the file bears it out: nothing is allocated or inflated on its claim alone, so that
 neither a wrong size nor a gzip bomb costs memory.
 """
 

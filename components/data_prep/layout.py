@@ -58,7 +58,7 @@ def open_source(data: Path, n_classes: int, *, follow_links: bool = False) -> So
         raise _unknown(data, root)
     if any(map(is_table, root.others)):
         step_logger("data-prep").warning(
-            "%s: %s is not read, lying in no folder of a split; the classes are the folders", where, FILE_NAME
+            "%s: %s is not read, since it is in no folder of a split; the classes are the folders", where, FILE_NAME
         )
     return open_class_folders(data, root, folders, n_classes)
 
@@ -67,10 +67,10 @@ def _unknown(data: Path, root: Folder) -> DataError:
     """The error that a folder has none of the layouts, with what is likely to be done."""
     deeper = sorted(path for path, folder in paths_below(root) if path and _is_layout(folder))
     if len(deeper) == 1:
-        return DataError(f"{shown(data)}: the data lie deeper; give --data {shown(data / deeper[0])}")
+        return DataError(f"{shown(data)}: the data are deeper; give --data {shown(data / deeper[0])}")
     if deeper:
         return DataError(
-            f"{shown(data)}: the data lie deeper, in {listed(deeper)}; put the files that belong together into one "
+            f"{shown(data)}: the data are deeper, in {listed(deeper)}; put the files that belong together into one "
             "folder, or give --data the folder that holds all of them"
         )
     with reading(data):

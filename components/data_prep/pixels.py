@@ -102,7 +102,7 @@ def _in_8_bits(image: Image.Image, meaning: Meaning, notes: list[Note]) -> Image
     """A grayscale image of wider values, scaled to 0..255 rather than clipped.
 
     Integers count as 16-bit unless their file says otherwise: 0..65535. Floating-point numbers count as 0..1 where all
-    lie there, else as 0..255.
+    are, else as 0..255.
     """
     values: npt.NDArray[np.generic] = np.asarray(image)
     if meaning.swapped:

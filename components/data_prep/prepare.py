@@ -97,7 +97,7 @@ def prepare(
 
     Raises:
         DataError: The data cannot be used; one line says what, where and what to do.
-        ArtifactError: The dataset directory cannot be written, or lies in the data folder or around it.
+        ArtifactError: The dataset directory cannot be written, or is in the data folder or around it.
     """
     if problem := overlap_problem(data, dataset):
         raise ArtifactError(problem)

@@ -1,6 +1,6 @@
 """Which TIFFs Pillow reads right, and how their values are meant.
 
-Pillow tells TIFFs apart by a few tags and decodes the rest as if the others were not there: signed values as unsigned
+Pillow distinguishes TIFFs by a few tags and decodes the rest as if the others were not there: signed values as unsigned
 ones, 12 bits as if they were 16, black for white, planes of 16 bits as planes of 8. So every tag that changes what a
 value means is looked at here, and what is not known to be read right is refused with the reason. The tags are those of
 TIFF 6.0 (Adobe, 1992) and of libtiff's documentation.
@@ -63,7 +63,7 @@ def meaning_of(image: TiffImageFile, largest_tile: int) -> Meaning:
         raise ValueError(f"is a TIFF whose tiles have {width * length} pixels, more than {largest_tile}")
     colormap = tags.get(_COLORMAP)
     if image.mode in ("P", "PA") and colormap and max(colormap) < 256:
-        # Colors are 16-bit, and old programs wrote them as 8-bit numbers; libtiff tells them apart in the same way.
+        # Colors are 16-bit, and old programs wrote them as 8-bit numbers; libtiff distinguishes them in the same way.
         image.palette = ImagePalette.raw("RGB;L", bytes(colormap))
     return Meaning(
         bits,

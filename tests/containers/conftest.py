@@ -55,7 +55,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def runs(tmp_path: Path, docker_engine: Docker, images: Images) -> Iterator[Path]:
-    """A folder that containers may write into, whoever they run as."""
+    """A folder that containers may write into, whichever user they run as."""
     folder = tmp_path / "runs"
     folder.mkdir()
     if os.getuid() == 0:

@@ -53,7 +53,7 @@ class Docker:
         command = [self._client, "image", "inspect", image]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
-    def said(self, *arguments: str) -> str:
+    def output(self, *arguments: str) -> str:
         """What the client writes; an error if it fails."""
         done = subprocess.run([self._client, *arguments], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -62,7 +62,7 @@ class Docker:
 
     def image(self, name: str) -> dict[str, Any]:
         """All that the engine knows of an image."""
-        found: list[dict[str, Any]] = json.loads(self.said("image", "inspect", name))
+        found: list[dict[str, Any]] = json.loads(self.output("image", "inspect", name))
         return found[0]
 
     def run(self, image: str, *arguments: str | Path, flags: Sequence[str] = HARDENED, network: str = "none") -> Ended:
@@ -85,14 +85,14 @@ class Docker:
         name = f"shutterline-test-{uuid4().hex[:12]}"
         options = ["--detach", f"--name={name}", f"--network={network}", *flags]
         try:
-            self.said("run", *options, image, *map(str, arguments))
+            self.output("run", *options, image, *map(str, arguments))
             yield name
         finally:
             subprocess.run([self._client, "rm", "--force", name], capture_output=True, check=False)
 
     def state(self, container: str) -> dict[str, Any]:
         """Whether a container is running, and how it ended."""
-        found: dict[str, Any] = json.loads(self.said("inspect", "--format", "{{json .State}}", container))
+        found: dict[str, Any] = json.loads(self.output("inspect", "--format", "{{json .State}}", container))
         return found
 
     def logs(self, container: str) -> str:

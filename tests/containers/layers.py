@@ -1,4 +1,4 @@
-"""What lies in the layers of images, read from ``docker save`` without putting it anywhere."""
+"""What is in the layers of images, read from ``docker save`` without putting it anywhere."""
 
 from __future__ import annotations
 

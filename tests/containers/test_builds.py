@@ -42,7 +42,7 @@ def built(docker_engine: Docker, prefix: str, folder: Path) -> tuple[dict[str, A
         tree = json.loads(docker_engine.python(tag, _TREE, flags=[*HARDENED, "--user=0:0"]))
         return tree, docker_engine.image(tag)["Config"]
     finally:
-        docker_engine.said("rmi", tag)
+        docker_engine.output("rmi", tag)
 
 
 def test_the_same_inputs_make_the_same_image(docker_engine: Docker, images: Images, tmp_path: Path) -> None:

@@ -31,11 +31,11 @@ PARAMS = ("--set", "num_epochs=2", "--set", "device=cpu")
 def model_of_processes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The weights that the same steps make as processes of this installation."""
     folder = tmp_path_factory.mktemp("processes")
-    places: dict[str, list[str | Path]] = {
+    steps: dict[str, list[str | Path]] = {
         "data_prep": ["--data", EXAMPLE_DATA, "--dataset", folder / "dataset"],
         "train": ["--dataset", folder / "dataset", "--model", folder / "model"],
     }
-    for module, options in places.items():
+    for module, options in steps.items():
         command: list[str | Path] = [sys.executable, "-m", f"components.{module}", *options]
         command += ["--params", EXAMPLE_PARAMS, *PARAMS]
         done = subprocess.run(command, env=os.environ | THREADS, capture_output=True, text=True, check=False)
@@ -53,7 +53,7 @@ class Chain:
         self._network = network
 
     def run(self, data: str, made: str) -> dict[str, Ended]:
-        """Run all of them; `made` is what everything that they make lies below."""
+        """Run all of them; `made` is what everything that they make is below."""
         return {
             "data-prep": self._step("data-prep", "--data", data, "--dataset", f"{made}/dataset"),
             "train": self._step("train", "--dataset", f"{made}/dataset", "--model", f"{made}/model"),

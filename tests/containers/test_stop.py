@@ -46,7 +46,7 @@ def test_cancelled_is_at_the_broker_and_the_step_ends_by_itself(
                 assert docker_engine.state(container)["Running"], docker_engine.logs(container)
                 time.sleep(0.2)
             # What is still running after that many seconds is killed, and its exit code is 137.
-            docker_engine.said("stop", "--time=10", container)
+            docker_engine.output("stop", "--time=10", container)
             code, log = docker_engine.state(container)["ExitCode"], docker_engine.logs(container)
 
         events = events_at(broker, topic)
@@ -96,7 +96,7 @@ def test_a_step_of_a_compiled_pipeline_hears_it_too(
         while "epoch 2/" not in docker_engine.logs(name):
             assert docker_engine.state(name)["Running"], docker_engine.logs(name)
             time.sleep(0.2)
-        docker_engine.said("stop", "--time=10", name)
+        docker_engine.output("stop", "--time=10", name)
         code, log = docker_engine.state(name)["ExitCode"], docker_engine.logs(name)
 
     assert code == 143, log

@@ -240,7 +240,7 @@ def test_an_ending_is_an_images_where_its_format_is_read() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
 def test_heic_and_avif_are_upright(tmp_path: Path, kind: str, orientation: int) -> None:
-    # The container's own rotation and EXIF say the same; whoever heeds both turns it twice.
+    # The container's own rotation and EXIF say the same; applying both turns it twice.
     exif = Image.Exif()
     exif[0x0112] = orientation
     corner = np.full((48, 32), 250, np.uint8)

@@ -185,7 +185,7 @@ def test_one_table_in_many_spellings(tmp_path: Path, text: str) -> None:
     assert result.counts == {"train": 2, "test": 2}
 
 
-def test_files_may_lie_in_folders_and_have_any_ending(tmp_path: Path) -> None:
+def test_files_may_be_in_folders_and_have_any_ending(tmp_path: Path) -> None:
     rows = "images/x.png,0\nimages/../y.png,0\nz,1\nlink,1\n"
     folder = info_csv(tmp_path / "data" / "train", f"files,type\n{rows}", ["images/x.png", "y.png", "z.png"])
     (folder / "z.png").rename(folder / "z")

@@ -158,16 +158,16 @@ def _each(*folders: str) -> tuple[str, ...]:
             "DATA: every class folder holds folders named after splits, such as cat/test; put the splits above the "
             "classes, as test/cat; where they are none, rename them",
         ),
-        (_each("photos"), "DATA: the data lie deeper; give --data DATA/photos"),
-        ((*_each("a/b/c"), "a/readme.txt", "docs/x.pdf"), "DATA: the data lie deeper; give --data DATA/a/b/c"),
+        (_each("photos"), "DATA: the data are deeper; give --data DATA/photos"),
+        ((*_each("a/b/c"), "a/readme.txt", "docs/x.pdf"), "DATA: the data are deeper; give --data DATA/a/b/c"),
         (_each("archive/Train", "archive/val"), "give --data DATA/archive"),
         (
             _each("train/images", "test/images"),
-            "DATA/train: the classes lie one folder deeper, in train/images; move them up",
+            "DATA/train: the classes are one folder deeper, in train/images; move them up",
         ),
         (
             (*_each("train"), "test/images/cat/0.png"),
-            "DATA/test: the classes lie one folder deeper, in test/images; move them up",
+            "DATA/test: the classes are one folder deeper, in test/images; move them up",
         ),
         (
             _each("train/train", "train/test"),
@@ -175,7 +175,7 @@ def _each(*folders: str) -> tuple[str, ...]:
         ),
         (
             _each("train/train"),
-            "DATA/train: the classes lie one folder deeper, in train/train; move them up, or give --data "
+            "DATA/train: the classes are one folder deeper, in train/train; move them up, or give --data "
             "DATA/train/train",
         ),
         (
@@ -184,9 +184,9 @@ def _each(*folders: str) -> tuple[str, ...]:
         ),
         (
             ("a/train-images-idx3-ubyte", "b/t10k-images-idx3-ubyte"),
-            "the data lie deeper, in a, b; put the files that belong together into one folder",
+            "the data are deeper, in a, b; put the files that belong together into one folder",
         ),
-        (("MNIST/raw/train-images-idx3-ubyte",), "the data lie deeper; give --data DATA/MNIST/raw"),
+        (("MNIST/raw/train-images-idx3-ubyte",), "the data are deeper; give --data DATA/MNIST/raw"),
         (("photos/train/info.csv", "photos/train/0.png"), "give --data DATA/photos"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -227,7 +227,7 @@ def test_a_table_where_none_is_read_is_named(tmp_path: Path, log: Callable[[], s
     data = info_csv(class_folders(tmp_path / "data", {"cat": 2, "dog": 2}), "files,type\ncat/0000.png,dog\n")
 
     assert prepared(data).manifest.classes == ["cat", "dog"]
-    assert "info.csv is not read, lying in no folder of a split" in log()
+    assert "info.csv is not read, since it is in no folder of a split" in log()
 
 
 def test_a_dataset_of_an_earlier_version_says_nothing_of_its_folders(tmp_path: Path) -> None:

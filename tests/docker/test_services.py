@@ -43,13 +43,13 @@ def services(tmp_path: Path, ports: dict[str, int]) -> Iterator[tuple[subprocess
     need(emulator_jar(), "java and gcloud's pubsub-emulator component")
     process = start(tmp_path, ports)
     assert process.stdout is not None
-    said = ""
+    printed = ""
     for line in process.stdout:
-        said += line
+        printed += line
         if line.startswith("ready"):
             break
     try:
-        yield process, said
+        yield process, printed
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -64,9 +64,9 @@ def serves(port: int) -> bool:
 def test_all_serve_with_topics_and_bucket_and_end_with_the_script(
     services: tuple[subprocess.Popen[str], str], ports: dict[str, int]
 ) -> None:
-    process, said = services
-    assert f"export PUBSUB_EMULATOR_HOST={HOST}:{ports['pubsub']} STORAGE_EMULATOR_HOST=http://{HOST}" in said
-    assert f"shutterline run --set KAFKA_HOST={HOST}:{ports['kafka']} --set KAFKA_TOPIC=status" in said
+    process, printed = services
+    assert f"export PUBSUB_EMULATOR_HOST={HOST}:{ports['pubsub']} STORAGE_EMULATOR_HOST=http://{HOST}" in printed
+    assert f"shutterline run --set KAFKA_HOST={HOST}:{ports['kafka']} --set KAFKA_TOPIC=status" in printed
     topics = subprocess.run(
         [sys.executable, "-m", "kafka.admin", "-b", f"{HOST}:{ports['kafka']}", "topics", "list"],
         capture_output=True,
@@ -89,8 +89,8 @@ def test_all_serve_with_topics_and_bucket_and_end_with_the_script(
 
 @pytest.mark.slow
 def test_what_it_prints_works_when_it_is_pasted(services: tuple[subprocess.Popen[str], str], tmp_path: Path) -> None:
-    _, said = services
-    lines = said.partition("in another terminal, in any directory:\n")[2].splitlines()
+    _, printed = services
+    lines = printed.partition("in another terminal, in any directory:\n")[2].splitlines()
     export, run, kafka, pubsub = [line for line in lines if line and not line.startswith("ready")]
     assert export.startswith("export ")
     (tmp_path / "elsewhere").mkdir()
@@ -116,7 +116,7 @@ def test_what_it_prints_works_when_it_is_pasted(services: tuple[subprocess.Popen
         assert '"succeeded"' in shown.stdout
 
 
-def test_a_taken_port_is_told_in_one_line_and_nothing_stays(tmp_path: Path, ports: dict[str, int]) -> None:
+def test_a_taken_port_is_reported_in_one_line_and_nothing_stays(tmp_path: Path, ports: dict[str, int]) -> None:
     with socket.socket() as taken:
         taken.bind((HOST, ports["gcs"]))
         taken.listen()
