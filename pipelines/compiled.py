@@ -29,8 +29,8 @@ PLACEHOLDER = re.compile(r"\{\{.*?\}\}|pipelinechannel--", re.DOTALL)
 LARGEST = 32 * 2**20
 _MOST_VALUES = 2_000_000
 
-_SHORTEST_SECRET = 8  # a shorter one may be an ordinary word of a file
-# Where a secret is named; a word such as "password" there is a name, although somebody's password may be the same.
+_SHORTEST_SECRET = 8  # a shorter one may be ordinary text of a file
+# Where a secret is named; text such as "password" there is a name, although somebody's password may be the same.
 NAMING_KEYS = frozenset({"secretKey", "secretName", "secretNameParameter", "envVar"})
 # Keys that say nothing of their value: the name is that of the mapping around them.
 _PASSING_KEYS = frozenset({"defaultValue", "runtimeValue", "constant", "items", "raw"})

@@ -1,7 +1,7 @@
 """What is a secret in a document that many may read: by the name it stands under, or by a shape that only secrets have.
 
 How random a text looks is no criterion, because digests do. A log is redacted by less
-(:mod:`components.shared.events.redaction`): there a word too many does no harm, and here it stops a pipeline.
+(:mod:`components.shared.events.redaction`): there too much does no harm, and here it stops a pipeline.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _REFERENCE = re.compile(
     r"([a-z-]*sm://|projects/[^/]+/secrets/|vault:|arn:aws:secretsmanager:"
     r"|\$\([^()]+\)|\$\{[^{}]+\}|\$[A-Z_][A-Z0-9_]*$|%\()"
 )
-# A place in a file system; base64 has + and = besides.
+# A path in a file system; base64 has + and = besides.
 _PATH = re.compile(r"(?:~|\.{1,2})?(?:/[\w.@-]{1,40})+/?|[\w.@-]+(?:/[\w.@-]+)*\.(?:json|p12|pem|key|txt|ya?ml)")
 _SWITCHES = frozenset({"yes", "no", "on", "off", "true", "false", "none", "null", "strict", "required", "optional"})
 _AN_AMOUNT = re.compile(r"[0-9]{1,7}(\.[0-9]+)?[KMBT]?")
@@ -52,7 +52,7 @@ _SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ),
     (
         "a password inside a URL",
-        # Not {user}:{password} of source code, nor the words of an example.
+        # Not {user}:{password} of source code, nor the text of an example.
         re.compile(
             r"\b[a-z][a-z0-9+.-]*://[^/\s:@'\"{}<>$%]*:(?!(?:pass|passwd|password|pwd|x+|\*+)@)(?:[^/\s@'\"{}<>$%]|%[0-9A-Fa-f]{2})+@[\w\[]"
         ),

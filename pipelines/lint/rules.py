@@ -75,7 +75,7 @@ class Finding:
 
 
 class Note(NamedTuple):
-    """One place where a rule finds something; notes that differ in place and value alone make one finding."""
+    """One path where a rule finds something; notes that differ in path and value alone make one finding."""
 
     severity: Severity
     where: str
@@ -86,10 +86,10 @@ class Note(NamedTuple):
 
 def _secret_value(view: View) -> Iterator[Note]:
     advice = (
-        "remove it and change the secret, because whoever saw the file knows it; keep it in a Kubernetes secret "
+        "remove it and change the secret, because all who saw the file know it; keep it in a Kubernetes secret "
         "(secret_env or secret_files in the settings) or in Secret Manager (a …_FILE variable with sm://projects/…)"
     )
-    found = {where: what for where, what, _ in reversed(list(secrets_in(view)))}  # the first of each place
+    found = {where: what for where, what, _ in reversed(list(secrets_in(view)))}  # the first of each path
     for where, what in reversed(found.items()):
         yield Note("error", where, what, advice)
 
@@ -313,7 +313,7 @@ def lint(pipeline: CompiledPipeline, target: PlatformName | None) -> list[Findin
         target: The platform that it shall run on; None: the one it says, or else any, without what depends on that.
     """
     view = View(pipeline, target or pipeline.target)
-    # Without short plain words such as "train", which messages have of themselves; longest first.
+    # Without short plain text such as "train", which messages have of themselves; longest first.
     secrets = {value for _, _, value in secrets_in(view) if len(value) >= (8 if value.isalpha() else 4)}
 
     def shown(text: str) -> str:

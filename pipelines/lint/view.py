@@ -46,8 +46,8 @@ class Step:
     @property
     def component(self) -> str:
         """Which of our components it runs, such as ``train``; empty: none."""
-        words = self.container.get("command")
-        found = [name for word in words for name in _OURS.findall(str(word))] if isinstance(words, list) else []
+        command = self.container.get("command")
+        found = [name for part in command for name in _OURS.findall(str(part))] if isinstance(command, list) else []
         return found[0] if found else ""
 
     @property

@@ -13,7 +13,7 @@ from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName
 from pipelines.settings.fields import Cpu, Memory, SettingsRecord, Variables
 
-# What a file says of all steps; a step's own word goes before it.
+# What a file says of all steps; a step's own value goes before it.
 EVERY_STEP = "every-step"
 # By alias, as files write them.
 STEP_FIELDS: dict[StepName, str] = {"data-prep": "data_prep", "train": "train", "evaluate": "evaluate", "exit": "exit"}

@@ -40,7 +40,7 @@ def _with_null(schema: dict[str, Any], model: type[BaseModel]) -> None:
             entries = properties[key].pop("additionalProperties")
             properties[key]["additionalProperties"] = {"anyOf": [entries, {"type": "null"}]}
         if field.default_factory is not None:
-            kept = {word: properties[key].pop(word) for word in ("description", "title") if word in properties[key]}
+            kept = {each: properties[key].pop(each) for each in ("description", "title") if each in properties[key]}
             properties[key] = {"anyOf": [properties[key], {"type": "null"}], **kept}
 
 

@@ -227,7 +227,7 @@ class KubeflowSettings(PlatformSettings[KubeflowStep]):
 
 
 def kubeflow_defaults(*, gpu: bool) -> dict[str, Any]:
-    """What a step gets where nothing is said.
+    """What a step gets by default.
 
     Args:
         gpu: Whether training gets one.

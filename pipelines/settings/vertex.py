@@ -78,7 +78,7 @@ class VertexSettings(PlatformSettings[VertexStep]):
 
 
 def vertex_defaults(*, gpu: bool) -> dict[str, Any]:
-    """What a step gets where nothing is said.
+    """What a step gets by default.
 
     Args:
         gpu: Whether training gets one: the cheapest that there is.

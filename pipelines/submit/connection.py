@@ -77,7 +77,7 @@ def connection_error(
             return PlatformRefusedError(f"{who}: its certificate is not trusted ({tls.verify_message}); {trust}")
         # A connection that ends within TLS, which it may do at any time, comes as an error of TLS, too.
         if tls is not None and not isinstance(tls, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return PlatformRefusedError(f"{who}: does not speak TLS ({tls.reason}); write http://… if that is meant")
+            return PlatformRefusedError(f"{who}: does not use TLS ({tls.reason}); write http://… if that is meant")
     errors = [each for each in causes if isinstance(each, OSError | HTTPError)]
     last = errors[-1] if errors else causes[0]
     reason = (isinstance(last, OSError) and last.strerror) or str(last)

@@ -129,7 +129,7 @@ def run_values(
 
 
 def check_no_secret(option: str, value: str) -> None:
-    """InputError if a text that will be sent, and shown to whoever may see the run, is a secret; not shown there."""
+    """InputError if a text that will be sent, and shown to all who see the run, is a secret; it does not show it."""
     if redact(value) != value:
         raise InputError(
             f"{option}: holds a secret, or what looks like one, and would be shown to all who see the run; refer to "

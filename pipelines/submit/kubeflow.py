@@ -318,18 +318,18 @@ class KubeflowPlatform:
         keys = ("message", "error_details", "error_message", "error")
         text = next((text for key in keys if isinstance(text := document.get(key), str) and text), "")
         message = printable(redact(text), _LONGEST)
-        said = f"{self._host} answers {status}" + (f": {message}" if message else "")
+        answered = f"{self._host} answers {status}" + (f": {message}" if message else "")
         if status == 407:
             return proxy_refusal(self._host, status)
         if status in (429, 502, 503, 504):
             quota = " (a quota is used up)" if status == 429 else ""
-            return RetryableError(f"{said}{quota}", retry_after_s(answer.headers.get("Retry-After", "")))
+            return RetryableError(f"{answered}{quota}", retry_after_s(answer.headers.get("Retry-After", "")))
         # Where files are uploaded, some versions have other codes for a name that is taken.
         taken = status == 409 or (status in (400, 500) and "already exist" in message.lower())
         if answer.request.method == "POST" and taken:
             return AlreadyExistsError(message)
         if status >= 500:
-            return PlatformUnavailableError(said)
+            return PlatformUnavailableError(answered)
         if status not in (401, 403) and is_page:
             return self._no_api(f"answers {status} with a page" if status >= 400 else f"leads elsewhere ({status})")
         advice = ""
@@ -344,7 +344,7 @@ class KubeflowPlatform:
             advice = "; name yours by --namespace"
         elif status == 404 and namespace:
             advice = f"; is --namespace {namespace} right?"
-        return PlatformRefusedError(f"{said}{advice}")
+        return PlatformRefusedError(f"{answered}{advice}")
 
 
 def _object(response: requests.Response) -> Thing | None:

@@ -68,13 +68,13 @@ def attempt_text(number: int, attempt: PodAttempt) -> str:
     return f"attempt {number} {attempt.state}{_duration(attempt, 'after')}{f': {message}' if message else ''}"
 
 
-def _duration(attempt: PodAttempt | None, word: str, now: datetime | None = None) -> str:
+def _duration(attempt: PodAttempt | None, preposition: str, now: datetime | None = None) -> str:
     """How long an attempt took, or has been going on where `now` is given."""
-    if attempt is None or attempt.started is None or (attempt.finished is not None) == (word == "for"):
+    if attempt is None or attempt.started is None or (attempt.finished is not None) == (preposition == "for"):
         return ""
-    end = now if word == "for" else attempt.finished
+    end = now if preposition == "for" else attempt.finished
     # Their clock may be ahead of ours.
-    return "" if end is None else f" {word} {duration(max(0.0, (end - attempt.started).total_seconds()))}"
+    return "" if end is None else f" {preposition} {duration(max(0.0, (end - attempt.started).total_seconds()))}"
 
 
 def pod_of(step: TaskReport) -> str:

@@ -194,7 +194,7 @@ class VertexPlatform:
         return AnswerError(f"--staging-bucket {self._staging}: {why}", error.code)
 
     def _upload_for_run(self, pipeline: CompiledPipeline) -> None:
-        # The run itself is sent whole and needs no file, and its account may write where whoever submits it may not.
+        # The run itself is sent whole and needs no file; its account may write where the one that submits it may not.
         if pipeline.digest != self._uploaded:
             try:
                 self.upload(pipeline, pipeline.name, version_name(pipeline))

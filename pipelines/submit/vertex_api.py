@@ -43,7 +43,7 @@ _ADVICE = (
     (r"^401 ", LOG_IN),
     (
         r"(?i)act as service.?account|serviceAccounts\.actAs",
-        "grant whoever submits the role roles/iam.serviceAccountUser on the service account that the run is to have, "
+        "grant the account that submits the role roles/iam.serviceAccountUser on the service account of the run, "
         "and check that there is such an account",
     ),
     (r"quota project", "run `gcloud auth application-default set-quota-project {project}`"),
@@ -70,7 +70,7 @@ T = TypeVar("T")
 
 
 class AnswerError(PlatformRefusedError):
-    """A refusal that Google's API words itself; `code`: HTTP's."""
+    """A refusal with the message of Google's API; `code`: HTTP's."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)

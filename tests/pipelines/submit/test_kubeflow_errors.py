@@ -219,13 +219,6 @@ def test_what_the_api_refuses_or_fails_at_keeps_its_words(kfp_api: KfpApi, submi
     assert f"{kfp_api.url} answers 500: the table already exists" in refusal(capsys)
 
 
-@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf"])
-def test_a_timeout_that_is_none(submit: Submit, capsys: Told, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", text)
-    assert submit() == 2
-    assert "SHUTTERLINE_SUBMIT_TIMEOUT: must be a number of seconds above 0" in refusal(capsys)
-
-
 def test_tls_is_trusted_by_the_named_authority_alone(
     kfp_api: KfpApi, kubeflow_file: Path, certificates: Certificates, capsys: Told, tmp_path: Path
 ) -> None:
@@ -239,7 +232,7 @@ def test_tls_is_trusted_by_the_named_authority_alone(
     assert len(kfp_api.versions) == 1
     capsys.readouterr()
     assert main(["upload", str(kubeflow_file), "--host", f"https://127.0.0.1:{kfp_api.port}"]) == 2
-    assert "does not speak TLS (WRONG_VERSION_NUMBER); write http://" in refusal(capsys)
+    assert "does not use TLS (WRONG_VERSION_NUMBER); write http://" in refusal(capsys)
     (tmp_path / "empty.pem").write_text("")
     for name, why in (("nowhere.pem", "cannot be read"), ("empty.pem", "holds no certificates")):
         assert main([*upload, "--ca-file", str(tmp_path / name)]) == 2
