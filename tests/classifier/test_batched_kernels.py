@@ -66,7 +66,7 @@ ERASINGS: list[Any] = [
 
 @pytest.mark.parametrize("transform", ERASINGS, ids=repr)
 def test_what_is_erased_is_distributed_as_torchvisions(transform: Any) -> None:
-    images = torch.full((2500, 1, 6, 5), 200, dtype=torch.uint8)
+    images = torch.full((1500, 1, 6, 5), 200, dtype=torch.uint8)
     # A copy for torchvision, which may erase in place.
     found, expected = rectangles(as_batch(transform, images)), rectangles(one_by_one(transform, images.clone()))
     for part in (lambda one: one, lambda one: one and one[:2], lambda one: one and one[2:], lambda one: one is None):
@@ -198,7 +198,7 @@ def amount(images: Tensor) -> Tensor:
 def test_drawn_places_are_distributed_as_torchvisions(transform: Any, statistic: Callable[[Tensor], Tensor]) -> None:
     image = torch.zeros(1, 1, 11, 11)
     image[..., 2:5, 7:10] = 1  # a spot off the middle
-    images = image.expand(1500, -1, -1, -1)
+    images = image.expand(800, -1, -1, -1)
     found, expected = statistic(as_batch(transform, images)), statistic(one_by_one(transform, images))
     assert not math.isclose(float(expected.std()), 0)
     assert alike(found, expected)
@@ -235,7 +235,7 @@ def test_parts_come_in_each_order_as_often() -> None:
     """All 24 orders of four forced parts give pictures of their own, which tell the order."""
     transform = v2.ColorJitter((1.6, 1.6), (0.5, 0.5), (1.9, 1.9), (0.2, 0.2))
     image = torch.tensor([[200, 40, 90, 10], [30, 120, 60, 250], [77, 5, 180, 130]], dtype=torch.uint8).view(1, 3, 2, 2)
-    images = image.expand(3000, -1, -1, -1)
+    images = image.expand(800, -1, -1, -1)
     found, expected = as_batch(transform, images), one_by_one(transform, images)
     kinds = torch.stack(list({image.numpy().tobytes(): image for image in expected}.values()))
     assert len(kinds) > 12  # some orders clip to the same picture
@@ -280,7 +280,7 @@ DRAWN: list[tuple[Any, Callable[[Tensor], Tensor]]] = [
 def test_drawn_factors_are_distributed_as_torchvisions(transform: Any, statistic: Callable[[Tensor], Tensor]) -> None:
     image = torch.randint(30, 200, (1, 3, 6, 6), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
     image[:, 0] += 50  # rather red, so that saturation and hue show
-    images = image.expand(1500, -1, -1, -1)
+    images = image.expand(800, -1, -1, -1)
     found, expected = as_batch(transform, images), one_by_one(transform, images)
     assert found.dtype is expected.dtype
     assert alike(statistic(found), statistic(expected))

@@ -69,7 +69,7 @@ DISCRETE: list[Any] = [
 
 @pytest.mark.parametrize("transform", DISCRETE, ids=repr)
 def test_each_outcome_comes_as_often(transform: Any) -> None:
-    images = pictures(1, 3, 2).expand(2000, -1, -1, -1)
+    images = pictures(1, 3, 2).expand(1000, -1, -1, -1)
     found, expected = outcomes(as_batch(transform, images)), outcomes(one_by_one(transform, images))
     assert len(set(expected)) > 1
     assert set(found) == set(expected)
@@ -81,7 +81,7 @@ def test_outcomes_are_the_same_where_the_host_cannot_count_the_chosen(
     transform: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU: every image is worked on, and the chosen ones are kept."""
-    images = pictures(1, 3, 2).expand(2000, -1, -1, -1)
+    images = pictures(1, 3, 2).expand(1000, -1, -1, -1)
     found = outcomes(as_batch(transform, images))
     monkeypatch.setattr("components.classifier.batched_transforms.host_can_count", lambda device: False)
     again = outcomes(as_batch(transform, images, seed=1))
