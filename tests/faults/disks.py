@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +28,10 @@ def small_file_system(folder: Path, size: str) -> Iterator[Path]:
 def file_size_limit(size: int) -> Iterator[None]:
     """Within, no file of this process grows beyond so many bytes, as with ``ulimit -f``."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    wrote_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # importlib would keep a file that was cut
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
+        sys.dont_write_bytecode = wrote_bytecode
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
