@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from components.classifier.network import Network, network_of
+from components.evaluate.evaluate import EvaluateResult, evaluate
 from components.shared.artifacts.artifact import ArtifactWriter, ImageShape, Normalisation
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName
 from components.shared.artifacts.model import MODEL, EpochRecord, ModelManifest, Provenance, Selection
@@ -125,7 +126,7 @@ def write_model(
 
 
 @dataclass(frozen=True)
-class AnyPath:
+class Parts:
     model: Path
     dataset: Path
     evaluation: Path
@@ -145,10 +146,22 @@ class AnyPath:
         ]
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[AnyPath]:
+def parts_in(folder: Path) -> Parts:
     params = params_of()
-    write_dataset(tmp_path / "dataset")
-    write_model(tmp_path / "model", params, dataset=tmp_path / "dataset")
-    yield AnyPath(tmp_path / "model", tmp_path / "dataset", tmp_path / "evaluation", params)
+    write_dataset(folder / "dataset")
+    write_model(folder / "model", params, dataset=folder / "dataset")
+    return Parts(folder / "model", folder / "dataset", folder / "evaluation", params)
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Parts, EvaluateResult]]:
+    """A model, a dataset and their evaluation, to be read alone."""
+    parts = parts_in(tmp_path_factory.mktemp("evaluated"))
+    yield parts, evaluate(**parts.arguments())
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[Parts]:
+    yield parts_in(tmp_path)
     torch.use_deterministic_algorithms(False)

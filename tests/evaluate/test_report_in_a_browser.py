@@ -2,14 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.evaluate.evaluate import evaluate
-from tests.evaluate.conftest import AnyPath, params_of
+from components.evaluate.evaluate import EvaluateResult
+from tests.evaluate.conftest import Parts
 from tests.pages import needs_browser, shown
 
 
 @needs_browser
-def test_the_report_shows_without_a_complaint(place: AnyPath, tmp_path: Path) -> None:
-    result = evaluate(model=place.model, dataset=place.dataset, evaluation=tmp_path / "out", params=params_of())
+def test_the_report_shows_without_a_complaint(evaluated: tuple[Parts, EvaluateResult], tmp_path: Path) -> None:
+    _, result = evaluated
 
     document, complaints = shown(result.report_file, tmp_path / "profile")
 
