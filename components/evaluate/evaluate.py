@@ -98,10 +98,8 @@ def evaluate(
         emit: Gets the status of the step.
 
     Raises:
-        ArtifactError: Model or dataset is incomplete or damaged, they do not fit each other, the network gives values
-            that are not finite, or the evaluation directory holds something else.
-        ParamsError: The params describe other images or another number of classes than the model has.
-        DeviceError: The device asked for is not there.
+        InputError: Model or dataset is incomplete or damaged, they or the params do not fit each other, the network
+            gives values that are not finite, the evaluation directory holds something else, or there is no such device.
     """
     device = choose_device(params.device, cpu_build_is_enough=True)
     source, data = open_model(model, weight_files), open_dataset(dataset, evaluation_splits)

@@ -11,14 +11,9 @@ from components.classifier.metrics import Integers, Metrics, PerClass, confusion
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything an evaluation found.
+    """Everything an evaluation found; the figures of the last weights are None where they are not finite.
 
-    Attributes:
-        predictions: What the selected weights give for every image.
-        last_metrics: The figures of the weights after the last epoch; None where they are not finite.
-        selected_on: The split that the epoch of the weights was chosen on.
-        same_dataset: Whether the model was trained with the dataset evaluated here.
-        seconds: Wall time of predicting the split with the selected weights.
+    `same_dataset` says whether the model was trained with the dataset evaluated here.
     """
 
     classes: list[str]

@@ -12,13 +12,7 @@ from components.shared.text import shortened
 
 
 def check_fit(model: Model, dataset: Dataset, params: Params) -> None:
-    """Refuse a model, a dataset and params that do not belong together.
-
-    Raises:
-        ArtifactError: Model and dataset differ in classes or image shape, the dataset has no test split, or the
-            model's normalisation is not one of its channels.
-        ParamsError: The params describe other images or another number of classes than the model has.
-    """
+    """Refuse a model, a dataset and params that do not belong together."""
     _same_classes(model, dataset)
     ours, theirs = model.manifest.image, dataset.manifest.image
     if ours != theirs:
@@ -60,18 +54,16 @@ def _same_classes(model: Model, dataset: Dataset) -> None:
 
 def _params_agree(model: Model, params: Params) -> None:
     image = model.manifest.image
-    problems = []
-    for key, wanted, got in (
-        ("image_height", params.image_height, image.height),
-        ("image_width", params.image_width, image.width),
-        ("is_image_color", params.channels, image.channels),
-        ("n_classes", params.n_classes, len(model.manifest.classes)),
-    ):
-        if wanted != got:
-            what = f"means {wanted} channel(s)" if key == "is_image_color" else f"is {wanted}"
-            problems.append(
-                Problem(key, f"{what}, and the model {model.path} has {got}; evaluate with the params it was made by")
-            )
+    problems = [
+        Problem(key, f"{what}, and the model {model.path} has {got}; evaluate with the params it was made by")
+        for key, wanted, got, what in (
+            ("image_height", params.image_height, image.height, f"is {params.image_height}"),
+            ("image_width", params.image_width, image.width, f"is {params.image_width}"),
+            ("is_image_color", params.channels, image.channels, f"means {params.channels} channel(s)"),
+            ("n_classes", params.n_classes, len(model.manifest.classes), f"is {params.n_classes}"),
+        )
+        if wanted != got
+    ]
     if problems:
         raise ParamsError(problems)
 

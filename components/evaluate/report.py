@@ -30,15 +30,7 @@ _MAX_SIDE = 128
 
 @dataclass(frozen=True)
 class ConfidentError:
-    """One image that was taken for another class.
-
-    Attributes:
-        index: Its position in the split.
-        image: uint8, shape (height, width, channels).
-        label: Its class.
-        predicted: The class it was taken for.
-        confidence: Probability given to that class.
-    """
+    """One image that was taken for another class: its position in the split, and what the network gave it."""
 
     index: int
     image: Images
@@ -89,23 +81,15 @@ def png_data_uri(image: Images) -> str:
 def render_report(
     findings: Findings, errors: list[ConfidentError], model: ModelManifest, dataset: DatasetManifest
 ) -> str:
-    """The report as one HTML document; the same for the same arguments.
-
-    Args:
-        findings: What the evaluation found.
-        errors: The images to show, most confident first.
-        model: Manifest of the evaluated model.
-        dataset: Manifest of the dataset it was evaluated on.
-    """
+    """The report as one HTML document, with the images of `errors`; the same for the same arguments."""
     metrics, names, of = findings.metrics, findings.classes, findings.per_class
     weights = []
-    for name, epoch, found in (
-        ("selected", findings.selected_epoch, metrics),
-        ("last", findings.last_epoch, findings.last_metrics),
+    for name, found in (
+        (f"selected (epoch {findings.selected_epoch})", metrics),
+        (f"last (epoch {findings.last_epoch})", findings.last_metrics),
     ):
-        shares = [found.accuracy, found.precision, found.recall, found.f1] if found else []
-        loss = fixed(found.loss if found else None)
-        weights.append((f"{name} (epoch {epoch})", loss, *(map(percent, shares) if shares else "––––")))
+        shares = map(percent, (found.accuracy, found.precision, found.recall, found.f1)) if found else "––––"
+        weights.append((name, fixed(found.loss if found else None), *shares))
     return render(
         "evaluate/report.html",
         findings=findings,

@@ -1,4 +1,4 @@
-"""Evaluation wherever model, dataset and evaluation lie: fetch what is read, evaluate, publish."""
+"""Evaluation wherever model, dataset and evaluation are: fetch what is read, evaluate, publish."""
 
 from __future__ import annotations
 
@@ -22,16 +22,9 @@ _log = step_logger("evaluate")
 def evaluate_staged(
     *, model: AnyPath, dataset: AnyPath, evaluation: AnyPath, params: Params, emit: Emit = ignore_events
 ) -> Reported:
-    """As :func:`~components.evaluate.evaluate.evaluate`, of and for directories that may lie in buckets.
+    """As :func:`~components.evaluate.evaluate.evaluate`, of and for directories that may be in buckets.
 
     Of the dataset the test split is fetched, of the model its weights.
-
-    Raises:
-        ArtifactError: Model or dataset cannot be used, or the evaluation directory cannot be written.
-        ParamsError: The params do not fit the model.
-        DeviceError: The device asked for is not there.
-        StorageRefusedError: A place in a bucket is not there or may not be used.
-        StorageUnavailableError: The storage does not answer.
     """
     with Staging(_log, emit, params) as staging:
         choose_device(params.device, cpu_build_is_enough=True)  # before anything is fetched

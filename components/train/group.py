@@ -46,11 +46,7 @@ _STORE_POLL_S = 0.02
 class Group:
     """This process among those that train together.
 
-    Attributes:
-        rank: From 0; rank 0 reports and saves.
-        size: How many there are.
-        control: Where they agree, on the CPU whatever trains; None for one alone.
-        ends_together: Whether every one of them ends for the same reason.
+    They agree by `control`, on the CPU whatever trains; `ends_together` is whether all of them end for the same reason.
     """
 
     rank: int = 0

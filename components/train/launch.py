@@ -60,11 +60,8 @@ _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
 class Launch:
     """The step as a group of processes that this one starts and waits for, where there is to be one.
 
-    Attributes:
-        arguments: Of ``python -m components.train``, for each process.
-        restarts: How often all of them may be started again.
-        run: The run's id, once a group was started; empty before.
-        failure: What kept the group from doing the step; the step reports it.
+    Each process gets the `arguments` of ``python -m components.train``; `restarts` is how often all of them may be
+    started again. Then `run` is the run's id, and `failure` what kept the group from doing the step, which reports it.
     """
 
     arguments: Sequence[str]

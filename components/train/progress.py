@@ -33,11 +33,11 @@ class TrainingProgress:
     """Progress of a training run; use as a context manager.
 
     Args:
-        params: The run's options; ``mode: notebook`` shows a notebook's bar.
+        params: The run's options; ``mode: notebook`` shows a notebook's bar, and on it what else is logged each epoch.
         emit: Gets the status events.
-        log: Gets one line an epoch; in a notebook the bar shows it.
-        batches: In one epoch.
-        images: Training images in one epoch.
+        log: Gets one line an epoch.
+        batches: In one epoch, as `images`.
+        images: Training images.
         split: The one that is evaluated.
         device: Where training runs.
         done: Batches that an earlier attempt has trained.

@@ -46,19 +46,10 @@ _log = step_logger("train")
 
 @dataclass(frozen=True)
 class PipelineStep:
-    """The pipeline's training step; where a path or URI is empty, there is none.
+    """The pipeline's training step, as its component has it; where a path or URI is empty, there is none.
 
-    Attributes:
-        params: The run's params as one JSON text.
-        dataset: The dataset directory.
-        model: The model directory to make.
-        model_uri: Where the platform keeps it, which says which run this is.
-        dataset_uri: Where the platform keeps the dataset.
-        dataset_sha256: SHA-256 of the dataset; another one is refused.
-        checkpoints: As :func:`~components.shared.run.checkpoints_of_run` takes it.
-        metrics: File for the chosen epoch's metrics as JSON.
-        learning_curves: File for the HTML page.
-        model_sha256: File for the SHA-256 of the model's weights.
+    `model_uri`, where the platform keeps the model, says which run this is. `checkpoints` is as for
+    :func:`~components.shared.run.checkpoints_of_run`; the last three are files to write.
     """
 
     params: str
@@ -191,10 +182,6 @@ def train_step(
         emit: Gets the status of the step.
         group: The processes that train together; by default those that the environment names.
         finish: Called in the first process with the result, once it is published.
-
-    Raises:
-        ShutterlineError: As :func:`~components.train.train.train`; a location in a bucket is not there or may not be
-            used, or the storage does not answer.
     """
     kept = None
     if isinstance(checkpoints, Path):

@@ -54,21 +54,13 @@ class Best:
 
 @dataclass
 class Position:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        epoch: The epoch that is being trained, from 1; one more than there are when all are done.
-        batch: Batches of it that are done.
-        step: Steps of the optimiser so far.
-        stale: Evaluations in a row that were not better than the best.
-        stopped: Whether it was stopped early.
-    """
-
-    epoch: int = 1
-    batch: int = 0
-    step: int = 0
-    stale: int = 0
-    stopped: bool = False
+    epoch: int = 1  # that is being trained; one more than there are when all are done
+    batch: int = 0  # batches of it that are done
+    step: int = 0  # steps of the optimiser so far
+    stale: int = 0  # evaluations in a row that were not better than the best
+    stopped: bool = False  # early
 
 
 class Trainer:

@@ -61,12 +61,8 @@ class Found:
 class Checkpoints:
     """Where a run keeps its checkpoints, and what becomes of those of another.
 
-    Attributes:
-        directory: The same for every attempt of a run.
-        start_over: Remove what is there and begin anew.
-        remote: The location in a bucket that the directory stands for.
-        name: What the user calls the location; empty: the directory.
-        is_beside_whole_model: Whether they are beside a whole model, which this run replaces.
+    The directory may stand for a location in a bucket, `remote`; `name` is what the user calls it, where that is not
+    the directory. Beside a whole model, it is one that this run replaces.
     """
 
     directory: Path
@@ -90,10 +86,7 @@ class Checkpoints:
         """As :func:`find_checkpoint`, and whether those that are there are to be removed.
 
         Those of another run are, where their model beside them is replaced: only of a run that is finished, with a
-        model that is whole. What was not trained to its end is kept.
-
-        Raises:
-            CheckpointError: As :func:`find_checkpoint`, where they are kept.
+        model that is whole. What was not trained to its end is kept, and is a `CheckpointError`.
         """
         if self.start_over:
             return None, True
