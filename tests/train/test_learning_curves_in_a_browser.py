@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from components.shared.html.page import write_page
 from components.train.curves import render_learning_curves
 from tests.pages import needs_browser, shown
 from tests.train.manifests import SPEED, history_of, manifest_of
@@ -49,18 +48,6 @@ def measured(page: str, directory: Path, *flags: str) -> dict[str, Any]:
     assert found is not None
     measures: dict[str, Any] = json.loads(html.unescape(found[1]))
     return measures
-
-
-@needs_browser
-def test_the_page_shows_without_a_complaint(tmp_path: Path) -> None:
-    page = render_learning_curves(manifest_of(history_of(12), speed=SPEED))
-    write_page(tmp_path / "learning-curves.html", page)
-
-    document, complaints = shown(tmp_path / "learning-curves.html", tmp_path / "profile")
-
-    assert complaints == []
-    assert "98.70 %" in document
-    assert document.count("<svg") == 4
 
 
 @needs_browser

@@ -17,8 +17,6 @@ from components.train.mixup import Mixing
 from tests.examples import small
 from tests.train.trials import ONE_STEP, epochs, trainer_of, whole_batch
 
-DRAWS = 4000
-
 
 def seeded(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - no secret
@@ -71,32 +69,6 @@ def test_cutmix_puts_a_box_of_its_neighbour_into_each_image() -> None:
     assert len(shares) > 10
 
 
-def _distance(shares: list[float], distribution: Any) -> float:
-    ordered = np.sort(shares)
-    steps = np.arange(len(ordered) + 1) / len(ordered)
-    values = distribution(ordered)
-    return float(max((steps[1:] - values).max(), (values - steps[:-1]).max()))
-
-
-def test_shares_are_beta_distributed() -> None:
-    images, labels = batch(2, 1)
-
-    def drawn(alpha: float) -> list[float]:
-        mixer = mixing(11, mixup_alpha=alpha)
-        return [mixer(images, labels).share for _ in range(DRAWS)]
-
-    def uniform(values: Any) -> Any:  # Beta(1, 1)
-        return values
-
-    def arcsine(values: Any) -> Any:  # Beta(1/2, 1/2)
-        return 2 / np.pi * np.arcsin(np.sqrt(values))
-
-    far = 1.95 / math.sqrt(DRAWS)
-    assert _distance(drawn(1.0), uniform) < far
-    assert _distance(drawn(0.5), arcsine) < far
-    assert _distance(drawn(0.5), uniform) > far
-
-
 def test_with_both_each_batch_gets_one_of_the_two() -> None:
     images, labels = batch(2, 8)
     mixer = mixing(2, mixup_alpha=0.3, cutmix_alpha=1.0)
@@ -140,9 +112,3 @@ def test_nothing_is_mixed_at_evaluation(dataset: Path) -> None:
     np.testing.assert_array_equal(said.losses, expected.losses)
     epochs(mixed, 1)
     assert mixed.mixing.draws.getstate() != before
-
-
-def test_it_learns_from_mixed_images(dataset: Path) -> None:
-    trainer = trainer_of(dataset, mixup_alpha=0.2, cutmix_alpha=1.0, num_epochs=12)
-    epochs(trainer, 12)
-    assert trainer.best.accuracy > 0.75

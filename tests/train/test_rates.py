@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from components.shared.artifacts.model import EpochRecord, open_model
+from components.shared.artifacts.model import open_model
 from components.train.train import train
 from tests.configs import Entry, schedule
 from tests.examples import small
@@ -69,12 +69,6 @@ def test_one_cycle_by_batch_is_torchs_and_counts_steps_of_the_optimiser(dataset:
     assert rates(accumulated, 3) == pytest.approx(_torchs(OneCycleLR, 9, max_lr=0.2, total_steps=9))
 
 
-def test_a_cosine_by_epoch_is_as_long_as_the_run(dataset: Path) -> None:
-    found = rates(trainer_of(dataset, **RUN, learning_rate_schedule=[schedule("CosineAnnealingLR")]), 3)
-    assert found[::7] == pytest.approx(_torchs(CosineAnnealingLR, 3, T_max=3))
-    assert len(set(found)) == 3
-
-
 def test_the_lowest_and_the_highest_rate_of_each_epoch_are_kept(
     dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture
 ) -> None:
@@ -100,11 +94,6 @@ def test_the_lowest_and_the_highest_rate_of_each_epoch_are_kept(
     for tag, position in (("learning_rate/lowest", 0), ("learning_rate/highest", 1)):
         values = [event.value for event in events.Scalars(tag)]
         assert values == pytest.approx([pair[position] for pair in expected[:2]])
-
-
-def test_an_epoch_of_an_earlier_version_says_nothing_of_them() -> None:
-    record = EpochRecord.model_validate({"epoch": 1, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 0.5})
-    assert (record.lowest_learning_rate, record.highest_learning_rate) == (None, None)
 
 
 def test_training_logs_what_has_no_effect(dataset: Path, tmp_path: Path, heard: pytest.LogCaptureFixture) -> None:

@@ -164,19 +164,6 @@ def test_an_epochs_rate_is_its_own_whatever_was_emitted_within_it(clock: Clock) 
     assert [data.samples_per_second for data in progress_of(events)] == [90 / 6.0, 12.5]
 
 
-def test_the_last_epoch_leaves_nothing_to_wait_for(clock: Clock) -> None:
-    events: list[EventData] = []
-    training = progress(events.append, batches=4, images=10)
-    clock.now += 2.0
-    training.emit_epoch(RECORD.model_copy(update={"loss": None, "accuracy": None}))
-    assert events == [
-        Progress(
-            step=4, steps=4, unit="batches", epoch=1, epochs=1, samples_per_second=5.0, losses={"train": 0.5},
-            metrics={"train_accuracy": 0.75}, learning_rate=0.1, eta_seconds=0.0, device="cpu",
-        )
-    ]  # fmt: skip
-
-
 def test_a_clock_that_does_not_move_divides_nothing_by_zero(clock: Clock) -> None:
     events: list[EventData] = []
     training = progress(events.append, batches=1, images=1)
