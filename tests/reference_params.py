@@ -29,70 +29,35 @@ params = {
         },
         {"class": torch.nn.BatchNorm2d, "kwargs": {"num_features": 32}},
         {"class": torch.nn.ELU, "kwargs": {}},
-        {
-            "class": torch.nn.MaxPool2d,
-            "kwargs": {
-                "kernel_size": 2,
-                "stride": 1,
-                "padding": 0,
-            },
-        },
+        {"class": torch.nn.MaxPool2d, "kwargs": {"kernel_size": 2, "stride": 1, "padding": 0}},
         {
             "class": torch.nn.Conv2d,
             "kwargs": {"in_channels": 32, "out_channels": 64, "kernel_size": 4, "stride": 1, "padding": 0},
         },
         {"class": torch.nn.BatchNorm2d, "kwargs": {"num_features": 64}},
         {"class": torch.nn.ELU, "kwargs": {}},
-        {
-            "class": torch.nn.MaxPool2d,
-            "kwargs": {
-                "kernel_size": 2,
-                "stride": 1,
-                "padding": 0,
-            },
-        },
+        {"class": torch.nn.MaxPool2d, "kwargs": {"kernel_size": 2, "stride": 1, "padding": 0}},
         {
             "class": torch.nn.Conv2d,
             "kwargs": {"in_channels": 32, "out_channels": 64, "kernel_size": 4, "stride": 1, "padding": 0},
         },
         {"class": torch.nn.BatchNorm2d, "kwargs": {"num_features": 64}},
         {"class": torch.nn.ELU, "kwargs": {}},
-        {
-            "class": torch.nn.MaxPool2d,
-            "kwargs": {
-                "kernel_size": 2,
-                "stride": 1,
-                "padding": 0,
-            },
-        },
+        {"class": torch.nn.MaxPool2d, "kwargs": {"kernel_size": 2, "stride": 1, "padding": 0}},
         {
             "class": torch.nn.Conv2d,
             "kwargs": {"in_channels": 64, "out_channels": 128, "kernel_size": 3, "stride": 1, "padding": 0},
         },
         {"class": torch.nn.BatchNorm2d, "kwargs": {"num_features": 128}},
         {"class": torch.nn.ELU, "kwargs": {}},
-        {
-            "class": torch.nn.MaxPool2d,
-            "kwargs": {
-                "kernel_size": 2,
-                "stride": 1,
-                "padding": 0,
-            },
-        },
+        {"class": torch.nn.MaxPool2d, "kwargs": {"kernel_size": 2, "stride": 1, "padding": 0}},
         {
             "class": torch.nn.Conv2d,
             "kwargs": {"in_channels": 128, "out_channels": 256, "kernel_size": 3, "stride": 1, "padding": 0},
         },
         {"class": torch.nn.BatchNorm2d, "kwargs": {"num_features": 256}},
         {"class": torch.nn.ELU, "kwargs": {}},
-        {
-            "class": torch.nn.MaxPool2d,
-            "kwargs": {
-                "kernel_size": 2,
-                "stride": 1,
-                "padding": 0,
-            },
-        },
+        {"class": torch.nn.MaxPool2d, "kwargs": {"kernel_size": 2, "stride": 1, "padding": 0}},
     ],
     "n_classes": 10,
     "num_epochs": 1000,
@@ -116,12 +81,7 @@ params = {
         {
             "name": "ReduceLROnPlateauSchedule",
             "class": torch.optim.lr_scheduler.ReduceLROnPlateau,
-            "kwargs": {
-                "mode": "min",
-                "factor": 0.5,
-                "patience": 10,
-                "threshold": 1e-5,
-            },
+            "kwargs": {"mode": "min", "factor": 0.5, "patience": 10, "threshold": 1e-5},
         },
     ],
     "device": "cuda" if torch.cuda.is_available() else "cpu",
