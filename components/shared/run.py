@@ -129,16 +129,20 @@ def _elastic_run() -> str:
     return "" if named == "none" else as_run_id(named)
 
 
-@cache
 def _temporary() -> Path:
     """A directory of this process's own among the machine's temporary files."""
     try:
-        return Path(tempfile.mkdtemp(prefix="shutterline-events-"))
+        return _made_in(tempfile.gettempdir())
     except OSError as error:
         raise InputError(
             f"no temporary file can be made ({error.strerror or error}); TMPDIR names a directory for them, and "
             f"{EVENTS_VARIABLE} one for events"
         ) from error
+
+
+@cache
+def _made_in(folder: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix="shutterline-events-", dir=folder))
 
 
 def new_run_id() -> str:
