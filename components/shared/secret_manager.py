@@ -44,12 +44,7 @@ def is_reference(text: str) -> bool:
 
 
 def fetch_secret(where: str, reference: str, *, is_public: bool = False) -> bytes:
-    """Fetch a secret; never to be written out from then on.
-
-    Args:
-        where: The variable that names it, for messages.
-        reference: As `REFERENCE_FORM`; VERSION is a number, an alias, or latest.
-        is_public: Whether it is no secret after all, such as an authority's certificates: texts may hold it.
+    """Fetch what a variable refers to; never to be written out from then on, unless it is public, as certificates are.
 
     Raises:
         StatusRefusedError: The reference is malformed, there is no such version or it is disabled, the credentials are

@@ -56,13 +56,7 @@ T = TypeVar("T")
 
 
 class Status:
-    """The status of one start of a step; of a group of processes only the first has one.
-
-    Args:
-        step: The step's name; ``exit`` reports for the pipeline.
-        run: Which run it belongs to.
-        log: Gets what brokers answer.
-    """
+    """The status of one start of a step, of which ``exit`` reports for the pipeline; of a group the first has one."""
 
     def __init__(self, step: str, run: StepRun, log: logging.Logger) -> None:
         self.run = run
@@ -76,10 +70,7 @@ class Status:
         self._timeout_s = self._answers_by = 0.0
 
     def open(self, params: Params | None) -> None:
-        """Begin the stream and report that the step has started.
-
-        Args:
-            params: Name the brokers; None where the params themselves are bad: then there is the spool alone.
+        """Begin the stream and report that the step has started; where the params are bad there is the spool alone.
 
         Raises:
             InputError: The location for the run's events may not be written.
@@ -214,11 +205,7 @@ class Status:
             self._stream.emit(data)
 
     def end(self, data: EventData) -> dict[str, Any] | None:
-        """Emit the terminal event, deliver what is left within the bound, and report what became of it all.
-
-        Returns:
-            The delivery report as JSON data; None in a process that has no status.
-        """
+        """Emit the terminal event, deliver what is left within the bound, and report as JSON what became of it all."""
         if self._stream is None and self.run.shared:
             with suppress(InputError):  # the params were bad, and that is what is reported
                 self.open(None)
@@ -279,11 +266,7 @@ class Status:
 
 
 def transport_of(name: str, target: dict[str, Any]) -> Transport:
-    """The transport to one broker, its client loaded when it is first used.
-
-    Args:
-        name: ``kafka`` or ``pubsub``.
-        target: As in `StatusTargets.as_ledger`.
+    """The transport to one broker of `StatusTargets.as_ledger`, its client loaded when it is first used.
 
     Raises:
         StatusRefusedError: Settings or credentials are wrong, or the client is not installed.
