@@ -19,9 +19,8 @@ from components.classifier.inference import Predictions, log_batches, predict
 from components.classifier.load import load_network
 from components.classifier.metrics import Metrics, per_class
 from components.classifier.network import Network
-from components.evaluate.findings import Findings
 from components.evaluate.fit import check_fit
-from components.evaluate.report import ConfidentError, most_confident_errors, render_report
+from components.evaluate.report import ConfidentError, Findings, most_confident_errors, render_report
 from components.shared.artifacts.artifact import ArtifactWriter, FileRecord
 from components.shared.artifacts.dataset import DATASET, Dataset, evaluation_splits, open_dataset
 from components.shared.artifacts.evaluation import (

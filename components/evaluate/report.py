@@ -1,4 +1,4 @@
-"""What the HTML report shows: tables, the most confident errors, and where everything comes from."""
+"""What an evaluation found, and the HTML report of it: tables, the most confident errors, and where all comes from."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import io
 import json
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from components.classifier.inference import Predictions
-from components.classifier.metrics import Integers
-from components.evaluate.findings import Findings
+from components.classifier.metrics import Integers, Metrics, PerClass, confusion_matrix
 from components.shared.artifacts.dataset import DatasetManifest, Images
 from components.shared.artifacts.model import ModelManifest
 from components.shared.html.page import Cell, fixed, percent, render, training_view
@@ -26,6 +26,68 @@ MAX_MATRIX_CLASSES = 60
 MAX_CLASS_ROWS = 2000
 # Pixels of a thumbnail's longer side: 24 colour thumbnails of noise, the worst case, are 1.5 MB of report.
 _MAX_SIDE = 128
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything an evaluation found; the figures of the last weights are None where they are not finite.
+
+    `same_dataset` says whether the model was trained with the dataset evaluated here.
+    """
+
+    classes: list[str]
+    predictions: Predictions
+    metrics: Metrics
+    last_metrics: Metrics | None
+    per_class: PerClass
+    split: Literal["test"]
+    selected_epoch: int
+    selected_on: Literal["validation", "test"]
+    last_epoch: int
+    same_dataset: bool
+    device: str
+    versions: dict[str, str]
+    manual_seed: int
+    seconds: float
+
+    @property
+    def images(self) -> int:
+        """Number of images evaluated."""
+        return len(self.predictions.labels)
+
+    @property
+    def wrong(self) -> int:
+        """Number of images taken for another class than theirs."""
+        return int((self.predictions.labels != self.predictions.predicted).sum())
+
+    @property
+    def images_per_second(self) -> float:
+        """Images predicted in a second of wall time."""
+        return self.images / self.seconds
+
+    @property
+    def optimistic(self) -> bool:
+        """Whether the epoch was chosen by the very images evaluated here."""
+        return self.same_dataset and self.selected_on == self.split
+
+    def confusion(self) -> Integers:
+        """Counts of shape (classes, classes): row the true class, column the predicted one."""
+        return confusion_matrix(self.predictions.labels, self.predictions.predicted, len(self.classes))
+
+    def selection_note(self) -> str:
+        """One sentence or two on how far the figures can be trusted, given how the epoch was chosen."""
+        chosen = f"The weights are those of epoch {self.selected_epoch}, chosen on the {self.selected_on} split"
+        if self.optimistic:
+            return (
+                f"{chosen} that is evaluated here too, so these figures are a little optimistic. "
+                "Set validation_fraction to choose the epoch by images of their own."
+            )
+        if self.same_dataset:
+            return f"{chosen}; the images evaluated here took no part in training or in that choice."
+        return (
+            f"{chosen} of another dataset than the one evaluated here. The figures are optimistic if the model's own "
+            "dataset shares images with this one."
+        )
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,15 @@ from PIL import Image
 from components.classifier.inference import Predictions
 from components.classifier.metrics import per_class
 from components.evaluate.evaluate import EvaluateResult, evaluate
-from components.evaluate.findings import Findings
-from components.evaluate.report import MAX_ERRORS, MAX_PAIRS, ConfidentError, most_confused, png_data_uri, render_report
+from components.evaluate.report import (
+    MAX_ERRORS,
+    MAX_PAIRS,
+    ConfidentError,
+    Findings,
+    most_confused,
+    png_data_uri,
+    render_report,
+)
 from components.shared.artifacts.artifact import read_manifest
 from components.shared.artifacts.dataset import DATASET, UnreadableImage
 from components.shared.artifacts.model import MODEL, EpochRecord
