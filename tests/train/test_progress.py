@@ -93,7 +93,7 @@ def test_a_real_training_leaves_loss_and_accuracy_of_every_epoch(tmp_path: Path,
     assert terminal.ended(120) == 0, terminal.screen.text
 
     history = json.loads((tmp_path / "model" / "model.json").read_text())["history"]
-    assert max(map(len, lines_of(terminal))) <= 80
+    assert max(map(len, lines_of(terminal))) <= 80 or size == (0, 0), "of a terminal without a size nothing is known"
     text = " ".join(terminal.screen.text.split())
     for record in history:
         line = f"epoch {record['epoch']}/4 loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}"
