@@ -260,6 +260,7 @@ def test_an_evaluation_that_does_not_fit_says_so(few: Path, tmp_path: Path, monk
     assert "(can't allocate memory: you tried to allocate 134217728 bytes" in problem.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trial", [smoke, find_learning_rate])
 def test_trials_answer_too(
     trial: Callable[[Path, Params], object], dataset: Path, monkeypatch: pytest.MonkeyPatch
