@@ -53,7 +53,7 @@ class Container:
         if not self.engine.state(name)["Running"]:
             return ()
         try:
-            self.engine.said(*verb, name)
+            self.engine.output(*verb, name)
         except RuntimeError:  # it has ended in between
             return ()
         return (137,) if verb[0] == "kill" else (143,) if is_training else (143, 137)

@@ -134,7 +134,7 @@ def test_events_of_a_step_whose_output_is_in_a_bucket_are_kept_here(
 ) -> None:
     monkeypatch.setenv("SHUTTERLINE_RUN_ID", "one")
     assert data_prep(["--data", str(EXAMPLE_DATA), "--dataset", f"{bucket.uri}/dataset", *SHORT]) == 0
-    (kept,) = (path for path in scratch.glob("shutterline-events-*") if spools_of(path, "one"))
+    (kept,) = (path for path in scratch.glob("shutterline-events-*/events") if spools_of(path, "one"))
     assert len(spools_of(kept, "one")) == 1
 
 
