@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from components.shared.errors import InputError
 from components.shared.strict_json import read_json
@@ -18,6 +19,7 @@ IMAGE_STEPS: tuple[ImageStep, ...] = get_args(ImageStep)
 # HOST[:PORT]/NAME[:TAG][@DIGEST]; nothing before the host, where a login would stand.
 _REFERENCE = r"^[A-Za-z0-9][A-Za-z0-9._/:-]*(@sha256:[0-9a-f]{64})?$"
 _ID = r"^sha256:[0-9a-f]{64}$"
+_ALLOWED = {"reference": "must be NAME:TAG or NAME@sha256:…, with no login before it", "id": "must be sha256:…"}
 
 
 class Image(BaseModel):
@@ -67,7 +69,7 @@ def images_named_by(file: Path | None) -> dict[ImageStep, Image]:
         problem = f"cannot be read: {error.strerror}"
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        problem = f"{'.'.join(map(str, first['loc'])) or 'the document'}: {shortened(first['msg'], 150)}"
+        problem = f"{'.'.join(map(str, first['loc'])) or 'the document'}: {_message(first)}"
     except ValueError as error:  # of JSON, or of UTF-8
         problem = f"is not JSON: {error}"
     else:
@@ -78,3 +80,9 @@ def images_named_by(file: Path | None) -> dict[ImageStep, Image]:
         if build.version != __version__:
             problem = f"is of version {build.version!r}, and this is Shutterline {__version__}"
     raise InputError(f"--images {file}: {problem}; `make images` writes such a file")
+
+
+def _message(error: ErrorDetails) -> str:
+    if error["type"] == "string_pattern_mismatch":
+        return _ALLOWED[str(error["loc"][-1])]
+    return shortened(error["msg"], 150)

@@ -122,5 +122,5 @@ def test_images_are_named_by_nothing_else(refused: Refused, reference: str) -> N
 
     message = refused("compile", "--images", "images.json")
 
-    assert "images.data-prep must be" in message
+    assert "images.data-prep.reference: must be NAME:TAG or NAME@sha256:…, with no login before it" in message
     assert "hunter2!" not in message
