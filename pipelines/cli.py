@@ -21,7 +21,7 @@ from pipelines.commands import compile, events, params, settings, validate
 from pipelines.options import JSON, SET, UNCHECKED, argument, flag, option, options, platform, text, unwrapped
 from pipelines.run_command import run
 from pipelines.submit.options import EPILOG
-from pipelines.watching import watch
+from pipelines.watch_command import watch
 
 # Commands whose standard output is for other lines than one JSON document.
 _WITHOUT_DOCUMENT = ("watch",)

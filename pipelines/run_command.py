@@ -22,7 +22,7 @@ from components.shared.signals import Terminated
 from components.shared.storage.location import AnyPath, lies_within, parse_location
 from pipelines.options import EXAMPLES_OWN, IMAGES, JSON, SET, flag, option, options, params_file, path, text
 from pipelines.params_files import EXAMPLE_DATA, load_checked, params_or_example, require_weights
-from pipelines.watching import is_live
+from pipelines.watch_command import is_live
 
 if TYPE_CHECKING:
     from pipelines.targets.local import Lines

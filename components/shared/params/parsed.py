@@ -143,4 +143,8 @@ def _unknown_key(location: tuple[int | str, ...], known: Collection[str]) -> str
     key, folded = str(location[-1]).casefold(), {name.casefold(): name for name in known}
     close = difflib.get_close_matches(key, folded, n=1, cutoff=0.5)
     near = _KNOWN_ELSEWHERE.get(key) or (folded[close[0]] if close else None)
-    return f"unknown key; did you mean {near}?" if near else "unknown key; README lists the known ones"
+    return (
+        f"unknown key; did you mean {near}?"
+        if near
+        else "unknown key; `shutterline params --schema` lists the known ones"
+    )

@@ -71,7 +71,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_keys() -> None:
 )
 def test_an_unknown_key_names_the_known_one(key: str, meant: str) -> None:
     assert problems(**{key: 1}) == {key: f"unknown key; did you mean {meant}?"}
-    assert problems(zzz=1) == {"zzz": "unknown key; README lists the known ones"}
+    assert problems(zzz=1) == {"zzz": "unknown key; `shutterline params --schema` lists the known ones"}
 
 
 def test_unknown_keys_inside_entries_are_named() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from components.shared.errors import RetryableError
 from components.shared.events.delivery import TooLargeError
 from components.shared.events.event import CONTENT_TYPE, EncodedEvent
-from components.shared.events.kafka.client import KafkaTopic
+from components.shared.events.kafka.topic import KafkaTopic
 from components.shared.retry import TimeLeft, countdown
 
 _BATCH_BYTES = 1_000_000  # above one window, so that a window is one batch

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from components.shared.errors import RetryableError, StatusRefusedError
-from components.shared.events.kafka.client import KafkaTopic, TopicDescription
+from components.shared.events.kafka.topic import KafkaTopic, TopicDescription
 from components.shared.events.watch import Message
 from components.shared.retry import TimeLeft, countdown
 

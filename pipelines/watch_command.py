@@ -77,7 +77,7 @@ def watch(
     Their status events are shown live on a terminal, one line an event elsewhere, or as JSON lines. Events are
     acknowledged once they were shown. A broker that is away is waited for.
     """
-    from pipelines.watch_options import subscribe
+    from pipelines.watch_source import subscribe
 
     try:
         if run is not None and not is_run_id(run):
