@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.watch_source import subscribe
 from pipelines.watch_command import one_line
+from pipelines.watch_source import subscribe
 from tests.examples import SMALL
 from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.pubsub_topics import PubSubTopics
