@@ -19,7 +19,7 @@ from components.shared.events.runs import RunView, StepView
 from components.shared.events.watch import Counts
 from pipelines.watch_text import clock, count, counts_line, duration, event_words, name, printable, share
 
-# More is neither looked at nor kept: whoever may publish could otherwise fill the memory.
+# More is neither read nor kept: anyone who may publish could otherwise fill the memory.
 _FINISHED_RUNS, _RUNNING_RUNS, _STEPS = 5, 20, 50
 FRAME_S = 1 / 4  # drawn so often whether something comes or not: seconds that pass are shown
 _STATE_WIDTH, _NAME_WIDTH = 13, 24

@@ -297,8 +297,8 @@ def _meaning(image: Image.Image, stream: IO[bytes]) -> Meaning:
                 depth, mode = head[24], image.mode
                 if depth == 16 and mode == "RGB":
                     raise ValueError(
-                        "is a PNG of 16 bits with one transparent color, which cannot be told from its neighbours in "
-                        "8 bits; save it with an alpha channel"
+                        "is a PNG of 16 bits with one transparent color, which in 8 bits is as its neighbours are; "
+                        "save it with an alpha channel"
                     )
                 if depth < 8 and mode == "L":  # Pillow has scaled the pixels, and not this
                     image.info["transparency"] = image.info["transparency"] * 255 // (2**depth - 1)

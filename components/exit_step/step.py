@@ -35,8 +35,8 @@ def report_end(
     Asked are the folder or bucket of the run's events, Kafka where that says less than everything, Kubeflow's API where
     this is a step of Kubeflow's, and the platform's final state and error message, which may be empty.
     """
-    if OUTCOMES.get((state or "").upper()) == "failed" and (told := os.environ.get(CANCELLED_VARIABLE)):
-        state, message = "CANCELLED", told
+    if OUTCOMES.get((state or "").upper()) == "failed" and (cancelled := os.environ.get(CANCELLED_VARIABLE)):
+        state, message = "CANCELLED", cancelled
     bucket = bucket_of(run, credentials, _log) if run.bucket is not None else None
     brokers = targets or StatusTargets()
     with ThreadPoolExecutor(1) as pool:

@@ -34,7 +34,7 @@ OUTCOMES: dict[str, Outcome] = {
     "CANCELED": "cancelled",
 }
 
-# Where `shutterline run` was told to end: how, for the exit step, to which kfp says that a task failed.
+# Where `shutterline run` was asked to end: how, for the exit step, to which kfp says that a task failed.
 CANCELLED_VARIABLE = "SHUTTERLINE_CANCELLED"
 PLATFORM_ERROR = "PlatformError"  # type of an error that the platform reports, not the step
 _NO_REASON = "the platform gave no reason"

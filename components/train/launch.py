@@ -139,7 +139,7 @@ def begin_member() -> bool:
 
     There is not where all were started again although an earlier start has ended for good; of several nodes the others
     may not know, and learn of it once all have found each other. A process whose launcher is killed is killed with it:
-    whoever kills it starts anew, and two groups must not write to one location.
+    the platform that kills it starts it again, and two groups must not write to one location.
     """
     if not is_launched():
         return True

@@ -1,4 +1,4 @@
-"""How training is getting on: a line an epoch and a bar for people, status events for whoever watches from afar."""
+"""How training is getting on: a line an epoch and a bar for people, status events for watchers elsewhere."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class PipelineStep:
         parsed = cache(lambda: parse(*read_raw(self.params)))
         run = run_of_artifact(self.model_uri)
         with suppress(InputError):  # which is reported where the step begins
-            run = step_run(artifact=self.model_uri).run  # one id, whoever reports how the step ended
+            run = step_run(artifact=self.model_uri).run  # one id, whichever process reports how the step ended
         launch = Launch([IN_PIPELINE, json.dumps(asdict(self))])
         processes = os.environ.get(PROCESSES_VARIABLE) or "auto"
         if (outcome := launch.outcome(processes, lambda: parsed().params, lambda: run)) is not None:

@@ -41,7 +41,7 @@ def log_in(where: str, scope: str, file: str | None = None, timeout_s: float = 1
 
     Raises:
         StatusRefusedError: There are none, or they are not accepted.
-        RetryableError: Whoever gives tokens does not answer, or not now.
+        RetryableError: The service that gives tokens does not answer.
     """
     import google.auth
     from google.auth.exceptions import GoogleAuthError
@@ -51,7 +51,7 @@ def log_in(where: str, scope: str, file: str | None = None, timeout_s: float = 1
     credentials: Any
     problem = "no Google credentials"
     try:
-        with warnings.catch_warnings():  # of files from strangers; this one is named by whoever starts the run
+        with warnings.catch_warnings():  # about files of unknown origin; the user names this one
             warnings.simplefilter("ignore", DeprecationWarning)
             if file is None:
                 credentials, _ = google.auth.default(scopes=scopes)

@@ -64,7 +64,7 @@ class Subscriber(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the connection. What was not acknowledged is delivered again, to whoever asks."""
+        """Close the connection. What was not acknowledged is delivered again, to the next watcher."""
         ...
 
 

@@ -93,7 +93,7 @@ class GcsStore(Store):
         file = None if os.environ.get(environment_vars.CREDENTIALS) else file
         load: Any = partial(google.auth.load_credentials_from_file, file) if file else google.auth.default
         try:
-            with warnings.catch_warnings():  # of files from strangers; this one is named by whoever starts the run
+            with warnings.catch_warnings():  # about files of unknown origin; the user names this one
                 warnings.simplefilter("ignore", DeprecationWarning)
                 credentials, _ = load(scopes=_SCOPES)
             return credentials, f"https://storage.{credentials.universe_domain}"

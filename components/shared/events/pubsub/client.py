@@ -60,7 +60,7 @@ def open_channel(credentials_file: str | None) -> Any:
 
     Raises:
         StatusRefusedError: The credentials are missing, cannot be used or are not accepted.
-        RetryableError: Whoever gives tokens for them does not answer, or not now.
+        RetryableError: The service that gives tokens for them does not answer.
     """
     import grpc
 
