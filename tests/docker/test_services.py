@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -51,9 +50,8 @@ def services(tmp_path: Path, ports: dict[str, int]) -> Iterator[tuple[subprocess
     try:
         yield process, printed
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.terminate()  # the script ends its services, which killed it could not
+        process.communicate(timeout=60)
 
 
 def serves(port: int) -> bool:

@@ -134,7 +134,7 @@ def test_options_that_cannot_be_used(here: Path, refused: Refused, options: list
         ({"images": dict.fromkeys(STEPS, "t")}, "images.data-prep: Input should be "),
         (
             {"images": {step: {"reference": "t", "id": "x"} for step in STEPS}},
-            "images.data-prep.id: String should match pattern '^sha256:",
+            "images.data-prep.id: must be sha256:…",
         ),
     ],
 )
