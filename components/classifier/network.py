@@ -6,6 +6,9 @@ any size is checked in milliseconds without memory.
 
 from __future__ import annotations
 
+import atexit
+import gc
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +18,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils.flop_counter import FlopCounterMode
 
 from components.classifier.building import build
 from components.classifier.shape_errors import misfit, spelled_shape
@@ -23,6 +25,14 @@ from components.shared.errors import ParamsError, Problem
 from components.shared.params.params import Params
 from components.shared.params.types import LayerSpec
 from components.shared.text import first_line
+
+
+@atexit.register
+def _leave_modules_alone() -> None:
+    """Spare Python collecting torch's modules as garbage at its end, 0.35 s; triton would print what is left of it."""
+    if "triton" not in sys.modules:
+        gc.freeze()
+
 
 # The examined batch: more than one image, because batch statistics of one value are refused by torch.
 _BATCH = 2
@@ -222,7 +232,7 @@ def _row(path: str, layer: nn.Module, name: str, given: Tensor, output: Tensor) 
         layer(given.new_empty(2, *given.shape[1:]))
         torch.backends.mha.set_fastpath_enabled(False)  # attention by operations that the FLOP counter knows
         try:
-            with FlopCounterMode(display=False) as counter, counted_values(layer) as values:
+            with _flop_counter() as counter, counted_values(layer) as values:
                 layer(given[:1])
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
@@ -237,6 +247,16 @@ def _row(path: str, layer: nn.Module, name: str, given: Tensor, output: Tensor) 
         multiply_adds=counter.get_total_flops() // 2,
         values=sum(values),
     )
+
+
+def _flop_counter() -> Any:
+    from torch.utils import flop_counter  # imports triton
+
+    # The first call of this function would import torch's compiler, 1 s, to be left alone by it.
+    counted = getattr(flop_counter._FlopCounterMode.__torch_dispatch__, "__wrapped__", None)
+    if counted is not None:
+        setattr(counted, "__dynamo_disable", counted)
+    return flop_counter.FlopCounterMode(display=False)
 
 
 @contextmanager
