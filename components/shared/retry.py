@@ -7,9 +7,10 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import TypeVar
 
-from components.shared.errors import InputError
+from components.shared.errors import InputError, RetryableError
 
 # Its own: the state of Python's is part of a training's, and threads that wait for a broker must leave it alone.
 _DRAWS = random.Random()  # noqa: S311 - spreads attempts, guards nothing
@@ -30,6 +31,38 @@ def pause_s(failures: int, first_s: float, longest_s: float) -> float:
     """How long to wait after so many failures in a row, from 0: twice as long each time, with jitter."""
     longest = min(longest_s, first_s * 2 ** min(failures, 10))
     return _DRAWS.uniform(longest / 2, longest)
+
+
+class OutOfTimeError(Exception):
+    """The time for attempts is over; `error` is the last one's, and its text this one's."""
+
+    def __init__(self, error: RetryableError, attempts: int) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.attempts = attempts
+
+
+def retried(
+    attempt: Callable[[TimeLeft], T], seconds: float, pauses_s: tuple[float, float], longest_retry_after_s: float = 0.0
+) -> T:
+    """Make an attempt until it succeeds, or so many seconds are over; OutOfTimeError then, and without a last pause.
+
+    Args:
+        attempt: Gets the time left, and may raise RetryableError.
+        seconds: For all attempts.
+        pauses_s: The first pause after a failure, and the longest.
+        longest_retry_after_s: How much longer a pause may be that the service asks for.
+    """
+    time_left = countdown(seconds)
+    for failures in count():
+        try:
+            return attempt(time_left)
+        except RetryableError as error:
+            pause = max(pause_s(failures, *pauses_s), min(error.retry_after_s or 0.0, longest_retry_after_s))
+            if pause >= time_left():
+                raise OutOfTimeError(error, failures + 1) from error
+            time.sleep(pause)
+    raise AssertionError  # the loop has no end
 
 
 def seconds_from(variable: str, default_s: float) -> float:

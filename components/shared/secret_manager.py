@@ -11,16 +11,14 @@ import os
 import re
 import socket
 import ssl
-import time
 from functools import cache
-from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
 from components.shared.errors import RetryableError, StatusRefusedError, causes_of
 from components.shared.events.google_login import HOW_TO_LOG_IN, log_in
 from components.shared.events.redaction import redact, register_secret
-from components.shared.retry import pause_s
+from components.shared.retry import OutOfTimeError, retried
 from components.shared.text import shortened
 
 SCHEME = "sm://"
@@ -35,7 +33,7 @@ _REFERENCE = re.compile(
 # For so long the service is asked again while it does not answer, or answers with a wrong checksum.
 TIMEOUT_S = 10.0
 _ANSWER_S = 5.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 2.0
+_PAUSES_S = (0.2, 2.0)
 
 
 def is_reference(text: str) -> bool:
@@ -68,16 +66,10 @@ def fetch_secret(where: str, reference: str, *, is_public: bool = False) -> byte
     answer_s = min(_ANSWER_S, TIMEOUT_S)
     endpoint = _endpoint()
     login = cache(lambda: log_in(name, "cloud-platform", timeout_s=answer_s))
-    end = time.monotonic() + TIMEOUT_S
-    for failures in count():
-        try:
-            data = _access(login(), endpoint, found[1], name, answer_s)
-            break
-        except RetryableError as error:
-            pause = pause_s(failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-            if time.monotonic() + pause >= end:
-                raise RetryableError(f"{error}, asked {failures + 1} times") from error
-            time.sleep(pause)
+    try:
+        data = retried(lambda _: _access(login(), endpoint, found[1], name, answer_s), TIMEOUT_S, _PAUSES_S)
+    except OutOfTimeError as over:
+        raise RetryableError(f"{over}, asked {over.attempts} times") from over.error
     if not is_public:
         text = data.decode("utf-8", "ignore")
         register_secret(text)

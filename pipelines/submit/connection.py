@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-import time
 from collections.abc import Callable
-from itertools import count
 from typing import TypeVar
 
 from urllib3.exceptions import HTTPError, ProxyError
 
+from components.shared import retry
 from components.shared.errors import PlatformRefusedError, PlatformUnavailableError, RetryableError, causes_of
 from components.shared.events.redaction import redact
-from components.shared.retry import pause_s, seconds_from
 from pipelines.watch_text import printable
 
 TIMEOUT_VARIABLE = "SHUTTERLINE_SUBMIT_TIMEOUT"
@@ -37,20 +35,17 @@ def retried(ask: Callable[[float], T]) -> T:
         InputError: The environment's timeout is no positive number.
         PlatformUnavailableError: Time is up.
     """
-    seconds = seconds_from(TIMEOUT_VARIABLE, _TIMEOUT_S)
-    end = time.monotonic() + seconds
-    for failures in count():
-        try:
-            return ask(min(LONGEST_REQUEST_S, max(1.0, end - time.monotonic())))
-        except RetryableError as error:
-            pause = pause_s(failures, FIRST_PAUSE_S, LONGEST_PAUSE_S)
-            pause = max(pause, min(error.retry_after_s or 0.0, LONGEST_RETRY_AFTER_S))
-            if time.monotonic() + pause >= end:
-                raise PlatformUnavailableError(
-                    f"{error}; gave up after {seconds:g} s ({TIMEOUT_VARIABLE} sets the seconds); try again later"
-                ) from error
-            time.sleep(pause)
-    raise AssertionError  # the loop has no end
+    seconds = retry.seconds_from(TIMEOUT_VARIABLE, _TIMEOUT_S)
+
+    def attempt(time_left: retry.TimeLeft) -> T:
+        return ask(min(LONGEST_REQUEST_S, max(1.0, time_left())))
+
+    try:
+        return retry.retried(attempt, seconds, (FIRST_PAUSE_S, LONGEST_PAUSE_S), LONGEST_RETRY_AFTER_S)
+    except retry.OutOfTimeError as over:
+        raise PlatformUnavailableError(
+            f"{over}; gave up after {seconds:g} s ({TIMEOUT_VARIABLE} sets the seconds); try again later"
+        ) from over.error
 
 
 def connection_error(

@@ -274,7 +274,7 @@ def test_retry_after_is_heeded_within_reason(
 ) -> None:
     vertex.plan(Refuse(503, "UNAVAILABLE", "Later", retry_after=text), "GET pipelineJobs")
     pauses: list[float] = []
-    monkeypatch.setattr("pipelines.submit.connection.time.sleep", pauses.append)
+    monkeypatch.setattr("components.shared.retry.time.sleep", pauses.append)
     monkeypatch.setenv("SHUTTERLINE_SUBMIT_TIMEOUT", "100")
     platform.submit(a_run())
     assert [round(each) for each in pauses] == [pause]
