@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -226,7 +227,9 @@ def test_under_a_real_limit_the_answer_is_true(tmp_path: Path) -> None:
         options = ["--dataset", str(tmp_path / "data"), "--model", str(tmp_path / "model"), "--json"]
         options += ["--params", Params.from_dict({**WIDE, **changes}).to_json()]
         command = [sys.executable, "-m", "tests.train.out_of_memory", "450", *options]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        # Else glibc reserves 64 MiB of address space for each thread that happens to allocate while another does.
+        environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
     refused = limited(batch_size=1024)
     assert refused.returncode == 2, refused.stderr
