@@ -26,6 +26,7 @@ from pydantic import (
 from components.shared.errors import Problem
 from components.shared.events import targets
 from components.shared.params import rules
+from components.shared.params.gate import Gate
 from components.shared.params.parsed import Parsed, as_problems, keep_sound
 from components.shared.params.source import check_size, fail, read_raw
 from components.shared.params.types import (
@@ -194,7 +195,7 @@ class Params(Entry):
         description="Let the schedules act one after the other: after so many epochs the next takes over and begins "
         "with learning_rate. [5]: the first has 5 epochs, the second the rest. Empty: all act together.",
     )
-    initial_weights: Annotated[Text, AfterValidator(rules.weights_location)] | None = Field(
+    initial_weights: Annotated[Text, AfterValidator(rules.location)] | None = Field(
         None,
         description="Where training starts from: an earlier model or run directory, or a file of weights "
         "(.safetensors, .pth, .ckpt, …), here or in a bucket; null: random weights by manual_seed.",
@@ -227,6 +228,20 @@ class Params(Entry):
         "white",
         description="What transparent parts of images are composited on: white, black, or 1 (grey) or 3 (RGB) whole "
         "numbers of 0 to 255; a grayscale run takes a color's luma.",
+    )
+    gate: Gate | None = Field(
+        None,
+        description="What evaluation must find for the model to pass: metrics with min, max or both, such as "
+        "{accuracy: {min: 0.97}, recall[cat]: {min: 0.9}}, and vs_baseline: better or not_worse; null: every model "
+        "passes.",
+    )
+    baseline: Annotated[Text, AfterValidator(rules.location)] | None = Field(
+        None, description="Model directory that evaluation compares the model to, here or in a bucket; null: none."
+    )
+    publish_uri: Annotated[Text, AfterValidator(rules.location)] | None = Field(
+        None,
+        description="Directory or bucket prefix where a model that passes the gate is published, each in a folder of "
+        "its own that is never replaced; null: nowhere.",
     )
     on_status_error: Literal["warn", "fail"] = Field(
         "warn",

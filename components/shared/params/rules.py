@@ -82,7 +82,7 @@ def optimiser_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     return kwargs
 
 
-def weights_location(value: str) -> str:
+def location(value: str) -> str:
     """A path, or a location in a bucket; nothing else is fetched from."""
     try:
         parse_location(value)
@@ -129,6 +129,8 @@ def cross_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
     if (schedules := value("learning_rate_schedule")) is not None:
         names = [schedule.short_name for schedule in schedules]
         yield from _schedule_problems(names, value("warmup_epochs"), value("milestones"), value("num_epochs"))
+    if (gate := value("gate")) and gate.vs_baseline and "baseline" in values and values["baseline"] is None:
+        yield Problem("baseline", "is required where gate.vs_baseline is given: the model directory to compare to")
     for first, second in (
         ("PUB_SUB_TOPIC", "PUB_SUB_PROJECT"),
         ("PUB_SUB_SUBSCRIPTION", "PUB_SUB_PROJECT"),

@@ -19,6 +19,8 @@ MAX_VALUES = 100_000
 MAX_NESTING = 64
 
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
+# The figure of one class, whose name may be almost anything: gate.recall[golden retriever].min.
+_CLASS_THRESHOLD = re.compile(r"gate\.((?:precision|recall|f1)\[.+\])(?:\.(min|max))?")
 _PYTHON_NAMES = {"True": True, "False": False, "None": None}
 
 
@@ -99,8 +101,8 @@ def from_yaml(text: str, source: str | None = None, what: str = "params") -> dic
 def with_overrides(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of `raw` with each ``key=value`` applied, in order.
 
-    Keys may lead inside: ``net_arch[0].kwargs.out_channels=64``. Values are JSON; what is not JSON is text, and
-    Python's True, False and None are understood.
+    Keys may lead inside: ``net_arch[0].kwargs.out_channels=64``, ``gate.recall[cat].min=0.9``. Values are JSON; what is
+    not JSON is text, and Python's True, False and None are understood.
 
     Raises:
         ParamsError: Not of that form, or the way leads nowhere.
@@ -133,6 +135,8 @@ def _copied(value: Any) -> Any:
 
 def _way(key: str) -> list[str | int] | None:
     """The steps into a config that a dotted key names; None if it is not one."""
+    if (of_class := _CLASS_THRESHOLD.fullmatch(key)) is not None:
+        return ["gate", *filter(None, of_class.groups())]
     if not re.fullmatch(rf"{_NAME}(\.{_NAME}|\[[0-9]{{1,9}}\])*", key):
         return None
     return [int(step) if step.isdigit() else step for step in re.findall(r"\w+", key)]
@@ -148,6 +152,8 @@ def _assign(target: Any, way: list[str | int], value: object, source: str) -> No
                 fail(f"{size}, so there is no [{step}] to set", source, walked)
         elif not isinstance(target, dict):
             fail(f"is not a mapping, so there is no .{step} to set", source, walked)
+        elif not last and way[0] == "gate" and target.get(step) is None:  # one threshold makes a gate
+            target[step] = {}
         elif not last and step not in target:
             fail(f"has no {step} to set a part of", source, walked)
         if last:

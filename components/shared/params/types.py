@@ -54,7 +54,8 @@ def _whole(value: object) -> int:
     raise refusal(f"must be a whole number, got {described(value)}")
 
 
-def _real(value: object) -> float:
+def real(value: object) -> float:
+    """A finite number of at most 53 bits."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise refusal(f"must be a number, got {described(value)}")
     try:
@@ -69,7 +70,7 @@ def _real(value: object) -> float:
 
 
 def _divisor(value: object) -> float:
-    number = _real(value)
+    number = real(value)
     if not SMALLEST_DIVISOR <= number <= LARGEST_DIVISOR:
         wanted = "greater than 0" if number <= 0 else f"from {SMALLEST_DIVISOR:g} to {LARGEST_DIVISOR:g}"
         raise refusal(f"must be {wanted}, got {described(value)}")
@@ -122,7 +123,7 @@ def _numbers_or(
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
-Real = Annotated[float, BeforeValidator(_real)]
+Real = Annotated[float, BeforeValidator(real)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
 Text = Annotated[str, BeforeValidator(_text)]
 _COLOR = '"white", "black" or a list of whole numbers from 0 to 255'
@@ -131,7 +132,7 @@ ColorOfBackground = Annotated[
     _numbers_or(("white", "black"), _level, _COLOR, "red, green, blue", "grey"),
 ]
 _LIST_OR_AUTO = 'a list of numbers or "auto"'
-MeansOrAuto = Annotated[list[float] | Literal["auto"], _numbers_or(("auto",), _real, _LIST_OR_AUTO, "color")]
+MeansOrAuto = Annotated[list[float] | Literal["auto"], _numbers_or(("auto",), real, _LIST_OR_AUTO, "color")]
 DivisorsOrAuto = Annotated[list[float] | Literal["auto"], _numbers_or(("auto",), _divisor, _LIST_OR_AUTO, "color")]
 ClassWeights = Annotated[
     list[float] | Literal["balanced"] | None,

@@ -27,6 +27,10 @@ RAW: dict[str, Any] = {"a": 1, "list": [{"b": {"c": 1}}, [5, 6]], "text": "x", "
         ("list[0].b.d=2", {"list": [{"b": {"c": 1, "d": 2}}, [5, 6]]}),
         ("list[0]=null", {"list": [None, [5, 6]]}),
         ("list[1][1]=7", {"list": [{"b": {"c": 1}}, [5, 7]]}),
+        ("gate.accuracy.min=0.97", {"gate": {"accuracy": {"min": 0.97}}}),
+        ("gate.recall[a golden.retriever].min=0.9", {"gate": {"recall[a golden.retriever]": {"min": 0.9}}}),
+        ("gate.recall[3].max=1", {"gate": {"recall[3]": {"max": 1}}}),
+        ('gate.f1[[x]]={"min": 0.9}', {"gate": {"f1[[x]]": {"min": 0.9}}}),
     ],
 )
 def test_a_way_leads_to_the_value_it_names(override: str, expected: dict[str, Any]) -> None:

@@ -86,6 +86,9 @@ EVERY_KEY: dict[str, Any] = {
     "keep_checkpoints": 20,
     "max_unreadable": 0.21,
     "alpha_background": [1, 2, 3],
+    "gate": {"vs_baseline": "not_worse", "accuracy": {"min": 0.97}, "recall[a cat]": {"min": 0.5, "max": 1.0}},
+    "baseline": "gs://bucket/baseline",
+    "publish_uri": "s3://bucket/models",
     "on_status_error": "fail",
 }
 

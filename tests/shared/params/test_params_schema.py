@@ -59,6 +59,12 @@ def test_schema_accepts_every_key_and_what_params_writes() -> None:
         {"learning_rate_schedule": [{"name": "step", "kwargs": {"step_size": 1}}]},
         {"milestones": [0]},
         {"additional_transforms": [transform("Lambda")]},
+        {"gate": {}},
+        {"gate": {"accuracy": {}}},
+        {"gate": {"accuracy": 0.97}},
+        {"gate": {"recall[]": {"min": 0.9}}},
+        {"gate": {"f1": {"min": 0.9}}},
+        {"gate": {"vs_baseline": "worse"}},
     ],
     ids=str,
 )

@@ -87,6 +87,9 @@ OTHERWISE: dict[str, Any] = {
     "keep_checkpoints": 1,
     "compile": "never",
     "data_placement": "host",
+    "gate": {"accuracy": {"min": 0.9}},
+    "baseline": "gs://bucket/baseline",
+    "publish_uri": "gs://bucket/models",
 }
 WEIGHTLESS = ["save_freq", "checkpoint_minutes", "keep_checkpoints", "eval_batch_size", "data_placement"]
 
