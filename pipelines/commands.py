@@ -13,8 +13,8 @@ import click
 import yaml
 
 from components.shared.command import print_json, print_message
+from components.shared.container_images import images_named_by
 from components.shared.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_OK, InputError
-from components.shared.images import images_named_by
 from components.shared.params.params import Params, json_schema
 from components.shared.storage.location import parse_location
 from components.shared.strict_yaml import Dumper

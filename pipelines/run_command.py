@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.shared.command import is_interrupted, last_lines, print_json, print_message
+from components.shared.container_images import images_named_by
 from components.shared.errors import InputError
 from components.shared.extras import require_extras
-from components.shared.images import images_named_by
 from components.shared.params.params import Params
 from components.shared.signals import Terminated
 from components.shared.storage.location import AnyPath, lies_within, parse_location

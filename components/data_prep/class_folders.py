@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.data_prep.folder_tree import Folder, count_left_out, images_below, joined, paths_below, pictures_below
-from components.data_prep.images import image_split
+from components.data_prep.image_files import image_split
 from components.data_prep.source import (
     Source,
     SourceSplit,
     check_known_classes,
     composed,
     listed,
-    shown,
     training_classes,
 )
 from components.data_prep.splits import SPLITS, split_in, split_of
@@ -24,6 +23,7 @@ from components.shared.artifacts.artifact import class_name_problem
 from components.shared.artifacts.dataset import SplitName
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
+from components.shared.text import shown
 
 _log = step_logger("data-prep")
 

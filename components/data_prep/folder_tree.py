@@ -16,12 +16,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from components.data_prep.images import NEEDS_HEIC, image_extensions
-from components.data_prep.source import leads_out_of, shown
+from components.data_prep.source import leads_out_of
 from components.shared.artifacts.artifact import WRITING_MARKER
 from components.shared.artifacts.dataset import DATASET, LeftOut
+from components.shared.decoding.images import NEEDS_HEIC, image_extensions
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
+from components.shared.text import shown
 
 # What file systems, file servers and tools put beside people's files: thumbnails, deleted files, snapshots. Compared
 # without regard to case, since Windows writes $RECYCLE.BIN and $Recycle.Bin. So are folders with a leading dot.

@@ -23,12 +23,14 @@ import numpy as np
 from PIL import Image
 
 from components.data_prep.folder_tree import Folder, count_left_out, images_below
-from components.data_prep.images import DECODING_THREADS, MAX_PIXELS
-from components.data_prep.pixels import Background, fitted
-from components.data_prep.source import BATCH_BYTES, Batch, Source, SourceSplit, listed, require_inside, shown
+from components.data_prep.source import BATCH_BYTES, Batch, Source, SourceSplit, listed, require_inside
 from components.data_prep.splits import SPLIT_NAMES, SPLITS
 from components.shared.artifacts.dataset import Images, Labels, SplitName
+from components.shared.decoding.batches import DECODING_THREADS
+from components.shared.decoding.images import MAX_PIXELS
+from components.shared.decoding.pixels import Background, fitted
 from components.shared.errors import DataError
+from components.shared.text import shown
 
 _SPLITS: dict[str, SplitName] = {"t10k": "test", **SPLIT_NAMES}
 IDX_NAME = re.compile(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.data_prep.folder_tree import Folder, count_left_out, identity, images_below
-from components.data_prep.images import image_split
+from components.data_prep.image_files import image_split
 from components.data_prep.source import (
     Source,
     SourceSplit,
@@ -20,7 +20,6 @@ from components.data_prep.source import (
     listed,
     reading,
     require_inside,
-    shown,
     training_classes,
 )
 from components.data_prep.splits import SPLITS, split_of
@@ -28,6 +27,7 @@ from components.shared.artifacts.artifact import class_name_problem
 from components.shared.artifacts.dataset import SplitName
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
+from components.shared.text import shown
 
 FILE_NAME = "info.csv"
 _FILE_COLUMN, _CLASS_COLUMN = "files", "type"

@@ -8,11 +8,12 @@ from components.data_prep.class_folders import find_class_folders, open_class_fo
 from components.data_prep.folder_tree import Folder, paths_below, pictures_below, read_tree
 from components.data_prep.idx import IDX_NAME, find_idx_files, open_idx
 from components.data_prep.info_csv import FILE_NAME, find_tables, is_table, open_info_csv
-from components.data_prep.source import Source, listed, reading, shown
+from components.data_prep.source import Source, listed, reading
 from components.data_prep.splits import split_of
 from components.shared.artifacts.dataset import DATASET
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
+from components.shared.text import shown
 
 _LAYOUTS = (
     "IDX files (train-images-idx3-ubyte and train-labels-idx1-ubyte, plain or .gz), "

@@ -15,15 +15,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from components.data_prep.layout import open_source
-from components.data_prep.pixels import NOTES, SCALES, Note
-from components.data_prep.source import Batch, Source, alike, listed, shown
+from components.data_prep.source import Batch, Source, alike, listed
 from components.data_prep.splits import Mask, assign_splits
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName, UnreadableImage
+from components.shared.decoding.pixels import NOTES, SCALES, Note
 from components.shared.errors import ArtifactError, DataError
 from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
 from components.shared.logs import step_logger
 from components.shared.params.params import Params
 from components.shared.storage.location import overlap_problem
+from components.shared.text import shown
 
 _WARNINGS_SHOWN = 10
 _LOG_SECONDS = 30.0

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from components.data_prep.pixels import Background, Note
 from components.shared.artifacts.dataset import Images, Labels, LeftOut, SplitName, UnreadableImage
+from components.shared.decoding.pixels import Background, Note
 from components.shared.errors import DataError
-from components.shared.text import shortened
+from components.shared.text import shortened, shown
 
 # Images travel to the dataset in batches of about this many bytes: large enough that NumPy's work per batch outweighs
 # Python's, small enough that memory does not grow with the data.
@@ -62,11 +62,6 @@ class Source:
     def count(self) -> int:
         """Images in all splits."""
         return sum(len(split.labels) for split in self.splits.values())
-
-
-def shown(path: object) -> str:
-    """A path or name as one printable line, whatever bytes a file system or a file gave it."""
-    return shortened(str(path), 500)
 
 
 def listed(names: Collection[str], limit: int = 5) -> str:

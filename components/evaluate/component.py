@@ -4,7 +4,7 @@
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
 
-from components.shared.images import image_of
+from components.shared.container_images import image_of
 
 
 @dsl.component(base_image=image_of("evaluate"), install_kfp_package=False)

@@ -17,6 +17,11 @@ def shortened(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def shown(path: object, limit: int = 500) -> str:
+    """A path or name as one printable line, whatever bytes a file system or a file gave it."""
+    return shortened(str(path), limit)
+
+
 def described(value: object) -> str:
     """A value and its type for a message, as the user might have written it."""
     if value is None or isinstance(value, bool):

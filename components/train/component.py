@@ -4,7 +4,7 @@
 from kfp import dsl
 from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output, OutputPath
 
-from components.shared.images import image_of
+from components.shared.container_images import image_of
 
 
 @dsl.component(base_image=image_of("train"), install_kfp_package=False)

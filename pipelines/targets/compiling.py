@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
+from components.shared.container_images import Image, ImageStep
 from components.shared.errors import InputError
 from components.shared.files import CLAIMS_VARIABLE, is_full, write_atomically
-from components.shared.images import Image, ImageStep
 from components.shared.params.params import Params
 from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import StepName

@@ -10,8 +10,8 @@ from typing import Any
 import docker
 import requests
 
+from components.shared.container_images import Image, ImageStep
 from components.shared.errors import DeviceError, InputError, causes_of
-from components.shared.images import Image, ImageStep
 
 ENGINE_ERRORS = (docker.errors.DockerException, requests.RequestException)
 # Networks that are modes of a container, and so are not in the engine's list.

@@ -23,9 +23,9 @@ import docker
 import requests
 import urllib3
 
+from components.shared.container_images import Image, ImageStep
 from components.shared.errors import InputError, ShutterlineError
 from components.shared.events.redaction import redact
-from components.shared.images import Image, ImageStep
 from components.shared.params.params import Params
 from components.shared.pipeline_end import CANCELLED_VARIABLE
 from components.shared.run import as_run_id

@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from components.shared.images import image_of
+from components.shared.container_images import image_of
 from tests.bench.measure import Ratio, compare, seconds
 
 _DOCKER = os.environ.get("DOCKER", "docker")

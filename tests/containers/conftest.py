@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.images import IMAGE_STEPS, ImageStep, images_named_by
+from components.shared.container_images import IMAGE_STEPS, ImageStep, images_named_by
 from tests.containers.engine import HARDENED, SOMEBODY, Docker, flags_of
 from tests.peers.fixtures import gcs_bucket, gcs_server, need, s3_bucket, s3_server, seaweed, topic
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.shared.images import IMAGE_STEPS, ImageStep
+from components.shared.container_images import IMAGE_STEPS, ImageStep
 from tests.containers.conftest import SIZES, Images
 from tests.containers.engine import HARDENED, Docker, script
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.images import IMAGE_STEPS, ImageStep
+from components.shared.container_images import IMAGE_STEPS, ImageStep
 from tests.containers.conftest import Images
 from tests.containers.engine import HARDENED, Docker, flags_of
 from tests.examples import write_digits, write_params

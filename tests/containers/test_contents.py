@@ -17,7 +17,7 @@ import certifi
 import grpc
 import pytest
 
-from components.shared.images import IMAGE_STEPS, ImageStep
+from components.shared.container_images import IMAGE_STEPS, ImageStep
 from tests.containers.conftest import Images
 from tests.containers.engine import Docker
 from tests.containers.layers import Entry, SavedImage, read_images

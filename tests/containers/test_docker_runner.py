@@ -23,10 +23,10 @@ from kfp import local
 from kfp.local import docker_task_handler
 
 from components.shared.artifacts.model import open_model
+from components.shared.container_images import images_named_by
 from components.shared.events.data import Cancelled
 from components.shared.events.runs import fold
 from components.shared.events.spool import events_in
-from components.shared.images import images_named_by
 from components.shared.run import RUN_VARIABLE, new_run_id
 from pipelines.cli import main
 from tests.examples import DIGITS, write_params

@@ -13,7 +13,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from components.shared.images import IMAGE_STEPS, ImageStep
+from components.shared.container_images import IMAGE_STEPS, ImageStep
 from components.shared.version import __version__
 from tests.containers.conftest import Images
 from tests.containers.engine import FOLDER, Docker, script

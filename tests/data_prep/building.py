@@ -4,27 +4,21 @@ import gzip
 import io
 import json
 import struct
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from components.data_prep.__main__ import main
-from components.data_prep.images import image_extensions
 from components.data_prep.prepare import PrepareResult, prepare
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.params.params import Params
-
-Pixels = npt.NDArray[np.uint8]
+from tests.shared.decoding.pictures import Pixels, plain, save
 
 NOTHING_LEFT_OUT = {"files": {}, "images": {}, "folders": {}, "files_in_folders": 0}
 TWO_OF_EACH = ("cat/×2.png", "dog/×2.png")
-LUMA = np.array([0.299, 0.587, 0.114])
 IMAGES = np.arange(6 * 16, dtype=np.uint8).reshape(6, 4, 4)
 LABELS = np.array([0, 1, 0, 1, 0, 1], dtype=np.uint8)
 
@@ -81,48 +75,6 @@ def report(dataset: Path, counts: Mapping[str, Mapping[str, int]], **changes: An
         "left_out": NOTHING_LEFT_OUT,
         **changes,
     }
-
-
-def random_pixels(*shape: int, seed: int = 0) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def as_rgb(grey: Pixels) -> Pixels:
-    return np.repeat(grey[..., None], 3, axis=-1)
-
-
-def on_background(shown: Pixels, alpha: Pixels, background: Sequence[int] = (255, 255, 255)) -> Pixels:
-    share = alpha[..., None] / 255
-    mixed: Pixels = np.rint(shown * share + np.array(background) * (1 - share)).astype(np.uint8)
-    return mixed
-
-
-def plain(value: int, height: int = 4, width: int = 4) -> Pixels:
-    return np.full((height, width), value, dtype=np.uint8)
-
-
-def encoded(image: Image.Image | Pixels, kind: str, **options: Any) -> bytes:
-    image_extensions()  # makes HEIF known to Pillow
-    stream = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def png(width: int, height: int, depth: int, color_type: int, data: bytes, transparent: bytes = b"") -> bytes:
-    """A PNG of deflated rows, each after its filter's number."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
-    header += chunk(b"tRNS", transparent) if transparent else b""
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def save(path: Path, pixels: Pixels, **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-    return path
 
 
 def tree(folder: Path, *files: str, first: int = 0) -> Path:

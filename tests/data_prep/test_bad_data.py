@@ -9,18 +9,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import BAD_INPUT
-from tests.data_prep.building import (
-    IMAGES,
-    LABELS,
-    class_folders,
-    idx_bytes,
-    idx_folder,
-    info_csv,
-    plain,
-    refusal,
-    save,
-    tree,
-)
+from tests.data_prep.building import IMAGES, LABELS, class_folders, idx_bytes, idx_folder, info_csv, refusal, tree
+from tests.shared.decoding.pictures import plain, save
 
 Make = Callable[[Path], object]
 # What makes the data folder in an empty folder, and what the message says.

@@ -15,24 +15,20 @@ from components.shared.errors import DataError
 from tests.data_prep.building import (
     IMAGES,
     LABELS,
-    LUMA,
     TWO_OF_EACH,
-    as_rgb,
     class_folders,
     files_of,
     idx_bytes,
     idx_folder,
     info_csv,
     params,
-    plain,
     prepared,
-    random_pixels,
     report,
-    save,
     stored,
     tree,
     values_of,
 )
+from tests.shared.decoding.pictures import LUMA, as_rgb, plain, random_pixels, save
 
 
 def test_a_folder_per_class_with_its_own_test_split(tmp_path: Path) -> None:

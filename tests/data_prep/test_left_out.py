@@ -16,18 +16,15 @@ from components.shared.events.data import EventData
 from tests.data_prep.building import (
     NOTHING_LEFT_OUT,
     TWO_OF_EACH,
-    encoded,
     idx_folder,
     info_csv,
     params,
     params_json,
-    plain,
     prepared,
-    random_pixels,
     refusal,
-    save,
     tree,
 )
+from tests.shared.decoding.pictures import encoded, plain, random_pixels, save
 
 NO_HEIC = """
 import sys

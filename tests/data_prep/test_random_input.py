@@ -8,7 +8,6 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.data_prep.images import DecodingMemory, UnreadableImageError, read_image
 from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.errors import DataError
@@ -74,21 +73,3 @@ def test_any_table(text: bytes) -> None:
         train = info_csv(Path(temporary) / "data" / "train", "", ["0.png", "1.png", "a/0.png"])
         (train / "info.csv").write_bytes(text)
         _prepares_or_says_why(Path(temporary), train.parent)
-
-
-@given(
-    start=st.sampled_from(
-        [b"", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0", b"RIFF"]
-    ),
-    content=st.binary(max_size=120),
-)
-def test_any_image_file(start: bytes, content: bytes) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        file = Path(temporary) / "x.png"
-        file.write_bytes(start + content)
-        problem = ""
-        try:
-            read_image(file, (4, 4, 1), memory=DecodingMemory(2**30, 2**30))
-        except UnreadableImageError as error:
-            problem = str(error)
-        assert problem.isprintable()

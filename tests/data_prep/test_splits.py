@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from components.data_prep.splits import assign_splits
 from components.shared.artifacts.dataset import Labels, SplitName, open_dataset
 from components.shared.errors import DataError
-from tests.data_prep.building import Pixels, class_folders, idx_folder, prepared, stored, values_of
+from tests.data_prep.building import class_folders, idx_folder, prepared, stored, values_of
+from tests.shared.decoding.pictures import Pixels
 
 
 def _numbered(count: int) -> Pixels:

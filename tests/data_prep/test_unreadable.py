@@ -8,17 +8,8 @@ import pytest
 
 from components.data_prep.prepare import prepare
 from components.shared.artifacts.dataset import UnreadableImage, open_dataset
-from tests.data_prep.building import (
-    class_folders,
-    files_of,
-    params,
-    plain,
-    prepared,
-    refusal,
-    save,
-    tree,
-    values_of,
-)
+from tests.data_prep.building import class_folders, files_of, params, prepared, refusal, tree, values_of
+from tests.shared.decoding.pictures import plain, save
 
 
 def _damage(*files: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.shared.images import IMAGE_STEPS
+from components.shared.container_images import IMAGE_STEPS
 from components.shared.params.params import Params
 from components.shared.version import __version__
 from pipelines.params_files import EXAMPLE_PARAMS

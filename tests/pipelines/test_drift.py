@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from components.shared.command import CommandParser
-from components.shared.images import IMAGE_STEPS
+from components.shared.container_images import IMAGE_STEPS
 from components.shared.params.params import Params
 from components.shared.status import PIPELINE_STEPS
 from components.shared.step import StepName

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from kfp.local import docker_task_handler
 
+from components.shared.container_images import ImageStep, image_of
 from components.shared.events.data import Error
-from components.shared.images import ImageStep, image_of
 from components.shared.step import StepName, StepRecord
 from components.shared.version import __version__
 from pipelines.params_files import EXAMPLE_PARAMS

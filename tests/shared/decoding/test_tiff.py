@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from components.data_prep.images import DecodingMemory, UnreadableImageError, read_image
-from components.data_prep.pixels import Note
-from tests.data_prep.building import LUMA, Pixels, save
-from tests.data_prep.tiffs import COLOR, GREY, Tiff, tiffs
+from components.shared.decoding.images import DecodingMemory, UnreadableImageError, read_image
+from components.shared.decoding.pixels import Note
+from tests.shared.decoding.pictures import LUMA, Pixels, save
+from tests.shared.decoding.tiffs import COLOR, GREY, Tiff, tiffs
 
 MEMORY = DecodingMemory(2**34, 2**34)
 

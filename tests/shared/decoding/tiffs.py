@@ -11,7 +11,7 @@ import numpy.typing as npt
 import tifffile
 from PIL import Image
 
-from tests.data_prep.building import Pixels
+from tests.shared.decoding.pictures import Pixels
 
 _ROWS, _COLUMNS = np.mgrid[:32, :48]
 COLOR: Pixels = np.stack([_COLUMNS * 5, _ROWS * 8, 255 - _COLUMNS * 5], axis=-1).astype(np.uint8)

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data_prep.images import DecodingMemory, UnreadableImageError, read_batches, read_image
+from components.shared.decoding.batches import decode_batches
+from components.shared.decoding.images import DecodingMemory, UnreadableImageError, read_image
 from components.shared.limits import free_memory
-from tests.data_prep.building import plain, save
+from tests.shared.decoding.pictures import plain, save
 
 MB = 1_000_000
 
@@ -64,20 +65,20 @@ def test_half_of_what_is_free_is_shared() -> None:
     assert abs(memory.limit - free_memory()) < memory.limit / 2
 
 
-def _large_images(folder: Path, count: int, side: int) -> list[str]:
+def _large_images(folder: Path, count: int, side: int) -> list[Path]:
     first = save(folder / "0.png", plain(77, side, side), compress_level=1).read_bytes()
     for index in range(1, count):
         (folder / f"{index}.png").write_bytes(first)
-    return [f"{index}.png" for index in range(count)]
+    return [folder / f"{index}.png" for index in range(count)]
 
 
 def test_images_are_decoded_side_by_side_as_far_as_memory_goes(tmp_path: Path) -> None:
     files = _large_images(tmp_path, 8, 3000)
     memory = DecodingMemory(300 * MB, 600 * MB)
 
-    (batch,) = read_batches(tmp_path, files, (4, 4, 1), memory=memory, threads=16)
+    (batch,) = decode_batches(files, (4, 4, 1), size=16, memory=memory, threads=16)
 
-    assert batch.unreadable == {}
+    assert batch.reasons == [""] * 8
     assert np.unique(batch.images).tolist() == [77]
     assert 100 * MB < memory.peak <= 300 * MB
 
@@ -93,7 +94,8 @@ def test_an_image_that_never_fits_is_set_aside(tmp_path: Path) -> None:
 _DECODE = """
 import resource, sys
 from pathlib import Path
-from components.data_prep.images import DecodingMemory, read_batches
+from components.shared.decoding.batches import decode_batches
+from components.shared.decoding.images import DecodingMemory
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
@@ -102,9 +104,9 @@ folder, total, threads, allowed = Path(sys.argv[1]), *map(int, sys.argv[2:])
 if allowed:
     resource.setrlimit(resource.RLIMIT_AS, (kilobytes("VmSize") * 1024 + allowed,) * 2)
 before, memory = kilobytes("VmRSS"), DecodingMemory(total, total)
-files = sorted(path.name for path in folder.glob("*.png"))
-for batch in read_batches(folder, files, (4, 4, 3), memory=memory, threads=threads):
-    print(len(batch.positions), *(image.reason for image in batch.unreadable.values()), sep="|")
+files = sorted(folder.glob("*.png"))
+for batch in decode_batches(files, (4, 4, 3), size=16, memory=memory, threads=threads):
+    print(batch.reasons.count(""), *filter(None, batch.reasons), sep="|")
 print((kilobytes("VmHWM") - before) * 1024)
 """
 

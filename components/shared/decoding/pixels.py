@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from components.shared.artifacts.dataset import Images
-
+Images = npt.NDArray[np.uint8]
 Background = tuple[int, int, int]
 WHITE: Background = (255, 255, 255)
 

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import mmap
 import os
 import re
 import struct
 import threading
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
-import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
-from components.data_prep import tiff
-from components.data_prep.pixels import WHITE, Background, Meaning, Note, fitted
-from components.data_prep.source import BATCH_BYTES, Batch, SourceSplit, shown
-from components.shared.artifacts.dataset import Images, UnreadableImage
+from components.shared.decoding import tiff
+from components.shared.decoding.pixels import WHITE, Background, Images, Meaning, Note, fitted
 from components.shared.errors import DataError
-from components.shared.limits import free_memory, usable_cpus
-from components.shared.text import shortened
+from components.shared.limits import free_memory
+from components.shared.text import shortened, shown
 
 # Pillow knows some forty formats by content. These are the ones pictures come in; the others are left out because a
 # damaged file must not be taken for an obscure format, and because EPS is drawn by an external program.
@@ -53,11 +48,6 @@ _READ_WHOLE = ("AVIF", "HEIF", "JPEG2000", "WEBP")
 _ANIMATED = ("AVIF", "GIF", "HEIF", "PNG", "TIFF", "WEBP")
 # What damaged metadata beside the pixels raises; it says nothing of the pixels.
 _DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError, EOFError, struct.error)
-
-# Pillow releases the interpreter's lock while it decodes and resizes. Each thread holds one whole image, of those that
-# fit in memory together.
-DECODING_THREADS = min(16, usable_cpus())
-
 
 # Each thread's part of glibc's heap keeps what it has freed: 16 threads that decoded images of 0.4 GB in turn held
 # 5.8 GB. So after an image that took more than this, it is given back.
@@ -130,66 +120,13 @@ class DecodingMemory:
                 self._changed.notify_all()
 
 
-def image_split(
-    root: Path, folder: str, rows: list[tuple[str, int]], reasons: Mapping[str, str] | None = None
-) -> SourceSplit:
-    """A split of image files.
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image: uint8 pixels of the wanted shape, and the upright image's size before it was resized."""
 
-    Args:
-        root: The data folder.
-        folder: The split's folder below it.
-        rows: Path below the data folder and label of each image.
-        reasons: By path, why a file is known to be unreadable.
-    """
-    files = [file for file, _ in rows]
-    unreadable = {
-        position: UnreadableImage(file=shown(file), reason=reasons[file])
-        for position, file in enumerate(files)
-        if reasons and file in reasons
-    }
-    labels = np.array([label for _, label in rows], dtype=np.int64)
-    return SourceSplit(folder, labels, partial(read_batches, root, files), unreadable)
-
-
-def read_batches(
-    root: Path,
-    files: list[str],
-    shape: tuple[int, int, int],
-    skip: Collection[int] = (),
-    background: Background = WHITE,
-    *,
-    memory: DecodingMemory | None = None,
-    threads: int = DECODING_THREADS,
-) -> Iterator[Batch]:
-    """Decode files of images below `root` by several threads, in order, but for those at positions to skip."""
-    memory = memory or DecodingMemory.of_half_the_free()
-    wanted = [position for position in range(len(files)) if position not in skip]
-    # Threads wait for each other at the end of a batch: it is larger here, and one image a thread at least.
-    per_batch = max(threads, min(1024, 4 * BATCH_BYTES // math.prod(shape)))
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        for start in range(0, len(wanted), per_batch):
-            positions = np.array(wanted[start : start + per_batch], dtype=np.int64)
-            images = np.empty((len(positions), *shape), dtype=np.uint8)
-            noted: list[Note] = []  # extending is atomic
-
-            def decode(image: Images, position: int, noted: list[Note] = noted) -> str:
-                """Decode one file into its array; the reason if it is unreadable."""
-                try:
-                    image[...] = read_image(root / files[position], shape, background, memory, noted)
-                except UnreadableImageError as error:
-                    return str(error)
-                return ""
-
-            reasons = list(pool.map(decode, images, positions))
-            unreadable = {
-                int(position): UnreadableImage(file=shown(files[position]), reason=reason)
-                for position, reason in zip(positions, reasons, strict=True)
-                if reason
-            }
-            if unreadable:
-                readable = np.array([not reason for reason in reasons])
-                positions, images = positions[readable], images[readable]
-            yield Batch(positions, images, unreadable, Counter(noted))
+    pixels: Images
+    width: int
+    height: int
 
 
 def read_image(
@@ -199,11 +136,22 @@ def read_image(
     memory: DecodingMemory | None = None,
     notes: list[Note] | None = None,
 ) -> Images:
+    """The pixels of :func:`decode_image`."""
+    return decode_image(file, shape, background, memory, notes).pixels
+
+
+def decode_image(
+    file: Path,
+    shape: tuple[int, int, int],
+    background: Background = WHITE,
+    memory: DecodingMemory | None = None,
+    notes: list[Note] | None = None,
+) -> Decoded:
     """Decode an image file: its first frame, brought upright, in 1 or 3 channels, resized.
 
     Args:
         file: Any of the formats in ``FORMATS``, whatever its name.
-        shape: Height, width, channels of what is returned.
+        shape: Height, width, channels of the pixels.
         background: Red, green and blue of what is behind transparent parts.
         memory: What it shares with images that are decoded at the same time.
         notes: Gets what is done with it that is worth reporting.
@@ -214,7 +162,7 @@ def read_image(
     """
     memory = memory or DecodingMemory.of_half_the_free()
 
-    def decode(found: list[Note], at_least: int) -> Images:
+    def decode(found: list[Note], at_least: int) -> Decoded:
         with file.open("rb") as stream, _opened(stream) as image:
             meaning = _meaning(image, stream)
             with suppress(*_DAMAGED):  # a damaged second frame is not read
@@ -225,12 +173,13 @@ def read_image(
                 image.load()
                 with suppress(*_DAMAGED):  # such an image is read as it is stored
                     ImageOps.exif_transpose(image, in_place=True)
-                return fitted(image, shape, background, meaning, found)
+                width, height = image.size
+                return Decoded(fitted(image, shape, background, meaning, found), width, height)
 
     for at_least in (0, memory.total):
         found: list[Note] = []
         try:
-            image = decode(found, at_least)
+            decoded = decode(found, at_least)
         except MemoryError:  # others were being decoded: once more, with none of them
             continue
         except (UnreadableImageError, DataError):
@@ -249,7 +198,7 @@ def read_image(
             raise UnreadableImageError(shortened(text or type(error).__name__, 200)) from error
         if notes is not None:
             notes += found
-        return image
+        return decoded
     raise UnreadableImageError("needs more memory to be decoded than is free; give the step more memory")
 
 

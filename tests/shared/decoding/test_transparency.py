@@ -11,23 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.data_prep.images import UnreadableImageError, read_image
-from components.data_prep.pixels import Note
-from components.data_prep.prepare import prepare
-from components.shared.artifacts.dataset import open_dataset
-from tests.data_prep.building import (
-    LUMA,
-    Pixels,
-    as_rgb,
-    encoded,
-    on_background,
-    params,
-    png,
-    prepared,
-    random_pixels,
-    save,
-    stored,
-)
+from components.shared.decoding.images import UnreadableImageError, read_image
+from components.shared.decoding.pixels import Note
+from tests.shared.decoding.pictures import LUMA, Pixels, as_rgb, encoded, on_background, png, random_pixels, save
 
 HEIGHT, WIDTH = 6, 8
 COLOR = random_pixels(HEIGHT, WIDTH, 3)
@@ -188,47 +174,3 @@ def test_one_transparent_color_of_16_bits_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(_png(16, 2, rows, struct.pack(">HHH", 1, 2, 3)))
     with pytest.raises(UnreadableImageError, match="a PNG of 16 bits with one transparent color"):
         read_image(tmp_path / "x", (HEIGHT, WIDTH, 3))
-
-
-def _shapes(folder: Path) -> Path:
-    row, column = np.mgrid[:16, :16]
-    shapes = {"circle": (row - 8) ** 2 + (column - 8) ** 2 < 36, "square": (abs(row - 8) < 6) & (abs(column - 8) < 6)}
-    for name, inside in shapes.items():
-        for index in range(4):
-            picture = np.zeros((16, 16, 4), np.uint8)
-            picture[..., 3] = np.where(inside, 255, 0)
-            save(folder / name / f"{index}.png", picture)
-    save(folder / "circle" / "empty.png", np.zeros((16, 16, 4), np.uint8))
-    save(folder / "circle" / "opaque.png", np.full((16, 16, 4), 255, np.uint8))
-    return folder
-
-
-def test_data_prep_counts_what_is_composited(tmp_path: Path, log: Callable[[], str]) -> None:
-    data = _shapes(tmp_path / "data")
-
-    prepare(data=data, dataset=tmp_path / "white", params=params(image_height=16, image_width=16))
-
-    told = log()
-    assert "WARNING 8 image(s) have transparent parts, which are composited on white (alpha_background)" in told
-    assert "WARNING 1 image(s) are wholly transparent: nothing but white (alpha_background) is left of them" in told
-    assert open_dataset(tmp_path / "white").manifest.noted == {"transparent": 8, "wholly transparent": 1}
-    images = np.concatenate([stored(tmp_path / "white", split)[0] for split in ("train", "test")])
-    assert all(np.unique(image).tolist() in ([0, 255], [255]) for image in images)
-
-    changed = params(image_height=16, image_width=16, is_image_color=True, alpha_background=[0, 90, 200])
-    prepare(data=data, dataset=tmp_path / "blue", params=changed)
-
-    assert "composited on [0, 90, 200] (alpha_background)" in log()
-    images = np.concatenate([stored(tmp_path / "blue", split)[0] for split in ("train", "test")])
-    assert sorted(np.unique(images[..., 2]).tolist()) == [0, 200, 255]
-
-
-def test_nothing_is_said_of_data_without_transparency(tmp_path: Path, log: Callable[[], str]) -> None:
-    for name in ("a", "b"):
-        for index in range(3):
-            save(tmp_path / "data" / name / f"{index}.png", np.full((4, 4, 4), 255, np.uint8))
-
-    prepared(tmp_path / "data")
-
-    assert "image(s)" not in log()
-    assert open_dataset(tmp_path / "out").manifest.noted == {}

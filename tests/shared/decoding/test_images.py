@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import io
+import tempfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +10,21 @@ import imagecodecs
 import numpy as np
 import pillow_heif
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from components.data_prep.images import MAX_PIXELS, UnreadableImageError, image_extensions, read_image
-from components.shared.errors import DataError
-from tests.data_prep.building import (
-    LUMA,
-    Pixels,
-    as_rgb,
-    encoded,
-    on_background,
-    plain,
-    png,
-    prepared,
-    random_pixels,
-    save,
+from components.shared.decoding.images import (
+    MAX_PIXELS,
+    DecodingMemory,
+    UnreadableImageError,
+    image_extensions,
+    read_image,
 )
-from tests.data_prep.tiffs import COLOR as SMOOTH
-from tests.data_prep.tiffs import GREY as RAMP
+from components.shared.errors import DataError
+from tests.shared.decoding.pictures import LUMA, Pixels, as_rgb, encoded, on_background, plain, png, random_pixels, save
+from tests.shared.decoding.tiffs import COLOR as SMOOTH
+from tests.shared.decoding.tiffs import GREY as RAMP
 
 COLOR = random_pixels(6, 8, 3)
 GREY = random_pixels(6, 8, seed=1)
@@ -328,18 +325,19 @@ def test_a_color_png_of_16_bits(tmp_path: Path) -> None:
     np.testing.assert_allclose(_read(tmp_path, data), SMOOTH, atol=1)
 
 
-@pytest.mark.parametrize(("first", "is_warned"), [(1.0, True), (2.0, False), (0.0, False)])
-def test_two_scales_of_floating_point_values_are_a_warning(
-    tmp_path: Path, log: Callable[[], str], first: float, is_warned: bool
-) -> None:
-    for index, value in enumerate([first, 200.0, 100.0, 30.0]):
-        folder = tmp_path / "data" / ("cat" if index % 2 else "dog")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((6, 8), value, np.float32)).save(folder / f"{index}.tif")
-
-    prepared(tmp_path / "data")
-
-    told = log()
-    assert f"{4 - (first <= 1)} image(s) have floating-point values beyond 1, which are read as 0 to 255" in told
-    assert ("1 image(s) have floating-point values of at most 1, which are read as 0 to 1" in told) == is_warned
-    assert ("WARNING floating-point images are read by two scales" in told) == is_warned
+@given(
+    start=st.sampled_from(
+        [b"", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0", b"RIFF"]
+    ),
+    content=st.binary(max_size=120),
+)
+def test_any_image_file(start: bytes, content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "x.png"
+        file.write_bytes(start + content)
+        problem = ""
+        try:
+            read_image(file, (4, 4, 1), memory=DecodingMemory(2**30, 2**30))
+        except UnreadableImageError as error:
+            problem = str(error)
+        assert problem.isprintable()

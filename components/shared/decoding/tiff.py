@@ -13,7 +13,7 @@ from typing import IO, Any
 from PIL import ImagePalette, TiffImagePlugin, TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from components.data_prep.pixels import Meaning
+from components.shared.decoding.pixels import Meaning
 
 # libtiff puts planes of 16 bits together and undoes YCbCr subsampling, neither of which Pillow's own reader does.
 TiffImagePlugin.READ_LIBTIFF = True
