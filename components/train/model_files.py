@@ -14,9 +14,10 @@ from components.classifier.building import has_backbone
 from components.classifier.device import describe_device
 from components.classifier.export import export_for_serving
 from components.classifier.network import network_of
+from components.classifier.onnx_export import export_onnx, onnx_bytes
 from components.classifier.program import write_program
 from components.shared.artifacts.artifact import ArtifactWriter, FileRecord
-from components.shared.artifacts.model import LEARNING_CURVES, ModelManifest, Provenance, Selection, Speed
+from components.shared.artifacts.model import LEARNING_CURVES, ONNX_FILE, ModelManifest, Provenance, Selection, Speed
 from components.shared.files import writing
 from components.shared.html.page import write_page
 from components.shared.version import __version__
@@ -46,13 +47,19 @@ def write_weights(
         {name: value.detach().cpu().contiguous() for name, value in state.items()}
         for state in (trainer.best.weights, trainer.evaluated_network.state_dict())
     )
+    weights = written("model.safetensors", best)
     files: dict[str, FileRecord | None] = {
-        "weights": written("model.safetensors", best),
+        "weights": weights,
         "last_weights": written("last.safetensors", last),
         "export": None,
     }
     image, network = inputs.data.manifest.image, network_of(trainer.params)
     network.load_state_dict(best)
+    exported = export_onnx(network, image, inputs.normalisation)
+    file = writer.new_file(ONNX_FILE)
+    with writing(file) as output:
+        output.write(onnx_bytes(exported, inputs.data.manifest.classes, image, weights.sha256))
+    files["onnx"] = writer.record(file)
     file = writer.new_file("model.pt2")
     if reason := export_for_serving(network, image, inputs.normalisation, file):
         log.warning("this network has no serving export: %s", reason)

@@ -5,6 +5,7 @@ Layout::
     model.json           the manifest, written last
     model.safetensors    the weights of the best evaluated epoch: what the model is
     last.safetensors     the weights after the last epoch
+    model.onnx           the model to run anywhere: uint8 NHWC images in, class probabilities out
     model.pt2            torch.export program for serving: uint8 NHWC images in, class probabilities out
     learning-curves.html loss, accuracy, learning rate and throughput of every epoch for people, one file
     network.pt2          of a network with a torchvision architecture, its graph, which evaluation runs without
@@ -33,6 +34,7 @@ from components.shared.artifacts.artifact import (
     open_artifact,
 )
 
+ONNX_FILE = "model.onnx"
 LEARNING_CURVES = "learning-curves.html"
 # What training's wall time goes to, in the order of a step.
 TIME_SHARES = ("data", "forward_backward", "optimiser", "evaluation", "checkpoints", "status", "other")
@@ -136,6 +138,7 @@ class ModelManifest(Manifest):
     weights: FileRecord
     last_weights: FileRecord
     export: FileRecord | None
+    onnx: FileRecord | None = Field(None, description="model.onnx, what evaluation runs; None: of 0.8 or earlier.")
     learning_curves: FileRecord | None = Field(
         default=None, description="The learning curves as HTML; None in models of versions that wrote none."
     )
