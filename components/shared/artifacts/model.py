@@ -171,6 +171,11 @@ def weight_files(manifest: ModelManifest) -> Iterable[FileRecord]:
     return tuple(file for file in (manifest.weights, manifest.last_weights, manifest.program) if file is not None)
 
 
+def onnx_file(manifest: ModelManifest) -> Iterable[FileRecord]:
+    """What evaluation and prediction read; nothing of a model of 0.8 or earlier."""
+    return () if manifest.onnx is None else (manifest.onnx,)
+
+
 def starting_weights(manifest: ModelManifest) -> Iterable[FileRecord]:
     """What another training reads to start from."""
     return (manifest.weights,)

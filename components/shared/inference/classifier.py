@@ -1,0 +1,99 @@
+"""A trained classifier as it is shipped: model.onnx, images in, probabilities out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.shared.artifacts.model import Model
+from components.shared.errors import ArtifactError, DeviceError
+from components.shared.inference.guard import INPUT, OUTPUT, CheckedOnnx, check_onnx
+from components.shared.inference.runtime import describe_device, open_session
+from components.shared.text import first_line
+
+# float32 values that the layers of one chunk may give together: 256 MiB.
+_CHUNK_VALUES = 2**26
+_CHUNK_IMAGES = 512
+
+
+class OnnxClassifier:
+    """A checked model.onnx in a session of ONNX Runtime; call it with images.
+
+    Attributes:
+        classes: Names, in the order of the probabilities.
+        image_shape: Height and width in pixels, and channels, of each image.
+        batch_size: Images that go through the network at once. It follows from network and image size alone, so that
+            no caller's batch changes a result.
+        device: What it runs on, for people.
+    """
+
+    def __init__(self, file: Path, checked: CheckedOnnx, device: str) -> None:
+        self._file = file
+        self.classes: list[str] = checked.metadata.classes
+        self.image_shape: tuple[int, int, int] = checked.metadata.image.as_tuple()
+        self.batch_size = max(1, min(_CHUNK_IMAGES, _CHUNK_VALUES // checked.values_per_image))
+        try:
+            self._session = open_session(file, device)
+        except DeviceError:
+            raise
+        except Exception as error:  # ONNX Runtime's have no common base
+            raise ArtifactError(
+                f"{file}: ONNX Runtime refuses it: {first_line(error)}; train the model again"
+            ) from error
+        self.device = describe_device(self._session)
+
+    @classmethod
+    def open(cls, model: Model, device: str = "auto") -> Self:
+        """The classifier of a model directory.
+
+        Args:
+            model: An opened model directory, whose file has been checked against its manifest.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; a build for the CPU alone runs on the CPU.
+
+        Raises:
+            ArtifactError: The model has no model.onnx, or one that is damaged or another model's.
+            DeviceError: A GPU was asked for by name, and there is none.
+        """
+        if model.manifest.onnx is None:
+            raise ArtifactError(
+                f"{model.path}: has no model.onnx, being of version 0.8 or earlier; train it again, or start a "
+                "training from it by initial_weights"
+            )
+        file = model.path / model.manifest.onnx.file
+        return cls(file, check_onnx(file, model.manifest), device)
+
+    @classmethod
+    def from_file(cls, file: Path, device: str = "auto") -> Self:
+        """The classifier of a model.onnx without its model.json: classes and image shape as it says itself."""
+        return cls(file, check_onnx(file), device)
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Class probabilities.
+
+        Args:
+            images: uint8, (images, height, width, channels).
+
+        Returns:
+            float32, (images, classes).
+
+        Raises:
+            ArtifactError: The network cannot run, gives another shape, or values that are not finite.
+        """
+        found = np.empty((len(images), len(self.classes)), np.float32)
+        for start in range(0, len(images), self.batch_size):
+            chunk = images[start : start + self.batch_size]
+            found[start : start + len(chunk)] = self._run(chunk)
+        return found
+
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        try:
+            (result,) = self._session.run([OUTPUT], {INPUT: images})
+        except Exception as error:  # ONNX Runtime's have no common base
+            raise ArtifactError(f"{self._file}: cannot run: {first_line(error)}") from error
+        wanted = (len(images), len(self.classes))
+        if result.dtype != np.float32 or result.shape != wanted:
+            raise ArtifactError(f"{self._file}: gives {result.dtype} {result.shape}, and must give float32 {wanted}")
+        return result  # type: ignore[no-any-return]
