@@ -26,6 +26,7 @@ from components.data_prep.folder_tree import Folder, count_left_out, images_belo
 from components.data_prep.source import BATCH_BYTES, Batch, Source, SourceSplit, listed, require_inside
 from components.data_prep.splits import SPLIT_NAMES, SPLITS
 from components.shared.artifacts.dataset import Images, Labels, SplitName
+from components.shared.artifacts.names import ImageName
 from components.shared.decoding.batches import DECODING_THREADS
 from components.shared.decoding.images import MAX_PIXELS
 from components.shared.decoding.pixels import Background, fitted
@@ -144,7 +145,7 @@ def _open_pair(folder: Path, split: SplitName, files: IdxFiles, n_classes: int) 
         f"holds {count} images, and {labels.path.name} {labels.dims[0]} labels; they must be as many",
     )
     stored = (height, width, channels)
-    return SourceSplit("", _read_labels(labels, n_classes), partial(_read_batches, images, stored))
+    return SourceSplit("", _read_labels(labels, n_classes), partial(_read_batches, images, stored, split))
 
 
 def _read_header(path: Path) -> _IdxFile:
@@ -191,6 +192,7 @@ def _read_labels(file: _IdxFile, n_classes: int) -> Labels:
 def _read_batches(
     file: _IdxFile,
     stored: tuple[int, int, int],
+    split: SplitName,
     shape: tuple[int, int, int],
     skip: Collection[int],
     background: Background,
@@ -205,8 +207,10 @@ def _read_batches(
             images = block.reshape(-1, *stored)
             if stored != shape:
                 images = np.stack(list(pool.map(resized, images)))
-            yield Batch(np.arange(start, start + len(images)), images)
-            start += len(images)
+            positions = range(start, start + len(images))
+            names = [ImageName(f"{split}/{position}", stored[1], stored[0]) for position in positions]
+            yield Batch(np.arange(positions.start, positions.stop), images, names)
+            start = positions.stop
 
 
 def _is_gzip(path: Path) -> bool:

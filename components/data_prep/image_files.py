@@ -11,6 +11,7 @@ import numpy as np
 
 from components.data_prep.source import BATCH_BYTES, Batch, SourceSplit
 from components.shared.artifacts.dataset import UnreadableImage
+from components.shared.artifacts.names import ImageName
 from components.shared.decoding.batches import DECODING_THREADS, decode_batches
 from components.shared.decoding.images import DecodingMemory
 from components.shared.decoding.pixels import WHITE, Background
@@ -64,4 +65,6 @@ def read_batches(
         }
         readable = np.array([not reason for reason in batch.reasons])
         images = batch.images if readable.all() else batch.images[readable]
-        yield Batch(positions[readable], images, unreadable, batch.noted)
+        sizes = zip(positions[readable].tolist(), batch.sizes[readable].tolist(), strict=True)
+        names = [ImageName.of(files[position], *size) for position, size in sizes]
+        yield Batch(positions[readable], images, names, unreadable, batch.noted)

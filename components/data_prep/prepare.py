@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
@@ -185,7 +186,8 @@ class _Preparation:
                 labels = source.splits[name].labels[batch.positions]
                 for target, mask in assigned[name].items():
                     if (chosen := mask[batch.positions]).any():
-                        writer.add(target, batch.images[chosen], labels[chosen])
+                        names = list(itertools.compress(batch.names, chosen))
+                        writer.add(target, batch.images[chosen], labels[chosen], names)
             if known != {name: len(found) for name, found in self._unreadable.items()}:
                 self.check_unreadable()
                 self._assigned()  # an error if a class has too few images now

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.shared.artifacts.dataset import Images, Labels, LeftOut, SplitName, UnreadableImage
+from components.shared.artifacts.names import ImageName
 from components.shared.decoding.pixels import Background, Note
 from components.shared.errors import DataError
 from components.shared.text import shortened, shown
@@ -29,6 +30,7 @@ class Batch:
 
     positions: npt.NDArray[np.int64]  # of shape (n,), ascending, without the unreadable ones
     images: Images  # uint8 of shape (n, height, width, channels)
+    names: list[ImageName]  # of each image
     unreadable: dict[int, UnreadableImage] = field(default_factory=dict)
     noted: Mapping[Note, int] = field(default_factory=dict)  # of how many images there is something to report
 

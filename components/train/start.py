@@ -62,7 +62,7 @@ def check_inputs(checked: Checked, dataset: Path) -> TrainingInputs:
     """Refuse early a dataset and a device that params cannot be used with."""
     params = checked.params
     device = own_device(params.device)
-    data = open_dataset(dataset, training_splits)
+    data = open_dataset(dataset, training_splits, names=False)
     height, width, channels = data.manifest.image.as_tuple()
     problems = [
         Problem(key, f"is {wanted}{unit}, and the dataset {data.path} has {got}; prepare the data again")

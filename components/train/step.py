@@ -11,12 +11,12 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.shared.artifacts.artifact import manifest_digest, read_manifest, require_same
-from components.shared.artifacts.dataset import DATASET, files_of_splits, training_splits
+from components.shared.artifacts.dataset import DATASET, training_files
 from components.shared.artifacts.model import LEARNING_CURVES, MODEL, starting_weights
 from components.shared.errors import InputError
 from components.shared.events.data import Emit, ignore_events
@@ -152,7 +152,7 @@ def trial_step(
         if isinstance(dataset, Location):
             check(params)
             own_device(params.device)  # before anything is fetched
-        images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
+        images = staging.artifact(dataset, DATASET, training_files)
         if (start := _initial_weights(staging, params)) is not None:
             params = params.model_copy(update={"initial_weights": str(start)})
         return staging.publish(trial(images, params))
@@ -213,7 +213,7 @@ def train_step(
                 own_device(params.device)
                 if group.is_first:
                     kept = _checkpoints(staging, model, params, location, start_over=start_over)
-                images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=training_splits))
+                images = staging.artifact(dataset, DATASET, training_files)
                 start = _initial_weights(staging, params)
                 if group.is_first:
                     output = staging.output(model, MODEL)

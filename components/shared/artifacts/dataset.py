@@ -1,22 +1,24 @@
-"""The dataset directory: images of every split as large uint8 arrays, labels, and ``dataset.json``.
+"""The dataset directory: images of every split as large uint8 arrays, labels, names, and ``dataset.json``.
 
 Layout::
 
     dataset.json              the manifest, written last
     train/images-00000.npy    uint8, shape (images, height, width, channels)
     train/labels.npy          int64, shape (images,), in the order of the image shards
+    train/names.jsonl         ["cat/1.png", width, height] a line, in that order: where each image came from
     test/…                    the same; validation/… where one was held out
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal, Self, TypeVar, get_args
+from typing import IO, Annotated, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +35,9 @@ from components.shared.artifacts.artifact import (
     Record,
     open_artifact,
 )
+from components.shared.artifacts.names import ImageName, read_names
 from components.shared.errors import ArtifactError
-from components.shared.files import writing
+from components.shared.files import naming, writing
 from components.shared.version import __version__
 
 SHARD_BYTES = 256 * 1024**2
@@ -51,12 +54,13 @@ class ShardRecord(FileRecord):
 
 
 class SplitRecord(Record):
-    """One split: its image shards in order, its labels, and how many images each class has."""
+    """One split: its image shards in order, its labels and names, and how many images each class has."""
 
     count: int = Field(ge=1)
     class_counts: list[Annotated[int, Field(ge=0)]]
     images: list[ShardRecord]
     labels: FileRecord
+    names: FileRecord | None = Field(None, description="names.jsonl; null: not recorded, as up to version 0.8.")
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -137,6 +141,7 @@ class Split:
 
     shards: tuple[Images, ...]
     labels: Labels
+    names_file: Path | None = None  # None: not recorded, or not opened
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -144,6 +149,13 @@ class Split:
     def images(self) -> Images:
         """All images as one array; the memory map itself where there is one shard, else a copy."""
         return self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
+
+    def names(self) -> Iterator[ImageName] | None:
+        """Where each image came from and its original size, in stored order; None where that was not recorded.
+
+        ArtifactError, while they are read: the file does not hold a name for each image.
+        """
+        return None if self.names_file is None else read_names(self.names_file, len(self))
 
 
 @dataclass(frozen=True)
@@ -178,6 +190,7 @@ class DatasetWriter:
         self._filled: dict[SplitName, int] = {}
         self._shards: dict[SplitName, list[ShardRecord]] = {}
         self._labels: dict[SplitName, list[Labels]] = {}
+        self._names: dict[SplitName, IO[bytes]] = {}
         # How often each value 0..255 occurs in each channel of the training images: mean and std follow exactly.
         self._histogram = np.zeros((image_shape[2], 256), dtype=np.int64)
 
@@ -188,12 +201,27 @@ class DatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for stream in self._names.values():
+            with suppress(OSError):  # of a full disk, which has been reported
+                stream.close()
         self._writer.__exit__(kind, error, trace)
 
-    def add(self, split: SplitName, images: Images, labels: Labels) -> None:
-        """Append images, uint8 of shape (n, height, width, channels), and labels, integers of shape (n,)."""
+    def add(self, split: SplitName, images: Images, labels: Labels, names: Sequence[ImageName] | None = None) -> None:
+        """Append images, uint8 of shape (n, height, width, channels), labels, integers of shape (n,), and their names.
+
+        Of a split all images have names, or none.
+        """
         if images.dtype != np.uint8 or images.shape[1:] != self._shape or len(images) != len(labels):
             raise ValueError(f"{images.dtype} images of shape {images.shape} with {len(labels)} labels")
+        if len(images) != len(images if names is None else names):
+            raise ValueError(f"{len(images)} images with {len(names or ())} names")
+        if split in self._labels and (names is None) != (split not in self._names):
+            raise ValueError(f"some {split} images have names and others none")
+        if names is not None:
+            if split not in self._names:
+                self._names[split] = self._writer.new_file(f"{split}/names.jsonl").open("wb")
+            with naming(Path(self._names[split].name)):
+                self._names[split].writelines(name.line() for name in names)
         if split == "train":
             for channel in range(self._shape[2]):
                 self._histogram[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
@@ -224,6 +252,14 @@ class DatasetWriter:
             np.save(output, array, allow_pickle=False)
         return self._writer.record(file)
 
+    def _finish_names(self, split: SplitName) -> FileRecord | None:
+        if split not in self._names:
+            return None
+        file = Path(self._names[split].name)
+        with naming(file):
+            self._names[split].close()
+        return self._writer.record(file)
+
     def commit(
         self,
         *,
@@ -247,6 +283,7 @@ class DatasetWriter:
                 class_counts=np.bincount(labels, minlength=len(self._classes)).tolist(),
                 images=self._shards[split],
                 labels=self._write_array(f"{split}/labels.npy", labels),
+                names=self._finish_names(split),
             )
         height, width, channels = self._shape
         manifest = DatasetManifest(
@@ -294,32 +331,46 @@ def evaluation_splits(manifest: DatasetManifest) -> Collection[SplitName]:
     return manifest.splits.keys() & {"test"}
 
 
-def files_of_splits(manifest: DatasetManifest, chosen: ChosenSplits) -> Iterator[FileRecord]:
-    """The files of some splits; a split that is not there has none."""
+def files_of_splits(manifest: DatasetManifest, chosen: ChosenSplits, *, names: bool = True) -> Iterator[FileRecord]:
+    """The files of some splits, with or without those of names; a split that is not there has none."""
     for name in chosen(manifest):
         if split := manifest.splits.get(name):
             yield from (*split.images, split.labels)
+            if names and split.names is not None:
+                yield split.names
 
 
-def open_dataset(path: Path, chosen: ChosenSplits = lambda manifest: manifest.splits.keys()) -> Dataset:
+def training_files(manifest: DatasetManifest) -> Iterator[FileRecord]:
+    """What training reads of a dataset: images and labels, no names."""
+    return files_of_splits(manifest, training_splits, names=False)
+
+
+def open_dataset(
+    path: Path, chosen: ChosenSplits = lambda manifest: manifest.splits.keys(), *, names: bool = True
+) -> Dataset:
     """Open the chosen splits of a dataset directory, every file checked; images stay on disk, mapped into memory.
 
-    The files of other splits need not be there. ArtifactError: not a complete dataset, or damaged.
+    The files of other splits need not be there, and without `names` neither need those of names. ArtifactError: not a
+    complete dataset, or damaged.
     """
     manifest: DatasetManifest
-    path, manifest = open_artifact(path, DATASET, partial(files_of_splits, chosen=chosen))
+    path, manifest = open_artifact(path, DATASET, partial(files_of_splits, chosen=chosen, names=names))
     wanted = chosen(manifest)
-    splits = {name: _open_split(path, manifest, record) for name, record in manifest.splits.items() if name in wanted}
+    splits = {
+        name: _open_split(path, manifest, record, names=names)
+        for name, record in manifest.splits.items()
+        if name in wanted
+    }
     return Dataset(path, manifest, splits)
 
 
-def _open_split(path: Path, manifest: DatasetManifest, record: SplitRecord) -> Split:
+def _open_split(path: Path, manifest: DatasetManifest, record: SplitRecord, *, names: bool) -> Split:
     labels = _open_array(path / record.labels.file, np.int64, (record.count,))
     if labels.min() < 0 or labels.max() >= len(manifest.classes):
         raise ArtifactError(f"{path / record.labels.file}: holds labels outside 0..{len(manifest.classes) - 1}")
     shape = manifest.image.as_tuple()
     shards = tuple(_open_array(path / shard.file, np.uint8, (shard.count, *shape)) for shard in record.images)
-    return Split(shards, labels)
+    return Split(shards, labels, path / record.names.file if names and record.names else None)
 
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)

@@ -20,7 +20,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from components.shared.artifacts import dataset as dataset_module
-from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName, open_dataset
+from components.shared.artifacts.dataset import (
+    DATASET,
+    DatasetManifest,
+    DatasetWriter,
+    SplitName,
+    evaluation_splits,
+    files_of_splits,
+    open_dataset,
+    training_files,
+    training_splits,
+)
+from components.shared.artifacts.names import ImageName
 from components.shared.errors import ArtifactError
 from components.shared.files import sha256_of
 
@@ -169,6 +180,96 @@ def test_the_same_images_are_the_same_bytes(tmp_path: Path) -> None:
 def test_a_writer_takes_only_images_of_its_shape(tmp_path: Path, images: Any, labels: list[int]) -> None:
     with DatasetWriter(tmp_path, ["a", "b"], SHAPE) as writer, pytest.raises(ValueError, match="images of shape"):
         writer.add("train", images, np.array(labels))
+    assert list(tmp_path.iterdir()) == []
+
+
+NAMES = "train/names.jsonl"
+
+
+def write_named(path: Path, count: int = 3, portions: int = 1) -> list[ImageName]:
+    """A dataset whose training images have names, and whose one test image has, too."""
+    names = [ImageName(f"cat/{index} ü\u2028.png", 10 + index, 5) for index in range(count)]
+    images = np.zeros((count, *SHAPE), np.uint8)
+    with DatasetWriter(path, ["a"], SHAPE) as writer:
+        for start in range(0, count, max(1, count // portions)):
+            part = slice(start, start + max(1, count // portions))
+            writer.add("train", images[part], np.zeros(len(images[part]), np.int64), names[part])
+        writer.add("test", images[:1], np.zeros(1, np.int64), names[:1])
+        writer.commit(source="noise", test_split="given", manual_seed=7, unreadable=[])
+    return names
+
+
+def test_names_come_out_in_stored_order(tmp_path: Path) -> None:
+    names = write_named(tmp_path, 50, portions=7)
+    dataset = open_dataset(tmp_path)
+    for split, expected in (("train", names), ("test", names[:1])):
+        found = next(value for name, value in dataset.splits.items() if name == split).names()
+        assert found is not None
+        assert list(found) == expected
+
+
+def test_training_reads_no_names_and_a_dataset_may_have_none(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "of-0.8", {"train": noise(4), "test": noise(1)})
+    document = json.loads((tmp_path / "of-0.8" / "dataset.json").read_text())
+    assert [split.pop("names") for split in document["splits"].values()] == [None, None]
+    (tmp_path / "of-0.8" / "dataset.json").write_text(json.dumps(document))
+    opened = open_dataset(tmp_path / "of-0.8")
+    assert opened.manifest == manifest
+    assert opened.splits["train"].names() is None
+
+    write_named(tmp_path / "now")
+    manifest = open_dataset(tmp_path / "now").manifest
+    evaluated = [record.file for record in files_of_splits(manifest, evaluation_splits)]
+    assert evaluated == ["test/images-00000.npy", "test/labels.npy", "test/names.jsonl"]
+    trained = {record.file for record in training_files(manifest)}
+    for file in (tmp_path / "now").rglob("*.*"):
+        if file.relative_to(tmp_path / "now").as_posix() not in trained | {"dataset.json"}:
+            file.unlink()
+    assert open_dataset(tmp_path / "now", training_splits, names=False).splits["train"].names() is None
+    with pytest.raises(ArtifactError, match=r"names.jsonl: is missing"):
+        open_dataset(tmp_path / "now", training_splits)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has 0 names, and the manifest says 3 images"),
+        (b'["a",1,1]\n' * 2, "has 2 names, and the manifest says 3 images"),
+        (b'["a",1,1]\n' * 4, "has 4 names, and the manifest says 3 images"),
+        (b'["a",1,1]\n["a",1]\n', ", line 2: is no name with width and height (['a', 1])"),
+        (b'["a",1,0]\n', ", line 1: is no name with width and height (['a', 1, 0])"),
+        (b'["\\u001b",1,1]\n', ", line 1: is no name with width and height ("),
+        (b'["a",1.5,2]\n', ", line 1: is no name with width and height (['a', 1.5, 2])"),
+        (b'["a\xff",1,2]\n', ", line 1: is no name with width and height ("),
+        (b"[" * 200_000, ", line 1: is no name with width and height ("),
+        (b"1" * 10_000, ", line 1: is no name with width and height ("),
+        (b"names\n", ", line 1: is no name with width and height ("),
+    ],
+)
+def test_names_that_are_damaged_are_an_error_where_they_are_read(tmp_path: Path, content: bytes, message: str) -> None:
+    write_named(tmp_path)
+    (tmp_path / NAMES).write_bytes(content)
+    seal(tmp_path)
+    names = open_dataset(tmp_path).splits["train"].names()
+    assert names is not None
+    with pytest.raises(ArtifactError) as caught:
+        list(names)
+    assert str(caught.value).startswith(f"{tmp_path / NAMES}{message if message[0] == ',' else f': {message}'}")
+    assert str(caught.value).isprintable()
+
+
+def test_of_a_split_all_images_have_names_or_none(tmp_path: Path) -> None:
+    images, labels = noise(2)
+    names = [ImageName("a", 1, 1), ImageName("b", 1, 1)]
+    with DatasetWriter(tmp_path, ["a", "b", "c"], SHAPE) as writer:
+        writer.add("train", images, labels, names)
+        writer.add("test", images, labels)
+        with pytest.raises(ValueError, match="some train images have names and others none"):
+            writer.add("train", images, labels)
+        with pytest.raises(ValueError, match="some test images have names and others none"):
+            writer.add("test", images, labels, names)
+        with pytest.raises(ValueError, match="2 images with 1 names"):
+            writer.add("train", images, labels, names[:1])
     assert list(tmp_path.iterdir()) == []
 
 
