@@ -39,8 +39,8 @@ def read_names(file: Path, count: int) -> Iterator[ImageName]:
             while line := stream.readline(4 * _LONGEST):
                 number += 1
                 match json.loads(line):
-                    case [str(name), int(width), int(height)] if name.isprintable() and width > 0 and height > 0:
-                        yield ImageName(name, width, height)
+                    case [str(name), int(width), int(height)] if width > 0 and height > 0:
+                        yield ImageName.of(name, width, height)  # again: it goes to terminals
                     case other:
                         raise ValueError(shortened(other))
     except (ValueError, RecursionError) as error:
