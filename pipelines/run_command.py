@@ -188,8 +188,14 @@ def _new_directory() -> Path:
 
 
 def _result_table(document: dict[str, Any], out: Path) -> list[str]:
-    names = {"accuracy": "accuracy", "precision": "macro precision", "recall": "macro recall", "f1": "macro F1"}
-    rows = [(names.get(key, key), f"{document['metrics'][key]:.4f}") for key in (*names, "loss")]
+    names = {
+        "accuracy": "accuracy",
+        "precision_macro": "macro precision",
+        "recall_macro": "macro recall",
+        "f1_macro": "macro F1",
+        "log_loss": "log loss",
+    }
+    rows = [(name, f"{document['metrics'][key]:.4f}") for key, name in names.items()]
     rows += [(f"seconds {step}", f"{value:.1f}") for step, value in document["seconds"].items()]
     width = max(len(name) for name, _ in rows)
     rule = "-" * (width + 10)

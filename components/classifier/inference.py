@@ -14,8 +14,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from components.classifier.images import Normaliser, StoredImages
-from components.classifier.metrics import Integers, Metrics, Reals, metrics_of
 from components.classifier.network import Network
+from components.shared.metrics import Integers, Metrics, Reals, metrics_of
 
 # float32 values that the layers of one chunk may give together: 256 MiB.
 CHUNK_VALUES = 2**26

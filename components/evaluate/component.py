@@ -26,7 +26,7 @@ def evaluate(
         model: The model directory.
         dataset: The dataset directory.
         evaluation: The evaluation directory: figures, predictions, report.
-        metrics: Loss, accuracy, and macro precision, recall and F1.
+        metrics: Figures over all images, by scikit-learn's names.
         confusion: The confusion matrix.
         report: The HTML report.
         model_sha256: SHA-256 of the model's weights; other ones are refused.
@@ -66,7 +66,7 @@ def evaluate(
         addresses_of(*((artifact.path, artifact.uri) for artifact in (model, dataset, evaluation))),
     )
     findings = result.findings
-    figures = scalars(findings.metrics.as_dict())
+    figures = scalars(findings.metrics)
     for name, value in figures.items():
         metrics.log_metric(name, value)
     # In the store too, not in the platform's metadata alone; kfp's local cache takes an output without a file for lost.

@@ -7,6 +7,7 @@ import platform
 import re
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,19 @@ import torch
 
 from components.classifier.device import choose_device, describe_device, make_repeatable
 from components.classifier.images import ImageStore, Normaliser, store_images
-from components.classifier.inference import Predictions, log_batches, predict
+from components.classifier.inference import log_batches, predict
 from components.classifier.load import load_network
-from components.classifier.metrics import Metrics, per_class
 from components.classifier.network import Network
+from components.evaluate.analyse import analyse
+from components.evaluate.findings import Findings, Origin
 from components.evaluate.fit import check_fit
-from components.evaluate.report import ConfidentError, Findings, most_confident_errors, render_report
+from components.evaluate.report import MAX_ERRORS, ConfidentError, render_report
 from components.shared.artifacts.artifact import ArtifactWriter, FileRecord
 from components.shared.artifacts.dataset import DATASET, Dataset, evaluation_splits, open_dataset
 from components.shared.artifacts.evaluation import (
     EVALUATION,
     ClassRecord,
     EvaluationManifest,
-    LastWeights,
-    MetricsRecord,
 )
 from components.shared.artifacts.model import MODEL, Model, open_model, weight_files
 from components.shared.errors import ArtifactError
@@ -69,8 +69,7 @@ class EvaluateResult:
             "selected_epoch": self.manifest.selected_epoch,
             "selected_on": self.manifest.selected_on,
             "optimistic": self.manifest.optimistic,
-            "metrics": self.findings.metrics.as_dict(),
-            "last_metrics": last.as_dict() if (last := self.findings.last_metrics) else None,
+            "metrics": dict(self.findings.metrics),
             "device": self.manifest.device,
             "images_per_second": self.manifest.images_per_second,
         }
@@ -79,7 +78,7 @@ class EvaluateResult:
         """The result as the step's last status event."""
         return Succeeded(
             seconds=seconds,
-            metrics=dict(self.findings.metrics.as_dict()),
+            metrics=dict(self.findings.metrics),
             artifacts={"evaluation": str(self.evaluation), "report": str(self.report_file)},
         )
 
@@ -104,40 +103,30 @@ def evaluate(
     source, data = open_model(model, weight_files), open_dataset(dataset, evaluation_splits)
     check_fit(source, data, params)
     make_repeatable(params.manual_seed)
-    networks = {
-        file: load_network(source, model / file)
-        for file in (source.manifest.weights.file, source.manifest.last_weights.file)
-    }
+    network = load_network(source, model / source.manifest.weights.file)
     with ArtifactWriter(evaluation, EVALUATION) as writer:
-        findings, errors = _findings(source, data, networks, params, device, emit)
-        if params.eval_metric_compute_freq == "batch":
-            log_batches(_log, findings.predictions, params.eval_batch_size)
+        findings, errors = _findings(source, data, network, params, device, emit)
         _log_findings(findings)
         predictions_file = writer.new_file("predictions.csv")
         _write_predictions(predictions_file, findings)
         report_file = writer.new_file("report.html")
         write_page(report_file, render_report(findings, errors, source.manifest, data.manifest))
-        manifest = _manifest(findings, source, data, writer.record(predictions_file), writer.record(report_file))
+        manifest = _manifest(findings, writer.record(predictions_file), writer.record(report_file))
         writer.commit(manifest)
     return EvaluateResult(findings, evaluation, report_file, manifest)
 
 
 def _findings(
-    model: Model, data: Dataset, networks: dict[str, Network], params: Params, device: torch.device, emit: Emit
+    model: Model, data: Dataset, network: Network, params: Params, device: torch.device, emit: Emit
 ) -> tuple[Findings, list[ConfidentError]]:
     manifest, split = model.manifest, data.splits["test"]
     images = store_images(split, device).store
     labels = torch.tensor(split.labels, device=device)
     normalise = Normaliser(manifest.normalisation, device)
     _log.info("%s test images of %d classes on %s", f"{len(split):,}", len(manifest.classes), describe_device(device))
-
-    def predictions_of(file: str) -> Predictions:
-        # The memory order that training evaluates in, so that the figures are training's own to the last bit.
-        network = networks[file].to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return predict(network, images, labels, normalise)
-
-    start = time.perf_counter()
-    predictions = predictions_of(manifest.weights.file)
+    started, start = datetime.now(UTC), time.perf_counter()
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    predictions = predict(network, images, labels, normalise, every_class=True)
     seconds = time.perf_counter() - start
     emit(Progress(len(split), len(split), "images", samples_per_second=len(split) / seconds, device=str(device)))
     if wrong := int(np.count_nonzero(~np.isfinite(predictions.losses))):
@@ -145,23 +134,16 @@ def _findings(
             f"{model.path}: the network gives values that are not finite for {wrong:,} of {len(split):,} images; "
             "train it again, with a smaller learning_rate"
         )
-    metrics = predictions.metrics()
-    last_metrics: Metrics | None = metrics
-    if manifest.last_weights.sha256 != manifest.weights.sha256:
-        last = predictions_of(manifest.last_weights.file)
-        last_metrics = last.metrics() if np.isfinite(last.losses).all() else None
-    findings = Findings(
-        classes=manifest.classes,
-        predictions=predictions,
-        metrics=metrics,
-        last_metrics=last_metrics,
-        per_class=per_class(predictions.labels, predictions.predicted, predictions.n_classes),
-        split="test",
-        selected_epoch=manifest.selection.epoch,
-        selected_on=manifest.selection.split,
-        last_epoch=max([manifest.selection.epoch, *(record.epoch for record in manifest.history)]),
-        same_dataset=manifest.provenance.dataset_sha256 == sha256_of(data.path / DATASET.manifest_file),
+    if params.eval_metric_compute_freq == "batch":
+        log_batches(_log, predictions, params.eval_batch_size)
+    origin = Origin(
+        run="",
+        started=started,
+        ended=datetime.now(UTC),
+        seconds=seconds,
         device=describe_device(device),
+        provider="",
+        threads=torch.get_num_threads(),
         versions={
             "shutterline": __version__,
             "python": platform.python_version(),
@@ -169,36 +151,39 @@ def _findings(
             "numpy": np.__version__,
         },
         manual_seed=params.manual_seed,
-        seconds=seconds,
+        selected_epoch=manifest.selection.epoch,
+        selected_on=manifest.selection.split,
+        last_epoch=max([manifest.selection.epoch, *(record.epoch for record in manifest.history)]),
+        same_dataset=manifest.provenance.dataset_sha256 == sha256_of(data.path / DATASET.manifest_file),
+        model_sha256=sha256_of(model.path / MODEL.manifest_file),
+        onnx_sha256=None,
+        dataset_sha256=sha256_of(data.path / DATASET.manifest_file),
     )
-    return findings, _confident_errors(findings.predictions, images, device)
+    findings = analyse(
+        manifest.classes, predictions.labels, np.asarray(predictions.probabilities, dtype=np.float32), origin
+    )
+    return findings, _confident_errors(findings, images, device)
 
 
-def _confident_errors(predictions: Predictions, images: ImageStore, device: torch.device) -> list[ConfidentError]:
-    indices = most_confident_errors(predictions)
+def _confident_errors(findings: Findings, images: ImageStore, device: torch.device) -> list[ConfidentError]:
+    indices = findings.most_confident_errors(MAX_ERRORS)
     if not len(indices):
         return []
-    columns = (predictions.labels, predictions.predicted, predictions.confidences)
+    columns = (findings.labels, findings.predicted, findings.confidences)
     pictures = images.take(torch.tensor(indices, device=device)).cpu().numpy()
     rows = zip(indices.tolist(), pictures, *(column[indices].tolist() for column in columns), strict=True)
     return [ConfidentError(*row) for row in rows]
 
 
 def _log_findings(findings: Findings) -> None:
-    _log.info("%s: %s (%.0f images/s)", findings.split, _in_a_line(findings.metrics), findings.images_per_second)
-    if findings.last_epoch != findings.selected_epoch:
-        last = "values that are not finite" if findings.last_metrics is None else _in_a_line(findings.last_metrics)
-        _log.info("last weights, of epoch %d: %s", findings.last_epoch, last)
+    figures = "  ".join(f"{name} {value:.4f}" for name, value in findings.metrics.items())
+    _log.info("%s: %s (%.0f images/s)", findings.split, figures, findings.images_per_second)
     _log.info("%s", findings.selection_note())
 
 
-def _in_a_line(metrics: Metrics) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.as_dict().items())
-
-
 def _write_predictions(file: Path, findings: Findings) -> None:
-    predictions, names = findings.predictions, [_as_cell(name) for name in findings.classes]
-    columns = (predictions.labels, predictions.predicted, predictions.confidences, predictions.losses)
+    names = [_as_cell(name) for name in findings.classes]
+    columns = (findings.labels, findings.predicted, findings.confidences, findings.losses)
     with naming(file), file.open("w", encoding="utf-8", newline="") as stream:
         lines = csv.writer(stream, lineterminator="\n")
         lines.writerow(("index", "label", "predicted", "confidence", "loss"))
@@ -215,35 +200,31 @@ def _as_cell(name: str) -> str:
     return _FORMULA.sub("'", name)
 
 
-def _manifest(
-    findings: Findings, model: Model, data: Dataset, predictions: FileRecord, report: FileRecord
-) -> EvaluationManifest:
+def _manifest(findings: Findings, predictions: FileRecord, report: FileRecord) -> EvaluationManifest:
     of = findings.per_class
     rows = zip(
         findings.classes, *(column.tolist() for column in (of.precision, of.recall, of.f1, of.support)), strict=True
     )
-    last = findings.last_metrics
     return EvaluationManifest(
         created_by=f"shutterline {__version__}",
         split=findings.split,
         images=findings.images,
-        metrics=MetricsRecord(**findings.metrics.as_dict()),
+        metrics=findings.metrics,
         classes=findings.classes,
         per_class=[
             ClassRecord(name=name, precision=precision, recall=recall, f1=f1, support=support)
             for name, precision, recall, f1, support in rows
         ],
         confusion=findings.confusion().tolist() if len(findings.classes) <= _MAX_CONFUSION_CLASSES else None,
-        selected_epoch=findings.selected_epoch,
-        selected_on=findings.selected_on,
+        selected_epoch=findings.origin.selected_epoch,
+        selected_on=findings.origin.selected_on,
         optimistic=findings.optimistic,
-        last_weights=LastWeights(epoch=findings.last_epoch, metrics=MetricsRecord(**last.as_dict()) if last else None),
-        model_sha256=sha256_of(model.path / MODEL.manifest_file),
-        dataset_sha256=sha256_of(data.path / DATASET.manifest_file),
-        device=findings.device,
-        versions=findings.versions,
-        manual_seed=findings.manual_seed,
-        seconds=findings.seconds,
+        model_sha256=findings.origin.model_sha256,
+        dataset_sha256=findings.origin.dataset_sha256,
+        device=findings.origin.device,
+        versions=findings.origin.versions,
+        manual_seed=findings.origin.manual_seed,
+        seconds=findings.origin.seconds,
         images_per_second=findings.images_per_second,
         predictions=predictions,
         report=report,

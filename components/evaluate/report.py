@@ -7,13 +7,11 @@ import io
 import json
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from components.classifier.inference import Predictions
-from components.classifier.metrics import Integers, Metrics, PerClass, confusion_matrix
+from components.evaluate.findings import Findings
 from components.shared.artifacts.dataset import DatasetManifest, Images
 from components.shared.artifacts.model import ModelManifest
 from components.shared.html.page import Cell, fixed, percent, render, training_view
@@ -26,68 +24,6 @@ MAX_MATRIX_CLASSES = 60
 MAX_CLASS_ROWS = 2000
 # Pixels of a thumbnail's longer side: 24 colour thumbnails of noise, the worst case, are 1.5 MB of report.
 _MAX_SIDE = 128
-
-
-@dataclass(frozen=True)
-class Findings:
-    """Everything an evaluation found; the figures of the last weights are None where they are not finite.
-
-    `same_dataset` says whether the model was trained with the dataset evaluated here.
-    """
-
-    classes: list[str]
-    predictions: Predictions
-    metrics: Metrics
-    last_metrics: Metrics | None
-    per_class: PerClass
-    split: Literal["test"]
-    selected_epoch: int
-    selected_on: Literal["validation", "test"]
-    last_epoch: int
-    same_dataset: bool
-    device: str
-    versions: dict[str, str]
-    manual_seed: int
-    seconds: float
-
-    @property
-    def images(self) -> int:
-        """Number of images evaluated."""
-        return len(self.predictions.labels)
-
-    @property
-    def wrong(self) -> int:
-        """Number of images taken for another class than theirs."""
-        return int((self.predictions.labels != self.predictions.predicted).sum())
-
-    @property
-    def images_per_second(self) -> float:
-        """Images predicted in a second of wall time."""
-        return self.images / self.seconds
-
-    @property
-    def optimistic(self) -> bool:
-        """Whether the epoch was chosen by the very images evaluated here."""
-        return self.same_dataset and self.selected_on == self.split
-
-    def confusion(self) -> Integers:
-        """Counts of shape (classes, classes): row the true class, column the predicted one."""
-        return confusion_matrix(self.predictions.labels, self.predictions.predicted, len(self.classes))
-
-    def selection_note(self) -> str:
-        """One sentence or two on how far the figures can be trusted, given how the epoch was chosen."""
-        chosen = f"The weights are those of epoch {self.selected_epoch}, chosen on the {self.selected_on} split"
-        if self.optimistic:
-            return (
-                f"{chosen} that is evaluated here too, so these figures are a little optimistic. "
-                "Set validation_fraction to choose the epoch by images of their own."
-            )
-        if self.same_dataset:
-            return f"{chosen}; the images evaluated here took no part in training or in that choice."
-        return (
-            f"{chosen} of another dataset than the one evaluated here. The figures are optimistic if the model's own "
-            "dataset shares images with this one."
-        )
 
 
 @dataclass(frozen=True)
@@ -111,22 +47,14 @@ class ConfusedPair:
     share: float
 
 
-def most_confident_errors(predictions: Predictions, limit: int = MAX_ERRORS) -> Integers:
-    """Indices of the wrongly predicted images with the most confidence, highest first; equals in stored order."""
-    wrong = np.flatnonzero(predictions.labels != predictions.predicted)
-    order = np.argsort(-predictions.confidences[wrong], kind="stable")
-    return wrong[order[:limit]].astype(np.int64)
-
-
-def most_confused(predictions: Predictions, limit: int = MAX_PAIRS) -> list[ConfusedPair]:
+def most_confused(findings: Findings, limit: int = MAX_PAIRS) -> list[ConfusedPair]:
     """The pairs of classes confused most often, by count; equals in class order."""
-    wrong = predictions.labels != predictions.predicted
-    flat = predictions.labels[wrong] * predictions.n_classes + predictions.predicted[wrong]
-    codes, counts = np.unique(flat, return_counts=True)
-    support = np.bincount(predictions.labels, minlength=predictions.n_classes)
+    wrong, n_classes = findings.labels != findings.predicted, len(findings.classes)
+    codes, counts = np.unique(findings.labels[wrong] * n_classes + findings.predicted[wrong], return_counts=True)
+    support = findings.per_class.support
     pairs = []
     for index in np.argsort(-counts, kind="stable")[:limit]:
-        label, predicted = divmod(int(codes[index]), predictions.n_classes)
+        label, predicted = divmod(int(codes[index]), n_classes)
         pairs.append(ConfusedPair(label, predicted, int(counts[index]), int(counts[index]) / int(support[label])))
     return pairs
 
@@ -145,25 +73,17 @@ def render_report(
 ) -> str:
     """The report as one HTML document, with the images of `errors`; the same for the same arguments."""
     metrics, names, of = findings.metrics, findings.classes, findings.per_class
-    weights = []
-    for name, found in (
-        (f"selected (epoch {findings.selected_epoch})", metrics),
-        (f"last (epoch {findings.last_epoch})", findings.last_metrics),
-    ):
-        shares = map(percent, (found.accuracy, found.precision, found.recall, found.f1)) if found else "––––"
-        weights.append((name, fixed(found.loss if found else None), *shares))
     return render(
         "evaluate/report.html",
         findings=findings,
         headline=[
-            ("accuracy", percent(metrics.accuracy)),
-            ("macro precision", percent(metrics.precision)),
-            ("macro recall", percent(metrics.recall)),
-            ("macro F1", percent(metrics.f1)),
-            ("loss (nats)", fixed(metrics.loss)),
+            ("accuracy", percent(metrics["accuracy"])),
+            ("macro precision", percent(metrics["precision_macro"])),
+            ("macro recall", percent(metrics["recall_macro"])),
+            ("macro F1", percent(metrics["f1_macro"])),
+            ("loss (nats)", fixed(metrics["log_loss"])),
             ("images", f"{findings.images:,}"),
         ],
-        weights=weights,
         classes=[
             (
                 name,
@@ -175,7 +95,7 @@ def render_report(
         matrix=_matrix(findings) if len(names) <= MAX_MATRIX_CLASSES else None,
         pairs=[
             (names[pair.label], Cell(names[pair.predicted], "name"), f"{pair.count:,}", percent(pair.share, 1))
-            for pair in most_confused(findings.predictions)
+            for pair in most_confused(findings)
         ],
         errors=errors,
         png=png_data_uri,
@@ -204,12 +124,14 @@ def _provenance(findings: Findings, model: ModelManifest, dataset: DatasetManife
     origin = model.provenance
     counts = ", ".join(f"{name} {record.count:,}" for name, record in dataset.splits.items())
     height, width, channels = dataset.image.as_tuple()
-    training = f"{findings.last_epoch} epochs in {origin.seconds:,.1f} s, {origin.images_per_second:,.0f} images/s"
+    training = (
+        f"{findings.origin.last_epoch} epochs in {origin.seconds:,.1f} s, {origin.images_per_second:,.0f} images/s"
+    )
     return [
-        ("evaluated on", findings.device),
-        ("evaluation", f"{findings.seconds:.2f} s, {findings.images_per_second:,.0f} images/s"),
-        ("evaluated with", _versions(findings.versions)),
-        ("seed of the evaluation", str(findings.manual_seed)),
+        ("evaluated on", findings.origin.device),
+        ("evaluation", f"{findings.origin.seconds:.2f} s, {findings.images_per_second:,.0f} images/s"),
+        ("evaluated with", _versions(findings.origin.versions)),
+        ("seed of the evaluation", str(findings.origin.manual_seed)),
         ("trained on", origin.device),
         ("training", training),
         ("trained with", _versions(origin.versions)),
@@ -218,7 +140,7 @@ def _provenance(findings: Findings, model: ModelManifest, dataset: DatasetManife
         ("images", f"{height}×{width} pixels, {'colour' if channels == 3 else 'grayscale'}, from {dataset.source}"),
         ("images in each split", f"{counts}; test split {dataset.test_split}"),
         ("unreadable images set aside", f"{len(dataset.unreadable):,}"),
-        ("model trained with this dataset", "yes" if findings.same_dataset else "no, with another"),
+        ("model trained with this dataset", "yes" if findings.origin.same_dataset else "no, with another"),
         ("SHA-256 of the params", origin.params_sha256),
     ]
 

@@ -51,7 +51,7 @@ def test_json_is_one_document(parts: Parts, capsys: pytest.CaptureFixture[str]) 
     document = json.loads(capsys.readouterr().out)
     assert (document["step"], document["status"]) == ("evaluate", "succeeded")
     manifest = open_evaluation(parts.evaluation).manifest
-    assert document["report"]["metrics"] == manifest.metrics.model_dump()
+    assert document["report"]["metrics"] == manifest.metrics
 
 
 def test_without_json_nothing_is_printed_to_standard_output(parts: Parts, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from safetensors.numpy import load_file
 from sklearn.metrics import (
     accuracy_score,
@@ -22,17 +21,15 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from components.classifier.inference import Predictions, predict
 from components.evaluate import evaluate as module
 from components.evaluate.evaluate import EvaluateResult, evaluate
-from components.evaluate.report import most_confident_errors
 from components.shared.artifacts.artifact import WRITING_MARKER
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.artifacts.evaluation import EVALUATION, open_evaluation
 from components.shared.artifacts.model import Selection
 from components.shared.errors import ArtifactError
 from components.shared.files import sha256_of
-from tests.evaluate.conftest import CLASSES, Parts, network_with, params_of, write_dataset, write_model
+from tests.evaluate.conftest import CLASSES, Parts, params_of, write_dataset, write_model
 
 Reals = npt.NDArray[np.float64]
 
@@ -72,11 +69,11 @@ def test_figures_are_scikit_learns_of_logits_computed_elsewhere(evaluated: tuple
     labels, predicted = test.labels, probabilities.argmax(axis=1)
 
     metrics = result.findings.metrics
-    assert metrics.accuracy == accuracy_score(labels, predicted)
-    assert metrics.precision == precision_score(labels, predicted, average="macro", zero_division=0)
-    assert metrics.recall == recall_score(labels, predicted, average="macro", zero_division=0)
-    assert metrics.f1 == f1_score(labels, predicted, average="macro", zero_division=0)
-    assert metrics.loss == pytest.approx(log_loss(labels, probabilities), rel=1e-5)  # float32 layers
+    assert metrics["accuracy"] == accuracy_score(labels, predicted)
+    assert metrics["precision_macro"] == precision_score(labels, predicted, average="macro", zero_division=0)
+    assert metrics["recall_macro"] == recall_score(labels, predicted, average="macro", zero_division=0)
+    assert metrics["f1_macro"] == f1_score(labels, predicted, average="macro", zero_division=0)
+    assert metrics["log_loss"] == pytest.approx(log_loss(labels, probabilities), rel=1e-5)  # float32 layers
     assert result.findings.confusion().dtype == np.int64
     assert result.findings.confusion().tolist() == confusion_matrix(labels, predicted).tolist()
 
@@ -87,28 +84,12 @@ def test_figures_are_scikit_learns_of_logits_computed_elsewhere(evaluated: tuple
     assert [row.name for row in manifest.per_class] == manifest.classes == CLASSES
 
 
-def test_last_weights_are_evaluated_beside_the_selected_ones(evaluated: tuple[Parts, EvaluateResult]) -> None:
-    parts, result = evaluated
-    test = open_dataset(parts.dataset).splits["test"]
-    probabilities = softmax(logits_of(parts.model / "last.safetensors", test.images()))
-
-    last = result.findings.last_metrics
-    assert last is not None
-    assert last.accuracy == accuracy_score(test.labels, probabilities.argmax(axis=1))
-    assert last.loss == pytest.approx(log_loss(test.labels, probabilities), rel=1e-5)
-    assert last.loss != result.findings.metrics.loss
-    recorded = open_evaluation(parts.evaluation).manifest.last_weights
-    assert recorded.epoch == 3
-    assert recorded.metrics is not None
-    assert recorded.metrics.model_dump() == last.as_dict()
-
-
 def test_manifest_says_what_was_evaluated(parts: Parts) -> None:
     result = evaluate(**parts.arguments(params=params_of(manual_seed=7)))
     manifest = open_evaluation(parts.evaluation).manifest
 
     assert manifest == result.manifest
-    assert manifest.metrics.model_dump() == result.findings.metrics.as_dict()
+    assert manifest.metrics == result.findings.metrics
     assert manifest.confusion == result.findings.confusion().tolist()
     assert (manifest.split, manifest.images, manifest.manual_seed) == ("test", 50, 7)
     assert (manifest.selected_epoch, manifest.selected_on, manifest.optimistic) == (2, "test", True)
@@ -134,10 +115,10 @@ def test_predictions_name_every_image(evaluated: tuple[Parts, EvaluateResult]) -
     assert [int(row["index"]) for row in rows] == list(range(50))
     assert [row["label"] for row in rows] == [CLASSES[label] for label in test.labels]
     predicted = [CLASSES.index(row["predicted"]) for row in rows]
-    assert predicted == result.findings.predictions.predicted.tolist()
+    assert predicted == result.findings.predicted.tolist()
     # The text loses no digit, so the figures follow from the file.
-    assert float(np.mean([float(row["loss"]) for row in rows])) == result.findings.metrics.loss
-    assert [float(row["confidence"]) for row in rows] == result.findings.predictions.confidences.tolist()
+    assert float(np.mean([float(row["loss"]) for row in rows])) == result.findings.metrics["log_loss"]
+    assert [float(row["confidence"]) for row in rows] == result.findings.confidences.tolist()
 
 
 FORMULAS = {
@@ -155,13 +136,13 @@ def test_no_class_is_a_formula_in_a_spreadsheet(tmp_path: Path) -> None:
     write_model(tmp_path / "model", params, dataset=tmp_path / "dataset", classes=classes)
     parts = Parts(tmp_path / "model", tmp_path / "dataset", tmp_path / "evaluation", params)
 
-    predictions = evaluate(**parts.arguments()).findings.predictions
+    findings = evaluate(**parts.arguments()).findings
 
     rows = rows_of(parts.evaluation)
     cells = list(shown.values())
-    assert [row["label"] for row in rows] == [cells[label] for label in predictions.labels]
-    assert [row["predicted"] for row in rows] == [cells[label] for label in predictions.predicted]
-    assert [float(row["loss"]) for row in rows] == predictions.losses.tolist()
+    assert [row["label"] for row in rows] == [cells[label] for label in findings.labels]
+    assert [row["predicted"] for row in rows] == [cells[label] for label in findings.predicted]
+    assert [float(row["loss"]) for row in rows] == findings.losses.tolist()
     assert open_evaluation(parts.evaluation).manifest.classes == classes
 
 
@@ -170,7 +151,7 @@ def test_report_is_json_data(evaluated: tuple[Parts, EvaluateResult]) -> None:
     report = result.report()
 
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report["metrics"] == result.findings.metrics.as_dict()
+    assert report["metrics"] == result.findings.metrics
     assert report["evaluation"] == str(parts.evaluation)
     assert Path(report["report_file"]) == result.report_file == parts.evaluation / "report.html"
     assert Path(report["predictions_file"]).is_file()
@@ -227,14 +208,15 @@ def test_batches_are_logged_one_line_each_up_to_a_limit(
 ) -> None:
     monkeypatch.setattr("components.classifier.inference.MAX_LINES", 10)
     params = params_of(eval_metric_compute_freq="batch", eval_batch_size=20)
-    result = evaluate(**parts.arguments(params=params))
+    findings = evaluate(**parts.arguments(params=params)).findings
 
     lines = [line for line in lines_of(log) if line.startswith("batch ")]
-    batches = list(result.findings.predictions.batch_metrics(20))
-    assert len(lines) == len(batches) == 3
-    for line, metrics in zip(lines, batches, strict=True):
-        assert f"loss {metrics.loss:.4f}" in line
-        assert f"f1 {metrics.f1:.4f}" in line
+    assert len(lines) == 3
+    for line, start in zip(lines, (0, 20, 40), strict=True):
+        batch = slice(start, start + 20)
+        expected = f1_score(findings.labels[batch], findings.predicted[batch], average="macro", zero_division=0)
+        assert f"loss {findings.losses[batch].mean():.4f}" in line
+        assert f"f1 {expected:.4f}" in line
 
     log.clear()
     evaluate(**parts.arguments(params=params_of(eval_metric_compute_freq="batch", eval_batch_size=1)))
@@ -245,8 +227,7 @@ def test_batches_are_logged_one_line_each_up_to_a_limit(
     evaluate(**parts.arguments())
     lines = lines_of(log)
     assert not [line for line in lines if line.startswith("batch ")]
-    assert [line for line in lines if line.startswith("test: loss ")]
-    assert [line for line in lines if line.startswith("last weights, of epoch 3: loss ")]
+    assert [line for line in lines if line.startswith("test: accuracy ")]
 
 
 @pytest.mark.parametrize(
@@ -269,37 +250,6 @@ def test_says_how_the_epoch_was_chosen(
     assert result.manifest.selected_on == split
     assert any(said in line for line in lines_of(log))
     assert said in result.report_file.read_text(encoding="utf-8")
-
-
-def test_last_weights_that_are_the_selected_ones_are_not_run_again(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network = network_with(parts.params, 1)
-    write_model(parts.model, parts.params, selected=network, last=network)
-    runs = []
-
-    def counted(*given: Any) -> Predictions:
-        runs.append(given)
-        return predict(*given)
-
-    monkeypatch.setattr(module, "predict", counted)
-    result = evaluate(**parts.arguments())
-
-    assert len(runs) == 1
-    assert result.findings.last_metrics == result.findings.metrics
-
-
-def test_last_weights_may_have_diverged(parts: Parts, log: pytest.LogCaptureFixture) -> None:
-    diverged = network_with(parts.params, 2)
-    torch.nn.init.constant_(diverged.classifier.bias, float("nan"))
-    write_model(parts.model, parts.params, last=diverged)
-    result = evaluate(**parts.arguments())
-
-    assert result.findings.last_metrics is None
-    assert open_evaluation(parts.evaluation).manifest.last_weights.metrics is None
-    assert result.report()["last_metrics"] is None
-    assert "last weights, of epoch 3: values that are not finite" in lines_of(log)
-    assert "no finite values" in result.report_file.read_text(encoding="utf-8")
 
 
 def test_a_foreign_directory_is_refused_and_left_alone(parts: Parts) -> None:
@@ -374,8 +324,7 @@ def test_a_matrix_of_very_many_classes_is_left_to_predictions(parts: Parts, monk
 
 
 def test_most_confident_errors_come_first(evaluated: tuple[Parts, EvaluateResult]) -> None:
-    predictions = evaluated[1].findings.predictions
-    indices = most_confident_errors(predictions, limit=5)
-    wrong = [index for index in range(50) if predictions.labels[index] != predictions.predicted[index]]
-    expected = sorted(wrong, key=lambda index: (-predictions.confidences[index], index))[:5]
-    assert indices.tolist() == expected
+    findings = evaluated[1].findings
+    wrong = [index for index in range(50) if findings.labels[index] != findings.predicted[index]]
+    expected = sorted(wrong, key=lambda index: (-findings.confidences[index], index))[:5]
+    assert findings.most_confident_errors(5).tolist() == expected

@@ -94,10 +94,6 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         lambda parts: flip_a_byte(parts.model / "model.safetensors"),
         "its SHA-256 is not the manifest's",
     ),
-    "last weights with a flipped byte": (
-        lambda parts: flip_a_byte(parts.model / "last.safetensors"),
-        "its SHA-256 is not the manifest's",
-    ),
     "weights gone": (lambda parts: (parts.model / "model.safetensors").unlink(), "is missing, though the manifest"),
     "weights of no format": (weights_of_no_format, "does not fit the architecture in model.json"),
     "weights of another network": (other_network, "does not fit the architecture in model.json"),

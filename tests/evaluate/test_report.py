@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,13 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from components.classifier.inference import Predictions
-from components.classifier.metrics import per_class
+from components.evaluate.analyse import analyse
 from components.evaluate.evaluate import EvaluateResult, evaluate
+from components.evaluate.findings import Findings, Origin
 from components.evaluate.report import (
     MAX_ERRORS,
     MAX_PAIRS,
     ConfidentError,
-    Findings,
     most_confused,
     png_data_uri,
     render_report,
@@ -30,27 +30,32 @@ from components.shared.artifacts.model import MODEL, EpochRecord
 from tests.evaluate.conftest import CLASSES, Parts, params_of, write_dataset, write_model
 from tests.pages import Page, assert_harmless
 
+ORIGIN = Origin(
+    run="night-7",
+    started=datetime(2026, 11, 28, 21, 0, tzinfo=UTC),
+    ended=datetime(2026, 11, 28, 21, 1, tzinfo=UTC),
+    seconds=0.5,
+    device="cpu (1 threads)",
+    provider="CPUExecutionProvider",
+    threads=1,
+    versions={"onnxruntime": "1"},
+    manual_seed=0,
+    selected_epoch=2,
+    selected_on="test",
+    last_epoch=3,
+    same_dataset=True,
+    model_sha256="a" * 64,
+    onnx_sha256="b" * 64,
+    dataset_sha256="c" * 64,
+)
+
 
 def findings_of(labels: npt.ArrayLike, predicted: npt.ArrayLike, classes: list[str]) -> Findings:
+    """Findings of predictions that are all 75 % sure."""
     true, taken = np.array(labels, dtype=np.int64), np.array(predicted, dtype=np.int64)
-    halves, quarters = np.full(len(true), 0.5), np.full(len(true), 0.75)
-    predictions = Predictions(true, taken, halves, quarters, len(classes))
-    return Findings(
-        classes=classes,
-        predictions=predictions,
-        metrics=predictions.metrics(),
-        last_metrics=predictions.metrics(),
-        per_class=per_class(true, taken, len(classes)),
-        split="test",
-        selected_epoch=2,
-        selected_on="test",
-        last_epoch=3,
-        same_dataset=True,
-        device="cpu (1 threads)",
-        versions={"torch": "2"},
-        manual_seed=0,
-        seconds=0.5,
-    )
+    probabilities = np.full((len(true), len(classes)), 0.25 / (len(classes) - 1), dtype=np.float32)
+    probabilities[np.arange(len(true)), taken] = 0.75
+    return analyse(classes, true, probabilities, ORIGIN)
 
 
 @pytest.fixture
@@ -74,9 +79,9 @@ def test_report_is_sound_and_harmless(evaluated: tuple[Parts, EvaluateResult]) -
     assert "prefers-color-scheme: dark" in page.source
     text = page.text()
     metrics = result.findings.metrics
-    for share in (metrics.accuracy, metrics.precision, metrics.recall, metrics.f1):
+    for share in (metrics[name] for name in ("accuracy", "precision_macro", "recall_macro", "f1_macro")):
         assert f"{100 * share:.2f} %" in text
-    assert f"{metrics.loss:.4f}" in text
+    assert f"{metrics['log_loss']:.4f}" in text
     assert "these figures are a little optimistic" in text
 
 
@@ -84,8 +89,8 @@ def test_tables_are_marked_up_for_everyone(evaluated: tuple[Parts, EvaluateResul
     parts, _ = evaluated
     page = page_of(parts.evaluation)
 
-    # Selected and last weights, classes, matrix, pairs, epochs.
-    assert len(page.every("table")) == len(page.every("caption")) == 5
+    # Classes, matrix, pairs, epochs.
+    assert len(page.every("table")) == len(page.every("caption")) == 4
     assert {header.get("scope") for header in page.every("th")} == {"col", "row"}
     assert all(image.get("alt") for image in page.every("img"))
     assert all(chart.get("role") == "img" and chart.get("aria-label") for chart in page.every("svg"))
@@ -134,7 +139,7 @@ def test_provenance_is_shown(manifests: dict[str, Any]) -> None:
 def test_most_confused_pairs_by_count_then_class() -> None:
     labels = [0, 0, 0, 1, 1, 2, 2, 2]
     predicted = [0, 1, 1, 2, 2, 0, 2, 2]
-    pairs = most_confused(findings_of(labels, predicted, CLASSES).predictions)
+    pairs = most_confused(findings_of(labels, predicted, CLASSES))
 
     assert [(pair.label, pair.predicted, pair.count, pair.share) for pair in pairs] == [
         (0, 1, 2, 2 / 3),
@@ -180,15 +185,12 @@ def test_matrix_cells_are_coloured_by_their_share(manifests: dict[str, Any]) -> 
 def test_most_confident_errors_are_shown(evaluated: tuple[Parts, EvaluateResult]) -> None:
     parts, result = evaluated
     page = page_of(parts.evaluation)
-    predictions = result.findings.predictions
-    wrong = int((predictions.labels != predictions.predicted).sum())
+    findings = result.findings
 
-    assert wrong > MAX_ERRORS
+    assert findings.wrong > MAX_ERRORS
     assert len(page.every("img")) == MAX_ERRORS
-    surest = max(
-        (float(predictions.confidences[i]), i) for i in range(50) if predictions.labels[i] != predictions.predicted[i]
-    )[1]
-    words = f"image {surest}: {CLASSES[predictions.labels[surest]]}, taken for {CLASSES[predictions.predicted[surest]]}"
+    surest = findings.most_confident_errors(1)[0]
+    words = f"image {surest}: {CLASSES[findings.labels[surest]]}, taken for {CLASSES[findings.predicted[surest]]}"
     assert page.every("img")[0]["alt"] == words
 
 

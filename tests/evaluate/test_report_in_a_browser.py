@@ -14,6 +14,6 @@ def test_the_report_shows_without_a_complaint(evaluated: tuple[Parts, EvaluateRe
     document, complaints = shown(result.report_file, tmp_path / "profile")
 
     assert complaints == []
-    assert f"{result.findings.metrics.accuracy:.2%}".replace("%", "") in document
+    assert f"{result.findings.metrics['accuracy']:.2%}".replace("%", "") in document
     assert "<svg" in document
     assert document.count("<table") >= 2

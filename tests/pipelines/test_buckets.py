@@ -85,7 +85,7 @@ def test_a_run_through_a_bucket_is_the_run_through_paths(
         file = fetched / name.removeprefix("out/evaluation/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-    assert open_evaluation(fetched).manifest.metrics.accuracy == record["report"]["metrics"]["accuracy"]
+    assert open_evaluation(fetched).manifest.metrics["accuracy"] == record["report"]["metrics"]["accuracy"]
 
     # What is left on this machine: the events' spools, and nothing of what travelled.
     left = {path.name for path in scratch.glob("shutterline-*")}

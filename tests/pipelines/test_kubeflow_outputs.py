@@ -78,7 +78,8 @@ def test_every_step_names_artifacts_by_their_uris_and_publishes_scalars(pod: Pod
     }  # fmt: skip
     assert published["evaluate/evaluation"]["report_file"] == f"{evaluation}/report.html"
     assert published["train/metrics"].keys() == {"loss", "accuracy"}
-    assert published["evaluate/metrics"].keys() == {"loss", "accuracy", "precision", "recall", "f1"}
+    names = {"log_loss", "accuracy", "precision_macro", "recall_macro", "f1_macro"}
+    assert published["evaluate/metrics"].keys() >= names
     assert published.pop("evaluate/confusion").keys() == {"confusionMatrix"}  # a class of kfp's own
     assert {type(value) for one in published.values() for value in one.values()} <= {str, int, float, bool}
     # What is no scalar is in the artifact's own files.

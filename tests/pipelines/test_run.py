@@ -39,7 +39,7 @@ def test_a_run_leaves_everything_where_it_says(finished: FinishedRun) -> None:
     assert sum(document["seconds"][step] for step in document["steps"]) <= document["seconds"]["total"]
     assert open_model(out / "model").manifest.provenance.params["manual_seed"] == SEED
     assert open_dataset(Path(document["artifacts"]["dataset"])).manifest.manual_seed == SEED
-    assert open_evaluation(out / "evaluation").manifest.metrics.accuracy == document["metrics"]["accuracy"]
+    assert open_evaluation(out / "evaluation").manifest.metrics["accuracy"] == document["metrics"]["accuracy"]
     assert (out / "model").samefile(document["artifacts"]["model"])
     for page, name in (("report.html", "report"), ("learning-curves.html", "learning_curves")):
         assert (out / page).read_text().startswith("<!DOCTYPE html>")

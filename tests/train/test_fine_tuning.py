@@ -123,7 +123,7 @@ def test_a_backbone_is_tuned_and_evaluated_without_torchvision(tmp_path: Path) -
     assert manifest.provenance.started_from is not None
     assert manifest.provenance.started_from.sha256 == sha256_of(tmp_path / "resnet18.pth")
     here = evaluate(model=model, dataset=data, evaluation=tmp_path / "here", params=params)
-    assert here.findings.metrics.loss == manifest.selection.loss
+    assert here.findings.metrics["log_loss"] == pytest.approx(manifest.selection.loss, rel=1e-6)
     served = torch.export.load(model / "model.pt2").module()(torch.zeros(3, SIDE, SIDE, 3, dtype=torch.uint8))
     assert served.shape == (3, 3)
 
@@ -134,7 +134,6 @@ def test_a_backbone_is_tuned_and_evaluated_without_torchvision(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     there = EvaluationManifest.model_validate(json.loads((tmp_path / "there" / "evaluation.json").read_text()))
     assert there.metrics == here.manifest.metrics
-    assert there.last_weights == here.manifest.last_weights
     predictions = "predictions.csv"
     assert (tmp_path / "there" / predictions).read_bytes() == (tmp_path / "here" / predictions).read_bytes()
 

@@ -203,7 +203,7 @@ def test_eval_metric_compute_freq_and_eval_batch_size(
         evaluation = tmp_path / "evaluation"
         result = evaluate(model=finished / "model", dataset=dataset, evaluation=evaluation, params=small(**changes))
         lines = [message for message in heard.messages if message.startswith("batch ")]
-        return len(lines), result.findings.metrics.as_dict()
+        return len(lines), result.findings.metrics
 
     whole, metrics = batch_lines(eval_metric_compute_freq="epoch", eval_batch_size=30)
     assert whole == 0

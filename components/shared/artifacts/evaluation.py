@@ -25,16 +25,6 @@ from components.shared.artifacts.artifact import (
 )
 
 
-class MetricsRecord(Record):
-    """The figures of one set of weights; precision, recall and F1 are macro averages over classes that occur."""
-
-    loss: float = Field(ge=0, description="Mean cross-entropy in nats.")
-    accuracy: float = Field(ge=0, le=1)
-    precision: float = Field(ge=0, le=1)
-    recall: float = Field(ge=0, le=1)
-    f1: float = Field(ge=0, le=1)
-
-
 class ClassRecord(Record):
     """The figures of one class; 0 where a share would be of nothing."""
 
@@ -45,20 +35,15 @@ class ClassRecord(Record):
     support: int = Field(ge=0, description="Number of the class's images.")
 
 
-class LastWeights(Record):
-    """The weights after the last epoch, beside the selected ones."""
-
-    epoch: int = Field(ge=1)
-    metrics: MetricsRecord | None = Field(description="None where the network gives values that are not finite.")
-
-
 class EvaluationManifest(Manifest):
     """``evaluation.json``."""
 
     kind: Literal["shutterline.evaluation"] = "shutterline.evaluation"
     split: Literal["test"]
     images: int = Field(ge=1, description="Number of images evaluated.")
-    metrics: MetricsRecord
+    metrics: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
+        min_length=1, description="By scikit-learn's names; what cannot be computed of these images is not there."
+    )
     classes: ClassNames = Field(min_length=1)
     per_class: list[ClassRecord]
     confusion: list[list[Annotated[int, Field(ge=0)]]] | None = Field(
@@ -68,7 +53,6 @@ class EvaluationManifest(Manifest):
     selected_epoch: int = Field(ge=1, description="The epoch whose weights were evaluated.")
     selected_on: Literal["validation", "test"] = Field(description="The split that epoch was chosen on.")
     optimistic: bool = Field(description="Whether the epoch was chosen by the very images evaluated here.")
-    last_weights: LastWeights
     model_sha256: str = Field(description="Of the model's manifest, and so of every file of the model.")
     dataset_sha256: str = Field(description="Of the dataset's manifest, and so of every file of the dataset.")
     device: str

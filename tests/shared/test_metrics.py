@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
-from components.classifier.metrics import Integers, confusion_matrix, metrics_of, per_class
+from components.shared.metrics import Integers, confusion_matrix, metrics_of, per_class
 
 Case = tuple[int, Integers, Integers]
 
