@@ -10,8 +10,8 @@ from pathlib import Path
 
 from engine import BuildError, Engine
 
-DEFAULT_BASE = "python:3.11-slim-bookworm"
-_SUITE = "bookworm"
+DEFAULT_BASE = "python:3.13-slim-trixie"
+_SUITE = "trixie"
 _PACKAGES = "ca-certificates,python3,python3-venv"
 
 

@@ -21,12 +21,13 @@ import time
 from pathlib import Path
 
 from base_image import DEFAULT_BASE, provide_base
-from engine import EXIT_BAD_INPUT, BuildError, Engine, run_command
-from pip_settings import PipSettings, pip_settings
+from engine import BuildError, Engine, run_command
+from pip_settings import pip_settings
 from sizes import show, size_of
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = ("data-prep", "train", "evaluate")
+# Each image's locked requirements; predict is evaluate under another name.
+LOCKED = {"data-prep": "data-prep", "train": "train", "evaluate": "evaluate", "predict": "evaluate"}
 # 1980, the first year that every archive format knows.
 _EPOCH = os.environ.get("SOURCE_DATE_EPOCH", "315532800")
 # What the Dockerfile takes. Copied out, so that wheels from elsewhere can be beside it.
@@ -44,7 +45,7 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        epilog="exit codes: 0 built; 2 something to be changed first: no engine, no base, no torch; 1 a build failed",
+        epilog="exit codes: 0 built; 2 something to be changed first: no engine, no base; 1 a build failed",
     )
     add = parser.add_argument
     add("--prefix", default="", help="before the tags, such as registry.example/team/")
@@ -52,11 +53,9 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
     add("--base", default=DEFAULT_BASE, metavar="IMAGE", help="base image; default: %(default)s")
     add("--make-base", action="store_true", help="make the base, if it is not here, by mmdebstrap")
     add("--wheels", type=Path, metavar="DIR", help="wheels that pip may take beside the index's")
-    add("--cpu-torch", metavar="SPEC", help="torch of evaluate, such as torch==2.13.0; default: the wheel found")
-    add("--torch-index", metavar="URL", help="index of CPU builds of torch, for evaluate alone")
-    add("--cuda-evaluate", action="store_true", help="give evaluate the same torch as train")
+    add("--cuda-evaluate", action="store_true", help="evaluate and predict on GPUs, by ONNX Runtime's CUDA build")
     add("--source", default="unknown", metavar="URL", help="URL of the source, for the label")
-    add("--only", choices=STEPS, action="append", help="build this one; repeatable; default: all")
+    add("--only", choices=tuple(LOCKED), action="append", help="build this one; repeatable; default: all")
     add("--network", default="host", help="network of the builds; default: %(default)s")
     add("--no-cache", action="store_true", help="build every layer anew")
     images = ROOT / "build" / "images.json"
@@ -65,8 +64,6 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.push and "/" not in options.prefix:
         parser.error("--push needs --prefix, which names the registry")
-    if options.cuda_evaluate and (options.cpu_torch or options.torch_index):
-        parser.error("--cuda-evaluate takes train's torch: leave out --cpu-torch and --torch-index")
     if options.wheels and not options.wheels.is_dir():
         parser.error(f"--wheels {options.wheels}: no such folder")
     return options
@@ -94,27 +91,6 @@ def revision() -> str:
         return "unknown"
 
 
-def evaluate_torch(options: argparse.Namespace, settings: PipSettings) -> tuple[str, list[Path]]:
-    """The torch of evaluate, and the wheels to offer for it; an error where pip would take gigabytes of CUDA."""
-    if options.cuda_evaluate:
-        return "cuda", []
-    folders = [folder for folder in (options.wheels, ROOT / "docker/wheels/evaluate", *settings.folders) if folder]
-    cpu = [wheel for folder in folders for wheel in sorted(folder.glob("torch-*+cpu-*.whl"))]
-    if options.cpu_torch:
-        return options.cpu_torch, cpu
-    if options.torch_index:
-        pins = (ROOT / "requirements" / "evaluate.txt").read_text(encoding="utf-8")
-        return next(line.split()[0] for line in pins.splitlines() if line.startswith("torch==")), []
-    if cpu:
-        return f"torch=={cpu[0].name.split('-')[1]}", cpu[:1]
-    raise BuildError(
-        "evaluate runs on CPUs, and no CPU build of torch is found. Name a folder that holds a wheel of one "
-        "(--wheels DIR), an index of CPU builds (--torch-index URL) or what your index calls one (--cpu-torch SPEC); "
-        "or give evaluate the same as train (--cuda-evaluate)",
-        EXIT_BAD_INPUT,
-    )
-
-
 def fill_context(folder: Path, wheels: list[Path]) -> None:
     """Copy what the Dockerfile takes to a folder, with the wheels that pip may take."""
     (folder / "docker" / "wheels").mkdir(parents=True)
@@ -129,11 +105,10 @@ def fill_context(folder: Path, wheels: list[Path]) -> None:
 
 def build(options: argparse.Namespace, engine: Engine) -> dict[str, str]:
     """Build the images, and return their tags by step."""
-    steps = [step for step in STEPS if not options.only or step in options.only]
+    steps = [step for step in LOCKED if not options.only or step in options.only]
     settings = pip_settings()
-    torch, cpu_torch = evaluate_torch(options, settings) if "evaluate" in steps else ("", [])
-    folders = [folder for folder in (options.wheels, ROOT / "docker/wheels/all") if folder]
-    wheels = [wheel for folder in folders for wheel in folder.glob("*.whl") if wheel not in cpu_torch]
+    folders = [folder for folder in (options.wheels, ROOT / "docker" / "wheels") if folder]
+    wheels = [wheel for folder in folders for wheel in folder.glob("*.whl")]
     (ROOT / "build").mkdir(exist_ok=True)
     began = time.monotonic()
     provide_base(engine, options.base, make=options.make_base, epoch=_EPOCH)
@@ -147,12 +122,13 @@ def build(options: argparse.Namespace, engine: Engine) -> dict[str, str]:
         "SOURCE_DATE_EPOCH": _EPOCH,
     }
     for step, tag in tags.items():
-        arguments = of_all | {"STEP": step, "TORCH": {"data-prep": "", "train": "cuda"}.get(step, torch)}
+        locked = "evaluate-cuda" if options.cuda_evaluate and LOCKED[step] == "evaluate" else LOCKED[step]
+        arguments = of_all | {"STEP": step, "LOCKED": locked}
         with tempfile.TemporaryDirectory(prefix="shutterline-images-") as temporary:
             context, conf = Path(temporary, "context"), Path(temporary, "pip.conf")
-            fill_context(context, wheels + (cpu_torch if step == "evaluate" else []))
+            fill_context(context, wheels)
             conf.touch(mode=0o600)  # an index's address may hold a password
-            conf.write_text(settings.text(options.torch_index if step == "evaluate" else None), encoding="utf-8")
+            conf.write_text(settings.text(), encoding="utf-8")
             command = ["build", "--network", options.network, "--progress", "plain", "--target", step, "--tag", tag]
             command += ["--file", str(context / "docker" / "Dockerfile"), "--secret", f"id=pip.conf,src={conf}"]
             if settings.certificates:

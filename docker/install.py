@@ -10,7 +10,6 @@ import argparse
 import csv
 import os
 import py_compile
-import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +35,15 @@ _NOT_IMPORTED = (
     "torch/bin/test_*",
     "torch/include",
     "torch/share/cmake",
+    # What others test their runtimes by, and what it is built from.
+    "onnx/backend",
+    "onnx/**/*.cc",
+    "onnx/**/*.h",
+    # Converts, quantises and measures models; a step runs them.
+    "onnxruntime/datasets",
+    "onnxruntime/quantization",
+    "onnxruntime/tools",
+    "onnxruntime/transformers",
     # TensorBoard's own pages and server; a step writes what they show.
     "tensorboard/_vendor",
     "tensorboard/webfiles.zip",
@@ -65,17 +73,6 @@ def pip_install(pip: Path, wheels: Path, *options: str) -> None:
     command += ["--only-binary=:all:", "--find-links", str(wheels), *options]
     if subprocess.run(command, check=False).returncode:
         sys.exit("install.py: pip could not install this layer's packages; its lines above say why")
-
-
-def refuse_cuda(packages: Path) -> None:
-    """End the build if torch is a CUDA build: ``cuda: Optional[str] = '13.2'``, not ``= None``."""
-    version = (packages / "torch" / "version.py").read_text(encoding="utf-8")
-    if not re.search(r"^cuda\b.*= None$", version, re.MULTILINE):
-        sys.exit(
-            "install.py: the torch that pip found for the evaluate image is a CUDA build, which is gigabytes larger. "
-            "Put a CPU wheel into docker/wheels (docker/build.py --wheels), name an index of CPU builds "
-            "(--torch-index), or ask for CUDA (--cuda-evaluate)"
-        )
 
 
 def not_needed(packages: Path) -> Iterator[Path]:
@@ -158,11 +155,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=VENV, help="what gets bytecode and dates")
     options = parser.parse_args()
     (packages,) = VENV.glob("lib/python3*/site-packages") if options.folder == VENV else (options.folder,)
-    if options.pip:
-        if (wanted := options.layer / "requirements.txt").exists():
-            pip_install(options.pip, options.wheels, "--no-deps", "--requirement", str(wanted))
-        if (options.layer / "cpu-only").exists():
-            refuse_cuda(packages)
+    if options.pip and (wanted := options.layer / "requirements.txt").exists():
+        pip_install(options.pip, options.wheels, "--no-deps", "--requirement", str(wanted))
     if options.folder == VENV:
         strip(packages)
     compile_new(options.folder)

@@ -23,18 +23,14 @@ class PipSettings:
     Attributes:
         options: By name, such as ``index-url``; those that make sense in a build.
         certificates: File with the certificates to trust; None: pip's own.
-        folders: Folders of packages on this machine that pip looks into.
     """
 
     options: dict[str, str]
     certificates: Path | None
-    folders: tuple[Path, ...]
 
-    def text(self, more_index: str | None = None) -> str:
-        """The settings as a pip.conf; `more_index` is one more index."""
+    def text(self) -> str:
+        """The settings as a pip.conf."""
         options = dict(self.options)
-        if more_index:
-            options["extra-index-url"] = f"{options.get('extra-index-url', '')} {more_index}".strip()
         if self.certificates:
             options["cert"] = _CA_IN_BUILD
         # Several values of one option stand on lines of their own.
@@ -59,14 +55,9 @@ def pip_settings() -> PipSettings:
         urls = [url for url in options.pop(name, "").split() if not url.startswith("file:") and "://" in url]
         if urls:
             options[name] = " ".join(urls)
-    return PipSettings(options, _certificates(found), _folders(found.get("find-links", "")))
+    return PipSettings(options, _certificates(found))
 
 
 def _certificates(found: dict[str, str]) -> Path | None:
     named = [found.get("cert", ""), *(os.environ.get(name, "") for name in _OF_CERTIFICATES)]
     return next((Path(name) for name in named if name and Path(name).is_file()), None)
-
-
-def _folders(find_links: str) -> tuple[Path, ...]:
-    paths = [Path(place.removeprefix("file://")) for place in find_links.split() if not place.startswith("http")]
-    return tuple(path for path in paths if path.is_dir())

@@ -1,4 +1,4 @@
-"""How large the images are: above their base, by layer, and beside torch and its CUDA wheels.
+"""How large the images are: above their base, by layer, and beside what is built for CUDA.
 
     python docker/sizes.py build/images.json [--json]
 
@@ -15,18 +15,19 @@ from pathlib import Path
 
 from engine import Engine, images_in, run_command
 
-# Above the base, MB; train's beside torch and its CUDA wheels.
-LIMITS_MB = {"data-prep": 200, "train": 250, "evaluate": 1200}
+# Above the base and beside what is built for CUDA, MB.
+LIMITS_MB = {"data-prep": 200, "train": 420, "evaluate": 330, "predict": 330}
 _MB = 1_000_000
 
-# Runs inside an image: bytes of the wheels of torch and CUDA by their records, and of the bytecode made of them.
+# Runs inside an image: bytes of the wheels for CUDA by their records, and of the bytecode made of them.
 _WHEELS = r"""
 import os, re
 from importlib.metadata import distributions
 from importlib.util import cache_from_source
 size = 0
 for package in distributions():
-    if re.fullmatch("torch|triton|nvidia-.*|cuda-.*", re.sub(r"[-_.]+", "-", package.metadata["Name"]).lower()):
+    name = re.sub(r"[-_.]+", "-", package.metadata["Name"]).lower()
+    if re.fullmatch("torch|triton|onnxruntime-gpu|nvidia-.*|cuda-.*", name):
         for file in map(str, (file.locate() for file in package.files or ())):
             found = [file, cache_from_source(file)] if file.endswith(".py") else [file]
             size += sum(os.path.getsize(path) for path in found if os.path.isfile(path))
@@ -46,11 +47,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Size:
-    """The size of one image, MB; what is limited is `above_base`, for train without `torch_and_cuda`."""
+    """The size of one image, MB; what is limited is `above_base` without `cuda`."""
 
     total: float
     above_base: float
-    torch_and_cuda: float
+    cuda: float
     limited: float
     limit: float
     layers: tuple[Layer, ...]  # above the base, the lowest first
@@ -65,8 +66,8 @@ def size_of(engine: Engine, step: str, reference: str) -> Size:
     return Size(
         total=image["Size"] / _MB,
         above_base=above,
-        torch_and_cuda=wheels,
-        limited=above - wheels if step == "train" else above,
+        cuda=wheels,
+        limited=above - wheels,
         limit=LIMITS_MB[step],
         layers=_layers(engine, reference)[len(base["RootFS"]["Layers"]) :],
     )
@@ -89,13 +90,13 @@ def show(sizes: dict[str, Size]) -> str:
     """The sizes as text."""
     lines = []
     for step, size in sizes.items():
-        beside = " beside torch and its CUDA wheels" if step == "train" else ""
+        beside = " beside what is built for CUDA" if size.cuda else ""
         lines.append(
             f"{step}: {size.above_base:,.1f} MB above the base ({size.total:,.1f} MB with it); "
             f"{size.limited:,.1f} MB{beside} of at most {size.limit:,} MB"
         )
-        if size.torch_and_cuda:
-            lines.append(f"    torch and CUDA wheels {size.torch_and_cuda:,.1f} MB")
+        if size.cuda:
+            lines.append(f"    built for CUDA {size.cuda:,.1f} MB")
         lines += [f"    {layer.mb:10,.1f} MB  {layer.made_by}" for layer in size.layers]
     return "\n".join(lines)
 

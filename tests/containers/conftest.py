@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.container_images import IMAGE_STEPS, ImageStep, images_named_by
+from components.shared.container_images import IMAGE_STEPS, ImageStep, image_of
 from tests.containers.engine import HARDENED, SOMEBODY, Docker, flags_of
 from tests.peers.fixtures import gcs_bucket, gcs_server, need, s3_bucket, s3_server, seaweed, topic
 
@@ -30,7 +30,9 @@ def docker_engine() -> Docker:
 def images(docker_engine: Docker) -> Images:
     """The images by step: those of the file that ``IMAGES`` names, or this version's tags."""
     file = os.environ.get("IMAGES")
-    named = {step: image.reference for step, image in images_named_by(Path(file) if file else None).items()}
+    named: Images = {step: image_of(step) for step in IMAGE_STEPS}
+    if file:
+        named |= {step: image["reference"] for step, image in json.loads(Path(file).read_text())["images"].items()}
     missing = [named[step] for step in IMAGE_STEPS if not docker_engine.has(named[step])]
     need(not missing, f"no image {', '.join(missing)}: `make images` builds them")
     return named

@@ -171,14 +171,16 @@ def test_files_are_roots_and_nobody_else_can_change_them(saved: Saved, images: I
 
 
 @STEPS
-def test_torch_is_where_it_belongs(docker_engine: Docker, images: Images, step: ImageStep) -> None:
+def test_torch_and_onnx_runtime_are_where_they_belong(docker_engine: Docker, images: Images, step: ImageStep) -> None:
     code = """
 import importlib.util, shutil
-print(*(name for name in ("torch", "torchvision", "kafka", "boto3", "pip") if importlib.util.find_spec(name)))
+sought = "torch", "torchvision", "onnxscript", "onnx", "onnxruntime", "mlflow", "kafka", "boto3", "pip"
+print(*(name for name in sought if importlib.util.find_spec(name)))
 print(*(name for name in ("pip", "gcc", "cc", "make", "git") if shutil.which(name)))
 """
     modules, commands = docker_engine.python(images[step], code).split("\n")[:2]
 
-    more = {"data-prep": [], "train": ["torch", "torchvision"], "evaluate": ["torch"]}[step]
+    inference = ["onnx", "onnxruntime", "mlflow"]
+    more = {"data-prep": [], "train": ["torch", "torchvision", "onnxscript", *inference]}.get(step, inference)
     assert modules.split() == [*more, "kafka", "boto3"]
     assert commands == ""

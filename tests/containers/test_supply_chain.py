@@ -72,7 +72,8 @@ def test_it_names_every_package_of_the_image(
     )
     assert {f"{name}=={each['version']}" for name, each in debian.items()} == set(shown.out.split())
     assert {"numpy", "pydantic", "kfp"} <= python.keys()
-    assert ("torch" in python) is (step != "data-prep")
+    assert ("torch" in python) is (step == "train")
+    assert ("onnxruntime" in python) is (step != "data-prep")
     assert {"libc6", "python3"} <= debian.keys()
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from components.shared.command import CommandParser
-from components.shared.container_images import IMAGE_STEPS
+from components.shared.container_images import PIPELINE_IMAGES
 from components.shared.params.params import Params
 from components.shared.status import PIPELINE_STEPS
 from components.shared.step import StepName
@@ -83,7 +83,7 @@ def test_every_setting_says_what_it_means(target: PlatformName) -> None:
 def test_the_steps_are_the_same_everywhere(pipelines: dict[PlatformName, CompiledPipeline]) -> None:
     steps = set(get_args(StepName))
     assert set(STEP_FIELDS) == steps == {*PIPELINE_STEPS, "exit"}
-    assert set(IMAGE_STEPS) == steps - {"exit"}
+    assert set(PIPELINE_IMAGES) == steps - {"exit", "publish"}
     for pipeline in pipelines.values():
         labels = {label.removeprefix("exec-").removesuffix("-step") for label in pipeline.executors}
         assert labels == steps

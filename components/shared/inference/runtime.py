@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,8 @@ def open_session(file: Path, wanted: str = "cpu") -> onnxruntime.InferenceSessio
         cuda = {"device_id": index, "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
         providers.insert(0, (_CUDA, cuda))
         check_device(wanted)
+        with redirect_stdout(StringIO()):  # it prints what it does not find, which the session then lacks
+            onnxruntime.preload_dlls()  # of NVIDIA's wheels, which are on no path for libraries
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a provider that is not usable; looked at below
         session = onnxruntime.InferenceSession(file, options, providers=providers)
