@@ -88,6 +88,38 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class ThresholdOutcome:
+    """One threshold of the gate.
+
+    Attributes:
+        metric: Such as accuracy, recall[cat] or vs_baseline.
+        wanted: In words, such as "at least 0.97".
+        got: The figure; of vs_baseline the difference in accuracy; null where it cannot be computed.
+        reason: Why there is no figure, or how the model compares to the baseline.
+    """
+
+    metric: str
+    wanted: str
+    passed: bool
+    got: Measured = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateOutcome:
+    """Whether a model reaches every threshold of the gate.
+
+    Attributes:
+        thresholds: Those that are not reached first.
+        left_out: Further thresholds that are reached; evaluation.json has all.
+    """
+
+    passed: bool
+    thresholds: list[ThresholdOutcome]
+    left_out: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Succeeded:
     """A step is done, after so many seconds.
 
@@ -95,12 +127,16 @@ class Succeeded:
         metrics: Final figures by name.
         artifacts: Paths or URIs of what it made, by name.
         left_out: Data prep's: how much of the data was not read, by ending, folder or reason; bounded.
+        gate: Evaluation's: whether the model passes; null without a gate.
+        publishes: Evaluation's: whether its pipeline publishes the model next.
     """
 
     seconds: Seconds
     metrics: dict[str, Measured] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, Count] | None = None
+    gate: GateOutcome | None = None
+    publishes: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

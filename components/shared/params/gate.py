@@ -63,6 +63,12 @@ class Threshold(_AsWritten):
     min: Real | None = Field(None, description="The least that passes.")
     max: Real | None = Field(None, description="The most that passes.")
 
+    def __str__(self) -> str:
+        least, most = (f"{bound:.12g}" if bound is not None else "" for bound in (self.min, self.max))
+        if least and most:
+            return f"from {least} to {most}"
+        return f"at least {least}" if least else f"at most {most}"
+
 
 class Gate(_AsWritten):
     """What a model's figures on the test split must be for it to pass: a threshold by metric."""
