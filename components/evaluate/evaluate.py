@@ -6,7 +6,7 @@ import csv
 import platform
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from components.classifier.network import Network
 from components.evaluate.analyse import analyse
 from components.evaluate.findings import Findings, Origin
 from components.evaluate.fit import check_fit
+from components.evaluate.gate import check_gate, judge, log_gate
 from components.evaluate.report import MAX_ERRORS, ConfidentError, render_report
 from components.shared.artifacts.artifact import ArtifactWriter, FileRecord
 from components.shared.artifacts.dataset import DATASET, Dataset, evaluation_splits, open_dataset
@@ -51,12 +52,22 @@ _FORMULA = re.compile("(?:^|(?<=;))(?=[\" ]*[=+\\-@'\uff1d\uff0b\uff0d\uff20])")
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """What an evaluation found, and its directory, report and manifest."""
+    """What an evaluation found, and its directory, report and manifest.
+
+    Attributes:
+        publish: Whether the model is to be published: it passes, and the params say where to.
+    """
 
     findings: Findings = field(repr=False)
     evaluation: Path
     report_file: Path
     manifest: EvaluationManifest = field(repr=False)
+    publish: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the model passes the gate; without one every model does."""
+        return self.findings.gate is None or self.findings.gate.passed
 
     def report(self) -> dict[str, Any]:
         """The result as JSON data."""
@@ -70,6 +81,9 @@ class EvaluateResult:
             "selected_on": self.manifest.selected_on,
             "optimistic": self.manifest.optimistic,
             "metrics": dict(self.findings.metrics),
+            "passed": self.passed,
+            "publish": self.publish,
+            "gate": self.findings.gate.model_dump() if self.findings.gate else None,
             "device": self.manifest.device,
             "images_per_second": self.manifest.images_per_second,
         }
@@ -80,6 +94,8 @@ class EvaluateResult:
             seconds=seconds,
             metrics=dict(self.findings.metrics),
             artifacts={"evaluation": str(self.evaluation), "report": str(self.report_file)},
+            gate=self.findings.gate.outcome() if self.findings.gate else None,
+            publishes=self.publish,
         )
 
 
@@ -102,10 +118,14 @@ def evaluate(
     device = choose_device(params.device, cpu_build_is_enough=True)
     source, data = open_model(model, weight_files), open_dataset(dataset, evaluation_splits)
     check_fit(source, data, params)
+    check_gate(params.gate, source.manifest.classes)
     make_repeatable(params.manual_seed)
     network = load_network(source, model / source.manifest.weights.file)
     with ArtifactWriter(evaluation, EVALUATION) as writer:
         findings, errors = _findings(source, data, network, params, device, emit)
+        if params.gate is not None:
+            gate = judge(params.gate, findings.figures(), findings.intervals, findings.comparison)
+            findings = replace(findings, gate=gate)
         _log_findings(findings)
         predictions_file = writer.new_file("predictions.csv")
         _write_predictions(predictions_file, findings)
@@ -113,7 +133,8 @@ def evaluate(
         write_page(report_file, render_report(findings, errors, source.manifest, data.manifest))
         manifest = _manifest(findings, writer.record(predictions_file), writer.record(report_file))
         writer.commit(manifest)
-    return EvaluateResult(findings, evaluation, report_file, manifest)
+    passes = findings.gate is None or findings.gate.passed
+    return EvaluateResult(findings, evaluation, report_file, manifest, passes and params.publish_uri is not None)
 
 
 def _findings(
@@ -179,6 +200,8 @@ def _log_findings(findings: Findings) -> None:
     figures = "  ".join(f"{name} {value:.4f}" for name, value in findings.metrics.items())
     _log.info("%s: %s (%.0f images/s)", findings.split, figures, findings.images_per_second)
     _log.info("%s", findings.selection_note())
+    if findings.gate is not None:
+        log_gate(findings.gate)
 
 
 def _write_predictions(file: Path, findings: Findings) -> None:
@@ -219,6 +242,7 @@ def _manifest(findings: Findings, predictions: FileRecord, report: FileRecord) -
         selected_epoch=findings.origin.selected_epoch,
         selected_on=findings.origin.selected_on,
         optimistic=findings.optimistic,
+        gate=findings.gate,
         model_sha256=findings.origin.model_sha256,
         dataset_sha256=findings.origin.dataset_sha256,
         device=findings.origin.device,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from components.evaluate.comparison import Comparison
 from components.evaluate.curves import Curves
 from components.evaluate.reliability import Reliability
+from components.shared.artifacts.gate import GateResult
 from components.shared.artifacts.names import ImageName
 from components.shared.metrics import Integers, PerClass, Reals, confusion_matrix
 
@@ -84,7 +85,7 @@ class Findings:
         roc: Receiver operating characteristic of each class against the rest.
         precision_recall: Precision over recall of each class against the rest.
         comparison: With the baseline; None where there is none.
-        gate: What the gate decided, as JSON data; None where there is none.
+        gate: What the gate decided; None where there is none.
         origin: What was evaluated, by what, where and when.
     """
 
@@ -102,7 +103,7 @@ class Findings:
     roc: Curves
     precision_recall: Curves
     comparison: Comparison | None
-    gate: Any | None
+    gate: GateResult | None
     origin: Origin
     split: Literal["test"] = "test"
 

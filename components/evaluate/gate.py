@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
+from components.evaluate.comparison import Comparison
 from components.shared.artifacts.gate import GateResult, ThresholdResult
 from components.shared.errors import ParamsError, Problem
 from components.shared.logs import step_logger
@@ -21,26 +21,6 @@ _UNDEFINED = "cannot be computed of these images"
 _log = step_logger("evaluate")
 
 Interval = tuple[float, float]
-
-
-class _Difference(Protocol):
-    """A figure of the model minus that of the baseline."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-
-
-class _Compared(Protocol):
-    """How a model does beside a baseline."""
-
-    @property
-    def verdict(self) -> str: ...
-    @property
-    def differences(self) -> Mapping[str, _Difference]: ...
 
 
 def check_gate(gate: Gate | None, classes: Sequence[str]) -> None:
@@ -58,7 +38,7 @@ def judge(
     gate: Gate,
     figures: Mapping[str, float],
     intervals: Mapping[str, Interval],
-    comparison: _Compared | None = None,
+    comparison: Comparison | None = None,
 ) -> GateResult:
     """Hold the figures of an evaluation against a gate. One that is missing or not finite does not pass.
 
@@ -96,7 +76,7 @@ def _judged(metric: str, threshold: Threshold, got: float | None, interval: Inte
     return ThresholdResult(metric=metric, wanted=str(threshold), got=got, interval=bounds, passed=is_least and is_most)
 
 
-def _compared(must_be_better: bool, comparison: _Compared | None) -> ThresholdResult:
+def _compared(must_be_better: bool, comparison: Comparison | None) -> ThresholdResult:
     wanted = "better than the baseline" if must_be_better else "not worse than the baseline"
     if comparison is None:
         reason = "there is no baseline to compare to"

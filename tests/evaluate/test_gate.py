@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from components.evaluate.comparison import Comparison, Difference, Verdict
 from components.evaluate.gate import check_gate, judge, log_gate
 from components.shared.artifacts.gate import GateResult
 from components.shared.events.data import GateOutcome, ThresholdOutcome
@@ -15,17 +15,9 @@ from components.shared.params.gate import Gate
 from tests.configs import refused
 
 
-@dataclass(frozen=True)
-class Difference:
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    verdict: str
-    differences: dict[str, Difference]
+def compared(verdict: Verdict) -> Comparison:
+    differences = {"accuracy": Difference(0.01, -0.02, 0.04)}
+    return Comparison("gs://models/1", "0" * 64, {"accuracy": 0.9}, differences, 3, 1, 0.6, verdict)
 
 
 def judged(gate: dict[str, Any], figures: dict[str, float], comparison: Comparison | None = None) -> GateResult:
@@ -100,8 +92,8 @@ def test_all_thresholds_must_be_reached_and_an_undefined_figure_is_not() -> None
     ("verdict", "better", "not_worse"),
     [("better", True, True), ("not distinguishable", False, True), ("worse", False, False)],
 )
-def test_a_comparison_with_the_baseline(verdict: str, better: bool, not_worse: bool) -> None:
-    comparison = Comparison(verdict, {"accuracy": Difference(0.01, -0.02, 0.04)})
+def test_a_comparison_with_the_baseline(verdict: Verdict, better: bool, not_worse: bool) -> None:
+    comparison = compared(verdict)
 
     assert judged({"vs_baseline": "better"}, {}, comparison).passed is better
     result = judged({"vs_baseline": "not_worse"}, {}, comparison)

@@ -23,6 +23,7 @@ from components.shared.artifacts.artifact import (
     Record,
     open_artifact,
 )
+from components.shared.artifacts.gate import GateResult
 
 
 class ClassRecord(Record):
@@ -53,6 +54,7 @@ class EvaluationManifest(Manifest):
     selected_epoch: int = Field(ge=1, description="The epoch whose weights were evaluated.")
     selected_on: Literal["validation", "test"] = Field(description="The split that epoch was chosen on.")
     optimistic: bool = Field(description="Whether the epoch was chosen by the very images evaluated here.")
+    gate: GateResult | None = Field(None, description="What the gate decided; None: the params had none.")
     model_sha256: str = Field(description="Of the model's manifest, and so of every file of the model.")
     dataset_sha256: str = Field(description="Of the dataset's manifest, and so of every file of the dataset.")
     device: str
