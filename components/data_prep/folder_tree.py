@@ -11,41 +11,20 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
-from components.data_prep.source import leads_out_of
 from components.shared.artifacts.artifact import WRITING_MARKER
 from components.shared.artifacts.dataset import DATASET, LeftOut
-from components.shared.decoding.images import NEEDS_HEIC, image_extensions
+from components.shared.decoding.file_names import ending_of, is_no_data_folder, leads_out_of, left_out_as, why_not_read
+from components.shared.decoding.images import image_extensions
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
 from components.shared.text import shown
 
-# What file systems, file servers and tools put beside people's files: thumbnails, deleted files, snapshots. Compared
-# without regard to case, since Windows writes $RECYCLE.BIN and $Recycle.Bin. So are folders with a leading dot.
-_SYSTEM_FOLDERS = frozenset(
-    {
-        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@sharebin", "@tmp"),  # Synology, QNAP
-        *("__macosx", "network trash folder", "temporary items"),  # macOS
-        *("$recycle.bin", "system volume information"),  # Windows
-        *("lost+found", "__pycache__"),
-    }
-)
-_SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 # A recycle bin or a snapshot may hold more than the data: beyond this many files of one folder they are not counted.
 _COUNTED_FILES = 10_000
-_HEIC = (".heic", ".heics", ".heif", ".heifs", ".hif")
-_RAW = (
-    *(".3fr", ".ari", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc"),
-    *(".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw"),
-    ".x3f",
-)
-_OTHER_PICTURES = (".bpg", ".dcm", ".dicom", ".exr", ".jls", ".jxl", ".jxr", ".nii", ".svg", ".wdp", ".xcf")
-# Formats that Pillow knows by their endings, and that are data, documents or films.
-_NO_PICTURES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF"})
 # What a file without such an ending is tried as. Formats that begin with anything, such as TGA, would take texts for
 # pictures.
 _BY_CONTENT = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000")
@@ -120,7 +99,7 @@ def read_tree(data: Path, *, follow_links: bool) -> Folder:
 
 
 def _folder_of(folder: Folder, entry: os.DirEntry[str], real: str, left_root: str) -> Folder | None:
-    if entry.name.startswith(".") or entry.name.casefold() in _SYSTEM_FOLDERS:
+    if is_no_data_folder(entry.name):
         folder.left_out.append((entry.name, 0 if entry.is_symlink() else _count_files(entry.path)))
         return None
     if left_root:
@@ -136,10 +115,8 @@ def _folder_of(folder: Folder, entry: os.DirEntry[str], real: str, left_root: st
 
 def _add_file(folder: Folder, entry: os.DirEntry[str], real: str, left_root: str) -> None:
     name, is_image = entry.name, ending_of(entry.name) in image_extensions()
-    if name == ".DS_Store" or name.startswith("._") or (not is_image and name.casefold() in _SYSTEM_FILES):
-        folder.counted["system files"] += 1
-    elif name.startswith("."):
-        folder.counted["hidden"] += 1
+    if reason := left_out_as(name):
+        folder.counted[reason] += 1
     elif is_image and left_root:
         folder.problems[name] = leads_out_of(left_root, "the file")
     elif not entry.is_file():
@@ -169,11 +146,6 @@ def _count_files(folder: str) -> int:
     return count
 
 
-def ending_of(name: str) -> str:
-    """A file name's ending in lower case with its dot; empty where it has none."""
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a text for each of a million files
-
-
 def paths_below(folder: Folder, path: str = "") -> Iterator[tuple[str, Folder]]:
     """A folder and every one below it, each once however links lead, with its path; `path` is the first one's."""
     waiting, seen = [(path, folder)], set()
@@ -195,15 +167,6 @@ def joined(path: str, name: str) -> str:
     return f"{path}/{name}" if path else name
 
 
-@cache
-def _reasons() -> dict[str, str]:
-    """By the ending of pictures, why those that are no images here are not read."""
-    registered = (ending for ending, name in Image.registered_extensions().items() if name not in _NO_PICTURES)
-    convert = "is a picture of a kind that is not read, {}; convert it to JPEG or PNG"
-    found = {ending: convert.format(ending) for ending in (*_RAW, *_OTHER_PICTURES, *registered)}
-    return found | dict.fromkeys(_HEIC, NEEDS_HEIC)
-
-
 def pictures_below(folder: Folder, path: str) -> dict[str, tuple[str, str]]:
     """Pictures in a folder and below it that are no images here, since no decoder is there or the ending is unknown.
 
@@ -220,7 +183,7 @@ def pictures_below(folder: Folder, path: str) -> dict[str, tuple[str, str]]:
             file, real, ending = joined(where, name), f"{here.real}/{name}", ending_of(name)
             if _stem(name) in stems:
                 continue
-            if reason := _reasons().get(ending):
+            if reason := why_not_read(ending):
                 found[file] = real, reason
             else:
                 unknown.setdefault(ending, []).append((file, real))

@@ -16,7 +16,6 @@ from components.data_prep.source import (
     SourceSplit,
     check_known_classes,
     composed,
-    leads_out_of,
     listed,
     reading,
     require_inside,
@@ -25,6 +24,7 @@ from components.data_prep.source import (
 from components.data_prep.splits import SPLITS, split_of
 from components.shared.artifacts.artifact import class_name_problem
 from components.shared.artifacts.dataset import SplitName
+from components.shared.decoding.file_names import leads_out_of
 from components.shared.errors import DataError
 from components.shared.logs import step_logger
 from components.shared.text import shown

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from components.shared.artifacts.dataset import Images, Labels, LeftOut, SplitName, UnreadableImage
 from components.shared.artifacts.names import ImageName
+from components.shared.decoding.file_names import leads_out_of
 from components.shared.decoding.pixels import Background, Note
 from components.shared.errors import DataError
 from components.shared.text import shortened, shown
@@ -85,11 +86,6 @@ def require_inside(path: Path, root: Path, what: str) -> None:
     """Refuse a path that leads out of `root` by a link; `what` is to be copied."""
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise DataError(f"{shown(path)}: {leads_out_of(root, what)}")
-
-
-def leads_out_of(root: str | Path, what: str) -> str:
-    """Why a link out of a folder is not followed."""
-    return f"is a link that leads out of {shown(root)}; copy {what}, or give --follow-links"
 
 
 def composed(name: str) -> str:

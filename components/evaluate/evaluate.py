@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import platform
-import re
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -38,16 +37,13 @@ from components.shared.files import naming, sha256_of
 from components.shared.html.page import write_page
 from components.shared.logs import step_logger
 from components.shared.params.params import Params
+from components.shared.spreadsheet import as_cell
 from components.shared.version import __version__
 
 _log = step_logger("evaluate")
 
 # A matrix of 2,000 classes is 4 million numbers, 40 MB of JSON; predictions.csv holds the same in a line an image.
 _MAX_CONFUSION_CLASSES = 2000
-
-# What a spreadsheet takes for a formula, which may run a program (OWASP, CSV injection); and the apostrophe itself, so
-# that no two names become one.
-_FORMULA = re.compile("(?:^|(?<=;))(?=[\" ]*[=+\\-@'\uff1d\uff0b\uff0d\uff20])")
 
 
 @dataclass(frozen=True)
@@ -205,7 +201,7 @@ def _log_findings(findings: Findings) -> None:
 
 
 def _write_predictions(file: Path, findings: Findings) -> None:
-    names = [_as_cell(name) for name in findings.classes]
+    names = [as_cell(name) for name in findings.classes]
     columns = (findings.labels, findings.predicted, findings.confidences, findings.losses)
     with naming(file), file.open("w", encoding="utf-8", newline="") as stream:
         lines = csv.writer(stream, lineterminator="\n")
@@ -213,14 +209,6 @@ def _write_predictions(file: Path, findings: Findings) -> None:
         rows = zip(*(column.tolist() for column in columns), strict=True)
         for index, (label, predicted, confidence, loss) in enumerate(rows):
             lines.writerow((index, names[label], names[predicted], confidence, loss))
-
-
-def _as_cell(name: str) -> str:
-    """A class's name as a spreadsheet shows it: what begins as a formula does gets an apostrophe before it.
-
-    So does what follows a semicolon, at which a spreadsheet of many countries divides cells, quotes or not.
-    """
-    return _FORMULA.sub("'", name)
 
 
 def _manifest(findings: Findings, predictions: FileRecord, report: FileRecord) -> EvaluationManifest:

@@ -36,7 +36,7 @@ from components.shared.strict_json import read_json
 
 RECORDS_VARIABLE = "SHUTTERLINE_RECORDS"
 
-StepName = Literal["data-prep", "train", "evaluate", "exit"]
+StepName = Literal["data-prep", "train", "evaluate", "exit", "predict"]
 
 
 class StepRecord(BaseModel):

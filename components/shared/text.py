@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from pydantic_core import ValidationError
@@ -20,6 +21,12 @@ def shortened(value: object, limit: int = 60) -> str:
 def shown(path: object, limit: int = 500) -> str:
     """A path or name as one printable line, whatever bytes a file system or a file gave it."""
     return shortened(str(path), limit)
+
+
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """What texts are sorted by so that 2.png comes before 10.png, without regard to case."""
+    parts = re.split(r"([0-9]+)", text.casefold())
+    return tuple((1, int(part), "") if index % 2 else (0, 0, part) for index, part in enumerate(parts) if part)
 
 
 def described(value: object) -> str:

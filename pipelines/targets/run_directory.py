@@ -30,7 +30,8 @@ from components.train.checkpoints.resume import (
 )
 from pipelines.targets.steps import INTERRUPTED, STOPS, LocalRunPaths, Steps
 
-STEPS: tuple[StepName, ...] = get_args(StepName)  # in the order they run
+# Those of the pipeline, in the order they run.
+STEPS: tuple[StepName, ...] = tuple(step for step in get_args(StepName) if step != "predict")
 # What a finished run shows at the top of its directory: the step that makes it, and where kfp keeps it.
 LINKS: dict[str, tuple[StepName, str]] = {
     "dataset": ("data-prep", "data-prep/dataset"),

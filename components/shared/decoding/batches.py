@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,23 @@ class DecodedBatch:
     noted: Mapping[Note, int]  # of how many images there is something to report
 
 
+class _Decoding:
+    """A batch whose files are being decoded."""
+
+    def __init__(self, size: int, shape: tuple[int, int, int]) -> None:
+        # np.empty takes address space, not memory: pages are touched as images arrive.
+        self.images = np.empty((size, *shape), dtype=np.uint8)
+        self.sizes = np.zeros((size, 2), dtype=np.int64)
+        self.reasons: list[Future[str]] = []
+        self.noted: list[Note] = []  # extending is atomic
+
+
+# A file, or what makes one for as long as it is decoded; UnreadableImageError, as it does so, is this image's.
+AnyFile = Path | AbstractContextManager[Path]
+
+
 def decode_batches(
-    files: Iterable[Path],
+    files: Iterable[AnyFile],
     shape: tuple[int, int, int],
     background: Background = WHITE,
     *,
@@ -42,39 +57,39 @@ def decode_batches(
 ) -> Iterator[DecodedBatch]:
     """Decode files of images, `size` a batch; while one batch is used, the next one is decoded.
 
+    Of `files` the next is asked for as soon as the one before it is in a thread's queue.
+
     DataError: the operating system does not hand a file out.
     """
     memory = memory or DecodingMemory.of_half_the_free()
 
-    def decode(file: Path, image: Images, sizes: npt.NDArray[np.int64], noted: list[Note]) -> str:
+    def decode(file: AnyFile, image: Images, sizes: npt.NDArray[np.int64], noted: list[Note]) -> str:
         """Decode one file into its array; the reason if it is unreadable."""
         try:
-            decoded = decode_image(file, shape, background, memory, noted)
+            with nullcontext(file) if isinstance(file, Path) else file as path:
+                decoded = decode_image(path, shape, background, memory, noted)
         except UnreadableImageError as error:
             return str(error)
         image[...], sizes[:] = decoded.pixels, (decoded.width, decoded.height)
         return ""
 
-    waiting: deque[tuple[Images, npt.NDArray[np.int64], list[Future[str]], list[Note]]] = deque()
+    def decoded(batch: _Decoding) -> DecodedBatch:
+        reasons = [future.result() for future in batch.reasons]
+        return DecodedBatch(batch.images[: len(reasons)], batch.sizes[: len(reasons)], reasons, Counter(batch.noted))
 
-    def done() -> DecodedBatch:
-        images, sizes, decoding, noted = waiting.popleft()
-        return DecodedBatch(images, sizes, [future.result() for future in decoding], Counter(noted))
-
-    rest = iter(files)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        waiting: deque[_Decoding] = deque()
         try:
-            while some := list(islice(rest, size)):
-                images, sizes = np.empty((len(some), *shape), dtype=np.uint8), np.zeros((len(some), 2), dtype=np.int64)
-                noted: list[Note] = []  # extending is atomic
-                decoding = [
-                    pool.submit(decode, file, image, pair, noted)
-                    for file, image, pair in zip(some, images, sizes, strict=True)
-                ]
-                waiting.append((images, sizes, decoding, noted))
-                if len(waiting) > 1:
-                    yield done()
+            for file in files:
+                if not waiting or len(waiting[-1].reasons) == size:
+                    waiting.append(_Decoding(size, shape))
+                batch = waiting[-1]
+                position = len(batch.reasons)
+                image, sizes = batch.images[position], batch.sizes[position]
+                batch.reasons.append(pool.submit(decode, file, image, sizes, batch.noted))
+                if len(waiting) > 1 and position == size - 1:
+                    yield decoded(waiting.popleft())
             while waiting:
-                yield done()
+                yield decoded(waiting.popleft())
         finally:
             pool.shutdown(cancel_futures=True)  # given up: what has not begun never does
