@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -20,8 +17,6 @@ from components.shared.metrics import Integers, Metrics, Reals, metrics_of
 # float32 values that the layers of one chunk may give together: 256 MiB.
 CHUNK_VALUES = 2**26
 CHUNK_IMAGES = 1024
-# Lines of a log of single batches.
-MAX_LINES = 1000
 
 
 @dataclass(frozen=True)
@@ -44,22 +39,6 @@ class Predictions:
     def metrics(self) -> Metrics:
         """The figures over all images."""
         return metrics_of(self.labels, self.predicted, self.losses, self.n_classes)
-
-    def batch_metrics(self, batch_size: int) -> Iterator[Metrics]:
-        """The figures of each batch of `batch_size` images, in stored order."""
-        for start in range(0, len(self.labels), batch_size):
-            part = slice(start, start + batch_size)
-            yield metrics_of(self.labels[part], self.predicted[part], self.losses[part], self.n_classes)
-
-
-def log_batches(log: logging.Logger, predictions: Predictions, batch_size: int) -> None:
-    """Log the metrics of each batch of `batch_size` images, a line each and at most 1,000."""
-    batches = -(-len(predictions.labels) // batch_size)
-    for number, metrics in enumerate(islice(predictions.batch_metrics(batch_size), MAX_LINES), start=1):
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in metrics.as_dict().items())
-        log.info("batch %d/%d  %s", number, batches, figures)
-    if batches > MAX_LINES:
-        log.info("… and %d more batches", batches - MAX_LINES)
 
 
 def chunk_size(network: Network) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import platform
 import time
 from dataclasses import dataclass, field, replace
@@ -11,39 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from components.classifier.device import choose_device, describe_device, make_repeatable
-from components.classifier.images import ImageStore, Normaliser, store_images
-from components.classifier.inference import log_batches, predict
-from components.classifier.load import load_network
-from components.classifier.network import Network
 from components.evaluate.analyse import analyse
 from components.evaluate.findings import Findings, Origin
 from components.evaluate.fit import check_fit
 from components.evaluate.gate import check_gate, judge, log_gate
+from components.evaluate.inference import collect, parts_of
+from components.evaluate.manifest import manifest_of
+from components.evaluate.predictions_csv import write_predictions
 from components.evaluate.report import MAX_ERRORS, ConfidentError, render_report
-from components.shared.artifacts.artifact import ArtifactWriter, FileRecord
-from components.shared.artifacts.dataset import DATASET, Dataset, evaluation_splits, open_dataset
-from components.shared.artifacts.evaluation import (
-    EVALUATION,
-    ClassRecord,
-    EvaluationManifest,
-)
-from components.shared.artifacts.model import MODEL, Model, open_model, weight_files
-from components.shared.errors import ArtifactError
+from components.shared.artifacts.artifact import ArtifactWriter
+from components.shared.artifacts.dataset import DATASET, Dataset, Split, evaluation_splits, open_dataset
+from components.shared.artifacts.evaluation import EVALUATION, EvaluationManifest
+from components.shared.artifacts.model import MODEL, Model, onnx_file, open_model
 from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
-from components.shared.files import naming, sha256_of
+from components.shared.files import sha256_of
 from components.shared.html.page import write_page
+from components.shared.inference.classifier import OnnxClassifier
+from components.shared.inference.runtime import runtime_version
+from components.shared.limits import usable_cpus
 from components.shared.logs import step_logger
+from components.shared.metrics import log_batches
 from components.shared.params.params import Params
-from components.shared.spreadsheet import as_cell
 from components.shared.version import __version__
 
 _log = step_logger("evaluate")
-
-# A matrix of 2,000 classes is 4 million numbers, 40 MB of JSON; predictions.csv holds the same in a line an image.
-_MAX_CONFUSION_CLASSES = 2000
+_LOGGED = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ class EvaluateResult:
 def evaluate(
     *, model: Path, dataset: Path, evaluation: Path, params: Params, emit: Emit = ignore_events
 ) -> EvaluateResult:
-    """Evaluate a model on the test split of a dataset and write an evaluation directory.
+    """Evaluate a model, as it is shipped, on the test split of a dataset and write an evaluation directory.
 
     Args:
         model: A complete model directory.
@@ -111,133 +103,90 @@ def evaluate(
         InputError: Model or dataset is incomplete or damaged, they or the params do not fit each other, the network
             gives values that are not finite, the evaluation directory holds something else, or there is no such device.
     """
-    device = choose_device(params.device, cpu_build_is_enough=True)
-    source, data = open_model(model, weight_files), open_dataset(dataset, evaluation_splits)
+    started = datetime.now(UTC)
+    source, data = open_model(model, onnx_file), open_dataset(dataset, evaluation_splits)
     check_fit(source, data, params)
     check_gate(params.gate, source.manifest.classes)
-    make_repeatable(params.manual_seed)
-    network = load_network(source, model / source.manifest.weights.file)
+    classifier = OnnxClassifier.open(source, params.device)
     with ArtifactWriter(evaluation, EVALUATION) as writer:
-        findings, errors = _findings(source, data, network, params, device, emit)
+        findings = _findings(source, data, classifier, params, evaluation, started, emit)
         if params.gate is not None:
             gate = judge(params.gate, findings.figures(), findings.intervals, findings.comparison)
             findings = replace(findings, gate=gate)
+        if params.eval_metric_compute_freq == "batch":
+            columns = (findings.labels, findings.predicted, findings.losses)
+            log_batches(_log, *columns, len(findings.classes), params.eval_batch_size)
         _log_findings(findings)
         predictions_file = writer.new_file("predictions.csv")
-        _write_predictions(predictions_file, findings)
+        write_predictions(predictions_file, findings)
         report_file = writer.new_file("report.html")
+        errors = _confident_errors(findings, data.splits["test"])
         write_page(report_file, render_report(findings, errors, source.manifest, data.manifest))
-        manifest = _manifest(findings, writer.record(predictions_file), writer.record(report_file))
+        manifest = manifest_of(findings, writer.record(predictions_file), writer.record(report_file))
         writer.commit(manifest)
     passes = findings.gate is None or findings.gate.passed
     return EvaluateResult(findings, evaluation, report_file, manifest, passes and params.publish_uri is not None)
 
 
 def _findings(
-    model: Model, data: Dataset, network: Network, params: Params, device: torch.device, emit: Emit
-) -> tuple[Findings, list[ConfidentError]]:
-    manifest, split = model.manifest, data.splits["test"]
-    images = store_images(split, device).store
-    labels = torch.tensor(split.labels, device=device)
-    normalise = Normaliser(manifest.normalisation, device)
-    _log.info("%s test images of %d classes on %s", f"{len(split):,}", len(manifest.classes), describe_device(device))
-    started, start = datetime.now(UTC), time.perf_counter()
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    predictions = predict(network, images, labels, normalise, every_class=True)
+    model: Model,
+    data: Dataset,
+    classifier: OnnxClassifier,
+    params: Params,
+    evaluation: Path,
+    started: datetime,
+    emit: Emit,
+) -> Findings:
+    manifest, split, count = model.manifest, data.splits["test"], len(data.splits["test"])
+    _log.info("%s test images of %d classes on %s", f"{count:,}", len(manifest.classes), classifier.device)
+    start = time.perf_counter()
+
+    def report(done: int) -> None:
+        rate = done / (time.perf_counter() - start)
+        emit(Progress(done, count, "images", samples_per_second=rate, device=classifier.device))
+
+    parts = parts_of(classifier, split, model.path, report)
+    probabilities, scores = collect(parts, (count, len(manifest.classes)), evaluation)
     seconds = time.perf_counter() - start
-    emit(Progress(len(split), len(split), "images", samples_per_second=len(split) / seconds, device=str(device)))
-    if wrong := int(np.count_nonzero(~np.isfinite(predictions.losses))):
-        raise ArtifactError(
-            f"{model.path}: the network gives values that are not finite for {wrong:,} of {len(split):,} images; "
-            "train it again, with a smaller learning_rate"
-        )
-    if params.eval_metric_compute_freq == "batch":
-        log_batches(_log, predictions, params.eval_batch_size)
+    report(count)
+    dataset_sha256 = sha256_of(data.path / DATASET.manifest_file)
     origin = Origin(
         run="",
         started=started,
         ended=datetime.now(UTC),
         seconds=seconds,
-        device=describe_device(device),
-        provider="",
-        threads=torch.get_num_threads(),
+        device=classifier.device,
+        provider=classifier.provider,
+        threads=usable_cpus(),
         versions={
             "shutterline": __version__,
             "python": platform.python_version(),
-            "torch": str(torch.__version__),
+            "onnxruntime": runtime_version(),
             "numpy": np.__version__,
         },
         manual_seed=params.manual_seed,
         selected_epoch=manifest.selection.epoch,
         selected_on=manifest.selection.split,
         last_epoch=max([manifest.selection.epoch, *(record.epoch for record in manifest.history)]),
-        same_dataset=manifest.provenance.dataset_sha256 == sha256_of(data.path / DATASET.manifest_file),
+        same_dataset=manifest.provenance.dataset_sha256 == dataset_sha256,
         model_sha256=sha256_of(model.path / MODEL.manifest_file),
-        onnx_sha256=None,
-        dataset_sha256=sha256_of(data.path / DATASET.manifest_file),
+        onnx_sha256=manifest.onnx.sha256 if manifest.onnx else None,
+        dataset_sha256=dataset_sha256,
     )
-    findings = analyse(
-        manifest.classes, predictions.labels, np.asarray(predictions.probabilities, dtype=np.float32), origin
-    )
-    return findings, _confident_errors(findings, images, device)
+    names = list(found) if (found := split.names()) is not None else None
+    return analyse(manifest.classes, split.labels, probabilities, origin, scores=scores, names=names)
 
 
-def _confident_errors(findings: Findings, images: ImageStore, device: torch.device) -> list[ConfidentError]:
+def _confident_errors(findings: Findings, split: Split) -> list[ConfidentError]:
     indices = findings.most_confident_errors(MAX_ERRORS)
-    if not len(indices):
-        return []
     columns = (findings.labels, findings.predicted, findings.confidences)
-    pictures = images.take(torch.tensor(indices, device=device)).cpu().numpy()
-    rows = zip(indices.tolist(), pictures, *(column[indices].tolist() for column in columns), strict=True)
+    rows = zip(indices.tolist(), split.take(indices), *(column[indices].tolist() for column in columns), strict=True)
     return [ConfidentError(*row) for row in rows]
 
 
 def _log_findings(findings: Findings) -> None:
-    figures = "  ".join(f"{name} {value:.4f}" for name, value in findings.metrics.items())
+    figures = "  ".join(f"{name} {findings.metrics[name]:.4f}" for name in _LOGGED)
     _log.info("%s: %s (%.0f images/s)", findings.split, figures, findings.images_per_second)
     _log.info("%s", findings.selection_note())
     if findings.gate is not None:
         log_gate(findings.gate)
-
-
-def _write_predictions(file: Path, findings: Findings) -> None:
-    names = [as_cell(name) for name in findings.classes]
-    columns = (findings.labels, findings.predicted, findings.confidences, findings.losses)
-    with naming(file), file.open("w", encoding="utf-8", newline="") as stream:
-        lines = csv.writer(stream, lineterminator="\n")
-        lines.writerow(("index", "label", "predicted", "confidence", "loss"))
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        for index, (label, predicted, confidence, loss) in enumerate(rows):
-            lines.writerow((index, names[label], names[predicted], confidence, loss))
-
-
-def _manifest(findings: Findings, predictions: FileRecord, report: FileRecord) -> EvaluationManifest:
-    of = findings.per_class
-    rows = zip(
-        findings.classes, *(column.tolist() for column in (of.precision, of.recall, of.f1, of.support)), strict=True
-    )
-    return EvaluationManifest(
-        created_by=f"shutterline {__version__}",
-        split=findings.split,
-        images=findings.images,
-        metrics=findings.metrics,
-        classes=findings.classes,
-        per_class=[
-            ClassRecord(name=name, precision=precision, recall=recall, f1=f1, support=support)
-            for name, precision, recall, f1, support in rows
-        ],
-        confusion=findings.confusion().tolist() if len(findings.classes) <= _MAX_CONFUSION_CLASSES else None,
-        selected_epoch=findings.origin.selected_epoch,
-        selected_on=findings.origin.selected_on,
-        optimistic=findings.optimistic,
-        gate=findings.gate,
-        model_sha256=findings.origin.model_sha256,
-        dataset_sha256=findings.origin.dataset_sha256,
-        device=findings.origin.device,
-        versions=findings.origin.versions,
-        manual_seed=findings.origin.manual_seed,
-        seconds=findings.origin.seconds,
-        images_per_second=findings.images_per_second,
-        predictions=predictions,
-        report=report,
-    )

@@ -20,12 +20,6 @@ def check_fit(model: Model, dataset: Dataset, params: Params) -> None:
             f"{model.path}: takes images of {_spelled(ours.as_tuple())}, and the dataset {dataset.path} has images of "
             f"{_spelled(theirs.as_tuple())}; evaluate the model on data prepared like its own"
         )
-    normalisation = model.manifest.normalisation
-    if normalisation and not len(normalisation.mean) == len(normalisation.std) == ours.channels:
-        raise ArtifactError(
-            f"{model.path}: normalises {len(normalisation.mean)} channel(s) by {len(normalisation.std)}, and its "
-            f"images have {ours.channels}; the manifest is damaged"
-        )
     if "test" not in dataset.splits:
         raise ArtifactError(f"{dataset.path}: has no test split to evaluate on; prepare the data again")
     _params_agree(model, params)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from components.classifier.device import choose_device
 from components.evaluate.evaluate import evaluate
 from components.shared.artifacts.dataset import DATASET, evaluation_splits, files_of_splits
 from components.shared.artifacts.evaluation import EVALUATION
-from components.shared.artifacts.model import MODEL, weight_files
+from components.shared.artifacts.model import MODEL, onnx_file
 from components.shared.events.data import Emit, ignore_events
+from components.shared.inference.runtime import check_device
 from components.shared.logs import step_logger
 from components.shared.params.params import Params
 from components.shared.staging import Staging
@@ -24,11 +24,11 @@ def evaluate_staged(
 ) -> Reported:
     """As :func:`~components.evaluate.evaluate.evaluate`, of and for directories that may be in buckets.
 
-    Of the dataset the test split is fetched, of the model its weights.
+    Of the dataset the test split is fetched, of the model its model.onnx.
     """
     with Staging(_log, emit, params) as staging:
-        choose_device(params.device, cpu_build_is_enough=True)  # before anything is fetched
-        weights = staging.artifact(model, MODEL, weight_files)
+        check_device(params.device)  # before anything is fetched
+        weights = staging.artifact(model, MODEL, onnx_file)
         images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=evaluation_splits))
         output = staging.output(evaluation, EVALUATION)
         result = staging.publish(

@@ -6,10 +6,16 @@ in the same order, so the figures are equal to the last digit; tests hold them a
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
+
+# Lines of a log of single batches.
+MAX_LINES = 1000
 
 Integers = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
@@ -90,3 +96,25 @@ def metrics_of(labels: Integers, predicted: Integers, losses: Reals, n_classes: 
         recall=float(np.mean(figures.recall[occurs])),
         f1=float(np.mean(figures.f1[occurs])),
     )
+
+
+def batch_metrics(
+    labels: Integers, predicted: Integers, losses: Reals, n_classes: int, batch_size: int
+) -> Iterator[Metrics]:
+    """The figures of each batch of `batch_size` images, in stored order."""
+    for start in range(0, len(labels), batch_size):
+        part = slice(start, start + batch_size)
+        yield metrics_of(labels[part], predicted[part], losses[part], n_classes)
+
+
+def log_batches(
+    log: logging.Logger, labels: Integers, predicted: Integers, losses: Reals, n_classes: int, batch_size: int
+) -> None:
+    """Log the figures of each batch of `batch_size` images, a line each and at most 1,000."""
+    batches = -(-len(labels) // batch_size)
+    found = batch_metrics(labels, predicted, losses, n_classes, batch_size)
+    for number, metrics in enumerate(islice(found, MAX_LINES), start=1):
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in metrics.as_dict().items())
+        log.info("batch %d/%d  %s", number, batches, figures)
+    if batches > MAX_LINES:
+        log.info("… and %d more batches", batches - MAX_LINES)

@@ -11,12 +11,12 @@ from typing import Any
 
 from components.classifier.check import Checked, check
 from components.classifier.device import describe_device
-from components.classifier.inference import log_batches
 from components.shared.artifacts.artifact import ArtifactWriter
 from components.shared.artifacts.model import MODEL, Selection
 from components.shared.errors import DivergedError
 from components.shared.events.data import Emit, Succeeded, ignore_events
 from components.shared.logs import step_logger
+from components.shared.metrics import log_batches
 from components.shared.params.params import Params
 from components.shared.signals import Deferred, Terminated, ends_deferred
 from components.train.checkpoints.resume import Checkpoints, last_good, lock_directory
@@ -251,7 +251,8 @@ class _Loop:
         if self._curves is not None:
             self._curves.epoch(record, self._inputs.data.selection_split)
         if predictions is not None and params.eval_metric_compute_freq == "batch":
-            log_batches(_log, predictions, params.eval_batch_size)
+            columns = (predictions.labels, predictions.predicted, predictions.losses)
+            log_batches(_log, *columns, predictions.n_classes, params.eval_batch_size)
         trainer.timing.lap("other")
         self._progress.emit_epoch(record)
         trainer.timing.lap("status")

@@ -18,6 +18,7 @@ from components.classifier.inference import Predictions, chunk_size, predict
 from components.classifier.network import Network, network_of
 from components.shared.artifacts.artifact import Normalisation
 from components.shared.artifacts.dataset import Images, Labels, Split
+from components.shared.metrics import batch_metrics
 from components.shared.params.params import Params
 from tests.configs import layer, small
 
@@ -156,7 +157,8 @@ def test_shards_change_nothing(network: Network) -> None:
 def test_batch_metrics_are_those_of_each_batch(network: Network, batch_size: int) -> None:
     images, labels = noise(12)
     predictions = predicted(network, ResidentImages(torch.tensor(images)), labels)
-    batches = list(predictions.batch_metrics(batch_size))
+    columns = (predictions.labels, predictions.predicted, predictions.losses)
+    batches = list(batch_metrics(*columns, predictions.n_classes, batch_size))
 
     assert len(batches) == -(-12 // batch_size)
     assert batches[0].loss == np.mean(predictions.losses[:batch_size])

@@ -1,22 +1,23 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
+from onnx import TensorProto, numpy_helper
+from onnx.helper import make_node
 
-from components.classifier.network import Network, network_of
 from components.evaluate.evaluate import EvaluateResult, evaluate
-from components.shared.artifacts.artifact import ArtifactWriter, ImageShape, Normalisation
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName
-from components.shared.artifacts.model import MODEL, EpochRecord, ModelManifest, Provenance, Selection
+from components.shared.artifacts.model import EpochRecord, ModelManifest, Provenance, Selection
+from components.shared.artifacts.names import ImageName
 from components.shared.files import sha256_of
 from components.shared.params.params import Params
+from tests.onnx_models import onnx_model, write_onnx_directory
 
 CLASSES = ["cat", "dog", "eel"]
 RAW_PARAMS: dict[str, Any] = {
@@ -47,24 +48,34 @@ def write_dataset(
     splits: tuple[SplitName, ...] = ("train", "test"),
     count: int = 50,
     seed: int = 0,
+    named: bool = True,
 ) -> DatasetManifest:
     names = CLASSES if classes is None else classes
     random = np.random.default_rng(seed)
     with DatasetWriter(path, names, shape) as writer:
         for split in splits:
             images = random.integers(0, 256, (count, *shape), dtype=np.uint8)
-            writer.add(split, images, random.integers(0, len(names), count))
+            files = [ImageName.of(f"{split}/=1+{index}.png", 640, 480 + index) for index in range(count)]
+            writer.add(split, images, random.integers(0, len(names), count), files if named else None)
         return writer.commit(source="noise", test_split="given", manual_seed=seed, unreadable=[])
 
 
-def network_with(params: Params, seed: int) -> Network:
-    torch.manual_seed(seed)
-    network = network_of(params)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # statistics that differ from those of any batch
-            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)  # type: ignore[arg-type]
-            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)  # type: ignore[arg-type]
-    return network
+def linear_model(classes: Sequence[str], shape: tuple[int, int, int], seed: int, *, nan: bool = False) -> bytes:
+    """A model.onnx that is linear in the pixels; or one that gives values that are not finite."""
+    random = np.random.default_rng(seed)
+    weights = random.normal(size=(len(classes), math.prod(shape))).astype(np.float32) / 4
+    offsets = np.full(len(classes), np.nan if nan else 0, dtype=np.float32)
+    nodes = [
+        make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        make_node("Mul", ["floats", "scale"], ["scaled"]),
+        make_node("Flatten", ["scaled"], ["flat"]),
+        make_node("Gemm", ["flat", "weights", "offsets"], ["logits"], transB=1),
+        make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    initialisers = [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(offsets, "offsets")]
+    return bytes(
+        onnx_model(classes, shape, nodes=nodes, initialisers=initialisers).SerializeToString(deterministic=True)
+    )
 
 
 def write_model(
@@ -73,56 +84,37 @@ def write_model(
     *,
     dataset: Path | None = None,
     classes: list[str] | None = None,
-    selected: Network | None = None,
-    last: Network | None = None,
+    seed: int = 1,
+    nan: bool = False,
     **changes: Any,
 ) -> ModelManifest:
-    networks = {
-        "model.safetensors": selected or network_with(params, 1),
-        "last.safetensors": last or network_with(params, 2),
+    names = CLASSES if classes is None else classes
+    fields: dict[str, Any] = {
+        "selection": Selection(epoch=2, split="test", loss=0.9, accuracy=0.5),
+        "history": [
+            EpochRecord(
+                epoch=epoch,
+                learning_rate=0.001,
+                train_loss=1 / epoch,
+                train_accuracy=1 - 0.5 / epoch,
+                loss=None if epoch == 1 else 1.2 / epoch,
+                accuracy=None if epoch == 1 else 1 - 0.6 / epoch,
+            )
+            for epoch in (1, 2, 3)
+        ],
+        "provenance": Provenance(
+            params=params.to_dict(),
+            params_sha256=params.digest(),
+            dataset_sha256=sha256_of(dataset / DATASET.manifest_file) if dataset else "0" * 64,
+            device="cpu (2 threads)",
+            versions={"torch": "2"},
+            seconds=1.5,
+            images_per_second=100.0,
+        ),
     }
-    height, width, _ = params.image_shape
-    with ArtifactWriter(path, MODEL) as writer:
-        records = {}
-        for name, network in networks.items():
-            file = writer.new_file(name)
-            save_file(network.state_dict(), file)
-            records[name] = writer.record(file)
-        fields: dict[str, Any] = {
-            "created_by": "tests",
-            "classes": CLASSES if classes is None else classes,
-            "image": ImageShape(height=height, width=width, channels=3 if params.is_image_color else 1),
-            "normalisation": Normalisation(mean=[0.5] * params.channels, std=[0.25] * params.channels),
-            "net_arch": [layer.model_dump(by_alias=True) for layer in params.net_arch],
-            "parameters": 1,
-            "weights": records["model.safetensors"],
-            "last_weights": records["last.safetensors"],
-            "export": None,
-            "selection": Selection(epoch=2, split="test", loss=0.9, accuracy=0.5),
-            "history": [
-                EpochRecord(
-                    epoch=epoch,
-                    learning_rate=0.001,
-                    train_loss=1 / epoch,
-                    train_accuracy=1 - 0.5 / epoch,
-                    loss=None if epoch == 1 else 1.2 / epoch,
-                    accuracy=None if epoch == 1 else 1 - 0.6 / epoch,
-                )
-                for epoch in (1, 2, 3)
-            ],
-            "provenance": Provenance(
-                params=params.to_dict(),
-                params_sha256=params.digest(),
-                dataset_sha256=sha256_of(dataset / DATASET.manifest_file) if dataset else "0" * 64,
-                device="cpu (2 threads)",
-                versions={"torch": "2"},
-                seconds=1.5,
-                images_per_second=100.0,
-            ),
-        }
-        manifest = ModelManifest(**{**fields, **changes})
-        writer.commit(manifest)
-        return manifest
+    shape = params.image_shape
+    content = linear_model(names, shape, seed, nan=nan)
+    return write_onnx_directory(path, content, classes=names, shape=shape, **fields | changes).manifest
 
 
 @dataclass(frozen=True)
@@ -154,14 +146,12 @@ def parts_in(folder: Path) -> Parts:
 
 
 @pytest.fixture(scope="session")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Parts, EvaluateResult]]:
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parts, EvaluateResult]:
     """A model, a dataset and their evaluation, to be read alone."""
     parts = parts_in(tmp_path_factory.mktemp("evaluated"))
-    yield parts, evaluate(**parts.arguments())
-    torch.use_deterministic_algorithms(False)
+    return parts, evaluate(**parts.arguments())
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Iterator[Parts]:
-    yield parts_in(tmp_path)
-    torch.use_deterministic_algorithms(False)
+def parts(tmp_path: Path) -> Parts:
+    return parts_in(tmp_path)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from components.evaluate.__main__ import main
-from components.shared.artifacts.artifact import ImageShape, Normalisation
+from components.shared.artifacts.artifact import ImageShape
 from components.shared.files import sha256_of
-from tests.evaluate.conftest import CLASSES, Parts, network_with, params_of, write_dataset, write_model
+from tests.evaluate.conftest import CLASSES, Parts, write_dataset, write_model
 
 Damage = Callable[[Parts], object]
 
@@ -56,33 +55,21 @@ def cut_and_record(parts: Parts) -> None:
 
 def name_outside(parts: Parts, name: str) -> None:
     file = parts.model / "model.json"
-    edit(file, weights={**json.loads(file.read_text())["weights"], "file": name})
+    edit(file, onnx={**json.loads(file.read_text())["onnx"], "file": name})
 
 
 def lead_outside(parts: Parts) -> None:
-    inside, outside = parts.model / "model.safetensors", parts.model.parent / "elsewhere"
+    inside, outside = parts.model / "model.onnx", parts.model.parent / "elsewhere"
     shutil.move(inside, outside)
     inside.symlink_to(outside)
 
 
-def weights_of_no_format(parts: Parts) -> None:
-    file = parts.model / "model.safetensors"
-    file.write_bytes(b"not safetensors")
-    edit(
-        parts.model / "model.json",
-        weights={"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file)},
-    )
-
-
-def other_network(parts: Parts) -> None:
-    arch = [{"class": "torch.nn.Conv2d", "kwargs": {"in_channels": 1, "out_channels": 7, "kernel_size": 3}}]
-    write_model(parts.model, parts.params, selected=network_with(params_of(net_arch=arch), 0))
+def of_version_8(parts: Parts) -> None:
+    edit(parts.model / "model.json", onnx=None)
 
 
 def diverged(parts: Parts) -> None:
-    network = network_with(parts.params, 1)
-    torch.nn.init.constant_(network.classifier.bias, float("inf"))
-    write_model(parts.model, parts.params, selected=network)
+    write_model(parts.model, parts.params, nan=True)
 
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
@@ -90,13 +77,16 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no dataset": (lambda parts: shutil.rmtree(parts.dataset), "there is no such dataset directory"),
     "model without manifest": (lambda parts: (parts.model / "model.json").unlink(), "is not a complete model"),
     "dataset without manifest": (lambda parts: (parts.dataset / "dataset.json").unlink(), "is not a complete dataset"),
-    "weights with a flipped byte": (
-        lambda parts: flip_a_byte(parts.model / "model.safetensors"),
+    "model.onnx with a flipped byte": (
+        lambda parts: flip_a_byte(parts.model / "model.onnx"),
         "its SHA-256 is not the manifest's",
     ),
-    "weights gone": (lambda parts: (parts.model / "model.safetensors").unlink(), "is missing, though the manifest"),
-    "weights of no format": (weights_of_no_format, "does not fit the architecture in model.json"),
-    "weights of another network": (other_network, "does not fit the architecture in model.json"),
+    "model.onnx gone": (lambda parts: (parts.model / "model.onnx").unlink(), "is missing, though the manifest"),
+    "a model without model.onnx": (of_version_8, "has no model.onnx, being of version 0.8 or earlier"),
+    "model.onnx of another model": (
+        lambda parts: edit(parts.model / "model.json", classes=["a", "b", "c"]),
+        "calls class 0 'a'",
+    ),
     "images cut short and recorded": (cut_and_record, "is not a NumPy array file"),
     "path above the directory": (lambda parts: name_outside(parts, "../elsewhere"), "must be a plain path below"),
     "link out of the directory": (lead_outside, "leads out of the artifact's directory"),
@@ -135,12 +125,6 @@ PAIRINGS: dict[str, tuple[Damage, str]] = {
     "image channels": (
         lambda parts: write_dataset(parts.dataset, shape=(8, 8, 3)),
         "has images of 8×8 pixels with 3 channel(s)",
-    ),
-    "normalisation of other channels": (
-        lambda parts: write_model(
-            parts.model, parts.params, normalisation=Normalisation(mean=[0.5] * 3, std=[0.2] * 3)
-        ),
-        "normalises 3 channel(s) by 3, and its images have 1",
     ),
     "dataset without test split": (
         lambda parts: write_dataset(parts.dataset, splits=("train", "validation")),
@@ -187,14 +171,6 @@ def test_params_of_another_model(
     parts: Parts, capsys: pytest.CaptureFixture[str], key: str, value: str, message: str
 ) -> None:
     assert message.format(model=parts.model) in refused(parts, capsys, "--set", f"{key}={value}")
-
-
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_gpu_that_is_not_there(
-    parts: Parts, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, device: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert f'device: "{device}" was asked for' in refused(parts, capsys, "--set", f"device={device}")
 
 
 def test_a_directory_that_cannot_be_made(parts: Parts, capsys: pytest.CaptureFixture[str]) -> None:

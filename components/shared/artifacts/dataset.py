@@ -150,6 +150,15 @@ class Split:
         """All images as one array; the memory map itself where there is one shard, else a copy."""
         return self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
 
+    def take(self, indices: Labels) -> Images:
+        """The images at some positions, in that order, as a new array."""
+        ends = np.cumsum([len(shard) for shard in self.shards])
+        found = np.empty((len(indices), *self.shards[0].shape[1:]), dtype=np.uint8)
+        for place, index in enumerate(indices):
+            shard = int(np.searchsorted(ends, index, side="right"))
+            found[place] = self.shards[shard][index - ends[shard]]
+        return found
+
     def names(self) -> Iterator[ImageName] | None:
         """Where each image came from and its original size, in stored order; None where that was not recorded.
 

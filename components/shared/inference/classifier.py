@@ -28,6 +28,7 @@ class OnnxClassifier:
         batch_size: Images that go through the network at once. It follows from network and image size alone, so that
             no caller's batch changes a result.
         device: What it runs on, for people.
+        provider: ONNX Runtime's name of it.
     """
 
     def __init__(self, file: Path, checked: CheckedOnnx, device: str) -> None:
@@ -44,6 +45,7 @@ class OnnxClassifier:
                 f"{file}: ONNX Runtime refuses it: {first_line(error)}; train the model again"
             ) from error
         self.device = describe_device(self._session)
+        self.provider: str = self._session.get_providers()[0]
 
     @classmethod
     def open(cls, model: Model, device: str = "auto") -> Self:
