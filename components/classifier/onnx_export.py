@@ -19,6 +19,10 @@ from components.classifier.network import Network
 from components.shared.artifacts.artifact import ImageShape, Normalisation
 from components.shared.version import __version__
 
+# Servers are years behind: ONNX Runtime 1.15, in the Triton 23.05 that KServe 0.20 starts, reads at most 19 and 9, and
+# torch 2.15 writes 20 and 10. 18 is what its exporter's own operators are written in; 8 is of the same release of ONNX.
+_OPSET, _IR_VERSION = 18, 8
+
 
 def export_onnx(network: Network, image: ImageShape, normalisation: Normalisation | None) -> ModelProto:
     """The graph of a network on the CPU, which is left in evaluation mode, with its weights under their own names."""
@@ -38,6 +42,7 @@ def export_onnx(network: Network, image: ImageShape, normalisation: Normalisatio
                 input_names=["images"],
                 output_names=["probabilities"],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
+                opset_version=_OPSET,
                 verbose=False,
             )
         model: ModelProto = program.model_proto
@@ -45,6 +50,7 @@ def export_onnx(network: Network, image: ImageShape, normalisation: Normalisatio
         torch.backends.mha.set_fastpath_enabled(fast)
         logging.disable(logged)
     _strip(model.graph)
+    model.ir_version = _IR_VERSION
     model.producer_name, model.producer_version = "shutterline", __version__
     return model
 

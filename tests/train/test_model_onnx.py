@@ -46,3 +46,11 @@ def test_its_metadata_says_what_a_reader_needs_and_nothing_of_this_machine(learn
         "shutterline.weights_sha256": manifest.weights.sha256,
     }
     assert not [text for text in (b"/components/", b"site-packages", b"pkg.torch") if text in content]
+
+
+def test_servers_that_are_years_behind_can_read_it(learnt: Path) -> None:
+    proto = onnx.load(learnt / "model.onnx")
+    # At most 19 and 9: ONNX Runtime 1.15, which KServe 0.20 starts in Triton 23.05, refuses more.
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 18)]
+    assert proto.ir_version == 8
+    onnx.checker.check_model(proto, full_check=True)
