@@ -19,20 +19,21 @@ from components.shared.text import first_line
 class Serving(nn.Module):
     """uint8 images (batch, height, width, channels) in, probabilities (batch, classes) out."""
 
-    mean: Tensor
-    scale: Tensor
+    image_mean: Tensor
+    image_scale: Tensor
 
     def __init__(self, network: Network, normalisation: Normalisation | None) -> None:
         super().__init__()
         self.network = network
         normaliser = Normaliser(normalisation, torch.device("cpu"))
-        self.register_buffer("mean", normaliser.mean)
-        self.register_buffer("scale", normaliser.scale)
+        # Not "mean": unoptimised, torch's ONNX exporter names what an operator gives by the operator, a buffer or not.
+        self.register_buffer("image_mean", normaliser.mean)
+        self.register_buffer("image_scale", normaliser.scale)
 
     def forward(self, images: Tensor) -> Tensor:
         """Probabilities of a batch of images."""
         unit = images.permute(0, 3, 1, 2).to(torch.float32)
-        return torch.softmax(self.network((unit - self.mean) * self.scale), dim=1)
+        return torch.softmax(self.network((unit - self.image_mean) * self.image_scale), dim=1)
 
 
 def export_for_serving(network: Network, image: ImageShape, normalisation: Normalisation | None, file: Path) -> str:
