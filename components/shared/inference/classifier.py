@@ -14,10 +14,6 @@ from components.shared.inference.guard import INPUT, OUTPUT, CheckedOnnx, check_
 from components.shared.inference.runtime import describe_device, open_session
 from components.shared.text import first_line
 
-# float32 values that the layers of one chunk may give together: 256 MiB.
-_CHUNK_VALUES = 2**26
-_CHUNK_IMAGES = 512
-
 
 class OnnxClassifier:
     """A checked model.onnx in a session of ONNX Runtime; call it with images.
@@ -32,10 +28,10 @@ class OnnxClassifier:
     """
 
     def __init__(self, file: Path, checked: CheckedOnnx, device: str) -> None:
-        self._file = file
+        self._file, self._checked = file, checked
         self.classes: list[str] = checked.metadata.classes
-        self.image_shape: tuple[int, int, int] = checked.metadata.image.as_tuple()
-        self.batch_size = max(1, min(_CHUNK_IMAGES, _CHUNK_VALUES // checked.values_per_image))
+        self.image_shape: tuple[int, int, int] = checked.metadata.image
+        self.batch_size = checked.batch_size
         try:
             self._session = open_session(file, device)
         except DeviceError:
@@ -91,6 +87,7 @@ class OnnxClassifier:
         return found
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self._checked.check_batch(len(images))
         try:
             (result,) = self._session.run([OUTPUT], {INPUT: images})
         except Exception as error:  # ONNX Runtime's have no common base

@@ -1,40 +1,112 @@
-"""What a model.onnx may hold before a session is made of it: a stranger's file is data, and of bounded size."""
+"""What a model.onnx may hold before a session is made of it: a stranger's file is data, and of bounded size.
+
+Nothing of a file that is refused is run, no other file is opened for it, and refusing takes little memory however large
+the file. What passes is a list of ONNX's own operators without control flow, texts, images, random numbers or code of
+its own, whose memory and arithmetic are known from its shapes.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import onnx
+from onnx import AttributeProto, NodeProto, TensorProto, defs
+from pydantic import Field, Json, PositiveInt, ValidationError
 
-from components.shared.artifacts.artifact import ClassNames, ImageShape, Record
+from components.shared.artifacts.artifact import ClassNames, Record
 from components.shared.artifacts.model import ModelManifest
 from components.shared.errors import ArtifactError
-from components.shared.text import first_line
+from components.shared.inference.costs import Costs, costs_of, shape_of
+from components.shared.inference.graph import MAX_RANK, OWN_DOMAINS, Graph, read_graph
+from components.shared.text import first_line, shortened
 
 INPUT, OUTPUT = "images", "probabilities"
 _PREFIX = "shutterline."
-# What protobuf can hold in one message.
-_MAX_BYTES = 2**31 - 1
+# Softmax and its like have another default axis before 13; what torch exports has 18 to 23, and IR 8 to 11.
+_OPSETS, _IR_VERSIONS = range(13, 25), range(7, 13)
+
+# For one image: the largest network of torchvision takes 10^12 operations for 512×512 pixels, minutes of a CPU.
+_MAX_OPERATIONS = 2**42
+_MAX_BYTES = 2**32
+# Bytes that the values of one run may take, where an image takes less.
+_CHUNK_BYTES = 2**28
+_CHUNK_IMAGES = 512
+
+_OPERATORS = frozenset(
+    # A value from a value, or from one of each input.
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike "
+    "Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity "
+    "IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round "
+    "Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor "
+    # Sums of products.
+    "AveragePool Conv ConvTranspose Einsum GRU Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool LSTM LpPool MatMul "
+    "MaxPool RNN "
+    # Over a dimension.
+    "ArgMax ArgMin BatchNormalization CumSum GroupNormalization Hardmax InstanceNormalization LRN LayerNormalization "
+    "LogSoftmax LpNormalization MeanVarianceNormalization RMSNormalization ReduceL1 ReduceL2 ReduceLogSum "
+    "ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Softmax TopK "
+    # Moving values.
+    "CenterCropPad Col2Im Concat Constant ConstantOfShape DepthToSpace Expand EyeLike Flatten Gather GatherElements "
+    "GatherND GridSample OneHot Pad Range Reshape Resize ScatterElements ScatterND SequenceAt Shape Size Slice "
+    "SpaceToDepth Split SplitToSequence Squeeze Tile Transpose Trilu Unsqueeze".split()
+)
+# A kernel divides by some of these.
+_POSITIVE = frozenset(
+    "blocksize dilations group hidden_size kernel_shape num_groups num_outputs size stash_type strides to".split()
+)
+_MAX_NUMBER = 2**31
+# Where the value of an attribute of each type is; none of them holds a graph.
+_FIELDS = {
+    "FLOAT": "f",
+    "INT": "i",
+    "STRING": "s",
+    "TENSOR": "t",
+    "FLOATS": "floats",
+    "INTS": "ints",
+    "STRINGS": "strings",
+}
+_OF_A_TENSOR = {"dims", "data_type", "name", "raw_data"} | {
+    f"{kind}_data" for kind in ("float", "double", "int32", "int64", "uint64")
+}
 
 
 class OnnxMetadata(Record):
     """What a model.onnx says of itself."""
 
-    version: str
-    classes: ClassNames
-    image: ImageShape
-    weights_sha256: str
+    version: str = Field(max_length=100)
+    classes: Json[ClassNames]
+    image: Json[tuple[PositiveInt, PositiveInt, Literal[1, 3]]]
+    weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 @dataclass(frozen=True)
 class CheckedOnnx:
-    """A file that passed: what it says of itself, and how many values its layers give for one image."""
+    """A file that passed.
 
+    Attributes:
+        metadata: What it says of itself.
+        batch_size: Images of one run, so that its values stay in bounds; by network and image size alone.
+    """
+
+    file: Path
     metadata: OnnxMetadata
-    values_per_image: int
+    batch_size: int
+    _graph: Graph = field(repr=False)
+    _of_one: Costs
+    _checked: set[int] = field(default_factory=set, repr=False)
+
+    def check_batch(self, images: int) -> None:
+        """Refuse, by ArtifactError, a network that costs more for so many images than so many times one image."""
+        if images in self._checked:
+            return
+        try:
+            costs, _ = costs_of(self._graph, images)
+            if costs.operations > images * self._of_one.operations or costs.bytes > images * self._of_one.bytes:
+                raise ValueError(f"{images} images at once cost more than one by one")
+        except ValueError as error:
+            raise _refused(self.file, error) from error
+        self._checked.add(images)
 
 
 def check_onnx(file: Path, manifest: ModelManifest | None = None) -> CheckedOnnx:
@@ -48,33 +120,120 @@ def check_onnx(file: Path, manifest: ModelManifest | None = None) -> CheckedOnnx
         ArtifactError: The file is damaged, holds what no exported classifier does, or is another model's.
     """
     try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
-        model = onnx.load(file, load_external_data=False)
-        metadata = _metadata(model)
-    except (OSError, ValueError, TypeError, onnx.onnx_cpp2py_export.checker.ValidationError) as error:
-        raise ArtifactError(f"{file}: cannot be used as a model: {first_line(error)}; train the model again") from error
-    if manifest is not None:
-        _same_model(file, metadata, manifest)
-    return CheckedOnnx(metadata, 2**16)
+        graph = read_graph(file)
+        if graph.opset not in _OPSETS or graph.ir_version not in _IR_VERSIONS:
+            raise ValueError(
+                f"it has IR version {graph.ir_version} and operators of version {graph.opset}, and must have "
+                f"{_IR_VERSIONS[0]} to {_IR_VERSIONS[-1]} and {_OPSETS[0]} to {_OPSETS[-1]}"
+            )
+        metadata = _metadata(graph)
+        if manifest is not None:
+            _require_same(metadata, manifest)
+        _check_ends(graph, metadata)
+        _check_nodes(graph)
+        costs, result = costs_of(graph, 1)
+        if shape_of(result) != (1, len(metadata.classes)) or result.tensor_type.elem_type != TensorProto.FLOAT:
+            raise ValueError(f"for an image it gives {shape_of(result)}, and must give {(1, len(metadata.classes))}")
+        if costs.bytes > _MAX_BYTES or costs.operations > _MAX_OPERATIONS:
+            raise ValueError(
+                f"an image takes {costs.bytes:,} bytes and {costs.operations:,} operations, and may take "
+                f"{_MAX_BYTES:,} and {_MAX_OPERATIONS:,}"
+            )
+    except (OSError, ValueError) as error:
+        raise _refused(file, error) from error
+    batch = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // max(1, costs.bytes)))
+    return CheckedOnnx(file, metadata, batch, graph, costs, {1})
 
 
-def _metadata(model: Any) -> OnnxMetadata:
-    found = {prop.key.removeprefix(_PREFIX): prop.value for prop in model.metadata_props}
-    height, width, channels = json.loads(found["image"])
-    return OnnxMetadata(
-        version=found["version"],
-        classes=json.loads(found["classes"]),
-        image=ImageShape(height=height, width=width, channels=channels),
-        weights_sha256=found["weights_sha256"],
+def _refused(file: Path, error: Exception) -> ArtifactError:
+    reason = error.strerror if isinstance(error, OSError) else first_line(error)
+    return ArtifactError(
+        f"{file}: cannot be run: {reason}; use the model.onnx that training wrote, or train the model again"
     )
 
 
-def _same_model(file: Path, metadata: OnnxMetadata, manifest: ModelManifest) -> None:
+def _metadata(graph: Graph) -> OnnxMetadata:
+    foreign = [key for key in graph.metadata if not key.startswith(_PREFIX)]
+    if foreign:
+        raise ValueError(f"its metadata has {shortened(foreign[0])!r}, which is none of a classifier's")
+    try:
+        return OnnxMetadata(**{key.removeprefix(_PREFIX): value for key, value in graph.metadata.items()})
+    except ValidationError as error:
+        where = error.errors(include_url=False)[0]["loc"][0]
+        raise ValueError(f"its metadata {_PREFIX}{where}: {first_line(error)}") from None
+
+
+def _require_same(metadata: OnnxMetadata, manifest: ModelManifest) -> None:
     for what, ours, theirs in (
         ("classes", metadata.classes, manifest.classes),
-        ("image shape", metadata.image, manifest.image),
+        ("image shape", metadata.image, manifest.image.as_tuple()),
         ("weights", metadata.weights_sha256, manifest.weights.sha256),
     ):
         if ours != theirs:
-            raise ArtifactError(f"{file}: has other {what} than its model.json; train the model again")
+            raise ValueError(f"its metadata names other {what} than model.json")
+
+
+def _check_ends(graph: Graph, metadata: OnnxMetadata) -> None:
+    """Images in, probabilities out, for any number of images."""
+    for ends, name, kind, rest in (
+        (graph.inputs, INPUT, TensorProto.UINT8, metadata.image),
+        (graph.outputs, OUTPUT, TensorProto.FLOAT, (len(metadata.classes),)),
+    ):
+        found = [(end.name, end.type.tensor_type.elem_type) for end in ends]
+        dims = [dim for end in ends for dim in end.type.tensor_type.shape.dim]
+        sizes = tuple(dim.dim_value for dim in dims[1:])
+        if found != [(name, kind)] or not dims or not dims[0].dim_param or sizes != rest or name in graph.types:
+            wanted = ", ".join(map(str, ("batch", *rest)))
+            raise ValueError(f"it must have one end {name!r} of {TensorProto.DataType.Name(kind)} [{wanted}]")
+
+
+def _check_nodes(graph: Graph) -> None:
+    known = {INPUT, *graph.types}
+    for node in graph.nodes:
+        what = f"its operator {shortened(node.op_type)} {shortened(node.name)!r}"
+        if (
+            node.domain not in OWN_DOMAINS
+            or node.op_type not in _OPERATORS
+            or not defs.has(node.op_type, graph.opset, "")
+        ):
+            raise ValueError(f"{what} is none that a classifier needs")
+        schema = defs.get_schema(node.op_type, graph.opset, "")
+        if not schema.min_input <= len(node.input) <= schema.max_input or len(node.output) > schema.max_output:
+            raise ValueError(f"{what} has {len(node.input)} inputs and {len(node.output)} outputs")
+        if node.overload or node.metadata_props or node.device_configurations:
+            raise ValueError(f"{what} holds more than ONNX's operators do")
+        if missing := {name for name in node.input if name} - known:
+            raise ValueError(f"{what} reads {shortened(min(missing))!r}, which nothing before it gives")
+        outputs = [name for name in node.output if name]
+        if len(set(outputs)) < len(outputs) or not known.isdisjoint(outputs):
+            raise ValueError(f"{what} gives {shortened(', '.join(outputs))}, as something else does")
+        known.update(outputs)
+        _check_attributes(node, schema, what)
+    if OUTPUT not in known:
+        raise ValueError(f"nothing gives {OUTPUT!r}")
+
+
+def _check_attributes(node: NodeProto, schema: defs.OpSchema, what: str) -> None:
+    names = [attribute.name for attribute in node.attribute]
+    if len(set(names)) < len(names) or not set(names) <= schema.attributes.keys():
+        raise ValueError(f"{what} has an attribute twice, or one that is not its own")
+    for attribute in node.attribute:
+        kind = AttributeProto.AttributeType.Name(attribute.type)
+        value = _FIELDS.get(kind, "")
+        if not value or str(schema.attributes[attribute.name].type) != f"AttrType.{kind}":
+            raise ValueError(f"{what} has an attribute {attribute.name} of a type that it cannot have")
+        if not _set_in(attribute) <= {"name", "type", "doc_string", value} or (
+            value == "t" and (not _set_in(attribute.t) <= _OF_A_TENSOR or len(attribute.t.dims) > MAX_RANK)
+        ):
+            raise ValueError(f"{what} has an attribute {attribute.name} that holds more than its value")
+        if value in ("i", "ints") and node.op_type not in ("Constant", "Shape"):
+            numbers = [attribute.i] if value == "i" else list(attribute.ints)
+            lowest = 1 if attribute.name in _POSITIVE else -_MAX_NUMBER
+            # In training mode, what one image gives depends on the others.
+            highest = 0 if attribute.name == "training_mode" else _MAX_NUMBER
+            if any(not lowest <= number <= highest for number in numbers):
+                raise ValueError(f"{what} has {attribute.name} {shortened(numbers)}")
+
+
+def _set_in(message: AttributeProto | TensorProto) -> set[str]:
+    return {descriptor.name for descriptor, _ in message.ListFields()}
