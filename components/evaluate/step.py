@@ -27,7 +27,7 @@ def evaluate_staged(
     Of the dataset the test split is fetched, of the model its model.onnx.
     """
     with Staging(_log, emit, params) as staging:
-        check_device(params.device)  # before anything is fetched
+        check_device(params.device, _log)  # before anything is fetched
         weights = staging.artifact(model, MODEL, onnx_file)
         images = staging.artifact(dataset, DATASET, partial(files_of_splits, chosen=evaluation_splits))
         output = staging.output(evaluation, EVALUATION)

@@ -14,6 +14,9 @@ from components.shared.inference.guard import INPUT, OUTPUT, CheckedOnnx, check_
 from components.shared.inference.runtime import describe_device, open_session
 from components.shared.text import first_line
 
+# By how much probabilities of float32 may miss 1 together.
+_MAX_EXCESS = 1e-3
+
 
 class OnnxClassifier:
     """A checked model.onnx in a session of ONNX Runtime; call it with images.
@@ -75,10 +78,10 @@ class OnnxClassifier:
             images: uint8, (images, height, width, channels).
 
         Returns:
-            float32, (images, classes).
+            float32, (images, classes); not finite where the network gives such values.
 
         Raises:
-            ArtifactError: The network cannot run, gives another shape, or values that are not finite.
+            ArtifactError: The network cannot run, gives another shape, or numbers that are no probabilities.
         """
         found = np.empty((len(images), len(self.classes)), np.float32)
         for start in range(0, len(images), self.batch_size):
@@ -95,4 +98,7 @@ class OnnxClassifier:
         wanted = (len(images), len(self.classes))
         if result.dtype != np.float32 or result.shape != wanted:
             raise ArtifactError(f"{self._file}: gives {result.dtype} {result.shape}, and must give float32 {wanted}")
+        # Not values that are not finite, which the caller counts: those come of training, not of another file.
+        if (result < 0).any() or (abs(result.sum(1) - 1) > _MAX_EXCESS).any():
+            raise ArtifactError(f"{self._file}: gives values that are no probabilities; train the model again")
         return result  # type: ignore[no-any-return]

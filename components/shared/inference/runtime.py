@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from contextlib import redirect_stdout
@@ -30,13 +31,21 @@ def built_for_cuda() -> bool:
     return _CUDA in onnxruntime.get_available_providers()
 
 
-def check_device(wanted: str) -> None:
-    """Refuse, by DeviceError, a GPU that is asked for by name and that this build would use but cannot find."""
-    if wanted.startswith("cuda") and built_for_cuda() and not os.path.exists("/proc/driver/nvidia/version"):  # noqa: PTH110 - a fixed name
-        raise DeviceError(
-            f'device: "{wanted}" was asked for, and no NVIDIA driver is visible (in a container: is --gpus all '
-            'missing?); set device to "auto" or "cpu"'
-        )
+def check_device(wanted: str, log: logging.Logger) -> None:
+    """Refuse, by DeviceError, a GPU that is asked for by name where this build would use one and there is none.
+
+    A build for the CPU alone takes no notice but in the log: one ``device`` configures training and evaluation.
+    """
+    if not wanted.startswith("cuda"):
+        return
+    if not built_for_cuda():
+        log.info('device: "%s": this ONNX Runtime is built for the CPU alone, and runs there', wanted)
+    elif not Path("/proc/driver/nvidia/version").exists():
+        raise _no_gpu(wanted, "no NVIDIA driver is visible (in a container: is --gpus all missing?)")
+
+
+def _no_gpu(wanted: str, why: str) -> DeviceError:
+    return DeviceError(f'device: "{wanted}" was asked for, and {why}; set device to "auto" or "cpu"')
 
 
 def open_session(file: Path, wanted: str = "cpu") -> onnxruntime.InferenceSession:
@@ -63,21 +72,18 @@ def open_session(file: Path, wanted: str = "cpu") -> onnxruntime.InferenceSessio
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(_MAX_FOLDED))
     providers: list[Any] = ["CPUExecutionProvider"]
-    if on_gpu := wanted != "cpu" and built_for_cuda():
-        index = wanted.partition(":")[2] or "0"
-        # What is called fp32 is fp32; a search for the fastest algorithm may end differently each time.
-        cuda = {"device_id": index, "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+    on_gpu = wanted != "cpu" and built_for_cuda()
+    if on_gpu:
+        with redirect_stdout(StringIO()):  # where it prints what it does not find
+            onnxruntime.preload_dlls(directory="")  # CUDA's libraries, where pip has put them
+        # What is called fp32 is fp32; and a search for the fastest algorithm ends as the machine is busy.
+        cuda = {"device_id": wanted.partition(":")[2] or "0", "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
         providers.insert(0, (_CUDA, cuda))
-        check_device(wanted)
-        with redirect_stdout(StringIO()):  # it prints what it does not find, which the session then lacks
-            onnxruntime.preload_dlls()  # of NVIDIA's wheels, which are on no path for libraries
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a provider that is not usable; looked at below
+        warnings.simplefilter("ignore")  # of a provider that cannot be used, which is looked at here
         session = onnxruntime.InferenceSession(file, options, providers=providers)
     if on_gpu and wanted != "auto" and _CUDA not in session.get_providers():
-        raise DeviceError(
-            f'device: "{wanted}" was asked for, and ONNX Runtime cannot use it; set device to "auto" or "cpu"'
-        )
+        raise _no_gpu(wanted, "ONNX Runtime cannot use it (the driver may be older than its CUDA: nvidia-smi shows it)")
     return session
 
 
