@@ -51,6 +51,19 @@ def _as_kfps_launcher_takes_it(request: pytest.FixtureRequest) -> Iterator[None]
         check_local_runs(folder)
 
 
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, started once; tests that use it are marked by `tests.pages.needs_browser`."""
+    from playwright.sync_api import sync_playwright  # not for the many tests without
+
+    from tests.pages import BROWSER
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER)
+        yield chromium
+        chromium.close()
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """In CI nothing is skipped: what a user may lack, CI must have."""

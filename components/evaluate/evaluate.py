@@ -18,9 +18,9 @@ from components.evaluate.gate import check_gate, judge, log_gate
 from components.evaluate.inference import collect, parts_of
 from components.evaluate.manifest import manifest_of
 from components.evaluate.predictions_csv import write_predictions
-from components.evaluate.report import MAX_ERRORS, ConfidentError, render_report
+from components.evaluate.report import render_report
 from components.shared.artifacts.artifact import ArtifactWriter
-from components.shared.artifacts.dataset import DATASET, Dataset, Split, evaluation_splits, open_dataset
+from components.shared.artifacts.dataset import DATASET, Dataset, evaluation_splits, open_dataset
 from components.shared.artifacts.evaluation import EVALUATION, EvaluationManifest
 from components.shared.artifacts.model import MODEL, Model, onnx_file, open_model
 from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
@@ -120,8 +120,7 @@ def evaluate(
         predictions_file = writer.new_file("predictions.csv")
         write_predictions(predictions_file, findings)
         report_file = writer.new_file("report.html")
-        errors = _confident_errors(findings, data.splits["test"])
-        write_page(report_file, render_report(findings, errors, source.manifest, data.manifest))
+        write_page(report_file, render_report(findings, data.splits["test"].image, source.manifest, data.manifest))
         manifest = manifest_of(findings, writer.record(predictions_file), writer.record(report_file))
         writer.commit(manifest)
     passes = findings.gate is None or findings.gate.passed
@@ -175,13 +174,6 @@ def _findings(
     )
     names = list(found) if (found := split.names()) is not None else None
     return analyse(manifest.classes, split.labels, probabilities, origin, scores=scores, names=names)
-
-
-def _confident_errors(findings: Findings, split: Split) -> list[ConfidentError]:
-    indices = findings.most_confident_errors(MAX_ERRORS)
-    columns = (findings.labels, findings.predicted, findings.confidences)
-    rows = zip(indices.tolist(), split.take(indices), *(column[indices].tolist() for column in columns), strict=True)
-    return [ConfidentError(*row) for row in rows]
 
 
 def _log_findings(findings: Findings) -> None:

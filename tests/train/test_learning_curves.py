@@ -58,7 +58,7 @@ def test_four_charts_and_a_row_for_every_epoch() -> None:
     assert page.source.count('class="selected"') == 4
     assert "The upright line marks epoch 4, whose weights were chosen on the validation split." in page.text()
     (table,) = page.every("table")
-    assert table["class"] == "figures"
+    assert table["class"] == "wide"
     assert page.source.count("<tr>") == 1 + 6
     assert page.every("details") == []
 
@@ -69,7 +69,7 @@ def test_learning_rates_over_decades_get_a_logarithmic_axis() -> None:
     ticks = re.findall(r'<text class="up"[^>]*>([^<]*)</text>', page.source)
     decades = ["1e-5", "0.0001", "0.001", "0.01", "0.1"]
     assert [tick for tick in ticks if tick in decades] == decades
-    rates = page.source[page.source.index("Learning rate </figcaption>") :]
+    rates = page.source[page.source.index("Learning rate</figcaption>") :]
     points = re.findall(r"[\d.]+,([\d.]+)", re.findall(r'points="([^"]*)"', rates)[0])
     steps = [float(second) - float(first) for first, second in itertools.pairwise(points)]
     assert max(steps) - min(steps) <= 0.2 + 1e-9  # places are rounded to a tenth

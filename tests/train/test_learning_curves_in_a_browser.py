@@ -1,62 +1,50 @@
 from __future__ import annotations
 
-import html
-import json
-import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+from playwright.sync_api import Browser
+
 from components.train.curves import render_learning_curves
-from tests.pages import needs_browser, shown
+from tests.pages import DESKTOP, PHONE, needs_browser, shown
 from tests.train.manifests import SPEED, history_of, manifest_of
 
-DARK = "--blink-settings=preferredColorScheme=0"
-FRAME = """<!DOCTYPE html>
-<meta charset="utf-8">
-<iframe sandbox="allow-same-origin" srcdoc="{page}" width="1000" height="600"></iframe>
-<pre></pre>
-<script>
-const frame = document.querySelector("iframe");
-frame.onload = () => {{
-  const inside = frame.contentDocument;
-  const size = (element) => {{
+MEASURE = """() => {
+  const size = (element) => {
     const box = element.getBoundingClientRect();
     return [Math.round(box.width), Math.round(box.height)];
-  }};
-  document.querySelector("pre").textContent = JSON.stringify({{
-    charts: [...inside.querySelectorAll(".chart svg")].map(size),
-    lines: [...inside.querySelectorAll(".chart polyline")].map((line) => getComputedStyle(line).stroke),
-    bars: [...inside.querySelectorAll("div.shares span")].map(size),
-    fills: [...inside.querySelectorAll("div.shares span")].map((bar) => getComputedStyle(bar).backgroundColor),
-    rows: [...inside.querySelectorAll("tbody tr")].map(size),
-    ground: getComputedStyle(inside.body).backgroundColor,
-    ink: getComputedStyle(inside.body).color,
-    width: [inside.documentElement.scrollWidth, inside.documentElement.clientWidth],
-    requests: frame.contentWindow.performance.getEntriesByType("resource").length,
-  }});
-}};
-</script>
-"""
+  };
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  return {
+    charts: all(".chart svg").map(size),
+    lines: all(".chart polyline").map((line) => getComputedStyle(line).stroke),
+    bars: all("div.shares span").map(size),
+    fills: all("div.shares span").map((bar) => getComputedStyle(bar).backgroundColor),
+    rows: all("tbody tr").map(size),
+    ground: getComputedStyle(document.body).backgroundColor,
+    ink: getComputedStyle(document.body).color,
+  };
+}"""
 
 
-def measured(page: str, directory: Path, *flags: str) -> dict[str, Any]:
-    file = directory / "frame.html"
-    file.write_text(FRAME.format(page=html.escape(page)), encoding="utf-8")
-    document, complaints = shown(file, directory / "profile", *flags)
-    assert complaints == []
-    found = re.search(r"<pre>(.+?)</pre>", document)
-    assert found is not None
-    measures: dict[str, Any] = json.loads(html.unescape(found[1]))
-    return measures
+def written(folder: Path, page: str) -> Path:
+    file = folder / "learning-curves.html"
+    file.write_text(page, encoding="utf-8")
+    return file
 
 
 @needs_browser
-def test_everything_is_seen_in_a_frame_without_scripts_in_light_and_in_dark(tmp_path: Path) -> None:
-    page = render_learning_curves(manifest_of(history_of(12, eval_every=3), speed=SPEED))
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_everything_is_seen_in_light_and_in_dark(browser: Browser, tmp_path: Path, size: tuple[int, int]) -> None:
+    file = written(tmp_path, render_learning_curves(manifest_of(history_of(12, eval_every=3), speed=SPEED)))
 
-    light, dark = measured(page, tmp_path), measured(page, tmp_path, DARK)
-
-    for seen in (light, dark):
+    measures: dict[str, Any] = {}
+    for scheme in ("light", "dark"):
+        with shown(browser, file, size, color_scheme=scheme) as page:
+            seen = measures[scheme] = page.tab.evaluate(MEASURE)
+            assert page.findings() == []
+            assert (page.complaints, page.requests, page.scrolls_sideways) == ([], [], False)
         assert len(seen["charts"]) == 4
         assert all(width > 300 and height > 150 for width, height in seen["charts"])
         assert len(seen["bars"]) == 7
@@ -64,18 +52,20 @@ def test_everything_is_seen_in_a_frame_without_scripts_in_light_and_in_dark(tmp_
         assert len(set(seen["fills"])) == 7
         assert all(height > 10 for _, height in seen["rows"])
         assert seen["ground"] not in (seen["ink"], *seen["lines"], *seen["fills"])
-        assert seen["width"][0] <= seen["width"][1], "the page scrolls sideways"
-        assert seen["requests"] == 0
-    assert light["ground"] == "rgb(255, 255, 255)"
-    assert dark["ground"] == "rgb(20, 23, 26)"
-    assert light["lines"] != dark["lines"]
+    assert measures["light"]["ground"] == "rgb(255, 255, 255)"
+    assert measures["dark"]["ground"] == "rgb(18, 22, 26)"
+    assert measures["light"]["lines"] != measures["dark"]["lines"]
 
 
 @needs_browser
-def test_a_thousand_epochs_show_too_and_their_table_waits_to_be_opened(tmp_path: Path) -> None:
-    seen = measured(render_learning_curves(manifest_of(history_of(1000))), tmp_path)
+def test_a_thousand_epochs_show_too_and_their_table_waits_to_be_opened(browser: Browser, tmp_path: Path) -> None:
+    with shown(browser, written(tmp_path, render_learning_curves(manifest_of(history_of(1000))))) as page:
+        seen = page.tab.evaluate(MEASURE)
 
-    assert len(seen["charts"]) == 4
-    assert all(width > 300 and height > 150 for width, height in seen["charts"])
-    assert len(seen["rows"]) == 1000
-    assert seen["requests"] == 0
+        assert len(seen["charts"]) == 4
+        assert all(width > 300 and height > 150 for width, height in seen["charts"])
+        assert len(seen["rows"]) == 1000
+        assert not page.tab.get_by_role("cell").first.is_visible()
+        page.tab.get_by_text("1,000 epochs as numbers").click()
+        assert page.tab.get_by_role("cell").first.is_visible()
+        assert (page.complaints, page.requests) == ([], [])

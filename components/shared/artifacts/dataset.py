@@ -150,14 +150,14 @@ class Split:
         """All images as one array; the memory map itself where there is one shard, else a copy."""
         return self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
 
-    def take(self, indices: Labels) -> Images:
-        """The images at some positions, in that order, as a new array."""
-        ends = np.cumsum([len(shard) for shard in self.shards])
-        found = np.empty((len(indices), *self.shards[0].shape[1:]), dtype=np.uint8)
-        for place, index in enumerate(indices):
-            shard = int(np.searchsorted(ends, index, side="right"))
-            found[place] = self.shards[shard][index - ends[shard]]
-        return found
+    def image(self, index: int) -> Images:
+        """One image of shape (height, width, channels), by its position in the split."""
+        for shard in self.shards:
+            if index < len(shard):
+                image: Images = shard[index]
+                return image
+            index -= len(shard)
+        raise IndexError(index)
 
     def names(self) -> Iterator[ImageName] | None:
         """Where each image came from and its original size, in stored order; None where that was not recorded.

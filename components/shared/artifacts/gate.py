@@ -30,13 +30,19 @@ class ThresholdResult(Record):
     passed: bool
     reason: str = Field("", description="Why there is no figure, or how the model compares to the baseline.")
 
+    @property
+    def got_text(self) -> str:
+        """The figure for people: with all its digits where four would hide why it does not pass; a dash for none."""
+        if self.got is None:
+            return "–"
+        rounded = number(self.got)
+        hides = not self.passed and float(rounded) in map(float, re.findall(r"-?[0-9.]+", self.wanted))
+        return repr(self.got) if hides else rounded
+
     def __str__(self) -> str:
         parts = [self.metric]
         if self.got is not None:
-            rounded = number(self.got)
-            # As "0.9700; wanted at least 0.97: not passed" would read.
-            hides = not self.passed and float(rounded) in map(float, re.findall(r"-?[0-9.]+", self.wanted))
-            parts.append(repr(self.got) if hides else rounded)
+            parts.append(self.got_text)
         if self.interval is not None:
             parts.append("({} to {})".format(*map(number, self.interval)))
         found = " ".join(parts) + (f", {self.reason}" if self.reason else "")

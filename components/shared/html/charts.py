@@ -11,6 +11,8 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 380, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 34
+# The plot of a unit chart is a square.
+_UNIT_HEIGHT = _WIDTH - _LEFT - _RIGHT + _TOP + _BOTTOM
 # With more points than this, marks on them would run together.
 _MAX_MARKS = 40
 # Columns of two units, each with at most four points: a line of any length is below 8 kB, and looks the same.
@@ -24,6 +26,7 @@ class Series:
     name: str
     kind: str
     points: Sequence[tuple[float, float]]
+    has_marks: bool = True
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class _Axis:
     start: float
     stop: float
     is_logarithmic: bool = False
+    steps: int = 4
 
     def position(self, value: float) -> float:
         low, high, at = (math.log10(each) if self.is_logarithmic else each for each in (self.low, self.high, value))
@@ -44,7 +48,7 @@ class _Axis:
         if self.is_logarithmic:
             low, high = round(math.log10(self.low)), round(math.log10(self.high))
             return [10.0**power for power in range(low, high + 1, max(1, math.ceil((high - low) / 5)))]
-        step = _step(self.high - self.low)
+        step = _step(self.high - self.low, self.steps)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [index * step for index in range(first, last + 1)]
 
@@ -56,21 +60,78 @@ def line_chart(title: str, series: Sequence[Series], selected: float) -> Markup:
         return Markup()
     across = _epochs([x for line in drawn for x, _ in line.points])
     along = _values([y for line in drawn for _, y in line.points])
-    parts = [_grid(along), _epoch_ticks(across)]
+    parts = [_grid(along), _ticks_across(across, "epoch")]
     if across.low <= selected <= across.high:
         x = across.position(selected)
         parts.append(f'<line class="selected" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
     parts += [_line(line, across, along) for line in drawn]
-    # One line alone is what the title says.
-    keys = "".join(f'<span class="key {line.kind}">{escape(line.name)}</span>' for line in drawn if len(drawn) > 1)
     ends = (f"{one.name} from {_number(one.points[0][1])} to {_number(one.points[-1][1])}" for one in drawn)
-    label = f"{title} over epochs: {'; '.join(ends)}"
-    return Markup(  # noqa: S704 - texts are escaped above
-        f'<figure class="chart">\n<figcaption>{escape(title)} {keys}</figcaption>\n'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">\n'
+    return _figure(title, f"{title} over epochs: {'; '.join(ends)}", drawn, parts, _HEIGHT)
+
+
+def unit_chart(
+    title: str, label: str, axes: tuple[str, str], series: Sequence[Series], counts: Sequence[int] = ()
+) -> Markup:
+    """A square chart of shares over shares, both from 0 to 1.
+
+    Args:
+        title: What stands above it, with the keys of the lines.
+        label: What it shows, for those who do not see it.
+        axes: Names of the axis across and of the one along.
+        series: The lines; one of the kind `ideal` is a dashed reference.
+        counts: Columns of equal width at the bottom, the largest a quarter as high as the chart.
+    """
+    across = _Axis(0, 1, _LEFT, _WIDTH - _RIGHT, steps=5)
+    along = _Axis(0, 1, _UNIT_HEIGHT - _BOTTOM, _TOP, steps=5)
+    parts = [_grid(along)]
+    for tick in across.ticks():
+        parts.append(
+            f'<text class="along" x="{across.position(tick):.1f}" y="{along.start + 16}">{_number(tick)}</text>'
+        )
+    for index, count in enumerate(counts):
+        left, right = (across.position(at / len(counts)) for at in (index, index + 1))
+        height = 0.25 * count / max(counts) * (along.start - along.stop)
+        parts.append(
+            f'<rect class="count" x="{left + 1:.1f}" width="{right - left - 2:.1f}" y="{along.start - height:.1f}" '
+            f'height="{height:.1f}"/>'
+        )
+    middle = (_TOP + along.start) / 2
+    parts += [
+        _name_across(axes[0], _UNIT_HEIGHT),
+        f'<text class="along" transform="translate(12 {middle:.1f}) rotate(-90)">{escape(axes[1])}</text>',
+        *(_line(line, across, along) for line in series),
+    ]
+    return _figure(title, label, series, parts, _UNIT_HEIGHT)
+
+
+def column_chart(title: str, label: str, counts: Sequence[int]) -> Markup:
+    """Counts as columns from zero, from left to right; many of them are one area."""
+    across = _Axis(0.5, len(counts) + 0.5, _LEFT, _WIDTH - _RIGHT)
+    along = replace(_values([0, *counts]), low=0) if max(counts) else _values([0, 1])
+    gap = 0.1 if len(counts) <= _MAX_MARKS else 0
+    path = ""
+    for place, count in enumerate(counts, start=1):
+        left, right = (across.position(place + side) for side in (gap - 0.5, 0.5 - gap))
+        path += f"M{left:.1f} {along.start}V{along.position(count):.1f}H{right:.1f}V{along.start}"
+    parts = [_grid(along), _ticks_across(across, "class"), f'<path class="columns" d="{path}"/>']
+    return _figure(title, label, [], parts, _HEIGHT)
+
+
+def _figure(title: str, label: str, lines: Sequence[Series], parts: Sequence[str], height: int) -> Markup:
+    # One line alone is what the title says.
+    keys = "".join(f'<span class="key {line.kind}">{escape(line.name)}</span>\n' for line in lines if len(lines) > 1)
+    return Markup(  # noqa: S704 - every text is escaped
+        f'<figure class="chart">\n<figcaption>{escape(title)}</figcaption>\n'
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(label)}">\n'
         + "\n".join(parts)
-        + "\n</svg>\n</figure>"
+        + "\n</svg>\n"
+        + (f'<div class="keys">\n{keys}</div>\n' if keys else "")
+        + "</figure>"
     )
+
+
+def _name_across(name: str, height: int) -> str:
+    return f'<text class="along" x="{(_LEFT + _WIDTH - _RIGHT) / 2:.1f}" y="{height - 3}">{escape(name)}</text>'
 
 
 def _drawable(line: Series) -> Series:
@@ -94,12 +155,12 @@ def _values(ys: Sequence[float]) -> _Axis:
         margin = abs(low) / 2 or 0.5
         low, high = low - margin, low + margin
     else:
-        step = _step(high - low)
+        step = _step(high - low, _Axis.steps)
         low, high = math.floor(low / step) * step, math.ceil(high / step) * step
     return _Axis(low, high, _HEIGHT - _BOTTOM, _TOP, is_logarithmic)
 
 
-def _step(span: float, count: int = 4) -> float:
+def _step(span: float, count: int) -> float:
     raw = span / count
     power = 10.0 ** math.floor(math.log10(raw))
     return next(factor * power for factor in (1, 2, 5, 10) if raw <= factor * power * 1.000001)
@@ -116,23 +177,22 @@ def _grid(axis: _Axis) -> str:
     return "".join(parts)
 
 
-def _epoch_ticks(axis: _Axis) -> str:
+def _ticks_across(axis: _Axis, name: str) -> str:
     step = max(1, round(_step(axis.high - axis.low, 6)))
     first, last = math.ceil(axis.low), math.floor(axis.high)
-    # The first epoch and round numbers after it.
+    # The first and round numbers after it.
     ticks = [first, *(tick for tick in range(step * (first // step + 1), last + 1, step) if tick - first > step / 2)]
     # What stands beyond the edge is cut off.
     places = {tick: min(axis.position(tick), _WIDTH - _wide(str(tick)) / 2) for tick in ticks}
-    return (
-        "".join(f'<text class="along" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}">{at}</text>' for at, x in places.items())
-        + f'<text class="along" x="{(_LEFT + _WIDTH - _RIGHT) / 2:.1f}" y="{_HEIGHT - 3}">epoch</text>'
-    )
+    return "".join(
+        f'<text class="along" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}">{at}</text>' for at, x in places.items()
+    ) + _name_across(name, _HEIGHT)
 
 
 def _line(line: Series, across: _Axis, along: _Axis) -> str:
     points = _thinned([(across.position(x), along.position(y)) for x, y in line.points])
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    marks = points if len(points) <= _MAX_MARKS else []
+    marks = points if line.has_marks and len(points) <= _MAX_MARKS else []
     return f'<polyline class="{line.kind}" points="{path}"/>' + "".join(
         f'<circle class="{line.kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in marks
     )

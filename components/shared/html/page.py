@@ -1,7 +1,10 @@
-"""HTML files that need nothing else: no script, no request, style inside; made by Jinja2, which escapes every text."""
+"""HTML files that need nothing else: no request, style inside; made by Jinja2, which escapes every text."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from components.shared.artifacts.model import EpochRecord, Selection
 from components.shared.files import writing
@@ -19,17 +22,46 @@ from components.shared.html.charts import Series, line_chart
 MAX_ROWS = 1000
 
 
+# Beyond this a name is cut in its middle, or 2,000 long ones would be most of a page.
+_MAX_NAME = 80
+# Joiners that scripts of Iran and India, and emoji, cannot do without.
+_JOINERS = "\u200c\u200d"
+
+
 class Cell(str):
-    """The text of a table cell, with its CSS classes and a share from 0 to 1 that colours it or is its bar's length."""
+    """The text of a table cell, with its CSS classes, a share from 0 to 1 and what it opens.
+
+    The share colours the cell or is its bar's length; `opens` is the id of the popover that the text opens, and
+    `label` what a screen reader reads for that.
+    """
 
     kind: str
     share: float | None
+    opens: str
+    label: str
 
-    def __new__(cls, text: str, kind: str = "", share: float | None = None) -> Self:
+    def __new__(cls, text: str, kind: str = "", share: float | None = None, opens: str = "", label: str = "") -> Self:
         """A cell of a text."""
         cell = super().__new__(cls, text)
-        cell.kind, cell.share = kind, share
+        cell.kind, cell.share, cell.opens, cell.label = kind, share, opens, label
         return cell
+
+
+def named(name: str, limit: int = _MAX_NAME) -> str:
+    """A name from data as it is shown: what cannot be seen as its escape, and the middle of a long one left out."""
+    seen = name
+    if not name.isprintable():
+        seen = "".join(
+            each if each.isprintable() or each in _JOINERS else each.encode("unicode_escape").decode("ascii")
+            for each in name
+        )
+    half = (limit - 1) // 2
+    return seen if len(seen) <= limit else f"{seen[:half]}…{seen[-half:]}"
+
+
+def breakable(text: str) -> Markup:
+    """A text whose lines may end where its parts do, as in ``test/`` ``IMG_`` ``0001``, never inside a number."""
+    return Markup(re.sub(r"(?<=[/_])(?=[^\W_])|(?<=[.:])(?=[^\W\d_])", "<wbr>", escape(text)))  # noqa: S704 - escaped
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -61,12 +93,17 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "fixed": fixed, "rate": rate, "thousands": "{:,}".format}
+    environment.globals["Cell"] = Cell
+    environment.filters |= {"named": named, "breakable": breakable}
     return environment
 
 
-def render(template: str, **values: Any) -> str:
-    """A page by a template, which is named by its path below ``components``."""
-    return _templates().get_template(template).render(values)
+def render(template: str, script: str = "", **values: Any) -> str:
+    """A page by a template and the one script that may run in it, each named by its path below ``components``."""
+    text = _templates().get_template(script).render() if script else ""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    inline = {"text": Markup(text), "digest": digest}  # noqa: S704 - our own file
+    return _templates().get_template(template).render(values, script=inline if script else None)
 
 
 def write_page(file: Path, page: str) -> None:
