@@ -238,6 +238,7 @@ def step_command(
     misuse: Callable[[argparse.Namespace], str | None] = lambda options: None,
     elsewhere: Callable[[argparse.Namespace], Outcome | None] | None = None,
     run_id: Callable[[], str] = lambda: "",
+    is_recorded: bool = True,
 ) -> int:
     """Run one component from its command line.
 
@@ -252,6 +253,7 @@ def step_command(
         misuse: Which options do not go together, in a line, or None.
         elsewhere: Has other processes do the step, if the options say so, and tells how they ended; None: they do not.
         run_id: What the run was called there, so that it is not another one here; empty: it was not.
+        is_recorded: Whether it is recorded in MLflow, where the environment names a server.
 
     Returns:
         The exit code.
@@ -301,6 +303,7 @@ def step_command(
                 lambda: Params.load(options.params, options.overrides),
                 worked,
                 lambda: step_run(made, in_pipeline=in_pipeline, platform_run=run_id()),
+                is_recorded=is_recorded,
             )
             return record, None
         except StepFailed as failed:

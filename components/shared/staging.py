@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from components.shared.storage.fetch import fetch_artifact, fetch_tree
 from components.shared.storage.location import AnyPath, Location
 from components.shared.storage.publish import Publication
 from components.shared.storage.transfer import OnProgress, TransferProgress
+from components.shared.tracking.server import tracking_uri
 
 if TYPE_CHECKING:
     from components.shared.step import Reported
@@ -195,7 +197,14 @@ class Staging:
                 self._log.error("%s was made and not published; it is in %s: publish it by %s", where, local, command)
                 raise
             self._addresses.add(f"{local}/", f"{contents}/")
-        return _Addressed(result, self._addresses) if self._addresses else result
+        if not self._addresses:
+            return result
+        addressed = _Addressed(result, self._addresses)
+        if tracking_uri():  # which gets files when the step has ended: they stay as long as the result that names them
+            for folder in {each for each in self._temporary for local, _ in self._outputs if each in local.parents}:
+                self._temporary.remove(folder)
+                weakref.finalize(addressed, shutil.rmtree, folder, ignore_errors=True)
+        return addressed
 
     @cached_property
     def _own(self) -> Path:
@@ -258,13 +267,15 @@ def size(count: float) -> str:
 
 
 class _Addressed:
+    """A result in the user's names; `local` is it in paths of this machine."""
+
     def __init__(self, result: Reported, addresses: Addresses) -> None:
-        self._result = result
+        self.local = result
         self._addresses = addresses
 
     def report(self) -> dict[str, Any]:
-        report: dict[str, Any] = self._addresses.document(self._result.report())
+        report: dict[str, Any] = self._addresses.document(self.local.report())
         return report
 
     def event(self, seconds: float) -> EventData:
-        return self._addresses.event(self._result.event(seconds))
+        return self._addresses.event(self.local.event(seconds))

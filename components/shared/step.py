@@ -33,6 +33,7 @@ from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Termina
 from components.shared.staging import POD, Addresses
 from components.shared.status import Status
 from components.shared.strict_json import read_json
+from components.shared.tracking.recorder import Recorder, recorder_of
 
 RECORDS_VARIABLE = "SHUTTERLINE_RECORDS"
 
@@ -81,6 +82,8 @@ def run_step(
     work: Callable[[Params, Emit], ResultT],
     run: Callable[[], StepRun] = step_run,
     addresses: Mapping[str, str] | None = None,
+    *,
+    is_recorded: bool = True,
 ) -> tuple[ResultT, StepRecord]:
     """Run a step's work in its frame, and return its result and the step's record.
 
@@ -90,6 +93,7 @@ def run_step(
         work: From checked params, and what takes its status, to the result.
         run: Finds out which run the step belongs to.
         addresses: Address by local path: what events, the record and its error messages name the paths by.
+        is_recorded: Whether it is recorded in MLflow, where the environment names a server.
 
     Raises:
         StepFailed: A SystemExit with the exit code, when the work failed; the reason is logged.
@@ -99,7 +103,7 @@ def run_step(
         step_logger(step).warning("%s", ignored)
     with sigterm_kept() as termination:
         end_with_run()
-        frame = _Frame(step, termination, Addresses(addresses))
+        frame = _Frame(step, termination, Addresses(addresses), is_recorded=is_recorded)
         try:
             return frame.run(params, work, run)
         except Terminated as error:  # also one that comes while another end is being made ready
@@ -107,7 +111,7 @@ def run_step(
 
 
 class _Frame:
-    def __init__(self, step: StepName, termination: Termination, addresses: Addresses) -> None:
+    def __init__(self, step: StepName, termination: Termination, addresses: Addresses, *, is_recorded: bool) -> None:
         self._step = step
         self._termination = termination
         self._addresses = addresses
@@ -115,6 +119,9 @@ class _Frame:
         self._log = step_logger(step)
         self._start = time.perf_counter()
         self._status: Status | None = None
+        self._is_recorded = is_recorded
+        self._recorder: Recorder | None = None
+        self._made: dict[str, Any] = {}  # the result's report, in paths of this machine
 
     def run(
         self,
@@ -129,11 +136,13 @@ class _Frame:
             params = self._checked(params)
             status.open(params)
             self._log.info("started")
+            if self._is_recorded:
+                self._recorder = recorder_of(self._step, status.run, params, self._log)
             status.check(params.on_status_error)
             addresses = self._addresses
-            emit = (lambda data: status.emit(addresses.event(data))) if addresses else status.emit
-            result = work(params, emit)
+            result = work(params, self._emit_to(status))
             report = addresses.document(result.report())
+            self._made = getattr(result, "local", result).report()
             last = addresses.event(result.event(self._seconds))
         except ShutterlineError as error:
             if should_report(error):
@@ -153,6 +162,11 @@ class _Frame:
         if self._step == "exit":
             self._require_published(record)
         return result, record
+
+    def _emit_to(self, status: Status) -> Emit:
+        addresses, recorder, emit = self._addresses, self._recorder, status.emit
+        addressed = (lambda data: emit(addresses.event(data))) if addresses else emit
+        return addressed if recorder is None else lambda data: addressed(recorder.take(data))
 
     @property
     def _seconds(self) -> float:
@@ -210,8 +224,13 @@ class _Frame:
         self._termination.disarm()
         if os.getpid() != self._process:
             return record  # a forked worker that came out of the work this way; the step is not its to end
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            last = recorder.finish(last, self._made)
         if self._status is not None:
             record = record.model_copy(update={"delivery": self._addresses.document(self._status.end(last))})
+        if recorder is not None:
+            recorder.close()
         _write_record(record)
         if record.status == "succeeded":
             self._log.info("succeeded in %.1f s", record.seconds)

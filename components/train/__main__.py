@@ -131,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         misuse=_misuse,
         elsewhere=elsewhere,
         run_id=lambda: launch.run,
+        is_recorded=not is_trial,
     )
 
 

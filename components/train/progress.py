@@ -98,7 +98,8 @@ class TrainingProgress:
                 self._bar.set_description_str(self._epoch_of_all, refresh=False)
             self._bar.update(done - self._done)
         self._done = done
-        if time.monotonic() - self._event_at > EVENT_EVERY_S:
+        # Of a whole epoch there is one event, with its figures.
+        if batch < self._batches and time.monotonic() - self._event_at > EVENT_EVERY_S:
             self._emit_progress(epoch, loss())
 
     def epoch(self, record: EpochRecord) -> None:

@@ -21,9 +21,9 @@ _NAMES = frozenset(
         "TZ",  # of the log lines
     }
 )
-_FAMILIES = ("SHUTTERLINE_", "KAFKA_", "AWS_", "GOOGLE_")
-# KAFKA_SASL_PASSWORD_FILE, KAFKA_SSL_CAFILE, AWS_SHARED_CREDENTIALS_FILE, AWS_CA_BUNDLE, …
-_NAMES_A_FILE = re.compile(r".*(FILE|_CA_BUNDLE)|GOOGLE_APPLICATION_CREDENTIALS")
+_FAMILIES = ("SHUTTERLINE_", "KAFKA_", "AWS_", "GOOGLE_", "MLFLOW_")
+# KAFKA_SASL_PASSWORD_FILE, KAFKA_SSL_CAFILE, AWS_CA_BUNDLE, MLFLOW_TRACKING_SERVER_CERT_PATH, …
+_NAMES_A_FILE = re.compile(r".*(FILE|_CA_BUNDLE|_CERT_PATH)|GOOGLE_APPLICATION_CREDENTIALS")
 # Where the clients look without a setting; in a container there is no such home.
 _DEFAULT_FILES = {
     "GOOGLE_APPLICATION_CREDENTIALS": ".config/gcloud/application_default_credentials.json",
@@ -77,7 +77,7 @@ def _weights(params: Params) -> AnyPath | None:
 
 def loopbacks(passed: Mapping[str, str], params: Params) -> Iterator[str]:
     """The settings that name this machine itself, which a container in a network of its own does not reach."""
-    named = {name: value for name, value in passed.items() if "_HOST" in name or "_ENDPOINT" in name}
+    named = {name: value for name, value in passed.items() if "_HOST" in name or "_ENDPOINT" in name or "_URI" in name}
     named["KAFKA_HOST"] = params.KAFKA_HOST or ""
     for name, value in named.items():
         hosts = (re.sub(r"^\w+://", "", part.strip()) for part in value.split(","))

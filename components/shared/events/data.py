@@ -56,6 +56,7 @@ class Progress:
         losses: Mean loss by split: of training, and of the held-out split where the epoch evaluated it.
         metrics: Figures by name, such as accuracy on the held-out split.
         eta_seconds: Estimated seconds left.
+        mlflow_run: Id of the MLflow run that has these figures; null: there is none, or it is not known yet.
     """
 
     step: Count
@@ -69,6 +70,7 @@ class Progress:
     learning_rate: Measured = None
     eta_seconds: Measured = None
     device: str | None = None
+    mlflow_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class Succeeded:
     left_out: dict[str, Count] | None = None
     gate: GateOutcome | None = None
     publishes: bool | None = None
+    mlflow_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,7 @@ class Failed:
     seconds: Seconds
     error: Error
     exit_code: int = 1
+    mlflow_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,7 @@ class Cancelled:
     seconds: Seconds
     reason: str
     exit_code: int = 130
+    mlflow_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

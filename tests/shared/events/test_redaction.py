@@ -269,11 +269,11 @@ def placed(secret: str, before: str, after: str) -> list[Any]:
     text = f"{before}{secret}{after}"
     return [
         StepStarted(text, text, text, text),
-        Progress(1, 2, device=text),
+        Progress(1, 2, device=text, mlflow_run=text),
         Checkpoint(1, 2, text),
-        Succeeded(1.0, {"accuracy": 0.5}, {"model": text}, {text: 2}),
-        Failed(1.0, Error(text, text)),
-        Cancelled(1.0, text),
+        Succeeded(1.0, {"accuracy": 0.5}, {"model": text}, {text: 2}, mlflow_run=text),
+        Failed(1.0, Error(text, text), mlflow_run=text),
+        Cancelled(1.0, text, mlflow_run=text),
         PipelineStarted(text, [text, text], text, text, text),
         PipelineEnded(text, "failed", text, text, [StepOutcome(text, "failed", 0, Error(text, text))]),
     ]
