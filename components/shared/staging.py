@@ -112,14 +112,14 @@ def addresses_of(*artifacts: tuple[str, str]) -> dict[str, str]:
 class Staging:
     """What a step reads and writes; use as a context manager around its work, and end with :meth:`publish`.
 
-    `params` may name the credentials for ``gs://``, which the environment may as well. Every method raises
+    `params`, if there are any, may name the credentials for ``gs://``, as the environment may. Every method raises
     StorageRefusedError and StorageUnavailableError as the storage does.
     """
 
-    def __init__(self, log: logging.Logger, emit: Emit, params: Params) -> None:
+    def __init__(self, log: logging.Logger, emit: Emit, params: Params | None) -> None:
         self._log = log
         self._emit = emit
-        self._credentials = params.GOOGLE_APPLICATION_CREDENTIALS
+        self._credentials = params.GOOGLE_APPLICATION_CREDENTIALS if params else None
         self._stack = ExitStack()
         self._outputs: list[tuple[Path, Publication]] = []
         self._addresses = Addresses()  # of local directories: the URI each stands for
