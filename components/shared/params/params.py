@@ -46,7 +46,6 @@ from components.shared.params.types import (
     TransformSpec,
     Truth,
     Whole,
-    background_of,
 )
 from components.shared.text import described
 
@@ -319,7 +318,10 @@ class Params(Entry):
     @property
     def background(self) -> tuple[int, int, int]:
         """Red, green and blue of 0 to 255 that transparent parts of images are composited on."""
-        return background_of(self.alpha_background)
+        if isinstance(self.alpha_background, str):
+            return (255, 255, 255) if self.alpha_background == "white" else (0, 0, 0)
+        red, green, blue = self.alpha_background * (3 // len(self.alpha_background))
+        return red, green, blue
 
     @property
     def status_targets(self) -> targets.StatusTargets:
