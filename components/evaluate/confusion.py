@@ -14,7 +14,7 @@ from components.shared.metrics import Integers
 # A wider matrix cannot be read at once.
 MAX_MATRIX_CLASSES = 60
 # Of more classes than that, the matrix has those of the most confused pairs.
-MAX_CONFUSED_CLASSES = 30
+MAX_CONFUSED_CLASSES = 20
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from components.shared.limits import usable_cpus
 from components.shared.logs import step_logger
 from components.shared.metrics import log_batches
 from components.shared.params.params import Params
+from components.shared.run import current_run
 from components.shared.version import __version__
 
 _log = step_logger("evaluate")
@@ -150,7 +151,7 @@ def _findings(
     report(count)
     dataset_sha256 = sha256_of(data.path / DATASET.manifest_file)
     origin = Origin(
-        run="",
+        run=current_run.get(),
         started=started,
         ended=datetime.now(UTC),
         seconds=seconds,

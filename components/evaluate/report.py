@@ -27,6 +27,7 @@ MAX_CLASS_ROWS = 2000
 _MAX_OPENED = 400
 _WORST_CLASSES = 3
 _MAX_THRESHOLDS = 100
+_MAX_SHARDS = 3
 # Share of a class's images in another that is drawn in full colour.
 _FULL_SHARE = 0.05
 # Params have no bound; a page has.
@@ -55,7 +56,7 @@ def render_report(findings: Findings, image_of: ImageOf, model: ModelManifest, d
     confused = most_confused(findings, _MAX_OPENED)
     matrix = confusion_of(findings, confused)
     shown = set(matrix.classes)
-    listed = min(MAX_PAIRS, max(_MIN_PAIRS, len(matrix.classes)))  # as high as the matrix beside them
+    listed = min(MAX_PAIRS, max(_MIN_PAIRS, round(0.75 * len(matrix.classes))))  # as high as the matrix beside them
     opened = [pair for at, pair in enumerate(confused) if at < listed or {pair.label, pair.predicted} <= shown]
     pictures = pictures_of(findings, image_of, opened)
     popovers = _popovers(findings, opened, pictures)
@@ -205,7 +206,7 @@ def _matrix(findings: Findings, classes: list[int], counts: Any, ids: dict[tuple
             cells.append(Cell(f"{count:,}", kind, share, opens, label_text) if count else Cell(""))
         rows.append([names[row], *cells])
     of = f"The {len(classes)} most confused of {len(findings.classes):,} classes" if is_part else "Confusion matrix"
-    size = "roomy" if len(classes) <= 12 else "dense" if len(classes) > 20 else ""
+    size = "roomy" if len(classes) <= 12 else "dense" if len(classes) > 14 else ""
     return {
         "caption": f"{of}: true classes down, predicted ones across",
         "kind": f"matrix {size}{' upright' if max(map(len, names), default=0) <= 3 else ''}",
@@ -315,6 +316,7 @@ def _provenance(
         ("model.json, SHA-256", Cell(origin.model_sha256, "code")),
         ("model.onnx, SHA-256", Cell(origin.onnx_sha256 or "–", "code")),
         ("dataset.json, SHA-256", Cell(origin.dataset_sha256, "code")),
+        *_image_digests(findings, dataset),
     ]
     training = [
         ("on", made.device),
@@ -328,6 +330,16 @@ def _provenance(
         ("made by", f"{model.created_by}; the dataset by {dataset.created_by}"),
     ]
     return [("Evaluation", evaluation), ("Training", training)]
+
+
+def _image_digests(findings: Findings, dataset: DatasetManifest) -> list[tuple[str, str]]:
+    """Of the images that were evaluated, file by file; of more than a few files dataset.json has the rest."""
+    shards = dataset.splits[findings.split].images
+    digests: list[tuple[str, str]] = [
+        (f"{named(shard.file)}, SHA-256", Cell(shard.sha256, "code")) for shard in shards[:_MAX_SHARDS]
+    ]
+    more = len(shards) - len(digests)
+    return [*digests, ("more files of images", f"{more:,} in dataset.json")] if more else digests
 
 
 def _versions(versions: dict[str, str]) -> str:

@@ -9,6 +9,7 @@ import secrets
 import socket
 import tempfile
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,10 @@ _ELASTIC_RUN_VARIABLE = "TORCHELASTIC_RUN_ID"  # torchrun's: the same for every 
 
 _RETRY = re.compile("[0-9]{1,6}")  # an event's id has room for nine digits
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+# Id of the run whose step this process is doing; empty outside a step.
+current_run: ContextVar[str] = ContextVar("current_run", default="")
 
 
 @dataclass(frozen=True)

@@ -153,14 +153,14 @@ class Staging:
         """An artifact to read: its own directory, or what was fetched of it, by default all files."""
         if isinstance(where, Path):
             return where
-        with self.progress("fetch", where) as progress:
+        with self._progress("fetch", where) as progress:
             return fetch_artifact(where, kind, self._local(where), wanted=wanted, progress=progress)
 
     def tree(self, where: AnyPath) -> Path:
         """A folder of any files to read, or one file."""
         if isinstance(where, Path):
             return where
-        with self.progress("fetch", where) as progress:
+        with self._progress("fetch", where) as progress:
             fetched = fetch_tree(where, self._local(where), mirror=True, progress=progress)
         self._addresses.add(str(fetched), str(where))
         return fetched
@@ -189,7 +189,7 @@ class Staging:
         for local, publication in self._outputs:
             where = publication.location
             try:
-                with self.progress("publish", where) as progress:
+                with self._progress("publish", where) as progress:
                     contents = publication.publish(local, progress)
             except (ShutterlineError, OSError):
                 self._temporary -= set(local.parents)
@@ -235,8 +235,7 @@ class Staging:
         return local
 
     @contextmanager
-    def progress(self, verb: str, where: Location) -> Iterator[OnProgress]:
-        """Within, what is told how far a transfer is: it logs and emits that; `verb` is fetch or publish."""
+    def _progress(self, verb: str, where: Location) -> Iterator[OnProgress]:
         logged = reported = time.monotonic()
         last: TransferProgress | None = None
 

@@ -28,7 +28,7 @@ from components.shared.logs import log_to_stderr, step_logger
 from components.shared.params.params import Params
 from components.shared.params.parsed import ParamsWarning
 from components.shared.process_group import ignored_rank, is_rank_zero, should_report
-from components.shared.run import StepRun, step_run
+from components.shared.run import StepRun, current_run, step_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, Termination, sigterm_kept
 from components.shared.staging import POD, Addresses
 from components.shared.status import Status
@@ -37,7 +37,7 @@ from components.shared.tracking.recorder import Recorder, recorder_of
 
 RECORDS_VARIABLE = "SHUTTERLINE_RECORDS"
 
-StepName = Literal["data-prep", "train", "evaluate", "publish", "exit", "predict"]
+StepName = Literal["data-prep", "train", "evaluate", "exit", "predict"]
 
 
 class StepRecord(BaseModel):
@@ -104,10 +104,13 @@ def run_step(
     with sigterm_kept() as termination:
         end_with_run()
         frame = _Frame(step, termination, Addresses(addresses), is_recorded=is_recorded)
+        outside = current_run.set("")
         try:
             return frame.run(params, work, run)
         except Terminated as error:  # also one that comes while another end is being made ready
             frame.cancel(error, error.signal.name, EXIT_TERMINATED)
+        finally:
+            current_run.reset(outside)
 
 
 class _Frame:
@@ -131,6 +134,7 @@ class _Frame:
     ) -> tuple[ResultT, StepRecord]:
         try:
             self._status = status = Status(self._step, run(), self._log)
+            current_run.set(status.run.run)
             # SIGTERM is deferred until here: before, nobody could report how the step ended.
             self._termination.arm()
             params = self._checked(params)

@@ -17,6 +17,7 @@ from components.shared.artifacts.dataset import (
     DatasetManifest,
     Images,
     LeftOut,
+    ShardRecord,
     SplitName,
     SplitRecord,
     UnreadableImage,
@@ -139,9 +140,10 @@ def made_up(
     of_names = [ImageName(file, *sizes(index)) for index, file in enumerate(files)]
     fields = {"gate": None, "intervals": {}, "comparison": None, "origin": ORIGIN} | changes
     base = analyse(classes, labels, probabilities, fields["origin"], names=of_names)
-    intervals = {name: (value - 0.01, min(1.0, value + 0.01)) for name, value in base.metrics.items()}
+    intervals = {name: (value - 0.01, value + 0.01) for name, value in base.metrics.items()}
     findings = Findings(**{**base.__dict__, **fields, "intervals": fields["intervals"] or intervals})
-    record = FileRecord(file="x", bytes=1, sha256="0" * 64)
+    record = FileRecord(file="test/labels.npy", bytes=1, sha256="0" * 64)
+    shard = ShardRecord(file="test/images-00000.npy", bytes=1, sha256="e5" * 32, count=1)
     counts: dict[SplitName, Any] = {"train": random.integers(50, 900, count), "test": findings.per_class.support}
     dataset = DatasetManifest.model_construct(
         created_by="shutterline 0.9.0",
@@ -151,7 +153,7 @@ def made_up(
         normalisation=Normalisation(mean=[0.5] * shape[2], std=[0.25] * shape[2]),
         splits={
             name: SplitRecord.model_construct(
-                count=int(each.sum()), class_counts=each.tolist(), images=[], labels=record, names=None
+                count=int(each.sum()), class_counts=each.tolist(), images=[shard] * 5, labels=record, names=None
             )
             for name, each in counts.items()
         },

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from components.evaluate.__main__ import main
+from components.evaluate.evaluate import evaluate
 from components.shared.artifacts.evaluation import open_evaluation
 from tests.evaluate.conftest import Parts
 
@@ -60,6 +61,16 @@ def test_without_json_nothing_is_printed_to_standard_output(parts: Parts, capsys
     assert printed.out == ""
     assert "evaluate  batch 2/2  loss " in printed.err
     assert f"evaluate  report: {parts.evaluation / 'report.html'}" in printed.err
+
+
+def test_the_report_names_the_run(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHUTTERLINE_RUN_ID", "run-42")
+    assert main(parts.command()) == 0
+    assert (
+        '<h1>Evaluation of run <bdi class="whole">run-42</bdi></h1>' in (parts.evaluation / "report.html").read_text()
+    )
+    evaluate(**parts.arguments())  # by itself, not as a step
+    assert "<h1>Evaluation</h1>" in (parts.evaluation / "report.html").read_text()
 
 
 @pytest.mark.parametrize("missing", ["--model", "--dataset", "--evaluation", "--params"])

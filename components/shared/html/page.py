@@ -60,8 +60,8 @@ def named(name: str, limit: int = _MAX_NAME) -> str:
 
 
 def breakable(text: str) -> Markup:
-    """A text whose lines may end where its parts do, as in ``test/`` ``IMG_`` ``0001``, never inside a number."""
-    return Markup(re.sub(r"(?<=[/_])(?=[^\W_])|(?<=[.:])(?=[^\W\d_])", "<wbr>", escape(text)))  # noqa: S704 - escaped
+    """A text whose lines may end where the parts of its names do: ``test/`` ``IMG_`` ``0001.jpg``."""
+    return Markup(re.sub(r"(?<=[/_])(?=[^\W_])", "<wbr>", escape(text)))  # noqa: S704 - escaped
 
 
 def percent(share: float, digits: int = 2) -> str:
