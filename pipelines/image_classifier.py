@@ -1,4 +1,4 @@
-"""The pipeline: data prep, train, evaluate, and an exit step that always runs. Wiring and nothing else."""
+"""The pipeline: data prep, train, evaluate, publish, and an exit step that always runs. Wiring and nothing else."""
 
 # No postponed annotations here: kfp reads the types from them.
 from collections.abc import Callable
@@ -9,11 +9,12 @@ from kfp import dsl
 from components.data_prep.component import data_prep
 from components.evaluate.component import evaluate
 from components.exit_step.component import exit_step
+from components.publish.component import publish
 from components.shared.run import PIPELINE_NAME
 from components.shared.step import StepName
 from components.train.component import train
 
-DESCRIPTION = "Trains an image classifier and evaluates it on held-out images."
+DESCRIPTION = "Trains an image classifier, evaluates it on held-out images, and publishes it if it passes the gate."
 
 # Gets each step's task, to ask for resources, secrets, retries and the like.
 Configure = Callable[[StepName, dsl.PipelineTask], object]
@@ -54,6 +55,14 @@ def pipeline_for(configure: Configure) -> Any:
                 dataset_sha256=dataset_sha256,
             )
             configure("evaluate", evaluated.set_display_name("evaluate"))
+            with dsl.If(evaluated.outputs["Output"] == True):  # noqa: E712 - kfp compiles it
+                published = publish(
+                    params=params,
+                    model=trained.outputs["model"],
+                    model_sha256=trained.outputs["model_sha256"],
+                    evaluation=evaluated.outputs["evaluation"],
+                )
+                configure("publish", published.set_display_name("publish"))
 
     return image_classifier
 

@@ -16,9 +16,9 @@ from components.shared.events.runs import RunView
 from components.shared.events.spool import spools_of
 from components.shared.logs import LINE, fitted
 from components.shared.run import PIPELINE_NAME
+from components.shared.status import PIPELINE_STEPS
 from components.shared.version import __version__
 from pipelines.targets.local import Lines
-from pipelines.targets.run_directory import STEPS
 from pipelines.targets.steps import LocalRunPaths
 from pipelines.watch_text import printable
 from pipelines.watch_view import FRAME_S, View, console_on, run_lines
@@ -55,8 +55,8 @@ class _StepsView(View):
         self._directory = paths.out / "events"
         # A run that goes on, under an id that it was given, has earlier events.
         self._read = {path: path.stat().st_size for path in spools_of(self._directory, paths.run)}
-        steps: list[str] = [step for step in STEPS if step != "exit"]
-        self._run = RunView(paths.run, began=PipelineStarted(PIPELINE_NAME, steps, __version__, ""))
+        began = PipelineStarted(PIPELINE_NAME, list(PIPELINE_STEPS), __version__, "")
+        self._run = RunView(paths.run, began=began)
         self._since = datetime.now(UTC)
 
     def __enter__(self) -> Self:

@@ -90,7 +90,7 @@ def event_words(data: Any) -> list[str]:
         case Checkpoint():
             return [f"after epoch {count(data.epoch)}/{count(data.epochs)}", printable(data.uri)]
         case Succeeded():
-            return [f"in {duration(data.seconds)}", *_figures(data.metrics)]
+            return [f"in {duration(data.seconds)}", *_figures(data.metrics), *_gate_words(data)]
         case Failed():
             return [f"after {duration(data.seconds)}", f"{name(data.error.type)}: {printable(data.error.message)}"]
         case Cancelled():
@@ -101,6 +101,18 @@ def event_words(data: Any) -> list[str]:
             return [name(data.pipeline), *([printable(data.reason)] if data.reason else [])]
         case _:
             return []
+
+
+def _gate_words(data: Succeeded) -> list[str]:
+    words = [printable(data.artifacts["published"])] if "published" in data.artifacts else []
+    if data.gate is not None and data.gate.passed:
+        words.append("gate passed")
+    elif data.gate is not None:
+        missed = [name(threshold.metric) for threshold in data.gate.thresholds if not threshold.passed]
+        words.append(
+            f"gate not passed: {' '.join(missed[:_SHOWN_FIGURES])}{' …' if len(missed) > _SHOWN_FIGURES else ''}"
+        )
+    return words
 
 
 def _progress_words(progress: Progress) -> list[str]:

@@ -238,7 +238,8 @@ def _steps(run: RunView) -> Iterator[tuple[str, StepView | None, StepOutcome | N
     if not run.is_done:  # it was retried, and goes on behind its end
         outcomes = {step: each for step, each in outcomes.items() if each.outcome in ("succeeded", "cached")}
     announced = (run.began.steps if run.began else [])[:_STEPS]
-    for step in dict.fromkeys([*announced, *outcomes, *run.steps]):
+    coming = ["publish"] if run.publishes and not run.is_done else []
+    for step in dict.fromkeys([*announced, *outcomes, *run.steps, *coming]):
         yield step, run.steps.get(step), outcomes.get(step)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import time
 import warnings
@@ -19,7 +18,7 @@ from components.data_prep.layout import open_source
 from components.data_prep.source import Batch, Source, alike, listed
 from components.data_prep.splits import Mask, assign_splits
 from components.shared.artifacts.dataset import DATASET, DatasetManifest, DatasetWriter, SplitName, UnreadableImage
-from components.shared.decoding.pixels import NOTES, SCALES, Note
+from components.shared.decoding.pixels import NOTES, Note, note_lines
 from components.shared.errors import ArtifactError, DataError
 from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
 from components.shared.logs import step_logger
@@ -193,7 +192,8 @@ class _Preparation:
                 self._assigned()  # an error if a class has too few images now
                 if self.fractions and len(self._unreadable["train"]) > known["train"]:
                     return None
-            _log_notes(noted, params)
+            for level, line in note_lines(noted, params.alpha_background):
+                _log.log(level, "%s", line)
             return writer.commit(
                 source=source.name,
                 test_split=self._origin("test") or "given",
@@ -279,15 +279,3 @@ class _Preparation:
                     f"and max_unreadable is {allowed:.2%}; the first is {images[0].file}: {images[0].reason}; mend or "
                     "remove them, or raise max_unreadable to leave them out"
                 )
-
-
-def _log_notes(noted: Counter[Note], params: Params) -> None:
-    for note, text in NOTES.items():
-        if count := noted[note]:
-            level = logging.INFO if note in SCALES else logging.WARNING
-            _log.log(level, "%d image(s) %s", count, text.format(background=params.alpha_background))
-    if noted.keys() >= SCALES:
-        _log.warning(
-            "floating-point images are read by two scales, each by its own values: where the data mean 0 to 255, "
-            "those of at most 1 become bright and should be nearly black; convert the images to 8 bits"
-        )

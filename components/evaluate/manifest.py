@@ -20,6 +20,7 @@ def manifest_of(findings: Findings, predictions: FileRecord, report: FileRecord)
         split=findings.split,
         images=findings.images,
         metrics=findings.metrics,
+        intervals={name: list(interval) for name, interval in findings.intervals.items()},
         classes=findings.classes,
         per_class=[
             ClassRecord(name=name, precision=precision, recall=recall, f1=f1, support=support)

@@ -26,7 +26,7 @@ from components.shared.params.params import Params
 from components.shared.process_group import Outcome, in_group, is_launched, is_rank_zero, leave_outcome
 from components.shared.run import step_run
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED
-from components.shared.step import Reported, StepFailed, StepName, StepRecord, run_step
+from components.shared.step import Reported, StepFailed, StepName, StepRecord, run_step, run_without_params
 from components.shared.storage.location import AnyPath, parse_location
 from components.shared.version import __version__
 
@@ -233,6 +233,7 @@ def step_command(
     work: Callable[[argparse.Namespace, Params, Emit], Reported],
     output: str | None = None,
     *,
+    without_params: Callable[[argparse.Namespace], Reported] | None = None,
     in_pipeline: bool = False,
     docker: str,
     misuse: Callable[[argparse.Namespace], str | None] = lambda options: None,
@@ -248,6 +249,7 @@ def step_command(
         argv: Arguments, or None for the process's own.
         work: From parsed options, checked params and what takes the status to the result.
         output: The option that names what the step makes; its events are kept beside it.
+        without_params: The work where no params are given; None: they must be.
         in_pipeline: Whether the step is a part of the pipeline even when it is started by hand.
         docker: How it is run in a container, for ``--help``.
         misuse: Which options do not go together, in a line, or None.
@@ -260,7 +262,11 @@ def step_command(
     """
     parser.epilog = f"{PLACES}\n{CONTAINER.format(docker=indent(docker.rstrip(), '  '))}\n{ENVIRONMENT}\n{EXIT_CODES}"
     parser.add_argument(
-        "--params", metavar="FILE", type=_not_empty, required=True, help="params as .json or .yaml, or a JSON text"
+        "--params",
+        metavar="FILE",
+        type=_not_empty,
+        required=without_params is None,
+        help="params as .json or .yaml, or a JSON text" + ("; without, no status is sent" if without_params else ""),
     )
     parser.add_argument(
         "--set",
@@ -277,6 +283,8 @@ def step_command(
         options = parser.parse_args(argv)
         if (wrong := misuse(options)) is not None:
             parser.error(wrong)
+        if options.params is None and options.overrides:
+            parser.error("--set changes params, and there are none; add --params")
         error: BaseException | None = None
         if elsewhere is not None and (outcome := elsewhere(options)) is not None:
             document, exit_code = outcome.document, outcome.exit_code
@@ -292,19 +300,23 @@ def step_command(
         return leave_outcome(document, exit_code, error)
 
     def own(options: argparse.Namespace) -> tuple[StepRecord, BaseException | None]:
-        def worked(params: Params, emit: Emit) -> Reported:
+        def named(worked: Callable[[], Reported]) -> Reported:
             with extras_named(f"the step {step}", "status" if step == "exit" else step):
-                return work(options, params, emit)
+                return worked()
 
         made = getattr(options, output) if output else None
         try:
-            _, record = run_step(
-                step,
-                lambda: Params.load(options.params, options.overrides),
-                worked,
-                lambda: step_run(made, in_pipeline=in_pipeline, platform_run=run_id()),
-                is_recorded=is_recorded,
-            )
+            if options.params is None and without_params is not None:
+                unasked = without_params
+                _, record = run_without_params(step, lambda: named(lambda: unasked(options)))
+            else:
+                _, record = run_step(
+                    step,
+                    lambda: Params.load(options.params, options.overrides),
+                    lambda params, emit: named(lambda: work(options, params, emit)),
+                    lambda: step_run(made, in_pipeline=in_pipeline, platform_run=run_id()),
+                    is_recorded=is_recorded,
+                )
             return record, None
         except StepFailed as failed:
             return failed.record, failed.__cause__

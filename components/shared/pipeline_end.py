@@ -36,6 +36,7 @@ OUTCOMES: dict[str, Outcome] = {
 
 # Where `shutterline run` was asked to end: how, for the exit step, to which kfp says that a task failed.
 CANCELLED_VARIABLE = "SHUTTERLINE_CANCELLED"
+PUBLISH = "publish"  # the step that a pipeline has only for a model that passes and has somewhere to go
 PLATFORM_ERROR = "PlatformError"  # type of an error that the platform reports, not the step
 _NO_REASON = "the platform gave no reason"
 # As Argo words it where a step had no time to report anything.
@@ -67,7 +68,7 @@ def pipeline_end(
     """Decide how a pipeline ended.
 
     Args:
-        steps: Its steps in order.
+        steps: Those that every run of it has, in order; publishing is added where it ran or should have.
         history: Its events.
         platform: What Kubeflow's API knows; None: it was not asked, or did not answer.
         state: The state that the platform handed to the exit task; empty if it has none.
@@ -78,6 +79,9 @@ def pipeline_end(
         outcome = "cancelled"
     elif platform is not None and platform.body in ("succeeded", "failed"):
         outcome = platform.body
+    task = platform.tasks.get(PUBLISH) if platform is not None else None
+    if history.view.publishes or PUBLISH in history.view.steps or (task is not None and task.state != "skipped"):
+        steps = [*steps, PUBLISH]
     outcomes = _outcomes(steps, history, platform, outcome)
     outcome = outcome or _by_steps(outcomes)
     found = {step.outcome for step in outcomes}
@@ -99,6 +103,7 @@ def end_after_retry(
         own = replace(own, outcome="failed", error=data.error)
     else:
         own = replace(own, outcome="succeeded" if isinstance(data, Succeeded) else "cancelled", error=None)
+    steps = [*steps, PUBLISH] if own.step == PUBLISH else steps
     index = steps.index(own.step)
     # It ran, so all before it went well.
     before = _outcomes(steps[:index], history, platform, "succeeded")

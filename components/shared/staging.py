@@ -112,14 +112,14 @@ def addresses_of(*artifacts: tuple[str, str]) -> dict[str, str]:
 class Staging:
     """What a step reads and writes; use as a context manager around its work, and end with :meth:`publish`.
 
-    `params` may name the credentials for ``gs://``, which the environment may as well. Every method raises
+    `params`, if there are any, may name the credentials for ``gs://``, as the environment may. Every method raises
     StorageRefusedError and StorageUnavailableError as the storage does.
     """
 
-    def __init__(self, log: logging.Logger, emit: Emit, params: Params) -> None:
+    def __init__(self, log: logging.Logger, emit: Emit, params: Params | None) -> None:
         self._log = log
         self._emit = emit
-        self._credentials = params.GOOGLE_APPLICATION_CREDENTIALS
+        self._credentials = params.GOOGLE_APPLICATION_CREDENTIALS if params else None
         self._stack = ExitStack()
         self._outputs: list[tuple[Path, Publication]] = []
         self._addresses = Addresses()  # of local directories: the URI each stands for
@@ -153,14 +153,14 @@ class Staging:
         """An artifact to read: its own directory, or what was fetched of it, by default all files."""
         if isinstance(where, Path):
             return where
-        with self._progress("fetch", where) as progress:
+        with self.progress("fetch", where) as progress:
             return fetch_artifact(where, kind, self._local(where), wanted=wanted, progress=progress)
 
     def tree(self, where: AnyPath) -> Path:
         """A folder of any files to read, or one file."""
         if isinstance(where, Path):
             return where
-        with self._progress("fetch", where) as progress:
+        with self.progress("fetch", where) as progress:
             fetched = fetch_tree(where, self._local(where), mirror=True, progress=progress)
         self._addresses.add(str(fetched), str(where))
         return fetched
@@ -189,7 +189,7 @@ class Staging:
         for local, publication in self._outputs:
             where = publication.location
             try:
-                with self._progress("publish", where) as progress:
+                with self.progress("publish", where) as progress:
                     contents = publication.publish(local, progress)
             except (ShutterlineError, OSError):
                 self._temporary -= set(local.parents)
@@ -235,7 +235,8 @@ class Staging:
         return local
 
     @contextmanager
-    def _progress(self, verb: str, where: Location) -> Iterator[OnProgress]:
+    def progress(self, verb: str, where: Location) -> Iterator[OnProgress]:
+        """Within, what is told how far a transfer is: it logs and emits that; `verb` is fetch or publish."""
         logged = reported = time.monotonic()
         last: TransferProgress | None = None
 

@@ -28,6 +28,7 @@ from components.shared.events.data import (
     PipelineStarted,
     StepOutcome,
     StepStarted,
+    Succeeded,
 )
 from components.shared.events.delivery import Transport
 from components.shared.events.event import PIPELINE, EventSource
@@ -39,12 +40,12 @@ from components.shared.events.targets import StatusTargets
 from components.shared.files import unwritable
 from components.shared.kubeflow.api import NoAnswerError, ask_run, is_kubeflow
 from components.shared.params.params import Params
-from components.shared.pipeline_end import end_after_retry
+from components.shared.pipeline_end import PUBLISH, end_after_retry
 from components.shared.process_group import is_rank_zero, is_started_by_elastic, member
 from components.shared.run import StepRun
 from components.shared.version import __version__
 
-# The pipeline's steps in their order, as its first event names them.
+# The steps that every run of the pipeline has, in their order, as its first event names them.
 PIPELINE_STEPS = ("data-prep", "train", "evaluate")
 
 # What a directory that belongs to somebody else answers; a full disk may have room again.
@@ -243,7 +244,8 @@ class Status:
     def _new_end(self, data: EventData, event_source: EventSource) -> PipelineEnded | None:
         """The pipeline's new end, where its exit task has reported one before; None where it still will."""
         step = self._step
-        if self.run.pipeline is None or step not in PIPELINE_STEPS or not is_kubeflow() or not self._is_last(data):
+        steps = (*PIPELINE_STEPS, PUBLISH)
+        if self.run.pipeline is None or step not in steps or not is_kubeflow() or not self._is_last(data):
             return None
         platform = None
         if self.run.platform_run:
@@ -258,7 +260,8 @@ class Status:
     def _is_last(self, data: EventData) -> bool:
         """Whether nothing of the pipeline runs after a step that ends so; torch elastic starts a group's again."""
         if not isinstance(data, Failed):
-            return isinstance(data, Cancelled) or self._step == PIPELINE_STEPS[-1]
+            last = PUBLISH if isinstance(data, Succeeded) and data.publishes else PIPELINE_STEPS[-1]
+            return isinstance(data, Cancelled) or self._step in (last, PUBLISH)
         process = member()
         return (
             not is_started_by_elastic() or process.restarts >= process.max_restarts or data.exit_code == EXIT_BAD_INPUT

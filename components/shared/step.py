@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.shared.errors import EXIT_FAILURE, ShutterlineError
-from components.shared.events.data import Cancelled, Emit, Error, EventData, Failed, PipelineEnded
+from components.shared.events.data import Cancelled, Emit, Error, EventData, Failed, PipelineEnded, ignore_events
 from components.shared.events.redaction import redact
 from components.shared.files import disk_message, write_json
 from components.shared.locks import end_with_run
@@ -37,7 +37,7 @@ from components.shared.tracking.recorder import Recorder, recorder_of
 
 RECORDS_VARIABLE = "SHUTTERLINE_RECORDS"
 
-StepName = Literal["data-prep", "train", "evaluate", "exit", "predict"]
+StepName = Literal["data-prep", "train", "evaluate", "publish", "exit", "predict"]
 
 
 class StepRecord(BaseModel):
@@ -98,6 +98,25 @@ def run_step(
     Raises:
         StepFailed: A SystemExit with the exit code, when the work failed; the reason is logged.
     """
+    return _run(step, params, work, run, addresses, is_recorded=is_recorded)
+
+
+def run_without_params(
+    step: StepName, work: Callable[[], ResultT], addresses: Mapping[str, str] | None = None
+) -> tuple[ResultT, StepRecord]:
+    """As :func:`run_step`, of a step that needs no params and was given none: it is of no run, and emits no status."""
+    return _run(step, None, lambda params, emit: work(), step_run, addresses, is_recorded=False)
+
+
+def _run(
+    step: StepName,
+    params: Params | str | Callable[[], Params] | None,
+    work: Callable[[Any, Emit], ResultT],
+    run: Callable[[], StepRun],
+    addresses: Mapping[str, str] | None,
+    *,
+    is_recorded: bool,
+) -> tuple[ResultT, StepRecord]:
     log_to_stderr()
     if (ignored := ignored_rank()) is not None:
         step_logger(step).warning("%s", ignored)
@@ -128,23 +147,28 @@ class _Frame:
 
     def run(
         self,
-        params: Params | str | Callable[[], Params],
-        work: Callable[[Params, Emit], ResultT],
+        params: Params | str | Callable[[], Params] | None,
+        work: Callable[[Any, Emit], ResultT],
         run: Callable[[], StepRun],
     ) -> tuple[ResultT, StepRecord]:
+        addresses = self._addresses
         try:
-            self._status = status = Status(self._step, run(), self._log)
-            current_run.set(status.run.run)
-            # SIGTERM is deferred until here: before, nobody could report how the step ended.
-            self._termination.arm()
-            params = self._checked(params)
-            status.open(params)
-            self._log.info("started")
-            if self._is_recorded:
-                self._recorder = recorder_of(self._step, status.run, params, self._log)
-            status.check(params.on_status_error)
-            addresses = self._addresses
-            result = work(params, self._emit_to(status))
+            if params is None:
+                self._termination.arm()
+                self._log.info("started")
+                result = work(None, ignore_events)
+            else:
+                self._status = status = Status(self._step, run(), self._log)
+                current_run.set(status.run.run)
+                # SIGTERM is deferred until here: before, nobody could report how the step ended.
+                self._termination.arm()
+                params = self._checked(params)
+                status.open(params)
+                self._log.info("started")
+                if self._is_recorded:
+                    self._recorder = recorder_of(self._step, status.run, params, self._log)
+                status.check(params.on_status_error)
+                result = work(params, self._emit_to(status))
             report = addresses.document(result.report())
             self._made = getattr(result, "local", result).report()
             last = addresses.event(result.event(self._seconds))

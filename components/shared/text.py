@@ -26,7 +26,7 @@ def shown(path: object, limit: int = 500) -> str:
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """What texts are sorted by so that 2.png comes before 10.png, without regard to case."""
     parts = re.split(r"([0-9]+)", text.casefold())
-    return tuple((1, int(part), "") if index % 2 else (0, 0, part) for index, part in enumerate(parts) if part)
+    return tuple((0, int(part), "") if index % 2 else (1, 0, part) for index, part in enumerate(parts) if part)
 
 
 def described(value: object) -> str:

@@ -188,6 +188,9 @@ def _cached_side_effects(view: View) -> Iterator[Note]:
         if step.component == "exit_step":
             message = "the exit step is cached, so a run's end may go unreported"
             yield Note("warning", where, message, "set cache: false in the settings")
+        elif step.component == "publish":
+            message = "publishing is cached, so a version that was removed is not published again"
+            yield Note("warning", where, message, "set cache: false in the settings")
         elif step.component == "data_prep":
             message = "data prep is cached by the name of the location it reads, whatever is there now"
             yield Note("warning", where, message, "set cache: false where what is below that name may change")

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.compiled import CompiledPipeline, PlatformName, child, mapping
 
 # Steps of ours say so in their source.
-_OURS = re.compile(r"\bfrom components\.(data_prep|train|evaluate|exit_step)\.")
+_OURS = re.compile(r"\bfrom components\.(data_prep|train|evaluate|publish|exit_step)\.")
 _OF_A_STEP = re.compile(r"\b(?:executors|tasks)\.(?:exec-)?([A-Za-z0-9_-]+)")
 
 

@@ -16,7 +16,13 @@ from pipelines.settings.fields import Cpu, Memory, SettingsRecord, Variables
 # What a file says of all steps; a step's own value goes before it.
 EVERY_STEP = "every-step"
 # By alias, as files write them.
-STEP_FIELDS: dict[StepName, str] = {"data-prep": "data_prep", "train": "train", "evaluate": "evaluate", "exit": "exit"}
+STEP_FIELDS: dict[StepName, str] = {
+    "data-prep": "data_prep",
+    "train": "train",
+    "evaluate": "evaluate",
+    "publish": "publish",
+    "exit": "exit",
+}
 
 
 class Retry(SettingsRecord):
@@ -76,6 +82,7 @@ class PlatformSettings(SettingsRecord, Generic[Step]):
     data_prep: Step | None = Field(None, alias="data-prep", description="Data prep.")
     train: Step | None = Field(None, description="Training.")
     evaluate: Step | None = Field(None, description="Evaluation.")
+    publish: Step | None = Field(None, description="Publishing of a model that passes, where publish_uri is set.")
     exit: Step | None = Field(None, description="The exit step.")
 
     def document(self) -> dict[str, Any]:

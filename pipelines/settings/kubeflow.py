@@ -242,5 +242,7 @@ def kubeflow_defaults(*, gpu: bool) -> dict[str, Any]:
         "data_prep": {"cpu": "2", "memory": "4Gi", "cache": False, "retry": again},
         "train": {"cpu": "4", "memory": "16Gi", "cache": True, "retry": training, **accelerated},
         "evaluate": {"cpu": "2", "memory": "8Gi", "cache": True, "retry": again},
+        # What it is run for is not among its outputs; to publish the same again changes nothing.
+        "publish": {"cpu": "1", "memory": "2Gi", "cache": False, "retry": again},
         "exit": {"cpu": "500m", "memory": "512Mi", "cache": False, "retry": once},
     }

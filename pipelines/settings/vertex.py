@@ -93,5 +93,7 @@ def vertex_defaults(*, gpu: bool) -> dict[str, Any]:
         "data_prep": {"cpu": "4", "memory": "16G", "cache": False, "retry": again},
         "train": {"cpu": "4", "memory": "15G", "cache": True, "retry": again, **accelerated},
         "evaluate": {"cpu": "4", "memory": "16G", "cache": True, "retry": again},
+        # What it is run for is not among its outputs; to publish the same again changes nothing.
+        "publish": {"cpu": "2", "memory": "8G", "cache": False, "retry": again},
         "exit": {"cpu": "2", "memory": "8G", "cache": False, "retry": again | {"times": 0}},
     }

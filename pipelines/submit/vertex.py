@@ -56,6 +56,8 @@ _TASK_STATES: dict[str, TaskState] = {
     "skipped": "cached",  # "Specifies task was skipped due to cache hit", says the API's reference
     "not_triggered": "skipped",
 }
+# What a condition in the pipeline is called, also where none of its tasks ran.
+_CONDITION = re.compile(r"condition-\d+")
 _ATTEMPTS: dict[TaskState, PodState] = {
     "running": "running",
     "succeeded": "succeeded",
@@ -328,7 +330,11 @@ def _progress(job: Any) -> Progress:
     # The run itself and groups of tasks, such as what an exit handler is for, are in the list as well.
     groups = {detail.parent_task_id for detail in details if detail.parent_task_id}
     job_id = job.name.rpartition("/")[2]
-    tasks = [detail for detail in details if detail.task_id not in groups and detail.task_name != job_id]
+    tasks = [
+        detail
+        for detail in details
+        if detail.task_id not in groups and detail.task_name != job_id and not _CONDITION.fullmatch(detail.task_name)
+    ]
     steps: dict[str, TaskReport] = {}
     errors = []
     for detail in sorted(tasks, key=_began):

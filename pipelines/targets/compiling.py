@@ -110,8 +110,10 @@ def compiled_pipeline(
 
 
 def reference_of(step: StepName, images: Mapping[ImageStep, Image]) -> str:
-    """The image of a step; the exit step runs on the smallest, data prep's."""
-    return images["data-prep" if step == "exit" else step].reference
+    """The image of a step; the exit step runs on the smallest, data prep's, and publishing on evaluation's."""
+    if step == "exit":
+        return images["data-prep"].reference
+    return images["evaluate" if step == "publish" else step].reference
 
 
 def without_shell(command: Iterable[str]) -> list[str]:

@@ -26,12 +26,13 @@ import urllib3
 from components.shared.container_images import Image, ImageStep
 from components.shared.errors import InputError, ShutterlineError
 from components.shared.events.redaction import redact
+from components.shared.files import require_writable
 from components.shared.params.params import Params
 from components.shared.pipeline_end import CANCELLED_VARIABLE
 from components.shared.run import as_run_id
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.step import StepName, read_records
-from components.shared.storage.location import AnyPath
+from components.shared.storage.location import AnyPath, parse_location
 from pipelines.targets.compiling import reference_of, without_shell
 from pipelines.targets.docker_engine import (
     ENGINE_ERRORS,
@@ -47,7 +48,13 @@ from pipelines.targets.steps import REASONS, LocalRunPaths, Steps, Target
 
 RUN_LABEL, STEP_LABEL = "shutterline.run", "shutterline.step"
 # As kfp calls the steps' functions.
-_STEPS: dict[str, StepName] = {"data_prep": "data-prep", "train": "train", "evaluate": "evaluate", "exit_step": "exit"}
+_STEPS: dict[str, StepName] = {
+    "data_prep": "data-prep",
+    "train": "train",
+    "evaluate": "evaluate",
+    "publish": "publish",
+    "exit_step": "exit",
+}
 _ON_A_GPU: tuple[StepName, ...] = ("train", "evaluate")
 # Longer than a step takes to finish a batch; to this comes the params' TIMEOUT, the time of the last status events.
 _GRACE_S = 10.0
@@ -116,7 +123,7 @@ def docker_target(
 
         @contextmanager
         def steps(paths: LocalRunPaths) -> Iterator[Steps]:
-            written = {mountable(paths.out, "--out"), *writable}
+            written = {mountable(paths.out, "--out"), *writable, *_published_directory(params)}
             arguments["environment"] = environment | paths.variables
             # These take any path; the -v syntax of "volumes" ends a path at a colon.
             arguments["mounts"] = [
@@ -139,6 +146,15 @@ def _scratch_directory(environment: Mapping[str, str]) -> list[str]:
     except OSError as error:
         raise InputError(f"{SCRATCH_VARIABLE}: {named} cannot be made: {error.strerror}") from error
     return [mountable(Path(named), SCRATCH_VARIABLE)]
+
+
+def _published_directory(params: Params) -> list[str]:
+    """The directory that versions are published in, made where it is not there; none where it is a bucket."""
+    where = parse_location(params.publish_uri) if params.publish_uri else None
+    if not isinstance(where, Path):
+        return []
+    require_writable("publish_uri", where)
+    return [mountable(where, "publish_uri")]
 
 
 def _why_failed(exit_code: int, *, out_of_memory: bool, last_line: str) -> str:
@@ -205,7 +221,8 @@ class _DockerSteps(Steps):
         if code == 0 and (record is None or record.status != "succeeded"):
             sys.stdout.write(f"\n{step} ended with exit code 0, but without a record of success\n")
             return 1
-        if code == 0 and self._signal and step in ("data-prep", "train"):
+        is_followed = step in ("data-prep", "train") or (record is not None and record.report.get("publish"))
+        if code == 0 and self._signal and is_followed:
             sys.stdout.write(f"\n{step} ended before the signal reached it; nothing follows it\n")
             return 1
         return code

@@ -226,6 +226,8 @@ def result_document(
         "status": "succeeded" if error is None else "cancelled" if failure in STOPS else "failed",
         "error": error,
         "metrics": evaluated.get("metrics", {}),
+        "gate": evaluated.get("gate"),
+        "published": records["publish"].report.get("published") if "publish" in records else None,
         "training": {key: value for key, value in trained.items() if key not in ("model", "checkpoints")},
         "artifacts": artifacts,
         "params": str(out / PARAMS_FILE),
@@ -252,8 +254,11 @@ def _error(
     records: dict[str, StepRecord], failure: str | None, paths: LocalRunPaths, steps: Steps
 ) -> dict[str, Any] | None:
     """Why the run did not succeed: the first step's own error, else what is missing."""
+    evaluated = records["evaluate"].report if "evaluate" in records else {}
     for step in STEPS:
         record = records.get(step)
+        if step == "publish" and record is None and not evaluated.get("publish"):
+            continue  # not every run has it
         if failure in STOPS and (record is None or record.status != "succeeded"):
             kind = "KeyboardInterrupt" if failure == INTERRUPTED else "Terminated"
             error = {"step": step, "type": kind, "message": failure, "exit_code": STOPS[failure]}

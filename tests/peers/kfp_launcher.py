@@ -144,12 +144,13 @@ def _declared() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     from components.data_prep.component import data_prep
     from components.evaluate.component import evaluate
     from components.exit_step.component import exit_step
+    from components.publish.component import publish
     from components.train.component import train
 
     found = {}
-    for component in (data_prep, train, evaluate, exit_step):
+    for component in (data_prep, train, evaluate, publish, exit_step):
         outputs = component.component_spec.outputs or {}
-        is_parameter = {name: output.type == "String" for name, output in outputs.items()}
+        is_parameter = {name: output.type in ("String", "Boolean") for name, output in outputs.items()}
         found[component.name] = (
             tuple(name for name, parameter in is_parameter.items() if parameter),
             tuple(name for name, parameter in is_parameter.items() if not parameter),

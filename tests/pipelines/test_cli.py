@@ -23,7 +23,7 @@ from tests.pipelines.conftest import ROOT, Command, Environment, Refused, Shutte
 REFERENCE = ROOT / "tests" / "reference_params.py"
 SECRET = "hunter2hunter2"  # noqa: S105 - of nobody
 SHUTTERLINE = f"{sys.executable} -m pipelines.cli"
-STEPS = ("data_prep", "train", "evaluate", "exit_step")
+STEPS = ("data_prep", "train", "evaluate", "publish", "exit_step")
 
 IMPORTS = """
 import contextlib, io, runpy, sys

@@ -53,6 +53,7 @@ def test_the_exit_step_is_an_exit_handler_and_steps_name_our_images(shutterline:
         "exec-data-prep": "shutterline/data-prep",
         "exec-train": "shutterline/train",
         "exec-evaluate": "shutterline/evaluate",
+        "exec-publish": "shutterline/evaluate",
         "exec-exit-step": "shutterline/data-prep",
     }
     assert "pip install" not in FILE.read_text()

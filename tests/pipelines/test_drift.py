@@ -14,6 +14,7 @@ import yaml
 from components.shared.command import CommandParser
 from components.shared.container_images import PIPELINE_IMAGES
 from components.shared.params.params import Params
+from components.shared.pipeline_end import PUBLISH
 from components.shared.status import PIPELINE_STEPS
 from components.shared.step import StepName
 from pipelines.cli import main
@@ -32,6 +33,7 @@ PERSONS = {
     *("help", "version", "json", "set", "find_learning_rate", "follow_links", "processes", "restarts", "smoke"),
     "start_over",
 }
+PAGES = {"metrics", "learning_curves", "confusion", "roc", "report", "summary", "predictions", "model_card"}
 PIPELINES = {"dataset_sha256", "model_sha256", "job_id", "job_name", "status"}
 
 
@@ -82,7 +84,7 @@ def test_every_setting_says_what_it_means(target: PlatformName) -> None:
 
 def test_the_steps_are_the_same_everywhere(pipelines: dict[PlatformName, CompiledPipeline]) -> None:
     steps = set(get_args(StepName)) - {"predict"}
-    assert set(STEP_FIELDS) == steps == {*PIPELINE_STEPS, "exit"}
+    assert set(STEP_FIELDS) == steps == {*PIPELINE_STEPS, PUBLISH, "exit"}
     assert set(PIPELINE_IMAGES) == steps - {"exit", "publish"}
     for pipeline in pipelines.values():
         labels = {label.removeprefix("exec-").removesuffix("-step") for label in pipeline.executors}
@@ -100,7 +102,7 @@ def test_the_pipelines_inputs_are_options_of_compile_and_submit(
         assert all(definition.get("description") for definition in pipeline.inputs.values())
 
 
-@pytest.mark.parametrize("component", ["data-prep", "train", "evaluate", "exit-step"])
+@pytest.mark.parametrize("component", ["data-prep", "train", "evaluate", "publish", "exit-step"])
 def test_a_component_takes_what_its_command_line_takes(
     component: str, pipelines: dict[PlatformName, CompiledPipeline], monkeypatch: Environment
 ) -> None:
@@ -108,7 +110,7 @@ def test_a_component_takes_what_its_command_line_takes(
     inputs, outputs = definition["inputDefinitions"], definition.get("outputDefinitions", {})
     taken = {*inputs.get("parameters", {}), *inputs.get("artifacts", {})}
     # Figures and pages travel inside the model or the evaluation directory where no platform asks for them.
-    made = {*outputs.get("artifacts", {})} - {"metrics", "learning_curves", "confusion", "report"}
+    made = {*outputs.get("artifacts", {})} - PAGES
 
     reported = command_line(f"components.{component.replace('-', '_')}.__main__", monkeypatch) - PERSONS
 

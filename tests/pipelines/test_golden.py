@@ -21,6 +21,7 @@ from pipelines.compiled import CompiledPipeline, read_compiled
 from tests.pipelines.settings.compiling import EXAMPLES, at, compile_file, places_of, platform_of
 
 GOLDEN = ("kubeflow-h100", "kubeflow-secrets", "vertex-l4", "vertex-secrets")
+STEPS = ("data-prep", "train", "evaluate", "publish", "exit")
 FOLDER = Path(__file__).parent / "golden"
 
 IMAGES = {
@@ -87,20 +88,21 @@ def test_kfp_loads_the_file(name: str) -> None:
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_steps_with_side_effects_are_never_served_from_the_cache(name: str) -> None:
-    tasks = {step: places_of(golden(name), step)["task"] for step in ("data-prep", "train", "evaluate", "exit")}
+    tasks = {step: places_of(golden(name), step)["task"] for step in STEPS}
 
     assert {step: task["cachingOptions"] for step, task in tasks.items()} == {
         "data-prep": {},
         "train": {"enableCache": True},
         "evaluate": {"enableCache": True},
+        "publish": {},
         "exit": {},
     }
     assert "retryPolicy" not in tasks["exit"], "the exit step would tell the end twice"
-    assert all("retryPolicy" in tasks[step] for step in ("data-prep", "train", "evaluate"))
+    assert all("retryPolicy" in tasks[step] for step in STEPS if step != "exit")
 
 
 def test_on_kubeflow_secrets_stand_by_their_names_alone() -> None:
-    for step in ("data-prep", "train", "evaluate", "exit"):
+    for step in STEPS:
         places = places_of(golden("kubeflow-secrets"), step)
         assert places["environment"]["SHUTTERLINE_EVENTS"] == "/shared/events"
         assert not [name for name in places["environment"] if "PASSWORD" in name]

@@ -45,6 +45,9 @@ class EvaluationManifest(Manifest):
     metrics: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
         min_length=1, description="By scikit-learn's names; what cannot be computed of these images is not there."
     )
+    intervals: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
+        default_factory=dict, description="Of 95 %, low and high, by the names of metrics; not every figure has one."
+    )
     classes: ClassNames = Field(min_length=1)
     per_class: list[ClassRecord]
     confusion: list[list[Annotated[int, Field(ge=0)]]] | None = Field(

@@ -11,7 +11,7 @@ from components.shared.errors import ArtifactError
 from components.shared.text import shortened, shown
 
 # Linux's longest path, each byte of which takes at most 6 characters.
-_LONGEST = 6 * 4096
+LONGEST_NAME = 6 * 4096
 
 
 class ImageName(NamedTuple):
@@ -24,7 +24,7 @@ class ImageName(NamedTuple):
     @classmethod
     def of(cls, file: str, width: int, height: int) -> ImageName:
         r"""Of a path with any bytes in it: what cannot be printed is escaped, as in ``caf\udce9.png``."""
-        return cls(shown(file, _LONGEST), width, height)
+        return cls(shown(file, LONGEST_NAME), width, height)
 
     def line(self) -> bytes:
         """As the file has it."""
@@ -36,7 +36,7 @@ def read_names(file: Path, count: int) -> Iterator[ImageName]:
     number = 0
     try:
         with file.open("rb") as stream:
-            while line := stream.readline(4 * _LONGEST):
+            while line := stream.readline(4 * LONGEST_NAME):
                 number += 1
                 match json.loads(line):
                     case [str(name), int(width), int(height)] if width > 0 and height > 0:

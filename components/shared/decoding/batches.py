@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ def decode_batches(
     size: int,
     memory: DecodingMemory | None = None,
     threads: int = DECODING_THREADS,
-) -> Iterator[DecodedBatch]:
+) -> Generator[DecodedBatch, None, None]:
     """Decode files of images, `size` a batch; while one batch is used, the next one is decoded.
 
     Of `files` the next is asked for as soon as the one before it is in a thread's queue.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +27,20 @@ NOTES: dict[Note, str] = {
 }
 SCALES: set[Note] = {"float to 1", "float to 255"}
 _DARK = 4096
+
+
+def note_lines(noted: Mapping[Note, int], background: object) -> Iterator[tuple[int, str]]:
+    """What is worth logging of so many images with each note: a level of :mod:`logging`, and a line."""
+    for note, text in NOTES.items():
+        if count := noted.get(note, 0):
+            level = logging.INFO if note in SCALES else logging.WARNING
+            yield level, f"{count} image(s) {text.format(background=background)}"
+    if noted.keys() >= SCALES:
+        yield (
+            logging.WARNING,
+            "floating-point images are read by two scales, each by its own values: where the data mean 0 to 255, "
+            "those of at most 1 become bright and should be nearly black; convert the images to 8 bits",
+        )
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def read_history(
     except (OSError, TimeoutError, StorageRefusedError, StorageUnavailableError) as error:
         log.log(level, "events of earlier steps cannot be read: %s", error)
     view = fold(run.run, spooled)
-    is_enough = is_readable and all(step in view.steps and view.steps[step].end is not None for step in steps)
+    awaited = [*steps, *(["publish"] if view.publishes else [])] if steps else []
+    is_enough = is_readable and all(step in view.steps and view.steps[step].end is not None for step in awaited)
     if kafka_s > 0 and not is_enough and targets.kafka_servers and targets.kafka_topic is not None:
         from components.shared.events.kafka import subscriber
 

@@ -139,6 +139,12 @@ class RunView:
         return "unknown" if self.state == "running" and silent else self.state
 
     @property
+    def publishes(self) -> bool:
+        """Whether evaluation reported that the model is published next."""
+        evaluated = self.steps.get("evaluate")
+        return evaluated is not None and isinstance(evaluated.end, Succeeded) and evaluated.end.publishes is True
+
+    @property
     def is_done(self) -> bool:
         """Whether the run is over: its pipeline reported so, or the one step that it consists of."""
         return self.state != "running"

@@ -46,6 +46,7 @@ from components.shared.params.types import (
     TransformSpec,
     Truth,
     Whole,
+    background_of,
 )
 from components.shared.text import described
 
@@ -318,10 +319,7 @@ class Params(Entry):
     @property
     def background(self) -> tuple[int, int, int]:
         """Red, green and blue of 0 to 255 that transparent parts of images are composited on."""
-        if isinstance(self.alpha_background, str):
-            return (255, 255, 255) if self.alpha_background == "white" else (0, 0, 0)
-        red, green, blue = self.alpha_background * (3 // len(self.alpha_background))
-        return red, green, blue
+        return background_of(self.alpha_background)
 
     @property
     def status_targets(self) -> targets.StatusTargets:

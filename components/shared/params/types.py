@@ -131,6 +131,16 @@ ColorOfBackground = Annotated[
     Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=1, max_length=3)] | Literal["white", "black"],
     _numbers_or(("white", "black"), _level, _COLOR, "red, green, blue", "grey"),
 ]
+
+
+def background_of(color: str | list[int]) -> tuple[int, int, int]:
+    """Red, green and blue of a background."""
+    if isinstance(color, str):
+        return (255, 255, 255) if color == "white" else (0, 0, 0)
+    red, green, blue = color * (3 // len(color))
+    return red, green, blue
+
+
 _LIST_OR_AUTO = 'a list of numbers or "auto"'
 MeansOrAuto = Annotated[list[float] | Literal["auto"], _numbers_or(("auto",), real, _LIST_OR_AUTO, "color")]
 DivisorsOrAuto = Annotated[list[float] | Literal["auto"], _numbers_or(("auto",), _divisor, _LIST_OR_AUTO, "color")]

@@ -40,7 +40,15 @@ from components.shared.events.google_login import ODD_FILE, reason_of
 from components.shared.events.redaction import redact, register_secret
 from components.shared.storage.content import Checksum, Hashes, pieces_of
 from components.shared.storage.location import Location
-from components.shared.storage.store import ChangedError, Pieces, Store, StoredObject, content_type, pieces_of_body
+from components.shared.storage.store import (
+    ABSENT,
+    ChangedError,
+    Pieces,
+    Store,
+    StoredObject,
+    content_type,
+    pieces_of_body,
+)
 from components.shared.storage.transfer import Transfer, workers
 
 EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
@@ -160,14 +168,14 @@ class GcsStore(Store):
             self._request("POST", self._upload_path("multipart", **condition), key, headers, body), key, checksum
         )
 
-    def upload(self, key: str, file: Path, sha256: str | None = None) -> None:
-        """Put a file in place of whatever is there."""
+    def upload(self, key: str, file: Path, sha256: str | None = None, *, is_new: bool = False) -> None:
+        """Put a file in place of whatever is there, or with `is_new` of nothing."""
         size = file.stat().st_size
         if size <= _ONE_REQUEST:
             data, hashes = file.read_bytes(), Hashes("SHA-256")
             hashes.update(data)
             _require_sha256(file, hashes, sha256)
-            self.write(key, data, None)
+            self.write(key, data, ABSENT if is_new else None)
             return
         session: str | None = None
         furthest = 0
@@ -194,7 +202,7 @@ class GcsStore(Store):
             start, response = 0, None
             hashes = Hashes("CRC32C", "SHA-256") if sha256 is not None else Hashes("CRC32C")
             if session is None:
-                session = self._begin_upload(key, size)
+                session = self._begin_upload(key, size, is_new=is_new)
             else:  # how far it has come; or it is whole, and the answer was lost
                 response = send(f"bytes */{size}", 0, b"")
                 if reached := response.headers.get("Range"):
@@ -215,14 +223,15 @@ class GcsStore(Store):
 
         self._retried(key, attempt)
 
-    def _begin_upload(self, key: str, size: int) -> str:
+    def _begin_upload(self, key: str, size: int, *, is_new: bool) -> str:
         headers = {
             "Content-Type": "application/json; charset=UTF-8",
             "X-Upload-Content-Type": content_type(key),
             "X-Upload-Content-Length": str(size),
         }
         metadata = json.dumps({"name": key, "contentType": content_type(key)}).encode()
-        response = self._request("POST", self._upload_path("resumable"), key, headers, metadata)
+        condition = {"ifGenerationMatch": "0"} if is_new else {}
+        response = self._request("POST", self._upload_path("resumable", **condition), key, headers, metadata)
         if response.status != 200 or "Location" not in response.headers:
             raise self._refusal(response, key)
         session = urlsplit(response.headers["Location"])  # on the same server, whatever it is called there

@@ -6,7 +6,7 @@ import io
 import mimetypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,16 @@ from typing import Any, TypeVar
 from components.shared.errors import RetryableError, StorageRefusedError
 from components.shared.events.redaction import redact
 from components.shared.retry import retry_after_s
-from components.shared.storage.content import LARGEST_RATIO, PIECE, Checked, Checksum, is_packed, unpacked
+from components.shared.storage.content import (
+    LARGEST_RATIO,
+    PIECE,
+    Checked,
+    Checksum,
+    Hashes,
+    is_packed,
+    pieces_of,
+    unpacked,
+)
 from components.shared.storage.location import Location
 from components.shared.storage.transfer import Transfer
 from components.shared.text import shortened
@@ -93,11 +102,14 @@ class Store(ABC):
     def _write(self, key: str, data: bytes, version: str | None) -> StoredObject: ...
 
     @abstractmethod
-    def upload(self, key: str, file: Path, sha256: str | None = None) -> None:
+    def upload(self, key: str, file: Path, sha256: str | None = None, *, is_new: bool = False) -> None:
         """Put a file in place of whatever is there, in parts or resumed where it broke if it is large.
+
+        With `is_new` only where nothing is there.
 
         Raises:
             ArtifactError: Its SHA-256 is another one.
+            ChangedError: Something is there that must not be; perhaps from an attempt whose answer was lost.
         """
 
     @abstractmethod
@@ -161,6 +173,47 @@ class Store(ABC):
             return stored
 
         return self._retried(key, attempt)
+
+    def create(self, key: str, file: Path, sha256: str | None = None) -> None:
+        """Put a file where nothing is, or the same bytes already; other bytes are never replaced.
+
+        Raises:
+            ArtifactError: Its SHA-256 is another one.
+            StorageRefusedError: Other bytes are there.
+        """
+        for _ in range(2):  # what comes first may come between
+            found = self.stat(key)
+            with suppress(ChangedError):
+                if found is None:
+                    self.upload(key, file, sha256, is_new=True)
+                    return
+                if self.holds_file(found, file):
+                    self.transfer.found(found.bytes)
+                    return
+                break
+        raise StorageRefusedError(
+            f"{self.uri(key)}: holds something else, and is not replaced; remove it if it is not meant"
+        )
+
+    def holds_file(self, stored: StoredObject, file: Path) -> bool:
+        """Whether an object has the bytes of a file, as they are stored."""
+        if stored.bytes != file.stat().st_size:
+            return False
+        if stored.checksum is None:  # in S3 of what was uploaded in parts, or under a key of the server's
+            wanted = Hashes("SHA-256")
+            for piece in pieces_of(file):
+                wanted.update(piece)
+            return self._retried(stored.key, partial(self._sha256, stored)) == wanted.of("SHA-256")
+        checked = Checked(stored.checksum)
+        for piece in pieces_of(file):
+            checked.update(piece)
+        return checked.wrong() is None
+
+    def _sha256(self, stored: StoredObject) -> Checksum:
+        hashes = Hashes("SHA-256")
+        for piece in self.read(stored, 0, stored.bytes)[1] if stored.bytes else ():
+            hashes.update(piece)
+        return hashes.of("SHA-256")
 
     def delete(self, key: str, version: str | None) -> None:
         """Remove a version of an object, None for whatever is there; nothing happens if it is not there."""

@@ -126,7 +126,7 @@ def test_it_is_not_found_where_it_is_not(rule: str, target: PlatformName, change
 def test_credentials_that_the_params_name_are_found_in_every_step_without_them() -> None:
     credentials = params(GOOGLE_APPLICATION_CREDENTIALS="/etc/google/key.json")
     (found,) = findings("kubeflow", credentials, pod(secretAsVolume=[SECRET]))
-    assert (found.rule, found.steps) == ("credentials-file", ("data-prep", "evaluate", "exit-step"))
+    assert (found.rule, found.steps) == ("credentials-file", ("data-prep", "evaluate", "exit-step", "publish"))
 
 
 def test_steps_with_the_same_finding_are_one_line() -> None:

@@ -48,7 +48,8 @@ def places_of(pipeline: CompiledPipeline, step: str) -> dict[str, Any]:
     """All that a compiled file says of a step: its ``container``, its ``task``, its pod (``kubernetes``)."""
     label, task = ("exec-exit-step", "exit-step") if step == "exit" else (f"exec-{step}", step)
     tasks = dict(pipeline.spec["root"]["dag"]["tasks"])
-    tasks |= pipeline.spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    for group in ("comp-exit-handler-1", "comp-condition-2"):
+        tasks |= pipeline.spec["components"][group]["dag"]["tasks"]
     pods = pipeline.platforms.get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
     return {
         "container": pipeline.container(label),

@@ -63,8 +63,8 @@ train.volumes | /dev/shm is mounted at twice | {train: {shm: 1Gi, volumes: [{cla
 train.volumes | is called like another volume | {train: {volumes: [HERE], secret_files: [{secret: shared, path: /a}]}}
 train.cpu_request | more than cpu | {train: {cpu: 2, cpu_request: 3}}
 train.shm | less than memory | {train: {memory: 2Gi, shm: 2Gi}}
-events | no volume of data-prep, train, evaluate, exit holds /e; add it to every-step.volumes | {events: /e}
-events | no volume of data-prep, evaluate, exit holds /shared/e; add it to every- | {events: /shared/e, train: WITH}
+events | no volume of data-prep, train, evaluate, publish, exit holds /e; add it to every-step.volumes | {events: /e}
+events | no volume of data-prep, evaluate, publish, exit holds /shared/e; add | {events: /shared/e, train: WITH}
 events | no volume of exit holds /shared/e; add it to exit. | {events: /shared/e, every-step: WITH, exit: {volumes: ~}}
 exit.env.SHUTTERLINE_EVENTS | only one can be meant | {events: gs://abc/b, exit: {env: {SHUTTERLINE_EVENTS: /x}}}
 checkpoints | no volume of train holds /shared2/c; add it to train.volumes | {checkpoints: /shared2/c, train: WITH}

@@ -155,13 +155,16 @@ def test_a_field_arrives_where_the_platform_looks(
 
 
 def test_every_field_beside_the_steps_is_known_here() -> None:
-    steps = {"every_step", "data_prep", "train", "evaluate", "exit"}
+    steps = {"every_step", "data_prep", "train", "evaluate", "publish", "exit"}
     assert set(KubeflowSettings.model_fields) - steps == {"target", "checkpoints", "events"}
     assert set(VertexSettings.model_fields) - steps == {"target", "checkpoints", "events"}
 
 
 def test_each_step_gets_its_own_and_all_get_the_target_and_the_place_of_events(tmp_path: Path) -> None:
-    own = {step: {"cpu": str(cpu)} for cpu, step in enumerate(("data-prep", "train", "evaluate", "exit"), start=5)}
+    own = {
+        step: {"cpu": str(cpu)}
+        for cpu, step in enumerate(("data-prep", "train", "evaluate", "publish", "exit"), start=5)
+    }
     shared = {"volumes": [{"claim": "shared", "path": "/shared"}]}
     said = {"events": "/shared/events", "checkpoints": "/shared/checkpoints", "every-step": shared, **own}
     pipeline = compiled_with(tmp_path, "kubeflow", said)

@@ -34,8 +34,14 @@ def test_a_steps_own_word_goes_before_every_steps_and_that_before_the_default(
     default = put_together(tmp_path, capsys, train={})
     steps = put_together(tmp_path, capsys, every_step={"cpu": "3"}, train={"cpu": "5"})
     assert default["train"]["cpu"] == "4"
-    assert [steps[name]["cpu"] for name in ("data-prep", "train", "evaluate", "exit")] == ["3", "5", "3", "3"]
-    assert [steps[name]["memory"] for name in steps if name != "target"] == ["4Gi", "16Gi", "8Gi", "512Mi"]
+    assert [steps[name]["cpu"] for name in ("data-prep", "train", "evaluate", "publish", "exit")] == [
+        "3",
+        "5",
+        "3",
+        "3",
+        "3",
+    ]
+    assert [steps[name]["memory"] for name in steps if name != "target"] == ["4Gi", "16Gi", "8Gi", "2Gi", "512Mi"]
 
 
 def test_mappings_are_joined_and_the_later_value_of_a_key_is_taken(

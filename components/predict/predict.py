@@ -1,0 +1,193 @@
+"""predict(): from a model and image files of any kind to class probabilities, one file after another."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
+
+from components.predict.image_files import ImageFile, ImageFiles
+from components.shared.artifacts.model import MODEL, ONNX_FILE, Model, onnx_file, open_model
+from components.shared.decoding.batches import DECODING_THREADS, AnyFile, DecodedBatch, decode_batches
+from components.shared.decoding.pixels import WHITE, Background, Note
+from components.shared.errors import ArtifactError, InputError
+from components.shared.inference.classifier import OnnxClassifier
+from components.shared.params.types import ColorOfBackground, background_of
+from components.shared.storage.location import AnyPath, Location
+from components.shared.text import first_line
+
+TOP_K = 3
+# Decoded images of a batch: enough for ONNX Runtime to be fast, few enough that the first results come soon.
+_BATCH_BYTES = 16 << 20
+# Batches that wait for the network, or are in it, while others are decoded.
+_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of one file.
+
+    Attributes:
+        file: The file's name as one printable line.
+        classes: Names and probabilities of the most probable classes, in that order; empty if it could not be read.
+        error: Why it could not be read; empty if it could.
+    """
+
+    file: str
+    classes: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model that is ready, and what is behind transparent parts of its images."""
+
+    classifier: OnnxClassifier
+    background: Background = WHITE
+    noted: Counter[Note] = field(default_factory=Counter)  # of how many images there was something to report
+
+    @classmethod
+    def open(cls, model: Path, device: str = "auto") -> Predictor:
+        """Open a model.
+
+        Args:
+            model: A model directory, a run directory, or a model.onnx alone, which composites images on white.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+        Raises:
+            ArtifactError: It is none, is damaged, or of version 0.8 or earlier.
+            DeviceError: There is no such device.
+        """
+        if model.is_file() and model.name != MODEL.manifest_file:
+            return cls(OnnxClassifier.from_file(model, device))
+        if model.name == MODEL.manifest_file:
+            raise InputError(f"{model}: is a model's manifest; name its directory")
+        if not (model / MODEL.manifest_file).exists():
+            if (model / "model" / MODEL.manifest_file).exists():  # a run's directory
+                model = model / "model"
+            elif (model / ONNX_FILE).exists():
+                raise InputError(f"{model}: has no {MODEL.manifest_file}; name {model / ONNX_FILE} itself")
+        opened = open_model(model, onnx_file)
+        return cls(OnnxClassifier.open(opened, device), _background(opened))
+
+    def batches(self, files: Iterable[ImageFile], top_k: int = TOP_K) -> Generator[list[Prediction], None, None]:
+        """Predictions of files in order, some at a time; the next files are decoded while these are in the network.
+
+        Raises:
+            ArtifactError: The network cannot run, or gives no probabilities.
+            StorageUnavailableError: A store does not answer.
+        """
+        names: deque[str] = deque()
+
+        def named() -> Iterator[AnyFile]:
+            for file in files:
+                names.append(file.name)
+                yield file.opened
+
+        shape = self.classifier.image_shape
+        size = min(self.classifier.batch_size, max(DECODING_THREADS, _BATCH_BYTES // math.prod(shape)))
+        waiting: deque[tuple[DecodedBatch, Future[npt.NDArray[np.float32]]]] = deque()
+
+        def predicted() -> list[Prediction]:
+            batch, running = waiting.popleft()
+            self.noted.update(batch.noted)
+            return self._predictions([names.popleft() for _ in batch.reasons], batch.reasons, running.result(), top_k)
+
+        # One thread runs the network, and this one asks for files, so that neither waits for the other.
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="network") as network,
+            closing(decode_batches(named(), shape, self.background, size=size)) as decoded,
+        ):
+            try:
+                for batch in decoded:
+                    readable = [position for position, reason in enumerate(batch.reasons) if not reason]
+                    images = batch.images if len(readable) == len(batch.reasons) else batch.images[readable]
+                    waiting.append((batch, network.submit(self.classifier, images)))
+                    while waiting and (len(waiting) > _AHEAD or waiting[0][1].done()):
+                        yield predicted()
+                while waiting:
+                    yield predicted()
+            finally:
+                network.shutdown(cancel_futures=True)
+
+    def _predictions(
+        self, names: list[str], reasons: list[str], probabilities: npt.NDArray[np.float32], top_k: int
+    ) -> list[Prediction]:
+        # Of equal probabilities the class with the lower index counts, as in evaluation.
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        classes = self.classifier.classes
+        # The shortest decimal number that is the same float32.
+        chosen = (
+            tuple((classes[label], float(str(row[label]))) for label in labels)
+            for row, labels in zip(probabilities, order.tolist(), strict=True)
+        )
+        return [
+            Prediction(name, error=reason) if reason else Prediction(name, next(chosen))
+            for name, reason in zip(names, reasons, strict=True)
+        ]
+
+
+def predict(
+    model: Path,
+    images: AnyPath | Iterable[AnyPath],
+    *,
+    top_k: int = TOP_K,
+    device: str = "auto",
+    follow_links: bool = False,
+) -> Iterator[Prediction]:
+    """Predict the classes of image files, decoded, brought upright and resized as in training.
+
+    The model is opened at once, files as predictions are asked for. One that cannot be read gets a prediction with
+    the reason.
+
+    Args:
+        model: A model directory, a run directory, or a model.onnx alone.
+        images: Files, folders and locations in buckets; one of these, or several. Folders are read with all that is
+            below them, 2.png before 10.png; what has no image's ending there is passed over.
+        top_k: How many classes each prediction has, the most probable first.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        follow_links: Whether links may lead out of a folder.
+
+    Raises:
+        ArtifactError: The model cannot be used.
+        DeviceError: There is no such device.
+        InputError: `top_k` is below 1.
+        StorageRefusedError: A bucket cannot be read.
+        StorageUnavailableError: A bucket's store does not answer.
+    """
+    check_top_k(top_k)
+    predictor = Predictor.open(model, device)
+    places = [images] if isinstance(images, Path | Location) else images
+
+    def predictions() -> Iterator[Prediction]:
+        files = ImageFiles(places, follow_links=follow_links)
+        batches = predictor.batches(files, top_k)
+        with closing(batches), files:  # given up, what is being fetched is so first, as threads wait for it
+            for batch in batches:
+                yield from batch
+
+    return predictions()
+
+
+def check_top_k(top_k: int) -> None:
+    """Refuse a number of classes below 1."""
+    if top_k < 1:
+        raise InputError(f"top_k: must be 1 or more, got {top_k}")
+
+
+def _background(model: Model) -> Background:
+    """What data prep composited transparent parts on; models of versions that had no choice have white."""
+    color = model.manifest.provenance.params.get("alpha_background", "white")
+    try:
+        return background_of(TypeAdapter(ColorOfBackground).validate_python(color))
+    except ValidationError as error:
+        where = f"{model.path / MODEL.manifest_file}: provenance.params.alpha_background"
+        raise ArtifactError(f"{where}: {first_line(error)}; the file is damaged") from error

@@ -1,0 +1,149 @@
+"""publish(): a model that passed the gate becomes a version of its own in a directory or a bucket.
+
+A version's name is the digest of what is in it, so a second attempt finds its own, and no other content has that name::
+
+    VERSION/model.json, model.onnx, …   the model directory: a location for baseline, initial_weights and predict
+    VERSION/evaluation/…                the evaluation directory, with report.html
+    VERSION/model_card.md               what the model is, for people
+    VERSION/SHA256SUMS                  of every other file, for `sha256sum -c SHA256SUMS`
+
+``model.json`` is written last: without it there is no model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.publish.destination import publish_version
+from components.publish.model_card import model_card
+from components.shared.artifacts.artifact import Manifest
+from components.shared.artifacts.evaluation import EVALUATION, Evaluation, open_evaluation
+from components.shared.artifacts.model import MODEL, Model, open_model
+from components.shared.errors import ArtifactError, ParamsError, Problem
+from components.shared.events.data import Succeeded
+from components.shared.files import sha256_of
+from components.shared.logs import step_logger
+from components.shared.params.params import Params
+from components.shared.storage.location import AnyPath, Location, parse_location
+from components.shared.storage.transfer import OnProgress
+
+CARD, SUMS = "model_card.md", "SHA256SUMS"
+_DIGITS = 16
+
+_log = step_logger("publish")
+
+
+# Makes what is told how far an upload is.
+Progressing = Callable[[str, Location], AbstractContextManager[OnProgress]]
+
+
+@dataclass(frozen=True)
+class PublishResult:
+    """A published version.
+
+    Attributes:
+        published: Its path or URI.
+        is_new: Whether it was published now; False: it was whole already.
+        card: Its model card, Markdown.
+    """
+
+    published: str
+    version: str
+    is_new: bool
+    files: int
+    bytes: int
+    card: str = field(repr=False)
+
+    def report(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return {
+            "published": self.published,
+            "version": self.version,
+            "is_new": self.is_new,
+            "files": self.files,
+            "bytes": self.bytes,
+        }
+
+    def event(self, seconds: float) -> Succeeded:
+        """The result as the step's last status event."""
+        return Succeeded(seconds, artifacts={"published": self.published})
+
+
+def destination(params: Params) -> AnyPath:
+    """Where versions are published; ParamsError where the params do not say."""
+    if params.publish_uri is None:
+        raise ParamsError([Problem("publish_uri", "is required to publish a model: a directory, gs://… or s3://…")])
+    return parse_location(params.publish_uri)
+
+
+def publish(*, model: Path, evaluation: Path, params: Params, progressing: Progressing | None = None) -> PublishResult:
+    """Publish a model with its evaluation and a model card at ``publish_uri/VERSION``.
+
+    Args:
+        model: A complete model directory.
+        evaluation: The evaluation directory of this model, which passed the gate.
+        params: The run's options: ``publish_uri``, ``gate``.
+        progressing: Makes what is told how far an upload is.
+
+    Raises:
+        InputError: Model or evaluation is incomplete or damaged, the evaluation is of another model or did not pass,
+            something else is there under the version's name, or the destination cannot be written.
+        StorageUnavailableError: The store does not answer.
+    """
+    where = destination(params)
+    opened, evaluated = open_model(model), open_evaluation(evaluation)
+    require_passed(opened, evaluated, params)
+    with tempfile.TemporaryDirectory(prefix="shutterline-publish-") as folder:
+        files = _files(opened, evaluated, Path(folder))
+        version = sha256_of(files[SUMS])[:_DIGITS]
+        uri = where.child(version) if isinstance(where, Location) else where.absolute() / version
+        telling = progressing("publish", where) if progressing and isinstance(where, Location) else nullcontext()
+        with telling as progress:
+            is_new = publish_version(where, version, files, MODEL.manifest_file, progress)
+        size = sum(file.stat().st_size for file in files.values())
+        _log.info("%s %s", "published" if is_new else "was published already:", uri)
+        return PublishResult(str(uri), version, is_new, len(files), size, files[CARD].read_text(encoding="utf-8"))
+
+
+def require_passed(model: Model, evaluation: Evaluation, params: Params) -> None:
+    """Refuse, by an ArtifactError, a model that is not the one evaluated, or did not pass the gate."""
+    found, expected = sha256_of(model.path / MODEL.manifest_file), evaluation.manifest.model_sha256
+    if found != expected:
+        raise ArtifactError(
+            f"{model.path}: is not the model that was evaluated in {evaluation.path} (SHA-256 {found[:12]}…, and "
+            f"{expected[:12]}… was evaluated); evaluate this one"
+        )
+    if model.manifest.onnx is None:
+        raise ArtifactError(f"{model.path}: has no model.onnx, being of version 0.8 or earlier; train it again")
+    gate = evaluation.manifest.gate
+    if gate is None and params.gate is not None:
+        raise ArtifactError(
+            f"{evaluation.path}: was evaluated without the gate of the params; evaluate the model again"
+        )
+    if gate is not None and not gate.passed:
+        first = "; ".join(str(threshold) for threshold in gate.failed[:3])
+        raise ArtifactError(f"{evaluation.path}: the model does not pass the gate, and is not published: {first}")
+
+
+def _files(model: Model, evaluation: Evaluation, folder: Path) -> dict[str, Path]:
+    """Every file of the version by its name there; those that are made are put into a folder."""
+    files = {
+        **_named(model.path, MODEL.manifest_file, model.manifest, ""),
+        **_named(evaluation.path, EVALUATION.manifest_file, evaluation.manifest, "evaluation/"),
+        CARD: folder / CARD,
+    }
+    files[CARD].write_bytes(model_card(model, evaluation).encode("utf-8", "backslashreplace"))
+    sums = "".join(f"{sha256_of(file)}  {name}\n" for name, file in sorted(files.items()))
+    files[SUMS] = folder / SUMS
+    files[SUMS].write_text(sums, encoding="utf-8")
+    return files
+
+
+def _named(path: Path, manifest_file: str, manifest: Manifest, prefix: str) -> Mapping[str, Path]:
+    names = [record.file for record in manifest.files()]
+    return {f"{prefix}{name}": path / name for name in [*names, manifest_file]}

@@ -1,0 +1,100 @@
+"""Objects of a bucket as temporary files, one after another: fetched before they are needed, removed after use."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from components.shared.errors import StorageRefusedError
+from components.shared.storage.download import Download
+from components.shared.storage.location import Location
+from components.shared.storage.store import StoredObject, connect
+from components.shared.storage.transfer import Transfer, workers
+
+# What is on this machine's disk at once: enough that no thread waits for the network, however many objects there are.
+_AHEAD_BYTES, _AHEAD_FILES = 256 << 20, 512
+
+
+class FetchAhead:
+    """Reads one bucket as a stream of files; use as a context manager.
+
+    Args:
+        location: Any in the bucket.
+        scratch: Directory for the temporary files; None: the machine's.
+    """
+
+    def __init__(self, location: Location, scratch: str | None = None) -> None:
+        self._transfer = Transfer()
+        self._store = connect(location, self._transfer)
+        self._folder = tempfile.TemporaryDirectory(prefix="shutterline-", dir=scratch, ignore_cleanup_errors=True)
+        self._pool = ThreadPoolExecutor(workers(), thread_name_prefix="fetch")
+        self._changed = threading.Condition()
+        self._bytes = self._files = self._number = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transfer.stop()
+        with self._folder, closing(self._store):
+            self._pool.shutdown(cancel_futures=True)
+
+    def objects(self, location: Location) -> Iterator[StoredObject]:
+        """The objects below a location, in the order of their keys, as the store lists them; or the one object there.
+
+        StorageRefusedError: nothing is there, or it may not be listed.
+        """
+        is_empty = True
+        for stored in self._store.list(location.prefix):
+            is_empty = False
+            if not stored.key.endswith("/"):  # a folder, as consoles make them
+                yield stored
+        if is_empty:
+            single = self._store.stat(location.key) if location.key else None
+            if single is None:
+                raise StorageRefusedError(f"{location}: nothing is there; check the name")
+            yield single
+
+    def fetch(self, stored: StoredObject) -> AbstractContextManager[Path]:
+        """Begin to fetch an object, as soon as there is room for it; within the context it is a file.
+
+        Earlier ones must be used, by other threads, while this waits for room. The context raises as
+        :func:`~components.shared.storage.fetch.fetch_tree`, and ChangedError where the object is another by now.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._files or (self._files < _AHEAD_FILES and self._bytes + stored.bytes <= _AHEAD_BYTES)
+            )
+            self._files += 1
+            self._bytes += stored.bytes
+            self._number += 1
+        return self._fetched(stored, self._pool.submit(self._download, stored, f"{self._number}"))
+
+    def _download(self, stored: StoredObject, name: str) -> Path:
+        folder = Path(self._folder.name)
+        download = Download(self._store, stored, folder / name, folder)
+        for task in download.tasks():
+            task()
+        return download.file
+
+    @contextmanager
+    def _fetched(self, stored: StoredObject, fetching: Future[Path]) -> Iterator[Path]:
+        try:
+            file = fetching.result()
+            try:
+                yield file
+            finally:
+                file.unlink(missing_ok=True)
+        finally:
+            with self._changed:
+                self._files -= 1
+                self._bytes -= stored.bytes
+                self._changed.notify_all()
