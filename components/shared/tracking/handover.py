@@ -73,7 +73,7 @@ class Handover:
         """Add how the step ended and what it has made; nothing may be added after it."""
         self._made = made
         if self._step != "exit":
-            tags = made.tags | {f"end.{self._step}": _outcome(last)}
+            tags = made.tags | {f"end.{self._step}": _outcome(last)} | _marks(self._step, last)
             self._last.append(_Job("final figures and tags", lambda server, run: self._log_end(server, run, tags)))
         self._files += [_upload(name, made) for name in made.files]
         if made.model is not None and made.model.onnx is not None:
@@ -90,7 +90,8 @@ class Handover:
         if isinstance(last, PipelineEnded):
             return _STATUSES.get(last.outcome, "")
         if isinstance(last, Succeeded):
-            return "FINISHED" if self._run.pipeline is None or self._step in _LAST_STEPS else ""
+            is_last = self._step in _LAST_STEPS and not last.publishes
+            return "FINISHED" if self._run.pipeline is None or is_last else ""
         return "KILLED" if isinstance(last, Cancelled) else "FAILED"
 
     def send(self, server: TrackingServer, *, is_ending: bool) -> None:
@@ -205,6 +206,14 @@ def _outcome(last: EventData) -> str:
     if isinstance(last, Failed):
         return f"failed: {last.error.type}: {last.error.message}"
     return f"cancelled: {last.reason}" if isinstance(last, Cancelled) else "succeeded"
+
+
+def _marks(step: str, last: EventData) -> dict[str, str]:
+    """What of a step's end people look for in a table of runs: whether the model passes, where it is published."""
+    if not isinstance(last, Succeeded):
+        return {}
+    marks = {} if last.gate is None else {"gate": "passed" if last.gate.passed else "failed"}
+    return marks | ({f"published.{name}": uri for name, uri in last.artifacts.items()} if step == "publish" else {})
 
 
 def reason_of(error: Exception) -> str:

@@ -38,6 +38,8 @@ _FILE_ATTEMPTS = 2
 _TURN_S = 0.1
 _LAST_CALL_S = 0.4  # as in the stream of status: a call that was cut short needs a moment to return
 
+_NOT_RECORDED = "this step is not recorded in MLflow at %s: %s"
+
 
 def recorder_of(step: str, run: StepRun, params: Params, log: logging.Logger) -> Recorder | None:
     """The recorder of a step, where the environment names an MLflow server; of a group the first process has one."""
@@ -66,7 +68,7 @@ class Recorder:
         self._process = os.getpid()
         self._trouble: Exception | None = None
         self._deadline = float("inf")
-        self._is_abandoned = False
+        self._is_abandoned = self._is_given_up = False
         self._is_loaded, self._is_ending, self._is_settled, self._is_done = (threading.Event() for _ in range(4))
         threading.Thread(target=self._record, name="mlflow", daemon=True).start()
 
@@ -105,8 +107,8 @@ class Recorder:
             why = f"its client was not loaded within {_LOADING_S:g} s"
         left = handover.left()
         if handover.tracked is None:
-            if self._step != "exit" or trouble is not None:
-                self._log.warning("this step is not recorded in MLflow at %s: %s", handover.place, why)
+            if not self._is_given_up and (self._step != "exit" or trouble is not None):
+                self._log.warning(_NOT_RECORDED, handover.place, why)
         elif left:
             message = "MLflow run %s at %s lacks %s: %s"
             self._log.warning(message, handover.tracked.id, handover.place, "; ".join(left), why)
@@ -131,7 +133,7 @@ class Recorder:
         try:
             server = TrackingServer()
         except Exception as error:  # of the import too, whatever is installed
-            self._note(error)
+            self._give_up(error)
         self._is_loaded.set()
         is_taken = server is not None and self._hand_over(server)
         self._is_settled.set()
@@ -151,9 +153,10 @@ class Recorder:
                     return True
                 failures, pause = 0, _POLL_S
             except Exception as error:  # the client raises TypeError and bare Exception, too
-                self._note(error)
                 if self._handover.tracked is None and is_refusal(error):  # no such run or experiment
+                    self._give_up(error)
                     return False
+                self._note(error)
                 pause = pause_s(failures, *_PAUSES_S)
                 failures += 1
             if not is_ending:
@@ -173,6 +176,10 @@ class Recorder:
                 except Exception as error:
                     self._trouble = error
                     time.sleep(_LAST_PAUSE_S)
+
+    def _give_up(self, error: Exception) -> None:
+        self._is_given_up = True
+        self._log.warning(_NOT_RECORDED, self._handover.place, reason_of(error))
 
     def _note(self, trouble: Exception | None) -> None:
         """Log a change of the server's state, once; what is missing at the end is logged there."""

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.peers.fixtures import gcs_bucket as gcs_bucket
+from tests.peers.fixtures import gcs_server as gcs_server
+
 RUN = "run-1"
 
 

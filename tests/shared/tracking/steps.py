@@ -70,3 +70,10 @@ def files_of(client: Any, run: str, folder: str | None = None) -> list[str]:
     for each in client.list_artifacts(run, folder):
         found += files_of(client, run, each.path) if each.is_dir else [each.path]
     return sorted(found)
+
+
+def only_run(client: Any) -> Any:
+    """The one run of our experiment."""
+    (experiment,) = (each for each in client.search_experiments() if each.name == "shutterline")
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run

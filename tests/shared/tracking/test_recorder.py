@@ -26,16 +26,11 @@ from tests.shared.tracking.steps import (
     curve,
     epoch_of,
     files_of,
+    only_run,
     small_params,
     three_epochs,
     train_recorded,
 )
-
-
-def only_run(store: Any) -> Any:
-    (experiment,) = (each for each in store.search_experiments() if each.name == "shutterline")
-    (run,) = store.search_runs([experiment.experiment_id])
-    return run
 
 
 def test_a_training_is_recorded_whole(store: Any, tmp_path: Path, events: Path) -> None:
