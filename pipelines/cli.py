@@ -18,6 +18,7 @@ from components.shared.params.params import Params
 from components.shared.signals import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, sigterm_raises
 from components.shared.version import __version__
 from pipelines.commands import compile, events, params, settings, validate
+from pipelines.export_command import export
 from pipelines.options import JSON, SET, UNCHECKED, argument, flag, option, options, platform, text, unwrapped
 from pipelines.predict_command import predict
 from pipelines.run_command import run
@@ -128,7 +129,7 @@ def submit(**options: Any) -> int:
     return status(name, **{key: options[key] for key in ("as_json", *_PLATFORM)})
 
 
-for each in (run, predict, validate, compile, settings, params, upload, submit, watch, events):
+for each in (run, predict, export, validate, compile, settings, params, upload, submit, watch, events):
     cli.add_command(each)
 
 
