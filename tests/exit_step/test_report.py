@@ -7,7 +7,7 @@ import pytest
 
 from components.exit_step.__main__ import main
 from components.exit_step.step import report_end
-from components.shared.events.data import Error, StepOutcome
+from components.shared.events.data import Error, StepOutcome, Succeeded
 from components.shared.events.event import StepEvent
 from components.shared.events.targets import StatusTargets
 from components.shared.pipeline_end import OUTCOMES
@@ -30,6 +30,7 @@ from tests.peers.kafka_topics import KafkaTopics
 from tests.peers.ports import claim_port
 
 SILENT = ["not started"] * 3
+PUBLISHES: tuple[Told, ...] = (STARTED, ("succeeded", Succeeded(1.0, publishes=True)))
 Steps = dict[str, tuple[Told, ...]]
 
 
@@ -57,6 +58,17 @@ def test_what_nothing_tells_is_unknown(state: str | None) -> None:
         # Before its first event it may have been started.
         ("FAILED", {"train": ()}, "failed", "Task failed.", ["unknown", "unknown", "unknown"]),
         ("FAILED", {}, "failed", "Task failed.", SILENT),
+        # Publishing counts where it ran or should have: without it a pipeline is whole, too.
+        ("COMPLETE", {"evaluate": PUBLISHES, "publish": (STARTED, SUCCEEDED)}, "succeeded", "",
+         ["cached", "cached", "succeeded", "succeeded"]),
+        ("COMPLETE", {"publish": (STARTED, SUCCEEDED)}, "succeeded", "", ["cached", "cached", "cached", "succeeded"]),
+        ("FAILED", {"evaluate": PUBLISHES, "publish": (STARTED, FAILED)}, "failed", "publish: no room",
+         ["cached", "cached", "succeeded", "failed"]),
+        ("FAILED", {"evaluate": PUBLISHES, "publish": (STARTED,)}, "failed", "publish was killed",
+         ["cached", "cached", "succeeded", "killed"]),
+        ("FAILED", {"evaluate": PUBLISHES}, "failed", "Task failed.", ["cached", "cached", "succeeded", "not started"]),
+        ("", {"evaluate": PUBLISHES, "publish": (STARTED, FAILED)}, "failed", "publish: no room",
+         ["cached", "cached", "succeeded", "failed"]),
     ],
 )  # fmt: skip
 def test_steps_events_say_how_the_pipeline_ended(
