@@ -11,13 +11,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnx import NodeProto, TypeProto, defs
+from onnx import NodeProto, TensorProto, TypeProto, defs
 from onnx.helper import make_opsetid, make_tensor_type_proto
 from onnx.numpy_helper import from_array
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from components.shared.inference.graph import DTYPES, MAX_RANK, Graph
-from components.shared.inference.shape_values import Array, attributes_of, shape_value
+from components.shared.inference.shape_values import Array, Attributes, attributes_of, shape_value
 from components.shared.text import first_line, shortened
 
 Shape = tuple[int, ...]
@@ -57,6 +57,7 @@ class _Walk:
         self._opsets = [make_opsetid("", graph.opset)]
         self.types: dict[str, TypeProto] = {**graph.types, graph.inputs[0].name: given}
         self._values: dict[str, Array] = dict(graph.constants)
+        self._tensors: dict[str, TensorProto] = {}
         self._sequences: dict[str, list[TypeProto]] = {}
         self._last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.input}
         self._held = {graph.inputs[0].name: bytes_of(given)}
@@ -64,13 +65,13 @@ class _Walk:
         self._index = self.operations = 0
 
     def step(self, node: NodeProto) -> None:
-        inputs = [name for name in node.input if name]
+        inputs, attributes = [name for name in node.input if name], attributes_of(node)
         try:
-            outputs = self._outputs(node, inputs)
+            outputs = self._outputs(node, inputs, attributes)
             sizes = {name: bytes_of(kind) for name, kind in outputs.items()}
             self.types |= outputs
-            self.operations += self._operations_of(node, inputs)
-            self._keep_value(node)
+            self.operations += self._operations_of(node, inputs, attributes)
+            self._keep_value(node, attributes)
         except (InferenceError, ArithmeticError, LookupError, ValueError, RuntimeError, TypeError) as error:
             raise ValueError(
                 f"the shapes of its {node.op_type} {shortened(node.name)!r} cannot be known before it runs: "
@@ -84,11 +85,11 @@ class _Walk:
                 self._now -= self._held.pop(name, 0)
         self._index += 1
 
-    def _outputs(self, node: NodeProto, inputs: list[str]) -> dict[str, TypeProto]:
+    def _outputs(self, node: NodeProto, inputs: list[str], attributes: Attributes) -> dict[str, TypeProto]:
         """The types of what an operator gives; of a sequence, the whole of what it is cut from."""
         match node.op_type:
             case "SplitToSequence":
-                self._sequences[node.output[0]] = list(self._parts(node))
+                self._sequences[node.output[0]] = list(self._parts(node, attributes))
                 return {node.output[0]: self.types[inputs[0]]}
             case "Div" | "Mod" if DTYPES[self.types[inputs[0]].tensor_type.elem_type].kind in "iu":
                 # Dividing a whole number by 0 ends the process.
@@ -100,15 +101,21 @@ class _Walk:
             defs.get_schema(node.op_type, self._graph.opset, ""),
             node,
             {name: self.types[name] for name in inputs},
-            {name: from_array(self._values[name], name) for name in inputs if name in self._values},
+            {name: self._tensor(name) for name in inputs if name in self._values},
             opset_imports=self._opsets,
             ir_version=self._graph.ir_version,
         )
         return {name: found[name] for name in node.output if name}
 
-    def _parts(self, node: NodeProto) -> Iterator[TypeProto]:
+    def _tensor(self, name: str) -> TensorProto:
+        """A value that is known, as onnx takes it."""
+        if name not in self._tensors:
+            self._tensors[name] = from_array(self._values[name], name)
+        return self._tensors[name]
+
+    def _parts(self, node: NodeProto, attributes: Attributes) -> Iterator[TypeProto]:
         """What SplitToSequence makes; a part has one dimension less where its length is no input and not kept."""
-        kind, attributes = self.types[node.input[0]].tensor_type, attributes_of(node)
+        kind = self.types[node.input[0]].tensor_type
         shape = shape_of(self.types[node.input[0]])
         axis = range(len(shape))[attributes.get("axis", 0)]
         given = self._values[node.input[1]] if len(node.input) > 1 and node.input[1] else None
@@ -121,23 +128,22 @@ class _Walk:
             kept = [length] if given is not None or attributes.get("keepdims", 1) else []
             yield make_tensor_type_proto(kind.elem_type, [*shape[:axis], *kept, *shape[axis + 1 :]])
 
-    def _keep_value(self, node: NodeProto) -> None:
+    def _keep_value(self, node: NodeProto, attributes: Attributes) -> None:
         """Compute what may be a shape, of values that are known."""
         if len(node.output) == 1 and node.op_type != "SplitToSequence":
             output = node.output[0]
             values = [self._values.get(name) for name in node.input]
             shape = shape_of(self.types[node.input[0]]) if node.input and node.input[0] else ()
             value = shape_value(
-                node, values, shape, self.types[output].tensor_type.elem_type, shape_of(self.types[output])
+                node, attributes, values, shape, self.types[output].tensor_type.elem_type, shape_of(self.types[output])
             )
             if value is not None:
                 self._values[output] = value
 
-    def _operations_of(self, node: NodeProto, inputs: list[str]) -> int:
+    def _operations_of(self, node: NodeProto, inputs: list[str], attributes: Attributes) -> int:
         given = [shape_of(self.types[name]) for name in inputs]
         sizes = [math.prod(shape) for shape in given]
         made = sum(math.prod(shape_of(self.types[name])) for name in node.output if name)
-        attributes = attributes_of(node)
         match node.op_type:
             case "Conv":
                 each = made * (sizes[1] // max(1, given[1][0]))

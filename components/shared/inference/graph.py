@@ -37,11 +37,11 @@ OWN_DOMAINS = ("", "ai.onnx")
 
 # A protobuf message, which the whole file is, can have no more.
 MAX_BYTES = 2**31 - 1
-# The largest networks of torchvision have 15,000 nodes of 500 bytes at most, and 1,000 weights.
-MAX_PARTS = 100_000
+# The largest networks of torchvision have 10,000 nodes of 500 bytes at most, as many shapes, and 1,000 weights.
+_MAX_PARTS = 50_000
 _MAX_PART_BYTES = 2**16
 _MAX_STRUCTURE_BYTES = 2**24
-_MAX_FIELDS = 5 * MAX_PARTS
+_MAX_FIELDS = 10 * _MAX_PARTS
 _MAX_NAME_BYTES = 1000
 _MAX_METADATA_BYTES = 2**23  # a million classes
 MAX_RANK = 8
@@ -105,6 +105,8 @@ class _Reader:
                     graph.ir_version = value
                 case "metadata_props":
                     entry = self._part(StringStringEntryProto, value, _MAX_METADATA_BYTES)
+                    if bytes in map(type, (entry.key, entry.value)):  # what protobuf gives of a text that is no UTF-8
+                        raise ValueError("its metadata is no UTF-8")
                     if entry.key in graph.metadata:
                         raise ValueError(f"its metadata has {shortened(entry.key)} twice")
                     graph.metadata[entry.key] = entry.value
@@ -168,16 +170,16 @@ class _Reader:
         self._count(0)
 
     def _fields_of(self, content: Value, message: type[Message]) -> Iterator[tuple[str, Value]]:
-        """The fields of a message by name; ValueError: one that ONNX does not have, or too many."""
+        """The fields of a message by name; ValueError: one that ONNX has not, or too many."""
         known = message.DESCRIPTOR.fields_by_number
         if isinstance(content, int):
             raise ValueError(f"its {message.DESCRIPTOR.name} is damaged")
         for number, value in fields_of(content):
             self._fields += 1
-            if number not in known or self._fields > _MAX_FIELDS:
-                raise ValueError(
-                    f"its {message.DESCRIPTOR.name} has fields that ONNX has not, or more than {_MAX_FIELDS:,}"
-                )
+            if self._fields > _MAX_FIELDS:
+                raise ValueError(f"it has more than {_MAX_FIELDS:,} fields")
+            if number not in known:
+                raise ValueError(f"its {message.DESCRIPTOR.name} has a field {number}, which ONNX has not")
             yield known[number].name, value
 
     def _part(self, message: type[_Part], content: Value, limit: int = _MAX_PART_BYTES) -> _Part:
@@ -190,9 +192,9 @@ class _Reader:
 
     def _count(self, size: int) -> None:
         self._parts, self._bytes = self._parts + 1, self._bytes + size
-        if self._parts > MAX_PARTS or self._bytes > _MAX_STRUCTURE_BYTES:
+        if self._parts > _MAX_PARTS or self._bytes > _MAX_STRUCTURE_BYTES:
             raise ValueError(
-                f"it has more than {MAX_PARTS:,} nodes, weights and shapes, or {_MAX_STRUCTURE_BYTES:,} bytes of them"
+                f"it has more than {_MAX_PARTS:,} nodes, weights and shapes, or {_MAX_STRUCTURE_BYTES:,} bytes of them"
             )
 
 

@@ -26,6 +26,8 @@ _PREFIX = "shutterline."
 # Softmax and its like have another default axis before 13; what torch exports has 18 to 23, and IR 8 to 11.
 _OPSETS, _IR_VERSIONS = range(13, 25), range(7, 13)
 
+# Those of torchvision have 10,000 and 30,000 at most.
+_MAX_NODES, _MAX_NAMES = 20_000, 200_000
 # For one image: the largest network of torchvision takes 10^12 operations for 512×512 pixels, minutes of a CPU.
 _MAX_OPERATIONS = 2**42
 _MAX_BYTES = 2**32
@@ -175,27 +177,30 @@ def _require_same(metadata: OnnxMetadata, manifest: ModelManifest) -> None:
 
 def _check_ends(graph: Graph, metadata: OnnxMetadata) -> None:
     """Images in, probabilities out, for any number of images."""
-    for ends, name, kind, rest in (
-        (graph.inputs, INPUT, TensorProto.UINT8, metadata.image),
-        (graph.outputs, OUTPUT, TensorProto.FLOAT, (len(metadata.classes),)),
+    for what, ends, name, kind, rest in (
+        ("input", graph.inputs, INPUT, TensorProto.UINT8, metadata.image),
+        ("output", graph.outputs, OUTPUT, TensorProto.FLOAT, (len(metadata.classes),)),
     ):
         found = [(end.name, end.type.tensor_type.elem_type) for end in ends]
         dims = [dim for end in ends for dim in end.type.tensor_type.shape.dim]
         sizes = tuple(dim.dim_value for dim in dims[1:])
         if found != [(name, kind)] or not dims or not dims[0].dim_param or sizes != rest or name in graph.types:
             wanted = ", ".join(map(str, ("batch", *rest)))
-            raise ValueError(f"it must have one end {name!r} of {TensorProto.DataType.Name(kind)} [{wanted}]")
+            raise ValueError(f"it must have one {what} {name!r} of {TensorProto.DataType.Name(kind)} [{wanted}]")
 
 
 def _check_nodes(graph: Graph) -> None:
+    names = sum(len(node.input) + len(node.output) for node in graph.nodes)
+    if len(graph.nodes) > _MAX_NODES or names > _MAX_NAMES:
+        raise ValueError(f"it has more than {_MAX_NODES:,} operators, or {_MAX_NAMES:,} inputs and outputs of them")
     known = {INPUT, *graph.types}
     for node in graph.nodes:
         what = f"its operator {shortened(node.op_type)} {shortened(node.name)!r}"
-        if (
-            node.domain not in OWN_DOMAINS
-            or node.op_type not in _OPERATORS
-            or not defs.has(node.op_type, graph.opset, "")
-        ):
+        # Protobuf gives a text that is no UTF-8 as bytes.
+        if bytes in map(type, (node.name, node.op_type, *node.input, *node.output)):
+            raise ValueError(f"{what} has a name that is no UTF-8")
+        foreign = node.domain not in OWN_DOMAINS or node.op_type not in _OPERATORS
+        if foreign or not defs.has(node.op_type, graph.opset, ""):
             raise ValueError(f"{what} is none that a classifier needs")
         schema = defs.get_schema(node.op_type, graph.opset, "")
         if not schema.min_input <= len(node.input) <= schema.max_input or len(node.output) > schema.max_output:

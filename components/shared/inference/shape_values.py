@@ -16,20 +16,22 @@ from components.shared.inference.graph import MAX_SHAPE_VALUES
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+Attributes = dict[str, Any]
 
 
-def attributes_of(node: NodeProto) -> dict[str, Any]:
+def attributes_of(node: NodeProto) -> Attributes:
     """The attributes of a node by name."""
     return {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def shape_value(
-    node: NodeProto, inputs: Sequence[Array | None], first: Shape, kind: int, result: Shape
+    node: NodeProto, attributes: Attributes, inputs: Sequence[Array | None], first: Shape, kind: int, result: Shape
 ) -> Array | None:
     """What a node gives, where it is small and known beforehand; else None.
 
     Args:
         node: The node.
+        attributes: Its attributes.
         inputs: Its inputs, None for those that are not known.
         first: Shape of its first input, whether or not its values are known.
         kind: Element type of what it gives.
@@ -37,7 +39,6 @@ def shape_value(
     """
     if math.prod(result) > MAX_SHAPE_VALUES:
         return None
-    attributes = attributes_of(node)
     if node.op_type == "Shape":
         return np.array(first[attributes.get("start", 0) : attributes.get("end", len(first))], np.int64)
     if node.op_type == "Constant":
@@ -52,7 +53,7 @@ def shape_value(
     return np.asarray(value).astype(tensor_dtype_to_np_dtype(kind), copy=False).reshape(result)
 
 
-def _sliced(_: dict[str, Any], __: Shape, data: Array, *given: Array) -> Array:
+def _sliced(_: Attributes, __: Shape, data: Array, *given: Array) -> Array:
     starts, ends, *more = (each.tolist() for each in given)
     axes = more[0] if more else range(len(starts))
     steps = more[1] if len(more) > 1 else [1] * len(starts)
@@ -62,7 +63,7 @@ def _sliced(_: dict[str, Any], __: Shape, data: Array, *given: Array) -> Array:
     return data[tuple(parts)]
 
 
-def _filled(attributes: dict[str, Any], result: Shape, _: Array) -> Array:
+def _filled(attributes: Attributes, result: Shape, _: Array) -> Array:
     return np.full(result, to_array(attributes["value"]).item() if "value" in attributes else 0)
 
 
