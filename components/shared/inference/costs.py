@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from onnx import NodeProto, TensorProto, TypeProto, defs
 from onnx.helper import make_opsetid, make_tensor_type_proto
 from onnx.numpy_helper import from_array
-from onnx.shape_inference import InferenceError, infer_node_outputs
+from onnx.shape_inference import infer_node_outputs
 
 from components.shared.inference.graph import DTYPES, MAX_RANK, Graph
 from components.shared.inference.shape_values import Array, Attributes, attributes_of, shape_value
@@ -24,6 +24,8 @@ Shape = tuple[int, ...]
 # Operations for a value that is read or written, where that is more than one: an antialiased resize reads its
 # neighbours, a sort compares.
 _FACTORS = {"Resize": 64, "TopK": 32, "GridSample": 16, "Gelu": 8}
+
+_DIMENSIONS = {"axes", "axis", "batch_axis", "batch_dims", "perm", "time_axis"}
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,13 @@ class _Walk:
     def step(self, node: NodeProto) -> None:
         inputs, attributes = [name for name in node.input if name], attributes_of(node)
         try:
+            self._check_dimensions(node, attributes)
             outputs = self._outputs(node, inputs, attributes)
             sizes = {name: bytes_of(kind) for name, kind in outputs.items()}
             self.types |= outputs
             self.operations += self._operations_of(node, inputs, attributes)
             self._keep_value(node, attributes)
-        except (InferenceError, ArithmeticError, LookupError, ValueError, RuntimeError, TypeError) as error:
+        except Exception as error:  # onnx's own have no common base
             raise ValueError(
                 f"the shapes of its {node.op_type} {shortened(node.name)!r} cannot be known before it runs: "
                 f"{first_line(error)}"
@@ -84,6 +87,24 @@ class _Walk:
             if self._last_use.get(name, -1) <= self._index:
                 self._now -= self._held.pop(name, 0)
         self._index += 1
+
+    def _check_dimensions(self, node: NodeProto, attributes: Attributes) -> None:
+        """Refuse dimensions that the first input has not, and parts that nothing gets.
+
+        onnx's inference looks both up unchecked, and ends the process (1.23).
+        """
+        if node.op_type == "Split":
+            lengths = self._values.get(node.input[1]) if len(node.input) > 1 else None
+            if len(node.output) not in (attributes.get("num_outputs"), None if lengths is None else lengths.size):
+                raise ValueError(f"its parts are not the {len(node.output)} that it gives")
+        rank = len(shape_of(self.types[node.input[0]])) if node.input and node.input[0] else 0
+        # Flatten may name what is behind the last one, and OneHot adds one.
+        lowest, beyond = -rank - (node.op_type == "OneHot"), rank + (node.op_type in ("Flatten", "OneHot"))
+        for name in _DIMENSIONS & attributes.keys():
+            given = attributes[name]
+            for value in given if isinstance(given, list) else [given]:
+                if not (0 if name == "batch_dims" else lowest) <= value < beyond:
+                    raise ValueError(f"its {name} {value} is none of {rank} dimensions")
 
     def _outputs(self, node: NodeProto, inputs: list[str], attributes: Attributes) -> dict[str, TypeProto]:
         """The types of what an operator gives; of a sequence, the whole of what it is cut from."""

@@ -57,7 +57,7 @@ _OPERATORS = frozenset(
 _POSITIVE = frozenset(
     "blocksize dilations group hidden_size kernel_shape num_groups num_outputs size stash_type strides to".split()
 )
-_MAX_NUMBER = 2**31
+_MAX_NUMBER = 2**16
 # Where the value of an attribute of each type is; none of them holds a graph.
 _FIELDS = {
     "FLOAT": "f",
