@@ -51,7 +51,9 @@ class PredictionProgress:
                     *(BarColumn(), MofNCompleteColumn(), TextColumn("images")),
                     *(TextColumn("{task.fields[rate]:,.0f} images/s"), TimeRemainingColumn(compact=True)),
                 )
-                self._bar = self._stack.enter_context(Bar(*columns, console=Console(stderr=True), transient=True))
+                # Standard output is the rows'.
+                bar = Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+                self._bar = self._stack.enter_context(bar)
                 self._task = self._bar.add_task("", total=self._total, rate=0.0)
         return self
 

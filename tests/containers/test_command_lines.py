@@ -18,6 +18,7 @@ OPTIONS = {
     "data-prep": ["--data", "/data", "--dataset", "/runs/dataset"],
     "train": ["--dataset", "/dataset", "--model", "/runs/model"],
     "evaluate": ["--model", "/runs/model", "--dataset", "/dataset", "--evaluation", "/runs/evaluation"],
+    "predict": ["--model", "/runs/model", "--images", "/images"],
 }
 
 

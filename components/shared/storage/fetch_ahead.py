@@ -18,7 +18,7 @@ from components.shared.storage.store import StoredObject, connect
 from components.shared.storage.transfer import Transfer, workers
 
 # What is on this machine's disk at once: enough that no thread waits for the network, however many objects there are.
-_AHEAD_BYTES, _AHEAD_FILES = 256 << 20, 512
+AHEAD_BYTES, AHEAD_FILES = 256 << 20, 512
 
 
 class FetchAhead:
@@ -71,7 +71,7 @@ class FetchAhead:
         """
         with self._changed:
             self._changed.wait_for(
-                lambda: not self._files or (self._files < _AHEAD_FILES and self._bytes + stored.bytes <= _AHEAD_BYTES)
+                lambda: not self._files or (self._files < AHEAD_FILES and self._bytes + stored.bytes <= AHEAD_BYTES)
             )
             self._files += 1
             self._bytes += stored.bytes
