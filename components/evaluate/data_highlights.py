@@ -25,7 +25,7 @@ def data_highlights(findings: Findings, dataset: DatasetManifest) -> dict[str, A
     split = "train" if "train" in dataset.splits else findings.split
     of_classes = dataset.splits[split].class_counts
     most, least = int(np.argmax(of_classes)), int(np.argmin(of_classes))
-    extremes = [f"{of_classes[index]:,} ({named(dataset.classes[index])})" for index in (most, least)]
+    extremes = [f"{of_classes[index]:,} of “{named(dataset.classes[index])}”" for index in (most, least)]
     facts += [
         (f"images of a class, {split} split", " to ".join(extremes)),
         ("unreadable, set aside", f"{len(dataset.unreadable):,}"),
@@ -47,13 +47,13 @@ def _sizes(findings: Findings, width: int, height: int) -> list[tuple[str, str]]
     if not findings.names:
         return []
     sizes = np.array([(name.width, name.height) for name in findings.names])
-    kinds, of_kind = np.unique(sizes, axis=0, return_counts=True)
+    kinds, first, of_kind = np.unique(sizes[:, 0] << 32 | sizes[:, 1], return_index=True, return_counts=True)
     if len(kinds) == 1:
-        return [("original size", f"{kinds[0][0]:,} × {kinds[0][1]:,} pixels, all alike")]
+        return [("original size", f"{sizes[0, 0]:,} × {sizes[0, 1]:,} pixels, all alike")]
     areas = sizes.prod(axis=1)
     named_sizes = [sizes[index] for index in (int(areas.argmin()), int(areas.argmax()))]
     smaller = int((sizes < (width, height)).any(axis=1).sum())
-    common = kinds[int(of_kind.argmax())]
+    common = sizes[first[of_kind.argmax()]]
     return [
         ("original sizes", " to ".join(f"{size[0]:,} × {size[1]:,}" for size in named_sizes) + " pixels"),
         ("most common size", f"{common[0]:,} × {common[1]:,} ({int(of_kind.max()):,} of {len(sizes):,})"),

@@ -76,6 +76,7 @@ def render_report(findings: Findings, image_of: ImageOf, model: ModelManifest, d
         pairs=[_pair_row(findings, pair, ids) for pair in confused[:listed]],
         popovers=popovers,
         curves=_curves(findings),
+        reliability=_reliability_rows(findings),
         class_table=_class_table(findings, dataset),
         pictures=pictures,
         max_file_name=MAX_FILE_NAME,
@@ -123,7 +124,7 @@ def _decision(findings: Findings) -> dict[str, Any]:
         result = f"{verdict}: {one.reason}" if one.reason else verdict
         kind = "name ok" if one.passed else "name missed"
         bounds = " – ".join(map(fixed, one.interval or ()))
-        rows.append((named(one.metric), Cell(result, kind), one.got_text, bounds, one.wanted))
+        rows.append((named(one.metric), Cell(result, kind), one.got_text, one.wanted, bounds or "–"))
     return {
         "kind": "passed" if gate.passed else "failed",
         "heading": "✓ The model passes the gate" if gate.passed else "✗ The model does not pass the gate",
@@ -213,6 +214,19 @@ def _matrix(findings: Findings, classes: list[int], counts: Any, ids: dict[tuple
         "head": ["true ↓ predicted →", *names],
         "rows": rows,
     }
+
+
+def _reliability_rows(findings: Findings) -> list[tuple[str, ...]]:
+    of = findings.reliability
+    return [
+        (
+            f"{of.edges[at]:.2f} – {of.edges[at + 1]:.2f}",
+            f"{of.counts[at]:,}",
+            percent(float(of.confidence[at])),
+            percent(float(of.accuracy[at])),
+        )
+        for at in np.flatnonzero(of.counts).tolist()
+    ]
 
 
 def _curves(findings: Findings) -> list[Any]:

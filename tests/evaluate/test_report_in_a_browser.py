@@ -15,7 +15,7 @@ CLASSES = [f"class {number}" for number in range(12)]
 CELL = ".matrix .opens"
 OPEN = "[popover]:popover-open"
 # A file as long as file systems take, without a character that a line might end at.
-FILES = [f"test/{'x' * 240}{index}.png" for index in range(400)]
+FILES = [f"test/{'x' * 240}{index}.png" for index in range(150)]
 
 
 def written(folder: Path, page: str) -> Path:
@@ -26,7 +26,7 @@ def written(folder: Path, page: str) -> Path:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = made_up(CLASSES, 400, spread=3, names=FILES, gate=GATE, comparison=COMPARISON)
+    made = made_up(CLASSES, len(FILES), spread=4, names=FILES, gate=GATE, comparison=COMPARISON)
     return written(tmp_path_factory.mktemp("report"), made.report())
 
 
@@ -38,8 +38,8 @@ def assert_quiet(page: Shown) -> None:
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_it_is_for_everyone(browser: Browser, report: Path, size: tuple[int, int], scheme: Any) -> None:
     with shown(browser, report, size, color_scheme=scheme) as page:
-        assert page.findings() == []
         page.tab.locator(CELL).first.click()
+        assert page.tab.locator(OPEN).is_visible()
         assert page.findings() == []
         assert_quiet(page)
 
@@ -81,7 +81,9 @@ def test_the_keyboard_alone_reaches_all(browser: Browser, report: Path) -> None:
                 press("Enter")
                 assert page.tab.get_by_text("Training, epoch by epoch").is_visible()
         expected = page.tab.locator("nav a, table button, .scroll, summary").all()
-        missing = {one.evaluate("one => one.outerHTML.slice(0, 60)") for one in expected} - set(reached)
+        missing = {one.evaluate("one => one.outerHTML.slice(0, 60)") for one in expected if one.is_visible()} - set(
+            reached
+        )
         assert missing == set()
 
 
@@ -142,9 +144,10 @@ def test_names_of_any_kind_stay_in_their_boxes(browser: Browser, tmp_path: Path)
             assert_quiet(page)
 
 
+@pytest.mark.slow
 def test_two_thousand_classes(browser: Browser, tmp_path: Path) -> None:
     classes = [f"n{number:05}_{'&' * 200}" for number in range(2000)]
-    page_text = made_up(classes, 12_000, shape=(96, 96, 3), spread=2.2, image_of=noise((96, 96, 3))).report()
+    page_text = made_up(classes, 4_000, shape=(96, 96, 3), spread=2.2, image_of=noise((96, 96, 3))).report()
     assert len(page_text.encode()) < 5_000_000
     with shown(browser, written(tmp_path, page_text), PHONE) as page:
         assert len(column(page, 0)) == 2000
