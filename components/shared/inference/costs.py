@@ -62,8 +62,9 @@ class _Walk:
         self._tensors: dict[str, TensorProto] = {}
         self._sequences: dict[str, list[TypeProto]] = {}
         self._last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.input}
-        self._held = {graph.inputs[0].name: bytes_of(given)}
-        self._now = self.most = bytes_of(given)
+        self._shapes = {name: shape_of(kind) for name, kind in self.types.items()}
+        self._held = {graph.inputs[0].name: self._bytes(graph.inputs[0].name)}
+        self._now = self.most = sum(self._held.values())
         self._index = self.operations = 0
 
     def step(self, node: NodeProto) -> None:
@@ -71,8 +72,9 @@ class _Walk:
         try:
             self._check_dimensions(node, attributes)
             outputs = self._outputs(node, inputs, attributes)
-            sizes = {name: bytes_of(kind) for name, kind in outputs.items()}
             self.types |= outputs
+            self._shapes |= {name: shape_of(kind) for name, kind in outputs.items()}
+            sizes = {name: self._bytes(name) for name in outputs}
             self.operations += self._operations_of(node, inputs, attributes)
             self._keep_value(node, attributes)
         except Exception as error:  # onnx's own have no common base
@@ -88,6 +90,12 @@ class _Walk:
                 self._now -= self._held.pop(name, 0)
         self._index += 1
 
+    def _bytes(self, name: str) -> int:
+        kind = self.types[name].tensor_type.elem_type
+        if kind not in DTYPES:
+            raise ValueError("it gives what is no tensor of numbers")
+        return math.prod(self._shapes[name]) * DTYPES[kind].itemsize
+
     def _check_dimensions(self, node: NodeProto, attributes: Attributes) -> None:
         """Refuse dimensions that the first input has not, and parts that nothing gets.
 
@@ -97,7 +105,7 @@ class _Walk:
             lengths = self._values.get(node.input[1]) if len(node.input) > 1 else None
             if len(node.output) not in (attributes.get("num_outputs"), None if lengths is None else lengths.size):
                 raise ValueError(f"its parts are not the {len(node.output)} that it gives")
-        rank = len(shape_of(self.types[node.input[0]])) if node.input and node.input[0] else 0
+        rank = len(self._shapes[node.input[0]]) if node.input and node.input[0] else 0
         # Flatten may name what is behind the last one, and OneHot adds one.
         lowest, beyond = -rank - (node.op_type == "OneHot"), rank + (node.op_type in ("Flatten", "OneHot"))
         for name in _DIMENSIONS & attributes.keys():
@@ -137,7 +145,7 @@ class _Walk:
     def _parts(self, node: NodeProto, attributes: Attributes) -> Iterator[TypeProto]:
         """What SplitToSequence makes; a part has one dimension less where its length is no input and not kept."""
         kind = self.types[node.input[0]].tensor_type
-        shape = shape_of(self.types[node.input[0]])
+        shape = self._shapes[node.input[0]]
         axis = range(len(shape))[attributes.get("axis", 0)]
         given = self._values[node.input[1]] if len(node.input) > 1 and node.input[1] else None
         lengths = [1] * shape[axis] if given is None else given.tolist()
@@ -154,17 +162,17 @@ class _Walk:
         if len(node.output) == 1 and node.op_type != "SplitToSequence":
             output = node.output[0]
             values = [self._values.get(name) for name in node.input]
-            shape = shape_of(self.types[node.input[0]]) if node.input and node.input[0] else ()
+            shape = self._shapes[node.input[0]] if node.input and node.input[0] else ()
             value = shape_value(
-                node, attributes, values, shape, self.types[output].tensor_type.elem_type, shape_of(self.types[output])
+                node, attributes, values, shape, self.types[output].tensor_type.elem_type, self._shapes[output]
             )
             if value is not None:
                 self._values[output] = value
 
     def _operations_of(self, node: NodeProto, inputs: list[str], attributes: Attributes) -> int:
-        given = [shape_of(self.types[name]) for name in inputs]
+        given = [self._shapes[name] for name in inputs]
         sizes = [math.prod(shape) for shape in given]
-        made = sum(math.prod(shape_of(self.types[name])) for name in node.output if name)
+        made = sum(math.prod(self._shapes[name]) for name in node.output if name)
         match node.op_type:
             case "Conv":
                 each = made * (sizes[1] // max(1, given[1][0]))
@@ -200,17 +208,10 @@ def _summed(equation: str, shapes: list[Shape]) -> int:
 
 def shape_of(kind: TypeProto) -> Shape:
     """The shape of a tensor; ValueError: it is not wholly known."""
-    dims = kind.tensor_type.shape.dim
-    if not kind.tensor_type.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
+    tensor = kind.tensor_type
+    shape = tuple([dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim])
+    if not tensor.HasField("shape") or -1 in shape:
         raise ValueError("it is computed from what is in images")
-    shape = tuple(dim.dim_value for dim in dims)
-    if len(shape) > MAX_RANK or min(shape, default=0) < 0:
+    if len(shape) > MAX_RANK or (shape and min(shape) < 0):
         raise ValueError(f"no tensor can have {shape}")
     return shape
-
-
-def bytes_of(kind: TypeProto) -> int:
-    """Bytes of a tensor; ValueError as :func:`shape_of`."""
-    if kind.tensor_type.elem_type not in DTYPES:
-        raise ValueError("it gives what is no tensor of numbers")
-    return math.prod(shape_of(kind)) * DTYPES[kind.tensor_type.elem_type].itemsize
