@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from components.evaluate.comparison import Comparison
 from components.evaluate.curves import curves_of
 from components.evaluate.findings import Findings, Origin
+from components.evaluate.intervals import intervals_of
 from components.evaluate.metrics import Probabilities, Scores, figures_of, scores_of
 from components.evaluate.reliability import reliability_of
 from components.shared.artifacts.names import ImageName
 from components.shared.metrics import Integers, per_class
+from components.shared.seeds import derived_seed
 
 
 def analyse(
@@ -29,6 +31,8 @@ def analyse(
     reliability = reliability_of(scores.predicted == labels, scores.confidences)
     roc, precision_recall = curves_of(labels, probabilities)
     metrics = figures_of(labels, scores, of)
+    seed = derived_seed(origin.manual_seed, "evaluate/intervals")
+    intervals = intervals_of(classes, labels, scores, of, metrics, seed)
     metrics["expected_calibration_error"] = reliability.expected_calibration_error
     if roc.area is not None:
         metrics["roc_auc_ovr"] = roc.area
@@ -43,7 +47,7 @@ def analyse(
         probabilities=probabilities,
         names=names,
         metrics=metrics,
-        intervals={},
+        intervals=intervals,
         per_class=of,
         reliability=reliability,
         roc=roc,

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
+from components.evaluate.intervals import random_weights
+from components.evaluate.metrics import Scores
+from components.shared.metrics import Integers, Reals
+
 Verdict = Literal["better", "worse", "not distinguishable"]
+# Of p-values: the chance of a verdict where both models are right equally often.
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -25,10 +34,10 @@ class Comparison:
         baseline: Where the baseline is.
         onnx_sha256: Of the baseline's model.onnx.
         metrics: The baseline's figures by name.
-        differences: Of accuracy and log_loss, by paired bootstrap.
+        differences: Of accuracy and log_loss, by the bootstrap over pairs.
         only_model: Images that the model alone has right.
         only_baseline: Images that the baseline alone has right.
-        p_value: McNemar's: of so uneven counts, were both right equally often.
+        p_value: McNemar's, exact: of counts at least as uneven, were both right equally often.
         verdict: On accuracy: not distinguishable unless p_value is below 0.05.
     """
 
@@ -40,3 +49,70 @@ class Comparison:
     only_baseline: int
     p_value: float
     verdict: Verdict
+
+
+def compare(
+    labels: Integers,
+    model: Scores,
+    baseline: Scores,
+    metrics: dict[str, float],
+    where: str,
+    onnx_sha256: str,
+    seed: int,
+) -> Comparison:
+    """Compare the scores of two models on the same images.
+
+    Args:
+        labels: True classes, shape (images,).
+        model: Scores of the model.
+        baseline: Scores of the baseline.
+        metrics: The baseline's figures by name.
+        where: Where the baseline is.
+        onnx_sha256: Of the baseline's model.onnx.
+        seed: Of the random weights.
+    """
+    ours, theirs = model.predicted == labels, baseline.predicted == labels
+    only_model, only_baseline = int(np.count_nonzero(ours & ~theirs)), int(np.count_nonzero(theirs & ~ours))
+    p_value = mcnemar(only_model, only_baseline)
+    verdict: Verdict = "not distinguishable"
+    if p_value < SIGNIFICANCE:
+        verdict = "better" if only_model > only_baseline else "worse"
+    return Comparison(
+        baseline=where,
+        onnx_sha256=onnx_sha256,
+        metrics=metrics,
+        differences=_differences(ours, theirs, model.losses - baseline.losses, seed),
+        only_model=only_model,
+        only_baseline=only_baseline,
+        p_value=p_value,
+        verdict=verdict,
+    )
+
+
+def mcnemar(first: int, second: int) -> float:
+    """McNemar's exact two-sided p-value: of counts at least as uneven, where each is as likely as the other."""
+    count, fewer = first + second, min(first, second)
+    steps = np.arange(1, fewer + 1)
+    # Logarithms of the binomial coefficients, for which a float is too small.
+    logs = np.concatenate(([0.0], np.cumsum(np.log((count - steps + 1) / steps))))
+    return min(1.0, 2 * float(np.exp(logs - count * np.log(2)).sum()))
+
+
+def _differences(
+    ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], losses: Reals, seed: int
+) -> dict[str, Difference]:
+    random = np.random.default_rng(seed)
+    gains = ours.astype(np.float64) - theirs
+    values, parts = np.stack([gains, losses], axis=1), []
+    for weights in random_weights(len(gains), random):
+        sums, total = weights @ values, weights.sum(axis=1)
+        # Two images more, one that each model alone has right, as intervals_of has one right and one wrong.
+        more = random.standard_exponential((2, len(weights)))
+        parts.append([(sums[:, 0] + more[0] - more[1]) / (total + more.sum(axis=0)), sums[:, 1] / total])
+    differences = {}
+    for name, value, resampled in zip(
+        ("accuracy", "log_loss"), values.mean(axis=0), np.concatenate(parts, axis=1), strict=True
+    ):
+        low, high = np.percentile(resampled, [2.5, 97.5])
+        differences[name] = Difference(float(value), min(float(low), float(value)), max(float(high), float(value)))
+    return differences

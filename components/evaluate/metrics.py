@@ -1,12 +1,13 @@
 """The figures of an evaluation, by scikit-learn's names and with its values; tests hold them against scikit-learn.
 
-A figure that cannot be computed of the images at hand, such as the area under ROC curves where one class alone occurs,
-is left out, where scikit-learn gives NaN.
+A figure that cannot be computed of the images at hand, such as Cohen's kappa where one class alone occurs, is left out,
+where scikit-learn gives NaN.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,29 +62,58 @@ def joined(parts: list[Scores]) -> Scores:
 
 def figures_of(labels: Integers, scores: Scores, of: PerClass) -> dict[str, float]:
     """The figures that need no curve, by name, from the true classes, the scores and the figures of every class."""
-    n_images, n_classes = len(labels), len(of.support)
-    occurs = of.support > 0
-    counted = occurs | (of.times_predicted > 0)
-    accuracy = float(np.mean(scores.predicted == labels))
-    figures = {"accuracy": accuracy, "balanced_accuracy": float(np.mean(of.recall[occurs]))}
+    n_classes = len(of.support)
+    right = np.bincount(labels[scores.predicted == labels], minlength=n_classes)
+    figures = {name: float(value) for name, value in counted(of.support, of.times_predicted, right).items()}
     if n_classes > TOP:
         figures[f"top_{TOP}_accuracy"] = float(np.mean(scores.ranks < TOP))
-    for name in ("precision", "recall", "f1"):
-        figures[f"{name}_macro"] = float(np.mean(getattr(of, name)[counted]))
-    for name in ("precision", "recall", "f1"):
-        figures[f"{name}_weighted"] = float(np.average(getattr(of, name), weights=of.support))
     figures["log_loss"] = float(np.mean(scores.losses))
-    # Of two classes scikit-learn counts one, so that the score is at most 1; of more all, and it is at most 2.
-    figures["brier_score"] = float(np.mean(scores.squared_errors)) * (0.5 if n_classes == 2 else 1)
-    by_chance = float(np.dot(of.support / n_images, of.times_predicted / n_images))
-    if by_chance < 1:
-        figures["cohen_kappa"] = (accuracy - by_chance) / (1 - by_chance)
-    figures["matthews_corrcoef"] = _matthews(accuracy, by_chance, of)
-    return figures
+    figures["brier_score"] = float(np.mean(scores.squared_errors)) * brier_scale(n_classes)
+    return {name: value for name, value in figures.items() if np.isfinite(value)}
 
 
-def _matthews(accuracy: float, by_chance: float, of: PerClass) -> float:
-    n_images = of.support.sum()
-    spreads = [1 - float(np.dot(share, share)) for share in (of.support / n_images, of.times_predicted / n_images)]
-    product = spreads[0] * spreads[1]
-    return (accuracy - by_chance) / product**0.5 if product > 0 else 0.0
+def brier_scale(n_classes: int) -> float:
+    """Of two classes scikit-learn's Brier score counts one, to be at most 1; of more all, and it is at most 2."""
+    return 0.5 if n_classes == 2 else 1.0
+
+
+def counted(support: Any, times_predicted: Any, right: Any) -> dict[str, Reals]:
+    """The figures that follow from counts, or weights, of images; NaN where one cannot be computed.
+
+    Args:
+        support: Images of each class, shape (…, classes).
+        times_predicted: Images taken for each class.
+        right: Images of each class that are taken for it.
+
+    Returns:
+        Arrays of shape (…), by name. Macro averages are over the classes that occur among labels or predictions,
+        balanced accuracy is over those that occur among labels.
+    """
+    images = support.sum(axis=-1)
+    occurs = support > 0
+    anywhere = occurs | (times_predicted > 0)
+    shares = {
+        "precision": _share(right, times_predicted),
+        "recall": _share(right, support),
+        "f1": _share(2 * right, support + times_predicted),
+    }
+    accuracy = right.sum(axis=-1) / images
+    by_chance = np.sum(support * (times_predicted / images[..., None]), axis=-1) / images
+    spread = [1 - np.sum(np.square(each / images[..., None]), axis=-1) for each in (support, times_predicted)]
+    product = np.maximum(0, spread[0] * spread[1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kappa = (accuracy - by_chance) / (1 - by_chance)
+        matthews = np.where(product > 0, (accuracy - by_chance) / np.sqrt(product), 0.0)
+    return {
+        "accuracy": accuracy,
+        "balanced_accuracy": np.mean(shares["recall"], axis=-1, where=occurs),
+        **{f"{name}_macro": np.mean(share, axis=-1, where=anywhere) for name, share in shares.items()},
+        **{f"{name}_weighted": np.sum(share * support, axis=-1) / images for name, share in shares.items()},
+        "cohen_kappa": kappa,
+        "matthews_corrcoef": matthews,
+    }
+
+
+def _share(part: Any, whole: Any) -> Reals:
+    share: Reals = np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole > 0)
+    return share

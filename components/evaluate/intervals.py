@@ -1,0 +1,136 @@
+"""How far the figures of a split may be from those of all such images: 95 % intervals.
+
+Shares of images, such as accuracy or the recall of a class, have Wilson's interval. Other figures are computed again a
+thousand times, with images of random weights (the Bayesian bootstrap: Rubin, 1981), and the interval has the middle
+95 % of them. Weights, unlike images drawn with replacement, leave no class out. Each time two images are added, one
+right and one wrong, of classes drawn anew: without them a model that makes no mistake among 359 images would seem to
+be beyond doubt. How many images a class has is left to chance, too, as it is where test images are collected.
+
+Calibration error has no interval: chance alone raises it, resampling raises it once more, and in simulations of a
+calibrated model its intervals held what they should 71 % of the time. Areas under curves have none, for their cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from components.evaluate.metrics import TOP, Scores, brier_scale, counted
+from components.shared.metrics import Integers, PerClass, Reals
+
+Interval = tuple[float, float]
+RESAMPLES = 1000
+# Normal deviates from -Z to Z are 95 %.
+_Z = 1.959963984540054
+# Weights that are drawn at once: 64 MiB.
+_BLOCK_WEIGHTS = 2**23
+
+
+def intervals_of(
+    classes: list[str], labels: Integers, scores: Scores, of: PerClass, metrics: dict[str, float], seed: int
+) -> dict[str, Interval]:
+    """The intervals of figures by name, those of single classes too; figures without one are not there.
+
+    Args:
+        classes: Names of all classes.
+        labels: True classes, shape (images,).
+        scores: Of the images.
+        of: Figures of each class.
+        metrics: The figures by name.
+        seed: Of the random weights.
+    """
+    is_right = scores.predicted == labels
+    shares = {"accuracy": is_right, "recall_weighted": is_right, f"top_{TOP}_accuracy": scores.ranks < TOP}
+    resampled = _resampled(labels, scores, len(classes), np.random.default_rng(seed))
+    found = {}
+    for name, value in metrics.items():
+        if name in shares:
+            low, high = wilson(np.count_nonzero(shares[name]), len(labels))
+        elif name in resampled:
+            low, high = np.nanpercentile(resampled[name], [2.5, 97.5])
+        else:
+            continue
+        # With the image that is added, most resamples of a model without mistakes are a little worse than it.
+        found[name] = min(float(low), value), max(float(high), value)
+    right = np.bincount(labels[is_right], minlength=len(classes))
+    for name, images in (("precision", of.times_predicted), ("recall", of.support)):
+        lows, highs = wilson(right, images)
+        found |= {f"{name}[{each}]": (float(lows[i]), float(highs[i])) for i, each in enumerate(classes)}
+    return found
+
+
+def wilson(right: npt.ArrayLike, images: npt.ArrayLike) -> tuple[Reals, Reals]:
+    """Low and high of the share that `right` are of `images`, arrays of one shape; 0 and 1 where there is no image."""
+    count = np.maximum(images, 1)
+    share, excess = right / count, _Z**2 / count
+    half = _Z * np.sqrt(share * (1 - share) / count + excess / (4 * count))
+    low, high = ((share + excess / 2 + sign * half) / (1 + excess) for sign in (-1, 1))
+    is_empty = np.equal(images, 0)
+    # Rounding may leave a share of 0 or 1 just outside.
+    return np.where(is_empty, 0, np.clip(low, 0, share)), np.where(is_empty, 1, np.clip(high, share, 1))
+
+
+def random_weights(images: int, random: np.random.Generator, *, width: int = 0) -> Iterator[Reals]:
+    """Weights of RESAMPLES resamples in blocks of shape (resamples, images); `width`: values needed beside a row."""
+    rows = max(1, _BLOCK_WEIGHTS // max(images, width))
+    for start in range(0, RESAMPLES, rows):
+        yield random.standard_exponential((min(rows, RESAMPLES - start), images))
+
+
+def _resampled(labels: Integers, scores: Scores, n_classes: int, random: np.random.Generator) -> dict[str, Reals]:
+    """Figures by name, each of shape (RESAMPLES,)."""
+    # Images of one true and one predicted class are neighbours, so that their weights are summed without an index.
+    order = np.lexsort((scores.predicted, labels))
+    both = np.stack([labels[order], scores.predicted[order]])
+    present, both = np.unique(both, return_inverse=True)
+    true, predicted = both.reshape(2, -1)
+    cells = np.flatnonzero(np.diff(true * len(present) + predicted, prepend=-1))
+    values = np.stack([scores.losses, scores.squared_errors * brier_scale(n_classes)], axis=1)[order]
+    parts = []
+    for weights in random_weights(len(labels), random, width=8 * len(present)):
+        of_cells = np.add.reduceat(weights, cells, axis=1)
+        on_diagonal = true[cells] == predicted[cells]
+        counts = [
+            _sums(of_cells, true[cells], len(present)),
+            _sums(of_cells, predicted[cells], len(present)),
+            _sums(of_cells[:, on_diagonal], true[cells][on_diagonal], len(present)),
+        ]
+        _add_two_images(counts, true, random)
+        part = counted(*counts)
+        part["log_loss"], part["brier_score"] = (weights @ values / weights.sum(axis=1, keepdims=True)).T
+        parts.append(part)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _sums(columns: Reals, groups: Integers, n_groups: int) -> Reals:
+    """Sums of the columns of each group, shape (rows, groups)."""
+    found = np.zeros((len(columns), n_groups))
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    if len(starts):
+        found[:, ordered[starts]] = np.add.reduceat(columns[:, order], starts, axis=1)
+    return found
+
+
+def _add_two_images(counts: list[Any], true: Integers, random: np.random.Generator) -> None:
+    """Add one image that is right and one that is wrong to each row of support, times predicted and right ones.
+
+    The wrong one is taken for the class of an image of another class; for none where there is one class alone.
+    """
+    support, taken, _ = counts
+    rows, n_images = np.arange(len(support)), len(true)
+    weights = random.standard_exponential((2, len(rows)))
+    own = true[random.integers(n_images, size=len(rows))]
+    for each in counts:
+        each[rows, own] += weights[0]
+    own = true[random.integers(n_images, size=len(rows))]
+    support[rows, own] += weights[1]
+    begin, end = np.searchsorted(true, own), np.searchsorted(true, own, side="right")
+    others = n_images - (end - begin)
+    if others.min():
+        other = random.integers(others)
+        taken[rows, true[np.where(other >= begin, other + end - begin, other)]] += weights[1]
