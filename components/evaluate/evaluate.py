@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from components.evaluate.analyse import analyse
+from components.evaluate.baseline import Baseline
 from components.evaluate.findings import Findings, Origin
 from components.evaluate.fit import check_fit
 from components.evaluate.gate import check_gate, judge, log_gate
@@ -23,7 +25,7 @@ from components.shared.artifacts.artifact import ArtifactWriter
 from components.shared.artifacts.dataset import DATASET, Dataset, evaluation_splits, open_dataset
 from components.shared.artifacts.evaluation import EVALUATION, EvaluationManifest
 from components.shared.artifacts.model import MODEL, Model, onnx_file, open_model
-from components.shared.events.data import Emit, Progress, Succeeded, ignore_events
+from components.shared.events.data import Emit, Mistake, Progress, Succeeded, ignore_events
 from components.shared.files import sha256_of
 from components.shared.html.page import write_page
 from components.shared.inference.classifier import OnnxClassifier
@@ -33,10 +35,12 @@ from components.shared.logs import step_logger
 from components.shared.metrics import log_batches
 from components.shared.params.params import Params
 from components.shared.run import current_run
+from components.shared.staging import Staging
 from components.shared.version import __version__
 
 _log = step_logger("evaluate")
 _LOGGED = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "log_loss")
+_MISTAKES = 10
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,18 @@ class EvaluateResult:
             "images_per_second": self.manifest.images_per_second,
         }
 
+    def _mistake(self, index: int) -> Mistake:
+        found = self.findings
+        label, predicted = found.classes[found.labels[index]], found.classes[found.predicted[index]]
+        return Mistake(found.name_of(index), label, predicted, float(found.confidences[index]))
+
     def event(self, seconds: float) -> Succeeded:
         """The result as the step's last status event."""
         return Succeeded(
             seconds=seconds,
             metrics=dict(self.findings.metrics),
             artifacts={"evaluation": str(self.evaluation), "report": str(self.report_file)},
+            mistakes=[self._mistake(index) for index in self.findings.most_confident_errors(_MISTAKES).tolist()],
             gate=self.findings.gate.outcome() if self.findings.gate else None,
             publishes=self.publish,
         )
@@ -100,17 +110,20 @@ def evaluate(
         params: The run's options.
         emit: Gets the status of the step.
 
+    A baseline that the params name is fetched where it is in a bucket, and runs on the same images.
+
     Raises:
-        InputError: Model or dataset is incomplete or damaged, they or the params do not fit each other, the network
-            gives values that are not finite, the evaluation directory holds something else, or there is no such device.
+        InputError: Model, baseline or dataset is incomplete or damaged, they or the params do not fit each other, a
+            network gives values that are not finite, the evaluation directory holds something else, or there is no such
+            device.
     """
-    started = datetime.now(UTC)
     source, data = open_model(model, onnx_file), open_dataset(dataset, evaluation_splits)
     check_fit(source, data, params)
     check_gate(params.gate, source.manifest.classes)
     classifier = OnnxClassifier.open(source, params.device)
-    with ArtifactWriter(evaluation, EVALUATION) as writer:
-        findings = _findings(source, data, classifier, params, evaluation, started, emit)
+    with Staging(_log, emit, params) as staging, ArtifactWriter(evaluation, EVALUATION) as writer:
+        baseline = Baseline.open(params, data, staging)
+        findings = _findings(source, data, classifier, baseline, params, evaluation, emit)
         if params.gate is not None:
             gate = judge(params.gate, findings.figures(), findings.intervals, findings.comparison)
             findings = replace(findings, gate=gate)
@@ -132,14 +145,14 @@ def _findings(
     model: Model,
     data: Dataset,
     classifier: OnnxClassifier,
+    baseline: Baseline | None,
     params: Params,
     evaluation: Path,
-    started: datetime,
     emit: Emit,
 ) -> Findings:
+    started, start = datetime.now(UTC), time.perf_counter()
     manifest, split, count = model.manifest, data.splits["test"], len(data.splits["test"])
     _log.info("%s test images of %d classes on %s", f"{count:,}", len(manifest.classes), classifier.device)
-    start = time.perf_counter()
 
     def report(done: int) -> None:
         rate = done / (time.perf_counter() - start)
@@ -149,6 +162,7 @@ def _findings(
     probabilities, scores = collect(parts, (count, len(manifest.classes)), evaluation)
     seconds = time.perf_counter() - start
     report(count)
+    comparison = baseline.compare(scores) if baseline else None
     dataset_sha256 = sha256_of(data.path / DATASET.manifest_file)
     origin = Origin(
         run=current_run.get(),
@@ -170,16 +184,31 @@ def _findings(
         last_epoch=max([manifest.selection.epoch, *(record.epoch for record in manifest.history)]),
         same_dataset=manifest.provenance.dataset_sha256 == dataset_sha256,
         model_sha256=sha256_of(model.path / MODEL.manifest_file),
-        onnx_sha256=manifest.onnx.sha256 if manifest.onnx else None,
+        onnx_sha256=manifest.onnx.sha256 if manifest.onnx else "",
         dataset_sha256=dataset_sha256,
     )
     names = list(found) if (found := split.names()) is not None else None
-    return analyse(manifest.classes, split.labels, probabilities, origin, scores=scores, names=names)
+    return analyse(
+        manifest.classes, split.labels, probabilities, origin, scores=scores, names=names, comparison=comparison
+    )
+
+
+def _left_out(findings: Findings) -> Iterator[tuple[str, str]]:
+    """Figures that leave classes out, and which."""
+    for what, curves in (("roc_auc_ovr", findings.roc), ("average_precision", findings.precision_recall)):
+        if curves.left_out:
+            yield what, f"{curves.left_out:,} of {len(findings.classes):,} classes without images of both kinds"
 
 
 def _log_findings(findings: Findings) -> None:
     figures = "  ".join(f"{name} {findings.metrics[name]:.4f}" for name in _LOGGED)
     _log.info("%s: %s (%.0f images/s)", findings.split, figures, findings.images_per_second)
+    low, high = findings.intervals["accuracy"]
+    _log.info("accuracy of all such images, with 95 %% confidence: %.4f to %.4f", low, high)
+    for what, missing in _left_out(findings):
+        _log.info("%s: left out of the mean, for %s", what, missing)
+    if findings.comparison is not None:
+        _log.info("%s", findings.comparison.text())
     _log.info("%s", findings.selection_note())
     if findings.gate is not None:
         log_gate(findings.gate)

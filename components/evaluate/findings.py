@@ -32,10 +32,10 @@ class Origin:
     Attributes:
         run: The run's id; empty where the evaluation was of no run.
         started: When the evaluation began, in UTC.
-        ended: When the figures were there, in UTC.
+        ended: When the model had predicted all images, in UTC.
         seconds: Wall time of predicting the split.
         device: Where the model ran, for people.
-        provider: ONNX Runtime's name of it; empty where the model did not run by it.
+        provider: ONNX Runtime's name of it.
         threads: Threads that computed a layer.
         versions: Of what computed the figures, by name.
         manual_seed: Of the resampling behind the intervals.
@@ -44,7 +44,7 @@ class Origin:
         last_epoch: The last epoch of the training.
         same_dataset: Whether the model was trained with the dataset evaluated here.
         model_sha256: Of the model's manifest.
-        onnx_sha256: Of model.onnx; None where the model has none.
+        onnx_sha256: Of model.onnx, which was run.
         dataset_sha256: Of the dataset's manifest.
     """
 
@@ -62,7 +62,7 @@ class Origin:
     last_epoch: int
     same_dataset: bool
     model_sha256: str
-    onnx_sha256: str | None
+    onnx_sha256: str
     dataset_sha256: str
 
 

@@ -13,6 +13,12 @@ from components.shared.text import shortened
 
 def check_fit(model: Model, dataset: Dataset, params: Params) -> None:
     """Refuse a model, a dataset and params that do not belong together."""
+    check_data(model, dataset)
+    _params_agree(model, params)
+
+
+def check_data(model: Model, dataset: Dataset) -> None:
+    """Refuse a model and a dataset of different classes or images, and a dataset without a test split."""
     _same_classes(model, dataset)
     ours, theirs = model.manifest.image, dataset.manifest.image
     if ours != theirs:
@@ -22,7 +28,6 @@ def check_fit(model: Model, dataset: Dataset, params: Params) -> None:
         )
     if "test" not in dataset.splits:
         raise ArtifactError(f"{dataset.path}: has no test split to evaluate on; prepare the data again")
-    _params_agree(model, params)
 
 
 def _same_classes(model: Model, dataset: Dataset) -> None:

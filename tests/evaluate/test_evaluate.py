@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from components.shared.artifacts.evaluation import EVALUATION, open_evaluation
 from components.shared.artifacts.model import Selection
 from components.shared.errors import ArtifactError
 from components.shared.files import sha256_of
+from components.shared.limits import usable_cpus
 from tests.evaluate.conftest import CLASSES, Parts, params_of, write_dataset, write_model
 
 Reals = npt.NDArray[np.float64]
@@ -51,7 +53,8 @@ def rows_of(evaluation: Path) -> list[dict[str, str]]:
 
 def without_times(manifest: Any) -> dict[str, Any]:
     data: dict[str, Any] = manifest.model_dump(mode="json")
-    return {key: value for key, value in data.items() if key not in ("seconds", "images_per_second", "report")}
+    times = ("started", "ended", "seconds", "images_per_second", "report")
+    return {key: value for key, value in data.items() if key not in times}
 
 
 def test_figures_are_scikit_learns_of_logits_computed_elsewhere(evaluated: tuple[Parts, EvaluateResult]) -> None:
@@ -90,6 +93,17 @@ def test_manifest_says_what_was_evaluated(parts: Parts) -> None:
     assert manifest.seconds > 0
     assert manifest.images_per_second == pytest.approx(50 / manifest.seconds)
     assert manifest.device.startswith("cpu")
+    assert (manifest.provider, manifest.threads) == ("CPUExecutionProvider", usable_cpus())
+    assert manifest.onnx_sha256 == sha256_of(parts.model / "model.onnx")
+    started, ended = (datetime.fromisoformat(text) for text in (manifest.started, manifest.ended))
+    assert started <= ended <= datetime.now(UTC)
+    assert started.utcoffset() == timedelta(0)
+    assert manifest.intervals == {
+        name: list(bounds) for name, bounds in result.findings.intervals.items() if name in manifest.metrics
+    }
+    assert manifest.per_class[1].recall_interval == list(result.findings.intervals["recall[dog]"])
+    assert sum(one.images for one in manifest.reliability) == 50
+    assert manifest.comparison is None
     assert {"onnxruntime", "numpy", "python", "shutterline"} == manifest.versions.keys()
     assert {path.name for path in parts.evaluation.iterdir()} == {
         "evaluation.json",

@@ -3,7 +3,7 @@
 Layout::
 
     evaluation.json    the manifest, written last: every figure
-    predictions.csv    index,label,predicted,confidence,loss of every image, in stored order
+    predictions.csv    index,file,label,predicted,confidence,loss of every image, in stored order
     report.html        the same for people, one file that needs nothing else
 """
 
@@ -25,6 +25,10 @@ from components.shared.artifacts.artifact import (
 )
 from components.shared.artifacts.gate import GateResult
 
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Bounds = Annotated[list[_Finite], Field(min_length=2, max_length=2, description="Low and high of a 95 % interval.")]
+_Count = Annotated[int, Field(ge=0)]
+
 
 class ClassRecord(Record):
     """The figures of one class; 0 where a share would be of nothing."""
@@ -34,6 +38,42 @@ class ClassRecord(Record):
     recall: float = Field(ge=0, le=1)
     f1: float = Field(ge=0, le=1)
     support: int = Field(ge=0, description="Number of the class's images.")
+    precision_interval: _Bounds
+    recall_interval: _Bounds
+    roc_auc: _Finite | None = Field(description="Against the rest; None where the class or the rest has no images.")
+    average_precision: _Finite | None = Field(description="None where the class has no images.")
+
+
+class BinRecord(Record):
+    """The images whose most probable class has a probability above `low` and up to `high`."""
+
+    low: _Finite
+    high: _Finite
+    images: _Count
+    confidence: _Finite | None = Field(description="Mean probability of the predicted class; None in an empty bin.")
+    accuracy: _Finite | None = Field(description="Share of images that are right; None in an empty bin.")
+
+
+class DifferenceRecord(Record):
+    """A figure of the model minus that of the baseline."""
+
+    value: _Finite
+    interval: _Bounds
+
+
+class ComparisonRecord(Record):
+    """The model beside a baseline on the same images."""
+
+    baseline: str = Field(description="Where the baseline is, as the params name it.")
+    onnx_sha256: str = Field(description="Of the baseline's model.onnx.")
+    metrics: dict[str, _Finite] = Field(description="The baseline's figures.")
+    differences: dict[str, DifferenceRecord]
+    only_model: int = Field(ge=0, description="Images that the model alone has right.")
+    only_baseline: int = Field(ge=0, description="Images that the baseline alone has right.")
+    p_value: float = Field(ge=0, le=1, description="McNemar's, exact.")
+    verdict: Literal["better", "worse", "not distinguishable"] = Field(
+        description="On accuracy: not distinguishable unless p_value is below 0.05."
+    )
 
 
 class EvaluationManifest(Manifest):
@@ -42,15 +82,15 @@ class EvaluationManifest(Manifest):
     kind: Literal["shutterline.evaluation"] = "shutterline.evaluation"
     split: Literal["test"]
     images: int = Field(ge=1, description="Number of images evaluated.")
-    metrics: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
+    metrics: dict[str, _Finite] = Field(
         min_length=1, description="By scikit-learn's names; what cannot be computed of these images is not there."
     )
-    intervals: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]] = Field(
-        default_factory=dict, description="Of 95 %, low and high, by the names of metrics; not every figure has one."
-    )
     classes: ClassNames = Field(min_length=1)
+    intervals: dict[str, _Bounds] = Field(description="Of the metrics that have one.")
     per_class: list[ClassRecord]
-    confusion: list[list[Annotated[int, Field(ge=0)]]] | None = Field(
+    reliability: list[BinRecord]
+    comparison: ComparisonRecord | None = Field(description="None: the params named no baseline.")
+    confusion: list[list[_Count]] | None = Field(
         description="Row the true class, column the predicted one; None beyond 2,000 classes, where it would be larger "
         "than predictions.csv, which has it all."
     )
@@ -58,12 +98,18 @@ class EvaluationManifest(Manifest):
     selected_on: Literal["validation", "test"] = Field(description="The split that epoch was chosen on.")
     optimistic: bool = Field(description="Whether the epoch was chosen by the very images evaluated here.")
     gate: GateResult | None = Field(None, description="What the gate decided; None: the params had none.")
+    run: str = Field(description="The run's id; empty where the evaluation was part of none.")
+    started: str = Field(description="When the evaluation began, in UTC.")
+    ended: str = Field(description="When the model had predicted all images, in UTC.")
     model_sha256: str = Field(description="Of the model's manifest, and so of every file of the model.")
+    onnx_sha256: str = Field(description="Of model.onnx, which was run.")
     dataset_sha256: str = Field(description="Of the dataset's manifest, and so of every file of the dataset.")
     device: str
+    provider: str = Field(description="ONNX Runtime's name of what ran the model.")
+    threads: int = Field(ge=1)
     versions: dict[str, str]
     manual_seed: int
-    seconds: float = Field(gt=0, description="Wall time of predicting the split with the selected weights.")
+    seconds: float = Field(gt=0, description="Wall time of predicting the split.")
     images_per_second: float
     predictions: FileRecord
     report: FileRecord

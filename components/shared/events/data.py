@@ -122,6 +122,16 @@ class GateOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Mistake:
+    """An image that a model takes for another class than its own: its file, both classes, and how sure the model is."""
+
+    file: str
+    label: str
+    predicted: str
+    confidence: Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, slots=True)
 class Succeeded:
     """A step is done, after so many seconds.
 
@@ -131,6 +141,7 @@ class Succeeded:
         left_out: Data prep's: how much of the data was not read, by ending, folder or reason; bounded.
         gate: Evaluation's: whether the model passes; null without a gate.
         publishes: Evaluation's: whether its pipeline publishes the model next.
+        mistakes: Evaluation's: the most confident errors, at most 10.
     """
 
     seconds: Seconds
@@ -139,6 +150,7 @@ class Succeeded:
     left_out: dict[str, Count] | None = None
     gate: GateOutcome | None = None
     publishes: bool | None = None
+    mistakes: list[Mistake] | None = None
     mlflow_run: str | None = None
 
 
