@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluate.confusion import ConfusedPair, confusion_of, most_confused, most_often_taken_for, natural_order
+from components.evaluate.confusion import (
+    MAX_MATRIX_CLASSES,
+    ConfusedPair,
+    confusion_of,
+    most_confused,
+    most_often_taken_for,
+    natural_order,
+)
 from components.evaluate.curves import Curves
 from components.evaluate.data_highlights import data_highlights
 from components.evaluate.figures import HEADLINE, figure_name, figure_text, interval_text
@@ -28,6 +35,8 @@ _MAX_OPENED = 400
 _WORST_CLASSES = 3
 _MAX_THRESHOLDS = 100
 _MAX_SHARDS = 3
+# Style of a matrix of up to as many classes.
+_SIZES = ((12, "roomy"), (14, "even"), (36, "dense"), (MAX_MATRIX_CLASSES, "fine"))
 # Share of a class's images in another that is drawn in full colour.
 _FULL_SHARE = 0.05
 # Params have no bound; a page has.
@@ -207,7 +216,8 @@ def _matrix(findings: Findings, classes: list[int], counts: Any, ids: dict[tuple
             cells.append(Cell(f"{count:,}", kind, share, opens, label_text) if count else Cell(""))
         rows.append([names[row], *cells])
     of = f"The {len(classes)} most confused of {len(findings.classes):,} classes" if is_part else "Confusion matrix"
-    size = "roomy" if len(classes) <= 12 else "dense" if len(classes) > 14 else ""
+    # So that a desktop shows all columns at once.
+    size = next(kind for most, kind in _SIZES if len(classes) <= most)
     return {
         "caption": f"{of}: true classes down, predicted ones across",
         "kind": f"matrix {size}{' upright' if max(map(len, names), default=0) <= 3 else ''}",

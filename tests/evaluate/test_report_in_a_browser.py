@@ -13,6 +13,8 @@ from tests.pages import DESKTOP, PHONE, Shown, needs_browser, shown
 pytestmark = needs_browser
 CLASSES = [f"class {number}" for number in range(12)]
 CELL = ".matrix .opens"
+# The width of the paper without margins of 1 cm, in CSS pixels.
+A4 = (718, 1047)
 OPEN = "[popover]:popover-open"
 # A file as long as file systems take, without a character that a line might end at.
 FILES = [f"test/{'x' * 240}{index}.png" for index in range(150)]
@@ -114,9 +116,10 @@ def test_without_scripts_nothing_is_missing(browser: Browser, report: Path) -> N
 
 
 def test_on_paper_all_tables_are_whole(browser: Browser, tmp_path: Path) -> None:
-    file = written(tmp_path, made_up([f"class {number}" for number in range(80)], 400).report())
-    with shown(browser, file, color_scheme="dark") as page:
+    file = written(tmp_path, made_up([f"class {number}" for number in range(80)], 400, gate=GATE).report())
+    with shown(browser, file, A4, color_scheme="dark") as page:
         page.tab.emulate_media(media="print")
+        assert not page.scrolls_sideways
         cut = (
             "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollHeight > box.clientHeight + 1).length"
         )
