@@ -41,7 +41,7 @@ def images_file(**changes: Any) -> Path:
 def engine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: Environment) -> Iterator[DockerServer]:
     """An engine that has the images, whose steps succeed, and that nothing of this machine's settings reaches."""
     for name in os.environ:
-        if name.startswith(("AWS_", "KAFKA_", "GOOGLE_")) or name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        if name.startswith(("AWS_", "KAFKA_", "GOOGLE_", "MLFLOW_")) or name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     with DockerServer(tmp_path_factory.mktemp("engine"), succeeding) as server:
@@ -287,6 +287,7 @@ def test_containers_are_hardened_and_see_only_what_they_need(
         Path(name).write_text("secret")
     for name, value in {
         "HOME": here / "home", "KAFKA_SASL_PASSWORD_FILE": "password", "KAFKA_SSL_CAFILE": here / "ca.pem",
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000", "MLFLOW_TRACKING_SERVER_CERT_PATH": "ca.pem",
         "KAFKA_SSL_KEYFILE": here / "nowhere.pem", "AWS_SECRET_ACCESS_KEY": PASSWORD, "SHUTTERLINE_RUN_ID": "run-7",
         "SOMETHING_ELSE": "stays here",
     }.items():  # fmt: skip
@@ -318,6 +319,8 @@ def test_containers_are_hardened_and_see_only_what_they_need(
         assert environment["KAFKA_SASL_PASSWORD_FILE"] == str(here / "password")
         assert "AWS_SHARED_CREDENTIALS_FILE" not in environment, "nothing lies in S3"
         assert environment["AWS_SECRET_ACCESS_KEY"] == PASSWORD
+        assert environment["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+        assert environment["MLFLOW_TRACKING_SERVER_CERT_PATH"] == str(here / "ca.pem")
         assert all("service.json" not in part or str(here / "service.json") in part for part in created["Cmd"])
         assert environment["SHUTTERLINE_EVENTS"] == str(out / "events")
         assert Path(environment["TMPDIR"]).parent == out
@@ -368,12 +371,13 @@ def test_settings_that_name_this_machine_are_warned_about(
     shutterline: Shutterline, engine: DockerServer, monkeypatch: Environment
 ) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:4443")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
     options = ["--set", "KAFKA_HOST=localhost:9092", "--set", "KAFKA_TOPIC=runs"]
 
     warned = run(shutterline, *options)[0].err
     on_host = run(shutterline, "--out", "2", "--network", "host", *options)[0].err
 
-    for name in ("STORAGE_EMULATOR_HOST", "KAFKA_HOST"):
+    for name in ("STORAGE_EMULATOR_HOST", "MLFLOW_TRACKING_URI", "KAFKA_HOST"):
         assert f"warning: {name} names this machine" in warned
         assert f"warning: {name}" not in on_host
 

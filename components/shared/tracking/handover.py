@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from components.shared.errors import causes_of
 from components.shared.events.data import Cancelled, EventData, Failed, PipelineEnded, Progress, Succeeded
 from components.shared.events.redaction import Redactor
 from components.shared.params.params import Params
@@ -218,7 +219,9 @@ def _marks(step: str, last: EventData) -> dict[str, str]:
 
 def reason_of(error: Exception) -> str:
     """Why MLflow did not take something, in a line without secrets, and with what to do where that is known."""
-    text = Redactor()(shortened(str(error) or first_line(error), _REASON))
+    # The system's own words for what the client wraps into five exceptions, such as "Connection refused".
+    system = next((each.strerror for each in causes_of(error) if isinstance(each, OSError) and each.strerror), None)
+    text = Redactor()(system or shortened(str(error) or first_line(error), _REASON))
     if "Invalid Host header" in text:
         text += "; the server's option --allowed-hosts must name this host, with its port"
     return text if getattr(error, "error_code", None) else f"{type(error).__name__}: {text}"
