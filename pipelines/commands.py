@@ -35,7 +35,7 @@ from pipelines.options import (
     seconds,
     text,
 )
-from pipelines.params_files import load_checked, params_or_example, require_weights
+from pipelines.params_files import load_checked, params_or_example, require_inputs
 
 if TYPE_CHECKING:
     from pipelines.settings.read import AnySettings
@@ -89,7 +89,7 @@ def validate(
         raise InputError(f"{file}: --target and --strict are for compiled pipelines, and this is none")
     checked = load_checked(file, overrides)
     if not elsewhere:
-        require_weights(checked.params, file)
+        require_inputs(checked.params, file)
     table, targets = checked.table, checked.params.status_targets.describe()
     if as_json:
         print_json(

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.shared.errors import InputError, ParamsError
+from components.shared.files import require_writable
 from components.shared.params.params import Params, parse
 from components.shared.params.parsed import Parsed
 from components.shared.params.source import fail, from_json, read_raw, with_overrides
-from components.shared.storage.location import parse_location
+from components.shared.storage.location import AnyPath, lies_within, parse_location
 from components.shared.text import first_line
 
 if TYPE_CHECKING:
@@ -117,11 +118,22 @@ def check_params(parsed: Parsed) -> Checked:
     return found
 
 
-def require_weights(params: Params, source: str) -> None:
-    """Require that the path of ``initial_weights`` is there, before anything starts; a bucket is not asked."""
-    start = parse_location(params.initial_weights) if params.initial_weights else None
-    if isinstance(start, Path) and not start.exists():
-        fail(f"{start}: there is no such file or model directory on this machine", source, "initial_weights")
+def require_inputs(params: Params, source: str) -> None:
+    """Require that the paths of ``initial_weights`` and ``baseline`` are there; a bucket is not asked."""
+    for key, what in (("initial_weights", "file or model directory"), ("baseline", "model directory")):
+        named = getattr(params, key)
+        where = parse_location(named) if named else None
+        if isinstance(where, Path) and not where.exists():
+            fail(f"{where}: there is no such {what} on this machine", source, key)
+
+
+def require_destination(params: Params, data: AnyPath) -> None:
+    """Require that models can be published where ``publish_uri`` says, and not into the data; a bucket is not asked."""
+    where = parse_location(params.publish_uri) if params.publish_uri else None
+    if where is not None and lies_within(where, data):
+        raise InputError(f"publish_uri {where}: is in the data, {data}, where the next run would read it")
+    if isinstance(where, Path):
+        require_writable("publish_uri", where)
 
 
 def _read_python(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from components.shared.artifacts.gate import GateResult
 from components.shared.command import is_interrupted, last_lines, print_json, print_message
 from components.shared.container_images import images_named_by
 from components.shared.errors import InputError
@@ -21,8 +22,11 @@ from components.shared.params.params import Params
 from components.shared.signals import Terminated
 from components.shared.storage.location import AnyPath, lies_within, parse_location
 from pipelines.options import EXAMPLES_OWN, IMAGES, JSON, SET, flag, option, options, params_file, path, text
-from pipelines.params_files import EXAMPLE_DATA, load_checked, params_or_example, require_weights
+from pipelines.params_files import EXAMPLE_DATA, load_checked, params_or_example, require_destination, require_inputs
 from pipelines.watch_command import is_live
+
+# The run succeeded, and its model is not good enough; asked for by --require-gate.
+EXIT_NOT_PASSED = 3
 
 if TYPE_CHECKING:
     from pipelines.targets.local import Lines
@@ -45,6 +49,7 @@ def _size(value: str) -> str:
            "runs/TIME."),
     flag("--start-over", "Train anew, whatever run and checkpoints are in DIR."),
     flag("--follow-links", "Read what links in the data lead to outside of it."),
+    flag("--require-gate", "Exit with 3 where the model does not pass the gate of the params."),
     option("--runner", type=click.Choice(["subprocess", "docker"]), default="subprocess", show_default=True,
            help="Steps as processes of this installation, or as containers, to which the options below belong."),
     IMAGES,
@@ -66,6 +71,7 @@ def run(
     out: Path | None,
     start_over: bool,
     follow_links: bool,
+    require_gate: bool,
     runner: str,
     images: Path | None,
     as_json: bool,
@@ -76,6 +82,9 @@ def run(
     Data prep, training, evaluation and the exit step run with kfp's local runners: in processes of this installation,
     or by --runner docker each in its container, which `make images` builds. Without options it trains a digit
     classifier on the embedded example.
+
+    A model that passes the gate of the params is published to their publish_uri. One that does not is no error: the
+    exit code is 0, or with --require-gate 3.
 
     Containers run as you, on a read-only file system and without any capability. They see the run's directory and,
     read only, the data and the files that settings name; of the environment SHUTTERLINE_*, KAFKA_*, AWS_*, GOOGLE_* and
@@ -112,7 +121,10 @@ def run(
         checked = load_checked(source, overrides)
         for warning in checked.warnings:
             print_message(f"warning: {warning}")
-        require_weights(checked.params, source)
+        require_inputs(checked.params, source)
+        require_destination(checked.params, location)
+        if require_gate and checked.params.gate is None:
+            raise InputError("--require-gate: the params have no gate; add one, such as --set gate.accuracy.min=0.97")
         lines = _lines()
         opened, ready = target(checked.params, lines)
         with opened as start:
@@ -142,7 +154,8 @@ def run(
             print_message(*last_lines(done.exit_code, error.get("saved", ""), "shutterline", None, *where))
     else:
         sys.stdout.write("\n".join(_result_table(document, directory)) + "\n")
-    return done.exit_code
+    gate = document["gate"]
+    return EXIT_NOT_PASSED if require_gate and not error and gate and not gate["passed"] else done.exit_code
 
 
 def _lines() -> Lines:
@@ -200,9 +213,19 @@ def _result_table(document: dict[str, Any], out: Path) -> list[str]:
     width = max(len(name) for name, _ in rows)
     rule = "-" * (width + 10)
     files = {"model": "model", "result": "result.json", "curves": "learning-curves.html", "report": "report.html"}
+    places = {name: str(out / file) for name, file in files.items()}
+    places |= {"published": document["published"]} if document["published"] else {}
     return [
         rule,
         *(f"{name:<{width}}  {value:>8}" for name, value in rows),
         rule,
-        *(f"{name:<8} {out / file}" for name, file in files.items()),
+        *_gate_lines(document["gate"]),
+        *(f"{name:<{max(8, *map(len, places))}} {place}" for name, place in places.items()),
     ]
+
+
+def _gate_lines(document: dict[str, Any] | None) -> list[str]:
+    if document is None:
+        return []
+    gate = GateResult.model_validate(document)
+    return [str(gate), *(f"  {threshold}" for threshold in gate.failed)]

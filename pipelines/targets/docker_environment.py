@@ -39,7 +39,7 @@ def passed_on(environment: Mapping[str, str], params: Params, data: AnyPath) -> 
         for name, value in environment.items()
         if name in _NAMES or name.startswith(_FAMILIES)
     }
-    schemes = {where.scheme for where in (data, _weights(params)) if isinstance(where, Location)}
+    schemes = {where.scheme for where in (data, *_locations(params).values()) if isinstance(where, Location)}
     google = "gs" in schemes or params.PUB_SUB_TOPIC or "google" in passed.get("KAFKA_SASL_OAUTH_PROVIDER", "")
     needed = [*(["GOOGLE_"] if google else []), *(["AWS_"] if "s3" in schemes else [])]
     home = Path(environment.get("HOME", "/"))
@@ -50,15 +50,16 @@ def passed_on(environment: Mapping[str, str], params: Params, data: AnyPath) -> 
 
 
 def named_files(passed: Mapping[str, str], params: Params) -> Iterator[Path]:
-    """The existing files, and directories of weights, that settings and params name by absolute paths."""
+    """The existing files, and directories of models to read, that settings and params name by absolute paths."""
     values = [value for name, value in passed.items() if _NAMES_A_FILE.fullmatch(name)]
     if params.GOOGLE_APPLICATION_CREDENTIALS:
         values.append(params.GOOGLE_APPLICATION_CREDENTIALS)
     for value in values:
         if value and Path(value).is_file():
             yield Path(value)
-    if isinstance(start := _weights(params), Path) and start.exists():
-        yield start
+    for name, where in _locations(params).items():
+        if name != "publish_uri" and isinstance(where, Path) and where.exists():
+            yield where
 
 
 def with_absolute_paths(params: Params) -> Params:
@@ -66,13 +67,16 @@ def with_absolute_paths(params: Params) -> Params:
     absolute = {}
     if params.GOOGLE_APPLICATION_CREDENTIALS is not None:
         absolute["GOOGLE_APPLICATION_CREDENTIALS"] = _absolute(params.GOOGLE_APPLICATION_CREDENTIALS)
-    if isinstance(start := _weights(params), Path):
-        absolute["initial_weights"] = _absolute(str(start))
+    for name, where in _locations(params).items():
+        if isinstance(where, Path):
+            absolute[name] = _absolute(str(where))
     return params.model_copy(update=absolute) if absolute else params
 
 
-def _weights(params: Params) -> AnyPath | None:
-    return parse_location(params.initial_weights) if params.initial_weights else None
+def _locations(params: Params) -> dict[str, AnyPath]:
+    """Where the params have something read from, or published to, by their keys."""
+    named = {key: getattr(params, key) for key in ("initial_weights", "baseline", "publish_uri")}
+    return {key: parse_location(value) for key, value in named.items() if value}
 
 
 def loopbacks(passed: Mapping[str, str], params: Params) -> Iterator[str]:

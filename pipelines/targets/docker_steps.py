@@ -26,7 +26,6 @@ import urllib3
 from components.shared.container_images import Image, ImageStep
 from components.shared.errors import InputError, ShutterlineError
 from components.shared.events.redaction import redact
-from components.shared.files import require_writable
 from components.shared.params.params import Params
 from components.shared.pipeline_end import CANCELLED_VARIABLE
 from components.shared.run import as_run_id
@@ -149,12 +148,9 @@ def _scratch_directory(environment: Mapping[str, str]) -> list[str]:
 
 
 def _published_directory(params: Params) -> list[str]:
-    """The directory that versions are published in, made where it is not there; none where it is a bucket."""
+    """The directory that versions are published in, which is there; none where it is a bucket."""
     where = parse_location(params.publish_uri) if params.publish_uri else None
-    if not isinstance(where, Path):
-        return []
-    require_writable("publish_uri", where)
-    return [mountable(where, "publish_uri")]
+    return [mountable(where, "publish_uri")] if isinstance(where, Path) else []
 
 
 def _why_failed(exit_code: int, *, out_of_memory: bool, last_line: str) -> str:

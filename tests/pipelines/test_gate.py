@@ -1,0 +1,132 @@
+"""A model that passes the gate is published, one that does not is not: by `shutterline run` and the compiled file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared.artifacts.evaluation import open_evaluation
+from components.shared.artifacts.model import open_model
+from components.shared.events.data import PipelineEnded, Succeeded
+from components.shared.events.event import StepEvent
+from components.shared.events.spool import events_in
+from components.shared.run import EVENTS_VARIABLE
+from tests.examples import DIGITS, write_params
+from tests.pipelines.conftest import Environment, Refused, Shutterline
+from tests.pipelines.test_executed import compile_for, ends, execute, outcomes
+
+PUBLISHED = Path("published")
+RAN = ["data-prep", "train", "evaluate"]
+
+
+def evaluated(events: Iterable[StepEvent]) -> list[Succeeded]:
+    found = [event for event in events if event.step == "evaluate" and event.state == "succeeded"]
+    return [event.data for event in sorted(found, key=lambda event: event.time)]
+
+
+def published(events: Iterable[StepEvent]) -> list[Succeeded]:
+    return [event.data for event in events if event.step == "publish" and event.state == "succeeded"]
+
+
+def end_of(events: Iterable[StepEvent]) -> PipelineEnded:
+    (end,) = (event.data for event in events if isinstance(event.data, PipelineEnded))
+    return end
+
+
+def params(**changes: Any) -> str:
+    return str(write_params(Path("params.json"), num_epochs=1, publish_uri=str(PUBLISHED), **changes))
+
+
+@pytest.mark.slow
+def test_a_run_that_does_not_pass_and_then_one_that_does(here: Path, shutterline: Shutterline) -> None:
+    run = ["run", "--data", DIGITS, "--params", params(), "--out", "out"]
+    failed = shutterline(*run, "--set", "gate.accuracy.min=1", "--require-gate")
+
+    assert failed.code == 3, failed.err
+    assert "gate not passed: 1 of 1 threshold not reached\n  accuracy 0." in failed.out
+    assert "wanted at least 1: not passed" in failed.err
+    result = json.loads(Path("out/result.json").read_text())
+    assert (result["status"], result["gate"]["passed"], result["published"]) == ("succeeded", False, None)
+    events = list(events_in(Path("out/events"), result["run"]))
+    (told,) = evaluated(events)
+    assert told.gate is not None
+    assert (told.gate.passed, told.publishes) == (False, False)
+    assert [(one.metric, one.passed) for one in told.gate.thresholds] == [("accuracy", False)]
+    assert [(step.step, step.outcome) for step in end_of(events).steps] == [(step, "succeeded") for step in RAN]
+    assert list(PUBLISHED.iterdir()) == []
+
+    # Only the gate changes: the training is there already.
+    passed = shutterline(*run, "--set", "gate.accuracy.min=0.1", "--require-gate")
+
+    assert passed.code == 0, passed.err
+    assert "going on from a checkpoint of its end" in passed.err
+    result = json.loads(Path("out/result.json").read_text())
+    (version,) = PUBLISHED.iterdir()
+    assert result["published"] == str(version.absolute())
+    assert f"published {version.absolute()}" in passed.out
+    assert "gate passed: 1 threshold" in passed.out
+    assert open_model(version).manifest == open_model(Path("out/model")).manifest
+    assert open_evaluation(version / "evaluation").manifest == open_evaluation(Path("out/evaluation")).manifest
+    events = list(events_in(Path("out/events"), result["run"]))
+    assert evaluated(events)[0].publishes is True
+    assert [data.artifacts for data in published(events)] == [{"published": str(version.absolute())}]
+    assert [(step.step, step.outcome) for step in end_of(events).steps] == [
+        (step, "succeeded") for step in (*RAN, "publish")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("capfd")
+@pytest.mark.parametrize(("least", "passes"), [(0.1, True), (1.0, False)])
+def test_the_compiled_file_publishes_what_passes(
+    here: Path, monkeypatch: Environment, least: float, passes: bool
+) -> None:
+    monkeypatch.setenv(EVENTS_VARIABLE, str(here / "events"))
+    file = compile_for("kubeflow", "--params", params(gate={"accuracy": {"min": least}}))
+
+    assert execute(file) is None
+
+    (told,) = evaluated(events_in(Path("events")))
+    assert (told.gate is not None and told.gate.passed, told.publishes) == (passes, passes)
+    (end,) = ends()
+    assert (end.outcome, outcomes(end)) == (
+        "succeeded",
+        dict.fromkeys([*RAN, *(["publish"] if passes else [])], "succeeded"),
+    )
+    made = list(PUBLISHED.glob("*/model.json"))
+    assert len(made) == len(published(events_in(Path("events")))) == passes
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("capfd")
+def test_what_cannot_be_published_fails_the_pipeline(here: Path, monkeypatch: Environment) -> None:
+    monkeypatch.setenv(EVENTS_VARIABLE, str(here / "events"))
+    Path("file").write_text("")
+    file = compile_for(
+        "kubeflow",
+        "--params", str(write_params(Path("params.json"), num_epochs=1, publish_uri="file")),
+        **{"every-step": {"retry": {"times": 0}}},
+    )  # fmt: skip
+
+    assert execute(file) is not None
+
+    (end,) = ends()
+    assert end.outcome == "failed"
+    assert end.reason.startswith("publish: publish_uri ")
+    assert outcomes(end) == {**dict.fromkeys(RAN, "succeeded"), "publish": "failed"}
+
+
+def test_a_gate_is_needed_to_be_required_and_places_are_looked_at_before_anything_starts(
+    here: Path, refused: Refused
+) -> None:
+    run = ["run", "--data", DIGITS, "--params", params(), "--out", "out"]
+    assert refused(*run, "--require-gate").startswith("--require-gate: the params have no gate; add one")
+    assert "baseline: nowhere: there is no such model directory" in refused(*run, "--set", "baseline=nowhere")
+    Path("file").write_text("")
+    assert "publish_uri file: cannot be written by user" in refused(*run, "--set", "publish_uri=file")
+    assert "is in the data" in refused(*run, "--set", f"publish_uri={DIGITS}/published")
+    assert not Path("out").exists()
