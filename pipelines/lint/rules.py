@@ -264,6 +264,22 @@ def _data_location(view: View) -> Iterator[Note]:
             yield Note("error", where, f"{data} is not there in the step that reads it", advice)
 
 
+def _model_location(view: View) -> Iterator[Note]:
+    """Where models are published to, and where one is to compare with; both are in the params."""
+    where = f"{_INPUTS}.params.defaultValue"
+    for component, key, fate in (
+        ("publish", "publish_uri", "models published to {} die with the machine"),
+        ("evaluate", "baseline", "{} is not there in the step that reads it"),
+    ):
+        path = text(view.params.get(key))
+        is_local = bool(path) and "://" not in path
+        for step in (each for each in view.steps if each.component == component and is_local):
+            is_there = _is_path(path) and not _missing_at(view, step, path, *_PROVIDING)
+            if view.target is not None and not is_there:
+                advice = f"name a bucket, or a volume's claim mounted there (volumes of {component} in the settings)"
+                yield Note("error", where, f"{key}: {fate.format(path)}", advice)
+
+
 def _credentials_file(view: View) -> Iterator[Note]:
     of_params = text(view.params.get(_CREDENTIALS))
     advice = "mount the secret there (secret_files in the settings), or use the pod's service account"
@@ -301,6 +317,9 @@ RULES = (
     Rule("retries", "retries that harm or do not help", _retries),
     Rule("checkpoint-location", "checkpoints that die with the machine", _checkpoint_location),
     Rule("data-location", "data at a path that the step does not have", _data_location),
+    Rule(
+        "model-location", "models published to, or compared with, a path that the step does not have", _model_location
+    ),
     Rule("credentials-file", "files of credentials that nothing mounts", _credentials_file),
 )
 

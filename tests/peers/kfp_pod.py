@@ -17,6 +17,7 @@ from components.shared.run import EVENTS_VARIABLE
 from components.shared.step import RECORDS_VARIABLE
 
 RUN = "b94b712e-6d1f-45cd-9151-bbdcf19d24c6"
+_PARAMETERS = ("String", "Boolean")
 _TASK = "db9dca03-fd26-460e-bf7a-fc4ac1947b29"
 _ROOT = f"minio://mlpipeline/v2/artifacts/shutterline-image-classifier/{RUN}"
 
@@ -81,10 +82,12 @@ class Pod:
                 "parameters": {
                     name: {"outputFile": str(self.folder / "outputs" / name)}
                     for name, one in declared.items()
-                    if one.type == "String"
+                    if one.type in _PARAMETERS
                 },
                 "artifacts": {
-                    name: artifact(component.name, name) for name, one in declared.items() if one.type != "String"
+                    name: artifact(component.name, name)
+                    for name, one in declared.items()
+                    if one.type not in _PARAMETERS
                 },
                 "outputFile": str(output),
             },

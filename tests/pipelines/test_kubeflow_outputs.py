@@ -13,6 +13,7 @@ from kfp.dsl import Model, Output, OutputPath
 
 from components.data_prep.component import data_prep
 from components.evaluate.component import evaluate
+from components.publish.component import publish
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.events.data import Checkpoint, Failed, Succeeded
 from components.shared.events.spool import events_in
@@ -45,9 +46,16 @@ def artifacts_of(pod: Pod, step: str) -> dict[str, str]:
 
 
 def test_every_step_names_artifacts_by_their_uris_and_publishes_scalars(pod: Pod) -> None:
-    pod.run(data_prep, params=params(), data=str(DIGITS))
-    pod.run(train, params=params(), inputs=FROM_PREP)
-    pod.run(evaluate, params=params(), inputs={**FROM_PREP, "model": "train"})
+    given = params(gate={"accuracy": {"min": 0.1}}, publish_uri=str(pod.folder / "published"))
+    pod.run(data_prep, params=given, data=str(DIGITS))
+    pod.run(train, params=given, inputs=FROM_PREP)
+    written = pod.run(evaluate, params=given, inputs={**FROM_PREP, "model": "train"})
+    # As the launcher reads a boolean, and the condition behind it.
+    assert (written["parameterValues"], (pod.folder / "outputs/passed").read_text()) == ({"Output": True}, "true")
+    pod.run(publish, params=given, inputs={"evaluation": "evaluate", "model": "train"})
+    (version,) = (pod.folder / "published").iterdir()
+    assert (pod.folder / "outputs/published").read_text() == str(version)
+    assert pod.path("publish", "model_card").read_text() == (version / "model_card.md").read_text()
 
     reported = [file.read_text() for folder in ("events", "steps") for file in (pod.folder / folder).glob("*.json*")]
     assert len(reported) >= 6
@@ -74,13 +82,22 @@ def test_every_step_names_artifacts_by_their_uris_and_publishes_scalars(pod: Pod
     }  # fmt: skip
     assert published["evaluate/evaluation"].keys() == {
         "evaluation", "report_file", "predictions_file", "split", "images", "selected_epoch", "selected_on",
-        "optimistic", "device", "images_per_second", "seconds", "events", "undelivered",
+        "optimistic", "passed", "publish", "device", "images_per_second", "seconds", "events", "undelivered",
     }  # fmt: skip
     assert published["evaluate/evaluation"]["report_file"] == f"{evaluation}/report.html"
     assert published["train/metrics"].keys() == {"loss", "accuracy"}
     names = {"log_loss", "accuracy", "precision_macro", "recall_macro", "f1_macro"}
     assert published["evaluate/metrics"].keys() >= names
-    assert published.pop("evaluate/confusion").keys() == {"confusionMatrix"}  # a class of kfp's own
+    # Classes of kfp's own.
+    assert published.pop("evaluate/confusion").keys() == {"confusionMatrix"}
+    (curve,) = published.pop("evaluate/roc").values()
+    assert len(curve) == 101
+    assert {type(value) for point in curve for value in point.values()} == {float}
+    assert [curve[0]["falsePositiveRate"], curve[-1]["recall"], curve[-1]["falsePositiveRate"]] == [0, 1, 1]
+    assert published["evaluate/metrics"].keys() >= {"recall[0]", "f1[9]"}
+    assert pod.path("evaluate", "summary").read_text().startswith("# ✓ Passed")
+    predictions = pod.path("evaluate", "predictions").read_bytes()
+    assert predictions == (pod.path("evaluate", "evaluation") / "predictions.csv").read_bytes()
     assert {type(value) for one in published.values() for value in one.values()} <= {str, int, float, bool}
     # What is no scalar is in the artifact's own files.
     manifest = open_dataset(pod.path("data-prep", "dataset")).manifest

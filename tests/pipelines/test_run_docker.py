@@ -68,7 +68,8 @@ def mounts_of(created: dict[str, Any]) -> dict[str, bool]:
 
 def step_of(created: dict[str, Any]) -> StepName:
     """The step, by what it runs."""
-    functions: dict[str, StepName] = {"data_prep": "data-prep", "train": "train", "evaluate": "evaluate"}
+    functions: dict[str, StepName] = {"data_prep": "data-prep", "train": "train"}
+    functions |= {"evaluate": "evaluate", "publish": "publish"}
     return next((step for function, step in functions.items() if function in created["Cmd"]), "exit")
 
 
@@ -81,16 +82,23 @@ def leave_record(created: dict[str, Any], **fields: Any) -> None:
 
 def succeeding(created: dict[str, Any]) -> tuple[str, int]:
     """What a step leaves that succeeds: its record, and what kfp's executor writes for the next."""
-    leave_record(created, status="succeeded")
     if "--executor_input" not in created["Cmd"]:  # the exit step, started by us
+        leave_record(created, status="succeeded")
         return "", 0
-    outputs = json.loads(created["Cmd"][created["Cmd"].index("--executor_input") + 1])["outputs"]
-    made = [each["outputFile"] for each in outputs.get("parameters", {}).values()]
-    made += [each["artifacts"][0]["uri"] for each in outputs.get("artifacts", {}).values()]
-    for path in map(Path, (outputs["outputFile"], *made)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
-    Path(outputs["outputFile"]).write_text(json.dumps({"artifacts": outputs.get("artifacts", {})}))
+    given = json.loads(created["Cmd"][created["Cmd"].index("--executor_input") + 1])
+    outputs, params = given["outputs"], json.loads(given["inputs"]["parameterValues"]["params"])
+    publishes = step_of(created) == "evaluate" and params["publish_uri"] is not None
+    leave_record(created, status="succeeded", report={"publish": publishes})
+    made = {name: each["outputFile"] for name, each in outputs.get("parameters", {}).items()}
+    made |= {name: each["artifacts"][0]["uri"] for name, each in outputs.get("artifacts", {}).items()}
+    for name, path in made.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(str(publishes).lower() if name == "Output" else "true" if name == "passed" else "")
+    Path(outputs["outputFile"]).parent.mkdir(parents=True, exist_ok=True)
+    written = {"artifacts": outputs.get("artifacts", {}), "parameterValues": {"Output": publishes}}
+    Path(outputs["outputFile"]).write_text(
+        json.dumps(written if "Output" in made else written | {"parameterValues": {}})
+    )
     return f"12:00:00 {step_of(created):<9} done\n", 0
 
 
@@ -163,6 +171,7 @@ def test_the_compiled_pipeline_names_the_images_of_the_file(shutterline: Shutter
         "exec-data-prep": f"registry.example/data-prep@{ID}",
         "exec-train": f"registry.example/train@{ID}",
         "exec-evaluate": f"registry.example/evaluate@{ID}",
+        "exec-publish": f"registry.example/evaluate@{ID}",
         "exec-exit-step": f"registry.example/data-prep@{ID}",
     }
     # The one run did not change the pipeline for the next.
@@ -454,3 +463,22 @@ def test_containers_of_others_are_kfps_own_business(
     assert done.code == 0, done.err
     assert calls == [{"image": "i", "command": ["c"], "labels": {"a": "b"}}] * 4
     assert docker_task_handler.run_docker_container is before
+
+
+def test_a_model_is_published_from_a_container_that_sees_where(
+    here: Path, shutterline: Shutterline, engine: DockerServer
+) -> None:
+    (here / "baseline").mkdir()
+    params = write_params(Path("params.json"), publish_uri="models", baseline="baseline")
+
+    done, document = run(shutterline, "--params", params, "--data", DIGITS, "--out", "out")
+
+    assert done.code == 0, done.err
+    assert engine.steps == ["data-prep", "train", "evaluate", "publish", "exit"]
+    assert document["steps"]["publish"] == "succeeded"
+    assert engine.created[3]["Image"] == image_of("evaluate")
+    for created in engine.created:
+        mounts = mounts_of(created)
+        assert (mounts[str(here / "models")], mounts[str(here / "baseline")]) == (False, True)
+    written = json.loads((here / "out/params.json").read_text())
+    assert (written["publish_uri"], written["baseline"]) == (str(here / "models"), str(here / "baseline"))

@@ -42,7 +42,9 @@ class Pipeline:
         return found
 
     def task(self, name: str) -> Document:
-        dag = self.spec["root"] if name == "exit-step" else self.spec["components"]["comp-exit-handler-1"]
+        components = self.spec["components"]
+        groups = {"exit-step": self.spec["root"], "publish": components["comp-condition-2"]}
+        dag = groups.get(name, components["comp-exit-handler-1"])
         found: Document = dag["dag"]["tasks"][name]
         return found
 

@@ -27,6 +27,11 @@ def compiled_for_the_other(pipeline: Pipeline) -> None:
     pipeline.container("train")["env"][0]["value"] = "vertex"
 
 
+def shared_volume(pipeline: Pipeline) -> None:
+    """A volume of the step that publishes."""
+    pipeline.pod("publish").update(pvcMount=[claim("shared", "/shared")])
+
+
 FOUND: list[Case] = [
     ("unpinned-image", "vertex", "error", "train", (image("registry.example/train"),)),
     ("unpinned-image", "vertex", "error", "train", (image("registry.example:5000/t"),)),
@@ -65,6 +70,10 @@ FOUND: list[Case] = [
     ("checkpoint-location", "kubeflow", "warning", "train", (SPOT, params(checkpoint_minutes=None))),
     ("data-location", "kubeflow", "error", "", (default("data", "/data"),)),
     ("data-location", "vertex", "error", "", (default("data", "/data"),)),
+    ("model-location", "kubeflow", "error", "", (params(publish_uri="/models"),)),
+    ("model-location", "vertex", "error", "", (params(publish_uri="models"),)),
+    ("model-location", "vertex", "error", "", (params(baseline="/models/1"),)),
+    ("cached-side-effects", "vertex", "warning", "publish", (task("publish", "cachingOptions", enableCache=True),)),
     ("credentials-file", "kubeflow", "error", "train", (KEY,)),
     ("credentials-file", "vertex", "error", "train", (KEY,)),
     ("credentials-file", "vertex", "error", "train", (env("KAFKA_SASL_PASSWORD_FILE", "/run/password"),)),
@@ -93,6 +102,9 @@ SOUND: list[tuple[str, PlatformName, tuple[Change, ...]]] = [
     ("checkpoint-location", "kubeflow", (pod(nodeSelector={"labels": {"team": "spotty"}}),)),
     ("data-location", "vertex", (default("data", "/gcs/bucket/data"),)),
     ("data-location", "kubeflow", (default("data", "gs://bucket/data"),)),
+    ("model-location", "kubeflow", (params(publish_uri="s3://bucket/models", baseline="gs://bucket/models/1"),)),
+    ("model-location", "vertex", (params(publish_uri="/gcs/bucket/models"),)),
+    ("model-location", "kubeflow", (params(publish_uri="/shared/m"), shared_volume)),
     ("credentials-file", "kubeflow", (KEY, pod(secretAsVolume=[SECRET]))),
     ("credentials-file", "vertex", (env("KAFKA_SASL_PASSWORD_FILE", "sm://projects/p/secrets/s/versions/1"),)),
     ("credentials-file", "kubeflow", (env("KAFKA_SSL_CAFILE", "/etc/ssl/certs/ca-certificates.crt"),)),

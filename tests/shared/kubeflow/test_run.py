@@ -223,6 +223,37 @@ def test_iterations_nested_pipelines_importers_and_drivers_of_other_peoples_pipe
     ]
 
 
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_step_behind_a_condition_is_listed_where_it_ran(passes: bool) -> None:
+    workflow = manifest("succeeded")
+    name = workflow["metadata"]["name"]
+    group = f"{name}(0).root(0).exit-handler-1(0).condition-2"
+    nodes = [
+        (f"{group}-driver", "Pod", "system-dag-driver", "Succeeded"),
+        (group, *(("DAG", "comp-condition-2", "Succeeded") if passes else ("Skipped", "comp-condition-2", "Skipped"))),
+    ]
+    if passes:
+        nodes += [
+            (f"{group}(0).publish-driver", "Pod", "system-container-driver", "Succeeded"),
+            (f"{group}(0).publish", "DAG", "retry-system-container-executor", "Succeeded"),
+            (f"{group}(0).publish(0).executor(0)", "Pod", "retry-system-container-impl", "Succeeded"),
+        ]
+    run, _ = recorded("succeeded")
+    for path, kind, template, phase in nodes:
+        moment = "2026-11-28T06:28:32Z"
+        workflow["status"]["nodes"][path] = {
+            "id": path, "name": path, "type": kind, "templateName": template, "phase": phase, "startedAt": moment,
+        }  # fmt: skip
+        task = {"display_name": path.rpartition(".")[2], "state": phase.upper(), "start_time": moment}
+        run["run_details"]["task_details"].append(task)
+
+    expected = ["data-prep", "train", "evaluate", *(["publish"] if passes else []), "exit-step"]
+    assert list(read_run(run, as_answer(workflow)).tasks) == expected
+    report = read_run(run)
+    assert list(report.tasks) == expected
+    assert report.body == "succeeded"
+
+
 def test_a_step_that_failed_before_the_run_was_terminated_has_failed() -> None:
     run, workflow = recorded("oom-killed")
     run["state_history"].insert(2, {"state": "CANCELING", "update_time": "2026-11-28T06:31:50Z"})
