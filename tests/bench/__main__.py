@@ -36,6 +36,8 @@ ROWS = {
     "k": "compiling.step_overhead",
     "o": "checkpoints.stall",
     "p": "exit_step.exit_step_time",
+    "q": "prediction.prediction_rates",
+    "r": "prediction.first_prediction",
 }
 
 

@@ -7,17 +7,18 @@ import subprocess
 import time
 from pathlib import Path
 
-from components.shared.container_images import image_of
+from components.shared.container_images import ImageStep, image_of
 from tests.bench.measure import Ratio, compare, seconds
 
-_DOCKER = os.environ.get("DOCKER", "docker")
-_RUN = (_DOCKER, "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp")  # noqa: S108 - a path in the container
+DOCKER = os.environ.get("DOCKER", "docker")
+RUN = (DOCKER, "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp")  # noqa: S108 - a path in the container
 
 
-def _has_image() -> bool:
-    """Whether an engine is here that has the image of training."""
+def has_images(*steps: ImageStep) -> bool:
+    """Whether an engine is here that has the images of some steps."""
     try:
-        found = subprocess.run([_DOCKER, "image", "inspect", image_of("train")], capture_output=True, check=False)
+        names = map(image_of, steps)
+        found = subprocess.run([DOCKER, "image", "inspect", *names], capture_output=True, check=False)
     except OSError:
         return False
     return found.returncode == 0
@@ -25,11 +26,11 @@ def _has_image() -> bool:
 
 def container_start(_: Path) -> Ratio | str:
     """(h) Seconds from ``docker run`` to the first log line, against those of importing torch in the same image."""
-    if not _has_image():
+    if not has_images("train"):
         return "(h) no engine with the images: `make images` builds them"
     image = image_of("train")
     params = '{"image_height": 8, "image_width": 8, "n_classes": 2, "num_epochs": 1, "net_arch": []}'
-    step = (*_RUN, image, "--dataset", "/nothing", "--model", "/tmp/model", "--params", params)  # noqa: S108 - the same
+    step = (*RUN, image, "--dataset", "/nothing", "--model", "/tmp/model", "--params", params)  # noqa: S108 - the same
 
     def first_line() -> float:
         start = time.perf_counter()
@@ -43,7 +44,7 @@ def container_start(_: Path) -> Ratio | str:
         return taken
 
     def torch() -> float:
-        importing = [*_RUN, "--entrypoint", "python", image, "-c", "import torch"]
+        importing = [*RUN, "--entrypoint", "python", image, "-c", "import torch"]
         return seconds(lambda: subprocess.run(importing, check=True))
 
     return compare("(h) container to first log line / to torch imported", first_line, torch, unit="s", bound="1.5")
