@@ -31,10 +31,15 @@ def figure_name(name: str) -> str:
     return _NAMES.get(name, name.replace("_", " "))
 
 
-def figure_text(name: str, value: float, *, signed: bool = False) -> str:
-    """A figure as text, shares in percent: ``97.12 %``, ``0.0873``; with its sign, a difference."""
-    text = percent(abs(value)) if name.startswith(_SHARES) else fixed(abs(value))
-    return ("−" if value < 0 else "+" if signed else "") + text
+def figure_text(name: str, value: float) -> str:
+    """A figure as text, shares in percent: ``97.12 %``, ``0.0873``."""
+    return percent(value) if name.startswith(_SHARES) else fixed(value)
+
+
+def difference_text(name: str, value: float) -> str:
+    """A difference of a figure with its sign, of shares in percentage points: ``+1.25 points``, ``−0.0500``."""
+    size = f"{100 * abs(value):.2f} points" if name.startswith(_SHARES) else fixed(abs(value))
+    return ("−" if value < 0 else "+") + size
 
 
 def interval_text(name: str, interval: Sequence[float] | None) -> str:

@@ -19,7 +19,7 @@ from components.evaluate.confusion import (
 )
 from components.evaluate.curves import Curves
 from components.evaluate.data_highlights import data_highlights
-from components.evaluate.figures import HEADLINE, figure_name, figure_text, interval_text
+from components.evaluate.figures import HEADLINE, difference_text, figure_name, figure_text, interval_text
 from components.evaluate.findings import Findings
 from components.evaluate.pictures import MAX_FILE_NAME, SMALL_SIDE, ImageOf, Pictures, pictures_of
 from components.shared.artifacts.dataset import DatasetManifest
@@ -152,10 +152,10 @@ def _comparison(findings: Findings) -> dict[str, Any] | None:
     rows = []
     for name, difference in comparison.differences.items():
         change, low, high = (
-            figure_text(name, each, signed=True) for each in (difference.value, difference.low, difference.high)
+            difference_text(name, each) for each in (difference.value, difference.low, difference.high)
         )
         of_both = (figure_text(name, figures[name]) for figures in (findings.metrics, comparison.metrics))
-        rows.append((figure_name(name), change, f"{low} to {high}", *of_both))
+        rows.append((figure_name(name), change, f"{low.removesuffix(' points')} to {high}", *of_both))
     return {
         "rows": rows,
         "text": (

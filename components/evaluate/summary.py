@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from html import escape
 
 from components.evaluate.confusion import most_confused
-from components.evaluate.figures import HEADLINE, figure_name, figure_text, interval_text
+from components.evaluate.figures import HEADLINE, difference_text, figure_name, figure_text, interval_text
 from components.evaluate.findings import Findings
 from components.shared.html.page import named, percent
 
@@ -41,7 +41,7 @@ def render_summary(findings: Findings) -> str:
     if comparison := findings.comparison:
         difference = comparison.differences["accuracy"]
         change, low, high = (
-            figure_text("accuracy", each, signed=True) for each in (difference.value, difference.low, difference.high)
+            difference_text("accuracy", each) for each in (difference.value, difference.low, difference.high)
         )
         verdict = f"Beside the baseline: {comparison.verdict}; accuracy {change} ({low} to {high})."
         lines += ["## Baseline", "", verdict, ""]

@@ -78,7 +78,7 @@ def test_what_decides_is_on_top() -> None:
         ["recall[class 2]", "✗ not passed", "0.9100", "at least 0.97", "–"],
         ["vs_|baseline", "✓ passed: not distinguishable", "0.0125", "not worse than the baseline", "-0.0020 – 0.0270"],
     ]
-    assert "+1.25 %" in table(page, "Beside the baseline")
+    assert "+1.25 points" in table(page, "Beside the baseline")
     assert "alone is right for 41 images, the baseline alone for 28 (McNemar, p = 0.15)" in text
     assert "gs://models/2026-10/model" in text
     assert "No gate was set" in page_of(made_up(CLASSES, 100)).text()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,18 @@ def test_a_cell_of_the_matrix_opens_its_images(browser: Browser, report: Path, s
         page.tab.keyboard.press("Escape")
         assert images.count() == 0
         assert (page.complaints, page.requests) == ([], [])
+
+
+def test_in_kubeflows_frame_without_rights_it_opens_images_too(browser: Browser, report: Path, tmp_path: Path) -> None:
+    page_text = html.escape(report.read_text(encoding="utf-8"))
+    frame = f'<!DOCTYPE html><iframe sandbox="" srcdoc="{page_text}" width="1300" height="800"></iframe>'
+    with shown(browser, written(tmp_path, frame)) as page:
+        inside = page.tab.frame_locator("iframe")
+        inside.locator(CELL).first.click()
+        assert inside.locator(f"{OPEN} img").count() > 0
+        inside.get_by_role("link", name="Classes").click()
+        assert inside.locator("h1").count() == 1  # the page is still there
+        assert not any("://" in url for url in page.requests if not url.startswith("about:"))
 
 
 def test_the_keyboard_alone_reaches_all(browser: Browser, report: Path) -> None:

@@ -28,7 +28,7 @@ def test_headline_gate_and_most_confused_pairs() -> None:
         "| accuracy | 0.8912 | at least 0.85 | ✓ passed |  |",
         r"| vs\_baseline | 0.0125 | not worse than the baseline | ✓ passed | not distinguishable |",
     ]
-    assert "Beside the baseline: not distinguishable; accuracy +1.25 % (−0.20 % to +2.70 %)." in lines
+    assert "Beside the baseline: not distinguishable; accuracy +1.25 points (−0.20 points to +2.70 points)." in lines
     most = max(int(count.replace(",", "")) for count in re.findall(r"\| (\d+) \| [\d.]+ % \|", summary))
     assert lines[lines.index("## Most confused") + 4].split(" | ")[2] == str(most)
 
