@@ -17,7 +17,7 @@ from components.shared.metrics import Integers, Reals
 # Vertices that a curve keeps to be drawn; areas are of all.
 MAX_VERTICES = 201
 # Scores that are sorted at once: 64 MiB.
-_BLOCK_VALUES = 2**24
+BLOCK_VALUES = 2**24
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _by_class(
     order = np.argsort(labels, kind="stable")
     n_images, n_classes = probabilities.shape
     bounds = np.searchsorted(labels[order], np.arange(n_classes + 1))
-    width = max(1, _BLOCK_VALUES // n_images)
+    width = max(1, BLOCK_VALUES // n_images)
     for start in range(0, n_classes, width):
         # Copied by blocks of classes: a column alone would read all pages of a mapped file.
         block = np.ascontiguousarray(probabilities[:, start : start + width].T)

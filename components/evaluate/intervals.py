@@ -6,8 +6,11 @@ thousand times, with images of random weights (the Bayesian bootstrap: Rubin, 19
 right and one wrong, of classes drawn anew: without them a model that makes no mistake among 359 images would seem to
 be beyond doubt. How many images a class has is left to chance, too, as it is where test images are collected.
 
-Calibration error has no interval: chance alone raises it, resampling raises it once more, and in simulations of a
-calibrated model its intervals held what they should 71 % of the time. Areas under curves have none, for their cost.
+In simulations (tests/evaluate/test_intervals.py) the intervals held the figure of all images 92 to 98 % of the time,
+of 359 to 2,000 images with less than one to 35 mistakes to be expected. With 20 images a class macro F1's did in 90 %
+and weighted precision's in 68 %, being figures that are themselves too high for so few. Calibration error has no
+interval: chance alone raises it, resampling raises it once more, and for a calibrated model its intervals held 71 % of
+the time. Areas under curves have none, for their cost.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ RESAMPLES = 1000
 # Normal deviates from -Z to Z are 95 %.
 _Z = 1.959963984540054
 # Weights that are drawn at once: 64 MiB.
-_BLOCK_WEIGHTS = 2**23
+BLOCK_WEIGHTS = 2**23
 
 
 def intervals_of(
@@ -75,7 +78,7 @@ def wilson(right: npt.ArrayLike, images: npt.ArrayLike) -> tuple[Reals, Reals]:
 
 def random_weights(images: int, random: np.random.Generator, *, width: int = 0) -> Iterator[Reals]:
     """Weights of RESAMPLES resamples in blocks of shape (resamples, images); `width`: values needed beside a row."""
-    rows = max(1, _BLOCK_WEIGHTS // max(images, width))
+    rows = max(1, BLOCK_WEIGHTS // max(images, width))
     for start in range(0, RESAMPLES, rows):
         yield random.standard_exponential((min(rows, RESAMPLES - start), images))
 
