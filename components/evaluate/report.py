@@ -17,14 +17,14 @@ from components.evaluate.confusion import (
     most_often_taken_for,
     natural_order,
 )
-from components.evaluate.curves import Curves
+from components.evaluate.curve_charts import curve_charts, reliability_rows
 from components.evaluate.data_highlights import data_highlights
-from components.evaluate.figures import HEADLINE, difference_text, figure_name, figure_text, interval_text
+from components.evaluate.decision import comparison_of, decision_of
+from components.evaluate.figures import HEADLINE, figure_name, figure_text, interval_text
 from components.evaluate.findings import Findings
 from components.evaluate.pictures import MAX_FILE_NAME, SMALL_SIDE, ImageOf, Pictures, pictures_of
 from components.shared.artifacts.dataset import DatasetManifest
 from components.shared.artifacts.model import ModelManifest
-from components.shared.html.charts import Series, unit_chart
 from components.shared.html.page import Cell, fixed, named, percent, render, training_view
 
 _MIN_PAIRS, MAX_PAIRS = 10, 20
@@ -32,8 +32,6 @@ _MIN_PAIRS, MAX_PAIRS = 10, 20
 MAX_CLASS_ROWS = 2000
 # Pairs of which images are shown, as long as they fit the budget of pictures.
 _MAX_OPENED = 400
-_WORST_CLASSES = 3
-_MAX_THRESHOLDS = 100
 _MAX_SHARDS = 3
 # Style of a matrix of up to as many classes.
 _SIZES = ((12, "roomy"), (14, "even"), (36, "dense"), (MAX_MATRIX_CLASSES, "fine"))
@@ -77,15 +75,15 @@ def render_report(findings: Findings, image_of: ImageOf, model: ModelManifest, d
         findings=findings,
         identity=_identity(findings),
         contents=_CONTENTS,
-        decision=_decision(findings),
-        comparison=_comparison(findings),
+        decision=decision_of(findings),
+        comparison=comparison_of(findings),
         headline=[_figure(findings, name) for name in HEADLINE if name in findings.metrics],
         figures=[_figure(findings, name) for name in findings.metrics if name not in HEADLINE],
         matrix=_matrix(findings, matrix.classes, matrix.counts, ids),
         pairs=[_pair_row(findings, pair, ids) for pair in confused[:listed]],
         popovers=popovers,
-        curves=_curves(findings),
-        reliability=_reliability_rows(findings),
+        curves=curve_charts(findings),
+        reliability=reliability_rows(findings),
         class_table=_class_table(findings, dataset),
         pictures=pictures,
         max_file_name=MAX_FILE_NAME,
@@ -117,54 +115,6 @@ def _identity(findings: Findings) -> dict[str, Any]:
 def _figure(findings: Findings, name: str) -> tuple[str, str, str]:
     interval = findings.intervals.get(name)
     return figure_name(name), figure_text(name, findings.metrics[name]), interval_text(name, interval)
-
-
-def _decision(findings: Findings) -> dict[str, Any]:
-    gate = findings.gate
-    if gate is None:
-        text = "A gate in the params, such as {accuracy: {min: 0.97}}, decides whether a model is good enough."
-        return {"kind": "open", "heading": "No gate was set", "text": text, "thresholds": []}
-    missed, count = len(gate.failed), len(gate.thresholds)
-    rows = []
-    # A gate may have a threshold for each class: what is not reached comes first then, and not all are shown.
-    ranked = sorted(gate.thresholds, key=lambda one: one.passed) if count > _MAX_THRESHOLDS else gate.thresholds
-    for one in ranked[:_MAX_THRESHOLDS]:
-        verdict = "✓ passed" if one.passed else "✗ not passed"
-        result = f"{verdict}: {one.reason}" if one.reason else verdict
-        kind = "name ok" if one.passed else "name missed"
-        bounds = " – ".join(map(fixed, one.interval or ()))
-        rows.append((named(one.metric), Cell(result, kind), one.got_text, one.wanted, bounds or "–"))
-    return {
-        "kind": "passed" if gate.passed else "failed",
-        "heading": "✓ The model passes the gate" if gate.passed else "✗ The model does not pass the gate",
-        "text": f"{missed:,} of {count:,} thresholds not reached."
-        if missed
-        else f"All {count:,} thresholds are reached.",
-        "thresholds": rows,
-        "left_out": f", {len(rows)} of {count:,}; evaluation.json has all" if len(rows) < count else "",
-    }
-
-
-def _comparison(findings: Findings) -> dict[str, Any] | None:
-    comparison = findings.comparison
-    if comparison is None:
-        return None
-    rows = []
-    for name, difference in comparison.differences.items():
-        change, low, high = (
-            difference_text(name, each) for each in (difference.value, difference.low, difference.high)
-        )
-        of_both = (figure_text(name, figures[name]) for figures in (findings.metrics, comparison.metrics))
-        rows.append((figure_name(name), change, f"{low.removesuffix(' points')} to {high}", *of_both))
-    return {
-        "rows": rows,
-        "text": (
-            f"{comparison.verdict.capitalize()} on accuracy: the model alone is right for "
-            f"{comparison.only_model:,} images, the baseline alone for {comparison.only_baseline:,} "
-            f"(McNemar, p = {comparison.p_value:.2g})."
-        ),
-        "baseline": named(comparison.baseline, 200),
-    }
 
 
 def _pair_text(findings: Findings, pair: ConfusedPair) -> str:
@@ -224,62 +174,6 @@ def _matrix(findings: Findings, classes: list[int], counts: Any, ids: dict[tuple
         "head": ["true ↓ predicted →", *names],
         "rows": rows,
     }
-
-
-def _reliability_rows(findings: Findings) -> list[tuple[str, ...]]:
-    of = findings.reliability
-    return [
-        (
-            f"{of.edges[at]:.2f} – {of.edges[at + 1]:.2f}",
-            f"{of.counts[at]:,}",
-            percent(float(of.confidence[at])),
-            percent(float(of.accuracy[at])),
-        )
-        for at in np.flatnonzero(of.counts).tolist()
-    ]
-
-
-def _curves(findings: Findings) -> list[Any]:
-    of = findings.reliability
-    filled = np.flatnonzero(of.counts)
-    points = list(zip(of.confidence[filled].tolist(), of.accuracy[filled].tolist(), strict=True))
-    error = findings.metrics["expected_calibration_error"]
-    charts = [
-        unit_chart(
-            "Reliability",
-            f"Accuracy by confidence; the expected calibration error is {percent(error)}",
-            ("confidence; columns: number of images", "accuracy"),
-            [Series("perfect", "ideal", [(0, 0), (1, 1)], False), Series("model", "macro", points)],
-            of.counts.tolist(),
-        )
-    ]
-    for title, area, curves, axes in (
-        ("ROC", "AUC", findings.roc, ("false positive rate", "true positive rate")),
-        ("Precision and recall", "average precision", findings.precision_recall, ("recall", "precision")),
-    ):
-        if lines := _lines(findings, curves):
-            ideal = [Series("chance", "ideal", [(0, 0), (1, 1)], False)] if title == "ROC" else []
-            label = f"{title}, {area}: {'; '.join(line.name for line in lines)}"
-            charts.append(unit_chart(title, label, axes, [*lines, *ideal]))
-    return charts
-
-
-def _lines(findings: Findings, curves: Curves) -> list[Series]:
-    """The mean over the classes, and the classes of the smallest areas."""
-    if curves.macro is None or curves.area is None:
-        return []
-
-    def points(curve: Any) -> list[tuple[float, float]]:
-        return list(zip(curve.x.tolist(), curve.y.tolist(), strict=True))
-
-    lines = []
-    has_one = np.flatnonzero(np.isfinite(curves.areas))
-    if len(has_one) > 2:  # of two classes the curves are one another's mirror
-        worst = has_one[np.argsort(curves.areas[has_one], kind="stable")][:_WORST_CLASSES].tolist()
-        for place, index in enumerate(worst, start=1):
-            name = f"{named(findings.classes[index], 24)} {curves.areas[index]:.4f}"
-            lines.append(Series(name, f"worst-{place}", points(curves.classes[index]), False))
-    return [Series(f"mean of classes {curves.area:.4f}", "macro", points(curves.macro), False), *lines]
 
 
 def _class_table(findings: Findings, dataset: DatasetManifest) -> dict[str, Any]:
