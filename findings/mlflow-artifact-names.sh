@@ -11,10 +11,9 @@
 #
 # What the guess missed: the client puts a file's name into the address as it is. What follows # or ? never reaches the
 # server: a#1.txt and a#2.txt are both stored as "a", the second in place of the first, without an error at either call,
-# and %41.txt is stored as A.txt, where it would replace a file of that name. In a folder all of them are hit,
-# log_artifacts included. Blanks, umlauts, +, ; and a bare % arrive whole. Of confusion-matrix#1.png and #2.png one is
-# left. As guessed: of a refused call with 150 params 100 are stored, although one with up to 100 stores none, so
-# what a caller reads in the documentation, and tries with a few, does not hold for a large configuration.
+# and %41.txt is stored as A.txt, where it would replace a file of that name; log_artifacts does the same. Blanks,
+# umlauts, +, ; and a bare % arrive whole. As guessed: of a refused call with 150 params 100 are stored, so that all or
+# nothing, which a try with a few shows, does not hold for a large configuration.
 set -euo pipefail
 
 work=$(mktemp -d)

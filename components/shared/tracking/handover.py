@@ -74,14 +74,14 @@ class Handover:
         """Add how the step ended and what it has made; nothing may be added after it."""
         self._made = made
         if self._step != "exit":
-            tags = made.tags | {f"end.{self._step}": _outcome(last)} | _marks(self._step, last)
+            tags = made.tags | {f"end.{self._step}": _outcome(last)} | _marks(last)
             self._last.append(_Job("final figures and tags", lambda server, run: self._log_end(server, run, tags)))
         self._files += [_upload(name, made) for name in made.files]
         if made.model is not None and made.model.onnx is not None:
             self._files.append(_Job("model/MLmodel", self._log_model))
         if status := self._status(last):
             end = _Job(f"its end, {status}", lambda server, run: server.end(run, status))
-            if self._files:  # whoever waits for the end finds the files
+            if self._files and isinstance(last, Succeeded):  # whoever waits for the end finds the files
                 self._end = end
             else:
                 self._last.append(end)
@@ -209,12 +209,12 @@ def _outcome(last: EventData) -> str:
     return f"cancelled: {last.reason}" if isinstance(last, Cancelled) else "succeeded"
 
 
-def _marks(step: str, last: EventData) -> dict[str, str]:
+def _marks(last: EventData) -> dict[str, str]:
     """What of a step's end people look for in a table of runs: whether the model passes, where it is published."""
     if not isinstance(last, Succeeded):
         return {}
     marks = {} if last.gate is None else {"gate": "passed" if last.gate.passed else "failed"}
-    return marks | ({f"published.{name}": uri for name, uri in last.artifacts.items()} if step == "publish" else {})
+    return marks | ({"published": last.artifacts["published"]} if "published" in last.artifacts else {})
 
 
 def reason_of(error: Exception) -> str:

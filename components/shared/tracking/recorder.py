@@ -16,7 +16,6 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from components.shared.errors import ShutterlineError
 from components.shared.events.data import Cancelled, EventData, Failed, Progress, Succeeded
 from components.shared.events.redaction import redact, register_secret
 from components.shared.params.params import Params
@@ -88,8 +87,8 @@ class Recorder:
         made = Made()
         try:
             made = made_by(self._step, report, _now_ms())
-        except ShutterlineError as error:  # somebody has changed it since; the step has succeeded
-            self._handover.refusals.append(str(error))
+        except Exception as error:  # somebody has changed it since; the step has succeeded all the same
+            self._handover.refusals.append(f"what it made: {reason_of(error)}")
         self._handover.add_end(last, made)
         self._wait(self._is_loaded, _LOADING_S)
         self._deadline = time.monotonic() + self._timeout_s

@@ -160,3 +160,22 @@ def test_within_an_epoch_nothing_is_recorded(store: Any) -> None:
 
     run_step("train", small_params(), work)
     assert only_run(store).data.metrics == {}
+
+
+def test_no_secret_is_recorded(
+    store: Any, tmp_path: Path, events: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = "correct-horse-battery"  # noqa: S105 - looked for where it must not be
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", secret)
+
+    def work(params: Params, emit: Emit) -> Result:
+        raise ValueError(f"refused by {secret}")
+
+    with pytest.raises(StepFailed):
+        run_step("train", small_params(publish_uri=f"s3://bucket/{secret}/models"), work)
+    assert only_run(store).data.params["publish_uri"] == "s3://bucket/[redacted]/models"
+    kept = [
+        path.read_text() for folder in (tmp_path / "mlflow", events) for path in folder.rglob("*") if path.is_file()
+    ]
+    assert any("[redacted]" in text for text in kept)
+    assert not any(secret in text for text in [*kept, capsys.readouterr().err.partition("Traceback")[0]])

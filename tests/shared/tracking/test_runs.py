@@ -56,6 +56,13 @@ def test_a_pipelines_run_goes_on_until_its_last_step(store: Any, publishes: bool
     assert run.data.tags["shutterline.pipeline"] == "shutterline-image-classifier"
 
 
+def test_a_published_model_is_the_end(store: Any) -> None:
+    in_pipeline("evaluate", Succeeded(1.0, gate=GateOutcome(True, []), publishes=True))
+    in_pipeline("publish", Succeeded(1.0, artifacts={"published": "gs://models/7"}))
+    run = only_run(store)
+    assert (run.info.status, run.data.tags["shutterline.published"]) == ("FINISHED", "gs://models/7")
+
+
 @pytest.mark.parametrize(
     ("outcome", "status"),
     [("failed", "FAILED"), ("cancelled", "KILLED"), ("succeeded", "FINISHED"), ("unknown", "RUNNING")],
