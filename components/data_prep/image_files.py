@@ -12,7 +12,7 @@ import numpy as np
 from components.data_prep.source import BATCH_BYTES, Batch, SourceSplit
 from components.shared.artifacts.dataset import UnreadableImage
 from components.shared.artifacts.names import ImageName
-from components.shared.decoding.batches import DECODING_THREADS, decode_batches
+from components.shared.decoding.batches import DECODING_THREADS, decode_batches, least_size
 from components.shared.decoding.images import DecodingMemory
 from components.shared.decoding.pixels import WHITE, Background
 from components.shared.text import shown
@@ -52,7 +52,7 @@ def read_batches(
     """Decode files of images below `root` by several threads, in order, but for those at positions to skip."""
     wanted = np.array([position for position in range(len(files)) if position not in skip], dtype=np.int64)
     # Larger than other batches: each costs a round of Python's work.
-    size = max(1, min(1024, 4 * BATCH_BYTES // math.prod(shape)))
+    size = max(least_size(threads), min(1024, 4 * BATCH_BYTES // math.prod(shape)))
     paths = (root / files[position] for position in wanted)
     start = 0
     for batch in decode_batches(paths, shape, background, size=size, memory=memory, threads=threads):

@@ -14,7 +14,8 @@ from components.shared.step import Reported
 DESCRIPTION = """\
 Predict the classes of image files: decoded, brought upright and resized as in training.
 
-A folder is read with all that is below it. Files that cannot be read are listed with the reason.
+A folder is read with all that is below it, and so is a location in a bucket, whose images are fetched while others are
+predicted. Files that cannot be read are listed with the reason; if none can be, the exit code is 2.
 """
 
 DOCKER = """\
@@ -65,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--top-k", metavar="N", type=int, default=3, help="classes of each image, the most probable first; default: 3"
     )
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:N or auto; default: that of the params, or auto"
-    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:N or auto; default: that of the params, or auto")
     parser.add_argument("--follow-links", action="store_true", help="read what links lead to outside of a folder, too")
     return step_command(
         "predict", parser, argv, _work, output="output", docker=DOCKER, misuse=_misuse,

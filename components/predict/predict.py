@@ -16,12 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from components.predict.image_files import ImageFile, ImageFiles
 from components.shared.artifacts.model import MODEL, ONNX_FILE, Model, onnx_file, open_model
-from components.shared.decoding.batches import DECODING_THREADS, AnyFile, DecodedBatch, decode_batches
+from components.shared.decoding.batches import DECODING_THREADS, AnyFile, DecodedBatch, decode_batches, least_size
 from components.shared.decoding.pixels import WHITE, Background, Note
 from components.shared.errors import ArtifactError, InputError
 from components.shared.inference.classifier import OnnxClassifier
 from components.shared.params.types import ColorOfBackground, background_of
-from components.shared.storage.location import AnyPath, Location
+from components.shared.storage.location import AnyPath, Location, parse_location
 from components.shared.text import first_line
 
 TOP_K = 3
@@ -93,7 +93,7 @@ class Predictor:
                 yield file.opened
 
         shape = self.classifier.image_shape
-        size = min(self.classifier.batch_size, max(DECODING_THREADS, _BATCH_BYTES // math.prod(shape)))
+        size = max(least_size(DECODING_THREADS), min(self.classifier.batch_size, _BATCH_BYTES // math.prod(shape)))
         waiting: deque[tuple[DecodedBatch, Future[npt.NDArray[np.float32]]]] = deque()
 
         def predicted() -> list[Prediction]:
@@ -136,8 +136,8 @@ class Predictor:
 
 
 def predict(
-    model: Path,
-    images: AnyPath | Iterable[AnyPath],
+    model: Path | str,
+    images: AnyPath | str | Iterable[AnyPath | str],
     *,
     top_k: int = TOP_K,
     device: str = "auto",
@@ -150,8 +150,8 @@ def predict(
 
     Args:
         model: A model directory, a run directory, or a model.onnx alone.
-        images: Files, folders and locations in buckets; one of these, or several. Folders are read with all that is
-            below them, 2.png before 10.png; what has no image's ending there is passed over.
+        images: Files, folders and locations in buckets (``gs://…``, ``s3://…``); one of these, or several. Folders are
+            read with all that is below them, 2.png before 10.png; what has no image's ending there is passed over.
         top_k: How many classes each prediction has, the most probable first.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         follow_links: Whether links may lead out of a folder.
@@ -164,8 +164,9 @@ def predict(
         StorageUnavailableError: A bucket's store does not answer.
     """
     check_top_k(top_k)
-    predictor = Predictor.open(model, device)
-    places = [images] if isinstance(images, Path | Location) else images
+    predictor = Predictor.open(Path(model), device)
+    given = [images] if isinstance(images, Path | str | Location) else images
+    places = (parse_location(place) if isinstance(place, str) else place for place in given)
 
     def predictions() -> Iterator[Prediction]:
         files = ImageFiles(places, follow_links=follow_links)

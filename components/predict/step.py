@@ -20,7 +20,7 @@ from components.predict.predict import TOP_K, Predictor, check_top_k
 from components.predict.progress import PredictionProgress
 from components.predict.rows import Format, Rows
 from components.shared.artifacts.model import MODEL, onnx_file
-from components.shared.decoding.pixels import note_lines
+from components.shared.decoding.pixels import WHITE, note_lines
 from components.shared.errors import DataError, InputError, ShutterlineError
 from components.shared.events.data import Emit, Succeeded, ignore_events
 from components.shared.files import Output, is_full, replacing, writing
@@ -79,7 +79,7 @@ def predict_staged(
     output: AnyPath | None = None,
     form: Format | None = None,
     top_k: int = TOP_K,
-    device: str = "auto",
+    device: str | None = None,
     follow_links: bool = False,
     params: Params | None = None,
     emit: Emit = ignore_events,
@@ -92,9 +92,9 @@ def predict_staged(
         output: File or object to write, whole or not at all; None: standard output, row by row.
         form: Of the rows; None: by the ending of `output`, else a table for a terminal, and CSV.
         top_k: As there.
-        device: As there.
+        device: As there; None: that of the params, or else auto.
         follow_links: As there.
-        params: Name the device and the credentials for ``gs://``, and the brokers for status; None: none are named.
+        params: Name the brokers for status, the credentials for ``gs://`` and a device; None: none are named.
         emit: Gets the status of the step.
 
     Raises:
@@ -105,7 +105,7 @@ def predict_staged(
     places, is_shown = list(images), output is None and sys.stdout.isatty()
     with Staging(_log, emit, params) as staging, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of is read, or has a reason not to be
-        predictor = Predictor.open(_local_model(staging, model), params.device if params else device)
+        predictor = Predictor.open(_local_model(staging, model), device or (params.device if params else "auto"))
         classifier, unread, first = predictor.classifier, 0, ""
         files = ImageFiles(places, follow_links=follow_links)
         found, total = _listed_first(files, places)
@@ -136,7 +136,8 @@ def predict_staged(
             device=classifier.device,
             classes=classifier.classes,
         )
-        for level, line in note_lines(predictor.noted, predictor.background):
+        color = "white" if predictor.background == WHITE else list(predictor.background)
+        for level, line in note_lines(predictor.noted, color):
             _log.log(level, "%s", line)
         if left_out:
             _log.info("not images: %s", left_out)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components.predict.__main__ import main
@@ -168,6 +169,18 @@ def test_bad_input_ends_with_one_message_and_exit_code_2(run: Run, model: Path, 
         (error,) = [line for line in printed.err.splitlines() if "rror" in line or "ERROR" in line]
         assert message in error
         assert "Traceback" not in printed.err
+
+
+@both
+def test_what_is_guessed_or_lost_is_logged(run: Run, model: Path, tmp_path: Path, capsys: Captured) -> None:
+    save(tmp_path / "photos" / "alpha.png", np.zeros((5, 5, 4), np.uint8))
+    save(tmp_path / "photos" / "dark.png", np.full((5, 5), 4000, np.uint16))
+
+    assert run(model, tmp_path / "photos") == 0
+
+    told = capsys.readouterr().err
+    assert "WARNING 1 image(s) are wholly transparent: nothing but white (alpha_background) is left of them" in told
+    assert "WARNING 1 image(s) have 16-bit grey values below 4,096 alone and become nearly black" in told
 
 
 def test_names_that_a_spreadsheet_would_run_are_guarded(tmp_path: Path, capsys: Captured) -> None:

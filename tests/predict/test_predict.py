@@ -298,3 +298,10 @@ def test_files_are_named_as_they_were_given(tmp_path: Path, model: Path, monkeyp
     assert [each.file for each in predict(model, Path("x.png"))] == ["x.png"]
     assert [each.file for each in predict(model, Path())] == ["./x.png"]
     assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_paths_may_be_texts(tmp_path: Path, model: Path) -> None:
+    file = save(tmp_path / "x.png", COLOR)
+    (expected,) = predict(model, file)
+    assert list(predict(str(model), str(file))) == [expected]
+    assert list(predict(str(model), [str(file), file])) == [expected, expected]

@@ -46,6 +46,11 @@ class _Decoding:
 AnyFile = Path | AbstractContextManager[Path]
 
 
+def least_size(threads: int) -> int:
+    """The smallest batches with which so many threads are busy: two are decoded at once."""
+    return (threads + 1) // 2
+
+
 def decode_batches(
     files: Iterable[AnyFile],
     shape: tuple[int, int, int],
