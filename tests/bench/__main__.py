@@ -38,6 +38,7 @@ ROWS = {
     "p": "exit_step.exit_step_time",
     "q": "prediction.prediction_rates",
     "r": "prediction.first_prediction",
+    "s": "evaluation.evaluation_rates",
 }
 
 
