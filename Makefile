@@ -54,8 +54,7 @@ LOCKED = $(BIN)/uv pip compile --quiet pyproject.toml --universal --python-versi
 lock: $(VENV)/.dev
 	printf 'hatchling\neditables\n' | $(LOCKED) - --extra dev $(LOCK) --output-file requirements/dev.txt
 	printf 'hatchling\neditables\n' | $(LOCKED) - --extra all --constraint requirements/dev.txt --output-file requirements/run.txt
-	$(LOCKED) --extra data-prep --constraint requirements/dev.txt --output-file requirements/data-prep.txt
-	for step in train evaluate; do \
+	for step in data-prep train evaluate; do \
 		$(LOCKED) --extra $$step --extra mlflow --constraint requirements/dev.txt --output-file requirements/$$step.txt || exit 1; done
 	printf 'onnxruntime-gpu[cuda,cudnn]>=1.30\n' | $(LOCKED) - --extra evaluate --extra mlflow --no-emit-package onnxruntime \
 		--constraint requirements/dev.txt --output-file requirements/evaluate-cuda.txt

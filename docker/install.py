@@ -49,6 +49,10 @@ _NOT_IMPORTED = (
     "tensorboard/webfiles.zip",
     "tensorboard_data_server",
     "tensorboard_data_server-*.dist-info",
+    # MLflow's own servers, their databases and chat; a step is their client.
+    "mlflow/assistant",
+    "mlflow/server",
+    "mlflow/store/db_migrations",
     # google-auth reads keys by it where cryptography is missing.
     "pyasn1_modules",
     "pyasn1_modules-*.dist-info",

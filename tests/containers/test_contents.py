@@ -180,7 +180,7 @@ print(*(name for name in ("pip", "gcc", "cc", "make", "git") if shutil.which(nam
 """
     modules, commands = docker_engine.python(images[step], code).split("\n")[:2]
 
-    inference = ["onnx", "onnxruntime", "mlflow"]
+    inference = ["onnx", "onnxruntime"]
     more = {"data-prep": [], "train": ["torch", "torchvision", "onnxscript", *inference]}.get(step, inference)
-    assert modules.split() == [*more, "kafka", "boto3"]
+    assert modules.split() == [*more, "mlflow", "kafka", "boto3"]
     assert commands == ""
