@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.predict.__main__ import main
 from components.predict.image_files import ImageFiles
 from components.predict.predict import predict
 from components.predict.step import predict_staged
@@ -16,6 +17,7 @@ from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.storage import fetch_ahead
 from components.shared.storage.location import Location, parse_location
 from tests.peers.gcs import GcsBucket
+from tests.peers.http_faults import CutAnswer, FlipAnswerByte, Hold, Refuse
 from tests.peers.object_store import Bucket
 from tests.predict.conftest import SIDES
 from tests.shared.decoding.pictures import encoded, random_pixels
@@ -162,4 +164,39 @@ def test_predictions_that_are_given_up_leave_nothing(gcs_bucket: GcsBucket, mode
     next(predictions)
     predictions.close()  # type: ignore[attr-defined]
 
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_store_that_recovers_loses_nothing(bucket: Bucket, model: Path, scratch: Path) -> None:
+    for index in range(12):
+        bucket.write(f"photos/{index:02d}.png", encoded(PIXELS[index], "PNG"))
+    expected = list(predict(model, _at(bucket, "photos")))
+    bucket.faults.inject(Refuse(503), "read", times=5)
+    bucket.faults.inject(CutAnswer(100), "read", times=5)
+    bucket.faults.inject(FlipAnswerByte(50), "read", times=2)
+
+    assert list(predict(model, _at(bucket, "photos"))) == expected
+    assert {each.error for each in expected} == {""}
+
+
+@pytest.mark.parametrize("effect", [Refuse(503), Hold()])
+def test_a_store_that_does_not_recover_ends_it_with_one_message(
+    bucket: Bucket,
+    model: Path,
+    scratch: Path,
+    effect: Refuse | Hold,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SHUTTERLINE_STORAGE_TIMEOUT", "1")
+    for index in range(40):
+        bucket.write(f"photos/{index:02d}.png", encoded(PIXELS[index % 30], "PNG"))
+    bucket.faults.inject(effect, "read", skip=20, times=None)
+    output = scratch.parent / "out.csv"
+
+    assert main(["--model", str(model), "--images", f"{bucket.uri}/photos", "--output", str(output)]) == 1
+
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if "ERROR" in line]
+    assert "gave up after" in error
+    assert not output.exists()
     assert list(scratch.iterdir()) == []
