@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.intervals import random_weights
+from components.evaluate.intervals import resampled_means
 from components.evaluate.metrics import Scores
 from components.shared.metrics import Integers, Reals
 
@@ -112,17 +112,15 @@ def mcnemar(first: int, second: int) -> float:
 def _differences(
     ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], losses: Reals, seed: int
 ) -> dict[str, Difference]:
-    random = np.random.default_rng(seed)
     gains = ours.astype(np.float64) - theirs
-    values, parts = np.stack([gains, losses], axis=1), []
-    for weights in random_weights(len(gains), random):
-        sums, total = weights @ values, weights.sum(axis=1)
-        # Two images more, one that each model alone has right, as intervals_of has one right and one wrong.
-        more = random.standard_exponential((2, len(weights)))
-        parts.append([(sums[:, 0] + more[0] - more[1]) / (total + more.sum(axis=0)), sums[:, 1] / total])
+    random = np.random.default_rng(seed)
+    # Two images more, one that each model alone has right, as intervals_of has one right and one wrong.
+    accuracy = resampled_means(gains[:, None], random, extra=[[1], [-1]])
+    log_loss = resampled_means(losses[:, None], random)
     differences = {}
-    for name, value, resampled in zip(
-        ("accuracy", "log_loss"), values.mean(axis=0), np.concatenate(parts, axis=1), strict=True
+    for name, value, resampled in (
+        ("accuracy", gains.mean(), accuracy),
+        ("log_loss", losses.mean(), log_loss),
     ):
         low, high = np.percentile(resampled, [2.5, 97.5])
         differences[name] = Difference(float(value), min(float(low), float(value)), max(float(high), float(value)))

@@ -16,7 +16,7 @@ from components.shared.files import naming
 from components.shared.inference.classifier import OnnxClassifier
 
 # Probabilities of more bytes are kept in a file that is mapped into memory.
-_MAX_BYTES_IN_MEMORY = 2**28
+MAX_BYTES_IN_MEMORY = 2**28
 _REPORT_SECONDS = 5.0
 
 Part = tuple[Probabilities, Scores]
@@ -66,7 +66,7 @@ def collect(parts: Iterable[Part], shape: tuple[int, int], folder: Path) -> Part
     Large ones are in a file without a name in `folder`, which goes with the last reference to them.
     """
     scores = []
-    if np.dtype(np.float32).itemsize * shape[0] * shape[1] <= _MAX_BYTES_IN_MEMORY:
+    if np.dtype(np.float32).itemsize * shape[0] * shape[1] <= MAX_BYTES_IN_MEMORY:
         found, done = np.empty(shape, dtype=np.float32), 0
         for probabilities, of in parts:
             found[done : done + len(probabilities)] = probabilities

@@ -28,8 +28,8 @@ Interval = tuple[float, float]
 RESAMPLES = 1000
 # Normal deviates from -Z to Z are 95 %.
 _Z = 1.959963984540054
-# Weights that are drawn at once: 64 MiB.
-BLOCK_WEIGHTS = 2**23
+# Random weights that are drawn at once: 64 MiB.
+BLOCK_VALUES = 2**23
 
 
 def intervals_of(
@@ -76,36 +76,47 @@ def wilson(right: npt.ArrayLike, images: npt.ArrayLike) -> tuple[Reals, Reals]:
     return np.where(is_empty, 0, np.clip(low, 0, share)), np.where(is_empty, 1, np.clip(high, share, 1))
 
 
-def random_weights(images: int, random: np.random.Generator, *, width: int = 0) -> Iterator[Reals]:
-    """Weights of RESAMPLES resamples in blocks of shape (resamples, images); `width`: values needed beside a row."""
-    rows = max(1, BLOCK_WEIGHTS // max(images, width))
-    for start in range(0, RESAMPLES, rows):
-        yield random.standard_exponential((min(rows, RESAMPLES - start), images))
+def resampled_means(values: Reals, random: np.random.Generator, extra: npt.ArrayLike = ()) -> Reals:
+    """Means of the columns of values of shape (images, columns) under random weights, shape (RESAMPLES, columns).
+
+    `extra` are rows that are added to the images.
+    """
+    rows = np.concatenate([values, np.reshape(extra, (-1, values.shape[1]))]).astype(np.float32)
+    columns = np.append(rows, np.ones((len(rows), 1), dtype=np.float32), axis=1)
+    sums = [random.standard_exponential((count, len(rows)), dtype=np.float32) @ columns for count in _blocks(len(rows))]
+    found = np.concatenate(sums).astype(np.float64)
+    return found[:, :-1] / found[:, -1:]
+
+
+def _blocks(width: int) -> Iterator[int]:
+    """Numbers of resamples that are made at once, where each takes so many values."""
+    rows = max(1, BLOCK_VALUES // width)
+    return (min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows))
 
 
 def _resampled(labels: Integers, scores: Scores, n_classes: int, random: np.random.Generator) -> dict[str, Reals]:
     """Figures by name, each of shape (RESAMPLES,)."""
-    # Images of one true and one predicted class are neighbours, so that their weights are summed without an index.
     order = np.lexsort((scores.predicted, labels))
     both = np.stack([labels[order], scores.predicted[order]])
+    # Classes that occur nowhere count in no figure.
     present, both = np.unique(both, return_inverse=True)
     true, predicted = both.reshape(2, -1)
-    cells = np.flatnonzero(np.diff(true * len(present) + predicted, prepend=-1))
-    values = np.stack([scores.losses, scores.squared_errors * brier_scale(n_classes)], axis=1)[order]
+    starts = np.flatnonzero(np.diff(true * len(present) + predicted, prepend=-1))
+    sizes = np.diff(starts, append=len(labels))
+    cells = true[starts], predicted[starts]
+    on_diagonal = cells[0] == cells[1]
     parts = []
-    for weights in random_weights(len(labels), random, width=8 * len(present)):
-        of_cells = np.add.reduceat(weights, cells, axis=1)
-        on_diagonal = true[cells] == predicted[cells]
-        counts = [
-            _sums(of_cells, true[cells], len(present)),
-            _sums(of_cells, predicted[cells], len(present)),
-            _sums(of_cells[:, on_diagonal], true[cells][on_diagonal], len(present)),
-        ]
+    for count in _blocks(len(starts) + 8 * len(present)):
+        # The weights of all images of a cell, which are exponential, sum up to this.
+        weights = random.standard_gamma(sizes, (count, len(sizes)))
+        counts = [_sums(weights, cell, len(present)) for cell in cells]
+        counts.append(_sums(weights[:, on_diagonal], cells[0][on_diagonal], len(present)))
         _add_two_images(counts, true, random)
-        part = counted(*counts)
-        part["log_loss"], part["brier_score"] = (weights @ values / weights.sum(axis=1, keepdims=True)).T
-        parts.append(part)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        parts.append(counted(*counts))
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    values = np.stack([scores.losses, scores.squared_errors * brier_scale(n_classes)], axis=1)
+    found["log_loss"], found["brier_score"] = resampled_means(values, random).T
+    return found
 
 
 def _sums(columns: Reals, groups: Integers, n_groups: int) -> Reals:

@@ -172,6 +172,41 @@ def test_the_logs_batches_change_no_bit(evaluated: tuple[Parts, EvaluateResult],
         assert without_times(other.manifest) == without_times(first.manifest)
 
 
+def test_probabilities_that_are_large_are_in_a_file_without_a_name(
+    evaluated: tuple[Parts, EvaluateResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, first = evaluated
+    monkeypatch.setattr("components.evaluate.inference.MAX_BYTES_IN_MEMORY", 0)
+    other = evaluate(**parts.arguments(evaluation=tmp_path / "mapped"))
+
+    assert isinstance(other.findings.probabilities, np.memmap)
+    assert np.array_equal(other.findings.probabilities, first.findings.probabilities)
+    assert without_times(other.manifest) == without_times(first.manifest)
+    assert {path.name for path in (tmp_path / "mapped").iterdir()} == {path.name for path in parts.evaluation.iterdir()}
+
+
+def test_shards_are_read_one_after_another(
+    evaluated: tuple[Parts, EvaluateResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, first = evaluated
+    monkeypatch.setattr("components.shared.artifacts.dataset.SHARD_BYTES", 64 * 7)
+    write_dataset(tmp_path / "dataset")
+    assert len(open_dataset(tmp_path / "dataset").splits["test"].shards) == 8
+    other = evaluate(**parts.arguments(dataset=tmp_path / "dataset", evaluation=tmp_path / "evaluation"))
+
+    assert other.findings.metrics == first.findings.metrics
+    assert np.array_equal(other.findings.probabilities, first.findings.probabilities)
+
+
+def test_a_dataset_without_names_names_images_by_their_position(parts: Parts) -> None:
+    write_dataset(parts.dataset, named=False)
+    result = evaluate(**parts.arguments())
+    assert [row["file"] for row in rows_of(parts.evaluation)] == [f"test/{index}" for index in range(50)]
+    mistakes = result.event(1.0).mistakes
+    assert mistakes is not None
+    assert mistakes[0].file == f"test/{result.findings.most_confident_errors(1)[0]}"
+
+
 def test_same_inputs_make_the_same_evaluation(parts: Parts, tmp_path: Path) -> None:
     first, second = (evaluate(**parts.arguments(evaluation=tmp_path / name)) for name in ("first", "second"))
     assert without_times(first.manifest) == without_times(second.manifest)
@@ -311,6 +346,15 @@ def test_an_evaluation_at_odds_with_itself_is_refused(parts: Parts) -> None:
         file.write_text(json.dumps({**document, **change}))
         with pytest.raises(ArtifactError, match="the file is damaged"):
             open_evaluation(parts.evaluation)
+
+
+def test_an_evaluation_of_an_earlier_version_is_to_be_made_again(parts: Parts) -> None:
+    evaluate(**parts.arguments())
+    file = parts.evaluation / EVALUATION.manifest_file
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"last_weights": {"epoch": 3, "metrics": None}}))
+    with pytest.raises(ArtifactError, match=r"is of version 0\.8 or earlier; evaluate the model again"):
+        open_evaluation(parts.evaluation)
+    evaluate(**parts.arguments())  # takes its place
 
 
 def test_a_matrix_of_very_many_classes_is_left_to_predictions(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_blocks_of_few_resamples_give_such_intervals_too(monkeypatch: pytest.Mon
     labels, probabilities = sample(np.random.default_rng(0), 200, 4, 2)
     scores = scores_of(labels, probabilities)
     whole = intervals(labels, scores, 4)
-    monkeypatch.setattr("components.evaluate.intervals.BLOCK_WEIGHTS", 2**10)
+    monkeypatch.setattr("components.evaluate.intervals.BLOCK_VALUES", 2**10)
     for name, bounds in intervals(labels, scores, 4).items():
         assert bounds == pytest.approx(whole[name], rel=0.05)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -113,6 +113,13 @@ class EvaluationManifest(Manifest):
     images_per_second: float
     predictions: FileRecord
     report: FileRecord
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_version(cls, document: Any) -> Any:
+        if isinstance(document, dict) and "last_weights" in document:
+            raise ValueError("is of version 0.8 or earlier; evaluate the model again")
+        return document
 
     @model_validator(mode="after")
     def _one_row_a_class(self) -> Self:
