@@ -68,6 +68,7 @@ environment:
   STORAGE_EMULATOR_HOST, GOOGLE_APPLICATION_CREDENTIALS and what else Google's clients read: gs://
   AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what else boto3 reads: s3://
   KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_… and KAFKA_SSL_…, PUBSUB_EMULATOR_HOST: status
+  MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and what else MLflow's client reads: where runs are recorded
   SHUTTERLINE_SECRET_MANAGER_ENDPOINT
                                https://HOST of Google's Secret Manager, where sm://… is fetched; default: Google's own
 """

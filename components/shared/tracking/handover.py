@@ -219,9 +219,10 @@ def _marks(last: EventData) -> dict[str, str]:
 
 def reason_of(error: Exception) -> str:
     """Why MLflow did not take something, in a line without secrets, and with what to do where that is known."""
-    # The system's own words for what the client wraps into five exceptions, such as "Connection refused".
-    system = next((each.strerror for each in causes_of(error) if isinstance(each, OSError) and each.strerror), None)
-    text = Redactor()(system or shortened(str(error) or first_line(error), _REASON))
+    # What the client wraps into five exceptions, such as "Connection refused", or "too many 503 error responses".
+    causes = list(causes_of(error)) if "failed with exception" in str(error) else [error]
+    system = next((each.strerror for each in causes if isinstance(each, OSError) and each.strerror), None)
+    text = Redactor()(system or shortened(str(causes[-1]) or first_line(error), _REASON))
     if "Invalid Host header" in text:
         text += "; the server's option --allowed-hosts must name this host, with its port"
     return text if getattr(error, "error_code", None) else f"{type(error).__name__}: {text}"

@@ -38,7 +38,10 @@ def model_folder(manifest: ModelManifest, onnx_file: str, run_id: str, mlflow_ve
                 "python_version": python,
             },
         },
-        "metadata": {"shutterline.classes": manifest.classes, "shutterline.version": manifest.created_by},
+        "metadata": {
+            "shutterline.classes": manifest.classes,
+            "shutterline.version": manifest.created_by.removeprefix("shutterline "),
+        },
         "mlflow_version": mlflow_version,
         "model_uuid": uuid4().hex,
         "run_id": run_id,

@@ -123,22 +123,33 @@ def test_a_bad_end_is_mlflows_too_and_a_retry_goes_on_in_the_same_run(
     assert json.loads(Path(whole).read_text())["num_epochs"] == 4
 
 
-@pytest.mark.parametrize("refusing", ["dead", "silent", "busy", "strange"], indirect=True)
+@pytest.mark.parametrize(
+    ("refusing", "why"),
+    [
+        ("dead", ": Connection refused"),
+        ("silent", ": no answer in time"),
+        ("busy", ": too many 503 error responses"),
+        ("strange", "; the server's option --allowed-hosts must name this host, with its port"),
+    ],
+    indirect=["refusing"],
+)
 def test_a_step_is_as_without_mlflow_where_its_server_takes_nothing(
-    refusing: str, events: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    refusing: str, why: str, events: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing.replace("://", "://user:hunter2hunter2@"))
-    result, record = run_step("train", small_params(TIMEOUT=0.5), three_epochs)
+    result, record = run_step("train", small_params(TIMEOUT=2.0), three_epochs)
 
     assert (result, record.status, record.exit_code) == (Result(), "succeeded", 0)
     _, *progress, last = (event.data for event in events_in(events))
     assert len(progress) == 2 * EPOCHS
     assert last == Succeeded(last.seconds, {"accuracy": 0.5})
-    err = capsys.readouterr().err
-    assert err.count("this step is not recorded in MLflow at http://[redacted]@127.0.0.1") == 1
-    assert "hunter2" not in err
-    assert ("--allowed-hosts" in err) == ("Invalid Host header" in err)
-    assert err.splitlines()[-1].endswith(f"succeeded in {record.seconds:.1f} s")
+    *earlier, warning, end = capsys.readouterr().err.splitlines()
+    assert "this step is not recorded in MLflow at http://[redacted]@127.0.0.1" in warning
+    assert warning.endswith(why)
+    assert end.endswith(f"succeeded in {record.seconds:.1f} s")
+    assert not [
+        line for line in (*earlier, warning) if "hunter2" in line or ("not recorded" in line and line != warning)
+    ]
 
 
 def test_without_the_client_one_warning_says_what_to_install(
