@@ -75,7 +75,11 @@ def read_graph(file: Path) -> Graph:
         size = stream.seek(0, 2)
         if not 0 < size <= MAX_BYTES:
             raise ValueError(f"it has {size:,} bytes, and may have 1 to {MAX_BYTES:,}")
-        content = memoryview(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ))
+        return graph_of(memoryview(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ)))
+
+
+def graph_of(content: memoryview) -> Graph:
+    """The graph of an ONNX file's content; ValueError as :func:`read_graph`."""
     try:
         return _Reader().model(content)
     except DecodeError:

@@ -18,7 +18,7 @@ from components.shared.artifacts.artifact import ClassNames, Record
 from components.shared.artifacts.model import ModelManifest
 from components.shared.errors import ArtifactError
 from components.shared.inference.costs import Costs, costs_of, shape_of
-from components.shared.inference.graph import MAX_RANK, OWN_DOMAINS, Graph, read_graph
+from components.shared.inference.graph import MAX_RANK, OWN_DOMAINS, Graph, graph_of, read_graph
 from components.shared.text import first_line, shortened
 
 INPUT, OUTPUT = "images", "probabilities"
@@ -100,15 +100,12 @@ class CheckedOnnx:
 
     def check_batch(self, images: int) -> None:
         """Refuse, by ArtifactError, a network that costs more for so many images than so many times one image."""
-        if images in self._checked:
-            return
-        try:
-            costs, _ = costs_of(self._graph, images)
-            if costs.operations > images * self._of_one.operations or costs.bytes > images * self._of_one.bytes:
-                raise ValueError(f"{images} images at once cost more than one by one")
-        except ValueError as error:
-            raise _refused(self.file, error) from error
-        self._checked.add(images)
+        if images not in self._checked:
+            try:
+                _check_batch(self._graph, images, self._of_one)
+            except ValueError as error:
+                raise _refused(self.file, error) from error
+            self._checked.add(images)
 
 
 def check_onnx(file: Path, manifest: ModelManifest | None = None) -> CheckedOnnx:
@@ -123,28 +120,46 @@ def check_onnx(file: Path, manifest: ModelManifest | None = None) -> CheckedOnnx
     """
     try:
         graph = read_graph(file)
-        if graph.opset not in _OPSETS or graph.ir_version not in _IR_VERSIONS:
-            raise ValueError(
-                f"it has IR version {graph.ir_version} and operators of version {graph.opset}, and must have "
-                f"{_IR_VERSIONS[0]} to {_IR_VERSIONS[-1]} and {_OPSETS[0]} to {_OPSETS[-1]}"
-            )
         metadata = _metadata(graph)
         if manifest is not None:
             _require_same(metadata, manifest)
-        _check_ends(graph, metadata)
-        _check_nodes(graph)
-        costs, result = costs_of(graph, 1)
-        if shape_of(result) != (1, len(metadata.classes)) or result.tensor_type.elem_type != TensorProto.FLOAT:
-            raise ValueError(f"for an image it gives {shape_of(result)}, and must give {(1, len(metadata.classes))}")
-        if costs.bytes > _MAX_BYTES or costs.operations > _MAX_OPERATIONS:
-            raise ValueError(
-                f"an image takes {costs.bytes:,} bytes and {costs.operations:,} operations, and may take "
-                f"{_MAX_BYTES:,} and {_MAX_OPERATIONS:,}"
-            )
+        costs = _check_graph(graph, metadata.image, len(metadata.classes))
     except (OSError, ValueError) as error:
         raise _refused(file, error) from error
     batch = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // max(1, costs.bytes)))
     return CheckedOnnx(file, metadata, batch, graph, costs, {1})
+
+
+def require_runnable(content: bytes, image_shape: tuple[int, int, int], n_classes: int) -> None:
+    """Refuse, by ValueError, an exported graph of which :func:`check_onnx` would refuse the file, metadata apart."""
+    graph = graph_of(memoryview(content))
+    _check_batch(graph, 7, _check_graph(graph, image_shape, n_classes))
+
+
+def _check_graph(graph: Graph, image_shape: tuple[int, int, int], n_classes: int) -> Costs:
+    """The costs of one image."""
+    if graph.opset not in _OPSETS or graph.ir_version not in _IR_VERSIONS:
+        raise ValueError(
+            f"it has IR version {graph.ir_version} and operators of version {graph.opset}, and must have "
+            f"{_IR_VERSIONS[0]} to {_IR_VERSIONS[-1]} and {_OPSETS[0]} to {_OPSETS[-1]}"
+        )
+    _check_ends(graph, image_shape, n_classes)
+    _check_nodes(graph)
+    costs, result = costs_of(graph, 1)
+    if shape_of(result) != (1, n_classes) or result.tensor_type.elem_type != TensorProto.FLOAT:
+        raise ValueError(f"for an image it gives {shape_of(result)}, and must give {(1, n_classes)}")
+    if costs.bytes > _MAX_BYTES or costs.operations > _MAX_OPERATIONS:
+        raise ValueError(
+            f"an image takes {costs.bytes:,} bytes and {costs.operations:,} operations, and may take "
+            f"{_MAX_BYTES:,} and {_MAX_OPERATIONS:,}"
+        )
+    return costs
+
+
+def _check_batch(graph: Graph, images: int, of_one: Costs) -> None:
+    costs, _ = costs_of(graph, images)
+    if costs.operations > images * of_one.operations or costs.bytes > images * of_one.bytes:
+        raise ValueError(f"{images} images at once cost more than one by one")
 
 
 def _refused(file: Path, error: Exception) -> ArtifactError:
@@ -175,11 +190,11 @@ def _require_same(metadata: OnnxMetadata, manifest: ModelManifest) -> None:
             raise ValueError(f"its metadata names other {what} than model.json")
 
 
-def _check_ends(graph: Graph, metadata: OnnxMetadata) -> None:
+def _check_ends(graph: Graph, image_shape: tuple[int, int, int], n_classes: int) -> None:
     """Images in, probabilities out, for any number of images."""
     for what, ends, name, kind, rest in (
-        ("input", graph.inputs, INPUT, TensorProto.UINT8, metadata.image),
-        ("output", graph.outputs, OUTPUT, TensorProto.FLOAT, (len(metadata.classes),)),
+        ("input", graph.inputs, INPUT, TensorProto.UINT8, image_shape),
+        ("output", graph.outputs, OUTPUT, TensorProto.FLOAT, (n_classes,)),
     ):
         found = [(end.name, end.type.tensor_type.elem_type) for end in ends]
         dims = [dim for end in ends for dim in end.type.tensor_type.shape.dim]

@@ -48,11 +48,11 @@ def _no_gpu(wanted: str, why: str) -> DeviceError:
     return DeviceError(f'device: "{wanted}" was asked for, and {why}; set device to "auto" or "cpu"')
 
 
-def open_session(file: Path, wanted: str = "cpu") -> onnxruntime.InferenceSession:
+def open_session(file: Path | bytes, wanted: str = "cpu") -> onnxruntime.InferenceSession:
     """A session for a file that has been checked.
 
     Args:
-        file: The ONNX file.
+        file: The ONNX file, or its content.
         wanted: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. A build for the CPU alone runs on the CPU whatever is wanted.
 
     Raises:

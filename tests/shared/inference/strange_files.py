@@ -150,6 +150,14 @@ each(
         "has training_mode [1]",
         lambda: with_nodes(make_node("BatchNormalization", ["images", *["bias"] * 4], ["y"], training_mode=1)),
     ),
+    a_dimension_that_is_not_there=(
+        "its axis 2 is none of 2 dimensions",
+        lambda: with_nodes(make_node("Softmax", ["linear"], ["y"], axis=2)),
+    ),
+    parts_that_nothing_gets=(
+        "its parts are not the 2 that it gives",
+        lambda: with_nodes(make_node("Split", ["linear"], ["y", "z"], axis=1, num_outputs=3)),
+    ),
     steps_of_zero=(
         "has strides [0, 0]",
         lambda: with_nodes(make_node("Conv", ["images", "kernel"], ["y"], strides=[0, 0])),

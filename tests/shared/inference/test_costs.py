@@ -16,7 +16,7 @@ from components.shared.errors import ArtifactError
 from components.shared.inference.classifier import OnnxClassifier
 from components.shared.inference.costs import Costs, costs_of
 from components.shared.inference.graph import read_graph
-from components.shared.inference.guard import check_onnx
+from components.shared.inference.guard import check_onnx, require_runnable
 from tests.onnx_models import onnx_model
 
 
@@ -122,6 +122,7 @@ def test_shapes_that_a_network_computes_are_known(tmp_path: Path, way: str) -> N
     images = np.random.default_rng(3).integers(0, 256, (9, 8, 8, 3), np.uint8)
 
     np.testing.assert_allclose(classifier(images), plain(images), atol=1e-6)
+    require_runnable(on_features(*nodes, weights=weights).SerializeToString(), (8, 8, 3), 3)
 
 
 def test_images_that_meet_each_other_are_refused(tmp_path: Path) -> None:
@@ -140,6 +141,8 @@ def test_images_that_meet_each_other_are_refused(tmp_path: Path) -> None:
     )
     classifier = OnnxClassifier.from_file(written(tmp_path, model))
 
+    with pytest.raises(ValueError, match="7 images at once cost more than one by one"):
+        require_runnable(model.SerializeToString(), (8, 8, 3), 3)
     assert classifier(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 3)
     with pytest.raises(ArtifactError, match=r"some\.onnx: cannot be run: 9 images at once cost more than one by one"):
         classifier(np.zeros((9, 8, 8, 3), np.uint8))
