@@ -21,7 +21,7 @@ import numbers
 import types
 import typing
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
@@ -32,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 
 from components.shared.errors import ParamsError, Problem
 from components.shared.params.allowed_classes import BACKBONES, NESTING_TRANSFORMS
-from components.shared.params.types import EXACT_FLOAT_LIMIT, ClassSpec, LayerSpec, TransformSpec
+from components.shared.params.types import EXACT_FLOAT_LIMIT, ClassSpec, TransformSpec
 from components.shared.text import described, first_line
 
 # Where and in which type a layer is made is decided for the whole run, by `device`. Layers take the two together;
@@ -258,23 +258,9 @@ def names_backbone(dotted: str) -> bool:
     return dotted.rpartition(".")[0] == BACKBONES.module
 
 
-def has_backbone(net_arch: Iterable[LayerSpec]) -> bool:
-    """Whether a network needs torchvision to be built."""
-    return any(names_backbone(spec.class_) for spec in net_arch)
-
-
 def is_backbone(layer: nn.Module) -> bool:
     """Whether a layer is an architecture of torchvision."""
     return type(layer).__module__.startswith(f"{BACKBONES.module}.")
-
-
-def torchvision_imports() -> bool:
-    """Whether torchvision can be used here; the evaluation image has none."""
-    try:
-        importlib.import_module(BACKBONES.module)
-    except Exception:  # a torchvision for another torch raises what it likes
-        return False
-    return True
 
 
 def head_name(backbone: nn.Module) -> str:

@@ -279,13 +279,8 @@ def counted_values(layer: nn.Module) -> Iterator[list[int]]:
 def build_network(net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, int], n_classes: int) -> Network:
     """The network on the current default device, initialised from torch's global generator; raises as examine."""
     table = examine(net_arch, image_shape, n_classes)
-    return Network(layers_of(net_arch), table.features, n_classes, table.values)
-
-
-def layers_of(net_arch: Sequence[LayerSpec]) -> nn.Sequential:
-    """The feature layers on the current default device, unexamined."""
     layers: list[Any] = [build(spec, f"net_arch[{index}]") for index, spec in enumerate(net_arch)]
-    return nn.Sequential(*layers)
+    return Network(nn.Sequential(*layers), table.features, n_classes, table.values)
 
 
 def network_of(params: Params) -> Network:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from components.shared.artifacts.dataset import DATASET
-from components.shared.artifacts.model import MODEL, open_model, starting_weights
+from components.shared.artifacts.model import LEARNING_CURVES, MODEL, open_model, starting_weights
 from components.shared.errors import ParamsError, Problem
 from components.shared.text import described, first_line, shortened
 
@@ -32,7 +32,6 @@ _OTHER_DIRECTORIES = {
     "*.distcp": "holds a distributed checkpoint; torch.distributed.checkpoint.format_utils.dcp_to_torch_save makes one "
     "file of it, which can be named",
 }
-_LAST = "last.safetensors"
 _DEPTH = 4  # of dicts within each other in a file
 _UNPACKED = 100  # times its size; weights hardly compress
 _NAME = 200  # characters of a file's name that are shown
@@ -73,7 +72,7 @@ def find_file(path: Path) -> Path:
             if any(path.glob(pattern)):
                 raise refused(path, message)
         files = sorted(file.name for file in path.iterdir() if file.suffix.lower() in WEIGHT_FILES)
-        if files and _LAST not in files:  # which only a model of ours has
+        if files and not (path / LEARNING_CURVES).exists():  # which only a model of ours has
             raise refused(path, f"is no model directory; name the file of weights in it: {', '.join(files)}")
     return path / open_model(path, starting_weights).manifest.weights.file
 

@@ -25,7 +25,7 @@ from components.shared.locks import RUN_LOCK_VARIABLE, end_with_run
 from components.shared.logs import step_logger
 from components.shared.params.params import Params, parse
 from components.shared.params.source import read_raw
-from components.shared.process_group import has_restarted_clean, leave_outcome, member
+from components.shared.process_group import has_restarted_clean, is_rank_zero, leave_outcome, member
 from components.shared.run import AUTO, checkpoints_of_run, events_of_checkpoints, run_of_artifact, step_run
 from components.shared.signals import Terminated
 from components.shared.staging import Staging, addresses_of
@@ -33,6 +33,7 @@ from components.shared.step import Reported, StepFailed, StepRecord, run_step, s
 from components.shared.storage.location import AnyPath, Location, parse_location
 from components.train.checkpoints.format import list_checkpoints
 from components.train.checkpoints.resume import Checkpoints, of_another_length, require_alone, training_id
+from components.train.graph_export import GraphExport
 from components.train.launch import IN_PIPELINE, Launch
 
 if TYPE_CHECKING:
@@ -188,7 +189,11 @@ def train_step(
         kept = Checkpoints(checkpoints)
     elif checkpoints is None and isinstance(model, Path):
         kept = Checkpoints.beside(model)
-    with _noting_what_is_saved(kept, dataset, params):
+    with (
+        _noting_what_is_saved(kept, dataset, params),
+        # Before torch is imported, which the other process does meanwhile.
+        GraphExport(params) if is_rank_zero() else nullcontext() as graph,
+    ):
         from components.train.group import join_group, own_device, shared_scratch
 
         with (
@@ -232,6 +237,7 @@ def train_step(
                     emit=staging.emit,
                     group=group,
                     checked=checked,
+                    graph=graph,
                 )
 
             def publish() -> Reported:

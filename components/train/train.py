@@ -22,6 +22,7 @@ from components.shared.signals import Deferred, Terminated, ends_deferred
 from components.train.checkpoints.resume import Checkpoints, last_good, lock_directory
 from components.train.checkpoints.writer import CheckpointWriter
 from components.train.curves import Curves
+from components.train.graph_export import GraphExport
 from components.train.group import Agreement, Group, join_group, loss_before_signal
 from components.train.memory import explaining_out_of_memory
 from components.train.model_files import commit_model, selection_of, write_weights
@@ -90,6 +91,7 @@ def train(
     emit: Emit = ignore_events,
     group: Group | None = None,
     checked: Checked | None = None,
+    graph: GraphExport | None = None,
 ) -> TrainResult:
     """Train the network of `params` on a dataset directory and write a model directory.
 
@@ -105,6 +107,7 @@ def train(
         emit: Gets the status of the step.
         group: The processes that train together; by default those that the environment names.
         checked: The params as checked before; by default they are checked here.
+        graph: The export of the params' network, where it has begun before; by default it begins here.
 
     Raises:
         InputError: Params, dataset, checkpoints, model directory or device cannot be used.
@@ -116,6 +119,8 @@ def train(
     kept = checkpoints or Checkpoints.beside(model)
     with join_group() if group is None else nullcontext(group) as group, ExitStack() as stack:
         first = group.is_first
+        if first and graph is None:
+            graph = stack.enter_context(GraphExport(params))
         inputs = group.together(lambda: check_inputs(checked or check(params), dataset))
         ending = stack.enter_context(ends_deferred())
         stack.enter_context(loss_before_signal(ending))
@@ -127,15 +132,22 @@ def train(
         if is_to_clear:
             group.together(lambda: kept.clear() if first else None)
         curves = stack.enter_context(Curves(model / "tensorboard")) if first else None
-        loop = _Loop(inputs, trainer, kept, curves, emit, ending, is_resumed=found is not None)
+        loop = _Loop(inputs, trainer, kept, curves, emit, ending, graph, is_resumed=found is not None)
+        if trainer.device.type == "cuda" or group.size > 1:
+            # A network that cannot be expressed takes no GPU's time; and where one process stops, the others wait.
+            group.together(lambda: graph.wait(loop.end_if_interrupted) if graph is not None else None)
         if not loop.run():
             # If it was this process that got the signal, its own handler raises it when this block is left.
             group.ends_together = True
             raise Terminated
-        if writer is not None:
-            files = write_weights(writer, trainer, inputs, _log)
-        if loop.is_interrupted:
-            raise Terminated
+        files = group.together(
+            lambda: (
+                write_weights(writer, trainer, inputs, graph, loop.end_if_interrupted, _log)
+                if writer is not None and graph is not None
+                else {}
+            )
+        )
+        loop.end_if_interrupted()
         speed = measure_speed(trainer)
         for line in speed_lines(speed):
             _log.info("%s", line)
@@ -171,12 +183,13 @@ class _Loop:
         curves: Curves | None,
         emit: Emit,
         ending: Deferred,
+        graph: GraphExport | None,
         *,
         is_resumed: bool,
     ) -> None:
         params = inputs.params
         self._inputs, self._trainer, self._curves, self._ending = inputs, trainer, curves, ending
-        self._directory = checkpoints.directory
+        self._directory, self._graph = checkpoints.directory, graph
         self._agree = Agreement(trainer.group)
         self._writer: CheckpointWriter | None = None
         if trainer.group.is_first:
@@ -205,6 +218,11 @@ class _Loop:
     def is_interrupted(self) -> bool:
         """Whether the process is to end, by itself: what is left to do is done again from the last checkpoint."""
         return self._ending.signal is not None and self._trainer.group.size == 1
+
+    def end_if_interrupted(self) -> None:
+        """Raise `Terminated` where the process is to end by itself."""
+        if self.is_interrupted:
+            raise Terminated
 
     def run(self) -> bool:
         """Train all that is left; false where the process is to end, and has saved what it needs."""
@@ -265,6 +283,8 @@ class _Loop:
     def _after_step(self) -> None:
         trainer, writer = self._trainer, self._writer
         position = trainer.position
+        if self._graph is not None:
+            self._graph.require_possible()
         if position.step % LOSS_CHECK_EVERY == 0:
             trainer.require_finite_loss()
         self._progress.step(position.epoch, position.batch, lambda: trainer.loss_so_far)

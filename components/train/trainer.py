@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -354,12 +354,19 @@ class Trainer:
 
     def predict_with_best(self) -> Predictions:
         """What the best weights predict of the held-out images, with every class's probability."""
+        with self.best_network():
+            return self.predict(every_class=True)
+
+    @contextmanager
+    def best_network(self) -> Iterator[Network]:
+        """The network with its best weights, while this is open."""
         network = self.evaluated_network
         last = _copied_weights(network)
         network.load_state_dict(self.best.weights)
-        predictions = self.predict(every_class=True)
-        network.load_state_dict(last)
-        return predictions
+        try:
+            yield network
+        finally:
+            network.load_state_dict(last)
 
     def require_finite_loss(self) -> None:
         """Raise `DivergedError` where the loss is no number in some process; the host waits for the device."""

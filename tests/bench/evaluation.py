@@ -12,13 +12,12 @@ import torch
 
 from components.classifier.images import Normaliser
 from components.classifier.network import network_of
-from components.classifier.onnx_export import export_onnx, onnx_bytes
 from components.evaluate.inference import parts_of
-from components.shared.artifacts.artifact import ImageShape
 from components.shared.artifacts.dataset import DatasetWriter, evaluation_splits, open_dataset
 from components.shared.inference.classifier import OnnxClassifier
 from tests.bench.measure import Ratio, compare, seconds
 from tests.bench.training import images_28, reference
+from tests.train.networks import onnx_of
 
 BATCH = 512
 REPEATED = 5
@@ -31,8 +30,7 @@ def evaluation_rates(folder: Path) -> Iterator[Ratio]:
     network = network_of(params).eval()
     classes = [str(number) for number in range(params.n_classes)]
     file = folder / "model.onnx"
-    content = export_onnx(network, ImageShape(height=28, width=28, channels=1), None)
-    file.write_bytes(onnx_bytes(content, classes, ImageShape(height=28, width=28, channels=1), "0" * 64))
+    file.write_bytes(onnx_of(network, params))
     stored, labels = images_28()
     images, count = np.tile(stored.numpy(), (REPEATED, 1, 1, 1)), REPEATED * len(stored)
     with DatasetWriter(folder / "dataset", classes, (28, 28, 1)) as writer:

@@ -12,15 +12,14 @@ import numpy as np
 from PIL import Image
 
 from components.classifier.network import network_of
-from components.classifier.onnx_export import export_onnx, onnx_bytes
 from components.predict.predict import Predictor, predict
-from components.shared.artifacts.artifact import ImageShape
 from components.shared.container_images import image_of
 from components.shared.decoding.batches import decode_batches
 from components.shared.params.params import Params
 from pipelines.params_files import EXAMPLES
 from tests.bench.containers import RUN, has_images
 from tests.bench.measure import Ratio, compare, seconds
+from tests.train.networks import onnx_of
 
 # Of a phone's preview or a page on the web; decoding takes some 5 ms of a core.
 WIDTH, HEIGHT = 1280, 960
@@ -40,10 +39,7 @@ def _photos(directory: Path, count: int) -> list[Path]:
 def _reference_model(file: Path) -> Path:
     """The reference network with random weights, as a model.onnx alone."""
     params = Params.from_dict(json.loads((EXAMPLES / "reference.json").read_text()))
-    height, width, channels = params.image_shape
-    image = ImageShape.model_validate({"height": height, "width": width, "channels": channels})
-    classes = [str(label) for label in range(params.n_classes)]
-    file.write_bytes(onnx_bytes(export_onnx(network_of(params), image, None), classes, image, "0" * 64))
+    file.write_bytes(onnx_of(network_of(params), params))
     return file
 
 

@@ -27,8 +27,8 @@ from components.shared.artifacts.model import StartedFrom
 from components.shared.errors import EXIT_BAD_INPUT, ArtifactError, ParamsError
 from components.shared.files import sha256_of
 from components.shared.params.params import Params
+from tests.classifier.small_models import PARAMS, trained, write_model
 from tests.classifier.test_backbones import backbone, color
-from tests.classifier.test_load_network import PARAMS, trained, write_model
 from tests.configs import layer, refused, small
 
 State = dict[str, torch.Tensor]
@@ -44,7 +44,7 @@ def same(one: State, other: State, start: str = "") -> bool:
 
 def test_an_earlier_model_gives_its_weights(tmp_path: Path) -> None:
     earlier = trained(1)
-    write_model(tmp_path / "model", earlier, trained(2))
+    write_model(tmp_path / "model", earlier)
     network = trained(3)
 
     start = load_initial_weights(network, tmp_path / "model")
@@ -57,7 +57,7 @@ def test_an_earlier_model_gives_its_weights(tmp_path: Path) -> None:
 
 def test_another_number_of_classes_leaves_the_classifying_layer(tmp_path: Path) -> None:
     earlier = trained(1)
-    write_model(tmp_path / "model", earlier, trained(2))
+    write_model(tmp_path / "model", earlier)
     torch.manual_seed(7)
     network = network_of(Params.from_dict({**PARAMS.to_dict(), "n_classes": 5}))
     before = copied(network)
@@ -396,7 +396,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_model_directory_is_refused(tmp_path: Path) -> None:
-    write_model(tmp_path / "model", trained(1), trained(2))
+    write_model(tmp_path / "model", trained(1))
     weights = tmp_path / "model" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -406,18 +406,29 @@ def test_a_damaged_model_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="SHA-256 is not the manifest's"):
         load_initial_weights(network, tmp_path / "model")
     (tmp_path / "model" / "model.json").unlink()
+    (tmp_path / "model" / "learning-curves.html").touch()
     with pytest.raises(ArtifactError, match="is not a complete model"):
         load_initial_weights(network, tmp_path / "model")
     assert same(network.state_dict(), before)
 
 
-def test_a_manifest_from_before_programs_still_opens(tmp_path: Path) -> None:
-    write_model(tmp_path / "model", trained(1), trained(2))
-    manifest = tmp_path / "model" / "model.json"
-    document = json.loads(manifest.read_text())
-    del document["program"], document["provenance"]["started_from"]
-    manifest.write_text(json.dumps(document))
-    assert load_initial_weights(trained(3), tmp_path / "model").classifier
+def test_a_model_of_an_earlier_version_gives_its_weights_and_its_other_files_go_with_it(tmp_path: Path) -> None:
+    path, earlier = tmp_path / "model", trained(1)
+    write_model(path, earlier)
+    document = json.loads((path / "model.json").read_text())
+    assert document.keys().isdisjoint({"last_weights", "export", "program", "earlier_files"})
+    del document["onnx"], document["provenance"]["started_from"]
+    for key, name in (("last_weights", "last.safetensors"), ("export", "model.pt2")):
+        (path / name).write_text(name)
+        size = (path / name).stat().st_size
+        document[key] = {"file": name, "bytes": size, "sha256": sha256_of(path / name)}
+    (path / "model.json").write_text(json.dumps(document | {"program": None}))
+    network = trained(3)
+
+    assert load_initial_weights(network, path).classifier
+    assert same(network.state_dict(), earlier.state_dict())
+    write_model(path, earlier)
+    assert sorted(file.name for file in path.iterdir()) == ["model.json", "model.safetensors"]
 
 
 def test_params_name_a_path_or_a_bucket() -> None:
@@ -489,7 +500,7 @@ def test_a_file_without_weights_of_a_frozen_layer_is_refused(tmp_path: Path, ori
 
 def test_the_directory_of_a_run_means_its_model(tmp_path: Path) -> None:
     earlier, run = trained(1), tmp_path / "run"
-    write_model(run / "tasks" / "made", earlier, trained(2))
+    write_model(run / "tasks" / "made", earlier)
     (run / "model").symlink_to("tasks/made")
     network = trained(3)
     assert load_initial_weights(network, run).name == "run"

@@ -148,7 +148,7 @@ class Left:
 def left_in(model: Path) -> Left:
     manifest = open_model(model).manifest
     return Left(
-        weights={name: sha256_of(model / name) for name in ("model.safetensors", "last.safetensors")},
+        weights={name: sha256_of(model / name) for name in ("model.safetensors", "model.onnx")},
         history=[record.model_dump(exclude={"images_per_second"}) for record in manifest.history],
     )
 

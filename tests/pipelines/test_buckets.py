@@ -102,7 +102,7 @@ def test_only_what_a_step_reads_is_fetched(bucket: Bucket, local: Path, capsys: 
     # Gone, so that whoever fetches it fails.
     for name in bucket.names("dataset/train/"):
         bucket.delete(name)
-    bucket.delete("model/model.pt2")
+    bucket.delete("model/model.safetensors")
     places = ["--model", f"{bucket.uri}/model", "--dataset", f"{bucket.uri}/dataset"]
     assert evaluate([*places, "--evaluation", f"{bucket.uri}/evaluation", *SHORT]) == 0
     assert train(["--dataset", f"{bucket.uri}/dataset", "--model", f"{bucket.uri}/again", *SHORT]) == 2

@@ -94,7 +94,7 @@ def test_a_compiled_file_gives_the_bytes_that_the_python_pipeline_gives(
 
     (model,) = Path("root").glob("*/train/model")
     made = finished.out / "model"
-    for name in ("model.safetensors", "last.safetensors"):
+    for name in ("model.safetensors", "model.onnx"):
         assert (model / name).read_bytes() == (made / name).read_bytes()
     assert history(model) == history(made)
     assert open_model(model).manifest.provenance.params["manual_seed"] == SEED

@@ -123,4 +123,4 @@ def steps_kept(folder: Path) -> list[int]:
 
 
 def weights_in(folder: Path) -> tuple[str, str]:
-    return sha256_of(folder / "model" / "model.safetensors"), sha256_of(folder / "model" / "last.safetensors")
+    return sha256_of(folder / "model" / "model.safetensors"), sha256_of(folder / "model" / "model.onnx")

@@ -58,8 +58,6 @@ def manifest_of(history: Sequence[EpochRecord], *, speed: Speed | None = None, *
         "net_arch": [],
         "parameters": 406_218,
         "weights": weights,
-        "last_weights": weights,
-        "export": None,
         "selection": Selection(epoch=max(1, len(history) * 2 // 3), split="validation", loss=0.05, accuracy=0.987),
         "history": list(history),
         "provenance": Provenance(

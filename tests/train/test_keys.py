@@ -24,7 +24,7 @@ from tests.train.trials import network_input, trainer_of
 
 def weights(dataset: Path, out: Path, **changes: Any) -> bytes:
     trained(dataset, out, small(**changes))
-    return (out / "model" / "last.safetensors").read_bytes()
+    return (out / "model" / "model.safetensors").read_bytes()
 
 
 def manifest(dataset: Path, out: Path, **changes: Any) -> ModelManifest:
@@ -84,7 +84,7 @@ def test_normalise_images_mean_and_std(few: Path, tmp_path: Path) -> None:
     given = manifest(few, tmp_path / "given", normalise_mean=[0.5], normalise_std=[0.25]).normalisation
     assert given is not None
     assert (given.mean, given.std) == ([0.5], [0.25])
-    files = {(tmp_path / name / "model" / "last.safetensors").read_bytes() for name in ("none", "auto", "given")}
+    files = {(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("none", "auto", "given")}
     assert len(files) == 3
 
 

@@ -105,7 +105,7 @@ def process_of_rank(rank: int, launcher: int) -> int:
 
 
 def weights(model: Path) -> tuple[bytes, bytes]:
-    return (model / "model.safetensors").read_bytes(), (model / "last.safetensors").read_bytes()
+    return (model / "model.safetensors").read_bytes(), (model / "model.onnx").read_bytes()
 
 
 def events(model: Path) -> list[StepEvent]:

@@ -11,10 +11,10 @@ import onnx
 import torch
 
 from components.classifier.images import Normaliser
-from components.classifier.load import load_network
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.artifacts.model import open_model
 from components.shared.version import __version__
+from tests.train.networks import network_in
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before it is imported
 
@@ -27,7 +27,7 @@ def test_it_computes_what_the_network_computes(learnt: Path, dataset: Path) -> N
     images = np.array(open_dataset(dataset).splits["test"].images()[:64])
     session = onnxruntime.InferenceSession(learnt / model.manifest.onnx.file)
     (found,) = session.run(["probabilities"], {"images": images})
-    network = load_network(model)
+    network = network_in(model)
     with torch.inference_mode():
         normalise = Normaliser(model.manifest.normalisation, torch.device("cpu"))
         wanted = torch.softmax(network(normalise(torch.from_numpy(images))), dim=1).numpy()

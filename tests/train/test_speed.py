@@ -179,7 +179,7 @@ def test_measuring_changes_nothing_of_the_model(
     monkeypatch.setattr(speed, "HIGHEST", 1e9)
     result = train(dataset=dataset, model=tmp_path / "measured", params=small())
 
-    for name in ("model.safetensors", "last.safetensors"):
+    for name in ("model.safetensors", "model.onnx"):
         assert (tmp_path / "measured" / name).read_bytes() == (finished / "model" / name).read_bytes()
     measured, unmeasured = (open_model(path).manifest for path in (tmp_path / "measured", finished / "model"))
     assert measured.provenance.speed is not None

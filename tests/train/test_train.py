@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,7 +13,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from components.classifier.images import Normaliser, store_images
 from components.classifier.inference import predict
-from components.classifier.load import load_network
 from components.shared.artifacts.dataset import open_dataset
 from components.shared.artifacts.model import open_model
 from components.shared.errors import ArtifactError, DivergedError, ParamsError
@@ -22,6 +20,7 @@ from components.train.__main__ import main
 from components.train.train import train
 from tests.configs import layer
 from tests.examples import small, write_digits, write_params
+from tests.train.networks import network_in
 
 CPU = torch.device("cpu")
 ONE_PIXEL = [layer("Conv2d", in_channels=1, out_channels=4, kernel_size=8), layer("BatchNorm2d", num_features=4)]
@@ -37,7 +36,7 @@ def test_it_learns(learnt: Path) -> None:
 def test_the_same_run_twice_gives_the_same_files(dataset: Path, finished: Path, tmp_path: Path) -> None:
     train(dataset=dataset, model=tmp_path / "model", params=small())
 
-    for file in ("model.safetensors", "last.safetensors"):
+    for file in ("model.safetensors", "model.onnx"):
         assert (tmp_path / "model" / file).read_bytes() == (finished / "model" / file).read_bytes()
 
 
@@ -50,11 +49,10 @@ def test_the_model_is_the_best_epoch_and_says_which(dataset: Path, learnt: Path)
     split = open_dataset(dataset).splits["test"]
     images, labels = store_images(split, CPU).store, torch.tensor(split.labels)
     normalise = Normaliser(model.manifest.normalisation, CPU)
-    for file, record in (("model.safetensors", best), ("last.safetensors", evaluated[-1])):
-        # In the memory order that training evaluates in.
-        network = load_network(model, learnt / file).to(memory_format=torch.channels_last)
-        metrics = predict(network, images, labels, normalise).metrics()
-        assert (metrics.accuracy, metrics.loss) == (record.accuracy, record.loss)
+    # In the memory order that training evaluates in.
+    network = network_in(model).to(memory_format=torch.channels_last)
+    metrics = predict(network, images, labels, normalise).metrics()
+    assert (metrics.accuracy, metrics.loss) == (best.accuracy, best.loss)
 
 
 def test_weights_are_plain_float32_in_torchs_order(finished: Path) -> None:
@@ -63,18 +61,6 @@ def test_weights_are_plain_float32_in_torchs_order(finished: Path) -> None:
     assert weights["features.0.weight"].shape == (8, 1, 3, 3)
     assert weights["classifier.weight"].shape == (10, 72)
     assert weights["classifier.weight"].dtype == torch.float32
-
-
-def test_the_serving_export_gives_the_networks_probabilities(dataset: Path, finished: Path) -> None:
-    model = open_model(finished / "model")
-    images = torch.from_numpy(np.array(open_dataset(dataset).splits["test"].images()[:7]))
-    normalise = Normaliser(model.manifest.normalisation, CPU)
-
-    exported = torch.export.load(model.path / "model.pt2").module()(images)
-
-    with torch.no_grad():
-        expected = torch.softmax(load_network(model)(normalise(images)), dim=1)
-    torch.testing.assert_close(exported, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_validation_split_chooses_the_epoch_and_tensorboard_shows_scalars_and_curves(tmp_path: Path) -> None:

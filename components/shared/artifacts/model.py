@@ -4,12 +4,8 @@ Layout::
 
     model.json           the manifest, written last
     model.safetensors    the weights of the best evaluated epoch: what the model is
-    last.safetensors     the weights after the last epoch
     model.onnx           the model to run anywhere: uint8 NHWC images in, class probabilities out
-    model.pt2            torch.export program for serving: uint8 NHWC images in, class probabilities out
     learning-curves.html loss, accuracy, learning rate and throughput of every epoch for people, one file
-    network.pt2          of a network with a torchvision architecture, its graph, which evaluation runs without
-                         torchvision: normalised NCHW images in, logits out
     tensorboard/…        training curves; not part of the contract
 """
 
@@ -36,6 +32,8 @@ from components.shared.artifacts.artifact import (
 
 ONNX_FILE = "model.onnx"
 LEARNING_CURVES = "learning-curves.html"
+# Keys of manifests of 0.8 and earlier: last.safetensors, model.pt2 and network.pt2.
+_EARLIER_FILES = ("last_weights", "export", "program")
 # What training's wall time goes to, in the order of a step.
 TIME_SHARES = ("data", "forward_backward", "optimiser", "evaluation", "checkpoints", "status", "other")
 
@@ -136,16 +134,25 @@ class ModelManifest(Manifest):
     net_arch: list[dict[str, Any]] = Field(description="The feature layers; Flatten and Linear follow them.")
     parameters: int = Field(ge=1, description="Number of trainable parameters.")
     weights: FileRecord
-    last_weights: FileRecord
-    export: FileRecord | None
     onnx: FileRecord | None = Field(None, description="model.onnx, what evaluation runs; None: of 0.8 or earlier.")
     learning_curves: FileRecord | None = Field(
         default=None, description="The learning curves as HTML; None in models of versions that wrote none."
     )
-    program: FileRecord | None = Field(None, description="The graph, where building the network needs torchvision.")
+    earlier_files: list[FileRecord] = Field(
+        default=[], exclude=True, description="What 0.8 and earlier wrote besides; it is only ever removed."
+    )
     selection: Selection
     history: list[EpochRecord]
     provenance: Provenance
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, document: Any) -> Any:
+        if isinstance(document, dict) and not document.keys().isdisjoint(_EARLIER_FILES):
+            files = [document[name] for name in _EARLIER_FILES if document.get(name) is not None]
+            document = {name: value for name, value in document.items() if name not in _EARLIER_FILES}
+            document["earlier_files"] = files
+        return document
 
     @model_validator(mode="after")
     def _follows(self) -> Self:
@@ -160,15 +167,10 @@ MODEL = ArtifactKind("model", "model.json", ModelManifest)
 
 @dataclass(frozen=True)
 class Model:
-    """An opened model directory; its weights are loaded by ``components.classifier.network``."""
+    """An opened model directory; its model.onnx is run by ``components.shared.inference``."""
 
     path: Path
     manifest: ModelManifest
-
-
-def weight_files(manifest: ModelManifest) -> Iterable[FileRecord]:
-    """What evaluation reads: both sets of weights and, where there is one, the program; not the export."""
-    return tuple(file for file in (manifest.weights, manifest.last_weights, manifest.program) if file is not None)
 
 
 def onnx_file(manifest: ModelManifest) -> Iterable[FileRecord]:

@@ -13,7 +13,7 @@ from components.shared.artifacts.model import LEARNING_CURVES, MODEL, TIME_SHARE
 from components.shared.errors import ArtifactError
 from tests.train.manifests import SPEED, history_of, manifest_of
 
-FILES = ("model.safetensors", "last.safetensors", LEARNING_CURVES)
+FILES = ("model.safetensors", "model.onnx", LEARNING_CURVES)
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def model(tmp_path: Path) -> Path:
             file = writer.new_file(name)
             file.write_text(name)
             records.append(writer.record(file))
-        weights, last_weights, learning_curves = records
-        files = {"weights": weights, "last_weights": last_weights, "learning_curves": learning_curves}
+        weights, onnx, learning_curves = records
+        files = {"weights": weights, "onnx": onnx, "learning_curves": learning_curves}
         writer.commit(manifest_of(history_of(3), speed=SPEED, **files))
     return tmp_path / "model"
 

@@ -57,7 +57,7 @@ def test_more_epochs_go_on_from_before_an_evaluation_that_they_would_not_have_ha
 
     assert resumed_from(dataset, gcs_bucket, small(num_epochs=4, eval_freq=2)) == "epoch 3, batch 7"
 
-    for name in ("model.safetensors", "last.safetensors"):
+    for name in ("model.safetensors", "model.onnx"):
         one, other = (
             [gcs_bucket.read(key) for key in gcs_bucket.names(f"{model}/") if key.endswith(f"/{name}")]
             for model in ("model", "whole")

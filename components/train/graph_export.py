@@ -1,0 +1,126 @@
+"""The export of the network's graph, by a process of its own beside the training; without torch, so that it is early.
+
+``python -m components.train.graph_export`` reads a line of JSON and writes the graph, or what is wrong with it, and
+ends when its input does: with the process that has started it, however that ends. It writes no file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, Self
+
+from components.shared.errors import EXIT_BAD_INPUT, EXIT_OK, ParamsError, Problem, ShutterlineError
+from components.shared.params.params import Params
+from components.shared.params.types import LayerSpec
+
+# Below the training that it runs beside.
+_NICENESS = 10
+_POLL_S = 0.1
+# Graphs by what they are of: a process that trains one network again, as a search does, exports it once.
+_exported: dict[str, bytes] = {}
+
+
+class GraphExport:
+    """A network's graph, exported while this context is open; leaving it ends what is still under way."""
+
+    def __init__(self, params: Params) -> None:
+        net_arch = [layer.model_dump(by_alias=True) for layer in params.net_arch]
+        self._request = json.dumps({"net_arch": net_arch, "image": params.image_shape, "classes": params.n_classes})
+        self._graph: Future[bytes] = Future()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        if (known := _exported.get(self._request)) is not None:
+            self._graph.set_result(known)
+            return self
+        # No GPU, one thread and no group: those are the training's.
+        added = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = {name: text for name, text in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+        self._process = subprocess.Popen(  # noqa: S603 - this file
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment | added,
+            start_new_session=True,  # a Ctrl-C is the training's, which may have a checkpoint to write
+        )
+        threading.Thread(target=self._receive, args=(self._process,), name="graph export", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            with suppress(Exception):  # how it ended is of no interest now
+                self._graph.result()
+
+    def require_possible(self) -> None:
+        """Raise what is wrong with the network, where that is known by now; as :meth:`wait`."""
+        if self._graph.done():
+            self._graph.result()
+
+    def wait(self, poll: Callable[[], None] = lambda: None) -> bytes:
+        """The graph, as :func:`~components.classifier.onnx_graph.export_graph` gives it; `poll` is called meanwhile.
+
+        Raises:
+            ParamsError: The network cannot be expressed in ONNX.
+            ShutterlineError: The process that exports was killed.
+        """
+        while True:
+            with suppress(TimeoutError):
+                return self._graph.result(_POLL_S)
+            poll()
+
+    def _receive(self, process: subprocess.Popen[bytes]) -> None:
+        """Hand over the request and get the graph; the process's input stays open for as long as this one lives."""
+        assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - as they were asked for
+        with process.stdin, process.stdout:
+            with suppress(OSError):  # it has ended already
+                process.stdin.write(self._request.encode() + b"\n")
+                process.stdin.flush()
+            content, code = process.stdout.read(), process.wait()
+        if code == EXIT_OK:
+            _exported[self._request] = content
+            self._graph.set_result(content)
+        elif code == EXIT_BAD_INPUT:
+            self._graph.set_exception(ParamsError([Problem(**problem) for problem in json.loads(content)]))
+        else:
+            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            self._graph.set_exception(
+                ShutterlineError(f"the process that exports the network to ONNX ended {how}; is memory short?")
+            )
+
+
+def main() -> int:
+    """Export one graph, as the process beside a training."""
+    os.nice(_NICENESS)
+    request: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as output:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what layers print is no graph
+        from components.classifier.onnx_graph import export_graph  # torch takes seconds, and the request is there
+
+        net_arch = [LayerSpec.model_validate(layer) for layer in request["net_arch"]]
+        try:
+            output.write(export_graph(net_arch, tuple(request["image"]), request["classes"]))
+        except ParamsError as error:
+            output.write(json.dumps([asdict(problem) for problem in error.problems]).encode())
+            return EXIT_BAD_INPUT
+    return EXIT_OK
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # not by its buffer, whose lock a process cannot end with
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

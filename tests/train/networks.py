@@ -1,0 +1,32 @@
+"""The network of a model directory, as training built it; and any network as a model.onnx."""
+
+from __future__ import annotations
+
+from safetensors.torch import load_file
+
+from components.classifier.network import Network, network_of
+from components.classifier.onnx_file import onnx_bytes
+from components.classifier.onnx_graph import export_graph
+from components.shared.artifacts.artifact import ImageShape
+from components.shared.artifacts.model import Model
+from components.shared.params.params import Params
+
+
+def network_in(model: Model) -> Network:
+    """The network of a model directory with its weights, in evaluation mode."""
+    network = network_of(Params.from_dict(model.manifest.provenance.params))
+    network.load_state_dict(load_file(model.path / model.manifest.weights.file))
+    return network.eval()
+
+
+def onnx_of(network: Network, params: Params) -> bytes:
+    """The content of a model.onnx of the network of params, whatever its weights, without normalisation."""
+    height, width, channels = params.image_shape
+    return onnx_bytes(
+        export_graph(params.net_arch, params.image_shape, params.n_classes),
+        network.state_dict(),
+        None,
+        classes=[str(label) for label in range(params.n_classes)],
+        image=ImageShape.model_validate({"height": height, "width": width, "channels": channels}),
+        weights_sha256="0" * 64,
+    )
