@@ -84,6 +84,7 @@ for count, prediction in enumerate(predict(Path(sys.argv[1]), (Path(sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     shape = (50, 50, 3)
     content = onnx_model(CLASSES, shape).SerializeToString()

@@ -119,7 +119,7 @@ def test_lossy_files_too(tmp_path: Path, model: Path, by_hand: ByHand, orientati
     assert max(abs(other[name] - expected[name]) for name in CLASSES) > 0.1, "else this shows nothing"
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3000, 2000), (8000, 3), (2, 6000)])
+@pytest.mark.parametrize("size", [(1, 1), (1500, 1000), (8000, 3), (2, 6000)])
 def test_any_size_is_resized_as_by_pillow(tmp_path: Path, model: Path, by_hand: ByHand, size: tuple[int, int]) -> None:
     pixels = random_pixels(*size[::-1], 3)
     save(tmp_path / "x.png", pixels, compress_level=1)
