@@ -51,9 +51,12 @@ def _as_kfps_launcher_takes_it(request: pytest.FixtureRequest) -> Iterator[None]
         check_local_runs(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, started once; tests that use it are marked by `tests.pages.needs_browser`."""
+    """Chromium; tests that use it are marked by `tests.pages.needs_browser`.
+
+    Not for the session: while Playwright runs, asyncio.run() fails in the same thread.
+    """
     from playwright.sync_api import sync_playwright  # not for the many tests without
 
     from tests.pages import BROWSER
