@@ -18,7 +18,7 @@ docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/runs" IMAGE
 
 
 def _work(options: argparse.Namespace, params: Params, emit: Emit) -> Reported:
-    from components.evaluate.step import evaluate_staged  # torch takes seconds, and --help should not
+    from components.evaluate.step import evaluate_staged  # which loads ONNX Runtime; --help should not
 
     return evaluate_staged(
         model=options.model, dataset=options.dataset, evaluation=options.evaluation, params=params, emit=emit

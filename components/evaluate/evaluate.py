@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -193,20 +192,15 @@ def _findings(
     )
 
 
-def _left_out(findings: Findings) -> Iterator[tuple[str, str]]:
-    """Figures that leave classes out, and which."""
-    for what, curves in (("roc_auc_ovr", findings.roc), ("average_precision", findings.precision_recall)):
-        if curves.left_out:
-            yield what, f"{curves.left_out:,} of {len(findings.classes):,} classes without images of both kinds"
-
-
 def _log_findings(findings: Findings) -> None:
     figures = "  ".join(f"{name} {findings.metrics[name]:.4f}" for name in _LOGGED)
     _log.info("%s: %s (%.0f images/s)", findings.split, figures, findings.images_per_second)
     low, high = findings.intervals["accuracy"]
     _log.info("accuracy of all such images, with 95 %% confidence: %.4f to %.4f", low, high)
-    for what, missing in _left_out(findings):
-        _log.info("%s: left out of the mean, for %s", what, missing)
+    for name, curves in (("roc_auc_ovr", findings.roc), ("average_precision", findings.precision_recall)):
+        if curves.left_out:
+            counted, of = len(findings.classes) - curves.left_out, len(findings.classes)
+            _log.info("%s: of %d of %d classes; the others have none of the images, or all", name, counted, of)
     if findings.comparison is not None:
         _log.info("%s", findings.comparison.text())
     _log.info("%s", findings.selection_note())
