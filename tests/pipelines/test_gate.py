@@ -20,6 +20,7 @@ from tests.pipelines.conftest import Environment, Refused, Shutterline
 from tests.pipelines.test_executed import compile_for, ends, execute, outcomes
 
 PUBLISHED = Path("published")
+LOCALLY = ("--unchecked",)  # to a directory, which no pod on Kubeflow has
 RAN = ["data-prep", "train", "evaluate"]
 
 
@@ -86,7 +87,7 @@ def test_the_compiled_file_publishes_what_passes(
     here: Path, monkeypatch: Environment, least: float, passes: bool
 ) -> None:
     monkeypatch.setenv(EVENTS_VARIABLE, str(here / "events"))
-    file = compile_for("kubeflow", "--params", params(gate={"accuracy": {"min": least}}))
+    file = compile_for("kubeflow", *LOCALLY, "--params", params(gate={"accuracy": {"min": least}}))
 
     assert execute(file) is None
 
@@ -108,7 +109,7 @@ def test_what_cannot_be_published_fails_the_pipeline(here: Path, monkeypatch: En
     Path("file").write_text("")
     file = compile_for(
         "kubeflow",
-        "--params", str(write_params(Path("params.json"), num_epochs=1, publish_uri="file")),
+        *LOCALLY, "--params", str(write_params(Path("params.json"), num_epochs=1, publish_uri="file")),
         **{"every-step": {"retry": {"times": 0}}},
     )  # fmt: skip
 
@@ -130,3 +131,20 @@ def test_a_gate_is_needed_to_be_required_and_places_are_looked_at_before_anythin
     assert "publish_uri file: cannot be written by user" in refused(*run, "--set", "publish_uri=file")
     assert "is in the data" in refused(*run, "--set", f"publish_uri={DIGITS}/published")
     assert not Path("out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("capfd")
+def test_an_evaluation_from_the_cache_publishes_the_same_version(here: Path, monkeypatch: Environment) -> None:
+    monkeypatch.setenv(EVENTS_VARIABLE, str(here / "events"))
+    file = compile_for("kubeflow", *LOCALLY, "--params", params(), **{"data-prep": {"cache": True}})
+
+    assert execute(file, caching=True) is None
+    (version,) = PUBLISHED.iterdir()
+    before = {path: path.stat().st_mtime_ns for path in version.rglob("*")}
+    assert execute(file, caching=True) is None
+
+    first, second = ends()
+    assert outcomes(first) == dict.fromkeys([*RAN, "publish"], "succeeded")
+    assert outcomes(second) == {**dict.fromkeys(RAN, "cached"), "publish": "succeeded"}
+    assert {path: path.stat().st_mtime_ns for path in PUBLISHED.rglob("*") if path != version} == before
