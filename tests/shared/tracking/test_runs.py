@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 import pytest
 
-from components.shared.events.data import Emit, EventData, GateOutcome, PipelineEnded, Succeeded
+from components.shared.events.data import Checkpoint, Emit, EventData, GateOutcome, PipelineEnded, Succeeded
 from components.shared.events.spool import events_in
 from components.shared.params.params import Params
 from components.shared.run import step_run
-from components.shared.step import StepName, run_step
+from components.shared.step import StepFailed, StepName, run_step
 from components.shared.storage.location import parse_location
 from components.train.step import train_step
 from tests.examples import write_digits, write_params
 from tests.peers.object_store import Bucket
-from tests.shared.tracking.steps import curve, files_of, only_run, small_params, three_epochs
+from tests.shared.tracking.steps import curve, files_of, only_run, small_params, three_epochs, train_recorded
 
 
 @dataclass(frozen=True)
@@ -178,3 +178,31 @@ def test_a_terminated_training_is_killed_in_mlflow_too(store: Any, events: Path,
     assert run.data.tags["shutterline.end.train"] == "cancelled: SIGTERM"
     *_, last = (event.data for event in events_in(events))
     assert (last.reason, last.mlflow_run) == ("SIGTERM", run.info.run_id)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", ["run-1", "run-2"])
+def test_an_interrupted_training_that_goes_on_has_the_whole_curve(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str
+) -> None:
+    dataset, params = write_digits(tmp_path / "dataset"), small_params(save_freq=1)
+
+    def interrupted(params: Params, emit: Emit) -> Any:
+        def emit_until_second(data: EventData) -> None:
+            emit(data)
+            if isinstance(data, Checkpoint) and data.epoch == 2:
+                raise KeyboardInterrupt
+
+        return train_step(dataset=dataset, model=tmp_path / "model", params=params, emit=emit_until_second)
+
+    with pytest.raises(StepFailed):
+        run_step("train", params, interrupted, lambda: step_run(tmp_path / "model"))
+    monkeypatch.setenv("SHUTTERLINE_RUN_ID", second)
+    record = train_recorded(dataset, tmp_path / "model", params)
+
+    assert record.report["resumed_from"] is not None
+    experiment = store.get_experiment_by_name("shutterline").experiment_id
+    runs = {run.info.run_name: run for run in store.search_runs([experiment])}
+    assert runs.keys() == {"run-1", second}
+    assert [step for step, _ in curve(store, runs[second].info.run_id, "train/loss")] == [1, 2, 3]
+    assert runs["run-1"].info.status == ("FINISHED" if second == "run-1" else "KILLED")
