@@ -29,6 +29,8 @@ from components.shared.params.params import Params
 from components.shared.staging import SCRATCH_VARIABLE, Staging
 from components.shared.storage.location import AnyPath, Location
 from components.shared.storage.publish import write_file
+from components.shared.storage.store import connect
+from components.shared.storage.transfer import Transfer
 from components.shared.text import shown
 
 # Files that are listed before the first is predicted, so that it is known how many there are.
@@ -121,21 +123,13 @@ def predict_staged(
                     unread += len(not_read)
                     if not_read and not first:
                         first = f"{not_read[0].file}: {not_read[0].error}"
+                rate = progress.images_per_second
             left_out = ", ".join(f"{count} {what}" for what, count in files.left_out.most_common())
             if unread == progress.done:
                 where = shown(", ".join(map(str, places)))
                 others = f"; not images: {left_out}" if left_out else ""
                 what = f"none of {unread} files can be read; the first is {first}" if unread else "no image is there"
                 raise DataError(f"{where}: {what}{others}")
-        result = PredictResult(
-            predictions=None if output is None else str(output),
-            images=progress.done - unread,
-            unreadable=unread,
-            left_out=dict(files.left_out),
-            images_per_second=progress.images_per_second,
-            device=classifier.device,
-            classes=classifier.classes,
-        )
         color = "white" if predictor.background == WHITE else list(predictor.background)
         for level, line in note_lines(predictor.noted, color):
             _log.log(level, "%s", line)
@@ -143,9 +137,17 @@ def predict_staged(
             _log.info("not images: %s", left_out)
         if unread:
             _log.warning("%d of %d files were not read; the first is %s", unread, progress.done, first)
-        rate = f"{result.images_per_second:,.0f} images/s on {result.device}"
-        _log.info("%s images in %d classes, %s", f"{result.images:,}", len(result.classes), rate)
-        return result
+        images_done, speed = progress.done - unread, f"{rate:,.0f} images/s on {classifier.device}"
+        _log.info("%s images in %d classes, %s", f"{images_done:,}", len(classifier.classes), speed)
+        return PredictResult(
+            predictions=None if output is None else str(output),
+            images=images_done,
+            unreadable=unread,
+            left_out=dict(files.left_out),
+            images_per_second=rate,
+            device=classifier.device,
+            classes=classifier.classes,
+        )
 
 
 def _local_model(staging: Staging, model: AnyPath) -> Path:
@@ -185,6 +187,10 @@ def _written(output: AnyPath | None) -> Iterator[Callable[[str], object]]:
                 raise InputError(f"{output}: cannot be written: {error.strerror or error}") from error
             yield partial(_append, stream)
     else:
+        if not output.key:
+            raise InputError(f"{output}: is a whole bucket; add a key for the predictions")
+        with closing(connect(output, Transfer())) as store:
+            next(store.list(output.key), None)  # a bucket that is not there is an error now
         folder = Path(tempfile.mkdtemp(prefix="shutterline-", dir=os.environ.get(SCRATCH_VARIABLE)))
         file = folder / output.name
         with ExitStack() as stack:

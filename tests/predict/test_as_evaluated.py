@@ -26,7 +26,8 @@ def _photos(folder: Path) -> Path:
         exif = Image.Exif()
         exif[0x0112] = 6
         for index in (1, 5, 9):
-            Image.fromarray(random_pixels(40, 25, 3, seed=1000 * label + index)).save(folder / name / f"{index}.jpg", exif=exif)
+            pixels = random_pixels(40, 25, 3, seed=1000 * label + index)
+            Image.fromarray(pixels).save(folder / name / f"{index}.jpg", exif=exif)
     return folder
 
 

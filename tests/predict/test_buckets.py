@@ -12,7 +12,7 @@ from components.predict.image_files import ImageFiles
 from components.predict.predict import predict
 from components.predict.step import predict_staged
 from components.shared.decoding.images import UnreadableImageError, read_image
-from components.shared.errors import DataError, StorageRefusedError
+from components.shared.errors import DataError, InputError, StorageRefusedError
 from components.shared.staging import SCRATCH_VARIABLE
 from components.shared.storage import fetch_ahead
 from components.shared.storage.location import Location, parse_location
@@ -91,6 +91,21 @@ def test_model_and_predictions_may_be_in_a_bucket(bucket: Bucket, model: Path, t
     assert row["file"] == f"{bucket.uri}/photos/1.png"
     (local,) = predict(model, _at(bucket, "photos/1.png"))
     assert (row["class"], float(row["probability"])) == local.classes[0]
+
+
+def test_predictions_that_cannot_be_written_are_an_error_before_the_first(
+    bucket: Bucket, model: Path, scratch: Path
+) -> None:
+    bucket.write("photos/1.png", encoded(PIXELS[0], "PNG"))
+    bucket.faults.clear()
+    for output, message in (
+        (bucket.uri, "is a whole bucket; add a key for the predictions"),
+        (f"{bucket.uri}-none/out.csv", "there is no bucket"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predict_staged(model=model, images=[_at(bucket, "photos")], output=parse_location(output))
+    assert bucket.faults.bytes_read("1.png") == 0
+    assert list(scratch.iterdir()) == []
 
 
 def test_what_is_not_there_is_an_error_in_one_line(bucket: Bucket, model: Path, scratch: Path) -> None:
