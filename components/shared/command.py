@@ -302,7 +302,9 @@ def step_command(
 
     def own(options: argparse.Namespace) -> tuple[StepRecord, BaseException | None]:
         def named(worked: Callable[[], Reported]) -> Reported:
-            with extras_named(f"the step {step}", "status" if step == "exit" else step):
+            # Without an extra of their own: what these two need is of these.
+            extra = {"exit": "status", "publish": "evaluate"}.get(step, step)
+            with extras_named(f"the step {step}", extra):
                 return worked()
 
         made = getattr(options, output) if output else None

@@ -75,6 +75,7 @@ NEEDS = {
     f"components.train --dataset dataset --model made {PARAMS} --processes 2": "train",
     f"components.train --smoke --dataset dataset {PARAMS}": "train",
     f"components.evaluate --model m --dataset dataset --evaluation made {PARAMS}": "evaluate",
+    f"components.publish --model m --evaluation made {PARAMS} --set publish_uri=to": "evaluate",
     "storage fetch gs://bucket/a made --kind files": "storage",
     "storage fetch s3://bucket/a made --kind dataset": "data-prep",
 }
@@ -117,7 +118,7 @@ def test_an_install_for_submitting_runs_nothing_here(tmp_path: Path, folder: Pat
         2,
         "",
         "error: shutterline run needs the extras data-prep, train, evaluate: pip install "
-        "'shutterline[data-prep,train,evaluate]' (not installed: jinja2, numpy, pillow and 5 more)\n",
+        "'shutterline[data-prep,train,evaluate]' (not installed: jinja2, numpy, onnx and 8 more)\n",
     )
     assert not (folder / "made").exists()
     assert validate.code == 0
