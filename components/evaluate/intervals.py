@@ -6,7 +6,7 @@ thousand times, with images of random weights (the Bayesian bootstrap: Rubin, 19
 right and one wrong, of classes drawn anew: without them a model that makes no mistake among 359 images would seem to
 be beyond doubt. How many images a class has is left to chance, too, as it is where test images are collected.
 
-In simulations (tests/evaluate/test_intervals.py) the intervals held the figure of all images 92 to 98 % of the time,
+In simulations (tests/evaluate/test_intervals.py) the intervals held the figure of all images 90 to 99 % of the time,
 of 359 to 2,000 images with less than one to 35 mistakes to be expected. With 20 images a class macro F1's did in 90 %
 and weighted precision's in 68 %, being figures that are themselves too high for so few. Calibration error has no
 interval: chance alone raises it, resampling raises it once more, and for a calibrated model its intervals held 71 % of

@@ -14,7 +14,11 @@ from components.evaluate.comparison import mcnemar
 from components.evaluate.evaluate import evaluate
 from components.shared.artifacts.evaluation import open_evaluation
 from components.shared.events.data import Mistake
+from components.shared.files import sha256_of
 from tests.evaluate.conftest import CLASSES, Parts, params_of, write_model
+from tests.peers.fixtures import gcs_bucket as gcs_bucket
+from tests.peers.fixtures import gcs_server as gcs_server
+from tests.peers.gcs import GcsBucket
 
 
 @pytest.fixture
@@ -90,3 +94,16 @@ def test_the_command_names_the_run(parts: Parts, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("SHUTTERLINE_RUN_ID", "night-7")
     assert main(parts.command()) == 0
     assert json.loads((parts.evaluation / "evaluation.json").read_text())["run"] == "night-7"
+
+
+def test_a_baseline_may_be_in_a_bucket(parts: Parts, baseline: Path, gcs_bucket: GcsBucket) -> None:
+    for file in baseline.iterdir():
+        gcs_bucket.write(f"models/baseline/{file.name}", file.read_bytes())
+    uri = f"{gcs_bucket.uri}/models/baseline"
+
+    assert main(parts.command("--set", f"baseline={uri}")) == 0
+
+    found = open_evaluation(parts.evaluation).manifest.comparison
+    assert found is not None
+    assert found.baseline == uri
+    assert found.onnx_sha256 == sha256_of(baseline / "model.onnx")
