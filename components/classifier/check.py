@@ -25,6 +25,8 @@ _LISTS: dict[str, tuple[str, ...]] = {
 }
 # Keys that the learning rates follow from.
 _RATES = ("optim", "learning_rate", "milestones", "warmup")
+# Bytes of weights: 2 GiB are the most that protobuf has in one message, less what the graph itself may take.
+_LARGEST_ONNX = 2**31 - 2**26
 _SHAPE = ("net_arch", "image_height", "image_width", "is_image_color", "n_classes", "batch_size")
 
 
@@ -73,9 +75,21 @@ def check(given: Params | Parsed) -> Checked:
             frozen_problems, frozen_notes = _frozen_layers(params, table)
             problems += frozen_problems
             notes += frozen_notes
+            problems += _larger_than_onnx(table)
     if problems or params is None or table is None:
         raise ParamsError(in_document_order(problems), given.source)
     return Checked(params, table, tuple(notes))
+
+
+def _larger_than_onnx(table: LayerTable) -> list[Problem]:
+    values = sum(row.parameters + row.buffers for row in table.rows)
+    if 4 * values < _LARGEST_ONNX:
+        return []
+    message = (
+        f"has {values:,} weights, which take {4 * values / 1e9:.1f} GB, and a model.onnx may have 2 GB; choose a "
+        "smaller network"
+    )
+    return [Problem("net_arch", message)]
 
 
 def _refused(attempt: Callable[[], object]) -> Sequence[Problem]:

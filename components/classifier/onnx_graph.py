@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from components.classifier.network import Network, build_network
 from components.classifier.serving import Serving, replace_unexportable
 from components.shared.errors import ParamsError, Problem
+from components.shared.inference.guard import require_runnable
 from components.shared.inference.runtime import open_session
 from components.shared.params.types import LayerSpec
 from components.shared.text import first_line
@@ -49,6 +50,7 @@ def export_graph(net_arch: Sequence[LayerSpec], image_shape: tuple[int, int, int
     serving.pixel_scale.fill_(1 / 255)
     try:
         model = _tried(serving, images, "images")
+        require_runnable(model.SerializeToString(), image_shape, n_classes)
     except Exception as error:  # whatever the exporter raises
         raise ParamsError([_located(net_arch, network, image_shape, error)]) from error
     state = serving.state_dict()

@@ -27,14 +27,17 @@ _NICENESS = 10
 _POLL_S = 0.1
 # Graphs by what they are of: a process that trains one network again, as a search does, exports it once.
 _exported: dict[str, bytes] = {}
+_MOST_KEPT = 16
 
 
 class GraphExport:
     """A network's graph, exported while this context is open; leaving it ends what is still under way."""
 
     def __init__(self, params: Params) -> None:
-        net_arch = [layer.model_dump(by_alias=True) for layer in params.net_arch]
-        self._request = json.dumps({"net_arch": net_arch, "image": params.image_shape, "classes": params.n_classes})
+        self._net_arch = [layer.model_dump(by_alias=True) for layer in params.net_arch]
+        self._request = json.dumps(
+            {"net_arch": self._net_arch, "image": params.image_shape, "classes": params.n_classes}
+        )
         self._graph: Future[bytes] = Future()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -88,7 +91,10 @@ class GraphExport:
                 process.stdin.flush()
             content, code = process.stdout.read(), process.wait()
         if code == EXIT_OK:
-            _exported[self._request] = content
+            if all(layer["class"].startswith("torch") for layer in self._net_arch):  # an operator's own may change
+                _exported[self._request] = content
+            for earlier in list(_exported)[:-_MOST_KEPT]:
+                del _exported[earlier]
             self._graph.set_result(content)
         elif code == EXIT_BAD_INPUT:
             self._graph.set_exception(ParamsError([Problem(**problem) for problem in json.loads(content)]))

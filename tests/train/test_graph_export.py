@@ -1,0 +1,139 @@
+"""The process that exports the network beside a training: what ends it, and what it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.shared.errors import ParamsError, ShutterlineError
+from components.shared.signals import Terminated
+from components.train.__main__ import main
+from components.train.graph_export import GraphExport
+from components.train.train import train
+from tests.configs import layer
+from tests.examples import small, write_params
+
+ROOT = Path(__file__).parents[2]
+RANDOM = [
+    layer("Conv2d", in_channels=1, out_channels=4, kernel_size=3),
+    layer("FractionalMaxPool2d", kernel_size=2, output_size=3),
+]
+REASON = (
+    "net_arch[1]: torch.nn.FractionalMaxPool2d cannot be expressed in ONNX, as which a model is kept: it has no "
+    "operator for aten.fractional_max_pool2d; choose another layer"
+)
+
+
+def exporters(parent: int) -> list[int]:
+    """Process ids of the exports that a process has started."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            state = (process / "stat").read_text().rpartition(")")[2].split()
+            command = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"components.train.graph_export" in command and int(state[1]) == parent:
+            found.append(int(process.name))
+    return found
+
+
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_network_that_cannot_be_expressed_ends_the_training(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = write_params(tmp_path / "params.json", net_arch=RANDOM, num_epochs=100_000)
+
+    assert main(["--dataset", str(few), "--model", str(tmp_path / "model"), "--params", str(params)]) == 2
+
+    error = capsys.readouterr().err
+    assert error.count(REASON) == 1
+    assert "Traceback" not in error
+    assert not (tmp_path / "model" / "model.json").exists()
+    assert exporters(os.getpid()) == []
+
+
+def test_leaving_ends_the_process() -> None:
+    with GraphExport(small(net_arch=RANDOM)) as graph:
+        (process,) = exporters(os.getpid())
+        graph.require_possible()
+    assert not Path(f"/proc/{process}").exists()
+
+
+def test_a_process_that_is_killed_is_an_error() -> None:
+    with GraphExport(small(net_arch=RANDOM)) as graph:
+        os.kill(exporters(os.getpid())[0], signal.SIGKILL)
+        with pytest.raises(
+            ShutterlineError, match="exports the network to ONNX ended by SIGKILL; is memory short"
+        ) as error:
+            graph.wait()
+        assert not isinstance(error.value, ParamsError)
+
+
+def test_waiting_can_be_ended() -> None:
+    def poll() -> None:
+        raise Terminated
+
+    with pytest.raises(Terminated), GraphExport(small(net_arch=RANDOM)) as graph:
+        graph.wait(poll)
+    assert exporters(os.getpid()) == []
+
+
+def test_a_training_that_is_killed_leaves_no_export(few: Path, tmp_path: Path) -> None:
+    for name in ("home", "tmp"):
+        (tmp_path / name).mkdir()
+    params = write_params(tmp_path / "params.json", num_epochs=100_000)
+    places = ["--dataset", str(few), "--model", str(tmp_path / "model"), "--params", str(params)]
+    variables = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp")}
+    training = subprocess.Popen(
+        [sys.executable, "-m", "components.train", *places],
+        cwd=ROOT,
+        env=os.environ | variables,
+        stderr=subprocess.DEVNULL,
+    )
+    until(lambda: exporters(training.pid) or training.poll() is not None)
+    (process,) = exporters(training.pid)
+
+    training.kill()
+    training.wait()
+
+    until(lambda: not Path(f"/proc/{process}").exists())
+    assert list((tmp_path / "home").iterdir()) == []
+    assert [path.name for path in (tmp_path / "tmp").rglob("*") if "onnx" in path.name] == []
+
+
+@pytest.mark.slow
+def test_another_folder_and_process_give_the_same_bytes(few: Path, tmp_path: Path) -> None:
+    source, params = tmp_path / "somewhere else", write_params(tmp_path / "params.json")
+    shutil.copytree(ROOT / "components", source / "components", ignore=shutil.ignore_patterns("__pycache__"))
+    places = ["--dataset", str(few), "--model", str(tmp_path / "there"), "--params", str(params)]
+    subprocess.run(
+        [sys.executable, "-m", "components.train", *places],
+        cwd=source,
+        env=os.environ | {"PYTHONPATH": str(source)},
+        check=True,
+        timeout=600,
+    )
+    train(dataset=few, model=tmp_path / "here", params=small())
+
+    content = (tmp_path / "there" / "model.onnx").read_bytes()
+    assert content == (tmp_path / "here" / "model.onnx").read_bytes()
+    assert not [
+        text
+        for text in (b"somewhere", b"/components", b".py", os.environ.get("USER", "root").encode())
+        if text in content
+    ]
